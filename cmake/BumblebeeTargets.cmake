@@ -1,0 +1,41 @@
+# One static target per layer, all with the same warnings, include root and sanitizers.
+set(BB_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+if(BB_DEV)
+  list(APPEND BB_WARNINGS -Werror)
+endif()
+
+function(bb_common target)
+  target_include_directories(${target} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_compile_options(${target} PRIVATE ${BB_WARNINGS})
+  if(BB_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${BB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(${target} PUBLIC -fsanitize=${BB_SANITIZE})
+  endif()
+endfunction()
+
+# bb_layer(name SOURCES ... LIBS ...): the static library bumblebee_<name>.
+function(bb_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  set(target bumblebee_${name})
+  add_library(${target} STATIC ${ARG_SOURCES})
+  bb_common(${target})
+  target_link_libraries(${target} PUBLIC ${ARG_LIBS})
+  set_property(GLOBAL APPEND PROPERTY BB_LAYERS ${target})
+endfunction()
+
+# bb_add_test(name SOURCES ... LIBS ... [LABELS ...] [DEFINITIONS ...]): a GoogleTest program that ctest runs case by case.
+function(bb_add_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS;DEFINITIONS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  bb_common(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(${name} PRIVATE BB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data" ${ARG_DEFINITIONS})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS fast)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+endfunction()

@@ -1,0 +1,11 @@
+// Everything a user of the library needs.
+#pragma once
+
+#include "bumblebee/device.h"
+#include "bumblebee/error.h"
+#include "bumblebee/generation_config.h"
+#include "bumblebee/model.h"
+#include "bumblebee/repository.h"
+#include "bumblebee/text.h"
+#include "bumblebee/tokenizer.h"
+#include "bumblebee/version.h"

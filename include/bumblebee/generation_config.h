@@ -1,0 +1,67 @@
+// How tokens are chosen and when generation ends. Field names and defaults follow Bumblebee's GenerationConfig; what Bumblebee lacks
+// (penalties, min-p, logit bias, stop strings, logprobs) follows transformers and the OpenAI API.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "bumblebee/repository.h"
+
+namespace bumblebee {
+
+/// Always the most likely token.
+struct GreedySearch {};
+
+/// Draws from the distribution after the filters, in this order: temperature, top-k, top-p, min-p.
+struct MultinomialSampling {
+  int top_k = 0;       // 0: off
+  double top_p = 1.0;  // 1: off
+  double min_p = 0.0;  // 0: off
+};
+
+/// Contrastive search (Su et al., 2022): of the top_k candidates v, the one with the largest (1 - alpha)·p(v) - alpha·max cosine of v's
+/// hidden state with those before it.
+struct ContrastiveSearch {
+  int top_k = 4;
+  double alpha = 0.6;
+};
+
+using Strategy = std::variant<GreedySearch, MultinomialSampling, ContrastiveSearch>;
+
+struct GenerationConfig {
+  std::optional<int> max_new_tokens;  // at most one of this and max_length; neither: 20, as Bumblebee has it
+  std::optional<int> max_length;      // prompt included
+  std::optional<int> min_new_tokens;  // at most one of this and min_length
+  std::optional<int> min_length;
+
+  Strategy strategy = GreedySearch{};
+  double temperature = 1.0;         // divides the logits; 0 means greedy
+  double repetition_penalty = 1.0;  // over prompt and output (Keskar et al., 2019)
+  double presence_penalty = 0.0;    // once per token already generated
+  double frequency_penalty = 0.0;   // per occurrence already generated
+  int no_repeat_ngram_length = 0;   // 0: off
+  std::map<int32_t, double> logit_bias;
+  std::vector<int32_t> suppressed_token_ids;
+  std::map<int, int32_t> forced_token_ids;  // index in the output (0 is the first new token) to the token it must be
+
+  std::vector<int32_t> eos_token_ids;  // any of them ends generation; not part of the text
+  std::optional<int32_t> bos_token_id, pad_token_id;
+  std::vector<std::string> stop_strings;  // the text ends before the first of them
+
+  bool logprobs = false;
+  int top_logprobs = 0;  // at most 20; implies logprobs
+  uint64_t seed = 0;
+};
+
+/// Reads `generation_config.json`, or what `config.json` says when there is none. Throws Error(unsupported) for a setting that changes
+/// the result and is not implemented (beam search for instance), Error(bad_config) for values out of range.
+GenerationConfig load_generation_config(const Repository& repository);
+
+/// Throws Error(bad_request) naming the field when a value is out of range or two settings exclude each other.
+void validate(const GenerationConfig& config);
+
+}  // namespace bumblebee

@@ -1,0 +1,92 @@
+// Loading a model: from an MLX checkpoint or a dense one, onto a device, checked before the first weight is read.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bumblebee/repository.h"
+
+namespace bumblebee {
+
+/// How weights should be held. On a dense checkpoint intN quantizes while loading (MLX's algorithm); on a checkpoint that already has
+/// this width it changes nothing; on another width it is an error that names both.
+enum class Quantization : uint8_t { as_stored, int2, int3, int4, int5, int6, int8 };
+
+/// exact: activations stay f32. fast: activations are rounded to int8 per group of 32 for quantized weights, to bf16 for dense ones.
+enum class Precision : uint8_t { exact, fast };
+
+/// Element type of cached keys and values.
+enum class KvType : uint8_t { f32, f16, bf16 };
+
+/// Called while a model loads, with bytes done and in all; return false to cancel (the load throws Error(cancelled)).
+using Progress = std::function<bool(uint64_t done, uint64_t total)>;
+
+struct ModelOptions {
+  Quantization quantization = Quantization::as_stored;
+  int group_size = 64;         // for quantization at load: 32, 64 or 128
+  std::string device = "cpu";  // a name from devices()
+  int threads = 0;             // 0: one per core this process may use
+  Precision precision = Precision::exact;
+  KvType kv_type = KvType::f32;
+  Progress progress;
+};
+
+/// One weight matrix as stored.
+struct ModuleInfo {
+  std::string name;  // module path, for instance "model.layers.0.self_attn.q_proj"
+  int out = 0, in = 0;
+  std::string mode;  // "affine", or "dense"
+  int bits = 0, group_size = 0;
+  std::string dtype;  // of the elements, or of the scales
+  uint64_t bytes = 0;
+};
+
+struct ModelInfo {
+  std::string architecture;  // the family that runs it: "qwen3", "qwen2", "llama", "mistral"
+  uint64_t parameters = 0;
+  uint64_t weight_bytes = 0;
+  int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocab = 0;
+  int context = 0;  // max_position_embeddings
+  bool tied_head = false;
+  int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
+  std::vector<ModuleInfo> modules;
+
+  /// Bytes of keys and values for `tokens` tokens of one sequence.
+  uint64_t kv_bytes(int tokens, KvType type = KvType::f32) const;
+};
+
+namespace engine {
+struct ModelState;
+}
+
+/// A loaded model. A handle: copies share the weights, which live until the last copy and the last serving are gone.
+class Model {
+ public:
+  const ModelInfo& info() const;
+  const ModelOptions& options() const;
+
+  /// Predictions for every position of `tokens`, in order: row i is f32 [vocab] and predicts token i + 1. Throws Error(bad_request) for
+  /// an empty list, an id outside the vocabulary, or more tokens than the context.
+  void logits(std::span<const int32_t> tokens, const std::function<void(int row, std::span<const float> logits)>& each) const;
+
+  /// Implementation access for the library itself.
+  const std::shared_ptr<engine::ModelState>& state() const { return state_; }
+  explicit Model(std::shared_ptr<engine::ModelState> state) : state_(std::move(state)) {}
+
+ private:
+  std::shared_ptr<engine::ModelState> state_;
+};
+
+/// Loads a model. Throws Error: `device` when the device is absent or cannot run this checkpoint (before any weight is read, naming
+/// operation, device and the devices that can), `unsupported` for architectures, formats and settings that are not implemented,
+/// `bad_file` and `bad_config` for checkpoints that are broken.
+Model load_model(const Repository& repository, const ModelOptions& options = {});
+
+/// The same checks and facts without reading weights or needing a device.
+ModelInfo inspect_model(const Repository& repository);
+
+}  // namespace bumblebee

@@ -1,0 +1,92 @@
+// Forward operations, at the grain where backends really differ. Arguments are already checked by nn; a backend only computes.
+// Outputs come from the backend's pool; the bound batch is the only state between calls. What each means is spelled out in
+// backend/ref/math.h.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/kv_store.h"
+#include "backend/weight.h"
+#include "tensor/tensor.h"
+
+namespace bumblebee {
+
+/// y = x·w/rms(x)·weight over each row. `w` is f32 [1, cols].
+struct NormParams {
+  Tensor w;
+  float eps = 1e-6f;
+};
+
+/// Rotation of the first `dims` features of a head, in half-split pairs (i, i + dims/2), by position·inv_freq[i]. Rotated features are
+/// multiplied by `magnitude` (yarn's attention factor).
+struct RopeParams {
+  int dims = 0;
+  std::vector<float> inv_freq;  // [dims/2]
+  float magnitude = 1;
+};
+
+/// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is not seen; 0: all.
+struct AttentionParams {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 1;
+  int window = 0;
+};
+
+enum class Activation : uint8_t { silu };
+
+/// One term of a multiplication that shares x: y = x·Wᵀ (+ bias). `bias` is f32 [1, out] or empty.
+struct MatmulTerm {
+  const Weight* weight = nullptr;
+  const Tensor* bias = nullptr;
+};
+
+/// The low-rank terms of one module, by adapter slot; an empty `a` means that the slot leaves this module alone.
+struct LoraTable {
+  struct Entry {
+    Tensor a;  // f32 [rank, in]
+    Tensor b;  // f32 [out, rank]
+    float scale = 0;
+  };
+  std::vector<Entry> slots;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  /// Rows of `table` for the tokens of the bound batch -> [rows, in].
+  virtual Tensor embed(const Weight& table) = 0;
+
+  /// y[i] = x·W[i]ᵀ + bias[i] -> [x.rows, out[i]]. Several terms share x, so that it is read and prepared once.
+  virtual void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) = 0;
+
+  /// x·W for x [rows, out] -> [rows, in]: the other transpose, which the gradient of matmul with respect to its input needs.
+  virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
+
+  /// y[i] += scale·B(A x), row by row as the bound batch's slots say; rows with slot -1 are untouched.
+  virtual void lora(const Tensor& x, std::span<const LoraTable* const> tables, std::span<Tensor> y) = 0;
+
+  virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
+
+  /// x += delta, then rms_norm(x): one pass over memory. `x` is replaced by its new value, in place when this is the last handle.
+  virtual Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) = 0;
+
+  /// x += delta without a norm.
+  virtual void add(Tensor& x, const Tensor& delta) = 0;
+
+  /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows, heads·head_dim],
+  /// k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
+  virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) = 0;
+
+  /// Appends k and v to the cache at the bound batch's pages, then attends: -> [rows, heads·head_dim].
+  virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
+
+  /// act(gate)·up, elementwise.
+  virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
+
+  /// The rows of x that the bound batch wants.
+  virtual Tensor take_wanted(const Tensor& x) = 0;
+};
+
+}  // namespace bumblebee

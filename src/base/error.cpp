@@ -1,0 +1,27 @@
+// Names of error codes and the end of the road for failed checks.
+#include "base/error.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace bumblebee {
+
+std::string_view to_string(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::bad_file: return "bad_file";
+    case ErrorCode::bad_config: return "bad_config";
+    case ErrorCode::unsupported: return "unsupported";
+    case ErrorCode::out_of_memory: return "out_of_memory";
+    case ErrorCode::device: return "device";
+    case ErrorCode::bad_request: return "bad_request";
+    case ErrorCode::cancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+void detail::check_failed(const char* expression, const char* file, int line, const std::string& message) {
+  std::fprintf(stderr, "%s:%d: check failed: %s %s\n", file, line, expression, message.c_str());
+  std::abort();
+}
+
+}  // namespace bumblebee

@@ -1,0 +1,145 @@
+// A SAX pass checks depth and duplicate keys before any tree is built, so that a hostile file costs no memory and no stack.
+#include "base/json.h"
+
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+
+namespace bumblebee {
+namespace {
+
+/// Walks the text once: keeps only one set of keys per open object.
+class Guard : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  Guard(std::string_view where, int depth) : where_(where), limit_(depth) {}
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second) {
+      throw Error(ErrorCode::bad_file, where_, cat("duplicate JSON key: '", name.substr(0, 200), "'"));
+    }
+    return true;
+  }
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& e) override {
+    // nlohmann's message begins with an identifier in brackets; the part after it is for people.
+    const std::string text = e.what();
+    const size_t start = text.find("] ");
+    throw Error(ErrorCode::bad_file, where_,
+                cat("invalid JSON at byte ", position, ": ", text.substr(start == std::string::npos ? 0 : start + 2, 200)));
+  }
+
+ private:
+  bool open() {
+    if (int(keys_.size()) >= limit_) throw Error(ErrorCode::bad_file, where_, cat("JSON nested too deeply: expected at most ", limit_, " levels"));
+    keys_.emplace_back();
+    return true;
+  }
+  bool close() {
+    keys_.pop_back();
+    return true;
+  }
+  std::string_view where_;
+  int limit_;
+  std::vector<std::set<std::string>> keys_;
+};
+
+template <class J>
+J parse(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  if (text.size() > limits.bytes) {
+    throw Error(ErrorCode::bad_file, where, cat("JSON too large: expected at most ", limits.bytes, " bytes, got ", text.size()));
+  }
+  Guard guard(where, limits.depth);
+  nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
+  try {
+    return J::parse(text.begin(), text.end());
+  } catch (const nlohmann::json::exception& e) {  // for instance a number out of range
+    throw Error(ErrorCode::bad_file, where, cat("invalid JSON: ", e.what()));
+  }
+}
+
+[[noreturn]] void wrong(std::string_view where, const char* key, std::string_view expected, const Json& got) {
+  throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected ", expected, ", got ", brief(got)));
+}
+
+const Json* find(const Json& object, const char* key, std::string_view where) {
+  if (!object.is_object()) throw Error(ErrorCode::bad_config, where, cat("expected an object with '", key, "', got ", brief(object)));
+  const auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+int64_t as_int(const Json& value, const char* key, std::string_view where, int64_t low, int64_t high) {
+  const std::string range = cat("an integer from ", low, " to ", high);
+  int64_t n = 0;
+  if (value.is_number_unsigned()) {
+    const uint64_t u = value.get<uint64_t>();
+    if (u > uint64_t(INT64_MAX)) wrong(where, key, range, value);
+    n = int64_t(u);
+  } else if (value.is_number_integer()) {
+    n = value.get<int64_t>();
+  } else if (value.is_number_float() && std::trunc(value.get<double>()) == value.get<double>() && std::abs(value.get<double>()) < 1e15) {
+    n = int64_t(value.get<double>());  // some writers print 8192.0
+  } else {
+    wrong(where, key, range, value);
+  }
+  if (n < low || n > high) wrong(where, key, range, value);
+  return n;
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) { return parse<Json>(text, where, limits); }
+OrderedJson parse_ordered_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  return parse<OrderedJson>(text, where, limits);
+}
+
+int64_t require_int(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high) {
+  const Json* value = find(object, key, where);
+  if (value == nullptr) throw Error(ErrorCode::bad_config, where, cat("missing key '", key, "': expected an integer"));
+  return as_int(*value, key, where, low, high);
+}
+
+int64_t int_or(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high, int64_t fallback) {
+  const Json* value = find(object, key, where);
+  return value == nullptr ? fallback : as_int(*value, key, where, low, high);
+}
+
+double number_or(const Json& object, const char* key, std::string_view where, double fallback) {
+  const Json* value = find(object, key, where);
+  if (value == nullptr) return fallback;
+  if (!value->is_number() || !std::isfinite(value->get<double>())) wrong(where, key, "a finite number", *value);
+  return value->get<double>();
+}
+
+bool bool_or(const Json& object, const char* key, std::string_view where, bool fallback) {
+  const Json* value = find(object, key, where);
+  if (value == nullptr) return fallback;
+  if (!value->is_boolean()) wrong(where, key, "true or false", *value);
+  return value->get<bool>();
+}
+
+std::string string_or(const Json& object, const char* key, std::string_view where, std::string_view fallback) {
+  const Json* value = find(object, key, where);
+  if (value == nullptr) return std::string(fallback);
+  if (!value->is_string()) wrong(where, key, "a string", *value);
+  return value->get<std::string>();
+}
+
+std::string brief(const Json& value) {
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  return text;
+}
+
+}  // namespace bumblebee

@@ -1,0 +1,35 @@
+// A read-only view of a whole file. The bytes come from the page cache; nothing is copied.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace bumblebee {
+
+/// A memory-mapped file, immutable and shared. A file that another process truncates while mapped raises SIGBUS on access:
+/// checkpoints are expected to stay as they are while a model uses them.
+class MappedFile {
+ public:
+  /// Maps `path`; throws Error(bad_file) when it cannot be opened, is a directory or cannot be mapped. An empty file has no bytes.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  MappedFile(std::filesystem::path path, const std::byte* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// The whole file as text, for configs. Throws Error(bad_file) when it is absent or larger than `limit_bytes`.
+std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes);
+
+}  // namespace bumblebee

@@ -1,0 +1,60 @@
+// One pass over the names of a model.
+#include "nn/loader.h"
+
+#include <algorithm>
+
+namespace bumblebee::nn {
+
+Loader::Loader(WeightSource& source, Backend* backend, Progress progress) : source_(source), backend_(backend), progress_(std::move(progress)) {}
+
+void Loader::count(const HostWeight& weight) {
+  bytes_ += weight.codes.size() + weight.scales.size() + weight.biases.size();
+  if (progress_) progress_(bytes_);
+}
+
+Weight Loader::matrix(const std::string& path, int out, int in) {
+  const HostWeight host = source_.matrix(path, out, in);
+  BB_CHECK(host.out == out && host.in == in, path);
+  if (std::find(formats_.begin(), formats_.end(), host.format) == formats_.end()) formats_.push_back(host.format);
+  Weight weight{host.format, out, in, nullptr};
+  if (backend_ != nullptr) weight = backend_->prepare(host);
+  count(host);
+  return weight;
+}
+
+Tensor Loader::vector(const std::string& name, int size) {
+  const HostWeight host = source_.vector(name, size);
+  Tensor tensor;
+  if (backend_ != nullptr) tensor = backend_->prepare_vector(host);
+  count(host);
+  return tensor;
+}
+
+Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) {
+  Linear linear{matrix(path, out, in), {}, int(sites_.size()), path};
+  if (with_bias) linear.bias = vector(path + ".bias", out);
+  sites_.push_back({path, in, out});
+  return linear;
+}
+
+RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) { return {{vector(path + ".weight", size), float(eps)}, path}; }
+
+Embedding Loader::embedding(const std::string& path, int vocab, int d_model) { return {matrix(path, vocab, d_model), path}; }
+
+Linear Loader::head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied) {
+  if (!tied) return linear(path, vocab, d_model, false);
+  for (const char* leaf : {".weight", ".scales", ".biases"}) source_.ignore(path + leaf);
+  sites_.push_back({path, d_model, vocab});
+  return {embedding.table, {}, int(sites_.size()) - 1, path};
+}
+
+void Loader::finish() const {
+  const std::vector<std::string> left = source_.unclaimed();
+  if (left.empty()) return;
+  std::string names;
+  for (size_t i = 0; i < std::min<size_t>(left.size(), 8); ++i) names += (i == 0 ? "" : ", ") + left[i];
+  if (left.size() > 8) names += ", ...";
+  throw Error(ErrorCode::bad_file, "checkpoint", cat("tensors that the model does not use: expected none, got ", left.size(), ": ", names));
+}
+
+}  // namespace bumblebee::nn

@@ -1,0 +1,52 @@
+// Claims a checkpoint's tensors by their Hugging Face names, checks shapes on the way and puts them on a backend. finish() throws on
+// anything that nobody claimed, so that a model never runs with half of its weights.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "nn/layers.h"
+#include "nn/model.h"
+#include "quant/weight_source.h"
+
+namespace bumblebee::nn {
+
+class Loader {
+ public:
+  /// Called after each tensor with the bytes claimed so far; may throw to cancel.
+  using Progress = std::function<void(uint64_t bytes)>;
+
+  /// With a null `backend` everything is claimed and checked and nothing is read: how a checkpoint is inspected.
+  Loader(WeightSource& source, Backend* backend, Progress progress = nullptr);
+
+  /// A linear that adapters may attach to; `with_bias` claims `<path>.bias` too.
+  Linear linear(const std::string& path, int out, int in, bool with_bias);
+  RmsNorm rms_norm(const std::string& path, int size, double eps);
+  Embedding embedding(const std::string& path, int vocab, int d_model);
+  /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is dropped, as
+  /// mlx-lm does.
+  Linear head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied);
+  void ignore(const std::string& name) { source_.ignore(name); }
+
+  /// Throws Error(bad_file) listing tensors that nobody claimed.
+  void finish() const;
+  const std::vector<Site>& sites() const { return sites_; }
+  /// Formats of all matrices claimed so far, without repeats: what a device must be able to multiply by.
+  const std::vector<Format>& formats() const { return formats_; }
+
+ private:
+  Weight matrix(const std::string& path, int out, int in);
+  Tensor vector(const std::string& name, int size);
+  void count(const HostWeight& weight);
+
+  WeightSource& source_;
+  Backend* backend_;
+  Progress progress_;
+  uint64_t bytes_ = 0;
+  std::vector<Site> sites_;
+  std::vector<Format> formats_;
+};
+
+}  // namespace bumblebee::nn

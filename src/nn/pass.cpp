@@ -1,0 +1,19 @@
+// The few lines of Pass that are the same for every interpreter.
+#include "nn/pass.h"
+
+namespace bumblebee::nn {
+
+Residual& Residual::operator+=(Tensor delta) {
+  if (pending) pass->settle(*this);
+  pending = std::move(delta);
+  return *this;
+}
+
+Tensor Pass::linear(const Tensor& x, const Linear& w) {
+  const Linear* one = &w;
+  Tensor y;
+  linear(x, std::span<const Linear* const>(&one, 1), std::span<Tensor>(&y, 1));
+  return y;
+}
+
+}  // namespace bumblebee::nn

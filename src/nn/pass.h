@@ -1,0 +1,54 @@
+// The words a model is written in. One model, several interpreters: an InferPass computes, a TapPass also shows every intermediate, a
+// training pass will remember how to go back. A model never knows which one runs it.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <span>
+
+#include "nn/layers.h"
+
+namespace bumblebee::nn {
+
+class Model;
+class Pass;
+
+/// The residual stream with at most one addition not yet done, so that the addition and the next norm are one kernel while the model
+/// still reads as if it added at once.
+struct Residual {
+  Pass* pass = nullptr;
+  Tensor x, pending;  // [rows, d_model]
+  Residual& operator+=(Tensor delta);
+};
+
+class Pass {
+ public:
+  virtual ~Pass() = default;
+
+  virtual Residual embed(const Embedding& embedding) = 0;  // [rows, d_model]
+  /// Settles the pending addition, then normalises.
+  virtual Tensor norm(Residual& residual, const RmsNorm& norm) = 0;
+  /// y[i] = linear[i](x), with adapters: here and nowhere else.
+  virtual void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) = 0;
+  virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
+  virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
+  virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
+  /// Logits of the wanted rows: [wanted, vocab].
+  virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
+  /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its checkpoints.
+  virtual void layer(const Model& model, int i, Residual& residual) = 0;
+  /// Does the pending addition now, when two would meet.
+  virtual void settle(Residual& residual) = 0;
+
+  Tensor linear(const Tensor& x, const Linear& w);
+  template <std::same_as<Linear>... L>
+    requires(sizeof...(L) > 1)
+  std::array<Tensor, sizeof...(L)> linear(const Tensor& x, const L&... w) {
+    const std::array<const Linear*, sizeof...(L)> linears = {&w...};
+    std::array<Tensor, sizeof...(L)> y;
+    linear(x, std::span<const Linear* const>(linears), std::span<Tensor>(y));
+    return y;
+  }
+};
+
+}  // namespace bumblebee::nn

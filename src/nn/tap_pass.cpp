@@ -1,0 +1,71 @@
+// Names for intermediates. Modules are known by the last word of their path; the names here are those of the golden files.
+#include <string_view>
+#include <utility>
+
+#include "nn/infer_pass.h"
+
+namespace bumblebee::nn {
+namespace {
+
+/// "model.layers.3.self_attn.q_proj" -> "q", "…input_layernorm" -> "attn_norm".
+std::string short_name(std::string_view path) {
+  const std::string_view last = path.substr(path.rfind('.') + 1);
+  if (last == "input_layernorm") return "attn_norm";
+  if (last == "post_attention_layernorm") return "mlp_norm";
+  if (last.ends_with("_proj")) return std::string(last.substr(0, last.size() - 5));
+  return std::string(last);
+}
+
+}  // namespace
+
+TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap) : InferPass(backend, kv, batch), tap_(std::move(tap)) {}
+
+void TapPass::show(const char* name, const Tensor& value) {
+  tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);
+}
+
+Residual TapPass::embed(const Embedding& embedding) {
+  Residual r = InferPass::embed(embedding);
+  r.pass = this;
+  show("embed", r.x);
+  return r;
+}
+
+Tensor TapPass::norm(Residual& residual, const RmsNorm& norm) {
+  Tensor y = InferPass::norm(residual, norm);
+  show(short_name(norm.name).c_str(), y);
+  return y;
+}
+
+void TapPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
+  InferPass::linear(x, linears, y);
+  for (size_t i = 0; i < linears.size(); ++i) show(short_name(linears[i]->name).c_str(), y[i]);
+}
+
+void TapPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) {
+  InferPass::norm_rope(q, k, head_dim, norms, rope);
+  show("q_rope", q);
+  show("k_rope", k);
+}
+
+Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
+  Tensor y = InferPass::attend(q, k, v, attention);
+  show("attn", y);
+  return y;
+}
+
+Tensor TapPass::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+  Tensor y = InferPass::glu(activation, gate, up);
+  show("glu", y);
+  return y;
+}
+
+Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
+  keep_hidden();
+  Tensor y = InferPass::head(residual, norm, head);
+  show("final_norm", hidden());
+  show("logits", y);
+  return y;
+}
+
+}  // namespace bumblebee::nn

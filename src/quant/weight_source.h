@@ -1,0 +1,34 @@
+// Where a model's weights come from, as the loader sees it. io implements this for safetensors checkpoints; tests implement it
+// in memory.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "quant/format.h"
+
+namespace bumblebee {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  /// The matrix [out, in] of module `path` (its `.weight`, with `.scales` and `.biases` when quantized), claimed. Throws
+  /// Error(bad_file or bad_config) when it is missing, misshapen, or half of its parts are.
+  virtual HostWeight matrix(const std::string& path, int out, int in) = 0;
+
+  /// The float vector [size] stored under the full name `name` (for instance `model.norm.weight`), claimed, as a dense
+  /// HostWeight with out = 1. Throws like matrix().
+  virtual HostWeight vector(const std::string& name, int size) = 0;
+
+  /// Whether a tensor of this full name exists.
+  virtual bool has(const std::string& name) const = 0;
+
+  /// Marks a tensor as known and not needed (for instance a stray `lm_head.weight` of a tied model); absent is fine.
+  virtual void ignore(const std::string& name) = 0;
+
+  /// Names nobody asked for.
+  virtual std::vector<std::string> unclaimed() const = 0;
+};
+
+}  // namespace bumblebee
