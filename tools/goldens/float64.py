@@ -1,0 +1,102 @@
+"""Runs transformers models wholly in float64 and taps every intermediate under this project's names.
+
+transformers computes norms, rotary angles and the softmax in float32 whatever the model's dtype. Inside `everything()` the
+name torch.float32 means float64, so those three follow as well, and the inverse frequencies are made in float64 too.
+"""
+import contextlib
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+torch.set_num_threads(2)
+torch.cuda.is_current_stream_capturing = lambda: False  # transformers asks even where there is no device to ask
+
+
+@contextlib.contextmanager
+def everything():
+    kept = torch.float, torch.float32
+    real = kept[1]
+    torch.float = torch.float32 = torch.float64
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.float, torch.float32 = kept
+        torch.set_default_dtype(real)
+
+
+def build(folder, weights, double=True):
+    """The model of folder/config.json with `weights` (name -> numpy), in float64 or, for comparison, as transformers does."""
+    dtype = torch.float64 if double else torch.float32
+    with everything() if double else contextlib.nullcontext():
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype).eval()
+        state = {name: torch.tensor(value).to(dtype) for name, value in weights.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+        if set(missing) - tied or unexpected:
+            raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")
+        if config.tie_word_embeddings:
+            model.tie_weights()
+        if double and model.model.rotary_emb.inv_freq.dtype != torch.float64:
+            raise ValueError("the inverse frequencies are not float64")
+    return model
+
+
+def logits(model, tokens, double=True):
+    with torch.no_grad(), everything() if double else contextlib.nullcontext():
+        return model(torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
+
+
+def tapped(model, tokens):
+    """Name -> [tokens, width] for every operation of the pass, `logits` among them."""
+    taps, hooks = {}, []
+
+    def keep(name, value):
+        if name in taps:
+            raise ValueError(f"{name} was computed twice")
+        taps[name] = value.detach().reshape(len(tokens), -1).numpy().copy()
+
+    def output(module, name):
+        hooks.append(module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)))
+
+    def entry(module, name):
+        hooks.append(module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0])))
+
+    body = model.model
+    output(body.embed_tokens, "embed")
+    for i, layer in enumerate(body.layers):
+        at = f"layers.{i}."
+        output(layer.input_layernorm, at + "attn_norm")
+        for letter in "qkv":
+            output(getattr(layer.self_attn, letter + "_proj"), at + letter)
+        entry(layer.self_attn.o_proj, at + "attn")
+        output(layer.self_attn.o_proj, at + "o")
+        output(layer.post_attention_layernorm, at + "mlp_norm")
+        output(layer.mlp.gate_proj, at + "gate")
+        output(layer.mlp.up_proj, at + "up")
+        entry(layer.mlp.down_proj, at + "glu")
+        output(layer.mlp.down_proj, at + "down")
+    output(body.norm, "final_norm")
+
+    source = sys.modules[type(model).__module__]
+    rotate, calls = source.apply_rotary_pos_emb, []
+
+    def rotate_and_keep(*arguments, **keywords):
+        q, k = rotate(*arguments, **keywords)
+        for name, value in (("q_rope", q), ("k_rope", k)):  # [1, heads, tokens, head_dim]
+            keep(f"layers.{len(calls)}.{name}", value.transpose(1, 2).contiguous())
+        calls.append(1)
+        return q, k
+
+    source.apply_rotary_pos_emb = rotate_and_keep
+    try:
+        keep("logits", torch.tensor(logits(model, tokens)))
+    finally:
+        source.apply_rotary_pos_emb = rotate
+        for hook in hooks:
+            hook.remove()
+    if len(calls) != len(body.layers):
+        raise ValueError(f"{len(calls)} rotations for {len(body.layers)} layers")
+    return taps
