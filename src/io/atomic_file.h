@@ -1,4 +1,5 @@
-// Files that appear whole or not at all: written beside their final name, synced, then renamed. A crash leaves the old file.
+// Files that appear whole or not at all: written beside their final name, synced, then renamed. A crash leaves the old
+// file.
 #pragma once
 
 #include <cstddef>

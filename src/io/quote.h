@@ -7,7 +7,7 @@
 namespace bumblebee {
 
 /// `name` in single quotes, control and non-ASCII bytes as \xNN, cut after 120 bytes.
-inline std::string quoted(std::string_view name) {
+inline std::string in_quotes(std::string_view name) {
   static constexpr size_t kLongest = 120;
   static constexpr char kHex[] = "0123456789abcdef";
   std::string out = "'";

@@ -58,20 +58,24 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::parse(std::span<const st
 
 void SafetensorsFile::read_header() {
   if (file_.size() < kLengthBytes) {
-    throw Error(ErrorCode::bad_file, where_, cat("safetensors file too short: expected at least 8 bytes, got ", file_.size()));
+    throw Error(ErrorCode::bad_file, where_,
+                cat("safetensors file too short: expected at least 8 bytes, got ", file_.size()));
   }
   const uint64_t length = load_u64(file_.first(kLengthBytes));
   if (length > kLargestHeader) {
     throw Error(ErrorCode::bad_file, where_, cat("header length: expected at most ", kLargestHeader, ", got ", length));
   }
   if (length > file_.size() - kLengthBytes) {
-    throw Error(ErrorCode::bad_file, where_,
-                cat("header length: expected at most the ", file_.size() - kLengthBytes, " bytes that follow, got ", length));
+    throw Error(
+        ErrorCode::bad_file, where_,
+        cat("header length: expected at most the ", file_.size() - kLengthBytes, " bytes that follow, got ", length));
   }
   const auto header = file_.subspan(kLengthBytes, size_t(length));
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
   if (text.empty() || text.front() != '{') {
-    throw Error(ErrorCode::bad_file, where_, cat("header: expected it to begin with '{', got ", text.empty() ? "nothing" : quoted(text.substr(0, 1))));
+    throw Error(
+        ErrorCode::bad_file, where_,
+        cat("header: expected it to begin with '{', got ", text.empty() ? "nothing" : in_quotes(text.substr(0, 1))));
   }
   parse_safetensors_header(text, where_, tensors_, metadata_);
   check_layout(kLengthBytes + length);
@@ -87,28 +91,31 @@ void SafetensorsFile::check_layout(uint64_t data_begin) {
   uint64_t expected = 0;
   for (TensorEntry& tensor : tensors_) {
     const auto fail = [&](const std::string& what) {
-      throw Error(ErrorCode::bad_file, where_, cat("tensor ", quoted(tensor.name), ": ", what));
+      throw Error(ErrorCode::bad_file, where_, cat("tensor ", in_quotes(tensor.name), ": ", what));
     };
-    if (tensor.end < tensor.begin) fail(cat("data_offsets: expected begin <= end, got [", tensor.begin, ", ", tensor.end, "]"));
+    if (tensor.end < tensor.begin)
+      fail(cat("data_offsets: expected begin <= end, got [", tensor.begin, ", ", tensor.end, "]"));
     if (tensor.end > data_bytes) {
       fail(cat("data ends outside the file: expected at most ", data_bytes, ", got ", tensor.end));
     }
     if (tensor.begin != expected) {
-      fail(cat("data ", tensor.begin < expected ? "overlaps another tensor" : "leaves a hole", ": expected offset ", expected, ", got ", tensor.begin));
+      fail(cat("data ", tensor.begin < expected ? "overlaps another tensor" : "leaves a hole", ": expected offset ",
+               expected, ", got ", tensor.begin));
     }
     std::optional<uint64_t> bytes = uint64_t(size_of(tensor.dtype));
     for (const uint64_t dim : tensor.shape) bytes = bytes ? checked_mul(*bytes, dim) : bytes;
     if (!bytes) fail(cat("shape ", shape_text(tensor.shape), " overflows"));
     if (*bytes != tensor.end - tensor.begin) {
-      fail(cat("shape ", shape_text(tensor.shape), " of ", safetensors_name(tensor.dtype), ": expected ", *bytes, " bytes, got ",
-               tensor.end - tensor.begin));
+      fail(cat("shape ", shape_text(tensor.shape), " of ", safetensors_name(tensor.dtype), ": expected ", *bytes,
+               " bytes, got ", tensor.end - tensor.begin));
     }
     expected = tensor.end;
     tensor.begin += data_begin;
     tensor.end += data_begin;
   }
   if (expected != data_bytes) {
-    throw Error(ErrorCode::bad_file, where_, cat("data not covered by tensors: expected ", expected, " bytes, got ", data_bytes));
+    throw Error(ErrorCode::bad_file, where_,
+                cat("data not covered by tensors: expected ", expected, " bytes, got ", data_bytes));
   }
 }
 
@@ -117,22 +124,26 @@ const TensorEntry* SafetensorsFile::find(std::string_view name) const {
   return it == index_.end() ? nullptr : &tensors_[it->second];
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors, const Metadata& metadata)
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
+                                     const Metadata& metadata)
     : file_(path), tensors_(std::move(tensors)) {
   std::set<std::string_view> names;
   OrderedJson header = OrderedJson::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;
   for (const TensorSpec& tensor : tensors_) {
-    BB_CHECK(names.insert(tensor.name).second && tensor.name != "__metadata__", "tensor written twice or misnamed: ", tensor.name);
+    BB_CHECK(names.insert(tensor.name).second && tensor.name != "__metadata__",
+             "tensor written twice or misnamed: ", tensor.name);
     const uint64_t end = offset + tensor.size_bytes();
-    header[tensor.name] = {{"dtype", safetensors_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
+    header[tensor.name] = {
+        {"dtype", safetensors_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();
   text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
   if (text.size() > kLargestHeader) {
-    throw Error(ErrorCode::bad_request, path.string(), cat("header: expected at most ", kLargestHeader, " bytes, got ", text.size()));
+    throw Error(ErrorCode::bad_request, path.string(),
+                cat("header: expected at most ", kLargestHeader, " bytes, got ", text.size()));
   }
   std::byte length[kLengthBytes];
   for (size_t i = 0; i < kLengthBytes; ++i) length[i] = std::byte(text.size() >> (8 * i));
@@ -152,7 +163,8 @@ void SafetensorsWriter::append(std::span<const std::byte> bytes) {
   if (bytes.empty()) return;
   BB_CHECK(next_ < tensors_.size(), "bytes after the last tensor");
   const TensorSpec& tensor = tensors_[next_];
-  BB_CHECK(bytes.size() <= tensor.size_bytes() - written_, tensor.name, ": ", bytes.size(), " more than fits after ", written_);
+  BB_CHECK(bytes.size() <= tensor.size_bytes() - written_, tensor.name, ": ", bytes.size(), " more than fits after ",
+           written_);
   file_.write(bytes);
   written_ += bytes.size();
   skip_full();
@@ -163,7 +175,8 @@ void SafetensorsWriter::finish() {
   file_.commit();
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors, const Metadata& metadata) {
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
+                       const Metadata& metadata) {
   std::vector<TensorSpec> specs;
   for (const TensorView& tensor : tensors) {
     BB_CHECK(tensor.bytes.size() == tensor.spec.size_bytes(), tensor.spec.name);

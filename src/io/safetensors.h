@@ -1,9 +1,10 @@
-// The safetensors encoding: a memory-mapped reader that trusts nothing, and a streaming writer whose file appears whole or not
-// at all. Knows names, types and bytes; what the tensors mean is for checkpoint.h.
+// The safetensors encoding: a memory-mapped reader that trusts nothing, and a streaming writer whose file appears whole
+// or not at all. Knows names, types and bytes; what the tensors mean is for checkpoint.h.
 //
-// Rules, as the format's own Rust crate enforces them: 8 bytes little-endian N, N at most 100,000,000 and inside the file; N bytes of
-// JSON that begin with '{' (spaces may follow it); no key twice; dtype times shape equals the bytes; tensors lie end to end from
-// the first data byte to the last, without hole or overlap. `__metadata__` is an object of strings, null (MLX) or absent.
+// Rules, as the format's own Rust crate enforces them: 8 bytes little-endian N, N at most 100,000,000 and inside the
+// file; N bytes of JSON that begin with '{' (spaces may follow it); no key twice; dtype times shape equals the bytes;
+// tensors lie end to end from the first data byte to the last, without hole or overlap. `__metadata__` is an object of
+// strings, null (MLX) or absent.
 #pragma once
 
 #include <cstddef>
@@ -78,8 +79,8 @@ class SafetensorsFile {
   Metadata metadata_;
 };
 
-/// Writes tensors one after the other in the order of `tensors`, holding none of them. The header is known from the start and
-/// padded with spaces to a multiple of 8, so that the data begin aligned. Nothing appears before finish().
+/// Writes tensors one after the other in the order of `tensors`, holding none of them. The header is known from the
+/// start and padded with spaces to a multiple of 8, so that the data begin aligned. Nothing appears before finish().
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorSpec> tensors, const Metadata& metadata = {});
@@ -108,6 +109,7 @@ struct TensorView {
 };
 
 /// Writes a small file in one call.
-void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors, const Metadata& metadata = {});
+void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
+                       const Metadata& metadata = {});
 
 }  // namespace bumblebee

@@ -48,7 +48,8 @@ class HeaderReader {
     if (extra()) return true;
     if (state_ != State::shape && state_ != State::offsets) wrong(cat(value));
     if (state_ == State::shape) {
-      if (entry_.shape.size() == kLargestRank) fail(cat("shape: expected at most ", kLargestRank, " dimensions, got more"));
+      if (entry_.shape.size() == kLargestRank)
+        fail(cat("shape: expected at most ", kLargestRank, " dimensions, got more"));
       entry_.shape.push_back(value);
     } else {
       if (offsets_ == 2) fail("data_offsets: expected 2 numbers, got more");
@@ -65,14 +66,14 @@ class HeaderReader {
       if (!metadata_.emplace(name_, value).second) fail("key given twice");
       return true;
     }
-    if (state_ != State::tensor || field_ != "dtype") wrong(quoted(value));
+    if (state_ != State::tensor || field_ != "dtype") wrong(in_quotes(value));
     for (const auto& [dtype, text] : kNames) {
       if (text == value) {
         entry_.dtype = dtype;
         return true;
       }
     }
-    fail(cat("dtype: expected one that safetensors knows (F32, F16, BF16, U32, ...), got ", quoted(value)));
+    fail(cat("dtype: expected one that safetensors knows (F32, F16, BF16, U32, ...), got ", in_quotes(value)));
   }
 
   bool start_object(std::size_t) {
@@ -97,7 +98,7 @@ class HeaderReader {
     if (extra_depth_ > 0) return true;
     if (state_ == State::tensor) {
       field_ = key;
-      if (!fields_.insert(key).second) fail(cat("key ", quoted(key), " given twice"));
+      if (!fields_.insert(key).second) fail(cat("key ", in_quotes(key), " given twice"));
       return true;
     }
     name_ = key;
@@ -137,7 +138,8 @@ class HeaderReader {
   }
 
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) {
-    throw Error(ErrorCode::bad_file, where_, cat("header: expected JSON, got something else near byte ", position, last_name()));
+    throw Error(ErrorCode::bad_file, where_,
+                cat("header: expected JSON, got something else near byte ", position, last_name()));
   }
 
  private:
@@ -153,18 +155,20 @@ class HeaderReader {
   }
   bool leave_extra() { return --extra_depth_, true; }
 
-  std::string last_name() const { return name_.empty() ? "" : cat(", at or after ", quoted(name_)); }
+  std::string last_name() const { return name_.empty() ? "" : cat(", at or after ", in_quotes(name_)); }
 
   [[noreturn]] void fail(const std::string& what) const {
     if (name_ == kMetadata || state_ == State::metadata) {
-      throw Error(ErrorCode::bad_file, where_, cat("header: __metadata__ ", state_ == State::metadata ? quoted(name_) : "", ": ", what));
+      throw Error(ErrorCode::bad_file, where_,
+                  cat("header: __metadata__ ", state_ == State::metadata ? in_quotes(name_) : "", ": ", what));
     }
-    throw Error(ErrorCode::bad_file, where_, cat("tensor ", quoted(name_), ": ", what));
+    throw Error(ErrorCode::bad_file, where_, cat("tensor ", in_quotes(name_), ": ", what));
   }
 
   [[noreturn]] bool wrong(const std::string& got) const {
     switch (state_) {
-      case State::begin: case State::end: throw Error(ErrorCode::bad_file, where_, cat("header: expected an object, got ", got));
+      case State::begin:
+      case State::end: throw Error(ErrorCode::bad_file, where_, cat("header: expected an object, got ", got));
       case State::metadata: fail(cat("expected a string, got ", got));
       case State::top: fail(cat("expected an object, got ", got));
       case State::shape: fail(cat("shape: expected whole numbers of 0 or more, got ", got));
@@ -193,7 +197,8 @@ std::string_view safetensors_name(DType dtype) {
   return "unknown";
 }
 
-void parse_safetensors_header(std::string_view text, const std::string& where, std::vector<TensorEntry>& tensors, Metadata& metadata) {
+void parse_safetensors_header(std::string_view text, const std::string& where, std::vector<TensorEntry>& tensors,
+                              Metadata& metadata) {
   HeaderReader reader(where, tensors, metadata);
   Json::sax_parse(text.begin(), text.end(), &reader);
 }

@@ -1,0 +1,347 @@
+// Finding a directory's files; then matching each module's tensors with the config, with both named where they
+// disagree.
+#include "io/checkpoint.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "io/quote.h"
+
+namespace bumblebee {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr size_t kLargestIndex = size_t{64} << 20;
+
+bool starts_with(std::string_view text, std::string_view start) { return text.substr(0, start.size()) == start; }
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+std::vector<fs::path> list(const fs::path& directory) {
+  std::error_code error;
+  std::vector<fs::path> files;
+  for (fs::directory_iterator it(directory, error), last; !error && it != last; it.increment(error))
+    files.push_back(it->path());
+  if (error) throw Error(ErrorCode::bad_file, directory.string(), cat("cannot list the directory: ", error.message()));
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+[[noreturn]] void refuse_directory(const fs::path& directory, const std::vector<fs::path>& files) {
+  const std::string expected = "expected model.safetensors or model-*.safetensors";
+  for (const auto& file : files) {
+    const std::string name = file.filename().string();
+    if (ends_with(name, ".gguf")) {
+      throw Error(ErrorCode::unsupported, directory.string(),
+                  cat("weights: ", expected, ", got ", in_quotes(name), ": convert it with `bumblebee convert ", name,
+                      " DIR`"));
+    }
+    if (ends_with(name, ".bin") || ends_with(name, ".pt") || ends_with(name, ".pth")) {
+      throw Error(ErrorCode::unsupported, directory.string(),
+                  cat("weights: ", expected, ", got ", in_quotes(name),
+                      ": pickle files can run code when read and are refused"));
+    }
+  }
+  throw Error(ErrorCode::bad_file, directory.string(), cat("weights: ", expected, ", got none"));
+}
+
+/// A shard's path inside the directory. Lexical only: the files of a hub cache are links to elsewhere, and rightly so.
+bool stays_inside(const fs::path& relative) {
+  if (relative.empty() || relative.is_absolute()) return false;
+  return std::none_of(relative.begin(), relative.end(),
+                      [](const fs::path& part) { return part == ".." || part == "."; });
+}
+
+void advise(std::span<const std::byte> bytes, int advice, bool whole_pages_only) {
+  if (bytes.empty()) return;
+  const auto page = uintptr_t(::sysconf(_SC_PAGESIZE));
+  uintptr_t first = reinterpret_cast<uintptr_t>(bytes.data()), last = first + bytes.size();
+  first = whole_pages_only ? (first + page - 1) / page * page : first / page * page;
+  if (whole_pages_only) last = last / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, advice);
+}
+
+std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) {
+  const uint64_t columns = weight.shape.empty() ? 0 : weight.shape.back(),
+                 groups = scales.shape.empty() ? 0 : scales.shape.back();
+  if (groups == 0) return "mxfp4, mxfp8 or nvfp4";
+  switch (columns * 32 / groups) {  // bits times group
+    case 4 * 32: return "mxfp4";
+    case 8 * 32: return "mxfp8";
+    case 4 * 16: return "nvfp4";
+    default: return "mxfp4, mxfp8 or nvfp4";
+  }
+}
+
+}  // namespace
+
+void pages_needed(std::span<const std::byte> bytes) { advise(bytes, MADV_WILLNEED, false); }
+void pages_done(std::span<const std::byte> bytes) { advise(bytes, MADV_DONTNEED, true); }
+
+std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& directory) {
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) {
+    throw Error(ErrorCode::bad_file, directory.string(), "expected a checkpoint directory, got none");
+  }
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->directory_ = directory;
+  const bool has_config = fs::exists(directory / "config.json", error);
+  // A directory with no readable weights at all is better told so than that its config is missing.
+  if (has_config) checkpoint->config_ = HfConfig::open(directory);
+  checkpoint->open_files();
+  if (!has_config)
+    throw Error(ErrorCode::bad_file, (directory / "config.json").string(),
+                "missing: expected the model's configuration");
+  checkpoint->find_prefix();
+  checkpoint->keep_ = std::make_shared<std::vector<std::shared_ptr<const SafetensorsFile>>>(checkpoint->files_);
+  return checkpoint;
+}
+
+void Checkpoint::open_files() {
+  const auto present = list(directory_);
+  std::error_code error;
+  if (fs::exists(directory_ / kIndexName, error)) return open_indexed(directory_ / kIndexName);
+  for (const auto& path : present) {
+    const std::string name = path.filename().string();
+    if (starts_with(name, "model") && ends_with(name, ".safetensors")) add_file(path);
+  }
+  if (files_.empty()) refuse_directory(directory_, present);
+}
+
+void Checkpoint::open_indexed(const fs::path& path) {
+  JsonLimits limits;
+  limits.bytes = kLargestIndex;
+  const Json index = parse_json(read_text_file(path, kLargestIndex), path.string(), limits);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    throw Error(ErrorCode::bad_file, path.string(), "'weight_map': expected an object of tensor names and files");
+  }
+  const Json& map = index["weight_map"];
+  std::map<std::string, const SafetensorsFile*> shards;
+  for (const auto& [name, value] : map.items()) {
+    if (!value.is_string() || !stays_inside(value.get<std::string>())) {
+      throw Error(ErrorCode::bad_file, path.string(),
+                  cat("weight_map of ", in_quotes(name), ": expected a file inside the directory, got ", brief(value)));
+    }
+    const std::string shard = value.get<std::string>();
+    if (!ends_with(shard, ".safetensors")) {
+      throw Error(ErrorCode::unsupported, path.string(),
+                  cat("weight_map of ", in_quotes(name), ": expected a .safetensors file, got ", in_quotes(shard)));
+    }
+    auto [it, fresh] = shards.try_emplace(shard, nullptr);
+    if (fresh) {
+      std::error_code error;
+      if (!fs::exists(directory_ / shard, error)) {
+        throw Error(ErrorCode::bad_file, (directory_ / shard).string(),
+                    cat("missing shard: named by ", kIndexName, " for ", in_quotes(name)));
+      }
+      add_file(directory_ / shard);
+      it->second = files_.back().get();
+    }
+    if (it->second->find(name) == nullptr) {
+      throw Error(ErrorCode::bad_file, it->second->where(),
+                  cat("missing tensor ", in_quotes(name), ": named by ", kIndexName));
+    }
+  }
+  if (files_.empty())
+    throw Error(ErrorCode::bad_file, path.string(), "'weight_map': expected at least one tensor, got none");
+}
+
+void Checkpoint::add_file(const fs::path& path) {
+  const auto file = SafetensorsFile::open(path);
+  for (const TensorEntry& tensor : file->tensors()) {
+    const auto [it, fresh] = tensors_.try_emplace(tensor.name, Found{file.get(), &tensor});
+    if (!fresh) {
+      throw Error(ErrorCode::bad_file, file->where(),
+                  cat("tensor ", in_quotes(tensor.name), " given twice: also in ", it->second.file->where()));
+    }
+  }
+  files_.push_back(file);
+}
+
+void Checkpoint::find_prefix() {
+  if (!config_.has_text_config()) return;
+  const auto it = tensors_.lower_bound("language_model.");
+  if (it != tensors_.end() && starts_with(it->first, "language_model.")) prefix_ = "language_model.";
+}
+
+Checkpoint::Found Checkpoint::find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? Found{} : it->second;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> result;
+  for (const auto& [name, found] : tensors_) result.push_back(name);
+  return result;
+}
+
+bool Checkpoint::has(const std::string& name) const { return bool(find(full(name))); }
+void Checkpoint::ignore(const std::string& name) { claimed_.insert(full(name)); }
+
+std::vector<std::string> Checkpoint::unclaimed() const {
+  std::vector<std::string> result;
+  for (const auto& [name, found] : tensors_) {
+    // Beside a prefixed text model lie the vision tower and its projector, which a language model does not have.
+    if (!prefix_.empty() && !starts_with(name, prefix_)) continue;
+    if (claimed_.count(name) == 0) result.push_back(name);
+  }
+  return result;
+}
+
+std::optional<Format> Checkpoint::quantized_format(const std::string& path) const {
+  const Found weight = find(path + ".weight"), scales = find(path + ".scales"), biases = find(path + ".biases");
+  if (!weight)
+    throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(path + ".weight")));
+  const auto fail = [&](ErrorCode code, const std::string& what) {
+    throw Error(code, weight.file->where(), cat("module ", in_quotes(path), ": ", what));
+  };
+  const auto rule = config_.quantization.rule(path);
+  using Says = QuantizationConfig::Says;
+  if (!scales) {
+    if (weight.tensor->dtype == DType::u32)
+      fail(ErrorCode::bad_file, cat("packed weight (u32) without tensor ", in_quotes(path + ".scales")));
+    if (biases)
+      fail(ErrorCode::bad_file, cat("tensor ", in_quotes(path + ".biases"), " without ", in_quotes(path + ".scales")));
+    if (rule.says == Says::quantized) {
+      fail(ErrorCode::bad_file, cat("config.json says ", rule.spec.bits, "-bit group ", rule.spec.group,
+                                    ", but tensor ", in_quotes(path + ".scales"), " is missing"));
+    }
+    return std::nullopt;
+  }
+  const TensorEntry &w = *weight.tensor, &s = *scales.tensor;
+  if (s.dtype == DType::u8 || s.dtype == DType::f8_e8m0 || s.dtype == DType::f8_e4m3) {
+    fail(ErrorCode::unsupported, cat("scales of type ", to_string(s.dtype), " mean quantization mode ",
+                                     mode_by_shape(w, s), ", which is not supported: expected affine"));
+  }
+  if (!is_float(s.dtype)) fail(ErrorCode::bad_file, cat("scales: expected f32, f16 or bf16, got ", to_string(s.dtype)));
+  if (w.dtype != DType::u32)
+    fail(ErrorCode::bad_file, cat("weight beside scales: expected u32, got ", to_string(w.dtype)));
+  if (!biases)
+    fail(ErrorCode::bad_file, cat("missing tensor ", in_quotes(path + ".biases"), ": affine quantization has one"));
+  const TensorEntry& b = *biases.tensor;
+  if (!is_float(b.dtype)) fail(ErrorCode::bad_file, cat("biases: expected f32, f16 or bf16, got ", to_string(b.dtype)));
+  if (s.shape != b.shape)
+    fail(ErrorCode::bad_file,
+         cat("biases: expected the shape of scales ", shape_text(s.shape), ", got ", shape_text(b.shape)));
+  if (w.shape.size() < 2 || w.shape.size() != s.shape.size() ||
+      !std::equal(w.shape.begin(), w.shape.end() - 1, s.shape.begin())) {
+    fail(ErrorCode::bad_file, cat("weight ", shape_text(w.shape), " and scales ", shape_text(s.shape),
+                                  ": expected equal leading dimensions"));
+  }
+  if (rule.says == Says::nothing) {
+    fail(ErrorCode::bad_config,
+         "has scales, but config.json has no 'quantization': bits and group cannot be told from shapes");
+  }
+  if (rule.says == Says::dense) fail(ErrorCode::bad_config, "has scales, but config.json's quantization says false");
+  const auto stream = checked_mul(w.shape.back(), 32);
+  const auto wanted = checked_mul(s.shape.back(), uint64_t(rule.spec.bits) * uint64_t(rule.spec.group));
+  if (!stream || !wanted || *stream != *wanted || s.shape.back() == 0) {
+    fail(ErrorCode::bad_config,
+         cat("config.json says ", rule.spec.bits, "-bit group ", rule.spec.group, " (bits times group ",
+             rule.spec.bits * rule.spec.group, "), but weight ", shape_text(w.shape), " and scales ",
+             shape_text(s.shape), " give ",
+             s.shape.back() == 0 ? std::string("nothing") : cat(double(w.shape.back()) * 32 / double(s.shape.back()))));
+  }
+  return Format::affine(rule.spec.bits, rule.spec.group, s.dtype, b.dtype);
+}
+
+HostWeight Checkpoint::matrix(const std::string& path, int out, int in) {
+  const std::string name = full(path);
+  const Found weight = find(name + ".weight");
+  const auto format = quantized_format(name);
+  HostWeight result;
+  if (!format) {
+    result = dense_matrix(name, weight, out, in);
+  } else {
+    const Found scales = find(name + ".scales"), biases = find(name + ".biases");
+    const TensorEntry &w = *weight.tensor, &s = *scales.tensor;
+    const uint64_t columns = s.shape.back() * format->group;  // fits: bounded by the file's bytes
+    if (w.shape.size() != 2 || w.shape[0] != uint64_t(out) || columns != uint64_t(in)) {
+      throw Error(
+          ErrorCode::bad_file, weight.file->where(),
+          cat("module ", in_quotes(name), ": expected [", out, ", ", in, "], got weight ", shape_text(w.shape),
+              " and scales ", shape_text(s.shape), ", that is ", to_string(*format), " with ", columns, " inputs"));
+    }
+    result = {*format, out, in, weight.bytes(), scales.bytes(), biases.bytes(), name, keep_};
+    claimed_.insert({name + ".scales", name + ".biases"});
+  }
+  claimed_.insert(name + ".weight");
+  return result;
+}
+
+HostWeight Checkpoint::dense_matrix(const std::string& path, const Found& weight, int out, int in) {
+  const TensorEntry& w = *weight.tensor;
+  if (!is_float(w.dtype)) {
+    throw Error(ErrorCode::unsupported, weight.file->where(),
+                cat("tensor ", in_quotes(w.name), ": expected f32, f16 or bf16, got ", to_string(w.dtype)));
+  }
+  if (w.shape.size() != 2 || w.shape[0] != uint64_t(out) || w.shape[1] != uint64_t(in)) {
+    throw Error(ErrorCode::bad_file, weight.file->where(),
+                cat("tensor ", in_quotes(w.name), ": expected [", out, ", ", in, "], got ", shape_text(w.shape)));
+  }
+  return {Format::dense(w.dtype), out, in, weight.bytes(), {}, {}, path, keep_};
+}
+
+HostWeight Checkpoint::vector(const std::string& short_name, int size) {
+  const std::string name = full(short_name);
+  const Found found = find(name);
+  if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
+  const TensorEntry& t = *found.tensor;
+  if (!is_float(t.dtype)) {
+    throw Error(ErrorCode::unsupported, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
+  }
+  if (t.shape.size() != 1 || t.shape[0] != uint64_t(size)) {
+    throw Error(ErrorCode::bad_file, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected [", size, "], got ", shape_text(t.shape)));
+  }
+  claimed_.insert(name);
+  return {Format::dense(t.dtype), 1, size, found.bytes(), {}, {}, name, keep_};
+}
+
+std::vector<ModuleInfo> Checkpoint::modules() const {
+  std::vector<ModuleInfo> result;
+  for (const auto& [name, found] : tensors_) {
+    const size_t dot = name.rfind('.');
+    const std::string path = name.substr(0, dot == std::string::npos ? 0 : dot);
+    const bool in_module = dot != std::string::npos && bool(find(path + ".scales")) && bool(find(path + ".weight"));
+    const std::string leaf = name.substr(path.size());
+    if (in_module && (leaf == ".scales" || leaf == ".biases")) continue;
+    ModuleInfo info{name, Format::dense(found.tensor->dtype), found.tensor->shape, found.bytes().size()};
+    if (in_module && leaf == ".weight") {
+      info.name = path;
+      info.format = *quantized_format(path);
+      const Found scales = find(path + ".scales"), biases = find(path + ".biases");
+      info.shape.back() = scales.tensor->shape.back() * info.format.group;
+      info.bytes += scales.bytes().size() + biases.bytes().size();
+    }
+    result.push_back(std::move(info));
+  }
+  return result;
+}
+
+uint64_t Checkpoint::file_bytes() const {
+  uint64_t total = 0;
+  for (const auto& file : files_) total += file->file_bytes();
+  return total;
+}
+
+uint64_t Checkpoint::parameters() const {
+  uint64_t total = 0;
+  for (const ModuleInfo& module : modules()) {
+    uint64_t count = 1;
+    for (const uint64_t dim : module.shape) count *= dim;
+    total += count;
+  }
+  return total;
+}
+
+}  // namespace bumblebee

@@ -1,0 +1,91 @@
+// A checkpoint directory as a WeightSource: its safetensors files, shards and index together with what config.json says
+// about quantization. Every tensor is checked when it is asked for; nothing is read before.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/hf_config.h"
+#include "io/safetensors.h"
+#include "quant/weight_source.h"
+
+namespace bumblebee {
+
+/// What `bumblebee info` prints of one module (a `.weight` with its scales and biases) or lone tensor.
+struct ModuleInfo {
+  std::string name;             // module path when it has scales, else the tensor's full name
+  Format format;                // dense(dtype) or affine(...)
+  std::vector<uint64_t> shape;  // logical: unpacked for quantized modules
+  uint64_t bytes = 0;           // in the file, scales and biases included
+};
+
+/// An open directory. Not safe for use by several threads at once (it counts claims); the weights it hands out are.
+class Checkpoint : public WeightSource {
+ public:
+  /// Opens `directory`: model.safetensors, or the shards that model.safetensors.index.json names, or every
+  /// model*.safetensors. Throws Error naming the file. Directories with only pickle or GGUF weights are refused with a
+  /// hint.
+  static std::unique_ptr<Checkpoint> open(const std::filesystem::path& directory);
+
+  HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight vector(const std::string& name, int size) override;
+  bool has(const std::string& name) const override;
+  void ignore(const std::string& name) override;
+  std::vector<std::string> unclaimed() const override;
+
+  const HfConfig& config() const { return config_; }
+  const std::filesystem::path& directory() const { return directory_; }
+
+  /// A tensor by its full name in the files; empty when there is none.
+  struct Found {
+    const SafetensorsFile* file = nullptr;
+    const TensorEntry* tensor = nullptr;
+    explicit operator bool() const { return tensor != nullptr; }
+    std::span<const std::byte> bytes() const { return file->bytes(*tensor); }
+  };
+  Found find(const std::string& name) const;
+  /// Every tensor name, sorted.
+  std::vector<std::string> names() const;
+  const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const { return files_; }
+
+  /// The quantized module `path` (full name in the files) as config and tensors agree on it; empty when it is dense.
+  /// Throws like matrix() when they do not. Leading axes (experts) are allowed.
+  std::optional<Format> quantized_format(const std::string& path) const;
+
+  /// Everything in the files, by module. Throws when a quantized module is broken.
+  std::vector<ModuleInfo> modules() const;
+
+  uint64_t file_bytes() const;
+  /// Weights of the model: a quantized matrix counts out·in; scales and biases of quantization do not count.
+  uint64_t parameters() const;
+
+ private:
+  Checkpoint() = default;
+  void open_files();
+  void open_indexed(const std::filesystem::path& index);
+  void add_file(const std::filesystem::path& path);
+  void find_prefix();
+  std::string full(const std::string& name) const { return prefix_ + name; }
+  HostWeight dense_matrix(const std::string& path, const Found& weight, int out, int in);
+
+  std::filesystem::path directory_;
+  HfConfig config_;
+  std::vector<std::shared_ptr<const SafetensorsFile>> files_;
+  std::map<std::string, Found, std::less<>> tensors_;
+  std::string prefix_;  // "language_model." when the text model is packed inside a vision model's checkpoint
+  std::set<std::string> claimed_;
+  std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
+};
+
+/// Tells the system that these bytes of a mapped file are needed soon and once (reads ahead), or no longer (drops them
+/// from this process; they come back from the page cache or disk when touched). Hints: nothing fails.
+void pages_needed(std::span<const std::byte> bytes);
+void pages_done(std::span<const std::byte> bytes);
+
+}  // namespace bumblebee
