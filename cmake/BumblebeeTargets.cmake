@@ -1,5 +1,8 @@
 # One static target per layer, all with the same warnings, include root and sanitizers.
 set(BB_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND BB_WARNINGS -Wno-restrict)  # false alarms on string concatenation in GCC 12 (its bug 105651)
+endif()
 if(BB_DEV)
   list(APPEND BB_WARNINGS -Werror)
 endif()

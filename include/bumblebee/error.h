@@ -17,8 +17,7 @@ std::string_view to_string(ErrorCode code);
 /// An error of the outside world. `what()` reads `[where] what: expected X, got Y`.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, std::string_view where, std::string_view what)
-      : std::runtime_error("[" + std::string(where) + "] " + std::string(what)), code_(code) {}
+  Error(ErrorCode code, std::string_view where, std::string_view what);
   ErrorCode code() const noexcept { return code_; }
 
  private:

@@ -1,10 +1,13 @@
-// Names of error codes and the end of the road for failed checks.
+// The text of errors, names of their codes and the end of the road for failed checks.
 #include "base/error.h"
 
 #include <cstdio>
 #include <cstdlib>
 
 namespace bumblebee {
+
+Error::Error(ErrorCode code, std::string_view where, std::string_view what)
+    : std::runtime_error(cat("[", where, "] ", what)), code_(code) {}
 
 std::string_view to_string(ErrorCode code) {
   switch (code) {

@@ -29,6 +29,7 @@ class Loader {
   /// mlx-lm does.
   Linear head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied);
   void ignore(const std::string& name) { source_.ignore(name); }
+  bool has(const std::string& name) const { return source_.has(name); }
 
   /// Throws Error(bad_file) listing tensors that nobody claimed.
   void finish() const;

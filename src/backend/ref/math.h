@@ -1,0 +1,83 @@
+// What every operation means, spelled out for one row or one head and any scalar: float, double, or std::complex<double> for gradient
+// checks by complex step (comparisons go by the real part). Slow and obvious on purpose: this is the specification.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <complex>
+#include <span>
+#include <vector>
+
+namespace bumblebee::ref {
+
+/// Sums of floats are formed in double; wider types sum in themselves.
+template <class T>
+struct Sum {
+  using type = T;
+};
+template <>
+struct Sum<float> {
+  using type = double;
+};
+
+inline double real_part(double x) { return x; }
+inline double real_part(const std::complex<double>& x) { return x.real(); }
+
+/// Σ a[i]·b[i]
+template <class T, class U>
+T dot(std::span<const T> a, std::span<const U> b) {
+  typename Sum<T>::type sum{};
+  for (size_t i = 0; i < a.size(); ++i) sum += typename Sum<T>::type(a[i]) * typename Sum<T>::type(b[i]);
+  return T(sum);
+}
+
+/// y = x / sqrt(mean(x²) + eps) · w
+template <class T>
+void rms_norm(std::span<const T> x, std::span<const T> w, double eps, std::span<T> y) {
+  typename Sum<T>::type squares{};
+  for (const T& v : x) squares += typename Sum<T>::type(v) * typename Sum<T>::type(v);
+  const auto inverse = 1.0 / std::sqrt(squares / double(x.size()) + eps);
+  for (size_t i = 0; i < x.size(); ++i) y[i] = T(typename Sum<T>::type(x[i]) * inverse * typename Sum<T>::type(w[i]));
+}
+
+/// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n). The angle is an f32 product, as models are trained with.
+template <class T>
+void rope(std::span<T> head, int position, std::span<const float> inv_freq, float magnitude) {
+  const size_t n = inv_freq.size();
+  for (size_t i = 0; i < n; ++i) {
+    const float angle = float(position) * inv_freq[i];
+    const double c = std::cos(double(angle)) * double(magnitude), s = std::sin(double(angle)) * double(magnitude);
+    const T a = head[i], b = head[i + n];
+    head[i] = T(a * T(c) - b * T(s));
+    head[i + n] = T(b * T(c) + a * T(s));
+  }
+}
+
+/// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j) are spans.
+template <class T, class Key, class Value>
+void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out) {
+  using S = typename Sum<T>::type;
+  std::vector<S> weight(static_cast<size_t>(count));
+  double highest = -INFINITY;
+  for (int j = 0; j < count; ++j) {
+    weight[size_t(j)] = S(dot(q, key(j))) * scale;
+    highest = std::max(highest, real_part(weight[size_t(j)]));
+  }
+  S total{};
+  for (S& w : weight) total += (w = std::exp(w - highest));
+  std::vector<S> sum(q.size());
+  for (int j = 0; j < count; ++j) {
+    const auto v = value(j);
+    for (size_t i = 0; i < q.size(); ++i) sum[i] += weight[size_t(j)] * S(v[i]);
+  }
+  for (size_t i = 0; i < q.size(); ++i) out[i] = T(sum[i] / total);
+}
+
+/// x·sigmoid(x)
+template <class T>
+T silu(const T& x) {
+  using S = typename Sum<T>::type;
+  return T(S(x) / (S(1) + std::exp(-S(x))));
+}
+
+}  // namespace bumblebee::ref

@@ -1,0 +1,62 @@
+// How a decoder is loaded and what it computes. Devices, dtypes, quantization, adapters, caches and batching are not in here.
+#include "models/decoder.h"
+
+#include <cmath>
+
+namespace bumblebee::models {
+
+Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
+  dims_ = spec.dims;
+  embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);
+  for (int i = 0; i < dims_.layers; ++i) blocks_.push_back(load_block(spec, load, i));
+  final_norm_ = load.rms_norm("model.norm", dims_.d_model, spec.eps);
+  head_ = load.head("lm_head", embedding_, dims_.vocab, dims_.d_model, dims_.tied_head);
+  sites_ = load.sites();
+}
+
+Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, int i) {
+  const nn::ModelDims& d = spec.dims;
+  const std::string at = "model.layers." + std::to_string(i) + ".";
+  const int q_size = d.heads * d.head_dim, kv_size = d.kv_heads * d.head_dim;
+  Block b;
+  b.attn_norm = load.rms_norm(at + "input_layernorm", d.d_model, spec.eps);
+  b.q = load.linear(at + "self_attn.q_proj", q_size, d.d_model, spec.qkv_bias);
+  b.k = load.linear(at + "self_attn.k_proj", kv_size, d.d_model, spec.qkv_bias);
+  b.v = load.linear(at + "self_attn.v_proj", kv_size, d.d_model, spec.qkv_bias);
+  b.o = load.linear(at + "self_attn.o_proj", d.d_model, q_size, spec.o_bias);
+  if (spec.qk_norm) {
+    b.qk_norm = {true, load.rms_norm(at + "self_attn.q_norm", d.head_dim, spec.eps),
+                 load.rms_norm(at + "self_attn.k_norm", d.head_dim, spec.eps)};
+  }
+  load.ignore(at + "self_attn.rotary_emb.inv_freq");  // a buffer that old exporters saved
+  b.mlp_norm = load.rms_norm(at + "post_attention_layernorm", d.d_model, spec.eps);
+  b.gate = load.linear(at + "mlp.gate_proj", d.d_ff, d.d_model, spec.mlp_bias);
+  b.up = load.linear(at + "mlp.up_proj", d.d_ff, d.d_model, spec.mlp_bias);
+  b.down = load.linear(at + "mlp.down_proj", d.d_model, d.d_ff, spec.mlp_bias);
+  b.attention = {.heads = d.heads,
+                 .kv_heads = d.kv_heads,
+                 .head_dim = d.head_dim,
+                 .scale = float(1 / std::sqrt(double(d.head_dim))),
+                 .window = spec.windows[size_t(i)]};
+  return b;
+}
+
+Tensor Decoder::forward(nn::Pass& p) const {
+  nn::Residual r = p.embed(embedding_);                                // [rows, d_model]
+  for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
+  return p.head(r, final_norm_, head_);                                // [wanted, vocab]
+}
+
+void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
+  const Block& b = blocks_[size_t(i)];
+  Tensor h = p.norm(r, b.attn_norm);
+  auto [q, k, v] = p.linear(h, b.q, b.k, b.v);                         // [rows, heads·d] [rows, kv·d] [rows, kv·d]
+  p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
+  r += p.linear(p.attend(q, k, v, b.attention), b.o);
+
+  h = p.norm(r, b.mlp_norm);
+  auto [gate, up] = p.linear(h, b.gate, b.up);                         // [rows, d_ff] each
+  r += p.linear(p.glu(Activation::silu, gate, up), b.down);
+}
+
+}  // namespace bumblebee::models

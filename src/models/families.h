@@ -1,0 +1,13 @@
+// One reader of configs per family.
+#pragma once
+
+#include "models/config_reader.h"
+
+namespace bumblebee::models {
+
+DecoderSpec read_llama(const Json& config, std::string_view where);
+DecoderSpec read_mistral(const Json& config, std::string_view where);
+DecoderSpec read_qwen2(const Json& config, std::string_view where);
+DecoderSpec read_qwen3(const Json& config, std::string_view where);
+
+}  // namespace bumblebee::models

@@ -1,0 +1,46 @@
+// The table of families.
+#include "models/registry.h"
+
+#include <array>
+
+#include "base/error.h"
+#include "models/families.h"
+
+namespace bumblebee::models {
+namespace {
+
+struct Family {
+  const char* model_type;
+  DecoderSpec (*read)(const Json& config, std::string_view where);
+};
+
+constexpr std::array<Family, 4> kFamilies = {{{"llama", read_llama}, {"mistral", read_mistral}, {"qwen2", read_qwen2}, {"qwen3", read_qwen3}}};
+
+}  // namespace
+
+std::vector<std::string> families() {
+  std::vector<std::string> names;
+  for (const Family& family : kFamilies) names.emplace_back(family.model_type);
+  return names;
+}
+
+ModelSpec read_spec(const Json& config, std::string_view where) {
+  if (!config.is_object()) throw Error(ErrorCode::bad_config, where, cat("expected a JSON object, got ", brief(config)));
+  const std::string type = string_or(config, "model_type", where, "");
+  for (const Family& family : kFamilies) {
+    if (type == family.model_type) return {type, family.read(config, where)};
+  }
+  std::string known;
+  for (const Family& family : kFamilies) known += (known.empty() ? "" : ", ") + std::string(family.model_type);
+  throw Error(ErrorCode::unsupported, where, cat("'model_type': expected one of ", known, ", got '", type.substr(0, 60), "'"));
+}
+
+std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {
+  DecoderSpec decoder = spec.decoder;
+  if (!decoder.tied_known) decoder.dims.tied_head = !load.has("lm_head.weight");
+  auto model = std::make_unique<Decoder>(decoder, load);
+  load.finish();
+  return model;
+}
+
+}  // namespace bumblebee::models
