@@ -79,10 +79,11 @@ def v5_style(config):
 def make_weights(config, seed):
     """Random, but of sizes that make every operation matter: sharp attention, uneven norms, biases that show."""
     random = np.random.default_rng(seed)
-    head_dim = config.get("head_dim") or HIDDEN // HEADS
-    q, kv = HEADS * head_dim, KV_HEADS * head_dim
-    weights = {"model.embed_tokens.weight": random.normal(0, 1, (VOCAB, HIDDEN)),
-               "model.norm.weight": random.normal(1, 0.3, HIDDEN)}
+    hidden, inter, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
+    q, kv = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
+    weights = {"model.embed_tokens.weight": random.normal(0, 1, (vocab, hidden)),
+               "model.norm.weight": random.normal(1, 0.3, hidden)}
 
     def linear(name, rows, columns, bias=False):
         weights[name + ".weight"] = random.normal(0, 1.5 / np.sqrt(columns), (rows, columns))
@@ -90,20 +91,20 @@ def make_weights(config, seed):
             weights[name + ".bias"] = random.normal(0, 0.5, rows)
 
     if not config["tie_word_embeddings"]:
-        linear("lm_head", VOCAB, HIDDEN)
+        linear("lm_head", vocab, hidden)
     qkv_bias = config["model_type"] == "qwen2" or config.get("attention_bias", False)
     for i in range(config["num_hidden_layers"]):
         at = f"model.layers.{i}."
         for name, rows in (("q", q), ("k", kv), ("v", kv)):
-            linear(f"{at}self_attn.{name}_proj", rows, HIDDEN, qkv_bias)
-        linear(at + "self_attn.o_proj", HIDDEN, q, config.get("attention_bias", False))
+            linear(f"{at}self_attn.{name}_proj", rows, hidden, qkv_bias)
+        linear(at + "self_attn.o_proj", hidden, q, config.get("attention_bias", False))
         if config["model_type"] == "qwen3":
             for name in "qk":
                 weights[f"{at}self_attn.{name}_norm.weight"] = random.normal(1, 0.3, head_dim)
-        for name, rows, columns in (("gate", INTER, HIDDEN), ("up", INTER, HIDDEN), ("down", HIDDEN, INTER)):
+        for name, rows, columns in (("gate", inter, hidden), ("up", inter, hidden), ("down", hidden, inter)):
             linear(f"{at}mlp.{name}_proj", rows, columns, config.get("mlp_bias", False))
         for name in ("input", "post_attention"):
-            weights[f"{at}{name}_layernorm.weight"] = random.normal(1, 0.3, HIDDEN)
+            weights[f"{at}{name}_layernorm.weight"] = random.normal(1, 0.3, hidden)
     return weights
 
 
