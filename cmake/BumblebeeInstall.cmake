@@ -5,10 +5,6 @@ if(BB_KERNELS_ONLY OR NOT TARGET bumblebee_engine)
 endif()
 include(CMakePackageConfigHelpers)
 
-if(NOT TARGET bumblebee::bumblebee)
-  add_library(bumblebee::bumblebee ALIAS bumblebee_engine)
-endif()
-
 # BB_LAYERS: targets of bb_layer(). BB_ARCHIVES: archives that other build tools make, and BB_ARCHIVE_TARGETS: the targets that make them.
 get_property(BB_LAYERS GLOBAL PROPERTY BB_LAYERS)
 get_property(BB_ARCHIVES GLOBAL PROPERTY BB_ARCHIVES)
