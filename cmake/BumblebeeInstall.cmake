@@ -29,6 +29,3 @@ install(DIRECTORY include/bumblebee DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${CMAKE_BINARY_DIR}/package/bumblebeeConfig.cmake ${CMAKE_BINARY_DIR}/package/bumblebeeConfigVersion.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/bumblebee)
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-if(TARGET bumblebee)
-  install(TARGETS bumblebee RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()

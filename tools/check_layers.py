@@ -33,12 +33,13 @@ for name in BACKENDS:
     ALLOWED[f"backend/{name}"] = ["backend", "quant", "tensor", "base", "error"]
 
 # The program's commands that work on files rather than on models may use the file layers.
-FILE_COMMANDS = re.compile(r"^apps/.*(convert|inspect|quantize)")
+FILE_COMMANDS = re.compile(r"^apps/.*(convert|inspect|logits|quantize)")
 FILE_LAYERS = ["io", "quant", "tensor", "base"]
 
 REGISTRY = "src/backend/registry.cpp"
-# Build switches: the registry, the backends themselves, and the debug-only check macro.
-SWITCHES_ALLOWED = re.compile(r"^src/(backend/registry\.cpp|backend/(ref|cpu|cuda|mlx)/|base/(check|error)\.h)")
+# Build switches: the registry, the backends themselves, the debug-only check macro, and the one file that knows the optional line editor.
+SWITCHES_ALLOWED = re.compile(
+    r"^(src/(backend/registry\.cpp|backend/(ref|cpu|cuda|mlx)/|base/(check|error)\.h)|apps/ui/line_reader\.cpp)")
 
 CODE = (".h", ".cpp", ".cu", ".cuh", ".rs")
 COMMENTED = CODE + (".py", ".sh")
@@ -64,11 +65,13 @@ def layer_of(path):
 
 
 def layer_of_include(path, target, root):
-    """The layer an #include leads to. Includes are relative to src/ or include/, or to the including file's folder."""
+    """The layer an #include leads to. Includes are relative to src/ or include/ (in apps/ to apps/), or to the including file's folder."""
     if target == "bumblebee/error.h":
         return "error"
     if target.startswith("bumblebee/"):
         return "public"
+    if path.startswith("apps/") and os.path.exists(os.path.join(root, "apps", target)):
+        return "apps"
     beside = os.path.normpath(os.path.join(os.path.dirname(path), target))
     if not os.path.exists(os.path.join(root, "src", target)) and os.path.exists(os.path.join(root, beside)):
         return layer_of(beside)

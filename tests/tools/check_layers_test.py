@@ -66,6 +66,9 @@ class CheckLayersTest(unittest.TestCase):
         self.assertEqual([("src/base/x.cpp", 2, "layers")], self.violations({
             "src/base/x.cpp": SOURCE + '#include "../nn/pass.h"\n', "src/nn/pass.h": HEADER}))
 
+    def test_the_program_includes_its_own_files_from_its_root(self):
+        self.assertEqual([], self.violations({"apps/a/x.cpp": SOURCE + '#include "ui/x.h"\n', "apps/ui/x.h": HEADER}))
+
     def test_an_unknown_layer_is_reported(self):
         self.assertEqual([("src/surprise/x.cpp", 1, "layers")], self.violations({"src/surprise/x.cpp": SOURCE}))
 
