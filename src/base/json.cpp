@@ -60,6 +60,10 @@ J parse(std::string_view text, std::string_view where, const JsonLimits& limits)
   if (text.size() > limits.bytes) {
     throw Error(ErrorCode::bad_file, where, cat("JSON too large: expected at most ", limits.bytes, " bytes, got ", text.size()));
   }
+  // nlohmann takes a zero byte for the end of its input and would not look at what follows.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    throw Error(ErrorCode::bad_file, where, cat("invalid JSON at byte ", zero + 1, ": unexpected zero byte"));
+  }
   Guard guard(where, limits.depth);
   nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
   try {
