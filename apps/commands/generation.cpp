@@ -1,0 +1,72 @@
+#include "commands/generation.h"
+
+#include <chrono>
+#include <cstdio>
+
+#include "options/validators.h"
+
+namespace bumblebee::cli {
+
+CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size) {
+  return verb.add_option("-c,--ctx-size", ctx_size, "Tokens of prompt and answer together (default 0: the model's context)")
+      ->option_text("N")
+      ->check(integer_between(0, 1 << 30))
+      ->group("Model");
+}
+
+ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common) {
+  auto start = std::chrono::steady_clock::now();
+  Repository repository = source(flags.model.model);
+  GenerationConfig config = load_generation_config(repository);
+  apply(flags.sampling, config);
+  validate(config);
+  Tokenizer tokenizer = load_tokenizer(repository);
+  LoadedModel loaded = load(flags.model, common);
+  text::GenerationOptions options;
+  options.compile.sequence_length = flags.ctx_size;
+  text::Generation serving = text::generation(loaded.model, tokenizer, config, options);
+  double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return {std::move(loaded.model), std::move(tokenizer), std::move(config), std::move(serving), load_s};
+}
+
+double prefill_speed(const text::Result& result) {
+  return result.timings.prefill_s > 0 ? result.token_summary.input / result.timings.prefill_s : 0;
+}
+
+double decode_speed(const text::Result& result) {
+  return result.timings.decode_s > 0 && result.token_summary.output > 1 ? (result.token_summary.output - 1) / result.timings.decode_s : 0;
+}
+
+OutJson to_json(const text::Result& result, const ReadyModel& ready) {
+  OutJson out;
+  out["text"] = result.text;
+  out["tokens"] = result.tokens;
+  out["prompt_tokens"] = result.token_summary.input;
+  out["finish_reason"] = text::to_string(result.finish_reason);
+  out["timings"] = {{"load_s", ready.load_s},
+                    {"ttft_s", result.timings.ttft_s},
+                    {"prefill_tokens_per_s", prefill_speed(result)},
+                    {"decode_tokens_per_s", decode_speed(result)}};
+  out["seed"] = ready.config.seed;
+  if (!ready.config.logprobs) return out;
+  OutJson list = OutJson::array();
+  for (const text::TokenLogprob& one : result.logprobs) {
+    OutJson top = OutJson::array();
+    for (const auto& [token, logprob] : one.top) {
+      top.push_back({{"token", token}, {"piece", ready.tokenizer.token_of(token)}, {"logprob", logprob}});
+    }
+    list.push_back({{"token", one.token}, {"piece", ready.tokenizer.token_of(one.token)}, {"logprob", one.logprob}, {"top", top}});
+  }
+  out["logprobs"] = list;
+  return out;
+}
+
+std::string speed_line(const text::Result& result) {
+  char line[200];
+  std::snprintf(line, sizeof line, "[%d prompt tokens at %.1f/s, %d tokens at %.1f/s, first after %.2f s, %s]",
+                result.token_summary.input, prefill_speed(result), result.token_summary.output, decode_speed(result),
+                result.timings.ttft_s, text::to_string(result.finish_reason));
+  return line;
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,41 @@
+// What `generate` and `chat` share: building the serving from flags, and printing a result.
+#pragma once
+
+#include <string>
+
+#include "bumblebee/bumblebee.h"
+#include "options/model_flags.h"
+#include "options/sampling_flags.h"
+#include "ui/json_out.h"
+
+namespace bumblebee::cli {
+
+struct ReadyModel {
+  Model model;
+  Tokenizer tokenizer;
+  GenerationConfig config;
+  text::Generation serving;
+  double load_s = 0;
+};
+
+struct ServingFlags {
+  const ModelFlags& model;
+  const SamplingFlags& sampling;
+  int ctx_size = 0;
+};
+
+CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size);
+
+/// Reads small files first, so that a missing tokenizer is reported before gigabytes of weights are loaded.
+ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common);
+
+double prefill_speed(const text::Result& result);  // tokens per second; 0 when nothing was measured
+double decode_speed(const text::Result& result);   // the same; the first token counts as prefill
+
+/// The object that --json prints.
+OutJson to_json(const text::Result& result, const ReadyModel& ready);
+
+/// "[35 prompt tokens at 210/s, 64 tokens at 41.3/s, first after 0.17 s, stop]"
+std::string speed_line(const text::Result& result);
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,150 @@
+// `info`: what a checkpoint is and what it needs, without reading its weights.
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <tuple>
+
+#include "commands/commands.h"
+#include "options/model_flags.h"
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+#include "ui/json_out.h"
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+struct InfoFlags {
+  CommonFlags common;
+  std::string model, directory;
+  int ctx_size = 0;
+  std::string kv_type = "f32";
+  const Session* session = nullptr;
+  const CLI::Option *model_option = nullptr, *directory_option = nullptr;
+};
+
+struct Memory {
+  int context = 0;
+  uint64_t weights = 0, kv = 0;
+};
+
+OutJson module_json(const ModuleInfo& module) {
+  return {{"name", module.name}, {"out", module.out},   {"in", module.in},
+          {"mode", module.mode}, {"bits", module.bits}, {"group_size", module.group_size},
+          {"dtype", module.dtype}, {"bytes", module.bytes}};
+}
+
+void print_as_json(const std::string& name, const ModelInfo& info, const Memory& memory, const std::string& kv_type) {
+  OutJson modules = OutJson::array();
+  for (const ModuleInfo& module : info.modules) modules.push_back(module_json(module));
+  OutJson out = {{"model", name},
+                 {"architecture", info.architecture},
+                 {"parameters", info.parameters},
+                 {"bytes", info.weight_bytes},
+                 {"bits", info.bits},
+                 {"group_size", info.group_size},
+                 {"mode", info.bits > 0 ? "affine" : "dense"},
+                 {"context", info.context},
+                 {"layers", info.layers},
+                 {"hidden", info.hidden},
+                 {"heads", info.heads},
+                 {"kv_heads", info.kv_heads},
+                 {"head_dim", info.head_dim},
+                 {"intermediate", info.intermediate},
+                 {"vocab", info.vocab},
+                 {"tied_head", info.tied_head}};
+  out["memory"] = {{"context", memory.context},
+                   {"kv_type", kv_type},
+                   {"weights_bytes", memory.weights},
+                   {"kv_bytes", memory.kv},
+                   {"total_bytes", memory.weights + memory.kv}};
+  out["modules"] = modules;
+  print_json(out);
+}
+
+std::string format_of(const ModuleInfo& module) {
+  if (module.bits == 0) return module.mode + " " + module.dtype;
+  return module.mode + " " + std::to_string(module.bits) + "-bit, groups of " + std::to_string(module.group_size) + " (" + module.dtype + ")";
+}
+
+void row(const char* name, const std::string& value) {
+  char line[32];
+  std::snprintf(line, sizeof line, "%-14s ", name);
+  write_out(line + value + "\n");
+}
+
+void print_modules(const ModelInfo& info, bool all) {
+  if (all) {
+    for (const ModuleInfo& module : info.modules) {
+      row("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " + format_of(module));
+    }
+    return;
+  }
+  struct Group {
+    int modules = 0;
+    uint64_t bytes = 0;
+  };
+  std::map<std::string, Group> groups;
+  for (const ModuleInfo& module : info.modules) {
+    Group& group = groups[format_of(module)];
+    ++group.modules;
+    group.bytes += module.bytes;
+  }
+  for (const auto& [format, group] : groups) {
+    row("format", format + ": " + std::to_string(group.modules) + " matrices, " + human_bytes(double(group.bytes)));
+  }
+}
+
+void print_as_text(const std::string& name, const ModelInfo& info, const Memory& memory, const InfoFlags& flags) {
+  row("model", name);
+  row("architecture", info.architecture);
+  row("parameters", human_count(double(info.parameters)) + " (" + std::to_string(info.parameters) + ")");
+  row("weights", human_bytes(double(info.weight_bytes)));
+  print_modules(info, flags.common.verbose);
+  row("layers", std::to_string(info.layers) + ", hidden " + std::to_string(info.hidden) + ", intermediate " +
+                    std::to_string(info.intermediate));
+  row("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " + std::to_string(info.kv_heads) +
+                   " for keys and values");
+  row("vocabulary", std::to_string(info.vocab) + (info.tied_head ? ", tied to the head" : ""));
+  row("context", std::to_string(info.context) + " tokens");
+  row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) + " tokens: " +
+                    human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) + " keys and values (" +
+                    flags.kv_type + ")");
+}
+
+int run(const InfoFlags& flags) {
+  const CLI::Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
+  const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
+  ModelInfo info = inspect_model(source(name));
+  Memory memory;
+  memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
+  memory.weights = info.weight_bytes;
+  memory.kv = info.kv_bytes(memory.context, kv_type_from(flags.kv_type));
+  if (flags.common.json) {
+    print_as_json(name, info, memory, flags.kv_type);
+  } else {
+    print_as_text(name, info, memory, flags);
+  }
+  return int(ExitCode::ok);
+}
+
+}  // namespace
+
+void add_info(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<InfoFlags>();
+  flags->session = &session;
+  CLI::App* verb = add_verb(app, {"info", "Describe a model: architecture, weights, memory"}, flags->common);
+  verb->alias("show");
+  flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m");
+  flags->model_option = add_model_flag(*verb, flags->model);
+  verb->add_option("-c,--ctx-size", flags->ctx_size, "Context to compute the memory for (default 0: the model's)")
+      ->option_text("N")
+      ->check(integer_between(0, 1 << 30))
+      ->group("Model");
+  add_kv_type_flag(*verb, flags->kv_type);
+  verb->footer("With -v every matrix is listed.\n\nExample:\n  bumblebee info DIR -c 8192");
+  on_chosen(*verb, session, flags, run);
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,69 @@
+// `logits`: the predictions for every position of a list of ids, into a safetensors file. Needs no tokenizer.
+#include <cstdio>
+
+#include "commands/commands.h"
+#include "io/safetensors.h"
+#include "options/model_flags.h"
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+#include "ui/interrupt.h"
+#include "ui/json_out.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+struct LogitsFlags {
+  CommonFlags common;
+  ModelFlags model;
+  std::string tokens, tokens_file, output;
+  const Session* session = nullptr;
+  const CLI::Option *tokens_option = nullptr, *file_option = nullptr;
+};
+
+int run(const LogitsFlags& flags) {
+  const CLI::Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
+  if (!chosen) throw UsageError("no tokens given: use --tokens 1,2,3 or --tokens-file FILE");
+  std::vector<int32_t> tokens = chosen == flags.tokens_option ? parse_token_list(flags.tokens, "--tokens")
+                                                              : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
+  if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
+  LoadedModel loaded = load(flags.model, flags.common);
+  const ModelInfo& info = loaded.model.info();
+  // Row by row: the matrix of a long text would not fit in memory. The file appears when it is complete.
+  SafetensorsWriter file(flags.output, {{"logits", DType::f32, {tokens.size(), uint64_t(info.vocab)}}});
+  ProgressBar bar("logits", ProgressBar::Unit::items, flags.common.progress());
+  loaded.model.logits(tokens, [&](int row, std::span<const float> logits) {
+    if (interrupt::requested()) throw Error(ErrorCode::cancelled, "logits", "cancelled");
+    file.append(std::as_bytes(logits));
+    bar.update(uint64_t(row) + 1, tokens.size());
+  });
+  file.finish();
+  bar.clear();
+  if (flags.common.json) {
+    print_json({{"output", flags.output}, {"tokens", tokens.size()}, {"vocab", info.vocab}});
+  } else if (flags.common.remarks()) {
+    std::fprintf(stderr, "[%s: logits, f32 [%zu, %d]]\n", flags.output.c_str(), tokens.size(), info.vocab);
+  }
+  return int(ExitCode::ok);
+}
+
+}  // namespace
+
+void add_logits(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<LogitsFlags>();
+  flags->session = &session;
+  CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"}, flags->common);
+  add_model_flags(*verb, flags->model);
+  flags->tokens_option = verb->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->option_text("IDS")->group("Tokens");
+  flags->file_option = verb->add_option("-f,--tokens-file", flags->tokens_file, "Read the ids from a file ('-': standard input)")
+                           ->option_text("FILE")
+                           ->group("Tokens");
+  verb->add_option("-o,--output", flags->output, "The safetensors file to write: logits, f32 [tokens, vocab]")
+      ->option_text("FILE")
+      ->group("Output");
+  verb->footer("Row i predicts token i + 1. No tokenizer is needed.\n\n"
+               "Example:\n  bumblebee logits -m DIR --tokens 1,2,3 -o logits.safetensors");
+  on_chosen(*verb, session, flags, run);
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,70 @@
+#include "options/chat_flags.h"
+
+#include <nlohmann/json.hpp>
+
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+// Bounds the nesting before the library sees the text: flags are typed by people, but scripts pass on what they were given.
+nlohmann::ordered_json parse(const std::string& text, const std::string& flag) {
+  constexpr int kDepth = 64;
+  auto shallow = [](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
+    if (depth > kDepth) throw std::length_error("nested too deeply");
+    return true;
+  };
+  try {
+    return nlohmann::ordered_json::parse(text, shallow);
+  } catch (const std::exception& e) {
+    throw UsageError(flag + ": expected JSON: " + e.what());
+  }
+}
+
+}  // namespace
+
+void add_chat_flags(CLI::App& verb, ChatFlags& flags) {
+  auto text = [&verb](const char* name, std::string& to, const char* metavar, const char* what) {
+    verb.add_option(name, to, what)->option_text(metavar)->group("Conversation");
+  };
+  text("--system-prompt", flags.system_prompt, "TEXT", "What the model is told first");
+  text("--chat-template", flags.chat_template, "TEXT", "A Jinja template instead of the model's own");
+  text("--chat-template-file", flags.chat_template_file, "FILE", "The same, from a file");
+  text("--chat-template-kwargs", flags.chat_template_kwargs, "JSON", "Variables for the template: {\"enable_thinking\": false}");
+  text("--tools", flags.tools, "FILE", "A JSON array of tools for the template");
+  verb.add_flag("--no-thinking", flags.no_thinking, "Short for enable_thinking = false in --chat-template-kwargs")->group("Conversation");
+  verb.add_flag("--trust-content", flags.trust_content, "Let messages contain control tokens such as <|im_start|>")->group("Conversation");
+}
+
+bool ChatFlags::any() const {
+  return !system_prompt.empty() || !chat_template.empty() || !chat_template_file.empty() || !chat_template_kwargs.empty() ||
+         !tools.empty() || no_thinking || trust_content;
+}
+
+ChatOptions ChatFlags::options() const {
+  ChatOptions out;
+  if (!chat_template.empty() && !chat_template_file.empty()) {
+    throw UsageError("--chat-template and --chat-template-file exclude each other");
+  }
+  out.chat_template = chat_template_file.empty() ? chat_template : read_input(chat_template_file);
+  if (!tools.empty()) {
+    out.tools = read_input(tools);
+    if (!parse(out.tools, "--tools").is_array()) throw UsageError("--tools: expected a JSON array in '" + tools + "'");
+  }
+  nlohmann::ordered_json kwargs = nlohmann::ordered_json::object();
+  if (!chat_template_kwargs.empty()) kwargs = parse(chat_template_kwargs, "--chat-template-kwargs");
+  if (!kwargs.is_object()) throw UsageError("--chat-template-kwargs: expected a JSON object, got '" + chat_template_kwargs + "'");
+  if (no_thinking) {
+    if (kwargs.contains("enable_thinking") && kwargs["enable_thinking"] != false) {
+      throw UsageError("--no-thinking contradicts enable_thinking in --chat-template-kwargs");
+    }
+    kwargs["enable_thinking"] = false;
+  }
+  if (!kwargs.empty()) out.template_kwargs = kwargs.dump();
+  out.trust_content = trust_content;
+  return out;
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,26 @@
+// Flags that shape a conversation before the model sees it: system prompt, template, its variables, tools.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+
+#include "bumblebee/tokenizer.h"
+
+namespace bumblebee::cli {
+
+struct ChatFlags {
+  std::string system_prompt;
+  std::string chat_template, chat_template_file, chat_template_kwargs, tools;
+  bool no_thinking = false;
+  bool trust_content = false;
+
+  /// Whether any of them was given.
+  bool any() const;
+  /// Reads the files that the flags name. Throws UsageError for contradictions and for JSON that is not of the expected kind.
+  ChatOptions options() const;
+};
+
+void add_chat_flags(CLI::App& verb, ChatFlags& flags);
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,64 @@
+// Flags that every verb has, and the session that carries the chosen verb from parsing to running.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ui/progress.h"
+
+namespace bumblebee::cli {
+
+struct CommonFlags {
+  bool json = false;
+  bool verbose = false;
+  bool no_progress = false;
+  std::string color = "auto";
+
+  ProgressBar::Visible progress() const {
+    return no_progress || json ? ProgressBar::Visible::never : ProgressBar::Visible::on_terminal;
+  }
+  /// Whether remarks such as the speed belong on stderr: a person looks, or asked.
+  bool remarks() const;
+};
+
+/// What parsing leaves behind.
+struct Session {
+  std::vector<std::string> arguments;   // as typed, after the program's name
+  std::function<int()> run;             // the chosen verb; empty when there was nothing to choose
+  const CommonFlags* common = nullptr;  // of the chosen verb
+
+  /// Whether `option` was typed, as opposed to coming from its environment twin.
+  bool typed(const CLI::Option& option) const;
+};
+
+/// A verb: its CLI11 app, which calls `run` after the command line was accepted.
+struct Verb {
+  const char* name;
+  const char* description;
+};
+
+/// Adds the verb with its common flags; `Flags` is the verb's own struct of flags and has a member `common`.
+CLI::App* add_verb(CLI::App& app, const Verb& verb, CommonFlags& common);
+
+/// Sets what runs when the verb was chosen. `flags` stays alive with the parser.
+template <class Flags>
+void on_chosen(CLI::App& verb, Session& session, std::shared_ptr<Flags> flags, int (*run)(const Flags&)) {
+  // CLI11 reads environment variables of every verb that has no such callback, chosen or not: with it, only the chosen verb's count.
+  verb.parse_complete_callback([&session, flags, run] {
+    session.common = &flags->common;
+    session.run = [flags, run] { return run(*flags); };
+  });
+}
+
+/// BUMBLEBEE_<FLAG> for a flag's first long name: "--max-tokens" gives "BUMBLEBEE_MAX_TOKENS". Empty for --help and positionals.
+std::string environment_twin(const CLI::Option& option);
+
+/// At most one of the options may be typed. When several have values, those from the environment yield to a typed one; returns the one
+/// that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.
+const CLI::Option* exclusive(const Session& session, const std::vector<const CLI::Option*>& options);
+
+}  // namespace bumblebee::cli

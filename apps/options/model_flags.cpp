@@ -1,0 +1,86 @@
+#include "options/model_flags.h"
+
+#include <chrono>
+
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+#include "ui/interrupt.h"
+
+namespace bumblebee::cli {
+
+CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
+  return verb.add_option("-m,--model", model, "Model: a directory, or org/name[@revision] in the local Hugging Face cache")
+      ->option_text("MODEL")
+      ->group("Model");
+}
+
+CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type) {
+  return verb.add_option("--kv-type", kv_type, "Type of cached keys and values: f32, f16 or bf16 (default f32)")
+      ->option_text("TYPE")
+      ->check(one_of({"f32", "f16", "bf16"}))
+      ->group("Model");
+}
+
+void add_model_flags(CLI::App& verb, ModelFlags& flags) {
+  add_model_flag(verb, flags.model);
+  verb.add_option("--device", flags.device, "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
+      ->option_text("NAME")
+      ->group("Model");
+  verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
+      ->option_text("N")
+      ->check(integer_between(0, 1024))
+      ->group("Model");
+  verb.add_option("--precision", flags.precision, "exact keeps activations in f32, fast rounds them (default exact)")
+      ->option_text("P")
+      ->check(one_of({"exact", "fast"}))
+      ->group("Model");
+  add_kv_type_flag(verb, flags.kv_type);
+  verb.add_option("--quantization", flags.quantization, "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
+      ->option_text("INT")
+      ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
+      ->group("Model");
+  verb.add_option("--group-size", flags.group_size, "Group size for --quantization: 32, 64 or 128 (default 64)")
+      ->option_text("N")
+      ->check(one_of({"32", "64", "128"}))
+      ->group("Model");
+}
+
+KvType kv_type_from(const std::string& name) {
+  if (name == "f16") return KvType::f16;
+  return name == "bf16" ? KvType::bf16 : KvType::f32;
+}
+
+Repository source(const std::string& model) {
+  if (model.empty()) throw UsageError("no model given: use -m DIR or -m org/name (or set BUMBLEBEE_MODEL)");
+  return repository(model);
+}
+
+ModelOptions ModelFlags::options() const {
+  ModelOptions out;
+  out.device = device;
+  out.threads = threads;
+  out.precision = precision == "fast" ? Precision::fast : Precision::exact;
+  out.kv_type = kv_type_from(kv_type);
+  out.group_size = group_size;
+  if (quantization == "int2") out.quantization = Quantization::int2;
+  if (quantization == "int3") out.quantization = Quantization::int3;
+  if (quantization == "int4") out.quantization = Quantization::int4;
+  if (quantization == "int5") out.quantization = Quantization::int5;
+  if (quantization == "int6") out.quantization = Quantization::int6;
+  if (quantization == "int8") out.quantization = Quantization::int8;
+  return out;
+}
+
+LoadedModel load(const ModelFlags& flags, const CommonFlags& common) {
+  ProgressBar bar("loading", ProgressBar::Unit::bytes, common.progress());
+  ModelOptions options = flags.options();
+  options.progress = [&bar](uint64_t done, uint64_t total) {
+    bar.update(done, total);
+    return !interrupt::requested();
+  };
+  auto start = std::chrono::steady_clock::now();
+  Model model = load_model(source(flags.model), options);
+  return {std::move(model), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
+}
+
+}  // namespace bumblebee::cli

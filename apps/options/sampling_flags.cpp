@@ -1,0 +1,156 @@
+#include "options/sampling_flags.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+void add_choice_flags(CLI::App& verb, SamplingFlags& flags) {
+  auto number = [&verb](const std::string& names, std::optional<double>& to, double low, double high, const std::string& what) {
+    verb.add_option(names, to, what)->option_text("X")->check(number_between(low, high))->group("Sampling");
+  };
+  number("--temp,--temperature", flags.temperature, 0, 100, "Temperature; 0 always takes the likeliest token");
+  verb.add_option("--top-k", flags.top_k, "Draw from the N likeliest tokens only (0: off)")
+      ->option_text("N")
+      ->check(integer_between(0, kMaxInt))
+      ->group("Sampling");
+  number("--top-p", flags.top_p, 0, 1, "Draw from the likeliest tokens that together have probability X (1: off)");
+  number("--min-p", flags.min_p, 0, 1, "Drop tokens less likely than X times the likeliest (0: off)");
+  verb.add_option("--seed", flags.seed, "Seed; the same seed gives the same text (default: a fresh one)")
+      ->option_text("N")
+      ->check(integer_between(0, std::numeric_limits<int64_t>::max()))
+      ->group("Sampling");
+  verb.add_flag("--greedy", flags.greedy, "Always take the likeliest token")->group("Sampling");
+  number("--contrastive-alpha", flags.contrastive_alpha, 0, 1, "Contrastive search with this alpha over --top-k candidates");
+  number("--repeat-penalty,--repetition-penalty", flags.repeat_penalty, 1e-6, 1e6,
+         "Divide the scores of tokens of the prompt and the answer by X (1: off)");
+  number("--presence-penalty", flags.presence_penalty, -1e6, 1e6, "Subtract X from the score of each token already generated");
+  number("--frequency-penalty", flags.frequency_penalty, -1e6, 1e6, "Subtract X per occurrence of a token already generated");
+  verb.add_option("--no-repeat-ngram", flags.no_repeat_ngram, "Never repeat a sequence of N tokens (0: off)")
+      ->option_text("N")
+      ->check(integer_between(0, kMaxInt))
+      ->group("Sampling");
+  verb.add_option("--logit-bias", flags.logit_bias, "Add BIAS to the score of token ID; repeatable, or a comma-separated list")
+      ->option_text("ID=BIAS")
+      ->allow_extra_args(false)
+      ->group("Sampling");
+}
+
+void parse_bias(const std::string& text, std::map<int32_t, double>& biases) {
+  auto fail = [&text] { return UsageError("--logit-bias: expected ID=BIAS such as 42=-1.5, got '" + text + "'"); };
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    std::string_view item = rest.substr(0, rest.find(','));
+    rest = item.size() < rest.size() ? rest.substr(item.size() + 1) : std::string_view{};
+    size_t equals = item.find('=');
+    if (equals == std::string_view::npos) throw fail();
+    std::string_view id_text = item.substr(0, equals), bias_text = item.substr(equals + 1);
+    if (bias_text.starts_with('+')) bias_text.remove_prefix(1);
+    int32_t id = 0;
+    double bias = 0;
+    auto id_end = std::from_chars(id_text.data(), id_text.data() + id_text.size(), id);
+    auto bias_end = std::from_chars(bias_text.data(), bias_text.data() + bias_text.size(), bias);
+    bool whole = id_end.ec == std::errc{} && id_end.ptr == id_text.data() + id_text.size() && bias_end.ec == std::errc{} &&
+                 bias_end.ptr == bias_text.data() + bias_text.size();
+    if (!whole || id < 0 || std::isnan(bias)) throw fail();
+    biases[id] = bias;
+  }
+}
+
+void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
+  bool filters = flags.top_p || flags.min_p || (flags.top_k && !flags.contrastive_alpha);
+  if (flags.greedy && (filters || flags.contrastive_alpha || (flags.temperature && *flags.temperature > 0))) {
+    throw UsageError("--greedy excludes --temp, --top-k, --top-p, --min-p and --contrastive-alpha");
+  }
+  if (flags.contrastive_alpha && (flags.top_p || flags.min_p)) throw UsageError("--contrastive-alpha excludes --top-p and --min-p");
+
+  if (flags.contrastive_alpha) {
+    ContrastiveSearch search;
+    search.alpha = *flags.contrastive_alpha;
+    if (flags.top_k) search.top_k = *flags.top_k;
+    config.strategy = search;
+    if (flags.temperature) config.temperature = *flags.temperature;
+    return;
+  }
+  if (flags.greedy) {
+    config.strategy = GreedySearch{};
+    return;
+  }
+  if (flags.temperature) config.temperature = *flags.temperature;
+  if (flags.temperature && *flags.temperature == 0) {
+    config.strategy = GreedySearch{};
+    config.temperature = 1.0;
+    return;
+  }
+  if (!flags.temperature && !filters) return;
+  // Asking for a temperature or a filter means asking for a draw; what the model's own config says of the other filters stays.
+  auto* own = std::get_if<MultinomialSampling>(&config.strategy);
+  MultinomialSampling sampling = own ? *own : MultinomialSampling{};
+  if (flags.top_k) sampling.top_k = *flags.top_k;
+  if (flags.top_p) sampling.top_p = *flags.top_p;
+  if (flags.min_p) sampling.min_p = *flags.min_p;
+  config.strategy = sampling;
+}
+
+}  // namespace
+
+void add_sampling_flags(CLI::App& verb, SamplingFlags& flags) {
+  verb.add_option("-n,--max-tokens", flags.max_tokens,
+                  "Tokens to generate at most (default: generation_config.json, else " + std::to_string(kDefaultMaxTokens) + ")")
+      ->option_text("N")
+      ->check(integer_between(1, kMaxInt))
+      ->group("Length");
+  verb.add_option("--min-tokens", flags.min_tokens, "Tokens to generate at least")
+      ->option_text("N")
+      ->check(integer_between(0, kMaxInt))
+      ->group("Length");
+  verb.add_option("-r,--stop", flags.stop, "End before this text; repeatable")
+      ->option_text("TEXT")
+      ->allow_extra_args(false)
+      ->group("Length");
+  add_choice_flags(verb, flags);
+}
+
+void apply(const SamplingFlags& flags, GenerationConfig& config) {
+  if (flags.max_tokens) {
+    config.max_new_tokens = flags.max_tokens;
+    config.max_length.reset();
+  } else if (!config.max_new_tokens && !config.max_length) {
+    config.max_new_tokens = kDefaultMaxTokens;
+  }
+  if (flags.min_tokens) {
+    config.min_new_tokens = flags.min_tokens;
+    config.min_length.reset();
+  }
+  apply_strategy(flags, config);
+  if (flags.repeat_penalty) config.repetition_penalty = *flags.repeat_penalty;
+  if (flags.presence_penalty) config.presence_penalty = *flags.presence_penalty;
+  if (flags.frequency_penalty) config.frequency_penalty = *flags.frequency_penalty;
+  if (flags.no_repeat_ngram) config.no_repeat_ngram_length = *flags.no_repeat_ngram;
+  for (const std::string& bias : flags.logit_bias) parse_bias(bias, config.logit_bias);
+  for (const std::string& text : flags.stop) {
+    if (text.empty()) throw UsageError("--stop: expected some text, got nothing");
+    config.stop_strings.push_back(text);
+  }
+  if (flags.logprobs) {
+    config.logprobs = true;
+    config.top_logprobs = *flags.logprobs;
+  }
+  if (flags.seed) {
+    config.seed = *flags.seed;
+  } else {
+    std::random_device fresh;
+    config.seed = fresh();
+  }
+}
+
+}  // namespace bumblebee::cli

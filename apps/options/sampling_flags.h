@@ -1,0 +1,39 @@
+// Flags that say how tokens are chosen and when generation ends. What is not given keeps the value of generation_config.json.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bumblebee/generation_config.h"
+
+namespace bumblebee::cli {
+
+struct SamplingFlags {
+  std::optional<int> max_tokens, min_tokens;
+  std::optional<double> temperature;
+  std::optional<int> top_k;
+  std::optional<double> top_p, min_p;
+  std::optional<double> contrastive_alpha;
+  bool greedy = false;
+  std::optional<uint64_t> seed;
+  std::optional<double> repeat_penalty, presence_penalty, frequency_penalty;
+  std::optional<int> no_repeat_ngram;
+  std::vector<std::string> logit_bias;
+  std::vector<std::string> stop;
+  std::optional<int> logprobs;
+};
+
+void add_sampling_flags(CLI::App& verb, SamplingFlags& flags);
+
+/// Tokens generated when neither -n nor generation_config.json says how many.
+inline constexpr int kDefaultMaxTokens = 512;
+
+/// Lays the flags over `config`. Without --seed a sampled result gets a fresh seed, which the caller can print. Throws UsageError for
+/// flags that contradict each other.
+void apply(const SamplingFlags& flags, GenerationConfig& config);
+
+}  // namespace bumblebee::cli

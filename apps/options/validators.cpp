@@ -1,0 +1,107 @@
+#include "options/validators.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <sstream>
+
+#include "ui/exit_codes.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+template <class T>
+bool parse_whole(std::string_view text, T& value) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return failure == std::errc{} && end == text.data() + text.size() && !text.empty();
+}
+
+std::string shortest(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+CLI::Validator validator(std::function<std::string(std::string&)> check) {
+  CLI::Validator out(std::move(check), "");
+  return out;
+}
+
+}  // namespace
+
+CLI::Validator integer_between(int64_t low, int64_t high) {
+  return validator([low, high](std::string& text) -> std::string {
+    int64_t value = 0;
+    if (parse_whole(text, value) && value >= low && value <= high) return {};
+    return "expected an integer from " + std::to_string(low) + " to " + std::to_string(high) + ", got '" + text + "'";
+  });
+}
+
+CLI::Validator number_between(double low, double high) {
+  return validator([low, high](std::string& text) -> std::string {
+    double value = 0;
+    if (parse_whole(text, value) && std::isfinite(value) && value >= low && value <= high) return {};
+    return "expected a number from " + shortest(low) + " to " + shortest(high) + ", got '" + text + "'";
+  });
+}
+
+CLI::Validator one_of(std::vector<std::string> words) {
+  return validator([words = std::move(words)](std::string& text) -> std::string {
+    if (std::find(words.begin(), words.end(), text) != words.end()) return {};
+    std::string list;
+    for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
+    return "expected one of " + list + ", got '" + text + "'";
+  });
+}
+
+std::vector<int32_t> parse_token_list(std::string_view text, std::string_view flag) {
+  auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; };
+  auto trim = [&](std::string_view s) {
+    while (!s.empty() && is_space(s.front())) s.remove_prefix(1);
+    while (!s.empty() && is_space(s.back())) s.remove_suffix(1);
+    return s;
+  };
+  std::string_view rest = trim(text);
+  if (rest.size() >= 2 && rest.front() == '[' && rest.back() == ']') rest = trim(rest.substr(1, rest.size() - 2));
+
+  std::vector<int32_t> ids;
+  while (!rest.empty()) {
+    size_t end = rest.find_first_of(", \n\t\r");
+    std::string_view word = rest.substr(0, end);
+    int32_t id = 0;
+    if (!parse_whole(word, id) || id < 0) {
+      throw UsageError(std::string(flag) + ": expected token ids such as 1,2,3, got '" + std::string(word.substr(0, 40)) + "'");
+    }
+    ids.push_back(id);
+    rest = end == std::string_view::npos ? std::string_view{} : trim(rest.substr(end));
+    if (!rest.empty() && rest.front() == ',') {
+      rest = trim(rest.substr(1));
+      if (rest.empty()) throw UsageError(std::string(flag) + ": expected a token id after the last comma");
+    }
+  }
+  if (ids.empty()) throw UsageError(std::string(flag) + ": expected at least one token id");
+  return ids;
+}
+
+std::string read_input(const std::string& path) {
+  auto fail = [&path](const std::string& why) { return Error(ErrorCode::bad_file, path == "-" ? "stdin" : path, why); };
+  auto close = [](std::FILE* f) { return f == stdin ? 0 : std::fclose(f); };
+  if (path != "-" && std::filesystem::is_directory(path)) throw fail("expected a file, got a directory");
+  std::unique_ptr<std::FILE, decltype(close)> file(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close);
+  if (!file) throw fail(std::string("cannot open: ") + std::strerror(errno));
+  std::string text;
+  char block[65536];
+  while (size_t got = std::fread(block, 1, sizeof block, file.get())) text.append(block, got);
+  if (std::ferror(file.get())) throw fail(std::string("cannot read: ") + std::strerror(errno));
+  return text;
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,23 @@
+// Checks of flag values, with messages that say what was expected. CLI11's own ranges let NaN through.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bumblebee::cli {
+
+CLI::Validator integer_between(int64_t low, int64_t high);
+CLI::Validator number_between(double low, double high);
+CLI::Validator one_of(std::vector<std::string> words);
+
+/// "1,2,3", "1 2 3" or "[1, 2, 3]". Throws UsageError naming `flag` for anything else and for ids outside int32.
+std::vector<int32_t> parse_token_list(std::string_view text, std::string_view flag);
+
+/// A whole file, or standard input for "-". Throws Error(bad_file).
+std::string read_input(const std::string& path);
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,34 @@
+#include "ui/cpu_features.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace bumblebee::cli {
+
+std::vector<std::pair<std::string, bool>> cpu_features() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return {{"sse4.2", __builtin_cpu_supports("sse4.2") != 0},
+          {"avx", __builtin_cpu_supports("avx") != 0},
+          {"avx2", __builtin_cpu_supports("avx2") != 0},
+          {"fma", __builtin_cpu_supports("fma") != 0},
+          {"avx512f", __builtin_cpu_supports("avx512f") != 0},
+          {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
+          {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
+          {"avx512_vnni", __builtin_cpu_supports("avx512vnni") != 0},
+          {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0}};
+#elif defined(__aarch64__)
+  unsigned long low = getauxval(AT_HWCAP), high = getauxval(AT_HWCAP2);
+  return {{"neon", (low & HWCAP_ASIMD) != 0},
+          {"fp16", (low & HWCAP_ASIMDHP) != 0},
+          {"dotprod", (low & HWCAP_ASIMDDP) != 0},
+          {"i8mm", (high & HWCAP2_I8MM) != 0},
+          {"bf16", (high & HWCAP2_BF16) != 0}};
+#else
+  return {};
+#endif
+}
+
+}  // namespace bumblebee::cli

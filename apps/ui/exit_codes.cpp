@@ -1,0 +1,79 @@
+#include "ui/exit_codes.h"
+
+#include <cstdio>
+#include <new>
+
+#include "ui/json_out.h"
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+ExitCode exit_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::bad_file: return ExitCode::bad_file;
+    case ErrorCode::bad_config: return ExitCode::bad_config;
+    case ErrorCode::unsupported: return ExitCode::unsupported;
+    case ErrorCode::out_of_memory: return ExitCode::out_of_memory;
+    case ErrorCode::device: return ExitCode::device;
+    case ErrorCode::bad_request: return ExitCode::bad_request;
+    case ErrorCode::cancelled: return ExitCode::cancelled;
+  }
+  return ExitCode::internal;
+}
+
+std::string_view exit_code_help() {
+  return "Exit codes:\n"
+         "  0    success\n"
+         "  1    internal: a defect of this program, or its output could not be written\n"
+         "  2    usage: an unknown flag, a value out of range, flags that exclude each other\n"
+         "  3    bad_file: a file is absent, unreadable or broken\n"
+         "  4    bad_config: a configuration file contradicts itself or the weights\n"
+         "  5    unsupported: an architecture, format or setting that is not implemented\n"
+         "  6    out_of_memory\n"
+         "  7    device: the device is absent or cannot run this model\n"
+         "  8    bad_request: the prompt or the settings do not fit this model\n"
+         "  130  cancelled with Ctrl-C";
+}
+
+namespace {
+
+struct Described {
+  ExitCode status;
+  std::string code;
+  std::string message;
+};
+
+Described describe_current_exception() {
+  try {
+    throw;
+  } catch (const Error& e) {
+    return {exit_code(e.code()), std::string(to_string(e.code())), e.what()};
+  } catch (const UsageError& e) {
+    return {ExitCode::usage, "usage", e.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::out_of_memory, "out_of_memory", "[memory] not enough memory"};
+  } catch (const std::exception& e) {
+    return {ExitCode::internal, "internal", e.what()};
+  } catch (...) {
+    return {ExitCode::internal, "internal", "unknown exception"};
+  }
+}
+
+}  // namespace
+
+ExitCode report_current_exception(ErrorFormat format) {
+  Described error = describe_current_exception();
+  // One event, one line: a path or a JSON snippet in the message must not break the line that a log collector reads.
+  std::string line = one_line(error.message);
+  std::fprintf(stderr, "%sbumblebee: error:%s %s\n", style(stderr, Style::error), style(stderr, Style::reset), line.c_str());
+  if (format == ErrorFormat::text_and_json) {
+    try {
+      print_json({{"error", {{"code", error.code}, {"message", error.message}}}});
+    } catch (...) {
+      // stdout is gone; the line on stderr and the status still tell.
+    }
+  }
+  return error.status;
+}
+
+}  // namespace bumblebee::cli

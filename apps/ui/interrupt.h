@@ -1,0 +1,24 @@
+// Ctrl-C: the first one asks the running work to stop, the second one ends the program. The chat's prompt clears it between answers.
+#pragma once
+
+#include "bumblebee/text.h"
+
+namespace bumblebee::cli::interrupt {
+
+/// Takes over SIGINT, and gives SIGPIPE its default back: a reader that goes away ends the program quietly.
+void install();
+
+/// Whether Ctrl-C was pressed since the start or the last clear().
+bool requested();
+void clear();
+
+/// While alive, Ctrl-C cancels this request. At most one at a time.
+class Scope {
+ public:
+  explicit Scope(text::CancelHandle& handle);
+  ~Scope();
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+};
+
+}  // namespace bumblebee::cli::interrupt

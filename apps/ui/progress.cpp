@@ -1,0 +1,49 @@
+#include "ui/progress.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+using namespace std::chrono_literals;
+
+ProgressBar::ProgressBar(std::string label, Unit unit, Visible visible)
+    : label_(std::move(label)), unit_(unit), visible_(visible == Visible::on_terminal && is_terminal(stderr)) {}
+
+void ProgressBar::update(uint64_t done, uint64_t total) {
+  if (!visible_ || total == 0) return;
+  auto now = Clock::now();
+  // Work that ends within a third of a second never shows a bar: flicker tells nobody anything.
+  if (now - start_ < 300ms || (now - last_ < 50ms && done < total)) return;
+  last_ = now;
+
+  double fraction = std::min(1.0, double(done) / double(total));
+  double seconds = std::chrono::duration<double>(now - start_).count();
+  std::string amount = unit_ == Unit::bytes ? human_bytes(double(done)) + " / " + human_bytes(double(total))
+                                            : std::to_string(done) + " / " + std::to_string(total);
+  char tail[96];
+  double left = fraction > 0 ? seconds * (1 - fraction) / fraction : 0;
+  std::snprintf(tail, sizeof tail, " %3.0f%%  %s  %.0f s left", 100 * fraction, amount.c_str(), left);
+
+  int room = terminal_columns() - int(label_.size()) - int(std::string_view(tail).size()) - 4;
+  std::string bar;
+  if (room >= 10) {
+    int width = std::min(room, 40);
+    int filled = int(fraction * width);
+    bar = " [" + std::string(size_t(filled), '#') + std::string(size_t(width - filled), '.') + "]";
+  }
+  std::fprintf(stderr, "\r%s%s%s\033[K", label_.c_str(), bar.c_str(), tail);
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+void ProgressBar::clear() {
+  if (!drawn_) return;
+  std::fputs("\r\033[K", stderr);
+  std::fflush(stderr);
+  drawn_ = false;
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,87 @@
+#include "ui/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+namespace bumblebee::cli {
+
+namespace {
+
+// The one piece of process-wide state: a terminal is process-wide too.
+ColorMode color_mode = ColorMode::automatic;
+
+bool colored(std::FILE* stream) {
+  if (color_mode != ColorMode::automatic) return color_mode == ColorMode::always;
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  return is_terminal(stream) && (!no_color || !*no_color) && !(term && std::strcmp(term, "dumb") == 0);
+}
+
+std::string scaled(double value, const std::array<const char*, 5>& units) {
+  size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < units.size()) value /= 1000, ++unit;
+  char text[48];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.3g %s", value, units[unit]);
+  std::string out = text;
+  if (!out.empty() && out.back() == ' ') out.pop_back();
+  return out;
+}
+
+}  // namespace
+
+void set_color_mode(ColorMode mode) { color_mode = mode; }
+
+const char* style(std::FILE* stream, Style wanted) {
+  if (!colored(stream)) return "";
+  switch (wanted) {
+    case Style::reset: return "\033[0m";
+    case Style::error: return "\033[1;31m";
+    case Style::dim: return "\033[2m";
+    case Style::bold: return "\033[1m";
+    case Style::prompt: return "\033[1;36m";
+  }
+  return "";
+}
+
+bool is_terminal(std::FILE* stream) { return ::isatty(::fileno(stream)) == 1; }
+
+int terminal_columns() {
+  winsize size{};
+  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+void write_out(std::string_view text) {
+  errno = 0;
+  bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!written) throw std::runtime_error(std::string("[stdout] cannot write: ") + std::strerror(errno));
+}
+
+std::string one_line(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (char c : text) {
+    auto byte = static_cast<unsigned char>(c);
+    if (c == '\n') {
+      out += "\\n";
+    } else if (byte < 0x20 || byte == 0x7f) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
+      out += escaped;
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string human_bytes(double bytes) { return scaled(bytes, {"B", "kB", "MB", "GB", "TB"}); }
+std::string human_count(double count) { return scaled(count, {"", "k", "M", "B", "T"}); }
+
+}  // namespace bumblebee::cli
