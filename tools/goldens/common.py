@@ -1,4 +1,4 @@
-"""What the oracle scripts share: a deterministic safetensors writer and reader, dtype rounding, paths, and error figures.
+"""What the oracle scripts share: a deterministic safetensors writer and reader, dtype rounding, paths, error figures.
 
 The writer packs tensors without holes in the order of their names, so the same tensors always give the same bytes.
 """

@@ -1,7 +1,7 @@
 """Runs transformers models wholly in float64 and taps every intermediate under this project's names.
 
-transformers computes norms, rotary angles and the softmax in float32 whatever the model's dtype. Inside `everything()` the
-name torch.float32 means float64, so those three follow as well, and the inverse frequencies are made in float64 too.
+transformers computes norms, rotary angles and the softmax in float32 whatever the model's dtype. Inside `everything()`
+the name torch.float32 means float64, so those three follow as well, and the inverse frequencies are made in float64.
 """
 import contextlib
 import sys
@@ -27,7 +27,7 @@ def everything():
 
 
 def build(folder, weights, double=True):
-    """The model of folder/config.json with `weights` (name -> numpy), in float64 or, for comparison, as transformers does."""
+    """The model of folder/config.json with `weights` (name -> numpy); `double` False: in transformers' own float32."""
     dtype = torch.float64 if double else torch.float32
     with everything() if double else contextlib.nullcontext():
         config = AutoConfig.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Calls the program under test. Its shapes: `logits` writes safetensors, `generate` and `perplexity` print one JSON object."""
+"""Calls the program under test: `logits` writes safetensors, `generate` and `perplexity` print one JSON object."""
 import json
 import subprocess
 import tempfile
