@@ -20,6 +20,7 @@ const Table kTable{hidden};
 int visible(int x) { return hidden(x) + hidden_too(x) + twice(x); }
 template int twice<int>(int);
 }
+namespace bumblebee::cpu { const void* avx2_kernels() { return &avx2::kTable; } }
 """
 LEAKS = {
     "a global function": "int leaked(int x) { return x; }",
@@ -27,6 +28,7 @@ LEAKS = {
                                 "namespace bumblebee::cpu::avx2 { int visible(int x) { bumblebee::keep = shared; return shared(x); } }",
     "a library template": "#include <vector>\nnamespace bumblebee::cpu::avx2 { void grow(std::vector<int>& v) { v.push_back(1); } }",
     "another ISA's namespace": "namespace bumblebee::cpu::avx512 { int f(int x) { return x; } }",
+    "another ISA's table": "namespace bumblebee::cpu { int avx512_kernels() { return 1; } }",
     "a name that only starts alike": "namespace bumblebee::cpu::avx2_more { int f(int x) { return x; } }",
 }
 
