@@ -307,15 +307,15 @@ HostWeight Checkpoint::vector(const std::string& short_name, int size) {
   return {Format::dense(t.dtype), 1, size, found.bytes(), {}, {}, name, keep_};
 }
 
-std::vector<ModuleInfo> Checkpoint::modules() const {
-  std::vector<ModuleInfo> result;
+std::vector<StoredModule> Checkpoint::modules() const {
+  std::vector<StoredModule> result;
   for (const auto& [name, found] : tensors_) {
     const size_t dot = name.rfind('.');
     const std::string path = name.substr(0, dot == std::string::npos ? 0 : dot);
     const bool in_module = dot != std::string::npos && bool(find(path + ".scales")) && bool(find(path + ".weight"));
     const std::string leaf = name.substr(path.size());
     if (in_module && (leaf == ".scales" || leaf == ".biases")) continue;
-    ModuleInfo info{name, Format::dense(found.tensor->dtype), found.tensor->shape, found.bytes().size()};
+    StoredModule info{name, Format::dense(found.tensor->dtype), found.tensor->shape, found.bytes().size()};
     if (in_module && leaf == ".weight") {
       info.name = path;
       info.format = *quantized_format(path);
@@ -336,7 +336,7 @@ uint64_t Checkpoint::file_bytes() const {
 
 uint64_t Checkpoint::parameters() const {
   uint64_t total = 0;
-  for (const ModuleInfo& module : modules()) {
+  for (const StoredModule& module : modules()) {
     uint64_t count = 1;
     for (const uint64_t dim : module.shape) count *= dim;
     total += count;

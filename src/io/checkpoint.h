@@ -18,7 +18,7 @@
 namespace bumblebee {
 
 /// What `bumblebee info` prints of one module (a `.weight` with its scales and biases) or lone tensor.
-struct ModuleInfo {
+struct StoredModule {
   std::string name;             // module path when it has scales, else the tensor's full name
   Format format;                // dense(dtype) or affine(...)
   std::vector<uint64_t> shape;  // logical: unpacked for quantized modules
@@ -59,7 +59,7 @@ class Checkpoint : public WeightSource {
   std::optional<Format> quantized_format(const std::string& path) const;
 
   /// Everything in the files, by module. Throws when a quantized module is broken.
-  std::vector<ModuleInfo> modules() const;
+  std::vector<StoredModule> modules() const;
 
   uint64_t file_bytes() const;
   /// Weights of the model: a quantized matrix counts out·in; scales and biases of quantization do not count.

@@ -1,0 +1,248 @@
+// A plan per module or lone tensor, then one pass over the data.
+#include "io/quantize_checkpoint.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+#include "io/quote.h"
+#include "io/tensor_stream.h"
+
+namespace bumblebee {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+struct Plan {
+  StoredModule module;
+  bool encode = false;  // through f32; else bytes are copied
+  MatrixTarget target;
+};
+
+std::vector<std::string> parts_of(const Plan& plan) {
+  if (plan.module.format.kind == Format::Kind::dense) return {plan.module.name};
+  return {plan.module.name + ".weight", plan.module.name + ".scales", plan.module.name + ".biases"};
+}
+
+class Rewriter {
+ public:
+  Rewriter(const fs::path& source, const fs::path& target, const RewriteOptions& options)
+      : checkpoint_(Checkpoint::open(source)), directory_(target), options_(options), pool_(options.threads) {}
+
+  ConversionReport run(const ConversionProgress& progress) {
+    check_options();
+    for (const StoredModule& module : checkpoint_->modules()) plans_.push_back(plan(module));
+    prepare_output_directory(directory_);
+    copy_other_files();
+    write_config(directory_, new_config());
+    stream(progress);
+    return std::move(report_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw Error(ErrorCode::bad_request, checkpoint_->directory().string(), what);
+  }
+
+  void check_options() const {
+    if (options_.dtype && !is_float(*options_.dtype))
+      refuse(cat("dense type: expected f32, f16 or bf16, got ", to_string(*options_.dtype)));
+    if (options_.quantize && options_.dequantize) refuse("expected either quantize or dequantize, got both");
+    if (!options_.quantize) return;
+    const AffineSpec spec = *options_.quantize;
+    if (!affine_bits_ok(spec.bits) || !affine_group_ok(spec.group)) {
+      refuse(cat("expected 2, 3, 4, 5, 6 or 8 bits and group 32, 64 or 128, got ", spec.bits, " bits and group ",
+                 spec.group));
+    }
+    for (const StoredModule& module : checkpoint_->modules()) {
+      if (module.format.kind == Format::Kind::affine) {
+        refuse(cat("cannot quantize to ", spec.bits, "-bit group ", spec.group, ": module ", in_quotes(module.name),
+                   " is already ", to_string(module.format)));
+      }
+    }
+  }
+
+  /// Linear, Embedding and SwitchLinear weights; everything else of two dimensions in these families is one of them.
+  static bool quantizable(const StoredModule& module) {
+    const bool experts = module.shape.size() == 3 && module.name.find(".switch_mlp.") != std::string::npos;
+    return ends_with(module.name, ".weight") && (module.shape.size() == 2 || experts);
+  }
+
+  /// mlx-lm keeps the router of a mixture of experts at 8 bits.
+  AffineSpec spec_for(const std::string& path) const {
+    return ends_with(path, ".mlp.gate") ? AffineSpec{8, 64} : *options_.quantize;
+  }
+
+  Plan plan(const StoredModule& module) {
+    Plan result{module, false, {}};
+    const bool dense = module.format.kind == Format::Kind::dense;
+    if (dense && !is_float(module.format.scale)) {
+      if (options_.quantize || options_.dtype)
+        report_.notes.push_back(
+            cat(in_quotes(module.name), " of type ", to_string(module.format.scale), " left as it is"));
+      return result;
+    }
+    result.target = {module.name, options_.dtype.value_or(module.format.scale), std::nullopt, module.shape};
+    if (!dense) {
+      result.encode = options_.dequantize;
+      if (!options_.dequantize && options_.dtype && *options_.dtype != module.format.scale) {
+        report_.notes.push_back(cat(in_quotes(module.name), ": scales left ", to_string(module.format.scale),
+                                    ", changing them would change the weights"));
+      }
+      return result;
+    }
+    result.encode = result.target.dtype != module.format.scale;
+    if (options_.quantize && quantizable(module)) {
+      const std::string path = module.name.substr(0, module.name.size() - std::string_view(".weight").size());
+      const AffineSpec spec = spec_for(path);
+      if (module.shape.back() % uint64_t(spec.group) == 0 && module.bytes > 0) {
+        result.encode = true;
+        result.target.path = path;
+        result.target.spec = spec;
+      } else {
+        report_.notes.push_back(
+            cat(in_quotes(path), " left dense: ", module.shape.back(), " inputs are not a multiple of ", spec.group));
+      }
+    }
+    return result;
+  }
+
+  std::vector<TensorSpec> specs(const Plan& plan) const {
+    std::vector<TensorSpec> result;
+    if (!plan.encode) {
+      for (const std::string& name : parts_of(plan)) result.push_back(*checkpoint_->find(name).tensor);
+    } else if (plan.target.spec || plan.module.format.kind == Format::Kind::affine) {
+      result = tensors_of(plan.target);
+    } else {
+      result = {{plan.module.name, plan.target.dtype, plan.target.shape}};
+    }
+    return result;
+  }
+
+  Json new_config() const {
+    Json config = checkpoint_->config().json;
+    const auto erase = [&](Json& object) {
+      object.erase("quantization");
+      object.erase("quantization_config");
+    };
+    if (options_.dequantize || options_.quantize) {
+      erase(config);
+      if (checkpoint_->config().has_text_config()) erase(config["text_config"]);
+    }
+    if (options_.quantize) {
+      const auto entry = [](AffineSpec spec) {
+        return Json{{"bits", spec.bits}, {"group_size", spec.group}, {"mode", "affine"}};
+      };
+      Json quantization = entry(*options_.quantize);
+      for (const Plan& plan : plans_) {
+        if (plan.target.spec && *plan.target.spec != *options_.quantize)
+          quantization[plan.target.path] = entry(*plan.target.spec);
+      }
+      config["quantization"] = config["quantization_config"] = quantization;
+    }
+    if (options_.dtype) {
+      const char* name = *options_.dtype == DType::f32   ? "float32"
+                         : *options_.dtype == DType::f16 ? "float16"
+                                                         : "bfloat16";
+      Json& text = checkpoint_->config().has_text_config() ? config["text_config"] : config;
+      text[text.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+    }
+    return config;
+  }
+
+  /// Tokenizer, templates, generation defaults, licence: whatever is text and not weights, code or what this program
+  /// writes.
+  void copy_other_files() {
+    static const std::set<std::string> kKinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".jsonl", ".md"};
+    for (const auto& entry : fs::directory_iterator(checkpoint_->directory())) {
+      const std::string name = entry.path().filename().string();
+      const bool ours = name == "config.json" || ends_with(name, ".index.json");
+      if (!entry.is_regular_file() || ours) continue;
+      const bool text = kKinds.count(entry.path().extension().string()) > 0 || name == "LICENSE" || name == "NOTICE";
+      if (text) {
+        std::error_code error;
+        fs::copy_file(entry.path(), directory_ / name, fs::copy_options::overwrite_existing, error);
+        if (error) throw Error(ErrorCode::bad_file, entry.path().string(), cat("cannot copy: ", error.message()));
+      } else if (!ends_with(name, ".safetensors") && name[0] != '.') {
+        report_.notes.push_back(cat("file ", in_quotes(name), " not copied"));
+      }
+    }
+  }
+
+  void stream(const ConversionProgress& callback) {
+    std::vector<TensorSpec> all;
+    uint64_t total = 0;
+    for (const Plan& plan : plans_) {
+      for (TensorSpec& spec : specs(plan)) all.push_back(std::move(spec));
+      total += plan.module.bytes;
+    }
+    if (all.empty()) refuse("expected at least one tensor, got none");
+    CheckpointWriter writer(directory_, all, checkpoint_->parameters());
+    ProgressMeter progress(callback, total);
+    const StreamContext context{writer, pool_, progress, options_.variant};
+    for (const Plan& plan : plans_) {
+      const double error = plan.encode ? encode(plan, context) : copy(plan, context);
+      uint64_t bytes = 0;
+      for (const TensorSpec& spec : specs(plan)) bytes += spec.size_bytes();
+      const bool quantized = plan.encode && plan.target.spec;
+      report_.tensors.push_back({quantized ? plan.target.path : plan.module.name, to_string(plan.module.format),
+                                 plan.encode ? describe(plan.target) : to_string(plan.module.format), error == 0, error,
+                                 bytes});
+      report_.bytes += bytes;
+    }
+    writer.finish();
+  }
+
+  double copy(const Plan& plan, const StreamContext& context) const {
+    for (const std::string& name : parts_of(plan)) {
+      const auto bytes = checkpoint_->find(name).bytes();
+      context.writer.append(bytes);
+      pages_done(bytes);
+      context.progress.add(plan.module.name, bytes.size());
+    }
+    return 0;
+  }
+
+  double encode(const Plan& plan, const StreamContext& context) const {
+    const StoredModule& module = plan.module;
+    if (module.bytes == 0) return 0;
+    const bool dense = module.format.kind == Format::Kind::dense;
+    RowReader rows;
+    rows.in = module.shape.empty() ? 1 : module.shape.back();
+    rows.out = 1;
+    for (size_t i = 0; i + 1 < module.shape.size(); ++i) rows.out *= module.shape[i];
+    if (rows.in > uint64_t(INT32_MAX) || rows.out > uint64_t(INT32_MAX))
+      refuse(cat("tensor ", in_quotes(module.name), " is too large: ", shape_text(module.shape)));
+    HostWeight weight{module.format, int(rows.out), int(rows.in), {}, {}, {}, module.name, nullptr};
+    weight.codes = checkpoint_->find(parts_of(plan)[0]).bytes();
+    if (!dense) {
+      weight.scales = checkpoint_->find(module.name + ".scales").bytes();
+      weight.biases = checkpoint_->find(module.name + ".biases").bytes();
+    }
+    rows.decode = [&](uint64_t row, std::span<float> values) { decode_row<float>(weight, int(row), values); };
+    const double error = stream_matrix(plan.target, rows, module.bytes, context);
+    for (const auto part : {weight.codes, weight.scales, weight.biases}) pages_done(part);
+    return error;
+  }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+  fs::path directory_;
+  RewriteOptions options_;
+  ThreadPool pool_;
+  std::vector<Plan> plans_;
+  ConversionReport report_;
+};
+
+}  // namespace
+
+ConversionReport rewrite_checkpoint(const fs::path& source, const fs::path& target, const RewriteOptions& options,
+                                    const ConversionProgress& progress) {
+  return Rewriter(source, target, options).run(progress);
+}
+
+}  // namespace bumblebee
