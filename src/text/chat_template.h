@@ -22,8 +22,8 @@ struct TemplateLimits {
   size_t source_bytes = size_t{1} << 20;
   size_t input_bytes = size_t{64} << 20;   ///< messages, tools and kwargs together
   size_t output_bytes = size_t{64} << 20;  ///< of the text and of every value on the way to it
-  uint64_t steps = 5'000'000;              ///< interpreter instructions; list and string work counts too
-  int recursion = 64;                      ///< macro calls and recursive loops
+  uint64_t steps = 500'000;                ///< interpreter instructions; list and string work counts too
+  int recursion = 400;                     ///< nested calls, loops and blocks; a macro counts four
   int json_depth = 64;
 };
 
@@ -36,7 +36,8 @@ struct RenderRequest {
   bool add_generation_prompt = true;
   /// Opt-out of the guard: control tokens spelled in messages become control tokens, as in transformers.
   bool trust_content = false;
-  /// Seconds since the epoch for strftime_now, so that a rendering can be repeated; negative: now (UTC).
+  /// Seconds since the epoch for strftime_now, so that a rendering can be repeated; negative: the clock. Printed in
+  /// local time, as Python does.
   double now = -1;
 };
 

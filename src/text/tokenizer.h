@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "text/rendered_prompt.h"
 #include "text/tokenizer_config.h"
 
@@ -62,6 +63,8 @@ class Tokenizer {
   int vocab_size() const;
   bool is_special(int32_t id) const;
   bool is_control(int32_t id) const { return is_special(id); }
+  /// Whether unknown characters are spelled in byte tokens (<0xE4>), which are only text as a whole run.
+  bool has_byte_fallback() const;
   /// Ordered by id.
   const std::vector<AddedToken>& added_tokens() const;
   const TokenizerConfig& config() const;
@@ -90,13 +93,14 @@ class StreamDecoder {
   std::string flush();
 
  private:
-  std::string decode_from(size_t first) const;
+  /// Keeps the last ids as left context, so that a step costs a few tokens and not the whole text.
+  void shorten(size_t keep);
 
   Tokenizer tokenizer_;
   bool skip_special_;
-  std::vector<int32_t> ids_;  // from the last safe cut on, so that a step costs a few tokens, not the whole text
-  size_t settled_ = 0;        // ids_ before this have been given out; they stay as left context
-  std::string settled_text_;  // decode(ids_[0, settled_)), what is cut from the front of the next piece
+  std::vector<int32_t> ids_;
+  size_t context_ = 0;  ///< ids_ before this are only context
+  size_t given_ = 0;    ///< bytes of decode(ids_) that have been given out
 };
 
 }  // namespace bumblebee

@@ -1,0 +1,169 @@
+// Tokenizer over the C ABI of hf/: loading, limits, and ids as the rest of the program counts them (int32_t).
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/json.h"
+#include "text/hf_bridge.h"
+#include "text/read_text_file.h"
+
+namespace bumblebee {
+
+namespace {
+
+// The largest real one is about 35 MB (Gemma 3); a parsed file takes some ten times its size.
+constexpr size_t kMaxFileBytes = size_t{128} << 20;
+// Offsets inside the engine cost about 40 bytes for each byte of text.
+constexpr size_t kMaxTextBytes = size_t{256} << 20;
+
+struct FreeTokenizer {
+  void operator()(BbHfTokenizer* raw) const { bb_hf_tokenizer_free(raw); }
+};
+
+std::string special_tokens_json(const TokenizerConfig& config) {
+  Json list = Json::array();
+  for (const DeclaredToken& token : config.declared_tokens) {
+    if (token.special) list.push_back({{"content", token.text}, {"id", token.id}});
+  }
+  for (const std::string& text : config.additional_special_tokens) list.push_back({{"content", text}});
+  for (const auto& [name, text] : config.named_tokens) list.push_back({{"content", text}});
+  return list.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::vector<int32_t> to_ids(const hf::Ids& ids) { return {ids.values().begin(), ids.values().end()}; }
+
+}  // namespace
+
+struct Tokenizer::Impl {
+  std::unique_ptr<BbHfTokenizer, FreeTokenizer> raw;
+  TokenizerConfig config;
+  std::vector<AddedToken> added;
+  std::unordered_set<int32_t> special;
+  int vocab_size = 0;
+  bool byte_fallback = false;
+  std::optional<int32_t> bos, eos, pad, unk;
+
+  std::optional<int32_t> id_of(std::string_view token) const {
+    uint32_t id = 0;
+    if (bb_hf_id_of(raw.get(), hf::view(token), &id) == 0) return std::nullopt;
+    return static_cast<int32_t>(id);
+  }
+
+  std::vector<int32_t> encode(std::string_view text, uint32_t flags, std::span<const BbHfSpan> guards) const {
+    if (text.size() > kMaxTextBytes) {
+      throw Error(ErrorCode::bad_request, "tokenizer",
+                  cat("text: expected at most ", kMaxTextBytes, " bytes, got ", text.size()));
+    }
+    hf::Ids ids;
+    hf::Bytes error;
+    hf::check(bb_hf_encode(raw.get(), hf::view(text), flags, guards.data(), guards.size(), ids.out(), error.out()),
+              error, "tokenizer");
+    return to_ids(ids);
+  }
+};
+
+Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig config, std::string_view where) {
+  if (tokenizer_json.size() > kMaxFileBytes) {
+    throw Error(ErrorCode::bad_file, where,
+                cat("size: expected at most ", kMaxFileBytes, " bytes, got ", tokenizer_json.size()));
+  }
+  auto impl = std::make_shared<Impl>();
+  BbHfTokenizer* raw = nullptr;
+  hf::Bytes info_text;
+  hf::Bytes error;
+  const std::string special = special_tokens_json(config);
+  hf::check(bb_hf_tokenizer_new(hf::view(tokenizer_json), hf::view(special), &raw, info_text.out(), error.out()), error,
+            where);
+  impl->raw.reset(raw);
+  const Json info = Json::parse(info_text.text());
+  impl->vocab_size = info.at("vocab_size").get<int>();
+  impl->byte_fallback = info.at("byte_fallback").get<bool>();
+  for (const Json& token : info.at("added")) {
+    AddedToken added{token[0].get<int32_t>(), token[1].get<std::string>(), token[2].get<bool>()};
+    if (added.special) impl->special.insert(added.id);
+    impl->added.push_back(std::move(added));
+  }
+  const auto id_of = [&](const std::optional<std::string>& token) {
+    return token ? impl->id_of(*token) : std::nullopt;
+  };
+  impl->bos = id_of(config.bos_token);
+  impl->eos = id_of(config.eos_token);
+  impl->pad = id_of(config.pad_token);
+  impl->unk = id_of(config.unk_token);
+  impl->config = std::move(config);
+  return Tokenizer(std::move(impl));
+}
+
+Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "tokenizer.json";
+  const std::optional<std::string> text = read_text_file(path, kMaxFileBytes);
+  if (!text) {
+    const bool sentencepiece = std::filesystem::exists(directory / "tokenizer.model");
+    throw Error(ErrorCode::bad_file, directory.string(),
+                sentencepiece
+                    ? "tokenizer.json: expected a file, got only tokenizer.model (SentencePiece); convert it with "
+                      "transformers' save_pretrained of the fast tokenizer"
+                    : "tokenizer.json: expected a file, got nothing");
+  }
+  return from_bytes(*text, TokenizerConfig::load(directory), path.string());
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+  uint32_t flags = 0;
+  if (options.add_special_tokens) flags |= BB_HF_ADD_SPECIAL;
+  if (options.control == ControlTokens::parse) flags |= BB_HF_PARSE_CONTROL;
+  return impl_->encode(text, flags, {});
+}
+
+std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::string> texts,
+                                                          const EncodeOptions& options) const {
+  std::vector<std::vector<int32_t>> all;
+  all.reserve(texts.size());
+  for (const std::string& text : texts) all.push_back(encode(text, options));
+  return all;
+}
+
+std::vector<int32_t> Tokenizer::encode(const RenderedPrompt& prompt) const {
+  std::vector<BbHfSpan> guards;
+  guards.reserve(prompt.guarded.size());
+  for (const TextSpan& span : prompt.guarded) guards.push_back({span.begin, span.end});
+  return impl_->encode(prompt.text, BB_HF_PARSE_CONTROL, guards);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::vector<uint32_t> raw;
+  raw.reserve(ids.size());
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= impl_->vocab_size) {
+      throw Error(ErrorCode::bad_request, "tokenizer",
+                  cat("token id: expected 0 to ", impl_->vocab_size - 1, ", got ", id));
+    }
+    raw.push_back(static_cast<uint32_t>(id));
+  }
+  hf::Bytes text;
+  hf::Bytes error;
+  hf::check(bb_hf_decode(impl_->raw.get(), raw.data(), raw.size(), skip_special ? 1 : 0, text.out(), error.out()),
+            error, "tokenizer");
+  return text.str();
+}
+
+std::optional<int32_t> Tokenizer::id_of(std::string_view token) const { return impl_->id_of(token); }
+
+std::optional<std::string> Tokenizer::token_of(int32_t id) const {
+  hf::Bytes text;
+  if (id < 0 || bb_hf_token_of(impl_->raw.get(), static_cast<uint32_t>(id), text.out()) == 0) return std::nullopt;
+  return text.str();
+}
+
+int Tokenizer::vocab_size() const { return impl_->vocab_size; }
+bool Tokenizer::is_special(int32_t id) const { return impl_->special.contains(id); }
+bool Tokenizer::has_byte_fallback() const { return impl_->byte_fallback; }
+const std::vector<AddedToken>& Tokenizer::added_tokens() const { return impl_->added; }
+const TokenizerConfig& Tokenizer::config() const { return impl_->config; }
+std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
+std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
+std::optional<int32_t> Tokenizer::pad_id() const { return impl_->pad; }
+std::optional<int32_t> Tokenizer::unk_id() const { return impl_->unk; }
+
+}  // namespace bumblebee
