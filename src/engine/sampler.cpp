@@ -62,9 +62,8 @@ int32_t argmax(std::span<const float> values) {
   return best;
 }
 
-Sampler::Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed)
-    : config_(config), prompt_size_(int(prompt.size())), vocab_(vocab), seed_(seed), history_(prompt.begin(), prompt.end()) {
-  const auto require_id = [&](int32_t id, const char* field) {
+void require_ids(const GenerationConfig& config, int vocab) {
+  const auto require_id = [vocab](int32_t id, const char* field) {
     if (id < 0 || id >= vocab) {
       throw Error(ErrorCode::bad_request, "generation config", cat(field, ": expected ids below the vocabulary of ", vocab, ", got ", id));
     }
@@ -72,6 +71,11 @@ Sampler::Sampler(const GenerationConfig& config, std::span<const int32_t> prompt
   for (int32_t id : config.suppressed_token_ids) require_id(id, "suppressed_token_ids");
   for (const auto& [id, bias] : config.logit_bias) require_id(id, "logit_bias");
   for (const auto& [index, id] : config.forced_token_ids) require_id(id, "forced_token_ids");
+}
+
+Sampler::Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed)
+    : config_(config), prompt_size_(int(prompt.size())), vocab_(vocab), seed_(seed), history_(prompt.begin(), prompt.end()) {
+  require_ids(config, vocab);
   if (config.repetition_penalty != 1.0) {
     seen_.assign(size_t(vocab), false);
     for (int32_t id : prompt) {

@@ -69,6 +69,9 @@ class Sampler {
   std::unordered_map<int32_t, int> output_counts_;
 };
 
+/// Throws Error(bad_request) when the config names tokens that a vocabulary of this size does not have.
+void require_ids(const GenerationConfig& config, int vocab);
+
 /// Log-probabilities of `token` and of the `top` likeliest tokens of a row of raw logits.
 Logprobs logprobs_of(std::span<const float> logits, int32_t token, int top);
 

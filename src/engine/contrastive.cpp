@@ -1,0 +1,49 @@
+// Cost per token: candidates · tokens so far · d_model multiplications on the host.
+#include "engine/contrastive.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace bumblebee::engine {
+namespace {
+
+double dot(const float* a, const float* b, size_t size) {
+  double sum = 0;
+  for (size_t i = 0; i < size; ++i) sum += double(a[i]) * double(b[i]);
+  return sum;
+}
+
+double length(std::span<const float> v) { return std::max(std::sqrt(dot(v.data(), v.data(), v.size())), 1e-30); }
+
+}  // namespace
+
+void ContrastiveState::remember(std::span<const float> hidden, int d_model) {
+  const size_t d = size_t(d_model);
+  BB_CHECK(hidden.size() % d == 0);
+  for (size_t row = 0; row < hidden.size(); row += d) {
+    const double scale = 1 / length(hidden.subspan(row, d));
+    for (size_t i = 0; i < d; ++i) directions_.push_back(float(double(hidden[row + i]) * scale));
+  }
+}
+
+int ContrastiveState::choose(const std::vector<std::span<const float>>& hidden, double alpha) const {
+  BB_CHECK(hidden.size() == candidates.size() && !hidden.empty());
+  int best = 0;
+  double best_score = -std::numeric_limits<double>::infinity();
+  for (size_t c = 0; c < hidden.size(); ++c) {
+    const size_t d = hidden[c].size();
+    double nearest = -std::numeric_limits<double>::infinity();
+    for (size_t row = 0; row < directions_.size(); row += d) nearest = std::max(nearest, dot(&directions_[row], hidden[c].data(), d));
+    const double score = (1 - alpha) * candidates[c].second - alpha * nearest / length(hidden[c]);
+    if (score > best_score) {
+      best_score = score;
+      best = int(c);
+    }
+  }
+  return best;
+}
+
+}  // namespace bumblebee::engine

@@ -1,0 +1,182 @@
+// Loading: read the config, plan (claim every tensor and learn its format without reading it), ask the device, and only then read.
+#include "bumblebee/model.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "backend/registry.h"
+#include "base/error.h"
+#include "engine/model_state.h"
+#include "engine/quantizing_source.h"
+#include "io/checkpoint.h"
+#include "models/registry.h"
+#include "nn/infer_pass.h"
+
+namespace bumblebee {
+namespace {
+
+using engine::ModelState;
+using engine::QuantizingSource;
+using engine::RecordingSource;
+
+constexpr int kPageSize = 64;
+
+DType dtype_of(KvType type) { return type == KvType::f32 ? DType::f32 : type == KvType::f16 ? DType::f16 : DType::bf16; }
+
+int bits_of(Quantization quantization) {
+  switch (quantization) {
+    case Quantization::as_stored: return 0;
+    case Quantization::int2: return 2;
+    case Quantization::int3: return 3;
+    case Quantization::int4: return 4;
+    case Quantization::int5: return 5;
+    case Quantization::int6: return 6;
+    case Quantization::int8: return 8;
+  }
+  BB_CHECK(false);
+}
+
+/// The width and group that most quantized modules have; zeros when none is quantized.
+std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
+  std::map<std::pair<int, int>, int> counts;
+  for (const ModuleInfo& module : modules) {
+    if (module.bits > 0) ++counts[{module.bits, module.group_size}];
+  }
+  const auto most = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == counts.end() ? std::pair(0, 0) : most->first;
+}
+
+struct Plan {
+  models::ModelSpec spec;
+  ModelInfo info;
+  std::vector<Format> formats;
+};
+
+/// Claims every tensor of the checkpoint and reads none. `bits` > 0: with dense matrices quantized.
+Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
+  const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
+  const HfConfig& config = checkpoint->config();
+  Plan plan{.spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}};
+  QuantizingSource quantizing(*checkpoint, bits, group, nullptr);
+  RecordingSource recording(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint);
+  nn::Loader loader(recording, nullptr);
+  const auto model = models::make_model(plan.spec, loader);
+  plan.formats = loader.formats();
+
+  const nn::ModelDims& dims = model->dims();
+  ModelInfo& info = plan.info;
+  info.architecture = plan.spec.family;
+  info.parameters = recording.parameters();
+  info.weight_bytes = recording.bytes();
+  info.layers = dims.layers;
+  info.hidden = dims.d_model;
+  info.heads = dims.heads;
+  info.kv_heads = dims.kv_heads;
+  info.head_dim = dims.head_dim;
+  info.intermediate = dims.d_ff;
+  info.vocab = dims.vocab;
+  info.context = dims.context;
+  info.tied_head = dims.tied_head;
+  info.modules = recording.modules();
+  std::tie(info.bits, info.group_size) = usual_format(info.modules);
+  return plan;
+}
+
+/// The width to quantize to while loading: 0 when the checkpoint stays as it is. Refuses to change one width into another.
+int quantize_to(const Repository& repository, const ModelInfo& stored, const ModelOptions& options) {
+  const int wanted = bits_of(options.quantization);
+  if (wanted == 0 || stored.bits == wanted) return 0;
+  if (stored.bits != 0) {
+    throw Error(ErrorCode::bad_request, repository.name(),
+                cat("quantization: asked for int", wanted, ", but the checkpoint is quantized to ", stored.bits,
+                    " bits already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
+  }
+  if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128) {
+    throw Error(ErrorCode::bad_request, repository.name(), cat("group_size: expected 32, 64 or 128, got ", options.group_size));
+  }
+  return wanted;
+}
+
+nn::Loader::Progress progress_of(const ModelOptions& options, uint64_t total) {
+  if (!options.progress) return nullptr;
+  return [&progress = options.progress, total](uint64_t done) {
+    if (!progress(std::min(done, total), total)) throw Error(ErrorCode::cancelled, "load", "cancelled");
+  };
+}
+
+}  // namespace
+
+uint64_t ModelInfo::kv_bytes(int tokens, KvType type) const {
+  return uint64_t(2) * uint64_t(layers) * uint64_t(kv_heads) * uint64_t(head_dim) * uint64_t(std::max(tokens, 0)) * uint64_t(size_of(dtype_of(type)));
+}
+
+KvShape ModelState::kv_shape(int pages, int page_size) const {
+  return {.layers = info.layers, .kv_heads = info.kv_heads, .head_dim = info.head_dim, .page_size = page_size, .pages = pages, .dtype = dtype_of(options.kv_type)};
+}
+
+ModelInfo inspect_model(const Repository& repository) { return make_plan(repository.directory(), 0, 0).info; }
+
+Model load_model(const Repository& repository, const ModelOptions& options) {
+  const auto directory = repository.directory();
+  Plan plan = make_plan(directory, 0, 0);
+  const int bits = quantize_to(repository, plan.info, options);
+  if (bits > 0) plan = make_plan(directory, bits, options.group_size);
+  const BackendEntry& entry = require_backend(options.device, plan.formats);
+
+  auto state = std::make_shared<ModelState>();
+  state->info = std::move(plan.info);
+  state->options = options;
+  state->backend = entry.create({.threads = options.threads, .fast = options.precision == Precision::fast, .instruction_set = {}});
+  const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
+  std::optional<ThreadPool> pool;
+  if (bits > 0) pool.emplace(options.threads);
+  QuantizingSource quantizing(*checkpoint, bits, options.group_size, pool ? &*pool : nullptr);
+  nn::Loader loader(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint, state->backend.get(), progress_of(options, state->info.weight_bytes));
+  state->model = models::make_model(plan.spec, loader);
+  state->options.progress = nullptr;  // the caller's; not to be kept
+  return Model(std::move(state));
+}
+
+const ModelInfo& Model::info() const { return state_->info; }
+const ModelOptions& Model::options() const { return state_->options; }
+
+void Model::logits(std::span<const int32_t> tokens, const std::function<void(int row, std::span<const float> logits)>& each) const {
+  ModelState& state = *state_;
+  const ModelInfo& info = state.info;
+  const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "logits", what); };
+  if (tokens.empty()) refuse("expected at least one token, got none");
+  if (tokens.size() > size_t(info.context)) refuse(cat("expected at most ", info.context, " tokens (the model's context), got ", tokens.size()));
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= info.vocab) refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
+  }
+  const int count = int(tokens.size()), vocab = info.vocab;
+  const int page_count = (count + kPageSize - 1) / kPageSize;
+  std::vector<int32_t> pages;
+  for (int i = 0; i < page_count; ++i) pages.push_back(i);
+  // Rows per step: enough to use the matrix kernels well, few enough that their logits stay near 64 MB.
+  const int chunk = std::clamp(int((size_t{16} << 20) / size_t(vocab)), 16, 512);
+
+  std::unique_ptr<KvStore> kv;
+  std::vector<float> values;
+  for (int first = 0; first < count; first += chunk) {
+    const int rows = std::min(chunk, count - first);
+    Batch batch;
+    batch.append({tokens.begin() + first, tokens.begin() + first + rows}, first, pages, Batch::Want::all);
+    values.resize(size_t(rows) * size_t(vocab));
+    {
+      const std::lock_guard lock(state.compute);
+      if (!kv) kv = state.backend->make_kv(state.kv_shape(page_count, kPageSize));
+      state.backend->bind(batch, kv.get());
+      Tensor result;  // [rows, vocab]
+      state.backend->run({.rows = rows, .wanted = rows, .adapters = false}, [&] {
+        nn::InferPass pass(*state.backend, *kv, batch);
+        result = state.model->forward(pass);
+      });
+      state.backend->read(result, values);
+    }
+    for (int row = 0; row < rows; ++row) each(first + row, std::span<const float>(values).subspan(size_t(row) * size_t(vocab), size_t(vocab)));
+  }
+}
+
+}  // namespace bumblebee

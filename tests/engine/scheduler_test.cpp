@@ -1,0 +1,225 @@
+// The scheduler without a model: random schedules in which every row is checked against what its sequence must be.
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+
+#include "base/error.h"
+
+namespace bumblebee::engine {
+namespace {
+
+/// Plays steps on an array instead of a KV store: cell = the token written there. Reading a sequence back through its page table
+/// must give exactly the tokens of that request, so a page shared by mistake or copied too late is seen at once.
+class PlayedStore {
+ public:
+  PlayedStore(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
+  void play(const Step& step) {
+    for (const PageCopy& c : step.copies) {
+      for (int i = 0; i < page_size_; ++i) cells_[size_t(c.to * page_size_ + i)] = cells_[size_t(c.from * page_size_ + i)];
+    }
+    for (const Segment& segment : step.batch.segments) {
+      for (int i = 0; i < segment.rows; ++i) at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
+    }
+  }
+  std::vector<int32_t> read(const Batch& batch, const Segment& segment) {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < segment.past + segment.rows; ++i) tokens.push_back(at(batch, segment, i));
+    return tokens;
+  }
+
+ private:
+  int32_t& at(const Batch& batch, const Segment& segment, int position) {
+    const int32_t page = batch.pages[size_t(segment.first_page + position / page_size_)];
+    return cells_[size_t(page * page_size_ + position % page_size_)];
+  }
+  int page_size_;
+  std::vector<int32_t> cells_;
+};
+
+struct Simulated {
+  std::vector<int32_t> tokens;    // prompt and output
+  std::vector<int32_t> proposed;  // branches in flight
+  size_t prompt = 0;
+  int left = 0, branches = 1;
+  int32_t slot = -1;
+};
+
+class Simulation {
+ public:
+  explicit Simulation(unsigned seed)
+      : random_(seed),
+        limits_{.batch_size = 1 + pick(4), .sequence_length = 10 + pick(40), .prefill_chunk = 1 + pick(12), .pages = 12 + pick(40), .page_size = 1 + pick(5)},
+        scheduler_(limits_),
+        store_(limits_.pages, limits_.page_size) {}
+
+  void run() {
+    for (int round = 0; round < 400 || !requests_.empty(); ++round) {
+      if (round < 400 && pick(3) == 0) submit();
+      if (!requests_.empty() && pick(25) == 0) cancel();
+      const auto step = scheduler_.next();
+      if (step) consume(*step);
+      const PageStats stats = scheduler_.pages();
+      ASSERT_EQ(stats.used + stats.free, limits_.pages);
+      ASSERT_LE(scheduler_.active(), limits_.batch_size);
+      ASSERT_TRUE(step || requests_.empty()) << "nothing runs although requests wait";
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_EQ(scheduler_.pages().free, limits_.pages);
+    EXPECT_TRUE(scheduler_.idle());
+    EXPECT_GT(finished, 30);
+  }
+  int finished = 0;
+
+ private:
+  int pick(int below) { return int(random_() % unsigned(below)); }
+
+  void submit() {
+    Admission request{.id = next_id_++, .prompt = {}, .max_new = 1 + pick(8), .branches = pick(3) == 0 ? 1 + pick(4) : 1, .slot = pick(3) - 1};
+    for (int i = 0, n = 1 + pick(limits_.sequence_length); i < n; ++i) request.prompt.push_back(token_++);
+    Simulated simulated{.tokens = request.prompt, .proposed = {}, .prompt = request.prompt.size(), .left = request.max_new, .branches = request.branches,
+                        .slot = request.slot};
+    const RequestId id = request.id;
+    try {
+      scheduler_.submit(std::move(request));
+      requests_[id] = simulated;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::bad_request);
+    }
+  }
+
+  void cancel() {
+    const auto victim = std::next(requests_.begin(), pick(int(requests_.size())));
+    scheduler_.finish(victim->first);
+    requests_.erase(victim);
+  }
+
+  void consume(const Step& step) {
+    check(step.batch, limits_.page_size, limits_.pages, 1 << 30);
+    ASSERT_EQ(step.segments.size(), step.batch.segments.size());
+    store_.play(step);
+    int prefill_rows = 0;
+    std::map<RequestId, std::vector<int>> wanted;
+    for (size_t i = 0; i < step.segments.size(); ++i) {
+      const StepSegment& owner = step.segments[i];
+      const Segment& segment = step.batch.segments[i];
+      const Simulated& request = requests_.at(owner.id);
+      for (int row = 0; row < segment.rows; ++row) ASSERT_EQ(step.batch.slot[size_t(segment.first + row)], request.slot);
+      if (i > 0) { ASSERT_LE(step.batch.slot[size_t(step.batch.segments[i - 1].first)], request.slot); }
+      std::vector<int32_t> want = request.tokens;
+      const bool prefill = request.proposed.empty();
+      if (prefill) {
+        prefill_rows += segment.rows;
+        want.resize(size_t(segment.past + segment.rows));
+        ASSERT_EQ(owner.wanted, want.size() == request.prompt);
+      } else {
+        want.push_back(request.proposed[size_t(owner.branch)]);
+        ASSERT_TRUE(owner.wanted);
+      }
+      ASSERT_EQ(store_.read(step.batch, segment), want) << "request " << owner.id;
+      if (owner.wanted) wanted[owner.id].push_back(owner.branch);
+    }
+    ASSERT_LE(prefill_rows, limits_.prefill_chunk);
+    for (const auto& [id, branches] : wanted) answer(id, branches);
+  }
+
+  void answer(RequestId id, const std::vector<int>& branches) {
+    Simulated& request = requests_.at(id);
+    if (!request.proposed.empty()) {
+      ASSERT_EQ(branches.size(), request.proposed.size());
+      const int chosen = pick(int(branches.size()));
+      scheduler_.choose(id, chosen);
+      request.tokens.push_back(request.proposed[size_t(chosen)]);
+      --request.left;
+    }
+    if (request.left == 0 || pick(20) == 0) {
+      scheduler_.finish(id);
+      requests_.erase(id);
+      ++finished;
+      return;
+    }
+    request.proposed.clear();
+    for (int i = 0, n = 1 + pick(request.branches); i < n; ++i) request.proposed.push_back(token_++);
+    scheduler_.proceed(id, request.proposed);
+  }
+
+  std::mt19937 random_;
+  SchedulerLimits limits_;
+  Scheduler scheduler_;
+  PlayedStore store_;
+  std::map<RequestId, Simulated> requests_;
+  RequestId next_id_ = 1;
+  int32_t token_ = 0;
+};
+
+TEST(Scheduler, RandomSchedulesKeepSequencesApart) {
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    Simulation simulation(seed);
+    simulation.run();
+    if (HasFatalFailure()) return;
+  }
+}
+
+Admission request(RequestId id, int prompt, int max_new) {
+  return {.id = id, .prompt = std::vector<int32_t>(size_t(prompt), 1), .max_new = max_new, .branches = 1, .slot = -1};
+}
+
+TEST(Scheduler, IsFairAndMixesPrefillWithDecode) {
+  Scheduler scheduler({.batch_size = 2, .sequence_length = 32, .prefill_chunk = 4, .pages = 100, .page_size = 4});
+  scheduler.submit(request(1, 6, 4));
+  scheduler.submit(request(2, 5, 4));
+  scheduler.submit(request(3, 1, 1));
+  auto step = scheduler.next();
+  ASSERT_EQ(step->segments.size(), 1u);  // four tokens of the first
+  EXPECT_TRUE(step->batch.wanted.empty());
+  step = scheduler.next();
+  ASSERT_EQ(step->segments.size(), 2u);  // its other two, and two of the second
+  EXPECT_EQ(step->batch.wanted, std::vector<int32_t>{1});
+  scheduler.proceed(1, {7});
+  step = scheduler.next();
+  ASSERT_EQ(step->batch.segments.size(), 2u);  // one generated token beside three of the prompt
+  EXPECT_EQ(step->batch.segments[0].rows, 1);
+  EXPECT_EQ(step->batch.segments[1].rows, 3);
+  EXPECT_EQ(scheduler.waiting(), 1);  // no place in the batch
+  scheduler.finish(1);
+  scheduler.proceed(2, {8});
+  step = scheduler.next();
+  EXPECT_EQ(step->segments.back().id, 3u);
+}
+
+TEST(Scheduler, WaitsForPagesInOrder) {
+  Scheduler scheduler({.batch_size = 8, .sequence_length = 64, .prefill_chunk = 64, .pages = 10, .page_size = 4});
+  scheduler.submit(request(1, 20, 4));  // 6 pages
+  scheduler.submit(request(2, 20, 4));  // 6: waits
+  scheduler.submit(request(3, 1, 1));   // would fit, but is behind the second
+  auto step = scheduler.next();
+  ASSERT_EQ(step->segments.size(), 1u);
+  EXPECT_EQ(scheduler.waiting(), 2);
+  scheduler.finish(1);
+  step = scheduler.next();
+  ASSERT_EQ(step->segments.size(), 2u);
+  EXPECT_EQ(step->segments[0].id, 2u);
+}
+
+TEST(Scheduler, RefusesWhatCanNeverFit) {
+  Scheduler scheduler({.batch_size = 1, .sequence_length = 16, .prefill_chunk = 4, .pages = 3, .page_size = 4});
+  EXPECT_THROW(scheduler.submit(request(1, 0, 1)), Error);
+  EXPECT_THROW(scheduler.submit(request(1, 16, 1)), Error);
+  EXPECT_THROW(scheduler.submit(request(1, 10, 5)), Error);
+  Admission branching = request(1, 8, 2);
+  branching.branches = 2;
+  EXPECT_THROW(scheduler.submit(branching), Error);
+  EXPECT_NO_THROW(scheduler.submit(request(2, 8, 4)));
+  scheduler.finish(99);
+  EXPECT_EQ(scheduler.waiting(), 1);
+  scheduler.finish(2);
+  EXPECT_TRUE(scheduler.idle());
+}
+
+}  // namespace
+}  // namespace bumblebee::engine
