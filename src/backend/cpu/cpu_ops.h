@@ -1,0 +1,73 @@
+// The operations of the CPU backend: each picks a partition, runs it on the pool and calls kernels.
+#pragma once
+
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/kv.h"
+#include "backend/cpu/memory.h"
+#include "base/thread_pool.h"
+
+namespace bumblebee::cpu {
+
+/// A weight used straight from its stored bytes (docs/decisions): `host` keeps the mapping alive.
+struct CpuWeight final : PackedWeight {
+  HostWeight host;
+  WeightRows rows;
+};
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
+
+  void bind(const Batch& batch);
+
+  Tensor embed(const Weight& table) override;
+  void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) override;
+  Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override;
+  void lora(const Tensor& x, std::span<const LoraTable* const> tables, std::span<Tensor> y) override;
+  Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
+  Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
+  void add(Tensor& x, const Tensor& delta) override;
+  void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) override;
+  Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
+  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor take_wanted(const Tensor& x) override;
+
+ private:
+  /// x as the fast mode's kernels take it; only what the terms need is filled.
+  struct Rounded {
+    std::vector<int8_t> int8;
+    std::vector<float> scales, sums;
+    std::vector<uint16_t> bf16;
+    QuantRows quant;
+  };
+  struct AttentionTask {
+    int segment, head, first_row, rows;
+  };
+
+  Tensor own(Tensor& t);
+  void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
+  void round_input(const Tensor& x, std::span<const MatmulTerm> terms);
+  void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
+  void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
+  void turn(Tensor& t, int head_dim, const NormParams* norm);
+  void update_rope_table(const RopeParams& rope);
+  void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  void attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a, const AttentionTask& task, int thread);
+  std::vector<float>& scratch(int thread, size_t floats);
+
+  const Kernels& k_;
+  ThreadPool& threads_;
+  std::shared_ptr<Pool> memory_;
+  bool fast_;
+  Batch batch_;
+  Rounded rounded_;
+  std::vector<std::vector<float>> scratch_;  // per thread
+  RopeParams table_for_;                     // what the table below was made for
+  bool table_valid_ = false;
+  std::vector<float> cos_, sin_;             // [rows, dims/2]
+};
+
+}  // namespace bumblebee::cpu

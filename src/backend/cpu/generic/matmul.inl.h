@@ -1,0 +1,197 @@
+// Exact matrix products: weights are decoded to f32 exactly as the format says, and every sum over k has the same order, whatever the
+// number of rows. Included inside an instruction set's own namespace after its simd header.
+#pragma once
+
+/// Sixteen elements of any float type.
+inline F16 load_elements(const uint8_t* p, Element element) {
+  if (element == Element::bf16) return load_bf16(p);
+  if (element == Element::f16) return load_f16(p);
+  float t[16];
+  __builtin_memcpy(t, p, sizeof t);
+  return load(t);
+}
+
+/// Converts `count` scales or biases, beginning at element `first`, to f32; never reads past the last.
+inline void load_scales(const uint8_t* p, Element element, size_t first, int count, float* out) {
+  const size_t size = element == Element::f32 ? 4 : 2;
+  int i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, load_elements(p + (first + size_t(i)) * size, element));
+  for (; i < count; ++i) out[i] = load_element(p, element, first + size_t(i));
+}
+
+struct ScaleBlock {
+  float scale[kBlock / 32], bias[kBlock / 32];
+};
+
+/// The scales and biases of row n for elements [k0, k1).
+inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBlock& s) {
+  const size_t first = size_t(n) * size_t(w.in / w.group) + size_t(k0 / w.group);
+  const int count = (k1 - k0) / w.group;
+  load_scales(w.scales, w.element, first, count, s.scale);
+  load_scales(w.biases, w.bias_element, first, count, s.bias);
+}
+
+inline int block_end(int in, int k0) { return in - k0 < kBlock ? in : k0 + kBlock; }
+
+template <int BITS, int ROWS>
+inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y, size_t y_stride) {
+  ScaleBlock s;
+  for (int n = first; n < last; ++n) {
+    const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
+    float sum[ROWS] = {};
+    for (int k0 = 0; k0 < w.in; k0 += kBlock) {
+      const int k1 = block_end(w.in, k0);
+      load_scale_block(w, n, k0, k1, s);
+      F16 acc[ROWS];
+      for (int r = 0; r < ROWS; ++r) acc[r] = zero();
+      for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
+        const Decoder<BITS> decode(s.scale[g], s.bias[g]);
+        for (int i = k; i < k + w.group; i += 32) {
+          const F16 a = decode(codes + size_t(i) * BITS / 8), b = decode(codes + size_t(i + 16) * BITS / 8);
+          for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r]);
+          for (int r = 0; r < ROWS; ++r) acc[r] = fma(b, load(x.data + size_t(r) * x.stride + i + 16), acc[r]);
+        }
+      }
+      for (int r = 0; r < ROWS; ++r) sum[r] += reduce_add(acc[r]);
+    }
+    for (int r = 0; r < ROWS; ++r) y[size_t(r) * y_stride + size_t(n)] = sum[r];
+  }
+}
+
+/// The last, incomplete sixteen elements of a dense row.
+inline F16 load_elements_n(const uint8_t* p, Element element, int n) {
+  float t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = load_element(p, element, size_t(i));
+  return load(t);
+}
+
+template <int ROWS>
+inline void dense_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y, size_t y_stride) {
+  const size_t size = w.element == Element::f32 ? 4 : 2;
+  for (int n = first; n < last; ++n) {
+    const uint8_t* row = w.codes + size_t(n) * w.row_bytes;
+    float sum[ROWS] = {};
+    for (int k0 = 0; k0 < w.in; k0 += kBlock) {
+      const int k1 = block_end(w.in, k0);
+      F16 acc[ROWS];
+      for (int r = 0; r < ROWS; ++r) acc[r] = zero();
+      int k = k0;
+      for (; k + 16 <= k1; k += 16) {
+        const F16 a = load_elements(row + size_t(k) * size, w.element);
+        for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load(x.data + size_t(r) * x.stride + k), acc[r]);
+      }
+      if (k < k1) {
+        const F16 a = load_elements_n(row + size_t(k) * size, w.element, k1 - k);
+        for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load_n(x.data + size_t(r) * x.stride + k, k1 - k), acc[r]);
+      }
+      for (int r = 0; r < ROWS; ++r) sum[r] += reduce_add(acc[r]);
+    }
+    for (int r = 0; r < ROWS; ++r) y[size_t(r) * y_stride + size_t(n)] = sum[r];
+  }
+}
+
+template <int BITS>
+inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride) {
+  if constexpr (BITS == 0) {
+    switch (rows) {
+      case 1: return dense_matvec_rows<1>(w, first, last, x, y, y_stride);
+      case 2: return dense_matvec_rows<2>(w, first, last, x, y, y_stride);
+      case 3: return dense_matvec_rows<3>(w, first, last, x, y, y_stride);
+      default: return dense_matvec_rows<4>(w, first, last, x, y, y_stride);
+    }
+  } else {
+    switch (rows) {
+      case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
+      case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
+      case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
+      default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+    }
+  }
+}
+
+inline void matvec(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride) {
+  switch (w.bits) {
+    case 2: return matvec_bits<2>(w, first, last, x, rows, y, y_stride);
+    case 3: return matvec_bits<3>(w, first, last, x, rows, y, y_stride);
+    case 4: return matvec_bits<4>(w, first, last, x, rows, y, y_stride);
+    case 5: return matvec_bits<5>(w, first, last, x, rows, y, y_stride);
+    case 6: return matvec_bits<6>(w, first, last, x, rows, y, y_stride);
+    case 8: return matvec_bits<8>(w, first, last, x, rows, y, y_stride);
+    default: return matvec_bits<0>(w, first, last, x, rows, y, y_stride);
+  }
+}
+
+template <int BITS>
+inline void decode_affine(const WeightRows& w, int n, int k0, int k1, float* out) {
+  const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
+  ScaleBlock s;
+  for (; k0 < k1; k0 += kBlock, out += kBlock) {
+    const int end = block_end(k1, k0);
+    load_scale_block(w, n, k0, end, s);
+    for (int k = k0, g = 0; k < end; k += w.group, ++g) {
+      const Decoder<BITS> decode(s.scale[g], s.bias[g]);
+      for (int i = k; i < k + w.group; i += 16) store(out + (i - k0), decode(codes + size_t(i) * BITS / 8));
+    }
+  }
+}
+
+inline void decode_dense(const WeightRows& w, int n, int k0, int k1, float* out) {
+  const size_t size = w.element == Element::f32 ? 4 : 2;
+  const uint8_t* row = w.codes + size_t(n) * w.row_bytes;
+  int k = k0;
+  for (; k + 16 <= k1; k += 16) store(out + (k - k0), load_elements(row + size_t(k) * size, w.element));
+  for (; k < k1; ++k) out[k - k0] = load_element(row, w.element, size_t(k));
+}
+
+inline void decode_rows(const WeightRows& w, int first, int last, int k0, int k1, float* out, size_t out_stride) {
+  for (int n = first; n < last; ++n, out += out_stride) {
+    switch (w.bits) {
+      case 2: decode_affine<2>(w, n, k0, k1, out); break;
+      case 3: decode_affine<3>(w, n, k0, k1, out); break;
+      case 4: decode_affine<4>(w, n, k0, k1, out); break;
+      case 5: decode_affine<5>(w, n, k0, k1, out); break;
+      case 6: decode_affine<6>(w, n, k0, k1, out); break;
+      case 8: decode_affine<8>(w, n, k0, k1, out); break;
+      default: decode_dense(w, n, k0, k1, out);
+    }
+  }
+}
+
+template <int ROWS, int COLS>
+inline void dot_tile(const float* x, size_t x_stride, const float* w, size_t w_stride, int depth, float* y, size_t y_stride) {
+  F16 acc[ROWS][COLS];
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) acc[r][c] = zero();
+  }
+  int k = 0;
+  for (; k + 16 <= depth; k += 16) {
+    F16 a[ROWS];
+    for (int r = 0; r < ROWS; ++r) a[r] = load(x + size_t(r) * x_stride + k);
+    for (int c = 0; c < COLS; ++c) {
+      const F16 b = load(w + size_t(c) * w_stride + k);
+      for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, a[r], acc[r][c]);
+    }
+  }
+  if (k < depth) {
+    for (int c = 0; c < COLS; ++c) {
+      const F16 b = load_n(w + size_t(c) * w_stride + k, depth - k);
+      for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, load_n(x + size_t(r) * x_stride + k, depth - k), acc[r][c]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + c] += reduce_add(acc[r][c]);
+  }
+}
+
+template <int ROWS>
+inline void dot_rows(const float* x, size_t x_stride, const FloatRows& w, int cols, int depth, float* y, size_t y_stride) {
+  int c = 0;
+  for (; c + kTileN <= cols; c += kTileN) dot_tile<ROWS, kTileN>(x, x_stride, w.data + size_t(c) * w.stride, w.stride, depth, y + c, y_stride);
+  for (; c < cols; ++c) dot_tile<ROWS, 1>(x, x_stride, w.data + size_t(c) * w.stride, w.stride, depth, y + c, y_stride);
+}
+
+inline void dot_block(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride) {
+  int r = 0;
+  for (; r + kTileM <= rows; r += kTileM) dot_rows<kTileM>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
+  for (; r < rows; ++r) dot_rows<1>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
+}

@@ -1,0 +1,175 @@
+// Everything that is not a matrix product with weights: norms, activations, rotation, softmax, and the small products of attention.
+// Included inside an instruction set's own namespace after its simd header.
+#pragma once
+
+/// e^x for x <= 88: two-part argument reduction and a degree-7 polynomial, within 2 units in the last place; very negative x gives 0.
+inline F16 exp16(F16 x) {
+  const F16 n = round(mul(max(x, set1(-103.0f)), set1(1.44269504f)));
+  const F16 clamped = max(x, set1(-103.0f));
+  F16 r = fnma(n, set1(0.693359375f), clamped);
+  r = fnma(n, set1(-2.12194440e-4f), r);
+  F16 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(mul(p, r), r, add(r, set1(1.0f)));
+  // 2^n in two steps, so that the exponent of each is in range down to the smallest subnormal.
+  const F16 half = round(mul(n, set1(0.5f)));
+  return scale2(scale2(p, half), fnma(half, set1(1.0f), n));
+}
+
+/// Applies `op` to sixteen lanes at a time of up to three inputs; the tail goes through partial loads.
+template <class Op>
+inline void map_rows(const float* a, const float* b, int count, float* y, Op op) {
+  int i = 0;
+  for (; i + 16 <= count; i += 16) store(y + i, op(load(a + i), load(b + i)));
+  if (i < count) store_n(y + i, op(load_n(a + i, count - i), load_n(b + i, count - i)), count - i);
+}
+
+inline void rms_norm(const float* x, const float* w, float eps, int count, float* y) {
+  F16 squares = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const F16 v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  if (i < count) {
+    const F16 v = load_n(x + i, count - i);
+    squares = fma(v, v, squares);
+  }
+  const float inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / float(count) + eps);
+  map_rows(x, w, count, y, [f = set1(inverse)](F16 a, F16 b) { return mul(mul(a, f), b); });
+}
+
+inline void add_rows(float* x, const float* delta, int count) {
+  map_rows(x, delta, count, x, [](F16 a, F16 b) { return add(a, b); });
+}
+
+inline void add_scaled(float* x, const float* delta, float factor, int count) {
+  map_rows(x, delta, count, x, [f = set1(factor)](F16 a, F16 b) { return fma(f, b, a); });
+}
+
+inline void scale_row(float* x, float factor, int count) {
+  map_rows(x, x, count, x, [f = set1(factor)](F16 a, F16) { return mul(a, f); });
+}
+
+inline void silu_mul(const float* gate, const float* up, int count, float* y) {
+  map_rows(gate, up, count, y, [](F16 g, F16 u) {
+    // e^-|g| never overflows: x·sigmoid(x) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
+    const F16 e = exp16(mul(abs(g), set1(-1.0f)));
+    const F16 d = div(set1(1.0f), add(set1(1.0f), e));
+    const F16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
+    return mul(add(positive, negative), u);
+  });
+}
+
+inline void rotate(float* head, const float* cos, const float* sin, int half) {
+  int i = 0;
+  for (; i + 16 <= half; i += 16) {
+    const F16 a = load(head + i), b = load(head + half + i), c = load(cos + i), s = load(sin + i);
+    store(head + i, fnma(b, s, mul(a, c)));
+    store(head + half + i, fma(a, s, mul(b, c)));
+  }
+  if (i < half) {
+    const int n = half - i;
+    const F16 a = load_n(head + i, n), b = load_n(head + half + i, n), c = load_n(cos + i, n), s = load_n(sin + i, n);
+    store_n(head + i, fnma(b, s, mul(a, c)), n);
+    store_n(head + half + i, fma(a, s, mul(b, c)), n);
+  }
+}
+
+inline float max_scaled(const float* p, int count, float scale) {
+  F16 best = set1(-__builtin_inff());
+  int i = 0;
+  for (; i + 16 <= count; i += 16) best = max(best, mul(load(p + i), set1(scale)));
+  float highest = reduce_max(best);
+  for (; i < count; ++i) highest = p[i] * scale > highest ? p[i] * scale : highest;
+  return highest;
+}
+
+inline float softmax_part(float* p, int count, float scale, float highest) {
+  const F16 f = set1(scale), h = set1(-highest);
+  F16 sum = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const F16 e = exp16(fma(load(p + i), f, h));
+    store(p + i, e);
+    sum = add(sum, e);
+  }
+  if (i < count) {
+    store_n(p + i, exp16(fma(load_n(p + i, count - i), f, h)), count - i);
+    sum = add(sum, load_n(p + i, count - i));
+  }
+  return reduce_add(sum);
+}
+
+template <int ROWS, int COLS>
+inline void gemm_tile(const SmallGemm& g, int row, int col) {
+  F16 acc[ROWS][COLS];
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) acc[r][c] = g.accumulate ? load(g.c + size_t(row + r) * g.c_stride + col + 16 * c) : zero();
+  }
+  const size_t size = g.element == Element::f32 ? 4 : 2;
+  const uint8_t* b = static_cast<const uint8_t*>(g.b) + size_t(col) * size;
+  for (int k = 0; k < g.depth; ++k, b += g.b_stride * size) {
+    F16 value[COLS];
+    for (int c = 0; c < COLS; ++c) value[c] = load_elements(b + size_t(16 * c) * size, g.element);
+    for (int r = 0; r < ROWS; ++r) {
+      const F16 a = set1(g.a[size_t(row + r) * g.a_stride + size_t(k)]);
+      for (int c = 0; c < COLS; ++c) acc[r][c] = fma(a, value[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) store(g.c + size_t(row + r) * g.c_stride + col + 16 * c, acc[r][c]);
+  }
+}
+
+template <int ROWS>
+inline void gemm_rows(const SmallGemm& g, int row) {
+  int col = 0;
+  for (; col + 16 * kGemmCols <= g.cols; col += 16 * kGemmCols) gemm_tile<ROWS, kGemmCols>(g, row, col);
+  for (; col + 16 <= g.cols; col += 16) gemm_tile<ROWS, 1>(g, row, col);
+  const size_t size = g.element == Element::f32 ? 4 : 2;
+  for (; col < g.cols; ++col) {  // the same chain of additions over k as a lane above
+    for (int r = row; r < row + ROWS; ++r) {
+      float sum = g.accumulate ? g.c[size_t(r) * g.c_stride + col] : 0.0f;
+      for (int k = 0; k < g.depth; ++k) {
+        sum += g.a[size_t(r) * g.a_stride + size_t(k)] * load_element(static_cast<const uint8_t*>(g.b) + size_t(k) * g.b_stride * size, g.element, size_t(col));
+      }
+      g.c[size_t(r) * g.c_stride + col] = sum;
+    }
+  }
+}
+
+inline void small_gemm(const SmallGemm& g) {
+  int row = 0;
+  for (; row + kGemmRows <= g.rows; row += kGemmRows) gemm_rows<kGemmRows>(g, row);
+  for (; row < g.rows; ++row) gemm_rows<1>(g, row);
+}
+
+inline void store_elements(const float* x, int count, Element element, void* out) {
+  auto* at = static_cast<uint8_t*>(out);
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    if (element == Element::f32) {
+      store(reinterpret_cast<float*>(at) + i, load(x + i));
+    } else if (element == Element::f16) {
+      store_f16(at + 2 * i, load(x + i));
+    } else {
+      store_bf16(at + 2 * i, load(x + i));
+    }
+  }
+  for (; i < count; ++i) {
+    if (element == Element::f32) {
+      reinterpret_cast<float*>(at)[i] = x[i];
+    } else if (element == Element::f16) {
+      reinterpret_cast<uint16_t*>(at)[i] = narrow_f16(x[i]);
+    } else {
+      narrow_bf16(x + i, 1, reinterpret_cast<uint16_t*>(at) + i);
+    }
+  }
+}
+
+inline void round_bf16(const float* x, int count, uint16_t* out) { store_elements(x, count, Element::bf16, out); }

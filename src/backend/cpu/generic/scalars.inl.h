@@ -1,0 +1,105 @@
+// One number at a time: conversions and unpacking that the vector wrappers fall back on. Included inside an instruction set's own
+// namespace, so that nothing here is shared between objects compiled for different processors.
+#pragma once
+
+inline float widen_bf16(uint16_t bits) {
+  const uint32_t u = uint32_t(bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &u, 4);
+  return value;
+}
+
+inline float widen_f16(uint16_t bits) {
+  const uint32_t sign = uint32_t(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, mantissa = bits & 0x3ffu;
+  uint32_t u;
+  if (exponent == 0) {  // subnormal: exact as a product
+    const float magnitude = float(mantissa) * 0x1p-24f;
+    __builtin_memcpy(&u, &magnitude, 4);
+  } else {
+    u = (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | (mantissa << 13);
+  }
+  u |= sign;
+  float value;
+  __builtin_memcpy(&value, &u, 4);
+  return value;
+}
+
+inline uint16_t narrow_f16(float value) {
+  uint32_t u;
+  __builtin_memcpy(&u, &value, 4);
+  const uint16_t sign = uint16_t((u >> 16) & 0x8000u);
+  const uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
+  if (magnitude >= 0x47800000u) return uint16_t(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {  // the sum rounds for us
+    float small;
+    __builtin_memcpy(&small, &magnitude, 4);
+    small += 0.5f;
+    __builtin_memcpy(&u, &small, 4);
+    return uint16_t(sign | (u - 0x3f000000u));
+  }
+  return uint16_t(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13));
+}
+
+inline void narrow_bf16(const float* values, int count, uint16_t* out) {
+  for (int i = 0; i < count; ++i) {
+    uint32_t u;
+    __builtin_memcpy(&u, &values[i], 4);
+    const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
+    const uint16_t bits = uint16_t(nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    __builtin_memcpy(reinterpret_cast<uint8_t*>(out) + 2 * i, &bits, 2);
+  }
+}
+
+inline float load_element(const uint8_t* p, Element element, size_t i) {
+  if (element == Element::f32) {
+    float value;
+    __builtin_memcpy(&value, p + 4 * i, 4);
+    return value;
+  }
+  uint16_t bits;
+  __builtin_memcpy(&bits, p + 2 * i, 2);
+  return element == Element::f16 ? widen_f16(bits) : widen_bf16(bits);
+}
+
+/// The bits of codes 0..7 and 8..15 of a run of 16, each from bit 0 up. Reads exactly 2·BITS bytes; higher bits are not cleared.
+template <int BITS>
+inline void split_codes(const uint8_t* p, uint64_t& low, uint64_t& high) {
+  if constexpr (BITS == 2) {
+    uint32_t word;
+    __builtin_memcpy(&word, p, 4);
+    low = word;
+    high = word >> 16;
+  } else if constexpr (BITS == 3) {
+    uint32_t a, b;
+    __builtin_memcpy(&a, p, 4);
+    __builtin_memcpy(&b, p + 2, 4);
+    low = a;
+    high = b >> 8;
+  } else {
+    static_assert(BITS == 4 || BITS == 5 || BITS == 6);
+    __builtin_memcpy(&low, p, 8);
+    if constexpr (BITS == 4) {
+      high = low >> 32;
+    } else {
+      __builtin_memcpy(&high, p + 2 * BITS - 8, 8);
+      high >>= 64 - 8 * BITS;
+    }
+  }
+}
+
+/// Sixteen codes as bytes.
+template <int BITS>
+inline void unpack16(const uint8_t* p, uint8_t* q) {
+  if constexpr (BITS == 8) {
+    __builtin_memcpy(q, p, 16);
+  } else {
+    uint64_t low, high;
+    split_codes<BITS>(p, low, high);
+    constexpr uint64_t mask = (1u << BITS) - 1u;
+    for (int i = 0; i < 8; ++i) {
+      q[i] = uint8_t((low >> (i * BITS)) & mask);
+      q[i + 8] = uint8_t((high >> (i * BITS)) & mask);
+    }
+  }
+}

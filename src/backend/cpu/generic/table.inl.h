@@ -1,0 +1,21 @@
+// The table of this instruction set. KERNEL_SET is its name as a string.
+#pragma once
+
+inline constexpr Kernels kTable = {.name = KERNEL_SET,
+                                   .matvec = matvec,
+                                   .decode = decode_rows,
+                                   .dot_block = dot_block,
+                                   .quantize = quantize_row,
+                                   .matvec_int8 = int8_matvec,
+                                   .round_bf16 = round_bf16,
+                                   .matvec_bf16 = bf16_matvec,
+                                   .small_gemm = small_gemm,
+                                   .rms_norm = rms_norm,
+                                   .add = add_rows,
+                                   .add_scaled = add_scaled,
+                                   .scale = scale_row,
+                                   .silu_mul = silu_mul,
+                                   .rotate = rotate,
+                                   .softmax_part = softmax_part,
+                                   .max_scaled = max_scaled,
+                                   .store = store_elements};

@@ -1,0 +1,23 @@
+// Kernels for x86-64 with AVX-512 F, BW, DQ and VL (Skylake server and later).
+#include <immintrin.h>
+
+#include "backend/cpu/kernels.h"
+
+#define KERNEL_SET "avx512"
+
+namespace bumblebee::cpu {
+namespace avx512 {
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_avx512.h"
+#include "backend/cpu/generic/matmul.inl.h"
+#include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/isa/dot4_avx2.h"
+#include "backend/cpu/generic/int8_x86.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/table.inl.h"
+}  // namespace avx512
+
+const Kernels& avx512_kernels() { return avx512::kTable; }
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,23 @@
+// Kernels for x86-64 with AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+#include <immintrin.h>
+
+#include "backend/cpu/kernels.h"
+
+#define KERNEL_SET "avx512_bf16"
+
+namespace bumblebee::cpu {
+namespace avx512_bf16 {
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_avx512.h"
+#include "backend/cpu/generic/matmul.inl.h"
+#include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/isa/dot4_vnni.h"
+#include "backend/cpu/generic/int8_x86.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/isa/bf16_dot_avx512.h"
+#include "backend/cpu/generic/table.inl.h"
+}  // namespace avx512_bf16
+
+const Kernels& avx512_bf16_kernels() { return avx512_bf16::kTable; }
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,23 @@
+// Kernels for 64-bit ARM with the dot product instructions (ARMv8.2 and later).
+#include <arm_neon.h>
+
+#include "backend/cpu/kernels.h"
+
+#define KERNEL_SET "neon_dotprod"
+
+namespace bumblebee::cpu {
+namespace neon_dotprod {
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_neon.h"
+#include "backend/cpu/generic/matmul.inl.h"
+#include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/isa/dot_neon_dotprod.h"
+#include "backend/cpu/generic/int8_neon.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/table.inl.h"
+}  // namespace neon_dotprod
+
+const Kernels& neon_dotprod_kernels() { return neon_dotprod::kTable; }
+
+}  // namespace bumblebee::cpu

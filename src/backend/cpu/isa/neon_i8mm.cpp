@@ -1,0 +1,23 @@
+// Kernels for 64-bit ARM with mixed-sign dot products (ARMv8.6 and later).
+#include <arm_neon.h>
+
+#include "backend/cpu/kernels.h"
+
+#define KERNEL_SET "neon_i8mm"
+
+namespace bumblebee::cpu {
+namespace neon_i8mm {
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_neon.h"
+#include "backend/cpu/generic/matmul.inl.h"
+#include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/isa/dot_neon_i8mm.h"
+#include "backend/cpu/generic/int8_neon.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/table.inl.h"
+}  // namespace neon_i8mm
+
+const Kernels& neon_i8mm_kernels() { return neon_i8mm::kTable; }
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,20 @@
+// Kernels for any processor.
+#include "backend/cpu/kernels.h"
+
+#define KERNEL_SET "scalar"
+
+namespace bumblebee::cpu {
+namespace scalar {
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_scalar.h"
+#include "backend/cpu/generic/matmul.inl.h"
+#include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/generic/int8_scalar.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/table.inl.h"
+}  // namespace scalar
+
+const Kernels& scalar_kernels() { return scalar::kTable; }
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,106 @@
+// The table of kernels that one instruction set fills. Kernels are pure: raw pointers and sizes in, nothing allocated, no threads, no
+// errors. This header is all that the per-ISA files share with the rest, so it includes nothing that could leak inline code.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace bumblebee::cpu {
+
+/// Sums over k are formed in blocks of this many elements, each block in 16 lanes, whatever the instruction set and the number of rows.
+/// That is what makes a row's result independent of its batch (docs/numerics.md).
+inline constexpr int kBlock = 1024;
+/// Rows of x that a matvec kernel takes at once; more go through decoded panels.
+inline constexpr int kMatvecRows = 4;
+/// Activations of the fast mode are rounded to int8 in groups of this many.
+inline constexpr int kQuantGroup = 32;
+
+enum class Element : uint8_t { f32, f16, bf16 };
+
+/// Rows of a weight as they lie in the file; no alignment is promised.
+struct WeightRows {
+  const uint8_t* codes = nullptr;   // affine: packed codes; dense: elements
+  const uint8_t* scales = nullptr;  // affine: [out, in/group]
+  const uint8_t* biases = nullptr;
+  size_t row_bytes = 0;  // of codes
+  int in = 0;
+  int bits = 0;   // 0: dense
+  int group = 0;
+  Element element = Element::f32;       // dense: of the elements; affine: of the scales
+  Element bias_element = Element::f32;  // affine: of the biases
+};
+
+/// Activations rounded to int8: values [rows, in], scales and sums [rows, in/kQuantGroup] (a sum is of the rounded values, times scale).
+struct QuantRows {
+  const int8_t* values = nullptr;
+  const float* scales = nullptr;
+  const float* sums = nullptr;
+  size_t stride = 0;        // of values
+  size_t group_stride = 0;  // of scales and sums
+};
+
+/// Rows of f32.
+struct FloatRows {
+  const float* data = nullptr;
+  size_t stride = 0;
+};
+
+/// C [rows, cols] = A [rows, depth] · B [depth, cols], added to C when `accumulate`. B's elements are `element`.
+struct SmallGemm {
+  const float* a = nullptr;
+  size_t a_stride = 0;
+  const void* b = nullptr;
+  size_t b_stride = 0;  // elements
+  Element element = Element::f32;
+  float* c = nullptr;
+  size_t c_stride = 0;
+  int rows = 0, cols = 0, depth = 0;
+  bool accumulate = false;
+};
+
+struct Kernels {
+  const char* name;
+
+  /// y[r·y_stride + n] for weight rows n in [first, last) and x rows r in [0, rows), rows <= kMatvecRows; decodes in registers.
+  void (*matvec)(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride);
+  /// out [last - first, k1 - k0] f32 = the decoded elements; k0 is a multiple of 128.
+  void (*decode)(const WeightRows& w, int first, int last, int k0, int k1, float* out, size_t out_stride);
+  /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kBlock elements; the sum has the order of matvec.
+  void (*dot_block)(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride);
+
+  /// Fast mode: x rounded to int8. Any number of rows.
+  void (*quantize)(const float* x, int count, int8_t* values, float* scales, float* sums);
+  void (*matvec_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride);
+  /// Fast mode for dense bf16 weights: x rounded to bf16.
+  void (*round_bf16)(const float* x, int count, uint16_t* out);
+  void (*matvec_bf16)(const WeightRows& w, int first, int last, const uint16_t* x, size_t x_stride, int rows, float* y, size_t y_stride);
+
+  void (*small_gemm)(const SmallGemm& g);
+  void (*rms_norm)(const float* x, const float* w, float eps, int count, float* y);
+  void (*add)(float* x, const float* delta, int count);
+  /// x[i] += factor·delta[i]
+  void (*add_scaled)(float* x, const float* delta, float factor, int count);
+  void (*scale)(float* x, float factor, int count);
+  void (*silu_mul)(const float* gate, const float* up, int count, float* y);
+  /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
+  void (*rotate)(float* head, const float* cos, const float* sin, int half);
+  /// p[i] = exp(p[i]·scale - highest) for i < count; returns their sum. max_scaled() gives a highest.
+  float (*softmax_part)(float* p, int count, float scale, float highest);
+  float (*max_scaled)(const float* p, int count, float scale);
+  /// Conversions for cached keys and values.
+  void (*store)(const float* x, int count, Element element, void* out);
+};
+
+const Kernels& scalar_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+const Kernels& avx512_vnni_kernels();
+const Kernels& avx512_bf16_kernels();
+#elif defined(__aarch64__)
+const Kernels& neon_kernels();
+const Kernels& neon_dotprod_kernels();
+const Kernels& neon_i8mm_kernels();
+#endif
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,45 @@
+// Pages are allocated when first written and can be given back one by one.
+#include "backend/cpu/kv.h"
+
+#include <cstring>
+
+namespace bumblebee::cpu {
+namespace {
+
+Element element_of(DType dtype) {
+  if (dtype == DType::f32) return Element::f32;
+  if (dtype == DType::f16) return Element::f16;
+  if (dtype == DType::bf16) return Element::bf16;
+  throw Error(ErrorCode::unsupported, "cpu", cat("KV type: expected f32, f16 or bf16, got ", to_string(dtype)));
+}
+
+}  // namespace
+
+CpuKv::CpuKv(const KvShape& s)
+    : KvStore(s), element_(element_of(s.dtype)), head_bytes_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))), pages_(size_t(s.pages)) {
+  BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
+}
+
+std::byte* CpuKv::at(int page, int layer, int which, int head) const {
+  const size_t index = (size_t(layer) * 2 + size_t(which)) * size_t(shape().kv_heads) + size_t(head);
+  return pages_[size_t(page)].get() + index * head_bytes_;
+}
+
+void CpuKv::touch(int page) {
+  AlignedBytes& bytes = pages_[size_t(page)];
+  if (bytes) return;
+  const size_t size = page_bytes(shape());
+  bytes = aligned_bytes(size);
+  // Attention multiplies rows beyond a sequence's end by zero: they must be numbers.
+  std::memset(bytes.get(), 0, size);
+}
+
+void CpuKv::copy_page(int from, int to) {
+  touch(from);
+  touch(to);
+  std::memcpy(pages_[size_t(to)].get(), pages_[size_t(from)].get(), page_bytes(shape()));
+}
+
+void CpuKv::release_page(int page) { pages_[size_t(page)].reset(); }
+
+}  // namespace bumblebee::cpu

@@ -1,0 +1,81 @@
+// A best-fit free list. Sizes are rounded up, so that the few shapes of a model meet again and again.
+#include "backend/cpu/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+namespace bumblebee::cpu {
+namespace {
+
+constexpr size_t kRound = 4096;
+// More than the activations of a long prefill; logits of whole prompts go back to the system instead.
+constexpr size_t kMaxCached = size_t{256} << 20;
+
+class CpuBuffer : public Buffer {
+ public:
+  explicit CpuBuffer(AlignedBytes b) : bytes(std::move(b)) {}
+  AlignedBytes bytes;
+};
+
+}  // namespace
+
+void AlignedFree::operator()(void* p) const { std::free(p); }
+
+AlignedBytes aligned_bytes(size_t size) {
+  void* p = std::aligned_alloc(64, (std::max<size_t>(size, 1) + 63) / 64 * 64);
+  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+  return AlignedBytes(static_cast<std::byte*>(p));
+}
+
+class Pool::PooledBuffer final : public CpuBuffer {
+ public:
+  PooledBuffer(AlignedBytes b, size_t capacity, std::shared_ptr<Pool> pool) : CpuBuffer(std::move(b)), capacity_(capacity), pool_(std::move(pool)) {}
+  ~PooledBuffer() override { pool_->give_back(std::move(bytes), capacity_); }
+
+ private:
+  size_t capacity_;
+  std::shared_ptr<Pool> pool_;
+};
+
+Tensor Pool::make(int rows, int cols) {
+  const size_t size = size_t(rows) * size_t(cols) * sizeof(float);
+  size_t capacity = (size + kRound - 1) / kRound * kRound;
+  AlignedBytes bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = free_.lower_bound(capacity);
+    if (it != free_.end() && it->first <= 2 * capacity) {
+      capacity = it->first;
+      bytes = std::move(it->second);
+      cached_ -= capacity;
+      free_.erase(it);
+    }
+  }
+  if (!bytes) bytes = aligned_bytes(capacity);
+  Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), DType::f32, rows, cols);
+#ifndef NDEBUG
+  std::fill_n(data(tensor), size_t(rows) * size_t(cols), std::numeric_limits<float>::quiet_NaN());
+#endif
+  return tensor;
+}
+
+void Pool::give_back(AlignedBytes bytes, size_t capacity) {
+  const std::lock_guard lock(mutex_);
+  if (cached_ + capacity > kMaxCached) return;
+  cached_ += capacity;
+  free_.emplace(capacity, std::move(bytes));
+}
+
+size_t Pool::cached_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return cached_;
+}
+
+float* data(const Tensor& tensor) {
+  auto& buffer = static_cast<CpuBuffer&>(*tensor.buffer());
+  return reinterpret_cast<float*>(buffer.bytes.get() + tensor.offset_bytes());
+}
+
+}  // namespace bumblebee::cpu
