@@ -28,8 +28,15 @@ class Layout : public CLI::Formatter {
   }
   std::string make_usage(const CLI::App* app, std::string name) const override {
     if (app->get_parent() == nullptr) return "\nUsage: bumblebee VERB [OPTIONS]\n";
-    if (!name.starts_with("bumblebee")) name = "bumblebee " + app->get_name();
     return "\n" + CLI::Formatter::make_usage(app, name);
+  }
+  std::string make_group(std::string group, bool is_positional, std::vector<const CLI::Option*> options) const override {
+    std::string text = CLI::Formatter::make_group(std::move(group), is_positional, std::move(options));
+    return is_positional ? text : text.substr(1);  // CLI11 puts an empty line on both sides
+  }
+  std::string make_positionals(const CLI::App* app) const override {
+    std::string text = CLI::Formatter::make_positionals(app);
+    return text.empty() ? "\n" : text + "\n";
   }
   std::string make_subcommand(const CLI::App* verb) const override {
     std::string name = verb->get_name();
@@ -83,7 +90,7 @@ int parse_and_run(CLI::App& app, Session& session, std::vector<std::string> argu
     app.parse(reversed);
   } catch (const CLI::CallForHelp&) {
     for (const CLI::App* verb : app.get_subcommands()) {
-      write_out(verb->help("bumblebee " + verb->get_name()));
+      write_out(verb->help("bumblebee"));
       return int(ExitCode::ok);
     }
     write_out(app.help("bumblebee"));

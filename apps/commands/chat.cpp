@@ -224,7 +224,7 @@ int run(const ChatVerbFlags& flags) {
 
 void add_chat(CLI::App& app, Session& session) {
   auto flags = std::make_shared<ChatVerbFlags>();
-  CLI::App* verb = add_verb(app, {"chat", "Talk with a model"}, flags->common);
+  CLI::App* verb = add_verb(app, {"chat", "Talk with a model"});
   add_model_flags(*verb, flags->model);
   add_ctx_flag(*verb, flags->ctx_size);
   add_chat_flags(*verb, flags->chat);

@@ -175,7 +175,7 @@ int run(const CompletionFlags& flags) {
 void add_completions(CLI::App& app, Session& session) {
   auto flags = std::make_shared<CompletionFlags>();
   flags->app = &app;
-  CLI::App* verb = add_verb(app, {"completions", "Print a completion script for bash, zsh or fish"}, flags->common);
+  CLI::App* verb = add_verb(app, {"completions", "Print a completion script for bash, zsh or fish"});
   verb->add_option("shell", flags->shell, "bash, zsh or fish")->required()->check(one_of({"bash", "zsh", "fish"}));
   verb->footer("Example:\n  source <(bumblebee completions bash)");
   on_chosen(*verb, session, flags, run);

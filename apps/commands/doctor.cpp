@@ -90,7 +90,7 @@ int run(const DoctorFlags& flags) {
 
 void add_doctor(CLI::App& app, Session& session) {
   auto flags = std::make_shared<DoctorFlags>();
-  CLI::App* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"}, flags->common);
+  CLI::App* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"});
   verb->add_option("-t,--threads", flags->threads, "Threads that measure the bandwidth (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024));

@@ -109,7 +109,7 @@ int run(const GenerateFlags& flags) {
 void add_generate(CLI::App& app, Session& session) {
   auto flags = std::make_shared<GenerateFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"generate", "Answer one prompt"}, flags->common);
+  CLI::App* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
   flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
   add_model_flags(*verb, flags->model);

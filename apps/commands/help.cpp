@@ -49,7 +49,7 @@ int run(const HelpFlags& flags) {
   }
   for (const CLI::App* verb : flags.app->get_subcommands([](const CLI::App*) { return true; })) {
     if (!verb->check_name(flags.verb)) continue;
-    write_out(verb->help("bumblebee " + verb->get_name()));
+    write_out(verb->help("bumblebee"));
     return int(ExitCode::ok);
   }
   throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
@@ -60,7 +60,7 @@ int run(const HelpFlags& flags) {
 void add_help(CLI::App& app, Session& session) {
   auto flags = std::make_shared<HelpFlags>();
   flags->app = &app;
-  CLI::App* verb = add_verb(app, {"help", "Explain the program, or one verb"}, flags->common);
+  CLI::App* verb = add_verb(app, {"help", "Explain the program, or one verb"});
   verb->add_option("verb", flags->verb, "The verb to explain");
   verb->footer("With --json: every verb and flag with its environment twin.");
   on_chosen(*verb, session, flags, run);

@@ -134,7 +134,7 @@ int run(const InfoFlags& flags) {
 void add_info(CLI::App& app, Session& session) {
   auto flags = std::make_shared<InfoFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"info", "Describe a model: architecture, weights, memory"}, flags->common);
+  CLI::App* verb = add_verb(app, {"info", "Describe a model: architecture, weights, memory"});
   verb->alias("show");
   flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m");
   flags->model_option = add_model_flag(*verb, flags->model);

@@ -52,7 +52,7 @@ int run(const LogitsFlags& flags) {
 void add_logits(CLI::App& app, Session& session) {
   auto flags = std::make_shared<LogitsFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"}, flags->common);
+  CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
   add_model_flags(*verb, flags->model);
   flags->tokens_option = verb->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->option_text("IDS")->group("Tokens");
   flags->file_option = verb->add_option("-f,--tokens-file", flags->tokens_file, "Read the ids from a file ('-': standard input)")

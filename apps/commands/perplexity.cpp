@@ -103,7 +103,7 @@ int run(const PerplexityFlags& flags) {
 
 void add_perplexity(CLI::App& app, Session& session) {
   auto flags = std::make_shared<PerplexityFlags>();
-  CLI::App* verb = add_verb(app, {"perplexity", "Measure how well a model predicts a text"}, flags->common);
+  CLI::App* verb = add_verb(app, {"perplexity", "Measure how well a model predicts a text"});
   add_model_flags(*verb, flags->model);
   verb->add_option("-f,--file", flags->file, "The text ('-': standard input)")->option_text("FILE")->group("Text");
   verb->add_option("-c,--ctx-size", flags->ctx_size, "Tokens per window (default 512)")

@@ -1,5 +1,60 @@
-// `quantize`: a dense checkpoint into a quantized one.
+// `quantize`: a dense checkpoint directory into a quantized one, by MLX's algorithm.
+#include <filesystem>
+
+#include "bumblebee/repository.h"
 #include "commands/commands.h"
+#include "commands/conversion.h"
+#include "io/quantize_checkpoint.h"
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+
 namespace bumblebee::cli {
-void add_quantize(CLI::App&, Session&) {}
+
+namespace {
+
+struct QuantizeFlags {
+  CommonFlags common;
+  std::string source, output, variant = "cpu";
+  int bits = 4, group_size = 64, threads = 0;
+  bool force = false;
+};
+
+int run(const QuantizeFlags& flags) {
+  std::filesystem::path source = repository(flags.source).directory();
+  RewriteOptions options;
+  options.quantize = AffineSpec{flags.bits, flags.group_size};
+  options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
+  options.threads = flags.threads;
+  ConversionJob job;
+  job.label = "quantizing";
+  job.output = flags.output;
+  job.existing = flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse;
+  job.convert = [source, options](const std::filesystem::path& target, const ConversionProgress& progress) {
+    return rewrite_checkpoint(source, target, options, progress);
+  };
+  return run_conversion(job, flags.common);
 }
+
+}  // namespace
+
+void add_quantize(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  CLI::App* verb = add_verb(app, {"quantize", "Quantize a dense checkpoint"});
+  verb->add_option("source", flags->source, "The dense checkpoint: a directory, or org/name")->required();
+  verb->add_option("output", flags->output, "The directory to make")->required();
+  verb->add_option("--bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")
+      ->option_text("N")
+      ->check(one_of({"2", "3", "4", "5", "6", "8"}));
+  verb->add_option("--group-size", flags->group_size, "Weights per scale: 32, 64 or 128 (default 64)")
+      ->option_text("N")
+      ->check(one_of({"32", "64", "128"}));
+  verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
+      ->option_text("V")
+      ->check(one_of({"cpu", "gpu"}));
+  verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")->option_text("N")->check(integer_between(0, 1024));
+  verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
+  verb->footer("Example:\n  bumblebee quantize dense-dir small-dir --bits 4 --group-size 64");
+  on_chosen(*verb, session, flags, run);
+}
+
+}  // namespace bumblebee::cli

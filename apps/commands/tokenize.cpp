@@ -104,7 +104,7 @@ int run_detokenize(const DetokenizeFlags& flags) {
 void add_tokenize(CLI::App& app, Session& session) {
   auto flags = std::make_shared<TokenizeFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"tokenize", "Turn text into token ids"}, flags->common);
+  CLI::App* verb = add_verb(app, {"tokenize", "Turn text into token ids"});
   flags->text_option = verb->add_option("text", flags->text, "The text; '-' reads standard input");
   add_model_flag(*verb, flags->model);
   flags->file_option = verb->add_option("-f,--file", flags->file, "Read the text from a file")->option_text("FILE")->group("Text");
@@ -120,7 +120,7 @@ void add_tokenize(CLI::App& app, Session& session) {
 void add_detokenize(CLI::App& app, Session& session) {
   auto flags = std::make_shared<DetokenizeFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"detokenize", "Turn token ids into text"}, flags->common);
+  CLI::App* verb = add_verb(app, {"detokenize", "Turn token ids into text"});
   flags->ids_option = verb->add_option("ids", flags->ids, "Ids such as 1,2,3; '-' reads standard input");
   add_model_flag(*verb, flags->model);
   flags->file_option = verb->add_option("-f,--file", flags->file, "Read the ids from a file")->option_text("FILE")->group("Text");

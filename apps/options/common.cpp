@@ -25,16 +25,16 @@ bool Session::typed(const CLI::Option& option) const {
   return std::any_of(arguments.begin(), arguments.end(), is_it);
 }
 
-CLI::App* add_verb(CLI::App& app, const Verb& verb, CommonFlags& common) {
-  CLI::App* sub = app.add_subcommand(verb.name, verb.description);
-  sub->add_flag("--json", common.json, "Print JSON on standard output, for programs")->group("Output");
-  sub->add_flag("-v,--verbose", common.verbose, "Say more on standard error")->group("Output");
-  sub->add_flag("--no-progress", common.no_progress, "Draw no progress bars")->group("Output");
-  sub->add_option("--color", common.color, "Colours: auto, always or never (default auto; NO_COLOR is honoured)")
+CLI::App* add_verb(CLI::App& app, const Verb& verb) { return app.add_subcommand(verb.name, verb.description); }
+
+void add_common_flags(CLI::App& verb, CommonFlags& common) {
+  verb.add_flag("--json", common.json, "Print JSON on standard output, for programs")->group("Output");
+  verb.add_flag("-v,--verbose", common.verbose, "Say more on standard error")->group("Output");
+  verb.add_flag("--no-progress", common.no_progress, "Draw no progress bars")->group("Output");
+  verb.add_option("--color", common.color, "Colours: auto, always or never (default auto; NO_COLOR is honoured)")
       ->option_text("WHEN")
       ->check(one_of({"auto", "always", "never"}))
       ->group("Output");
-  return sub;
 }
 
 std::string environment_twin(const CLI::Option& option) {

@@ -35,18 +35,19 @@ struct Session {
   bool typed(const CLI::Option& option) const;
 };
 
-/// A verb: its CLI11 app, which calls `run` after the command line was accepted.
 struct Verb {
   const char* name;
   const char* description;
 };
 
-/// Adds the verb with its common flags; `Flags` is the verb's own struct of flags and has a member `common`.
-CLI::App* add_verb(CLI::App& app, const Verb& verb, CommonFlags& common);
+CLI::App* add_verb(CLI::App& app, const Verb& verb);
+void add_common_flags(CLI::App& verb, CommonFlags& common);
 
-/// Sets what runs when the verb was chosen. `flags` stays alive with the parser.
+/// Completes a verb: adds the common flags (last, so that help shows the verb's own first) and sets what runs when it was chosen.
+/// `Flags` is the verb's struct of flags and has a member `common`; it stays alive with the parser.
 template <class Flags>
 void on_chosen(CLI::App& verb, Session& session, std::shared_ptr<Flags> flags, int (*run)(const Flags&)) {
+  add_common_flags(verb, flags->common);
   // CLI11 reads environment variables of every verb that has no such callback, chosen or not: with it, only the chosen verb's count.
   verb.parse_complete_callback([&session, flags, run] {
     session.common = &flags->common;

@@ -1,0 +1,81 @@
+#include "commands/conversion.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include "bumblebee/error.h"
+#include "ui/exit_codes.h"
+#include "ui/interrupt.h"
+#include "ui/json_out.h"
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+void print_as_json(const ConversionReport& report, const std::string& output) {
+  OutJson tensors = OutJson::array();
+  bool exact = true;
+  for (const TensorReport& tensor : report.tensors) {
+    exact = exact && tensor.exact;
+    tensors.push_back({{"name", tensor.name},
+                       {"source", tensor.source},
+                       {"target", tensor.target},
+                       {"exact", tensor.exact},
+                       {"largest_error", tensor.largest_error},
+                       {"bytes", tensor.bytes}});
+  }
+  print_json({{"output", output}, {"bytes", report.bytes}, {"exact", exact}, {"notes", report.notes}, {"tensors", tensors}});
+}
+
+struct Group {
+  size_t tensors = 0;
+  uint64_t bytes = 0;
+  double largest_error = 0;
+};
+
+void print_as_text(const ConversionReport& report, const std::string& output, bool every_tensor) {
+  std::map<std::pair<bool, std::string>, Group> groups;
+  for (const TensorReport& tensor : report.tensors) {
+    std::string change = tensor.source == tensor.target ? tensor.source : tensor.source + " -> " + tensor.target;
+    Group& group = groups[{!tensor.exact, every_tensor ? tensor.name + ": " + change : change}];
+    ++group.tensors;
+    group.bytes += tensor.bytes;
+    group.largest_error = std::max(group.largest_error, tensor.largest_error);
+  }
+  bool exact = true;
+  for (const auto& [key, group] : groups) {
+    exact = exact && !key.first;
+    char error[64] = "";
+    if (key.first) std::snprintf(error, sizeof error, ", largest error %.3g", group.largest_error);
+    std::string count = every_tensor ? "" : std::to_string(group.tensors) + (group.tensors == 1 ? " tensor, " : " tensors, ");
+    write_out((key.first ? "rounded  " : "exact    ") + key.second + ": " + count + human_bytes(double(group.bytes)) + error + "\n");
+  }
+  for (const std::string& note : report.notes) write_out("note     " + note + "\n");
+  write_out("wrote    " + output + ": " + human_bytes(double(report.bytes)) +
+            (exact ? ", every weight has the value it had\n" : ", some weights were rounded\n"));
+}
+
+}  // namespace
+
+int run_conversion(const ConversionJob& job, const CommonFlags& common) {
+  OutputDirectory directory(job.output, job.existing);
+  ConversionReport report;
+  {
+    ProgressBar bar(job.label, ProgressBar::Unit::bytes, common.progress());
+    report = job.convert(directory.work(), [&bar](std::string_view, uint64_t done, uint64_t total) {
+      if (interrupt::requested()) throw Error(ErrorCode::cancelled, "convert", "cancelled; nothing was written");
+      bar.update(done, total);
+    });
+  }
+  directory.finish();
+  if (common.json) {
+    print_as_json(report, job.output.string());
+  } else {
+    print_as_text(report, job.output.string(), common.verbose);
+  }
+  return int(ExitCode::ok);
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,26 @@
+// What `convert` and `quantize` share: running a conversion into a fresh directory with a progress bar, and telling what became of the
+// weights.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "commands/output_directory.h"
+#include "io/conversion.h"
+#include "options/common.h"
+
+namespace bumblebee::cli {
+
+struct ConversionJob {
+  std::string label;               // of the progress bar
+  std::filesystem::path output;
+  OutputDirectory::Existing existing = OutputDirectory::Existing::refuse;
+  /// Converts into `directory`, calling `progress`.
+  std::function<ConversionReport(const std::filesystem::path& directory, const ConversionProgress& progress)> convert;
+};
+
+/// Runs the job and prints its report. The output appears only when everything went well; Ctrl-C leaves nothing behind.
+int run_conversion(const ConversionJob& job, const CommonFlags& common);
+
+}  // namespace bumblebee::cli
