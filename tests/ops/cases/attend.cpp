@@ -1,0 +1,171 @@
+// Attention through the paged cache: several segments at different pasts over shuffled pages, every grouping of heads, windows, borders of
+// pages, cached types. The past is written by earlier calls of the same operation.
+#include <algorithm>
+#include <cmath>
+
+#include "quant/affine.h"
+#include "tests/ops/cases/common.h"
+
+namespace bumblebee::op_cases {
+namespace {
+
+struct Piece {
+  int past = 0, rows = 1;
+};
+
+struct AttendSpec {
+  int heads = 2, kv_heads = 1, head_dim = 16, window = 0, page_size = 16, layers = 1, layer = 0;
+  std::vector<Piece> pieces = {{0, 1}};
+  DType cached = DType::f32;
+  double sharpness = 1;  // of the scores
+};
+
+class AttendCase final : public OpCase {
+ public:
+  AttendCase(const std::string& variant, const AttendSpec& spec) : OpCase("attend", variant), spec_(spec) {
+    Random random(seed_of(name()));
+    for (const Piece& p : spec.pieces) {
+      const int total = p.past + p.rows;
+      q_.push_back({total, spec.heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.heads) * size_t(spec.head_dim), spec.sharpness)});
+      k_.push_back({total, spec.kv_heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
+      v_.push_back({total, spec.kv_heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
+      page_count_ += (total + spec.page_size - 1) / spec.page_size;
+    }
+    order_ = random.permutation(page_count_ + 2);  // two pages that nobody owns
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    const auto kv = backend.make_kv({.layers = spec_.layers, .kv_heads = spec_.kv_heads, .head_dim = spec_.head_dim, .page_size = spec_.page_size,
+                                     .pages = page_count_ + 2, .dtype = spec_.cached});
+    if (std::any_of(spec_.pieces.begin(), spec_.pieces.end(), [](const Piece& p) { return p.past > 0; })) step(backend, *kv, true);
+    return {read_output(backend, "out", step(backend, *kv, false))};
+  }
+
+  /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size and an exponential
+  /// good to 4 roundings, twice (weight and total). An error e in every score moves the result by at most 2e·Σ p|v|. Then a sum over the
+  /// visible keys. A cached type narrower than f32 moves each key and each value by its rounding.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    const double cached = spec_.cached == DType::f16 ? testing_support::kRoundF16 : spec_.cached == DType::bf16 ? testing_support::kRoundBf16 : 0;
+    const size_t dim = size_t(spec_.head_dim);
+    std::vector<double> bound(reference[0].values.size());
+    size_t out_row = 0;
+    for (size_t s = 0; s < spec_.pieces.size(); ++s) {
+      const Piece& piece = spec_.pieces[s];
+      for (int i = 0; i < piece.rows; ++i, ++out_row) {
+        for (int h = 0; h < spec_.heads; ++h) {
+          head_bound(s, piece.past + i, h, cached, std::span(bound).subspan((out_row * size_t(spec_.heads) + size_t(h)) * dim, dim));
+        }
+      }
+    }
+    for (size_t i = 0; i < bound.size(); ++i) bound[i] += kRoundF32 * std::abs(double(reference[0].values[i]));
+    return {bound};
+  }
+
+  Cost cost() const override {
+    Cost cost;
+    for (const Piece& p : spec_.pieces) {
+      const double seen = p.past + (p.rows + 1) / 2.0;
+      cost.bytes += 2.0 * (p.past + p.rows) * spec_.kv_heads * spec_.head_dim * size_of(spec_.cached);
+      cost.flops += 4.0 * p.rows * seen * spec_.heads * spec_.head_dim;
+    }
+    return cost;
+  }
+
+ private:
+  AttentionParams params() const {
+    return {.heads = spec_.heads, .kv_heads = spec_.kv_heads, .head_dim = spec_.head_dim, .scale = float(1 / std::sqrt(double(spec_.head_dim))),
+            .window = spec_.window};
+  }
+
+  void head_bound(size_t s, int position, int h, double cached, std::span<double> bound) const {
+    const size_t dim = size_t(spec_.head_dim), group = size_t(h * spec_.kv_heads / spec_.heads) * dim;
+    const int first = spec_.window > 0 ? std::max(0, position - spec_.window + 1) : 0, count = position - first + 1;
+    std::vector<double> score(size_t(count), 0.0);
+    double highest = -INFINITY, score_error = 0;
+    for (int j = 0; j < count; ++j) {
+      double size = 0;
+      for (size_t d = 0; d < dim; ++d) {
+        const double product = double(q_[s].row(position)[size_t(h) * dim + d]) * double(k_[s].row(first + j)[group + d]) * double(params().scale);
+        score[size_t(j)] += product;
+        size += std::abs(product);
+      }
+      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached) * size);
+      highest = std::max(highest, score[size_t(j)]);
+    }
+    double total = 0;
+    for (double& w : score) total += (w = std::exp(w - highest));
+    const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached;
+    for (size_t d = 0; d < dim; ++d) {
+      double size = 0;
+      for (int j = 0; j < count; ++j) size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[group + d]));
+      // Narrow subnormals round by an absolute amount.
+      bound[d] = error * size * 1.01 + (spec_.cached == DType::f16 ? 0x1p-24 : 0);
+    }
+  }
+
+  /// Rows of `m` [begin, end) of every sequence, packed.
+  Tensor pack(Backend& backend, const std::vector<HostMatrix>& m, bool past) const {
+    std::vector<float> values;
+    int rows = 0;
+    for (size_t s = 0; s < m.size(); ++s) {
+      const Piece& p = spec_.pieces[s];
+      const int begin = past ? 0 : p.past, end = past ? p.past : p.past + p.rows;
+      values.insert(values.end(), m[s].row(begin), m[s].row(end));
+      rows += end - begin;
+    }
+    return backend.upload(values, rows, m[0].cols);
+  }
+
+  Tensor step(Backend& backend, KvStore& kv, bool past) const {
+    Batch batch;
+    size_t next = 0;
+    for (const Piece& p : spec_.pieces) {
+      const size_t pages = size_t((p.past + p.rows + spec_.page_size - 1) / spec_.page_size);
+      const std::vector<int32_t> table(order_.begin() + int64_t(next), order_.begin() + int64_t(next + pages));
+      next += pages;
+      const int rows = past ? p.past : p.rows;
+      if (rows > 0) batch.append(std::vector<int32_t>(size_t(rows), 0), past ? 0 : p.past, table, Batch::Want::none);
+    }
+    backend.bind(batch, &kv);
+    const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
+    Tensor out;
+    backend.run({batch.rows(), 0, false}, [&] { out = backend.ops().attend(kv, spec_.layer, q, k, v, params()); });
+    return out;
+  }
+
+  AttendSpec spec_;
+  std::vector<HostMatrix> q_, k_, v_;  // by sequence, past rows first
+  int page_count_ = 0;
+  std::vector<int32_t> order_;
+};
+
+}  // namespace
+
+void add_attend(Cases& cases) {
+  const auto add = [&](const std::string& variant, const AttendSpec& spec) { cases.push_back(std::make_unique<AttendCase>(variant, spec)); };
+  add("first_token", {});
+  for (const int rows : {1, 2, 15, 16, 17, 31, 33, 48}) add("rows" + std::to_string(rows), {.pieces = {{0, rows}}});
+  for (const int past : {1, 15, 16, 17, 31, 32, 33, 100}) {
+    add("past" + std::to_string(past) + "_row1", {.heads = 4, .kv_heads = 2, .pieces = {{past, 1}}});
+    add("past" + std::to_string(past) + "_row5", {.heads = 4, .kv_heads = 2, .pieces = {{past, 5}}});
+  }
+  for (const auto& [heads, kv_heads] : {std::pair(1, 1), {4, 4}, {4, 1}, {6, 2}, {9, 3}, {8, 1}, {7, 7}, {14, 2}, {40, 1}}) {
+    add("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads), {.heads = heads, .kv_heads = kv_heads, .pieces = {{20, 3}, {0, 2}}});
+  }
+  for (const int dim : {2, 8, 18, 32, 64, 80, 96, 128, 256}) add("dim" + std::to_string(dim), {.heads = 4, .kv_heads = 2, .head_dim = dim, .pieces = {{18, 4}}});
+  for (const int window : {1, 2, 5, 15, 16, 17, 33, 1000}) {
+    add("window" + std::to_string(window), {.heads = 4, .kv_heads = 2, .window = window, .pieces = {{0, 40}, {37, 3}, {16, 1}}});
+  }
+  add("segments", {.heads = 4, .kv_heads = 2, .pieces = {{0, 7}, {33, 1}, {16, 16}, {0, 1}, {5, 12}, {64, 1}, {15, 1}}});
+  add("page64", {.heads = 4, .kv_heads = 2, .page_size = 64, .pieces = {{60, 10}, {0, 64}, {64, 1}}});
+  add("second_layer", {.heads = 4, .kv_heads = 2, .layers = 3, .layer = 1, .pieces = {{10, 3}, {17, 1}}});
+  add("sharp", {.heads = 4, .kv_heads = 2, .head_dim = 64, .pieces = {{40, 8}}, .sharpness = 12});
+  for (const DType cached : {DType::f16, DType::bf16}) {
+    add("cached_" + std::string(to_string(cached)), {.heads = 4, .kv_heads = 2, .head_dim = 32, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
+    add("cached_" + std::string(to_string(cached)) + "_window",
+        {.heads = 6, .kv_heads = 2, .head_dim = 18, .window = 9, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
+  }
+  add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});
+}
+
+}  // namespace bumblebee::op_cases

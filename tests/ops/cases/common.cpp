@@ -1,0 +1,73 @@
+// Shared by all cases.
+#include "tests/ops/cases/common.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "quant/affine.h"
+
+namespace bumblebee::op_cases {
+
+Output read_output(Backend& backend, const std::string& what, const Tensor& tensor) {
+  Output output{what, tensor.rows(), tensor.cols(), std::vector<float>(size_t(tensor.rows()) * size_t(tensor.cols()))};
+  if (!output.values.empty()) backend.read(tensor, output.values);
+  return output;
+}
+
+void bind_plain(Backend& backend, const PlainBatch& plain) {
+  Batch batch;
+  batch.tokens = plain.tokens.empty() ? std::vector<int32_t>(size_t(plain.rows), 0) : plain.tokens;
+  batch.positions = plain.positions;
+  for (int i = int(batch.positions.size()); i < plain.rows; ++i) batch.positions.push_back(i);
+  batch.slot = plain.slot.empty() ? std::vector<int32_t>(size_t(plain.rows), -1) : plain.slot;
+  batch.wanted = plain.wanted;
+  batch.segments = {{0, plain.rows, 0, 0}};
+  batch.pages = {0};
+  backend.bind(batch, nullptr);
+}
+
+HostMatrix random_rows(Random& random, int rows, int cols) {
+  HostMatrix m{rows, cols, random.normals(size_t(rows) * size_t(cols), 1)};
+  for (int r = 0; r < rows; r += 4) m.values[size_t(r) * size_t(cols) + size_t(random.integer(0, cols - 1))] *= 50;
+  if (rows >= 3) std::fill_n(m.values.begin() + int64_t(rows - 2) * cols, cols, 0.0f);
+  return m;
+}
+
+WideWeight widen(const HostWeight& weight) {
+  const size_t in = size_t(weight.in);
+  WideWeight wide{weight.out, weight.in, std::vector<double>(size_t(weight.out) * in), {}};
+  for (int r = 0; r < weight.out; ++r) decode_row<double>(weight, r, std::span(wide.value).subspan(size_t(r) * in, in));
+  wide.magnitude = wide.value;
+  for (double& m : wide.magnitude) m = std::abs(m);
+  if (weight.format.kind == Format::Kind::dense) return wide;
+  const size_t group = weight.format.group;
+  for (size_t i = 0; i < wide.value.size(); ++i) {
+    const size_t g = i / in * (in / group) + i % in / group;
+    const double bias = load_float(weight.biases, weight.format.bias, g);
+    wide.magnitude[i] = std::abs(wide.value[i] - bias) + std::abs(bias);
+  }
+  return wide;
+}
+
+std::string label(const Format& format) {
+  if (format.kind == Format::Kind::dense) return std::string(to_string(format.scale));
+  std::string text = "b" + std::to_string(format.bits) + "_g" + std::to_string(format.group) + "_" + std::string(to_string(format.scale));
+  if (format.bias != format.scale) text += "_" + std::string(to_string(format.bias));
+  return text;
+}
+
+std::vector<Format> every_format() {
+  std::vector<Format> formats;
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    for (const int group : {32, 64, 128}) {
+      for (const DType scale : {DType::f32, DType::f16, DType::bf16}) formats.push_back(Format::affine(bits, group, scale, scale));
+    }
+    formats.push_back(Format::affine(bits, 64, DType::f16, DType::f32));  // what an exact import of other tools' files gives
+  }
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) formats.push_back(Format::dense(dtype));
+  return formats;
+}
+
+Misalignment odd_bytes() { return {.codes = 1, .scales = 3, .biases = 5}; }
+
+}  // namespace bumblebee::op_cases

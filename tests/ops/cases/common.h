@@ -1,0 +1,49 @@
+// What the cases share: reading results, batches without attention, weights as doubles, the formats to go through.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tests/ops/cases/op_case.h"
+#include "tests/support/memory_weights.h"
+#include "tests/support/random.h"
+#include "tests/support/tolerance.h"
+
+namespace bumblebee::op_cases {
+
+using testing_support::HostMatrix;
+using testing_support::kRoundF32;
+using testing_support::Misalignment;
+using testing_support::Random;
+using testing_support::seed_of;
+using testing_support::sum_error;
+
+Output read_output(Backend& backend, const std::string& what, const Tensor& tensor);
+
+/// Binds `rows` rows of one sequence without a cache, at the positions, slots and wanted rows given (defaults: 0.., -1, none).
+struct PlainBatch {
+  int rows = 0;
+  std::vector<int32_t> tokens, positions, slot, wanted;
+};
+void bind_plain(Backend& backend, const PlainBatch& batch);
+
+/// Activations as a model has them: normal, with an outlier of 50 standard deviations in every fourth row and, from three rows on, one row
+/// of zeros.
+HostMatrix random_rows(Random& random, int rows, int cols);
+
+/// A weight in double: W itself and |scale|·code + |bias|, what rounding errors of the factored form scale with (|W| when dense).
+struct WideWeight {
+  int out = 0, in = 0;
+  std::vector<double> value, magnitude;  // [out, in]
+};
+WideWeight widen(const HostWeight& weight);
+
+/// "b4_g64_bf16", "f16".
+std::string label(const Format& format);
+/// Every width and group with each type of scales, once with biases of another type, and the dense types.
+std::vector<Format> every_format();
+/// Odd byte offsets, different for each part.
+Misalignment odd_bytes();
+
+}  // namespace bumblebee::op_cases

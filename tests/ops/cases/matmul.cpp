@@ -1,0 +1,229 @@
+// matmul, matmul_untransposed and embed: everything that reads a stored weight, through every format, with weights at odd addresses.
+#include <algorithm>
+#include <cmath>
+
+#include "tests/ops/cases/common.h"
+
+namespace bumblebee::op_cases {
+namespace {
+
+struct TermSpec {
+  Format format;
+  int out = 0;
+  bool bias = false;
+};
+
+/// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a group's two sums two more
+/// and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|).
+/// Fast, affine: x is rounded to a multiple of max|x|/127 in each group of 32, so that each entry moves by at most max|x|/254 and the product by
+/// that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
+double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision, double want, double bias) {
+  const size_t in = size_t(w.in), row = size_t(n) * in;
+  double magnitude = 0;
+  for (size_t k = 0; k < in; ++k) magnitude += std::abs(double(x[k])) * w.magnitude[row + k];
+  double bound = sum_error(w.in, 8) * (magnitude + std::abs(bias)) + kRoundF32 * std::abs(want);
+  if (!precision.fast) return bound;
+  if (format.kind == Format::Kind::dense) return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
+  for (size_t first = 0; first < in; first += 32) {
+    double highest = 0, moved = 0;
+    for (size_t k = first; k < std::min(in, first + 32); ++k) {
+      highest = std::max(highest, std::abs(double(x[k])));
+      moved += std::abs(w.value[row + k]);
+    }
+    bound += highest * (1.0 / 254 + 4 * kRoundF32) * moved;
+  }
+  return bound;
+}
+
+class MatmulCase final : public OpCase {
+ public:
+  MatmulCase(const std::string& variant, int rows, int in, const std::vector<TermSpec>& terms) : OpCase("matmul", variant), terms_(terms) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, in);
+    for (const TermSpec& term : terms) {
+      weights_.push_back(random_weight(random, term.out, in, term.format, 1 / std::sqrt(double(in)), odd_bytes()));
+      weights_.back().name = name();
+      biases_.push_back(term.bias ? random.normals(size_t(term.out), 1) : std::vector<float>());
+    }
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    std::vector<Weight> weights;
+    std::vector<Tensor> biases;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      weights.push_back(backend.prepare(weights_[i]));
+      biases.push_back(biases_[i].empty() ? Tensor() : backend.upload(biases_[i], 1, int(biases_[i].size())));
+    }
+    std::vector<MatmulTerm> terms;
+    for (size_t i = 0; i < weights.size(); ++i) terms.push_back({&weights[i], biases[i] ? &biases[i] : nullptr});
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    std::vector<Tensor> y(terms.size());
+    backend.run({x_.rows, 0, false}, [&] { backend.ops().matmul(x, terms, y); });
+    std::vector<Output> outputs;
+    for (size_t i = 0; i < y.size(); ++i) outputs.push_back(read_output(backend, "y" + std::to_string(i), y[i]));
+    return outputs;
+  }
+
+  std::vector<std::vector<double>> bounds(const Precision& precision, const std::vector<Output>& reference) const override {
+    std::vector<std::vector<double>> bounds;
+    for (size_t t = 0; t < weights_.size(); ++t) {
+      const WideWeight wide = widen(weights_[t]);
+      std::vector<double> bound(reference[t].values.size());
+      for (int r = 0; r < x_.rows; ++r) {
+        for (int n = 0; n < wide.out; ++n) {
+          const size_t i = size_t(r) * size_t(wide.out) + size_t(n);
+          bound[i] = matmul_bound(x_.row(r), wide, n, weights_[t].format, precision, double(reference[t].values[i]), biases_[t].empty() ? 0 : double(biases_[t][size_t(n)]));
+        }
+      }
+      bounds.push_back(std::move(bound));
+    }
+    return bounds;
+  }
+
+  Cost cost() const override {
+    Cost cost{double(x_.values.size()) * 4, 0};
+    for (const HostWeight& w : weights_) {
+      cost.bytes += double(w.codes.size() + w.scales.size() + w.biases.size()) + 4.0 * x_.rows * w.out;
+      cost.flops += 2.0 * x_.rows * w.out * w.in;
+    }
+    return cost;
+  }
+
+ private:
+  HostMatrix x_;
+  std::vector<TermSpec> terms_;
+  std::vector<HostWeight> weights_;
+  std::vector<std::vector<float>> biases_;
+};
+
+class UntransposedCase final : public OpCase {
+ public:
+  UntransposedCase(const std::string& variant, int rows, int out, int in, const Format& format) : OpCase("matmul_untransposed", variant) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, out);
+    weight_ = random_weight(random, out, in, format, 1 / std::sqrt(double(out)), odd_bytes());
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    const Weight weight = backend.prepare(weight_);
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    backend.run({x_.rows, 0, false}, [&] { y = backend.ops().matmul_untransposed(x, weight); });
+    return {read_output(backend, "y", y)};
+  }
+
+  /// As matmul, summed over `out`. Gradients are never rounded to int8, so fast is the same.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    const WideWeight wide = widen(weight_);
+    std::vector<double> bound(reference[0].values.size());
+    for (int r = 0; r < x_.rows; ++r) {
+      for (int k = 0; k < wide.in; ++k) {
+        double magnitude = 0;
+        for (int n = 0; n < wide.out; ++n) magnitude += std::abs(double(x_.row(r)[n])) * wide.magnitude[size_t(n) * size_t(wide.in) + size_t(k)];
+        const size_t i = size_t(r) * size_t(wide.in) + size_t(k);
+        bound[i] = sum_error(wide.out, 8) * magnitude + kRoundF32 * std::abs(double(reference[0].values[i]));
+      }
+    }
+    return {bound};
+  }
+
+  Cost cost() const override {
+    return {double(weight_.codes.size() + weight_.scales.size() + weight_.biases.size()) + 4.0 * x_.rows * (weight_.out + weight_.in),
+            2.0 * x_.rows * weight_.out * weight_.in};
+  }
+
+ private:
+  HostMatrix x_;
+  HostWeight weight_;
+};
+
+class EmbedCase final : public OpCase {
+ public:
+  EmbedCase(const std::string& variant, const std::vector<int32_t>& tokens, int vocab, int in, const Format& format)
+      : OpCase("embed", variant), tokens_(tokens) {
+    Random random(seed_of(name()));
+    table_ = random_weight(random, vocab, in, format, 1, odd_bytes());
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = int(tokens_.size()), .tokens = tokens_});
+    const Weight table = backend.prepare(table_);
+    Tensor y;
+    backend.run({int(tokens_.size()), 0, false}, [&] { y = backend.ops().embed(table); });
+    return {read_output(backend, "y", y)};
+  }
+
+  /// Dense rows are exact. scale·code + bias rounds the product (unless fused) and the sum; the reference rounds once when it is read.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    const WideWeight wide = widen(table_);
+    std::vector<double> bound(reference[0].values.size(), 0);
+    if (table_.format.kind == Format::Kind::dense) return {bound};
+    for (size_t i = 0; i < bound.size(); ++i) {
+      const size_t column = i % size_t(wide.in), token = size_t(tokens_[i / size_t(wide.in)]);
+      bound[i] = 3 * kRoundF32 * wide.magnitude[token * size_t(wide.in) + column];
+    }
+    return {bound};
+  }
+
+ private:
+  std::vector<int32_t> tokens_;
+  HostWeight table_;
+};
+
+constexpr Format kQ4 = {Format::Kind::affine, DType::bf16, DType::bf16, 4, 64};
+
+}  // namespace
+
+void add_matmul(Cases& cases) {
+  const auto add = [&](const std::string& variant, int rows, int in, const std::vector<TermSpec>& terms) {
+    cases.push_back(std::make_unique<MatmulCase>(variant, rows, in, terms));
+  };
+  // Row counts around every tile height, over an odd number of outputs.
+  for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33}) add("rows" + std::to_string(rows), rows, 128, {{kQ4, 37, false}});
+  // Output counts around every block of rows of W.
+  for (const int out : {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 65}) {
+    add("out" + std::to_string(out) + "_row1", 1, 64, {{kQ4, out, false}});
+    add("out" + std::to_string(out) + "_row5", 5, 64, {{kQ4, out, false}});
+  }
+  // Inputs: one group, odd numbers of groups, and a long row.
+  for (const int in : {64, 192, 320, 1088}) {
+    add("in" + std::to_string(in) + "_row1", 1, in, {{kQ4, 19, false}});
+    add("in" + std::to_string(in) + "_row6", 6, in, {{kQ4, 19, false}});
+  }
+  // Dense rows of any length: vector tails.
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const int in : {1, 3, 7, 8, 15, 17, 33, 63, 100}) {
+      add(std::string(to_string(dtype)) + "_in" + std::to_string(in), in % 2 == 0 ? 1 : 3, in, {{Format::dense(dtype), 9, in % 3 == 0}});
+    }
+  }
+  for (const Format& format : every_format()) {
+    for (const int rows : {1, 5, 18}) add(label(format) + "_rows" + std::to_string(rows), rows, 256, {{format, 21, rows == 5}});
+  }
+  // Several terms share x: the three of attention and mixed formats; bias on some.
+  add("terms_qkv", 3, 128, {{kQ4, 64, true}, {kQ4, 17, true}, {kQ4, 17, false}});
+  add("terms_mixed", 2, 128, {{kQ4, 33, false}, {Format::dense(DType::bf16), 5, true}, {Format::affine(3, 32, DType::f16, DType::f16), 12, false},
+                              {Format::affine(8, 128, DType::f32, DType::f32), 1, true}});
+  add("terms_mixed_rows", 19, 128, {{Format::affine(6, 64, DType::bf16, DType::bf16), 33, true}, {Format::dense(DType::f16), 40, false}});
+}
+
+void add_matmul_untransposed(Cases& cases) {
+  for (const int rows : {1, 2, 7, 33}) {
+    cases.push_back(std::make_unique<UntransposedCase>("rows" + std::to_string(rows), rows, 37, 128, kQ4));
+  }
+  for (const int out : {1, 3, 64}) cases.push_back(std::make_unique<UntransposedCase>("out" + std::to_string(out), 3, out, 64, kQ4));
+  for (const Format& format : every_format()) cases.push_back(std::make_unique<UntransposedCase>(label(format), 3, 21, 128, format));
+  cases.push_back(std::make_unique<UntransposedCase>("dense_odd", 3, 5, 7, Format::dense(DType::bf16)));
+}
+
+void add_embed(Cases& cases) {
+  const std::vector<int32_t> tokens = {0, 16, 3, 3, 7, 16, 1};
+  cases.push_back(std::make_unique<EmbedCase>("one", std::vector<int32_t>{16}, 17, 64, kQ4));
+  for (const Format& format : every_format()) cases.push_back(std::make_unique<EmbedCase>(label(format), tokens, 17, 128, format));
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    cases.push_back(std::make_unique<EmbedCase>(std::string(to_string(dtype)) + "_odd", tokens, 17, 13, Format::dense(dtype)));
+  }
+}
+
+}  // namespace bumblebee::op_cases

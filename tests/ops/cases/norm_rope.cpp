@@ -1,0 +1,102 @@
+// Head norms and rotation: with and without norms, every head width, positions far apart, a part of the head, shared handles.
+#include <cmath>
+
+#include "tests/ops/cases/common.h"
+
+namespace bumblebee::op_cases {
+namespace {
+
+struct RopeSpec {
+  int heads = 1, kv_heads = 1, head_dim = 16;
+  int dims = 0;  // 0: the whole head
+  bool norms = false, shared = false;
+  float magnitude = 1;
+  std::vector<int32_t> positions = {0};
+};
+
+class NormRopeCase final : public OpCase {
+ public:
+  NormRopeCase(const std::string& variant, const RopeSpec& spec) : OpCase("norm_rope", variant), spec_(spec) {
+    Random random(seed_of(name()));
+    const int rows = int(spec.positions.size());
+    q_ = random_rows(random, rows, spec.heads * spec.head_dim);
+    k_ = random_rows(random, rows, spec.kv_heads * spec.head_dim);
+    q_norm_ = random.normals(size_t(spec.head_dim), 1);
+    k_norm_ = random.normals(size_t(spec.head_dim), 1);
+    rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
+    rope_.magnitude = spec.magnitude;
+    for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
+    const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f}, k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
+    Tensor q = backend.upload(q_.values, q_.rows, q_.cols), k = backend.upload(k_.values, k_.rows, k_.cols);
+    const Tensor held_q = spec_.shared ? q : Tensor(), held_k = spec_.shared ? k : Tensor();
+    backend.run({q_.rows, 0, false}, [&] {
+      backend.ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr, rope_);
+    });
+    std::vector<Output> outputs = {read_output(backend, "q", q), read_output(backend, "k", k)};
+    if (spec_.shared) {
+      outputs.push_back(read_output(backend, "the other handle on q", held_q));
+      outputs.push_back(read_output(backend, "the other handle on k", held_k));
+    }
+    return outputs;
+  }
+
+  /// a·cos - b·sin: cos and sin, times the magnitude, are each a rounding off (two for a library's f32 sine); two products and a difference.
+  /// The angle itself is the same f32 product everywhere. A norm before that moves a and b relatively.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
+    std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_), rotated(k_, k_norm_)};
+    if (spec_.shared) {
+      bounds.emplace_back(q_.values.size(), 0);
+      bounds.emplace_back(k_.values.size(), 0);
+    }
+    return bounds;
+  }
+
+ private:
+  std::vector<double> rotated(const HostMatrix& x, const std::vector<float>& norm) const {
+    const double error = (spec_.norms ? sum_error(spec_.head_dim) / 2 + 8 * kRoundF32 : 0) + 6 * kRoundF32;
+    const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size();
+    std::vector<double> bound(x.values.size());
+    std::vector<double> head(dim);
+    for (size_t first = 0; first < bound.size(); first += dim) {
+      double squares = 0;
+      for (size_t i = 0; i < dim; ++i) squares += double(x.values[first + i]) * double(x.values[first + i]);
+      const double inverse = 1 / std::sqrt(squares / double(dim) + 1e-6);
+      for (size_t i = 0; i < dim; ++i) head[i] = std::abs(double(x.values[first + i])) * (spec_.norms ? inverse * std::abs(double(norm[i])) : 1);
+      for (size_t i = 0; i < dim; ++i) {
+        const double size = i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.magnitude) : head[i];
+        bound[first + i] = error * size;
+      }
+    }
+    return bound;
+  }
+
+  RopeSpec spec_;
+  HostMatrix q_, k_;
+  std::vector<float> q_norm_, k_norm_;
+  RopeParams rope_;
+};
+
+}  // namespace
+
+void add_norm_rope(Cases& cases) {
+  const auto add = [&](const std::string& variant, const RopeSpec& spec) { cases.push_back(std::make_unique<NormRopeCase>(variant, spec)); };
+  for (const bool norms : {false, true}) {
+    const std::string suffix = norms ? "_norms" : "";
+    for (const int dim : {2, 4, 6, 16, 18, 32, 34, 64, 80, 128, 256}) {
+      add("dim" + std::to_string(dim) + suffix, {.heads = 3, .kv_heads = 1, .head_dim = dim, .norms = norms, .positions = {0, 1, 7, 100}});
+    }
+    add("far" + suffix, {.heads = 4, .kv_heads = 2, .head_dim = 64, .norms = norms, .positions = {131071, 0, 40000, 5, 5, 1000000}});
+    add("shared" + suffix, {.heads = 4, .kv_heads = 2, .head_dim = 16, .norms = norms, .shared = true, .positions = {3, 4, 5}});
+    add("magnitude" + suffix, {.heads = 2, .kv_heads = 2, .head_dim = 32, .norms = norms, .magnitude = 1.1386294f, .positions = {9, 10}});
+    add("part_of_head" + suffix, {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    std::vector<int32_t> many(33);
+    for (int i = 0; i < 33; ++i) many[size_t(i)] = i * 3;
+    add("many_rows" + suffix, {.heads = 16, .kv_heads = 4, .head_dim = 128, .norms = norms, .positions = many});
+  }
+}
+
+}  // namespace bumblebee::op_cases

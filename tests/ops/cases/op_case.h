@@ -1,0 +1,64 @@
+// One operation with one set of inputs, for any backend: its inputs from a seed, its call through Ops, how far the result may be from the
+// reference and why, and what it costs. Conformance tests, benches and fuzzers share these; they know no test framework.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace bumblebee::op_cases {
+
+/// What a result is allowed to have rounded.
+struct Precision {
+  bool fast = false;  // activations of matmul rounded to int8 in groups of 32
+};
+
+/// One tensor that came out. A null buffer reads as rows = cols = 0.
+struct Output {
+  std::string what;
+  int rows = 0, cols = 0;
+  std::vector<float> values;
+};
+
+struct Cost {
+  double bytes = 0, flops = 0;
+};
+
+class OpCase {
+ public:
+  OpCase(std::string op, std::string variant) : op_(std::move(op)), variant_(std::move(variant)) {}
+  virtual ~OpCase() = default;
+
+  const std::string& op() const { return op_; }
+  std::string name() const { return op_ + "/" + variant_; }
+  virtual std::vector<Output> run(Backend& backend) const = 0;
+  /// For each output, for each element: the largest |got - reference| that rounding can explain. See docs/numerics.md, "Tolerances".
+  virtual std::vector<std::vector<double>> bounds(const Precision& precision, const std::vector<Output>& reference) const = 0;
+  virtual Cost cost() const { return {}; }
+
+ private:
+  std::string op_, variant_;
+};
+
+using Cases = std::vector<std::unique_ptr<OpCase>>;
+
+/// Names of the operations that have cases, in the order of ops.h.
+const std::vector<std::string>& operations();
+/// All cases of one operation, edge shapes first.
+Cases cases_of(const std::string& operation);
+
+void add_embed(Cases& cases);
+void add_matmul(Cases& cases);
+void add_matmul_untransposed(Cases& cases);
+void add_lora(Cases& cases);
+void add_rms_norm(Cases& cases);
+void add_add_rms_norm(Cases& cases);
+void add_add(Cases& cases);
+void add_norm_rope(Cases& cases);
+void add_attend(Cases& cases);
+void add_glu(Cases& cases);
+void add_take_wanted(Cases& cases);
+
+}  // namespace bumblebee::op_cases

@@ -1,0 +1,47 @@
+// The table of operations.
+#include <array>
+
+#include "base/error.h"
+#include "tests/ops/cases/op_case.h"
+
+namespace bumblebee::op_cases {
+namespace {
+
+struct Operation {
+  const char* name;
+  void (*add)(Cases&);
+};
+
+constexpr std::array<Operation, 11> kOperations = {{{"embed", add_embed},
+                                                    {"matmul", add_matmul},
+                                                    {"matmul_untransposed", add_matmul_untransposed},
+                                                    {"lora", add_lora},
+                                                    {"rms_norm", add_rms_norm},
+                                                    {"add_rms_norm", add_add_rms_norm},
+                                                    {"add", add_add},
+                                                    {"norm_rope", add_norm_rope},
+                                                    {"attend", add_attend},
+                                                    {"glu", add_glu},
+                                                    {"take_wanted", add_take_wanted}}};
+
+}  // namespace
+
+const std::vector<std::string>& operations() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> list;
+    for (const Operation& operation : kOperations) list.emplace_back(operation.name);
+    return list;
+  }();
+  return names;
+}
+
+Cases cases_of(const std::string& wanted) {
+  Cases cases;
+  for (const Operation& operation : kOperations) {
+    if (wanted == operation.name) operation.add(cases);
+  }
+  BB_CHECK(!cases.empty(), "no operation '", wanted, "'");
+  return cases;
+}
+
+}  // namespace bumblebee::op_cases

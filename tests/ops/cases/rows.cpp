@@ -1,0 +1,197 @@
+// Operations that work row by row: norms, additions, the gated unit, picking rows. Shapes around every vector width.
+#include <cmath>
+
+#include "quant/affine.h"
+#include "tests/ops/cases/common.h"
+
+namespace bumblebee::op_cases {
+namespace {
+
+constexpr int kWidths[] = {1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 257, 2048};
+
+/// Relative error of x·w/sqrt(mean(x²) + eps) in f32: half of that of the sum of squares, and a rounding each for the mean, eps, root, inverse
+/// and two products, plus the one when the reference is read.
+double norm_error(int cols) { return sum_error(cols) / 2 + 8 * kRoundF32; }
+
+std::vector<double> relative(const Output& reference, double error) {
+  std::vector<double> bound;
+  for (const float v : reference.values) bound.push_back(error * std::abs(double(v)) + 0x1p-126);
+  return bound;
+}
+
+class RmsNormCase final : public OpCase {
+ public:
+  RmsNormCase(const std::string& variant, int rows, int cols, double deviation) : OpCase("rms_norm", variant) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, cols);
+    for (float& v : x_.values) v = float(double(v) * deviation);
+    w_ = random.normals(size_t(cols), 1);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    const NormParams norm{backend.upload(w_, 1, x_.cols), 1e-6f};
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    backend.run({x_.rows, 0, false}, [&] { y = backend.ops().rms_norm(x, norm); });
+    return {read_output(backend, "y", y), read_output(backend, "x", x)};
+  }
+
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    return {relative(reference[0], norm_error(x_.cols)), std::vector<double>(x_.values.size(), 0)};
+  }
+
+  Cost cost() const override { return {8.0 * double(x_.values.size()), 4.0 * double(x_.values.size())}; }
+
+ private:
+  HostMatrix x_;
+  std::vector<float> w_;
+};
+
+/// x += delta, then its norm; or the addition alone. A second handle on x must keep the old value, a lone one may be written in place.
+class AddCase final : public OpCase {
+ public:
+  AddCase(const std::string& op, const std::string& variant, int rows, int cols, bool shared) : OpCase(op, variant), shared_(shared) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, cols);
+    delta_ = random_rows(random, rows, cols);
+    w_ = random.normals(size_t(cols), 1);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    const NormParams norm{backend.upload(w_, 1, x_.cols), 1e-5f};
+    Tensor x = backend.upload(x_.values, x_.rows, x_.cols), y;
+    const Tensor delta = backend.upload(delta_.values, x_.rows, x_.cols);
+    const Tensor held = shared_ ? x : Tensor();
+    backend.run({x_.rows, 0, false}, [&] {
+      if (op() == "add") {
+        backend.ops().add(x, delta);
+      } else {
+        y = backend.ops().add_rms_norm(x, delta, norm);
+      }
+    });
+    std::vector<Output> outputs = {read_output(backend, "x", x), read_output(backend, "delta", delta)};
+    if (y) outputs.push_back(read_output(backend, "y", y));
+    if (held) outputs.push_back(read_output(backend, "the other handle on x", held));
+    return outputs;
+  }
+
+  /// The sum is rounded once; that moves the norm by as much again.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    std::vector<std::vector<double>> bounds = {relative(reference[0], 2 * kRoundF32), std::vector<double>(x_.values.size(), 0)};
+    if (op() != "add") bounds.push_back(relative(reference[2], norm_error(x_.cols) + 2 * kRoundF32));
+    if (shared_) bounds.emplace_back(x_.values.size(), 0);
+    return bounds;
+  }
+
+  Cost cost() const override { return {(op() == "add" ? 12.0 : 16.0) * double(x_.values.size()), 5.0 * double(x_.values.size())}; }
+
+ private:
+  bool shared_;
+  HostMatrix x_, delta_;
+  std::vector<float> w_;
+};
+
+class GluCase final : public OpCase {
+ public:
+  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates) : OpCase("glu", variant) {
+    Random random(seed_of(name()));
+    gate_ = random_rows(random, rows, cols);
+    for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
+    up_ = random_rows(random, rows, cols);
+    for (float& v : up_.values) v += 0.5f;
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = gate_.rows});
+    const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols), up = backend.upload(up_.values, gate_.rows, gate_.cols);
+    Tensor y;
+    backend.run({gate_.rows, 0, false}, [&] { y = backend.ops().glu(Activation::silu, gate, up); });
+    return {read_output(backend, "y", y)};
+  }
+
+  /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g) leaves the range of f32
+  /// the true value is below |g|·2^-126·|u|, and a result of zero is as good.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
+    for (size_t i = 0; i < bound.size(); ++i) bound[i] += 0x1p-126 * (1 + std::abs(double(gate_.values[i]))) * (1 + std::abs(double(up_.values[i])));
+    return {bound};
+  }
+
+  Cost cost() const override { return {12.0 * double(gate_.values.size()), 6.0 * double(gate_.values.size())}; }
+
+ private:
+  HostMatrix gate_, up_;
+};
+
+class TakeWantedCase final : public OpCase {
+ public:
+  TakeWantedCase(const std::string& variant, int rows, int cols, const std::vector<int32_t>& wanted) : OpCase("take_wanted", variant), wanted_(wanted) {
+    Random random(seed_of(name()));
+    x_ = {rows, cols, random.normals(size_t(rows) * size_t(cols), 1)};
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows, .wanted = wanted_});
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    backend.run({x_.rows, int(wanted_.size()), false}, [&] { y = backend.ops().take_wanted(x); });
+    return {read_output(backend, "y", y)};
+  }
+
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    return {std::vector<double>(reference[0].values.size(), 0)};
+  }
+
+ private:
+  HostMatrix x_;
+  std::vector<int32_t> wanted_;
+};
+
+}  // namespace
+
+void add_rms_norm(Cases& cases) {
+  for (const int cols : kWidths) cases.push_back(std::make_unique<RmsNormCase>("cols" + std::to_string(cols), cols % 5 + 1, cols, 1));
+  cases.push_back(std::make_unique<RmsNormCase>("rows33", 33, 64, 1));
+  cases.push_back(std::make_unique<RmsNormCase>("small_as_eps", 4, 64, 1e-3));
+  cases.push_back(std::make_unique<RmsNormCase>("large", 4, 64, 1e6));
+  cases.push_back(std::make_unique<RmsNormCase>("many_rows", 40, 1024, 1));  // enough work for several threads
+}
+
+void add_add_rms_norm(Cases& cases) {
+  for (const int cols : kWidths) {
+    for (const bool shared : {false, true}) {
+      const std::string variant = "cols" + std::to_string(cols) + (shared ? "_shared" : "");
+      cases.push_back(std::make_unique<AddCase>("add_rms_norm", variant, cols % 4 + 1, cols, shared));
+    }
+  }
+  cases.push_back(std::make_unique<AddCase>("add_rms_norm", "many_rows_shared", 40, 1024, true));
+}
+
+void add_add(Cases& cases) {
+  for (const int cols : kWidths) {
+    for (const bool shared : {false, true}) {
+      const std::string variant = "cols" + std::to_string(cols) + (shared ? "_shared" : "");
+      cases.push_back(std::make_unique<AddCase>("add", variant, cols % 4 + 1, cols, shared));
+    }
+  }
+  cases.push_back(std::make_unique<AddCase>("add", "many_rows", 40, 1024, false));
+}
+
+void add_glu(Cases& cases) {
+  for (const int cols : kWidths) cases.push_back(std::make_unique<GluCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
+  cases.push_back(std::make_unique<GluCase>("extreme_gates", 2, 16, std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
+                                                                                        -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
+  cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
+}
+
+void add_take_wanted(Cases& cases) {
+  cases.push_back(std::make_unique<TakeWantedCase>("none", 3, 8, std::vector<int32_t>()));
+  cases.push_back(std::make_unique<TakeWantedCase>("one_of_one", 1, 1, std::vector<int32_t>{0}));
+  cases.push_back(std::make_unique<TakeWantedCase>("last", 9, 33, std::vector<int32_t>{8}));
+  cases.push_back(std::make_unique<TakeWantedCase>("some", 9, 33, std::vector<int32_t>{0, 3, 4, 7}));
+  cases.push_back(std::make_unique<TakeWantedCase>("all", 4, 17, std::vector<int32_t>{0, 1, 2, 3}));
+}
+
+}  // namespace bumblebee::op_cases

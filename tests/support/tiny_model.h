@@ -1,0 +1,25 @@
+// Small random decoders in memory: a config as a checkpoint would have it, and every weight the model asks for.
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+#include "tests/support/memory_weights.h"
+
+namespace bumblebee::testing_support {
+
+struct TinyModel {
+  std::string family = "qwen3";  // llama, mistral, qwen2, qwen3
+  int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
+  int window = 0;  // every layer's attention window
+  bool tied = false;
+  Format format = Format::dense(DType::f32);  // of all matrices
+  uint64_t seed = 1;
+
+  /// config.json as Hugging Face writes it.
+  Json config() const;
+  /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
+  MemoryWeights weights() const;
+};
+
+}  // namespace bumblebee::testing_support
