@@ -1,3 +1,4 @@
+// Builds the parser, runs the chosen verb, and turns every error into a message and an exit status.
 #include "program.h"
 
 #include <cstdio>

@@ -33,7 +33,7 @@ for name in BACKENDS:
     ALLOWED[f"backend/{name}"] = ["backend", "quant", "tensor", "base", "error"]
 
 # The program's commands that work on files rather than on models may use the file layers.
-FILE_COMMANDS = re.compile(r"^apps/.*(convert|inspect|logits|quantize)")
+FILE_COMMANDS = re.compile(r"^apps/.*(conver(t|sion)|inspect|logits|quantize)")
 FILE_LAYERS = ["io", "quant", "tensor", "base"]
 
 REGISTRY = "src/backend/registry.cpp"

@@ -1,3 +1,4 @@
+// Runs a conversion under a progress bar and prints its report.
 #include "commands/conversion.h"
 
 #include <algorithm>

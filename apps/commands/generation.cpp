@@ -1,3 +1,4 @@
+// From flags to a serving, and from a result to text or JSON.
 #include "commands/generation.h"
 
 #include <chrono>

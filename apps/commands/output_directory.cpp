@@ -1,3 +1,4 @@
+// Writes beside the wanted name and renames at the end.
 #include "commands/output_directory.h"
 
 #include <unistd.h>

@@ -1,3 +1,4 @@
+// Parses the flags of a conversation into ChatOptions.
 #include "options/chat_flags.h"
 
 #include <nlohmann/json.hpp>

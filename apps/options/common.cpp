@@ -1,3 +1,4 @@
+// Adds the flags of every verb, and names their environment twins.
 #include "options/common.h"
 
 #include <algorithm>

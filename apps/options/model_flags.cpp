@@ -1,3 +1,4 @@
+// Parses the flags of loading and loads with a progress bar.
 #include "options/model_flags.h"
 
 #include <chrono>

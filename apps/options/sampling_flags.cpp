@@ -1,3 +1,4 @@
+// Parses the flags of generation over the model's own defaults.
 #include "options/sampling_flags.h"
 
 #include <charconv>

@@ -1,3 +1,4 @@
+// Ranges, lists and files as CLI11 validators, and parsers of token lists.
 #include "options/validators.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reads them from the processor and the operating system.
 #include "ui/cpu_features.h"
 
 #if defined(__aarch64__)

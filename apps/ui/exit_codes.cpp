@@ -1,3 +1,4 @@
+// Maps errors to exit statuses and prints them, as text or as JSON.
 #include "ui/exit_codes.h"
 
 #include <cstdio>

@@ -1,3 +1,4 @@
+// The signal handler; it only sets flags, as handlers must.
 #include "ui/interrupt.h"
 
 #include <csignal>

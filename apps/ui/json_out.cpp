@@ -1,3 +1,4 @@
+// Prints JSON values, with invalid UTF-8 replaced.
 #include "ui/json_out.h"
 
 #include "ui/terminal.h"

@@ -1,3 +1,4 @@
+// Line editing with libedit where the build found it, plain reading elsewhere.
 #include "ui/line_reader.h"
 
 #include <unistd.h>

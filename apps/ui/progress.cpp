@@ -1,3 +1,4 @@
+// Draws at most twenty times a second.
 #include "ui/progress.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Asks the terminal, and writes to standard output with every failure noticed.
 #include "ui/terminal.h"
 
 #include <sys/ioctl.h>

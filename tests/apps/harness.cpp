@@ -1,3 +1,4 @@
+// Starts the program with pipes, feeds it, and collects what it prints and how it ends.
 #include "tests/apps/harness.h"
 
 #include <gtest/gtest.h>
