@@ -1,5 +1,5 @@
 # Sourced by ./demo and ./test: `setup_for program` or `setup_for tests` makes sure that what the build needs is on this machine, and
-# installs from Debian's packages what is missing. Quick when nothing is. Run directly, it takes the same words: program, tests, fuzz.
+# installs from Debian's packages what is missing. Quick when nothing is. Run directly, it takes the same words: program, tests, fuzz, oracles.
 # shellcheck shell=bash
 
 # What each purpose needs: COMMAND:PACKAGE where any provider of the command will do, PACKAGE alone for headers and libraries.
@@ -55,7 +55,7 @@ setup_cargo() {
   missing+=(cargo-web rustc-web)
 }
 
-# setup_for PURPOSE: program, tests (includes program) or fuzz (includes program).
+# setup_for PURPOSE: program; tests, fuzz or oracles include it.
 setup_for() {
   local need=("${setup_program[@]}") missing=() item
   [[ $1 == tests ]] && need+=("${setup_tests[@]}")
@@ -70,6 +70,7 @@ setup_for() {
     fi
   done
   python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+  [[ $1 != oracles ]] || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   setup_cargo
   if [[ ${#missing[@]} -gt 0 ]]; then
     [[ $has_apt == 1 ]] || die "this is not a Debian system; install what these packages hold, then run again: ${missing[*]}"
