@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the goldens of models and quantization afresh and compares them with the committed ones; exits 1 on a difference.
+"""Makes the goldens of models and quantization afresh and holds the committed ones to them; exits 1 on a difference.
 
 Installs its own environment (requirements.txt, about 2 GB) in a cache directory the first time. Where the program has
 been built, it also compares every width with mlx-lm; with --smollm2 DIR --gguf FILE the real model too.
