@@ -56,8 +56,8 @@ def negative_log_likelihoods(logits, ids):
 def greedy(model, draft_model, prompt, stop):
     """Ids of the answer, and for each the gap between the two largest logits.
 
-    A float32 model drafts and one float64 pass judges the whole draft: the ids are those of float64 alone, several times
-    sooner than one float64 step per token.
+    A float32 model drafts and one float64 pass judges the whole draft: the ids are those of float64 alone, several
+    times sooner than one float64 step per token.
     """
     ids, gaps = [], []
     while len(ids) < ANSWER and ids[-1:] != [stop]:
@@ -80,7 +80,7 @@ def greedy(model, draft_model, prompt, stop):
 
 
 def make_reference(source, weights, ids, prompts, kept):
-    """Kept in a file after each part: under a busy machine the whole takes minutes, and a next run goes on from there."""
+    """Kept in a file after each part: on a busy machine the whole takes minutes, and a next run goes on from there."""
     checksum = 0
     for name in sorted(weights):
         checksum = zlib.crc32(weights[name].tobytes(), checksum)
