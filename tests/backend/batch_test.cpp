@@ -1,0 +1,68 @@
+// Building batches, and the check that stands between a wrong page table and another user's text.
+#include "backend/batch.h"
+
+#include <gtest/gtest.h>
+
+namespace bumblebee {
+namespace {
+
+Batch two_segments() {
+  Batch batch;
+  batch.append({5, 6, 7}, 15, {3, 1}, Batch::Want::last);
+  batch.append({8}, 0, {0}, Batch::Want::all, 2);
+  return batch;
+}
+
+TEST(Batch, AppendFillsEveryArray) {
+  const Batch batch = two_segments();
+  EXPECT_EQ(batch.rows(), 4);
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{5, 6, 7, 8}));
+  EXPECT_EQ(batch.positions, (std::vector<int32_t>{15, 16, 17, 0}));
+  EXPECT_EQ(batch.slot, (std::vector<int32_t>{-1, -1, -1, 2}));
+  EXPECT_EQ(batch.wanted, (std::vector<int32_t>{2, 3}));
+  EXPECT_EQ(batch.pages, (std::vector<int32_t>{3, 1, 0}));
+  ASSERT_EQ(batch.segments.size(), 2u);
+  EXPECT_EQ(batch.segments[1].first, 3);
+  EXPECT_EQ(batch.segments[1].first_page, 2);
+  EXPECT_EQ(batch.segments[0].past, 15);
+}
+
+TEST(Batch, KnowsWhetherAnyRowHasAnAdapter) {
+  EXPECT_TRUE(two_segments().has_adapters());
+  Batch batch;
+  EXPECT_FALSE(batch.has_adapters());
+  batch.append({1, 2}, 0, {0}, Batch::Want::none);
+  EXPECT_FALSE(batch.has_adapters());
+  EXPECT_TRUE(batch.wanted.empty());
+}
+
+TEST(BatchCheck, AcceptsWhatAppendMakes) {
+  check(two_segments(), 16, 4, 9);
+  check(Batch(), 16, 4, 9);
+  EXPECT_EQ(two_segments().rows(), 4);
+}
+
+TEST(BatchCheckDeathTest, RefusesContradictions) {
+  const auto broken = [](auto change, const char* message) {
+    Batch batch = two_segments();
+    change(batch);
+    EXPECT_DEATH(check(batch, 16, 4, 9), message);
+  };
+  broken([](Batch& b) { b.positions.pop_back(); }, "positions.size");
+  broken([](Batch& b) { b.slot.push_back(0); }, "slot.size");
+  broken([](Batch& b) { b.tokens[1] = 9; }, "token 9 of 9");
+  broken([](Batch& b) { b.tokens[1] = -1; }, "token -1 of 9");
+  broken([](Batch& b) { b.pages[0] = 4; }, "page 4 of 4");
+  broken([](Batch& b) { b.pages[2] = -1; }, "page -1 of 4");
+  broken([](Batch& b) { b.pages.pop_back(); }, "segment 1");        // the second segment has no page
+  broken([](Batch& b) { b.segments[0].past = 31; }, "check failed");  // needs a third page, which is the other's
+  broken([](Batch& b) { b.segments[1].first = 2; }, "segment 1");
+  broken([](Batch& b) { b.segments.pop_back(); }, "segments cover 3 of 4 rows");
+  broken([](Batch& b) { b.segments[0].past = -1; }, "segment 0");
+  broken([](Batch& b) { b.segments[1].first_page = -1; }, "segment 1");
+  broken([](Batch& b) { b.wanted.push_back(4); }, "wanted 4");
+  broken([](Batch& b) { b.wanted[0] = -1; }, "wanted -1");
+}
+
+}  // namespace
+}  // namespace bumblebee

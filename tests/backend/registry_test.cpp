@@ -1,0 +1,79 @@
+// What is refused before any weight is read, and in which words.
+#include "backend/registry.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace bumblebee {
+namespace {
+
+std::string refusal(std::string_view name, const std::vector<Format>& formats) {
+  try {
+    require_backend(name, formats);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::device);
+    return e.what();
+  }
+  return "";
+}
+
+TEST(Registry, ListsTheDefaultFirstAndTheReference) {
+  std::vector<std::string> names;
+  for (const BackendEntry& entry : backends()) names.emplace_back(entry.name);
+  ASSERT_GE(names.size(), 2u);
+  EXPECT_EQ(names.front(), "cpu");
+  EXPECT_NE(std::find(names.begin(), names.end(), "ref"), names.end());
+}
+
+TEST(Registry, EveryPresentBackendStartsWithEachOfItsInstructionSets) {
+  for (const BackendEntry& entry : backends()) {
+    if (!entry.absent().empty()) continue;
+    EXPECT_FALSE(entry.describe().empty());
+    const std::vector<std::string> sets = entry.instruction_sets();
+    ASSERT_FALSE(sets.empty()) << entry.name;
+    EXPECT_EQ(sets.back(), "scalar") << entry.name;
+    for (const std::string& set : sets) {
+      BackendOptions options;
+      options.threads = 1;
+      options.instruction_set = set;
+      EXPECT_EQ(entry.create(options)->name(), entry.name);
+    }
+  }
+}
+
+TEST(Registry, EveryBackendHereMultipliesByEveryFormat) {
+  std::vector<Format> formats = {Format::dense(DType::f32), Format::dense(DType::f16), Format::dense(DType::bf16)};
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    for (const int group : {32, 64, 128}) formats.push_back(Format::affine(bits, group, DType::bf16, DType::f32));
+  }
+  EXPECT_EQ(refusal("cpu", formats), "");
+  EXPECT_EQ(refusal("ref", formats), "");
+  EXPECT_EQ(require_backend("cpu", formats).name, "cpu");
+}
+
+TEST(Registry, RefusesAnAbsentDeviceNamingOperationDeviceAndAlternatives) {
+  const std::string text = refusal("cuda", {Format::affine(4, 64, DType::f16, DType::f16)});
+  EXPECT_NE(text.find("'cuda'"), std::string::npos) << text;
+  EXPECT_NE(text.find("matmul(affine 4-bit group 64 (f16))"), std::string::npos) << text;
+  EXPECT_NE(text.find("devices that can: cpu, ref"), std::string::npos) << text;
+  EXPECT_NE(refusal("", {}).find("no such device"), std::string::npos);
+  EXPECT_NE(refusal("CPU", {}).find("no such device"), std::string::npos);
+}
+
+TEST(Registry, AnUnknownInstructionSetIsRefusedByName) {
+  BackendOptions options;
+  options.instruction_set = "avx1024";
+  try {
+    require_backend("cpu", {}).create(options);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("avx1024"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("scalar"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee

@@ -1,0 +1,164 @@
+// A sequence's result does not depend on how its tokens were cut into steps, on who shared the batch or on which pages it got. Exact, bit for
+// bit, on the reference; on other backends too where they promise it (docs/numerics.md), because their sums have one order.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "tests/models/running.h"
+#include "tests/support/tolerance.h"
+
+namespace bumblebee::models {
+namespace {
+
+using namespace testing_support;
+
+std::vector<Target> every_target() {
+  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
+  for (const Target& target : targets()) list.push_back(target);
+  return list;
+}
+
+std::vector<TinyModel> tiny_models() {
+  return {{.family = "qwen3", .tied = true},
+          {.family = "llama", .heads = 6, .kv_heads = 2, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "mistral", .window = 7, .format = Format::dense(DType::bf16)},
+          {.family = "qwen2", .d_model = 128, .heads = 4, .kv_heads = 1, .head_dim = 32, .d_ff = 128, .format = Format::affine(3, 64, DType::f16, DType::f16)}};
+}
+
+std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
+  Random random(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& t : tokens) t = random.integer(0, vocab - 1);
+  return tokens;
+}
+
+class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
+ protected:
+  BatchLaws() : target_(std::get<0>(GetParam())), tiny_(tiny_models()[size_t(std::get<1>(GetParam()))]) {}
+
+  Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }
+
+  std::vector<float> solo(const std::vector<int32_t>& tokens) const { return runner().step({{0, tokens}}).front(); }
+
+  /// In exact precision a different order of sums may show as rounding errors, never more: each of about 15 operations in each layer adds
+  /// 6·sqrt(n)·2^-24 of the root mean square. In fast precision a rounding difference may tip an activation to the next of 255 levels.
+  void expect_same(const std::vector<float>& got, const std::vector<float>& want, const std::string& what) const {
+    ASSERT_EQ(got.size(), want.size()) << what;
+    if (target_.backend == "ref") {
+      EXPECT_EQ(got, want) << what;
+      return;
+    }
+    const double operations = 15.0 * tiny_.layers, longest = std::max(tiny_.d_ff, tiny_.heads * tiny_.head_dim);
+    const double limit = target_.options.fast ? std::sqrt(operations) * 3.0 / 254 : 6 * kRoundF32 * std::sqrt(longest * operations);
+    const std::vector<double> wide(want.begin(), want.end());
+    EXPECT_LE(relative_to_rms(got, wide), limit) << what;
+  }
+
+  const Target target_;
+  const TinyModel tiny_;
+};
+
+INSTANTIATE_TEST_SUITE_P(All, BatchLaws, testing::Combine(testing::ValuesIn(every_target()), testing::Range(0, 4)), [](const auto& p) {
+  return std::get<0>(p.param).name() + "_" + tiny_models()[size_t(std::get<1>(p.param))].family;
+});
+
+TEST_P(BatchLaws, ChunksGiveTheResultOfTheWhole) {
+  const std::vector<int32_t> tokens = random_tokens(5, 53, tiny_.vocab);  // four pages of 16
+  const std::vector<float> whole = solo(tokens);
+  for (const int size : {1, 3, 7, 15, 16, 17, 32, 52}) {
+    Runner r = runner(uint64_t(size));
+    std::vector<float> joined;
+    for (size_t i = 0; i < tokens.size(); i += size_t(size)) {
+      const auto end = tokens.begin() + int64_t(std::min(tokens.size(), i + size_t(size)));
+      const std::vector<float> part = r.step({{0, {tokens.begin() + int64_t(i), end}}}).front();
+      joined.insert(joined.end(), part.begin(), part.end());
+    }
+    expect_same(joined, whole, cat("chunks of ", size));
+  }
+}
+
+TEST_P(BatchLaws, DecodeContinuesPrefillAtEveryLength) {
+  const std::vector<int32_t> tokens = random_tokens(6, 35, tiny_.vocab);
+  const std::vector<float> whole = solo(tokens);
+  const size_t vocab = size_t(tiny_.vocab);
+  for (size_t n = 1; n < tokens.size(); n += n < 14 || n > 30 ? 1 : 3) {
+    Runner r = runner(n);
+    r.step({{0, {tokens.begin(), tokens.begin() + int64_t(n)}}});
+    const std::vector<float> next = r.step({{0, {tokens[n]}}}).front();
+    expect_same(next, {whole.begin() + int64_t(n * vocab), whole.begin() + int64_t((n + 1) * vocab)}, cat("after ", n, " tokens"));
+  }
+}
+
+/// Sequences of different lengths, joining and leaving, in chunks of different sizes, over shuffled pages.
+TEST_P(BatchLaws, PackedSequencesGetTheirSoloResults) {
+  const int lengths[] = {1, 16, 33, 5, 17};
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<std::vector<float>> want, got(std::size(lengths));
+  for (size_t s = 0; s < std::size(lengths); ++s) {
+    tokens.push_back(random_tokens(100 + s, lengths[s], tiny_.vocab));
+    want.push_back(solo(tokens.back()));
+  }
+  Runner r = runner(9);
+  Random random(77);
+  std::vector<size_t> done(std::size(lengths), 0);
+  for (bool more = true; more;) {
+    std::vector<Chunk> chunks;
+    more = false;
+    for (size_t s = 0; s < tokens.size(); ++s) {
+      const size_t left = tokens[s].size() - done[s];
+      if (left == 0) continue;
+      more = true;
+      const size_t take = std::min(left, size_t(random.integer(0, 12)));  // zero: this one waits
+      if (take == 0) continue;
+      const auto first = tokens[s].begin() + int64_t(done[s]);
+      chunks.push_back({int(s), {first, first + int64_t(take)}});
+      done[s] += take;
+    }
+    if (chunks.empty()) continue;
+    std::swap(chunks.front(), chunks[size_t(random.integer(0, int(chunks.size()) - 1))]);
+    const auto parts = r.step(chunks);
+    for (size_t c = 0; c < chunks.size(); ++c) {
+      auto& all = got[size_t(chunks[c].sequence)];
+      all.insert(all.end(), parts[c].begin(), parts[c].end());
+    }
+  }
+  for (size_t s = 0; s < tokens.size(); ++s) expect_same(got[s], want[s], cat("sequence ", s));
+}
+
+TEST_P(BatchLaws, ARowDoesNotSeeItsBatchMates) {
+  const std::vector<int32_t> mine = random_tokens(8, 9, tiny_.vocab);
+  std::vector<float> first;
+  for (const uint64_t mate : {1u, 2u}) {  // other tokens beside, same shape of batch
+    Runner r = runner();
+    const std::vector<float> logits = r.step({{0, random_tokens(mate, 13, tiny_.vocab)}, {1, mine}, {2, random_tokens(mate + 50, 4, tiny_.vocab)}})[1];
+    if (first.empty()) {
+      first = logits;
+    } else {
+      EXPECT_EQ(logits, first);  // the same sums in the same order: not one bit may differ, on any backend
+    }
+  }
+}
+
+/// Keys and values rounded once to u relative: scores move by u·Σ|q||k|·scale, at most 2u times the largest score, which random tiny
+/// models keep below about 30; values by u. Every layer does that, and layers add up.
+TEST_P(BatchLaws, NarrowCachesStayClose) {
+  if (target_.backend == "ref") {
+    const std::vector<int32_t> tokens = random_tokens(5, 20, tiny_.vocab);
+    Runner narrow(target_.create(), tiny_, {.kv = DType::bf16});
+    EXPECT_EQ(narrow.step({{0, tokens}}).front(), solo(tokens)) << "the reference keeps every cached type in double";
+    return;
+  }
+  const std::vector<int32_t> tokens = random_tokens(5, 40, tiny_.vocab);
+  const std::vector<float> exact = solo(tokens);
+  const std::vector<double> want(exact.begin(), exact.end());
+  for (const auto& [dtype, unit] : {std::pair(DType::f16, kRoundF16), std::pair(DType::bf16, kRoundBf16)}) {
+    Runner narrow(target_.create(), tiny_, {.kv = dtype});
+    const double error = relative_to_rms(narrow.step({{0, tokens}}).front(), want);
+    EXPECT_LT(error, tiny_.layers * 30 * unit + (target_.options.fast ? 3.0 / 254 * 6 : 0)) << to_string(dtype);
+    EXPECT_GT(error, 0.0) << to_string(dtype);
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::models

@@ -1,0 +1,163 @@
+// Configs: what is read, and a table of what is refused. A setting that changes the result and is not implemented must never be ignored.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "models/registry.h"
+
+namespace bumblebee::models {
+namespace {
+
+Json config_of(const std::string& family) {
+  return parse_json(cat(R"({"model_type": ")", family, R"(", "architectures": ["XForCausalLM"], "hidden_size": 64, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 100, "hidden_act": "silu",
+    "max_position_embeddings": 512, "rms_norm_eps": 1e-5})"), "config.json");
+}
+
+struct Refusal {
+  const char* name;
+  const char* patch;  // merged into a llama config; null deletes nothing, it is null
+  ErrorCode code;
+  const char* mention;
+};
+
+class ConfigRefusal : public testing::TestWithParam<Refusal> {};
+
+constexpr Refusal kRefusals[] = {
+    {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported, "expected one of llama, mistral, qwen2, qwen3, got 'gpt2'"},
+    {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
+    {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
+    {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
+    {"model_type_moe", R"({"model_type": "qwen3_moe"})", ErrorCode::unsupported, "qwen3_moe"},
+    {"architecture_encoder", R"({"architectures": ["LlamaForSequenceClassification"]})", ErrorCode::unsupported, "LlamaForSequenceClassification"},
+    {"architectures_text", R"({"architectures": "LlamaForCausalLM"})", ErrorCode::bad_config, "'architectures'"},
+    {"hidden_act_gelu", R"({"hidden_act": "gelu"})", ErrorCode::unsupported, "expected silu, got 'gelu'"},
+    {"hidden_activation", R"({"hidden_activation": "gelu_pytorch_tanh"})", ErrorCode::unsupported, "gelu_pytorch_tanh"},
+    {"softcap_final", R"({"final_logit_softcapping": 30.0})", ErrorCode::unsupported, "final_logit_softcapping"},
+    {"softcap_attention", R"({"attn_logit_softcapping": 50.0})", ErrorCode::unsupported, "attn_logit_softcapping"},
+    {"query_scalar", R"({"query_pre_attn_scalar": 256})", ErrorCode::unsupported, "query_pre_attn_scalar"},
+    {"logits_scaling", R"({"logits_scaling": 8.0})", ErrorCode::unsupported, "logits_scaling"},
+    {"logit_scale", R"({"logit_scale": 0.0625})", ErrorCode::unsupported, "logit_scale"},
+    {"embedding_multiplier", R"({"embedding_multiplier": 12.0})", ErrorCode::unsupported, "embedding_multiplier"},
+    {"residual_multiplier", R"({"residual_multiplier": 0.22})", ErrorCode::unsupported, "residual_multiplier"},
+    {"attention_multiplier", R"({"attention_multiplier": 0.0078})", ErrorCode::unsupported, "attention_multiplier"},
+    {"no_rope_layers", R"({"no_rope_layers": [1, 1, 0]})", ErrorCode::unsupported, "no_rope_layers"},
+    {"experts", R"({"num_experts": 8})", ErrorCode::unsupported, "num_experts"},
+    {"local_experts", R"({"num_local_experts": 8})", ErrorCode::unsupported, "num_local_experts"},
+    {"clip_qkv", R"({"clip_qkv": 8.0})", ErrorCode::unsupported, "clip_qkv"},
+    {"qk_norm_of_llama", R"({"use_qk_norm": true})", ErrorCode::unsupported, "use_qk_norm"},
+    {"interleaved_rope", R"({"rope_interleaved": true})", ErrorCode::unsupported, "rope_interleaved"},
+    {"partial_rotary", R"({"partial_rotary_factor": 0.5})", ErrorCode::unsupported, "partial_rotary_factor"},
+    {"rope_dynamic", R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", ErrorCode::unsupported, "'dynamic'"},
+    {"rope_longrope", R"({"rope_scaling": {"rope_type": "longrope"}})", ErrorCode::unsupported, "'longrope'"},
+    {"rope_v5_unknown", R"({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}})", ErrorCode::unsupported, "'spiral'"},
+    {"layer_types_sliding", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention"]})", ErrorCode::unsupported, "sliding_attention"},
+    {"layer_types_linear", R"({"layer_types": ["linear_attention", "full_attention", "full_attention"]})", ErrorCode::unsupported, "linear_attention"},
+    {"layers_missing", R"({"num_hidden_layers": null})", ErrorCode::bad_config, "missing key 'num_hidden_layers'"},
+    {"layers_zero", R"({"num_hidden_layers": 0})", ErrorCode::bad_config, "'num_hidden_layers'"},
+    {"layers_absurd", R"({"num_hidden_layers": 1000000})", ErrorCode::bad_config, "'num_hidden_layers'"},
+    {"layers_fraction", R"({"num_hidden_layers": 2.5})", ErrorCode::bad_config, "2.5"},
+    {"hidden_negative", R"({"hidden_size": -64})", ErrorCode::bad_config, "-64"},
+    {"hidden_absurd", R"({"hidden_size": 4294967296})", ErrorCode::bad_config, "4294967296"},
+    {"hidden_text", R"({"hidden_size": "64"})", ErrorCode::bad_config, "'hidden_size'"},
+    {"vocab_absurd", R"({"vocab_size": 99999999999})", ErrorCode::bad_config, "'vocab_size'"},
+    {"ff_absurd", R"({"intermediate_size": 1e300})", ErrorCode::bad_config, "'intermediate_size'"},
+    {"heads_zero", R"({"num_attention_heads": 0})", ErrorCode::bad_config, "'num_attention_heads'"},
+    {"kv_heads_more", R"({"num_key_value_heads": 8})", ErrorCode::bad_config, "'num_key_value_heads'"},
+    {"kv_heads_no_divisor", R"({"num_key_value_heads": 3})", ErrorCode::bad_config, "expected a divisor of 4 heads, got 3"},
+    {"heads_no_divisor", R"({"num_attention_heads": 6})", ErrorCode::bad_config, "'hidden_size': expected a multiple of 6"},
+    {"head_dim_odd", R"({"head_dim": 15})", ErrorCode::bad_config, "expected an even number, got 15"},
+    {"head_dim_absurd", R"({"head_dim": 1000000})", ErrorCode::bad_config, "'head_dim'"},
+    {"heads_times_dim_absurd", R"({"num_attention_heads": 65536, "num_key_value_heads": 1, "head_dim": 4096})", ErrorCode::bad_config, "head_dim"},
+    {"eps_negative", R"({"rms_norm_eps": -1e-5})", ErrorCode::bad_config, "'rms_norm_eps'"},
+    {"eps_text", R"({"rms_norm_eps": "1e-5"})", ErrorCode::bad_config, "'rms_norm_eps'"},
+    {"tie_number", R"({"tie_word_embeddings": 1})", ErrorCode::bad_config, "'tie_word_embeddings'"},
+    {"bias_text", R"({"attention_bias": "yes"})", ErrorCode::bad_config, "'attention_bias'"},
+    {"context_zero", R"({"max_position_embeddings": 0})", ErrorCode::bad_config, "'max_position_embeddings'"},
+    {"theta_zero", R"({"rope_theta": 0})", ErrorCode::bad_config, "'rope_theta'"},
+    {"scaling_text", R"({"rope_scaling": "linear"})", ErrorCode::bad_config, "'rope_scaling'"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Table, ConfigRefusal, testing::ValuesIn(kRefusals), [](const auto& refusal) { return std::string(refusal.param.name); });
+
+TEST_P(ConfigRefusal, NamesTheSetting) {
+  Json config = config_of("llama");
+  config.update(parse_json(GetParam().patch, "patch"));
+  try {
+    read_spec(config, "config.json");
+    ADD_FAILURE() << "accepted " << GetParam().patch;
+  } catch (const Error& e) {
+    EXPECT_EQ(to_string(e.code()), to_string(GetParam().code)) << e.what();
+    EXPECT_EQ(std::string(e.what()).find("[config.json] "), 0u) << e.what();
+    EXPECT_NE(std::string(e.what()).find(GetParam().mention), std::string::npos) << e.what();
+  }
+}
+
+TEST(Config, AnythingButAnObjectIsRefused) {
+  for (const char* text : {"[]", "5", "null", "\"llama\""}) EXPECT_THROW(read_spec(parse_json(text, "x"), "x"), Error);
+}
+
+TEST(Config, NeutralValuesOfForeignKeysAreFine) {
+  Json config = config_of("llama");
+  config.update(parse_json(R"({"final_logit_softcapping": null, "num_experts": 0, "rope_interleaved": false, "clip_qkv": null, "pretraining_tp": 1,
+    "architectures": ["LlamaModel", "LlamaForCausalLM"], "partial_rotary_factor": 1.0, "layer_types": ["full_attention", "full_attention", "full_attention"],
+    "hidden_act": "swish", "bos_token_id": 1, "some_future_key": {"a": 1}})", "x"));
+  EXPECT_EQ(read_spec(config, "x").family, "llama");
+}
+
+TEST(Config, ReadsSizesAndDefaults) {
+  const DecoderSpec spec = read_spec(config_of("llama"), "x").decoder;
+  EXPECT_EQ(spec.dims.layers, 3);
+  EXPECT_EQ(spec.dims.d_model, 64);
+  EXPECT_EQ(spec.dims.heads, 4);
+  EXPECT_EQ(spec.dims.kv_heads, 2);
+  EXPECT_EQ(spec.dims.head_dim, 16);
+  EXPECT_EQ(spec.dims.context, 512);
+  EXPECT_DOUBLE_EQ(spec.eps, 1e-5);
+  EXPECT_FALSE(spec.tied_known);
+  EXPECT_FALSE(spec.qkv_bias || spec.o_bias || spec.mlp_bias || spec.qk_norm);
+  EXPECT_EQ(spec.windows, std::vector<int>(3, 0));
+  Json config = config_of("llama");
+  config.erase("num_key_value_heads");
+  EXPECT_EQ(read_spec(config, "x").decoder.dims.kv_heads, 4);
+  config["head_dim"] = 32;
+  EXPECT_EQ(read_spec(config, "x").decoder.dims.head_dim, 32);
+}
+
+TEST(Config, FamiliesDifferInBiasesAndNorms) {
+  EXPECT_EQ(families(), (std::vector<std::string>{"llama", "mistral", "qwen2", "qwen3"}));
+  EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
+  EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
+  EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);
+  Json config = config_of("qwen3");
+  config["attention_bias"] = true;
+  EXPECT_TRUE(read_spec(config, "x").decoder.o_bias);
+}
+
+TEST(Config, MistralsWindow) {
+  Json config = config_of("mistral");
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 4096));  // absent: transformers' default
+  config["sliding_window"] = nullptr;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 0));
+  config["sliding_window"] = 7;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 7));
+}
+
+TEST(Config, QwensWindows) {
+  for (const char* family : {"qwen2", "qwen3"}) {
+    Json config = config_of(family);
+    config["sliding_window"] = 9;
+    config["max_window_layers"] = 1;
+    EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 0)) << "off unless use_sliding_window";
+    config["use_sliding_window"] = true;
+    EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{0, 9, 9}));
+    config["layer_types"] = {"sliding_attention", "full_attention", "full_attention"};
+    EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{9, 0, 0}));
+    config["layer_types"] = {"full_attention"};
+    EXPECT_THROW(read_spec(config, "x"), Error);
+    config["layer_types"] = {"full_attention", "full_attention", "chunked_attention"};
+    EXPECT_THROW(read_spec(config, "x"), Error);
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::models

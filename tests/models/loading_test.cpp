@@ -1,0 +1,119 @@
+// Strict loading: a model gets every tensor it needs in the right shape and nothing else, or an error that names the tensor.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "tests/models/running.h"
+
+namespace bumblebee::models {
+namespace {
+
+using namespace testing_support;
+
+std::string load_error(const Json& config, MemoryWeights weights) {
+  nn::Loader load(weights, nullptr);
+  try {
+    make_model(read_spec(config, "config.json"), load);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::bad_file) << e.what();
+    return e.what();
+  }
+  return "";
+}
+
+class Loading : public testing::TestWithParam<const char*> {
+ protected:
+  TinyModel tiny() const { return {.family = GetParam()}; }
+};
+INSTANTIATE_TEST_SUITE_P(Families, Loading, testing::Values("llama", "mistral", "qwen2", "qwen3"), [](const auto& family) { return std::string(family.param); });
+
+TEST_P(Loading, TakesEveryTensor) {
+  EXPECT_EQ(load_error(tiny().config(), tiny().weights()), "");
+  TinyModel tied = tiny();
+  tied.tied = true;
+  EXPECT_EQ(load_error(tied.config(), tied.weights()), "");
+}
+
+/// Every tensor of the model in turn: removed, it is named.
+TEST_P(Loading, NamesEachMissingTensor) {
+  MemoryWeights all = tiny().weights();
+  const std::vector<std::string> names = all.unclaimed();
+  EXPECT_GT(names.size(), 15u);
+  for (const std::string& name : names) {
+    MemoryWeights weights = tiny().weights();
+    const bool vector = name.ends_with("norm.weight") || name.ends_with(".bias");
+    weights.remove(vector ? name : name.substr(0, name.size() - std::string(".weight").size()));
+    EXPECT_NE(load_error(tiny().config(), weights).find(name), std::string::npos) << name;
+  }
+}
+
+TEST_P(Loading, NamesTensorsThatTheModelDoesNotUse) {
+  Random random(1);
+  for (const char* name : {"model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.o_proj.bias", "model.layers.0.mlp.experts.weight", "visual.patch.weight"}) {
+    MemoryWeights weights = tiny().weights();
+    weights.add_vector(name, random_dense(random, 1, 4, DType::f32, 1));
+    EXPECT_NE(load_error(tiny().config(), weights).find(name), std::string::npos) << name;
+  }
+}
+
+/// A config that disagrees with the weights in any size is found by the tensor it concerns.
+TEST_P(Loading, NamesMisshapenTensors) {
+  const auto with = [&](const char* key, int value) {
+    Json config = tiny().config();
+    config[key] = value;
+    return load_error(config, tiny().weights());
+  };
+  EXPECT_NE(with("vocab_size", 81).find("model.embed_tokens.weight': expected [81, 64], got [80, 64]"), std::string::npos);
+  EXPECT_NE(with("intermediate_size", 95).find("model.layers.0.mlp.gate_proj.weight': expected [95, 64], got [96, 64]"), std::string::npos);
+  EXPECT_NE(with("head_dim", 18).find("q_proj.weight': expected [72, 64], got [64, 64]"), std::string::npos);
+  EXPECT_NE(with("num_key_value_heads", 4).find("k_proj.weight': expected [64, 64], got [32, 64]"), std::string::npos);
+  EXPECT_NE(with("num_hidden_layers", 3).find("model.layers.2."), std::string::npos);
+  EXPECT_NE(with("num_hidden_layers", 1).find("model.layers.1."), std::string::npos);
+}
+
+TEST_P(Loading, ReportsItsSites) {
+  MemoryWeights weights = tiny().weights();
+  nn::Loader load(weights, nullptr);
+  const auto model = make_model(read_spec(tiny().config(), "c"), load);
+  ASSERT_EQ(model->sites().size(), 2u * 7u + 1u);
+  EXPECT_EQ(model->sites()[0].name, "model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(model->sites()[6].name, "model.layers.0.mlp.down_proj");
+  EXPECT_EQ(model->sites()[6].in, 96);
+  EXPECT_EQ(model->sites()[6].out, 64);
+  EXPECT_EQ(model->sites().back().name, "lm_head");
+}
+
+TEST(LoadingLlama, OldBuffersAreIgnoredAndBiasesFollowTheConfig) {
+  const TinyModel tiny{.family = "llama"};
+  Random random(1);
+  MemoryWeights weights = tiny.weights();
+  weights.add_vector("model.layers.0.self_attn.rotary_emb.inv_freq", random_dense(random, 1, 8, DType::f32, 1));
+  EXPECT_EQ(load_error(tiny.config(), weights), "");
+  Json config = tiny.config();
+  config["attention_bias"] = true;
+  EXPECT_NE(load_error(config, weights).find("q_proj.bias"), std::string::npos);
+  config["attention_bias"] = false;
+  config["mlp_bias"] = true;
+  EXPECT_NE(load_error(config, weights).find("gate_proj.bias"), std::string::npos);
+}
+
+/// Without the key, the head is tied exactly when the checkpoint has none.
+TEST(LoadingTied, FollowsTheCheckpointWhenTheConfigIsSilent) {
+  for (const bool tied : {false, true}) {
+    const TinyModel tiny{.family = "llama", .tied = tied};
+    Json config = tiny.config();
+    config.erase("tie_word_embeddings");
+    MemoryWeights weights = tiny.weights();
+    nn::Loader load(weights, nullptr);
+    EXPECT_EQ(make_model(read_spec(config, "c"), load)->dims().tied_head, tied);
+  }
+}
+
+TEST(LoadingTied, AnUntiedModelNeedsItsHead) {
+  const TinyModel tiny{.family = "llama"};
+  MemoryWeights weights = tiny.weights();
+  weights.remove("lm_head");
+  EXPECT_NE(load_error(tiny.config(), weights).find("lm_head.weight"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace bumblebee::models

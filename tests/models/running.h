@@ -1,0 +1,56 @@
+// A model on a backend with a paged cache, driven the way an engine does it but by hand: what the model tests share.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/registry.h"
+#include "nn/infer_pass.h"
+#include "tests/support/backends.h"
+#include "tests/support/tiny_model.h"
+
+namespace bumblebee::models {
+
+/// Some tokens of one sequence in a batch.
+struct Chunk {
+  int sequence = 0;
+  std::vector<int32_t> tokens;
+};
+
+class Runner {
+ public:
+  struct Options {
+    DType kv = DType::f32;
+    int page_size = 16, pages = 64;
+    uint64_t page_seed = 1;  // order in which pages are handed out
+  };
+  Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSource& source, const Options& options);
+  Runner(std::unique_ptr<Backend> backend, const testing_support::TinyModel& tiny, const Options& options);
+
+  /// One packed step; logits of all rows, by chunk: [rows, vocab] each.
+  std::vector<std::vector<float>> step(const std::vector<Chunk>& chunks);
+  /// The same for one sequence, showing every intermediate.
+  using Tap = std::function<void(const std::string& name, const std::vector<float>& values)>;
+  void tapped(const Chunk& chunk, const Tap& tap);
+
+  const nn::Model& model() const { return *model_; }
+
+ private:
+  struct Sequence {
+    int past = 0;
+    std::vector<int32_t> pages;
+  };
+  void append(Batch& batch, const Chunk& chunk);
+
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<nn::Model> model_;
+  std::unique_ptr<KvStore> kv_;
+  Options options_;
+  std::vector<int32_t> free_;
+  std::map<int, Sequence> sequences_;
+};
+
+}  // namespace bumblebee::models

@@ -1,0 +1,108 @@
+// Claiming by name, the facts a loader collects on the way, and loading without a backend.
+#include "nn/loader.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "tests/support/backends.h"
+#include "tests/support/memory_weights.h"
+
+namespace bumblebee::nn {
+namespace {
+
+using namespace testing_support;
+
+const Format kQ4 = Format::affine(4, 32, DType::f16, DType::f16);
+
+MemoryWeights some_weights() {
+  Random random(1);
+  MemoryWeights weights;
+  weights.add_matrix("a", random_affine(random, 6, 64, kQ4, 1));
+  weights.add_vector("a.bias", random_dense(random, 1, 6, DType::bf16, 1));
+  weights.add_matrix("b", random_dense(random, 64, 6, DType::bf16, 1));
+  weights.add_vector("n.weight", random_dense(random, 1, 6, DType::f16, 1));
+  return weights;
+}
+
+TEST(Loader, CollectsSitesFormatsAndBytes) {
+  for (const bool with_backend : {true, false}) {
+    MemoryWeights weights = some_weights();
+    const auto backend = create_reference();
+    std::vector<uint64_t> seen;
+    Loader load(weights, with_backend ? backend.get() : nullptr, [&](uint64_t bytes) { seen.push_back(bytes); });
+    const Linear a = load.linear("a", 6, 64, true);
+    const Linear b = load.linear("b", 64, 6, false);
+    const RmsNorm n = load.rms_norm("n", 6, 1e-5);
+    load.finish();
+    EXPECT_EQ(a.name, "a");
+    EXPECT_EQ(a.site, 0);
+    EXPECT_EQ(b.site, 1);
+    EXPECT_EQ(bool(a.w), with_backend);
+    EXPECT_EQ(bool(a.bias), with_backend);
+    EXPECT_FALSE(b.bias);
+    EXPECT_FLOAT_EQ(n.params.eps, 1e-5f);
+    ASSERT_EQ(load.sites().size(), 2u);
+    EXPECT_EQ(load.sites()[1].name, "b");
+    EXPECT_EQ(load.sites()[1].in, 6);
+    EXPECT_EQ(load.sites()[1].out, 64);
+    EXPECT_EQ(load.formats(), (std::vector<Format>{kQ4, Format::dense(DType::bf16)}));
+    EXPECT_EQ(seen, (std::vector<uint64_t>{6 * 40, 6 * 40 + 12, 6 * 40 + 12 + 768, 6 * 40 + 12 + 768 + 12}));
+  }
+}
+
+TEST(Loader, ProgressMayCancel) {
+  MemoryWeights weights = some_weights();
+  Loader load(weights, nullptr, [](uint64_t) { throw Error(ErrorCode::cancelled, "load", "cancelled"); });
+  EXPECT_THROW(load.linear("a", 6, 64, false), Error);
+}
+
+TEST(Loader, FinishNamesWhatNobodyClaimed) {
+  MemoryWeights weights = some_weights();
+  Loader load(weights, nullptr);
+  load.linear("a", 6, 64, false);
+  try {
+    load.finish();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::bad_file);
+    for (const char* name : {"a.bias", "b.weight", "n.weight"}) EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("got 3"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Loader, FinishListsEightNamesAtMost) {
+  Random random(1);
+  MemoryWeights weights;
+  for (int i = 0; i < 20; ++i) weights.add_vector(cat("stray.", i), random_dense(random, 1, 2, DType::f32, 1));
+  try {
+    Loader(weights, nullptr).finish();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    const std::string text = e.what();
+    EXPECT_NE(text.find("got 20"), std::string::npos) << text;
+    EXPECT_TRUE(text.ends_with(", ...")) << text;
+  }
+}
+
+TEST(Loader, ATiedHeadIsTheEmbeddingAndDropsStrayCopies) {
+  Random random(1);
+  MemoryWeights weights;
+  weights.add_matrix("e", random_dense(random, 10, 4, DType::f32, 1));
+  weights.add_matrix("lm_head", random_dense(random, 10, 4, DType::f32, 1));
+  const auto backend = create_reference();
+  Loader load(weights, backend.get());
+  const Embedding embedding = load.embedding("e", 10, 4);
+  const Linear head = load.head("lm_head", embedding, 10, 4, true);
+  load.finish();
+  EXPECT_EQ(head.w.packed, embedding.table.packed);
+  EXPECT_EQ(load.sites().back().name, "lm_head");
+
+  weights.rewind();
+  Loader untied(weights, backend.get());
+  const Embedding other = untied.embedding("e", 10, 4);
+  EXPECT_NE(untied.head("lm_head", other, 10, 4, false).w.packed, other.table.packed);
+  untied.finish();
+}
+
+}  // namespace
+}  // namespace bumblebee::nn
