@@ -199,6 +199,10 @@ std::string_view safetensors_name(DType dtype) {
 
 void parse_safetensors_header(std::string_view text, const std::string& where, std::vector<TensorEntry>& tensors,
                               Metadata& metadata) {
+  // The JSON library takes a NUL for the end of its input: what follows one would never be looked at.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw Error(ErrorCode::bad_file, where, cat("header: expected JSON, got a NUL at byte ", nul));
+  }
   HeaderReader reader(where, tensors, metadata);
   Json::sax_parse(text.begin(), text.end(), &reader);
 }

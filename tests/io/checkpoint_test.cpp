@@ -1,0 +1,276 @@
+// Directories of every shape that mlx-lm and Hugging Face write, and matrices as config.json and tensors agree on them.
+#include "io/checkpoint.h"
+
+#include "quant/affine.h"
+#include "tests/io/files.h"
+
+namespace bumblebee {
+namespace {
+
+using namespace test;
+
+const char* const kConfig = R"({"model_type":"llama","quantization":{"bits":4,"group_size":32}})";
+
+/// A quantized module [out, in] as the three entries of a file, with recognisable bytes.
+struct Piece {
+  TensorSpec spec;
+  std::string bytes;
+};
+
+std::vector<Piece> quantized(const std::string& path, uint64_t out, uint64_t in, int bits, int group,
+                             DType scale = DType::f16) {
+  std::vector<Piece> pieces = {{{path + ".weight", DType::u32, {out, in * uint64_t(bits) / 32}}, ""},
+                               {{path + ".scales", scale, {out, in / uint64_t(group)}}, ""},
+                               {{path + ".biases", scale, {out, in / uint64_t(group)}}, ""}};
+  for (size_t i = 0; i < 3; ++i) pieces[i].bytes.assign(size_t(pieces[i].spec.size_bytes()), char('a' + i));
+  return pieces;
+}
+
+Piece dense(const std::string& name, DType dtype, std::vector<uint64_t> shape) {
+  Piece piece{{name, dtype, std::move(shape)}, ""};
+  piece.bytes.assign(size_t(piece.spec.size_bytes()), 'd');
+  return piece;
+}
+
+void save(const std::filesystem::path& path, const std::vector<Piece>& pieces) {
+  std::vector<TensorView> views;
+  for (const Piece& piece : pieces) views.push_back({piece.spec, as_bytes(piece.bytes)});
+  write_safetensors(path, views);
+}
+
+std::vector<Piece> operator+(std::vector<Piece> a, const std::vector<Piece>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+TEST(Checkpoint, SingleFileQuantizedAndDense) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", kConfig);
+  save(d.path() / "model.safetensors",
+       quantized("a.b", 3, 64, 4, 32) +
+           std::vector<Piece>{dense("c.weight", DType::bf16, {2, 5}), dense("n.weight", DType::f32, {7})});
+  auto checkpoint = Checkpoint::open(d.path());
+  EXPECT_EQ(checkpoint->unclaimed(),
+            (std::vector<std::string>{"a.b.biases", "a.b.scales", "a.b.weight", "c.weight", "n.weight"}));
+  const HostWeight q = checkpoint->matrix("a.b", 3, 64);
+  EXPECT_EQ(q.format, Format::affine(4, 32, DType::f16, DType::f16));
+  EXPECT_EQ(q.out, 3);
+  EXPECT_EQ(q.in, 64);
+  EXPECT_EQ(q.name, "a.b");
+  EXPECT_EQ(q.codes.size(), 3u * 32);
+  EXPECT_EQ(q.scales.size(), 3u * 2 * 2);
+  EXPECT_EQ(char(q.codes[0]), 'a');
+  EXPECT_EQ(char(q.scales[0]), 'b');
+  EXPECT_EQ(char(q.biases[0]), 'c');
+  EXPECT_EQ(checkpoint->matrix("c", 2, 5).format, Format::dense(DType::bf16));
+  const HostWeight v = checkpoint->vector("n.weight", 7);
+  EXPECT_EQ(v.in, 7);
+  EXPECT_EQ(v.out, 1);
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+  EXPECT_TRUE(checkpoint->has("a.b.scales"));
+  EXPECT_FALSE(checkpoint->has("c.scales"));
+  EXPECT_EQ(checkpoint->parameters(), 3u * 64 + 10 + 7);
+  // The weights outlive the checkpoint.
+  checkpoint.reset();
+  EXPECT_EQ(char(q.biases[11]), 'c');
+}
+
+TEST(Checkpoint, IgnoredTensorsAreNotUnclaimed) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  save(d.path() / "model.safetensors", {dense("lm_head.weight", DType::f32, {1, 1})});
+  auto checkpoint = Checkpoint::open(d.path());
+  checkpoint->ignore("lm_head.weight");
+  checkpoint->ignore("absent");
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+}
+
+TEST(Checkpoint, ShardsWithoutIndexAndWithPartsInSeveralShards) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", kConfig);
+  const auto parts = quantized("m", 2, 32, 4, 32);
+  save(d.path() / "model-00001-of-00002.safetensors", {parts[0]});
+  save(d.path() / "model-00002-of-00002.safetensors", {parts[1], parts[2]});
+  write_bytes(d.path() / "adapters.safetensors", "not read");
+  EXPECT_EQ(char(Checkpoint::open(d.path())->matrix("m", 2, 32).scales[0]), 'b');
+}
+
+TEST(Checkpoint, AnIndexNamesTheShards) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  save(d.path() / "model-x.safetensors", {dense("a.weight", DType::f16, {1, 2})});
+  save(d.path() / "model-y.safetensors", {dense("b.weight", DType::f16, {1, 2})});
+  write_bytes(d.path() / "model-stray.safetensors", "not named by the index, so not read");
+  write_bytes(d.path() / "model.safetensors.index.json",
+              R"({"metadata":{},"weight_map":{"a.weight":"model-x.safetensors","b.weight":"model-y.safetensors"}})");
+  EXPECT_EQ(Checkpoint::open(d.path())->names(), (std::vector<std::string>{"a.weight", "b.weight"}));
+}
+
+TEST(Checkpoint, ATextModelInsideAVisionModel) {
+  const TemporaryDirectory d;
+  write_bytes(
+      d.path() / "config.json",
+      R"({"text_config":{"hidden_size":2},"quantization":{"bits":4,"group_size":64,"language_model.m":{"bits":8,"group_size":32}}})");
+  save(d.path() / "model.safetensors",
+       quantized("language_model.m", 2, 32, 8, 32) + std::vector<Piece>{dense("vision_tower.w", DType::f32, {1})});
+  auto checkpoint = Checkpoint::open(d.path());
+  EXPECT_EQ(checkpoint->matrix("m", 2, 32).format.bits, 8);
+  EXPECT_TRUE(checkpoint->has("m.weight"));
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+}
+
+TEST(Checkpoint, ListsModules) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json",
+              R"({"quantization":{"bits":4,"group_size":32,"e.x":{"bits":3,"group_size":64}}})");
+  save(d.path() / "model.safetensors", quantized("a", 3, 64, 4, 32, DType::bf16) + quantized("e.x", 1, 128, 3, 64) +
+                                           std::vector<Piece>{dense("n.weight", DType::f64, {7})});
+  const auto modules = Checkpoint::open(d.path())->modules();
+  ASSERT_EQ(modules.size(), 3u);
+  EXPECT_EQ(modules[0].name, "a");
+  EXPECT_EQ(modules[0].format, Format::affine(4, 32, DType::bf16, DType::bf16));
+  EXPECT_EQ(modules[0].shape, (std::vector<uint64_t>{3, 64}));
+  EXPECT_EQ(modules[0].bytes, 3u * 32 + 2 * 3 * 2 * 2);
+  EXPECT_EQ(modules[1].name, "e.x");
+  EXPECT_EQ(modules[1].format.bits, 3);
+  EXPECT_EQ(modules[1].shape.back(), 128u);
+  EXPECT_EQ(modules[2].name, "n.weight");
+  EXPECT_EQ(modules[2].format, Format::dense(DType::f64));
+}
+
+TEST(Checkpoint, ReadsTheGoldensOfEveryWidth) {
+  int directories = 0, matrices = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(BB_TEST_DATA "/goldens/widths")) {
+    if (!std::filesystem::exists(entry.path() / "config.json")) continue;
+    ++directories;
+    const auto checkpoint = Checkpoint::open(entry.path());
+    for (const auto& module : checkpoint->modules()) {
+      if (module.format.kind != Format::Kind::affine) continue;
+      ++matrices;
+      const HostWeight w = checkpoint->matrix(module.name, int(module.shape[0]), int(module.shape[1]));
+      std::vector<float> row(size_t(w.in));
+      decode_row<float>(w, w.out - 1, row);
+      for (const float value : row) ASSERT_TRUE(std::isfinite(value)) << entry.path() << " " << module.name;
+    }
+  }
+  EXPECT_GE(directories, 3);
+  EXPECT_GE(matrices, 30);
+}
+
+struct Broken {
+  const char* name;
+  const char* config;
+  std::vector<Piece> pieces;
+  const char* part;  // of the message
+};
+
+std::vector<Piece> without(std::vector<Piece> pieces, size_t index) {
+  pieces.erase(pieces.begin() + long(index));
+  return pieces;
+}
+
+std::vector<Piece> with(std::vector<Piece> pieces, size_t index, DType dtype, std::vector<uint64_t> shape) {
+  pieces[index] = dense(pieces[index].spec.name, dtype, std::move(shape));
+  return pieces;
+}
+
+TEST(Checkpoint, RefusesModulesWhosePartsDisagree) {
+  const auto good = quantized("m", 2, 64, 4, 32);
+  const char* const narrow = R"({"quantization":{"bits":4,"group_size":64}})";
+  const Broken cases[] = {
+      {"missing weight", kConfig, {dense("other.weight", DType::f32, {1})}, "'m.weight'"},
+      {"missing scales", kConfig, without(good, 1), "'m.scales'"},
+      {"missing biases", kConfig, without(good, 2), "'m.biases'"},
+      {"biases alone", kConfig, {dense("m.weight", DType::f16, {2, 64}), good[2]}, "'m.scales'"},
+      {"weight is not packed", kConfig, with(good, 0, DType::f16, {2, 64}), "u32"},
+      {"weight i32", kConfig, with(good, 0, DType::i32, {2, 8}), "u32"},
+      {"scales u8, mxfp4", kConfig, with(good, 1, DType::u8, {2, 2}), "mxfp4"},
+      {"scales u8, nvfp4", kConfig, with(good, 1, DType::u8, {2, 4}), "nvfp4"},
+      {"scales f64", kConfig, with(good, 1, DType::f64, {2, 2}), "f64"},
+      {"scales i16", kConfig, with(good, 1, DType::i16, {2, 2}), "i16"},
+      {"biases u32", kConfig, with(good, 2, DType::u32, {2, 2}), "biases"},
+      {"biases of another shape", kConfig, with(good, 2, DType::f16, {2, 1}), "[2, 1]"},
+      {"scales with other rows", kConfig, with(with(good, 1, DType::f16, {3, 2}), 2, DType::f16, {3, 2}), "leading"},
+      {"scales with another rank", kConfig, with(with(good, 1, DType::f16, {2}), 2, DType::f16, {2}), "leading"},
+      {"scales of no columns", kConfig, with(with(good, 1, DType::f16, {2, 0}), 2, DType::f16, {2, 0}), "nothing"},
+      {"group contradicts shapes", narrow, good, "group 64"},
+      {"bits contradict shapes", R"({"quantization":{"bits":8,"group_size":32}})", good, "8-bit"},
+      {"no quantization in config", "{}", good, "quantization"},
+      {"config says dense", R"({"quantization":{"bits":4,"group_size":32,"m":false}})", good, "false"},
+      {"config lists a dense module",
+       R"({"quantization":{"bits":4,"group_size":32,"m":true}})",
+       {dense("m.weight", DType::f16, {2, 64})},
+       "'m.scales'"},
+      {"other inputs", kConfig, quantized("m", 2, 32, 4, 32), "expected [2, 64]"},
+      {"other outputs", kConfig, quantized("m", 3, 64, 4, 32), "expected [2, 64]"},
+      {"same product, other group", R"({"quantization":{"bits":2,"group_size":64}})", good, "[2, 64]"},
+      {"three dimensions",
+       kConfig,
+       {dense("m.weight", DType::u32, {1, 2, 8}), dense("m.scales", DType::f16, {1, 2, 2}),
+        dense("m.biases", DType::f16, {1, 2, 2})},
+       "'m'"},
+      {"dense f64", "{}", {dense("m.weight", DType::f64, {2, 64})}, "f64"},
+      {"dense fp8", "{}", {dense("m.weight", DType::f8_e4m3, {2, 64})}, "f8_e4m3"},
+      {"dense of another shape", "{}", {dense("m.weight", DType::f16, {64, 2})}, "[64, 2]"},
+      {"dense vector", "{}", {dense("m.weight", DType::f16, {128})}, "[128]"},
+      {"packed without scales", "{}", {dense("m.weight", DType::u32, {2, 8})}, "'m.scales'"},
+  };
+  for (const Broken& broken : cases) {
+    const TemporaryDirectory d;
+    write_bytes(d.path() / "config.json", broken.config);
+    save(d.path() / "model.safetensors", broken.pieces);
+    auto checkpoint = Checkpoint::open(d.path());
+    expect_error([&] { checkpoint->matrix("m", 2, 64); }, broken.part, broken.name);
+    expect_error([&] { checkpoint->matrix("m", 2, 64); }, d.path().string(), broken.name);
+    expect_error([&] { checkpoint->matrix("m", 2, 64); }, "'m", broken.name);
+  }
+}
+
+TEST(Checkpoint, RefusesVectors) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  save(d.path() / "model.safetensors",
+       {dense("a", DType::f32, {3}), dense("b", DType::i64, {3}), dense("c", DType::f32, {1, 3})});
+  auto checkpoint = Checkpoint::open(d.path());
+  expect_error([&] { checkpoint->vector("a", 4); }, "'a'", "size");
+  expect_error([&] { checkpoint->vector("b", 3); }, "i64", "dtype");
+  expect_error([&] { checkpoint->vector("c", 3); }, "[1, 3]", "rank");
+  expect_error([&] { checkpoint->vector("absent", 3); }, "'absent'", "absent");
+}
+
+TEST(Checkpoint, RefusesDirectories) {
+  const auto refused = [](const std::vector<std::pair<std::string, std::string>>& files, const std::string& part) {
+    const TemporaryDirectory d;
+    for (const auto& [name, text] : files) write_bytes(d.path() / name, text);
+    expect_error([&] { Checkpoint::open(d.path()); }, part, part);
+    expect_error([&] { Checkpoint::open(d.path()); }, d.path().string(), part);
+  };
+  const std::string tensor = safetensors("{" + entry("a", "U8", "[1]", 0, 1) + "}", "x");
+  refused({}, "model.safetensors");
+  refused({{"config.json", "{}"}}, "model.safetensors");
+  refused({{"model.safetensors", tensor}}, "config.json");
+  refused({{"config.json", "{}"}, {"pytorch_model.bin", ""}}, "pytorch_model.bin");
+  refused({{"config.json", "{}"}, {"consolidated.00.pth", ""}}, "pickle");
+  refused({{"m.Q4_K_M.gguf", ""}}, "bumblebee convert");
+  refused({{"config.json", "{}"}, {"model-1.safetensors", tensor}, {"model-2.safetensors", tensor}}, "'a' given twice");
+  const auto indexed = [&](const std::string& index, const std::string& part) {
+    refused({{"config.json", "{}"}, {"model-1.safetensors", tensor}, {"model.safetensors.index.json", index}}, part);
+  };
+  indexed(R"({"weight_map":{"a":"model-2.safetensors"}})", "model-2.safetensors");
+  indexed(R"({"weight_map":{"b":"model-1.safetensors"}})", "'b'");
+  indexed(R"({"weight_map":{"a":"../model-1.safetensors"}})", "inside");
+  indexed(R"({"weight_map":{"a":"/etc/model.safetensors"}})", "inside");
+  indexed(R"({"weight_map":{"a":""}})", "inside");
+  indexed(R"({"weight_map":{"a":"x/../../y.safetensors"}})", "inside");
+  indexed(R"({"weight_map":{"a":7}})", "'a'");
+  indexed(R"({"weight_map":{"a":"pytorch_model.bin"}})", "pytorch_model.bin");
+  indexed(R"({"weight_map":{}})", "weight_map");
+  indexed(R"({"weight_map":[]})", "weight_map");
+  indexed(R"({})", "weight_map");
+  indexed(R"([])", "weight_map");
+  indexed(R"({"weight_map":)", "index.json");
+  expect_error([] { Checkpoint::open("/nonexistent-directory"); }, "/nonexistent-directory", "no directory");
+}
+
+}  // namespace
+}  // namespace bumblebee

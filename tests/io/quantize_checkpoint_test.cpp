@@ -1,0 +1,156 @@
+// Quantizing a directory equals MLX's quantizer tensor by tensor; taking it away gives the decoded values back.
+#include "io/quantize_checkpoint.h"
+
+#include "base/float16.h"
+#include "base/rng.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_writer.h"
+#include "tests/io/files.h"
+
+namespace bumblebee {
+namespace {
+
+using namespace test;
+
+std::string random_bf16(size_t count, uint64_t key) {
+  std::string bytes;
+  for (size_t i = 0; i < count; ++i) bytes += packed(f32_to_bf16(float(uniform01(key, i) - 0.5)));
+  return bytes;
+}
+
+void make_dense(const std::filesystem::path& directory,
+                const std::string& config = R"({"model_type":"llama","torch_dtype":"bfloat16","_name_or_path":"x"})") {
+  std::filesystem::create_directories(directory);
+  write_bytes(directory / "config.json", config);
+  write_bytes(directory / "tokenizer.json", "{}");
+  write_bytes(directory / "chat_template.jinja", "{{ x }}");
+  write_bytes(directory / "modeling.py", "never copied");
+  const std::string embed = random_bf16(5 * 128, 1), odd = random_bf16(4 * 96, 2), norm = random_bf16(128, 3);
+  write_safetensors(directory / "model.safetensors",
+                    {{{"model.embed_tokens.weight", DType::bf16, {5, 128}}, as_bytes(embed)},
+                     {{"model.layers.0.mlp.down_proj.weight", DType::bf16, {4, 96}}, as_bytes(odd)},
+                     {{"model.norm.weight", DType::bf16, {128}}, as_bytes(norm)}});
+}
+
+TEST(QuantizeCheckpoint, EqualsTheQuantizer) {
+  const TemporaryDirectory d;
+  make_dense(d.path() / "dense");
+  for (const AffineVariant variant : {AffineVariant::cpu, AffineVariant::gpu}) {
+    const auto out = d.path() / (variant == AffineVariant::cpu ? "cpu" : "gpu");
+    RewriteOptions options;
+    options.quantize = AffineSpec{4, 64};
+    options.variant = variant;
+    options.threads = 2;
+    const auto report = rewrite_checkpoint(d.path() / "dense", out, options);
+    auto source = Checkpoint::open(d.path() / "dense"), result = Checkpoint::open(out);
+    const HostWeight before = source->matrix("model.embed_tokens", 5, 128),
+                     after = result->matrix("model.embed_tokens", 5, 128);
+    std::vector<float> values;
+    for (int row = 0; row < 5; ++row) {
+      std::vector<float> one(128);
+      decode_row<float>(before, row, one);
+      values.insert(values.end(), one.begin(), one.end());
+    }
+    const QuantizedMatrix expected = quantize_affine(values, 5, 128, 4, 64, DType::bf16, variant);
+    EXPECT_TRUE(std::equal(after.codes.begin(), after.codes.end(), expected.codes.begin(), expected.codes.end()));
+    EXPECT_TRUE(std::equal(after.scales.begin(), after.scales.end(), expected.scales.begin(), expected.scales.end()));
+    EXPECT_TRUE(std::equal(after.biases.begin(), after.biases.end(), expected.biases.begin(), expected.biases.end()));
+    // 96 inputs are no multiple of 64.
+    EXPECT_EQ(result->matrix("model.layers.0.mlp.down_proj", 4, 96).format, Format::dense(DType::bf16));
+    ASSERT_EQ(report.notes.size(), 2u);
+    EXPECT_NE(cat(report.notes[0], report.notes[1]).find("down_proj"), std::string::npos);
+    EXPECT_NE(cat(report.notes[0], report.notes[1]).find("modeling.py"), std::string::npos);
+    EXPECT_EQ(result->config().json["quantization"]["bits"], 4);
+    EXPECT_FALSE(result->config().json.contains("_name_or_path"));
+    EXPECT_EQ(read_bytes(out / "chat_template.jinja"), "{{ x }}");
+    EXPECT_FALSE(std::filesystem::exists(out / "modeling.py"));
+  }
+}
+
+TEST(QuantizeCheckpoint, BackToDense) {
+  const TemporaryDirectory d;
+  make_dense(d.path() / "dense");
+  RewriteOptions quantize, dense;
+  quantize.quantize = AffineSpec{8, 32};
+  rewrite_checkpoint(d.path() / "dense", d.path() / "q", quantize);
+  dense.dequantize = true;
+  dense.dtype = DType::f32;
+  const auto report = rewrite_checkpoint(d.path() / "q", d.path() / "back", dense);
+  auto q = Checkpoint::open(d.path() / "q"), back = Checkpoint::open(d.path() / "back");
+  for (const TensorReport& tensor : report.tensors) EXPECT_TRUE(tensor.exact) << tensor.name;
+  std::vector<float> a(96), b(96);
+  const HostWeight before = q->matrix("model.layers.0.mlp.down_proj", 4, 96),
+                   after = back->matrix("model.layers.0.mlp.down_proj", 4, 96);
+  EXPECT_EQ(before.format.bits, 8);
+  EXPECT_EQ(after.format, Format::dense(DType::f32));
+  for (int row = 0; row < 4; ++row) {
+    decode_row<float>(before, row, a);
+    decode_row<float>(after, row, b);
+    EXPECT_EQ(a, b);
+  }
+  EXPECT_FALSE(back->config().quantization.present());
+  EXPECT_EQ(back->config().json["torch_dtype"], "float32");
+}
+
+TEST(QuantizeCheckpoint, ChangesTheDenseType) {
+  const TemporaryDirectory d;
+  make_dense(d.path() / "dense");
+  RewriteOptions options;
+  options.dtype = DType::f32;
+  const auto report = rewrite_checkpoint(d.path() / "dense", d.path() / "f32", options);
+  for (const TensorReport& tensor : report.tensors) EXPECT_TRUE(tensor.exact && tensor.target == "f32") << tensor.name;
+  options.dtype = DType::f16;
+  EXPECT_EQ(rewrite_checkpoint(d.path() / "f32", d.path() / "f16", options).tensors[0].target, "f16");
+}
+
+TEST(QuantizeCheckpoint, RefusesByName) {
+  const TemporaryDirectory d;
+  make_dense(d.path() / "dense");
+  RewriteOptions four, eight, both, seven;
+  four.quantize = AffineSpec{4, 32};
+  eight.quantize = AffineSpec{8, 64};
+  seven.quantize = AffineSpec{7, 64};
+  both.quantize = AffineSpec{4, 64};
+  both.dequantize = true;
+  rewrite_checkpoint(d.path() / "dense", d.path() / "q", four);
+  expect_error([&] { rewrite_checkpoint(d.path() / "q", d.path() / "x", eight); }, "8-bit group 64", "wanted");
+  expect_error([&] { rewrite_checkpoint(d.path() / "q", d.path() / "x", eight); }, "4-bit group 32", "found");
+  expect_error([&] { rewrite_checkpoint(d.path() / "dense", d.path() / "x", both); }, "both", "both");
+  expect_error([&] { rewrite_checkpoint(d.path() / "dense", d.path() / "x", seven); }, "7 bits", "seven");
+  expect_error([&] { rewrite_checkpoint(d.path() / "dense", d.path() / "q", four); }, "model", "over a model");
+  EXPECT_FALSE(std::filesystem::exists(d.path() / "x" / "model.safetensors"));
+}
+
+TEST(QuantizeCheckpoint, NamesTheTensorThatIsNotFinite) {
+  const TemporaryDirectory d;
+  make_dense(d.path());
+  std::string bytes = random_bf16(64, 5);
+  bytes.replace(10, 2, packed(uint16_t{0x7f80}));
+  write_safetensors(d.path() / "model.safetensors", {{{"lm_head.weight", DType::bf16, {1, 64}}, as_bytes(bytes)}});
+  RewriteOptions options;
+  options.quantize = AffineSpec{4, 64};
+  expect_error([&] { rewrite_checkpoint(d.path(), d.path() / "x", options); }, "lm_head", "infinity");
+}
+
+TEST(CheckpointWriter, SplitsIntoShardsAndWritesTheIndex) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  CheckpointWriter writer(d.path(),
+                          {{"a.weight", DType::u8, {60}},
+                           {"a.scales", DType::u8, {60}},
+                           {"b.weight", DType::u8, {60}},
+                           {"c.weight", DType::u8, {40}}},
+                          220, 100);
+  for (const int size : {60, 60, 60, 40}) writer.append(as_bytes(std::string(size_t(size), 'x')));
+  EXPECT_FALSE(std::filesystem::exists(d.path() / "model-00001-of-00002.safetensors"));
+  writer.finish();
+  const Json index = parse_json(read_bytes(d.path() / "model.safetensors.index.json"), "index");
+  EXPECT_EQ(index["weight_map"]["a.scales"], "model-00001-of-00002.safetensors");
+  EXPECT_EQ(index["weight_map"]["b.weight"], "model-00002-of-00002.safetensors");
+  EXPECT_EQ(index["weight_map"]["c.weight"], "model-00002-of-00002.safetensors");
+  EXPECT_EQ(index["metadata"]["total_size"], 220);
+  EXPECT_EQ(Checkpoint::open(d.path())->names().size(), 4u);
+}
+
+}  // namespace
+}  // namespace bumblebee
