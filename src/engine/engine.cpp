@@ -107,8 +107,8 @@ void Engine::loop() {
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return stopping_ || !incoming_.empty() || !scheduler_.idle(); });
-      arrived.swap(incoming_);
       if (stopping_) break;
+      arrived.swap(incoming_);
     }
     admit(std::move(arrived));
     end_cancelled();

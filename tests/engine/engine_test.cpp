@@ -1,0 +1,368 @@
+// The engine on tiny models: what is packed, chunked, paged, forked or interrupted must not change any answer.
+#include "tests/engine/engine_test.h"
+
+#include <atomic>
+#include <thread>
+
+#include "base/error.h"
+#include "nn/infer_pass.h"
+
+namespace bumblebee::engine {
+namespace {
+
+INSTANTIATE_TEST_SUITE_P(Devices, OnDevice, ::testing::ValuesIn(device_names()), [](const auto& test) { return test.param; });
+
+GenerationConfig greedy(int max_new) {
+  GenerationConfig config;
+  config.max_new_tokens = max_new;
+  config.logprobs = true;
+  return config;
+}
+
+Work work_of(std::vector<int32_t> prompt, GenerationConfig config, uint64_t seed = 0) {
+  Work work;
+  work.prompt = std::move(prompt);
+  work.config = std::move(config);
+  work.seed = seed;
+  return work;
+}
+
+void expect_same(const Outcome& got, const Outcome& want) {
+  EXPECT_EQ(got.tokens, want.tokens);
+  EXPECT_EQ(got.reason, want.reason);
+  ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
+  for (size_t i = 0; i < want.logprobs.size(); ++i) EXPECT_NEAR(got.logprobs[i].logprob, want.logprobs[i].logprob, kTolerance);
+}
+
+TEST_P(OnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
+  for (const char* name : {"qwen3", "mistral", "llama_biased"}) {
+    const Model model = load(golden_model(name), GetParam());
+    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 100, .prefill_chunk = 7});
+    std::vector<int32_t> tokens = some_tokens(11, model.info().vocab, 1);
+    const Outcome outcome = engine.submit(work_of(tokens, greedy(12)))->wait();
+    ASSERT_EQ(outcome.tokens.size(), 12u);
+    EXPECT_EQ(outcome.reason, text::FinishReason::length);
+    tokens.insert(tokens.end(), outcome.tokens.begin(), outcome.tokens.end());
+    const auto rows = all_logits(model, tokens);
+    for (size_t i = 0; i < 12; ++i) {
+      EXPECT_EQ(argmax(rows[10 + i]), outcome.tokens[i]) << name << " token " << i;
+      EXPECT_NEAR(outcome.logprobs[i].logprob, log_probability(rows[10 + i], outcome.tokens[i]), kTolerance);
+    }
+  }
+}
+
+TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  const std::vector<int32_t> tokens = some_tokens(132, model.info().vocab, 3);
+  const auto rows = all_logits(model, tokens);
+  Engine engine(model.state(), {.batch_size = 4, .sequence_length = 140, .prefill_chunk = 48});
+  std::vector<std::pair<int, std::shared_ptr<Job>>> jobs;
+  for (int n : {1, 2, 47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 131}) {
+    GenerationConfig config = greedy(int(tokens.size()) - n);
+    for (int i = n; i < int(tokens.size()); ++i) config.forced_token_ids[i - n] = tokens[size_t(i)];
+    jobs.emplace_back(n, engine.submit(work_of({tokens.begin(), tokens.begin() + n}, config)));
+  }
+  for (auto& [n, job] : jobs) {
+    const Outcome outcome = job->wait();
+    ASSERT_EQ(outcome.tokens, std::vector<int32_t>(tokens.begin() + n, tokens.end()));
+    for (size_t i = 0; i < outcome.tokens.size(); ++i) {
+      EXPECT_NEAR(outcome.logprobs[i].logprob, log_probability(rows[size_t(n) - 1 + i], outcome.tokens[i]), kTolerance) << "prefill " << n << " token " << i;
+    }
+  }
+}
+
+TEST_P(OnDevice, PackedSequencesGetTheirSoloResults) {
+  const Model model = load(golden_model("llama"), GetParam());
+  std::vector<Work> works;
+  for (unsigned i = 0; i < 9; ++i) {
+    GenerationConfig config = greedy(3 + int(i) * 2);
+    if (i % 3 == 1) config.strategy = MultinomialSampling{.top_k = 20, .top_p = 0.9, .min_p = 0};
+    if (i % 3 == 2) config.repetition_penalty = 1.2;
+    if (i == 4) config.strategy = ContrastiveSearch{.top_k = 3, .alpha = 0.5};
+    works.push_back(work_of(some_tokens(1 + int(i * i) * 2, model.info().vocab, i), config, 77 + i));
+  }
+  std::vector<Outcome> solo;
+  for (const Work& work : works) {
+    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 200, .prefill_chunk = 512});
+    solo.push_back(engine.submit(work)->wait());
+  }
+  for (const auto& [batch, chunk] : {std::pair(2, 5), std::pair(4, 16), std::pair(16, 512)}) {
+    Engine engine(model.state(), {.batch_size = batch, .sequence_length = 200, .prefill_chunk = chunk});
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (const Work& work : works) jobs.push_back(engine.submit(work));
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      SCOPED_TRACE(cat("request ", i, " batch ", batch, " chunk ", chunk));
+      expect_same(jobs[i]->wait(), solo[i]);
+    }
+  }
+}
+
+/// Contrastive search by definition: every candidate by a whole prefill, no cache, no forks.
+std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> tokens, int count, int top_k, double alpha) {
+  ModelState& state = *model.state();
+  const size_t d = size_t(state.info.hidden), prompt = tokens.size();
+  const auto pass_over = [&](const std::vector<int32_t>& sequence, std::vector<float>& hidden, std::vector<float>& logits) {
+    const std::lock_guard lock(state.compute);
+    const auto kv = state.backend->make_kv(state.kv_shape(8, 64));
+    Batch batch;
+    batch.append(sequence, 0, {0, 1, 2, 3, 4, 5, 6, 7}, Batch::Want::last);
+    state.backend->bind(batch, kv.get());
+    state.backend->run({}, [&] {
+      nn::InferPass pass(*state.backend, *kv, batch);
+      pass.keep_hidden();
+      const Tensor out = state.model->forward(pass);
+      logits.resize(size_t(state.info.vocab));
+      state.backend->read(out, logits);
+      hidden.resize(sequence.size() * d);
+      state.backend->read(pass.hidden(), hidden);
+    });
+  };
+  const auto cosine = [d](const float* a, const float* b) {
+    double ab = 0, aa = 0, bb = 0;
+    for (size_t i = 0; i < d; ++i) {
+      ab += double(a[i]) * b[i];
+      aa += double(a[i]) * a[i];
+      bb += double(b[i]) * b[i];
+    }
+    return ab / std::sqrt(aa * bb);
+  };
+  for (int step = 0; step < count; ++step) {
+    std::vector<float> hidden, logits, ignored;
+    pass_over(tokens, hidden, logits);
+    std::vector<int32_t> order;
+    for (int i = 0; i < state.info.vocab; ++i) order.push_back(i);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[size_t(a)] > logits[size_t(b)]; });
+    double best = -1e9;
+    int32_t chosen = -1;
+    for (int c = 0; c < top_k; ++c) {
+      std::vector<int32_t> longer = tokens;
+      longer.push_back(order[size_t(c)]);
+      pass_over(longer, hidden, ignored);
+      double nearest = -1;
+      for (size_t t = 0; t < tokens.size(); ++t) nearest = std::max(nearest, cosine(&hidden[t * d], &hidden[tokens.size() * d]));
+      const double score = (1 - alpha) * std::exp(log_probability(logits, order[size_t(c)])) - alpha * nearest;
+      if (score > best) {
+        best = score;
+        chosen = order[size_t(c)];
+      }
+    }
+    tokens.push_back(chosen);
+  }
+  return {tokens.begin() + ptrdiff_t(prompt), tokens.end()};
+}
+
+TEST_P(OnDevice, ContrastiveSearchIsWhatItsDefinitionSays) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  Engine engine(model.state(), {.batch_size = 2, .sequence_length = 100, .prefill_chunk = 10});
+  GenerationConfig config = greedy(10);
+  config.strategy = ContrastiveSearch{.top_k = 4, .alpha = 0.6};
+  int unlike_greedy = 0;
+  for (int length : {3, 58, 64}) {  // the second crosses a page border while it forks
+    const std::vector<int32_t> prompt = some_tokens(length, model.info().vocab, unsigned(length));
+    const auto job = engine.submit(work_of(prompt, config));
+    const auto plain = engine.submit(work_of(prompt, greedy(10)));  // beside it in the same batches
+    const Outcome outcome = job->wait();
+    EXPECT_EQ(outcome.tokens, plain_contrastive(model, prompt, 10, 4, 0.6));
+    unlike_greedy += plain->wait().tokens != outcome.tokens;
+  }
+  EXPECT_GT(unlike_greedy, 0);
+}
+
+TEST_P(OnDevice, ASeedRepeatsInAnyBatch) {
+  const Model model = load(golden_model("smollm2"), GetParam());
+  GenerationConfig config = greedy(24);
+  config.strategy = MultinomialSampling{};
+  config.temperature = 1.3;
+  const std::vector<int32_t> prompt = some_tokens(9, model.info().vocab, 2);
+  Engine alone(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+  const Outcome first = alone.submit(work_of(prompt, config, 5))->wait();
+  EXPECT_NE(first.tokens, alone.submit(work_of(prompt, config, 6))->wait().tokens);
+  Engine busy(model.state(), {.batch_size = 8, .sequence_length = 64, .prefill_chunk = 4});
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (uint64_t i = 0; i < 8; ++i) jobs.push_back(busy.submit(work_of(i % 2 == 0 ? prompt : some_tokens(int(i) + 3, 100, 9), config, i % 2 == 0 ? 5 : i)));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const Outcome outcome = jobs[i]->wait();
+    if (i % 2 == 0) expect_same(outcome, first);
+  }
+}
+
+/// Stops, cancels or throws at the n-th token.
+class ScriptedSink final : public TokenSink {
+ public:
+  ScriptedSink(int at, Verdict verdict, bool throws = false) : at_(at), verdict_(verdict), throws_(throws) {}
+  Verdict take(int32_t) override {
+    if (++count_ < at_) return Verdict::go_on;
+    if (throws_) throw Error(ErrorCode::bad_request, "sink", "a listener that fails");
+    return verdict_;
+  }
+
+ private:
+  int at_, count_ = 0;
+  Verdict verdict_;
+  bool throws_;
+};
+
+TEST_P(OnDevice, ListenersStopCancelAndFailAlone) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  Engine engine(model.state(), {.batch_size = 4, .sequence_length = 64, .prefill_chunk = 8});
+  const std::vector<int32_t> prompt = some_tokens(5, model.info().vocab, 0);
+  ScriptedSink stops(3, TokenSink::Verdict::stop), cancels(2, TokenSink::Verdict::cancel), throws(4, TokenSink::Verdict::go_on, true);
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (TokenSink* sink : {static_cast<TokenSink*>(&stops), static_cast<TokenSink*>(&cancels), static_cast<TokenSink*>(&throws), static_cast<TokenSink*>(nullptr)}) {
+    Work work = work_of(prompt, greedy(20));
+    work.sink = sink;
+    jobs.push_back(engine.submit(std::move(work)));
+  }
+  const Outcome stopped = jobs[0]->wait();
+  EXPECT_EQ(stopped.tokens.size(), 3u);
+  EXPECT_EQ(stopped.reason, text::FinishReason::stop);
+  const Outcome cancelled = jobs[1]->wait();
+  EXPECT_EQ(cancelled.tokens.size(), 2u);
+  EXPECT_EQ(cancelled.reason, text::FinishReason::cancelled);
+  EXPECT_THROW(jobs[2]->wait(), Error);
+  EXPECT_EQ(jobs[3]->wait().tokens.size(), 20u);
+}
+
+TEST_P(OnDevice, CancelsWaitingAndRunningRequests) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
+  std::atomic<bool> cancel{false};
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (int i = 0; i < 3; ++i) {
+    Work work = work_of(some_tokens(4, model.info().vocab, 1), greedy(500));
+    work.cancelled = [&cancel] { return cancel.load(); };
+    jobs.push_back(engine.submit(std::move(work)));
+  }
+  cancel = true;
+  for (auto& job : jobs) {
+    const Outcome outcome = job->wait();
+    EXPECT_EQ(outcome.reason, text::FinishReason::cancelled);
+    EXPECT_LT(outcome.tokens.size(), 500u);
+  }
+  EXPECT_EQ(engine.submit(work_of(some_tokens(4, 100, 1), greedy(2)))->wait().tokens.size(), 2u);
+}
+
+TEST_P(OnDevice, EndsAtAnyOfSeveralEndTokens) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+  const std::vector<int32_t> prompt = some_tokens(6, model.info().vocab, 4);
+  const Outcome whole = engine.submit(work_of(prompt, greedy(12)))->wait();
+  GenerationConfig config = greedy(12);
+  config.eos_token_ids = {127, whole.tokens[4]};
+  const Outcome ended = engine.submit(work_of(prompt, config))->wait();
+  const auto first = std::find(whole.tokens.begin(), whole.tokens.end(), whole.tokens[4]);
+  EXPECT_EQ(ended.tokens, std::vector<int32_t>(whole.tokens.begin(), first));
+  EXPECT_EQ(ended.reason, text::FinishReason::stop);
+  config.min_new_tokens = 9;
+  const Outcome longer = engine.submit(work_of(prompt, config))->wait();
+  EXPECT_GE(longer.tokens.size(), 9u);
+}
+
+TEST_P(OnDevice, RefusesRequestsThatDoNotFit) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 32, .prefill_chunk = 8});
+  const auto message = [&](Work work) {
+    try {
+      engine.submit(std::move(work));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::bad_request);
+      return std::string(error.what());
+    }
+    ADD_FAILURE() << "accepted";
+    return std::string();
+  };
+  EXPECT_NE(message(work_of(some_tokens(32, 100, 0), greedy(1))).find("sequence length of 32, got 32"), std::string::npos);
+  EXPECT_NE(message(work_of({}, greedy(1))).find("no tokens"), std::string::npos);
+  EXPECT_NE(message(work_of({1, 128}, greedy(1))).find("vocabulary of 128, got 128"), std::string::npos);
+  EXPECT_NE(message(work_of({1, -1}, greedy(1))).find("got -1"), std::string::npos);
+  GenerationConfig config;
+  config.max_length = 3;
+  EXPECT_NE(message(work_of({1, 2, 3}, config)).find("max_length is 3"), std::string::npos);
+  config = greedy(1);
+  config.logit_bias[128] = 1;
+  EXPECT_NE(message(work_of({1}, config)).find("logit_bias"), std::string::npos);
+  const Outcome full = engine.submit(work_of(some_tokens(30, 100, 0), greedy(100)))->wait();
+  EXPECT_EQ(full.tokens.size(), 2u);  // the sequence length ends it, and the reason says so
+  EXPECT_EQ(full.reason, text::FinishReason::length);
+}
+
+TEST_P(OnDevice, ManyThreadsGetTheirOwnAnswers) {
+  const Model model = load(golden_model("llama"), GetParam());
+  std::vector<Outcome> solo;
+  {
+    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+    for (unsigned i = 0; i < 8; ++i) solo.push_back(engine.submit(work_of(some_tokens(2 + int(i), model.info().vocab, i), greedy(6)))->wait());
+  }
+  Engine first(model.state(), {.batch_size = 3, .sequence_length = 64, .prefill_chunk = 4});
+  Engine second(model.state(), {.batch_size = 5, .sequence_length = 64, .prefill_chunk = 64});  // two servings of one model
+  std::vector<std::thread> threads;
+  std::vector<Outcome> got(16 * 3);
+  for (unsigned t = 0; t < 16; ++t) {
+    threads.emplace_back([&, t] {
+      for (unsigned round = 0; round < 3; ++round) {
+        const unsigned i = (t + round) % 8;
+        Engine& engine = t % 2 == 0 ? first : second;
+        got[t * 3 + round] = engine.submit(work_of(some_tokens(2 + int(i), model.info().vocab, i), greedy(6)))->wait();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (unsigned t = 0; t < 16; ++t) {
+    for (unsigned round = 0; round < 3; ++round) expect_same(got[t * 3 + round], solo[(t + round) % 8]);
+  }
+}
+
+/// Passes on to the real model, but for the steps in which it fails.
+class FailingModel final : public nn::Model {
+ public:
+  explicit FailingModel(std::unique_ptr<nn::Model> real) : real_(std::move(real)) {}
+  Tensor forward(nn::Pass& pass) const override {
+    if (failures_ > 0) {
+      --failures_;
+      throw std::runtime_error("the device fell over");
+    }
+    return real_->forward(pass);
+  }
+  void block(nn::Pass& pass, int i, nn::Residual& residual) const override { real_->block(pass, i, residual); }
+  mutable std::atomic<int> failures_{0};
+
+ private:
+  std::unique_ptr<nn::Model> real_;
+};
+
+TEST_P(OnDevice, AFailedStepFailsItsRequestsOnly) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  auto failing = std::make_unique<FailingModel>(std::move(model.state()->model));
+  FailingModel& switchable = *failing;
+  model.state()->model = std::move(failing);
+  Engine engine(model.state(), {.batch_size = 2, .sequence_length = 64, .prefill_chunk = 8});
+  switchable.failures_ = 1;
+  try {
+    engine.submit(work_of({1, 2, 3}, greedy(3)))->wait();
+    ADD_FAILURE() << "the failure was swallowed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::device);
+    EXPECT_NE(std::string(error.what()).find("the device fell over"), std::string::npos);
+  }
+  EXPECT_EQ(engine.submit(work_of({1, 2, 3}, greedy(3)))->wait().tokens.size(), 3u);
+}
+
+TEST_P(OnDevice, ShutdownFailsWhatIsLeft) {
+  const Model model = load(golden_model("qwen3"), GetParam());
+  auto engine = std::make_unique<Engine>(model.state(), EngineOptions{.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (int i = 0; i < 3; ++i) jobs.push_back(engine->submit(work_of({1, 2, 3}, greedy(500))));
+  engine.reset();
+  int cancelled = 0;
+  for (auto& job : jobs) {
+    try {
+      job->wait();
+    } catch (const Error& error) {
+      cancelled += error.code() == ErrorCode::cancelled;
+    }
+  }
+  EXPECT_GE(cancelled, 2);
+}
+
+}  // namespace
+}  // namespace bumblebee::engine

@@ -1,0 +1,56 @@
+// Shared by the engine's tests: tiny models on each device of this build, and plain ways to get the same answers.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "bumblebee/device.h"
+#include "bumblebee/model.h"
+#include "engine/engine.h"
+
+namespace bumblebee::engine {
+
+inline std::string golden_model(const std::string& name) { return BB_TEST_DATA "/goldens/models/" + name; }
+
+inline Model load(const std::string& directory, const std::string& device) {
+  ModelOptions options;
+  options.device = device;
+  options.threads = 2;
+  return load_model(local(directory), options);
+}
+
+inline std::vector<std::string> device_names() {
+  std::vector<std::string> names;
+  for (const DeviceInfo& device : devices()) names.push_back(device.name);
+  return names;
+}
+
+/// Every device of this build runs these tests.
+class OnDevice : public ::testing::TestWithParam<std::string> {};
+
+/// A repeatable prompt of ordinary tokens.
+inline std::vector<int32_t> some_tokens(int count, int vocab, unsigned salt) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; ++i) tokens.push_back(int32_t((unsigned(i) * 37u + salt * 101u + unsigned(i) * unsigned(i) * 11u) % unsigned(vocab - 5)) + 5);
+  return tokens;
+}
+
+inline std::vector<std::vector<float>> all_logits(const Model& model, const std::vector<int32_t>& tokens) {
+  std::vector<std::vector<float>> rows;
+  model.logits(tokens, [&](int, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); });
+  return rows;
+}
+
+inline double log_probability(const std::vector<float>& row, int32_t token) {
+  double sum = 0;
+  for (float v : row) sum += std::exp(double(v));
+  return double(row[size_t(token)]) - std::log(sum);
+}
+
+/// f32 sums in another order, over a handful of layers of values near one.
+constexpr double kTolerance = 2e-4;
+
+}  // namespace bumblebee::engine
