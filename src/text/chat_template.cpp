@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "text/hf_bridge.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 namespace {
 
@@ -149,4 +149,4 @@ std::vector<std::string> ChatTemplate::names() const {
 
 const std::string& ChatTemplate::source(std::string_view name) const { return impl_->require(name).source; }
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -15,7 +15,7 @@
 #include "text/rendered_prompt.h"
 #include "text/tokenizer.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 /// Every limit gives Error(bad_request) (input) or Error(bad_file) (template) with the limit's name.
 struct TemplateLimits {
@@ -70,4 +70,4 @@ class ChatTemplate {
   std::shared_ptr<const Impl> impl_;
 };
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

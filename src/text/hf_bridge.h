@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "text/hf/bumblebee_hf.h"
 
-namespace bumblebee::hf {
+namespace bumblebee::txt::hf {
 
 inline BbHfView view(std::string_view text) { return {reinterpret_cast<const uint8_t*>(text.data()), text.size()}; }
 
@@ -62,4 +62,4 @@ inline void check(BbHfStatus status, const Bytes& error, std::string_view where)
   }
 }
 
-}  // namespace bumblebee::hf
+}  // namespace bumblebee::txt::hf

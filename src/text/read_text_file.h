@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 /// nullopt when there is no such file. Throws Error(bad_file) when it is not a readable regular file or is too large.
 inline std::optional<std::string> read_text_file(const std::filesystem::path& path, size_t max_bytes) {
@@ -30,4 +30,4 @@ inline std::optional<std::string> read_text_file(const std::filesystem::path& pa
   return text;
 }
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 /// Half-open byte range of RenderedPrompt::text, always whole characters.
 struct TextSpan {
@@ -20,4 +20,4 @@ struct RenderedPrompt {
   std::vector<TextSpan> guarded;
 };
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -3,7 +3,7 @@
 // as a whole run.
 #include "text/tokenizer.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 namespace {
 
@@ -70,4 +70,4 @@ void StreamDecoder::shorten(size_t keep) {
   given_ = certain_length(text);
 }
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -8,7 +8,7 @@
 #include "text/hf_bridge.h"
 #include "text/read_text_file.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 namespace {
 
@@ -166,4 +166,4 @@ std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
 std::optional<int32_t> Tokenizer::pad_id() const { return impl_->pad; }
 std::optional<int32_t> Tokenizer::unk_id() const { return impl_->unk; }
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -16,7 +16,7 @@
 #include "text/rendered_prompt.h"
 #include "text/tokenizer_config.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 /// What to do with control tokens (`special: true`, such as <|im_start|>) spelled in a text.
 enum class ControlTokens {
@@ -103,4 +103,4 @@ class StreamDecoder {
   size_t given_ = 0;    ///< bytes of decode(ids_) that have been given out
 };
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "text/read_text_file.h"
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 namespace {
 
@@ -179,4 +179,4 @@ TokenizerConfig TokenizerConfig::load(const std::filesystem::path& directory) {
   return config;
 }
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace bumblebee {
+namespace bumblebee::txt {
 
 /// One entry of `added_tokens_decoder`: transformers gives these precedence over tokenizer.json.
 struct DeclaredToken {
@@ -39,4 +39,4 @@ struct TokenizerConfig {
                                    std::string_view where = "tokenizer_config.json");
 };
 
-}  // namespace bumblebee
+}  // namespace bumblebee::txt

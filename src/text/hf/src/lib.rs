@@ -3,6 +3,7 @@
 
 mod guard;
 mod pyjson;
+mod pystr;
 mod template;
 mod tokenizer;
 
@@ -210,9 +211,8 @@ pub unsafe extern "C" fn bb_hf_decode(
 
 #[no_mangle]
 pub unsafe extern "C" fn bb_hf_id_of(tokenizer: *const Tokenizer, token: View, out: *mut u32) -> i32 {
-    let found = catch_unwind(AssertUnwindSafe(|| {
-        std::str::from_utf8(token.bytes()).ok().and_then(|text| (*tokenizer).id_of(text))
-    }));
+    let found =
+        catch_unwind(AssertUnwindSafe(|| std::str::from_utf8(token.bytes()).ok().and_then(|text| (*tokenizer).id_of(text))));
     match found {
         Ok(Some(id)) => {
             *out = id;

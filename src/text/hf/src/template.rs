@@ -3,11 +3,12 @@
 
 use crate::guard::{Origin, Rules, Sentinels};
 use crate::pyjson;
+use crate::pystr::python_str;
 use crate::{Failure, Outcome, Span, Status, TemplateLimits};
 use aho_corasick::AhoCorasick;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
+use minijinja::{escape_formatter, AutoEscape, Environment, Error, ErrorKind, State, Value};
 use serde_json::{Map, Value as Json};
 
 const NAME: &str = "chat";
@@ -44,11 +45,8 @@ impl Template {
         env.add_template_owned(NAME, prepared).map_err(|e| bad_file(describe(&e)))?;
         let rules = Rules::new(&controls, source);
         let controls: Vec<&String> = controls.iter().filter(|c| !c.is_empty()).collect();
-        let matcher = if controls.is_empty() {
-            None
-        } else {
-            Some(AhoCorasick::new(controls).map_err(|e| bad_file(e.to_string()))?)
-        };
+        let matcher =
+            if controls.is_empty() { None } else { Some(AhoCorasick::new(controls).map_err(|e| bad_file(e.to_string()))?) };
         Ok(Template { env, rules, source: source.to_string(), controls: matcher, limits })
     }
 
@@ -316,6 +314,18 @@ fn environment(limits: TemplateLimits) -> Environment<'static> {
     env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
+    env.set_formatter(|out, state, value| match python_str(state, value)? {
+        Some(text) => out.write_str(&text).map_err(|_| Error::new(ErrorKind::WriteFailure, "output")),
+        None => escape_formatter(out, state, value),
+    });
+    env.add_filter("string", |state: &mut State, value: Value| -> Result<Value, Error> {
+        if value.kind() == ValueKind::String {
+            return Ok(value);
+        }
+        Ok(Value::from(python_str(state, &value)?.unwrap_or_else(|| value.to_string())))
+    });
+    // Python iterates over a missing value as over nothing, but None is an error.
+    env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     // jinja2 asks for a length and items by position, which strings have too.
     env.add_test("sequence", |value: Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String));
     env

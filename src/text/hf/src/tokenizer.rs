@@ -6,7 +6,8 @@ use crate::{Failure, Outcome, Span, Status};
 use serde_json::{json, Value as Json};
 use std::collections::HashSet;
 use tokenizers::tokenizer::{
-    AddedToken, AddedVocabulary, Model, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Token,
+    AddedToken, AddedVocabulary, Encoding, Model, OffsetReferential, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer,
+    Token,
 };
 
 pub struct Tokenizer {
@@ -16,6 +17,49 @@ pub struct Tokenizer {
     special: HashSet<u32>,
     vocab_size: u32,
     byte_fallback: bool,
+    long: LongText,
+}
+
+/// Where very long texts may be cut. Nothing below these sizes is ever cut, so ids are Hugging Face's there; above them a cut falls
+/// on a border that no token crosses when there is one within the second half, and anywhere when there is none.
+#[derive(Clone, Copy, Default)]
+struct LongText {
+    /// The pre-tokenizer sees a part of a text as it sees the whole.
+    cut_text: bool,
+    /// No token has the SentencePiece space after another character, so a word may be cut before it.
+    cut_before_space: bool,
+}
+
+/// The regex engine gives up after ten million steps at one place, and each split costs some 200 bytes.
+const MAX_TEXT: usize = 1 << 20;
+/// Merging a word costs n log n with poor locality.
+const MAX_WORD: usize = 1 << 16;
+
+/// Cuts where `border(before, after)` holds, or at the limit.
+fn cut(text: &str, limit: usize, border: impl Fn(char, char) -> bool) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while rest.len() > limit {
+        let end = (0..=limit).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+        let window = &rest[..end];
+        let mut after = rest[end..].chars().next().unwrap_or(' ');
+        let mut at = end;
+        for (before_at, before) in window.char_indices().rev() {
+            if border(before, after) {
+                at = before_at + before.len_utf8();
+                break;
+            }
+            if before_at < limit / 2 {
+                break;
+            }
+            after = before;
+        }
+        let (part, tail) = rest.split_at(at);
+        parts.push(part);
+        rest = tail;
+    }
+    parts.push(rest);
+    parts
 }
 
 fn bad_file(error: impl std::fmt::Display) -> Failure {
@@ -69,14 +113,19 @@ impl Tokenizer {
         plain.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let greatest = inner.get_vocab(true).values().copied().max();
+        let vocab = inner.get_vocab(true);
+        let greatest = vocab.values().copied().max();
         let greatest = greatest.ok_or_else(|| bad_file("model.vocab: expected tokens, got none"))?;
         if greatest >= i32::MAX as u32 {
             return Err(bad_file(format!("model.vocab: expected ids below 2^31, got {greatest}")));
         }
         let decoder = serde_json::to_value(inner.get_decoder()).map_err(bad_file)?;
         let byte_fallback = has_type(&decoder, "ByteFallback");
-        let tokenizer = Tokenizer { inner, plain, special, vocab_size: greatest + 1, byte_fallback };
+        let splitter = serde_json::to_value(inner.get_pre_tokenizer()).map_err(bad_file)?;
+        let cut_text = has_type(&splitter, "ByteLevel") && !has_type(&splitter, "Metaspace") && !prefixes_space(&splitter);
+        let cut_before_space = !vocab.keys().any(|token| token.trim_start_matches('▁').contains('▁'));
+        let long = LongText { cut_text, cut_before_space };
+        let tokenizer = Tokenizer { inner, plain, special, vocab_size: greatest + 1, byte_fallback, long };
         // A broken pattern or a post-processor that names a missing token shows itself on the first text: let it be now.
         tokenizer.encode(b"a 1\n", true, true, &[]).map_err(|e| bad_file(e.message))?;
         Ok(tokenizer)
@@ -97,29 +146,67 @@ impl Tokenizer {
         let visible = hidden.as_ref().map_or(text.as_ref(), |(hidden, _)| hidden.as_str());
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), visible);
         if let Some((_, sentinels)) = &hidden {
-            pieces.normalize(|piece| {
-                piece.map(|c| sentinels.original(c));
-                Ok(())
-            })
-            .map_err(bad_request)?;
+            pieces
+                .normalize(|piece| {
+                    piece.map(|c| sentinels.original(c));
+                    Ok(())
+                })
+                .map_err(bad_request)?;
         }
+        let guarded = !parse || hidden.is_some();
+        let encoding = if visible.len() > MAX_TEXT && self.long.cut_text {
+            self.split_long(&pieces, guarded)?
+        } else {
+            self.split(pieces, guarded)?
+        };
+        match self.inner.get_post_processor() {
+            Some(processor) if add_special => {
+                Ok(processor.process(encoding, None, true).map_err(bad_request)?.get_ids().to_vec())
+            }
+            _ => Ok(encoding.get_ids().to_vec()),
+        }
+    }
+
+    fn split(&self, mut pieces: PreTokenizedString, guarded: bool) -> Outcome<Encoding> {
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(bad_request)?;
         }
-        let guarded = !parse || hidden.is_some();
-        pieces
-            .tokenize(|word| if guarded { self.words_without_control(word.get()) } else { self.inner.get_model().tokenize(word.get()) })
-            .map_err(bad_request)?;
-        self.finish(pieces, add_special)
+        pieces.tokenize(|word| self.word(word.get(), guarded)).map_err(bad_request)?;
+        pieces.into_encoding(None, 0, OffsetType::None).map_err(bad_request)
     }
 
-    fn finish(&self, pieces: PreTokenizedString, add_special: bool) -> Outcome<Vec<u32>> {
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(bad_request)?;
-        let encoding = match self.inner.get_post_processor() {
-            Some(processor) if add_special => processor.process(encoding, None, true).map_err(bad_request)?,
-            _ => encoding,
-        };
-        Ok(encoding.get_ids().to_vec())
+    /// Part by part, so that the splits of one part are gone before the next: a split costs far more than its bytes.
+    fn split_long(&self, pieces: &PreTokenizedString, guarded: bool) -> Outcome<Encoding> {
+        let mut ids: Vec<u32> = Vec::new();
+        for (text, _, tokens) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            if let Some(tokens) = tokens {
+                ids.extend(tokens.iter().map(|token| token.id));
+                continue;
+            }
+            for part in cut(text, MAX_TEXT, |before, after| before.is_alphanumeric() && after.is_whitespace()) {
+                ids.extend_from_slice(self.split(part.into(), guarded)?.get_ids());
+            }
+        }
+        Ok(ids.into_iter().map(|id| (id, String::new(), (0, 0), None, 0)).collect())
+    }
+
+    fn word(&self, word: &str, guarded: bool) -> tokenizers::Result<Vec<Token>> {
+        if word.len() <= MAX_WORD {
+            return self.short_word(word, guarded);
+        }
+        let mut tokens = Vec::new();
+        for part in cut(word, MAX_WORD, |before, after| self.long.cut_before_space && before != '▁' && after == '▁') {
+            tokens.extend(self.short_word(part, guarded)?);
+        }
+        Ok(tokens)
+    }
+
+    fn short_word(&self, word: &str, guarded: bool) -> tokenizers::Result<Vec<Token>> {
+        if guarded {
+            self.words_without_control(word)
+        } else {
+            self.inner.get_model().tokenize(word)
+        }
     }
 
     /// Some vocabularies hold their control tokens as ordinary entries, so the model itself could make one out of a word that
@@ -197,6 +284,16 @@ fn declare_special(inner: &mut tokenizers::Tokenizer, special_json: &[u8]) -> Ou
         }
     }
     Ok(())
+}
+
+fn prefixes_space(value: &Json) -> bool {
+    match value {
+        Json::Object(map) => {
+            map.get("add_prefix_space").and_then(Json::as_bool).unwrap_or(false) || map.values().any(prefixes_space)
+        }
+        Json::Array(items) => items.iter().any(prefixes_space),
+        _ => false,
+    }
 }
 
 fn has_type(value: &Json, name: &str) -> bool {
