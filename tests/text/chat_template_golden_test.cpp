@@ -1,5 +1,6 @@
-// Real chat templates against jinja2 as transformers sets it up: byte for byte, over the conversations of tests/data/text. A directory
-// of further templates can be given as BB_TEST_TEMPLATES (with rendered/ inside) to hold more of them against fresh goldens.
+// Real chat templates against jinja2 as transformers sets it up: byte for byte, over the conversations of
+// tests/data/text. A directory of further templates can be given as BB_TEST_TEMPLATES (with rendered/ inside) to hold
+// more of them against fresh goldens.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -31,7 +32,8 @@ std::string unix_newlines(std::string text) {
 void compare_all(const std::filesystem::path& templates, const std::filesystem::path& rendered, size_t at_least) {
   const OrderedJson conversations = OrderedJson::parse(read(std::string(BB_TEST_DATA) + "/text/conversations.json"));
   std::vector<std::pair<std::string, std::string>> named;
-  for (const auto& [name, text] : conversations["named_tokens"].items()) named.emplace_back(name, text.get<std::string>());
+  for (const auto& [name, text] : conversations["named_tokens"].items())
+    named.emplace_back(name, text.get<std::string>());
   size_t compared = 0;
   std::vector<std::filesystem::path> paths;
   for (const auto& entry : std::filesystem::directory_iterator(templates)) {

@@ -1,5 +1,5 @@
-// A whole tokenizer in a few lines: byte-level BPE with three merges, four control tokens and two ordinary added ones. What is tested
-// here is our own code; ids of real tokenizers are in tokenizer_golden_test.cpp.
+// A whole tokenizer in a few lines: byte-level BPE with three merges, four control tokens and two ordinary added ones.
+// What is tested here is our own code; ids of real tokenizers are in tokenizer_golden_test.cpp.
 #pragma once
 
 #include <string>
@@ -31,12 +31,19 @@ inline Json small_tokenizer_json() {
   vocab["hell"] = 258;
   Json added = Json::array();
   int id = 259;
-  for (const auto& [text, special] : {std::pair("<|im_start|>", true), std::pair("<|im_end|>", true), std::pair("<s>", true),
-                                      std::pair("<|tool|>", true), std::pair("<think>", false), std::pair("</think>", false)}) {
-    added.push_back({{"id", id++}, {"content", text}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
-                     {"normalized", false}, {"special", special}});
+  for (const auto& [text, special] :
+       {std::pair("<|im_start|>", true), std::pair("<|im_end|>", true), std::pair("<s>", true),
+        std::pair("<|tool|>", true), std::pair("<think>", false), std::pair("</think>", false)}) {
+    added.push_back({{"id", id++},
+                     {"content", text},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", special}});
   }
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   return {{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
@@ -46,9 +53,16 @@ inline Json small_tokenizer_json() {
           {"post_processor", nullptr},
           {"decoder", byte_level},
           {"model",
-           {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false},
-            {"vocab", vocab}, {"merges", {"h e", "l l", "he ll"}}}}};
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", nullptr},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", false},
+            {"byte_fallback", false},
+            {"ignore_merges", false},
+            {"vocab", vocab},
+            {"merges", {"h e", "l l", "he ll"}}}}};
 }
 
 inline txt::Tokenizer small_tokenizer(txt::TokenizerConfig config = {}) {

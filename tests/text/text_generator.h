@@ -1,4 +1,5 @@
-// The texts behind the token goldens: the same bytes as tools/goldens/text_tokens.py makes, so that only hashes are committed.
+// The texts behind the token goldens: the same bytes as tools/goldens/text_tokens.py makes, so that only hashes are
+// committed.
 #pragma once
 
 #include <cstdint>

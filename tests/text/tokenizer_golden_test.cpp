@@ -1,5 +1,6 @@
-// Ids of real tokenizers against Hugging Face's own, over every code point, 100,000 mixed lines and random bytes. The tokenizers are
-// fetched (tools/fetch_tokenizers.sh) into BB_TEST_TOKENIZERS; the hashes are committed under tests/data/text/tokens.
+// Ids of real tokenizers against Hugging Face's own, over every code point, 100,000 mixed lines and random bytes. The
+// tokenizers are fetched (tools/fetch_tokenizers.sh) into BB_TEST_TOKENIZERS; the hashes are committed under
+// tests/data/text/tokens.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -34,7 +35,8 @@ class TokenGoldens : public ::testing::TestWithParam<const char*> {
   void expect_block(const char* kind, size_t block, Texts&& texts) {
     IdHash hash;
     texts([&](const std::string& text) { hash.text(tokenizer_->encode(text, kParse)); });
-    EXPECT_EQ(hash.hex(), goldens_.at(kind).at(block).get<std::string>()) << GetParam() << ": " << kind << ", block " << block;
+    EXPECT_EQ(hash.hex(), goldens_.at(kind).at(block).get<std::string>())
+        << GetParam() << ": " << kind << ", block " << block;
   }
 
   std::optional<Tokenizer> tokenizer_;
@@ -88,16 +90,19 @@ TEST_P(TokenGoldens, NoControlTokenComesOutOfPlainText) {
     ++specials;
     all += token.text + " x" + token.text;
     const bool is_unknown = tokenizer_->unk_id() == token.id;
-    for (const std::string& text : {token.text, "a" + token.text + "b", token.text + token.text, " " + token.text + "\n"}) {
+    for (const std::string& text :
+         {token.text, "a" + token.text + "b", token.text + token.text, " " + token.text + "\n"}) {
       const std::vector<int32_t> ids = tokenizer_->encode(text, {.add_special_tokens = false});
-      for (const int32_t id : ids) EXPECT_FALSE(tokenizer_->is_control(id)) << token.text << (is_unknown ? " (unknown)" : "");
+      for (const int32_t id : ids)
+        EXPECT_FALSE(tokenizer_->is_control(id)) << token.text << (is_unknown ? " (unknown)" : "");
       EXPECT_EQ(tokenizer_->decode(ids), text);
       EXPECT_EQ(tokenizer_->encode(token.text, {.add_special_tokens = false, .control = ControlTokens::parse}),
                 std::vector<int32_t>{token.id});
     }
   }
   EXPECT_GE(specials, 3u);
-  for (const int32_t id : tokenizer_->encode(all, {.add_special_tokens = false})) EXPECT_FALSE(tokenizer_->is_control(id));
+  for (const int32_t id : tokenizer_->encode(all, {.add_special_tokens = false}))
+    EXPECT_FALSE(tokenizer_->is_control(id));
 }
 
 TEST_P(TokenGoldens, StreamedPiecesJoinToTheWhole) {

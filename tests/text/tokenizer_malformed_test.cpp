@@ -62,33 +62,50 @@ const Broken kBroken[] = {
     {"MergeWithoutSpace", [] { return changed([](Json& f) { f["model"]["merges"].push_back("he"); }); }},
     {"MergesNumber", [] { return changed([](Json& f) { f["model"]["merges"] = 7; }); }},
     {"MergeResultAbsent", [] { return changed([](Json& f) { f["model"]["merges"].push_back("a b"); }); }},
-    {"AddedTokensObject", [] { return changed([](Json& f) { f["added_tokens"] = Json::object({{"a", 1}}); }); }},
+    {"AddedTokensObject", [] { return changed([](Json& f) {
+                                 f["added_tokens"] = Json::object({{"a", 1}});
+                               }); }},
     {"AddedTokenWithoutContent", [] { return changed([](Json& f) { f["added_tokens"][0].erase("content"); }); }},
     {"AddedTokenEmpty", [] { return changed([](Json& f) { f["added_tokens"][0]["content"] = ""; }); }},
-    {"UnknownNormalizer", [] { return changed([](Json& f) { f["normalizer"] = {{"type", "Magic"}}; }); }},
-    {"UnknownPreTokenizer", [] { return changed([](Json& f) { f["pre_tokenizer"] = {{"type", "Magic"}}; }); }},
-    {"UnknownDecoder", [] { return changed([](Json& f) { f["decoder"] = {{"type", "Magic"}}; }); }},
-    {"UnknownPostProcessor", [] { return changed([](Json& f) { f["post_processor"] = {{"type", "Magic"}}; }); }},
+    {"UnknownNormalizer", [] { return changed([](Json& f) {
+                                 f["normalizer"] = {{"type", "Magic"}};
+                               }); }},
+    {"UnknownPreTokenizer", [] { return changed([](Json& f) {
+                                   f["pre_tokenizer"] = {{"type", "Magic"}};
+                                 }); }},
+    {"UnknownDecoder", [] { return changed([](Json& f) {
+                              f["decoder"] = {{"type", "Magic"}};
+                            }); }},
+    {"UnknownPostProcessor", [] { return changed([](Json& f) {
+                                    f["post_processor"] = {{"type", "Magic"}};
+                                  }); }},
     {"BrokenRegex",
      [] {
        return changed([](Json& f) {
-         f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(((["}}}, {"behavior", "Isolated"}, {"invert", false}};
+         f["pre_tokenizer"] = {
+             {"type", "Split"}, {"pattern", {{"Regex", "(((["}}}, {"behavior", "Isolated"}, {"invert", false}};
        });
      }},
     {"UnknownBehaviour",
      [] {
        return changed([](Json& f) {
-         f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "Magic"}, {"invert", false}};
+         f["pre_tokenizer"] = {
+             {"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "Magic"}, {"invert", false}};
        });
      }},
-    {"PrecompiledGarbage", [] { return changed([](Json& f) { f["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}}; }); }},
+    {"PrecompiledGarbage",
+     [] {
+       return changed([](Json& f) { f["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}}; });
+     }},
     {"TemplateWithoutToken",
      [] {
        return changed([](Json& f) {
-         f["post_processor"] = {{"type", "TemplateProcessing"},
-                                {"single", {{{"SpecialToken", {{"id", "<gone>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-                                {"pair", Json::array()},
-                                {"special_tokens", Json::object()}};
+         f["post_processor"] = {
+             {"type", "TemplateProcessing"},
+             {"single",
+              {{{"SpecialToken", {{"id", "<gone>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+             {"pair", Json::array()},
+             {"special_tokens", Json::object()}};
        });
      }},
     {"Truncated", [] { return small_tokenizer_json().dump().substr(0, 2000); }},
@@ -107,7 +124,8 @@ TEST(MalformedTokenizerFiles, TruncatedAnywhereIsRefused) {
 
 TEST(MalformedTokenizerFiles, ExponentialRegexIsAnErrorOfTheRequest) {
   Json file = small_tokenizer_json();
-  file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(a*)*b|(a|aa)+$"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  file["pre_tokenizer"] = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(a*)*b|(a|aa)+$"}}}, {"behavior", "Isolated"}, {"invert", false}};
   const Tokenizer tokenizer = Tokenizer::from_bytes(file.dump());
   EXPECT_THROW(tokenizer.encode(std::string(5000, 'a') + "c"), Error);
 }

@@ -1,4 +1,5 @@
-// Our side of the tokenizer: control tokens as text, broken UTF-8, ids out of range, streaming, guarded prompts, small stacks.
+// Our side of the tokenizer: control tokens as text, broken UTF-8, ids out of range, streaming, guarded prompts, small
+// stacks.
 #include "text/tokenizer.h"
 
 #include <gtest/gtest.h>
@@ -83,7 +84,9 @@ TEST(Tokenizer, BrokenUtf8BecomesReplacementCharacters) {
   const Tokenizer tokenizer = small_tokenizer();
   const std::string_view replacement = "\xEF\xBF\xBD";
   const auto round_trip = [&](std::string_view bytes) { return tokenizer.decode(tokenizer.encode(bytes, kText)); };
-  EXPECT_EQ(round_trip("a\xFF" "b"), "a" + std::string(replacement) + "b");
+  EXPECT_EQ(round_trip("a\xFF"
+                       "b"),
+            "a" + std::string(replacement) + "b");
   EXPECT_EQ(round_trip("\xE4\xBD"), replacement) << "one for each maximal part";
   EXPECT_EQ(round_trip("\xC0\xAF"), std::string(replacement) + std::string(replacement));
   EXPECT_EQ(round_trip(std::string_view("a\0b", 3)), std::string_view("a\0b", 3));
@@ -161,21 +164,35 @@ TEST(StreamDecoder, PiecesJoinToTheWholeForAnyIds) {
 }
 
 TEST(StreamDecoder, SentencePieceSpacesAndByteFallback) {
-  Json vocab = {{"<unk>", 0}, {"<s>", 1}, {"▁", 2}, {"▁Hello", 3}, {"▁world", 4}, {"<0xE4>", 5}, {"<0xBD>", 6}, {"<0xA0>", 7}, {"x", 8}};
-  const Json file = {
-      {"version", "1.0"},
-      {"added_tokens", {{{"id", 1}, {"content", "<s>"}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}}}},
-      {"decoder",
-       {{"type", "Sequence"},
-        {"decoders",
-         {{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}},
-          {{"type", "ByteFallback"}},
-          {{"type", "Fuse"}},
-          {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
-      {"model", {{"type", "BPE"}, {"unk_token", "<unk>"}, {"fuse_unk", true}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", Json::array()}}}};
+  Json vocab = {{"<unk>", 0},  {"<s>", 1},    {"▁", 2},      {"▁Hello", 3}, {"▁world", 4},
+                {"<0xE4>", 5}, {"<0xBD>", 6}, {"<0xA0>", 7}, {"x", 8}};
+  const Json file = {{"version", "1.0"},
+                     {"added_tokens",
+                      {{{"id", 1},
+                        {"content", "<s>"},
+                        {"single_word", false},
+                        {"lstrip", false},
+                        {"rstrip", false},
+                        {"normalized", false},
+                        {"special", true}}}},
+                     {"decoder",
+                      {{"type", "Sequence"},
+                       {"decoders",
+                        {{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}},
+                         {{"type", "ByteFallback"}},
+                         {{"type", "Fuse"}},
+                         {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}}},
+                     {"model",
+                      {{"type", "BPE"},
+                       {"unk_token", "<unk>"},
+                       {"fuse_unk", true},
+                       {"byte_fallback", true},
+                       {"vocab", vocab},
+                       {"merges", Json::array()}}}};
   const Tokenizer tokenizer = Tokenizer::from_bytes(file.dump());
   EXPECT_TRUE(tokenizer.has_byte_fallback());
-  for (const Ids& ids : {Ids{1, 3, 4, 5, 6, 7, 4}, Ids{2, 3, 5, 6, 4, 5}, Ids{3, 1, 4, 5, 6, 7, 8, 2, 2, 4}, Ids{2, 2, 2, 8}, Ids{1, 1, 4}}) {
+  for (const Ids& ids : {Ids{1, 3, 4, 5, 6, 7, 4}, Ids{2, 3, 5, 6, 4, 5}, Ids{3, 1, 4, 5, 6, 7, 8, 2, 2, 4},
+                         Ids{2, 2, 2, 8}, Ids{1, 1, 4}}) {
     for (const bool skip : {false, true}) {
       StreamDecoder stream(tokenizer, skip);
       std::string joined;
@@ -236,9 +253,11 @@ TEST(Tokenizer, ManyThreadsAtOnce) {
 TEST(Tokenizer, DirectoryWithoutFileIsNamed) {
   const std::filesystem::path directory = std::filesystem::path(::testing::TempDir()) / "bb_no_tokenizer";
   std::filesystem::create_directories(directory);
-  EXPECT_NE(error_of(ErrorCode::bad_file, [&] { Tokenizer::load(directory); }).find("tokenizer.json"), std::string::npos);
+  EXPECT_NE(error_of(ErrorCode::bad_file, [&] { Tokenizer::load(directory); }).find("tokenizer.json"),
+            std::string::npos);
   std::ofstream(directory / "tokenizer.model") << "x";
-  EXPECT_NE(error_of(ErrorCode::bad_file, [&] { Tokenizer::load(directory); }).find("SentencePiece"), std::string::npos);
+  EXPECT_NE(error_of(ErrorCode::bad_file, [&] { Tokenizer::load(directory); }).find("SentencePiece"),
+            std::string::npos);
   std::filesystem::remove_all(directory);
 }
 
