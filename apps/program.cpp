@@ -17,7 +17,8 @@ namespace {
 
 constexpr const char* kEnvironmentHelp =
     "Environment: every flag has a twin, BUMBLEBEE_ and the flag's long name in capitals, '-' as '_': --max-tokens is\n"
-    "BUMBLEBEE_MAX_TOKENS. A flag on the command line beats its twin; an empty variable counts as unset. Flags without a\n"
+    "BUMBLEBEE_MAX_TOKENS. A flag on the command line beats its twin; an empty variable counts as unset. Flags without "
+    "a\n"
     "value take 1 or 0. A twin holds one value, also of a flag that may be repeated.";
 
 /// CLI11's layout without what only costs width here: the environment twins follow one rule, which the footer states.
@@ -31,7 +32,8 @@ class Layout : public CLI::Formatter {
     if (app->get_parent() == nullptr) return "\nUsage: bumblebee VERB [OPTIONS]\n";
     return "\n" + CLI::Formatter::make_usage(app, name);
   }
-  std::string make_group(std::string group, bool is_positional, std::vector<const CLI::Option*> options) const override {
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override {
     std::string text = CLI::Formatter::make_group(std::move(group), is_positional, std::move(options));
     return is_positional ? text : text.substr(1);  // CLI11 puts an empty line on both sides
   }
@@ -57,7 +59,9 @@ void finish_verb(CLI::App& verb) {
   verb.footer(verb.get_footer() + "\n\n" + "Exit codes and environment twins of the flags: bumblebee --help");
 }
 
-bool truthy(const char* text) { return text && *text && std::strcmp(text, "0") != 0 && std::strcmp(text, "false") != 0; }
+bool truthy(const char* text) {
+  return text && *text && std::strcmp(text, "0") != 0 && std::strcmp(text, "false") != 0;
+}
 
 ErrorFormat format_wanted(const Session& session) {
   if (session.common) return session.common->json ? ErrorFormat::text_and_json : ErrorFormat::text;
@@ -74,9 +78,12 @@ UsageError usage_error(const CLI::App& app, const Session& session, const CLI::P
   for (const CLI::App* one : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (!session.arguments.empty() && one->check_name(session.arguments.front())) verb = one;
   }
+  if (!verb && !session.arguments.empty() && !session.arguments.front().starts_with('-')) {
+    return UsageError("no verb '" + session.arguments.front() + "'; 'bumblebee --help' lists them");
+  }
   if (verb) {
     for (const CLI::Option* option : verb->get_options()) {
-      bool named = message.starts_with(option->get_name() + ":") || message.find("--" + (option->get_lnames().empty() ? std::string("\n") : option->get_lnames().front()) + ":") != std::string::npos;
+      bool named = message.starts_with(option->get_name() + ":");
       if (named && !session.typed(*option) && std::getenv(option->get_envname().c_str())) {
         message += " (from " + option->get_envname() + ")";
       }
@@ -139,7 +146,8 @@ std::unique_ptr<CLI::App> make_program(Session& session) {
   }
   app->footer(std::string("'bumblebee VERB --help' explains a verb.\n\n") + kEnvironmentHelp + "\n\n" +
               std::string(exit_code_help()) +
-              "\nErrors are one line on standard error. With --json, standard output gets {\"error\": {\"code\", \"message\"}} too.");
+              "\nErrors are one line on standard error. With --json, standard output gets {\"error\": {\"code\", "
+              "\"message\"}} too.");
   return app;
 }
 

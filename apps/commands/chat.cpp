@@ -77,7 +77,8 @@ class Conversation {
     int used = last_.token_summary.input + last_.token_summary.output;
     note(speed_line(last_));
     note("[" + std::to_string(used) + " of " + std::to_string(limit) + " tokens of context, " +
-         human_bytes(double(ready_.model.info().kv_bytes(used, ready_.model.options().kv_type))) + " of keys and values]");
+         human_bytes(double(ready_.model.info().kv_bytes(used, ready_.model.options().kv_type))) +
+         " of keys and values]");
   }
 
   void save(const std::string& path) const {
@@ -191,14 +192,16 @@ Next step(const std::string& line, Conversation& conversation, const LineReader&
 int run(const ChatVerbFlags& flags) {
   flags.chat.options();  // reports contradictions before the model is loaded
   ReadyModel ready = prepare({flags.model, flags.sampling, flags.ctx_size}, flags.common);
-  if (!ready.tokenizer.has_chat_template() && flags.chat.chat_template.empty() && flags.chat.chat_template_file.empty()) {
+  if (!ready.tokenizer.has_chat_template() && flags.chat.chat_template.empty() &&
+      flags.chat.chat_template_file.empty()) {
     throw Error(ErrorCode::unsupported, flags.model.model,
                 "expected a chat template, found none: use 'generate --raw', or --chat-template-file FILE");
   }
   LineReader reader(flags.no_history ? std::filesystem::path{} : default_history_path());
   if (reader.interactive()) {
-    Conversation::note("[" + ready.model.info().architecture + ", " + human_count(double(ready.model.info().parameters)) +
-                       " parameters, loaded in " + std::to_string(ready.load_s).substr(0, 4) + " s; /help lists the commands]");
+    Conversation::note("[" + ready.model.info().architecture + ", " +
+                       human_count(double(ready.model.info().parameters)) + " parameters, loaded in " +
+                       std::to_string(ready.load_s).substr(0, 4) + " s; /help lists the commands]");
   }
   Conversation conversation(flags, std::move(ready));
   for (;;) {
@@ -229,7 +232,8 @@ void add_chat(CLI::App& app, Session& session) {
   add_ctx_flag(*verb, flags->ctx_size);
   add_chat_flags(*verb, flags->chat);
   add_sampling_flags(*verb, flags->sampling);
-  verb->add_flag("--no-history", flags->no_history, "Do not keep the typed lines for the next session")->group("Output");
+  verb->add_flag("--no-history", flags->no_history, "Do not keep the typed lines for the next session")
+      ->group("Output");
   verb->footer(std::string("In the conversation:\n") + kHelp +
                "\nFrom a pipe every line is one message, and --json prints one object per answer.\n\n"
                "Example:\n  bumblebee chat -m DIR --system-prompt \"Answer in one sentence.\"");

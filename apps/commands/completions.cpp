@@ -1,4 +1,5 @@
-// `completions`: shell scripts made from the parser itself, so that a new flag is completed without anybody remembering to.
+// `completions`: shell scripts made from the parser itself, so that a new flag is completed without anybody remembering
+// to.
 #include <algorithm>
 
 #include "commands/commands.h"
@@ -51,7 +52,8 @@ std::vector<VerbWords> verbs_of(const CLI::App& app) {
 }
 
 std::string replaced(std::string text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) text.replace(at, from.size(), to);
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
   return text;
 }
 
@@ -74,18 +76,23 @@ std::string bash(const CLI::App& app) {
     names += joined(verb.names, " ") + " ";
     cases += "    " + joined(verb.names, "|") + ") words=\"" + all_names(verb.flags) + "\" ;;\n";
   }
-  return "# bash completion of bumblebee: source it, or put it in ~/.local/share/bash-completion/completions/bumblebee\n"
+  return "# bash completion of bumblebee: source it, or put it in "
+         "~/.local/share/bash-completion/completions/bumblebee\n"
          "_bumblebee() {\n"
          "  local current=\"${COMP_WORDS[COMP_CWORD]}\" words=\"\"\n"
          "  COMPREPLY=()\n"
          "  if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-         "    words=\"" + names + all_names(flags_of(app)) + "\"\n"
+         "    words=\"" +
+         names + all_names(flags_of(app)) +
+         "\"\n"
          "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
          "    return\n"
          "  fi\n"
-         "  case \"${COMP_WORDS[1]}\" in\n" + cases +
+         "  case \"${COMP_WORDS[1]}\" in\n" +
+         cases +
          "  esac\n"
-         "  if [ \"${COMP_WORDS[1]}\" = completions ] && [ \"${current#-}\" = \"$current\" ]; then words=\"bash zsh fish\"; fi\n"
+         "  if [ \"${COMP_WORDS[1]}\" = completions ] && [ \"${current#-}\" = \"$current\" ]; then words=\"bash zsh "
+         "fish\"; fi\n"
          "  if [ \"${current#-}\" != \"$current\" ] || [ \"${COMP_WORDS[1]}\" = completions ]; then\n"
          "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
          "  fi\n"
@@ -104,7 +111,8 @@ std::string zsh_flags(const std::vector<FlagWords>& flags) {
   std::string out;
   for (const FlagWords& flag : flags) {
     for (const std::string& name : flag.names) {
-      out += " \\\n        '*" + name + "[" + zsh_quoted(flag.description) + "]" + (flag.takes_value ? ":value:_files'" : "'");
+      out += " \\\n        '*" + name + "[" + zsh_quoted(flag.description) + "]" +
+             (flag.takes_value ? ":value:_files'" : "'");
     }
   }
   return out;
@@ -115,23 +123,28 @@ std::string zsh(const CLI::App& app) {
   for (const VerbWords& verb : verbs_of(app)) {
     for (const std::string& name : verb.names) list += "    '" + name + ":" + zsh_quoted(verb.description) + "'\n";
     std::string rest = verb.names.front() == "completions" ? "'*:shell:(bash zsh fish)'" : "'*:file:_files'";
-    cases += "    " + joined(verb.names, "|") + ")\n      _arguments" + zsh_flags(verb.flags) + " \\\n        " + rest + " ;;\n";
+    cases += "    " + joined(verb.names, "|") + ")\n      _arguments" + zsh_flags(verb.flags) + " \\\n        " + rest +
+             " ;;\n";
   }
   return "#compdef bumblebee\n"
          "# zsh completion of bumblebee: put it as _bumblebee into a directory of $fpath\n"
          "_bumblebee() {\n"
          "  local -a verbs\n"
-         "  verbs=(\n" + list +
+         "  verbs=(\n" +
+         list +
          "  )\n"
          "  if (( CURRENT == 2 )); then\n"
          "    _describe 'verb' verbs\n"
-         "    _arguments" + zsh_flags(flags_of(app)) + "\n"
+         "    _arguments" +
+         zsh_flags(flags_of(app)) +
+         "\n"
          "    return\n"
          "  fi\n"
          "  local verb=\"$words[2]\"\n"
          "  shift words\n"
          "  (( CURRENT-- ))\n"
-         "  case \"$verb\" in\n" + cases +
+         "  case \"$verb\" in\n" +
+         cases +
          "  esac\n"
          "}\n"
          "_bumblebee \"$@\"\n";
@@ -151,7 +164,8 @@ std::string fish(const CLI::App& app) {
   for (const FlagWords& flag : flags_of(app)) out += fish_flag(flag, " -n __fish_use_subcommand");
   for (const VerbWords& verb : verbs_of(app)) {
     for (const std::string& name : verb.names) {
-      out += "complete -c bumblebee -n __fish_use_subcommand -f -a " + name + " -d '" + replaced(verb.description, "'", "\\'") + "'\n";
+      out += "complete -c bumblebee -n __fish_use_subcommand -f -a " + name + " -d '" +
+             replaced(verb.description, "'", "\\'") + "'\n";
     }
     std::string condition = " -n '__fish_seen_subcommand_from " + joined(verb.names, " ") + "'";
     for (const FlagWords& flag : verb.flags) out += fish_flag(flag, condition);
@@ -161,7 +175,9 @@ std::string fish(const CLI::App& app) {
 }
 
 int run(const CompletionFlags& flags) {
-  std::string script = flags.shell == "bash" ? bash(*flags.app) : flags.shell == "zsh" ? zsh(*flags.app) : fish(*flags.app);
+  std::string script = flags.shell == "bash"  ? bash(*flags.app)
+                       : flags.shell == "zsh" ? zsh(*flags.app)
+                                              : fish(*flags.app);
   if (flags.common.json) {
     print_json({{"shell", flags.shell}, {"script", script}});
   } else {

@@ -27,7 +27,8 @@ void print_as_json(const ConversionReport& report, const std::string& output) {
                        {"largest_error", tensor.largest_error},
                        {"bytes", tensor.bytes}});
   }
-  print_json({{"output", output}, {"bytes", report.bytes}, {"exact", exact}, {"notes", report.notes}, {"tensors", tensors}});
+  print_json(
+      {{"output", output}, {"bytes", report.bytes}, {"exact", exact}, {"notes", report.notes}, {"tensors", tensors}});
 }
 
 struct Group {
@@ -50,8 +51,10 @@ void print_as_text(const ConversionReport& report, const std::string& output, bo
     exact = exact && !key.first;
     char error[64] = "";
     if (key.first) std::snprintf(error, sizeof error, ", largest error %.3g", group.largest_error);
-    std::string count = every_tensor ? "" : std::to_string(group.tensors) + (group.tensors == 1 ? " tensor, " : " tensors, ");
-    write_out((key.first ? "rounded  " : "exact    ") + key.second + ": " + count + human_bytes(double(group.bytes)) + error + "\n");
+    std::string count =
+        every_tensor ? "" : std::to_string(group.tensors) + (group.tensors == 1 ? " tensor, " : " tensors, ");
+    write_out((key.first ? "rounded  " : "exact    ") + key.second + ": " + count + human_bytes(double(group.bytes)) +
+              error + "\n");
   }
   for (const std::string& note : report.notes) write_out("note     " + note + "\n");
   write_out("wrote    " + output + ": " + human_bytes(double(report.bytes)) +

@@ -1,5 +1,5 @@
-// What `convert` and `quantize` share: running a conversion into a fresh directory with a progress bar, and telling what became of the
-// weights.
+// What `convert` and `quantize` share: running a conversion into a fresh directory with a progress bar, and telling
+// what became of the weights.
 #pragma once
 
 #include <filesystem>
@@ -13,7 +13,7 @@
 namespace bumblebee::cli {
 
 struct ConversionJob {
-  std::string label;               // of the progress bar
+  std::string label;  // of the progress bar
   std::filesystem::path output;
   OutputDirectory::Existing existing = OutputDirectory::Existing::refuse;
   /// Converts into `directory`, calling `progress`.

@@ -1,4 +1,5 @@
-// `convert`: a GGUF file, or a checkpoint directory, into an MLX-format directory. Flags are those of mlx_lm.convert where it has them.
+// `convert`: a GGUF file, or a checkpoint directory, into an MLX-format directory. Flags are those of mlx_lm.convert
+// where it has them.
 #include <filesystem>
 
 #include "bumblebee/repository.h"
@@ -21,7 +22,8 @@ struct ConvertFlags {
   std::string mode = "affine", dtype, variant = "cpu";
   int threads = 0;
   const Session* session = nullptr;
-  const CLI::Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr, *output_flag_option = nullptr;
+  const CLI::Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
+                    *output_flag_option = nullptr;
 };
 
 std::optional<DType> dtype_of(const std::string& name) {
@@ -86,9 +88,12 @@ void add_convert(CLI::App& app, Session& session) {
   CLI::App* verb = add_verb(app, {"convert", "Convert a GGUF file or a checkpoint to an MLX-format directory"});
   flags->source_option = verb->add_option("source", flags->source, "MODEL.gguf, a checkpoint directory, or org/name");
   flags->output_option = verb->add_option("output", flags->output, "The directory to make");
-  flags->model_option = verb->add_option("-m,--model,--hf-path", flags->model, "The source, as above")->option_text("MODEL");
-  flags->output_flag_option = verb->add_option("-o,--output-dir,--mlx-path", flags->output_flag, "The output, as above")->option_text("DIR");
-  verb->add_option("--dtype", flags->dtype, "Dense weights and scales: float16, bfloat16, float32 (default: as stored; GGUF: float16)")
+  flags->model_option =
+      verb->add_option("-m,--model,--hf-path", flags->model, "The source, as above")->option_text("MODEL");
+  flags->output_flag_option =
+      verb->add_option("-o,--output-dir,--mlx-path", flags->output_flag, "The output, as above")->option_text("DIR");
+  verb->add_option("--dtype", flags->dtype,
+                   "Dense weights and scales: float16, bfloat16, float32 (default: as stored; GGUF: float16)")
       ->option_text("TYPE")
       ->check(one_of({"float16", "bfloat16", "float32", "f16", "bf16", "f32"}));
   verb->add_flag("-q,--quantize", flags->quantize, "Quantize a dense checkpoint");
@@ -103,12 +108,17 @@ void add_convert(CLI::App& app, Session& session) {
       ->option_text("V")
       ->check(one_of({"cpu", "gpu"}));
   verb->add_flag("-d,--dequantize", flags->dequantize, "Make quantized weights dense");
-  verb->add_flag("--requantize", flags->requantize, "GGUF: quantize what has no exact counterpart (K-quants, dense), as --q-bits says");
-  verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")->option_text("N")->check(integer_between(0, 1024));
+  verb->add_flag("--requantize", flags->requantize,
+                 "GGUF: quantize what has no exact counterpart (K-quants, dense), as --q-bits says");
+  verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
+      ->option_text("N")
+      ->check(integer_between(0, 1024));
   verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
   verb->footer(
-      "Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 of a GGUF file keep their codes and lose nothing; F16, BF16 and F32 stay as they\n"
-      "are; other types are decoded to --dtype, or quantized again with --requantize. The report says what was exact.\n\n"
+      "Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 of a GGUF file keep their codes and lose nothing; F16, BF16 and F32 stay as "
+      "they\n"
+      "are; other types are decoded to --dtype, or quantized again with --requantize. The report says what was "
+      "exact.\n\n"
       "Examples:\n  bumblebee convert model.gguf model-mlx\n  bumblebee convert dense-dir small-dir -q --q-bits 4");
   on_chosen(*verb, session, flags, run);
 }

@@ -71,7 +71,8 @@ void print_as_text(const std::vector<DeviceInfo>& found, double bandwidth) {
   }
   if (bandwidth > 0) {
     row("memory bandwidth", human_bytes(bandwidth) + "/s read");
-    row("", "A model whose weights take 1 GB decodes at most " + std::to_string(int(bandwidth / 1e9)) + " tokens per second here.");
+    row("", "A model whose weights take 1 GB decodes at most " + std::to_string(int(bandwidth / 1e9)) +
+                " tokens per second here.");
   }
 }
 

@@ -25,13 +25,15 @@ struct GenerateFlags {
   bool parse_control_tokens = false;
   int ctx_size = 0;
   const Session* session = nullptr;
-  const CLI::Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr;
+  const CLI::Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr,
+                    *positional_option = nullptr;
 };
 
 std::string prompt_text(const GenerateFlags& flags, const CLI::Option* chosen) {
   if (chosen == flags.file_option && chosen) return read_input(flags.file);
   if (!chosen) {
-    if (::isatty(STDIN_FILENO) == 1) throw UsageError("no prompt given: use -p TEXT, -f FILE, or '-p -' for standard input");
+    if (::isatty(STDIN_FILENO) == 1)
+      throw UsageError("no prompt given: use -p TEXT, -f FILE, or '-p -' for standard input");
     return read_input("-");
   }
   const std::string& text = chosen == flags.prompt_option ? flags.prompt : flags.positional;
@@ -49,8 +51,10 @@ text::Input make_input(const GenerateFlags& flags) {
   } else {
     as_is = flags.raw;
   }
-  if (as_is && flags.chat.any()) throw UsageError("flags of a conversation (--system-prompt, --tools, ...) exclude --raw and --tokens");
-  if (!as_is && flags.parse_control_tokens) throw UsageError("--parse-control-tokens needs --raw; for a conversation use --trust-content");
+  if (as_is && flags.chat.any())
+    throw UsageError("flags of a conversation (--system-prompt, --tools, ...) exclude --raw and --tokens");
+  if (!as_is && flags.parse_control_tokens)
+    throw UsageError("--parse-control-tokens needs --raw; for a conversation use --trust-content");
   if (!input.tokens.empty()) return input;
 
   std::string prompt = prompt_text(flags, chosen);
@@ -70,8 +74,9 @@ int run(const GenerateFlags& flags) {
   ReadyModel ready = prepare({flags.model, flags.sampling, flags.ctx_size}, flags.common);
   bool templated = !input.messages.empty();
   if (templated && input.chat.chat_template.empty() && !ready.tokenizer.has_chat_template()) {
-    throw Error(ErrorCode::unsupported, flags.model.model,
-                "expected a chat template, found none: use --raw to continue the text as it is, or --chat-template-file FILE");
+    throw Error(
+        ErrorCode::unsupported, flags.model.model,
+        "expected a chat template, found none: use --raw to continue the text as it is, or --chat-template-file FILE");
   }
   if (flags.common.verbose) {
     std::fprintf(stderr, "[loaded in %.2f s, device %s, seed %llu]\n", ready.load_s, flags.model.device.c_str(),
@@ -98,7 +103,8 @@ int run(const GenerateFlags& flags) {
     if (failure) std::rethrow_exception(failure);
     write_out("\n");
     if (flags.common.remarks()) {
-      std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), speed_line(result).c_str(), style(stderr, Style::reset));
+      std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), speed_line(result).c_str(),
+                   style(stderr, Style::reset));
     }
   }
   return int(result.finish_reason == text::FinishReason::cancelled ? ExitCode::cancelled : ExitCode::ok);
@@ -114,19 +120,23 @@ void add_generate(CLI::App& app, Session& session) {
   flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
   add_model_flags(*verb, flags->model);
   add_ctx_flag(*verb, flags->ctx_size);
-  flags->prompt_option =
-      verb->add_option("-p,--prompt", flags->prompt, "The prompt; '-' reads standard input")->option_text("TEXT")->group("Prompt");
+  flags->prompt_option = verb->add_option("-p,--prompt", flags->prompt, "The prompt; '-' reads standard input")
+                             ->option_text("TEXT")
+                             ->group("Prompt");
   flags->file_option =
       verb->add_option("-f,--file", flags->file, "Read the prompt from a file")->option_text("FILE")->group("Prompt");
-  flags->tokens_option = verb->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3; implies --raw")
-                             ->option_text("IDS")
-                             ->group("Prompt");
+  flags->tokens_option =
+      verb->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3; implies --raw")
+          ->option_text("IDS")
+          ->group("Prompt");
   verb->add_flag("--raw", flags->raw, "Continue the text as it is, without the chat template")->group("Prompt");
-  verb->add_flag("--parse-control-tokens", flags->parse_control_tokens, "With --raw: text such as <|im_start|> becomes that token")
+  verb->add_flag("--parse-control-tokens", flags->parse_control_tokens,
+                 "With --raw: text such as <|im_start|> becomes that token")
       ->group("Prompt");
   add_chat_flags(*verb, flags->chat);
   add_sampling_flags(*verb, flags->sampling);
-  verb->add_option("--logprobs", flags->sampling.logprobs, "With --json: log probabilities of the tokens and of the N likeliest")
+  verb->add_option("--logprobs", flags->sampling.logprobs,
+                   "With --json: log probabilities of the tokens and of the N likeliest")
       ->option_text("N")
       ->check(integer_between(0, 20))
       ->group("Output");

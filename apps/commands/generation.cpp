@@ -9,7 +9,8 @@
 namespace bumblebee::cli {
 
 CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size) {
-  return verb.add_option("-c,--ctx-size", ctx_size, "Tokens of prompt and answer together (default 0: the model's context)")
+  return verb
+      .add_option("-c,--ctx-size", ctx_size, "Tokens of prompt and answer together (default 0: the model's context)")
       ->option_text("N")
       ->check(integer_between(0, 1 << 30))
       ->group("Model");
@@ -35,8 +36,23 @@ double prefill_speed(const text::Result& result) {
 }
 
 double decode_speed(const text::Result& result) {
-  return result.timings.decode_s > 0 && result.token_summary.output > 1 ? (result.token_summary.output - 1) / result.timings.decode_s : 0;
+  return result.timings.decode_s > 0 && result.token_summary.output > 1
+             ? (result.token_summary.output - 1) / result.timings.decode_s
+             : 0;
 }
+
+namespace {
+
+/// Null for the padding rows that many models have beyond their tokenizer's vocabulary.
+OutJson piece(const Tokenizer& tokenizer, int32_t id) {
+  try {
+    return tokenizer.token_of(id);
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
+}  // namespace
 
 OutJson to_json(const text::Result& result, const ReadyModel& ready) {
   OutJson out;
@@ -54,9 +70,10 @@ OutJson to_json(const text::Result& result, const ReadyModel& ready) {
   for (const text::TokenLogprob& one : result.logprobs) {
     OutJson top = OutJson::array();
     for (const auto& [token, logprob] : one.top) {
-      top.push_back({{"token", token}, {"piece", ready.tokenizer.token_of(token)}, {"logprob", logprob}});
+      top.push_back({{"token", token}, {"piece", piece(ready.tokenizer, token)}, {"logprob", logprob}});
     }
-    list.push_back({{"token", one.token}, {"piece", ready.tokenizer.token_of(one.token)}, {"logprob", one.logprob}, {"top", top}});
+    list.push_back(
+        {{"token", one.token}, {"piece", piece(ready.tokenizer, one.token)}, {"logprob", one.logprob}, {"top", top}});
   }
   out["logprobs"] = list;
   return out;

@@ -1,4 +1,5 @@
-// `help`: help of the program or of one verb; with --json everything the parser knows, for tools that generate documentation.
+// `help`: help of the program or of one verb; with --json everything the parser knows, for tools that generate
+// documentation.
 #include "commands/commands.h"
 #include "ui/exit_codes.h"
 #include "ui/json_out.h"
@@ -30,7 +31,10 @@ OutJson describe(const CLI::Option& option) {
 OutJson describe(const CLI::App& verb) {
   OutJson options = OutJson::array();
   for (const CLI::Option* option : verb.get_options()) options.push_back(describe(*option));
-  return {{"name", verb.get_name()}, {"aliases", verb.get_aliases()}, {"description", verb.get_description()}, {"options", options}};
+  return {{"name", verb.get_name()},
+          {"aliases", verb.get_aliases()},
+          {"description", verb.get_description()},
+          {"options", options}};
 }
 
 int run(const HelpFlags& flags) {
@@ -44,7 +48,8 @@ int run(const HelpFlags& flags) {
     return int(ExitCode::ok);
   }
   if (flags.verb.empty()) {
-    write_out(flags.app->help("bumblebee"));
+    // help() of the program would delegate to the chosen verb, which is this one.
+    write_out(flags.app->get_formatter()->make_help(flags.app, "bumblebee", CLI::AppFormatMode::Normal));
     return int(ExitCode::ok);
   }
   for (const CLI::App* verb : flags.app->get_subcommands([](const CLI::App*) { return true; })) {

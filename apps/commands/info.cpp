@@ -30,8 +30,8 @@ struct Memory {
 };
 
 OutJson module_json(const ModuleInfo& module) {
-  return {{"name", module.name}, {"out", module.out},   {"in", module.in},
-          {"mode", module.mode}, {"bits", module.bits}, {"group_size", module.group_size},
+  return {{"name", module.name},   {"out", module.out},    {"in", module.in},
+          {"mode", module.mode},   {"bits", module.bits},  {"group_size", module.group_size},
           {"dtype", module.dtype}, {"bytes", module.bytes}};
 }
 
@@ -65,7 +65,8 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
 
 std::string format_of(const ModuleInfo& module) {
   if (module.bits == 0) return module.mode + " " + module.dtype;
-  return module.mode + " " + std::to_string(module.bits) + "-bit, groups of " + std::to_string(module.group_size) + " (" + module.dtype + ")";
+  return module.mode + " " + std::to_string(module.bits) + "-bit, groups of " + std::to_string(module.group_size) +
+         " (" + module.dtype + ")";
 }
 
 void row(const char* name, const std::string& value) {
@@ -77,7 +78,8 @@ void row(const char* name, const std::string& value) {
 void print_modules(const ModelInfo& info, bool all) {
   if (all) {
     for (const ModuleInfo& module : info.modules) {
-      row("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " + format_of(module));
+      row("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " +
+                        format_of(module));
     }
     return;
   }
@@ -104,13 +106,13 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
   print_modules(info, flags.common.verbose);
   row("layers", std::to_string(info.layers) + ", hidden " + std::to_string(info.hidden) + ", intermediate " +
                     std::to_string(info.intermediate));
-  row("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " + std::to_string(info.kv_heads) +
-                   " for keys and values");
+  row("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " +
+                   std::to_string(info.kv_heads) + " for keys and values");
   row("vocabulary", std::to_string(info.vocab) + (info.tied_head ? ", tied to the head" : ""));
   row("context", std::to_string(info.context) + " tokens");
-  row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) + " tokens: " +
-                    human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) + " keys and values (" +
-                    flags.kv_type + ")");
+  row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
+                    " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
+                    " keys and values (" + flags.kv_type + ")");
 }
 
 int run(const InfoFlags& flags) {

@@ -24,8 +24,9 @@ struct LogitsFlags {
 int run(const LogitsFlags& flags) {
   const CLI::Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
   if (!chosen) throw UsageError("no tokens given: use --tokens 1,2,3 or --tokens-file FILE");
-  std::vector<int32_t> tokens = chosen == flags.tokens_option ? parse_token_list(flags.tokens, "--tokens")
-                                                              : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
+  std::vector<int32_t> tokens = chosen == flags.tokens_option
+                                    ? parse_token_list(flags.tokens, "--tokens")
+                                    : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
   LoadedModel loaded = load(flags.model, flags.common);
   const ModelInfo& info = loaded.model.info();
@@ -54,15 +55,18 @@ void add_logits(CLI::App& app, Session& session) {
   flags->session = &session;
   CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
   add_model_flags(*verb, flags->model);
-  flags->tokens_option = verb->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->option_text("IDS")->group("Tokens");
-  flags->file_option = verb->add_option("-f,--tokens-file", flags->tokens_file, "Read the ids from a file ('-': standard input)")
-                           ->option_text("FILE")
-                           ->group("Tokens");
+  flags->tokens_option =
+      verb->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->option_text("IDS")->group("Tokens");
+  flags->file_option =
+      verb->add_option("-f,--tokens-file", flags->tokens_file, "Read the ids from a file ('-': standard input)")
+          ->option_text("FILE")
+          ->group("Tokens");
   verb->add_option("-o,--output", flags->output, "The safetensors file to write: logits, f32 [tokens, vocab]")
       ->option_text("FILE")
       ->group("Output");
-  verb->footer("Row i predicts token i + 1. No tokenizer is needed.\n\n"
-               "Example:\n  bumblebee logits -m DIR --tokens 1,2,3 -o logits.safetensors");
+  verb->footer(
+      "Row i predicts token i + 1. No tokenizer is needed.\n\n"
+      "Example:\n  bumblebee logits -m DIR --tokens 1,2,3 -o logits.safetensors");
   on_chosen(*verb, session, flags, run);
 }
 

@@ -12,7 +12,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// --force must not delete somebody's home because of a typing error: only what looks like a model directory is replaced.
+// --force must not delete somebody's home because of a typing error: only what looks like a model directory is
+// replaced.
 bool replaceable(const fs::path& path) { return fs::is_empty(path) || fs::exists(path / "config.json"); }
 
 }  // namespace
@@ -21,7 +22,8 @@ OutputDirectory::OutputDirectory(fs::path path, Existing existing) : path_(std::
   if (path_.empty()) throw UsageError("no output directory given");
   if (!path_.has_filename()) path_ = path_.parent_path();  // "out/" is "out"
   if (fs::exists(fs::symlink_status(path_))) {
-    if (existing == Existing::refuse) throw UsageError("'" + path_.string() + "' exists already; choose another name, or --force to replace it");
+    if (existing == Existing::refuse)
+      throw UsageError("'" + path_.string() + "' exists already; choose another name, or --force to replace it");
     if (!fs::is_directory(fs::symlink_status(path_)) || !replaceable(path_)) {
       throw UsageError("'" + path_.string() + "' is not a model directory; --force replaces only those");
     }
@@ -45,7 +47,8 @@ void OutputDirectory::finish() {
   bool replaces = fs::exists(path_);
   if (replaces) fs::rename(path_, old, failure);
   if (!failure) fs::rename(work_, path_, failure);
-  if (failure) throw Error(ErrorCode::bad_file, path_.string(), "cannot put the directory in place: " + failure.message());
+  if (failure)
+    throw Error(ErrorCode::bad_file, path_.string(), "cannot put the directory in place: " + failure.message());
   finished_ = true;
   if (replaces) fs::remove_all(old, failure);
 }

@@ -1,4 +1,5 @@
-// `perplexity`: how well a model predicts a text. The exact definition is in the help text and in docs/cli.md; both must follow the code.
+// `perplexity`: how well a model predicts a text. The exact definition is in the help text and in docs/cli.md; both
+// must follow the code.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -22,7 +23,8 @@ struct PerplexityFlags {
   int ctx_size = 512;
 };
 
-/// Sums of the negative log-likelihood over scored tokens, in double: a text of millions of tokens must not drown in rounding.
+/// Sums of the negative log-likelihood over scored tokens, in double: a text of millions of tokens must not drown in
+/// rounding.
 struct Score {
   double sum = 0, sum_of_squares = 0;
   uint64_t tokens = 0;
@@ -54,12 +56,14 @@ int run(const PerplexityFlags& flags) {
   if (flags.file.empty()) throw UsageError("no text given: use -f FILE ('-': standard input)");
   Tokenizer tokenizer = load_tokenizer(source(flags.model.model));
   std::vector<int32_t> tokens = tokenizer.encode(read_input(flags.file));
-  if (tokens.size() < 2) throw Error(ErrorCode::bad_request, flags.file, "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
+  if (tokens.size() < 2)
+    throw Error(ErrorCode::bad_request, flags.file,
+                "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
   LoadedModel loaded = load(flags.model, flags.common);
   if (flags.ctx_size > loaded.model.info().context) {
     throw Error(ErrorCode::bad_request, "--ctx-size",
-                "expected at most the model's context of " + std::to_string(loaded.model.info().context) + " tokens, got " +
-                    std::to_string(flags.ctx_size));
+                "expected at most the model's context of " + std::to_string(loaded.model.info().context) +
+                    " tokens, got " + std::to_string(flags.ctx_size));
   }
 
   auto start = std::chrono::steady_clock::now();
@@ -91,9 +95,9 @@ int run(const PerplexityFlags& flags) {
     return int(ExitCode::ok);
   }
   char line[160];
-  std::snprintf(line, sizeof line, "perplexity %.4f +- %.4f (%llu tokens scored in %llu windows of %d)\n", score.perplexity(),
-                score.standard_error(), static_cast<unsigned long long>(score.tokens), static_cast<unsigned long long>(windows),
-                flags.ctx_size);
+  std::snprintf(line, sizeof line, "perplexity %.4f +- %.4f (%llu tokens scored in %llu windows of %d)\n",
+                score.perplexity(), score.standard_error(), static_cast<unsigned long long>(score.tokens),
+                static_cast<unsigned long long>(windows), flags.ctx_size);
   write_out(line);
   if (flags.common.remarks()) std::fprintf(stderr, "[%.1f tokens/s]\n", double(tokens.size()) / seconds);
   return int(ExitCode::ok);
@@ -112,8 +116,10 @@ void add_perplexity(CLI::App& app, Session& session) {
       ->group("Text");
   verb->footer(
       "Definition: the whole text is tokenized once, with the special tokens that the tokenizer adds. The ids are cut\n"
-      "into windows of c, one after the other, without overlap; the last may be shorter and counts when it has two ids.\n"
-      "Each window is computed alone, from an empty context. With positions counted from 0, the positions 1 to c-1 of a\n"
+      "into windows of c, one after the other, without overlap; the last may be shorter and counts when it has two "
+      "ids.\n"
+      "Each window is computed alone, from an empty context. With positions counted from 0, the positions 1 to c-1 of "
+      "a\n"
       "window are scored: -ln p(id at i | ids 0..i-1 of this window), natural logarithm, summed in double precision.\n"
       "perplexity = exp(sum / number of scored positions).\n\n"
       "Example:\n  bumblebee perplexity -m DIR -f text.txt -c 512");

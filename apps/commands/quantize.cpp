@@ -51,7 +51,9 @@ void add_quantize(CLI::App& app, Session& session) {
   verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
       ->option_text("V")
       ->check(one_of({"cpu", "gpu"}));
-  verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")->option_text("N")->check(integer_between(0, 1024));
+  verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
+      ->option_text("N")
+      ->check(integer_between(0, 1024));
   verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
   verb->footer("Example:\n  bumblebee quantize dense-dir small-dir --bits 4 --group-size 64");
   on_chosen(*verb, session, flags, run);

@@ -63,9 +63,11 @@ std::vector<std::string> split_lines(const std::string& text) {
   return lines;
 }
 
-std::string text_from(const Session& session, const CLI::Option* argument, const CLI::Option* file, const std::string& what) {
+std::string text_from(const Session& session, const CLI::Option* argument, const CLI::Option* file,
+                      const std::string& what) {
   const CLI::Option* chosen = exclusive(session, {argument, file});
-  if (!chosen && ::isatty(STDIN_FILENO) == 1) throw UsageError("no " + what + " given: pass it as an argument, or use -f FILE");
+  if (!chosen && ::isatty(STDIN_FILENO) == 1)
+    throw UsageError("no " + what + " given: pass it as an argument, or use -f FILE");
   if (!chosen) return read_input("-");
   std::string value = chosen->as<std::string>();
   return chosen == file || value == "-" ? read_input(value) : value;
@@ -107,13 +109,18 @@ void add_tokenize(CLI::App& app, Session& session) {
   CLI::App* verb = add_verb(app, {"tokenize", "Turn text into token ids"});
   flags->text_option = verb->add_option("text", flags->text, "The text; '-' reads standard input");
   add_model_flag(*verb, flags->model);
-  flags->file_option = verb->add_option("-f,--file", flags->file, "Read the text from a file")->option_text("FILE")->group("Text");
+  flags->file_option =
+      verb->add_option("-f,--file", flags->file, "Read the text from a file")->option_text("FILE")->group("Text");
   verb->add_flag("--lines", flags->lines, "Each line of the text by itself, one result per line")->group("Text");
-  verb->add_flag("--parse-control-tokens", flags->parse_control_tokens, "Text such as <|im_start|> becomes that token")->group("Text");
-  verb->add_flag("--no-special-tokens", flags->no_special_tokens, "Leave out what the tokenizer adds, for instance a BOS")->group("Text");
+  verb->add_flag("--parse-control-tokens", flags->parse_control_tokens, "Text such as <|im_start|> becomes that token")
+      ->group("Text");
+  verb->add_flag("--no-special-tokens", flags->no_special_tokens,
+                 "Leave out what the tokenizer adds, for instance a BOS")
+      ->group("Text");
   verb->add_flag("--pieces", flags->pieces, "Show how the vocabulary spells each token")->group("Output");
-  verb->footer("With --json: one array of ids. With --json --pieces: an array of {\"id\", \"piece\"}.\n\n"
-               "Example:\n  bumblebee tokenize -m DIR \"Hello, world\"");
+  verb->footer(
+      "With --json: one array of ids. With --json --pieces: an array of {\"id\", \"piece\"}.\n\n"
+      "Example:\n  bumblebee tokenize -m DIR \"Hello, world\"");
   on_chosen(*verb, session, flags, run_tokenize);
 }
 
@@ -123,7 +130,8 @@ void add_detokenize(CLI::App& app, Session& session) {
   CLI::App* verb = add_verb(app, {"detokenize", "Turn token ids into text"});
   flags->ids_option = verb->add_option("ids", flags->ids, "Ids such as 1,2,3; '-' reads standard input");
   add_model_flag(*verb, flags->model);
-  flags->file_option = verb->add_option("-f,--file", flags->file, "Read the ids from a file")->option_text("FILE")->group("Text");
+  flags->file_option =
+      verb->add_option("-f,--file", flags->file, "Read the ids from a file")->option_text("FILE")->group("Text");
   verb->add_flag("--skip-special-tokens", flags->skip_special_tokens, "Leave out control tokens")->group("Text");
   verb->footer("Example:\n  bumblebee detokenize -m DIR 19556,28,905");
   on_chosen(*verb, session, flags, run_detokenize);

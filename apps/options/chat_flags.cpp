@@ -10,7 +10,8 @@ namespace bumblebee::cli {
 
 namespace {
 
-// Bounds the nesting before the library sees the text: flags are typed by people, but scripts pass on what they were given.
+// Bounds the nesting before the library sees the text: flags are typed by people, but scripts pass on what they were
+// given.
 nlohmann::ordered_json parse(const std::string& text, const std::string& flag) {
   constexpr int kDepth = 64;
   auto shallow = [](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
@@ -33,15 +34,18 @@ void add_chat_flags(CLI::App& verb, ChatFlags& flags) {
   text("--system-prompt", flags.system_prompt, "TEXT", "What the model is told first");
   text("--chat-template", flags.chat_template, "TEXT", "A Jinja template instead of the model's own");
   text("--chat-template-file", flags.chat_template_file, "FILE", "The same, from a file");
-  text("--chat-template-kwargs", flags.chat_template_kwargs, "JSON", "Variables for the template: {\"enable_thinking\": false}");
+  text("--chat-template-kwargs", flags.chat_template_kwargs, "JSON",
+       "Variables for the template: {\"enable_thinking\": false}");
   text("--tools", flags.tools, "FILE", "A JSON array of tools for the template");
-  verb.add_flag("--no-thinking", flags.no_thinking, "Short for enable_thinking = false in --chat-template-kwargs")->group("Conversation");
-  verb.add_flag("--trust-content", flags.trust_content, "Let messages contain control tokens such as <|im_start|>")->group("Conversation");
+  verb.add_flag("--no-thinking", flags.no_thinking, "Short for enable_thinking = false in --chat-template-kwargs")
+      ->group("Conversation");
+  verb.add_flag("--trust-content", flags.trust_content, "Let messages contain control tokens such as <|im_start|>")
+      ->group("Conversation");
 }
 
 bool ChatFlags::any() const {
-  return !system_prompt.empty() || !chat_template.empty() || !chat_template_file.empty() || !chat_template_kwargs.empty() ||
-         !tools.empty() || no_thinking || trust_content;
+  return !system_prompt.empty() || !chat_template.empty() || !chat_template_file.empty() ||
+         !chat_template_kwargs.empty() || !tools.empty() || no_thinking || trust_content;
 }
 
 ChatOptions ChatFlags::options() const {
@@ -56,7 +60,8 @@ ChatOptions ChatFlags::options() const {
   }
   nlohmann::ordered_json kwargs = nlohmann::ordered_json::object();
   if (!chat_template_kwargs.empty()) kwargs = parse(chat_template_kwargs, "--chat-template-kwargs");
-  if (!kwargs.is_object()) throw UsageError("--chat-template-kwargs: expected a JSON object, got '" + chat_template_kwargs + "'");
+  if (!kwargs.is_object())
+    throw UsageError("--chat-template-kwargs: expected a JSON object, got '" + chat_template_kwargs + "'");
   if (no_thinking) {
     if (kwargs.contains("enable_thinking") && kwargs["enable_thinking"] != false) {
       throw UsageError("--no-thinking contradicts enable_thinking in --chat-template-kwargs");

@@ -17,7 +17,8 @@ struct ChatFlags {
 
   /// Whether any of them was given.
   bool any() const;
-  /// Reads the files that the flags name. Throws UsageError for contradictions and for JSON that is not of the expected kind.
+  /// Reads the files that the flags name. Throws UsageError for contradictions and for JSON that is not of the expected
+  /// kind.
   ChatOptions options() const;
 };
 

@@ -43,23 +43,25 @@ struct Verb {
 CLI::App* add_verb(CLI::App& app, const Verb& verb);
 void add_common_flags(CLI::App& verb, CommonFlags& common);
 
-/// Completes a verb: adds the common flags (last, so that help shows the verb's own first) and sets what runs when it was chosen.
-/// `Flags` is the verb's struct of flags and has a member `common`; it stays alive with the parser.
+/// Completes a verb: adds the common flags (last, so that help shows the verb's own first) and sets what runs when it
+/// was chosen. `Flags` is the verb's struct of flags and has a member `common`; it stays alive with the parser.
 template <class Flags>
 void on_chosen(CLI::App& verb, Session& session, std::shared_ptr<Flags> flags, int (*run)(const Flags&)) {
   add_common_flags(verb, flags->common);
-  // CLI11 reads environment variables of every verb that has no such callback, chosen or not: with it, only the chosen verb's count.
+  // CLI11 reads environment variables of every verb that has no such callback, chosen or not: with it, only the chosen
+  // verb's count.
   verb.parse_complete_callback([&session, flags, run] {
     session.common = &flags->common;
     session.run = [flags, run] { return run(*flags); };
   });
 }
 
-/// BUMBLEBEE_<FLAG> for a flag's first long name: "--max-tokens" gives "BUMBLEBEE_MAX_TOKENS". Empty for --help and positionals.
+/// BUMBLEBEE_<FLAG> for a flag's first long name: "--max-tokens" gives "BUMBLEBEE_MAX_TOKENS". Empty for --help and
+/// positionals.
 std::string environment_twin(const CLI::Option& option);
 
-/// At most one of the options may be typed. When several have values, those from the environment yield to a typed one; returns the one
-/// that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.
+/// At most one of the options may be typed. When several have values, those from the environment yield to a typed one;
+/// returns the one that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.
 const CLI::Option* exclusive(const Session& session, const std::vector<const CLI::Option*>& options);
 
 }  // namespace bumblebee::cli

@@ -10,7 +10,8 @@
 namespace bumblebee::cli {
 
 CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
-  return verb.add_option("-m,--model", model, "Model: a directory, or org/name[@revision] in the local Hugging Face cache")
+  return verb
+      .add_option("-m,--model", model, "Model: a directory, or org/name[@revision] in the local Hugging Face cache")
       ->option_text("MODEL")
       ->group("Model");
 }
@@ -24,7 +25,8 @@ CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type) {
 
 void add_model_flags(CLI::App& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
-  verb.add_option("--device", flags.device, "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
+  verb.add_option("--device", flags.device,
+                  "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
       ->group("Model");
   verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
@@ -36,7 +38,8 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
       ->check(one_of({"exact", "fast"}))
       ->group("Model");
   add_kv_type_flag(verb, flags.kv_type);
-  verb.add_option("--quantization", flags.quantization, "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
+  verb.add_option("--quantization", flags.quantization,
+                  "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
       ->option_text("INT")
       ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
       ->group("Model");

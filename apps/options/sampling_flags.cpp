@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 void add_choice_flags(CLI::App& verb, SamplingFlags& flags) {
-  auto number = [&verb](const std::string& names, std::optional<double>& to, double low, double high, const std::string& what) {
+  auto number = [&verb](const std::string& names, std::optional<double>& to, double low, double high,
+                        const std::string& what) {
     verb.add_option(names, to, what)->option_text("X")->check(number_between(low, high))->group("Sampling");
   };
   number("--temp,--temperature", flags.temperature, 0, 100, "Temperature; 0 always takes the likeliest token");
@@ -31,16 +32,20 @@ void add_choice_flags(CLI::App& verb, SamplingFlags& flags) {
       ->check(integer_between(0, std::numeric_limits<int64_t>::max()))
       ->group("Sampling");
   verb.add_flag("--greedy", flags.greedy, "Always take the likeliest token")->group("Sampling");
-  number("--contrastive-alpha", flags.contrastive_alpha, 0, 1, "Contrastive search with this alpha over --top-k candidates");
+  number("--contrastive-alpha", flags.contrastive_alpha, 0, 1,
+         "Contrastive search with this alpha over --top-k candidates");
   number("--repeat-penalty,--repetition-penalty", flags.repeat_penalty, 1e-6, 1e6,
          "Divide the scores of tokens of the prompt and the answer by X (1: off)");
-  number("--presence-penalty", flags.presence_penalty, -1e6, 1e6, "Subtract X from the score of each token already generated");
-  number("--frequency-penalty", flags.frequency_penalty, -1e6, 1e6, "Subtract X per occurrence of a token already generated");
+  number("--presence-penalty", flags.presence_penalty, -1e6, 1e6,
+         "Subtract X from the score of each token already generated");
+  number("--frequency-penalty", flags.frequency_penalty, -1e6, 1e6,
+         "Subtract X per occurrence of a token already generated");
   verb.add_option("--no-repeat-ngram", flags.no_repeat_ngram, "Never repeat a sequence of N tokens (0: off)")
       ->option_text("N")
       ->check(integer_between(0, kMaxInt))
       ->group("Sampling");
-  verb.add_option("--logit-bias", flags.logit_bias, "Add BIAS to the score of token ID; repeatable, or a comma-separated list")
+  verb.add_option("--logit-bias", flags.logit_bias,
+                  "Add BIAS to the score of token ID; repeatable, or a comma-separated list")
       ->option_text("ID=BIAS")
       ->allow_extra_args(false)
       ->group("Sampling");
@@ -60,8 +65,8 @@ void parse_bias(const std::string& text, std::map<int32_t, double>& biases) {
     double bias = 0;
     auto id_end = std::from_chars(id_text.data(), id_text.data() + id_text.size(), id);
     auto bias_end = std::from_chars(bias_text.data(), bias_text.data() + bias_text.size(), bias);
-    bool whole = id_end.ec == std::errc{} && id_end.ptr == id_text.data() + id_text.size() && bias_end.ec == std::errc{} &&
-                 bias_end.ptr == bias_text.data() + bias_text.size();
+    bool whole = id_end.ec == std::errc{} && id_end.ptr == id_text.data() + id_text.size() &&
+                 bias_end.ec == std::errc{} && bias_end.ptr == bias_text.data() + bias_text.size();
     if (!whole || id < 0 || std::isnan(bias)) throw fail();
     biases[id] = bias;
   }
@@ -72,7 +77,8 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
   if (flags.greedy && (filters || flags.contrastive_alpha || (flags.temperature && *flags.temperature > 0))) {
     throw UsageError("--greedy excludes --temp, --top-k, --top-p, --min-p and --contrastive-alpha");
   }
-  if (flags.contrastive_alpha && (flags.top_p || flags.min_p)) throw UsageError("--contrastive-alpha excludes --top-p and --min-p");
+  if (flags.contrastive_alpha && (flags.top_p || flags.min_p))
+    throw UsageError("--contrastive-alpha excludes --top-p and --min-p");
 
   if (flags.contrastive_alpha) {
     ContrastiveSearch search;
@@ -93,7 +99,8 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
     return;
   }
   if (!flags.temperature && !filters) return;
-  // Asking for a temperature or a filter means asking for a draw; what the model's own config says of the other filters stays.
+  // Asking for a temperature or a filter means asking for a draw; what the model's own config says of the other filters
+  // stays.
   auto* own = std::get_if<MultinomialSampling>(&config.strategy);
   MultinomialSampling sampling = own ? *own : MultinomialSampling{};
   if (flags.top_k) sampling.top_k = *flags.top_k;
@@ -106,7 +113,8 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
 
 void add_sampling_flags(CLI::App& verb, SamplingFlags& flags) {
   verb.add_option("-n,--max-tokens", flags.max_tokens,
-                  "Tokens to generate at most (default: generation_config.json, else " + std::to_string(kDefaultMaxTokens) + ")")
+                  "Tokens to generate at most (default: generation_config.json, else " +
+                      std::to_string(kDefaultMaxTokens) + ")")
       ->option_text("N")
       ->check(integer_between(1, kMaxInt))
       ->group("Length");

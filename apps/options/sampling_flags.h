@@ -1,4 +1,5 @@
-// Flags that say how tokens are chosen and when generation ends. What is not given keeps the value of generation_config.json.
+// Flags that say how tokens are chosen and when generation ends. What is not given keeps the value of
+// generation_config.json.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -32,8 +33,8 @@ void add_sampling_flags(CLI::App& verb, SamplingFlags& flags);
 /// Tokens generated when neither -n nor generation_config.json says how many.
 inline constexpr int kDefaultMaxTokens = 512;
 
-/// Lays the flags over `config`. Without --seed a sampled result gets a fresh seed, which the caller can print. Throws UsageError for
-/// flags that contradict each other.
+/// Lays the flags over `config`. Without --seed a sampled result gets a fresh seed, which the caller can print. Throws
+/// UsageError for flags that contradict each other.
 void apply(const SamplingFlags& flags, GenerationConfig& config);
 
 }  // namespace bumblebee::cli

@@ -79,7 +79,8 @@ std::vector<int32_t> parse_token_list(std::string_view text, std::string_view fl
     std::string_view word = rest.substr(0, end);
     int32_t id = 0;
     if (!parse_whole(word, id) || id < 0) {
-      throw UsageError(std::string(flag) + ": expected token ids such as 1,2,3, got '" + std::string(word.substr(0, 40)) + "'");
+      throw UsageError(std::string(flag) + ": expected token ids such as 1,2,3, got '" +
+                       std::string(word.substr(0, 40)) + "'");
     }
     ids.push_back(id);
     rest = end == std::string_view::npos ? std::string_view{} : trim(rest.substr(end));

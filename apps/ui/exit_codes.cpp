@@ -66,7 +66,8 @@ ExitCode report_current_exception(ErrorFormat format) {
   Described error = describe_current_exception();
   // One event, one line: a path or a JSON snippet in the message must not break the line that a log collector reads.
   std::string line = one_line(error.message);
-  std::fprintf(stderr, "%sbumblebee: error:%s %s\n", style(stderr, Style::error), style(stderr, Style::reset), line.c_str());
+  std::fprintf(stderr, "%sbumblebee: error:%s %s\n", style(stderr, Style::error), style(stderr, Style::reset),
+               line.c_str());
   if (format == ErrorFormat::text_and_json) {
     try {
       print_json({{"error", {{"code", error.code}, {"message", error.message}}}});

@@ -1,4 +1,5 @@
-// What the program's exit status means. A shell script decides by these numbers; docs/cli.md and --help print the same table.
+// What the program's exit status means. A shell script decides by these numbers; docs/cli.md and --help print the same
+// table.
 #pragma once
 
 #include <stdexcept>
@@ -34,7 +35,8 @@ class UsageError : public std::runtime_error {
 std::string_view exit_code_help();
 
 /// Reports the exception being handled: one line `bumblebee: error: ...` on stderr and, when the caller asked for JSON,
-/// `{"error": {"code": ..., "message": ...}}` on stdout. Returns the status to exit with. Call it only inside a catch block.
+/// `{"error": {"code": ..., "message": ...}}` on stdout. Returns the status to exit with. Call it only inside a catch
+/// block.
 enum class ErrorFormat : unsigned char { text, text_and_json };
 ExitCode report_current_exception(ErrorFormat format);
 

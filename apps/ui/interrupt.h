@@ -1,4 +1,5 @@
-// Ctrl-C: the first one asks the running work to stop, the second one ends the program. The chat's prompt clears it between answers.
+// Ctrl-C: the first one asks the running work to stop, the second one ends the program. The chat's prompt clears it
+// between answers.
 #pragma once
 
 #include "bumblebee/text.h"

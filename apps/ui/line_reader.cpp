@@ -144,7 +144,8 @@ struct LineReader::Editor {
 
 #endif
 
-LineReader::LineReader(std::filesystem::path history) : interactive_(::isatty(STDIN_FILENO) == 1 && is_terminal(stdout)) {
+LineReader::LineReader(std::filesystem::path history)
+    : interactive_(::isatty(STDIN_FILENO) == 1 && is_terminal(stdout)) {
   if (interactive_) editor_ = std::make_unique<Editor>(std::move(history));
 }
 

@@ -1,5 +1,5 @@
-// Lines from a person or a pipe. With libedit: cursor keys, history kept between sessions. Without it, or when the input is not a
-// terminal: plain lines.
+// Lines from a person or a pipe. With libedit: cursor keys, history kept between sessions. Without it, or when the
+// input is not a terminal: plain lines.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,5 @@
-// A progress bar on stderr for work that takes longer than a blink. Draws only on a terminal, never into a pipe or a log.
+// A progress bar on stderr for work that takes longer than a blink. Draws only on a terminal, never into a pipe or a
+// log.
 #pragma once
 
 #include <chrono>

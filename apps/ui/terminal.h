@@ -1,5 +1,5 @@
-// What the program knows about its terminal: whether there is one, its width, colours, and writing to standard output with errors
-// noticed.
+// What the program knows about its terminal: whether there is one, its width, colours, and writing to standard output
+// with errors noticed.
 #pragma once
 
 #include <cstdio>
@@ -21,7 +21,8 @@ bool is_terminal(std::FILE* stream);
 /// Columns of the terminal behind stderr; 80 when unknown.
 int terminal_columns();
 
-/// Writes to standard output and flushes. Throws std::runtime_error when that fails (a full disk must not look like success).
+/// Writes to standard output and flushes. Throws std::runtime_error when that fails (a full disk must not look like
+/// success).
 void write_out(std::string_view text);
 
 /// `text` with control characters as escapes, so that it stays on one line and cannot steer a terminal.

@@ -65,7 +65,8 @@ TEST(Chat, SavesTheConversation) {
   Outcome got = chat("Hello\n/save " + path + "\n", {"--system-prompt", "Be kind."});
   ASSERT_EQ(got.status, 0) << got.err;
   nlohmann::json messages = nlohmann::json::parse(read_file(path)).at("messages");
-  EXPECT_EQ(messages, nlohmann::json::parse(R"([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
+  EXPECT_EQ(messages,
+            nlohmann::json::parse(R"([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
                                                 {"role": "assistant", "content": "AAAA"}])"));
 }
 
@@ -85,7 +86,11 @@ TEST(Chat, AMistakeInAScriptEndsIt) {
 }
 
 TEST(Chat, CtrlCWithoutATerminalEndsWith130) {
-  Outcome got = run(Call{{"chat", "-m", tiny_model(), "-n", "30000", "--greedy", "--logit-bias", "65=1000", "-t", "1"}, {}, "x\n", 0, "A"});
+  Outcome got = run(Call{{"chat", "-m", tiny_model(), "-n", "30000", "--greedy", "--logit-bias", "65=1000", "-t", "1"},
+                         {},
+                         "x\n",
+                         0,
+                         "A"});
   EXPECT_EQ(got.status, 130) << got.err;
 }
 

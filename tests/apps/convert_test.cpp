@@ -54,7 +54,8 @@ TEST(Convert, RefusesAnExistingOutputUnlessForced) {
 
   std::filesystem::create_directory(scratch / "photos");
   write_file(scratch / "photos" / "a", "precious");
-  EXPECT_EQ(run({"convert", tiny_gguf(), (scratch / "photos").string(), "--force"}).status, 2) << "--force replaces models only";
+  EXPECT_EQ(run({"convert", tiny_gguf(), (scratch / "photos").string(), "--force"}).status, 2)
+      << "--force replaces models only";
   EXPECT_EQ(read_file(scratch / "photos" / "a"), "precious");
 }
 
@@ -65,14 +66,17 @@ TEST(Convert, AFailureLeavesNothingBehind) {
   Outcome got = run({"convert", (scratch / "broken.gguf").string(), (scratch / "out").string()});
   EXPECT_EQ(got.status, 3) << got.err;
   int entries = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(scratch.path())) entries += entry.path().filename() != "broken.gguf";
+  for (const auto& entry : std::filesystem::directory_iterator(scratch.path()))
+    entries += entry.path().filename() != "broken.gguf";
   EXPECT_EQ(entries, 0);
 }
 
 TEST(Convert, ADirectoryAsMlxLmConvertDoes) {
   Scratch scratch;
-  std::string small = (scratch / "small").string(), back = (scratch / "back").string(), wide = (scratch / "wide").string();
-  Outcome quantized = run({"convert", "--hf-path", tiny_model(), "--mlx-path", small, "-q", "--q-bits", "8", "--q-group-size", "32", "--json"});
+  std::string small = (scratch / "small").string(), back = (scratch / "back").string(),
+              wide = (scratch / "wide").string();
+  Outcome quantized = run({"convert", "--hf-path", tiny_model(), "--mlx-path", small, "-q", "--q-bits", "8",
+                           "--q-group-size", "32", "--json"});
   ASSERT_EQ(quantized.status, 0) << quantized.err;
   EXPECT_EQ(quantized.json().at("exact"), false);
   nlohmann::json info = run({"info", small, "--json"}).json();
@@ -102,7 +106,8 @@ TEST(Quantize, EqualsConvertAndRuns) {
   EXPECT_EQ(info.at("bits"), 4);
   EXPECT_EQ(info.at("group_size"), 64);
   EXPECT_EQ(greedy(a).at("tokens").size(), 8u);
-  EXPECT_NE(run({"quantize", a, (scratch / "c").string(), "--bits", "8"}).status, 0) << "what is quantized is not quantized again";
+  EXPECT_NE(run({"quantize", a, (scratch / "c").string(), "--bits", "8"}).status, 0)
+      << "what is quantized is not quantized again";
 }
 
 TEST(Quantize, VariantsDiffer) {

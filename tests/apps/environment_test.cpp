@@ -39,7 +39,8 @@ TEST(Environment, EveryFlagOfEveryVerbHasATwin) {
 }
 
 TEST(Environment, EveryTwinIsRead) {
-  // A value that no flag accepts, or a flag that accepts everything: whichever it is, the twin must do what the flag does.
+  // A value that no flag accepts, or a flag that accepts everything: whichever it is, the twin must do what the flag
+  // does.
   nlohmann::json verbs = run({"help", "generate", "--json"}).json().at("verbs");
   ASSERT_EQ(verbs.size(), 1u);
   int refused = 0;
@@ -57,16 +58,21 @@ TEST(Environment, ATwinMeansWhatTheFlagMeans) {
   EXPECT_EQ(with({{"BUMBLEBEE_MODEL", tiny_model()}}, {"tokenize", "Hi"}).out, "72 105\n");
   EXPECT_EQ(with({{"BUMBLEBEE_MODEL", tiny_model()}, {"BUMBLEBEE_JSON", "1"}}, {"tokenize", "Hi"}).out, "[72,105]\n");
   EXPECT_EQ(with({{"BUMBLEBEE_MODEL", tiny_model()}, {"BUMBLEBEE_JSON", "0"}}, {"tokenize", "Hi"}).out, "72 105\n");
-  Outcome got = with({{"BUMBLEBEE_MODEL", tiny_model()}, {"BUMBLEBEE_PROMPT", "x"}, {"BUMBLEBEE_MAX_TOKENS", "3"},
-                      {"BUMBLEBEE_LOGIT_BIAS", "65=1000"}, {"BUMBLEBEE_RAW", "true"}},
+  Outcome got = with({{"BUMBLEBEE_MODEL", tiny_model()},
+                      {"BUMBLEBEE_PROMPT", "x"},
+                      {"BUMBLEBEE_MAX_TOKENS", "3"},
+                      {"BUMBLEBEE_LOGIT_BIAS", "65=1000"},
+                      {"BUMBLEBEE_RAW", "true"}},
                      {"generate", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   EXPECT_EQ(got.json().at("text"), "AAA");
 }
 
 TEST(Environment, TheCommandLineWins) {
-  std::map<std::string, std::string> environment = {{"BUMBLEBEE_MODEL", "/nonexistent/dir"}, {"BUMBLEBEE_MAX_TOKENS", "9"}};
-  Outcome got = with(environment, {"generate", "-m", tiny_model(), "-n", "2", "--raw", "-p", "x", "--logit-bias", "65=1000", "--json"});
+  std::map<std::string, std::string> environment = {{"BUMBLEBEE_MODEL", "/nonexistent/dir"},
+                                                    {"BUMBLEBEE_MAX_TOKENS", "9"}};
+  Outcome got = with(environment, {"generate", "-m", tiny_model(), "-n", "2", "--raw", "-p", "x", "--logit-bias",
+                                   "65=1000", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   EXPECT_EQ(got.json().at("text"), "AA");
   // Also over another flag that it excludes.
@@ -75,11 +81,15 @@ TEST(Environment, TheCommandLineWins) {
 }
 
 TEST(Environment, AnEmptyTwinCountsAsUnset) {
-  EXPECT_EQ(with({{"BUMBLEBEE_FILE", ""}, {"BUMBLEBEE_JSON", ""}}, {"tokenize", "-m", tiny_model(), "Hi"}).out, "72 105\n");
+  EXPECT_EQ(with({{"BUMBLEBEE_FILE", ""}, {"BUMBLEBEE_JSON", ""}}, {"tokenize", "-m", tiny_model(), "Hi"}).out,
+            "72 105\n");
 }
 
 TEST(Environment, TwinsOfOtherVerbsDoNotMatter) {
-  EXPECT_EQ(with({{"BUMBLEBEE_BITS", "nonsense"}, {"BUMBLEBEE_TEMP", "nonsense"}}, {"tokenize", "-m", tiny_model(), "Hi"}).status, 0);
+  EXPECT_EQ(
+      with({{"BUMBLEBEE_BITS", "nonsense"}, {"BUMBLEBEE_TEMP", "nonsense"}}, {"tokenize", "-m", tiny_model(), "Hi"})
+          .status,
+      0);
 }
 
 TEST(Environment, AMistakeNamesTheVariable) {

@@ -22,8 +22,8 @@ TEST(Errors, UsageIs2) {
   const std::vector<std::vector<std::string>> wrong = {
       {"nonsense"},
       {"generate", "--nonsense"},
-      {"generate", "-p", "x"},                                              // no model
-      {"generate", "-m", tiny_model(), "-p", "x", "-f", "y"},               // two prompts
+      {"generate", "-p", "x"},                                 // no model
+      {"generate", "-m", tiny_model(), "-p", "x", "-f", "y"},  // two prompts
       {"generate", "-m", tiny_model(), "-p", "x", "--temp", "hot"},
       {"generate", "-m", tiny_model(), "-p", "x", "--temp", "nan"},
       {"generate", "-m", tiny_model(), "-p", "x", "--temp", "-1"},
@@ -41,7 +41,8 @@ TEST(Errors, UsageIs2) {
       {"generate", "-m", tiny_model(), "-p", "x", "--parse-control-tokens"},
       {"generate", "-m", tiny_model(), "-p", "x", "--chat-template-kwargs", "{"},
       {"generate", "-m", tiny_model(), "-p", "x", "--chat-template-kwargs", "[]"},
-      {"generate", "-m", tiny_model(), "-p", "x", "--chat-template-kwargs", R"({"enable_thinking":true})", "--no-thinking"},
+      {"generate", "-m", tiny_model(), "-p", "x", "--chat-template-kwargs", R"({"enable_thinking":true})",
+       "--no-thinking"},
       {"generate", "-m", tiny_model(), "-p", "x", "--stop", ""},
       {"generate", "-m", tiny_model(), "-p", "x", "--precision", "sloppy"},
       {"generate", "-m", tiny_model(), "--tokens", "1,,2"},
@@ -77,8 +78,10 @@ TEST(Errors, NoVerbShowsHelpAndIs2) {
 TEST(Errors, BadFileIs3) {
   Scratch scratch;
   expect_error(run({"info", (scratch / "absent").string()}), 3);
+  expect_error(run({"info", "nobody/has-this"}), 3);
+  expect_error(run({"generate", "-m", "not a model name", "-p", "x"}), 3);
   expect_error(run({"generate", "-m", tiny_model(), "-f", (scratch / "absent").string()}), 3);
-  expect_error(run({"logits", "-m", tiny_model(), "--tokens", "1", "-o", (scratch / "no" ).string() + "/dir/out"}), 3);
+  expect_error(run({"logits", "-m", tiny_model(), "--tokens", "1", "-o", (scratch / "no").string() + "/dir/out"}), 3);
   expect_error(run({"convert", (scratch / "absent.gguf").string(), (scratch / "out").string()}), 3);
   copy_tiny_model(scratch / "cut");
   std::filesystem::resize_file(scratch / "cut" / "model.safetensors", 5000);
@@ -132,7 +135,6 @@ TEST(Errors, BadRequestIs8) {
   expect_error(run({"generate", "-m", tiny_model(), "--raw", "-p", ""}), 8);
   expect_error(run({"generate", "-m", tiny_model(), "--tokens", "100000"}), 8);
   expect_error(run({"detokenize", "-m", tiny_model(), "100000"}), 8);
-  expect_error(run({"generate", "-m", "not a model name", "-p", "x"}), 8);
   Scratch scratch;
   expect_error(run({"logits", "-m", tiny_model(), "--tokens", "100000", "-o", (scratch / "out").string()}), 8);
   EXPECT_TRUE(std::filesystem::is_empty(scratch.path())) << "a failure leaves no file behind";
@@ -150,8 +152,9 @@ TEST(Errors, OutputThatCannotBeWrittenIs1) {
 TEST(Errors, AReaderThatLeavesIsQuiet) {
   Scratch scratch;
   std::string script = "{ " + std::string(BB_PROGRAM) + " generate -m '" + tiny_model() +
-                       "' --raw -p x -n 30000 --greedy --logit-bias 65=1000 2>'" + (scratch / "err").string() + "'; echo $? >'" +
-                       (scratch / "status").string() + "'; } | head -c 3 >'" + (scratch / "out").string() + "'";
+                       "' --raw -p x -n 30000 --greedy --logit-bias 65=1000 2>'" + (scratch / "err").string() +
+                       "'; echo $? >'" + (scratch / "status").string() + "'; } | head -c 3 >'" +
+                       (scratch / "out").string() + "'";
   ASSERT_EQ(std::system(script.c_str()), 0);
   EXPECT_EQ(read_file(scratch / "out"), "AAA");
   EXPECT_EQ(read_file(scratch / "err"), "");
@@ -173,9 +176,7 @@ TEST(Errors, JsonCarriesTheError) {
   EXPECT_EQ(error({"generate", "-m", tiny_model(), "-p", "x", "--device", "abacus", "--json"}).at("code"), "device");
 }
 
-TEST(Errors, StayOnOneLineWhateverTheyQuote) {
-  expect_error(run({"info", "/nonexistent/two\nlines\x1b[31m"}), 3);
-}
+TEST(Errors, StayOnOneLineWhateverTheyQuote) { expect_error(run({"info", "/nonexistent/two\nlines\x1b[31m"}), 3); }
 
 }  // namespace
 }  // namespace bumblebee::apps_test

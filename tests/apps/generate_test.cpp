@@ -69,7 +69,8 @@ TEST(Generate, RawContinuesTheTextAndTokensMeanTheirText) {
 
 TEST(Generate, ControlTokensInThePromptStayTextUnlessAsked) {
   auto count = [](std::vector<std::string> more) {
-    std::vector<std::string> arguments = {"generate", "-m", tiny_model(), "--raw", "-p", "<|im_end|>", "-n", "1", "--json"};
+    std::vector<std::string> arguments = {"generate",   "-m", tiny_model(), "--raw", "-p",
+                                          "<|im_end|>", "-n", "1",          "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(arguments).json().at("prompt_tokens").get<int>();
   };
@@ -96,7 +97,9 @@ TEST(Generate, SystemPromptAndThinkingReachTheTemplate) {
 
 TEST(Generate, ASeedRepeatsAndSeedsDiffer) {
   auto text = [](const char* seed) {
-    return run({"generate", "-m", tiny_model(), "-p", "x", "-n", "24", "--temp", "1.5", "--seed", seed, "--json"}).json().at("tokens");
+    return run({"generate", "-m", tiny_model(), "-p", "x", "-n", "24", "--temp", "1.5", "--seed", seed, "--json"})
+        .json()
+        .at("tokens");
   };
   EXPECT_EQ(text("1"), text("1"));
   EXPECT_NE(text("1"), text("2"));
@@ -123,11 +126,13 @@ TEST(Generate, SamplingFlagsDoWhatTheySay) {
 }
 
 TEST(Generate, StopEndsTheText) {
-  Outcome got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "16", "--greedy", "--logit-bias", "65=1000", "--stop", "bbb", "--json"});
+  Outcome got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "16", "--greedy", "--logit-bias", "65=1000",
+                     "--stop", "bbb", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   std::string letter = run({"detokenize", "-m", tiny_model(), "65"}).out.substr(0, 1);
   EXPECT_EQ(letter, "A");
-  Outcome stopped = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "16", "--greedy", "--logit-bias", "65=1000", "-r", "AAA", "--json"});
+  Outcome stopped = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "16", "--greedy", "--logit-bias", "65=1000",
+                         "-r", "AAA", "--json"});
   EXPECT_EQ(stopped.json().at("finish_reason"), "stop");
   EXPECT_EQ(stopped.json().at("text"), "");
   EXPECT_EQ(got.json().at("finish_reason"), "length");
@@ -149,22 +154,28 @@ TEST(Generate, LogprobsComeWhenAsked) {
 
 TEST(Generate, DevicesAgree) {
   auto tokens = [](const char* device) {
-    return run({"generate", "-m", tiny_model(), "-p", "x", "-n", "8", "--greedy", "--device", device, "--json"}).json().at("tokens");
+    return run({"generate", "-m", tiny_model(), "-p", "x", "-n", "8", "--greedy", "--device", device, "--json"})
+        .json()
+        .at("tokens");
   };
   EXPECT_EQ(tokens("ref"), tokens("cpu"));
 }
 
 TEST(Generate, QuantizesADenseModelWhileLoading) {
-  Outcome got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "4", "--greedy", "--quantization", "int8", "--group-size", "32", "--json"});
+  Outcome got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "4", "--greedy", "--quantization", "int8",
+                     "--group-size", "32", "--json"});
   EXPECT_EQ(got.status, 0) << got.err;
   EXPECT_EQ(got.json().at("tokens").size(), 4u);
 }
 
 TEST(Generate, CtrlCStopsWith130AndShowsWhatThereWas) {
   // An answer of 30,000 tokens, none of which ends it: there is time to interrupt it on any machine.
-  Outcome got = run(Call{{"generate", "-m", tiny_model(), "--raw", "-p", "x", "-n", "30000", "--greedy", "--logit-bias", "65=1000", "--device",
-                          "ref", "-t", "1"},
-                         {}, {}, 0, "A"});
+  Outcome got = run(Call{{"generate", "-m", tiny_model(), "--raw", "-p", "x", "-n", "30000", "--greedy", "--logit-bias",
+                          "65=1000", "--device", "ref", "-t", "1"},
+                         {},
+                         {},
+                         0,
+                         "A"});
   EXPECT_EQ(got.status, 130) << got.err;
   EXPECT_TRUE(got.out.starts_with("A"));
   EXPECT_TRUE(got.out.ends_with("\n"));

@@ -80,7 +80,8 @@ Outcome run(const Call& call) {
       if (got > 0) (i == 0 ? outcome.out : outcome.err).append(block, size_t(got));
       if (got <= 0) ends[i].fd = -1;
     }
-    auto elapsed = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+    auto elapsed =
+        std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
     bool due = (call.interrupt_after_ms > 0 && elapsed >= call.interrupt_after_ms) ||
                (!call.interrupt_when_out.empty() && outcome.out.find(call.interrupt_when_out) != std::string::npos);
     if (due && !interrupted) {
@@ -133,6 +134,8 @@ std::string read_file(const std::filesystem::path& path) {
   return text.str();
 }
 
-void copy_tiny_model(const std::filesystem::path& to) { std::filesystem::copy(tiny_model(), to, std::filesystem::copy_options::recursive); }
+void copy_tiny_model(const std::filesystem::path& to) {
+  std::filesystem::copy(tiny_model(), to, std::filesystem::copy_options::recursive);
+}
 
 }  // namespace bumblebee::apps_test

@@ -1,4 +1,5 @@
-// Runs the real program as a user's shell would: arguments, environment, standard input; catches what it prints and how it ends.
+// Runs the real program as a user's shell would: arguments, environment, standard input; catches what it prints and how
+// it ends.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -41,7 +42,7 @@ class Scratch {
   std::filesystem::path path_;
 };
 
-std::string tiny_model();                        // complete: weights, tokenizer, template
+std::string tiny_model();                           // complete: weights, tokenizer, template
 std::string golden_model(const std::string& name);  // no tokenizer
 std::string tiny_gguf();
 

@@ -36,7 +36,8 @@ TEST(Program, EveryVerbHasHelpThreeWays) {
 TEST(Program, HelpStatesTheRules) {
   std::string help = run({"--help"}).out;
   EXPECT_EQ(run({"help"}).out, help);
-  for (const char* text : {"BUMBLEBEE_MAX_TOKENS", "130", "bad_config", "out_of_memory"}) EXPECT_NE(help.find(text), std::string::npos) << text;
+  for (const char* text : {"BUMBLEBEE_MAX_TOKENS", "130", "bad_config", "out_of_memory"})
+    EXPECT_NE(help.find(text), std::string::npos) << text;
   for (const nlohmann::json& verb : verbs()) {
     EXPECT_NE(help.find("  " + verb.at("name").get<std::string>()), std::string::npos);
   }
@@ -65,7 +66,9 @@ TEST(Completions, KnowEveryVerbAndFlag) {
       for (const nlohmann::json& option : verb.at("options")) {
         for (const std::string& name : option.at("names").get<std::vector<std::string>>()) {
           bool fish = std::string(shell) == "fish";
-          std::string expected = !fish ? name : name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
+          std::string expected = !fish                    ? name
+                                 : name.starts_with("--") ? " -l " + name.substr(2)
+                                                          : " -s " + name.substr(1);
           EXPECT_NE(got.out.find(expected), std::string::npos) << expected;
         }
       }
@@ -77,7 +80,8 @@ TEST(Completions, BashCompletesWithThem) {
   Scratch scratch;
   write_file(scratch / "completions", run({"completions", "bash"}).out);
   std::string script = "source '" + (scratch / "completions").string() +
-                       "'; COMP_WORDS=(bumblebee per); COMP_CWORD=1; _bumblebee; echo \"${COMPREPLY[@]}\" >'" + (scratch / "out").string() +
+                       "'; COMP_WORDS=(bumblebee per); COMP_CWORD=1; _bumblebee; echo \"${COMPREPLY[@]}\" >'" +
+                       (scratch / "out").string() +
                        "'; COMP_WORDS=(bumblebee run --max); COMP_CWORD=2; _bumblebee; echo \"${COMPREPLY[@]}\" >>'" +
                        (scratch / "out").string() + "'";
   write_file(scratch / "script", script);
@@ -88,9 +92,11 @@ TEST(Completions, BashCompletesWithThem) {
 TEST(Documentation, NamesEveryVerbAndExitCode) {
   std::string page = read_file(BB_SOURCE_ROOT "/docs/cli.md");
   for (const nlohmann::json& verb : verbs()) {
-    EXPECT_NE(page.find("bumblebee " + verb.at("name").get<std::string>()), std::string::npos) << "no example of " << verb.at("name");
+    EXPECT_NE(page.find("bumblebee " + verb.at("name").get<std::string>()), std::string::npos)
+        << "no example of " << verb.at("name");
   }
-  for (const char* code : {"bad_file", "bad_config", "unsupported", "out_of_memory", "device", "bad_request", "130", "BUMBLEBEE_MAX_TOKENS"}) {
+  for (const char* code : {"bad_file", "bad_config", "unsupported", "out_of_memory", "device", "bad_request", "130",
+                           "BUMBLEBEE_MAX_TOKENS"}) {
     EXPECT_NE(page.find(code), std::string::npos) << code;
   }
 }

@@ -32,7 +32,8 @@ Logits load_logits(const std::filesystem::path& path) {
   const TensorEntry* tensor = file->find("logits");
   if (!tensor || tensor->shape.size() != 2) throw std::runtime_error(path.string() + " has no matrix of logits");
   Logits out{tensor->shape[0], tensor->shape[1], {}};
-  out.values = tensor->dtype == DType::f64 ? numbers<double>(file->bytes(*tensor)) : numbers<float>(file->bytes(*tensor));
+  out.values =
+      tensor->dtype == DType::f64 ? numbers<double>(file->bytes(*tensor)) : numbers<float>(file->bytes(*tensor));
   return out;
 }
 
@@ -54,17 +55,21 @@ TEST(Info, JsonDescribesADenseModel) {
   EXPECT_EQ(json.at("memory").at("context"), 100);
   // Keys and values, 2 layers, 2 heads of 16, f32.
   EXPECT_EQ(json.at("memory").at("kv_bytes"), 100 * 2 * 2 * 2 * 16 * 4);
-  EXPECT_EQ(json.at("memory").at("total_bytes"), json["memory"]["kv_bytes"].get<int64_t>() + json["memory"]["weights_bytes"].get<int64_t>());
+  EXPECT_EQ(json.at("memory").at("total_bytes"),
+            json["memory"]["kv_bytes"].get<int64_t>() + json["memory"]["weights_bytes"].get<int64_t>());
   bool found = false;
   for (const nlohmann::json& module : json.at("modules")) {
-    for (const char* key : {"name", "out", "in", "mode", "bits", "group_size", "dtype", "bytes"}) EXPECT_TRUE(module.contains(key)) << key;
+    for (const char* key : {"name", "out", "in", "mode", "bits", "group_size", "dtype", "bytes"})
+      EXPECT_TRUE(module.contains(key)) << key;
     found = found || module.at("name").get<std::string>().starts_with("model.layers.1.mlp.down_proj");
   }
   EXPECT_TRUE(found);
 }
 
 TEST(Info, TheKvTypeHalvesTheMemory) {
-  auto kv = [](const char* type) { return run({"info", tiny_model(), "--json", "--kv-type", type}).json()["memory"]["kv_bytes"].get<int64_t>(); };
+  auto kv = [](const char* type) {
+    return run({"info", tiny_model(), "--json", "--kv-type", type}).json()["memory"]["kv_bytes"].get<int64_t>();
+  };
   EXPECT_EQ(kv("f32"), 2 * kv("bf16"));
   EXPECT_EQ(kv("f16"), kv("bf16"));
 }
@@ -96,8 +101,10 @@ TEST(Tokenize, RoundTrip) {
 TEST(Tokenize, SourcesAndShapes) {
   Scratch scratch;
   write_file(scratch / "text", "ab\n\nc");
-  EXPECT_EQ(run({"tokenize", "-m", tiny_model(), "-f", (scratch / "text").string(), "--json"}).json(), nlohmann::json({97, 98, 10, 10, 99}));
-  EXPECT_EQ(run({"tokenize", "-m", tiny_model(), "-f", (scratch / "text").string(), "--lines", "--json"}).out, "[97,98]\n[]\n[99]\n");
+  EXPECT_EQ(run({"tokenize", "-m", tiny_model(), "-f", (scratch / "text").string(), "--json"}).json(),
+            nlohmann::json({97, 98, 10, 10, 99}));
+  EXPECT_EQ(run({"tokenize", "-m", tiny_model(), "-f", (scratch / "text").string(), "--lines", "--json"}).out,
+            "[97,98]\n[]\n[99]\n");
   EXPECT_EQ(run(Call{{"tokenize", "-m", tiny_model(), "-"}, {}, "ab", 0, {}}).out, "97 98\n");
   nlohmann::json pieces = run({"tokenize", "-m", tiny_model(), "--pieces", "--json", "a"}).json();
   EXPECT_EQ(pieces, nlohmann::json::parse(R"([{"id": 97, "piece": "a"}])"));
@@ -115,8 +122,10 @@ TEST(Logits, MatchTheGoldensOfEveryArchitecture) {
     const TensorEntry* tokens = golden->find("tokens");
     ASSERT_NE(tokens, nullptr);
     std::string list;
-    for (double id : numbers<int32_t>(golden->bytes(*tokens))) list += (list.empty() ? "" : ",") + std::to_string(int(id));
-    Outcome got = run({"logits", "-m", golden_model(name), "--tokens", list, "-o", (scratch / "out").string(), "--json"});
+    for (double id : numbers<int32_t>(golden->bytes(*tokens)))
+      list += (list.empty() ? "" : ",") + std::to_string(int(id));
+    Outcome got =
+        run({"logits", "-m", golden_model(name), "--tokens", list, "-o", (scratch / "out").string(), "--json"});
     ASSERT_EQ(got.status, 0) << got.err;
     EXPECT_EQ(SafetensorsFile::open(scratch / "out")->find("logits")->dtype, DType::f32);
     Logits ours = load_logits(scratch / "out");
@@ -137,7 +146,10 @@ TEST(Logits, TokensFromAFileAndAThreadCountChangeNothing) {
   Scratch scratch;
   write_file(scratch / "ids", "[1, 2,\n 3]\n");
   ASSERT_EQ(run({"logits", "-m", tiny_model(), "--tokens", "1,2,3", "-o", (scratch / "a").string()}).status, 0);
-  ASSERT_EQ(run({"logits", "-m", tiny_model(), "--tokens-file", (scratch / "ids").string(), "-t", "1", "-o", (scratch / "b").string()}).status, 0);
+  ASSERT_EQ(run({"logits", "-m", tiny_model(), "--tokens-file", (scratch / "ids").string(), "-t", "1", "-o",
+                 (scratch / "b").string()})
+                .status,
+            0);
   EXPECT_EQ(read_file(scratch / "a"), read_file(scratch / "b"));
 }
 
@@ -173,7 +185,8 @@ TEST(Perplexity, FollowsItsDefinition) {
 TEST(Perplexity, AWindowOfOneTokenLeftOverIsNotScored) {
   Scratch scratch;
   write_file(scratch / "text", std::string(17, 'a'));
-  nlohmann::json json = run({"perplexity", "-m", tiny_model(), "-f", (scratch / "text").string(), "-c", "8", "--json"}).json();
+  nlohmann::json json =
+      run({"perplexity", "-m", tiny_model(), "-f", (scratch / "text").string(), "-c", "8", "--json"}).json();
   EXPECT_EQ(json.at("windows"), 2);
   EXPECT_EQ(json.at("tokens_scored"), 14);
 }
