@@ -94,7 +94,8 @@ void print_modules(const ModelInfo& info, bool all) {
     group.bytes += module.bytes;
   }
   for (const auto& [format, group] : groups) {
-    row("format", format + ": " + std::to_string(group.modules) + " matrices, " + human_bytes(double(group.bytes)));
+    row("format", format + ": " + std::to_string(group.modules) + (group.modules == 1 ? " matrix, " : " matrices, ") +
+                      human_bytes(double(group.bytes)));
   }
 }
 
