@@ -36,7 +36,8 @@ int ContrastiveState::choose(const std::vector<std::span<const float>>& hidden, 
   for (size_t c = 0; c < hidden.size(); ++c) {
     const size_t d = hidden[c].size();
     double nearest = -std::numeric_limits<double>::infinity();
-    for (size_t row = 0; row < directions_.size(); row += d) nearest = std::max(nearest, dot(&directions_[row], hidden[c].data(), d));
+    for (size_t row = 0; row < directions_.size(); row += d)
+      nearest = std::max(nearest, dot(&directions_[row], hidden[c].data(), d));
     const double score = (1 - alpha) * candidates[c].second - alpha * nearest / length(hidden[c]);
     if (score > best_score) {
       best_score = score;

@@ -22,7 +22,8 @@ std::vector<DeviceInfo> devices() {
     info.kernels_available = entry.instruction_sets();
     if (!info.kernels_available.empty()) info.kernels = info.kernels_available.front();
     info.threads = available_cores();
-    info.memory_bytes = uint64_t(std::max(0L, ::sysconf(_SC_PHYS_PAGES))) * uint64_t(std::max(0L, ::sysconf(_SC_PAGESIZE)));
+    info.memory_bytes =
+        uint64_t(std::max(0L, ::sysconf(_SC_PHYS_PAGES))) * uint64_t(std::max(0L, ::sysconf(_SC_PAGESIZE)));
     result.push_back(std::move(info));
   }
   return result;

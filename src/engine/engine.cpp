@@ -1,5 +1,5 @@
-// The loop. An error that one request causes ends that request; an error of a step ends the requests in it; nothing ends the loop but
-// the destructor.
+// The loop. An error that one request causes ends that request; an error of a step ends the requests in it; nothing
+// ends the loop but the destructor.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -30,18 +30,27 @@ SchedulerLimits make_limits(const ModelState& model, const EngineOptions& option
   const int length = options.sequence_length == 0 ? context : options.sequence_length;
   require(options.batch_size >= 1 && options.batch_size <= 1024, "batch_size", options.batch_size, "1 to 1024");
   require(length >= 2 && length <= context, "sequence_length", length, cat("2 to ", context, " (the model's context)"));
-  require(options.prefill_chunk >= 1 && options.prefill_chunk <= 65536, "prefill_chunk", options.prefill_chunk, "1 to 65536");
+  require(options.prefill_chunk >= 1 && options.prefill_chunk <= 65536, "prefill_chunk", options.prefill_chunk,
+          "1 to 65536");
   const int64_t pages = int64_t(options.batch_size) * ((length + kPageSize - 1) / kPageSize) + kBranchPages;
   require(pages <= (1 << 24), "batch_size", options.batch_size, "fewer sequences of this length");
-  return {.batch_size = options.batch_size, .sequence_length = length, .prefill_chunk = options.prefill_chunk, .pages = int(pages), .page_size = kPageSize};
+  return {.batch_size = options.batch_size,
+          .sequence_length = length,
+          .prefill_chunk = options.prefill_chunk,
+          .pages = int(pages),
+          .page_size = kPageSize};
 }
 
 /// A separate exception for every request: one object shared between threads would be counted by all of them.
-std::exception_ptr error_of(ErrorCode code, const std::string& what) { return std::make_exception_ptr(Error(code, "engine", what)); }
+std::exception_ptr error_of(ErrorCode code, const std::string& what) {
+  return std::make_exception_ptr(Error(code, "engine", what));
+}
 
 }  // namespace
 
-bool Engine::Running::contrasts() const { return std::holds_alternative<ContrastiveSearch>(sampler.config().strategy) && !sampler.greedy(); }
+bool Engine::Running::contrasts() const {
+  return std::holds_alternative<ContrastiveSearch>(sampler.config().strategy) && !sampler.greedy();
+}
 
 Engine::Engine(std::shared_ptr<ModelState> model, const EngineOptions& options)
     : model_(std::move(model)),
@@ -76,20 +85,23 @@ void Engine::check(const Work& work) const {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "generation", what); };
   if (work.prompt.empty()) refuse("the prompt has no tokens");
   if (work.prompt.size() >= size_t(limits_.sequence_length)) {
-    refuse(cat("prompt: expected fewer tokens than the sequence length of ", limits_.sequence_length, ", got ", work.prompt.size(),
-               "; shorten it or raise the sequence length"));
+    refuse(cat("prompt: expected fewer tokens than the sequence length of ", limits_.sequence_length, ", got ",
+               work.prompt.size(), "; shorten it or raise the sequence length"));
   }
   if (work.config.max_length && *work.config.max_length <= int(work.prompt.size())) {
-    refuse(cat("the prompt has ", work.prompt.size(), " tokens, but max_length is ", *work.config.max_length, "; raise max_length or use max_new_tokens"));
+    refuse(cat("the prompt has ", work.prompt.size(), " tokens, but max_length is ", *work.config.max_length,
+               "; raise max_length or use max_new_tokens"));
   }
   for (int32_t token : work.prompt) {
-    if (token < 0 || token >= model_->info.vocab) refuse(cat("prompt: expected ids below the vocabulary of ", model_->info.vocab, ", got ", token));
+    if (token < 0 || token >= model_->info.vocab)
+      refuse(cat("prompt: expected ids below the vocabulary of ", model_->info.vocab, ", got ", token));
   }
   require_ids(work.config, model_->info.vocab);
 }
 
 std::shared_ptr<Job> Engine::submit(Work work) {
-  if (inside()) throw Error(ErrorCode::bad_request, "generation", "a callback may not run a request on the serving that called it");
+  if (inside())
+    throw Error(ErrorCode::bad_request, "generation", "a callback may not run a request on the serving that called it");
   check(work);
   auto job = std::make_shared<Job>(std::move(work));
   {
@@ -127,10 +139,17 @@ void Engine::admit(std::vector<std::shared_ptr<Job>> jobs) {
     std::exception_ptr error;
     try {
       const Work& work = job->work;
-      Running running{.job = job, .sampler = Sampler(work.config, work.prompt, model_->info.vocab, work.seed), .contrastive = {},
-                      .candidate_logprobs = {}, .outcome = {}, .max_new = max_new(work), .first_step = {}, .first_token = {}};
+      Running running{.job = job,
+                      .sampler = Sampler(work.config, work.prompt, model_->info.vocab, work.seed),
+                      .contrastive = {},
+                      .candidate_logprobs = {},
+                      .outcome = {},
+                      .max_new = max_new(work),
+                      .first_step = {},
+                      .first_token = {}};
       const int branches = running.contrasts() ? std::get<ContrastiveSearch>(work.config.strategy).top_k : 1;
-      scheduler_.submit({.id = id, .prompt = work.prompt, .max_new = running.max_new, .branches = branches, .slot = work.slot});
+      scheduler_.submit(
+          {.id = id, .prompt = work.prompt, .max_new = running.max_new, .branches = branches, .slot = work.slot});
       running_.emplace(id, std::move(running));
     } catch (...) {
       error = std::current_exception();
@@ -171,7 +190,8 @@ void Engine::step() {
 }
 
 void Engine::compute(const Step& step) {
-  const bool hidden_wanted = std::any_of(step.segments.begin(), step.segments.end(), [&](const StepSegment& s) { return running_.at(s.id).contrasts(); });
+  const bool hidden_wanted = std::any_of(step.segments.begin(), step.segments.end(),
+                                         [&](const StepSegment& s) { return running_.at(s.id).contrasts(); });
   const int wanted = int(step.batch.wanted.size());
   const std::lock_guard lock(model_->compute);
   Backend& backend = *model_->backend;
@@ -225,7 +245,8 @@ void Engine::deliver(const Step& step) {
   }
 }
 
-std::optional<text::TokenLogprob> Engine::logprob(const Running& running, std::span<const float> logits, int32_t token) const {
+std::optional<text::TokenLogprob> Engine::logprob(const Running& running, std::span<const float> logits,
+                                                  int32_t token) const {
   const GenerationConfig& config = running.sampler.config();
   if (!config.logprobs && config.top_logprobs == 0) return std::nullopt;
   Logprobs found = logprobs_of(logits, token, config.top_logprobs);

@@ -1,4 +1,5 @@
-// Continuous batching on one thread: scheduler, step, sampling, delivery. Knows tokens only: text, templates and HTTP are above.
+// Continuous batching on one thread: scheduler, step, sampling, delivery. Knows tokens only: text, templates and HTTP
+// are above.
 #pragma once
 
 #include <condition_variable>

@@ -1,5 +1,6 @@
-// Reads Hugging Face's generation_config.json (or the generation keys of an old config.json) and checks settings. A key that would
-// change the result and is not implemented is refused by name; keys that only steer other programs are left alone.
+// Reads Hugging Face's generation_config.json (or the generation keys of an old config.json) and checks settings. A key
+// that would change the result and is not implemented is refused by name; keys that only steer other programs are left
+// alone.
 #include "bumblebee/generation_config.h"
 
 #include <cmath>
@@ -16,8 +17,8 @@ constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr int kMaxTokens = 1 << 30;
 constexpr int64_t kMaxId = INT32_MAX;
 
-/// What transformers wrote as the default of `max_length` into every file for years. Prompt included, it would refuse any prompt of
-/// more than 19 tokens, and no author chose it: read as "not given".
+/// What transformers wrote as the default of `max_length` into every file for years. Prompt included, it would refuse
+/// any prompt of more than 19 tokens, and no author chose it: read as "not given".
 constexpr int kTransformersDefaultMaxLength = 20;
 
 bool given(const Json& json, const char* key) {
@@ -27,7 +28,8 @@ bool given(const Json& json, const char* key) {
 
 [[noreturn]] void refuse(const char* key, const Json& value, std::string_view where) {
   throw Error(ErrorCode::unsupported, where,
-              cat(key, ": ", brief(value), " changes the result and is not implemented; remove the key or set it to its default"));
+              cat(key, ": ", brief(value),
+                  " changes the result and is not implemented; remove the key or set it to its default"));
 }
 
 std::vector<int32_t> ids(const Json& json, const char* key, std::string_view where) {
@@ -69,14 +71,22 @@ void refuse_unless(const Json& json, const char* key, double off, std::string_vi
 
 void refuse_unimplemented(const Json& json, bool sampling, std::string_view where) {
   constexpr std::pair<const char*, double> kAlways[] = {
-      {"num_beams", 1},           {"num_beam_groups", 1},
-      {"diversity_penalty", 0},   {"guidance_scale", 1},
-      {"num_return_sequences", 1}, {"encoder_repetition_penalty", 1},
-      {"encoder_no_repeat_ngram_size", 0}, {"exponential_decay_length_penalty", 0},
-      {"constraints", 0},         {"force_words_ids", 0},
-      {"begin_suppress_tokens", 0}, {"forced_decoder_ids", 0},
-      {"watermarking_config", 0}, {"dola_layers", 0},
-      {"token_healing", 0},       {"max_time", 0},
+      {"num_beams", 1},
+      {"num_beam_groups", 1},
+      {"diversity_penalty", 0},
+      {"guidance_scale", 1},
+      {"num_return_sequences", 1},
+      {"encoder_repetition_penalty", 1},
+      {"encoder_no_repeat_ngram_size", 0},
+      {"exponential_decay_length_penalty", 0},
+      {"constraints", 0},
+      {"force_words_ids", 0},
+      {"begin_suppress_tokens", 0},
+      {"forced_decoder_ids", 0},
+      {"watermarking_config", 0},
+      {"dola_layers", 0},
+      {"token_healing", 0},
+      {"max_time", 0},
   };
   for (const auto& [key, off] : kAlways) refuse_unless(json, key, off, where);
   // These two act on encoder-decoder models' first and last token; no field carries them.
@@ -127,7 +137,8 @@ void read_sequences(const Json& json, GenerationConfig& config, std::string_view
     const Json& biases = json.at("sequence_bias");
     if (!biases.is_array()) refuse("sequence_bias", biases, where);
     for (const Json& one : biases) {
-      const bool single = one.is_array() && one.size() == 2 && one[0].is_array() && one[0].size() == 1 && one[1].is_number();
+      const bool single =
+          one.is_array() && one.size() == 2 && one[0].is_array() && one[0].size() == 1 && one[1].is_number();
       if (!single) refuse("sequence_bias", biases, where);
       config.logit_bias[ids(Json{{"sequence_bias", one[0]}}, "sequence_bias", where).front()] += one[1].get<double>();
     }
@@ -139,14 +150,16 @@ void read_stop_strings(const Json& json, GenerationConfig& config, std::string_v
   const Json& value = json.at("stop_strings");
   const Json list = value.is_string() ? Json::array({value}) : value;
   for (const Json& one : list) {
-    if (!one.is_string()) throw Error(ErrorCode::bad_config, where, cat("stop_strings: expected strings, got ", brief(value)));
+    if (!one.is_string())
+      throw Error(ErrorCode::bad_config, where, cat("stop_strings: expected strings, got ", brief(value)));
     config.stop_strings.push_back(one.get<std::string>());
   }
 }
 
 Json read_object(const std::filesystem::path& path) {
   Json json = parse_json(read_text_file(path, kMaxConfigBytes), path.string());
-  if (!json.is_object()) throw Error(ErrorCode::bad_config, path.string(), cat("expected a JSON object, got ", brief(json)));
+  if (!json.is_object())
+    throw Error(ErrorCode::bad_config, path.string(), cat("expected a JSON object, got ", brief(json)));
   return json;
 }
 
@@ -161,12 +174,15 @@ void require_ids(const std::vector<int32_t>& list, const char* field) {
 void validate_strategy(const Strategy& strategy) {
   if (const auto* sampling = std::get_if<MultinomialSampling>(&strategy)) {
     require(sampling->top_k >= 0, "top_k", cat("expected 0 (off) or more, got ", sampling->top_k));
-    require(sampling->top_p > 0 && sampling->top_p <= 1, "top_p", cat("expected a number in (0, 1], got ", sampling->top_p));
-    require(sampling->min_p >= 0 && sampling->min_p <= 1, "min_p", cat("expected a number in [0, 1], got ", sampling->min_p));
+    require(sampling->top_p > 0 && sampling->top_p <= 1, "top_p",
+            cat("expected a number in (0, 1], got ", sampling->top_p));
+    require(sampling->min_p >= 0 && sampling->min_p <= 1, "min_p",
+            cat("expected a number in [0, 1], got ", sampling->min_p));
   } else if (const auto* contrastive = std::get_if<ContrastiveSearch>(&strategy)) {
     require(contrastive->top_k >= 1 && contrastive->top_k <= 64, "top_k",
             cat("expected 1 to 64 candidates for contrastive search, got ", contrastive->top_k));
-    require(contrastive->alpha >= 0 && contrastive->alpha <= 1, "alpha", cat("expected a number in [0, 1], got ", contrastive->alpha));
+    require(contrastive->alpha >= 0 && contrastive->alpha <= 1, "alpha",
+            cat("expected a number in [0, 1], got ", contrastive->alpha));
   }
 }
 
@@ -177,10 +193,12 @@ void validate_lengths(const GenerationConfig& config) {
           "only one of min_new_tokens and min_length may be given, got both");
   require(!config.max_new_tokens || *config.max_new_tokens >= 1, "max_new_tokens",
           cat("expected 1 or more, got ", config.max_new_tokens.value_or(0)));
-  require(!config.max_length || *config.max_length >= 1, "max_length", cat("expected 1 or more, got ", config.max_length.value_or(0)));
+  require(!config.max_length || *config.max_length >= 1, "max_length",
+          cat("expected 1 or more, got ", config.max_length.value_or(0)));
   require(!config.min_new_tokens || *config.min_new_tokens >= 0, "min_new_tokens",
           cat("expected 0 or more, got ", config.min_new_tokens.value_or(0)));
-  require(!config.min_length || *config.min_length >= 0, "min_length", cat("expected 0 or more, got ", config.min_length.value_or(0)));
+  require(!config.min_length || *config.min_length >= 0, "min_length",
+          cat("expected 0 or more, got ", config.min_length.value_or(0)));
   if (config.min_new_tokens && config.max_new_tokens) {
     require(*config.min_new_tokens <= *config.max_new_tokens, "min_new_tokens",
             cat("expected at most max_new_tokens (", *config.max_new_tokens, "), got ", *config.min_new_tokens));
@@ -202,21 +220,26 @@ void validate(const GenerationConfig& config) {
           cat("expected a finite number above 0, got ", config.repetition_penalty));
   require(std::isfinite(config.presence_penalty), "presence_penalty", "expected a finite number");
   require(std::isfinite(config.frequency_penalty), "frequency_penalty", "expected a finite number");
-  require(config.no_repeat_ngram_length >= 0, "no_repeat_ngram_length", cat("expected 0 (off) or more, got ", config.no_repeat_ngram_length));
+  require(config.no_repeat_ngram_length >= 0, "no_repeat_ngram_length",
+          cat("expected 0 (off) or more, got ", config.no_repeat_ngram_length));
   for (const auto& [id, bias] : config.logit_bias) {
-    require(id >= 0 && std::isfinite(bias), "logit_bias", cat("expected a finite bias for a token id, got ", bias, " for ", id));
+    require(id >= 0 && std::isfinite(bias), "logit_bias",
+            cat("expected a finite bias for a token id, got ", bias, " for ", id));
   }
   require_ids(config.suppressed_token_ids, "suppressed_token_ids");
   require_ids(config.eos_token_ids, "eos_token_ids");
   for (const auto& [index, id] : config.forced_token_ids) {
-    require(index >= 0 && id >= 0, "forced_token_ids", cat("expected an index and a token id, got ", index, " and ", id));
+    require(index >= 0 && id >= 0, "forced_token_ids",
+            cat("expected an index and a token id, got ", index, " and ", id));
   }
-  require(config.stop_strings.size() <= 64, "stop_strings", cat("expected at most 64, got ", config.stop_strings.size()));
+  require(config.stop_strings.size() <= 64, "stop_strings",
+          cat("expected at most 64, got ", config.stop_strings.size()));
   for (const std::string& stop : config.stop_strings) {
     require(!stop.empty() && stop.size() <= 1024, "stop_strings", cat("expected 1 to 1024 bytes, got ", stop.size()));
     require(valid_utf8(stop), "stop_strings", "expected UTF-8");
   }
-  require(config.top_logprobs >= 0 && config.top_logprobs <= 20, "top_logprobs", cat("expected 0 to 20, got ", config.top_logprobs));
+  require(config.top_logprobs >= 0 && config.top_logprobs <= 20, "top_logprobs",
+          cat("expected 0 to 20, got ", config.top_logprobs));
 }
 
 GenerationConfig load_generation_config(const Repository& repository) {
@@ -224,7 +247,8 @@ GenerationConfig load_generation_config(const Repository& repository) {
   const auto own = directory / "generation_config.json", model = directory / "config.json";
   const bool has_own = std::filesystem::exists(own), has_model = std::filesystem::exists(model);
   if (!has_own && !has_model) {
-    throw Error(ErrorCode::bad_file, repository.name(), cat("neither generation_config.json nor config.json in ", directory.string()));
+    throw Error(ErrorCode::bad_file, repository.name(),
+                cat("neither generation_config.json nor config.json in ", directory.string()));
   }
   const Json fallback = has_model ? read_object(model) : Json::object();
   const Json json = has_own ? read_object(own) : fallback;
@@ -235,7 +259,8 @@ GenerationConfig load_generation_config(const Repository& repository) {
   refuse_unimplemented(json, std::holds_alternative<MultinomialSampling>(config.strategy), where);
   read_lengths(json, config, where);
   // transformers leaves the temperature alone unless it samples; for greedy search it makes no difference.
-  if (!std::holds_alternative<ContrastiveSearch>(config.strategy)) config.temperature = number_or(json, "temperature", where, 1);
+  if (!std::holds_alternative<ContrastiveSearch>(config.strategy))
+    config.temperature = number_or(json, "temperature", where, 1);
   config.repetition_penalty = number_or(json, "repetition_penalty", where, 1);
   config.no_repeat_ngram_length = int(int_or(json, "no_repeat_ngram_size", where, 0, kMaxTokens, 0));
   config.suppressed_token_ids = ids(json, "suppress_tokens", where);

@@ -25,7 +25,7 @@ struct Work {
   std::vector<int32_t> prompt;
   GenerationConfig config;  // validated
   uint64_t seed = 0;
-  int32_t slot = -1;  // adapter
+  int32_t slot = -1;          // adapter
   TokenSink* sink = nullptr;  // outlives the job; may be null
   std::function<bool()> cancelled;
 };

@@ -13,7 +13,8 @@ PageTable::PageTable(int pages, int page_size) : page_size_(page_size), referenc
 }
 
 const PageTable::Entry& PageTable::entry(Sequence sequence) const {
-  BB_CHECK(sequence >= 0 && size_t(sequence) < entries_.size() && entries_[size_t(sequence)].open, "sequence ", sequence);
+  BB_CHECK(sequence >= 0 && size_t(sequence) < entries_.size() && entries_[size_t(sequence)].open, "sequence ",
+           sequence);
   return entries_[size_t(sequence)];
 }
 

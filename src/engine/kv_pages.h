@@ -1,4 +1,5 @@
-// Which page of the KV store belongs to which sequence. Host bookkeeping only: pages are numbers here, bytes are the KvStore's.
+// Which page of the KV store belongs to which sequence. Host bookkeeping only: pages are numbers here, bytes are the
+// KvStore's.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ struct PageStats {
   int shared = 0;  // used by more than one sequence
 };
 
-/// Pages with reference counts. A fork shares all pages of its parent; whoever first writes into a shared page gets its own copy.
+/// Pages with reference counts. A fork shares all pages of its parent; whoever first writes into a shared page gets its
+/// own copy.
 class PageTable {
  public:
   using Sequence = int32_t;
@@ -29,8 +31,8 @@ class PageTable {
   /// Gives the pages back. `freed`, when given, receives those that nobody uses any more.
   void close(Sequence sequence, std::vector<int32_t>* freed = nullptr);
 
-  /// Makes room to write tokens [length, length + count) and sets the length behind them. Copies that the store must do first are
-  /// added to `copies`. False when there are not enough free pages; nothing has changed then.
+  /// Makes room to write tokens [length, length + count) and sets the length behind them. Copies that the store must do
+  /// first are added to `copies`. False when there are not enough free pages; nothing has changed then.
   bool extend(Sequence sequence, int count, std::vector<PageCopy>& copies);
 
   int length(Sequence sequence) const;
@@ -51,8 +53,8 @@ class PageTable {
   const Entry& entry(Sequence sequence) const;
 
   int page_size_;
-  std::vector<int> references_;       // [pages]
-  std::vector<int32_t> free_;         // a stack: the page freed last is used next, its memory is warm
+  std::vector<int> references_;  // [pages]
+  std::vector<int32_t> free_;    // a stack: the page freed last is used next, its memory is warm
   std::vector<Entry> entries_;
   std::vector<Sequence> free_entries_;
 };

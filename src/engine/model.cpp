@@ -1,4 +1,5 @@
-// Loading: read the config, plan (claim every tensor and learn its format without reading it), ask the device, and only then read.
+// Loading: read the config, plan (claim every tensor and learn its format without reading it), ask the device, and only
+// then read.
 #include "bumblebee/model.h"
 
 #include <algorithm>
@@ -22,7 +23,9 @@ using engine::RecordingSource;
 
 constexpr int kPageSize = 64;
 
-DType dtype_of(KvType type) { return type == KvType::f32 ? DType::f32 : type == KvType::f16 ? DType::f16 : DType::bf16; }
+DType dtype_of(KvType type) {
+  return type == KvType::f32 ? DType::f32 : type == KvType::f16 ? DType::f16 : DType::bf16;
+}
 
 int bits_of(Quantization quantization) {
   switch (quantization) {
@@ -43,7 +46,8 @@ std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
   for (const ModuleInfo& module : modules) {
     if (module.bits > 0) ++counts[{module.bits, module.group_size}];
   }
-  const auto most = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == counts.end() ? std::pair(0, 0) : most->first;
 }
 
@@ -83,7 +87,8 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   return plan;
 }
 
-/// The width to quantize to while loading: 0 when the checkpoint stays as it is. Refuses to change one width into another.
+/// The width to quantize to while loading: 0 when the checkpoint stays as it is. Refuses to change one width into
+/// another.
 int quantize_to(const Repository& repository, const ModelInfo& stored, const ModelOptions& options) {
   const int wanted = bits_of(options.quantization);
   if (wanted == 0 || stored.bits == wanted) return 0;
@@ -93,7 +98,8 @@ int quantize_to(const Repository& repository, const ModelInfo& stored, const Mod
                     " bits already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
   }
   if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128) {
-    throw Error(ErrorCode::bad_request, repository.name(), cat("group_size: expected 32, 64 or 128, got ", options.group_size));
+    throw Error(ErrorCode::bad_request, repository.name(),
+                cat("group_size: expected 32, 64 or 128, got ", options.group_size));
   }
   return wanted;
 }
@@ -108,11 +114,17 @@ nn::Loader::Progress progress_of(const ModelOptions& options, uint64_t total) {
 }  // namespace
 
 uint64_t ModelInfo::kv_bytes(int tokens, KvType type) const {
-  return uint64_t(2) * uint64_t(layers) * uint64_t(kv_heads) * uint64_t(head_dim) * uint64_t(std::max(tokens, 0)) * uint64_t(size_of(dtype_of(type)));
+  return uint64_t(2) * uint64_t(layers) * uint64_t(kv_heads) * uint64_t(head_dim) * uint64_t(std::max(tokens, 0)) *
+         uint64_t(size_of(dtype_of(type)));
 }
 
 KvShape ModelState::kv_shape(int pages, int page_size) const {
-  return {.layers = info.layers, .kv_heads = info.kv_heads, .head_dim = info.head_dim, .page_size = page_size, .pages = pages, .dtype = dtype_of(options.kv_type)};
+  return {.layers = info.layers,
+          .kv_heads = info.kv_heads,
+          .head_dim = info.head_dim,
+          .page_size = page_size,
+          .pages = pages,
+          .dtype = dtype_of(options.kv_type)};
 }
 
 ModelInfo inspect_model(const Repository& repository) { return make_plan(repository.directory(), 0, 0).info; }
@@ -127,12 +139,14 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   auto state = std::make_shared<ModelState>();
   state->info = std::move(plan.info);
   state->options = options;
-  state->backend = entry.create({.threads = options.threads, .fast = options.precision == Precision::fast, .instruction_set = {}});
+  state->backend =
+      entry.create({.threads = options.threads, .fast = options.precision == Precision::fast, .instruction_set = {}});
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
   std::optional<ThreadPool> pool;
   if (bits > 0) pool.emplace(options.threads);
   QuantizingSource quantizing(*checkpoint, bits, options.group_size, pool ? &*pool : nullptr);
-  nn::Loader loader(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint, state->backend.get(), progress_of(options, state->info.weight_bytes));
+  nn::Loader loader(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint, state->backend.get(),
+                    progress_of(options, state->info.weight_bytes));
   state->model = models::make_model(plan.spec, loader);
   state->options.progress = nullptr;  // the caller's; not to be kept
   return Model(std::move(state));
@@ -141,14 +155,17 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
 const ModelInfo& Model::info() const { return state_->info; }
 const ModelOptions& Model::options() const { return state_->options; }
 
-void Model::logits(std::span<const int32_t> tokens, const std::function<void(int row, std::span<const float> logits)>& each) const {
+void Model::logits(std::span<const int32_t> tokens,
+                   const std::function<void(int row, std::span<const float> logits)>& each) const {
   ModelState& state = *state_;
   const ModelInfo& info = state.info;
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "logits", what); };
   if (tokens.empty()) refuse("expected at least one token, got none");
-  if (tokens.size() > size_t(info.context)) refuse(cat("expected at most ", info.context, " tokens (the model's context), got ", tokens.size()));
+  if (tokens.size() > size_t(info.context))
+    refuse(cat("expected at most ", info.context, " tokens (the model's context), got ", tokens.size()));
   for (int32_t token : tokens) {
-    if (token < 0 || token >= info.vocab) refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
+    if (token < 0 || token >= info.vocab)
+      refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
   }
   const int count = int(tokens.size()), vocab = info.vocab;
   const int page_count = (count + kPageSize - 1) / kPageSize;
@@ -175,7 +192,8 @@ void Model::logits(std::span<const int32_t> tokens, const std::function<void(int
       });
       state.backend->read(result, values);
     }
-    for (int row = 0; row < rows; ++row) each(first + row, std::span<const float>(values).subspan(size_t(row) * size_t(vocab), size_t(vocab)));
+    for (int row = 0; row < rows; ++row)
+      each(first + row, std::span<const float>(values).subspan(size_t(row) * size_t(vocab), size_t(vocab)));
   }
 }
 

@@ -16,7 +16,8 @@ struct ModelState {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<nn::Model> model;  // after the backend: its weights die first
 
-  /// A backend computes one bound batch at a time. Held for one step, so that servings of one model and Model::logits take turns.
+  /// A backend computes one bound batch at a time. Held for one step, so that servings of one model and Model::logits
+  /// take turns.
   std::mutex compute;
 
   KvShape kv_shape(int pages, int page_size) const;

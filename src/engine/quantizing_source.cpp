@@ -20,10 +20,13 @@ uint64_t size_of_weight(const HostWeight& w) { return w.codes.size() + w.scales.
 void quantize_rows(const HostWeight& dense, int first, int rows, const Format& format, QuantizedMatrix& out) {
   const int in = dense.in;
   std::vector<float> values(size_t(rows) * size_t(in));
-  for (int r = 0; r < rows; ++r) decode_row<float>(dense, first + r, std::span(values).subspan(size_t(r) * size_t(in), size_t(in)));
-  const QuantizedMatrix block = quantize_affine(values, rows, in, format.bits, format.group, format.scale, AffineVariant::cpu);
+  for (int r = 0; r < rows; ++r)
+    decode_row<float>(dense, first + r, std::span(values).subspan(size_t(r) * size_t(in), size_t(in)));
+  const QuantizedMatrix block =
+      quantize_affine(values, rows, in, format.bits, format.group, format.scale, AffineVariant::cpu);
   const size_t parts = size_t(in / format.group) * size_t(size_of(format.scale));
-  std::copy(block.codes.begin(), block.codes.end(), out.codes.begin() + ptrdiff_t(size_t(first) * row_bytes(format, in)));
+  std::copy(block.codes.begin(), block.codes.end(),
+            out.codes.begin() + ptrdiff_t(size_t(first) * row_bytes(format, in)));
   std::copy(block.scales.begin(), block.scales.end(), out.scales.begin() + ptrdiff_t(size_t(first) * parts));
   std::copy(block.biases.begin(), block.biases.end(), out.biases.begin() + ptrdiff_t(size_t(first) * parts));
 }
@@ -36,9 +39,16 @@ HostWeight RecordingSource::matrix(const std::string& path, int out, int in) {
   const bool affine = format.kind == Format::Kind::affine;
   // Not from the spans: a plan has none. Same figures otherwise.
   const uint64_t groups = affine ? uint64_t(in / format.group) : 0;
-  const uint64_t bytes = uint64_t(out) * (row_bytes(format, in) + groups * uint64_t(size_of(format.scale) + size_of(format.bias)));
-  modules_.push_back({.name = path, .out = out, .in = in, .mode = affine ? "affine" : "dense", .bits = affine ? format.bits : 0,
-                      .group_size = affine ? format.group : 0, .dtype = std::string(to_string(format.scale)), .bytes = bytes});
+  const uint64_t bytes =
+      uint64_t(out) * (row_bytes(format, in) + groups * uint64_t(size_of(format.scale) + size_of(format.bias)));
+  modules_.push_back({.name = path,
+                      .out = out,
+                      .in = in,
+                      .mode = affine ? "affine" : "dense",
+                      .bits = affine ? format.bits : 0,
+                      .group_size = affine ? format.group : 0,
+                      .dtype = std::string(to_string(format.scale)),
+                      .bytes = bytes});
   parameters_ += uint64_t(out) * uint64_t(in);
   bytes_ += bytes;
   return weight;
@@ -54,8 +64,14 @@ HostWeight RecordingSource::vector(const std::string& name, int size) {
 HostWeight QuantizingSource::matrix(const std::string& path, int out, int in) {
   HostWeight dense = source_.matrix(path, out, in);
   if (dense.format.kind != Format::Kind::dense || in % group_ != 0) return dense;
-  HostWeight weight{.format = Format::affine(bits_, group_, dense.format.scale, dense.format.scale), .out = out, .in = in, .codes = {}, .scales = {},
-                    .biases = {}, .name = dense.name, .keep = nullptr};
+  HostWeight weight{.format = Format::affine(bits_, group_, dense.format.scale, dense.format.scale),
+                    .out = out,
+                    .in = in,
+                    .codes = {},
+                    .scales = {},
+                    .biases = {},
+                    .name = dense.name,
+                    .keep = nullptr};
   if (pool_ == nullptr) return weight;
 
   auto matrix = std::make_shared<QuantizedMatrix>();

@@ -1,4 +1,5 @@
-// Weight sources that stand before a checkpoint: one writes down what a model takes from it, one quantizes dense matrices on the way.
+// Weight sources that stand before a checkpoint: one writes down what a model takes from it, one quantizes dense
+// matrices on the way.
 #pragma once
 
 #include <vector>
@@ -29,11 +30,12 @@ class RecordingSource final : public WeightSource {
   uint64_t parameters_ = 0, bytes_ = 0;
 };
 
-/// Quantizes dense matrices whose rows are whole groups, as mlx-lm's convert does (others stay dense). Without a pool it only says which
-/// format they would get, and reads nothing.
+/// Quantizes dense matrices whose rows are whole groups, as mlx-lm's convert does (others stay dense). Without a pool
+/// it only says which format they would get, and reads nothing.
 class QuantizingSource final : public WeightSource {
  public:
-  QuantizingSource(WeightSource& source, int bits, int group, ThreadPool* pool) : source_(source), bits_(bits), group_(group), pool_(pool) {}
+  QuantizingSource(WeightSource& source, int bits, int group, ThreadPool* pool)
+      : source_(source), bits_(bits), group_(group), pool_(pool) {}
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
   bool has(const std::string& name) const override { return source_.has(name); }

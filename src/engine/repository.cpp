@@ -35,15 +35,19 @@ fs::path hub_cache(const fs::path& chosen) {
     if (const std::string value = environment(name); !value.empty()) return expand(value);
   }
   if (const std::string value = environment("HF_HOME"); !value.empty()) return expand(value) / "hub";
-  if (const std::string value = environment("XDG_CACHE_HOME"); !value.empty()) return expand(value) / "huggingface" / "hub";
+  if (const std::string value = environment("XDG_CACHE_HOME"); !value.empty())
+    return expand(value) / "huggingface" / "hub";
   return home() / ".cache" / "huggingface" / "hub";
 }
 
 bool word(std::string_view text) {
-  if (text.empty() || text.size() > 96 || text.front() == '-' || text.front() == '.' || text.back() == '-' || text.back() == '.') return false;
+  if (text.empty() || text.size() > 96 || text.front() == '-' || text.front() == '.' || text.back() == '-' ||
+      text.back() == '.')
+    return false;
   if (text.find("..") != std::string_view::npos || text.find("--") != std::string_view::npos) return false;
   return std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
   });
 }
 
@@ -55,7 +59,8 @@ bool hub_id(std::string_view id) {
 
 /// A relative path of plain names: a revision ("refs/pr/1") or a subfolder may not lead out of the cache.
 bool plain_path(std::string_view text) {
-  if (text.empty() || text.size() > 512 || text.front() == '/' || text.find('\\') != std::string_view::npos || text.find('\0') != std::string_view::npos) {
+  if (text.empty() || text.size() > 512 || text.front() == '/' || text.find('\\') != std::string_view::npos ||
+      text.find('\0') != std::string_view::npos) {
     return false;
   }
   for (const fs::path& part : fs::path(text)) {
@@ -65,7 +70,8 @@ bool plain_path(std::string_view text) {
 }
 
 bool commit_hash(std::string_view text) {
-  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return text.size() == 40 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 bool folder_exists(const fs::path& path) {
@@ -81,7 +87,8 @@ std::string resolve(const fs::path& folder, const std::string& revision) {
   if (!fs::is_regular_file(ref, ignored)) return "";
   std::string commit = read_text_file(ref, 4096);
   while (!commit.empty() && (commit.back() == '\n' || commit.back() == '\r' || commit.back() == ' ')) commit.pop_back();
-  if (!commit_hash(commit)) throw Error(ErrorCode::bad_file, ref.string(), "expected a commit hash of 40 hexadecimal digits");
+  if (!commit_hash(commit))
+    throw Error(ErrorCode::bad_file, ref.string(), "expected a commit hash of 40 hexadecimal digits");
   return commit;
 }
 
@@ -92,14 +99,19 @@ fs::path hub_directory(const std::string& id, const HubOptions& options) {
   const fs::path folder = cache / name;
   const auto missing = [&](const std::string& what) {
     return Error(ErrorCode::bad_file, id,
-                 cat(what, "; this command reads the local Hugging Face cache and does not download: fetch the repository with any Hugging Face "
-                           "tool (or copy its files to a directory and give that), and check HF_HUB_CACHE and HF_HOME"));
+                 cat(what,
+                     "; this command reads the local Hugging Face cache and does not download: fetch the repository "
+                     "with any Hugging Face "
+                     "tool (or copy its files to a directory and give that), and check HF_HUB_CACHE and HF_HOME"));
   };
   if (!folder_exists(folder)) throw missing(cat("not in the cache: no folder ", folder.string()));
   const std::string commit = resolve(folder, options.revision);
-  if (commit.empty()) throw missing(cat("revision '", options.revision, "' is not in the cache: no file ", (folder / "refs" / options.revision).string()));
+  if (commit.empty())
+    throw missing(cat("revision '", options.revision, "' is not in the cache: no file ",
+                      (folder / "refs" / options.revision).string()));
   const fs::path snapshot = folder / "snapshots" / commit;
-  if (!folder_exists(snapshot)) throw missing(cat("revision '", options.revision, "' is not in the cache: no folder ", snapshot.string()));
+  if (!folder_exists(snapshot))
+    throw missing(cat("revision '", options.revision, "' is not in the cache: no folder ", snapshot.string()));
   if (options.subdir.empty()) return snapshot;
   const fs::path result = snapshot / options.subdir;
   if (!folder_exists(result)) throw missing(cat("no folder '", options.subdir, "' in ", snapshot.string()));
@@ -120,11 +132,15 @@ fs::path Repository::directory() const {
 Repository hf(std::string id, HubOptions options) {
   if (!hub_id(id)) {
     throw Error(ErrorCode::bad_request, "hf",
-                cat("expected a repository id of the form org/name (letters, digits, '-', '_', '.'), got '", id.substr(0, 200), "'"));
+                cat("expected a repository id of the form org/name (letters, digits, '-', '_', '.'), got '",
+                    id.substr(0, 200), "'"));
   }
-  if (!plain_path(options.revision)) throw Error(ErrorCode::bad_request, id, cat("expected a branch, tag or commit, got '", options.revision.substr(0, 200), "'"));
+  if (!plain_path(options.revision))
+    throw Error(ErrorCode::bad_request, id,
+                cat("expected a branch, tag or commit, got '", options.revision.substr(0, 200), "'"));
   if (!options.subdir.empty() && !plain_path(options.subdir)) {
-    throw Error(ErrorCode::bad_request, id, cat("expected a folder inside the repository, got '", options.subdir.substr(0, 200), "'"));
+    throw Error(ErrorCode::bad_request, id,
+                cat("expected a folder inside the repository, got '", options.subdir.substr(0, 200), "'"));
   }
   Repository repository;
   repository.name_ = std::move(id);

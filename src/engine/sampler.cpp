@@ -14,7 +14,8 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-/// Whether candidate a comes before b: larger score first, lower id among equals. A total order, so results never depend on a sort.
+/// Whether candidate a comes before b: larger score first, lower id among equals. A total order, so results never
+/// depend on a sort.
 struct Likelier {
   std::span<const float> scores;
   bool operator()(int32_t a, int32_t b) const {
@@ -27,7 +28,8 @@ struct Likelier {
 void require_finite(std::span<const float> logits) {
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) {
-      throw Error(ErrorCode::device, "sampler", cat("the model produced a logit that is not a number: logit ", i, " is ", logits[i]));
+      throw Error(ErrorCode::device, "sampler",
+                  cat("the model produced a logit that is not a number: logit ", i, " is ", logits[i]));
     }
   }
 }
@@ -65,7 +67,8 @@ int32_t argmax(std::span<const float> values) {
 void require_ids(const GenerationConfig& config, int vocab) {
   const auto require_id = [vocab](int32_t id, const char* field) {
     if (id < 0 || id >= vocab) {
-      throw Error(ErrorCode::bad_request, "generation config", cat(field, ": expected ids below the vocabulary of ", vocab, ", got ", id));
+      throw Error(ErrorCode::bad_request, "generation config",
+                  cat(field, ": expected ids below the vocabulary of ", vocab, ", got ", id));
     }
   };
   for (int32_t id : config.suppressed_token_ids) require_id(id, "suppressed_token_ids");
@@ -74,7 +77,11 @@ void require_ids(const GenerationConfig& config, int vocab) {
 }
 
 Sampler::Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed)
-    : config_(config), prompt_size_(int(prompt.size())), vocab_(vocab), seed_(seed), history_(prompt.begin(), prompt.end()) {
+    : config_(config),
+      prompt_size_(int(prompt.size())),
+      vocab_(vocab),
+      seed_(seed),
+      history_(prompt.begin(), prompt.end()) {
   require_ids(config, vocab);
   if (config.repetition_penalty != 1.0) {
     seen_.assign(size_t(vocab), false);
@@ -123,12 +130,14 @@ void Sampler::ban_repeated_ngrams(std::span<float> scores) const {
   const size_t context = n - 1;
   const auto tail = history_.end() - ptrdiff_t(context);
   for (size_t i = 0; i + context < history_.size(); ++i) {
-    if (std::equal(tail, history_.end(), history_.begin() + ptrdiff_t(i))) scores[size_t(history_[i + context])] = kMasked;
+    if (std::equal(tail, history_.end(), history_.begin() + ptrdiff_t(i)))
+      scores[size_t(history_[i + context])] = kMasked;
   }
 }
 
 void Sampler::mask(std::span<float> scores) const {
-  const bool too_short = outputs() < config_.min_new_tokens.value_or(0) || int(history_.size()) < config_.min_length.value_or(0);
+  const bool too_short =
+      outputs() < config_.min_new_tokens.value_or(0) || int(history_.size()) < config_.min_length.value_or(0);
   if (too_short) {
     for (int32_t id : config_.eos_token_ids) {
       if (id < vocab_) scores[size_t(id)] = kMasked;
@@ -186,7 +195,8 @@ void Sampler::process(std::span<const float> logits, SamplerScratch& scratch) co
   mask(scores);
   if (argmax(scores) < 0) {
     throw Error(ErrorCode::bad_request, "sampler",
-                "no token is left to choose: no-repeat n-grams, minimum length and suppressed tokens mask the whole vocabulary");
+                "no token is left to choose: no-repeat n-grams, minimum length and suppressed tokens mask the whole "
+                "vocabulary");
   }
   if (config_.temperature > 0 && config_.temperature != 1) {
     const float temperature = float(config_.temperature);
@@ -208,7 +218,8 @@ int32_t Sampler::draw(SamplerScratch& scratch) const {
   const std::span<const float> scores(scratch.scores);
   const double max = double(scores[size_t(argmax(scores))]);
   collect_unmasked(scratch);
-  // The cumulative distribution in order of id, in f64: one number in [0, 1) gives one token, whatever the machine's vector width.
+  // The cumulative distribution in order of id, in f64: one number in [0, 1) gives one token, whatever the machine's
+  // vector width.
   scratch.weights.clear();
   double total = 0;
   for (int32_t id : scratch.order) {
@@ -234,7 +245,8 @@ std::vector<std::pair<int32_t, double>> Sampler::candidates(SamplerScratch& scra
   const double max = double(scratch.scores[size_t(order.front())]);
   const double sum = partition(scratch.scores, max);
   std::vector<std::pair<int32_t, double>> result;
-  for (size_t i = 0; i < wanted; ++i) result.emplace_back(order[i], std::exp(double(scratch.scores[size_t(order[i])]) - max) / sum);
+  for (size_t i = 0; i < wanted; ++i)
+    result.emplace_back(order[i], std::exp(double(scratch.scores[size_t(order[i])]) - max) / sum);
   return result;
 }
 

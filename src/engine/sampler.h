@@ -1,8 +1,9 @@
-// From one row of logits to one token: the processors in a fixed order, then a choice. Host code on f32 rows; pure but for the history
-// of its sequence, so a request gives the same tokens in any batch.
+// From one row of logits to one token: the processors in a fixed order, then a choice. Host code on f32 rows; pure but
+// for the history of its sequence, so a request gives the same tokens in any batch.
 //
-// Order, which is transformers' with Bumblebee's in it: logit bias, repetition penalty, presence and frequency penalties,
-// no-repeat n-grams, minimum length (masks the ending tokens), suppressed tokens, forced tokens, then temperature, top-k, top-p, min-p.
+// Order, which is transformers' with Bumblebee's in it: logit bias, repetition penalty, presence and frequency
+// penalties, no-repeat n-grams, minimum length (masks the ending tokens), suppressed tokens, forced tokens, then
+// temperature, top-k, top-p, min-p.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,9 @@ namespace bumblebee::engine {
 
 /// Buffers of one row, shared by all sequences of a thread so that a step allocates nothing.
 struct SamplerScratch {
-  std::vector<float> scores;      // [vocab]
-  std::vector<double> weights;    // [vocab]
-  std::vector<int32_t> order;     // candidates
+  std::vector<float> scores;    // [vocab]
+  std::vector<double> weights;  // [vocab]
+  std::vector<int32_t> order;   // candidates
 };
 
 /// The logprob of one token and of the likeliest ones, from the distribution before any processor.
@@ -33,13 +34,15 @@ class Sampler {
   /// `config` has passed validate(). Ids outside [0, vocab) in it throw Error(bad_request).
   Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed);
 
-  /// The next token. Throws Error(device) when a logit is NaN or +infinity, Error(bad_request) when every token is masked.
+  /// The next token. Throws Error(device) when a logit is NaN or +infinity, Error(bad_request) when every token is
+  /// masked.
   int32_t sample(std::span<const float> logits, SamplerScratch& scratch) const;
 
   /// All processors: masked tokens become -infinity in scratch.scores.
   void process(std::span<const float> logits, SamplerScratch& scratch) const;
 
-  /// The `count` likeliest tokens of scratch.scores with their probabilities, likeliest first: contrastive search's candidates.
+  /// The `count` likeliest tokens of scratch.scores with their probabilities, likeliest first: contrastive search's
+  /// candidates.
   std::vector<std::pair<int32_t, double>> candidates(SamplerScratch& scratch, int count) const;
 
   /// Adds a token to the history.
@@ -64,8 +67,8 @@ class Sampler {
   int vocab_ = 0;
   uint64_t seed_ = 0;
   std::vector<int32_t> history_;
-  std::vector<int32_t> distinct_;                        // tokens of the history, each once
-  std::vector<bool> seen_;                               // [vocab], empty without a repetition penalty
+  std::vector<int32_t> distinct_;  // tokens of the history, each once
+  std::vector<bool> seen_;         // [vocab], empty without a repetition penalty
   std::unordered_map<int32_t, int> output_counts_;
 };
 

@@ -22,11 +22,12 @@ void Scheduler::submit(Admission request) {
   const int64_t length = int64_t(request.prompt.size()) + request.max_new;
   if (length > limits_.sequence_length) {
     throw Error(ErrorCode::bad_request, "engine",
-                cat("prompt and new tokens: expected at most ", limits_.sequence_length, " tokens (the sequence length), got ", request.prompt.size(),
-                    " + ", request.max_new));
+                cat("prompt and new tokens: expected at most ", limits_.sequence_length,
+                    " tokens (the sequence length), got ", request.prompt.size(), " + ", request.max_new));
   }
   if (const int needed = pages_needed(request); needed > limits_.pages) {
-    throw Error(ErrorCode::bad_request, "engine", cat("cache pages: expected at most ", limits_.pages, ", the request needs ", needed));
+    throw Error(ErrorCode::bad_request, "engine",
+                cat("cache pages: expected at most ", limits_.pages, ", the request needs ", needed));
   }
   BB_CHECK(request.max_new > 0 && request.branches > 0);
   waiting_.push_back(std::move(request));
@@ -36,7 +37,12 @@ void Scheduler::admit() {
   while (!waiting_.empty() && active() < limits_.batch_size) {
     const int needed = pages_needed(waiting_.front());
     if (reserved_ + needed > limits_.pages) return;
-    Active active{.request = std::move(waiting_.front()), .sequence = table_.open(), .reserved = needed, .done = 0, .next = {}, .branches = {}};
+    Active active{.request = std::move(waiting_.front()),
+                  .sequence = table_.open(),
+                  .reserved = needed,
+                  .done = 0,
+                  .next = {},
+                  .branches = {}};
     waiting_.pop_front();
     reserved_ += needed;
     const RequestId id = active.request.id;
@@ -64,7 +70,8 @@ int Scheduler::plan_prefill(Active& active, int budget, std::vector<Piece>& piec
   const int rows = std::min(budget, int(prompt.size()) - active.done);
   BB_CHECK(table_.extend(active.sequence, rows, copies), "a reserved page is missing");
   const auto first = prompt.begin() + active.done;
-  pieces.push_back({&active, active.sequence, {first, first + rows}, active.done, 0, active.done + rows == int(prompt.size())});
+  pieces.push_back(
+      {&active, active.sequence, {first, first + rows}, active.done, 0, active.done + rows == int(prompt.size())});
   active.done += rows;
   return rows;
 }
@@ -78,14 +85,16 @@ std::optional<Step> Scheduler::next() {
     if (!active.next.empty()) plan_decode(active, pieces, step.copies);
   }
   for (auto& [id, active] : active_) {
-    if (budget > 0 && active.done < int(active.request.prompt.size())) budget -= plan_prefill(active, budget, pieces, step.copies);
+    if (budget > 0 && active.done < int(active.request.prompt.size()))
+      budget -= plan_prefill(active, budget, pieces, step.copies);
   }
   if (pieces.empty()) return std::nullopt;
   // Rows of one adapter lie together, so that its kernels work on runs of rows.
-  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.active->request.slot < b.active->request.slot; });
+  std::stable_sort(pieces.begin(), pieces.end(),
+                   [](const Piece& a, const Piece& b) { return a.active->request.slot < b.active->request.slot; });
   for (const Piece& piece : pieces) {
-    step.batch.append(piece.tokens, piece.past, table_.pages(piece.sequence), piece.wanted ? Batch::Want::last : Batch::Want::none,
-                      piece.active->request.slot);
+    step.batch.append(piece.tokens, piece.past, table_.pages(piece.sequence),
+                      piece.wanted ? Batch::Want::last : Batch::Want::none, piece.active->request.slot);
     step.segments.push_back({piece.active->request.id, piece.branch, piece.wanted});
   }
   return step;

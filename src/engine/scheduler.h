@@ -1,9 +1,10 @@
 // Decides what the next step computes. Pure logic: no threads, no device, no clock, so every schedule can be tested.
 //
-// Policy. Requests are admitted in the order they came, when a place in the batch is free and the pages of prompt and longest answer can
-// be reserved: an admitted request never runs out of memory, and one that is too large waits at the head of the queue. A step holds one
-// row (or one per branch) for every sequence that is generating, and prompt tokens up to `prefill_chunk`, oldest request first. Both
-// travel in one batch, so that the weights are read once for all of them.
+// Policy. Requests are admitted in the order they came, when a place in the batch is free and the pages of prompt and
+// longest answer can be reserved: an admitted request never runs out of memory, and one that is too large waits at the
+// head of the queue. A step holds one row (or one per branch) for every sequence that is generating, and prompt tokens
+// up to `prefill_chunk`, oldest request first. Both travel in one batch, so that the weights are read once for all of
+// them.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +54,8 @@ class Scheduler {
 
   /// Throws Error(bad_request) for an empty prompt and for a request that could never fit.
   void submit(Admission request);
-  /// The next step, or nothing when no request can go on. After it, every request with a wanted segment needs proceed() or finish().
+  /// The next step, or nothing when no request can go on. After it, every request with a wanted segment needs proceed()
+  /// or finish().
   std::optional<Step> next();
   /// The tokens to compute next for `id`: one, or alternatives of which choose() keeps one.
   void proceed(RequestId id, std::vector<int32_t> tokens);
@@ -74,9 +76,9 @@ class Scheduler {
     Admission request;
     PageTable::Sequence sequence = 0;
     int reserved = 0;
-    int done = 0;                                // prompt tokens computed or in the step being computed
-    std::vector<int32_t> next;                   // tokens to compute now; empty while a prediction is awaited
-    std::vector<PageTable::Sequence> branches;   // of the step being computed
+    int done = 0;                               // prompt tokens computed or in the step being computed
+    std::vector<int32_t> next;                  // tokens to compute now; empty while a prediction is awaited
+    std::vector<PageTable::Sequence> branches;  // of the step being computed
   };
   struct Piece {
     Active* active = nullptr;

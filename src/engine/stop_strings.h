@@ -1,5 +1,5 @@
-// Finds the first of several stop strings in text that arrives in pieces, and holds back what may still become one. Works on bytes: a
-// stop string is UTF-8, so what is let through always ends between characters when the text does.
+// Finds the first of several stop strings in text that arrives in pieces, and holds back what may still become one.
+// Works on bytes: a stop string is UTF-8, so what is let through always ends between characters when the text does.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,9 @@
 
 namespace bumblebee::engine {
 
-/// An Aho-Corasick automaton over the stop strings; linear in the text whatever the strings are. "First" is the one that is complete
-/// first (the longest, when several end at the same byte), so the result does not depend on how the text was cut into pieces.
+/// An Aho-Corasick automaton over the stop strings; linear in the text whatever the strings are. "First" is the one
+/// that is complete first (the longest, when several end at the same byte), so the result does not depend on how the
+/// text was cut into pieces.
 class StopStrings {
  public:
   explicit StopStrings(const std::vector<std::string>& stops);

@@ -1,5 +1,5 @@
-// The generation serving: inputs to tokens, tokens through the engine, answers to text. Everything per request is on the caller's
-// stack; the engine is the only thing that callers share.
+// The generation serving: inputs to tokens, tokens through the engine, answers to text. Everything per request is on
+// the caller's stack; the engine is the only thing that callers share.
 #include "bumblebee/text.h"
 
 #include <atomic>
@@ -45,7 +45,10 @@ class Group {
   /// Checks one request; nothing runs before start().
   void add(engine::Work work, CancelHandle cancel, const TextCallback* piece) {
     engine_.check(work);
-    Member member{.sink = std::make_unique<engine::TextSink>(tokenizer_, work.config, piece), .work = std::move(work), .job = nullptr, .input = 0};
+    Member member{.sink = std::make_unique<engine::TextSink>(tokenizer_, work.config, piece),
+                  .work = std::move(work),
+                  .job = nullptr,
+                  .input = 0};
     member.input = int(member.work.prompt.size());
     member.work.sink = member.sink.get();
     member.work.cancelled = [this, cancel] { return cancel.cancelled() || abandoned_.load(std::memory_order_relaxed); };
@@ -95,10 +98,12 @@ class Group {
 
 class Serving {
  public:
-  Serving(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config, const GenerationOptions& options)
+  Serving(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+          const GenerationOptions& options)
       : tokenizer_(tokenizer),
         config_(config),
-        engine_(model.state(), {.batch_size = options.compile.batch_size, .sequence_length = options.compile.sequence_length,
+        engine_(model.state(), {.batch_size = options.compile.batch_size,
+                                .sequence_length = options.compile.sequence_length,
                                 .prefill_chunk = options.prefill_chunk}) {}
 
   std::vector<Result> run(std::span<const Input> inputs, const TextCallback* piece) {
@@ -119,7 +124,8 @@ class Serving {
     } else if (!input.tokens.empty()) {
       work.prompt = input.tokens;
     } else {
-      work.prompt = tokenizer_.encode(input.text, {.add_special_tokens = true, .parse_control_tokens = input.parse_control_tokens});
+      work.prompt = tokenizer_.encode(input.text,
+                                      {.add_special_tokens = true, .parse_control_tokens = input.parse_control_tokens});
     }
     return work;
   }
@@ -139,15 +145,18 @@ std::vector<Result> Generation::run(std::span<const Input> inputs) const {
 }
 
 Result Generation::stream(const Input& input, const TextCallback& piece) const {
-  const std::shared_ptr<detail::Serving> serving = serving_;  // lives until the answer is there, whoever drops this handle meanwhile
+  const std::shared_ptr<detail::Serving> serving =
+      serving_;  // lives until the answer is there, whoever drops this handle meanwhile
   return std::move(serving->run(std::span(&input, 1), &piece).front());
 }
 
-Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config, const GenerationOptions& options) {
+Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+                      const GenerationOptions& options) {
   validate(config);
   if (tokenizer.vocab_size() > model.info().vocab) {
     throw Error(ErrorCode::bad_config, "generation",
-                cat("the tokenizer does not belong to the model: expected at most ", model.info().vocab, " tokens, got ", tokenizer.vocab_size()));
+                cat("the tokenizer does not belong to the model: expected at most ", model.info().vocab,
+                    " tokens, got ", tokenizer.vocab_size()));
   }
   return Generation(std::make_shared<detail::Serving>(model, tokenizer, config, options));
 }

@@ -1,5 +1,5 @@
-// Turns tokens into text while they are made: decoding, stop strings, the caller's callback. One per request; used by the engine's
-// thread until the request has ended, then by the caller's.
+// Turns tokens into text while they are made: decoding, stop strings, the caller's callback. One per request; used by
+// the engine's thread until the request has ended, then by the caller's.
 #pragma once
 
 #include <string>

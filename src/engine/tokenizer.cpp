@@ -31,7 +31,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
   return state_->tokenizer.encode(text, encode_options(options));
 }
 
-std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::string> texts, const EncodeOptions& options) const {
+std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::string> texts,
+                                                          const EncodeOptions& options) const {
   return state_->tokenizer.encode_batch(texts, encode_options(options));
 }
 
@@ -56,8 +57,9 @@ Prompt Tokenizer::apply_chat_template(std::span<const Message> messages, const C
   for (const Message& message : messages) list.push_back(message_json(message));
   // Bytes that are not UTF-8 become U+FFFD here, as they do when plain text is encoded.
   const std::string json = list.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-  const txt::ChatTemplate chat =
-      options.chat_template.empty() ? state_->chat_template() : txt::ChatTemplate::from_source(options.chat_template, state_->tokenizer);
+  const txt::ChatTemplate chat = options.chat_template.empty()
+                                     ? state_->chat_template()
+                                     : txt::ChatTemplate::from_source(options.chat_template, state_->tokenizer);
   txt::RenderRequest request;
   request.messages_json = json;
   request.tools_json = options.tools;

@@ -1,4 +1,5 @@
-// Whether bytes are well-formed UTF-8 (no overlong forms, no surrogates). For checking settings; text has its own decoder.
+// Whether bytes are well-formed UTF-8 (no overlong forms, no surrogates). For checking settings; text has its own
+// decoder.
 #pragma once
 
 #include <cstdint>

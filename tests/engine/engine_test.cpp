@@ -10,7 +10,8 @@
 namespace bumblebee::engine {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Devices, OnDevice, ::testing::ValuesIn(device_names()), [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Devices, OnDevice, ::testing::ValuesIn(device_names()),
+                         [](const auto& test) { return test.param; });
 
 GenerationConfig greedy(int max_new) {
   GenerationConfig config;
@@ -31,7 +32,8 @@ void expect_same(const Outcome& got, const Outcome& want) {
   EXPECT_EQ(got.tokens, want.tokens);
   EXPECT_EQ(got.reason, want.reason);
   ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
-  for (size_t i = 0; i < want.logprobs.size(); ++i) EXPECT_NEAR(got.logprobs[i].logprob, want.logprobs[i].logprob, kTolerance);
+  for (size_t i = 0; i < want.logprobs.size(); ++i)
+    EXPECT_NEAR(got.logprobs[i].logprob, want.logprobs[i].logprob, kTolerance);
 }
 
 TEST_P(OnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
@@ -66,7 +68,8 @@ TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
     const Outcome outcome = job->wait();
     ASSERT_EQ(outcome.tokens, std::vector<int32_t>(tokens.begin() + n, tokens.end()));
     for (size_t i = 0; i < outcome.tokens.size(); ++i) {
-      EXPECT_NEAR(outcome.logprobs[i].logprob, log_probability(rows[size_t(n) - 1 + i], outcome.tokens[i]), kTolerance) << "prefill " << n << " token " << i;
+      EXPECT_NEAR(outcome.logprobs[i].logprob, log_probability(rows[size_t(n) - 1 + i], outcome.tokens[i]), kTolerance)
+          << "prefill " << n << " token " << i;
     }
   }
 }
@@ -98,10 +101,12 @@ TEST_P(OnDevice, PackedSequencesGetTheirSoloResults) {
 }
 
 /// Contrastive search by definition: every candidate by a whole prefill, no cache, no forks.
-std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> tokens, int count, int top_k, double alpha) {
+std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> tokens, int count, int top_k,
+                                       double alpha) {
   ModelState& state = *model.state();
   const size_t d = size_t(state.info.hidden), prompt = tokens.size();
-  const auto pass_over = [&](const std::vector<int32_t>& sequence, std::vector<float>& hidden, std::vector<float>& logits) {
+  const auto pass_over = [&](const std::vector<int32_t>& sequence, std::vector<float>& hidden,
+                             std::vector<float>& logits) {
     const std::lock_guard lock(state.compute);
     const auto kv = state.backend->make_kv(state.kv_shape(8, 64));
     Batch batch;
@@ -139,7 +144,8 @@ std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> 
       longer.push_back(order[size_t(c)]);
       pass_over(longer, hidden, ignored);
       double nearest = -1;
-      for (size_t t = 0; t < tokens.size(); ++t) nearest = std::max(nearest, cosine(&hidden[t * d], &hidden[tokens.size() * d]));
+      for (size_t t = 0; t < tokens.size(); ++t)
+        nearest = std::max(nearest, cosine(&hidden[t * d], &hidden[tokens.size() * d]));
       const double score = (1 - alpha) * std::exp(log_probability(logits, order[size_t(c)])) - alpha * nearest;
       if (score > best) {
         best = score;
@@ -179,7 +185,9 @@ TEST_P(OnDevice, ASeedRepeatsInAnyBatch) {
   EXPECT_NE(first.tokens, alone.submit(work_of(prompt, config, 6))->wait().tokens);
   Engine busy(model.state(), {.batch_size = 8, .sequence_length = 64, .prefill_chunk = 4});
   std::vector<std::shared_ptr<Job>> jobs;
-  for (uint64_t i = 0; i < 8; ++i) jobs.push_back(busy.submit(work_of(i % 2 == 0 ? prompt : some_tokens(int(i) + 3, 100, 9), config, i % 2 == 0 ? 5 : i)));
+  for (uint64_t i = 0; i < 8; ++i)
+    jobs.push_back(
+        busy.submit(work_of(i % 2 == 0 ? prompt : some_tokens(int(i) + 3, 100, 9), config, i % 2 == 0 ? 5 : i)));
   for (size_t i = 0; i < jobs.size(); ++i) {
     const Outcome outcome = jobs[i]->wait();
     if (i % 2 == 0) expect_same(outcome, first);
@@ -206,9 +214,11 @@ TEST_P(OnDevice, ListenersStopCancelAndFailAlone) {
   const Model model = load(golden_model("qwen3"), GetParam());
   Engine engine(model.state(), {.batch_size = 4, .sequence_length = 64, .prefill_chunk = 8});
   const std::vector<int32_t> prompt = some_tokens(5, model.info().vocab, 0);
-  ScriptedSink stops(3, TokenSink::Verdict::stop), cancels(2, TokenSink::Verdict::cancel), throws(4, TokenSink::Verdict::go_on, true);
+  ScriptedSink stops(3, TokenSink::Verdict::stop), cancels(2, TokenSink::Verdict::cancel),
+      throws(4, TokenSink::Verdict::go_on, true);
   std::vector<std::shared_ptr<Job>> jobs;
-  for (TokenSink* sink : {static_cast<TokenSink*>(&stops), static_cast<TokenSink*>(&cancels), static_cast<TokenSink*>(&throws), static_cast<TokenSink*>(nullptr)}) {
+  for (TokenSink* sink : {static_cast<TokenSink*>(&stops), static_cast<TokenSink*>(&cancels),
+                          static_cast<TokenSink*>(&throws), static_cast<TokenSink*>(nullptr)}) {
     Work work = work_of(prompt, greedy(20));
     work.sink = sink;
     jobs.push_back(engine.submit(std::move(work)));
@@ -271,7 +281,8 @@ TEST_P(OnDevice, RefusesRequestsThatDoNotFit) {
     ADD_FAILURE() << "accepted";
     return std::string();
   };
-  EXPECT_NE(message(work_of(some_tokens(32, 100, 0), greedy(1))).find("sequence length of 32, got 32"), std::string::npos);
+  EXPECT_NE(message(work_of(some_tokens(32, 100, 0), greedy(1))).find("sequence length of 32, got 32"),
+            std::string::npos);
   EXPECT_NE(message(work_of({}, greedy(1))).find("no tokens"), std::string::npos);
   EXPECT_NE(message(work_of({1, 128}, greedy(1))).find("vocabulary of 128, got 128"), std::string::npos);
   EXPECT_NE(message(work_of({1, -1}, greedy(1))).find("got -1"), std::string::npos);
@@ -291,10 +302,12 @@ TEST_P(OnDevice, ManyThreadsGetTheirOwnAnswers) {
   std::vector<Outcome> solo;
   {
     Engine engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
-    for (unsigned i = 0; i < 8; ++i) solo.push_back(engine.submit(work_of(some_tokens(2 + int(i), model.info().vocab, i), greedy(6)))->wait());
+    for (unsigned i = 0; i < 8; ++i)
+      solo.push_back(engine.submit(work_of(some_tokens(2 + int(i), model.info().vocab, i), greedy(6)))->wait());
   }
   Engine first(model.state(), {.batch_size = 3, .sequence_length = 64, .prefill_chunk = 4});
-  Engine second(model.state(), {.batch_size = 5, .sequence_length = 64, .prefill_chunk = 64});  // two servings of one model
+  Engine second(model.state(),
+                {.batch_size = 5, .sequence_length = 64, .prefill_chunk = 64});  // two servings of one model
   std::vector<std::thread> threads;
   std::vector<Outcome> got(16 * 3);
   for (unsigned t = 0; t < 16; ++t) {
@@ -349,7 +362,8 @@ TEST_P(OnDevice, AFailedStepFailsItsRequestsOnly) {
 
 TEST_P(OnDevice, ShutdownFailsWhatIsLeft) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  auto engine = std::make_unique<Engine>(model.state(), EngineOptions{.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
+  auto engine = std::make_unique<Engine>(model.state(),
+                                         EngineOptions{.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
   std::vector<std::shared_ptr<Job>> jobs;
   for (int i = 0; i < 3; ++i) jobs.push_back(engine->submit(work_of({1, 2, 3}, greedy(500))));
   engine.reset();

@@ -34,7 +34,9 @@ class OnDevice : public ::testing::TestWithParam<std::string> {};
 /// A repeatable prompt of ordinary tokens.
 inline std::vector<int32_t> some_tokens(int count, int vocab, unsigned salt) {
   std::vector<int32_t> tokens;
-  for (int i = 0; i < count; ++i) tokens.push_back(int32_t((unsigned(i) * 37u + salt * 101u + unsigned(i) * unsigned(i) * 11u) % unsigned(vocab - 5)) + 5);
+  for (int i = 0; i < count; ++i)
+    tokens.push_back(
+        int32_t((unsigned(i) * 37u + salt * 101u + unsigned(i) * unsigned(i) * 11u) % unsigned(vocab - 5)) + 5);
   return tokens;
 }
 

@@ -39,7 +39,8 @@ class GenerationConfigTest : public ::testing::Test {
 
 TEST_F(GenerationConfigTest, ReadsQwen3) {
   write("config.json", R"({"eos_token_id": 1, "bos_token_id": 5})");
-  const auto config = load(R"({"bos_token_id": 151643, "do_sample": true, "eos_token_id": [151645, 151643], "pad_token_id": 151643,
+  const auto config =
+      load(R"({"bos_token_id": 151643, "do_sample": true, "eos_token_id": [151645, 151643], "pad_token_id": 151643,
     "temperature": 0.6, "top_k": 20, "top_p": 0.95, "transformers_version": "4.51.0"})");
   const auto& sampling = std::get<MultinomialSampling>(config.strategy);
   EXPECT_EQ(sampling.top_k, 20);
@@ -61,7 +62,8 @@ TEST_F(GenerationConfigTest, FallsBackToConfigJson) {
 }
 
 TEST_F(GenerationConfigTest, ReadsTheOtherKeys) {
-  const auto config = load(R"({"max_length": 4096, "min_length": 3, "repetition_penalty": 1.1, "no_repeat_ngram_size": 3,
+  const auto config =
+      load(R"({"max_length": 4096, "min_length": 3, "repetition_penalty": 1.1, "no_repeat_ngram_size": 3,
     "suppress_tokens": [4, 5], "penalty_alpha": 0.6, "top_k": 4, "bad_words_ids": [[7]], "sequence_bias": [[[3], 1.5]],
     "stop_strings": ["END"], "num_beams": 1, "typical_p": 0.2, "use_cache": true, "cache_implementation": "static"})");
   EXPECT_EQ(config.max_length, 4096);

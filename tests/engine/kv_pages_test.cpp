@@ -10,14 +10,17 @@
 namespace bumblebee::engine {
 namespace {
 
-/// What sequences believe to be in their pages: writes and copies are played on an array, so sharing mistakes show as wrong bytes.
+/// What sequences believe to be in their pages: writes and copies are played on an array, so sharing mistakes show as
+/// wrong bytes.
 class Memory {
  public:
   Memory(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
   void copy(const PageCopy& c) {
     for (int i = 0; i < page_size_; ++i) cell(c.to, i) = cell(c.from, i);
   }
-  int& at(const std::vector<int32_t>& pages, int position) { return cell(pages[size_t(position / page_size_)], position % page_size_); }
+  int& at(const std::vector<int32_t>& pages, int position) {
+    return cell(pages[size_t(position / page_size_)], position % page_size_);
+  }
 
  private:
   int& cell(int32_t page, int i) { return cells_[size_t(page * page_size_ + i)]; }
@@ -68,7 +71,8 @@ TEST(PageTable, RandomSchedulesKeepEverySequencesTokens) {
       std::set<int32_t> distinct;
       for (const auto& [sequence, want] : tokens) {
         ASSERT_EQ(table.length(sequence), int(want.size()));
-        for (int i = 0; i < int(want.size()); ++i) ASSERT_EQ(memory.at(table.pages(sequence), i), want[size_t(i)]) << "seed " << seed;
+        for (int i = 0; i < int(want.size()); ++i)
+          ASSERT_EQ(memory.at(table.pages(sequence), i), want[size_t(i)]) << "seed " << seed;
         distinct.insert(table.pages(sequence).begin(), table.pages(sequence).end());
       }
       ASSERT_EQ(int(distinct.size()), stats.used);

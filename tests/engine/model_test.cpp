@@ -13,7 +13,8 @@ namespace bumblebee::engine {
 namespace {
 
 class ModelOnDevice : public OnDevice {};
-INSTANTIATE_TEST_SUITE_P(Devices, ModelOnDevice, ::testing::ValuesIn(device_names()), [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Devices, ModelOnDevice, ::testing::ValuesIn(device_names()),
+                         [](const auto& test) { return test.param; });
 
 std::string width(const std::string& name) { return BB_TEST_DATA "/goldens/widths/" + name; }
 
@@ -135,7 +136,8 @@ TEST_P(ModelOnDevice, LogitsOfEveryPositionComeInOrder) {
   });
   EXPECT_EQ(next, 70);
   const std::vector<int32_t> none, outside = {1, 5000}, many(size_t(model.info().context) + 1, 1);
-  for (const auto& bad : {none, outside, many}) EXPECT_THROW(model.logits(bad, [](int, std::span<const float>) {}), Error);
+  for (const auto& bad : {none, outside, many})
+    EXPECT_THROW(model.logits(bad, [](int, std::span<const float>) {}), Error);
 }
 
 TEST_P(ModelOnDevice, KeepsKvInTheTypeThatWasAskedFor) {
@@ -147,7 +149,9 @@ TEST_P(ModelOnDevice, KeepsKvInTheTypeThatWasAskedFor) {
     options.kv_type = type;
     const auto rounded = all_logits(load_model(local(golden_model("llama")), options), tokens);
     // The reference keeps doubles whatever is asked for; everything else must really store the type.
-    if (GetParam() != "ref") { EXPECT_TRUE(rounded != exact) << "kept in f32"; }
+    if (GetParam() != "ref") {
+      EXPECT_TRUE(rounded != exact) << "kept in f32";
+    }
     for (size_t i = 0; i < exact.back().size(); ++i) EXPECT_NEAR(rounded.back()[i], exact.back()[i], 0.05);
   }
 }

@@ -29,7 +29,9 @@ class RepositoryTest : public ::testing::Test {
     snapshot_ = folder / "snapshots" / kCommit;
   }
   void TearDown() override { fs::remove_all(root_); }
-  HubOptions options(std::string revision = "main") const { return {.revision = std::move(revision), .cache_dir = root_ / "hub", .subdir = ""}; }
+  HubOptions options(std::string revision = "main") const {
+    return {.revision = std::move(revision), .cache_dir = root_ / "hub", .subdir = ""};
+  }
   std::string failure(const Repository& repository) {
     try {
       repository.directory();
@@ -61,7 +63,8 @@ TEST_F(RepositoryTest, SaysWhereItLooked) {
 }
 
 TEST_F(RepositoryTest, RefusesIdsThatLeadElsewhere) {
-  for (const char* id : {"", "name", "a/b/c", "../x/y", "org/..", "org/na me", "/org", "org/", "a--b/c", "org/name\n", ".hidden/x"}) {
+  for (const char* id :
+       {"", "name", "a/b/c", "../x/y", "org/..", "org/na me", "/org", "org/", "a--b/c", "org/name\n", ".hidden/x"}) {
     EXPECT_THROW(hf(id), Error) << id;
   }
   for (const char* revision : {"", "..", "a/../b", "/etc", "../../x", "a\\b"}) {
@@ -91,7 +94,8 @@ TEST_F(RepositoryTest, LocalDirectories) {
   EXPECT_EQ(local(snapshot_).directory(), snapshot_);
   EXPECT_EQ(repository(snapshot_.string()).directory(), snapshot_);
   EXPECT_NE(failure(local(root_ / "absent")).find("absent"), std::string::npos);
-  EXPECT_NE(failure(local(root_ / "hub/models--org--name.v1/refs/main")).find("expected a directory"), std::string::npos);
+  EXPECT_NE(failure(local(root_ / "hub/models--org--name.v1/refs/main")).find("expected a directory"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -55,7 +55,8 @@ TEST(Sampler, ProcessesAsTransformersDoes) {
       if (want.is_null()) {
         EXPECT_EQ(scratch.scores[i], -kInf) << one["config"] << " token " << i;
       } else {
-        EXPECT_NEAR(scratch.scores[i], want.get<float>(), 2e-6 * std::max(1.f, std::fabs(want.get<float>()))) << one["config"] << " token " << i;
+        EXPECT_NEAR(scratch.scores[i], want.get<float>(), 2e-6 * std::max(1.f, std::fabs(want.get<float>())))
+            << one["config"] << " token " << i;
       }
       ++compared;
     }
@@ -75,7 +76,8 @@ TEST(Sampler, GreedyTakesTheLowestOfEqualTokens) {
 }
 
 TEST(Sampler, DrawsTheDistribution) {
-  // 4000 draws with fixed seeds: a chi-square statistic with 4 degrees of freedom stays below 20 (p < 0.0005 otherwise).
+  // 4000 draws with fixed seeds: a chi-square statistic with 4 degrees of freedom stays below 20 (p < 0.0005
+  // otherwise).
   const std::vector<double> p = {0.4, 0.3, 0.15, 0.1, 0.05};
   std::vector<float> logits;
   for (double v : p) logits.push_back(float(std::log(v)) + 7.f);
@@ -85,9 +87,11 @@ TEST(Sampler, DrawsTheDistribution) {
   const std::vector<int32_t> prompt = {0};
   SamplerScratch scratch;
   constexpr int kDraws = 4000;
-  for (int seed = 0; seed < kDraws; ++seed) ++counts[size_t(Sampler(config, prompt, 5, uint64_t(seed)).sample(logits, scratch))];
+  for (int seed = 0; seed < kDraws; ++seed)
+    ++counts[size_t(Sampler(config, prompt, 5, uint64_t(seed)).sample(logits, scratch))];
   double chi = 0;
-  for (size_t i = 0; i < p.size(); ++i) chi += (counts[i] - kDraws * p[i]) * (counts[i] - kDraws * p[i]) / (kDraws * p[i]);
+  for (size_t i = 0; i < p.size(); ++i)
+    chi += (counts[i] - kDraws * p[i]) * (counts[i] - kDraws * p[i]) / (kDraws * p[i]);
   EXPECT_LT(chi, 20.0);
 }
 

@@ -13,17 +13,20 @@
 namespace bumblebee::engine {
 namespace {
 
-/// Plays steps on an array instead of a KV store: cell = the token written there. Reading a sequence back through its page table
-/// must give exactly the tokens of that request, so a page shared by mistake or copied too late is seen at once.
+/// Plays steps on an array instead of a KV store: cell = the token written there. Reading a sequence back through its
+/// page table must give exactly the tokens of that request, so a page shared by mistake or copied too late is seen at
+/// once.
 class PlayedStore {
  public:
   PlayedStore(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
   void play(const Step& step) {
     for (const PageCopy& c : step.copies) {
-      for (int i = 0; i < page_size_; ++i) cells_[size_t(c.to * page_size_ + i)] = cells_[size_t(c.from * page_size_ + i)];
+      for (int i = 0; i < page_size_; ++i)
+        cells_[size_t(c.to * page_size_ + i)] = cells_[size_t(c.from * page_size_ + i)];
     }
     for (const Segment& segment : step.batch.segments) {
-      for (int i = 0; i < segment.rows; ++i) at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
+      for (int i = 0; i < segment.rows; ++i)
+        at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
     }
   }
   std::vector<int32_t> read(const Batch& batch, const Segment& segment) {
@@ -53,7 +56,11 @@ class Simulation {
  public:
   explicit Simulation(unsigned seed)
       : random_(seed),
-        limits_{.batch_size = 1 + pick(4), .sequence_length = 10 + pick(40), .prefill_chunk = 1 + pick(12), .pages = 12 + pick(40), .page_size = 1 + pick(5)},
+        limits_{.batch_size = 1 + pick(4),
+                .sequence_length = 10 + pick(40),
+                .prefill_chunk = 1 + pick(12),
+                .pages = 12 + pick(40),
+                .page_size = 1 + pick(5)},
         scheduler_(limits_),
         store_(limits_.pages, limits_.page_size) {}
 
@@ -79,9 +86,17 @@ class Simulation {
   int pick(int below) { return int(random_() % unsigned(below)); }
 
   void submit() {
-    Admission request{.id = next_id_++, .prompt = {}, .max_new = 1 + pick(8), .branches = pick(3) == 0 ? 1 + pick(4) : 1, .slot = pick(3) - 1};
+    Admission request{.id = next_id_++,
+                      .prompt = {},
+                      .max_new = 1 + pick(8),
+                      .branches = pick(3) == 0 ? 1 + pick(4) : 1,
+                      .slot = pick(3) - 1};
     for (int i = 0, n = 1 + pick(limits_.sequence_length); i < n; ++i) request.prompt.push_back(token_++);
-    Simulated simulated{.tokens = request.prompt, .proposed = {}, .prompt = request.prompt.size(), .left = request.max_new, .branches = request.branches,
+    Simulated simulated{.tokens = request.prompt,
+                        .proposed = {},
+                        .prompt = request.prompt.size(),
+                        .left = request.max_new,
+                        .branches = request.branches,
                         .slot = request.slot};
     const RequestId id = request.id;
     try {
@@ -108,8 +123,11 @@ class Simulation {
       const StepSegment& owner = step.segments[i];
       const Segment& segment = step.batch.segments[i];
       const Simulated& request = requests_.at(owner.id);
-      for (int row = 0; row < segment.rows; ++row) ASSERT_EQ(step.batch.slot[size_t(segment.first + row)], request.slot);
-      if (i > 0) { ASSERT_LE(step.batch.slot[size_t(step.batch.segments[i - 1].first)], request.slot); }
+      for (int row = 0; row < segment.rows; ++row)
+        ASSERT_EQ(step.batch.slot[size_t(segment.first + row)], request.slot);
+      if (i > 0) {
+        ASSERT_LE(step.batch.slot[size_t(step.batch.segments[i - 1].first)], request.slot);
+      }
       std::vector<int32_t> want = request.tokens;
       const bool prefill = request.proposed.empty();
       if (prefill) {

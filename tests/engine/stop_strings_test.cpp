@@ -21,7 +21,8 @@ Outcome search(const std::string& text, const std::vector<std::string>& stops) {
   for (size_t end = 1; end <= text.size(); ++end) {
     size_t longest = 0;
     for (const auto& stop : stops) {
-      if (stop.size() <= end && text.compare(end - stop.size(), stop.size(), stop) == 0) longest = std::max(longest, stop.size());
+      if (stop.size() <= end && text.compare(end - stop.size(), stop.size(), stop) == 0)
+        longest = std::max(longest, stop.size());
     }
     if (longest > 0) return {text.substr(0, end - longest), true};
   }
@@ -45,7 +46,8 @@ Outcome in_pieces(const std::string& text, const std::vector<std::string>& stops
 TEST(StopStrings, FindsTheFirstAcrossBorders) {
   const std::vector<std::string> stops = {"\n\nUser:", "END", "aab"};
   for (const std::string text : {"Hello\n\nUser: x", "an ENd, an END", "aaab", "aaaaaa", "\n\n\nUser:", "EN", ""}) {
-    for (size_t cut = 0; cut <= text.size(); ++cut) EXPECT_EQ(in_pieces(text, stops, {cut}), search(text, stops)) << text << " cut " << cut;
+    for (size_t cut = 0; cut <= text.size(); ++cut)
+      EXPECT_EQ(in_pieces(text, stops, {cut}), search(text, stops)) << text << " cut " << cut;
   }
 }
 
@@ -86,7 +88,8 @@ TEST(StopStrings, HoldsBackOnlyWhatMayBeginOne) {
 TEST(StopStrings, NeverCutsACharacter) {
   // "é" and "è" share their first byte: holding back must take whole characters.
   StopStrings matcher({"éa", "日本"});
-  for (const char* piece : {"x", "é", "è", "日", "月", "ébc", "日"}) EXPECT_TRUE(valid_utf8(matcher.push(piece))) << piece;
+  for (const char* piece : {"x", "é", "è", "日", "月", "ébc", "日"})
+    EXPECT_TRUE(valid_utf8(matcher.push(piece))) << piece;
   EXPECT_EQ(matcher.push("本!"), "");
   EXPECT_TRUE(matcher.matched());
 }

@@ -1,4 +1,5 @@
-// The public serving from end to end, on a tiny model with a byte tokenizer: text in, text out, nothing leaks between requests.
+// The public serving from end to end, on a tiny model with a byte tokenizer: text in, text out, nothing leaks between
+// requests.
 #include "bumblebee/text.h"
 
 #include <gtest/gtest.h>
@@ -47,7 +48,8 @@ TEST_F(TextTest, RunsAndCounts) {
   EXPECT_EQ(result.finish_reason, FinishReason::length);
   EXPECT_STREQ(to_string(result.finish_reason), "length");
   EXPECT_GE(result.timings.ttft_s, result.timings.prefill_s);
-  EXPECT_EQ(generation(model_, tokenizer_, GenerationConfig{}).run("Hello").tokens.size() <= 20, true);  // Bumblebee's default
+  EXPECT_EQ(generation(model_, tokenizer_, GenerationConfig{}).run("Hello").tokens.size() <= 20,
+            true);  // Bumblebee's default
 }
 
 TEST_F(TextTest, StreamsWhatRunReturns) {
@@ -101,7 +103,8 @@ TEST_F(TextTest, StopsBeforeAStopString) {
 }
 
 TEST_F(TextTest, CancelsFromTheCallbackAndTheHandle) {
-  const Generation serving = generation(model_, tokenizer_, config(2000), {.compile = {.batch_size = 2, .sequence_length = 4096}, .prefill_chunk = 64});
+  const Generation serving = generation(model_, tokenizer_, config(2000),
+                                        {.compile = {.batch_size = 2, .sequence_length = 4096}, .prefill_chunk = 64});
   int pieces = 0;
   const Result stopped = serving.stream("a", [&](std::string_view) { return ++pieces < 3; });
   EXPECT_EQ(stopped.finish_reason, FinishReason::cancelled);
@@ -116,7 +119,8 @@ TEST_F(TextTest, CancelsFromTheCallbackAndTheHandle) {
 }
 
 TEST_F(TextTest, ManyThreadsShareTheServing) {
-  const Generation serving = generation(model_, tokenizer_, config(8), {.compile = {.batch_size = 4, .sequence_length = 128}, .prefill_chunk = 16});
+  const Generation serving = generation(model_, tokenizer_, config(8),
+                                        {.compile = {.batch_size = 4, .sequence_length = 128}, .prefill_chunk = 16});
   std::vector<std::string> want, got(32);
   for (int i = 0; i < 8; ++i) want.push_back(serving.run("prompt " + std::string(size_t(i), 'x')).text);
   std::vector<std::thread> threads;
@@ -128,7 +132,8 @@ TEST_F(TextTest, ManyThreadsShareTheServing) {
 }
 
 TEST_F(TextTest, RunsListsInOrderAndRefusesThemAsAWhole) {
-  const Generation serving = generation(model_, tokenizer_, config(6), {.compile = {.batch_size = 2, .sequence_length = 64}, .prefill_chunk = 16});
+  const Generation serving = generation(model_, tokenizer_, config(6),
+                                        {.compile = {.batch_size = 2, .sequence_length = 64}, .prefill_chunk = 16});
   std::vector<Input> inputs = {"one", "two", "three", "four"};
   const auto results = serving.run(inputs);
   ASSERT_EQ(results.size(), 4u);
@@ -163,7 +168,8 @@ TEST_F(TextTest, RendersConversations) {
 
 TEST_F(TextTest, OneFailingCallbackDoesNotHurtTheServing) {
   const Generation serving = generation(model_, tokenizer_, config(4));
-  EXPECT_THROW(serving.stream("x", [](std::string_view) -> bool { throw std::runtime_error("callback"); }), std::runtime_error);
+  EXPECT_THROW(serving.stream("x", [](std::string_view) -> bool { throw std::runtime_error("callback"); }),
+               std::runtime_error);
   EXPECT_THROW(serving.stream("x", [&](std::string_view) { return serving.run("inside").text.empty(); }), Error);
   EXPECT_EQ(serving.run("x").tokens.size(), 4u);
 }
