@@ -70,6 +70,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
   size_t compared = 0;
   std::string first;
   runner.tapped({0, golden.at("tokens").ints()}, [&](const std::string& what, const std::vector<float>& values) {
+    if (what == "lm_head") return;  // shown once more, as "logits"
     const bool known = golden.has(what);
     EXPECT_TRUE(known || !name.starts_with("models/")) << "no golden for " << what;
     if (known) {
