@@ -143,6 +143,69 @@ const Hostile kHostile[] = {
     {"LongAttributes", "{{ x" + repeat(".a", 100000) + " }}"},
     {"LongFilters", "{{ 'x'" + repeat("|upper", 100000) + "|magic }}"},
     {"LongTernary", "{{ 1" + repeat(" if x else 1", 50000) + " + magic() }}"},
+    // Just under the limits: what is left must fit the stack.
+    {"AllowedNots", "{{ " + repeat("not ", 4000) + "magic() }}"},
+    {"AllowedMinus", "{{ " + repeat("-", 4000) + "magic() }}"},
+    {"AllowedSum", "{{ magic()" + repeat(" + 1", 2000) + " }}"},
+    {"AllowedElifs", "{% if magic() %}" + repeat("{% elif false %}", 4000) + "{% endif %}"},
+    {"AllowedFilters", "{{ 'x'" + repeat("|upper", 2000) + "|magic }}"},
+    {"SharedListSum",
+     "{% set ns = namespace(s=[1]) %}{% for i in range(64) %}{% set ns.s = [ns.s, ns.s] | sum(start=[]) %}{% endfor "
+     "%}"},
+    {"DoublingTuple",
+     "{% set ns = namespace(s=(1,)) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}"},
+    {"ComparedLists",
+     "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, "
+     "ns.b] %}"
+     "{% endfor %}{{ ns.a == ns.b }}{{ ns.a in [ns.b] }}{{ magic() }}"},
+    {"SharedKeys",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ {ns.a: "
+     "1}[ns.a] }}{{ magic() }}"},
+    {"SharedFormat",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ '%s' % ns.a "
+     "}}{{ '{}'.format(ns.a) }}"},
+    {"SharedJoin",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | "
+     "join(',') }}"},
+    {"SharedMethodJoin",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ "
+     "','.join(ns.a) }}"},
+    {"SharedRaise",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ "
+     "raise_exception(ns.a) }}"},
+    {"SharedUpper",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | upper "
+     "}}"},
+    {"SharedUnique",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ [ns.a, ns.a] "
+     "| unique | list }}"},
+    {"SharedPprint",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | pprint "
+     "}}"},
+    {"SharedEscape",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | e }}"},
+    {"RepeatedListJoin", "{{ (['xxxxxxxxxxxxxxxx'] * 99999999) | join }}"},
+    {"RepeatedListTwice", "{{ (([0] * 99999999) * 99999999) | list }}"},
+    {"RepeatedListLast",
+     "{{ ([0] * 99999999) | last }}{{ ([0] * 99999999) | reverse | first }}{{ ([0] * 99999999)[::-1] | list }}"},
+    {"RepeatedListIn", "{% for i in range(9999) %}{{ 1 in [0] * 99999999 }}{% endfor %}"},
+    {"DebugFunction", "{% set x = 'y' * 10000000 %}{% for i in range(100) %}{{ debug() }}{% endfor %}"},
+    {"NamespaceOfItself", "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | upper }}"},
+    {"NamespaceInAList", "{% set l = [namespace()] %}{% for n in l %}{% set n.a = l %}{% endfor %}{{ l | upper }}"},
+    {"NamespaceAlias", "{% set f = namespace %}{% set n = f() %}{% set n.a = n %}{{ n | upper }}"},
+    {"NamespaceInAMap", "{% set m = {'n': namespace()} %}{% set n = m.n %}{% set n.a = m %}{{ m | upper }}"},
+    {"NamespaceByMacro", "{% macro f(n) %}{% set n.a = n %}{{ n | upper }}{% endmacro %}{{ f(namespace()) }}"},
+    {"MappedDefaults",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [x, x] | map('default', ns.a) | list %}{% "
+     "endfor %}"
+     "{{ ns.a | upper }}"},
+    {"BatchedDoubles",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = (ns.a * 2) | batch(2) | list %}{% endfor %}"
+     "{{ ns.a | upper }}"},
+    {"DictDoubles",
+     "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = dict(a=ns.a, b=ns.a) %}{% endfor %}{{ ns.a "
+     "| upper }}"},
+    {"RepeatedBigString", "{{ (['x' * 100000] * 10000) | upper }}"},
     {"HugeSource", repeat("x", (1 << 20) + 1)},
     {"NotUtf8", "\xFF\xFE{{ x }}"},
 };
@@ -151,9 +214,10 @@ INSTANTIATE_TEST_SUITE_P(Templates, HostileTemplate, ::testing::ValuesIn(kHostil
                          [](const auto& test_info) { return std::string(test_info.param.name); });
 
 TEST(HostileRequest, BrokenMessagesAreNamed) {
-  for (const std::string messages : {std::string(), std::string("{"), std::string("{}"), std::string("[1]"),
-                                     std::string("[null]"), std::string("\"x\""), std::string("[{\"role\": \"\xFF\"}]"),
-                                     repeat("[", 100000), "[{\"a\":" + repeat("[", 100) + repeat("]", 100) + "}]"}) {
+  for (const std::string& messages :
+       {std::string(), std::string("{"), std::string("{}"), std::string("[1]"), std::string("[null]"),
+        std::string("\"x\""), std::string("[{\"role\": \"\xFF\"}]"), repeat("[", 100000),
+        "[{\"a\":" + repeat("[", 100) + repeat("]", 100) + "}]"}) {
     const auto code = outcome("{{ messages | length }}", messages);
     if (messages.empty()) {
       EXPECT_EQ(code, ErrorCode::bad_request) << "no messages at all";
@@ -195,7 +259,9 @@ TEST(HostileTemplateStack, SmallCallerStackIsEnough) {
   pthread_t thread;
   std::function<void()> work = [] {
     for (const Hostile& hostile : kHostile) {
-      if (std::string_view(hostile.name).starts_with("Deep")) EXPECT_TRUE(outcome(hostile.source).has_value());
+      if (std::string_view(hostile.name).starts_with("Deep")) {
+        EXPECT_TRUE(outcome(hostile.source).has_value());
+      }
     }
   };
   const auto run = [](void* raw) -> void* {

@@ -2,6 +2,7 @@
 //! owned buffers out, panics caught, stacks fixed. The work is in tokenizer.rs and template.rs.
 
 mod guard;
+mod ops;
 mod pyjson;
 mod pystr;
 mod template;

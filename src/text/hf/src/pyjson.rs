@@ -121,7 +121,7 @@ impl Writer<'_, '_, '_> {
         }
         match value.kind() {
             ValueKind::Map => self.map(value, depth),
-            ValueKind::Seq => self.sequence(value, depth),
+            ValueKind::Seq | ValueKind::Iterable => self.sequence(value, depth),
             ValueKind::Undefined => Err(not_json("an undefined value")),
             kind => Err(not_json(kind)),
         }
@@ -204,8 +204,10 @@ pub fn tojson(state: &State, value: Value, positional: Rest<Value>, kwargs: Kwar
     kwargs.assert_all_used()?;
     let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string());
     if let Some(pair) = separators {
-        item = pair.get_item_by_index(0)?.to_string();
-        key = pair.get_item_by_index(1)?.to_string();
+        let part = |at| pair.get_item_by_index(at).ok().and_then(|v| v.as_str().map(str::to_string));
+        let expected = || Error::new(ErrorKind::InvalidOperation, "tojson: separators: expected two strings");
+        item = part(0).ok_or_else(expected)?;
+        key = part(1).ok_or_else(expected)?;
         if item.len() > 64 || key.len() > 64 {
             return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators: expected at most 64 bytes"));
         }

@@ -2,14 +2,17 @@
 //! that comes from outside.
 
 use crate::guard::{Origin, Rules, Sentinels};
+use crate::ops;
 use crate::pyjson;
 use crate::pystr::python_str;
 use crate::{Failure, Outcome, Span, Status, TemplateLimits};
 use aho_corasick::AhoCorasick;
+use minijinja::machinery::{self, CompiledTemplate, TemplateConfig, Token};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{escape_formatter, AutoEscape, Environment, Error, ErrorKind, State, Value};
 use serde_json::{Map, Value as Json};
+use std::sync::Arc;
 
 const NAME: &str = "chat";
 
@@ -17,6 +20,8 @@ pub struct Template {
     env: Environment<'static>,
     rules: Rules,
     source: String,
+    /// The source that is compiled: generation blocks are scopes.
+    prepared: String,
     controls: Option<AhoCorasick>,
     limits: TemplateLimits,
 }
@@ -41,13 +46,14 @@ impl Template {
         let source = std::str::from_utf8(source).map_err(|e| bad_file(format!("expected UTF-8: {e}")))?;
         let controls: Vec<String> = serde_json::from_slice(control_json).map_err(|e| bad_file(e.to_string()))?;
         let prepared = accept_generation_blocks(source);
-        let mut env = environment(limits);
-        env.add_template_owned(NAME, prepared).map_err(|e| bad_file(describe(&e)))?;
+        let env = environment(limits);
+        check_size(&prepared, &env).map_err(bad_file)?;
+        compile(&env, &prepared).map_err(|e| bad_file(describe(&e)))?;
         let rules = Rules::new(&controls, source);
         let controls: Vec<&String> = controls.iter().filter(|c| !c.is_empty()).collect();
         let matcher =
             if controls.is_empty() { None } else { Some(AhoCorasick::new(controls).map_err(|e| bad_file(e.to_string()))?) };
-        Ok(Template { env, rules, source: source.to_string(), controls: matcher, limits })
+        Ok(Template { env, rules, source: source.to_string(), prepared, controls: matcher, limits })
     }
 
     pub fn render(&self, input: &Input) -> Outcome<(String, Vec<Span>)> {
@@ -75,12 +81,17 @@ impl Template {
         }
         pyjson::SENTINELS.with(|s| *s.borrow_mut() = walker.sentinels.all());
         let size = (input.messages.len() + input.tools.len() + input.kwargs.len()) as u64;
+        ops::set_weight_limit(size);
         let mut env = self.env.clone();
         // Half a step for each byte of input: enough for a template that reads everything a few times, linear in what was sent.
         env.set_fuel(Some(self.limits.steps.saturating_add(size / 2)));
-        let template = env.get_template(NAME).map_err(|e| Failure::new(Status::BadFile, describe(&e)))?;
-        let context: Value = Value::from_pairs(context);
-        let rendered = template.render(context).map_err(|e| bad_request(describe(&e)))?;
+        let compiled = compile(&env, &self.prepared).map_err(|e| Failure::new(Status::BadFile, describe(&e)))?;
+        let mut rendered = String::new();
+        let context = Value::from_pairs(context);
+        let output = &mut machinery::make_string_output(&mut rendered);
+        let outcome =
+            machinery::eval(&env, &compiled.instructions, context, &compiled.blocks, output, AutoEscape::None).map(|_| ());
+        outcome.map_err(|e| bad_request(describe(&e)))?;
         if rendered.len() > self.limits.output_bytes {
             let limit = self.limits.output_bytes;
             return Err(bad_request(format!("output budget: expected at most {limit} bytes, got {}", rendered.len())));
@@ -134,6 +145,49 @@ impl Template {
         let kept = guards.into_iter().zip(needed).filter(|(_, needed)| *needed).map(|(guard, _)| guard).collect();
         (text, kept)
     }
+}
+
+/// Compiling recurses over the syntax, so one tag must not be too long; and a chain of `elif` is quadratic.
+const MAX_TAG_TOKENS: usize = 4096;
+const MAX_TAGS: usize = 4096;
+/// Constant expressions are worked out while compiling, which no budget covers: `'x' * 1000000`.
+const MAX_PRODUCT: u128 = 1_000_000;
+
+fn compile<'a>(env: &Environment, source: &'a str) -> Result<CompiledTemplate<'a>, Error> {
+    let config = TemplateConfig { syntax_config: env.syntax().clone(), default_auto_escape: Arc::new(|_| AutoEscape::None) };
+    let mut compiled = CompiledTemplate::new(NAME, source, &config)?;
+    ops::check_namespaces(&compiled)?;
+    ops::redirect(&mut compiled);
+    Ok(compiled)
+}
+
+fn check_size(source: &str, env: &Environment) -> Result<(), String> {
+    let (mut tags, mut tokens, mut product, mut multiplies) = (0, 0, 1u128, false);
+    for token in machinery::tokenize(source, false, env.syntax().clone()) {
+        match token.map_err(|e| describe(&e))?.0 {
+            Token::VariableStart | Token::BlockStart => (tags, tokens, product, multiplies) = (tags + 1, 0, 1, false),
+            Token::TemplateData(_) => {}
+            token => {
+                tokens += 1;
+                match token {
+                    Token::Mul => multiplies = true,
+                    Token::Int(n) => product = product.saturating_mul(u128::from(n).max(1)),
+                    Token::Int128(_) => product = u128::MAX,
+                    _ => {}
+                }
+            }
+        }
+        if multiplies && product > MAX_PRODUCT {
+            return Err(format!("source budget: expected products of literals up to {MAX_PRODUCT}"));
+        }
+        if tokens > MAX_TAG_TOKENS {
+            return Err(format!("source budget: expected at most {MAX_TAG_TOKENS} words and signs in one tag"));
+        }
+        if tags > MAX_TAGS {
+            return Err(format!("source budget: expected at most {MAX_TAGS} tags"));
+        }
+    }
+    Ok(())
 }
 
 fn object(value: Json) -> Map<String, Json> {
@@ -310,6 +364,7 @@ fn environment(limits: TemplateLimits) -> Environment<'static> {
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_recursion_limit(limits.recursion);
     env.set_unknown_method_callback(python_method);
+    ops::install(&mut env);
     env.add_filter("tojson", pyjson::tojson);
     env.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
