@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/json.h"
+#include "tests/text/real_tokenizer.h"
 #include "tests/text/text_generator.h"
 #include "text/chat_template.h"
 
@@ -14,7 +15,7 @@ namespace {
 class ChatGuard : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    tokenizer_.emplace(Tokenizer::load(std::filesystem::path(BB_TEST_TOKENIZERS) / GetParam()));
+    tokenizer_.emplace(testing::real_tokenizer(GetParam()));
     chat_.emplace(ChatTemplate::from_tokenizer(*tokenizer_));
   }
 

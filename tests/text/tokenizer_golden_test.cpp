@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "base/json.h"
+#include "tests/text/real_tokenizer.h"
 #include "tests/text/text_generator.h"
 #include "text/tokenizer.h"
 
@@ -24,8 +25,7 @@ constexpr EncodeOptions kParse = {.add_special_tokens = true, .control = Control
 class TokenGoldens : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::filesystem::path directory = std::filesystem::path(BB_TEST_TOKENIZERS) / GetParam();
-    tokenizer_.emplace(Tokenizer::load(directory));
+    tokenizer_.emplace(testing::real_tokenizer(GetParam()));
     std::ifstream file(std::string(BB_TEST_DATA) + "/text/tokens/" + GetParam() + ".json");
     ASSERT_TRUE(file) << "golden missing";
     goldens_ = Json::parse(file);
@@ -131,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(Families, TokenGoldens, ::testing::Values("qwen3", "lla
 
 // 10 MB of one character. That it ends is the assertion: a regex or a merge loop that is not linear would not.
 TEST(LongRuns, TenMegabytesOfOneCharacter) {
-  const Tokenizer tokenizer = Tokenizer::load(std::filesystem::path(BB_TEST_TOKENIZERS) / "qwen3");
+  const Tokenizer tokenizer = testing::real_tokenizer("qwen3");
   for (const std::string unit : {"A", " ", "\n", "!", "你", "7", "\u200d", "\u0301"}) {
     std::string text;
     while (text.size() < 10'000'000) text += unit;
