@@ -10,7 +10,7 @@ namespace bumblebee {
 
 struct KvShape {
   int layers = 0, kv_heads = 0, head_dim = 0;
-  int page_size = 64;        // tokens per page
+  int page_size = 64;        // tokens per page, a multiple of 16
   int pages = 0;             // memory of a page becomes resident when it is first written
   DType dtype = DType::f32;  // f32, f16 or bf16
 };

@@ -2,6 +2,8 @@
 
 transformers computes norms, rotary angles and the softmax in float32 whatever the model's dtype. Inside `everything()`
 the name torch.float32 means float64, so those three follow as well, and the inverse frequencies are made in float64.
+`widen` False leaves them as transformers has them: what `model.double()` means to everybody else, and, for the rotary
+angles of long texts, what models were trained with.
 """
 import contextlib
 import sys
@@ -26,10 +28,10 @@ def everything():
         torch.set_default_dtype(real)
 
 
-def build(folder, weights, double=True):
+def build(folder, weights, double=True, widen=True):
     """The model of folder/config.json with `weights` (name -> numpy); `double` False: in transformers' own float32."""
     dtype = torch.float64 if double else torch.float32
-    with everything() if double else contextlib.nullcontext():
+    with everything() if double and widen else contextlib.nullcontext():
         config = AutoConfig.from_pretrained(folder)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype).eval()
         state = {name: torch.tensor(value).to(dtype) for name, value in weights.items()}
@@ -44,8 +46,8 @@ def build(folder, weights, double=True):
     return model
 
 
-def logits(model, tokens, double=True):
-    with torch.no_grad(), everything() if double else contextlib.nullcontext():
+def logits(model, tokens, double=True, widen=True):
+    with torch.no_grad(), everything() if double and widen else contextlib.nullcontext():
         return model(torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
 
 

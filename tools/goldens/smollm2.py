@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct against transformers in float64: logits of real text, greedy answers, perplexity.
+"""SmolLM2-135M-Instruct against transformers' model.double(): logits of real text, greedy answers, perplexity.
 
     smollm2.py --gguf FILE [--model DIR] --out DIR [--devices cpu,ref] [--text FILE]
 
@@ -69,7 +69,7 @@ def greedy(model, draft_model, prompt, stop):
                 draft.append(int(out.logits[0, -1].argmax()))
                 step = draft[-1:]
         known = list(prompt) + ids
-        judged = float64.logits(model, known + draft[:-1])[len(known) - 1:]
+        judged = float64.logits(model, known + draft[:-1], widen=False)[len(known) - 1:]
         for row, drafted in zip(judged, draft):
             two = np.sort(np.partition(row, -2)[-2:])
             ids.append(int(row.argmax()))
@@ -92,13 +92,13 @@ def make_reference(source, weights, ids, prompts, kept):
         return reference
     with tempfile.TemporaryDirectory() as scratch:
         write_json(Path(scratch) / "config.json", source.config)
-        model = float64.build(scratch, weights)
+        model = float64.build(scratch, weights, widen=False)
         draft_model = float64.build(scratch, weights, double=False)
     if "nll" not in reference:
         sums = []
         for first in range(0, len(ids), WINDOW):
             window = ids[first:first + WINDOW]
-            logits = float64.logits(model, window.tolist())
+            logits = float64.logits(model, window.tolist(), widen=False)
             sums.append(negative_log_likelihoods(logits, window))
             if first == 0:
                 reference["logits"] = logits.astype(np.float32)
