@@ -22,8 +22,9 @@ struct TemplateLimits {
   size_t source_bytes = size_t{1} << 20;
   size_t input_bytes = size_t{64} << 20;   ///< messages, tools and kwargs together
   size_t output_bytes = size_t{64} << 20;  ///< of the text and of every value on the way to it
-  uint64_t steps = 500'000;                ///< interpreter instructions; list and string work counts too
-  int recursion = 400;                     ///< nested calls, loops and blocks; a macro counts four
+  uint64_t steps =
+      500'000;          ///< interpreter instructions, 64 bytes made, items visited; and half a step per byte of input
+  int recursion = 400;  ///< nested calls, loops and blocks; a macro counts four
   int json_depth = 64;
 };
 

@@ -14,8 +14,8 @@ namespace {
 
 // The largest real one is about 35 MB (Gemma 3); a parsed file takes some ten times its size.
 constexpr size_t kMaxFileBytes = size_t{128} << 20;
-// Offsets inside the engine cost about 40 bytes for each byte of text.
-constexpr size_t kMaxTextBytes = size_t{256} << 20;
+// The engine's offsets and splits cost some 40 to 100 bytes for each byte of text.
+constexpr size_t kMaxTextBytes = size_t{64} << 20;
 
 struct FreeTokenizer {
   void operator()(BbHfTokenizer* raw) const { bb_hf_tokenizer_free(raw); }

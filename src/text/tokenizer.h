@@ -46,7 +46,10 @@ class Tokenizer {
   static Tokenizer from_bytes(std::string_view tokenizer_json, TokenizerConfig config = {},
                               std::string_view where = "tokenizer.json");
 
-  /// Bytes that are not UTF-8 become U+FFFD, one for each maximal broken part, as Python's errors="replace" does.
+  /// Ids are Hugging Face's. Only past these sizes may a text be cut, at a border that no token crosses where there is
+  /// one: a text of more than 1 MiB (byte-level tokenizers), a single word of more than 64 KiB. At most 64 MiB:
+  /// Error(bad_request). Bytes that are not UTF-8 become U+FFFD, one for each maximal broken part, as Python's
+  /// errors="replace" does.
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
   std::vector<std::vector<int32_t>> encode_batch(std::span<const std::string> texts,
                                                  const EncodeOptions& options = {}) const;

@@ -1,6 +1,6 @@
 // Fast mode: activations rounded to int8 in groups of 32, integer sums inside a group. With x ≈ s·v, a group of a row gives
 // Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v + bias·Σ v). Included inside an instruction set's own namespace; the simd header defines
-//   I32 dot32(const Codes<BITS>&, const int8_t*): lanes whose sum is Σ q·v over 32 elements, as floats.
+//   Codes32 load_codes32<BITS>(p), DotLanes dot_add(acc, codes, v, factor): acc + factor·(lanes whose sum is Σ q·v over 32 elements).
 #pragma once
 
 inline void quantize_row(const float* x, int count, int8_t* values, float* scales, float* sums) {
@@ -22,28 +22,65 @@ inline void quantize_row(const float* x, int count, int8_t* values, float* scale
   }
 }
 
+/// Scales and biases of one block of a row, repeated for every group of x.
+struct Int8Block {
+  float scale[kBlock / kQuantGroup], bias[kBlock / kQuantGroup];
+};
+
+inline void load_int8_block(const WeightRows& w, int n, int k0, int k1, Int8Block& s) {
+  ScaleBlock stored;
+  load_scale_block(w, n, k0, k1, stored);
+  const int shift = w.group == 32 ? 0 : w.group == 64 ? 1 : 2;
+  for (int g = 0; g < (k1 - k0) / kQuantGroup; ++g) {
+    s.scale[g] = stored.scale[g >> shift];
+    s.bias[g] = stored.bias[g >> shift];
+  }
+}
+
+/// factor[g] = scale[g]·x_scale[g]; returns Σ bias[g]·x_sum[g].
+inline float int8_factors(const Int8Block& s, const float* scales, const float* sums, int groups, float* factor) {
+  F16 offset = zero();
+  int g = 0;
+  for (; g + 16 <= groups; g += 16) {
+    store(factor + g, mul(load(s.scale + g), load(scales + g)));
+    offset = fma(load(s.bias + g), load(sums + g), offset);
+  }
+  if (g < groups) {
+    const int n = groups - g;
+    store_n(factor + g, mul(load_n(s.scale + g, n), load_n(scales + g, n)), n);
+    offset = fma(load_n(s.bias + g, n), load_n(sums + g, n), offset);
+  }
+  return reduce_add(offset);
+}
+
 template <int BITS, int ROWS>
 inline void int8_matvec_rows(const WeightRows& w, int first, int last, const QuantRows& x, float* y, size_t y_stride) {
-  ScaleBlock s;
+  Int8Block s;
+  float factor[ROWS][kBlock / kQuantGroup];
   for (int n = first; n < last; ++n) {
     const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
     float sum[ROWS] = {};
     for (int k0 = 0; k0 < w.in; k0 += kBlock) {
-      const int k1 = block_end(w.in, k0);
-      load_scale_block(w, n, k0, k1, s);
-      DotLanes acc[ROWS];
-      float offset[ROWS] = {};
-      for (int r = 0; r < ROWS; ++r) acc[r] = dot_zero();
-      for (int k = k0; k < k1; k += kQuantGroup) {
-        const int g = (k - k0) / w.group;
-        const Codes32 q = load_codes32<BITS>(codes + size_t(k) * BITS / 8);
+      const int k1 = block_end(w.in, k0), groups = (k1 - k0) / kQuantGroup;
+      load_int8_block(w, n, k0, k1, s);
+      DotLanes even[ROWS], odd[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        const size_t at = size_t(r) * x.group_stride + size_t(k0 / kQuantGroup);
+        sum[r] += int8_factors(s, x.scales + at, x.sums + at, groups, factor[r]);
+        even[r] = odd[r] = dot_zero();
+      }
+      const uint8_t* p = codes + size_t(k0) * BITS / 8;
+      const int8_t* v = x.values + k0;
+      int g = 0;
+      for (; g + 2 <= groups; g += 2, p += 8 * BITS, v += 2 * kQuantGroup) {
+        const Codes32 a = load_codes32<BITS>(p), b = load_codes32<BITS>(p + 4 * BITS);
         for (int r = 0; r < ROWS; ++r) {
-          const size_t at = size_t(r) * x.group_stride + size_t(k / kQuantGroup);
-          acc[r] = dot_add(acc[r], q, x.values + size_t(r) * x.stride + k, s.scale[g] * x.scales[at]);
-          offset[r] += s.bias[g] * x.sums[at];
+          even[r] = dot_add(even[r], a, v + size_t(r) * x.stride, factor[r][g]);
+          odd[r] = dot_add(odd[r], b, v + size_t(r) * x.stride + kQuantGroup, factor[r][g + 1]);
         }
       }
-      for (int r = 0; r < ROWS; ++r) sum[r] += dot_reduce(acc[r]) + offset[r];
+      for (int r = 0; r < ROWS && g < groups; ++r) even[r] = dot_add(even[r], load_codes32<BITS>(p), v + size_t(r) * x.stride, factor[r][g]);
+      for (int r = 0; r < ROWS; ++r) sum[r] += dot_reduce(even[r]) + dot_reduce(odd[r]);
     }
     for (int r = 0; r < ROWS; ++r) y[size_t(r) * y_stride + size_t(n)] = sum[r];
   }

@@ -33,29 +33,45 @@ inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBl
 
 inline int block_end(int in, int k0) { return in - k0 < kBlock ? in : k0 + kBlock; }
 
-template <int BITS, int ROWS>
-inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y, size_t y_stride) {
-  ScaleBlock s;
-  for (int n = first; n < last; ++n) {
-    const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
-    float sum[ROWS] = {};
-    for (int k0 = 0; k0 < w.in; k0 += kBlock) {
-      const int k1 = block_end(w.in, k0);
-      load_scale_block(w, n, k0, k1, s);
-      F16 acc[ROWS];
-      for (int r = 0; r < ROWS; ++r) acc[r] = zero();
-      for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
-        const Decoder<BITS> decode(s.scale[g], s.bias[g]);
+/// COLS weight rows at once: their sums are independent chains, which hides the latency of each.
+template <int BITS, int ROWS, int COLS>
+inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, float* y, size_t y_stride) {
+  ScaleBlock s[COLS];
+  float sum[ROWS][COLS] = {};
+  const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
+  for (int k0 = 0; k0 < w.in; k0 += kBlock) {
+    const int k1 = block_end(w.in, k0);
+    F16 acc[ROWS][COLS];
+    for (int c = 0; c < COLS; ++c) {
+      load_scale_block(w, n + c, k0, k1, s[c]);
+      for (int r = 0; r < ROWS; ++r) acc[r][c] = zero();
+    }
+    for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
+      for (int c = 0; c < COLS; ++c) {
+        const Decoder<BITS> decode(s[c].scale[g], s[c].bias[g]);
+        const uint8_t* at = codes + size_t(c) * w.row_bytes;
         for (int i = k; i < k + w.group; i += 32) {
-          const F16 a = decode(codes + size_t(i) * BITS / 8), b = decode(codes + size_t(i + 16) * BITS / 8);
-          for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r]);
-          for (int r = 0; r < ROWS; ++r) acc[r] = fma(b, load(x.data + size_t(r) * x.stride + i + 16), acc[r]);
+          const F16 a = decode(at + size_t(i) * BITS / 8), b = decode(at + size_t(i + 16) * BITS / 8);
+          for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r][c]);
+          for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, load(x.data + size_t(r) * x.stride + i + 16), acc[r][c]);
         }
       }
-      for (int r = 0; r < ROWS; ++r) sum[r] += reduce_add(acc[r]);
     }
-    for (int r = 0; r < ROWS; ++r) y[size_t(r) * y_stride + size_t(n)] = sum[r];
+    for (int r = 0; r < ROWS; ++r) {
+      for (int c = 0; c < COLS; ++c) sum[r][c] += reduce_add(acc[r][c]);
+    }
   }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + size_t(n + c)] = sum[r][c];
+  }
+}
+
+template <int BITS, int ROWS>
+inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y, size_t y_stride) {
+  constexpr int kCols = ROWS == 1 ? 4 : 2;
+  int n = first;
+  for (; n + kCols <= last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, x, y, y_stride);
+  for (; n < last; ++n) affine_matvec_tile<BITS, ROWS, 1>(w, n, x, y, y_stride);
 }
 
 /// The last, incomplete sixteen elements of a dense row.

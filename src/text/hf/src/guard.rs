@@ -137,6 +137,11 @@ impl Rules {
     }
 
     fn must_hide(&self, c: char, rest: &str, origin: Origin) -> bool {
+        // Nearly every character ends here: hostile content is long and has many of them.
+        let literal = self.begins_literal(c, rest);
+        if !literal && (origin != Origin::Assistant || self.inspected.is_empty()) {
+            return true;
+        }
         let controls = &self.controls[&c];
         let spelled = controls.iter().filter(|control| rest.starts_with(control.as_str()));
         let mut spelled = spelled.map(|control| origin == Origin::Assistant && self.inspected.contains(control)).peekable();
@@ -147,7 +152,7 @@ impl Rules {
         if controls.iter().any(|control| control.starts_with(rest)) {
             return true;
         }
-        !self.begins_literal(c, rest)
+        !literal
     }
 
     fn continues(&self, c: char, text: &str) -> bool {
