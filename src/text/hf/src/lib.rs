@@ -124,8 +124,6 @@ unsafe fn guarded(error: *mut Buffer<u8>, on_panic: Status, work: impl FnOnce() 
     quiet_panics();
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let message = format!("the text engine gave up: {}", panic_text(payload.as_ref()));
-        // Dropping a payload may run foreign code; there is none here, but a leak is the safer of the two.
-        std::mem::forget(payload);
         Err(Failure::new(on_panic, message))
     });
     match outcome {
