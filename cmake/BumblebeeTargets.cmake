@@ -11,7 +11,8 @@ function(bb_common target)
   target_include_directories(${target} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
     PRIVATE ${PROJECT_SOURCE_DIR}/src)
-  target_compile_options(${target} PRIVATE ${BB_WARNINGS})
+  # a*b+c rounds twice unless the source says fma: the compiler may not decide that per processor.
+  target_compile_options(${target} PRIVATE ${BB_WARNINGS} -ffp-contract=off)
   if(BB_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${BB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(${target} PUBLIC -fsanitize=${BB_SANITIZE})
@@ -28,10 +29,10 @@ function(bb_layer name)
   set_property(GLOBAL APPEND PROPERTY BB_LAYERS ${target})
 endfunction()
 
-# bb_add_test(name SOURCES ... LIBS ... [LABELS ...] [DEFINITIONS ...]): a GoogleTest program for ctest. Its folder under tests/
+# bb_add_test(name SOURCES ... LIBS ... [LABELS ...] [DEFINITIONS ...] [SHARDS n] [TIMEOUT seconds]): a GoogleTest program for ctest. Its folder under tests/
 # becomes a label too, and the target tests_<folder> builds all programs of that folder.
 function(bb_add_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS;DEFINITIONS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SHARDS;TIMEOUT" "SOURCES;LIBS;LABELS;DEFINITIONS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   bb_common(${name})
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
@@ -41,8 +42,20 @@ function(bb_add_test name)
   if(NOT ARG_LABELS)
     set(ARG_LABELS fast)
   endif()
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS};${folder}" TIMEOUT 600)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  if(ARG_SHARDS)  # a long program as several tests, which ctest runs side by side
+    math(EXPR last "${ARG_SHARDS} - 1")
+    foreach(shard RANGE ${last})
+      add_test(NAME ${name}_${shard} COMMAND ${name})
+      set_tests_properties(${name}_${shard} PROPERTIES LABELS "${ARG_LABELS};${folder}" TIMEOUT ${ARG_TIMEOUT}
+        ENVIRONMENT "GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${shard}")
+    endforeach()
+  else()
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS};${folder}" TIMEOUT ${ARG_TIMEOUT})
+  endif()
   if(NOT TARGET tests_${folder})
     add_custom_target(tests_${folder})
   endif()

@@ -20,7 +20,8 @@ struct DeviceInfo {
 /// Devices of this build on this machine, the one that is used by default first.
 std::vector<DeviceInfo> devices();
 
-/// Bytes per second of a plain parallel read of memory with `threads` threads (0: all), measured now; takes about a second.
+/// Bytes per second of a plain parallel read of memory with `threads` threads (0: all), measured now; takes about a
+/// second.
 double measure_read_bandwidth(int threads = 0);
 
 }  // namespace bumblebee

@@ -1,4 +1,5 @@
-// What the library throws. Every error of the outside world (a file, a config, a request, a device) is a bumblebee::Error.
+// What the library throws. Every error of the outside world (a file, a config, a request, a device) is a
+// bumblebee::Error.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// How tokens are chosen and when generation ends. Field names and defaults follow Bumblebee's GenerationConfig; what Bumblebee lacks
-// (penalties, min-p, logit bias, stop strings, logprobs) follows transformers and the OpenAI API.
+// How tokens are chosen and when generation ends. Field names and defaults follow Bumblebee's GenerationConfig; what
+// Bumblebee lacks (penalties, min-p, logit bias, stop strings, logprobs) follows transformers and the OpenAI API.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct MultinomialSampling {
   double min_p = 0.0;  // 0: off
 };
 
-/// Contrastive search (Su et al., 2022): of the top_k candidates v, the one with the largest (1 - alpha)·p(v) - alpha·max cosine of v's
-/// hidden state with those before it.
+/// Contrastive search (Su et al., 2022): of the top_k candidates v, the one with the largest (1 - alpha)·p(v) -
+/// alpha·max cosine of v's hidden state with those before it.
 struct ContrastiveSearch {
   int top_k = 4;
   double alpha = 0.6;
@@ -57,8 +57,9 @@ struct GenerationConfig {
   uint64_t seed = 0;
 };
 
-/// Reads `generation_config.json`, or what `config.json` says when there is none. Throws Error(unsupported) for a setting that changes
-/// the result and is not implemented (beam search for instance), Error(bad_config) for values out of range.
+/// Reads `generation_config.json`, or what `config.json` says when there is none. Throws Error(unsupported) for a
+/// setting that changes the result and is not implemented (beam search for instance), Error(bad_config) for values out
+/// of range.
 GenerationConfig load_generation_config(const Repository& repository);
 
 /// Throws Error(bad_request) naming the field when a value is out of range or two settings exclude each other.

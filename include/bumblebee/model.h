@@ -12,11 +12,12 @@
 
 namespace bumblebee {
 
-/// How weights should be held. On a dense checkpoint intN quantizes while loading (MLX's algorithm); on a checkpoint that already has
-/// this width it changes nothing; on another width it is an error that names both.
+/// How weights should be held. On a dense checkpoint intN quantizes while loading (MLX's algorithm); on a checkpoint
+/// that already has this width it changes nothing; on another width it is an error that names both.
 enum class Quantization : uint8_t { as_stored, int2, int3, int4, int5, int6, int8 };
 
-/// exact: activations stay f32. fast: activations are rounded to int8 per group of 32 for quantized weights, to bf16 for dense ones.
+/// exact: activations stay f32. fast: activations are rounded to int8 per group of 32 for quantized weights, to bf16
+/// for dense ones.
 enum class Precision : uint8_t { exact, fast };
 
 /// Element type of cached keys and values.
@@ -69,9 +70,10 @@ class Model {
   const ModelInfo& info() const;
   const ModelOptions& options() const;
 
-  /// Predictions for every position of `tokens`, in order: row i is f32 [vocab] and predicts token i + 1. Throws Error(bad_request) for
-  /// an empty list, an id outside the vocabulary, or more tokens than the context.
-  void logits(std::span<const int32_t> tokens, const std::function<void(int row, std::span<const float> logits)>& each) const;
+  /// Predictions for every position of `tokens`, in order: row i is f32 [vocab] and predicts token i + 1. Throws
+  /// Error(bad_request) for an empty list, an id outside the vocabulary, or more tokens than the context.
+  void logits(std::span<const int32_t> tokens,
+              const std::function<void(int row, std::span<const float> logits)>& each) const;
 
   /// Implementation access for the library itself.
   const std::shared_ptr<engine::ModelState>& state() const { return state_; }
@@ -81,9 +83,9 @@ class Model {
   std::shared_ptr<engine::ModelState> state_;
 };
 
-/// Loads a model. Throws Error: `device` when the device is absent or cannot run this checkpoint (before any weight is read, naming
-/// operation, device and the devices that can), `unsupported` for architectures, formats and settings that are not implemented,
-/// `bad_file` and `bad_config` for checkpoints that are broken.
+/// Loads a model. Throws Error: `device` when the device is absent or cannot run this checkpoint (before any weight is
+/// read, naming operation, device and the devices that can), `unsupported` for architectures, formats and settings that
+/// are not implemented, `bad_file` and `bad_config` for checkpoints that are broken.
 Model load_model(const Repository& repository, const ModelOptions& options = {});
 
 /// The same checks and facts without reading weights or needing a device.

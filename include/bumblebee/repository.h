@@ -8,14 +8,16 @@ namespace bumblebee {
 
 struct HubOptions {
   std::string revision = "main";    // branch, tag or commit
-  std::filesystem::path cache_dir;  // empty: HF_HUB_CACHE, else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub
+  std::filesystem::path cache_dir;  // empty: HF_HUB_CACHE, else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub,
+                                    // else ~/.cache/huggingface/hub
   std::string subdir;               // a folder inside the repository
 };
 
 /// A place that holds files of a model. A value; nothing is read until something is loaded from it.
 class Repository {
  public:
-  /// The directory with the files. Throws Error(bad_file) when it does not exist, or when a Hub repository is not in the cache.
+  /// The directory with the files. Throws Error(bad_file) when it does not exist, or when a Hub repository is not in
+  /// the cache.
   std::filesystem::path directory() const;
   /// What the user wrote, for messages.
   const std::string& name() const { return name_; }

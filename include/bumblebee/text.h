@@ -30,8 +30,8 @@ class CancelHandle {
 enum class FinishReason : uint8_t { stop, length, cancelled };
 const char* to_string(FinishReason reason);  // "stop", "length", "cancelled"
 
-/// What to continue. Exactly one of `text`, `messages` and `tokens` is used: messages when there are any, else tokens when there are
-/// any, else text.
+/// What to continue. Exactly one of `text`, `messages` and `tokens` is used: messages when there are any, else tokens
+/// when there are any, else text.
 struct Input {
   std::string text;               // continued as it is; control tokens in it stay text unless parse_control_tokens
   std::vector<Message> messages;  // rendered with the model's chat template
@@ -73,8 +73,8 @@ struct Result {
   Timings timings;
 };
 
-/// Receives pieces of text as they become certain (whole UTF-8 characters, no part of a stop string). Called on the engine's thread: keep
-/// it short. Returning false cancels the request.
+/// Receives pieces of text as they become certain (whole UTF-8 characters, no part of a stop string). Called on the
+/// engine's thread: keep it short. Returning false cancels the request.
 using TextCallback = std::function<bool(std::string_view piece)>;
 
 struct Compile {
@@ -94,10 +94,12 @@ class Serving;
 /// A serving. A handle; every method may be called from any thread, and requests from different threads share batches.
 class Generation {
  public:
-  /// Generates to the end. Throws Error(bad_request) for an input that does not fit (a prompt longer than the sequence length is an
-  /// error, never a truncation), for an empty prompt and for settings out of range. A cancelled request returns what it had.
+  /// Generates to the end. Throws Error(bad_request) for an input that does not fit (a prompt longer than the sequence
+  /// length is an error, never a truncation), for an empty prompt and for settings out of range. A cancelled request
+  /// returns what it had.
   Result run(const Input& input) const;
-  /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is run.
+  /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is
+  /// run.
   std::vector<Result> run(std::span<const Input> inputs) const;
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;
@@ -108,8 +110,9 @@ class Generation {
   std::shared_ptr<detail::Serving> serving_;
 };
 
-/// Builds the serving. Throws Error(bad_config) when the tokenizer has more tokens than the model has rows, or when options are out of
-/// range.
-Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config, const GenerationOptions& options = {});
+/// Builds the serving. Throws Error(bad_config) when the tokenizer has more tokens than the model has rows, or when
+/// options are out of range.
+Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+                      const GenerationOptions& options = {});
 
 }  // namespace bumblebee::text

@@ -1,4 +1,5 @@
-// Text to token ids and back, and conversations to prompts, exactly as Hugging Face's tokenizers and chat templates have it.
+// Text to token ids and back, and conversations to prompts, exactly as Hugging Face's tokenizers and chat templates
+// have it.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +22,16 @@ struct EncodeOptions {
 
 /// One turn of a conversation, with the fields of OpenAI's chat format.
 struct Message {
-  std::string role;     // "system", "user", "assistant", "tool"
+  std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
-  std::string json;     // when not empty: the whole message as a JSON object, instead of the two fields (tool calls, reasoning, ...)
+  std::string json;  // when not empty: the whole message as a JSON object, instead of the two fields (tool calls,
+                     // reasoning, ...)
 };
 
 struct ChatOptions {
-  std::string tools;           // JSON array of tools, or empty
-  std::string template_kwargs; // JSON object of extra variables, for instance {"enable_thinking": false}, or empty
-  std::string chat_template;   // a template to use instead of the model's own
+  std::string tools;            // JSON array of tools, or empty
+  std::string template_kwargs;  // JSON object of extra variables, for instance {"enable_thinking": false}, or empty
+  std::string chat_template;    // a template to use instead of the model's own
   bool add_generation_prompt = true;
   /// Lets message contents contain control tokens. Off: what a user writes never becomes a control token.
   bool trust_content = false;
@@ -49,7 +51,8 @@ struct TokenizerState;
 class Tokenizer {
  public:
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
-  std::vector<std::vector<int32_t>> encode_batch(std::span<const std::string> texts, const EncodeOptions& options = {}) const;
+  std::vector<std::vector<int32_t>> encode_batch(std::span<const std::string> texts,
+                                                 const EncodeOptions& options = {}) const;
   /// Throws Error(bad_request) for an id that is not in the vocabulary.
   std::string decode(std::span<const int32_t> tokens, bool skip_special_tokens = true) const;
 
@@ -59,8 +62,8 @@ class Tokenizer {
   int vocab_size() const;
 
   bool has_chat_template() const;
-  /// Renders a conversation. Throws Error(unsupported) when there is no template, Error(bad_request) when the template refuses the
-  /// conversation (its raise_exception) or exceeds a budget.
+  /// Renders a conversation. Throws Error(unsupported) when there is no template, Error(bad_request) when the template
+  /// refuses the conversation (its raise_exception) or exceeds a budget.
   Prompt apply_chat_template(std::span<const Message> messages, const ChatOptions& options = {}) const;
 
   const std::shared_ptr<engine::TokenizerState>& state() const { return state_; }
@@ -70,7 +73,8 @@ class Tokenizer {
   std::shared_ptr<engine::TokenizerState> state_;
 };
 
-/// Needs `tokenizer.json`; reads `tokenizer_config.json`, `special_tokens_map.json` and the chat template files when they exist.
+/// Needs `tokenizer.json`; reads `tokenizer_config.json`, `special_tokens_map.json` and the chat template files when
+/// they exist.
 Tokenizer load_tokenizer(const Repository& repository);
 
 }  // namespace bumblebee

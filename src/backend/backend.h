@@ -1,4 +1,5 @@
-// The contract of a device. A backend owns memory, packs weights and computes; it knows no model, no text and no policy.
+// The contract of a device. A backend owns memory, packs weights and computes; it knows no model, no text and no
+// policy.
 #pragma once
 
 #include <functional>
@@ -17,8 +18,8 @@
 namespace bumblebee {
 
 struct BackendOptions {
-  int threads = 0;            // 0: one per core this process may use
-  bool fast = false;          // may round activations (see docs/numerics.md)
+  int threads = 0;              // 0: one per core this process may use
+  bool fast = false;            // may round activations (see docs/numerics.md)
   std::string instruction_set;  // force one of the kernels this machine can run; empty: the best, or BB_CPU when set
 };
 
@@ -39,7 +40,8 @@ class Backend {
   virtual Tensor upload(std::span<const float> values, int rows, int cols) = 0;
   virtual void read(const Tensor& tensor, std::span<float> values) = 0;
 
-  /// format -> packing; the only place where a packing is born. May keep using the bytes of `weight` (which keeps them alive).
+  /// format -> packing; the only place where a packing is born. May keep using the bytes of `weight` (which keeps them
+  /// alive).
   virtual Weight prepare(const HostWeight& weight) = 0;
   /// A norm's weight or a bias, as f32 [1, size].
   virtual Tensor prepare_vector(const HostWeight& vector) = 0;
@@ -57,10 +59,11 @@ struct BackendEntry {
   std::string_view name;
   /// Empty when the device is there; otherwise why not, for people.
   std::string (*absent)();
-  /// Empty when it can multiply by weights of this format; otherwise the operation it lacks, for instance "matmul(affine 4-bit group 64)".
+  /// Empty when it can multiply by weights of this format; otherwise the operation it lacks, for instance
+  /// "matmul(affine 4-bit group 64)".
   std::string (*lacks)(const Format& format);
-  std::string (*describe)();                        // processor or device name
-  std::vector<std::string> (*instruction_sets)();   // best first
+  std::string (*describe)();                       // processor or device name
+  std::vector<std::string> (*instruction_sets)();  // best first
   std::unique_ptr<Backend> (*create)(const BackendOptions& options);
 };
 

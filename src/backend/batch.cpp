@@ -11,7 +11,8 @@ bool Batch::has_adapters() const {
   return std::any_of(slot.begin(), slot.end(), [](int32_t s) { return s >= 0; });
 }
 
-void Batch::append(const std::vector<int32_t>& tokens_in, int past, const std::vector<int32_t>& pages_in, Want want, int32_t slot_in) {
+void Batch::append(const std::vector<int32_t>& tokens_in, int past, const std::vector<int32_t>& pages_in, Want want,
+                   int32_t slot_in) {
   const int count = int(tokens_in.size());
   const int first = rows();
   segments.push_back({first, count, past, int(pages.size())});
@@ -35,7 +36,8 @@ void check(const Batch& batch, int page_size, int page_count, int vocab) {
     // A table may not run into the next one: its last pages would be another sequence's.
     const bool last = s + 1 == batch.segments.size();
     const size_t end = last ? batch.pages.size() : size_t(batch.segments[s + 1].first_page);
-    BB_CHECK(segment.first_page >= 0 && size_t(segment.first_page) + size_t(needed) <= end, "segment ", s, " needs ", needed, " pages");
+    BB_CHECK(segment.first_page >= 0 && size_t(segment.first_page) + size_t(needed) <= end, "segment ", s, " needs ",
+             needed, " pages");
     next += segment.rows;
   }
   BB_CHECK(size_t(next) == rows, "segments cover ", next, " of ", rows, " rows");

@@ -1,5 +1,5 @@
-// Pages of keys and values for every layer, in whatever layout the backend's attention wants. Which page is whose is the engine's
-// business (PageTable); the store only holds bytes. Grouped heads are stored once, not repeated.
+// Pages of keys and values for every layer, in whatever layout the backend's attention wants. Which page is whose is
+// the engine's business (PageTable); the store only holds bytes. Grouped heads are stored once, not repeated.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ class KvStore {
 
 /// Bytes of one page over all layers.
 inline uint64_t page_bytes(const KvShape& s) {
-  return uint64_t(2) * uint64_t(s.layers) * uint64_t(s.kv_heads) * uint64_t(s.head_dim) * uint64_t(s.page_size) * uint64_t(size_of(s.dtype));
+  return uint64_t(2) * uint64_t(s.layers) * uint64_t(s.kv_heads) * uint64_t(s.head_dim) * uint64_t(s.page_size) *
+         uint64_t(size_of(s.dtype));
 }
 
 }  // namespace bumblebee

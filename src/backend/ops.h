@@ -1,6 +1,6 @@
-// Forward operations, at the grain where backends really differ. Arguments are already checked by nn; a backend only computes.
-// Outputs come from the backend's pool; the bound batch is the only state between calls. What each means is spelled out in
-// backend/ref/math.h.
+// Forward operations, at the grain where backends really differ. Arguments are already checked by nn; a backend only
+// computes. Outputs come from the backend's pool; the bound batch is the only state between calls. What each means is
+// spelled out in backend/ref/math.h.
 #pragma once
 
 #include <span>
@@ -18,15 +18,16 @@ struct NormParams {
   float eps = 1e-6f;
 };
 
-/// Rotation of the first `dims` features of a head, in half-split pairs (i, i + dims/2), by position·inv_freq[i]. Rotated features are
-/// multiplied by `magnitude` (yarn's attention factor).
+/// Rotation of the first `dims` features of a head, in half-split pairs (i, i + dims/2), by position·inv_freq[i].
+/// Rotated features are multiplied by `magnitude` (yarn's attention factor).
 struct RopeParams {
   int dims = 0;
   std::vector<float> inv_freq;  // [dims/2]
   float magnitude = 1;
 };
 
-/// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is not seen; 0: all.
+/// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is
+/// not seen; 0: all.
 struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
@@ -61,7 +62,8 @@ class Ops {
   /// y[i] = x·W[i]ᵀ + bias[i] -> [x.rows, out[i]]. Several terms share x, so that it is read and prepared once.
   virtual void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) = 0;
 
-  /// x·W for x [rows, out] -> [rows, in]: the other transpose, which the gradient of matmul with respect to its input needs.
+  /// x·W for x [rows, out] -> [rows, in]: the other transpose, which the gradient of matmul with respect to its input
+  /// needs.
   virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
 
   /// y[i] += scale·B(A x), row by row as the bound batch's slots say; rows with slot -1 are untouched.
@@ -69,18 +71,21 @@ class Ops {
 
   virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
 
-  /// x += delta, then rms_norm(x): one pass over memory. `x` is replaced by its new value, in place when this is the last handle.
+  /// x += delta, then rms_norm(x): one pass over memory. `x` is replaced by its new value, in place when this is the
+  /// last handle.
   virtual Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) = 0;
 
   /// x += delta without a norm.
   virtual void add(Tensor& x, const Tensor& delta) = 0;
 
-  /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows, heads·head_dim],
-  /// k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
-  virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) = 0;
+  /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows,
+  /// heads·head_dim], k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
+  virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
+                         const RopeParams& rope) = 0;
 
   /// Appends k and v to the cache at the bound batch's pages, then attends: -> [rows, heads·head_dim].
-  virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
+  virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const AttentionParams& attention) = 0;
 
   /// act(gate)·up, elementwise.
   virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;

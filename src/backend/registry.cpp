@@ -32,18 +32,23 @@ const BackendEntry& require_backend(std::string_view name, std::span<const Forma
   for (const BackendEntry& entry : backends()) {
     if (entry.name != name) continue;
     if (const std::string why = entry.absent(); !why.empty()) {
-      throw Error(ErrorCode::device, name, cat("device is absent: ", why, "; devices that can run this: ", capable(formats)));
+      throw Error(ErrorCode::device, name,
+                  cat("device is absent: ", why, "; devices that can run this: ", capable(formats)));
     }
     for (const Format& format : formats) {
       if (const std::string operation = entry.lacks(format); !operation.empty()) {
-        throw Error(ErrorCode::device, name, cat("operation ", operation, " is not available on device '", name, "'; devices that can: ", capable(formats)));
+        throw Error(ErrorCode::device, name,
+                    cat("operation ", operation, " is not available on device '", name,
+                        "'; devices that can: ", capable(formats)));
       }
     }
     return entry;
   }
   std::string operation = "matmul";
   if (!formats.empty()) operation += "(" + to_string(formats.front()) + ")";
-  throw Error(ErrorCode::device, name, cat("no such device in this build: '", name, "', wanted for ", operation, "; devices that can: ", capable(formats)));
+  throw Error(ErrorCode::device, name,
+              cat("no such device in this build: '", name, "', wanted for ", operation,
+                  "; devices that can: ", capable(formats)));
 }
 
 }  // namespace bumblebee

@@ -12,8 +12,8 @@ namespace bumblebee {
 /// All backends, the default one first.
 std::span<const BackendEntry> backends();
 
-/// The backend called `name`, after checking that it is there and can do every format; throws Error(device) naming the operation, the
-/// device and the devices that can. Nothing is allocated.
+/// The backend called `name`, after checking that it is there and can do every format; throws Error(device) naming the
+/// operation, the device and the devices that can. Nothing is allocated.
 const BackendEntry& require_backend(std::string_view name, std::span<const Format> formats);
 
 }  // namespace bumblebee

@@ -1,5 +1,6 @@
-// The two ways to fail. `Error` says the world is wrong (a file, a config, a request, a device) and is thrown; `BB_CHECK`
-// says that we are wrong and aborts. Kernels do neither. Never thrown across a thread, a C boundary or the engine's loop.
+// The two ways to fail. `Error` says the world is wrong (a file, a config, a request, a device) and is thrown;
+// `BB_CHECK` says that we are wrong and aborts. Kernels do neither. Never thrown across a thread, a C boundary or the
+// engine's loop.
 #pragma once
 
 #include <sstream>
@@ -23,11 +24,11 @@ namespace detail {
 
 }  // namespace bumblebee
 
-/// Programmer error: prints expression, values, file and line, then aborts. Always on: a server that goes on with a broken
-/// page table answers with another user's text.
-#define BB_CHECK(cond, ...)                                                                                  \
-  do {                                                                                                       \
-    if (!(cond)) [[unlikely]]                                                                                \
+/// Programmer error: prints expression, values, file and line, then aborts. Always on: a server that goes on with a
+/// broken page table answers with another user's text.
+#define BB_CHECK(cond, ...)                                                                                          \
+  do {                                                                                                               \
+    if (!(cond)) [[unlikely]]                                                                                        \
       ::bumblebee::detail::check_failed(#cond, __FILE__, __LINE__, ::bumblebee::cat("" __VA_OPT__(, ) __VA_ARGS__)); \
   } while (false)
 

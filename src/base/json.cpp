@@ -1,4 +1,5 @@
-// A SAX pass checks depth and duplicate keys before any tree is built, so that a hostile file costs no memory and no stack.
+// A SAX pass checks depth and duplicate keys before any tree is built, so that a hostile file costs no memory and no
+// stack.
 #include "base/json.h"
 
 #include <cmath>
@@ -36,13 +37,15 @@ class Guard : public nlohmann::json_sax<nlohmann::json> {
     // nlohmann's message begins with an identifier in brackets; the part after it is for people.
     const std::string text = e.what();
     const size_t start = text.find("] ");
-    throw Error(ErrorCode::bad_file, where_,
-                cat("invalid JSON at byte ", position, ": ", text.substr(start == std::string::npos ? 0 : start + 2, 200)));
+    throw Error(
+        ErrorCode::bad_file, where_,
+        cat("invalid JSON at byte ", position, ": ", text.substr(start == std::string::npos ? 0 : start + 2, 200)));
   }
 
  private:
   bool open() {
-    if (int(keys_.size()) >= limit_) throw Error(ErrorCode::bad_file, where_, cat("JSON nested too deeply: expected at most ", limit_, " levels"));
+    if (int(keys_.size()) >= limit_)
+      throw Error(ErrorCode::bad_file, where_, cat("JSON nested too deeply: expected at most ", limit_, " levels"));
     keys_.emplace_back();
     return true;
   }
@@ -58,7 +61,8 @@ class Guard : public nlohmann::json_sax<nlohmann::json> {
 template <class J>
 J parse(std::string_view text, std::string_view where, const JsonLimits& limits) {
   if (text.size() > limits.bytes) {
-    throw Error(ErrorCode::bad_file, where, cat("JSON too large: expected at most ", limits.bytes, " bytes, got ", text.size()));
+    throw Error(ErrorCode::bad_file, where,
+                cat("JSON too large: expected at most ", limits.bytes, " bytes, got ", text.size()));
   }
   // nlohmann takes a zero byte for the end of its input and would not look at what follows.
   if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
@@ -78,7 +82,8 @@ J parse(std::string_view text, std::string_view where, const JsonLimits& limits)
 }
 
 const Json* find(const Json& object, const char* key, std::string_view where) {
-  if (!object.is_object()) throw Error(ErrorCode::bad_config, where, cat("expected an object with '", key, "', got ", brief(object)));
+  if (!object.is_object())
+    throw Error(ErrorCode::bad_config, where, cat("expected an object with '", key, "', got ", brief(object)));
   const auto it = object.find(key);
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
@@ -92,7 +97,8 @@ int64_t as_int(const Json& value, const char* key, std::string_view where, int64
     n = int64_t(u);
   } else if (value.is_number_integer()) {
     n = value.get<int64_t>();
-  } else if (value.is_number_float() && std::trunc(value.get<double>()) == value.get<double>() && std::abs(value.get<double>()) < 1e15) {
+  } else if (value.is_number_float() && std::trunc(value.get<double>()) == value.get<double>() &&
+             std::abs(value.get<double>()) < 1e15) {
     n = int64_t(value.get<double>());  // some writers print 8192.0
   } else {
     wrong(where, key, range, value);
@@ -103,7 +109,9 @@ int64_t as_int(const Json& value, const char* key, std::string_view where, int64
 
 }  // namespace
 
-Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) { return parse<Json>(text, where, limits); }
+Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  return parse<Json>(text, where, limits);
+}
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
   return parse<OrderedJson>(text, where, limits);
 }
@@ -114,7 +122,8 @@ int64_t require_int(const Json& object, const char* key, std::string_view where,
   return as_int(*value, key, where, low, high);
 }
 
-int64_t int_or(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high, int64_t fallback) {
+int64_t int_or(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high,
+               int64_t fallback) {
   const Json* value = find(object, key, where);
   return value == nullptr ? fallback : as_int(*value, key, where, low, high);
 }

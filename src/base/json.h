@@ -1,4 +1,5 @@
-// JSON read from outside: bounded in size and depth, duplicate keys refused, positions named. Writing is nlohmann's own.
+// JSON read from outside: bounded in size and depth, duplicate keys refused, positions named. Writing is nlohmann's
+// own.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -18,15 +19,17 @@ struct JsonLimits {
   int depth = 64;
 };
 
-/// Parses hostile text. `where` names the file in errors. Throws Error(bad_file) on a syntax error, too much depth or size, a
-/// duplicate key or text after the value.
+/// Parses hostile text. `where` names the file in errors. Throws Error(bad_file) on a syntax error, too much depth or
+/// size, a duplicate key or text after the value.
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 
-/// Typed access with named errors. Each throws Error(bad_config) naming `where`, the key, what was expected and what was found;
-/// the `_or` forms return the fallback when the key is absent or null, and still refuse a value of the wrong type.
+/// Typed access with named errors. Each throws Error(bad_config) naming `where`, the key, what was expected and what
+/// was found; the `_or` forms return the fallback when the key is absent or null, and still refuse a value of the wrong
+/// type.
 int64_t require_int(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high);
-int64_t int_or(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high, int64_t fallback);
+int64_t int_or(const Json& object, const char* key, std::string_view where, int64_t low, int64_t high,
+               int64_t fallback);
 double number_or(const Json& object, const char* key, std::string_view where, double fallback);
 bool bool_or(const Json& object, const char* key, std::string_view where, bool fallback);
 std::string string_or(const Json& object, const char* key, std::string_view where, std::string_view fallback);

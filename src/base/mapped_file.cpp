@@ -26,7 +26,8 @@ size_t open_regular(const std::filesystem::path& path, Descriptor& file) {
   file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file.fd < 0) throw Error(ErrorCode::bad_file, path.string(), cat("cannot open: ", std::strerror(errno)));
   struct stat info {};
-  if (::fstat(file.fd, &info) != 0) throw Error(ErrorCode::bad_file, path.string(), cat("cannot stat: ", std::strerror(errno)));
+  if (::fstat(file.fd, &info) != 0)
+    throw Error(ErrorCode::bad_file, path.string(), cat("cannot stat: ", std::strerror(errno)));
   if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::bad_file, path.string(), "cannot read: expected a regular file");
   return size_t(info.st_size);
 }
@@ -39,7 +40,8 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   const std::byte* data = nullptr;
   if (size > 0) {
     void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
-    if (mapped == MAP_FAILED) throw Error(ErrorCode::bad_file, path.string(), cat("cannot map: ", std::strerror(errno)));
+    if (mapped == MAP_FAILED)
+      throw Error(ErrorCode::bad_file, path.string(), cat("cannot map: ", std::strerror(errno)));
     data = static_cast<const std::byte*>(mapped);
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));
@@ -53,7 +55,8 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes
   Descriptor file{-1};
   const size_t size = open_regular(path, file);
   if (size > limit_bytes) {
-    throw Error(ErrorCode::bad_file, path.string(), cat("file too large: expected at most ", limit_bytes, " bytes, got ", size));
+    throw Error(ErrorCode::bad_file, path.string(),
+                cat("file too large: expected at most ", limit_bytes, " bytes, got ", size));
   }
   std::string text(size, '\0');
   size_t done = 0;
@@ -61,7 +64,9 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes
     const ssize_t n = ::read(file.fd, text.data() + done, size - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw Error(ErrorCode::bad_file, path.string(), cat("cannot read: ", std::strerror(errno)));
-    if (n == 0) throw Error(ErrorCode::bad_file, path.string(), cat("file shrank while reading: expected ", size, " bytes, got ", done));
+    if (n == 0)
+      throw Error(ErrorCode::bad_file, path.string(),
+                  cat("file shrank while reading: expected ", size, " bytes, got ", done));
     done += size_t(n);
   }
   return text;

@@ -9,11 +9,12 @@
 
 namespace bumblebee {
 
-/// A memory-mapped file, immutable and shared. A file that another process truncates while mapped raises SIGBUS on access:
-/// checkpoints are expected to stay as they are while a model uses them.
+/// A memory-mapped file, immutable and shared. A file that another process truncates while mapped raises SIGBUS on
+/// access: checkpoints are expected to stay as they are while a model uses them.
 class MappedFile {
  public:
-  /// Maps `path`; throws Error(bad_file) when it cannot be opened, is a directory or cannot be mapped. An empty file has no bytes.
+  /// Maps `path`; throws Error(bad_file) when it cannot be opened, is a directory or cannot be mapped. An empty file
+  /// has no bytes.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -23,7 +24,8 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  MappedFile(std::filesystem::path path, const std::byte* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::filesystem::path path, const std::byte* data, size_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

@@ -1,5 +1,5 @@
-// A counter-based random generator (Philox 4x32-10, Salmon et al. 2011): the number is a pure function of key and counter,
-// so a request repeats in any batch and a resumed training run continues bit for bit.
+// A counter-based random generator (Philox 4x32-10, Salmon et al. 2011): the number is a pure function of key and
+// counter, so a request repeats in any batch and a resumed training run continues bit for bit.
 #pragma once
 
 #include <array>
@@ -9,7 +9,8 @@ namespace bumblebee {
 
 /// Four random words for (key, counter).
 inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_low, uint64_t counter_high = 0) {
-  std::array<uint32_t, 4> c = {uint32_t(counter_low), uint32_t(counter_low >> 32), uint32_t(counter_high), uint32_t(counter_high >> 32)};
+  std::array<uint32_t, 4> c = {uint32_t(counter_low), uint32_t(counter_low >> 32), uint32_t(counter_high),
+                               uint32_t(counter_high >> 32)};
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53u} * c[0];

@@ -13,7 +13,8 @@
 namespace bumblebee {
 namespace {
 
-// A pause takes 40 to 140 cycles, so this is 15 to 60 microseconds: longer than the gap between two operations of a step, far shorter than a time slice.
+// A pause takes 40 to 140 cycles, so this is 15 to 60 microseconds: longer than the gap between two operations of a
+// step, far shorter than a time slice.
 constexpr int kSpins = 1000;
 
 void pause() {
@@ -85,7 +86,8 @@ void ThreadPool::run(FunctionRef<void(int)> body) {
   s.generation.fetch_add(1, std::memory_order_release);
   s.generation.notify_all();
   body(0);
-  for (uint32_t left = s.pending.load(std::memory_order_acquire); left != 0; left = s.pending.load(std::memory_order_acquire)) {
+  for (uint32_t left = s.pending.load(std::memory_order_acquire); left != 0;
+       left = s.pending.load(std::memory_order_acquire)) {
     wait_change(s.pending, left);
   }
 }
@@ -113,7 +115,8 @@ void ThreadPool::for_each(int64_t count, FunctionRef<void(int64_t, int)> body) {
   std::atomic<int64_t>& next = state_->next;
   next.store(0, std::memory_order_relaxed);
   run([&](int thread) {
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count; i = next.fetch_add(1, std::memory_order_relaxed)) {
+    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+         i = next.fetch_add(1, std::memory_order_relaxed)) {
       body(i, thread);
     }
   });

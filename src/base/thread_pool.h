@@ -1,5 +1,5 @@
-// A fixed pool that runs one parallel loop at a time with a static partition. Workers spin briefly and then sleep, so that a host
-// program is not starved between steps.
+// A fixed pool that runs one parallel loop at a time with a static partition. Workers spin briefly and then sleep, so
+// that a host program is not starved between steps.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,9 @@ class FunctionRef<R(Args...)> {
  public:
   template <class F>
   FunctionRef(F&& f)  // NOLINT: implicit by design, as std::function is
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* o, Args... args) -> R { return (*static_cast<std::remove_reference_t<F>*>(o))(static_cast<Args>(args)...); }) {}
+      : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* o, Args... args) -> R {
+          return (*static_cast<std::remove_reference_t<F>*>(o))(static_cast<Args>(args)...);
+        }) {}
   R operator()(Args... args) const { return call_(object_, static_cast<Args>(args)...); }
 
  private:
@@ -35,8 +36,8 @@ class ThreadPool {
 
   int threads() const;
 
-  /// Runs body(thread) once on each of the pool's threads, the caller being thread 0, and returns when all have finished. `body`
-  /// must not throw. Not reentrant; one caller at a time.
+  /// Runs body(thread) once on each of the pool's threads, the caller being thread 0, and returns when all have
+  /// finished. `body` must not throw. Not reentrant; one caller at a time.
   void run(FunctionRef<void(int thread)> body);
 
   /// Splits [0, count) into one contiguous range per thread, each a multiple of `grain` long (but the last), and calls

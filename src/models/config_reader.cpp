@@ -13,25 +13,39 @@ constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
 void refuse_foreign_settings(const Json& config, std::string_view where) {
-  constexpr std::array<const char*, 15> keys = {
-      "final_logit_softcapping", "attn_logit_softcapping", "query_pre_attn_scalar", "logits_scaling",     "logit_scale",
-      "embedding_multiplier",    "residual_multiplier",    "attention_multiplier",  "no_rope_layers",     "num_experts",
-      "num_local_experts",       "clip_qkv",               "use_qk_norm",           "attention_sink_size", "rope_interleaved"};
+  constexpr std::array<const char*, 15> keys = {"final_logit_softcapping",
+                                                "attn_logit_softcapping",
+                                                "query_pre_attn_scalar",
+                                                "logits_scaling",
+                                                "logit_scale",
+                                                "embedding_multiplier",
+                                                "residual_multiplier",
+                                                "attention_multiplier",
+                                                "no_rope_layers",
+                                                "num_experts",
+                                                "num_local_experts",
+                                                "clip_qkv",
+                                                "use_qk_norm",
+                                                "attention_sink_size",
+                                                "rope_interleaved"};
   for (const char* key : keys) {
     const auto it = config.find(key);
     if (it == config.end() || it->is_null() || *it == false || *it == 0) continue;
-    throw Error(ErrorCode::unsupported, where, cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
+    throw Error(ErrorCode::unsupported, where,
+                cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
   }
 }
 
 void check_architecture(const Json& config, std::string_view where) {
   const auto it = config.find("architectures");
   if (it == config.end() || it->is_null()) return;
-  if (!it->is_array()) throw Error(ErrorCode::bad_config, where, cat("'architectures': expected a list, got ", brief(*it)));
+  if (!it->is_array())
+    throw Error(ErrorCode::bad_config, where, cat("'architectures': expected a list, got ", brief(*it)));
   for (const Json& name : *it) {
     if (name.is_string() && name.get<std::string>().ends_with("ForCausalLM")) return;
   }
-  if (!it->empty()) throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
+  if (!it->empty())
+    throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
 }
 
 void check_activation(const Json& config, std::string_view where) {
@@ -60,21 +74,27 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   d.vocab = int(require_int(config, "vocab_size", where, 1, kMaxSize));
   d.context = int(int_or(config, "max_position_embeddings", where, 1, int64_t{1} << 30, 2048));
   if (d.heads % d.kv_heads != 0) {
-    throw Error(ErrorCode::bad_config, where, cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));
+    throw Error(ErrorCode::bad_config, where,
+                cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));
   }
   const bool explicit_dim = config.contains("head_dim") && !config["head_dim"].is_null();
   if (!explicit_dim && d.d_model % d.heads != 0) {
-    throw Error(ErrorCode::bad_config, where, cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
+    throw Error(
+        ErrorCode::bad_config, where,
+        cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
   }
   d.head_dim = int(int_or(config, "head_dim", where, 2, 4096, d.d_model / d.heads));
-  if (d.head_dim % 2 != 0) throw Error(ErrorCode::bad_config, where, cat("'head_dim': expected an even number, got ", d.head_dim));
-  if (int64_t{d.heads} * d.head_dim > kMaxSize) throw Error(ErrorCode::bad_config, where, cat("heads x head_dim: expected at most ", kMaxSize));
+  if (d.head_dim % 2 != 0)
+    throw Error(ErrorCode::bad_config, where, cat("'head_dim': expected an even number, got ", d.head_dim));
+  if (int64_t{d.heads} * d.head_dim > kMaxSize)
+    throw Error(ErrorCode::bad_config, where, cat("heads x head_dim: expected at most ", kMaxSize));
 
   const auto tie = config.find("tie_word_embeddings");
   spec.tied_known = tie != config.end() && !tie->is_null();
   d.tied_head = bool_or(config, "tie_word_embeddings", where, false);
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
-  if (!(spec.eps >= 0)) throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
+  if (!(spec.eps >= 0))
+    throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
   spec.rope = nn::read_rope(config, where, d.head_dim, d.context, defaults.theta);
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
@@ -90,14 +110,16 @@ void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& 
     return;
   }
   if (!types->is_array() || types->size() != size_t(spec.dims.layers)) {
-    throw Error(ErrorCode::bad_config, where, cat("'layer_types': expected a list of ", spec.dims.layers, " names, got ", brief(*types)));
+    throw Error(ErrorCode::bad_config, where,
+                cat("'layer_types': expected a list of ", spec.dims.layers, " names, got ", brief(*types)));
   }
   for (size_t i = 0; i < types->size(); ++i) {
     const Json& type = (*types)[i];
     if (type == "sliding_attention") {
       spec.windows[i] = window;
     } else if (type != "full_attention") {
-      throw Error(ErrorCode::unsupported, where, cat("'layer_types': expected full_attention or sliding_attention, got ", brief(type)));
+      throw Error(ErrorCode::unsupported, where,
+                  cat("'layer_types': expected full_attention or sliding_attention, got ", brief(type)));
     }
   }
 }
@@ -105,9 +127,11 @@ void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& 
 void refuse_layer_types(const Json& config, std::string_view where) {
   const auto types = config.find("layer_types");
   if (types == config.end() || types->is_null()) return;
-  if (!types->is_array()) throw Error(ErrorCode::bad_config, where, cat("'layer_types': expected a list, got ", brief(*types)));
+  if (!types->is_array())
+    throw Error(ErrorCode::bad_config, where, cat("'layer_types': expected a list, got ", brief(*types)));
   for (const Json& type : *types) {
-    if (type != "full_attention") throw Error(ErrorCode::unsupported, where, cat("'layer_types': expected full_attention, got ", brief(type)));
+    if (type != "full_attention")
+      throw Error(ErrorCode::unsupported, where, cat("'layer_types': expected full_attention, got ", brief(type)));
   }
 }
 

@@ -1,4 +1,5 @@
-// What the configs of all decoder families share: sizes, norms, rope, and the refusal of settings that nobody here implements.
+// What the configs of all decoder families share: sizes, norms, rope, and the refusal of settings that nobody here
+// implements.
 #pragma once
 
 #include <string_view>
@@ -16,7 +17,8 @@ struct FamilyDefaults {
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults);
 
-/// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when `use_sliding_window`.
+/// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when
+/// `use_sliding_window`.
 void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& spec);
 
 /// Throws Error(unsupported) when `layer_types` asks for anything but full attention.

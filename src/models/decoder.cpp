@@ -1,4 +1,5 @@
-// How a decoder is loaded and what it computes. Devices, dtypes, quantization, adapters, caches and batching are not in here.
+// How a decoder is loaded and what it computes. Devices, dtypes, quantization, adapters, caches and batching are not in
+// here.
 #include "models/decoder.h"
 
 #include <cmath>
@@ -42,20 +43,20 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
 }
 
 Tensor Decoder::forward(nn::Pass& p) const {
-  nn::Residual r = p.embed(embedding_);                                // [rows, d_model]
+  nn::Residual r = p.embed(embedding_);  // [rows, d_model]
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  return p.head(r, final_norm_, head_);                                // [wanted, vocab]
+  return p.head(r, final_norm_, head_);  // [wanted, vocab]
 }
 
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
   const Block& b = blocks_[size_t(i)];
   Tensor h = p.norm(r, b.attn_norm);
-  auto [q, k, v] = p.linear(h, b.q, b.k, b.v);                         // [rows, heads·d] [rows, kv·d] [rows, kv·d]
+  auto [q, k, v] = p.linear(h, b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
   p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
   r += p.linear(p.attend(q, k, v, b.attention), b.o);
 
   h = p.norm(r, b.mlp_norm);
-  auto [gate, up] = p.linear(h, b.gate, b.up);                         // [rows, d_ff] each
+  auto [gate, up] = p.linear(h, b.gate, b.up);  // [rows, d_ff] each
   r += p.linear(p.glu(Activation::silu, gate, up), b.down);
 }
 

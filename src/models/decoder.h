@@ -1,5 +1,6 @@
-// The one pre-norm decoder: RMSNorm, grouped causal attention with rotary positions, SwiGLU, optional biases, head norms and windows.
-// Llama, Mistral, Qwen2 and Qwen3 differ from each other only in what a spec can say; each has a file that reads its config.
+// The one pre-norm decoder: RMSNorm, grouped causal attention with rotary positions, SwiGLU, optional biases, head
+// norms and windows. Llama, Mistral, Qwen2 and Qwen3 differ from each other only in what a spec can say; each has a
+// file that reads its config.
 #pragma once
 
 #include <memory>

@@ -14,7 +14,8 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 4> kFamilies = {{{"llama", read_llama}, {"mistral", read_mistral}, {"qwen2", read_qwen2}, {"qwen3", read_qwen3}}};
+constexpr std::array<Family, 4> kFamilies = {
+    {{"llama", read_llama}, {"mistral", read_mistral}, {"qwen2", read_qwen2}, {"qwen3", read_qwen3}}};
 
 }  // namespace
 
@@ -25,14 +26,16 @@ std::vector<std::string> families() {
 }
 
 ModelSpec read_spec(const Json& config, std::string_view where) {
-  if (!config.is_object()) throw Error(ErrorCode::bad_config, where, cat("expected a JSON object, got ", brief(config)));
+  if (!config.is_object())
+    throw Error(ErrorCode::bad_config, where, cat("expected a JSON object, got ", brief(config)));
   const std::string type = string_or(config, "model_type", where, "");
   for (const Family& family : kFamilies) {
     if (type == family.model_type) return {type, family.read(config, where)};
   }
   std::string known;
   for (const Family& family : kFamilies) known += (known.empty() ? "" : ", ") + std::string(family.model_type);
-  throw Error(ErrorCode::unsupported, where, cat("'model_type': expected one of ", known, ", got '", type.substr(0, 60), "'"));
+  throw Error(ErrorCode::unsupported, where,
+              cat("'model_type': expected one of ", known, ", got '", type.substr(0, 60), "'"));
 }
 
 std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {

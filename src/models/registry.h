@@ -1,4 +1,5 @@
-// From a config to a model. Families that are not listed, and settings of listed ones that we lack, are refused by name.
+// From a config to a model. Families that are not listed, and settings of listed ones that we lack, are refused by
+// name.
 #pragma once
 
 #include <memory>
@@ -17,8 +18,9 @@ struct ModelSpec {
   DecoderSpec decoder;
 };
 
-/// Reads config.json. Throws Error(unsupported) for another `model_type` (listing those that are supported) or for a setting that
-/// changes the result and is not implemented; Error(bad_config) for what is missing or out of range. `where` names the file.
+/// Reads config.json. Throws Error(unsupported) for another `model_type` (listing those that are supported) or for a
+/// setting that changes the result and is not implemented; Error(bad_config) for what is missing or out of range.
+/// `where` names the file.
 ModelSpec read_spec(const Json& config, std::string_view where);
 
 /// Claims every tensor from `load` and finishes it.

@@ -21,7 +21,8 @@ Tensor InferPass::norm(Residual& residual, const RmsNorm& norm) {
 void InferPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
   std::array<MatmulTerm, 4> terms;
   BB_CHECK(linears.size() <= terms.size());
-  for (size_t i = 0; i < linears.size(); ++i) terms[i] = {&linears[i]->w, linears[i]->bias ? &linears[i]->bias : nullptr};
+  for (size_t i = 0; i < linears.size(); ++i)
+    terms[i] = {&linears[i]->w, linears[i]->bias ? &linears[i]->bias : nullptr};
   ops_.matmul(x, std::span<const MatmulTerm>(terms.data(), linears.size()), y);
   if (lora_ == nullptr) return;
   std::vector<const LoraTable*> tables;
@@ -33,7 +34,8 @@ void InferPass::linear(const Tensor& x, std::span<const Linear* const> linears, 
 }
 
 void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) {
-  ops_.norm_rope(q, k, head_dim, norms.present ? &norms.q.params : nullptr, norms.present ? &norms.k.params : nullptr, rope);
+  ops_.norm_rope(q, k, head_dim, norms.present ? &norms.q.params : nullptr, norms.present ? &norms.k.params : nullptr,
+                 rope);
 }
 
 Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
@@ -41,7 +43,9 @@ Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, cons
   return ops_.attend(kv_, layer_, q, k, v, attention);
 }
 
-Tensor InferPass::glu(Activation activation, const Tensor& gate, const Tensor& up) { return ops_.glu(activation, gate, up); }
+Tensor InferPass::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+  return ops_.glu(activation, gate, up);
+}
 
 Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   settle(residual);

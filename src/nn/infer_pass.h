@@ -14,7 +14,8 @@ class LoraSites {
   virtual const LoraTable& table(int site) const = 0;
 };
 
-/// One step over the batch that is bound to `backend`. Sees `kv` for attention; `lora` may be null when no row has a slot.
+/// One step over the batch that is bound to `backend`. Sees `kv` for attention; `lora` may be null when no row has a
+/// slot.
 class InferPass : public Pass {
  public:
   InferPass(Backend& backend, KvStore& kv, const Batch& batch, const LoraSites* lora = nullptr);
@@ -30,7 +31,8 @@ class InferPass : public Pass {
   void layer(const Model& model, int i, Residual& residual) override;
   void settle(Residual& residual) override;
 
-  /// Keeps the hidden states after the final norm, of all rows: contrastive search compares them. Costs one norm of all rows.
+  /// Keeps the hidden states after the final norm, of all rows: contrastive search compares them. Costs one norm of all
+  /// rows.
   void keep_hidden() { keep_hidden_ = true; }
   const Tensor& hidden() const { return hidden_; }  // [rows, d_model]
 
@@ -48,8 +50,8 @@ class InferPass : public Pass {
   Tensor hidden_;
 };
 
-/// An InferPass that shows each intermediate by name ("layers.0.q", "layers.0.attn", "final_norm", ...), so that a wrong result names
-/// the first operation that diverged.
+/// An InferPass that shows each intermediate by name ("layers.0.q", "layers.0.attn", "final_norm", ...), so that a
+/// wrong result names the first operation that diverged.
 class TapPass final : public InferPass {
  public:
   using Tap = std::function<void(const std::string& name, const Tensor& value)>;

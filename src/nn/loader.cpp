@@ -5,7 +5,8 @@
 
 namespace bumblebee::nn {
 
-Loader::Loader(WeightSource& source, Backend* backend, Progress progress) : source_(source), backend_(backend), progress_(std::move(progress)) {}
+Loader::Loader(WeightSource& source, Backend* backend, Progress progress)
+    : source_(source), backend_(backend), progress_(std::move(progress)) {}
 
 void Loader::count(const HostWeight& weight) {
   bytes_ += weight.codes.size() + weight.scales.size() + weight.biases.size();
@@ -37,9 +38,13 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
   return linear;
 }
 
-RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) { return {{vector(path + ".weight", size), float(eps)}, path}; }
+RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) {
+  return {{vector(path + ".weight", size), float(eps)}, path};
+}
 
-Embedding Loader::embedding(const std::string& path, int vocab, int d_model) { return {matrix(path, vocab, d_model), path}; }
+Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {
+  return {matrix(path, vocab, d_model), path};
+}
 
 Linear Loader::head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied) {
   if (!tied) return linear(path, vocab, d_model, false);
@@ -54,7 +59,8 @@ void Loader::finish() const {
   std::string names;
   for (size_t i = 0; i < std::min<size_t>(left.size(), 8); ++i) names += (i == 0 ? "" : ", ") + left[i];
   if (left.size() > 8) names += ", ...";
-  throw Error(ErrorCode::bad_file, "checkpoint", cat("tensors that the model does not use: expected none, got ", left.size(), ": ", names));
+  throw Error(ErrorCode::bad_file, "checkpoint",
+              cat("tensors that the model does not use: expected none, got ", left.size(), ": ", names));
 }
 
 }  // namespace bumblebee::nn

@@ -1,5 +1,5 @@
-// Claims a checkpoint's tensors by their Hugging Face names, checks shapes on the way and puts them on a backend. finish() throws on
-// anything that nobody claimed, so that a model never runs with half of its weights.
+// Claims a checkpoint's tensors by their Hugging Face names, checks shapes on the way and puts them on a backend.
+// finish() throws on anything that nobody claimed, so that a model never runs with half of its weights.
 #pragma once
 
 #include <functional>
@@ -25,8 +25,8 @@ class Loader {
   Linear linear(const std::string& path, int out, int in, bool with_bias);
   RmsNorm rms_norm(const std::string& path, int size, double eps);
   Embedding embedding(const std::string& path, int vocab, int d_model);
-  /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is dropped, as
-  /// mlx-lm does.
+  /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
+  /// dropped, as mlx-lm does.
   Linear head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied);
   void ignore(const std::string& name) { source_.ignore(name); }
   bool has(const std::string& name) const { return source_.has(name); }

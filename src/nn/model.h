@@ -1,4 +1,5 @@
-// What every architecture promises: a forward pass written against Pass, and the facts others need to size caches and adapters.
+// What every architecture promises: a forward pass written against Pass, and the facts others need to size caches and
+// adapters.
 #pragma once
 
 #include <string>

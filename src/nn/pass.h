@@ -1,5 +1,5 @@
-// The words a model is written in. One model, several interpreters: an InferPass computes, a TapPass also shows every intermediate, a
-// training pass will remember how to go back. A model never knows which one runs it.
+// The words a model is written in. One model, several interpreters: an InferPass computes, a TapPass also shows every
+// intermediate, a training pass will remember how to go back. A model never knows which one runs it.
 #pragma once
 
 #include <array>
@@ -13,8 +13,8 @@ namespace bumblebee::nn {
 class Model;
 class Pass;
 
-/// The residual stream with at most one addition not yet done, so that the addition and the next norm are one kernel while the model
-/// still reads as if it added at once.
+/// The residual stream with at most one addition not yet done, so that the addition and the next norm are one kernel
+/// while the model still reads as if it added at once.
 struct Residual {
   Pass* pass = nullptr;
   Tensor x, pending;  // [rows, d_model]
@@ -35,7 +35,8 @@ class Pass {
   virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
   /// Logits of the wanted rows: [wanted, vocab].
   virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
-  /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its checkpoints.
+  /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its
+  /// checkpoints.
   virtual void layer(const Model& model, int i, Residual& residual) = 0;
   /// Does the pending addition now, when two would meet.
   virtual void settle(Residual& residual) = 0;

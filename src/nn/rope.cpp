@@ -13,13 +13,15 @@ namespace {
 /// theta^(i/dims) as transformers has it: the exponent and the power are f32.
 std::vector<float> base_periods(double theta, int dims) {
   std::vector<float> periods;
-  for (int i = 0; i < dims; i += 2) periods.push_back(float(std::pow(double(float(theta)), double(float(i) / float(dims)))));
+  for (int i = 0; i < dims; i += 2)
+    periods.push_back(float(std::pow(double(float(theta)), double(float(i) / float(dims)))));
   return periods;
 }
 
 double positive(const Json& object, const char* key, std::string_view where, double fallback) {
   const double value = number_or(object, key, where, fallback);
-  if (!(value > 0)) throw Error(ErrorCode::bad_config, where, cat("rope '", key, "': expected a positive number, got ", value));
+  if (!(value > 0))
+    throw Error(ErrorCode::bad_config, where, cat("rope '", key, "': expected a positive number, got ", value));
   return value;
 }
 
@@ -33,7 +35,9 @@ void scale_llama3(const Json& scaling, std::string_view where, int context, std:
   const float low = float(positive(scaling, "low_freq_factor", where, 1));
   const float high = float(positive(scaling, "high_freq_factor", where, 4));
   const float original = float(positive(scaling, "original_max_position_embeddings", where, context));
-  if (!(high > low)) throw Error(ErrorCode::bad_config, where, cat("rope 'high_freq_factor': expected more than low_freq_factor ", low, ", got ", high));
+  if (!(high > low))
+    throw Error(ErrorCode::bad_config, where,
+                cat("rope 'high_freq_factor': expected more than low_freq_factor ", low, ", got ", high));
   for (float& f : inv_freq) {
     const float wavelength = 2 * std::numbers::pi_v<float> / f;
     if (wavelength > original / low) {
@@ -46,7 +50,8 @@ void scale_llama3(const Json& scaling, std::string_view where, int context, std:
 }
 
 /// Returns the factor that q and k are multiplied by.
-float scale_yarn(const Json& scaling, std::string_view where, int context, double theta, int dims, std::vector<float>& inv_freq) {
+float scale_yarn(const Json& scaling, std::string_view where, int context, double theta, int dims,
+                 std::vector<float>& inv_freq) {
   const double factor = factor_of(scaling, where);
   const double original = positive(scaling, "original_max_position_embeddings", where, context);
   const double fast = positive(scaling, "beta_fast", where, 32), slow = positive(scaling, "beta_slow", where, 1);
@@ -68,7 +73,8 @@ float scale_yarn(const Json& scaling, std::string_view where, int context, doubl
     inv_freq[i] = interpolated * ramp + (1.0f / periods[i]) * (1 - ramp);
   }
   const auto magnitude = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
-  if (scaling.contains("attention_factor") && !scaling["attention_factor"].is_null()) return float(positive(scaling, "attention_factor", where, 1));
+  if (scaling.contains("attention_factor") && !scaling["attention_factor"].is_null())
+    return float(positive(scaling, "attention_factor", where, 1));
   const double mscale = number_or(scaling, "mscale", where, 0), all = number_or(scaling, "mscale_all_dim", where, 0);
   return float(mscale != 0 && all != 0 ? magnitude(mscale) / magnitude(all) : magnitude(1));
 }
@@ -79,7 +85,8 @@ RopeParams read_rope(const Json& config, std::string_view where, int head_dim, i
   const auto object_at = [&](const char* key) -> Json {
     const auto it = config.find(key);
     if (it == config.end() || it->is_null()) return Json::object();
-    if (!it->is_object()) throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected an object, got ", brief(*it)));
+    if (!it->is_object())
+      throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected an object, got ", brief(*it)));
     return *it;
   };
   const Json parameters = object_at("rope_parameters");
@@ -89,7 +96,8 @@ RopeParams read_rope(const Json& config, std::string_view where, int head_dim, i
   if (theta <= 1) throw Error(ErrorCode::bad_config, where, cat("'rope_theta': expected more than 1, got ", theta));
   for (const Json* place : std::initializer_list<const Json*>{&config, &scaling}) {
     if (number_or(*place, "partial_rotary_factor", where, 1) != 1) {
-      throw Error(ErrorCode::unsupported, where, "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
+      throw Error(ErrorCode::unsupported, where,
+                  "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
     }
   }
   const std::string type = string_or(scaling, "rope_type", where, string_or(scaling, "type", where, "default"));
@@ -106,7 +114,8 @@ RopeParams read_rope(const Json& config, std::string_view where, int head_dim, i
   } else if (type == "yarn") {
     rope.magnitude = scale_yarn(scaling, where, context, theta, head_dim, rope.inv_freq);
   } else {
-    throw Error(ErrorCode::unsupported, where, cat("rope type: expected default, linear, llama3 or yarn, got '", type.substr(0, 40), "'"));
+    throw Error(ErrorCode::unsupported, where,
+                cat("rope type: expected default, linear, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
   return rope;
 }

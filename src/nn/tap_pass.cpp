@@ -1,4 +1,5 @@
-// Names for intermediates. Modules are known by the last word of their path; the names here are those of the golden files.
+// Names for intermediates. Modules are known by the last word of their path; the names here are those of the golden
+// files.
 #include <string_view>
 #include <utility>
 
@@ -18,7 +19,8 @@ std::string short_name(std::string_view path) {
 
 }  // namespace
 
-TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap) : InferPass(backend, kv, batch), tap_(std::move(tap)) {}
+TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap)
+    : InferPass(backend, kv, batch), tap_(std::move(tap)) {}
 
 void TapPass::show(const char* name, const Tensor& value) {
   tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);

@@ -19,7 +19,8 @@ struct GroupParameters {
   float scale, bias;
 };
 
-/// The scale's sign is chosen so that the entry of largest magnitude is code 0 and exact; zero then falls on a code, nearly.
+/// The scale's sign is chosen so that the entry of largest magnitude is code 0 and exact; zero then falls on a code,
+/// nearly.
 GroupParameters group_parameters(std::span<const float> w, int bits, AffineVariant variant) {
   const auto [low, high] = std::minmax_element(w.begin(), w.end());
   const float lowest = *low;
@@ -104,10 +105,15 @@ void store_float(std::span<std::byte> bytes, DType dtype, size_t i, float value)
   std::memcpy(at, &bits, sizeof bits);
 }
 
-QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in, int bits, int group, DType storage, AffineVariant variant) {
-  if (!affine_bits_ok(bits)) throw Error(ErrorCode::bad_config, "quantize", cat("bits: expected 2, 3, 4, 5, 6 or 8, got ", bits));
-  if (!affine_group_ok(group)) throw Error(ErrorCode::bad_config, "quantize", cat("group size: expected 32, 64 or 128, got ", group));
-  if (in % group != 0) throw Error(ErrorCode::bad_config, "quantize", cat("columns: expected a multiple of the group size ", group, ", got ", in));
+QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in, int bits, int group, DType storage,
+                                AffineVariant variant) {
+  if (!affine_bits_ok(bits))
+    throw Error(ErrorCode::bad_config, "quantize", cat("bits: expected 2, 3, 4, 5, 6 or 8, got ", bits));
+  if (!affine_group_ok(group))
+    throw Error(ErrorCode::bad_config, "quantize", cat("group size: expected 32, 64 or 128, got ", group));
+  if (in % group != 0)
+    throw Error(ErrorCode::bad_config, "quantize",
+                cat("columns: expected a multiple of the group size ", group, ", got ", in));
   BB_CHECK(weights.size() == size_t(out) * size_t(in) && is_float(storage));
 
   const size_t groups = size_t(out) * size_t(in / group);
@@ -120,14 +126,16 @@ QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in,
   for (size_t g = 0; g < groups; ++g) {
     const std::span<const float> w = weights.subspan(g * size_t(group), size_t(group));
     if (!std::all_of(w.begin(), w.end(), [](float v) { return std::isfinite(v); })) {
-      throw Error(ErrorCode::bad_file, "quantize", cat("weight in row ", g / size_t(in / group), ": expected a finite number, got NaN or infinity"));
+      throw Error(ErrorCode::bad_file, "quantize",
+                  cat("weight in row ", g / size_t(in / group), ": expected a finite number, got NaN or infinity"));
     }
     const GroupParameters p = group_parameters(w, bits, variant);
     for (int i = 0; i < group; ++i) {
       const float code = round_half((w[size_t(i)] - p.bias) / p.scale, variant);
       codes[i] = uint8_t(std::clamp(code, 0.0f, float((1 << bits) - 1)));
     }
-    pack_codes(std::span<const uint8_t>(codes, size_t(group)), bits, std::span(q.codes).subspan(g * group_bytes, group_bytes));
+    pack_codes(std::span<const uint8_t>(codes, size_t(group)), bits,
+               std::span(q.codes).subspan(g * group_bytes, group_bytes));
     store_float(q.scales, storage, g, p.scale);
     store_float(q.biases, storage, g, p.bias);
   }

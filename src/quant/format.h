@@ -1,4 +1,5 @@
-// The mathematics of a stored weight matrix, apart from the bytes of a file (io) and the layout a kernel wants (backend pack).
+// The mathematics of a stored weight matrix, apart from the bytes of a file (io) and the layout a kernel wants (backend
+// pack).
 #pragma once
 
 #include <cstddef>
@@ -30,9 +31,11 @@ struct Format {
 /// "bf16" or "affine 4-bit group 64 (bf16)".
 std::string to_string(const Format& format);
 
-/// Canonical bytes of one matrix [out, in], usually inside a mapped file, which `keep` holds alive. No alignment is promised.
+/// Canonical bytes of one matrix [out, in], usually inside a mapped file, which `keep` holds alive. No alignment is
+/// promised.
 ///  dense:  codes = elements [out, in]
-///  affine: codes = [out, in·bits/8] bytes, a little-endian bit stream per row, low bits first; scales, biases [out, in/group]
+///  affine: codes = [out, in·bits/8] bytes, a little-endian bit stream per row, low bits first; scales, biases [out,
+///  in/group]
 struct HostWeight {
   Format format;
   int out = 0, in = 0;

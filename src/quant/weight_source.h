@@ -1,5 +1,5 @@
-// Where a model's weights come from, as the loader sees it. io implements this for safetensors checkpoints; tests implement it
-// in memory.
+// Where a model's weights come from, as the loader sees it. io implements this for safetensors checkpoints; tests
+// implement it in memory.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  /// The matrix [out, in] of module `path` (its `.weight`, with `.scales` and `.biases` when quantized), claimed. Throws
-  /// Error(bad_file or bad_config) when it is missing, misshapen, or half of its parts are.
+  /// The matrix [out, in] of module `path` (its `.weight`, with `.scales` and `.biases` when quantized), claimed.
+  /// Throws Error(bad_file or bad_config) when it is missing, misshapen, or half of its parts are.
   virtual HostWeight matrix(const std::string& path, int out, int in) = 0;
 
   /// The float vector [size] stored under the full name `name` (for instance `model.norm.weight`), claimed, as a dense

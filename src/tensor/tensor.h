@@ -1,4 +1,5 @@
-// Activations: counted handles onto dense row-major matrices. No strides, no axes beyond two; what a row means is in Batch.
+// Activations: counted handles onto dense row-major matrices. No strides, no axes beyond two; what a row means is in
+// Batch.
 #pragma once
 
 #include <cstddef>

@@ -54,7 +54,7 @@ TEST(BatchCheckDeathTest, RefusesContradictions) {
   broken([](Batch& b) { b.tokens[1] = -1; }, "token -1 of 9");
   broken([](Batch& b) { b.pages[0] = 4; }, "page 4 of 4");
   broken([](Batch& b) { b.pages[2] = -1; }, "page -1 of 4");
-  broken([](Batch& b) { b.pages.pop_back(); }, "segment 1");        // the second segment has no page
+  broken([](Batch& b) { b.pages.pop_back(); }, "segment 1");       // the second segment has no page
   broken([](Batch& b) { b.segments[0].past = 48; }, "segment 0");  // needs a fourth page, and there are three
   broken([](Batch& b) { b.segments[1].first = 2; }, "segment 1");
   broken([](Batch& b) { b.segments.pop_back(); }, "segments cover 3 of 4 rows");

@@ -1,4 +1,5 @@
-// The text of errors and the names of codes: programs and people match on them. Failed checks must abort with the values.
+// The text of errors and the names of codes: programs and people match on them. Failed checks must abort with the
+// values.
 #include "base/error.h"
 
 #include <gtest/gtest.h>
@@ -14,14 +15,12 @@ TEST(Error, ReadsWhereAndWhat) {
   EXPECT_EQ(error.code(), ErrorCode::bad_file);
 }
 
-TEST(Error, IsARuntimeError) {
-  EXPECT_THROW(throw Error(ErrorCode::device, "cuda", "absent"), std::runtime_error);
-}
+TEST(Error, IsARuntimeError) { EXPECT_THROW(throw Error(ErrorCode::device, "cuda", "absent"), std::runtime_error); }
 
 TEST(Error, EveryCodeHasItsOwnName) {
   std::set<std::string_view> names;
-  for (ErrorCode code : {ErrorCode::bad_file, ErrorCode::bad_config, ErrorCode::unsupported, ErrorCode::out_of_memory, ErrorCode::device,
-                         ErrorCode::bad_request, ErrorCode::cancelled}) {
+  for (ErrorCode code : {ErrorCode::bad_file, ErrorCode::bad_config, ErrorCode::unsupported, ErrorCode::out_of_memory,
+                         ErrorCode::device, ErrorCode::bad_request, ErrorCode::cancelled}) {
     EXPECT_NE(to_string(code), "unknown");
     names.insert(to_string(code));
   }

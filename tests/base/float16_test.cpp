@@ -1,5 +1,5 @@
-// Both 16-bit floats against an independent description: every value decodes to sign·mantissa·2^exponent, and rounding picks the
-// nearer neighbour, or the one with an even last bit, judged in double where all differences are exact.
+// Both 16-bit floats against an independent description: every value decodes to sign·mantissa·2^exponent, and rounding
+// picks the nearer neighbour, or the one with an even last bit, judged in double where all differences are exact.
 #include "base/float16.h"
 
 #include <gtest/gtest.h>
@@ -29,8 +29,9 @@ struct Kind {
   double value(uint16_t bits) const {
     const int exponent = (bits & 0x7fff) >> mantissa_bits;
     const int mantissa = bits & ((1 << mantissa_bits) - 1);
-    const double magnitude = exponent == 0 ? std::ldexp(mantissa, 1 - bias() - mantissa_bits)
-                                           : std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias() - mantissa_bits);
+    const double magnitude = exponent == 0
+                                 ? std::ldexp(mantissa, 1 - bias() - mantissa_bits)
+                                 : std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias() - mantissa_bits);
     return (bits & 0x8000) != 0 ? -magnitude : magnitude;
   }
 
@@ -59,7 +60,8 @@ const Kind kF16 = {"f16", 10, 5, f16_to_f32, f32_to_f16};
 const Kind kBf16 = {"bf16", 7, 8, bf16_to_f32, f32_to_bf16};
 
 class Float16 : public testing::TestWithParam<const Kind*> {};
-INSTANTIATE_TEST_SUITE_P(Kinds, Float16, testing::Values(&kF16, &kBf16), [](const auto& kind) { return kind.param->name; });
+INSTANTIATE_TEST_SUITE_P(Kinds, Float16, testing::Values(&kF16, &kBf16),
+                         [](const auto& kind) { return kind.param->name; });
 
 TEST_P(Float16, EveryValueDecodesByDefinitionAndRoundTrips) {
   const Kind& kind = *GetParam();
@@ -84,7 +86,8 @@ TEST_P(Float16, EveryValueDecodesByDefinitionAndRoundTrips) {
 TEST_P(Float16, RoundsEveryMidpointAndItsNeighboursToNearestEven) {
   const Kind& kind = *GetParam();
   for (int i = 0; i < kind.infinity(); ++i) {
-    const double next = i + 1 == kind.infinity() ? std::ldexp(1.0, (1 << kind.exponent_bits) - 1 - kind.bias()) : kind.value(uint16_t(i + 1));
+    const double next = i + 1 == kind.infinity() ? std::ldexp(1.0, (1 << kind.exponent_bits) - 1 - kind.bias())
+                                                 : kind.value(uint16_t(i + 1));
     const float middle = float((kind.value(uint16_t(i)) + next) / 2);  // exact: f32 has more bits than either type
     for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, INFINITY), -middle}) {
       ASSERT_EQ(kind.narrow(x), kind.nearest(x)) << std::hexfloat << x;

@@ -39,13 +39,15 @@ TEST(ParseJson, OrderedKeepsTheOrderOfKeys) {
 }
 
 TEST(ParseJson, NamesFileAndPosition) {
-  EXPECT_EQ(parse_error("{\"a\": 1,}").find("[config.json] invalid JSON at byte 9: "), 0u) << parse_error("{\"a\": 1,}");
+  EXPECT_EQ(parse_error("{\"a\": 1,}").find("[config.json] invalid JSON at byte 9: "), 0u)
+      << parse_error("{\"a\": 1,}");
   EXPECT_NE(parse_error("").find("invalid JSON at byte 1"), std::string::npos) << parse_error("");
 }
 
 TEST(ParseJson, RefusesWhatIsNotJson) {
-  for (const std::string text : {"{", "[1, 2", "{\"a\" 1}", "nul", "'a'", "[01]", "[1.]", "[+1]", "[NaN]", "[Infinity]", "\"\x01\"", "\"\\x\"",
-                                 "\"\\ud800\"", "\"\xff\"", "// comment\n1", "{a: 1}", "1e999"}) {
+  for (const std::string text :
+       {"{", "[1, 2", "{\"a\" 1}", "nul", "'a'", "[01]", "[1.]", "[+1]", "[NaN]", "[Infinity]", "\"\x01\"", "\"\\x\"",
+        "\"\\ud800\"", "\"\xff\"", "// comment\n1", "{a: 1}", "1e999"}) {
     EXPECT_NE(parse_error(text), "") << text;
   }
 }
@@ -53,21 +55,26 @@ TEST(ParseJson, RefusesWhatIsNotJson) {
 TEST(ParseJson, RefusesTextAfterTheValue) {
   EXPECT_NE(parse_error("{} {}").find("invalid JSON at byte"), std::string::npos);
   EXPECT_NE(parse_error("1 x"), "");
-  EXPECT_EQ(parse_error(std::string_view("{}\0 junk", 8)), "[config.json] invalid JSON at byte 3: unexpected zero byte");
+  EXPECT_EQ(parse_error(std::string_view("{}\0 junk", 8)),
+            "[config.json] invalid JSON at byte 3: unexpected zero byte");
 }
 
 TEST(ParseJson, RefusesDuplicateKeysAtEveryLevel) {
   EXPECT_EQ(parse_error(R"({"a": 1, "b": 2, "a": 3})"), "[config.json] duplicate JSON key: 'a'");
   EXPECT_EQ(parse_error(R"([{"x": {"k": 1, "k": 1}}])"), "[config.json] duplicate JSON key: 'k'");
   EXPECT_EQ(parse_error(R"({"a": 1, "\u0061": 2})"), "[config.json] duplicate JSON key: 'a'");
-  EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": 2}, {"b": {"a": 3}}])", "x").size(), 3u);  // the same key in different objects is fine
+  EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": 2}, {"b": {"a": 3}}])", "x").size(),
+            3u);  // the same key in different objects is fine
 }
 
 TEST(ParseJson, BoundsDepth) {
-  const auto nested = [](int depth, char open, char close) { return std::string(size_t(depth), open) + std::string(size_t(depth), close); };
+  const auto nested = [](int depth, char open, char close) {
+    return std::string(size_t(depth), open) + std::string(size_t(depth), close);
+  };
   EXPECT_NO_THROW(parse_json(nested(64, '[', ']'), "x"));
   EXPECT_EQ(parse_error(nested(65, '[', ']')), "[config.json] JSON nested too deeply: expected at most 64 levels");
-  EXPECT_NE(parse_error(std::string(10'000'000, '[')).find("nested too deeply"), std::string::npos);  // costs neither stack nor memory
+  EXPECT_NE(parse_error(std::string(10'000'000, '[')).find("nested too deeply"),
+            std::string::npos);  // costs neither stack nor memory
   std::string objects;
   for (int i = 0; i < 3; ++i) objects += "{\"a\":";
   EXPECT_NE(parse_error(objects + "1}}}", {.bytes = 100, .depth = 2}).find("at most 2 levels"), std::string::npos);
@@ -75,7 +82,8 @@ TEST(ParseJson, BoundsDepth) {
 
 TEST(ParseJson, BoundsSize) {
   EXPECT_NO_THROW(parse_json("[1, 2]", "x", {.bytes = 6, .depth = 4}));
-  EXPECT_EQ(parse_error("[1, 2] ", {.bytes = 6, .depth = 4}), "[config.json] JSON too large: expected at most 6 bytes, got 7");
+  EXPECT_EQ(parse_error("[1, 2] ", {.bytes = 6, .depth = 4}),
+            "[config.json] JSON too large: expected at most 6 bytes, got 7");
 }
 
 TEST(RequireInt, TakesIntegersInRange) {
@@ -86,8 +94,11 @@ TEST(RequireInt, TakesIntegersInRange) {
 }
 
 TEST(RequireInt, NamesWhatIsWrong) {
-  const Json json = parse_json(R"({"n": 7, "s": "7", "f": 7.5, "b": true, "huge": 18446744073709551615, "null": null, "big": 1e300})", "x");
-  const auto error = [&](const char* key) { return error_of(ErrorCode::bad_config, [&] { require_int(json, key, "c.json", 1, 6); }); };
+  const Json json = parse_json(
+      R"({"n": 7, "s": "7", "f": 7.5, "b": true, "huge": 18446744073709551615, "null": null, "big": 1e300})", "x");
+  const auto error = [&](const char* key) {
+    return error_of(ErrorCode::bad_config, [&] { require_int(json, key, "c.json", 1, 6); });
+  };
   EXPECT_EQ(error("n"), "[c.json] 'n': expected an integer from 1 to 6, got 7");
   EXPECT_EQ(error("s"), "[c.json] 's': expected an integer from 1 to 6, got \"7\"");
   EXPECT_EQ(error("f"), "[c.json] 'f': expected an integer from 1 to 6, got 7.5");
@@ -118,7 +129,8 @@ TEST(Fallbacks, ServeAbsentAndNullOnly) {
 
 TEST(Fallbacks, RefuseAnythingButAnObject) {
   const Json json = parse_json("[1]", "x");
-  EXPECT_EQ(error_of(ErrorCode::bad_config, [&] { int_or(json, "n", "c.json", 0, 9, 5); }), "[c.json] expected an object with 'n', got [1]");
+  EXPECT_EQ(error_of(ErrorCode::bad_config, [&] { int_or(json, "n", "c.json", 0, 9, 5); }),
+            "[c.json] expected an object with 'n', got [1]");
 }
 
 TEST(Brief, CutsLongValuesAndNeverThrows) {

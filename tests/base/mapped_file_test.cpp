@@ -16,7 +16,9 @@ namespace fs = std::filesystem;
 
 class MappedFileTest : public testing::Test {
  protected:
-  MappedFileTest() : folder_(fs::temp_directory_path() / cat("bb_mapped_file_", ::getpid())) { fs::create_directories(folder_); }
+  MappedFileTest() : folder_(fs::temp_directory_path() / cat("bb_mapped_file_", ::getpid())) {
+    fs::create_directories(folder_);
+  }
   ~MappedFileTest() override { fs::remove_all(folder_); }
 
   fs::path write(const std::string& name, const std::string& text) const {
@@ -74,7 +76,8 @@ TEST_F(MappedFileTest, RefusesWhatIsNotARegularFile) {
 
 TEST_F(MappedFileTest, ReadsTextWithinTheLimit) {
   EXPECT_EQ(read_text_file(write("t", std::string(100, 'y')), 100), std::string(100, 'y'));
-  EXPECT_NE(error_of(write("u", std::string(101, 'y')), read).find("expected at most 100 bytes, got 101"), std::string::npos);
+  EXPECT_NE(error_of(write("u", std::string(101, 'y')), read).find("expected at most 100 bytes, got 101"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Every index is visited exactly once for every partition, results of one loop are seen by the next, and a pool survives many loops. The
-// same tests run under ThreadSanitizer in the tsan preset.
+// Every index is visited exactly once for every partition, results of one loop are seen by the next, and a pool
+// survives many loops. The same tests run under ThreadSanitizer in the tsan preset.
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
@@ -45,7 +45,8 @@ TEST(ThreadPool, RangesCoverEveryIndexOnce) {
         std::vector<int> visits(size_t(count), 0);
         std::atomic<int> misaligned{0};
         pool.for_ranges(count, grain, [&](int64_t first, int64_t last, int thread) {
-          misaligned += first % grain != 0 || (last % grain != 0 && last != count) || first >= last || thread < 0 || thread >= threads;
+          misaligned += first % grain != 0 || (last % grain != 0 && last != count) || first >= last || thread < 0 ||
+                        thread >= threads;
           for (int64_t i = first; i < last; ++i) ++visits[size_t(i)];
         });
         ASSERT_EQ(visits, std::vector<int>(size_t(count), 1)) << threads << " threads, " << count << " by " << grain;

@@ -1,5 +1,6 @@
-// A sequence's result does not depend on how its tokens were cut into steps, on who shared the batch or on which pages it got. Exact, bit for
-// bit, on the reference; on other backends too where they promise it (docs/numerics.md), because their sums have one order.
+// A sequence's result does not depend on how its tokens were cut into steps, on who shared the batch or on which pages
+// it got. Exact, bit for bit, on the reference; on other backends too where they promise it (docs/numerics.md), because
+// their sums have one order.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -23,7 +24,13 @@ std::vector<TinyModel> tiny_models() {
   return {{.family = "qwen3", .tied = true},
           {.family = "llama", .heads = 6, .kv_heads = 2, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "mistral", .window = 7, .format = Format::dense(DType::bf16)},
-          {.family = "qwen2", .d_model = 128, .heads = 4, .kv_heads = 1, .head_dim = 32, .d_ff = 128, .format = Format::affine(3, 64, DType::f16, DType::f16)}};
+          {.family = "qwen2",
+           .d_model = 128,
+           .heads = 4,
+           .kv_heads = 1,
+           .head_dim = 32,
+           .d_ff = 128,
+           .format = Format::affine(3, 64, DType::f16, DType::f16)}};
 }
 
 std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
@@ -41,8 +48,9 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
 
   std::vector<float> solo(const std::vector<int32_t>& tokens) const { return runner().step({{0, tokens}}).front(); }
 
-  /// In exact precision a different order of sums may show as rounding errors, never more: each of about 15 operations in each layer adds
-  /// 6·sqrt(n)·2^-24 of the root mean square. In fast precision a rounding difference may tip an activation to the next of 255 levels.
+  /// In exact precision a different order of sums may show as rounding errors, never more: each of about 15 operations
+  /// in each layer adds 6·sqrt(n)·2^-24 of the root mean square. In fast precision a rounding difference may tip an
+  /// activation to the next of 255 levels.
   void expect_same(const std::vector<float>& got, const std::vector<float>& want, const std::string& what) const {
     ASSERT_EQ(got.size(), want.size()) << what;
     if (target_.backend == "ref") {
@@ -50,7 +58,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       return;
     }
     const double operations = 15.0 * tiny_.layers, longest = std::max(tiny_.d_ff, tiny_.heads * tiny_.head_dim);
-    const double limit = target_.options.fast ? std::sqrt(operations) * 3.0 / 254 : 6 * kRoundF32 * std::sqrt(longest * operations);
+    const double limit =
+        target_.options.fast ? std::sqrt(operations) * 3.0 / 254 : 6 * kRoundF32 * std::sqrt(longest * operations);
     const std::vector<double> wide(want.begin(), want.end());
     EXPECT_LE(relative_to_rms(got, wide), limit) << what;
   }
@@ -59,9 +68,11 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
   const TinyModel tiny_;
 };
 
-INSTANTIATE_TEST_SUITE_P(All, BatchLaws, testing::Combine(testing::ValuesIn(every_target()), testing::Range(0, 4)), [](const auto& p) {
-  return std::get<0>(p.param).name() + "_" + tiny_models()[size_t(std::get<1>(p.param))].family;
-});
+INSTANTIATE_TEST_SUITE_P(All, BatchLaws, testing::Combine(testing::ValuesIn(every_target()), testing::Range(0, 4)),
+                         [](const auto& p) {
+                           return std::get<0>(p.param).name() + "_" +
+                                  tiny_models()[size_t(std::get<1>(p.param))].family;
+                         });
 
 TEST_P(BatchLaws, ChunksGiveTheResultOfTheWhole) {
   const std::vector<int32_t> tokens = random_tokens(5, 53, tiny_.vocab);  // four pages of 16
@@ -86,7 +97,8 @@ TEST_P(BatchLaws, DecodeContinuesPrefillAtEveryLength) {
     Runner r = runner(n);
     r.step({{0, {tokens.begin(), tokens.begin() + int64_t(n)}}});
     const std::vector<float> next = r.step({{0, {tokens[n]}}}).front();
-    expect_same(next, {whole.begin() + int64_t(n * vocab), whole.begin() + int64_t((n + 1) * vocab)}, cat("after ", n, " tokens"));
+    expect_same(next, {whole.begin() + int64_t(n * vocab), whole.begin() + int64_t((n + 1) * vocab)},
+                cat("after ", n, " tokens"));
   }
 }
 
@@ -131,7 +143,8 @@ TEST_P(BatchLaws, ARowDoesNotSeeItsBatchMates) {
   std::vector<float> first;
   for (const uint64_t mate : {1u, 2u}) {  // other tokens beside, same shape of batch
     Runner r = runner();
-    const std::vector<float> logits = r.step({{0, random_tokens(mate, 13, tiny_.vocab)}, {1, mine}, {2, random_tokens(mate + 50, 4, tiny_.vocab)}})[1];
+    const std::vector<float> logits = r.step(
+        {{0, random_tokens(mate, 13, tiny_.vocab)}, {1, mine}, {2, random_tokens(mate + 50, 4, tiny_.vocab)}})[1];
     if (first.empty()) {
       first = logits;
     } else {
@@ -140,8 +153,8 @@ TEST_P(BatchLaws, ARowDoesNotSeeItsBatchMates) {
   }
 }
 
-/// Keys and values rounded once to u relative: scores move by u·Σ|q||k|·scale, at most 2u times the largest score, which random tiny
-/// models keep below about 30; values by u. Every layer does that, and layers add up.
+/// Keys and values rounded once to u relative: scores move by u·Σ|q||k|·scale, at most 2u times the largest score,
+/// which random tiny models keep below about 30; values by u. Every layer does that, and layers add up.
 class NarrowCaches : public BatchLaws {};
 
 /// Exact precision only: int8 activations would drown what the cache costs.
@@ -153,9 +166,11 @@ std::vector<Target> exact_targets() {
   return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, NarrowCaches, testing::Combine(testing::ValuesIn(exact_targets()), testing::Range(0, 4)), [](const auto& p) {
-  return std::get<0>(p.param).name() + "_" + tiny_models()[size_t(std::get<1>(p.param))].family;
-});
+INSTANTIATE_TEST_SUITE_P(All, NarrowCaches, testing::Combine(testing::ValuesIn(exact_targets()), testing::Range(0, 4)),
+                         [](const auto& p) {
+                           return std::get<0>(p.param).name() + "_" +
+                                  tiny_models()[size_t(std::get<1>(p.param))].family;
+                         });
 
 TEST_P(NarrowCaches, StayClose) {
   if (target_.backend == "ref") {

@@ -1,4 +1,5 @@
-// Configs: what is read, and a table of what is refused. A setting that changes the result and is not implemented must never be ignored.
+// Configs: what is read, and a table of what is refused. A setting that changes the result and is not implemented must
+// never be ignored.
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -8,9 +9,11 @@ namespace bumblebee::models {
 namespace {
 
 Json config_of(const std::string& family) {
-  return parse_json(cat(R"({"model_type": ")", family, R"(", "architectures": ["XForCausalLM"], "hidden_size": 64, "num_hidden_layers": 3,
+  return parse_json(cat(R"({"model_type": ")", family,
+                        R"(", "architectures": ["XForCausalLM"], "hidden_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 100, "hidden_act": "silu",
-    "max_position_embeddings": 512, "rms_norm_eps": 1e-5})"), "config.json");
+    "max_position_embeddings": 512, "rms_norm_eps": 1e-5})"),
+                    "config.json");
 }
 
 struct Refusal {
@@ -23,12 +26,14 @@ struct Refusal {
 class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
-    {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported, "expected one of llama, mistral, qwen2, qwen3, got 'gpt2'"},
+    {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
+     "expected one of llama, mistral, qwen2, qwen3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_moe", R"({"model_type": "qwen3_moe"})", ErrorCode::unsupported, "qwen3_moe"},
-    {"architecture_encoder", R"({"architectures": ["LlamaForSequenceClassification"]})", ErrorCode::unsupported, "LlamaForSequenceClassification"},
+    {"architecture_encoder", R"({"architectures": ["LlamaForSequenceClassification"]})", ErrorCode::unsupported,
+     "LlamaForSequenceClassification"},
     {"architectures_text", R"({"architectures": "LlamaForCausalLM"})", ErrorCode::bad_config, "'architectures'"},
     {"hidden_act_gelu", R"({"hidden_act": "gelu"})", ErrorCode::unsupported, "expected silu, got 'gelu'"},
     {"hidden_activation", R"({"hidden_activation": "gelu_pytorch_tanh"})", ErrorCode::unsupported, "gelu_pytorch_tanh"},
@@ -49,9 +54,12 @@ constexpr Refusal kRefusals[] = {
     {"partial_rotary", R"({"partial_rotary_factor": 0.5})", ErrorCode::unsupported, "partial_rotary_factor"},
     {"rope_dynamic", R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", ErrorCode::unsupported, "'dynamic'"},
     {"rope_longrope", R"({"rope_scaling": {"rope_type": "longrope"}})", ErrorCode::unsupported, "'longrope'"},
-    {"rope_v5_unknown", R"({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}})", ErrorCode::unsupported, "'spiral'"},
-    {"layer_types_sliding", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention"]})", ErrorCode::unsupported, "sliding_attention"},
-    {"layer_types_linear", R"({"layer_types": ["linear_attention", "full_attention", "full_attention"]})", ErrorCode::unsupported, "linear_attention"},
+    {"rope_v5_unknown", R"({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}})", ErrorCode::unsupported,
+     "'spiral'"},
+    {"layer_types_sliding", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention"]})",
+     ErrorCode::unsupported, "sliding_attention"},
+    {"layer_types_linear", R"({"layer_types": ["linear_attention", "full_attention", "full_attention"]})",
+     ErrorCode::unsupported, "linear_attention"},
     {"layers_missing", R"({"num_hidden_layers": null})", ErrorCode::bad_config, "missing key 'num_hidden_layers'"},
     {"layers_zero", R"({"num_hidden_layers": 0})", ErrorCode::bad_config, "'num_hidden_layers'"},
     {"layers_absurd", R"({"num_hidden_layers": 1000000})", ErrorCode::bad_config, "'num_hidden_layers'"},
@@ -63,11 +71,14 @@ constexpr Refusal kRefusals[] = {
     {"ff_absurd", R"({"intermediate_size": 1e300})", ErrorCode::bad_config, "'intermediate_size'"},
     {"heads_zero", R"({"num_attention_heads": 0})", ErrorCode::bad_config, "'num_attention_heads'"},
     {"kv_heads_more", R"({"num_key_value_heads": 8})", ErrorCode::bad_config, "'num_key_value_heads'"},
-    {"kv_heads_no_divisor", R"({"num_key_value_heads": 3})", ErrorCode::bad_config, "expected a divisor of 4 heads, got 3"},
-    {"heads_no_divisor", R"({"num_attention_heads": 6})", ErrorCode::bad_config, "'hidden_size': expected a multiple of 6"},
+    {"kv_heads_no_divisor", R"({"num_key_value_heads": 3})", ErrorCode::bad_config,
+     "expected a divisor of 4 heads, got 3"},
+    {"heads_no_divisor", R"({"num_attention_heads": 6})", ErrorCode::bad_config,
+     "'hidden_size': expected a multiple of 6"},
     {"head_dim_odd", R"({"head_dim": 15})", ErrorCode::bad_config, "expected an even number, got 15"},
     {"head_dim_absurd", R"({"head_dim": 1000000})", ErrorCode::bad_config, "'head_dim'"},
-    {"heads_times_dim_absurd", R"({"num_attention_heads": 65536, "num_key_value_heads": 1, "head_dim": 4096})", ErrorCode::bad_config, "head_dim"},
+    {"heads_times_dim_absurd", R"({"num_attention_heads": 65536, "num_key_value_heads": 1, "head_dim": 4096})",
+     ErrorCode::bad_config, "head_dim"},
     {"eps_negative", R"({"rms_norm_eps": -1e-5})", ErrorCode::bad_config, "'rms_norm_eps'"},
     {"eps_text", R"({"rms_norm_eps": "1e-5"})", ErrorCode::bad_config, "'rms_norm_eps'"},
     {"tie_number", R"({"tie_word_embeddings": 1})", ErrorCode::bad_config, "'tie_word_embeddings'"},
@@ -77,7 +88,8 @@ constexpr Refusal kRefusals[] = {
     {"scaling_text", R"({"rope_scaling": "linear"})", ErrorCode::bad_config, "'rope_scaling'"},
 };
 
-INSTANTIATE_TEST_SUITE_P(Table, ConfigRefusal, testing::ValuesIn(kRefusals), [](const auto& refusal) { return std::string(refusal.param.name); });
+INSTANTIATE_TEST_SUITE_P(Table, ConfigRefusal, testing::ValuesIn(kRefusals),
+                         [](const auto& refusal) { return std::string(refusal.param.name); });
 
 TEST_P(ConfigRefusal, NamesTheSetting) {
   Json config = config_of("llama");
@@ -98,9 +110,11 @@ TEST(Config, AnythingButAnObjectIsRefused) {
 
 TEST(Config, NeutralValuesOfForeignKeysAreFine) {
   Json config = config_of("llama");
-  config.update(parse_json(R"({"final_logit_softcapping": null, "num_experts": 0, "rope_interleaved": false, "clip_qkv": null, "pretraining_tp": 1,
+  config.update(parse_json(
+      R"({"final_logit_softcapping": null, "num_experts": 0, "rope_interleaved": false, "clip_qkv": null, "pretraining_tp": 1,
     "architectures": ["LlamaModel", "LlamaForCausalLM"], "partial_rotary_factor": 1.0, "layer_types": ["full_attention", "full_attention", "full_attention"],
-    "hidden_act": "swish", "bos_token_id": 1, "some_future_key": {"a": 1}})", "x"));
+    "hidden_act": "swish", "bos_token_id": 1, "some_future_key": {"a": 1}})",
+      "x"));
   EXPECT_EQ(read_spec(config, "x").family, "llama");
 }
 

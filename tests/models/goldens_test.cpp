@@ -1,5 +1,6 @@
-// Tiny models of every family and every quantized width against float64, operation by operation: tools/goldens/models.py and widths.py ran
-// transformers wholly in float64. A failure names the first operation that diverged.
+// Tiny models of every family and every quantized width against float64, operation by operation:
+// tools/goldens/models.py and widths.py ran transformers wholly in float64. A failure names the first operation that
+// diverged.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,7 +22,8 @@ using namespace testing_support;
 std::vector<std::string> cases_in(const std::string& folder) {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(golden_path(folder))) {
-    if (std::filesystem::exists(entry.path() / "golden.safetensors")) names.push_back(folder + "/" + entry.path().filename().string());
+    if (std::filesystem::exists(entry.path() / "golden.safetensors"))
+      names.push_back(folder + "/" + entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -42,10 +44,11 @@ std::vector<Target> exact_targets() {
   return list;
 }
 
-/// Relative to the root mean square of a tensor. The reference computes in f64; only inverse frequencies and angles are f32, as models are
-/// trained with, where the goldens have f64: at 12 positions an angle is off by at most 11·4·2^-24 = 2.6e-6, and so are q and k after rotation,
-/// times a peak of about three deviations. The f32 targets add, at each operation before, the roundings of sums as long as the
-/// longest input: partial sums have the size of the result, so 6·sqrt(n)·2^-24, and independent errors add up by their squares.
+/// Relative to the root mean square of a tensor. The reference computes in f64; only inverse frequencies and angles are
+/// f32, as models are trained with, where the goldens have f64: at 12 positions an angle is off by at most 11·4·2^-24
+/// = 2.6e-6, and so are q and k after rotation, times a peak of about three deviations. The f32 targets add, at each
+/// operation before, the roundings of sums as long as the longest input: partial sums have the size of the result, so
+/// 6·sqrt(n)·2^-24, and independent errors add up by their squares.
 double allowed(const Target& target, int operations, int longest) {
   constexpr double kRotation = 1e-5;
   if (target.backend == "ref") return kRotation;
@@ -53,10 +56,12 @@ double allowed(const Target& target, int operations, int longest) {
 }
 
 class Golden : public testing::TestWithParam<std::tuple<Target, std::string>> {};
-INSTANTIATE_TEST_SUITE_P(All, Golden, testing::Combine(testing::ValuesIn(exact_targets()), testing::ValuesIn(all_cases())), [](const auto& p) {
-  const std::string& name = std::get<1>(p.param);
-  return std::get<0>(p.param).name() + "_" + name.substr(name.find('/') + 1);
-});
+INSTANTIATE_TEST_SUITE_P(All, Golden,
+                         testing::Combine(testing::ValuesIn(exact_targets()), testing::ValuesIn(all_cases())),
+                         [](const auto& p) {
+                           const std::string& name = std::get<1>(p.param);
+                           return std::get<0>(p.param).name() + "_" + name.substr(name.find('/') + 1);
+                         });
 
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
@@ -75,8 +80,10 @@ TEST_P(Golden, EveryIntermediateMatches) {
     EXPECT_TRUE(known || !name.starts_with("models/")) << "no golden for " << what;
     if (known) {
       ++compared;
-      const double error = relative_to_rms(values, golden.at(what).doubles()), limit = allowed(target, operations, longest);
-      if (!(error <= limit) && first.empty()) first = cat(what, ": error ", error, " of the root mean square, allowed ", limit);
+      const double error = relative_to_rms(values, golden.at(what).doubles()),
+                   limit = allowed(target, operations, longest);
+      if (!(error <= limit) && first.empty())
+        first = cat(what, ": error ", error, " of the root mean square, allowed ", limit);
     }
     ++operations;
   });

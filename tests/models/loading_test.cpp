@@ -1,4 +1,5 @@
-// Strict loading: a model gets every tensor it needs in the right shape and nothing else, or an error that names the tensor.
+// Strict loading: a model gets every tensor it needs in the right shape and nothing else, or an error that names the
+// tensor.
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -24,7 +25,8 @@ class Loading : public testing::TestWithParam<const char*> {
  protected:
   TinyModel tiny() const { return {.family = GetParam()}; }
 };
-INSTANTIATE_TEST_SUITE_P(Families, Loading, testing::Values("llama", "mistral", "qwen2", "qwen3"), [](const auto& family) { return std::string(family.param); });
+INSTANTIATE_TEST_SUITE_P(Families, Loading, testing::Values("llama", "mistral", "qwen2", "qwen3"),
+                         [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Loading, TakesEveryTensor) {
   EXPECT_EQ(load_error(tiny().config(), tiny().weights()), "");
@@ -48,7 +50,8 @@ TEST_P(Loading, NamesEachMissingTensor) {
 
 TEST_P(Loading, NamesTensorsThatTheModelDoesNotUse) {
   Random random(1);
-  for (const char* name : {"model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.o_proj.bias", "model.layers.0.mlp.experts.weight", "visual.patch.weight"}) {
+  for (const char* name : {"model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.o_proj.bias",
+                           "model.layers.0.mlp.experts.weight", "visual.patch.weight"}) {
     MemoryWeights weights = tiny().weights();
     weights.add_vector(name, random_dense(random, 1, 4, DType::f32, 1));
     EXPECT_NE(load_error(tiny().config(), weights).find(name), std::string::npos) << name;
@@ -62,8 +65,10 @@ TEST_P(Loading, NamesMisshapenTensors) {
     config[key] = value;
     return load_error(config, tiny().weights());
   };
-  EXPECT_NE(with("vocab_size", 81).find("model.embed_tokens.weight': expected [81, 64], got [80, 64]"), std::string::npos);
-  EXPECT_NE(with("intermediate_size", 95).find("model.layers.0.mlp.gate_proj.weight': expected [95, 64], got [96, 64]"), std::string::npos);
+  EXPECT_NE(with("vocab_size", 81).find("model.embed_tokens.weight': expected [81, 64], got [80, 64]"),
+            std::string::npos);
+  EXPECT_NE(with("intermediate_size", 95).find("model.layers.0.mlp.gate_proj.weight': expected [95, 64], got [96, 64]"),
+            std::string::npos);
   EXPECT_NE(with("head_dim", 18).find("q_proj.weight': expected [72, 64], got [64, 64]"), std::string::npos);
   EXPECT_NE(with("num_key_value_heads", 4).find("k_proj.weight': expected [64, 64], got [32, 64]"), std::string::npos);
   EXPECT_NE(with("num_hidden_layers", 3).find("model.layers.2."), std::string::npos);

@@ -10,12 +10,17 @@ Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSo
   nn::Loader load(source, backend_.get());
   model_ = make_model(spec, load);
   const nn::ModelDims& d = model_->dims();
-  kv_ = backend_->make_kv({.layers = d.layers, .kv_heads = d.kv_heads, .head_dim = d.head_dim, .page_size = options.page_size, .pages = options.pages,
+  kv_ = backend_->make_kv({.layers = d.layers,
+                           .kv_heads = d.kv_heads,
+                           .head_dim = d.head_dim,
+                           .page_size = options.page_size,
+                           .pages = options.pages,
                            .dtype = options.kv});
 }
 
 Runner::Runner(std::unique_ptr<Backend> backend, const TinyModel& tiny, const Options& options)
-    : Runner(std::move(backend), read_spec(tiny.config(), "tiny"), *std::make_unique<MemoryWeights>(tiny.weights()), options) {}
+    : Runner(std::move(backend), read_spec(tiny.config(), "tiny"), *std::make_unique<MemoryWeights>(tiny.weights()),
+             options) {}
 
 void Runner::append(Batch& batch, const Chunk& chunk) {
   Sequence& s = sequences_[chunk.sequence];

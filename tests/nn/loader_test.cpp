@@ -65,7 +65,8 @@ TEST(Loader, FinishNamesWhatNobodyClaimed) {
     ADD_FAILURE() << "no error";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::bad_file);
-    for (const char* name : {"a.bias", "b.weight", "n.weight"}) EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
+    for (const char* name : {"a.bias", "b.weight", "n.weight"})
+      EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
     EXPECT_NE(std::string(e.what()).find("got 3"), std::string::npos) << e.what();
   }
 }

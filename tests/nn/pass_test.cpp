@@ -14,7 +14,8 @@ using namespace testing_support;
 
 class PassTest : public testing::Test {
  protected:
-  PassTest() : backend_(create_reference()), kv_(backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 4, .pages = 1})) {
+  PassTest()
+      : backend_(create_reference()), kv_(backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 4, .pages = 1})) {
     batch_.append({0, 1}, 0, {0}, Batch::Want::last);
     backend_->bind(batch_, kv_.get());
     norm_.params = {backend_->upload(std::vector<float>(4, 2.0f), 1, 4), 0.0f};

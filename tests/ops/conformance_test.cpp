@@ -1,5 +1,5 @@
-// Every operation on every backend, instruction set and precision of this machine, against the reference, within bounds that follow from
-// sizes and roundings.
+// Every operation on every backend, instruction set and precision of this machine, against the reference, within bounds
+// that follow from sizes and roundings.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -38,9 +38,9 @@ const std::vector<Prepared>& prepared(const std::string& operation) {
 
 class Conformance : public testing::TestWithParam<std::tuple<Target, std::string>> {};
 
-INSTANTIATE_TEST_SUITE_P(All, Conformance, testing::Combine(testing::ValuesIn(targets()), testing::ValuesIn(operations())), [](const auto& p) {
-  return std::get<0>(p.param).name() + "_" + std::get<1>(p.param);
-});
+INSTANTIATE_TEST_SUITE_P(All, Conformance,
+                         testing::Combine(testing::ValuesIn(targets()), testing::ValuesIn(operations())),
+                         [](const auto& p) { return std::get<0>(p.param).name() + "_" + std::get<1>(p.param); });
 
 TEST_P(Conformance, MatchesTheReference) {
   const auto& [target, operation] = GetParam();

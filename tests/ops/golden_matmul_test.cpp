@@ -1,5 +1,5 @@
-// Products of quantized matrices that MLX made, against float64 products of the decoded weights, in both orientations: the reference and
-// every target. The file comes from tools/goldens/quant.py.
+// Products of quantized matrices that MLX made, against float64 products of the decoded weights, in both orientations:
+// the reference and every target. The file comes from tools/goldens/quant.py.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -26,26 +26,36 @@ void expect_products(Backend& backend, bool fast) {
   Batch batch;
   batch.append(std::vector<int32_t>(size_t(x.rows()), 0), 0, {0}, Batch::Want::none);
   backend.bind(batch, nullptr);
-  const Tensor input = backend.upload(x.floats(), x.rows(), x.cols()), flipped = backend.upload(x_flipped.floats(), x.rows(), x_flipped.cols());
+  const Tensor input = backend.upload(x.floats(), x.rows(), x.cols()),
+               flipped = backend.upload(x_flipped.floats(), x.rows(), x_flipped.cols());
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     for (const int group : {32, 64, 128}) {
       const std::string key = cat("b", bits, ".g", group);
       SCOPED_TRACE(key);
       const GoldenTensor& scales = goldens().at(key + ".scales");
-      const HostWeight host{Format::affine(bits, group, scales.dtype, scales.dtype), scales.rows(), x.cols(), goldens().at(key + ".weight").bytes,
-                            scales.bytes, goldens().at(key + ".biases").bytes, key, goldens().keep()};
+      const HostWeight host{Format::affine(bits, group, scales.dtype, scales.dtype),
+                            scales.rows(),
+                            x.cols(),
+                            goldens().at(key + ".weight").bytes,
+                            scales.bytes,
+                            goldens().at(key + ".biases").bytes,
+                            key,
+                            goldens().keep()};
       const Weight weight = backend.prepare(host);
       const MatmulTerm term{&weight, nullptr};
       Tensor y;
       backend.ops().matmul(input, std::span(&term, 1), std::span(&y, 1));
       std::vector<float> got(size_t(x.rows()) * size_t(host.out));
       backend.read(y, got);
-      // In f32: 128 products and a few roundings, of terms whose magnitudes sum to about sqrt(128) times the result's root mean square, and
-      // about 2^bits/sqrt(2^bits) more before codes and biases cancel. Fast: 1/254 of a group's largest input, about 3 deviations, per entry.
-      EXPECT_LT(relative_to_rms(got, goldens().at(key + ".y").doubles()), fast ? 4 * 3.0 / 254 : sum_error(128, 8) * std::sqrt(128.0) * 8);
+      // In f32: 128 products and a few roundings, of terms whose magnitudes sum to about sqrt(128) times the result's
+      // root mean square, and about 2^bits/sqrt(2^bits) more before codes and biases cancel. Fast: 1/254 of a group's
+      // largest input, about 3 deviations, per entry.
+      EXPECT_LT(relative_to_rms(got, goldens().at(key + ".y").doubles()),
+                fast ? 4 * 3.0 / 254 : sum_error(128, 8) * std::sqrt(128.0) * 8);
       got.resize(size_t(x.rows()) * size_t(host.in));
       backend.read(backend.ops().matmul_untransposed(flipped, weight), got);
-      EXPECT_LT(relative_to_rms(got, goldens().at(key + ".y_flipped").doubles()), sum_error(host.out, 8) * std::sqrt(double(host.out)) * 8);
+      EXPECT_LT(relative_to_rms(got, goldens().at(key + ".y_flipped").doubles()),
+                sum_error(host.out, 8) * std::sqrt(double(host.out)) * 8);
     }
   }
 }

@@ -1,5 +1,5 @@
-// What must hold between results of one backend, whatever their values: rows do not see each other, pages can be copied and reused, writing
-// in place really happens.
+// What must hold between results of one backend, whatever their values: rows do not see each other, pages can be copied
+// and reused, writing in place really happens.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -39,8 +39,9 @@ INSTANTIATE_TEST_SUITE_P(All, Laws, testing::ValuesIn(with_reference()), [](cons
 /// docs/numerics.md promises it bit for bit for matmul: a request must repeat in any batch.
 TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   Random random(21);
-  for (const Format& format : {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(3, 32, DType::f16, DType::f16), Format::dense(DType::bf16),
-                               Format::dense(DType::f32)}) {
+  for (const Format& format :
+       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(3, 32, DType::f16, DType::f16),
+        Format::dense(DType::bf16), Format::dense(DType::f32)}) {
     const HostWeight host = random_weight(random, 45, 1216, format, 0.03, odd_bytes());
     const Weight weight = backend_->prepare(host);
     const HostMatrix all = random_rows(random, 40, 1216);
@@ -50,7 +51,8 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
         if (first + count > 40) continue;
         const HostMatrix some{count, all.cols, {all.row(first), all.row(first + count)}};
         const std::vector<float> alone = matmul(some, weight);
-        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + int64_t(first) * 45)) << to_string(format) << " rows " << first << "+" << count;
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + int64_t(first) * 45))
+            << to_string(format) << " rows " << first << "+" << count;
       }
     }
   }
@@ -58,7 +60,8 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
 
 TEST_P(Laws, ABrokenRowStaysAlone) {
   Random random(22);
-  const Weight weight = backend_->prepare(random_weight(random, 20, 128, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
+  const Weight weight =
+      backend_->prepare(random_weight(random, 20, 128, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
   for (const int rows : {3, 9}) {
     HostMatrix x = random_rows(random, rows, 128);
     const std::vector<float> clean = matmul(x, weight);
@@ -67,7 +70,8 @@ TEST_P(Laws, ABrokenRowStaysAlone) {
       const std::vector<float> got = matmul(x, weight);
       for (int r = 0; r < rows; ++r) {
         if (r == 1) continue;
-        EXPECT_TRUE(std::equal(got.begin() + r * 20, got.begin() + (r + 1) * 20, clean.begin() + r * 20)) << "row " << r << " of " << rows;
+        EXPECT_TRUE(std::equal(got.begin() + r * 20, got.begin() + (r + 1) * 20, clean.begin() + r * 20))
+            << "row " << r << " of " << rows;
       }
     }
   }
@@ -95,24 +99,31 @@ TEST_P(Laws, SlicesOfRowsAreInputs) {
   const NormParams norm{backend_->upload(random.normals(33, 1), 1, 33), 1e-6f};
   const Tensor x = backend_->upload(m.values, 6, 33);
   const std::vector<float> whole = read_output(*backend_, "y", backend_->ops().rms_norm(x, norm)).values;
-  const std::vector<float> part = read_output(*backend_, "y", backend_->ops().rms_norm(x.slice_rows(2, 3), norm)).values;
+  const std::vector<float> part =
+      read_output(*backend_, "y", backend_->ops().rms_norm(x.slice_rows(2, 3), norm)).values;
   EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 2 * 33));
 }
 
 /// Attends one row at `past` over `pages` and returns the result.
-std::vector<float> attend_one(Backend& backend, KvStore& kv, int past, const std::vector<int32_t>& pages, const HostMatrix& qkv) {
+std::vector<float> attend_one(Backend& backend, KvStore& kv, int past, const std::vector<int32_t>& pages,
+                              const HostMatrix& qkv) {
   Batch batch;
   batch.append(std::vector<int32_t>(size_t(qkv.rows), 0), past, pages, Batch::Want::none);
   backend.bind(batch, &kv);
   const Tensor t = backend.upload(qkv.values, qkv.rows, qkv.cols);
-  return read_output(backend, "out", backend.ops().attend(kv, 0, t, t, t, {.heads = 1, .kv_heads = 1, .head_dim = qkv.cols, .scale = 0.3f})).values;
+  return read_output(
+             backend, "out",
+             backend.ops().attend(kv, 0, t, t, t, {.heads = 1, .kv_heads = 1, .head_dim = qkv.cols, .scale = 0.3f}))
+      .values;
 }
 
 TEST_P(Laws, ACopiedPageContinuesLikeTheOriginal) {
   Random random(24);
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    const auto kv = backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 4, .dtype = dtype});
-    const HostMatrix first = random_rows(random, 5, 16), next = random_rows(random, 1, 16), other = random_rows(random, 1, 16);
+    const auto kv =
+        backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 4, .dtype = dtype});
+    const HostMatrix first = random_rows(random, 5, 16), next = random_rows(random, 1, 16),
+                     other = random_rows(random, 1, 16);
     attend_one(*backend_, *kv, 0, {2}, first);
     kv->copy_page(2, 0);
     attend_one(*backend_, *kv, 5, {0}, other);  // the fork goes another way
@@ -122,7 +133,8 @@ TEST_P(Laws, ACopiedPageContinuesLikeTheOriginal) {
 
 TEST_P(Laws, AReusedPageForgetsItsPast) {
   Random random(25);
-  const auto kv = backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 2, .dtype = DType::f32});
+  const auto kv =
+      backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 2, .dtype = DType::f32});
   const HostMatrix mine = random_rows(random, 3, 16);
   const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
   HostMatrix poison = random_rows(random, 16, 16);

@@ -1,5 +1,6 @@
-// Affine quantization held to MLX bit for bit: quant.safetensors has the results of its CPU build and of its GPU kernels' rules for every
-// width, group and dtype over rows that are odd in every way a group can be (tools/goldens/quant.py makes them).
+// Affine quantization held to MLX bit for bit: quant.safetensors has the results of its CPU build and of its GPU
+// kernels' rules for every width, group and dtype over rows that are odd in every way a group can be
+// (tools/goldens/quant.py makes them).
 #include "quant/affine.h"
 
 #include <gtest/gtest.h>
@@ -64,7 +65,8 @@ TEST_P(AffineGolden, QuantizesAsBothVariantsDo) {
   const std::vector<float> values = input_.floats();
   for (const int bits : kBits) {
     for (const int group : kGroups) {
-      for (const auto& [variant, label] : {std::pair(AffineVariant::cpu, "cpu"), std::pair(AffineVariant::gpu, "gpu")}) {
+      for (const auto& [variant, label] :
+           {std::pair(AffineVariant::cpu, "cpu"), std::pair(AffineVariant::gpu, "gpu")}) {
         const std::string key = cat(name_, ".b", bits, ".g", group, ".", label, ".");
         SCOPED_TRACE(key);
         const QuantizedMatrix q = quantize_affine(values, input_.rows(), input_.cols(), bits, group, dtype_, variant);
@@ -82,8 +84,14 @@ TEST_P(AffineGolden, DecodesAsMlxDoes) {
       const std::string key = cat(name_, ".b", bits, ".g", group, ".cpu.");
       SCOPED_TRACE(key);
       const int rows = input_.rows(), cols = input_.cols();
-      const HostWeight weight{Format::affine(bits, group, dtype_, dtype_), rows, cols, goldens().at(key + "weight").bytes,
-                              goldens().at(key + "scales").bytes, goldens().at(key + "biases").bytes, "golden", nullptr};
+      const HostWeight weight{Format::affine(bits, group, dtype_, dtype_),
+                              rows,
+                              cols,
+                              goldens().at(key + "weight").bytes,
+                              goldens().at(key + "scales").bytes,
+                              goldens().at(key + "biases").bytes,
+                              "golden",
+                              nullptr};
       const std::vector<float> want = goldens().at(key + "decoded").floats();
       std::vector<float> narrow(static_cast<size_t>(cols));
       std::vector<double> wide(static_cast<size_t>(cols));
@@ -97,7 +105,8 @@ TEST_P(AffineGolden, DecodesAsMlxDoes) {
           const float scale = load_float(weight.scales, dtype_, g), bias = load_float(weight.biases, dtype_, g);
           // MLX multiplies, then adds, each rounded to the dtype of the scales; ours keeps the wider type.
           const float product = scale * float(codes[size_t(c)]);
-          ASSERT_EQ(rounded(rounded(product, dtype_) + bias, dtype_), want[size_t(r) * size_t(cols) + size_t(c)]) << rows_[size_t(r)] << " " << c;
+          ASSERT_EQ(rounded(rounded(product, dtype_) + bias, dtype_), want[size_t(r) * size_t(cols) + size_t(c)])
+              << rows_[size_t(r)] << " " << c;
           ASSERT_EQ(narrow[size_t(c)], product + bias) << rows_[size_t(r)] << " " << c;
           ASSERT_EQ(wide[size_t(c)], double(scale) * codes[size_t(c)] + double(bias)) << rows_[size_t(r)] << " " << c;
         }
@@ -146,17 +155,27 @@ TEST(Affine, GivesThePublishedVectors) {
   for (const auto variant : {cpu, gpu}) {
     expect_vector(input_a(), {"A", 2, variant, 0xbf10, 0x3f90, {0xaaabffff, 0x0015555a}});
     expect_vector(input_a(), {"A", 3, variant, 0xbe90, 0x3f90, {0x6dbb6dbf, 0x26db9249, 0x00124a49}});
-    expect_vector(input_a(), {"A", 5, variant, 0xbd80, 0x3f90, {0x75be77df, 0x3a56d7c6, 0x35cf8465, 0xc74254b6, 0x00443214}});
+    expect_vector(input_a(),
+                  {"A", 5, variant, 0xbd80, 0x3f90, {0x75be77df, 0x3a56d7c6, 0x35cf8465, 0xc74254b6, 0x00443214}});
     expect_vector(std::vector<float>(32, 0.0f), {"zeros", 4, variant, 0xb3d7, 0, {0, 0, 0, 0}});
     expect_vector(std::vector<float>(32, 0.0f), {"zeros f16", 4, variant, 0x8002, 0, {0, 0, 0, 0}}, DType::f16);
     expect_vector(std::vector<float>(32, 0.5f), {"all 0.5", 4, variant, 0xb3d7, 0x3f00, {0, 0, 0, 0}});
   }
   expect_vector(input_a(), {"A", 4, gpu, 0xbe00, 0x3f90, {0xcddeefff, 0x899aabbc, 0x45566778, 0x01122334}});
   expect_vector(input_a(), {"A", 4, cpu, 0xbe00, 0x3f90, {0xccdeeeff, 0x889aaabc, 0x44566678, 0x00122234}});
-  expect_vector(input_a(), {"A", 6, gpu, 0xbcf9, 0x3f90, {0x78ebcfbf, 0xbb6fc73d, 0x863967a6, 0x5765b75f, 0xa30e4135, 0x00210620}});
-  expect_vector(input_a(), {"A", 6, cpu, 0xbcf9, 0x3f90, {0x78ebcfbf, 0xbb6fc73d, 0x863967a6, 0x5765b75f, 0xa30e4125, 0x00210620}});
-  expect_vector(input_a(), {"A", 8, gpu, 0xbbf9, 0x3f90,
-                            {0xe6eef7ff, 0xc5ced6de, 0xa4adb5bd, 0x848c949c, 0x636b737b, 0x424a525a, 0x2129313a, 0x00081019}});
+  expect_vector(
+      input_a(),
+      {"A", 6, gpu, 0xbcf9, 0x3f90, {0x78ebcfbf, 0xbb6fc73d, 0x863967a6, 0x5765b75f, 0xa30e4135, 0x00210620}});
+  expect_vector(
+      input_a(),
+      {"A", 6, cpu, 0xbcf9, 0x3f90, {0x78ebcfbf, 0xbb6fc73d, 0x863967a6, 0x5765b75f, 0xa30e4125, 0x00210620}});
+  expect_vector(input_a(),
+                {"A",
+                 8,
+                 gpu,
+                 0xbbf9,
+                 0x3f90,
+                 {0xe6eef7ff, 0xc5ced6de, 0xa4adb5bd, 0x848c949c, 0x636b737b, 0x424a525a, 0x2129313a, 0x00081019}});
   expect_vector(input_b2(), {"B2", 4, gpu, 0x3e09, 0xc000, {0x66667777, 0x44445555, 0x22233334, 0x00011112}});
   expect_vector(input_b2(), {"B2", 4, cpu, 0x3d84, 0xc000, {0xccddeeff, 0x8899aabb, 0x44556677, 0x00112233}});
   expect_vector(std::vector<float>(32, -0.5f), {"all -0.5", 4, gpu, 0x3d09, 0xbf00, {0, 0, 0, 0}});
@@ -210,15 +229,18 @@ TEST(QuantizeAffine, StaysWithinHalfAStep) {
       std::vector<float> values = random.normals(4 * 128, 0.05);
       for (float& v : values) v = rounded(v, storage);
       const QuantizedMatrix q = quantize_affine(values, 4, 128, bits, 64, storage, AffineVariant::cpu);
-      const HostWeight weight{Format::affine(bits, 64, storage, storage), 4, 128, q.codes, q.scales, q.biases, "q", nullptr};
+      const HostWeight weight{
+          Format::affine(bits, 64, storage, storage), 4, 128, q.codes, q.scales, q.biases, "q", nullptr};
       std::vector<double> row(128);
       const double top = (1 << bits) - 1;
       for (int r = 0; r < 4; ++r) {
         decode_row<double>(weight, r, row);
         for (int c = 0; c < 128; ++c) {
           const size_t g = size_t(r) * 2 + size_t(c / 64);
-          const double scale = std::abs(double(load_float(q.scales, storage, g))), bias = std::abs(double(load_float(q.biases, storage, g)));
-          // The scale is stretched so that the edge is a whole number of steps: the far end may miss by half a step more.
+          const double scale = std::abs(double(load_float(q.scales, storage, g))),
+                       bias = std::abs(double(load_float(q.biases, storage, g)));
+          // The scale is stretched so that the edge is a whole number of steps: the far end may miss by half a step
+          // more.
           const double bound = scale * (1 + 1e-6) + top * scale * unit * 2 + bias * unit * 2;
           EXPECT_NEAR(row[size_t(c)], double(values[size_t(r) * 128 + size_t(c)]), bound) << bits << " bits";
         }

@@ -1,4 +1,5 @@
-// The in-memory source that other tests build on is as strict as a checkpoint: otherwise they would prove nothing about strictness.
+// The in-memory source that other tests build on is as strict as a checkpoint: otherwise they would prove nothing about
+// strictness.
 #include "quant/weight_source.h"
 
 #include <gtest/gtest.h>
@@ -40,7 +41,8 @@ TEST(MemoryWeights, RefusesMissingAndMisshapen) {
 
 TEST(RandomAffine, DecodesToTheWantedSizeFromOddAddresses) {
   Random random(7);
-  const HostWeight w = random_affine(random, 16, 128, Format::affine(3, 32, DType::f16, DType::f32), 0.5, {.codes = 1, .scales = 3, .biases = 5});
+  const HostWeight w = random_affine(random, 16, 128, Format::affine(3, 32, DType::f16, DType::f32), 0.5,
+                                     {.codes = 1, .scales = 3, .biases = 5});
   EXPECT_EQ(reinterpret_cast<uintptr_t>(w.codes.data()) % 2, 1u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(w.scales.data()) % 2, 1u);
   double squares = 0;

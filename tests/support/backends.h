@@ -1,4 +1,5 @@
-// Every way in which this machine can run operations: backends, their instruction sets, precisions and numbers of threads.
+// Every way in which this machine can run operations: backends, their instruction sets, precisions and numbers of
+// threads.
 #pragma once
 
 #include <memory>
@@ -23,16 +24,18 @@ struct Target {
 
 inline std::unique_ptr<Backend> create_reference() { return require_backend("ref", {}).create({}); }
 
-/// Every backend but the reference that is there, with every instruction set, on one thread; the best one also on three, which divides
-/// nothing evenly.
+/// Every backend but the reference that is there, with every instruction set, on one thread; the best one also on
+/// three, which divides nothing evenly.
 inline std::vector<Target> targets() {
   std::vector<Target> list;
   for (const BackendEntry& entry : backends()) {
     if (entry.name == "ref" || !entry.absent().empty()) continue;
     const std::vector<std::string> sets = entry.instruction_sets();
     for (const bool fast : {false, true}) {
-      for (const std::string& set : sets) list.push_back({std::string(entry.name), {.threads = 1, .fast = fast, .instruction_set = set}});
-      if (!sets.empty()) list.push_back({std::string(entry.name), {.threads = 3, .fast = fast, .instruction_set = sets.front()}});
+      for (const std::string& set : sets)
+        list.push_back({std::string(entry.name), {.threads = 1, .fast = fast, .instruction_set = set}});
+      if (!sets.empty())
+        list.push_back({std::string(entry.name), {.threads = 3, .fast = fast, .instruction_set = sets.front()}});
     }
   }
   return list;

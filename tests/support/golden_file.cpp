@@ -13,8 +13,9 @@ namespace bumblebee::testing_support {
 namespace {
 
 DType dtype_of(const std::string& name) {
-  static const std::map<std::string, DType> names = {{"F64", DType::f64}, {"F32", DType::f32}, {"F16", DType::f16}, {"BF16", DType::bf16},
-                                                     {"I64", DType::i64}, {"I32", DType::i32}, {"U32", DType::u32}, {"U8", DType::u8}};
+  static const std::map<std::string, DType> names = {{"F64", DType::f64},   {"F32", DType::f32}, {"F16", DType::f16},
+                                                     {"BF16", DType::bf16}, {"I64", DType::i64}, {"I32", DType::i32},
+                                                     {"U32", DType::u32},   {"U8", DType::u8}};
   return names.at(name);
 }
 
@@ -67,7 +68,8 @@ GoldenFile::GoldenFile(const std::string& name)
       continue;
     }
     const auto offsets = entry.at("data_offsets").get<std::vector<size_t>>();
-    tensors_[key] = {dtype_of(entry.at("dtype")), entry.at("shape").get<std::vector<int>>(), data.subspan(offsets[0], offsets[1] - offsets[0])};
+    tensors_[key] = {dtype_of(entry.at("dtype")), entry.at("shape").get<std::vector<int>>(),
+                     data.subspan(offsets[0], offsets[1] - offsets[0])};
   }
 }
 

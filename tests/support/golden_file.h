@@ -1,5 +1,5 @@
-// Reads the safetensors files under tests/data/goldens without the io layer, so that kernel tests need nothing above the backends and io
-// is not judged by itself. Trusts its input: goldens are ours.
+// Reads the safetensors files under tests/data/goldens without the io layer, so that kernel tests need nothing above
+// the backends and io is not judged by itself. Trusts its input: goldens are ours.
 #pragma once
 
 #include <cstddef>

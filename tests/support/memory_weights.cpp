@@ -86,7 +86,8 @@ void MemoryWeights::remove(const std::string& name_or_path) {
 
 const HostWeight& MemoryWeights::claim(const std::string& name, const std::map<std::string, HostWeight>& from) {
   const auto it = from.find(name);
-  if (it == from.end()) throw Error(ErrorCode::bad_file, "memory", cat("tensor '", name, "': expected it, got nothing"));
+  if (it == from.end())
+    throw Error(ErrorCode::bad_file, "memory", cat("tensor '", name, "': expected it, got nothing"));
   claimed_.insert(name);
   return it->second;
 }
@@ -94,15 +95,18 @@ const HostWeight& MemoryWeights::claim(const std::string& name, const std::map<s
 HostWeight MemoryWeights::matrix(const std::string& path, int out, int in) {
   const HostWeight& weight = claim(path + ".weight", matrices_);
   if (weight.out != out || weight.in != in) {
-    throw Error(ErrorCode::bad_file, "memory",
-                cat("tensor '", path, ".weight': expected [", out, ", ", in, "], got [", weight.out, ", ", weight.in, "]"));
+    throw Error(
+        ErrorCode::bad_file, "memory",
+        cat("tensor '", path, ".weight': expected [", out, ", ", in, "], got [", weight.out, ", ", weight.in, "]"));
   }
   return weight;
 }
 
 HostWeight MemoryWeights::vector(const std::string& name, int size) {
   const HostWeight& weight = claim(name, vectors_);
-  if (weight.in != size) throw Error(ErrorCode::bad_file, "memory", cat("tensor '", name, "': expected [", size, "], got [", weight.in, "]"));
+  if (weight.in != size)
+    throw Error(ErrorCode::bad_file, "memory",
+                cat("tensor '", name, "': expected [", size, "], got [", weight.in, "]"));
   return weight;
 }
 

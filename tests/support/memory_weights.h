@@ -1,4 +1,5 @@
-// Weights without files: matrices that own their bytes, and a WeightSource over a map of them, as strict as a checkpoint.
+// Weights without files: matrices that own their bytes, and a WeightSource over a map of them, as strict as a
+// checkpoint.
 #pragma once
 
 #include <map>
@@ -23,11 +24,14 @@ std::span<const std::byte> place(std::span<const std::byte> bytes, size_t shift,
 /// W [out, in] of normal numbers rounded to `dtype`.
 HostWeight random_dense(Random& random, int out, int in, DType dtype, double deviation, Misalignment shift = {});
 
-/// W [out, in] with uniformly random codes (every code occurs), scales of both signs and biases that centre most groups on zero.
-HostWeight random_affine(Random& random, int out, int in, const Format& format, double deviation, Misalignment shift = {});
+/// W [out, in] with uniformly random codes (every code occurs), scales of both signs and biases that centre most groups
+/// on zero.
+HostWeight random_affine(Random& random, int out, int in, const Format& format, double deviation,
+                         Misalignment shift = {});
 
 /// Either of them, as `format` says.
-HostWeight random_weight(Random& random, int out, int in, const Format& format, double deviation, Misalignment shift = {});
+HostWeight random_weight(Random& random, int out, int in, const Format& format, double deviation,
+                         Misalignment shift = {});
 
 /// f32 values as a dense weight [out, in] of another type (rounded), or quantized the way MLX's CPU does it.
 HostWeight dense_weight(std::span<const float> values, int out, int in, DType dtype, Misalignment shift = {});

@@ -6,9 +6,9 @@
 namespace bumblebee::testing_support {
 
 Json TinyModel::config() const {
-  Json c = {{"model_type", family},         {"hidden_size", d_model},     {"num_hidden_layers", layers},
-            {"num_attention_heads", heads}, {"head_dim", head_dim},       {"num_key_value_heads", kv_heads},
-            {"intermediate_size", d_ff},    {"vocab_size", vocab},        {"max_position_embeddings", 512},
+  Json c = {{"model_type", family},         {"hidden_size", d_model},      {"num_hidden_layers", layers},
+            {"num_attention_heads", heads}, {"head_dim", head_dim},        {"num_key_value_heads", kv_heads},
+            {"intermediate_size", d_ff},    {"vocab_size", vocab},         {"max_position_embeddings", 512},
             {"rms_norm_eps", 1e-6},         {"tie_word_embeddings", tied}, {"rope_theta", 10000.0}};
   if (family == "mistral") c["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
   if (family.starts_with("qwen") && window > 0) {

@@ -19,7 +19,8 @@ double relative_to_rms(std::span<const float> got, std::span<const double> want)
 }
 
 std::string compare(std::span<const float> got, std::span<const float> want, std::span<const double> bound, int cols) {
-  if (got.size() != want.size() || got.size() != bound.size()) return cat("sizes differ: ", got.size(), ", ", want.size(), ", ", bound.size());
+  if (got.size() != want.size() || got.size() != bound.size())
+    return cat("sizes differ: ", got.size(), ", ", want.size(), ", ", bound.size());
   double worst = 1;
   size_t at = 0, wrong = 0;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -33,8 +34,9 @@ std::string compare(std::span<const float> got, std::span<const float> want, std
     }
   }
   if (wrong == 0) return "";
-  return cat(wrong, " of ", got.size(), " values are off; worst at row ", at / size_t(cols), " column ", at % size_t(cols), ": expected ", want[at],
-             " within ", bound[at], ", got ", got[at], " (error/bound ", worst, ")");
+  return cat(wrong, " of ", got.size(), " values are off; worst at row ", at / size_t(cols), " column ",
+             at % size_t(cols), ": expected ", want[at], " within ", bound[at], ", got ", got[at], " (error/bound ",
+             worst, ")");
 }
 
 }  // namespace bumblebee::testing_support

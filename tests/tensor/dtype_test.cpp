@@ -8,8 +8,9 @@
 namespace bumblebee {
 namespace {
 
-constexpr DType kAll[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::f8_e5m2, DType::f8_e8m0, DType::i64, DType::i32,
-                          DType::i16, DType::i8,  DType::u64, DType::u32,  DType::u16,     DType::u8,      DType::boolean, DType::c64};
+constexpr DType kAll[] = {DType::f64,     DType::f32, DType::f16, DType::bf16,    DType::f8_e4m3, DType::f8_e5m2,
+                          DType::f8_e8m0, DType::i64, DType::i32, DType::i16,     DType::i8,      DType::u64,
+                          DType::u32,     DType::u16, DType::u8,  DType::boolean, DType::c64};
 
 TEST(DType, NamesRoundTripAndDiffer) {
   std::set<std::string_view> names;
@@ -22,7 +23,8 @@ TEST(DType, NamesRoundTripAndDiffer) {
 }
 
 TEST(DType, RefusesUnknownNames) {
-  for (const char* name : {"", "BF16", "float32", "f7", "f32 ", "unknown"}) EXPECT_FALSE(dtype_from_string(name)) << name;
+  for (const char* name : {"", "BF16", "float32", "f7", "f32 ", "unknown"})
+    EXPECT_FALSE(dtype_from_string(name)) << name;
 }
 
 TEST(DType, Sizes) {
@@ -35,7 +37,8 @@ TEST(DType, Sizes) {
 }
 
 TEST(DType, FloatTypesOfWeights) {
-  for (const DType dtype : kAll) EXPECT_EQ(is_float(dtype), dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) << to_string(dtype);
+  for (const DType dtype : kAll)
+    EXPECT_EQ(is_float(dtype), dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) << to_string(dtype);
 }
 
 }  // namespace

@@ -21,7 +21,9 @@ const uint8_t* bytes(std::span<const std::byte> span) { return reinterpret_cast<
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const BackendOptions& options)
-      : threads_(options.threads), memory_(std::make_shared<Pool>()), ops_(choose_kernels(options.instruction_set), threads_, memory_, options.fast) {}
+      : threads_(options.threads),
+        memory_(std::make_shared<Pool>()),
+        ops_(choose_kernels(options.instruction_set), threads_, memory_, options.fast) {}
 
   std::string_view name() const override { return "cpu"; }
   Tensor make(int rows, int cols) override { return memory_->make(rows, cols); }
@@ -85,7 +87,9 @@ BackendEntry cpu_backend_entry() {
           .lacks = [](const Format&) { return std::string(); },
           .describe = cpu::processor_name,
           .instruction_sets = cpu::set_names,
-          .create = [](const BackendOptions& options) -> std::unique_ptr<Backend> { return std::make_unique<cpu::CpuBackend>(options); }};
+          .create = [](const BackendOptions& options) -> std::unique_ptr<Backend> {
+            return std::make_unique<cpu::CpuBackend>(options);
+          }};
 }
 
 }  // namespace bumblebee

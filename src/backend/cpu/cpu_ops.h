@@ -30,8 +30,10 @@ class CpuOps final : public Ops {
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
   Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
   void add(Tensor& x, const Tensor& delta) override;
-  void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) override;
-  Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
+  void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
+                 const RopeParams& rope) override;
+  Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
+                const AttentionParams& attention) override;
   Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
   Tensor take_wanted(const Tensor& x) override;
 
@@ -55,7 +57,8 @@ class CpuOps final : public Ops {
   void turn(Tensor& t, int head_dim, const NormParams* norm);
   void update_rope_table(const RopeParams& rope);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  void attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a, const AttentionTask& task, int thread);
+  void attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a,
+                   const AttentionTask& task, int thread);
   std::vector<float>& scratch(int thread, size_t floats);
 
   const Kernels& k_;
@@ -67,7 +70,7 @@ class CpuOps final : public Ops {
   std::vector<std::vector<float>> scratch_;  // per thread
   RopeParams table_for_;                     // what the table below was made for
   bool table_valid_ = false;
-  std::vector<float> cos_, sin_;             // [rows, dims/2]
+  std::vector<float> cos_, sin_;  // [rows, dims/2]
 };
 
 }  // namespace bumblebee::cpu

@@ -11,8 +11,8 @@ namespace bumblebee::cpu {
 
 std::vector<const Kernels*> available_kernels();
 
-/// The set called `wanted`; when that is empty, the one BB_CPU names; when that is not set, the best. Throws Error(device) for a set that
-/// this build or this processor does not have.
+/// The set called `wanted`; when that is empty, the one BB_CPU names; when that is not set, the best. Throws
+/// Error(device) for a set that this build or this processor does not have.
 const Kernels& choose_kernels(std::string_view wanted);
 
 /// The processor's own name, or its architecture.

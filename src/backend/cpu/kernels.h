@@ -1,5 +1,6 @@
-// The table of kernels that one instruction set fills. Kernels are pure: raw pointers and sizes in, nothing allocated, no threads, no
-// errors. This header is all that the per-ISA files share with the rest, so it includes nothing that could leak inline code.
+// The table of kernels that one instruction set fills. Kernels are pure: raw pointers and sizes in, nothing allocated,
+// no threads, no errors. This header is all that the per-ISA files share with the rest, so it includes nothing that
+// could leak inline code.
 #pragma once
 
 #include <stddef.h>
@@ -7,8 +8,8 @@
 
 namespace bumblebee::cpu {
 
-/// Sums over k are formed in blocks of this many elements, each block in 16 lanes, whatever the instruction set and the number of rows.
-/// That is what makes a row's result independent of its batch (docs/numerics.md).
+/// Sums over k are formed in blocks of this many elements, each block in 16 lanes, whatever the instruction set and the
+/// number of rows. That is what makes a row's result independent of its batch (docs/numerics.md).
 inline constexpr int kBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
@@ -24,13 +25,14 @@ struct WeightRows {
   const uint8_t* biases = nullptr;
   size_t row_bytes = 0;  // of codes
   int in = 0;
-  int bits = 0;   // 0: dense
+  int bits = 0;  // 0: dense
   int group = 0;
   Element element = Element::f32;       // dense: of the elements; affine: of the scales
   Element bias_element = Element::f32;  // affine: of the biases
 };
 
-/// Activations rounded to int8: values [rows, in], scales and sums [rows, in/kQuantGroup] (a sum is of the rounded values, times scale).
+/// Activations rounded to int8: values [rows, in], scales and sums [rows, in/kQuantGroup] (a sum is of the rounded
+/// values, times scale).
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;
@@ -61,7 +63,8 @@ struct SmallGemm {
 struct Kernels {
   const char* name;
 
-  /// y[r·y_stride + n] for weight rows n in [first, last) and x rows r in [0, rows), rows <= kMatvecRows; decodes in registers.
+  /// y[r·y_stride + n] for weight rows n in [first, last) and x rows r in [0, rows), rows <= kMatvecRows; decodes in
+  /// registers.
   void (*matvec)(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride);
   /// out [last - first, k1 - k0] f32 = the decoded elements; k0 is a multiple of 128.
   void (*decode)(const WeightRows& w, int first, int last, int k0, int k1, float* out, size_t out_stride);
@@ -70,10 +73,12 @@ struct Kernels {
 
   /// Fast mode: x rounded to int8. Any number of rows.
   void (*quantize)(const float* x, int count, int8_t* values, float* scales, float* sums);
-  void (*matvec_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride);
+  void (*matvec_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                      size_t y_stride);
   /// Fast mode for dense bf16 weights: x rounded to bf16.
   void (*round_bf16)(const float* x, int count, uint16_t* out);
-  void (*matvec_bf16)(const WeightRows& w, int first, int last, const uint16_t* x, size_t x_stride, int rows, float* y, size_t y_stride);
+  void (*matvec_bf16)(const WeightRows& w, int first, int last, const uint16_t* x, size_t x_stride, int rows, float* y,
+                      size_t y_stride);
 
   void (*small_gemm)(const SmallGemm& g);
   void (*rms_norm)(const float* x, const float* w, float eps, int count, float* y);

@@ -16,7 +16,10 @@ Element element_of(DType dtype) {
 }  // namespace
 
 CpuKv::CpuKv(const KvShape& s)
-    : KvStore(s), element_(element_of(s.dtype)), head_bytes_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))), pages_(size_t(s.pages)) {
+    : KvStore(s),
+      element_(element_of(s.dtype)),
+      head_bytes_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
+      pages_(size_t(s.pages)) {
   BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
 }
 

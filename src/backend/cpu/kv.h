@@ -1,5 +1,5 @@
-// Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of many tokens are
-// one vector operation each, and values as they come, [kv_head][page_size][head_dim].
+// Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
+// many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim].
 #pragma once
 
 #include <vector>

@@ -31,7 +31,8 @@ AlignedBytes aligned_bytes(size_t size) {
 
 class Pool::PooledBuffer final : public CpuBuffer {
  public:
-  PooledBuffer(AlignedBytes b, size_t capacity, std::shared_ptr<Pool> pool) : CpuBuffer(std::move(b)), capacity_(capacity), pool_(std::move(pool)) {}
+  PooledBuffer(AlignedBytes b, size_t capacity, std::shared_ptr<Pool> pool)
+      : CpuBuffer(std::move(b)), capacity_(capacity), pool_(std::move(pool)) {}
   ~PooledBuffer() override { pool_->give_back(std::move(bytes), capacity_); }
 
  private:

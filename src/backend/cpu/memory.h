@@ -1,4 +1,5 @@
-// Memory of the CPU backend: aligned buffers that return to a pool, so that a warm step allocates nothing from the system.
+// Memory of the CPU backend: aligned buffers that return to a pool, so that a warm step allocates nothing from the
+// system.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// Partitions. A matrix product is split over output features, everything else over rows; small work stays on the caller's thread,
-// where a barrier would cost more than it saves.
+// Partitions. A matrix product is split over output features, everything else over rows; small work stays on the
+// caller's thread, where a barrier would cost more than it saves.
 #include <algorithm>
 #include <cmath>
 
@@ -73,13 +73,14 @@ void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
     rounded_.sums.resize(rows * groups);
     rounded_.quant = {rounded_.int8.data(), rounded_.scales.data(), rounded_.sums.data(), groups * kQuantGroup, groups};
     for_rows(x.rows(), x.cols(), [&](int r) {
-      k_.quantize(row(x, r), x.cols(), rounded_.int8.data() + size_t(r) * groups * kQuantGroup, rounded_.scales.data() + size_t(r) * groups,
-                  rounded_.sums.data() + size_t(r) * groups);
+      k_.quantize(row(x, r), x.cols(), rounded_.int8.data() + size_t(r) * groups * kQuantGroup,
+                  rounded_.scales.data() + size_t(r) * groups, rounded_.sums.data() + size_t(r) * groups);
     });
   }
   if (bf16) {
     rounded_.bf16.resize(rows * cols);
-    for_rows(x.rows(), x.cols(), [&](int r) { k_.round_bf16(row(x, r), x.cols(), rounded_.bf16.data() + size_t(r) * cols); });
+    for_rows(x.rows(), x.cols(),
+             [&](int r) { k_.round_bf16(row(x, r), x.cols(), rounded_.bf16.data() + size_t(r) * cols); });
   }
 }
 
@@ -126,7 +127,8 @@ void CpuOps::multiply_panels(const Tensor& x, const WeightRows& w, const Tensor&
     for (int k = 0; k < w.in; k += kBlock) {
       const int depth = std::min(kBlock, w.in - k);
       k_.decode(w, n, n + cols, k, k + depth, panel, kBlock);
-      k_.dot_block({data(x) + k, size_t(x.cols())}, x.rows(), {panel, kBlock}, cols, depth, data(y) + n, size_t(y.cols()));
+      k_.dot_block({data(x) + k, size_t(x.cols())}, x.rows(), {panel, kBlock}, cols, depth, data(y) + n,
+                   size_t(y.cols()));
     }
   }
 }
@@ -143,8 +145,17 @@ Tensor CpuOps::matmul_untransposed(const Tensor& x, const Weight& weight) {
       for (int n = 0; n < weight.out; n += kRows) {
         const int rows = std::min(kRows, weight.out - n);
         k_.decode(w, n, n + rows, c, c + cols, panel, kCols);
-        k_.small_gemm({.a = data(x) + n, .a_stride = size_t(x.cols()), .b = panel, .b_stride = kCols, .element = Element::f32,
-                       .c = data(y) + c, .c_stride = size_t(y.cols()), .rows = x.rows(), .cols = cols, .depth = rows, .accumulate = n > 0});
+        k_.small_gemm({.a = data(x) + n,
+                       .a_stride = size_t(x.cols()),
+                       .b = panel,
+                       .b_stride = kCols,
+                       .element = Element::f32,
+                       .c = data(y) + c,
+                       .c_stride = size_t(y.cols()),
+                       .rows = x.rows(),
+                       .cols = cols,
+                       .depth = rows,
+                       .accumulate = n > 0});
       }
     }
   });
@@ -164,10 +175,12 @@ void CpuOps::lora(const Tensor& x, std::span<const LoraTable* const> tables, std
       float* delta = u + rank;
       std::fill_n(u, rank + out, 0.0f);
       for (int k = 0; k < x.cols(); k += kBlock) {
-        k_.dot_block({row(x, int(r)) + k, size_t(x.cols())}, 1, {data(e.a) + k, size_t(x.cols())}, rank, std::min(kBlock, x.cols() - k), u, size_t(rank));
+        k_.dot_block({row(x, int(r)) + k, size_t(x.cols())}, 1, {data(e.a) + k, size_t(x.cols())}, rank,
+                     std::min(kBlock, x.cols() - k), u, size_t(rank));
       }
       for (int k = 0; k < rank; k += kBlock) {
-        k_.dot_block({u + k, size_t(rank)}, 1, {data(e.b) + k, size_t(rank)}, out, std::min(kBlock, rank - k), delta, size_t(out));
+        k_.dot_block({u + k, size_t(rank)}, 1, {data(e.b) + k, size_t(rank)}, out, std::min(kBlock, rank - k), delta,
+                     size_t(out));
       }
       k_.add_scaled(row(y[t], int(r)), delta, e.scale, out);
     });
@@ -223,7 +236,8 @@ void CpuOps::turn(Tensor& t, int head_dim, const NormParams* norm) {
   });
 }
 
-void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
+                       const RopeParams& rope) {
   update_rope_table(rope);
   turn(q, head_dim, q_norm);
   turn(k, head_dim, k_norm);

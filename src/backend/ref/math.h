@@ -1,5 +1,6 @@
-// What every operation means, spelled out for one row or one head and any scalar: float, double, or std::complex<double> for gradient
-// checks by complex step (comparisons go by the real part). Slow and obvious on purpose: this is the specification.
+// What every operation means, spelled out for one row or one head and any scalar: float, double, or
+// std::complex<double> for gradient checks by complex step (comparisons go by the real part). Slow and obvious on
+// purpose: this is the specification.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +41,8 @@ void rms_norm(std::span<const T> x, std::span<const T> w, double eps, std::span<
   for (size_t i = 0; i < x.size(); ++i) y[i] = T(typename Sum<T>::type(x[i]) * inverse * typename Sum<T>::type(w[i]));
 }
 
-/// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n). The angle is an f32 product, as models are trained with.
+/// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n). The angle is an f32 product, as models
+/// are trained with.
 template <class T>
 void rope(std::span<T> head, int position, std::span<const float> inv_freq, float magnitude) {
   const size_t n = inv_freq.size();
@@ -53,7 +55,8 @@ void rope(std::span<T> head, int position, std::span<const float> inv_freq, floa
   }
 }
 
-/// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j) are spans.
+/// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j)
+/// are spans.
 template <class T, class Key, class Value>
 void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out) {
   using S = typename Sum<T>::type;

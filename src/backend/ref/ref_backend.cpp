@@ -1,4 +1,5 @@
-// Loops over rows and heads around math.h. Weights are decoded row by row from their stored bytes, never kept in another form.
+// Loops over rows and heads around math.h. Weights are decoded row by row from their stored bytes, never kept in
+// another form.
 #include "backend/ref/ref_backend.h"
 
 #include <cstring>
@@ -26,7 +27,8 @@ Tensor make_tensor(int rows, int cols) {
 
 std::span<double> row(const Tensor& t, int r) {
   auto& buffer = static_cast<RefBuffer&>(*t.buffer());
-  return std::span(buffer.values).subspan(t.offset_bytes() / sizeof(double) + size_t(r) * size_t(t.cols()), size_t(t.cols()));
+  return std::span(buffer.values)
+      .subspan(t.offset_bytes() / sizeof(double) + size_t(r) * size_t(t.cols()), size_t(t.cols()));
 }
 
 const HostWeight& host(const Weight& w) { return static_cast<const RefWeight&>(*w.packed).host; }
@@ -49,7 +51,8 @@ class RefKv final : public KvStore {
     std::vector<double>& values = pages_[size_t(page)];
     const size_t dim = size_t(s.head_dim);
     if (values.empty()) values.resize(size_t(s.layers) * 2 * size_t(s.kv_heads) * size_t(s.page_size) * dim);
-    const size_t index = ((size_t(layer) * 2 + size_t(which)) * size_t(s.kv_heads) + size_t(head)) * size_t(s.page_size) + size_t(token);
+    const size_t index =
+        ((size_t(layer) * 2 + size_t(which)) * size_t(s.kv_heads) + size_t(head)) * size_t(s.page_size) + size_t(token);
     return std::span(values).subspan(index * dim, dim);
   }
   void copy_page(int from, int to) override { pages_[size_t(to)] = pages_[size_t(from)]; }
@@ -110,7 +113,8 @@ class RefOps final : public Ops {
         std::vector<double> u(static_cast<size_t>(e.a.rows()));
         for (int i = 0; i < e.a.rows(); ++i) u[size_t(i)] = ref::dot<double, double>(row(x, r), row(e.a, i));
         for (int n = 0; n < e.b.rows(); ++n) {
-          row(y[t], r)[size_t(n)] += double(e.scale) * ref::dot<double, double>(std::span<const double>(u), row(e.b, n));
+          row(y[t], r)[size_t(n)] +=
+              double(e.scale) * ref::dot<double, double>(std::span<const double>(u), row(e.b, n));
         }
       }
     }
@@ -134,12 +138,14 @@ class RefOps final : public Ops {
     return rms_norm(x, norm);
   }
 
-  void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) override {
+  void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
+                 const RopeParams& rope) override {
     turn(q, head_dim, q_norm, rope);
     turn(k, head_dim, k_norm, rope);
   }
 
-  Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& a) override {
+  Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
+                const AttentionParams& a) override {
     auto& kv = static_cast<RefKv&>(store);
     const size_t dim = size_t(a.head_dim);
     const int page_size = kv.shape().page_size;
@@ -166,8 +172,8 @@ class RefOps final : public Ops {
           const int group = h * a.kv_heads / a.heads;
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
-          ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale), key, value,
-                              row(out, s.first + i).subspan(size_t(h) * dim, dim));
+          ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
+                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim));
         }
       }
     }
@@ -177,14 +183,16 @@ class RefOps final : public Ops {
   Tensor glu(Activation, const Tensor& gate, const Tensor& up) override {
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
-      for (int c = 0; c < y.cols(); ++c) row(y, r)[size_t(c)] = ref::silu(row(gate, r)[size_t(c)]) * row(up, r)[size_t(c)];
+      for (int c = 0; c < y.cols(); ++c)
+        row(y, r)[size_t(c)] = ref::silu(row(gate, r)[size_t(c)]) * row(up, r)[size_t(c)];
     }
     return y;
   }
 
   Tensor take_wanted(const Tensor& x) override {
     Tensor y = make_tensor(int(batch.wanted.size()), x.cols());
-    for (int r = 0; r < y.rows(); ++r) std::copy_n(row(x, batch.wanted[size_t(r)]).begin(), x.cols(), row(y, r).begin());
+    for (int r = 0; r < y.rows(); ++r)
+      std::copy_n(row(x, batch.wanted[size_t(r)]).begin(), x.cols(), row(y, r).begin());
     return y;
   }
 

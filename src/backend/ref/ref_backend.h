@@ -1,4 +1,5 @@
-// The oracle as a device: every operation in double, from the definitions in math.h, on one thread. Runs any model, slowly.
+// The oracle as a device: every operation in double, from the definitions in math.h, on one thread. Runs any model,
+// slowly.
 #pragma once
 
 #include "backend/backend.h"

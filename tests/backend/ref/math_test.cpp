@@ -64,7 +64,8 @@ TEST(RefMath, Silu) {
   EXPECT_EQ(ref::silu(1e4f), 1e4f);
 }
 
-/// The derivative by complex step against a central difference: proof that the definitions are analytic in every type they claim.
+/// The derivative by complex step against a central difference: proof that the definitions are analytic in every type
+/// they claim.
 TEST(RefMath, ComplexStepGivesDerivatives) {
   using C = std::complex<double>;
   constexpr double kStep = 1e-20, kCentral = 1e-6;
@@ -79,7 +80,8 @@ TEST(RefMath, ComplexStepGivesDerivatives) {
     ref::rms_norm<T>(x, w, 1e-5, y);
     return y[1];
   };
-  EXPECT_NEAR(norm(C(base[0], kStep)).imag() / kStep, (norm(base[0] + kCentral) - norm(base[0] - kCentral)) / (2 * kCentral), 1e-8);
+  EXPECT_NEAR(norm(C(base[0], kStep)).imag() / kStep,
+              (norm(base[0] + kCentral) - norm(base[0] - kCentral)) / (2 * kCentral), 1e-8);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Attention through the paged cache: several segments at different pasts over shuffled pages, every grouping of heads, windows, borders of
-// pages, cached types. The past is written by earlier calls of the same operation.
+// Attention through the paged cache: several segments at different pasts over shuffled pages, every grouping of heads,
+// windows, borders of pages, cached types. The past is written by earlier calls of the same operation.
 #include <algorithm>
 #include <cmath>
 
@@ -26,26 +26,37 @@ class AttendCase final : public OpCase {
     Random random(seed_of(name()));
     for (const Piece& p : spec.pieces) {
       const int total = p.past + p.rows;
-      q_.push_back({total, spec.heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.heads) * size_t(spec.head_dim), spec.sharpness)});
-      k_.push_back({total, spec.kv_heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
-      v_.push_back({total, spec.kv_heads * spec.head_dim, random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
+      q_.push_back({total, spec.heads * spec.head_dim,
+                    random.normals(size_t(total) * size_t(spec.heads) * size_t(spec.head_dim), spec.sharpness)});
+      k_.push_back({total, spec.kv_heads * spec.head_dim,
+                    random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
+      v_.push_back({total, spec.kv_heads * spec.head_dim,
+                    random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
       page_count_ += (total + spec.page_size - 1) / spec.page_size;
     }
     order_ = random.permutation(page_count_ + 2);  // two pages that nobody owns
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = backend.make_kv({.layers = spec_.layers, .kv_heads = spec_.kv_heads, .head_dim = spec_.head_dim, .page_size = spec_.page_size,
-                                     .pages = page_count_ + 2, .dtype = spec_.cached});
-    if (std::any_of(spec_.pieces.begin(), spec_.pieces.end(), [](const Piece& p) { return p.past > 0; })) step(backend, *kv, true);
+    const auto kv = backend.make_kv({.layers = spec_.layers,
+                                     .kv_heads = spec_.kv_heads,
+                                     .head_dim = spec_.head_dim,
+                                     .page_size = spec_.page_size,
+                                     .pages = page_count_ + 2,
+                                     .dtype = spec_.cached});
+    if (std::any_of(spec_.pieces.begin(), spec_.pieces.end(), [](const Piece& p) { return p.past > 0; }))
+      step(backend, *kv, true);
     return {read_output(backend, "out", step(backend, *kv, false))};
   }
 
-  /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size and an exponential
-  /// good to 4 roundings, twice (weight and total). An error e in every score moves the result by at most 2e·Σ p|v|. Then a sum over the
-  /// visible keys. A cached type narrower than f32 moves each key and each value by its rounding.
+  /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size
+  /// and an exponential good to 4 roundings, twice (weight and total). An error e in every score moves the result by at
+  /// most 2e·Σ p|v|. Then a sum over the visible keys. A cached type narrower than f32 moves each key and each value by
+  /// its rounding.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
-    const double cached = spec_.cached == DType::f16 ? testing_support::kRoundF16 : spec_.cached == DType::bf16 ? testing_support::kRoundBf16 : 0;
+    const double cached = spec_.cached == DType::f16    ? testing_support::kRoundF16
+                          : spec_.cached == DType::bf16 ? testing_support::kRoundBf16
+                                                        : 0;
     const size_t dim = size_t(spec_.head_dim);
     std::vector<double> bound(reference[0].values.size());
     size_t out_row = 0;
@@ -53,7 +64,8 @@ class AttendCase final : public OpCase {
       const Piece& piece = spec_.pieces[s];
       for (int i = 0; i < piece.rows; ++i, ++out_row) {
         for (int h = 0; h < spec_.heads; ++h) {
-          head_bound(s, piece.past + i, h, cached, std::span(bound).subspan((out_row * size_t(spec_.heads) + size_t(h)) * dim, dim));
+          head_bound(s, piece.past + i, h, cached,
+                     std::span(bound).subspan((out_row * size_t(spec_.heads) + size_t(h)) * dim, dim));
         }
       }
     }
@@ -73,7 +85,10 @@ class AttendCase final : public OpCase {
 
  private:
   AttentionParams params() const {
-    return {.heads = spec_.heads, .kv_heads = spec_.kv_heads, .head_dim = spec_.head_dim, .scale = float(1 / std::sqrt(double(spec_.head_dim))),
+    return {.heads = spec_.heads,
+            .kv_heads = spec_.kv_heads,
+            .head_dim = spec_.head_dim,
+            .scale = float(1 / std::sqrt(double(spec_.head_dim))),
             .window = spec_.window};
   }
 
@@ -85,7 +100,8 @@ class AttendCase final : public OpCase {
     for (int j = 0; j < count; ++j) {
       double size = 0;
       for (size_t d = 0; d < dim; ++d) {
-        const double product = double(q_[s].row(position)[size_t(h) * dim + d]) * double(k_[s].row(first + j)[group + d]) * double(params().scale);
+        const double product = double(q_[s].row(position)[size_t(h) * dim + d]) *
+                               double(k_[s].row(first + j)[group + d]) * double(params().scale);
         score[size_t(j)] += product;
         size += std::abs(product);
       }
@@ -97,7 +113,8 @@ class AttendCase final : public OpCase {
     const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached;
     for (size_t d = 0; d < dim; ++d) {
       double size = 0;
-      for (int j = 0; j < count; ++j) size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[group + d]));
+      for (int j = 0; j < count; ++j)
+        size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[group + d]));
       // Narrow subnormals round by an absolute amount.
       bound[d] = error * size * 1.01 + (spec_.cached == DType::f16 ? 0x1p-24 : 0);
     }
@@ -142,28 +159,40 @@ class AttendCase final : public OpCase {
 }  // namespace
 
 void add_attend(Cases& cases) {
-  const auto add = [&](const std::string& variant, const AttendSpec& spec) { cases.push_back(std::make_unique<AttendCase>(variant, spec)); };
+  const auto add = [&](const std::string& variant, const AttendSpec& spec) {
+    cases.push_back(std::make_unique<AttendCase>(variant, spec));
+  };
   add("first_token", {});
   for (const int rows : {1, 2, 15, 16, 17, 31, 33, 48}) add("rows" + std::to_string(rows), {.pieces = {{0, rows}}});
   for (const int past : {1, 15, 16, 17, 31, 32, 33, 100}) {
     add("past" + std::to_string(past) + "_row1", {.heads = 4, .kv_heads = 2, .pieces = {{past, 1}}});
     add("past" + std::to_string(past) + "_row5", {.heads = 4, .kv_heads = 2, .pieces = {{past, 5}}});
   }
-  for (const auto& [heads, kv_heads] : {std::pair(1, 1), {4, 4}, {4, 1}, {6, 2}, {9, 3}, {8, 1}, {7, 7}, {14, 2}, {40, 1}}) {
-    add("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads), {.heads = heads, .kv_heads = kv_heads, .pieces = {{20, 3}, {0, 2}}});
+  for (const auto& [heads, kv_heads] :
+       {std::pair(1, 1), {4, 4}, {4, 1}, {6, 2}, {9, 3}, {8, 1}, {7, 7}, {14, 2}, {40, 1}}) {
+    add("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
+        {.heads = heads, .kv_heads = kv_heads, .pieces = {{20, 3}, {0, 2}}});
   }
-  for (const int dim : {2, 8, 18, 32, 64, 80, 96, 128, 256}) add("dim" + std::to_string(dim), {.heads = 4, .kv_heads = 2, .head_dim = dim, .pieces = {{18, 4}}});
+  for (const int dim : {2, 8, 18, 32, 64, 80, 96, 128, 256})
+    add("dim" + std::to_string(dim), {.heads = 4, .kv_heads = 2, .head_dim = dim, .pieces = {{18, 4}}});
   for (const int window : {1, 2, 5, 15, 16, 17, 33, 1000}) {
-    add("window" + std::to_string(window), {.heads = 4, .kv_heads = 2, .window = window, .pieces = {{0, 40}, {37, 3}, {16, 1}}});
+    add("window" + std::to_string(window),
+        {.heads = 4, .kv_heads = 2, .window = window, .pieces = {{0, 40}, {37, 3}, {16, 1}}});
   }
-  add("segments", {.heads = 4, .kv_heads = 2, .pieces = {{0, 7}, {33, 1}, {16, 16}, {0, 1}, {5, 12}, {64, 1}, {15, 1}}});
+  add("segments",
+      {.heads = 4, .kv_heads = 2, .pieces = {{0, 7}, {33, 1}, {16, 16}, {0, 1}, {5, 12}, {64, 1}, {15, 1}}});
   add("page64", {.heads = 4, .kv_heads = 2, .page_size = 64, .pieces = {{60, 10}, {0, 64}, {64, 1}}});
   add("second_layer", {.heads = 4, .kv_heads = 2, .layers = 3, .layer = 1, .pieces = {{10, 3}, {17, 1}}});
   add("sharp", {.heads = 4, .kv_heads = 2, .head_dim = 64, .pieces = {{40, 8}}, .sharpness = 12});
   for (const DType cached : {DType::f16, DType::bf16}) {
-    add("cached_" + std::string(to_string(cached)), {.heads = 4, .kv_heads = 2, .head_dim = 32, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
-    add("cached_" + std::string(to_string(cached)) + "_window",
-        {.heads = 6, .kv_heads = 2, .head_dim = 18, .window = 9, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
+    add("cached_" + std::string(to_string(cached)),
+        {.heads = 4, .kv_heads = 2, .head_dim = 32, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
+    add("cached_" + std::string(to_string(cached)) + "_window", {.heads = 6,
+                                                                 .kv_heads = 2,
+                                                                 .head_dim = 18,
+                                                                 .window = 9,
+                                                                 .pieces = {{40, 8}, {0, 17}, {31, 1}},
+                                                                 .cached = cached});
   }
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});
 }

@@ -51,7 +51,8 @@ WideWeight widen(const HostWeight& weight) {
 
 std::string label(const Format& format) {
   if (format.kind == Format::Kind::dense) return std::string(to_string(format.scale));
-  std::string text = "b" + std::to_string(format.bits) + "_g" + std::to_string(format.group) + "_" + std::string(to_string(format.scale));
+  std::string text = "b" + std::to_string(format.bits) + "_g" + std::to_string(format.group) + "_" +
+                     std::string(to_string(format.scale));
   if (format.bias != format.scale) text += "_" + std::string(to_string(format.bias));
   return text;
 }
@@ -60,9 +61,11 @@ std::vector<Format> every_format() {
   std::vector<Format> formats;
   for (const int bits : {2, 3, 4, 5, 6, 8}) {
     for (const int group : {32, 64, 128}) {
-      for (const DType scale : {DType::f32, DType::f16, DType::bf16}) formats.push_back(Format::affine(bits, group, scale, scale));
+      for (const DType scale : {DType::f32, DType::f16, DType::bf16})
+        formats.push_back(Format::affine(bits, group, scale, scale));
     }
-    formats.push_back(Format::affine(bits, 64, DType::f16, DType::f32));  // what an exact import of other tools' files gives
+    formats.push_back(
+        Format::affine(bits, 64, DType::f16, DType::f32));  // what an exact import of other tools' files gives
   }
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) formats.push_back(Format::dense(dtype));
   return formats;

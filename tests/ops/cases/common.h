@@ -21,18 +21,20 @@ using testing_support::sum_error;
 
 Output read_output(Backend& backend, const std::string& what, const Tensor& tensor);
 
-/// Binds `rows` rows of one sequence without a cache, at the positions, slots and wanted rows given (defaults: 0.., -1, none).
+/// Binds `rows` rows of one sequence without a cache, at the positions, slots and wanted rows given (defaults: 0.., -1,
+/// none).
 struct PlainBatch {
   int rows = 0;
   std::vector<int32_t> tokens = {}, positions = {}, slot = {}, wanted = {};
 };
 void bind_plain(Backend& backend, const PlainBatch& batch);
 
-/// Activations as a model has them: normal, with an outlier of 50 standard deviations in every fourth row and, from three rows on, one row
-/// of zeros.
+/// Activations as a model has them: normal, with an outlier of 50 standard deviations in every fourth row and, from
+/// three rows on, one row of zeros.
 HostMatrix random_rows(Random& random, int rows, int cols);
 
-/// A weight in double: W itself and |scale|·code + |bias|, what rounding errors of the factored form scale with (|W| when dense).
+/// A weight in double: W itself and |scale|·code + |bias|, what rounding errors of the factored form scale with (|W|
+/// when dense).
 struct WideWeight {
   int out = 0, in = 0;
   std::vector<double> value, magnitude;  // [out, in]

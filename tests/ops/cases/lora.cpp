@@ -14,7 +14,8 @@ struct Pair {
 
 class LoraCase final : public OpCase {
  public:
-  LoraCase(const std::string& variant, int in, const std::vector<int>& outs, const std::vector<int>& ranks, const std::vector<int32_t>& slot, bool shared)
+  LoraCase(const std::string& variant, int in, const std::vector<int>& outs, const std::vector<int>& ranks,
+           const std::vector<int32_t>& slot, bool shared)
       : OpCase("lora", variant), outs_(outs), slot_(slot), shared_(shared) {
     Random random(seed_of(name()));
     x_ = random_rows(random, int(slot.size()), in);
@@ -23,7 +24,8 @@ class LoraCase final : public OpCase {
       std::vector<Pair> table;
       for (size_t s = 0; s < ranks.size(); ++s) {
         const int rank = (s + t) % 3 == 2 ? 0 : ranks[s];
-        table.push_back({rank, float(random.uniform(0.5, 20)), random.normals(size_t(rank) * size_t(in), 1 / std::sqrt(double(in))),
+        table.push_back({rank, float(random.uniform(0.5, 20)),
+                         random.normals(size_t(rank) * size_t(in), 1 / std::sqrt(double(in))),
                          random.normals(size_t(outs[t]) * size_t(rank), 0.1)});
       }
       tables_.push_back(std::move(table));
@@ -57,7 +59,8 @@ class LoraCase final : public OpCase {
     return outputs;
   }
 
-  /// Rows that have no pair must not move at all. Else two nested sums: of `in` and of `rank` products, then a product and a sum.
+  /// Rows that have no pair must not move at all. Else two nested sums: of `in` and of `rank` products, then a product
+  /// and a sum.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<std::vector<double>> bounds;
     for (size_t t = 0; t < outs_.size(); ++t) {
@@ -70,11 +73,13 @@ class LoraCase final : public OpCase {
           double magnitude = 0;
           for (int i = 0; i < p.rank; ++i) {
             double inner = 0;
-            for (int k = 0; k < x_.cols; ++k) inner += std::abs(double(x_.row(r)[k]) * double(p.a[size_t(i) * size_t(x_.cols) + size_t(k)]));
+            for (int k = 0; k < x_.cols; ++k)
+              inner += std::abs(double(x_.row(r)[k]) * double(p.a[size_t(i) * size_t(x_.cols) + size_t(k)]));
             magnitude += inner * std::abs(double(p.b[size_t(n) * size_t(p.rank) + size_t(i)]));
           }
           const size_t at = size_t(r) * size_t(outs_[t]) + size_t(n);
-          bound[at] = (sum_error(x_.cols) + sum_error(p.rank, 4)) * double(p.scale) * magnitude + 2 * kRoundF32 * std::abs(double(reference[t].values[at]));
+          bound[at] = (sum_error(x_.cols) + sum_error(p.rank, 4)) * double(p.scale) * magnitude +
+                      2 * kRoundF32 * std::abs(double(reference[t].values[at]));
         }
       }
       bounds.push_back(std::move(bound));
@@ -97,8 +102,10 @@ class LoraCase final : public OpCase {
 }  // namespace
 
 void add_lora(Cases& cases) {
-  const auto add = [&](const std::string& variant, int in, const std::vector<int>& outs, const std::vector<int>& ranks, const std::vector<int32_t>& slot,
-                       bool shared) { cases.push_back(std::make_unique<LoraCase>(variant, in, outs, ranks, slot, shared)); };
+  const auto add = [&](const std::string& variant, int in, const std::vector<int>& outs, const std::vector<int>& ranks,
+                       const std::vector<int32_t>& slot, bool shared) {
+    cases.push_back(std::make_unique<LoraCase>(variant, in, outs, ranks, slot, shared));
+  };
   add("one_row", 64, {33}, {8}, {0}, false);
   add("nobody", 64, {33}, {8}, {-1, -1, -1}, true);
   add("rank1", 64, {1}, {1}, {0, -1, 0}, false);
@@ -106,7 +113,8 @@ void add_lora(Cases& cases) {
   add("mixed", 128, {64, 16, 16}, {8, 16, 4, 64}, {-1, 0, 0, 1, 2, 3, 3, -1, 1}, false);
   add("mixed_shared", 128, {64, 16, 16}, {8, 16, 4, 64}, {3, 2, 1, 0, -1}, true);
   add("slot_past_the_table", 64, {20}, {8}, {0, 7, -1}, false);
-  add("many_rows", 256, {96}, {16, 8}, {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, 1, 1, 0, 0, 1, 0, 1, 0, -1, 0, 1, 1, 1, 1, 0, 0}, false);
+  add("many_rows", 256, {96}, {16, 8},
+      {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, 1, 1, 0, 0, 1, 0, 1, 0, -1, 0, 1, 1, 1, 1, 0, 0}, false);
 }
 
 }  // namespace bumblebee::op_cases

@@ -1,4 +1,5 @@
-// matmul, matmul_untransposed and embed: everything that reads a stored weight, through every format, with weights at odd addresses.
+// matmul, matmul_untransposed and embed: everything that reads a stored weight, through every format, with weights at
+// odd addresses.
 #include <algorithm>
 #include <cmath>
 
@@ -13,17 +14,19 @@ struct TermSpec {
   bool bias = false;
 };
 
-/// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a group's two sums two more
-/// and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|).
-/// Fast, affine: x is rounded to a multiple of max|x|/127 in each group of 32, so that each entry moves by at most max|x|/254 and the product by
-/// that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
-double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision, double want, double bias) {
+/// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
+/// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
+/// affine: x is rounded to a multiple of max|x|/127 in each group of 32, so that each entry moves by at most max|x|/254
+/// and the product by that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
+double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
+                    double want, double bias) {
   const size_t in = size_t(w.in), row = size_t(n) * in;
   double magnitude = 0;
   for (size_t k = 0; k < in; ++k) magnitude += std::abs(double(x[k])) * w.magnitude[row + k];
   double bound = sum_error(w.in, 8) * (magnitude + std::abs(bias)) + kRoundF32 * std::abs(want);
   if (!precision.fast) return bound;
-  if (format.kind == Format::Kind::dense) return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
+  if (format.kind == Format::Kind::dense)
+    return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
   for (size_t first = 0; first < in; first += 32) {
     double highest = 0, moved = 0;
     for (size_t k = first; k < std::min(in, first + 32); ++k) {
@@ -37,7 +40,8 @@ double matmul_bound(const float* x, const WideWeight& w, int n, const Format& fo
 
 class MatmulCase final : public OpCase {
  public:
-  MatmulCase(const std::string& variant, int rows, int in, const std::vector<TermSpec>& terms) : OpCase("matmul", variant), terms_(terms) {
+  MatmulCase(const std::string& variant, int rows, int in, const std::vector<TermSpec>& terms)
+      : OpCase("matmul", variant), terms_(terms) {
     Random random(seed_of(name()));
     x_ = random_rows(random, rows, in);
     for (const TermSpec& term : terms) {
@@ -65,7 +69,8 @@ class MatmulCase final : public OpCase {
     return outputs;
   }
 
-  std::vector<std::vector<double>> bounds(const Precision& precision, const std::vector<Output>& reference) const override {
+  std::vector<std::vector<double>> bounds(const Precision& precision,
+                                          const std::vector<Output>& reference) const override {
     std::vector<std::vector<double>> bounds;
     for (size_t t = 0; t < weights_.size(); ++t) {
       const WideWeight wide = widen(weights_[t]);
@@ -73,7 +78,8 @@ class MatmulCase final : public OpCase {
       for (int r = 0; r < x_.rows; ++r) {
         for (int n = 0; n < wide.out; ++n) {
           const size_t i = size_t(r) * size_t(wide.out) + size_t(n);
-          bound[i] = matmul_bound(x_.row(r), wide, n, weights_[t].format, precision, double(reference[t].values[i]), biases_[t].empty() ? 0 : double(biases_[t][size_t(n)]));
+          bound[i] = matmul_bound(x_.row(r), wide, n, weights_[t].format, precision, double(reference[t].values[i]),
+                                  biases_[t].empty() ? 0 : double(biases_[t][size_t(n)]));
         }
       }
       bounds.push_back(std::move(bound));
@@ -99,7 +105,8 @@ class MatmulCase final : public OpCase {
 
 class UntransposedCase final : public OpCase {
  public:
-  UntransposedCase(const std::string& variant, int rows, int out, int in, const Format& format) : OpCase("matmul_untransposed", variant) {
+  UntransposedCase(const std::string& variant, int rows, int out, int in, const Format& format)
+      : OpCase("matmul_untransposed", variant) {
     Random random(seed_of(name()));
     x_ = random_rows(random, rows, out);
     weight_ = random_weight(random, out, in, format, 1 / std::sqrt(double(out)), odd_bytes());
@@ -121,7 +128,8 @@ class UntransposedCase final : public OpCase {
     for (int r = 0; r < x_.rows; ++r) {
       for (int k = 0; k < wide.in; ++k) {
         double magnitude = 0;
-        for (int n = 0; n < wide.out; ++n) magnitude += std::abs(double(x_.row(r)[n])) * wide.magnitude[size_t(n) * size_t(wide.in) + size_t(k)];
+        for (int n = 0; n < wide.out; ++n)
+          magnitude += std::abs(double(x_.row(r)[n])) * wide.magnitude[size_t(n) * size_t(wide.in) + size_t(k)];
         const size_t i = size_t(r) * size_t(wide.in) + size_t(k);
         bound[i] = sum_error(wide.out, 8) * magnitude + kRoundF32 * std::abs(double(reference[0].values[i]));
       }
@@ -130,7 +138,8 @@ class UntransposedCase final : public OpCase {
   }
 
   Cost cost() const override {
-    return {double(weight_.codes.size() + weight_.scales.size() + weight_.biases.size()) + 4.0 * x_.rows * (weight_.out + weight_.in),
+    return {double(weight_.codes.size() + weight_.scales.size() + weight_.biases.size()) +
+                4.0 * x_.rows * (weight_.out + weight_.in),
             2.0 * x_.rows * weight_.out * weight_.in};
   }
 
@@ -155,7 +164,8 @@ class EmbedCase final : public OpCase {
     return {read_output(backend, "y", y)};
   }
 
-  /// Dense rows are exact. scale·code + bias rounds the product (unless fused) and the sum; the reference rounds once when it is read.
+  /// Dense rows are exact. scale·code + bias rounds the product (unless fused) and the sum; the reference rounds once
+  /// when it is read.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     const WideWeight wide = widen(table_);
     std::vector<double> bound(reference[0].values.size(), 0);
@@ -181,7 +191,8 @@ void add_matmul(Cases& cases) {
     cases.push_back(std::make_unique<MatmulCase>(variant, rows, in, terms));
   };
   // Row counts around every tile height, over an odd number of outputs.
-  for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33}) add("rows" + std::to_string(rows), rows, 128, {{kQ4, 37, false}});
+  for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33})
+    add("rows" + std::to_string(rows), rows, 128, {{kQ4, 37, false}});
   // Output counts around every block of rows of W.
   for (const int out : {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 65}) {
     add("out" + std::to_string(out) + "_row1", 1, 64, {{kQ4, out, false}});
@@ -195,34 +206,44 @@ void add_matmul(Cases& cases) {
   // Dense rows of any length: vector tails.
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const int in : {1, 3, 7, 8, 15, 17, 33, 63, 100}) {
-      add(std::string(to_string(dtype)) + "_in" + std::to_string(in), in % 2 == 0 ? 1 : 3, in, {{Format::dense(dtype), 9, in % 3 == 0}});
+      add(std::string(to_string(dtype)) + "_in" + std::to_string(in), in % 2 == 0 ? 1 : 3, in,
+          {{Format::dense(dtype), 9, in % 3 == 0}});
     }
   }
   for (const Format& format : every_format()) {
-    for (const int rows : {1, 5, 18}) add(label(format) + "_rows" + std::to_string(rows), rows, 256, {{format, 21, rows == 5}});
+    for (const int rows : {1, 5, 18})
+      add(label(format) + "_rows" + std::to_string(rows), rows, 256, {{format, 21, rows == 5}});
   }
   // Several terms share x: the three of attention and mixed formats; bias on some.
   add("terms_qkv", 3, 128, {{kQ4, 64, true}, {kQ4, 17, true}, {kQ4, 17, false}});
-  add("terms_mixed", 2, 128, {{kQ4, 33, false}, {Format::dense(DType::bf16), 5, true}, {Format::affine(3, 32, DType::f16, DType::f16), 12, false},
-                              {Format::affine(8, 128, DType::f32, DType::f32), 1, true}});
-  add("terms_mixed_rows", 19, 128, {{Format::affine(6, 64, DType::bf16, DType::bf16), 33, true}, {Format::dense(DType::f16), 40, false}});
+  add("terms_mixed", 2, 128,
+      {{kQ4, 33, false},
+       {Format::dense(DType::bf16), 5, true},
+       {Format::affine(3, 32, DType::f16, DType::f16), 12, false},
+       {Format::affine(8, 128, DType::f32, DType::f32), 1, true}});
+  add("terms_mixed_rows", 19, 128,
+      {{Format::affine(6, 64, DType::bf16, DType::bf16), 33, true}, {Format::dense(DType::f16), 40, false}});
 }
 
 void add_matmul_untransposed(Cases& cases) {
   for (const int rows : {1, 2, 7, 33}) {
     cases.push_back(std::make_unique<UntransposedCase>("rows" + std::to_string(rows), rows, 37, 128, kQ4));
   }
-  for (const int out : {1, 3, 64}) cases.push_back(std::make_unique<UntransposedCase>("out" + std::to_string(out), 3, out, 64, kQ4));
-  for (const Format& format : every_format()) cases.push_back(std::make_unique<UntransposedCase>(label(format), 3, 21, 128, format));
+  for (const int out : {1, 3, 64})
+    cases.push_back(std::make_unique<UntransposedCase>("out" + std::to_string(out), 3, out, 64, kQ4));
+  for (const Format& format : every_format())
+    cases.push_back(std::make_unique<UntransposedCase>(label(format), 3, 21, 128, format));
   cases.push_back(std::make_unique<UntransposedCase>("dense_odd", 3, 5, 7, Format::dense(DType::bf16)));
 }
 
 void add_embed(Cases& cases) {
   const std::vector<int32_t> tokens = {0, 16, 3, 3, 7, 16, 1};
   cases.push_back(std::make_unique<EmbedCase>("one", std::vector<int32_t>{16}, 17, 64, kQ4));
-  for (const Format& format : every_format()) cases.push_back(std::make_unique<EmbedCase>(label(format), tokens, 17, 128, format));
+  for (const Format& format : every_format())
+    cases.push_back(std::make_unique<EmbedCase>(label(format), tokens, 17, 128, format));
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    cases.push_back(std::make_unique<EmbedCase>(std::string(to_string(dtype)) + "_odd", tokens, 17, 13, Format::dense(dtype)));
+    cases.push_back(
+        std::make_unique<EmbedCase>(std::string(to_string(dtype)) + "_odd", tokens, 17, 13, Format::dense(dtype)));
   }
 }
 

@@ -1,4 +1,5 @@
-// Head norms and rotation: with and without norms, every head width, positions far apart, a part of the head, shared handles.
+// Head norms and rotation: with and without norms, every head width, positions far apart, a part of the head, shared
+// handles.
 #include <cmath>
 
 #include "tests/ops/cases/common.h"
@@ -30,11 +31,13 @@ class NormRopeCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
-    const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f}, k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
+    const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f},
+        k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
     Tensor q = backend.upload(q_.values, q_.rows, q_.cols), k = backend.upload(k_.values, k_.rows, k_.cols);
     const Tensor held_q = spec_.shared ? q : Tensor(), held_k = spec_.shared ? k : Tensor();
     backend.run({q_.rows, 0, false}, [&] {
-      backend.ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr, rope_);
+      backend.ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr,
+                              rope_);
     });
     std::vector<Output> outputs = {read_output(backend, "q", q), read_output(backend, "k", k)};
     if (spec_.shared) {
@@ -44,8 +47,9 @@ class NormRopeCase final : public OpCase {
     return outputs;
   }
 
-  /// a·cos - b·sin: cos and sin, times the magnitude, are each a rounding off (two for a library's f32 sine); two products and a difference.
-  /// The angle itself is the same f32 product everywhere. A norm before that moves a and b relatively.
+  /// a·cos - b·sin: cos and sin, times the magnitude, are each a rounding off (two for a library's f32 sine); two
+  /// products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and b
+  /// relatively.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
     std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_), rotated(k_, k_norm_)};
     if (spec_.shared) {
@@ -65,9 +69,11 @@ class NormRopeCase final : public OpCase {
       double squares = 0;
       for (size_t i = 0; i < dim; ++i) squares += double(x.values[first + i]) * double(x.values[first + i]);
       const double inverse = 1 / std::sqrt(squares / double(dim) + 1e-6);
-      for (size_t i = 0; i < dim; ++i) head[i] = std::abs(double(x.values[first + i])) * (spec_.norms ? inverse * std::abs(double(norm[i])) : 1);
+      for (size_t i = 0; i < dim; ++i)
+        head[i] = std::abs(double(x.values[first + i])) * (spec_.norms ? inverse * std::abs(double(norm[i])) : 1);
       for (size_t i = 0; i < dim; ++i) {
-        const double size = i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.magnitude) : head[i];
+        const double size =
+            i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.magnitude) : head[i];
         bound[first + i] = error * size;
       }
     }
@@ -83,16 +89,23 @@ class NormRopeCase final : public OpCase {
 }  // namespace
 
 void add_norm_rope(Cases& cases) {
-  const auto add = [&](const std::string& variant, const RopeSpec& spec) { cases.push_back(std::make_unique<NormRopeCase>(variant, spec)); };
+  const auto add = [&](const std::string& variant, const RopeSpec& spec) {
+    cases.push_back(std::make_unique<NormRopeCase>(variant, spec));
+  };
   for (const bool norms : {false, true}) {
     const std::string suffix = norms ? "_norms" : "";
     for (const int dim : {2, 4, 6, 16, 18, 32, 34, 64, 80, 128, 256}) {
-      add("dim" + std::to_string(dim) + suffix, {.heads = 3, .kv_heads = 1, .head_dim = dim, .norms = norms, .positions = {0, 1, 7, 100}});
+      add("dim" + std::to_string(dim) + suffix,
+          {.heads = 3, .kv_heads = 1, .head_dim = dim, .norms = norms, .positions = {0, 1, 7, 100}});
     }
-    add("far" + suffix, {.heads = 4, .kv_heads = 2, .head_dim = 64, .norms = norms, .positions = {131071, 0, 40000, 5, 5, 1000000}});
-    add("shared" + suffix, {.heads = 4, .kv_heads = 2, .head_dim = 16, .norms = norms, .shared = true, .positions = {3, 4, 5}});
-    add("magnitude" + suffix, {.heads = 2, .kv_heads = 2, .head_dim = 32, .norms = norms, .magnitude = 1.1386294f, .positions = {9, 10}});
-    add("part_of_head" + suffix, {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    add("far" + suffix,
+        {.heads = 4, .kv_heads = 2, .head_dim = 64, .norms = norms, .positions = {131071, 0, 40000, 5, 5, 1000000}});
+    add("shared" + suffix,
+        {.heads = 4, .kv_heads = 2, .head_dim = 16, .norms = norms, .shared = true, .positions = {3, 4, 5}});
+    add("magnitude" + suffix,
+        {.heads = 2, .kv_heads = 2, .head_dim = 32, .norms = norms, .magnitude = 1.1386294f, .positions = {9, 10}});
+    add("part_of_head" + suffix,
+        {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
     std::vector<int32_t> many(33);
     for (int i = 0; i < 33; ++i) many[size_t(i)] = i * 3;
     add("many_rows" + suffix, {.heads = 16, .kv_heads = 4, .head_dim = 128, .norms = norms, .positions = many});

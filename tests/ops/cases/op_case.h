@@ -1,5 +1,6 @@
-// One operation with one set of inputs, for any backend: its inputs from a seed, its call through Ops, how far the result may be from the
-// reference and why, and what it costs. Conformance tests, benches and fuzzers share these; they know no test framework.
+// One operation with one set of inputs, for any backend: its inputs from a seed, its call through Ops, how far the
+// result may be from the reference and why, and what it costs. Conformance tests, benches and fuzzers share these; they
+// know no test framework.
 #pragma once
 
 #include <memory>
@@ -34,8 +35,10 @@ class OpCase {
   const std::string& op() const { return op_; }
   std::string name() const { return op_ + "/" + variant_; }
   virtual std::vector<Output> run(Backend& backend) const = 0;
-  /// For each output, for each element: the largest |got - reference| that rounding can explain. See docs/numerics.md, "Tolerances".
-  virtual std::vector<std::vector<double>> bounds(const Precision& precision, const std::vector<Output>& reference) const = 0;
+  /// For each output, for each element: the largest |got - reference| that rounding can explain. See docs/numerics.md,
+  /// "Tolerances".
+  virtual std::vector<std::vector<double>> bounds(const Precision& precision,
+                                                  const std::vector<Output>& reference) const = 0;
   virtual Cost cost() const { return {}; }
 
  private:

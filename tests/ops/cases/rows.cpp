@@ -9,8 +9,8 @@ namespace {
 
 constexpr int kWidths[] = {1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 257, 2048};
 
-/// Relative error of x·w/sqrt(mean(x²) + eps) in f32: half of that of the sum of squares, and a rounding each for the mean, eps, root, inverse
-/// and two products, plus the one when the reference is read.
+/// Relative error of x·w/sqrt(mean(x²) + eps) in f32: half of that of the sum of squares, and a rounding each for the
+/// mean, eps, root, inverse and two products, plus the one when the reference is read.
 double norm_error(int cols) { return sum_error(cols) / 2 + 8 * kRoundF32; }
 
 std::vector<double> relative(const Output& reference, double error) {
@@ -48,10 +48,12 @@ class RmsNormCase final : public OpCase {
   std::vector<float> w_;
 };
 
-/// x += delta, then its norm; or the addition alone. A second handle on x must keep the old value, a lone one may be written in place.
+/// x += delta, then its norm; or the addition alone. A second handle on x must keep the old value, a lone one may be
+/// written in place.
 class AddCase final : public OpCase {
  public:
-  AddCase(const std::string& op, const std::string& variant, int rows, int cols, bool shared) : OpCase(op, variant), shared_(shared) {
+  AddCase(const std::string& op, const std::string& variant, int rows, int cols, bool shared)
+      : OpCase(op, variant), shared_(shared) {
     Random random(seed_of(name()));
     x_ = random_rows(random, rows, cols);
     delta_ = random_rows(random, rows, cols);
@@ -79,13 +81,16 @@ class AddCase final : public OpCase {
 
   /// The sum is rounded once; that moves the norm by as much again.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
-    std::vector<std::vector<double>> bounds = {relative(reference[0], 2 * kRoundF32), std::vector<double>(x_.values.size(), 0)};
+    std::vector<std::vector<double>> bounds = {relative(reference[0], 2 * kRoundF32),
+                                               std::vector<double>(x_.values.size(), 0)};
     if (op() != "add") bounds.push_back(relative(reference[2], norm_error(x_.cols) + 2 * kRoundF32));
     if (shared_) bounds.emplace_back(x_.values.size(), 0);
     return bounds;
   }
 
-  Cost cost() const override { return {(op() == "add" ? 12.0 : 16.0) * double(x_.values.size()), 5.0 * double(x_.values.size())}; }
+  Cost cost() const override {
+    return {(op() == "add" ? 12.0 : 16.0) * double(x_.values.size()), 5.0 * double(x_.values.size())};
+  }
 
  private:
   bool shared_;
@@ -105,17 +110,19 @@ class GluCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = gate_.rows});
-    const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols), up = backend.upload(up_.values, gate_.rows, gate_.cols);
+    const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols),
+                 up = backend.upload(up_.values, gate_.rows, gate_.cols);
     Tensor y;
     backend.run({gate_.rows, 0, false}, [&] { y = backend.ops().glu(Activation::silu, gate, up); });
     return {read_output(backend, "y", y)};
   }
 
-  /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g) leaves the range of f32
-  /// the true value is below |g|·2^-126·|u|, and a result of zero is as good.
+  /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
+  /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
-    for (size_t i = 0; i < bound.size(); ++i) bound[i] += 0x1p-126 * (1 + std::abs(double(gate_.values[i]))) * (1 + std::abs(double(up_.values[i])));
+    for (size_t i = 0; i < bound.size(); ++i)
+      bound[i] += 0x1p-126 * (1 + std::abs(double(gate_.values[i]))) * (1 + std::abs(double(up_.values[i])));
     return {bound};
   }
 
@@ -127,7 +134,8 @@ class GluCase final : public OpCase {
 
 class TakeWantedCase final : public OpCase {
  public:
-  TakeWantedCase(const std::string& variant, int rows, int cols, const std::vector<int32_t>& wanted) : OpCase("take_wanted", variant), wanted_(wanted) {
+  TakeWantedCase(const std::string& variant, int rows, int cols, const std::vector<int32_t>& wanted)
+      : OpCase("take_wanted", variant), wanted_(wanted) {
     Random random(seed_of(name()));
     x_ = {rows, cols, random.normals(size_t(rows) * size_t(cols), 1)};
   }
@@ -152,7 +160,8 @@ class TakeWantedCase final : public OpCase {
 }  // namespace
 
 void add_rms_norm(Cases& cases) {
-  for (const int cols : kWidths) cases.push_back(std::make_unique<RmsNormCase>("cols" + std::to_string(cols), cols % 5 + 1, cols, 1));
+  for (const int cols : kWidths)
+    cases.push_back(std::make_unique<RmsNormCase>("cols" + std::to_string(cols), cols % 5 + 1, cols, 1));
   cases.push_back(std::make_unique<RmsNormCase>("rows33", 33, 64, 1));
   cases.push_back(std::make_unique<RmsNormCase>("small_as_eps", 4, 64, 1e-3));
   cases.push_back(std::make_unique<RmsNormCase>("large", 4, 64, 1e6));
@@ -180,9 +189,12 @@ void add_add(Cases& cases) {
 }
 
 void add_glu(Cases& cases) {
-  for (const int cols : kWidths) cases.push_back(std::make_unique<GluCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
-  cases.push_back(std::make_unique<GluCase>("extreme_gates", 2, 16, std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
-                                                                                        -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
+  for (const int cols : kWidths)
+    cases.push_back(std::make_unique<GluCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
+  cases.push_back(
+      std::make_unique<GluCase>("extreme_gates", 2, 16,
+                                std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
+                                                   -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
   cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
 }
 

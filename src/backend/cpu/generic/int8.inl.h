@@ -1,6 +1,8 @@
-// Fast mode: activations rounded to int8 in groups of 32, integer sums inside a group. With x ≈ s·v, a group of a row gives
-// Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v + bias·Σ v). Included inside an instruction set's own namespace; the simd header defines
-//   Codes32 load_codes32<BITS>(p), DotLanes dot_add(acc, codes, v, factor): acc + factor·(lanes whose sum is Σ q·v over 32 elements).
+// Fast mode: activations rounded to int8 in groups of 32, integer sums inside a group. With x ≈ s·v, a group of a row
+// gives Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v + bias·Σ v). Included inside an instruction set's own namespace; the simd
+// header defines
+//   Codes32 load_codes32<BITS>(p), DotLanes dot_add(acc, codes, v, factor): acc + factor·(lanes whose sum is Σ q·v over
+//   32 elements).
 #pragma once
 
 inline void quantize_row(const float* x, int count, int8_t* values, float* scales, float* sums) {
@@ -79,7 +81,8 @@ inline void int8_matvec_rows(const WeightRows& w, int first, int last, const Qua
           odd[r] = dot_add(odd[r], b, v + size_t(r) * x.stride + kQuantGroup, factor[r][g + 1]);
         }
       }
-      for (int r = 0; r < ROWS && g < groups; ++r) even[r] = dot_add(even[r], load_codes32<BITS>(p), v + size_t(r) * x.stride, factor[r][g]);
+      for (int r = 0; r < ROWS && g < groups; ++r)
+        even[r] = dot_add(even[r], load_codes32<BITS>(p), v + size_t(r) * x.stride, factor[r][g]);
       for (int r = 0; r < ROWS; ++r) sum[r] += dot_reduce(even[r]) + dot_reduce(odd[r]);
     }
     for (int r = 0; r < ROWS; ++r) y[size_t(r) * y_stride + size_t(n)] = sum[r];
@@ -87,24 +90,28 @@ inline void int8_matvec_rows(const WeightRows& w, int first, int last, const Qua
 }
 
 template <int BITS>
-inline void int8_matvec_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride) {
+inline void int8_matvec_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                             size_t y_stride) {
   // A few weight rows at a time stay in the first-level cache while all rows of x pass over them.
   constexpr int kSlab = 16;
   for (int n = first; n < last; n += kSlab) {
     const int end = last - n < kSlab ? last : n + kSlab;
     int r = 0;
     for (; r + 4 <= rows; r += 4) {
-      const QuantRows part = {x.values + size_t(r) * x.stride, x.scales + size_t(r) * x.group_stride, x.sums + size_t(r) * x.group_stride, x.stride, x.group_stride};
+      const QuantRows part = {x.values + size_t(r) * x.stride, x.scales + size_t(r) * x.group_stride,
+                              x.sums + size_t(r) * x.group_stride, x.stride, x.group_stride};
       int8_matvec_rows<BITS, 4>(w, n, end, part, y + size_t(r) * y_stride, y_stride);
     }
     for (; r < rows; ++r) {
-      const QuantRows part = {x.values + size_t(r) * x.stride, x.scales + size_t(r) * x.group_stride, x.sums + size_t(r) * x.group_stride, x.stride, x.group_stride};
+      const QuantRows part = {x.values + size_t(r) * x.stride, x.scales + size_t(r) * x.group_stride,
+                              x.sums + size_t(r) * x.group_stride, x.stride, x.group_stride};
       int8_matvec_rows<BITS, 1>(w, n, end, part, y + size_t(r) * y_stride, y_stride);
     }
   }
 }
 
-inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride) {
+inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                        size_t y_stride) {
   switch (w.bits) {
     case 2: return int8_matvec_bits<2>(w, first, last, x, rows, y, y_stride);
     case 3: return int8_matvec_bits<3>(w, first, last, x, rows, y, y_stride);

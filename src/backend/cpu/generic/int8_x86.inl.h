@@ -1,5 +1,5 @@
-// The integer dot product on 256-bit registers: eight lanes of four products each. DOT4(acc, u8, s8) adds them; plain AVX2 has none that
-// cannot saturate for codes above 127, so it widens to 16 bits instead.
+// The integer dot product on 256-bit registers: eight lanes of four products each. DOT4(acc, u8, s8) adds them; plain
+// AVX2 has none that cannot saturate for codes above 127, so it widens to 16 bits instead.
 #pragma once
 
 struct Codes32 {
@@ -21,7 +21,8 @@ inline Codes32 load_codes32(const uint8_t* p) {
     split_codes<BITS>(p, a, b);
     split_codes<BITS>(p + 2 * BITS, c, d);
     const uint64_t mask = 0x0101010101010101ull * ((1u << BITS) - 1u);
-    return {_mm256_set_epi64x(int64_t(_pdep_u64(d, mask)), int64_t(_pdep_u64(c, mask)), int64_t(_pdep_u64(b, mask)), int64_t(_pdep_u64(a, mask)))};
+    return {_mm256_set_epi64x(int64_t(_pdep_u64(d, mask)), int64_t(_pdep_u64(c, mask)), int64_t(_pdep_u64(b, mask)),
+                              int64_t(_pdep_u64(a, mask)))};
   }
 }
 inline DotLanes dot_zero() { return _mm256_setzero_ps(); }

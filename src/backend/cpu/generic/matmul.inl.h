@@ -1,5 +1,5 @@
-// Exact matrix products: weights are decoded to f32 exactly as the format says, and every sum over k has the same order, whatever the
-// number of rows. Included inside an instruction set's own namespace after its simd header.
+// Exact matrix products: weights are decoded to f32 exactly as the format says, and every sum over k has the same
+// order, whatever the number of rows. Included inside an instruction set's own namespace after its simd header.
 #pragma once
 
 /// Sixteen elements of any float type.
@@ -67,7 +67,8 @@ inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, f
 }
 
 template <int BITS, int ROWS>
-inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y, size_t y_stride) {
+inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y,
+                               size_t y_stride) {
   constexpr int kCols = ROWS == 1 ? 4 : 2;
   int n = first;
   for (; n + kCols <= last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, x, y, y_stride);
@@ -107,7 +108,8 @@ inline void dense_matvec_rows(const WeightRows& w, int first, int last, const Fl
 }
 
 template <int BITS>
-inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride) {
+inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y,
+                        size_t y_stride) {
   if constexpr (BITS == 0) {
     switch (rows) {
       case 1: return dense_matvec_rows<1>(w, first, last, x, y, y_stride);
@@ -174,7 +176,8 @@ inline void decode_rows(const WeightRows& w, int first, int last, int k0, int k1
 }
 
 template <int ROWS, int COLS>
-inline void dot_tile(const float* x, size_t x_stride, const float* w, size_t w_stride, int depth, float* y, size_t y_stride) {
+inline void dot_tile(const float* x, size_t x_stride, const float* w, size_t w_stride, int depth, float* y,
+                     size_t y_stride) {
   F16 acc[ROWS][COLS];
   for (int r = 0; r < ROWS; ++r) {
     for (int c = 0; c < COLS; ++c) acc[r][c] = zero();
@@ -200,14 +203,19 @@ inline void dot_tile(const float* x, size_t x_stride, const float* w, size_t w_s
 }
 
 template <int ROWS>
-inline void dot_rows(const float* x, size_t x_stride, const FloatRows& w, int cols, int depth, float* y, size_t y_stride) {
+inline void dot_rows(const float* x, size_t x_stride, const FloatRows& w, int cols, int depth, float* y,
+                     size_t y_stride) {
   int c = 0;
-  for (; c + kTileN <= cols; c += kTileN) dot_tile<ROWS, kTileN>(x, x_stride, w.data + size_t(c) * w.stride, w.stride, depth, y + c, y_stride);
+  for (; c + kTileN <= cols; c += kTileN)
+    dot_tile<ROWS, kTileN>(x, x_stride, w.data + size_t(c) * w.stride, w.stride, depth, y + c, y_stride);
   for (; c < cols; ++c) dot_tile<ROWS, 1>(x, x_stride, w.data + size_t(c) * w.stride, w.stride, depth, y + c, y_stride);
 }
 
-inline void dot_block(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride) {
+inline void dot_block(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y,
+                      size_t y_stride) {
   int r = 0;
-  for (; r + kTileM <= rows; r += kTileM) dot_rows<kTileM>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
-  for (; r < rows; ++r) dot_rows<1>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
+  for (; r + kTileM <= rows; r += kTileM)
+    dot_rows<kTileM>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
+  for (; r < rows; ++r)
+    dot_rows<1>(x.data + size_t(r) * x.stride, x.stride, w, cols, depth, y + size_t(r) * y_stride, y_stride);
 }

@@ -1,8 +1,9 @@
-// Everything that is not a matrix product with weights: norms, activations, rotation, softmax, and the small products of attention.
-// Included inside an instruction set's own namespace after its simd header.
+// Everything that is not a matrix product with weights: norms, activations, rotation, softmax, and the small products
+// of attention. Included inside an instruction set's own namespace after its simd header.
 #pragma once
 
-/// e^x for x <= 88: two-part argument reduction and a degree-7 polynomial, within 2 units in the last place; very negative x gives 0.
+/// e^x for x <= 88: two-part argument reduction and a degree-7 polynomial, within 2 units in the last place; very
+/// negative x gives 0.
 inline F16 exp16(F16 x) {
   const F16 n = round(mul(max(x, set1(-103.0f)), set1(1.44269504f)));
   const F16 clamped = max(x, set1(-103.0f));
@@ -109,7 +110,8 @@ template <int ROWS, int COLS>
 inline void gemm_tile(const SmallGemm& g, int row, int col) {
   F16 acc[ROWS][COLS];
   for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c) acc[r][c] = g.accumulate ? load(g.c + size_t(row + r) * g.c_stride + col + 16 * c) : zero();
+    for (int c = 0; c < COLS; ++c)
+      acc[r][c] = g.accumulate ? load(g.c + size_t(row + r) * g.c_stride + col + 16 * c) : zero();
   }
   const size_t size = g.element == Element::f32 ? 4 : 2;
   const uint8_t* b = static_cast<const uint8_t*>(g.b) + size_t(col) * size;
@@ -136,7 +138,8 @@ inline void gemm_rows(const SmallGemm& g, int row) {
     for (int r = row; r < row + ROWS; ++r) {
       float sum = g.accumulate ? g.c[size_t(r) * g.c_stride + col] : 0.0f;
       for (int k = 0; k < g.depth; ++k) {
-        sum += g.a[size_t(r) * g.a_stride + size_t(k)] * load_element(static_cast<const uint8_t*>(g.b) + size_t(k) * g.b_stride * size, g.element, size_t(col));
+        sum += g.a[size_t(r) * g.a_stride + size_t(k)] *
+               load_element(static_cast<const uint8_t*>(g.b) + size_t(k) * g.b_stride * size, g.element, size_t(col));
       }
       g.c[size_t(r) * g.c_stride + col] = sum;
     }

@@ -1,5 +1,5 @@
-// One number at a time: conversions and unpacking that the vector wrappers fall back on. Included inside an instruction set's own
-// namespace, so that nothing here is shared between objects compiled for different processors.
+// One number at a time: conversions and unpacking that the vector wrappers fall back on. Included inside an instruction
+// set's own namespace, so that nothing here is shared between objects compiled for different processors.
 #pragma once
 
 inline float widen_bf16(uint16_t bits) {
@@ -62,7 +62,8 @@ inline float load_element(const uint8_t* p, Element element, size_t i) {
   return element == Element::f16 ? widen_f16(bits) : widen_bf16(bits);
 }
 
-/// The bits of codes 0..7 and 8..15 of a run of 16, each from bit 0 up. Reads exactly 2·BITS bytes; higher bits are not cleared.
+/// The bits of codes 0..7 and 8..15 of a run of 16, each from bit 0 up. Reads exactly 2·BITS bytes; higher bits are not
+/// cleared.
 template <int BITS>
 inline void split_codes(const uint8_t* p, uint64_t& low, uint64_t& high) {
   if constexpr (BITS == 2) {

@@ -5,14 +5,14 @@
 
 namespace bumblebee::cpu {
 namespace scalar {
-#include "backend/cpu/generic/scalars.inl.h"
-#include "backend/cpu/isa/simd_scalar.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/int8_scalar.inl.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/generic/int8_scalar.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/scalars.inl.h"
 #include "backend/cpu/generic/table.inl.h"
+#include "backend/cpu/isa/simd_scalar.h"
 }  // namespace scalar
 
 const Kernels& scalar_kernels() { return scalar::kTable; }

@@ -36,7 +36,8 @@ inline float reduce_add(F16 a) {
 inline float reduce_max(F16 a) { return _mm512_reduce_max_ps(a.v); }
 
 inline F16 load_bf16(const void* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
 }
 inline F16 load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
 inline void store_f16(void* p, F16 a) {
@@ -95,5 +96,5 @@ struct Decoder {
   }
 };
 
-inline constexpr int kTileM = 4, kTileN = 6;    // dot_block: accumulators held at once
+inline constexpr int kTileM = 4, kTileN = 6;        // dot_block: accumulators held at once
 inline constexpr int kGemmRows = 4, kGemmCols = 4;  // small_gemm, columns in units of 16

@@ -10,9 +10,13 @@ inline F16 each(Op op) {
   return {{op(0), op(1), op(2), op(3)}};
 }
 
-inline F16 set1(float x) { return each([&](int) { return vdupq_n_f32(x); }); }
+inline F16 set1(float x) {
+  return each([&](int) { return vdupq_n_f32(x); });
+}
 inline F16 zero() { return set1(0); }
-inline F16 load(const float* p) { return each([&](int i) { return vld1q_f32(p + 4 * i); }); }
+inline F16 load(const float* p) {
+  return each([&](int i) { return vld1q_f32(p + 4 * i); });
+}
 inline void store(float* p, F16 a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }
@@ -27,15 +31,33 @@ inline void store_n(float* p, F16 a, int n) {
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = t[i];
 }
-inline F16 add(F16 a, F16 b) { return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); }); }
-inline F16 mul(F16 a, F16 b) { return each([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }
-inline F16 div(F16 a, F16 b) { return each([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
-inline F16 fma(F16 a, F16 b, F16 c) { return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); }); }
-inline F16 fnma(F16 a, F16 b, F16 c) { return each([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); }); }
-inline F16 max(F16 a, F16 b) { return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); }); }
-inline F16 min(F16 a, F16 b) { return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
-inline F16 abs(F16 a) { return each([&](int i) { return vabsq_f32(a.v[i]); }); }
-inline F16 round(F16 a) { return each([&](int i) { return vrndnq_f32(a.v[i]); }); }
+inline F16 add(F16 a, F16 b) {
+  return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
+}
+inline F16 mul(F16 a, F16 b) {
+  return each([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
+}
+inline F16 div(F16 a, F16 b) {
+  return each([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
+}
+inline F16 fma(F16 a, F16 b, F16 c) {
+  return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+inline F16 fnma(F16 a, F16 b, F16 c) {
+  return each([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+inline F16 max(F16 a, F16 b) {
+  return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); });
+}
+inline F16 min(F16 a, F16 b) {
+  return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); });
+}
+inline F16 abs(F16 a) {
+  return each([&](int i) { return vabsq_f32(a.v[i]); });
+}
+inline F16 round(F16 a) {
+  return each([&](int i) { return vrndnq_f32(a.v[i]); });
+}
 /// a·2^n for integral n in [-126, 127]
 inline F16 scale2(F16 a, F16 n) {
   return each([&](int i) {
@@ -94,7 +116,8 @@ struct Decoder {
   F16 operator()(const uint8_t* p) const {
     const uint8x16_t q = codes16<BITS>(p);
     const uint16x8_t lo = vmovl_u8(vget_low_u8(q)), hi = vmovl_u8(vget_high_u8(q));
-    const uint32x4_t w[4] = {vmovl_u16(vget_low_u16(lo)), vmovl_u16(vget_high_u16(lo)), vmovl_u16(vget_low_u16(hi)), vmovl_u16(vget_high_u16(hi))};
+    const uint32x4_t w[4] = {vmovl_u16(vget_low_u16(lo)), vmovl_u16(vget_high_u16(lo)), vmovl_u16(vget_low_u16(hi)),
+                             vmovl_u16(vget_high_u16(hi))};
     return each([&](int i) { return vfmaq_f32(bias, vcvtq_f32_u32(w[i]), scale); });
   }
 };

@@ -1,5 +1,5 @@
-// Sixteen floats in an array: the portable fallback, left to the compiler. Without a fused multiply-add in hardware its last bits
-// differ from the other sets.
+// Sixteen floats in an array: the portable fallback, left to the compiler. Without a fused multiply-add in hardware its
+// last bits differ from the other sets.
 #pragma once
 
 struct F16 {
@@ -13,25 +13,49 @@ inline F16 each(Op op) {
   return r;
 }
 
-inline F16 set1(float x) { return each([&](int) { return x; }); }
+inline F16 set1(float x) {
+  return each([&](int) { return x; });
+}
 inline F16 zero() { return set1(0); }
-inline F16 load(const float* p) { return each([&](int i) { return p[i]; }); }
-inline F16 load_n(const float* p, int n) { return each([&](int i) { return i < n ? p[i] : 0.0f; }); }
+inline F16 load(const float* p) {
+  return each([&](int i) { return p[i]; });
+}
+inline F16 load_n(const float* p, int n) {
+  return each([&](int i) { return i < n ? p[i] : 0.0f; });
+}
 inline void store(float* p, F16 a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
 }
 inline void store_n(float* p, F16 a, int n) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
-inline F16 add(F16 a, F16 b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
-inline F16 mul(F16 a, F16 b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
-inline F16 div(F16 a, F16 b) { return each([&](int i) { return a.v[i] / b.v[i]; }); }
-inline F16 fma(F16 a, F16 b, F16 c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
-inline F16 fnma(F16 a, F16 b, F16 c) { return each([&](int i) { return c.v[i] - a.v[i] * b.v[i]; }); }
-inline F16 max(F16 a, F16 b) { return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F16 min(F16 a, F16 b) { return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F16 abs(F16 a) { return each([&](int i) { return __builtin_fabsf(a.v[i]); }); }
-inline F16 round(F16 a) { return each([&](int i) { return __builtin_rintf(a.v[i]); }); }
+inline F16 add(F16 a, F16 b) {
+  return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F16 mul(F16 a, F16 b) {
+  return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F16 div(F16 a, F16 b) {
+  return each([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline F16 fma(F16 a, F16 b, F16 c) {
+  return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline F16 fnma(F16 a, F16 b, F16 c) {
+  return each([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
+}
+inline F16 max(F16 a, F16 b) {
+  return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F16 min(F16 a, F16 b) {
+  return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F16 abs(F16 a) {
+  return each([&](int i) { return __builtin_fabsf(a.v[i]); });
+}
+inline F16 round(F16 a) {
+  return each([&](int i) { return __builtin_rintf(a.v[i]); });
+}
 /// a·2^n for integral n in [-126, 127]
 inline F16 scale2(F16 a, F16 n) {
   return each([&](int i) {
