@@ -7,15 +7,18 @@
 
 namespace bumblebee::cpu {
 namespace neon_i8mm {
-#include "backend/cpu/generic/bf16_dot.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/generic/int8_neon.inl.h"
+// Each builds on those before it.
+// clang-format off
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_neon.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/generic/scalars.inl.h"
-#include "backend/cpu/generic/table.inl.h"
 #include "backend/cpu/isa/dot_neon_i8mm.h"
-#include "backend/cpu/isa/simd_neon.h"
+#include "backend/cpu/generic/int8_neon.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/table.inl.h"
+// clang-format on
 }  // namespace neon_i8mm
 
 const Kernels& neon_i8mm_kernels() { return neon_i8mm::kTable; }

@@ -5,14 +5,17 @@
 
 namespace bumblebee::cpu {
 namespace scalar {
-#include "backend/cpu/generic/bf16_dot.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/generic/int8_scalar.inl.h"
+// Each builds on those before it.
+// clang-format off
+#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/isa/simd_scalar.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/generic/scalars.inl.h"
+#include "backend/cpu/generic/int8_scalar.inl.h"
+#include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
-#include "backend/cpu/isa/simd_scalar.h"
+// clang-format on
 }  // namespace scalar
 
 const Kernels& scalar_kernels() { return scalar::kTable; }
