@@ -4,6 +4,7 @@ Writes tests/data/gguf/blocks.safetensors ("<TYPE>.blocks" u8, "<TYPE>.values" f
 byte-level tokenizer and six tensor types) and tiny.safetensors (the same model in Hugging Face names and row order, float32).
 Needs: pip install gguf numpy safetensors.
 """
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ def random_blocks(random, kind, rows, columns):
     return blocks.reshape(rows, -1)
 
 
-def write_blocks(random):
+def write_blocks(random, out):
     tensors = {}
     for kind in BLOCK_TYPES:
         blocks = random_blocks(random, kind, 4, BLOCK_SIZE[kind])
         tensors[f"{kind.name}.blocks"] = blocks
         tensors[f"{kind.name}.values"] = quants.dequantize(blocks, kind).astype(np.float32)
-    save_file(tensors, DATA / "blocks.safetensors")
+    save_file(tensors, out / "blocks.safetensors")
 
 
 def unpermute(rows, heads):
@@ -51,12 +52,12 @@ def byte_alphabet():
     return [chr(b) if b in plain else chr(next(extra)) for b in range(256)]
 
 
-def write_model(random):
+def write_model(random, out):
     hidden, heads, kv, head, inner = 64, 4, 2, 16, 256
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_alphabet() + ["he", "ll", "hell", "hello"]
     merges = ["h e", "l l", "he ll", "hell o"]
     vocab = len(tokens)
-    writer = GGUFWriter(DATA / "tiny.gguf", "llama")
+    writer = GGUFWriter(out / "tiny.gguf", "llama")
     writer.add_block_count(1)
     writer.add_context_length(128)
     writer.add_embedding_length(hidden)
@@ -106,11 +107,14 @@ def write_model(random):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    save_file(dense, DATA / "tiny.safetensors")
+    save_file(dense, out / "tiny.safetensors")
 
 
 if __name__ == "__main__":
-    DATA.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=DATA)
+    folder = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(20)
-    write_blocks(generator)
-    write_model(generator)
+    write_blocks(generator, folder)
+    write_model(generator, folder)

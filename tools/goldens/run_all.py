@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the goldens of models and quantization afresh and holds the committed ones to them; exits 1 on a difference.
+"""Makes all goldens (models, quantization, sampling, GGUF blocks, tokens, templates) afresh and holds the committed ones to them; exits 1 on a difference.
 
 Installs its own environment (requirements.txt, about 2 GB) in a cache directory the first time. Where the program has
 been built, it also compares every width with mlx-lm; with --smollm2 DIR --gguf FILE the real model too.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+DATA = REPOSITORY / "tests" / "data"
 CACHE = Path(os.environ.get("BUMBLEBEE_ORACLES", Path.home() / ".cache" / "bumblebee-oracles")) / "models"
 # Sums in float64 depend on the processor's vector width in their last bits; everything else is compared bit for bit.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
@@ -62,7 +63,7 @@ def compare_tensors(fresh, committed):
 def compare_trees(fresh, committed):
     wrong = 0
     files = sorted({p.relative_to(root) for root in (fresh, committed) for p in root.rglob("*") if p.is_file()})
-    files = [f for f in files if str(f).startswith(("models/", "widths/", "quant")) and f.name != "mlx.json"]
+    files = [f for f in files if f.name not in ("mlx.json", "oracle.json")]
     for file in files:
         a, b = fresh / file, committed / file
         if not (a.exists() and b.exists()):
@@ -93,7 +94,17 @@ def inside(arguments):
         script("quant.py", "--out", fresh)
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
-        wrong += compare_trees(fresh, REPOSITORY / "tests" / "data" / "goldens")
+        script("sampler.py", "--out", fresh / "sampler.json")
+        wrong += compare_trees(fresh, DATA / "goldens")
+        script("gguf_files.py", "--out", Path(scratch) / "gguf")
+        wrong += compare_trees(Path(scratch) / "gguf", DATA / "gguf")
+        text = Path(scratch) / "text"
+        script("text_templates.py", "--templates", DATA / "text" / "templates", "--out", text / "rendered")
+        wrong += compare_trees(text / "rendered", DATA / "text" / "rendered")
+        tokenizers = subprocess.run(["bash", REPOSITORY / "tools" / "fetch_tokenizers.sh"], check=True, text=True,
+                                    stdout=subprocess.PIPE).stdout.strip()
+        script("text_tokens.py", "--tokenizers", tokenizers, "--out", text / "tokens")
+        wrong += compare_trees(text / "tokens", DATA / "text" / "tokens")
         if arguments.binary.exists():
             script("widths.py", "--out", Path(scratch) / "grid", "--binary", arguments.binary)
         else:

@@ -3,6 +3,7 @@
 Run with transformers and torch installed: python tools/goldens/sampler.py
 Masked entries are null. Presence and frequency penalties (OpenAI's, absent from transformers) are written out below.
 """
+import argparse
 import json
 from pathlib import Path
 
@@ -60,6 +61,9 @@ CONFIGS = [
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    out = parser.parse_args().out
     torch.manual_seed(20)
     cases = []
     for index, config in enumerate(CONFIGS):
@@ -78,7 +82,8 @@ def main():
             cases.append({"config": config, "prompt": prompt, "output": output, "logits": logits[0].tolist(),
                           "processed": [None if v == -float("inf") else v for v in scores[0].tolist()]})
     lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
-    OUT.write_text('{"maker":"tools/goldens/sampler.py","cases":[\n' + lines + "\n]}\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text('{"maker":"tools/goldens/sampler.py","cases":[\n' + lines + "\n]}\n")
 
 
 if __name__ == "__main__":
