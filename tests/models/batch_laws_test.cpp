@@ -1,6 +1,6 @@
 // A sequence's result does not depend on how its tokens were cut into steps, on who shared the batch or on which pages
-// it got. Exact, bit for bit, on the reference; on other backends too where they promise it (docs/numerics.md), because
-// their sums have one order.
+// it got: bit for bit, because every sum has one order (docs/numerics.md). For the same reason the instruction sets
+// with a fused multiply-add agree with each other.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -48,20 +48,9 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
 
   std::vector<float> solo(const std::vector<int32_t>& tokens) const { return runner().step({{0, tokens}}).front(); }
 
-  /// In exact precision a different order of sums may show as rounding errors, never more: each of about 15 operations
-  /// in each layer adds 6·sqrt(n)·2^-24 of the root mean square. In fast precision a rounding difference may tip an
-  /// activation to the next of 255 levels.
+  /// Bit for bit: every backend sums in one order, whatever shares the batch.
   void expect_same(const std::vector<float>& got, const std::vector<float>& want, const std::string& what) const {
-    ASSERT_EQ(got.size(), want.size()) << what;
-    if (target_.backend == "ref") {
-      EXPECT_EQ(got, want) << what;
-      return;
-    }
-    const double operations = 15.0 * tiny_.layers, longest = std::max(tiny_.d_ff, tiny_.heads * tiny_.head_dim);
-    const double limit =
-        target_.options.fast ? std::sqrt(operations) * 3.0 / 254 : 6 * kRoundF32 * std::sqrt(longest * operations);
-    const std::vector<double> wide(want.begin(), want.end());
-    EXPECT_LE(relative_to_rms(got, wide), limit) << what;
+    EXPECT_EQ(got, want) << what;
   }
 
   const Target target_;
@@ -158,6 +147,24 @@ TEST_P(BatchLaws, ARowDoesNotSeeItsBatchMates) {
 class NarrowCaches : public BatchLaws {};
 
 /// Exact precision only: int8 activations would drown what the cache costs.
+class InstructionSets : public testing::TestWithParam<int> {};
+
+INSTANTIATE_TEST_SUITE_P(All, InstructionSets, testing::Range(0, 4),
+                         [](const auto& p) { return tiny_models()[size_t(p.param)].family; });
+
+TEST_P(InstructionSets, WithFusedMultiplyAddAgreeBitForBit) {
+  const TinyModel tiny = tiny_models()[size_t(GetParam())];
+  const std::vector<int32_t> tokens = random_tokens(12, 70, tiny.vocab);
+  std::vector<float> first;
+  for (const Target& target : targets()) {
+    if (target.options.fast || target.options.instruction_set == "scalar") continue;
+    const std::vector<float> logits = Runner(target.create(), tiny, {.page_seed = 1}).step({{0, tokens}}).front();
+    if (first.empty()) first = logits;
+    EXPECT_EQ(logits, first) << target.name();
+  }
+  EXPECT_FALSE(first.empty());
+}
+
 std::vector<Target> exact_targets() {
   std::vector<Target> list;
   for (const Target& target : every_target()) {
