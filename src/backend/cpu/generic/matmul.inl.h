@@ -47,6 +47,7 @@ inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, f
       for (int r = 0; r < ROWS; ++r) acc[r][c] = zero();
     }
     for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
+#pragma GCC unroll 4  // keeps the accumulators in registers
       for (int c = 0; c < COLS; ++c) {
         const Decoder<BITS> decode(s[c].scale[g], s[c].bias[g]);
         const uint8_t* at = codes + size_t(c) * w.row_bytes;
