@@ -6,6 +6,11 @@
 #include "io/safetensors.h"
 #include "tests/io/files.h"
 
+#ifdef __SANITIZE_ADDRESS__
+// The sanitizer keeps freed memory back to catch late uses; with its usual 256 MB these tests would measure that.
+extern "C" const char* __asan_default_options() { return "quarantine_size_mb=2"; }
+#endif
+
 namespace bumblebee {
 namespace {
 
