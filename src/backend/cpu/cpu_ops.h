@@ -38,12 +38,17 @@ class CpuOps final : public Ops {
   Tensor take_wanted(const Tensor& x) override;
 
  private:
-  /// x as the fast mode's kernels take it; only what the terms need is filled.
-  struct Rounded {
-    std::vector<int8_t> int8;
+  /// x as the fast mode's kernels take it; only what the terms of one product need is filled.
+  struct RoundedInt8 {
+    QuantLayout layout;
+    std::vector<int8_t> values;
     std::vector<float> scales, sums;
+    QuantRows rows;
+  };
+  struct Rounded {
+    std::vector<RoundedInt8> int8;  // one per layout; kept from call to call
     std::vector<uint16_t> bf16;
-    QuantRows quant;
+    const QuantRows& rows(const QuantLayout& layout) const;
   };
   struct AttentionTask {
     int segment, head, first_row, rows;
@@ -52,6 +57,7 @@ class CpuOps final : public Ops {
   Tensor own(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
   void round_input(const Tensor& x, std::span<const MatmulTerm> terms);
+  void round_int8(const Tensor& x, RoundedInt8& out);
   void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
   void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
   void turn(Tensor& t, int head_dim, const NormParams* norm);
@@ -59,7 +65,8 @@ class CpuOps final : public Ops {
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a,
                    const AttentionTask& task, int thread);
-  std::vector<float>& scratch(int thread, size_t floats);
+  /// 64-byte aligned, uninitialised; valid until the thread asks again.
+  std::span<float> scratch(int thread, size_t floats);
 
   const Kernels& k_;
   ThreadPool& threads_;
@@ -67,8 +74,12 @@ class CpuOps final : public Ops {
   bool fast_;
   Batch batch_;
   Rounded rounded_;
-  std::vector<std::vector<float>> scratch_;  // per thread
-  RopeParams table_for_;                     // what the table below was made for
+  struct Scratch {
+    AlignedBytes bytes;
+    size_t floats = 0;
+  };
+  std::vector<Scratch> scratch_;  // per thread
+  RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
   std::vector<float> cos_, sin_;  // [rows, dims/2]
 };

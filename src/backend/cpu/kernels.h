@@ -13,8 +13,14 @@ namespace bumblebee::cpu {
 inline constexpr int kBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
-/// Activations of the fast mode are rounded to int8 in groups of this many.
-inline constexpr int kQuantGroup = 32;
+/// Activations of the fast mode are rounded to int8 with one scale for so many (docs/numerics.md).
+inline constexpr int kQuantGroup = 64;
+/// The int8 products take this many rows of x at once, and this much scratch.
+inline constexpr int kInt8Rows = 512;
+inline constexpr int kInt8Cols = 64;
+inline constexpr int kInt8Depth = 256;
+inline constexpr size_t kInt8Scratch =
+    size_t(kInt8Rows) * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + size_t(2) * 16 * kInt8Cols * 4;  // bytes
 
 enum class Element : uint8_t { f32, f16, bf16 };
 
@@ -31,14 +37,22 @@ struct WeightRows {
   Element bias_element = Element::f32;  // affine: of the biases
 };
 
-/// Activations rounded to int8: values [rows, in], scales and sums [rows, in/kQuantGroup] (a sum is of the rounded
-/// values, times scale).
+/// How a kernel wants int8 activations: `nibbles` when every eight values come as the four even ones and then the four
+/// odd ones, as the two halves of a byte do; sums over `unit` values (32 or 64) meet the biases.
+struct QuantLayout {
+  bool nibbles = false;
+  int unit = 64;
+  friend bool operator==(const QuantLayout&, const QuantLayout&) = default;
+};
+inline QuantLayout quant_layout(const WeightRows& w) { return {w.bits == 4, w.group < 64 ? w.group : 64}; }
+
+/// Activations rounded to int8: values [rows, in], with one scale for kQuantGroup of them, and for every unit scale·Σ
+/// values. Rows of values end in zeros up to a multiple of kQuantGroup; strides are in elements.
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;
   const float* sums = nullptr;
-  size_t stride = 0;        // of values
-  size_t group_stride = 0;  // of scales and sums
+  size_t stride = 0, scale_stride = 0, sum_stride = 0;
 };
 
 /// Rows of f32.
@@ -71,10 +85,11 @@ struct Kernels {
   /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kBlock elements; the sum has the order of matvec.
   void (*dot_block)(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride);
 
-  /// Fast mode: x rounded to int8. Any number of rows.
-  void (*quantize)(const float* x, int count, int8_t* values, float* scales, float* sums);
-  void (*matvec_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                      size_t y_stride);
+  /// Fast mode: x rounded to int8.
+  void (*quantize)(const float* x, int count, QuantLayout layout, int8_t* values, float* scales, float* sums);
+  /// As matvec with rounded x, for any number of rows. `scratch` is kInt8Scratch bytes, 64-byte aligned.
+  void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
+                      void* scratch);
   /// Fast mode for dense bf16 weights: x rounded to bf16.
   void (*round_bf16)(const float* x, int count, uint16_t* out);
   void (*matvec_bf16)(const WeightRows& w, int first, int last, const uint16_t* x, size_t x_stride, int rows, float* y,

@@ -26,10 +26,13 @@ void CpuOps::bind(const Batch& batch) {
   table_valid_ = false;
 }
 
-std::vector<float>& CpuOps::scratch(int thread, size_t floats) {
-  std::vector<float>& s = scratch_[size_t(thread)];
-  if (s.size() < floats) s.resize(floats);
-  return s;
+std::span<float> CpuOps::scratch(int thread, size_t floats) {
+  Scratch& s = scratch_[size_t(thread)];
+  if (s.floats < floats) {
+    s.bytes = aligned_bytes(floats * sizeof(float));
+    s.floats = floats;
+  }
+  return {reinterpret_cast<float*>(s.bytes.get()), floats};
 }
 
 Tensor CpuOps::own(Tensor& t) {
@@ -59,24 +62,45 @@ Tensor CpuOps::embed(const Weight& table) {
   return y;
 }
 
+const QuantRows& CpuOps::Rounded::rows(const QuantLayout& layout) const {
+  for (const RoundedInt8& r : int8) {
+    if (r.layout == layout) return r.rows;
+  }
+  BB_CHECK(false, "x was not rounded for this weight");
+}
+
+void CpuOps::round_int8(const Tensor& x, RoundedInt8& out) {
+  const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
+  const size_t groups = (cols + kQuantGroup - 1) / kQuantGroup,
+               units = (cols + size_t(out.layout.unit) - 1) / size_t(out.layout.unit);
+  // One cache line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
+  const size_t stride = (groups + 1) * kQuantGroup;
+  out.values.resize(rows * stride);
+  out.scales.resize(rows * groups);
+  out.sums.resize(rows * units);
+  out.rows = {out.values.data(), out.scales.data(), out.sums.data(), stride, groups, units};
+  for_rows(x.rows(), x.cols(), [&](int r) {
+    k_.quantize(row(x, r), x.cols(), out.layout, out.values.data() + size_t(r) * stride,
+                out.scales.data() + size_t(r) * groups, out.sums.data() + size_t(r) * units);
+  });
+}
+
 void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
-  bool int8 = false, bf16 = false;
+  bool bf16 = false;
+  std::vector<QuantLayout> done;
   for (const MatmulTerm& term : terms) {
-    int8 = int8 || uses_int8(packed(*term.weight).rows);
-    bf16 = bf16 || uses_bf16(packed(*term.weight).rows);
+    const WeightRows& w = packed(*term.weight).rows;
+    bf16 = bf16 || uses_bf16(w);
+    const QuantLayout layout = quant_layout(w);
+    if (!uses_int8(w) || std::find(done.begin(), done.end(), layout) != done.end()) continue;
+    done.push_back(layout);
+    const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
+    auto at = std::find_if(rounded_.int8.begin(), rounded_.int8.end(), same);
+    if (at == rounded_.int8.end())
+      at = rounded_.int8.insert(at, RoundedInt8{.layout = layout, .values = {}, .scales = {}, .sums = {}, .rows = {}});
+    round_int8(x, *at);
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
-  const size_t groups = (cols + kQuantGroup - 1) / kQuantGroup;
-  if (int8) {
-    rounded_.int8.resize(rows * groups * kQuantGroup);
-    rounded_.scales.resize(rows * groups);
-    rounded_.sums.resize(rows * groups);
-    rounded_.quant = {rounded_.int8.data(), rounded_.scales.data(), rounded_.sums.data(), groups * kQuantGroup, groups};
-    for_rows(x.rows(), x.cols(), [&](int r) {
-      k_.quantize(row(x, r), x.cols(), rounded_.int8.data() + size_t(r) * groups * kQuantGroup,
-                  rounded_.scales.data() + size_t(r) * groups, rounded_.sums.data() + size_t(r) * groups);
-    });
-  }
   if (bf16) {
     rounded_.bf16.resize(rows * cols);
     for_rows(x.rows(), x.cols(),
@@ -107,7 +131,8 @@ void CpuOps::multiply_range(const Tensor& x, const MatmulTerm& term, const Tenso
   const WeightRows& w = packed(*term.weight).rows;
   const size_t stride = size_t(y.cols());
   if (fast_ && uses_int8(w)) {
-    k_.matvec_int8(w, first, last, rounded_.quant, x.rows(), data(y), stride);
+    void* panel = scratch(thread, kInt8Scratch / sizeof(float)).data();
+    k_.matmul_int8(w, first, last, rounded_.rows(quant_layout(w)), x.rows(), data(y), stride, panel);
   } else if (fast_ && uses_bf16(w)) {
     k_.matvec_bf16(w, first, last, rounded_.bf16.data(), size_t(x.cols()), x.rows(), data(y), stride);
   } else if (x.rows() <= kMatvecRows) {

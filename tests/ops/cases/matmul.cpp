@@ -16,7 +16,7 @@ struct TermSpec {
 
 /// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
-/// affine: x is rounded to a multiple of max|x|/127 in each group of 32, so that each entry moves by at most max|x|/254
+/// affine: x is rounded to a multiple of max|x|/127 in each group of 64, so that each entry moves by at most max|x|/254
 /// and the product by that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
 double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
                     double want, double bias) {
@@ -27,9 +27,9 @@ double matmul_bound(const float* x, const WideWeight& w, int n, const Format& fo
   if (!precision.fast) return bound;
   if (format.kind == Format::Kind::dense)
     return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
-  for (size_t first = 0; first < in; first += 32) {
+  for (size_t first = 0; first < in; first += 64) {
     double highest = 0, moved = 0;
-    for (size_t k = first; k < std::min(in, first + 32); ++k) {
+    for (size_t k = first; k < std::min(in, first + 64); ++k) {
       highest = std::max(highest, std::abs(double(x[k])));
       moved += std::abs(w.value[row + k]);
     }

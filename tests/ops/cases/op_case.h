@@ -13,7 +13,7 @@ namespace bumblebee::op_cases {
 
 /// What a result is allowed to have rounded.
 struct Precision {
-  bool fast = false;  // activations of matmul rounded to int8 in groups of 32
+  bool fast = false;  // activations of matmul rounded to int8 in groups of 64
 };
 
 /// One tensor that came out. A null buffer reads as rows = cols = 0.

@@ -9,13 +9,16 @@ namespace bumblebee::cpu {
 namespace avx2 {
 // Each builds on those before it.
 // clang-format off
+#include "backend/cpu/generic/unroll.inl.h"
 #include "backend/cpu/generic/scalars.inl.h"
 #include "backend/cpu/isa/simd_avx2.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/isa/dot4_avx2.h"
-#include "backend/cpu/generic/int8_x86.inl.h"
+#include "backend/cpu/isa/int_avx2.h"
+#include "backend/cpu/isa/dot_avx2.h"
+#include "backend/cpu/generic/wide_dot.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

@@ -9,13 +9,15 @@ namespace bumblebee::cpu {
 namespace avx512_bf16 {
 // Each builds on those before it.
 // clang-format off
+#include "backend/cpu/generic/unroll.inl.h"
 #include "backend/cpu/generic/scalars.inl.h"
 #include "backend/cpu/isa/simd_avx512.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/isa/dot4_vnni.h"
-#include "backend/cpu/generic/int8_x86.inl.h"
+#include "backend/cpu/isa/int_avx512.h"
+#include "backend/cpu/isa/dot_vnni.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/isa/bf16_dot_avx512.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

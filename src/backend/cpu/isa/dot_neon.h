@@ -1,12 +1,18 @@
-// Sums of four u8·s8 products per 32-bit lane by widening: codes reach 255, so they are widened to signed 16 bits.
+// Sums of products of two bytes by widening: codes below 16 are signed bytes too, and a pair of products fits 16 bits.
 #pragma once
 
-inline int32x4_t dot16(uint8x16_t u, int8x16_t s) {
-  const int16x8_t u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))),
-                  u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u)));
-  const int16x8_t s0 = vmovl_s8(vget_low_s8(s)), s1 = vmovl_s8(vget_high_s8(s));
-  int32x4_t sum = vmull_s16(vget_low_s16(u0), vget_low_s16(s0));
-  sum = vmlal_s16(sum, vget_high_s16(u0), vget_high_s16(s0));
-  sum = vmlal_s16(sum, vget_low_s16(u1), vget_low_s16(s1));
-  return vmlal_s16(sum, vget_high_s16(u1), vget_high_s16(s1));
-}
+struct Dot {
+  using Sum = I16;
+  static constexpr int kSteps = 1 << 16;  // steps before total()
+  static Sum zero() { return int_zero(); }
+  static Sum step(Sum s, const I16& codes, const I16& x) {
+    for (int i = 0; i < 4; ++i) {
+      const int8x16_t q = vreinterpretq_s8_s32(codes.v[i]), v = vreinterpretq_s8_s32(x.v[i]);
+      const int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(q), vget_low_s8(v)), vmull_high_s8(q, v));
+      s.v[i] = vpadalq_s16(s.v[i], pairs);
+    }
+    return s;
+  }
+  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
+  static I16 total(const Sum& s) { return s; }
+};

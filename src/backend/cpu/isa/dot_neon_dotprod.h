@@ -1,8 +1,15 @@
-// Signed dot products take codes below 128; Σ q·v = Σ (q - 128)·v + 128·Σ v brings all codes into that range.
+// Sums of four products of two signed bytes per lane in one instruction; codes below 16 are signed bytes too.
 #pragma once
 
-inline int32x4_t dot16(uint8x16_t u, int8x16_t s) {
-  const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(0x80)));
-  const int32x4_t sum = vdotq_s32(vdupq_n_s32(0), centred, s);
-  return vaddq_s32(sum, vshlq_n_s32(vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(1), s), 7));
-}
+struct Dot {
+  using Sum = I16;
+  static constexpr int kSteps = 1 << 16;  // steps before total()
+  static Sum zero() { return int_zero(); }
+  static Sum step(Sum s, const I16& codes, const I16& x) {
+    for (int i = 0; i < 4; ++i)
+      s.v[i] = vdotq_s32(s.v[i], vreinterpretq_s8_s32(codes.v[i]), vreinterpretq_s8_s32(x.v[i]));
+    return s;
+  }
+  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
+  static I16 total(const Sum& s) { return s; }
+};

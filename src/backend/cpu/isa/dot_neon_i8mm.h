@@ -1,4 +1,16 @@
-// Sums of four u8·s8 products per 32-bit lane in one instruction.
+// Sums of four products of an unsigned and a signed byte per lane, in one instruction for every width of codes.
 #pragma once
 
-inline int32x4_t dot16(uint8x16_t u, int8x16_t s) { return vusdotq_s32(vdupq_n_s32(0), u, s); }
+struct Dot {
+  using Sum = I16;
+  static constexpr int kSteps = 1 << 16;  // steps before total()
+  static Sum zero() { return int_zero(); }
+  static Sum step(Sum s, const I16& codes, const I16& x) {
+    for (int i = 0; i < 4; ++i)
+      s.v[i] = vusdotq_s32(s.v[i], vreinterpretq_u8_s32(codes.v[i]), vreinterpretq_s8_s32(x.v[i]));
+    return s;
+  }
+  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
+  static I16 total(const Sum& s) { return s; }
+};
+using WideDot = Dot;

@@ -9,13 +9,16 @@ namespace bumblebee::cpu {
 namespace neon_dotprod {
 // Each builds on those before it.
 // clang-format off
+#include "backend/cpu/generic/unroll.inl.h"
 #include "backend/cpu/generic/scalars.inl.h"
 #include "backend/cpu/isa/simd_neon.h"
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/rows.inl.h"
+#include "backend/cpu/isa/int_neon.h"
 #include "backend/cpu/isa/dot_neon_dotprod.h"
-#include "backend/cpu/generic/int8_neon.inl.h"
+#include "backend/cpu/generic/wide_dot.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

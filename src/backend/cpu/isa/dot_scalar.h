@@ -1,0 +1,19 @@
+// Sums of four products of an unsigned and a signed byte per lane, one at a time.
+#pragma once
+
+struct Dot {
+  using Sum = I16;
+  static constexpr int kSteps = 1 << 16;  // steps before total()
+  static Sum zero() { return int_zero(); }
+  static Sum step(Sum s, const I16& codes, const I16& x) {
+    uint8_t q[64];
+    int8_t v[64];
+    __builtin_memcpy(q, &codes, 64);
+    __builtin_memcpy(v, &x, 64);
+    for (int i = 0; i < 64; ++i) s.v[i / 4] += int32_t(q[i]) * int32_t(v[i]);
+    return s;
+  }
+  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
+  static I16 total(const Sum& s) { return s; }
+};
+using WideDot = Dot;

@@ -1,0 +1,101 @@
+// Sixteen 32-bit lanes of integers, or 64 bytes, as two AVX2 registers. Included inside an instruction set's own
+// namespace after simd_avx2.h.
+#pragma once
+
+struct I16 {
+  __m256i lo, hi;
+};
+
+inline I16 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline I16 load_int(const void* p) {
+  const auto* at = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
+}
+inline void store_int(void* p, I16 a) {
+  auto* at = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(at, a.lo);
+  _mm256_storeu_si256(at + 1, a.hi);
+}
+/// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
+inline I16 load_int_n(const void* p, int bytes) {
+  alignas(32) uint8_t t[64] = {};
+  for (int i = 0; i < bytes; i += 16) __builtin_memcpy(t + i, static_cast<const uint8_t*>(p) + i, 16);
+  return load_int(t);
+}
+inline I16 add(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I16 times16(I16 a) { return {_mm256_slli_epi32(a.lo, 4), _mm256_slli_epi32(a.hi, 4)}; }
+inline F16 to_float(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline I16 as_int(F16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+inline F16 as_float(I16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+/// Bytes as they lie: the low or high four bits of each.
+inline I16 low_nibbles(I16 a) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
+}
+inline I16 high_nibbles(I16 a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+/// Four bytes in every lane.
+inline I16 broadcast4(const int8_t* p) {
+  int quad;
+  __builtin_memcpy(&quad, p, 4);
+  return {_mm256_set1_epi32(quad), _mm256_set1_epi32(quad)};
+}
+/// Sixteen floats, rounded to nearest even, as bytes.
+inline void store_rounded(int8_t* p, F16 a) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+/// Sixteen codes as bytes; reads 2·BITS of them.
+template <int BITS>
+inline void store_codes(uint8_t* out, const uint8_t* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), codes16<BITS>(p));
+}
+/// As text for the assembler: GCC 12 drops the builtin where a function does nothing else.
+BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+
+BB_INLINE void transpose8(__m256i (&t)[8]) {
+  __m256i a[8], b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_epi32(t[i], t[i + 1]);
+    a[i + 1] = _mm256_unpackhi_epi32(t[i], t[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    t[j] = _mm256_permute2x128_si256(b[j], b[4 + j], 0x20);
+    t[4 + j] = _mm256_permute2x128_si256(b[j], b[4 + j], 0x31);
+  }
+}
+
+/// t[i] lane j <-> t[j] lane i, in four squares of eight
+BB_INLINE void transpose(I16 (&t)[16]) {
+  __m256i a[8], b[8], c[8], d[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) a[i] = t[i].lo;
+  transpose8(a);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) b[i] = t[i].hi;
+  transpose8(b);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) c[i] = t[8 + i].lo;
+  transpose8(c);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) d[i] = t[8 + i].hi;
+  transpose8(d);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[i] = {a[i], c[i]};
+    t[8 + i] = {b[i], d[i]};
+  }
+}
+
+// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;

@@ -1,0 +1,72 @@
+// Sixteen 32-bit lanes of integers, or 64 bytes, as one AVX-512 register. Included inside an instruction set's own
+// namespace after simd_avx512.h.
+#pragma once
+
+using I16 = __m512i;
+
+inline I16 int_zero() { return _mm512_setzero_si512(); }
+inline I16 load_int(const void* p) { return _mm512_loadu_si512(p); }
+/// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
+inline I16 load_int_n(const void* p, int bytes) {
+  return _mm512_maskz_loadu_epi32(__mmask16((1u << (bytes / 4)) - 1u), p);
+}
+inline void store_int(void* p, I16 a) { _mm512_storeu_si512(p, a); }
+inline I16 add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
+inline I16 times16(I16 a) { return _mm512_slli_epi32(a, 4); }
+inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a)}; }
+inline I16 as_int(F16 a) { return _mm512_castps_si512(a.v); }
+inline F16 as_float(I16 a) { return {_mm512_castsi512_ps(a)}; }
+/// Bytes as they lie: the low or high four bits of each.
+inline I16 low_nibbles(I16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline I16 high_nibbles(I16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
+/// Four bytes in every lane.
+inline I16 broadcast4(const int8_t* p) {
+  int quad;
+  __builtin_memcpy(&quad, p, 4);
+  return _mm512_set1_epi32(quad);
+}
+/// Sixteen floats, rounded to nearest even, as bytes.
+inline void store_rounded(int8_t* p, F16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+/// Sixteen codes as bytes; reads 2·BITS of them.
+template <int BITS>
+inline void store_codes(uint8_t* out, const uint8_t* p) {
+  uint64_t low, high;
+  split_codes<BITS>(p, low, high);
+  const uint64_t mask = 0x0101010101010101ull * ((1u << BITS) - 1u), a = _pdep_u64(low, mask), b = _pdep_u64(high, mask);
+  __builtin_memcpy(out, &a, 8);
+  __builtin_memcpy(out + 8, &b, 8);
+}
+/// As text for the assembler: GCC 12 drops the builtin where a function does nothing else.
+BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+
+/// t[i] lane j <-> t[j] lane i
+BB_INLINE void transpose(I16 (&t)[16]) {
+  __m512i a[16], b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // b[i + j]: column 4L + j of rows i..i+3 in 128-bit lane L
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i p = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), q = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+    const __m512i r = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88),
+                  s = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_i32x4(p, r, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(q, s, 0x88);
+    t[8 + j] = _mm512_shuffle_i32x4(p, r, 0xdd);
+    t[12 + j] = _mm512_shuffle_i32x4(q, s, 0xdd);
+  }
+}
+
+// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 8, kIntRows = 6, kIntCols = 4;

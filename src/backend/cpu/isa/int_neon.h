@@ -1,0 +1,103 @@
+// Sixteen 32-bit lanes of integers, or 64 bytes, as four NEON registers. Included inside an instruction set's own
+// namespace after simd_neon.h.
+#pragma once
+
+struct I16 {
+  int32x4_t v[4];
+};
+
+inline I16 int_zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
+inline I16 load_int(const void* p) {
+  const auto* at = static_cast<const uint8_t*>(p);
+  I16 a;
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vld1q_u8(at + 16 * i));
+  return a;
+}
+/// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
+inline I16 load_int_n(const void* p, int bytes) {
+  I16 a = int_zero();
+  for (int i = 0; i < bytes / 16; ++i) a.v[i] = vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p) + 16 * i));
+  return a;
+}
+inline void store_int(void* p, I16 a) {
+  for (int i = 0; i < 4; ++i) vst1q_u8(static_cast<uint8_t*>(p) + 16 * i, vreinterpretq_u8_s32(a.v[i]));
+}
+inline I16 add(I16 a, I16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
+inline I16 times16(I16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], 4);
+  return a;
+}
+inline F16 to_float(I16 a) {
+  F16 f;
+  for (int i = 0; i < 4; ++i) f.v[i] = vcvtq_f32_s32(a.v[i]);
+  return f;
+}
+inline I16 as_int(F16 a) {
+  I16 b;
+  for (int i = 0; i < 4; ++i) b.v[i] = vreinterpretq_s32_f32(a.v[i]);
+  return b;
+}
+inline F16 as_float(I16 a) {
+  F16 b;
+  for (int i = 0; i < 4; ++i) b.v[i] = vreinterpretq_f32_s32(a.v[i]);
+  return b;
+}
+/// Bytes as they lie: the low or high four bits of each.
+inline I16 low_nibbles(I16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(a.v[i]), vdupq_n_u8(15)));
+  return a;
+}
+inline I16 high_nibbles(I16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.v[i]), 4));
+  return a;
+}
+/// Four bytes in every lane.
+inline I16 broadcast4(const int8_t* p) {
+  int quad;
+  __builtin_memcpy(&quad, p, 4);
+  const int32x4_t a = vdupq_n_s32(quad);
+  return {{a, a, a, a}};
+}
+/// Sixteen floats, rounded to nearest even, as bytes.
+inline void store_rounded(int8_t* p, F16 a) {
+  const int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[0])), vqmovn_s32(vcvtnq_s32_f32(a.v[1])));
+  const int16x8_t high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[2])), vqmovn_s32(vcvtnq_s32_f32(a.v[3])));
+  vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+}
+/// Sixteen codes as bytes; reads 2·BITS of them.
+template <int BITS>
+inline void store_codes(uint8_t* out, const uint8_t* p) {
+  vst1q_u8(out, codes16<BITS>(p));
+}
+BB_INLINE void prefetch(const void* p) { asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p))); }
+
+BB_INLINE void transpose4(int32x4_t& a, int32x4_t& b, int32x4_t& c, int32x4_t& d) {
+  const int64x2_t e = vreinterpretq_s64_s32(vtrn1q_s32(a, b)), f = vreinterpretq_s64_s32(vtrn2q_s32(a, b));
+  const int64x2_t g = vreinterpretq_s64_s32(vtrn1q_s32(c, d)), h = vreinterpretq_s64_s32(vtrn2q_s32(c, d));
+  a = vreinterpretq_s32_s64(vtrn1q_s64(e, g));
+  b = vreinterpretq_s32_s64(vtrn1q_s64(f, h));
+  c = vreinterpretq_s32_s64(vtrn2q_s64(e, g));
+  d = vreinterpretq_s32_s64(vtrn2q_s64(f, h));
+}
+
+/// t[i] lane j <-> t[j] lane i, in sixteen squares of four
+BB_INLINE void transpose(I16 (&t)[16]) {
+  I16 out[16];
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < 4; ++j) {
+      int32x4_t a = t[4 * i].v[j], b = t[4 * i + 1].v[j], c = t[4 * i + 2].v[j], d = t[4 * i + 3].v[j];
+      transpose4(a, b, c, d);
+      out[4 * j].v[i] = a;
+      out[4 * j + 1].v[i] = b;
+      out[4 * j + 2].v[i] = c;
+      out[4 * j + 3].v[i] = d;
+    }
+  }
+  for (int i = 0; i < 16; ++i) t[i] = out[i];
+}
+
+// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;

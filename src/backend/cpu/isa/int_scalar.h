@@ -1,0 +1,78 @@
+// Sixteen 32-bit lanes of integers, or 64 bytes, without vector instructions. Included inside an instruction set's own
+// namespace after simd_scalar.h.
+#pragma once
+
+struct I16 {
+  int32_t v[16];
+};
+
+inline I16 int_zero() { return {}; }
+inline I16 load_int(const void* p) {
+  I16 a;
+  __builtin_memcpy(&a, p, 64);
+  return a;
+}
+/// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
+inline I16 load_int_n(const void* p, int bytes) {
+  I16 a = {};
+  __builtin_memcpy(&a, p, size_t(bytes));
+  return a;
+}
+inline void store_int(void* p, I16 a) { __builtin_memcpy(p, &a, 64); }
+inline I16 add(I16 a, I16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+  return a;
+}
+inline I16 times16(I16 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] *= 16;
+  return a;
+}
+inline F16 to_float(I16 a) {
+  F16 f;
+  for (int i = 0; i < 16; ++i) f.v[i] = float(a.v[i]);
+  return f;
+}
+inline I16 as_int(F16 a) { return load_int(&a); }
+inline F16 as_float(I16 a) {
+  F16 f;
+  __builtin_memcpy(&f, &a, 64);
+  return f;
+}
+/// Bytes as they lie: the low or high four bits of each.
+inline I16 low_nibbles(I16 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] &= 0x0f0f0f0f;
+  return a;
+}
+inline I16 high_nibbles(I16 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] = int32_t((uint32_t(a.v[i]) >> 4) & 0x0f0f0f0fu);
+  return a;
+}
+/// Four bytes in every lane.
+inline I16 broadcast4(const int8_t* p) {
+  I16 a;
+  for (int i = 0; i < 16; ++i) __builtin_memcpy(&a.v[i], p, 4);
+  return a;
+}
+/// Sixteen floats, rounded to nearest even, as bytes.
+inline void store_rounded(int8_t* p, F16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = int8_t(__builtin_rintf(a.v[i]));
+}
+/// Sixteen codes as bytes; reads 2·BITS of them.
+template <int BITS>
+inline void store_codes(uint8_t* out, const uint8_t* p) {
+  unpack16<BITS>(p, out);
+}
+inline void prefetch(const void*) {}
+/// t[i] lane j <-> t[j] lane i
+inline void transpose(I16 (&t)[16]) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const int32_t a = t[i].v[j];
+      t[i].v[j] = t[j].v[i];
+      t[j].v[i] = a;
+    }
+  }
+}
+
+// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
