@@ -12,7 +12,7 @@ struct KvShape {
   int layers = 0, kv_heads = 0, head_dim = 0;
   int page_size = 64;        // tokens per page, a multiple of 16
   int pages = 0;             // memory of a page becomes resident when it is first written
-  DType dtype = DType::f32;  // f32, f16 or bf16
+  DType dtype = DType::f32;  // f32, f16, bf16, or i8 with one f32 scale per token and head
 };
 
 class KvStore {
@@ -31,8 +31,8 @@ class KvStore {
 
 /// Bytes of one page over all layers.
 inline uint64_t page_bytes(const KvShape& s) {
-  return uint64_t(2) * uint64_t(s.layers) * uint64_t(s.kv_heads) * uint64_t(s.head_dim) * uint64_t(s.page_size) *
-         uint64_t(size_of(s.dtype));
+  const uint64_t head = uint64_t(s.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
+  return uint64_t(2) * uint64_t(s.layers) * uint64_t(s.kv_heads) * uint64_t(s.page_size) * head;
 }
 
 }  // namespace bumblebee

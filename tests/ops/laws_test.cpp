@@ -131,6 +131,33 @@ TEST_P(Laws, ACopiedPageContinuesLikeTheOriginal) {
   }
 }
 
+TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
+  constexpr int kPast = 1100, kOthers = 300;  // more tasks than any machine's threads: then nobody's past is split
+  Random random(26);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+    const auto kv = backend_->make_kv(
+        {.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 64, .pages = 18 + kOthers, .dtype = dtype});
+    std::vector<int32_t> pages(18);
+    for (int i = 0; i < 18; ++i) pages[size_t(i)] = 17 - i;
+    attend_one(*backend_, *kv, 0, pages, random_rows(random, kPast, 16));
+    const HostMatrix next = random_rows(random, 1, 16);
+    const std::vector<float> alone = attend_one(*backend_, *kv, kPast, pages, next);
+
+    Batch batch;
+    batch.append({0}, kPast, pages, Batch::Want::none);
+    for (int i = 0; i < kOthers; ++i) batch.append({0}, 0, {18 + i}, Batch::Want::none);
+    backend_->bind(batch, kv.get());
+    HostMatrix all = random_rows(random, 1 + kOthers, 16);
+    std::copy_n(next.values.begin(), 16, all.values.begin());
+    const Tensor x = backend_->upload(all.values, all.rows, 16);
+    const std::vector<float> together =
+        read_output(*backend_, "out",
+                    backend_->ops().attend(*kv, 0, x, x, x, {.heads = 1, .kv_heads = 1, .head_dim = 16, .scale = 0.3f}))
+            .values;
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin())) << to_string(dtype);
+  }
+}
+
 TEST_P(Laws, AReusedPageForgetsItsPast) {
   Random random(25);
   const auto kv =

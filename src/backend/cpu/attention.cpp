@@ -1,6 +1,7 @@
 // Causal attention over pages with a running softmax. Heads that share keys are the rows of one small product, so that
-// a page of keys is read once for all of them. Pages begin at fixed positions of a sequence, so a row's sums do not
-// depend on how its prompt was cut into batches.
+// a page of keys is read once for all of them. Softmax runs within spans of kSpan tokens, which begin at fixed
+// positions of a sequence, and the spans' results are joined in order: whoever computes a span, and however a prompt
+// was cut into batches, a row's sums are the same.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,146 +9,254 @@
 #include "backend/cpu/cpu_ops.h"
 
 namespace bumblebee::cpu {
-namespace {
 
-constexpr int kTaskVectors = 32;  // query vectors (rows times heads of a group) of one task
-
-/// Running state of one task, in one scratch allocation.
-struct TaskState {
-  int vectors, dim, page_size;
-  float *q, *scores, *sum, *highest, *total;
-  static size_t floats(int vectors, int dim, int page_size) {
-    return size_t(vectors) * size_t(2 * dim + page_size + 2);
-  }
-  TaskState(float* base, int v, int d, int p) : vectors(v), dim(d), page_size(p) {
-    q = base;
-    sum = q + size_t(v) * size_t(d);
-    scores = sum + size_t(v) * size_t(d);
-    highest = scores + size_t(v) * size_t(p);
+/// Running softmax of some query vectors: Σ e^(s - highest)·v, the highest s, and Σ e^(s - highest).
+struct SoftmaxState {
+  int vectors, dim;
+  float *sum, *highest, *total;
+  static size_t floats(int vectors, int dim) { return size_t(vectors) * size_t(dim + 2); }
+  SoftmaxState(float* base, int v, int d) : vectors(v), dim(d), sum(base) {
+    highest = sum + size_t(v) * size_t(d);
     total = highest + v;
-    std::fill_n(sum, size_t(v) * size_t(d), 0.0f);
-    std::fill_n(highest, v, -INFINITY);
-    std::fill_n(total, v, 0.0f);
+  }
+  float* row(int i) const { return sum + size_t(i) * size_t(dim); }
+  void clear() const {
+    std::fill_n(sum, size_t(vectors) * size_t(dim), 0.0f);
+    std::fill_n(highest, vectors, -INFINITY);
+    std::fill_n(total, vectors, 0.0f);
+  }
+  /// Adds what a later span found.
+  void join(const SoftmaxState& later, const Kernels& k) const {
+    for (int i = 0; i < vectors; ++i) {
+      if (later.total[i] == 0) continue;  // nothing visible there
+      const float most = std::max(highest[i], later.highest[i]);
+      const float mine = std::exp(highest[i] - most), its = std::exp(later.highest[i] - most);
+      if (mine != 1) k.scale(row(i), mine, dim);
+      k.add_scaled(row(i), later.row(i), its, dim);
+      total[i] = total[i] * mine + later.total[i] * its;
+      highest[i] = most;
+    }
   }
 };
 
+namespace {
+
+constexpr int kTaskVectors = 48;    // query vectors (rows times heads of a group) of one task
+constexpr int kSpan = 512;          // tokens, a multiple of every page size
+constexpr int kTasksPerThread = 4;  // below this, spans are shared out too
+
 template <class T>
-void scatter_column(const T* values, int dim, int page_size, int token, std::byte* keys) {
+void scatter_column(const void* values, int dim, int page_size, int token, std::byte* keys) {
+  const T* from = static_cast<const T*>(values);
   T* column = reinterpret_cast<T*>(keys) + token;
-  for (int d = 0; d < dim; ++d) column[size_t(d) * size_t(page_size)] = values[d];
+  for (int d = 0; d < dim; ++d) column[size_t(d) * size_t(page_size)] = from[d];
 }
 
 }  // namespace
 
-void CpuOps::append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a) {
-  const int page_size = kv.shape().page_size;
-  for (const Segment& s : batch_.segments) {
-    for (int token = s.past; token < s.past + s.rows; token += page_size - token % page_size) {
-      kv.touch(batch_.pages[size_t(s.first_page + token / page_size)]);
-    }
-  }
+void CpuOps::append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v,
+                         const AttentionParams& a) {
+  const int page_size = kv.shape().page_size, dim = a.head_dim;
   const size_t bytes = kv.element_bytes();
-  const auto append_head = [&](int head) {
-    std::vector<std::byte> key(size_t(a.head_dim) * bytes);
-    for (const Segment& s : batch_.segments) {
-      for (int i = 0; i < s.rows; ++i) {
-        const int page = batch_.pages[size_t(s.first_page + (s.past + i) / page_size)],
-                  token = (s.past + i) % page_size;
-        k_.store(row(k, s.first + i) + head * a.head_dim, a.head_dim, kv.element(), key.data());
-        if (bytes == 4) {
-          scatter_column(reinterpret_cast<const float*>(key.data()), a.head_dim, page_size, token,
-                         kv.keys(page, layer, head));
-        } else {
-          scatter_column(reinterpret_cast<const uint16_t*>(key.data()), a.head_dim, page_size, token,
-                         kv.keys(page, layer, head));
-        }
-        k_.store(row(v, s.first + i) + head * a.head_dim, a.head_dim, kv.element(),
-                 kv.values(page, layer, head) + size_t(token) * size_t(a.head_dim) * bytes);
+  std::vector<std::byte> key(size_t(dim) * bytes);
+  for (const Segment& s : batch_.segments) {
+    for (int i = 0; i < s.rows; ++i) {
+      const int page = batch_.pages[size_t(s.first_page + (s.past + i) / page_size)], token = (s.past + i) % page_size;
+      const float *k_row = row(k, s.first + i) + head * dim, *v_row = row(v, s.first + i) + head * dim;
+      std::byte *keys = kv.keys(page, layer, head),
+                *value = kv.values(page, layer, head) + size_t(token) * size_t(dim) * bytes;
+      if (kv.element() == Element::i8) {
+        kv.key_scales(page, layer, head)[token] = k_.store_i8(k_row, dim, reinterpret_cast<int8_t*>(key.data()));
+        kv.value_scales(page, layer, head)[token] = k_.store_i8(v_row, dim, reinterpret_cast<int8_t*>(value));
+      } else {
+        k_.store(k_row, dim, kv.element(), key.data());
+        k_.store(v_row, dim, kv.element(), value);
+      }
+      switch (bytes) {
+        case 4: scatter_column<float>(key.data(), dim, page_size, token, keys); break;
+        case 2: scatter_column<uint16_t>(key.data(), dim, page_size, token, keys); break;
+        default: scatter_column<int8_t>(key.data(), dim, page_size, token, keys);
       }
     }
-  };
-  if (k.rows() < 16) {
-    for (int head = 0; head < a.kv_heads; ++head) append_head(head);
-  } else {
-    threads_.for_each(a.kv_heads, [&](int64_t head, int) { append_head(int(head)); });
   }
 }
 
-void CpuOps::attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a,
-                         const AttentionTask& task, int thread) {
-  const Segment& s = batch_.segments[size_t(task.segment)];
-  const int group = a.heads / a.kv_heads, dim = a.head_dim, page_size = kv.shape().page_size;
-  const int vectors = task.rows * group;
-  TaskState state(scratch(thread, TaskState::floats(vectors, dim, page_size)).data(), vectors, dim, page_size);
-  for (int i = 0; i < task.rows; ++i) {
-    std::copy_n(row(q, s.first + task.first_row + i) + task.head * group * dim, group * dim,
-                state.q + size_t(i) * size_t(group * dim));
+void CpuOps::append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a) {
+  const int page_size = kv.shape().page_size;
+  for (const Segment& s : batch_.segments) {
+    for (int token = s.past; token < s.past + s.rows; token += page_size - token % page_size)
+      kv.touch(batch_.pages[size_t(s.first_page + token / page_size)]);
   }
-  const int first_position = s.past + task.first_row, last_position = first_position + task.rows - 1;
-  const auto first_visible = [&](int position) { return a.window > 0 ? std::max(0, position - a.window + 1) : 0; };
+  if (k.rows() < 16) {
+    for (int head = 0; head < a.kv_heads; ++head) append_head(kv, layer, head, k, v, a);
+  } else {
+    threads_.for_each(a.kv_heads, [&](int64_t head, int) { append_head(kv, layer, int(head), k, v, a); });
+  }
+}
 
-  for (int page = first_visible(first_position) / page_size; page * page_size <= last_position; ++page) {
+/// Query vectors that share keys: `rows` consecutive rows of one segment, all heads of a group.
+struct CpuOps::AttentionTask {
+  int segment, head, first_row, rows;
+  int first_position, last_position;
+  int first_span, last_span;  // that some row sees
+
+  int spans() const { return last_span - first_span + 1; }
+};
+
+namespace {
+
+int first_visible(const AttentionParams& a, int position) {
+  return a.window > 0 ? std::max(0, position - a.window + 1) : 0;
+}
+
+}  // namespace
+
+std::vector<CpuOps::AttentionTask> CpuOps::attention_tasks(const AttentionParams& a) const {
+  const int task_rows = std::max(1, kTaskVectors / (a.heads / a.kv_heads));
+  std::vector<AttentionTask> tasks;
+  for (size_t i = 0; i < batch_.segments.size(); ++i) {
+    const Segment& s = batch_.segments[i];
+    for (int r = 0; r < s.rows; r += task_rows) {
+      const int rows = std::min(task_rows, s.rows - r), first = s.past + r, last = first + rows - 1;
+      for (int h = 0; h < a.kv_heads; ++h)
+        tasks.push_back({int(i), h, r, rows, first, last, first_visible(a, first) / kSpan, last / kSpan});
+    }
+  }
+  return tasks;
+}
+
+void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
+                         const float* q, float* scores, const SoftmaxState& state) {
+  const int group = a.heads / a.kv_heads, dim = a.head_dim, page_size = kv.shape().page_size;
+  const bool scaled = kv.element() == Element::i8;
+  const int begin = std::max(span * kSpan, first_visible(a, task.first_position)),
+            end = std::min((span + 1) * kSpan, task.last_position + 1);
+  const Segment& s = batch_.segments[size_t(task.segment)];
+  state.clear();
+  for (int page = begin / page_size; page * page_size < end; ++page) {
     const int start = page * page_size;
     const int id = batch_.pages[size_t(s.first_page + page)];
-    const int depth = std::min(page_size, last_position + 1 - start);  // tokens that some row of the task sees
-    k_.small_gemm({.a = state.q,
+    const int depth = std::min(page_size, end - start);  // tokens that some row of the task sees
+    k_.small_gemm({.a = q,
                    .a_stride = size_t(dim),
                    .b = kv.keys(id, layer, task.head),
                    .b_stride = size_t(page_size),
                    .element = kv.element(),
-                   .c = state.scores,
+                   .c = scores,
                    .c_stride = size_t(page_size),
-                   .rows = vectors,
+                   .rows = state.vectors,
                    .cols = (depth + 15) / 16 * 16,
                    .depth = dim});
-    for (int i = 0; i < vectors; ++i) {
-      const int position = first_position + i / group;
-      const int low = std::clamp(first_visible(position) - start, 0, depth),
+    for (int i = 0; i < state.vectors; ++i) {
+      const int position = task.first_position + i / group;
+      const int low = std::clamp(first_visible(a, position) - start, 0, depth),
                 high = std::clamp(position + 1 - start, low, depth);
-      float* p = state.scores + size_t(i) * size_t(page_size);
+      float* p = scores + size_t(i) * size_t(page_size);
       std::fill(p, p + low, 0.0f);
       std::fill(p + high, p + depth, 0.0f);
       if (low == high) continue;
+      if (scaled) k_.multiply(p + low, kv.key_scales(id, layer, task.head) + low, high - low);
       const float highest = std::max(state.highest[i], k_.max_scaled(p + low, high - low, a.scale));
       const float shrink = std::exp(state.highest[i] - highest);
       state.highest[i] = highest;
       state.total[i] = state.total[i] * shrink + k_.softmax_part(p + low, high - low, a.scale, highest);
-      if (shrink != 1) k_.scale(state.sum + size_t(i) * size_t(dim), shrink, dim);
+      if (shrink != 1) k_.scale(state.row(i), shrink, dim);
+      if (scaled) k_.multiply(p + low, kv.value_scales(id, layer, task.head) + low, high - low);
     }
-    k_.small_gemm({.a = state.scores,
+    k_.small_gemm({.a = scores,
                    .a_stride = size_t(page_size),
                    .b = kv.values(id, layer, task.head),
                    .b_stride = size_t(dim),
                    .element = kv.element(),
                    .c = state.sum,
                    .c_stride = size_t(dim),
-                   .rows = vectors,
+                   .rows = state.vectors,
                    .cols = dim,
                    .depth = depth,
                    .accumulate = true});
-  }
-  for (int i = 0; i < vectors; ++i) {
-    float* sum = state.sum + size_t(i) * size_t(dim);
-    k_.scale(sum, 1.0f / state.total[i], dim);
-    std::copy_n(sum, dim, row(out, s.first + task.first_row + i / group) + (task.head * group + i % group) * dim);
   }
 }
 
 Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                       const AttentionParams& a) {
   auto& kv = static_cast<CpuKv&>(store);
+  BB_CHECK(kSpan % kv.shape().page_size == 0, "page size ", kv.shape().page_size);
   append_kv(kv, layer, k, v, a);
   Tensor out = memory_->make(q.rows(), q.cols());
-  const int task_rows = std::max(1, kTaskVectors / (a.heads / a.kv_heads));
-  std::vector<AttentionTask> tasks;
-  for (size_t s = 0; s < batch_.segments.size(); ++s) {
-    for (int r = 0; r < batch_.segments[s].rows; r += task_rows) {
-      for (int h = 0; h < a.kv_heads; ++h)
-        tasks.push_back({int(s), h, r, std::min(task_rows, batch_.segments[s].rows - r)});
+  const int group = a.heads / a.kv_heads, dim = a.head_dim;
+  const std::vector<AttentionTask> tasks = attention_tasks(a);
+
+  const auto gather = [&](const AttentionTask& task, float* to) {
+    const int first = batch_.segments[size_t(task.segment)].first + task.first_row;
+    for (int i = 0; i < task.rows; ++i, to += group * dim)
+      std::copy_n(row(q, first + i) + task.head * group * dim, group * dim, to);
+  };
+  const auto finish = [&](const AttentionTask& task, const SoftmaxState& state) {
+    const int first = batch_.segments[size_t(task.segment)].first + task.first_row;
+    for (int i = 0; i < state.vectors; ++i) {
+      k_.scale(state.row(i), 1.0f / state.total[i], dim);
+      std::copy_n(state.row(i), dim, row(out, first + i / group) + (task.head * group + i % group) * dim);
     }
+  };
+  /// A thread's memory: queries, scores, and the states of a span and of all.
+  const auto split = [&](int thread, int vectors, auto&& body) {
+    const size_t queries = size_t(vectors) * size_t(dim), scores = size_t(vectors) * size_t(kv.shape().page_size),
+                 state = SoftmaxState::floats(vectors, dim);
+    float* base = scratch(thread, queries + scores + 2 * state).data();
+    body(base, base + queries, SoftmaxState(base + queries + scores, vectors, dim),
+         SoftmaxState(base + queries + scores + state, vectors, dim));
+  };
+
+  int spans = 0;
+  for (const AttentionTask& task : tasks) spans = std::max(spans, task.spans());
+  if (spans == 1 || int(tasks.size()) >= kTasksPerThread * threads_.threads()) {
+    threads_.for_each(int64_t(tasks.size()), [&](int64_t t, int thread) {
+      const AttentionTask& task = tasks[size_t(t)];
+      split(thread, task.rows * group, [&](float* queries, float* scores, SoftmaxState part, SoftmaxState all) {
+        gather(task, queries);
+        all.clear();
+        for (int span = task.first_span; span <= task.last_span; ++span) {
+          attend_span(kv, layer, a, task, span, queries, scores, part);
+          all.join(part, k_);
+        }
+        finish(task, all);
+      });
+    });
+    return out;
   }
-  threads_.for_each(int64_t(tasks.size()),
-                    [&](int64_t t, int thread) { attend_task(kv, layer, q, out, a, tasks[size_t(t)], thread); });
+
+  // Few tasks over long contexts: every span is a task of its own, and the states are joined afterwards.
+  size_t floats = 0;
+  std::vector<size_t> offsets;  // of the states of task t, span by span
+  for (const AttentionTask& task : tasks) {
+    offsets.push_back(floats);
+    floats += size_t(task.spans()) * SoftmaxState::floats(task.rows * group, dim);
+  }
+  span_states_.resize(std::max(span_states_.size(), floats));
+  const auto state_of = [&](size_t t, int span) {
+    const AttentionTask& task = tasks[t];
+    const int vectors = task.rows * group;
+    return SoftmaxState(
+        span_states_.data() + offsets[t] + size_t(span - task.first_span) * SoftmaxState::floats(vectors, dim), vectors,
+        dim);
+  };
+  threads_.for_each(int64_t(tasks.size()) * spans, [&](int64_t i, int thread) {
+    const size_t t = size_t(i / spans);
+    const AttentionTask& task = tasks[t];
+    const int span = task.first_span + int(i % spans);
+    if (span > task.last_span) return;
+    split(thread, task.rows * group, [&](float* queries, float* scores, SoftmaxState, SoftmaxState) {
+      gather(task, queries);
+      attend_span(kv, layer, a, task, span, queries, scores, state_of(t, span));
+    });
+  });
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    split(0, tasks[t].rows * group, [&](float*, float*, SoftmaxState, SoftmaxState all) {
+      all.clear();
+      for (int span = tasks[t].first_span; span <= tasks[t].last_span; ++span) all.join(state_of(t, span), k_);
+      finish(tasks[t], all);
+    });
+  }
   return out;
 }
 

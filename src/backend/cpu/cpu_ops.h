@@ -12,6 +12,8 @@
 namespace bumblebee::cpu {
 
 /// A weight used straight from its stored bytes (docs/decisions): `host` keeps the mapping alive.
+struct SoftmaxState;
+
 struct CpuWeight final : PackedWeight {
   HostWeight host;
   WeightRows rows;
@@ -50,9 +52,7 @@ class CpuOps final : public Ops {
     std::vector<uint16_t> bf16;
     const QuantRows& rows(const QuantLayout& layout) const;
   };
-  struct AttentionTask {
-    int segment, head, first_row, rows;
-  };
+  struct AttentionTask;
 
   Tensor own(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
@@ -63,8 +63,11 @@ class CpuOps final : public Ops {
   void turn(Tensor& t, int head_dim, const NormParams* norm);
   void update_rope_table(const RopeParams& rope);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  void attend_task(CpuKv& kv, int layer, const Tensor& q, const Tensor& out, const AttentionParams& a,
-                   const AttentionTask& task, int thread);
+  void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
+  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size]; state is overwritten.
+  void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
+                   const float* q, float* scores, const SoftmaxState& state);
   /// 64-byte aligned, uninitialised; valid until the thread asks again.
   std::span<float> scratch(int thread, size_t floats);
 
@@ -81,7 +84,8 @@ class CpuOps final : public Ops {
   std::vector<Scratch> scratch_;  // per thread
   RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
-  std::vector<float> cos_, sin_;  // [rows, dims/2]
+  std::vector<float> cos_, sin_;    // [rows, dims/2]
+  std::vector<float> span_states_;  // of spans that are joined later
 };
 
 }  // namespace bumblebee::cpu

@@ -22,7 +22,7 @@ inline constexpr int kInt8Depth = 256;
 inline constexpr size_t kInt8Scratch =
     size_t(kInt8Rows) * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + size_t(2) * 16 * kInt8Cols * 4;  // bytes
 
-enum class Element : uint8_t { f32, f16, bf16 };
+enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 
 /// Rows of a weight as they lie in the file; no alignment is promised.
 struct WeightRows {
@@ -37,8 +37,8 @@ struct WeightRows {
   Element bias_element = Element::f32;  // affine: of the biases
 };
 
-/// How a kernel wants int8 activations: `nibbles` when every eight values come as the four even ones and then the four
-/// odd ones, as the two halves of a byte do; sums over `unit` values (32 or 64) meet the biases.
+/// How a kernel wants int8 activations: sums over `unit` values (32 or 64) meet the biases; `nibbles` when every unit
+/// comes as its even values and then its odd ones, as the low and the high halves of bytes do.
 struct QuantLayout {
   bool nibbles = false;
   int unit = 64;
@@ -61,7 +61,8 @@ struct FloatRows {
   size_t stride = 0;
 };
 
-/// C [rows, cols] = A [rows, depth] · B [depth, cols], added to C when `accumulate`. B's elements are `element`.
+/// C [rows, cols] = A [rows, depth] · B [depth, cols], added to C when `accumulate`. B's elements are `element`, i8 as
+/// whole numbers.
 struct SmallGemm {
   const float* a = nullptr;
   size_t a_stride = 0;
@@ -98,6 +99,8 @@ struct Kernels {
   void (*small_gemm)(const SmallGemm& g);
   void (*rms_norm)(const float* x, const float* w, float eps, int count, float* y);
   void (*add)(float* x, const float* delta, int count);
+  /// x[i] *= factors[i]
+  void (*multiply)(float* x, const float* factors, int count);
   /// x[i] += factor·delta[i]
   void (*add_scaled)(float* x, const float* delta, float factor, int count);
   void (*scale)(float* x, float factor, int count);
@@ -109,6 +112,8 @@ struct Kernels {
   float (*max_scaled)(const float* p, int count, float scale);
   /// Conversions for cached keys and values.
   void (*store)(const float* x, int count, Element element, void* out);
+  /// Rounds x to int8; returns the scale, max |x| / 127.
+  float (*store_i8)(const float* x, int count, int8_t* out);
 };
 
 const Kernels& scalar_kernels();

@@ -10,7 +10,8 @@ Element element_of(DType dtype) {
   if (dtype == DType::f32) return Element::f32;
   if (dtype == DType::f16) return Element::f16;
   if (dtype == DType::bf16) return Element::bf16;
-  throw Error(ErrorCode::unsupported, "cpu", cat("KV type: expected f32, f16 or bf16, got ", to_string(dtype)));
+  if (dtype == DType::i8) return Element::i8;
+  throw Error(ErrorCode::unsupported, "cpu", cat("KV type: expected f32, f16, bf16 or i8, got ", to_string(dtype)));
 }
 
 }  // namespace
@@ -18,7 +19,8 @@ Element element_of(DType dtype) {
 CpuKv::CpuKv(const KvShape& s)
     : KvStore(s),
       element_(element_of(s.dtype)),
-      head_bytes_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
+      scales_at_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
+      head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
       pages_(size_t(s.pages)) {
   BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
 }

@@ -1,5 +1,6 @@
 // Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
-// many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim].
+// many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim]. Rounded to int8,
+// every head's block is followed by the scales of its tokens, f32 [page_size].
 #pragma once
 
 #include <vector>
@@ -18,17 +19,22 @@ class CpuKv final : public KvStore {
   void release_page(int page) override;
 
   Element element() const { return element_; }
-  size_t element_bytes() const { return element_ == Element::f32 ? 4 : 2; }
-  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head; allocates the page when it is new.
-  std::byte* keys(int page, int layer, int head) { return at(page, layer, 0, head); }
-  std::byte* values(int page, int layer, int head) { return at(page, layer, 1, head); }
+  size_t element_bytes() const { return size_t(size_of(shape().dtype)); }
+  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head; touch() made the page.
+  std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
+  std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
+  /// The scales [page_size] of int8 keys or values.
+  float* key_scales(int page, int layer, int head) const { return scales(keys(page, layer, head)); }
+  float* value_scales(int page, int layer, int head) const { return scales(values(page, layer, head)); }
   /// Makes sure that the page exists: called from one thread before many use it.
   void touch(int page);
 
  private:
   std::byte* at(int page, int layer, int which, int head) const;
+  float* scales(std::byte* head) const { return reinterpret_cast<float*>(head + scales_at_); }
   Element element_;
-  size_t head_bytes_;  // of one head's keys or values in one page
+  size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
+  size_t head_bytes_;  // with their scales
   std::vector<AlignedBytes> pages_;
 };
 

@@ -52,7 +52,7 @@ class AttendCase final : public OpCase {
   /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size
   /// and an exponential good to 4 roundings, twice (weight and total). An error e in every score moves the result by at
   /// most 2e·Σ p|v|. Then a sum over the visible keys. A cached type narrower than f32 moves each key and each value by
-  /// its rounding.
+  /// its rounding, int8 by half a step of its token's scale.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     const double cached = spec_.cached == DType::f16    ? testing_support::kRoundF16
                           : spec_.cached == DType::bf16 ? testing_support::kRoundBf16
@@ -98,26 +98,38 @@ class AttendCase final : public OpCase {
     std::vector<double> score(size_t(count), 0.0);
     double highest = -INFINITY, score_error = 0;
     for (int j = 0; j < count; ++j) {
-      double size = 0;
+      double size = 0, queries = 0;
       for (size_t d = 0; d < dim; ++d) {
+        queries += std::abs(double(q_[s].row(position)[size_t(h) * dim + d]));
         const double product = double(q_[s].row(position)[size_t(h) * dim + d]) *
                                double(k_[s].row(first + j)[group + d]) * double(params().scale);
         score[size_t(j)] += product;
         size += std::abs(product);
       }
-      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached) * size);
+      const double stepped = half_step(k_[s].row(first + j) + group) * queries * double(params().scale);
+      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached) * size + stepped);
       highest = std::max(highest, score[size_t(j)]);
     }
     double total = 0;
     for (double& w : score) total += (w = std::exp(w - highest));
     const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached;
     for (size_t d = 0; d < dim; ++d) {
-      double size = 0;
-      for (int j = 0; j < count; ++j)
+      double size = 0, stepped = 0;
+      for (int j = 0; j < count; ++j) {
         size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[group + d]));
+        stepped += score[size_t(j)] / total * half_step(v_[s].row(first + j) + group);
+      }
       // Narrow subnormals round by an absolute amount.
-      bound[d] = error * size * 1.01 + (spec_.cached == DType::f16 ? 0x1p-24 : 0);
+      bound[d] = (error * size + stepped) * 1.01 + (spec_.cached == DType::f16 ? 0x1p-24 : 0);
     }
+  }
+
+  /// How far rounding to int8, where the case caches so, moves an element of this head's row.
+  double half_step(const float* head) const {
+    if (spec_.cached != DType::i8) return 0;
+    float most = 0;
+    for (int d = 0; d < spec_.head_dim; ++d) most = std::max(most, std::abs(head[d]));
+    return double(most) / 254 * (1 + 256 * kRoundF32);  // 127 steps, each computed with a few roundings
   }
 
   /// Rows of `m` [begin, end) of every sequence, packed.
@@ -184,7 +196,7 @@ void add_attend(Cases& cases) {
   add("page64", {.heads = 4, .kv_heads = 2, .page_size = 64, .pieces = {{60, 10}, {0, 64}, {64, 1}}});
   add("second_layer", {.heads = 4, .kv_heads = 2, .layers = 3, .layer = 1, .pieces = {{10, 3}, {17, 1}}});
   add("sharp", {.heads = 4, .kv_heads = 2, .head_dim = 64, .pieces = {{40, 8}}, .sharpness = 12});
-  for (const DType cached : {DType::f16, DType::bf16}) {
+  for (const DType cached : {DType::f16, DType::bf16, DType::i8}) {
     add("cached_" + std::string(to_string(cached)),
         {.heads = 4, .kv_heads = 2, .head_dim = 32, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached});
     add("cached_" + std::string(to_string(cached)) + "_window", {.heads = 6,
@@ -194,6 +206,14 @@ void add_attend(Cases& cases) {
                                                                  .pieces = {{40, 8}, {0, 17}, {31, 1}},
                                                                  .cached = cached});
   }
+  // Many rows: keys are widened once for all of them. Few rows, far on: spans are computed apart.
+  for (const DType cached : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
+    const std::string type(to_string(cached));
+    add("wide_" + type, {.heads = 6, .kv_heads = 2, .head_dim = 80, .pieces = {{5, 50}}, .cached = cached});
+    add("spans_" + type,
+        {.heads = 4, .kv_heads = 2, .head_dim = 32, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached});
+  }
+  add("spans_window", {.heads = 4, .kv_heads = 2, .window = 600, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}});
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});
 }
 

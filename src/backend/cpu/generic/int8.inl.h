@@ -1,9 +1,19 @@
 // Fast mode: activations rounded to int8, integer sums inside a unit of 32 or 64 inputs, f32 across units. With
 // x ≈ s·v, a unit of a weight row adds Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v) + bias·(s·Σ v). Units are added in order,
-// so every path gives the same bits. Sixteen weight rows are the lanes of a register: their codes are read as they lie
-// in the file, a line of each row at a time, and transposed, which costs two shuffles per 64 codes and no horizontal
-// sum. Included inside an instruction set's own namespace after its int and dot headers.
+// so every path gives the same bits. Here: rounding, and what reads sixteen weight rows at once. Included inside an
+// instruction set's own namespace after its int and dot headers.
 #pragma once
+
+/// Even values first, then odd ones.
+template <int COUNT>
+inline void halves_apart(int8_t* values) {
+  int8_t t[COUNT];
+  for (int i = 0; i < COUNT / 2; ++i) {
+    t[i] = values[2 * i];
+    t[COUNT / 2 + i] = values[2 * i + 1];
+  }
+  __builtin_memcpy(values, t, COUNT);
+}
 
 inline void quantize_row(const float* x, int count, QuantLayout layout, int8_t* values, float* scales, float* sums) {
   for (int g = 0; g * kQuantGroup < count; ++g, values += kQuantGroup) {
@@ -36,20 +46,14 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, int8_t* 
       sums[2 * g] = scale * half[0];
       if (n > 32) sums[2 * g + 1] = scale * half[1];
     }
-    if (layout.nibbles) {
-      for (int i = 0; i < kQuantGroup; i += 8) {
-        int8_t t[8];
-        for (int j = 0; j < 4; ++j) {
-          t[j] = values[i + 2 * j];
-          t[4 + j] = values[i + 2 * j + 1];
-        }
-        __builtin_memcpy(values + i, t, 8);
-      }
+    if (layout.nibbles && layout.unit == 64) {
+      halves_apart<64>(values);
+    } else if (layout.nibbles) {
+      halves_apart<32>(values);
+      halves_apart<32>(values + 32);
     }
   }
 }
-
-inline constexpr size_t kPrefetchBytes = 512;
 
 /// Sixteen weight rows from row n on; those past the last repeat it, and their results are dropped.
 struct TileRows {
@@ -103,11 +107,12 @@ BB_INLINE void load_line(const TileRows& rows, int k, int left, I16 (&t)[16]) {
   transpose(t);
 }
 
-/// Step s of a line: four codes of each row, in the order of QuantLayout.
-template <int BITS>
-BB_INLINE I16 line_step(const I16 (&t)[16], int s) {
-  if constexpr (BITS == 4) return s % 2 == 0 ? low_nibbles(t[s / 2]) : high_nibbles(t[s / 2]);
-  return t[s];
+/// Step s of unit u of a line: four codes of each row, in the order of QuantLayout.
+template <int BITS, int UNIT>
+BB_INLINE I16 line_step(const I16 (&t)[16], int u, int s) {
+  constexpr int kHalf = UNIT / 8;
+  if constexpr (BITS == 4) return s < kHalf ? low_nibbles(t[u * kHalf + s]) : high_nibbles(t[u * kHalf + s - kHalf]);
+  return t[u * 2 * kHalf + s];
 }
 
 /// out[STRIDE·g + lane] = the scale (or bias) of group g0 + g of row `lane`, g < count <= 16.
@@ -147,93 +152,3 @@ struct DotChoice<true> {
 };
 template <int BITS>
 using DotOf = typename DotChoice<(BITS > 4)>::Type;
-
-/// Sixteen rows of w times ROWS rows of x, in registers.
-template <int BITS, int UNIT, int ROWS>
-inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride) {
-  using D = DotOf<BITS>;
-  constexpr int kLine = kLineCodes<BITS>, kUnitSteps = UNIT / 4;
-  constexpr int kChunk = kUnitSteps < D::kSteps ? kUnitSteps : D::kSteps;
-  constexpr int kChains = ROWS == 1 ? 4 : ROWS == 2 ? 2 : 1;  // sums that do not wait for each other
-  const TileRows rows(w, n, last);
-  const int groups = w.in / w.group, per_group = w.group / UNIT;
-  alignas(64) float scale[256], bias[256];
-  F16 acc[ROWS];
-  for (int r = 0; r < ROWS; ++r) acc[r] = zero();
-  for (int g0 = 0; g0 < groups; g0 += 16) {
-    const int count = groups - g0 < 16 ? groups - g0 : 16;
-    load_scale_lanes<16>(w.scales, w.element, w, n, last, g0, count, scale);
-    load_scale_lanes<16>(w.biases, w.bias_element, w, n, last, g0, count, bias);
-    const int end = (g0 + count) * w.group;
-    for (int k = g0 * w.group; k < end; k += kLine) {
-      I16 t[16];
-      load_line<BITS>(rows, k, w.in - k, t);
-      if constexpr (BITS == 4 || BITS == 8) {
-        // Sixteen streams are more than the hardware follows; the next tile's rows continue these.
-        size_t ahead = size_t(k) * BITS / 8 + kPrefetchBytes;
-        if (ahead >= w.row_bytes) ahead += 15 * w.row_bytes;
-        each_row(
-            rows, ahead, [](auto, const uint8_t* p) __attribute__((always_inline)) { prefetch(p); });
-      }
-      unroll<kLine / UNIT>(BB_BODY(u) {
-        const int at = k + u * UNIT;
-        if (at >= end) return;
-        I16 total[ROWS];
-        unroll<kUnitSteps / kChunk>(BB_BODY(chunk) {
-          typename D::Sum sum[ROWS][kChains];
-          unroll<ROWS>(BB_BODY(r) { unroll<kChains>(BB_BODY(i) { sum[r][i] = D::zero(); }); });
-          unroll<kChunk>(BB_BODY(i) {
-            const int step = chunk * kChunk + i;
-            const I16 codes = line_step<BITS>(t, u * kUnitSteps + step);
-            unroll<ROWS>(BB_BODY(r) {
-              sum[r][step % kChains] =
-                  D::step_at(sum[r][step % kChains], codes, x.values + size_t(r) * x.stride + at + 4 * step);
-            });
-          });
-          unroll<ROWS>(BB_BODY(r) {
-            unroll<kChains>(
-                BB_BODY(i) { total[r] = chunk + i == 0 ? D::total(sum[r][i]) : add(total[r], D::total(sum[r][i])); });
-          });
-        });
-        const int g = at / UNIT / per_group - g0;
-        const F16 s = load(scale + 16 * g), b = load(bias + 16 * g);
-        unroll<ROWS>(BB_BODY(r) {
-          const F16 x_scale = set1(x.scales[size_t(r) * x.scale_stride + size_t(at / kQuantGroup)]);
-          acc[r] = fma(mul(to_float(total[r]), s), x_scale, acc[r]);
-          acc[r] = fma(b, set1(x.sums[size_t(r) * x.sum_stride + size_t(at / UNIT)]), acc[r]);
-        });
-      });
-    }
-  }
-  const int lanes = last - n;
-  for (int r = 0; r < ROWS; ++r) {
-    float* out = y + size_t(r) * y_stride + size_t(n);
-    if (lanes >= 16) {
-      store(out, acc[r]);
-    } else {
-      store_n(out, acc[r], lanes);
-    }
-  }
-}
-
-template <int BITS, int UNIT>
-inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                        size_t y_stride) {
-  for (int n = first; n < last; n += 16) {
-    switch (rows) {
-      case 1: int8_tile<BITS, UNIT, 1>(w, n, last, x, y, y_stride); break;
-      case 2: int8_tile<BITS, UNIT, 2>(w, n, last, x, y, y_stride); break;
-      case 3: int8_tile<BITS, UNIT, 3>(w, n, last, x, y, y_stride); break;
-      case 4: int8_tile<BITS, UNIT, 4>(w, n, last, x, y, y_stride); break;
-      default:
-        if constexpr (kDirectRows > 4) {
-          switch (rows) {
-            case 5: int8_tile<BITS, UNIT, 5>(w, n, last, x, y, y_stride); break;
-            case 6: int8_tile<BITS, UNIT, 6>(w, n, last, x, y, y_stride); break;
-            case 7: int8_tile<BITS, UNIT, 7>(w, n, last, x, y, y_stride); break;
-            default: int8_tile<BITS, UNIT, 8>(w, n, last, x, y, y_stride);
-          }
-        }
-    }
-  }
-}

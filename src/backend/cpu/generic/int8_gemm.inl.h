@@ -19,7 +19,7 @@ struct Panel {
 };
 
 /// Decodes inputs [k0, k1) of rows n..n+15 (below last) into tile `tile` of the panel.
-template <int BITS>
+template <int BITS, int UNIT>
 inline void decode_tile(const WeightRows& w, int n, int last, int k0, int k1, int tile, const Panel& panel) {
   const TileRows rows(w, n, last);
   uint8_t* out = panel.codes + size_t(tile) * Panel::kTileCodes;
@@ -29,12 +29,15 @@ inline void decode_tile(const WeightRows& w, int n, int last, int k0, int k1, in
     // The next block of the same rows, or of the next panel's, arrives while this one is multiplied.
     size_t ahead = size_t(k + kInt8Depth) * BITS / 8;
     if (ahead >= w.row_bytes) ahead += (kInt8Cols - 1) * w.row_bytes;
-    each_row(rows, ahead, [](auto, const uint8_t* p) __attribute__((always_inline)) { prefetch(p); });
+    each_row(
+        rows, ahead, [](auto, const uint8_t* p) __attribute__((always_inline)) { prefetch(p); });
     const int steps = (k1 - k < kLineCodes<BITS> ? k1 - k : kLineCodes<BITS>) / 4;
     if (steps == kLineCodes<BITS> / 4) {
-      unroll<kLineCodes<BITS> / 4>(BB_BODY(s) { store_int(out + 64 * s, line_step<BITS>(t, s)); });
+      unroll<kLineCodes<BITS> / UNIT>(BB_BODY(u) {
+        unroll<UNIT / 4>(BB_BODY(s) { store_int(out + 16 * (u * UNIT + 4 * s), line_step<BITS, UNIT>(t, u, s)); });
+      });
     } else {
-      for (int s = 0; s < steps; ++s) store_int(out + 64 * s, line_step<BITS>(t, s));
+      for (int s = 0; s < steps; ++s) store_int(out + 64 * s, line_step<BITS, UNIT>(t, s / (UNIT / 4), s % (UNIT / 4)));
     }
     out += 64 * steps;
   }
@@ -51,18 +54,18 @@ inline void load_panel_scales(const WeightRows& w, int n, int last, int g0, int 
 
 /// What a tile of sums needs, as plain addresses for its first row and tile.
 struct GemmTile {
-  const uint8_t* codes;         // tiles are Panel::kTileCodes apart
-  const float *scale, *bias;    // groups are kInt8Cols apart
+  const uint8_t* codes;       // tiles are Panel::kTileCodes apart
+  const float *scale, *bias;  // groups are kInt8Cols apart
   const int8_t* x;
   const float *x_scale, *x_sum;
   size_t x_stride, x_scale_stride, x_sum_stride;
-  float* sums;                  // rows are kInt8Cols apart
-  int units, unit_steps;        // units of unit_steps steps of four inputs
-  int scale_shift, group_shift; // units that share a scale of x (as a shift), and of the weights
+  float* sums;                   // rows are kInt8Cols apart
+  int units, unit_steps;         // units of unit_steps steps of four inputs
+  int scale_shift, group_shift;  // units that share a scale of x (as a shift), and of the weights
 };
 
-/// ROWS rows of x times COLS tiles of the panel, added to sums. Plain loops over this function's own arrays, counts that
-/// are not constants, and no inlining: otherwise GCC 12 keeps the sums in memory.
+/// ROWS rows of x times COLS tiles of the panel, added to sums. Plain loops over this function's own arrays, counts
+/// that are not constants, and no inlining: otherwise GCC 12 keeps the sums in memory.
 template <class D, int ROWS, int COLS>
 [[gnu::noinline]] void int8_gemm_tile(const GemmTile& tile) {
   const GemmTile g = tile;
@@ -150,8 +153,14 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
   for (int k0 = 0; k0 < w.in; k0 += kInt8Depth) {
     const int k1 = w.in - k0 < kInt8Depth ? w.in : k0 + kInt8Depth;
     if (k0 % (16 * w.group) == 0) load_panel_scales(w, n, last, k0 / w.group, tiles, panel);
-    for (int t = 0; t < tiles; ++t) decode_tile<BITS>(w, n + 16 * t, last, k0, k1, t, panel);
     const int unit = w.group < 64 ? w.group : 64;
+    for (int t = 0; t < tiles; ++t) {
+      if (BITS != 4 || unit == 64) {
+        decode_tile<BITS, 64>(w, n + 16 * t, last, k0, k1, t, panel);
+      } else {
+        decode_tile<BITS, 32>(w, n + 16 * t, last, k0, k1, t, panel);
+      }
+    }
     const size_t at = size_t(k0 / w.group % 16) * kInt8Cols;
     GemmTile g = {.codes = panel.codes,
                   .scale = panel.scale + at,
@@ -182,6 +191,28 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
     __builtin_memcpy(y + size_t(r) * y_stride + size_t(n), panel.sums + size_t(r) * kInt8Cols, size_t(cols) * 4);
 }
 
+template <int BITS, int UNIT>
+inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                        size_t y_stride) {
+  for (int n = first; n < last; n += 16) {
+    switch (rows) {
+      case 1: int8_tile<BITS, UNIT, 1>(w, n, last, x, y, y_stride); break;
+      case 2: int8_tile<BITS, UNIT, 2>(w, n, last, x, y, y_stride); break;
+      case 3: int8_tile<BITS, UNIT, 3>(w, n, last, x, y, y_stride); break;
+      case 4: int8_tile<BITS, UNIT, 4>(w, n, last, x, y, y_stride); break;
+      default:
+        if constexpr (kDirectRows > 4) {
+          switch (rows) {
+            case 5: int8_tile<BITS, UNIT, 5>(w, n, last, x, y, y_stride); break;
+            case 6: int8_tile<BITS, UNIT, 6>(w, n, last, x, y, y_stride); break;
+            case 7: int8_tile<BITS, UNIT, 7>(w, n, last, x, y, y_stride); break;
+            default: int8_tile<BITS, UNIT, 8>(w, n, last, x, y, y_stride);
+          }
+        }
+    }
+  }
+}
+
 template <int BITS>
 inline void int8_matmul_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                              size_t y_stride, void* scratch) {
@@ -190,8 +221,12 @@ inline void int8_matmul_bits(const WeightRows& w, int first, int last, const Qua
   const Panel panel(scratch);
   for (int r = 0; r < rows; r += kInt8Rows) {
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
-    const QuantRows part = {x.values + size_t(r) * x.stride, x.scales + size_t(r) * x.scale_stride,
-                            x.sums + size_t(r) * x.sum_stride, x.stride, x.scale_stride, x.sum_stride};
+    const QuantRows part = {x.values + size_t(r) * x.stride,
+                            x.scales + size_t(r) * x.scale_stride,
+                            x.sums + size_t(r) * x.sum_stride,
+                            x.stride,
+                            x.scale_stride,
+                            x.sum_stride};
     for (int n = first; n < last; n += kInt8Cols) {
       const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
       int8_panel<BITS>(w, n, end, part, count, y + size_t(r) * y_stride, y_stride, panel);

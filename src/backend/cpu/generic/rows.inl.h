@@ -1,5 +1,5 @@
-// Everything that is not a matrix product with weights: norms, activations, rotation, softmax, and the small products
-// of attention. Included inside an instruction set's own namespace after its simd header.
+// Everything that is neither a matrix product nor attention: norms, activations, rotation, conversions. Included inside
+// an instruction set's own namespace after its simd header.
 #pragma once
 
 /// e^x for x <= 88: two-part argument reduction and a degree-7 polynomial, within 2 units in the last place; very
@@ -56,6 +56,10 @@ inline void scale_row(float* x, float factor, int count) {
   map_rows(x, x, count, x, [f = set1(factor)](F16 a, F16) { return mul(a, f); });
 }
 
+inline void multiply(float* x, const float* factors, int count) {
+  map_rows(x, factors, count, x, [](F16 a, F16 b) { return mul(a, b); });
+}
+
 inline void silu_mul(const float* gate, const float* up, int count, float* y) {
   map_rows(gate, up, count, y, [](F16 g, F16 u) {
     // e^-|g| never overflows: x·sigmoid(x) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
@@ -79,77 +83,6 @@ inline void rotate(float* head, const float* cos, const float* sin, int half) {
     store_n(head + i, fnma(b, s, mul(a, c)), n);
     store_n(head + half + i, fma(a, s, mul(b, c)), n);
   }
-}
-
-inline float max_scaled(const float* p, int count, float scale) {
-  F16 best = set1(-__builtin_inff());
-  int i = 0;
-  for (; i + 16 <= count; i += 16) best = max(best, mul(load(p + i), set1(scale)));
-  float highest = reduce_max(best);
-  for (; i < count; ++i) highest = p[i] * scale > highest ? p[i] * scale : highest;
-  return highest;
-}
-
-inline float softmax_part(float* p, int count, float scale, float highest) {
-  const F16 f = set1(scale), h = set1(-highest);
-  F16 sum = zero();
-  int i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const F16 e = exp16(fma(load(p + i), f, h));
-    store(p + i, e);
-    sum = add(sum, e);
-  }
-  if (i < count) {
-    store_n(p + i, exp16(fma(load_n(p + i, count - i), f, h)), count - i);
-    sum = add(sum, load_n(p + i, count - i));
-  }
-  return reduce_add(sum);
-}
-
-template <int ROWS, int COLS>
-inline void gemm_tile(const SmallGemm& g, int row, int col) {
-  F16 acc[ROWS][COLS];
-  for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c)
-      acc[r][c] = g.accumulate ? load(g.c + size_t(row + r) * g.c_stride + col + 16 * c) : zero();
-  }
-  const size_t size = g.element == Element::f32 ? 4 : 2;
-  const uint8_t* b = static_cast<const uint8_t*>(g.b) + size_t(col) * size;
-  for (int k = 0; k < g.depth; ++k, b += g.b_stride * size) {
-    F16 value[COLS];
-    for (int c = 0; c < COLS; ++c) value[c] = load_elements(b + size_t(16 * c) * size, g.element);
-    for (int r = 0; r < ROWS; ++r) {
-      const F16 a = set1(g.a[size_t(row + r) * g.a_stride + size_t(k)]);
-      for (int c = 0; c < COLS; ++c) acc[r][c] = fma(a, value[c], acc[r][c]);
-    }
-  }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c) store(g.c + size_t(row + r) * g.c_stride + col + 16 * c, acc[r][c]);
-  }
-}
-
-template <int ROWS>
-inline void gemm_rows(const SmallGemm& g, int row) {
-  int col = 0;
-  for (; col + 16 * kGemmCols <= g.cols; col += 16 * kGemmCols) gemm_tile<ROWS, kGemmCols>(g, row, col);
-  for (; col + 16 <= g.cols; col += 16) gemm_tile<ROWS, 1>(g, row, col);
-  const size_t size = g.element == Element::f32 ? 4 : 2;
-  for (; col < g.cols; ++col) {  // the same chain of additions over k as a lane above
-    for (int r = row; r < row + ROWS; ++r) {
-      float sum = g.accumulate ? g.c[size_t(r) * g.c_stride + col] : 0.0f;
-      for (int k = 0; k < g.depth; ++k) {
-        sum += g.a[size_t(r) * g.a_stride + size_t(k)] *
-               load_element(static_cast<const uint8_t*>(g.b) + size_t(k) * g.b_stride * size, g.element, size_t(col));
-      }
-      g.c[size_t(r) * g.c_stride + col] = sum;
-    }
-  }
-}
-
-inline void small_gemm(const SmallGemm& g) {
-  int row = 0;
-  for (; row + kGemmRows <= g.rows; row += kGemmRows) gemm_rows<kGemmRows>(g, row);
-  for (; row < g.rows; ++row) gemm_rows<1>(g, row);
 }
 
 inline void store_elements(const float* x, int count, Element element, void* out) {

@@ -52,6 +52,7 @@ inline void narrow_bf16(const float* values, int count, uint16_t* out) {
 }
 
 inline float load_element(const uint8_t* p, Element element, size_t i) {
+  if (element == Element::i8) return float(int8_t(p[i]));
   if (element == Element::f32) {
     float value;
     __builtin_memcpy(&value, p + 4 * i, 4);

@@ -12,10 +12,12 @@ inline constexpr Kernels kTable = {.name = KERNEL_SET,
                                    .small_gemm = small_gemm,
                                    .rms_norm = rms_norm,
                                    .add = add_rows,
+                                   .multiply = multiply,
                                    .add_scaled = add_scaled,
                                    .scale = scale_row,
                                    .silu_mul = silu_mul,
                                    .rotate = rotate,
                                    .softmax_part = softmax_part,
                                    .max_scaled = max_scaled,
-                                   .store = store_elements};
+                                   .store = store_elements,
+                                   .store_i8 = store_i8};

@@ -18,7 +18,10 @@ namespace avx2 {
 #include "backend/cpu/isa/dot_avx2.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/isa/rows_avx2.h"
+#include "backend/cpu/generic/int8_rows.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"
+#include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

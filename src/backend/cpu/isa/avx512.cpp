@@ -18,7 +18,9 @@ namespace avx512 {
 #include "backend/cpu/isa/dot_avx512.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/generic/int8_lanes.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"
+#include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

@@ -5,10 +5,13 @@ struct Dot {
   using Sum = I16;
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
-  static Sum step(Sum s, I16 codes, I16 x) { asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(x)); return s; }
+  static Sum step(Sum s, I16 codes, I16 x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(x));
+    return s;
+  }
   /// x broadcast by the same instruction.
   static Sum step_at(Sum s, I16 codes, const int8_t* x) {
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(codes), "m"(*reinterpret_cast<const int (*)[1]>(x)));
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(codes), "m"(*reinterpret_cast<const int(*)[1]>(x)));
     return s;
   }
   static I16 total(Sum s) { return s; }

@@ -34,7 +34,8 @@ template <int BITS>
 inline void store_codes(uint8_t* out, const uint8_t* p) {
   uint64_t low, high;
   split_codes<BITS>(p, low, high);
-  const uint64_t mask = 0x0101010101010101ull * ((1u << BITS) - 1u), a = _pdep_u64(low, mask), b = _pdep_u64(high, mask);
+  const uint64_t mask = 0x0101010101010101ull * ((1u << BITS) - 1u), a = _pdep_u64(low, mask),
+                 b = _pdep_u64(high, mask);
   __builtin_memcpy(out, &a, 8);
   __builtin_memcpy(out + 8, &b, 8);
 }

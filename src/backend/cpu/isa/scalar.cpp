@@ -15,7 +15,10 @@ namespace scalar {
 #include "backend/cpu/isa/int_scalar.h"
 #include "backend/cpu/isa/dot_scalar.h"
 #include "backend/cpu/generic/int8.inl.h"
+#include "backend/cpu/isa/rows_scalar.h"
+#include "backend/cpu/generic/int8_rows.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"
+#include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on

@@ -66,6 +66,12 @@ inline F16 load_f16(const void* p) {
   const auto* at = static_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
 }
+inline F16 load_i8(const void* p) {
+  const auto* at = static_cast<const __m128i*>(p);
+  const __m256i hi =
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + 8)));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at))), _mm256_cvtepi32_ps(hi)};
+}
 inline void store_f16(void* p, F16 a) {
   auto* at = static_cast<__m128i*>(p);
   _mm_storeu_si128(at, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -108,4 +114,4 @@ struct Decoder {
 };
 
 inline constexpr int kTileM = 2, kTileN = 2;
-inline constexpr int kGemmRows = 2, kGemmCols = 2;
+inline constexpr int kGemmRows = 6, kGemmSums = 6;  // small_gemm: rows, and sums of 16 columns held at once

@@ -39,6 +39,9 @@ inline F16 load_bf16(const void* p) {
   return {_mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
 }
+inline F16 load_i8(const void* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
+}
 inline F16 load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
 inline void store_f16(void* p, F16 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -96,5 +99,5 @@ struct Decoder {
   }
 };
 
-inline constexpr int kTileM = 4, kTileN = 6;        // dot_block: accumulators held at once
-inline constexpr int kGemmRows = 4, kGemmCols = 4;  // small_gemm, columns in units of 16
+inline constexpr int kTileM = 4, kTileN = 6;         // dot_block: accumulators held at once
+inline constexpr int kGemmRows = 6, kGemmSums = 24;  // small_gemm: rows, and sums of 16 columns held at once

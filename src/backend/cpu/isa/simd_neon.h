@@ -78,6 +78,12 @@ inline F16 load_bf16(const void* p) {
   const auto* at = static_cast<const uint16_t*>(p);
   return each([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(at + 4 * i), 16)); });
 }
+inline F16 load_i8(const void* p) {
+  const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
+}
 inline F16 load_f16(const void* p) {
   const auto* at = static_cast<const uint16_t*>(p);
   return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
@@ -123,4 +129,4 @@ struct Decoder {
 };
 
 inline constexpr int kTileM = 2, kTileN = 2;
-inline constexpr int kGemmRows = 2, kGemmCols = 2;
+inline constexpr int kGemmRows = 6, kGemmSums = 6;  // small_gemm: rows, and sums of 16 columns held at once

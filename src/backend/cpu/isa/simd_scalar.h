@@ -86,6 +86,11 @@ inline F16 load_bf16(const void* p) {
     return widen_bf16(bits);
   });
 }
+inline F16 load_i8(const void* p) {
+  F16 a;
+  for (int i = 0; i < 16; ++i) a.v[i] = float(static_cast<const int8_t*>(p)[i]);
+  return a;
+}
 inline F16 load_f16(const void* p) {
   return each([&](int i) {
     uint16_t bits;
@@ -114,4 +119,4 @@ struct Decoder {
 };
 
 inline constexpr int kTileM = 1, kTileN = 2;
-inline constexpr int kGemmRows = 1, kGemmCols = 2;
+inline constexpr int kGemmRows = 1, kGemmSums = 1;  // small_gemm: rows, and sums of 16 columns held at once

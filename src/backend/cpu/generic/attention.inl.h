@@ -1,0 +1,159 @@
+// What attention is made of: softmax in parts, and products of a few query vectors with a page of cached keys or values,
+// which are widened to f32 on the way. Included inside an instruction set's own namespace after rows.inl.h and its int
+// header.
+#pragma once
+
+inline float max_scaled(const float* p, int count, float scale) {
+  F16 best = set1(-__builtin_inff());
+  int i = 0;
+  for (; i + 16 <= count; i += 16) best = max(best, mul(load(p + i), set1(scale)));
+  float highest = reduce_max(best);
+  for (; i < count; ++i) highest = p[i] * scale > highest ? p[i] * scale : highest;
+  return highest;
+}
+
+inline float softmax_part(float* p, int count, float scale, float highest) {
+  const F16 f = set1(scale), h = set1(-highest);
+  F16 sum = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const F16 e = exp16(fma(load(p + i), f, h));
+    store(p + i, e);
+    sum = add(sum, e);
+  }
+  if (i < count) {
+    store_n(p + i, exp16(fma(load_n(p + i, count - i), f, h)), count - i);
+    sum = add(sum, load_n(p + i, count - i));
+  }
+  return reduce_add(sum);
+}
+
+/// Sixteen elements of a cached row; i8 without its scale.
+template <Element ELEMENT>
+BB_INLINE F16 load_cached(const uint8_t* p) {
+  if constexpr (ELEMENT == Element::f32) return load(reinterpret_cast<const float*>(p));
+  if constexpr (ELEMENT == Element::f16) return load_f16(p);
+  if constexpr (ELEMENT == Element::bf16) return load_bf16(p);
+  return load_i8(p);
+}
+template <Element ELEMENT>
+inline constexpr size_t kCachedBytes = ELEMENT == Element::f32 ? 4 : ELEMENT == Element::i8 ? 1 : 2;
+
+/// ROWS rows of A times 16·COLS columns of B. A function of its own, with plain unrolled loops, so that the sums stay in
+/// registers.
+template <Element ELEMENT, int ROWS, int COLS>
+[[gnu::noinline]] void gemm_tile(const SmallGemm& g, const float* a, const uint8_t* b, float* c) {
+  F16 acc[ROWS][COLS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i) acc[r][i] = g.accumulate ? load(c + size_t(r) * g.c_stride + 16 * i) : zero();
+  }
+  const size_t b_step = g.b_stride * kCachedBytes<ELEMENT>, a_stride = g.a_stride;
+  for (const float* end = a + g.depth; a < end; ++a, b += b_step) {
+    F16 value[COLS];
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i) value[i] = load_cached<ELEMENT>(b + size_t(16 * i) * kCachedBytes<ELEMENT>);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const F16 factor = set1(a[size_t(r) * a_stride]);
+#pragma GCC unroll 8
+      for (int i = 0; i < COLS; ++i) acc[r][i] = fma(factor, value[i], acc[r][i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i) store(c + size_t(r) * g.c_stride + 16 * i, acc[r][i]);
+  }
+}
+
+/// ROWS rows of A times `cols` columns, a multiple of 16.
+template <Element ELEMENT, int ROWS>
+inline void gemm_rows(const SmallGemm& g, const float* a, const uint8_t* b, float* c, int cols) {
+  constexpr int kCols = kGemmSums / ROWS > 4 ? 4 : kGemmSums / ROWS;
+  int col = 0;
+  for (; col + 16 * kCols <= cols; col += 16 * kCols)
+    gemm_tile<ELEMENT, ROWS, kCols>(g, a, b + size_t(col) * kCachedBytes<ELEMENT>, c + col);
+  if constexpr (kCols > 1) {
+    for (; col + 16 <= cols; col += 16)
+      gemm_tile<ELEMENT, ROWS, 1>(g, a, b + size_t(col) * kCachedBytes<ELEMENT>, c + col);
+  }
+}
+
+template <Element ELEMENT>
+inline void gemm_columns(const SmallGemm& g, const uint8_t* b, float* c, int cols) {
+  int r = 0;
+  const auto a = [&] { return g.a + size_t(r) * g.a_stride; };
+  const auto out = [&] { return c + size_t(r) * g.c_stride; };
+  for (; r + kGemmRows <= g.rows; r += kGemmRows) gemm_rows<ELEMENT, kGemmRows>(g, a(), b, out(), cols);
+  if constexpr (kGemmRows > 4) {
+    for (; r + 4 <= g.rows; r += 4) gemm_rows<ELEMENT, 4>(g, a(), b, out(), cols);
+  }
+  if constexpr (kGemmRows > 2) {
+    for (; r + 2 <= g.rows; r += 2) gemm_rows<ELEMENT, 2>(g, a(), b, out(), cols);
+  }
+  for (; r < g.rows; ++r) gemm_rows<ELEMENT, 1>(g, a(), b, out(), cols);
+}
+
+inline constexpr int kWidenDepth = 256, kWidenCols = 16 * (kGemmSums / kGemmRows);
+
+template <Element ELEMENT>
+inline void small_gemm_of(const SmallGemm& g) {
+  const auto* b = static_cast<const uint8_t*>(g.b);
+  const int whole = g.cols / 16 * 16;
+  int col = 0;
+  if constexpr (ELEMENT != Element::f32) {
+    if (g.rows >= 2 * kGemmRows && g.depth <= kWidenDepth) {  // columns are widened once for all rows
+      alignas(64) float wide[size_t(kWidenDepth) * kWidenCols];
+      SmallGemm strip = g;
+      strip.b_stride = kWidenCols;
+      for (; col < whole; col += kWidenCols) {
+        const int cols = whole - col < kWidenCols ? whole - col : kWidenCols;
+        const uint8_t* from = b + size_t(col) * kCachedBytes<ELEMENT>;
+        for (int k = 0; k < g.depth; ++k, from += g.b_stride * kCachedBytes<ELEMENT>) {
+          for (int i = 0; i < cols; i += 16)
+            store(wide + k * kWidenCols + i, load_cached<ELEMENT>(from + size_t(i) * kCachedBytes<ELEMENT>));
+        }
+        gemm_columns<Element::f32>(strip, reinterpret_cast<const uint8_t*>(wide), g.c + col, cols);
+      }
+    }
+  }
+  if (col < whole) gemm_columns<ELEMENT>(g, b, g.c, whole);
+  for (col = whole; col < g.cols; ++col) {  // the same chain of additions over k as a lane above
+    for (int r = 0; r < g.rows; ++r) {
+      float* c = g.c + size_t(r) * g.c_stride + col;
+      float sum = g.accumulate ? *c : 0.0f;
+      for (int k = 0; k < g.depth; ++k) {
+        const float value = load_element(b + size_t(k) * g.b_stride * kCachedBytes<ELEMENT>, ELEMENT, size_t(col));
+        sum += g.a[size_t(r) * g.a_stride + size_t(k)] * value;
+      }
+      *c = sum;
+    }
+  }
+}
+
+inline void small_gemm(const SmallGemm& g) {
+  switch (g.element) {
+    case Element::f32: return small_gemm_of<Element::f32>(g);
+    case Element::f16: return small_gemm_of<Element::f16>(g);
+    case Element::bf16: return small_gemm_of<Element::bf16>(g);
+    case Element::i8: return small_gemm_of<Element::i8>(g);
+  }
+}
+
+inline float store_i8(const float* x, int count, int8_t* out) {
+  F16 highest = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) highest = max(highest, abs(load(x + i)));
+  if (i < count) highest = max(highest, abs(load_n(x + i, count - i)));
+  const float most = reduce_max(highest);
+  const F16 inverse = set1(most > 0 ? 127.0f / most : 0.0f);
+  for (i = 0; i + 16 <= count; i += 16) store_rounded(out + i, mul(load(x + i), inverse));
+  if (i < count) {
+    int8_t t[16];
+    store_rounded(t, mul(load_n(x + i, count - i), inverse));
+    __builtin_memcpy(out + i, t, size_t(count - i));
+  }
+  return most / 127.0f;
+}
