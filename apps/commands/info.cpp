@@ -19,7 +19,7 @@ struct InfoFlags {
   CommonFlags common;
   std::string model, directory;
   int ctx_size = 0;
-  std::string kv_type = "f32";
+  std::string kv_type = "auto";
   const Session* session = nullptr;
   const CLI::Option *model_option = nullptr, *directory_option = nullptr;
 };
@@ -27,6 +27,7 @@ struct InfoFlags {
 struct Memory {
   int context = 0;
   uint64_t weights = 0, kv = 0;
+  std::string kv_type;
 };
 
 OutJson module_json(const ModuleInfo& module) {
@@ -35,7 +36,7 @@ OutJson module_json(const ModuleInfo& module) {
           {"dtype", module.dtype}, {"bytes", module.bytes}};
 }
 
-void print_as_json(const std::string& name, const ModelInfo& info, const Memory& memory, const std::string& kv_type) {
+void print_as_json(const std::string& name, const ModelInfo& info, const Memory& memory) {
   OutJson modules = OutJson::array();
   for (const ModuleInfo& module : info.modules) modules.push_back(module_json(module));
   OutJson out = {{"model", name},
@@ -55,7 +56,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
                  {"vocab", info.vocab},
                  {"tied_head", info.tied_head}};
   out["memory"] = {{"context", memory.context},
-                   {"kv_type", kv_type},
+                   {"kv_type", memory.kv_type},
                    {"weights_bytes", memory.weights},
                    {"kv_bytes", memory.kv},
                    {"total_bytes", memory.weights + memory.kv}};
@@ -113,7 +114,7 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
   row("context", std::to_string(info.context) + " tokens");
   row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
                     " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
-                    " keys and values (" + flags.kv_type + ")");
+                    " keys and values (" + memory.kv_type + ")");
 }
 
 int run(const InfoFlags& flags) {
@@ -121,11 +122,12 @@ int run(const InfoFlags& flags) {
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
   ModelInfo info = inspect_model(source(name));
   Memory memory;
+  memory.kv_type = flags.kv_type == "auto" ? "bf16" : flags.kv_type;
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
   memory.weights = info.weight_bytes;
-  memory.kv = info.kv_bytes(memory.context, kv_type_from(flags.kv_type));
+  memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type));
   if (flags.common.json) {
-    print_as_json(name, info, memory, flags.kv_type);
+    print_as_json(name, info, memory);
   } else {
     print_as_text(name, info, memory, flags);
   }
@@ -145,7 +147,7 @@ void add_info(CLI::App& app, Session& session) {
       ->option_text("N")
       ->check(integer_between(0, 1 << 30))
       ->group("Model");
-  add_kv_type_flag(*verb, flags->kv_type);
+  add_kv_type_flags(*verb, flags->kv_type);
   verb->footer("With -v every matrix is listed.\n\nExample:\n  bumblebee info DIR -c 8192");
   on_chosen(*verb, session, flags, run);
 }

@@ -16,10 +16,19 @@ CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
       ->group("Model");
 }
 
-CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type) {
-  return verb.add_option("--kv-type", kv_type, "Type of cached keys and values: f32, f16 or bf16 (default f32)")
-      ->option_text("TYPE")
-      ->check(one_of({"f32", "f16", "bf16"}))
+void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
+  CLI::Option* type =
+      verb.add_option("--kv-type", kv_type,
+                      "Type of cached keys and values: f32, f16, bf16, int8, or auto (default): bf16, with --precision exact f32")
+          ->option_text("TYPE")
+          ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
+          ->group("Model");
+  verb.add_option_function<std::string>(
+          "--kv-bits", [&kv_type](const std::string& bits) { kv_type = bits == "8" ? "int8" : bits == "16" ? "bf16" : "f32"; },
+          "The same by width: 8 (int8), 16 (bf16) or 32 (f32)")
+      ->option_text("N")
+      ->check(one_of({"8", "16", "32"}))
+      ->excludes(type)
       ->group("Model");
 }
 
@@ -33,11 +42,11 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
       ->option_text("N")
       ->check(integer_between(0, 1024))
       ->group("Model");
-  verb.add_option("--precision", flags.precision, "exact keeps activations in f32, fast rounds them (default exact)")
+  verb.add_option("--precision", flags.precision, "fast rounds activations inside products to 8 bits, exact keeps them in f32 (default fast)")
       ->option_text("P")
       ->check(one_of({"exact", "fast"}))
       ->group("Model");
-  add_kv_type_flag(verb, flags.kv_type);
+  add_kv_type_flags(verb, flags.kv_type);
   verb.add_option("--quantization", flags.quantization,
                   "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
       ->option_text("INT")
@@ -50,8 +59,10 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
 }
 
 KvType kv_type_from(const std::string& name) {
+  if (name == "f32") return KvType::f32;
   if (name == "f16") return KvType::f16;
-  return name == "bf16" ? KvType::bf16 : KvType::f32;
+  if (name == "bf16") return KvType::bf16;
+  return name == "int8" ? KvType::int8 : KvType::by_precision;
 }
 
 Repository source(const std::string& model) {
@@ -63,7 +74,7 @@ ModelOptions ModelFlags::options() const {
   ModelOptions out;
   out.device = device;
   out.threads = threads;
-  out.precision = precision == "fast" ? Precision::fast : Precision::exact;
+  out.precision = precision == "exact" ? Precision::exact : Precision::fast;
   out.kv_type = kv_type_from(kv_type);
   out.group_size = group_size;
   if (quantization == "int2") out.quantization = Quantization::int2;

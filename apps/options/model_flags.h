@@ -14,8 +14,8 @@ struct ModelFlags {
   std::string model;
   std::string device = "cpu";
   int threads = 0;
-  std::string precision = "exact";
-  std::string kv_type = "f32";
+  std::string precision = "fast";
+  std::string kv_type = "auto";
   std::string quantization = "none";
   int group_size = 64;
 
@@ -26,7 +26,7 @@ struct ModelFlags {
 CLI::Option* add_model_flag(CLI::App& verb, std::string& model);
 /// -m and everything about running it.
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
-CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type);
+void add_kv_type_flags(CLI::App& verb, std::string& kv_type);
 
 KvType kv_type_from(const std::string& name);
 

@@ -16,12 +16,13 @@ namespace bumblebee {
 /// that already has this width it changes nothing; on another width it is an error that names both.
 enum class Quantization : uint8_t { as_stored, int2, int3, int4, int5, int6, int8 };
 
-/// exact: activations stay f32. fast: activations are rounded to int8 per group of 32 for quantized weights, to bf16
-/// for dense ones.
+/// fast: inside products, activations are rounded to int8 per 64 values for quantized weights, to bf16 for dense ones
+/// (docs/fidelity.md says what that costs). exact: they stay f32.
 enum class Precision : uint8_t { exact, fast };
 
-/// Element type of cached keys and values.
-enum class KvType : uint8_t { f32, f16, bf16 };
+/// Element type of cached keys and values. by_precision is bf16 in fast precision and f32 in exact; int8 has one scale
+/// per token and head.
+enum class KvType : uint8_t { by_precision, f32, f16, bf16, int8 };
 
 /// Called while a model loads, with bytes done and in all; return false to cancel (the load throws Error(cancelled)).
 using Progress = std::function<bool(uint64_t done, uint64_t total)>;
@@ -31,8 +32,8 @@ struct ModelOptions {
   int group_size = 64;         // for quantization at load: 32, 64 or 128
   std::string device = "cpu";  // a name from devices()
   int threads = 0;             // 0: one per core this process may use
-  Precision precision = Precision::exact;
-  KvType kv_type = KvType::f32;
+  Precision precision = Precision::fast;
+  KvType kv_type = KvType::by_precision;  // a loaded model's options say what was chosen
   Progress progress;
 };
 
@@ -56,8 +57,8 @@ struct ModelInfo {
   int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;
 
-  /// Bytes of keys and values for `tokens` tokens of one sequence.
-  uint64_t kv_bytes(int tokens, KvType type = KvType::f32) const;
+  /// Bytes of keys and values for `tokens` tokens of one sequence; by_precision counts as for fast.
+  uint64_t kv_bytes(int tokens, KvType type = KvType::by_precision) const;
 };
 
 namespace engine {

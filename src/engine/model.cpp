@@ -24,7 +24,12 @@ using engine::RecordingSource;
 constexpr int kPageSize = 64;
 
 DType dtype_of(KvType type) {
-  return type == KvType::f32 ? DType::f32 : type == KvType::f16 ? DType::f16 : DType::bf16;
+  switch (type) {
+    case KvType::f32: return DType::f32;
+    case KvType::f16: return DType::f16;
+    case KvType::int8: return DType::i8;
+    default: return DType::bf16;
+  }
 }
 
 int bits_of(Quantization quantization) {
@@ -114,8 +119,10 @@ nn::Loader::Progress progress_of(const ModelOptions& options, uint64_t total) {
 }  // namespace
 
 uint64_t ModelInfo::kv_bytes(int tokens, KvType type) const {
-  return uint64_t(2) * uint64_t(layers) * uint64_t(kv_heads) * uint64_t(head_dim) * uint64_t(std::max(tokens, 0)) *
-         uint64_t(size_of(dtype_of(type)));
+  // The size of a page is a sum over its tokens, so pages of one token give what tokens cost.
+  const KvShape token = {
+      .layers = layers, .kv_heads = kv_heads, .head_dim = head_dim, .page_size = 1, .dtype = dtype_of(type)};
+  return uint64_t(std::max(tokens, 0)) * page_bytes(token);
 }
 
 KvShape ModelState::kv_shape(int pages, int page_size) const {
@@ -139,6 +146,8 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   auto state = std::make_shared<ModelState>();
   state->info = std::move(plan.info);
   state->options = options;
+  if (options.kv_type == KvType::by_precision)
+    state->options.kv_type = options.precision == Precision::fast ? KvType::bf16 : KvType::f32;
   state->backend =
       entry.create({.threads = options.threads, .fast = options.precision == Precision::fast, .instruction_set = {}});
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);

@@ -53,8 +53,9 @@ TEST(Info, JsonDescribesADenseModel) {
   EXPECT_EQ(json.at("parameters"), parameters);
   EXPECT_EQ(json.at("bytes"), 2 * parameters) << "f16";
   EXPECT_EQ(json.at("memory").at("context"), 100);
-  // Keys and values, 2 layers, 2 heads of 16, f32.
-  EXPECT_EQ(json.at("memory").at("kv_bytes"), 100 * 2 * 2 * 2 * 16 * 4);
+  // Keys and values, 2 layers, 2 heads of 16, bf16.
+  EXPECT_EQ(json.at("memory").at("kv_type"), "bf16");
+  EXPECT_EQ(json.at("memory").at("kv_bytes"), 100 * 2 * 2 * 2 * 16 * 2);
   EXPECT_EQ(json.at("memory").at("total_bytes"),
             json["memory"]["kv_bytes"].get<int64_t>() + json["memory"]["weights_bytes"].get<int64_t>());
   bool found = false;
@@ -66,12 +67,18 @@ TEST(Info, JsonDescribesADenseModel) {
   EXPECT_TRUE(found);
 }
 
-TEST(Info, TheKvTypeHalvesTheMemory) {
-  auto kv = [](const char* type) {
-    return run({"info", tiny_model(), "--json", "--kv-type", type}).json()["memory"]["kv_bytes"].get<int64_t>();
+TEST(Info, TheKvTypeSetsTheMemory) {
+  auto kv = [](const char* flag, const char* type) {
+    return run({"info", tiny_model(), "--json", flag, type}).json()["memory"]["kv_bytes"].get<int64_t>();
   };
-  EXPECT_EQ(kv("f32"), 2 * kv("bf16"));
-  EXPECT_EQ(kv("f16"), kv("bf16"));
+  EXPECT_EQ(kv("--kv-type", "f32"), 2 * kv("--kv-type", "bf16"));
+  EXPECT_EQ(kv("--kv-type", "f16"), kv("--kv-type", "bf16"));
+  EXPECT_EQ(kv("--kv-type", "bf16") * (16 + 4), kv("--kv-type", "int8") * 32) << "heads of 16, and a scale for each";
+  EXPECT_EQ(kv("--kv-bits", "8"), kv("--kv-type", "int8"));
+  EXPECT_EQ(kv("--kv-bits", "16"), kv("--kv-type", "auto"));
+  EXPECT_EQ(kv("--kv-bits", "32"), kv("--kv-type", "f32"));
+  EXPECT_EQ(run({"info", tiny_model(), "--kv-bits", "4"}).status, 2);
+  EXPECT_EQ(run({"info", tiny_model(), "--kv-bits", "8", "--kv-type", "int8"}).status, 2);
 }
 
 TEST(Info, TakesTheModelEitherWayAndShowIsAnAlias) {
@@ -125,7 +132,7 @@ TEST(Logits, MatchTheGoldensOfEveryArchitecture) {
     for (double id : numbers<int32_t>(golden->bytes(*tokens)))
       list += (list.empty() ? "" : ",") + std::to_string(int(id));
     Outcome got =
-        run({"logits", "-m", golden_model(name), "--tokens", list, "-o", (scratch / "out").string(), "--json"});
+        run({"logits", "-m", golden_model(name), "--precision", "exact", "--tokens", list, "-o", (scratch / "out").string(), "--json"});
     ASSERT_EQ(got.status, 0) << got.err;
     EXPECT_EQ(SafetensorsFile::open(scratch / "out")->find("logits")->dtype, DType::f32);
     Logits ours = load_logits(scratch / "out");

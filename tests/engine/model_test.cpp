@@ -142,12 +142,17 @@ TEST_P(ModelOnDevice, LogitsOfEveryPositionComeInOrder) {
 
 TEST_P(ModelOnDevice, KeepsKvInTheTypeThatWasAskedFor) {
   const std::vector<int32_t> tokens = some_tokens(40, 128, 2);
-  const auto exact = all_logits(load(golden_model("llama"), GetParam()), tokens);
-  for (KvType type : {KvType::f16, KvType::bf16}) {
-    ModelOptions options;
-    options.device = GetParam();
+  ModelOptions options;
+  options.device = GetParam();
+  options.precision = Precision::exact;
+  const Model unrounded = load_model(local(golden_model("llama")), options);
+  EXPECT_EQ(unrounded.options().kv_type, KvType::f32) << "chosen by the precision";
+  const auto exact = all_logits(unrounded, tokens);
+  for (KvType type : {KvType::f16, KvType::bf16, KvType::int8}) {
     options.kv_type = type;
-    const auto rounded = all_logits(load_model(local(golden_model("llama")), options), tokens);
+    const Model model = load_model(local(golden_model("llama")), options);
+    EXPECT_EQ(model.options().kv_type, type);
+    const auto rounded = all_logits(model, tokens);
     // The reference keeps doubles whatever is asked for; everything else must really store the type.
     if (GetParam() != "ref") {
       EXPECT_TRUE(rounded != exact) << "kept in f32";
