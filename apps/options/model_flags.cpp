@@ -24,14 +24,18 @@ CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type) {
 }
 
 void add_model_flags(CLI::App& verb, ModelFlags& flags) {
+  add_loading_flags(verb, flags);
+  verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
+      ->option_text("N")
+      ->check(integer_between(0, 1024))
+      ->group("Model");
+}
+
+void add_loading_flags(CLI::App& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
   verb.add_option("--device", flags.device,
                   "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
-      ->group("Model");
-  verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
-      ->option_text("N")
-      ->check(integer_between(0, 1024))
       ->group("Model");
   verb.add_option("--precision", flags.precision, "exact keeps activations in f32, fast rounds them (default exact)")
       ->option_text("P")

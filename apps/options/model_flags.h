@@ -26,6 +26,8 @@ struct ModelFlags {
 CLI::Option* add_model_flag(CLI::App& verb, std::string& model);
 /// -m and everything about running it.
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
+/// The same without --threads, for verbs that take several.
+void add_loading_flags(CLI::App& verb, ModelFlags& flags);
 CLI::Option* add_kv_type_flag(CLI::App& verb, std::string& kv_type);
 
 KvType kv_type_from(const std::string& name);
