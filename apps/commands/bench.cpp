@@ -26,7 +26,7 @@ struct BenchFlags {
   std::vector<std::string> n_prompt = {"512"}, n_gen = {"128"}, n_depth = {"0"}, threads = {"0"}, rows = {"1"};
   int repetitions = 5;
   std::string format = "md";
-  bool load = false, no_warmup = false;
+  bool load = false, no_warmup = false, no_bandwidth = false;
   const Session* session = nullptr;
   const CLI::Option *json_option = nullptr, *format_option = nullptr;
 };
@@ -134,11 +134,9 @@ OutJson row_of(const Setting& setting, const BenchmarkResult& result) {
   row["median_ts"] = result.median_ts;
   row["samples_ts"] = result.samples_ts;
   row["weight_bytes"] = result.weight_bytes;
-  row["read_bandwidth"] = result.read_bandwidth;
-  if (result.test.n_gen > 0) {
-    row["kv_bytes"] = result.kv_bytes;
-    row["bandwidth_share"] = result.bandwidth_share;
-  }
+  if (result.test.n_gen > 0) row["kv_bytes"] = result.kv_bytes;
+  if (result.read_bandwidth > 0) row["read_bandwidth"] = result.read_bandwidth;
+  if (result.bandwidth_share > 0) row["bandwidth_share"] = result.bandwidth_share;
   return row;
 }
 
@@ -266,6 +264,7 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   options.tests = tests;
   options.repetitions = flags.repetitions;
   options.warmup = !flags.no_warmup;
+  options.measure_bandwidth = !flags.no_bandwidth;
   options.progress = [&bar](uint64_t done, uint64_t total) {
     bar.update(done, total);
     return !interrupt::requested();
@@ -325,6 +324,8 @@ void add_bench(CLI::App& app, Session& session) {
   verb->add_flag("--load", flags->load, "Also measure loading, up to the first token after a prompt of one token")
       ->group("Tests");
   verb->add_flag("--no-warmup", flags->no_warmup, "Do not run each test once before it counts")->group("Tests");
+  verb->add_flag("--no-bandwidth", flags->no_bandwidth, "Do not measure the memory bandwidth between the tests")
+      ->group("Tests");
   flags->format_option = verb->add_option("-o,--output-format", flags->format, "md, json or csv (default md)")
                              ->option_text("FORMAT")
                              ->check(one_of({"md", "json", "csv"}))

@@ -43,10 +43,11 @@ struct BenchmarkOptions {
   int repetitions = 5;
   bool warmup = true;  // before each test: its whole prompt, or one step
   int prefill_chunk = 512;
-  uint64_t seed = 1;          // of the prompts' ids
-  double read_bandwidth = 0;  // bytes per second; 0: measured around each test, which takes two seconds per test
-  uint64_t max_kv_bytes = 0;  // a test whose keys and values take more is refused; 0: this machine's memory
-  Progress progress;          // called after every step, with tokens
+  uint64_t seed = 1;              // of the prompts' ids
+  double read_bandwidth = 0;      // bytes per second; 0: measured before and after each test, which takes a second each
+  bool measure_bandwidth = true;  // false: a read_bandwidth of 0 stays 0, and so do the shares
+  uint64_t max_kv_bytes = 0;      // a test whose keys and values take more is refused; 0: this machine's memory
+  Progress progress;              // called after every step, with tokens
   std::function<void(const BenchmarkResult& result)> each;  // called as soon as a test is done
 };
 

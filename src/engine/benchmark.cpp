@@ -259,13 +259,31 @@ void check(const ModelState& state, const BenchmarkOptions& options, int rows, i
   }
 }
 
-double bandwidth(const BenchmarkOptions& options, const ModelState& state) {
-  return options.read_bandwidth > 0 ? options.read_bandwidth : measure_read_bandwidth(state.options.threads);
-}
+/// The bandwidth before and after a test. What ends one test begins the next, unless something else came between.
+class Bandwidth {
+ public:
+  Bandwidth(const BenchmarkOptions& options, int threads) : options_(options), threads_(threads) {}
+  double before() {
+    if (last_ == 0) last_ = measured();
+    return last_;
+  }
+  double after() { return last_ = measured(); }
+  void forget() { last_ = 0; }
+
+ private:
+  double measured() const {
+    if (options_.read_bandwidth > 0 || !options_.measure_bandwidth) return options_.read_bandwidth;
+    return measure_read_bandwidth(threads_);
+  }
+  const BenchmarkOptions& options_;
+  int threads_;
+  double last_ = 0;
+};
 
 template <class Step>
-BenchmarkResult run_test(Bench& bench, const ModelState& state, const BenchmarkOptions& options,
-                         const BenchmarkTest& test, const Reads& reads, const Step& step) {
+BenchmarkResult run_test(Bench& bench, Bandwidth& bandwidth, const BenchmarkOptions& options, const BenchmarkTest& test,
+                         const Step& step) {
+  if (bench.missing(test.n_depth) > 0) bandwidth.forget();
   bench.reach(test.n_depth, test.rows, step);
   const auto once = [&](int n_gen) {
     if (test.n_prompt > 0) {
@@ -274,29 +292,32 @@ BenchmarkResult run_test(Bench& bench, const ModelState& state, const BenchmarkO
       bench.generate(test.n_depth, n_gen, test.rows, step);
     }
   };
-  if (options.warmup) once(1);
-
   BenchmarkResult result;
   result.test = test;
-  const double before = bandwidth(options, state);
+  const double before = bandwidth.before();
+  if (options.warmup) once(1);
   for (int i = 0; i < options.repetitions; ++i) {
     const auto start = Clock::now();
     once(test.n_gen);
     result.samples_ts.push_back(double(test.n_prompt + test.n_gen) * test.rows / seconds_since(start));
   }
-  result.read_bandwidth = (before + bandwidth(options, state)) / 2;
+  result.read_bandwidth = (before + bandwidth.after()) / 2;
+  return result;
+}
+
+void summarise(BenchmarkResult& result, const Reads& reads) {
+  const BenchmarkTest& test = result.test;
   result.avg_ts = mean(result.samples_ts);
   result.stddev_ts = standard_deviation(result.samples_ts);
   result.median_ts = median(result.samples_ts);
   result.weight_bytes = reads.weights;
-  if (test.n_gen > 0) {
-    double bytes = 0;
-    for (int i = 0; i < test.n_gen; ++i) bytes += double(reads.kv(test.n_depth + i + 1));
-    result.kv_bytes = bytes / test.n_gen * test.rows;
-    const double steps_per_s = result.median_ts / test.rows;
-    result.bandwidth_share = (double(result.weight_bytes) + result.kv_bytes) * steps_per_s / result.read_bandwidth;
-  }
-  return result;
+  if (test.n_gen == 0) return;
+  double bytes = 0;
+  for (int i = 0; i < test.n_gen; ++i) bytes += double(reads.kv(test.n_depth + i + 1));
+  result.kv_bytes = bytes / test.n_gen * test.rows;
+  if (result.read_bandwidth == 0) return;
+  const double steps_per_s = result.median_ts / test.rows;
+  result.bandwidth_share = (double(result.weight_bytes) + result.kv_bytes) * steps_per_s / result.read_bandwidth;
 }
 
 /// Tokens that all tests will compute, for the progress; follows Bench::reach().
@@ -339,9 +360,11 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
   };
   Bench bench(state, rows, length, options.prefill_chunk, options.seed);
   const Reads reads = bench.reads();
+  Bandwidth bandwidth(options, state.options.threads);
   std::vector<BenchmarkResult> results;
   for (const BenchmarkTest& test : options.tests) {
-    results.push_back(run_test(bench, state, options, test, reads, step));
+    results.push_back(run_test(bench, bandwidth, options, test, step));
+    summarise(results.back(), reads);
     bench.release();
     if (options.each) options.each(results.back());
   }
