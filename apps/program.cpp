@@ -135,6 +135,7 @@ std::unique_ptr<CLI::App> make_program(Session& session) {
   add_detokenize(*app, session);
   add_logits(*app, session);
   add_perplexity(*app, session);
+  add_bench(*app, session);
   add_convert(*app, session);
   add_quantize(*app, session);
   add_doctor(*app, session);

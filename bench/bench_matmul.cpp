@@ -1,126 +1,138 @@
-// How fast products with quantized weights are, as bytes per second and as a share of this machine's read bandwidth.
-// The weights are larger together than any cache and taken in turns, as a model takes its layers. Codes are random:
-// speed does not depend on them.
-#include <benchmark/benchmark.h>
-
-#include <array>
+// Products with weights of every width and group. The weights are larger together than any cache and taken in turns, as
+// a model takes its layers. Codes are random: speed does not depend on them.
 #include <cstring>
 #include <memory>
-#include <vector>
 
-#include "backend/registry.h"
-#include "bumblebee/device.h"
+#include "machine.h"
 #include "quant/affine.h"
 
-namespace bumblebee {
+namespace bumblebee::bench {
 namespace {
 
-constexpr int kOut = 4096, kIn = 4096;
-constexpr size_t kWorkingSet = size_t(512) << 20;
-
-struct Case {
-  const char* name;
-  Format format;
-  int rows;  // of activations
-  bool fast;
+struct Shape {
+  int out = 0, in = 0;
+  size_t working_set = 0;  // bytes
 };
 
-/// A weight of random codes with scales and biases of the size that real ones have.
-HostWeight random_weight(const Format& format, uint64_t seed) {
-  auto bytes = std::make_shared<std::vector<std::byte>>(row_bytes(format, kIn) * kOut);
+Shape shape_of(Size size) {
+  return size == Size::full ? Shape{4096, 4096, size_t(512) << 20} : Shape{64, 256, size_t(1) << 16};
+}
+
+/// Weights of one format, in files' layout, with one owner of all bytes.
+struct Weights {
+  std::vector<HostWeight> each;
+  double bytes = 0;  // of one
+};
+
+void fill(std::span<std::byte> bytes, uint64_t seed) {
   uint64_t state = seed * 0x9E3779B97F4A7C15ull + 1;
-  for (size_t i = 0; i + 8 <= bytes->size(); i += 8) {
+  for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
     state = state * 6364136223846793005ull + 1442695040888963407ull;
-    std::memcpy(bytes->data() + i, &state, 8);
+    std::memcpy(bytes.data() + i, &state, 8);
   }
-  HostWeight weight{.format = format,
-                    .out = kOut,
-                    .in = kIn,
-                    .codes = *bytes,
-                    .scales = {},
-                    .biases = {},
-                    .name = "bench",
-                    .keep = bytes};
-  if (format.kind == Format::Kind::dense) {
-    for (size_t i = 0; i < size_t(kOut) * kIn; ++i) store_float(*bytes, format.scale, i, 0.01f * float(int(i % 7) - 3));
-    return weight;
-  }
-  const size_t groups = size_t(kOut) * size_t(kIn / format.group);
-  auto scales = std::make_shared<std::vector<std::byte>>(groups * 2 * size_t(size_of(format.scale)));
-  const std::span<std::byte> all(*scales);
-  const size_t half = all.size() / 2;
-  for (size_t i = 0; i < groups; ++i) {
-    store_float(all.first(half), format.scale, i, 0.01f);
-    store_float(all.subspan(half), format.bias, i, -0.05f);
-  }
-  weight.scales = all.first(half);
-  weight.biases = all.subspan(half);
-  weight.keep = std::make_shared<std::pair<decltype(bytes), decltype(scales)>>(bytes, scales);
-  return weight;
 }
 
-size_t weight_bytes(const HostWeight& weight) {
-  return weight.codes.size() + weight.scales.size() + weight.biases.size();
+/// Codes are random; scales, biases and dense elements have the size that real ones have.
+Weights random_weights(const Format& format, const Shape& shape) {
+  const bool dense = format.kind == Format::Kind::dense;
+  const size_t codes = row_bytes(format, shape.in) * size_t(shape.out);
+  const size_t groups = dense ? 0 : size_t(shape.out) * size_t(shape.in / format.group);
+  const size_t scales = groups * size_t(size_of(format.scale)), biases = groups * size_t(size_of(format.bias));
+  const size_t one = codes + scales + biases;
+  const size_t count = std::max<size_t>(1, shape.working_set / one);
+  const auto owner = std::make_shared<std::vector<std::byte>>(one * count);
+  Weights weights{{}, double(one)};
+  for (size_t i = 0; i < count; ++i) {
+    const std::span<std::byte> part = std::span(*owner).subspan(i * one, one);
+    HostWeight weight{.format = format,
+                      .out = shape.out,
+                      .in = shape.in,
+                      .codes = part.first(codes),
+                      .scales = part.subspan(codes, scales),
+                      .biases = part.subspan(codes + scales, biases),
+                      .name = "bench",
+                      .keep = owner};
+    if (dense) {
+      for (size_t e = 0; e < codes / size_t(size_of(format.scale)); ++e)
+        store_float(part, format.scale, e, 0.01f * float(int(e % 7) - 3));
+    } else {
+      fill(part.first(codes), i + 1);
+      for (size_t g = 0; g < groups; ++g) {
+        store_float(part.subspan(codes, scales), format.scale, g, 0.01f);
+        store_float(part.subspan(codes + scales), format.bias, g, -0.05f);
+      }
+    }
+    weights.each.push_back(std::move(weight));
+  }
+  return weights;
 }
 
-double read_bandwidth() {
-  static const double measured = measure_read_bandwidth();
-  return measured;
-}
-
-void matmul(benchmark::State& state, const Case& bench) {
-  const std::array formats = {bench.format};
-  const std::unique_ptr<Backend> backend =
-      require_backend("cpu", formats).create({.threads = 0, .fast = bench.fast, .instruction_set = {}});
+/// What a benchmark runs on. Kept from one to the next, because most differ in their rows only.
+struct Prepared {
+  Format format;
+  bool fast = false;
+  double bytes = 0;  // of one weight
+  std::unique_ptr<Backend> backend;
   std::vector<Weight> weights;
-  size_t bytes = 0, total = 0;
-  while (total < kWorkingSet) {
-    const HostWeight host = random_weight(bench.format, weights.size() + 1);
-    bytes = weight_bytes(host);
-    total += bytes;
-    weights.push_back(backend->prepare(host));
-  }
-  const std::vector<float> values(size_t(bench.rows) * kIn, 0.5f);
-  const Tensor x = backend->upload(values, bench.rows, kIn);  // [rows, kIn]
+};
+
+Prepared& prepared(const Format& format, bool fast, const Shape& shape) {
+  static std::unique_ptr<Prepared> last;
+  if (last && last->format == format && last->fast == fast) return *last;
+  last.reset();  // first: two working sets may be more than fits
+  last = std::make_unique<Prepared>(Prepared{format, fast, 0, make_backend(fast), {}});
+  const Weights weights = random_weights(format, shape);
+  last->bytes = weights.bytes;
+  for (const HostWeight& weight : weights.each) last->weights.push_back(last->backend->prepare(weight));
+  return *last;
+}
+
+struct Case {
+  Format format;
+  int rows = 1;
+  bool fast = false;
+  Shape shape;
+};
+
+void matmul(benchmark::State& state, const Case& c) {
+  Prepared& on = prepared(c.format, c.fast, c.shape);
+  const Tensor x = activations(*on.backend, c.rows, c.shape.in);  // [rows, in]
+  bind_rows(*on.backend, c.rows);
   size_t next = 0;
   for (auto _ : state) {
-    const MatmulTerm term{.weight = &weights[next], .bias = nullptr};
-    Tensor y;  // [rows, kOut]
-    backend->ops().matmul(x, {&term, 1}, {&y, 1});
+    const MatmulTerm term{.weight = &on.weights[next], .bias = nullptr};
+    Tensor y;  // [rows, out]
+    on.backend->ops().matmul(x, {&term, 1}, {&y, 1});
     benchmark::DoNotOptimize(y);
-    next = (next + 1) % weights.size();
+    next = (next + 1) % on.weights.size();
   }
-  const double moved = double(bytes) * double(state.iterations());
-  state.SetBytesProcessed(int64_t(moved));
-  state.counters["of_read_bandwidth"] = benchmark::Counter(moved / read_bandwidth(), benchmark::Counter::kIsRate);
-  state.counters["flops"] =
-      benchmark::Counter(2.0 * kOut * kIn * bench.rows * double(state.iterations()), benchmark::Counter::kIsRate);
-}
-
-const std::vector<Case>& cases() {
-  static const std::vector<Case> all = {
-      {"q4_g64", Format::affine(4, 64, DType::bf16, DType::bf16), 1, false},
-      {"q4_g64_fast", Format::affine(4, 64, DType::bf16, DType::bf16), 1, true},
-      {"q8_g64", Format::affine(8, 64, DType::bf16, DType::bf16), 1, false},
-      {"bf16", Format::dense(DType::bf16), 1, false},
-      {"q4_g64_rows8", Format::affine(4, 64, DType::bf16, DType::bf16), 8, false},
-      {"q4_g64_rows512", Format::affine(4, 64, DType::bf16, DType::bf16), 512, false},
-      {"q4_g64_rows512_fast", Format::affine(4, 64, DType::bf16, DType::bf16), 512, true},
-  };
-  return all;
+  // Fast mode rounds to int8 for quantized weights, to bf16 for dense ones, which are still added up in f32.
+  const bool int8 = c.fast && c.format.kind == Format::Kind::affine;
+  report(state, {.bytes = on.bytes + 4.0 * c.rows * (c.shape.in + c.shape.out),
+                 .operations = 2.0 * c.rows * c.shape.in * c.shape.out,
+                 .limit = int8 ? Limit::int8 : Limit::f32});
 }
 
 }  // namespace
-}  // namespace bumblebee
 
-int main(int argc, char** argv) {
-  for (const bumblebee::Case& bench : bumblebee::cases()) {
-    benchmark::RegisterBenchmark(bench.name, [&bench](benchmark::State& state) {
-      bumblebee::matmul(state, bench);
-    })->UseRealTime();
+void register_matmul(Size size) {
+  std::vector<std::pair<std::string, Format>> formats;
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int group : {32, 64, 128})
+      formats.emplace_back("b" + std::to_string(bits) + "_g" + std::to_string(group),
+                           Format::affine(bits, group, DType::bf16, DType::bf16));
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::AddCustomContext("read_bandwidth_gb_per_s", std::to_string(bumblebee::read_bandwidth() / 1e9));
-  benchmark::RunSpecifiedBenchmarks();
+  formats.emplace_back("bf16", Format::dense(DType::bf16));
+  formats.emplace_back("f16", Format::dense(DType::f16));
+  for (const auto& [name, format] : formats) {
+    for (bool fast : {false, true}) {
+      for (int rows : {1, 2, 4, 8, 16, 64, 512}) {
+        const Case c{.format = format, .rows = rows, .fast = fast, .shape = shape_of(size)};
+        add("matmul/" + name + "/rows" + std::to_string(rows) + (fast ? "/fast" : "/exact"),
+            [c](benchmark::State& state) { matmul(state, c); });
+      }
+    }
+  }
 }
+
+}  // namespace bumblebee::bench

@@ -14,6 +14,7 @@ void add_tokenize(CLI::App& app, Session& session);
 void add_detokenize(CLI::App& app, Session& session);
 void add_logits(CLI::App& app, Session& session);
 void add_perplexity(CLI::App& app, Session& session);
+void add_bench(CLI::App& app, Session& session);
 void add_convert(CLI::App& app, Session& session);
 void add_quantize(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);

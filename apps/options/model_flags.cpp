@@ -17,14 +17,17 @@ CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
 }
 
 void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
-  CLI::Option* type =
-      verb.add_option("--kv-type", kv_type,
-                      "Type of cached keys and values: f32, f16, bf16, int8, or auto (default): bf16, with --precision exact f32")
-          ->option_text("TYPE")
-          ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
-          ->group("Model");
+  CLI::Option* type = verb.add_option("--kv-type", kv_type,
+                                      "Type of cached keys and values: f32, f16, bf16, int8, or auto (default): bf16, "
+                                      "with --precision exact f32")
+                          ->option_text("TYPE")
+                          ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
+                          ->group("Model");
   verb.add_option_function<std::string>(
-          "--kv-bits", [&kv_type](const std::string& bits) { kv_type = bits == "8" ? "int8" : bits == "16" ? "bf16" : "f32"; },
+          "--kv-bits",
+          [&kv_type](const std::string& bits) { kv_type = bits == "8"    ? "int8"
+                                                          : bits == "16" ? "bf16"
+                                                                         : "f32"; },
           "The same by width: 8 (int8), 16 (bf16) or 32 (f32)")
       ->option_text("N")
       ->check(one_of({"8", "16", "32"}))
@@ -33,16 +36,29 @@ void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
 }
 
 void add_model_flags(CLI::App& verb, ModelFlags& flags) {
+  add_loading_flags(verb, flags);
+  verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
+      ->option_text("N")
+      ->check(integer_between(0, 1024))
+      ->group("Model");
+}
+
+void add_loading_flags(CLI::App& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
   verb.add_option("--device", flags.device,
                   "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
       ->group("Model");
+<<<<<<< HEAD
   verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024))
       ->group("Model");
-  verb.add_option("--precision", flags.precision, "fast rounds activations inside products to 8 bits, exact keeps them in f32 (default fast)")
+  verb.add_option("--precision", flags.precision,
+                  "fast rounds activations inside products to 8 bits, exact keeps them in f32 (default fast)")
+=======
+  verb.add_option("--precision", flags.precision, "exact keeps activations in f32, fast rounds them (default exact)")
+>>>>>>> bench-verb
       ->option_text("P")
       ->check(one_of({"exact", "fast"}))
       ->group("Model");

@@ -20,12 +20,16 @@ struct ModelFlags {
   int group_size = 64;
 
   ModelOptions options() const;
+  /// The type that "auto" stands for, else kv_type.
+  std::string kv_type_used() const { return kv_type != "auto" ? kv_type : precision == "exact" ? "f32" : "bf16"; }
 };
 
 /// -m alone, for verbs that read files but run nothing.
 CLI::Option* add_model_flag(CLI::App& verb, std::string& model);
 /// -m and everything about running it.
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
+/// The same without --threads, for verbs that take several.
+void add_loading_flags(CLI::App& verb, ModelFlags& flags);
 void add_kv_type_flags(CLI::App& verb, std::string& kv_type);
 
 KvType kv_type_from(const std::string& name);

@@ -25,6 +25,19 @@ bool parse_whole(std::string_view text, T& value) {
   return failure == std::errc{} && end == text.data() + text.size() && !text.empty();
 }
 
+/// The parts between commas, also the empty ones.
+std::vector<std::string> words_of(const std::string& text) {
+  std::vector<std::string> words(1);
+  for (char c : text) {
+    if (c == ',') {
+      words.emplace_back();
+    } else {
+      words.back() += c;
+    }
+  }
+  return words;
+}
+
 std::string shortest(double value) {
   std::ostringstream out;
   out << value;
@@ -44,6 +57,28 @@ CLI::Validator integer_between(int64_t low, int64_t high) {
     if (parse_whole(text, value) && value >= low && value <= high) return {};
     return "expected an integer from " + std::to_string(low) + " to " + std::to_string(high) + ", got '" + text + "'";
   });
+}
+
+CLI::Validator integers_between(int64_t low, int64_t high) {
+  return validator([one = integer_between(low, high)](std::string& text) -> std::string {
+    for (std::string word : words_of(text)) {
+      if (std::string failure = one(word); !failure.empty())
+        return failure + (word == text ? "" : " in '" + text + "'");
+    }
+    return {};
+  });
+}
+
+std::vector<int> integers_of(const std::vector<std::string>& lists) {
+  std::vector<int> out;
+  for (const std::string& list : lists) {
+    for (const std::string& word : words_of(list)) {
+      int value = 0;
+      if (!parse_whole(word, value)) throw UsageError("expected an integer, got '" + word + "'");
+      out.push_back(value);
+    }
+  }
+  return out;
 }
 
 CLI::Validator number_between(double low, double high) {

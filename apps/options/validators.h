@@ -11,6 +11,10 @@
 namespace bumblebee::cli {
 
 CLI::Validator integer_between(int64_t low, int64_t high);
+/// Integers with commas between them, such as 1,4,16.
+CLI::Validator integers_between(int64_t low, int64_t high);
+/// The integers of lists that passed it.
+std::vector<int> integers_of(const std::vector<std::string>& lists);
 CLI::Validator number_between(double low, double high);
 CLI::Validator one_of(std::vector<std::string> words);
 

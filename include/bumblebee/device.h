@@ -11,7 +11,7 @@ namespace bumblebee {
 struct DeviceInfo {
   std::string name;         // what ModelOptions::device takes: "cpu", "ref", ...
   std::string description;  // for people: processor name and kernel set
-  std::string kernels;      // the instruction set chosen, for instance "avx512_vnni"
+  std::string kernels;      // the instruction set that a model would use now, for instance "avx512_vnni"
   std::vector<std::string> kernels_available;
   int threads = 0;
   uint64_t memory_bytes = 0;

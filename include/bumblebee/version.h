@@ -6,4 +6,7 @@ namespace bumblebee {
 /// "0.1.0": semantic versioning of everything in include/bumblebee.
 const char* version();
 
+/// The commit that the library was built from, shortened; empty when unknown.
+const char* commit();
+
 }  // namespace bumblebee

@@ -6,11 +6,24 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 
 #include "backend/registry.h"
 #include "base/thread_pool.h"
 
 namespace bumblebee {
+
+namespace {
+
+/// The set that a backend chooses by itself: the one BB_CPU names, else the best.
+std::string chosen_kernels(const std::vector<std::string>& available) {
+  if (available.empty()) return "";
+  const char* wanted = std::getenv("BB_CPU");
+  const bool there = wanted != nullptr && std::find(available.begin(), available.end(), wanted) != available.end();
+  return there ? wanted : available.front();
+}
+
+}  // namespace
 
 std::vector<DeviceInfo> devices() {
   std::vector<DeviceInfo> result;
@@ -20,7 +33,7 @@ std::vector<DeviceInfo> devices() {
     info.name = entry.name;
     info.description = entry.describe();
     info.kernels_available = entry.instruction_sets();
-    if (!info.kernels_available.empty()) info.kernels = info.kernels_available.front();
+    info.kernels = chosen_kernels(info.kernels_available);
     info.threads = available_cores();
     info.memory_bytes =
         uint64_t(std::max(0L, ::sysconf(_SC_PHYS_PAGES))) * uint64_t(std::max(0L, ::sysconf(_SC_PAGESIZE)));

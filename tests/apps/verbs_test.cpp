@@ -131,8 +131,8 @@ TEST(Logits, MatchTheGoldensOfEveryArchitecture) {
     std::string list;
     for (double id : numbers<int32_t>(golden->bytes(*tokens)))
       list += (list.empty() ? "" : ",") + std::to_string(int(id));
-    Outcome got =
-        run({"logits", "-m", golden_model(name), "--precision", "exact", "--tokens", list, "-o", (scratch / "out").string(), "--json"});
+    Outcome got = run({"logits", "-m", golden_model(name), "--precision", "exact", "--tokens", list, "-o",
+                       (scratch / "out").string(), "--json"});
     ASSERT_EQ(got.status, 0) << got.err;
     EXPECT_EQ(SafetensorsFile::open(scratch / "out")->find("logits")->dtype, DType::f32);
     Logits ours = load_logits(scratch / "out");

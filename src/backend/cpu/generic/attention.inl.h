@@ -1,6 +1,6 @@
-// What attention is made of: softmax in parts, and products of a few query vectors with a page of cached keys or values,
-// which are widened to f32 on the way. Included inside an instruction set's own namespace after rows.inl.h and its int
-// header.
+// What attention is made of: softmax in parts, and products of a few query vectors with a page of cached keys or
+// values, which are widened to f32 on the way. Included inside an instruction set's own namespace after rows.inl.h and
+// its int header.
 #pragma once
 
 inline float max_scaled(const float* p, int count, float scale) {
@@ -37,10 +37,12 @@ BB_INLINE F16 load_cached(const uint8_t* p) {
   return load_i8(p);
 }
 template <Element ELEMENT>
-inline constexpr size_t kCachedBytes = ELEMENT == Element::f32 ? 4 : ELEMENT == Element::i8 ? 1 : 2;
+inline constexpr size_t kCachedBytes = ELEMENT == Element::f32  ? 4
+                                       : ELEMENT == Element::i8 ? 1
+                                                                : 2;
 
-/// ROWS rows of A times 16·COLS columns of B. A function of its own, with plain unrolled loops, so that the sums stay in
-/// registers.
+/// ROWS rows of A times 16·COLS columns of B. A function of its own, with plain unrolled loops, so that the sums stay
+/// in registers.
 template <Element ELEMENT, int ROWS, int COLS>
 [[gnu::noinline]] void gemm_tile(const SmallGemm& g, const float* a, const uint8_t* b, float* c) {
   F16 acc[ROWS][COLS];

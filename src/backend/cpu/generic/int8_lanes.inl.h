@@ -1,6 +1,6 @@
 // A few rows of int8 activations against sixteen weight rows, which are the lanes of a register: codes are read as they
-// lie in the file, a line of each row at a time, and transposed, which costs two shuffles per 64 codes and no horizontal
-// sum. For instruction sets with registers of 64 bytes. Included after int8.inl.h.
+// lie in the file, a line of each row at a time, and transposed, which costs two shuffles per 64 codes and no
+// horizontal sum. For instruction sets with registers of 64 bytes. Included after int8.inl.h.
 #pragma once
 
 inline constexpr size_t kPrefetchBytes = 512;

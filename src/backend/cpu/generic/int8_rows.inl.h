@@ -1,6 +1,6 @@
-// A few rows of int8 activations against sixteen weight rows, 64 inputs at a time: products are summed along each weight
-// row, and sums of sixteen rows become the lanes of a register. For instruction sets whose registers cannot hold a
-// transposition. row_sums() comes from the instruction set. Included after int8.inl.h.
+// A few rows of int8 activations against sixteen weight rows, 64 inputs at a time: products are summed along each
+// weight row, and sums of sixteen rows become the lanes of a register. For instruction sets whose registers cannot hold
+// a transposition. row_sums() comes from the instruction set. Included after int8.inl.h.
 #pragma once
 
 inline constexpr size_t kPrefetchBytes = 512;

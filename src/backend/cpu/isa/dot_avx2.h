@@ -6,7 +6,8 @@ struct Dot {
   using Sum = I16;  // 32 lanes of 16 bits
   static constexpr int kSteps = 8;
   static Sum zero() { return int_zero(); }
-  /// As one piece of text for the assembler: GCC 12 would form the products of many steps first and run out of registers.
+  /// As one piece of text for the assembler: GCC 12 would form the products of many steps first and run out of
+  /// registers.
   static __m256i step8(__m256i s, __m256i codes, __m256i x) {
     __m256i product;
     asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(s), "=&x"(product) : "x"(codes), "x"(x));

@@ -1,5 +1,6 @@
-// Sums of products along weight rows, with AVX2: pairs are summed in 16 bits, where 4·2·15·127 fits, and rows are packed
-// together before sums are widened, so that eight rows cost little more than their products. Included after int8.inl.h.
+// Sums of products along weight rows, with AVX2: pairs are summed in 16 bits, where 4·2·15·127 fits, and rows are
+// packed together before sums are widened, so that eight rows cost little more than their products. Included after
+// int8.inl.h.
 #pragma once
 
 struct RowCodes {
@@ -62,7 +63,7 @@ BB_INLINE void row_sums(const uint8_t* p, size_t stride, const int8_t* x, size_t
   const auto load_x = [&](int r, int i) __attribute__((always_inline)) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + size_t(r) * x_stride) + i);
   };
-  const auto parts = [&](const uint8_t* row, __m256i (&out)[kUnits][ROWS]) __attribute__((always_inline)) {
+  const auto parts = [&](const uint8_t* row, __m256i(&out)[kUnits][ROWS]) __attribute__((always_inline)) {
     const RowCodes c = row_codes<BITS, UNIT>(row);
     unroll<ROWS>(BB_BODY(r) {
       const __m256i a = row_part<BITS>(c.lo, load_x(r, 0)), b = row_part<BITS>(c.hi, load_x(r, 1));
@@ -83,9 +84,7 @@ BB_INLINE void row_sums(const uint8_t* p, size_t stride, const int8_t* x, size_t
         parts(p, a);
         parts(p + stride, b);
         p += 2 * stride;
-        unroll<ROWS>(BB_BODY(r) {
-          unroll<kUnits>(BB_BODY(u) { two[m][u][r] = first_pair<BITS>(a[u][r], b[u][r]); });
-        });
+        unroll<ROWS>(BB_BODY(r) { unroll<kUnits>(BB_BODY(u) { two[m][u][r] = first_pair<BITS>(a[u][r], b[u][r]); }); });
       });
       unroll<ROWS>(BB_BODY(r) {
         unroll<kUnits>(BB_BODY(u) { four[q][u][r] = second_pair<BITS>(two[0][u][r], two[1][u][r]); });

@@ -43,8 +43,8 @@ BB_INLINE void row_sums(const uint8_t* p, size_t stride, const int8_t* x, size_t
     });
     unroll<ROWS>(BB_BODY(r) {
       unroll<kUnits>(BB_BODY(u) {
-        total[u][r].v[quad] = vpaddq_s32(vpaddq_s32(part[0][u][r], part[1][u][r]),
-                                         vpaddq_s32(part[2][u][r], part[3][u][r]));
+        total[u][r].v[quad] =
+            vpaddq_s32(vpaddq_s32(part[0][u][r], part[1][u][r]), vpaddq_s32(part[2][u][r], part[3][u][r]));
       });
     });
   });

@@ -1,0 +1,345 @@
+// `bench`: how fast a model is here. Flags, names of tests and the table follow llama-bench, so that figures can stand
+// side by side; docs/cli.md defines every field.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <optional>
+
+#include "bumblebee/bumblebee.h"
+#include "commands/commands.h"
+#include "options/model_flags.h"
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+#include "ui/interrupt.h"
+#include "ui/json_out.h"
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+struct BenchFlags {
+  CommonFlags common;
+  ModelFlags model;
+  std::vector<std::string> n_prompt = {"512"}, n_gen = {"128"}, n_depth = {"0"}, threads = {"0"}, rows = {"1"};
+  int repetitions = 5;
+  std::string format = "md";
+  bool load = false, no_warmup = false, no_bandwidth = false;
+  const Session* session = nullptr;
+  const CLI::Option *json_option = nullptr, *format_option = nullptr;
+};
+
+std::string format_of(const BenchFlags& flags) {
+  if (flags.common.json && flags.format == "json") return "json";
+  const CLI::Option* chosen = exclusive(*flags.session, {flags.json_option, flags.format_option});
+  return chosen != nullptr && chosen == flags.json_option && flags.common.json ? "json" : flags.format;
+}
+
+/// Every combination, without the prompts and generations of no tokens that switch a kind of test off.
+std::vector<BenchmarkTest> tests_of(const BenchFlags& flags) {
+  std::vector<BenchmarkTest> tests;
+  for (int depth : integers_of(flags.n_depth)) {
+    for (int tokens : integers_of(flags.n_prompt)) {
+      if (tokens > 0) tests.push_back({.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1});
+    }
+    for (int tokens : integers_of(flags.n_gen)) {
+      if (tokens == 0) continue;
+      for (int rows : integers_of(flags.rows))
+        tests.push_back({.n_prompt = 0, .n_gen = tokens, .n_depth = depth, .rows = rows});
+    }
+  }
+  return tests;
+}
+
+/// The last part of a directory's path, or the id of a repository: figures are passed on, and the path is private.
+std::string short_name(const std::string& model) {
+  std::error_code failure;
+  const auto path = std::filesystem::weakly_canonical(repository(model).name(), failure);
+  if (failure || !std::filesystem::is_directory(path, failure)) return model;
+  return path.has_filename() ? path.filename().string() : path.string();
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  char text[32];
+  ::gmtime_r(&now, &parts);
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+std::string build() { return std::string(version()) + (*commit() == '\0' ? "" : std::string(" (") + commit() + ")"); }
+
+/// What a row says beside its figures.
+struct Setting {
+  std::string model, backend, instruction_set, precision, kv_type, cpu;
+  ModelInfo info;
+  int threads = 0;
+};
+
+Setting setting_of(const BenchFlags& flags, const ModelInfo& info, int threads) {
+  Setting out{.model = short_name(flags.model.model),
+              .backend = flags.model.device,
+              .instruction_set = "",
+              .precision = flags.model.precision,
+              .kv_type = flags.model.kv_type_used(),
+              .cpu = "",
+              .info = info,
+              .threads = threads};
+  for (const DeviceInfo& device : devices()) {
+    if (device.name == "cpu") out.cpu = device.description;
+    if (device.name != flags.model.device) continue;
+    out.instruction_set = device.kernels;
+    if (threads == 0) out.threads = device.threads;
+  }
+  return out;
+}
+
+OutJson row_of(const Setting& setting, const BenchmarkTest& test, const std::string& name) {
+  return {{"model", setting.model},
+          {"architecture", setting.info.architecture},
+          {"parameters", setting.info.parameters},
+          {"model_bytes", setting.info.weight_bytes},
+          {"backend", setting.backend},
+          {"instruction_set", setting.instruction_set},
+          {"precision", setting.precision},
+          {"kv_type", setting.kv_type},
+          {"threads", setting.threads},
+          {"rows", test.rows},
+          {"n_prompt", test.n_prompt},
+          {"n_gen", test.n_gen},
+          {"n_depth", test.n_depth},
+          {"test", name},
+          {"avg_ts", nullptr},
+          {"stddev_ts", nullptr},
+          {"median_ts", nullptr},
+          {"samples_ts", OutJson::array()},
+          {"weight_bytes", nullptr},
+          {"kv_bytes", nullptr},
+          {"read_bandwidth", nullptr},
+          {"bandwidth_share", nullptr},
+          {"load_s", nullptr},
+          {"first_token_s", nullptr},
+          {"build", build()},
+          {"cpu", setting.cpu},
+          {"date", now_utc()}};
+}
+
+OutJson row_of(const Setting& setting, const BenchmarkResult& result) {
+  OutJson row = row_of(setting, result.test, result.test.name());
+  row["avg_ts"] = result.avg_ts;
+  row["stddev_ts"] = result.stddev_ts;
+  row["median_ts"] = result.median_ts;
+  row["samples_ts"] = result.samples_ts;
+  row["weight_bytes"] = result.weight_bytes;
+  if (result.test.n_gen > 0) row["kv_bytes"] = result.kv_bytes;
+  if (result.read_bandwidth > 0) row["read_bandwidth"] = result.read_bandwidth;
+  if (result.bandwidth_share > 0) row["bandwidth_share"] = result.bandwidth_share;
+  return row;
+}
+
+OutJson row_of(const Setting& setting, const LoadBenchmark& loading) {
+  OutJson row = row_of(setting, {}, "load");
+  row["weight_bytes"] = loading.weight_bytes;
+  row["read_bandwidth"] = loading.read_bandwidth;
+  row["load_s"] = loading.median_load_s;
+  row["first_token_s"] = loading.median_first_token_s;
+  return row;
+}
+
+std::string formatted(const char* format, double a, double b = 0) {
+  char text[96];
+  std::snprintf(text, sizeof text, format, a, b);
+  return text;
+}
+
+/// Prints rows as they come, JSON at the end.
+class Report {
+ public:
+  Report(std::string format, const BenchFlags& flags) : format_(std::move(format)), flags_(flags) {}
+
+  void add(const OutJson& row) {
+    if (format_ == "csv") add_csv(row);
+    if (format_ == "md") add_markdown(row);
+    rows_.push_back(row);
+  }
+
+  void finish() {
+    if (format_ == "json") print_json(rows_);
+    if (format_ == "md") write_out("\nbuild: " + build() + "\n");
+  }
+
+ private:
+  struct Column {
+    const char* title;
+    int width;  // negative: to the left
+    std::string value;
+  };
+
+  static std::string csv_field(const OutJson& value) {
+    std::string text;
+    if (value.is_array()) {
+      for (const OutJson& one : value) text += (text.empty() ? "" : " ") + one.dump();
+    } else if (value.is_string()) {
+      text = value.get<std::string>();
+    } else if (!value.is_null()) {
+      text = value.dump();
+    }
+    std::string quoted = "\"";
+    for (char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+    return quoted + "\"";
+  }
+
+  void add_csv(const OutJson& row) {
+    std::string head, line;
+    for (const auto& [key, value] : row.items()) {
+      head += (head.empty() ? "" : ",") + key;
+      line += (line.empty() ? "" : ",") + csv_field(value);
+    }
+    write_out((rows_.empty() ? head + "\n" : "") + line + "\n");
+  }
+
+  std::vector<Column> columns(const OutJson& row) const {
+    const bool loading = row.at("test") == "load";
+    const std::string speed =
+        loading ? formatted("load %.3f s, first token %.3f s", row.at("load_s").get<double>(),
+                            row.at("first_token_s").get<double>())
+                : formatted("%.2f ± %.2f", row.at("avg_ts").get<double>(), row.at("stddev_ts").get<double>());
+    const OutJson& share = row.at("bandwidth_share");
+    std::vector<Column> out = {
+        {"model", -30, row.at("model").get<std::string>()},
+        {"size", 10, human_bytes(row.at("model_bytes").get<double>())},
+        {"params", 10, human_count(row.at("parameters").get<double>())},
+        {"backend", -18, row.at("backend").get<std::string>() + " " + row.at("instruction_set").get<std::string>()},
+        {"threads", 7, row.at("threads").dump()}};
+    if (flags_.model.precision != "fast") out.push_back({"precision", -9, row.at("precision").get<std::string>()});
+    if (flags_.model.kv_type != "auto") out.push_back({"kv type", -7, row.at("kv_type").get<std::string>()});
+    if (integers_of(flags_.rows) != std::vector<int>{1}) out.push_back({"rows", 5, row.at("rows").dump()});
+    out.push_back({"test", 15, row.at("test").get<std::string>()});
+    out.push_back({"t/s", 18, speed});
+    out.push_back({"% of read", 9, share.is_null() ? "" : formatted("%.1f", 100 * share.get<double>())});
+    return out;
+  }
+
+  static std::string padded(const std::string& text, int width) {
+    // Columns of the screen: bytes that continue a character take none.
+    const auto shown =
+        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+    const std::string space(size_t(std::max<ptrdiff_t>(0, std::abs(width) - shown)), ' ');
+    return width < 0 ? text + space : space + text;
+  }
+
+  void add_markdown(const OutJson& row) {
+    std::string head = "|", rule = "|", line = "|";
+    for (const Column& column : columns(row)) {
+      head += " " + padded(column.title, column.width) + " |";
+      rule += " " + std::string(size_t(std::abs(column.width)) - 1, '-') + (column.width > 0 ? ":" : "-") + " |";
+      line += " " + padded(column.value, column.width) + " |";
+    }
+    write_out((rows_.empty() ? head + "\n" + rule + "\n" : "") + line + "\n");
+  }
+
+  std::string format_;
+  const BenchFlags& flags_;
+  OutJson rows_ = OutJson::array();
+};
+
+void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTest>& tests, Report& report) {
+  ModelFlags chosen = flags.model;
+  chosen.threads = threads;
+  if (flags.load) {
+    ModelOptions options = chosen.options();
+    options.progress = [](uint64_t, uint64_t) { return !interrupt::requested(); };
+    const LoadBenchmark loading = benchmark_load(source(chosen.model), options, flags.repetitions);
+    report.add(row_of(setting_of(flags, loading.info, threads), loading));
+  }
+  if (tests.empty()) return;
+
+  const LoadedModel loaded = load(chosen, flags.common);
+  const Setting setting = setting_of(flags, loaded.model.info(), threads);
+  ProgressBar bar("bench", ProgressBar::Unit::items, flags.common.progress());
+  BenchmarkOptions options;
+  options.tests = tests;
+  options.repetitions = flags.repetitions;
+  options.warmup = !flags.no_warmup;
+  options.measure_bandwidth = !flags.no_bandwidth;
+  options.progress = [&bar](uint64_t done, uint64_t total) {
+    bar.update(done, total);
+    return !interrupt::requested();
+  };
+  options.each = [&](const BenchmarkResult& result) {
+    bar.clear();
+    report.add(row_of(setting, result));
+  };
+  benchmark(loaded.model, options);
+}
+
+int run(const BenchFlags& flags) {
+  const std::string format = format_of(flags);
+  const std::vector<BenchmarkTest> tests = tests_of(flags);
+  if (tests.empty() && !flags.load)
+    throw UsageError("nothing to measure: expected -p or -n above 0, or --load, got neither");
+  source(flags.model.model);  // a missing model is refused before anything is measured
+  Report report(format, flags);
+  for (int threads : integers_of(flags.threads)) measure(flags, threads, tests, report);
+  report.finish();
+  return int(ExitCode::ok);
+}
+
+struct List {
+  const char* names;
+  const char* description;
+  int low, high;
+};
+
+CLI::Option* add_list(CLI::App& verb, std::vector<std::string>& values, const List& list) {
+  return verb.add_option(list.names, values, list.description)
+      ->allow_extra_args(false)
+      ->option_text("N,...")
+      ->check(integers_between(list.low, list.high));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<BenchFlags>();
+  flags->session = &session;
+  CLI::App* verb = add_verb(app, {"bench", "Measure how fast a model is here"});
+  add_loading_flags(*verb, flags->model);
+  constexpr int kMost = 1 << 30;
+  add_list(*verb, flags->threads, {"-t,--threads", "Threads (default 0: one per core)", 0, 1024})->group("Model");
+  add_list(*verb, flags->n_prompt, {"-p,--n-prompt", "Tokens of the prompt; 0: no such test (default 512)", 0, kMost})
+      ->group("Tests");
+  add_list(*verb, flags->n_gen, {"-n,--n-gen", "Tokens to generate; 0: no such test (default 128)", 0, kMost})
+      ->group("Tests");
+  add_list(*verb, flags->n_depth, {"-d,--n-depth", "Tokens in the cache before a test (default 0)", 0, kMost})
+      ->group("Tests");
+  add_list(*verb, flags->rows, {"--rows", "Sequences that generate together (default 1)", 1, 1024})->group("Tests");
+  verb->add_option("-r,--repetitions", flags->repetitions, "Times that each test is run (default 5)")
+      ->option_text("N")
+      ->check(integer_between(1, 100000))
+      ->group("Tests");
+  verb->add_flag("--load", flags->load, "Also measure loading, up to the first token after a prompt of one token")
+      ->group("Tests");
+  verb->add_flag("--no-warmup", flags->no_warmup, "Do not run each test once before it counts")->group("Tests");
+  verb->add_flag("--no-bandwidth", flags->no_bandwidth, "Do not measure the memory bandwidth between the tests")
+      ->group("Tests");
+  flags->format_option = verb->add_option("-o,--output-format", flags->format, "md, json or csv (default md)")
+                             ->option_text("FORMAT")
+                             ->check(one_of({"md", "json", "csv"}))
+                             ->group("Output");
+  verb->footer(
+      "-p, -n, -d, -t and --rows take lists such as 1,4,16; every combination is a test. pp512 computes a prompt of "
+      "512\n"
+      "tokens, tg128 generates 128, '@ d8192' starts with 8192 tokens in the cache. t/s is the mean and its standard\n"
+      "deviation, of all rows together; '% of read' is what a step reads (weights once, keys and values of every row)\n"
+      "per second as a share of the memory bandwidth measured in the same run. Tokens are random; no tokenizer is "
+      "needed.\n\n"
+      "Example:\n  bumblebee bench -m DIR -p 512 -n 128 -d 0,8192 -o json");
+  on_chosen(*verb, session, flags, run);
+  flags->json_option = verb->get_option("--json");
+}
+
+}  // namespace bumblebee::cli
