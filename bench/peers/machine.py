@@ -37,3 +37,13 @@ def this_machine():
 
 def has_more_than_avx2(machine):
     return any(name.startswith(("avx512", "avx_vnni", "amx")) for name in machine["instruction_sets"])
+
+
+def cores_of(count):
+    """`count` processors to confine a process to, each on a core of its own as long as there are enough."""
+    allowed, first, second = sorted(os.sched_getaffinity(0)), [], []
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        leader = int(re.match(r"\d+", path.read_text())[0]) if path.exists() else cpu
+        (first if leader == cpu or leader not in allowed else second).append(cpu)
+    return set((first + second)[:count])

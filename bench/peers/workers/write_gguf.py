@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from make_random_checkpoint import SHAPES, VOCAB  # noqa: E402
 
 # Weights per block, then the fields of a block: count and how to fill them. Scales make weights of about +-0.03 around zero,
