@@ -1,5 +1,5 @@
-"""Environments and models, made once and kept: ${BB_CACHE:-~/.cache/bumblebee-peers}/venvs and /models. Nothing is ever
-deleted from it; what an interrupted run left half done is made anew under its name."""
+"""Environments and models, made once and kept: ${BB_CACHE:-~/.cache/bumblebee-peers}/venvs and /models. Models are
+never deleted from it; what an interrupted run left half done, and an environment that no longer works, is made anew."""
 import json
 import os
 import shutil
@@ -40,7 +40,9 @@ class Cache:
             return python
         self.say(f"installing {' '.join(requirements)}")
         log = self.root / "logs" / f"install-{name}.log"
-        self.run(f"a virtual environment for {name}", [sys.executable, "-m", "venv", str(directory)], log)
+        # One that works is kept, whichever Python made it: two in one directory would mix their libraries.
+        if not python.exists() or subprocess.run([str(python), "-c", "import pip, ssl"], capture_output=True).returncode != 0:
+            self.run(f"a virtual environment for {name}", [sys.executable, "-m", "venv", "--clear", str(directory)], log)
         command = [str(python), "-m", "pip", "install", *(["--upgrade"] if self.upgrade else []), *flags, *requirements]
         self.run(f"pip install {' '.join(requirements)}", command, log, {**os.environ, **(env or {})})
         ready.write_text(wanted)

@@ -2,6 +2,7 @@
 # read and failures told. A peer and a program of ours that answer from a script stand for the real ones.
 import json
 import os
+import shutil
 import sys
 import tempfile
 import unittest
@@ -199,6 +200,21 @@ class RunTest(unittest.TestCase):
         with self.assertRaisesRegex(cache.Absent, "a thing: exit status 3: an Error of some kind"):
             self.cache.run("a thing", [sys.executable, "-c", "print('an Error of some kind'); print('bye'); raise SystemExit(3)"],
                            self.directory / "log")
+
+    def test_an_environment_that_works_is_kept_and_one_that_does_not_is_made_anew(self):
+        commands = []
+        self.cache.run = lambda what, command, log, env=None: commands.append(command[1:3])
+        python = self.directory / "cache" / "venvs" / "x" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        make, install = ["-m", "venv"], ["-m", "pip"]
+        for answer, flags, wanted in (("true", ["a"], [install]), ("true", ["a"], []), ("true", ["b"], [install]),
+                                      ("false", ["c"], [make, install])):
+            with self.subTest(answer=answer, flags=flags):
+                python.unlink(missing_ok=True)
+                python.symlink_to(shutil.which(answer))
+                commands.clear()
+                self.assertEqual(python, self.cache.venv("x", ["package"], flags))
+                self.assertEqual(wanted, commands)
 
     def test_the_peers_of_the_real_run_are_ours_and_theirs(self):
         titles = [one.title for one in contenders.all_of(["llama.cpp", "mlx-lm"], "b", ["fast"], ["Q4_0", "Q4_K"], "both", True)]
