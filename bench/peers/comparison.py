@@ -80,11 +80,16 @@ class Comparison:
                     failed.add(contender)  # what fails once would fail, or wait for its time limit, in every round
 
     def run(self, shapes, cases, threads):
-        for shape in shapes:
-            contenders = self.ready(shape)
-            for count in threads:
-                for wanted in cases:
-                    self.case(contenders, shape, wanted, count)
+        try:
+            for shape in shapes:
+                contenders = self.ready(shape)
+                for count in threads:
+                    for wanted in cases:
+                        self.case(contenders, shape, wanted, count)
+        finally:  # an interrupted run accounts for everyone too
+            self.account()
+
+    def account(self):
         for contender in self.contenders:
             if contender.note and contender.title in self.facts:
                 self.note(contender.note)
