@@ -49,16 +49,8 @@ void add_loading_flags(CLI::App& verb, ModelFlags& flags) {
                   "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
       ->group("Model");
-<<<<<<< HEAD
-  verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
-      ->option_text("N")
-      ->check(integer_between(0, 1024))
-      ->group("Model");
   verb.add_option("--precision", flags.precision,
                   "fast rounds activations inside products to 8 bits, exact keeps them in f32 (default fast)")
-=======
-  verb.add_option("--precision", flags.precision, "exact keeps activations in f32, fast rounds them (default exact)")
->>>>>>> bench-verb
       ->option_text("P")
       ->check(one_of({"exact", "fast"}))
       ->group("Model");
