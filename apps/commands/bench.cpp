@@ -143,7 +143,7 @@ OutJson row_of(const Setting& setting, const BenchmarkResult& result) {
 OutJson row_of(const Setting& setting, const LoadBenchmark& loading) {
   OutJson row = row_of(setting, {}, "load");
   row["weight_bytes"] = loading.weight_bytes;
-  row["read_bandwidth"] = loading.read_bandwidth;
+  if (loading.read_bandwidth > 0) row["read_bandwidth"] = loading.read_bandwidth;
   row["load_s"] = loading.median_load_s;
   row["first_token_s"] = loading.median_first_token_s;
   return row;
@@ -252,7 +252,8 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   if (flags.load) {
     ModelOptions options = chosen.options();
     options.progress = [](uint64_t, uint64_t) { return !interrupt::requested(); };
-    const LoadBenchmark loading = benchmark_load(source(chosen.model), options, flags.repetitions);
+    const LoadBenchmark loading = benchmark_load(
+        source(chosen.model), options, {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
     report.add(row_of(setting_of(flags, loading.info, threads), loading));
   }
   if (tests.empty()) return;

@@ -64,11 +64,17 @@ struct LoadBenchmark {
   std::vector<double> first_token_s;  // from the same moment to the first token after a prompt of one token
   double median_load_s = 0, median_first_token_s = 0;
   uint64_t weight_bytes = 0;  // as in BenchmarkResult
-  double read_bandwidth = 0;  // bytes per second, mean of before and after
+  double read_bandwidth = 0;  // bytes per second, mean of before and after; 0 when not measured
+};
+
+struct LoadBenchmarkOptions {
+  int repetitions = 5;
+  bool measure_bandwidth = true;
 };
 
 /// Loads the model `repetitions` times, after one time that is not counted and brings the files into the page cache.
 /// The tokenizer is not loaded. Throws what load_model() throws.
-LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& options, int repetitions = 5);
+LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& model,
+                             const LoadBenchmarkOptions& options = {});
 
 }  // namespace bumblebee

@@ -371,29 +371,31 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
   return results;
 }
 
-LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& options, int repetitions) {
-  if (repetitions < 1 || repetitions > kMaxRepetitions) {
+LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& model,
+                             const LoadBenchmarkOptions& options) {
+  if (options.repetitions < 1 || options.repetitions > kMaxRepetitions) {
     throw Error(ErrorCode::bad_request, "benchmark",
-                cat("repetitions: expected 1 to ", kMaxRepetitions, ", got ", repetitions));
+                cat("repetitions: expected 1 to ", kMaxRepetitions, ", got ", options.repetitions));
   }
+  const auto bandwidth = [&] { return options.measure_bandwidth ? measure_read_bandwidth(model.threads) : 0; };
   LoadBenchmark result;
-  const double before = measure_read_bandwidth(options.threads);
-  for (int i = 0; i <= repetitions; ++i) {
+  const double before = bandwidth();
+  for (int i = 0; i <= options.repetitions; ++i) {
     const auto start = Clock::now();
-    const Model model = load_model(repository, options);
-    const double loaded = seconds_since(start);
-    Bench bench(*model.state(), 1, 1, 1, 1);
+    const Model loaded = load_model(repository, model);
+    const double load_s = seconds_since(start);
+    Bench bench(*loaded.state(), 1, 1, 1, 1);
     bench.prefill(0, 1, [](int) {});
-    const double first_token = seconds_since(start);
+    const double first_token_s = seconds_since(start);
     if (i == 0) {
-      result.info = model.info();
+      result.info = loaded.info();
       result.weight_bytes = bench.reads().weights;
       continue;
     }
-    result.load_s.push_back(loaded);
-    result.first_token_s.push_back(first_token);
+    result.load_s.push_back(load_s);
+    result.first_token_s.push_back(first_token_s);
   }
-  result.read_bandwidth = (before + measure_read_bandwidth(options.threads)) / 2;
+  result.read_bandwidth = (before + bandwidth()) / 2;
   result.median_load_s = median(result.load_s);
   result.median_first_token_s = median(result.first_token_s);
   return result;

@@ -178,6 +178,15 @@ TEST(Bench, LoadingIsARowOfItsOwn) {
   EXPECT_TRUE(row.at("avg_ts").is_null());
 }
 
+TEST(Bench, CtrlCEndsIt) {
+  Call call;
+  call.arguments = {"bench", "-m", tiny_model(), "-p", "0", "-n", "30000", "-r", "1000", "--no-bandwidth"};
+  call.interrupt_after_ms = 300;
+  Outcome got = run(call);
+  EXPECT_EQ(got.status, 130) << got.err;
+  EXPECT_EQ(got.out, "");
+}
+
 TEST(Bench, NamesTheKernelsThatRan) {
   for (const char* set : {"", "scalar"}) {
     Call call;
