@@ -52,7 +52,7 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), codes16<BITS>(p));
 }
 /// As text for the assembler: GCC 12 drops the builtin where a function does nothing else.
-BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
 BB_INLINE void transpose8(__m256i (&t)[8]) {
   __m256i a[8], b[8];
