@@ -19,6 +19,7 @@ inline constexpr int kQuantGroup = 64;
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
 inline constexpr int kInt8Depth = 256;
+inline constexpr int kRowStep = 512;
 inline constexpr size_t kInt8Scratch =
     size_t(kInt8Rows) * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + size_t(2) * 16 * kInt8Cols * 4;  // bytes
 
@@ -47,7 +48,8 @@ struct QuantLayout {
 inline QuantLayout quant_layout(const WeightRows& w) { return {w.bits == 4, w.group < 64 ? w.group : 64}; }
 
 /// Activations rounded to int8: values [rows, in], with one scale for kQuantGroup of them, and for every unit scale·Σ
-/// values. Rows of values end in zeros up to a multiple of kQuantGroup; strides are in elements.
+/// values. Rows of values end in zeros up to a multiple of kQuantGroup, and kRowStep more bytes can be read
+/// after the last row; strides are in elements.
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;

@@ -75,7 +75,7 @@ void CpuOps::round_int8(const Tensor& x, RoundedInt8& out) {
                units = (cols + size_t(out.layout.unit) - 1) / size_t(out.layout.unit);
   // One cache line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
   const size_t stride = (groups + 1) * kQuantGroup;
-  out.values.resize(rows * stride);
+  out.values.resize(rows * stride + kRowStep);
   out.scales.resize(rows * groups);
   out.sums.resize(rows * units);
   out.rows = {out.values.data(), out.scales.data(), out.sums.data(), stride, groups, units};

@@ -193,20 +193,20 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
 
 template <int BITS, int UNIT>
 inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                        size_t y_stride) {
+                        size_t y_stride, void* scratch) {
   for (int n = first; n < last; n += 16) {
     switch (rows) {
-      case 1: int8_tile<BITS, UNIT, 1>(w, n, last, x, y, y_stride); break;
-      case 2: int8_tile<BITS, UNIT, 2>(w, n, last, x, y, y_stride); break;
-      case 3: int8_tile<BITS, UNIT, 3>(w, n, last, x, y, y_stride); break;
-      case 4: int8_tile<BITS, UNIT, 4>(w, n, last, x, y, y_stride); break;
+      case 1: int8_tile<BITS, UNIT, 1>(w, n, last, x, y, y_stride, scratch); break;
+      case 2: int8_tile<BITS, UNIT, 2>(w, n, last, x, y, y_stride, scratch); break;
+      case 3: int8_tile<BITS, UNIT, 3>(w, n, last, x, y, y_stride, scratch); break;
+      case 4: int8_tile<BITS, UNIT, 4>(w, n, last, x, y, y_stride, scratch); break;
       default:
         if constexpr (kDirectRows > 4) {
           switch (rows) {
-            case 5: int8_tile<BITS, UNIT, 5>(w, n, last, x, y, y_stride); break;
-            case 6: int8_tile<BITS, UNIT, 6>(w, n, last, x, y, y_stride); break;
-            case 7: int8_tile<BITS, UNIT, 7>(w, n, last, x, y, y_stride); break;
-            default: int8_tile<BITS, UNIT, 8>(w, n, last, x, y, y_stride);
+            case 5: int8_tile<BITS, UNIT, 5>(w, n, last, x, y, y_stride, scratch); break;
+            case 6: int8_tile<BITS, UNIT, 6>(w, n, last, x, y, y_stride, scratch); break;
+            case 7: int8_tile<BITS, UNIT, 7>(w, n, last, x, y, y_stride, scratch); break;
+            default: int8_tile<BITS, UNIT, 8>(w, n, last, x, y, y_stride, scratch);
           }
         }
     }
@@ -216,8 +216,8 @@ inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRow
 template <int BITS>
 inline void int8_matmul_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                              size_t y_stride, void* scratch) {
-  if (rows <= kDirectRows && w.group == 32) return int8_matvec<BITS, 32>(w, first, last, x, rows, y, y_stride);
-  if (rows <= kDirectRows) return int8_matvec<BITS, 64>(w, first, last, x, rows, y, y_stride);
+  if (rows <= kDirectRows && w.group == 32) return int8_matvec<BITS, 32>(w, first, last, x, rows, y, y_stride, scratch);
+  if (rows <= kDirectRows) return int8_matvec<BITS, 64>(w, first, last, x, rows, y, y_stride, scratch);
   const Panel panel(scratch);
   for (int r = 0; r < rows; r += kInt8Rows) {
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;

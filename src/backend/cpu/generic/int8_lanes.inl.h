@@ -7,7 +7,8 @@ inline constexpr size_t kPrefetchBytes = 512;
 
 /// Sixteen rows of w times ROWS rows of x, in registers.
 template <int BITS, int UNIT, int ROWS>
-inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride) {
+inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride,
+                      void* /*scratch*/) {
   using D = DotOf<BITS>;
   constexpr int kLine = kLineCodes<BITS>, kUnitSteps = UNIT / 4;
   constexpr int kChunk = kUnitSteps < D::kSteps ? kUnitSteps : D::kSteps;

@@ -1,54 +1,77 @@
-// A few rows of int8 activations against sixteen weight rows, 64 inputs at a time: products are summed along each
-// weight row, and sums of sixteen rows become the lanes of a register. For instruction sets whose registers cannot hold
-// a transposition. row_sums() comes from the instruction set. Included after int8.inl.h.
+// A few rows of int8 activations against sixteen weight rows: every weight row is read from end to end, as one stream
+// that hardware follows, and leaves the integer sums of its units in scratch; then sixteen rows are the lanes of a
+// register. For instruction sets whose registers cannot hold a transposition of codes. row_sums() and load_sums() come
+// from the instruction set. Included after int8.inl.h.
 #pragma once
 
-inline constexpr size_t kPrefetchBytes = 512;
+/// Far enough that the next page's address is looked up in time.
+inline constexpr size_t kRowAhead = 8192;  // bytes
 
-/// Sixteen rows of w times ROWS rows of x, in registers.
+/// The sums of inputs [k0, k1) of one row: out[r·out_stride + unit], room for those of whole steps.
 template <int BITS, int UNIT, int ROWS>
-inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride) {
-  constexpr int kUnits = kQuantGroup / UNIT, kBytes = kQuantGroup * BITS / 8;
+inline void unit_sums(const uint8_t* row, int k0, int k1, const QuantRows& x, int32_t* out, size_t out_stride) {
+  constexpr int kBytes = kRowStep * BITS / 8;
+  const uint8_t* p = row + size_t(k0) * BITS / 8;
+  int k = k0;
+  for (; k + kRowStep <= k1; k += kRowStep, p += kBytes, out += kRowStep / UNIT) {
+    unroll<(kBytes + 63) / 64>(BB_BODY(i) { prefetch(p + kRowAhead + 64 * i); });
+    row_sums<BITS, UNIT, ROWS>(p, x.values + k, x.stride, out, out_stride);
+  }
+  if (k < k1) {
+    alignas(64) uint8_t codes[kBytes] = {};
+    __builtin_memcpy(codes, p, size_t((k1 - k) * BITS / 8));
+    row_sums<BITS, UNIT, ROWS>(codes, x.values + k, x.stride, out, out_stride);
+  }
+}
+
+/// The scales and biases that row `n` of w will need.
+inline void prefetch_scales(const WeightRows& w, int n) {
+  const size_t size = size_t(w.in / w.group) * (w.element == Element::f32 ? 4 : 2);
+  for (size_t at = size_t(n) * size; at < size_t(n + 1) * size; at += 64) {
+    prefetch(w.scales + at);
+    prefetch(w.biases + at);
+  }
+}
+
+/// Sixteen rows of w times ROWS rows of x.
+template <int BITS, int UNIT, int ROWS>
+inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride,
+                      void* scratch) {
   const TileRows rows(w, n, last);
-  const int groups = w.in / w.group, per_group = w.group / UNIT;
+  const int per_group = w.group / UNIT;
+  // As many inputs at once as scratch has room for, a whole number of steps and of sixteen groups.
+  constexpr int kDepth = int(kInt8Scratch / (sizeof(int32_t) * 16 * ROWS)) * UNIT / 2048 * 2048;
+  static_assert(kDepth > 0);
+  auto* sums = static_cast<int32_t*>(scratch);  // [16 rows][ROWS][units]
   alignas(64) float scale[256], bias[256];
   F16 acc[ROWS];
   for (int r = 0; r < ROWS; ++r) acc[r] = zero();
-  for (int g0 = 0; g0 < groups; g0 += 16) {
-    const int count = groups - g0 < 16 ? groups - g0 : 16;
-    load_scale_lanes<16>(w.scales, w.element, w, n, last, g0, count, scale);
-    load_scale_lanes<16>(w.biases, w.bias_element, w, n, last, g0, count, bias);
-    const int end = (g0 + count) * w.group;
-    for (int k = g0 * w.group; k < end; k += kQuantGroup) {
-      const size_t offset = size_t(k) * BITS / 8;
-      const int8_t* values = x.values + k;
-      I16 total[kUnits][ROWS];
-      if (rows.full && k + kQuantGroup <= end) {
-        if (offset % 64 < size_t(kBytes)) {
-          // Sixteen streams are more than the hardware follows; the next tile's rows continue these.
-          size_t ahead = offset + kPrefetchBytes;
-          if (ahead >= w.row_bytes) ahead += 15 * w.row_bytes;
-          each_row(
-              rows, ahead, [](auto, const uint8_t* p) __attribute__((always_inline)) { prefetch(p); });
-        }
-        row_sums<BITS, UNIT, ROWS>(rows.base + offset, rows.stride, values, x.stride, total);
-      } else {
-        alignas(64) uint8_t codes[16][kBytes] = {};
-        const int left = end - k < kQuantGroup ? end - k : kQuantGroup;
-        for (int i = 0; i < 16; ++i) __builtin_memcpy(codes[i], rows.at(i) + offset, size_t(left * BITS / 8));
-        row_sums<BITS, UNIT, ROWS>(codes[0], kBytes, values, x.stride, total);
+  for (int k0 = 0; k0 < w.in; k0 += kDepth) {
+    const int k1 = w.in - k0 < kDepth ? w.in : k0 + kDepth, units = (k1 - k0) / UNIT;
+    const size_t stride = size_t(k1 - k0 + kRowStep - 1) / kRowStep * (kRowStep / UNIT);
+    for (int i = 0; i < 16; ++i) {
+      prefetch_scales(w, n + 16 + i);
+      unit_sums<BITS, UNIT, ROWS>(rows.at(i), k0, k1, x, sums + size_t(i) * ROWS * stride, stride);
+    }
+    for (int u0 = 0; u0 < units; u0 += 8) {
+      const int first = k0 / UNIT + u0;  // of the whole row
+      if (first % (16 * per_group) == 0) {
+        const int g = first / per_group, left = w.in / w.group - g, count = left < 16 ? left : 16;
+        load_scale_lanes<16>(w.scales, w.element, w, n, last, g, count, scale);
+        load_scale_lanes<16>(w.biases, w.bias_element, w, n, last, g, count, bias);
       }
-      unroll<kUnits>(BB_BODY(u) {
-        const int at = k + u * UNIT;
-        if (at >= end) return;
-        const int g = at / UNIT / per_group - g0;
-        const F16 s = load(scale + 16 * g), b = load(bias + 16 * g);
+      I16 total[ROWS][8];
+      for (int r = 0; r < ROWS; ++r) load_sums(sums + size_t(r) * stride + size_t(u0), ROWS * stride, total[r]);
+      const int count = units - u0 < 8 ? units - u0 : 8;
+      for (int u = 0; u < count; ++u) {
+        const size_t at = size_t(first + u), lane = size_t(16) * (at / size_t(per_group) % 16);
+        const F16 s = load(scale + lane), b = load(bias + lane);
         unroll<ROWS>(BB_BODY(r) {
-          const F16 x_scale = set1(x.scales[size_t(r) * x.scale_stride + size_t(at / kQuantGroup)]);
-          acc[r] = fma(mul(to_float(total[u][r]), s), x_scale, acc[r]);
-          acc[r] = fma(b, set1(x.sums[size_t(r) * x.sum_stride + size_t(at / UNIT)]), acc[r]);
+          const F16 x_scale = set1(x.scales[size_t(r) * x.scale_stride + at * UNIT / kQuantGroup]);
+          acc[r] = fma(mul(to_float(total[r][u]), s), x_scale, acc[r]);
+          acc[r] = fma(b, set1(x.sums[size_t(r) * x.sum_stride + at]), acc[r]);
         });
-      });
+      }
     }
   }
   const int lanes = last - n;

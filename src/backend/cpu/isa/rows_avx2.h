@@ -42,7 +42,7 @@ BB_INLINE __m256i add_parts(__m256i a, __m256i b) {
   return BITS > 4 ? _mm256_add_epi32(a, b) : _mm256_add_epi16(a, b);
 }
 
-/// Two rows' parts in one register, or two such: in the end, each half has a part of the sum of four rows.
+/// Two units' parts in one register, or two such: in the end, each half has a part of the sums of four units.
 template <int BITS>
 BB_INLINE __m256i first_pair(__m256i a, __m256i b) {
   if constexpr (BITS > 4) return _mm256_hadd_epi32(a, b);
@@ -55,47 +55,63 @@ BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-/// total[u][r] lane i = the sum over unit u of codes of row i, at p + i·stride, times x row r.
+/// Sums of kRowStep inputs of one weight row at p: out[r·out_stride + u] is that of unit u times x row r.
 template <int BITS, int UNIT, int ROWS>
-BB_INLINE void row_sums(const uint8_t* p, size_t stride, const int8_t* x, size_t x_stride,
-                        I16 (&total)[kQuantGroup / UNIT][ROWS]) {
-  constexpr int kUnits = kQuantGroup / UNIT;
-  const auto load_x = [&](int r, int i) __attribute__((always_inline)) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + size_t(r) * x_stride) + i);
-  };
-  const auto parts = [&](const uint8_t* row, __m256i(&out)[kUnits][ROWS]) __attribute__((always_inline)) {
-    const RowCodes c = row_codes<BITS, UNIT>(row);
+BB_INLINE void row_sums(const uint8_t* p, const int8_t* x, size_t x_stride, int32_t* out, size_t out_stride) {
+  constexpr int kParts = kQuantGroup / UNIT;
+  using Parts = __m256i[kParts][ROWS];
+  const auto parts = [&](auto at, Parts& part) __attribute__((always_inline)) {
+    const RowCodes c = row_codes<BITS, UNIT>(p + at * kQuantGroup * BITS / 8);
     unroll<ROWS>(BB_BODY(r) {
-      const __m256i a = row_part<BITS>(c.lo, load_x(r, 0)), b = row_part<BITS>(c.hi, load_x(r, 1));
-      if constexpr (kUnits == 1) {
-        out[0][r] = add_parts<BITS>(a, b);
+      const auto* v = reinterpret_cast<const __m256i*>(x + size_t(r) * x_stride + at * kQuantGroup);
+      const __m256i a = row_part<BITS>(c.lo, _mm256_loadu_si256(v)),
+                    b = row_part<BITS>(c.hi, _mm256_loadu_si256(v + 1));
+      if constexpr (kParts == 1) {
+        part[0][r] = add_parts<BITS>(a, b);
       } else {
-        out[0][r] = a;
-        out[1][r] = b;
+        part[0][r] = a;
+        part[1][r] = b;
       }
     });
   };
+  __m256i sum[2][kParts][ROWS];
   unroll<2>(BB_BODY(half) {
-    __m256i four[2][kUnits][ROWS];
-    unroll<2>(BB_BODY(q) {
-      __m256i two[2][kUnits][ROWS];
-      unroll<2>(BB_BODY(m) {
-        __m256i a[kUnits][ROWS], b[kUnits][ROWS];
-        parts(p, a);
-        parts(p + stride, b);
-        p += 2 * stride;
-        unroll<ROWS>(BB_BODY(r) { unroll<kUnits>(BB_BODY(u) { two[m][u][r] = first_pair<BITS>(a[u][r], b[u][r]); }); });
-      });
-      unroll<ROWS>(BB_BODY(r) {
-        unroll<kUnits>(BB_BODY(u) { four[q][u][r] = second_pair<BITS>(two[0][u][r], two[1][u][r]); });
-      });
+    __m256i two[2][kParts][ROWS];
+    unroll<2>(BB_BODY(m) {
+      Parts a, b;
+      parts(Index<4 * half + 2 * m>(), a);
+      parts(Index<4 * half + 2 * m + 1>(), b);
+      unroll<ROWS>(BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][u][r] = first_pair<BITS>(a[u][r], b[u][r]); }); });
     });
     unroll<ROWS>(BB_BODY(r) {
-      unroll<kUnits>(BB_BODY(u) {
-        const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(four[0][u][r], four[1][u][r], 0x20),
-                                             _mm256_permute2x128_si256(four[0][u][r], four[1][u][r], 0x31));
-        (half == 0 ? total[u][r].lo : total[u][r].hi) = sum;
-      });
+      unroll<kParts>(BB_BODY(u) { sum[half][u][r] = second_pair<BITS>(two[0][u][r], two[1][u][r]); });
     });
+  });
+  unroll<ROWS>(BB_BODY(r) {
+    __m256i total[kParts];
+    unroll<kParts>(BB_BODY(u) {
+      total[u] = _mm256_add_epi32(_mm256_permute2x128_si256(sum[0][u][r], sum[1][u][r], 0x20),
+                                  _mm256_permute2x128_si256(sum[0][u][r], sum[1][u][r], 0x31));
+    });
+    auto* to = reinterpret_cast<__m256i*>(out + size_t(r) * out_stride);
+    if constexpr (kParts == 1) {
+      _mm256_storeu_si256(to, total[0]);
+    } else {
+      const __m256i low = _mm256_unpacklo_epi32(total[0], total[1]), high = _mm256_unpackhi_epi32(total[0], total[1]);
+      _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
+      _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
+    }
+  });
+}
+
+/// total[u] lane i = sums[i·stride + u] for eight units and sixteen rows.
+BB_INLINE void load_sums(const int32_t* sums, size_t stride, I16 (&total)[8]) {
+  unroll<2>(BB_BODY(half) {
+    __m256i t[8];
+    unroll<8>(BB_BODY(i) {
+      t[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + size_t(8 * half + i) * stride));
+    });
+    transpose8(t);
+    unroll<8>(BB_BODY(i) { (half == 0 ? total[i].lo : total[i].hi) = t[i]; });
   });
 }
