@@ -133,9 +133,12 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
             end = std::min((span + 1) * kSpan, task.last_position + 1);
   const Segment& s = batch_.segments[size_t(task.segment)];
   state.clear();
+  const int last_page = task.last_position / page_size;
   for (int page = begin / page_size; page * page_size < end; ++page) {
     const int start = page * page_size;
     const int id = batch_.pages[size_t(s.first_page + page)];
+    const std::byte* next_keys = nullptr;  // of the next span too: the same thread is likely to compute it
+    if (page < last_page) next_keys = kv.keys(batch_.pages[size_t(s.first_page + page + 1)], layer, task.head);
     const int depth = std::min(page_size, end - start);  // tokens that some row of the task sees
     k_.small_gemm({.a = q,
                    .a_stride = size_t(dim),
@@ -146,7 +149,8 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
                    .c_stride = size_t(page_size),
                    .rows = state.vectors,
                    .cols = (depth + 15) / 16 * 16,
-                   .depth = dim});
+                   .depth = dim,
+                   .next = kv.values(id, layer, task.head)});
     for (int i = 0; i < state.vectors; ++i) {
       const int position = task.first_position + i / group;
       const int low = std::clamp(first_visible(a, position) - start, 0, depth),
@@ -173,7 +177,8 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
                    .rows = state.vectors,
                    .cols = dim,
                    .depth = depth,
-                   .accumulate = true});
+                   .accumulate = true,
+                   .next = next_keys});
   }
 }
 

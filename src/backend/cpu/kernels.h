@@ -75,6 +75,7 @@ struct SmallGemm {
   size_t c_stride = 0;
   int rows = 0, cols = 0, depth = 0;
   bool accumulate = false;
+  const void* next = nullptr;  // as many bytes as b has, which will be read soon: prefetched meanwhile
 };
 
 struct Kernels {

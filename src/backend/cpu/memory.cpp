@@ -1,6 +1,8 @@
 // A best-fit free list. Sizes are rounded up, so that the few shapes of a model meet again and again.
 #include "backend/cpu/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
@@ -10,6 +12,9 @@ namespace bumblebee::cpu {
 namespace {
 
 constexpr size_t kRound = 4096;
+// What is larger is asked for in huge pages: keys and values are read in runs of some KiB, and looking up the address
+// of each run costs a good part of reading it.
+constexpr size_t kHugePage = size_t{2} << 20;
 // More than the activations of a long prefill; logits of whole prompts go back to the system instead.
 constexpr size_t kMaxCached = size_t{256} << 20;
 
@@ -24,7 +29,11 @@ class CpuBuffer : public Buffer {
 void AlignedFree::operator()(void* p) const { std::free(p); }
 
 AlignedBytes aligned_bytes(size_t size) {
-  void* p = std::aligned_alloc(64, (std::max<size_t>(size, 1) + 63) / 64 * 64);
+  const size_t alignment = size >= kHugePage ? kHugePage : 64;
+  void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
+#ifdef MADV_HUGEPAGE
+  if (p != nullptr && alignment == kHugePage) ::madvise(p, size, MADV_HUGEPAGE);  // a wish: its failure changes nothing
+#endif
   if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
   return AlignedBytes(static_cast<std::byte*>(p));
 }

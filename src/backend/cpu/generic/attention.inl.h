@@ -41,10 +41,10 @@ inline constexpr size_t kCachedBytes = ELEMENT == Element::f32  ? 4
                                        : ELEMENT == Element::i8 ? 1
                                                                 : 2;
 
-/// ROWS rows of A times 16·COLS columns of B. A function of its own, with plain unrolled loops, so that the sums stay
-/// in registers.
-template <Element ELEMENT, int ROWS, int COLS>
-[[gnu::noinline]] void gemm_tile(const SmallGemm& g, const float* a, const uint8_t* b, float* c) {
+/// ROWS rows of A times 16·COLS columns of B; with AHEAD, `next` is prefetched as b is read. A function of its own,
+/// with plain unrolled loops, so that the sums stay in registers.
+template <Element ELEMENT, int ROWS, int COLS, bool AHEAD>
+[[gnu::noinline]] void gemm_tile(const SmallGemm& g, const float* a, const uint8_t* b, float* c, const uint8_t* next) {
   F16 acc[ROWS][COLS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
@@ -53,6 +53,11 @@ template <Element ELEMENT, int ROWS, int COLS>
   }
   const size_t b_step = g.b_stride * kCachedBytes<ELEMENT>, a_stride = g.a_stride;
   for (const float* end = a + g.depth; a < end; ++a, b += b_step) {
+    if constexpr (AHEAD) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 16 * COLS * int(kCachedBytes<ELEMENT>); i += 64) prefetch(next + i);
+      next += b_step;
+    }
     F16 value[COLS];
 #pragma GCC unroll 8
     for (int i = 0; i < COLS; ++i) value[i] = load_cached<ELEMENT>(b + size_t(16 * i) * kCachedBytes<ELEMENT>);
@@ -70,32 +75,41 @@ template <Element ELEMENT, int ROWS, int COLS>
   }
 }
 
-/// ROWS rows of A times `cols` columns, a multiple of 16.
+/// ROWS rows of A times `cols` columns, a multiple of 16. `next` may be null.
 template <Element ELEMENT, int ROWS>
-inline void gemm_rows(const SmallGemm& g, const float* a, const uint8_t* b, float* c, int cols) {
-  constexpr int kCols = kGemmSums / ROWS > 4 ? 4 : kGemmSums / ROWS;
+inline void gemm_rows(const SmallGemm& g, const float* a, const uint8_t* b, float* c, int cols, const uint8_t* next) {
+  constexpr int kRoom = kGemmSums / ROWS, kCols = kRoom >= 8 ? 8 : kRoom >= 4 ? 4 : kRoom >= 2 ? 2 : 1;
   int col = 0;
-  for (; col + 16 * kCols <= cols; col += 16 * kCols)
-    gemm_tile<ELEMENT, ROWS, kCols>(g, a, b + size_t(col) * kCachedBytes<ELEMENT>, c + col);
-  if constexpr (kCols > 1) {
-    for (; col + 16 <= cols; col += 16)
-      gemm_tile<ELEMENT, ROWS, 1>(g, a, b + size_t(col) * kCachedBytes<ELEMENT>, c + col);
-  }
+  const auto columns = [&](auto count) {
+    constexpr int kCount = decltype(count)();
+    for (; col + 16 * kCount <= cols; col += 16 * kCount) {
+      const size_t at = size_t(col) * kCachedBytes<ELEMENT>;
+      if (next != nullptr) {
+        gemm_tile<ELEMENT, ROWS, kCount, true>(g, a, b + at, c + col, next + at);
+      } else {
+        gemm_tile<ELEMENT, ROWS, kCount, false>(g, a, b + at, c + col, nullptr);
+      }
+    }
+  };
+  columns(Index<kCols>());
+  if constexpr (kCols > 4) columns(Index<4>());
+  if constexpr (kCols > 1) columns(Index<1>());
 }
 
 template <Element ELEMENT>
 inline void gemm_columns(const SmallGemm& g, const uint8_t* b, float* c, int cols) {
   int r = 0;
-  const auto a = [&] { return g.a + size_t(r) * g.a_stride; };
-  const auto out = [&] { return c + size_t(r) * g.c_stride; };
-  for (; r + kGemmRows <= g.rows; r += kGemmRows) gemm_rows<ELEMENT, kGemmRows>(g, a(), b, out(), cols);
-  if constexpr (kGemmRows > 4) {
-    for (; r + 4 <= g.rows; r += 4) gemm_rows<ELEMENT, 4>(g, a(), b, out(), cols);
-  }
-  if constexpr (kGemmRows > 2) {
-    for (; r + 2 <= g.rows; r += 2) gemm_rows<ELEMENT, 2>(g, a(), b, out(), cols);
-  }
-  for (; r < g.rows; ++r) gemm_rows<ELEMENT, 1>(g, a(), b, out(), cols);
+  const auto rows = [&](auto count) {
+    constexpr int kCount = decltype(count)();
+    for (; r + kCount <= g.rows; r += kCount) {
+      const auto* next = static_cast<const uint8_t*>(r == 0 ? g.next : nullptr);
+      gemm_rows<ELEMENT, kCount>(g, g.a + size_t(r) * g.a_stride, b, c + size_t(r) * g.c_stride, cols, next);
+    }
+  };
+  rows(Index<kGemmRows>());
+  if constexpr (kGemmRows > 4) rows(Index<4>());
+  if constexpr (kGemmRows > 2) rows(Index<2>());
+  if constexpr (kGemmRows > 1) rows(Index<1>());
 }
 
 inline constexpr int kWidenDepth = 256, kWidenCols = 16 * (kGemmSums / kGemmRows);
@@ -110,6 +124,7 @@ inline void small_gemm_of(const SmallGemm& g) {
       alignas(64) float wide[size_t(kWidenDepth) * kWidenCols];
       SmallGemm strip = g;
       strip.b_stride = kWidenCols;
+      strip.next = nullptr;
       for (; col < whole; col += kWidenCols) {
         const int cols = whole - col < kWidenCols ? whole - col : kWidenCols;
         const uint8_t* from = b + size_t(col) * kCachedBytes<ELEMENT>;
