@@ -43,7 +43,8 @@ class CpuOps final : public Ops {
   /// x as the fast mode's kernels take it; only what the terms of one product need is filled.
   struct RoundedInt8 {
     QuantLayout layout;
-    std::vector<int8_t> values;
+    AlignedBytes values;
+    size_t value_bytes = 0;
     std::vector<float> scales, sums;
     std::vector<Outlier> outliers;
     QuantRows rows;

@@ -17,13 +17,15 @@ inline constexpr int kMatvecRows = 4;
 /// of them fit int8 but the largest kOutliers, which are 128·high + low with both digits in int8.
 inline constexpr int kQuantGroup = 64;
 inline constexpr int kOutliers = 2;
-/// The int8 products take this many rows of x at once, and this much scratch.
+/// Inputs whose codes of four bits are a cache line.
+inline constexpr int kLine = 128;
+/// The fast mode sums in so many lanes: lane i has units i, i + 16, ... of a row, in order; then lanes are added in
+/// order.
+inline constexpr int kLanes = 16;
+/// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
-inline constexpr int kInt8Depth = 256;
-inline constexpr int kRowStep = 512;
-inline constexpr size_t kInt8Scratch =
-    size_t(kInt8Rows) * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + size_t(2) * 16 * kInt8Cols * 4;  // bytes
+inline constexpr int kInt8Depth = 1024;  // inputs, at most
 
 enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 
@@ -40,8 +42,8 @@ struct WeightRows {
   Element bias_element = Element::f32;  // affine: of the biases
 };
 
-/// How a kernel wants int8 activations: sums over `unit` values (32 or 64) meet the biases; `nibbles` when every unit
-/// comes as its even values and then its odd ones, as the low and the high halves of bytes do.
+/// How weights want int8 activations: sums over `unit` values (32 or 64) meet the biases; with `nibbles`, even values
+/// come before odd ones, as the low and the high halves of bytes do.
 struct QuantLayout {
   bool nibbles = false;
   int unit = 64;
@@ -49,38 +51,54 @@ struct QuantLayout {
 };
 inline QuantLayout quant_layout(const WeightRows& w) { return {w.bits == 4, w.group < 64 ? w.group : 64}; }
 
-/// The high digit of an outlier: a byte of `quad`, which are four inputs as they lie at step `step` of their unit.
+/// The high digit of an outlier: a byte of `quad`, which are four inputs as they lie at step `step` of their unit,
+/// whose even values come first with `nibbles`.
 struct Outlier {
   uint32_t quad = 0, step = 0;
 };
 
-/// Where one row is rounded to. Whole groups are written, so there is room for `count` rounded up to kQuantGroup.
+/// Units of a row, rounded up to whole rounds of lanes.
+inline int padded_units(int in, QuantLayout layout) {
+  return (in + kLanes * layout.unit - 1) / (kLanes * layout.unit) * kLanes;
+}
+
+/// Where one row is rounded to, with room for padded_units(count). For few rows, which read weights as they lie
+/// (Kernels::direct_rows), units come in order, the values of every kLine inputs with even ones first, and `high` is
+/// there. For more, which go through panels, units come lane by lane, each with its own even values first. Units past
+/// the end have a scale and a sum of zero.
 struct QuantRow {
-  int8_t* values = nullptr;     // low digits
-  int8_t* high = nullptr;       // high digits in the same places, zero but for outliers; null where nobody reads them
-  float* scales = nullptr;      // [groups]
+  int8_t* values = nullptr;     // low digits, 64-byte aligned
+  int8_t* high = nullptr;       // high digits in the same places, zero but for outliers; null: units by lane
+  float* scales = nullptr;      // [units]; units of a group have the same
   float* sums = nullptr;        // [units], scale·Σ of both digits
-  Outlier* outliers = nullptr;  // [units, kOutliers]; those that are not used have a quad of zero
+  Outlier* outliers = nullptr;  // [units, kOutliers], only by lane; those that are not used have a quad of zero
 };
 
-/// Rounded activations [rows, in], row by row as in QuantRow; strides are in elements. High digits, where a kernel set
-/// wants them (Kernels::high_rows), follow as as many rows again. kRowStep more bytes can be read after the last row.
+/// Rounded activations [rows, in], row by row as in QuantRow; strides are in elements. Rows of high digits follow those
+/// of low ones. kRowRead more bytes can be read after the last row.
+inline constexpr size_t kRowRead = 1024;
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;
   const float* sums = nullptr;
   const Outlier* outliers = nullptr;
-  size_t stride = 0, scale_stride = 0, sum_stride = 0, outlier_stride = 0;
+  size_t stride = 0, unit_stride = 0;  // of values; of scales, sums and pairs of outliers
   /// From row r on.
   QuantRows from(int r) const {
     QuantRows out = *this;
     out.values += size_t(r) * stride;
-    out.scales += size_t(r) * scale_stride;
-    out.sums += size_t(r) * sum_stride;
-    out.outliers += size_t(r) * outlier_stride;
+    out.scales += size_t(r) * unit_stride;
+    out.sums += size_t(r) * unit_stride;
+    out.outliers += size_t(r) * unit_stride * kOutliers;
     return out;
   }
 };
+
+/// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, and its scales and biases.
+inline size_t int8_scratch(const WeightRows& w) {
+  const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
+  return size_t(2) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4;
+}
 
 /// Rows of f32.
 struct FloatRows {
@@ -116,9 +134,9 @@ struct Kernels {
 
   /// Fast mode: x rounded. Magnitudes below 2^-100 may count as zero.
   void (*quantize)(const float* x, int count, QuantLayout layout, const QuantRow& out);
-  /// matmul_int8 reads high digits as rows when it gets this many rows of x or fewer.
-  int high_rows;
-  /// As matvec with rounded x, for any number of rows. `scratch` is kInt8Scratch bytes, 64-byte aligned.
+  /// Rows of x up to which matmul_int8 wants them in order and with high digits.
+  int direct_rows;
+  /// As matvec with rounded x, for any number of rows. `scratch` is int8_scratch(w) bytes, 64-byte aligned.
   void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                       void* scratch);
   /// Fast mode for dense bf16 weights: x rounded to bf16.

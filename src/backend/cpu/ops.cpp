@@ -2,6 +2,7 @@
 // caller's thread, where a barrier would cost more than it saves.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "backend/cpu/cpu_ops.h"
 
@@ -70,28 +71,31 @@ const QuantRows& CpuOps::Rounded::rows(const QuantLayout& layout) const {
 }
 
 void CpuOps::round_int8(const Tensor& x, RoundedInt8& out) {
-  const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
-  const size_t groups = (cols + kQuantGroup - 1) / kQuantGroup, units = groups * size_t(kQuantGroup / out.layout.unit);
-  // One cache line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
-  const size_t stride = (groups + 1) * kQuantGroup;
-  const bool high = x.rows() <= k_.high_rows;
-  out.values.resize((high ? 2 : 1) * rows * stride + kRowStep);
-  out.scales.resize(rows * groups);
+  const size_t rows = size_t(x.rows());
+  const size_t units = size_t(padded_units(x.cols(), out.layout));
+  // Half a line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
+  const size_t stride = units * size_t(out.layout.unit) + kLine / 2;
+  const bool direct = x.rows() <= k_.direct_rows;
+  if (const size_t bytes = (direct ? 2 : 1) * rows * stride + kRowRead; out.value_bytes < bytes) {
+    out.values = aligned_bytes(bytes);
+    std::memset(out.values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
+    out.value_bytes = bytes;
+  }
+  auto* const values = reinterpret_cast<int8_t*>(out.values.get());
+  out.scales.resize(rows * units);
   out.sums.resize(rows * units);
   out.outliers.resize(rows * units * kOutliers);
-  out.rows = {.values = out.values.data(),
+  out.rows = {.values = values,
               .scales = out.scales.data(),
               .sums = out.sums.data(),
               .outliers = out.outliers.data(),
               .stride = stride,
-              .scale_stride = groups,
-              .sum_stride = units,
-              .outlier_stride = units * kOutliers};
+              .unit_stride = units};
   for_rows(x.rows(), x.cols(), [&](int r) {
     k_.quantize(row(x, r), x.cols(), out.layout,
-                {.values = out.values.data() + size_t(r) * stride,
-                 .high = high ? out.values.data() + (rows + size_t(r)) * stride : nullptr,
-                 .scales = out.scales.data() + size_t(r) * groups,
+                {.values = values + size_t(r) * stride,
+                 .high = direct ? values + (rows + size_t(r)) * stride : nullptr,
+                 .scales = out.scales.data() + size_t(r) * units,
                  .sums = out.sums.data() + size_t(r) * units,
                  .outliers = out.outliers.data() + size_t(r) * units * kOutliers});
   });
@@ -109,7 +113,10 @@ void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
     const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
     auto at = std::find_if(rounded_.int8.begin(), rounded_.int8.end(), same);
     if (at == rounded_.int8.end())
-      at = rounded_.int8.insert(at, RoundedInt8{.layout = layout, .values = {}, .scales = {}, .sums = {}, .outliers = {}, .rows = {}});
+      at = rounded_.int8.insert(
+          at,
+          RoundedInt8{
+              .layout = layout, .values = {}, .value_bytes = 0, .scales = {}, .sums = {}, .outliers = {}, .rows = {}});
     round_int8(x, *at);
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
@@ -143,7 +150,7 @@ void CpuOps::multiply_range(const Tensor& x, const MatmulTerm& term, const Tenso
   const WeightRows& w = packed(*term.weight).rows;
   const size_t stride = size_t(y.cols());
   if (fast_ && uses_int8(w)) {
-    void* panel = scratch(thread, kInt8Scratch / sizeof(float)).data();
+    void* panel = scratch(thread, int8_scratch(w) / sizeof(float)).data();
     k_.matmul_int8(w, first, last, rounded_.rows(quant_layout(w)), x.rows(), data(y), stride, panel);
   } else if (fast_ && uses_bf16(w)) {
     k_.matvec_bf16(w, first, last, rounded_.bf16.data(), size_t(x.cols()), x.rows(), data(y), stride);

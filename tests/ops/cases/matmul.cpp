@@ -16,8 +16,9 @@ struct TermSpec {
 
 /// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
-/// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest / 16256,
-/// whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
+/// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest /
+/// 16256, whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|.
+/// Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
 double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
                     double want, double bias) {
   const size_t in = size_t(w.in), row = size_t(n) * in;

@@ -30,7 +30,7 @@ BB_INLINE void each_row(const TileRows& rows, size_t offset, const Body& body) {
 
 /// Codes of a row that one transposition takes: a cache line where codes can be used as they lie.
 template <int BITS>
-inline constexpr int kLineCodes = BITS == 4 ? 128 : 64;
+inline constexpr int kLineCodes = BITS == 4 ? kLine : 64;
 
 /// t[i] = the i-th four bytes of codes k.. of all sixteen rows; `left` codes of the row are left.
 template <int BITS>
@@ -101,3 +101,10 @@ struct DotChoice<true> {
 };
 template <int BITS>
 using DotOf = typename DotChoice<(BITS > 4)>::Type;
+
+/// Low digits of rows of x, `stride` apart, and their high digits, `high` bytes on.
+struct RowDigits {
+  const int8_t* low;
+  size_t high, stride;
+  RowDigits from(int k) const { return {low + k, high, stride}; }
+};

@@ -1,86 +1,105 @@
 // Many rows of int8 activations: a panel of weight rows is decoded to bytes in the first-level cache and meets all
-// rows of x; sums stay in scratch until the panel is done, then go to y once. Included after int8.inl.h.
+// rows of x. Units are taken lane by lane, in the order of kLanes: those of one lane are sixteen apart, and the lines
+// that hold them kLanes·UNIT inputs. Included after int8.inl.h.
 #pragma once
 
 inline constexpr int kPanelTiles = kInt8Cols / 16;
 
-/// One panel in scratch: codes [tile][step][16 rows][4 bytes], scales and biases [16 groups][tile][16 rows].
+/// One panel in scratch: codes [unit of a line][tile][line][step][16 rows][4 bytes], scales and biases [group][tile][16
+/// rows].
 struct Panel {
-  float* sums;     // [kInt8Rows, kInt8Cols]
-  uint8_t* codes;  // tiles are kInt8Cols/4·kInt8Depth bytes apart
+  float *sums, *lane;  // [kInt8Rows, kInt8Cols]: of the lanes that are done, and of the one at work
+  uint8_t* codes;
   float *scale, *bias;
-  static constexpr size_t kTileCodes = size_t(16) * kInt8Depth;
-  explicit Panel(void* scratch) {
+  static constexpr int kDepth = 256;                              // inputs of a lane
+  static constexpr size_t kTileCodes = size_t(16) * kDepth;       // bytes
+  static constexpr size_t kUnitCodes = kPanelTiles * kTileCodes;  // of all tiles, for one unit of each line
+  Panel(const WeightRows& w, void* scratch) {
     sums = static_cast<float*>(scratch);
-    codes = reinterpret_cast<uint8_t*>(sums + size_t(kInt8Rows) * kInt8Cols);
-    scale = reinterpret_cast<float*>(codes + kPanelTiles * kTileCodes);
-    bias = scale + 16 * kInt8Cols;
+    lane = sums + size_t(kInt8Rows) * kInt8Cols;
+    codes = reinterpret_cast<uint8_t*>(lane + size_t(kInt8Rows) * kInt8Cols);
+    scale = reinterpret_cast<float*>(codes + size_t(kInt8Cols) * kInt8Depth);
+    bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
   }
 };
 
-/// Decodes inputs [k0, k1) of rows n..n+15 (below last) into tile `tile` of the panel.
+/// Lines of codes that are read soon, asked for a few at a time while others are multiplied: the processor can wait for
+/// some twenty, and would stand still over a panel's worth of them at once.
+struct LinesAhead {
+  const uint8_t* line;  // of sixteen rows
+  size_t row_bytes;
+  size_t next_line, next_tile;  // bytes
+  int lines, tiles;             // lines are done when every tile has been asked for them
+  int tile = 0;
+  [[gnu::noinline]] void ask() {
+    if (lines == 0) return;
+    const uint8_t* p = line + size_t(tile) * next_tile;
+    for (int i = 0; i < 16; ++i) prefetch_far(p + size_t(i) * row_bytes);
+    if (++tile < tiles) return;
+    tile = 0;
+    line += next_line;
+    --lines;
+  }
+};
+
+/// Decodes the line of inputs from k on, of rows n..n+15 (below last), to `out`.
 template <int BITS, int UNIT>
-inline void decode_tile(const WeightRows& w, int n, int last, int k0, int k1, int tile, const Panel& panel) {
-  const TileRows rows(w, n, last);
-  uint8_t* out = panel.codes + size_t(tile) * Panel::kTileCodes;
-  for (int k = k0; k < k1; k += kLineCodes<BITS>) {
-    I16 t[16];
-    load_line<BITS>(rows, k, w.in - k, t);
-    // The next block of the same rows, or of the next panel's, arrives while this one is multiplied.
-    size_t ahead = size_t(k + kInt8Depth) * BITS / 8;
-    if (ahead >= w.row_bytes) ahead += (kInt8Cols - 1) * w.row_bytes;
-    each_row(
-        rows, ahead, [](auto, const uint8_t* p) __attribute__((always_inline)) { prefetch(p); });
-    const int steps = (k1 - k < kLineCodes<BITS> ? k1 - k : kLineCodes<BITS>) / 4;
-    if (steps == kLineCodes<BITS> / 4) {
-      unroll<kLineCodes<BITS> / UNIT>(BB_BODY(u) {
-        unroll<UNIT / 4>(BB_BODY(s) { store_int(out + 16 * (u * UNIT + 4 * s), line_step<BITS, UNIT>(t, u, s)); });
-      });
-    } else {
-      for (int s = 0; s < steps; ++s) store_int(out + 64 * s, line_step<BITS, UNIT>(t, s / (UNIT / 4), s % (UNIT / 4)));
+inline void decode_line(const TileRows& rows, int k, int left, uint8_t* out) {
+  I16 t[16];
+  load_line<BITS>(rows, k, left, t);
+  unroll<kLineCodes<BITS> / UNIT>(BB_BODY(u) {
+    uint8_t* to = out + u * Panel::kUnitCodes;
+    unroll<UNIT / 4>(BB_BODY(s) { store_int(to + 64 * s, line_step<BITS, UNIT>(t, u, s)); });
+  });
+}
+
+/// The scales and biases of all rows of the panel.
+inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, const Panel& panel) {
+  const int groups = w.in / w.group;
+  for (int g = 0; g < groups; g += 16) {
+    const int count = groups - g < 16 ? groups - g : 16;
+    const size_t at = size_t(g) * kInt8Cols;
+    for (int t = 0; t < tiles; ++t) {
+      load_scale_lanes<kInt8Cols>(w.scales, w.element, w, n + 16 * t, last, g, count, panel.scale + at + 16 * t);
+      load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g, count, panel.bias + at + 16 * t);
     }
-    out += 64 * steps;
   }
 }
 
-/// The scales and biases of sixteen groups, from g0 on, of all rows of the panel.
-inline void load_panel_scales(const WeightRows& w, int n, int last, int g0, int tiles, const Panel& panel) {
-  const int left = w.in / w.group - g0, count = left < 16 ? left : 16;
-  for (int t = 0; t < tiles; ++t) {
-    load_scale_lanes<kInt8Cols>(w.scales, w.element, w, n + 16 * t, last, g0, count, panel.scale + 16 * t);
-    load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g0, count, panel.bias + 16 * t);
-  }
-}
-
-/// What a tile of sums needs, as plain addresses for its first row and tile.
+/// Some units of one lane, as plain addresses for the first row and tile; those of x follow each other.
 struct GemmTile {
   const uint8_t* codes;       // tiles are Panel::kTileCodes apart
   const float *scale, *bias;  // groups are kInt8Cols apart
   const int8_t* x;
   const float *x_scale, *x_sum;
   const Outlier* outliers;
-  size_t x_stride, x_scale_stride, x_sum_stride, outlier_stride;
-  float* sums;                   // rows are kInt8Cols apart
+  size_t x_stride, unit_stride;  // from row to row
+  float *lane, *sums;            // rows are kInt8Cols apart
   int units, unit_steps;         // units of unit_steps steps of four inputs
-  int scale_shift, group_shift;  // units that share a scale of x (as a shift), and of the weights
+  int next_group;                // from unit to unit
+  bool first, final;             // units of this lane, which starts from zero and in the end goes to sums
+  LinesAhead* ahead;
 };
 
-/// ROWS rows of x times COLS tiles of the panel, added to sums. Plain loops over this function's own arrays, counts
-/// that are not constants, and no inlining: otherwise GCC 12 keeps the sums in memory.
+/// ROWS rows of x times COLS tiles of the panel. Plain loops over this function's own arrays, counts that are not
+/// constants, and no inlining: otherwise GCC 12 keeps the sums in memory.
 template <class D, int ROWS, int COLS>
 [[gnu::noinline]] void int8_gemm_tile(const GemmTile& tile) {
   const GemmTile g = tile;
+  alignas(64) static constexpr float kZeros[16 * COLS] = {};
+  constexpr bool kNarrow = D::kSteps < 16;                                // sums of 16 bits, which cannot hold a unit
+  const int chunk = g.unit_steps < D::kSteps ? g.unit_steps : D::kSteps;  // a constant would cost the registers
   const uint8_t* codes = g.codes;
   const int8_t* x = g.x;
-  const int chunk = g.unit_steps < D::kSteps ? g.unit_steps : D::kSteps;
   for (int u = 0; u < g.units; ++u) {
+    g.ahead->ask();
     I16 total[ROWS][COLS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
       typename D::Sum high[COLS];
 #pragma GCC unroll 8
       for (int c = 0; c < COLS; ++c) high[c] = D::zero();
-      const Outlier* outlier = g.outliers + size_t(r) * g.outlier_stride + size_t(u * kOutliers);
+      const Outlier* outlier = g.outliers + (size_t(r) * g.unit_stride + size_t(u)) * kOutliers;
 #pragma GCC unroll 8
       for (int i = 0; i < kOutliers; ++i) {
         const I16 a = broadcast4(reinterpret_cast<const int8_t*>(&outlier[i].quad));
@@ -98,7 +117,7 @@ template <class D, int ROWS, int COLS>
       for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
         for (int c = 0; c < COLS; ++c) {
-          if constexpr (D::kSteps < 16) {
+          if constexpr (kNarrow) {
             sum[r][c] = D::zero();
           } else {
             sum[r][c] = D::from(total[r][c]);
@@ -120,7 +139,7 @@ template <class D, int ROWS, int COLS>
       for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
         for (int c = 0; c < COLS; ++c) {
-          if constexpr (D::kSteps < 16) {
+          if constexpr (kNarrow) {
             total[r][c] = add(total[r][c], D::total(sum[r][c]));
           } else {
             total[r][c] = D::total(sum[r][c]);
@@ -128,32 +147,40 @@ template <class D, int ROWS, int COLS>
         }
       }
     } while ((done += chunk) < g.unit_steps);
-    const float* scale = g.scale + (u >> g.group_shift) * kInt8Cols;
-    const float* bias = g.bias + (u >> g.group_shift) * kInt8Cols;
-    const float* x_scale_at = g.x_scale + (u >> g.scale_shift);
-    const float* x_sum_at = g.x_sum + u;
-    asm volatile("" : : : "memory");  // sums stay in memory: the registers are taken
+    const float* scale = g.scale + size_t(u * g.next_group) * kInt8Cols;
+    const float* bias = g.bias + size_t(u * g.next_group) * kInt8Cols;
+    const bool start = g.first && u == 0;
+    const float* before = start ? kZeros : g.lane;
+    const size_t before_stride = start ? 0 : kInt8Cols;
+    asm volatile("" : : : "memory");  // lanes stay in memory: the registers are taken
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const F16 x_scale = set1(x_scale_at[size_t(r) * g.x_scale_stride]);
-      const F16 x_sum = set1(x_sum_at[size_t(r) * g.x_sum_stride]);
+      const size_t at = size_t(r) * g.unit_stride + size_t(u);
+      const F16 x_scale = set1(g.x_scale[at]), x_sum = set1(g.x_sum[at]);
 #pragma GCC unroll 8
       for (int c = 0; c < COLS; ++c) {
-        float* y = g.sums + r * kInt8Cols + 16 * c;
         const F16 scaled = mul(to_float(total[r][c]), load(scale + 16 * c));
-        store(y, fma(load(bias + 16 * c), x_sum, fma(scaled, x_scale, load(y))));
+        const F16 sum_so_far = fma(scaled, x_scale, load(before + size_t(r) * before_stride + 16 * c));
+        store(g.lane + r * kInt8Cols + 16 * c, fma(load(bias + 16 * c), x_sum, sum_so_far));
       }
+    }
+  }
+  if (!g.final) return;
+  for (int r = 0; r < ROWS; ++r) {
+    for (int c = 0; c < COLS; ++c) {
+      float* out = g.sums + r * kInt8Cols + 16 * c;
+      store(out, add(load(out), load(g.lane + r * kInt8Cols + 16 * c)));
     }
   }
 }
 
 template <class D, int ROWS>
-inline void int8_gemm_rows(const GemmTile& first, int tiles) {
-  GemmTile g = first;
+inline void int8_gemm_rows(GemmTile g, int tiles) {
   const auto next = [&](int count) {
     g.codes += size_t(count) * Panel::kTileCodes;
     g.scale += 16 * count;
     g.bias += 16 * count;
+    g.lane += 16 * count;
     g.sums += 16 * count;
   };
   for (; tiles >= kIntCols; tiles -= kIntCols, next(kIntCols)) int8_gemm_tile<D, ROWS, kIntCols>(g);
@@ -162,74 +189,104 @@ inline void int8_gemm_rows(const GemmTile& first, int tiles) {
   }
 }
 
+template <class D>
+inline void int8_gemm(GemmTile g, int rows, int tiles) {
+  const auto take = [&](auto count) {
+    int8_gemm_rows<D, count>(g, tiles);
+    rows -= count;
+    g.x += size_t(count) * g.x_stride;
+    g.x_scale += size_t(count) * g.unit_stride;
+    g.x_sum += size_t(count) * g.unit_stride;
+    g.outliers += size_t(count) * g.unit_stride * kOutliers;
+    g.lane += size_t(count) * kInt8Cols;
+    g.sums += size_t(count) * kInt8Cols;
+  };
+  if constexpr (kIntRows > 4) {
+    while (rows >= kIntRows && rows != 8) take(Index<kIntRows>());  // eight are two times four
+  }
+  while (rows >= 4) take(Index<4>());
+  if (rows >= 2) take(Index<2>());
+  if (rows > 0) take(Index<1>());
+}
+
 /// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x.
-template <int BITS>
+template <int BITS, int UNIT>
 inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                        const Panel& panel) {
-  const int cols = last - n, tiles = (cols + 15) / 16;
+  constexpr int kCodes = kLineCodes<BITS>, kUnits = kCodes / UNIT;        // of a line
+  constexpr int kApart = kLanes / kUnits, kLines = Panel::kDepth / UNIT;  // lines of a lane; most at once
+  static_assert(kLines * kCodes <= kInt8Depth);
+  const int cols = last - n, tiles = (cols + 15) / 16, lines = (w.in + kCodes - 1) / kCodes;
+  const int group_shift = w.group > UNIT ? 1 : 0, rounds = padded_units(w.in, {BITS == 4, UNIT}) / kLanes;
+  load_panel_scales(w, n, last, tiles, panel);
   __builtin_memset(panel.sums, 0, size_t(rows) * kInt8Cols * sizeof(float));
-  for (int k0 = 0; k0 < w.in; k0 += kInt8Depth) {
-    const int k1 = w.in - k0 < kInt8Depth ? w.in : k0 + kInt8Depth;
-    if (k0 % (16 * w.group) == 0) load_panel_scales(w, n, last, k0 / w.group, tiles, panel);
-    const int unit = w.group < 64 ? w.group : 64;
-    for (int t = 0; t < tiles; ++t) {
-      if (BITS != 4 || unit == 64) {
-        decode_tile<BITS, 64>(w, n + 16 * t, last, k0, k1, t, panel);
-      } else {
-        decode_tile<BITS, 32>(w, n + 16 * t, last, k0, k1, t, panel);
+  for (int p = 0; p < kApart && p < lines; ++p) {
+    for (int l0 = p; l0 < lines; l0 += kLines * kApart) {
+      const int left = (lines - l0 + kApart - 1) / kApart, count = left < kLines ? left : kLines;
+      for (int t = 0; t < tiles; ++t) {
+        const TileRows tile(w, n + 16 * t, last);
+        uint8_t* out = panel.codes + size_t(t) * Panel::kTileCodes;
+        for (int i = 0; i < count; ++i, out += 16 * UNIT) {
+          const int k = (l0 + i * kApart) * kCodes;
+          decode_line<BITS, UNIT>(tile, k, w.in - k, out);
+        }
+      }
+      // What comes next: more lines of this lane, those beside the first ones, or the first ones of the next panel.
+      const bool more = l0 + kLines * kApart < lines, beside = p + 1 < kApart && p + 1 < lines;
+      const int next = more     ? l0 + kLines * kApart
+                       : beside ? p + 1
+                                : 0,
+                next_left = (lines - next + kApart - 1) / kApart;
+      LinesAhead ahead = {
+          .line = w.codes + size_t(more || beside ? n : n + kInt8Cols) * w.row_bytes + size_t(next) * kCodes * BITS / 8,
+          .row_bytes = w.row_bytes,
+          .next_line = size_t(kApart) * kCodes * BITS / 8,
+          .next_tile = 16 * w.row_bytes,
+          .lines = next_left < kLines ? next_left : kLines,
+          .tiles = tiles};
+      const int asked = kUnits * count * ((rows + kIntRows - 1) / kIntRows);  // by the tiles below, at least
+      for (int i = asked; i < ahead.lines * tiles; ++i) ahead.ask();
+      for (int q = 0; q < kUnits; ++q) {
+        const int unit = l0 * kUnits + q;  // the first of this lane here
+        if (unit * UNIT >= w.in) break;
+        const int past_end = (unit + (count - 1) * kLanes) * UNIT >= w.in ? 1 : 0;  // a line may be half a line
+        const size_t at = size_t(unit >> group_shift) * kInt8Cols;
+        const int x_unit = unit % kLanes * rounds + unit / kLanes;
+        int8_gemm<DotOf<BITS>>({.codes = panel.codes + size_t(q) * Panel::kUnitCodes,
+                                .scale = panel.scale + at,
+                                .bias = panel.bias + at,
+                                .x = x.values + x_unit * UNIT,
+                                .x_scale = x.scales + x_unit,
+                                .x_sum = x.sums + x_unit,
+                                .outliers = x.outliers + x_unit * kOutliers,
+                                .x_stride = x.stride,
+                                .unit_stride = x.unit_stride,
+                                .lane = panel.lane,
+                                .sums = panel.sums,
+                                .units = count - past_end,
+                                .unit_steps = UNIT / 4,
+                                .next_group = kLanes >> group_shift,
+                                .first = l0 == p,
+                                .final = unit + (count - past_end) * kLanes >= w.in / UNIT,
+                                .ahead = &ahead},
+                               rows, tiles);
       }
     }
-    const size_t at = size_t(k0 / w.group % 16) * kInt8Cols;
-    GemmTile g = {.codes = panel.codes,
-                  .scale = panel.scale + at,
-                  .bias = panel.bias + at,
-                  .x = x.values + k0,
-                  .x_scale = x.scales + k0 / kQuantGroup,
-                  .x_sum = x.sums + k0 / unit,
-                  .outliers = x.outliers + k0 / unit * kOutliers,
-                  .x_stride = x.stride,
-                  .x_scale_stride = x.scale_stride,
-                  .x_sum_stride = x.sum_stride,
-                  .outlier_stride = x.outlier_stride,
-                  .sums = panel.sums,
-                  .units = (k1 - k0) / unit,
-                  .unit_steps = unit / 4,
-                  .scale_shift = unit == 32 ? 1 : 0,
-                  .group_shift = w.group == 128 ? 1 : 0};
-    const auto next = [&](int count) {
-      g.x += size_t(count) * g.x_stride;
-      g.x_scale += size_t(count) * g.x_scale_stride;
-      g.x_sum += size_t(count) * g.x_sum_stride;
-      g.outliers += size_t(count) * g.outlier_stride;
-      g.sums += size_t(count) * kInt8Cols;
-    };
-    int r = 0;
-    for (; r + kIntRows <= rows; r += kIntRows, next(kIntRows)) int8_gemm_rows<DotOf<BITS>, kIntRows>(g, tiles);
-    for (; r + 2 <= rows; r += 2, next(2)) int8_gemm_rows<DotOf<BITS>, 2>(g, tiles);
-    if (r < rows) int8_gemm_rows<DotOf<BITS>, 1>(g, tiles);
   }
   for (int r = 0; r < rows; ++r)
     __builtin_memcpy(y + size_t(r) * y_stride + size_t(n), panel.sums + size_t(r) * kInt8Cols, size_t(cols) * 4);
 }
 
 template <int BITS, int UNIT>
-inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                        size_t y_stride, void* scratch) {
-  for (int n = first; n < last; n += 16) {
-    switch (rows) {
-      case 1: int8_tile<BITS, UNIT, 1>(w, n, last, x, y, y_stride, scratch); break;
-      case 2: int8_tile<BITS, UNIT, 2>(w, n, last, x, y, y_stride, scratch); break;
-      case 3: int8_tile<BITS, UNIT, 3>(w, n, last, x, y, y_stride, scratch); break;
-      case 4: int8_tile<BITS, UNIT, 4>(w, n, last, x, y, y_stride, scratch); break;
-      default:
-        if constexpr (kDirectRows > 4) {
-          switch (rows) {
-            case 5: int8_tile<BITS, UNIT, 5>(w, n, last, x, y, y_stride, scratch); break;
-            case 6: int8_tile<BITS, UNIT, 6>(w, n, last, x, y, y_stride, scratch); break;
-            case 7: int8_tile<BITS, UNIT, 7>(w, n, last, x, y, y_stride, scratch); break;
-            default: int8_tile<BITS, UNIT, 8>(w, n, last, x, y, y_stride, scratch);
-          }
-        }
+inline void int8_matmul_units(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                              size_t y_stride, void* scratch) {
+  if (rows <= kDirectRows) return int8_direct<BITS, UNIT>(w, first, last, x, rows, y, y_stride);
+  const Panel panel(w, scratch);
+  for (int r = 0; r < rows; r += kInt8Rows) {
+    const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
+    for (int n = first; n < last; n += kInt8Cols) {
+      const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
+      int8_panel<BITS, UNIT>(w, n, end, x.from(r), count, y + size_t(r) * y_stride, y_stride, panel);
     }
   }
 }
@@ -237,17 +294,8 @@ inline void int8_matvec(const WeightRows& w, int first, int last, const QuantRow
 template <int BITS>
 inline void int8_matmul_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                              size_t y_stride, void* scratch) {
-  if (rows <= kDirectRows && w.group == 32) return int8_matvec<BITS, 32>(w, first, last, x, rows, y, y_stride, scratch);
-  if (rows <= kDirectRows) return int8_matvec<BITS, 64>(w, first, last, x, rows, y, y_stride, scratch);
-  const Panel panel(scratch);
-  for (int r = 0; r < rows; r += kInt8Rows) {
-    const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
-    const QuantRows part = x.from(r);
-    for (int n = first; n < last; n += kInt8Cols) {
-      const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
-      int8_panel<BITS>(w, n, end, part, count, y + size_t(r) * y_stride, y_stride, panel);
-    }
-  }
+  if (w.group == 32) return int8_matmul_units<BITS, 32>(w, first, last, x, rows, y, y_stride, scratch);
+  return int8_matmul_units<BITS, 64>(w, first, last, x, rows, y, y_stride, scratch);
 }
 
 inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,

@@ -5,15 +5,39 @@
 
 inline constexpr int kLargestOutlier = 127 * 128;
 
-/// Even values first, then odd ones.
-template <int COUNT>
-inline void halves_apart(int8_t* values) {
-  int8_t t[COUNT];
-  for (int i = 0; i < COUNT / 2; ++i) {
-    t[i] = values[2 * i];
-    t[COUNT / 2 + i] = values[2 * i + 1];
+/// `count` pairs of values: the first of each to `even`, the second to `odd`.
+BB_INLINE void split_pairs(const int8_t* values, int count, int8_t* even, int8_t* odd) {
+  for (int i = 0; i < count; ++i) {  // one conversion of words to bytes each
+    uint16_t pair;
+    __builtin_memcpy(&pair, values + 2 * i, 2);
+    even[i] = int8_t(pair & 255);
+    odd[i] = int8_t(pair >> 8);
   }
-  __builtin_memcpy(values, t, COUNT);
+}
+
+/// Where unit u of a row is: its index among units, in order or by lane.
+struct UnitOrder {
+  int rounds;  // 0: in order
+  int at(int u) const { return rounds == 0 ? u : u % kLanes * rounds + u / kLanes; }
+};
+
+/// The values of group g to their places in a row.
+inline void place_group(const int8_t* values, int g, QuantLayout layout, UnitOrder order, int8_t* row) {
+  const int units = kQuantGroup / layout.unit;
+  if (layout.nibbles && order.rounds == 0) {
+    int8_t* even = row + g / 2 * kLine + g % 2 * (kQuantGroup / 2);
+    return split_pairs(values, kQuantGroup / 2, even, even + kLine / 2);
+  }
+  for (int u = 0; u < units; ++u, values += layout.unit) {
+    int8_t* to = row + order.at(g * units + u) * layout.unit;
+    if (!layout.nibbles) {
+      __builtin_memcpy(to, values, size_t(layout.unit));
+    } else if (layout.unit == 64) {
+      split_pairs(values, 32, to, to + 32);
+    } else {
+      split_pairs(values, 16, to, to + 16);
+    }
+  }
 }
 
 /// The magnitudes of a, each with its place in the group in the last six bits, so that no two are equal.
@@ -32,32 +56,42 @@ inline float without_number(float a) {
   return a;
 }
 
-/// Puts the digits of the value at `place` of its group, rounded to `value`, where kernels look for them; `slot` is the
-/// outlier's number.
-inline void place_outlier(float value, int place, int slot, QuantLayout layout, int8_t* values, const QuantRow& out,
-                          int group) {
-  const bool fits = value >= -float(kLargestOutlier) && value <= float(kLargestOutlier);  // NaN does not
-  const int whole = fits ? int(value) : 0, low = ((whole + 64) & 127) - 64, high = (whole - low) / 128;
-  values[place] = int8_t(low);
-  const int unit = place / layout.unit, in_unit = place % layout.unit;
+struct Digits {
+  int8_t low, high;
+  explicit Digits(float value) {
+    const bool fits = value >= -float(kLargestOutlier) && value <= float(kLargestOutlier);  // NaN does not
+    const int whole = fits ? int(value) : 0;
+    low = int8_t(((whole + 64) & 127) - 64);
+    high = int8_t((whole - low) / 128);
+  }
+};
+
+/// Puts the high digit of the value at `place` of group g where panels look for it; `slot` is the outlier's number.
+inline void place_outlier(int8_t high, int place, int slot, int g, QuantLayout layout, UnitOrder order,
+                          Outlier* outliers) {
+  const int unit = place / layout.unit, in_unit = place % layout.unit, units = kQuantGroup / layout.unit;
   const int at = layout.nibbles ? in_unit / 2 + in_unit % 2 * (layout.unit / 2) : in_unit;
-  const int units = kQuantGroup / layout.unit;
-  for (int u = 0; u < units; ++u) out.outliers[(group * units + u) * kOutliers + slot] = {};
-  out.outliers[(group * units + unit) * kOutliers + slot] = {uint32_t(uint8_t(high)) << (8 * (at % 4)),
-                                                             uint32_t(at / 4)};
-  if (out.high != nullptr) out.high[group * kQuantGroup + unit * layout.unit + at] = int8_t(high);
+  for (int u = 0; u < units; ++u) {
+    Outlier& outlier = outliers[order.at(g * units + u) * kOutliers + slot];
+    outlier = {};
+    if (u == unit) outlier = {uint32_t(uint8_t(high)) << (8 * (at % 4)), uint32_t(at / 4)};
+  }
 }
 
 inline void quantize_row(const float* x, int count, QuantLayout layout, const QuantRow& out) {
-  int8_t* values = out.values;
-  for (int g = 0; g * kQuantGroup < count; ++g, values += kQuantGroup) {
+  alignas(64) int8_t values[kQuantGroup], high[kQuantGroup];
+  __builtin_memset(high, 0, sizeof high);
+  const int units = kQuantGroup / layout.unit, padded = padded_units(count, layout);
+  const bool direct = out.high != nullptr;
+  const UnitOrder order = {direct ? 0 : padded / kLanes};
+  for (int g = 0; g * kQuantGroup < count; ++g) {
     const float* p = x + g * kQuantGroup;
     const int n = count - g * kQuantGroup;
-    alignas(64) float padded[kQuantGroup];
+    alignas(64) float tail[kQuantGroup];
     if (n < kQuantGroup) {
-      __builtin_memset(padded, 0, sizeof padded);
-      __builtin_memcpy(padded, p, size_t(n) * 4);
-      p = padded;
+      __builtin_memset(tail, 0, sizeof tail);
+      __builtin_memcpy(tail, p, size_t(n) * 4);
+      p = tail;
     }
     F16 v[4], key[4];
     for (int i = 0; i < 4; ++i) {
@@ -74,7 +108,6 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
     float scale = common > apart ? common : apart;
     if (scale < 0x1p-100f) scale = 0;
     const F16 inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
-    out.scales[g] = scale;
     alignas(64) float rounded[kQuantGroup];
     for (int i = 0; i < 4; ++i) {
       v[i] = round(mul(v[i], inverse));
@@ -83,22 +116,25 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
     }
     // Sums of whole numbers below 2^24: exact in any order.
     const float half[2] = {reduce_add(add(v[0], v[1])), reduce_add(add(v[2], v[3]))};
-    if (layout.unit == 64) {
-      out.sums[g] = scale * (half[0] + half[1]);
-    } else {
-      out.sums[2 * g] = scale * half[0];
-      out.sums[2 * g + 1] = scale * half[1];
+    for (int u = 0; u < units; ++u) {
+      const int at = order.at(g * units + u);
+      out.scales[at] = scale;
+      out.sums[at] = scale * (units == 1 ? half[0] + half[1] : half[u]);
     }
-    if (out.high != nullptr) __builtin_memset(out.high + g * kQuantGroup, 0, kQuantGroup);
+    int places[kOutliers];
     for (int i = 0; i < kOutliers; ++i) {
-      const int place = int(bits_of(largest[i]) & 63u);
-      place_outlier(rounded[place], place, i, layout, values, out, g);
+      places[i] = int(bits_of(largest[i]) & 63u);
+      const Digits digits(rounded[places[i]]);
+      values[places[i]] = digits.low;
+      high[places[i]] = digits.high;
+      if (!direct) place_outlier(digits.high, places[i], i, g, layout, order, out.outliers);
     }
-    if (layout.nibbles && layout.unit == 64) {
-      halves_apart<64>(values);
-    } else if (layout.nibbles) {
-      halves_apart<32>(values);
-      halves_apart<32>(values + 32);
-    }
+    place_group(values, g, layout, order, out.values);
+    if (direct) place_group(high, g, layout, order, out.high);
+    for (const int place : places) high[place] = 0;
+  }
+  for (int u = (count + kQuantGroup - 1) / kQuantGroup * units; u < padded; ++u) {
+    out.scales[order.at(u)] = 0;
+    out.sums[order.at(u)] = 0;
   }
 }

@@ -14,6 +14,5 @@ struct WideDot {
   static Sum step(Sum s, I16 codes, I16 x) {
     return {Dot::step(s.low, low_nibbles(codes), x), Dot::step(s.high, high_nibbles(codes), x)};
   }
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
   static I16 total(Sum s) { return add(Dot::total(s.low), times16(Dot::total(s.high))); }
 };

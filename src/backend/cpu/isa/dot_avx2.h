@@ -14,7 +14,6 @@ struct Dot {
     return s;
   }
   static Sum step(Sum s, I16 codes, I16 x) { return {step8(s.lo, codes.lo, x.lo), step8(s.hi, codes.hi, x.hi)}; }
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
   static I16 total(Sum s) {
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_madd_epi16(s.lo, ones), _mm256_madd_epi16(s.hi, ones)};

@@ -7,6 +7,5 @@ struct Dot {
   static constexpr int kSteps = 8;
   static Sum zero() { return int_zero(); }
   static Sum step(Sum s, I16 codes, I16 x) { return _mm512_add_epi16(s, _mm512_maddubs_epi16(codes, x)); }
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
   static I16 total(Sum s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
 };

@@ -11,6 +11,5 @@ struct Dot {
       s.v[i] = vdotq_s32(s.v[i], vreinterpretq_s8_s32(codes.v[i]), vreinterpretq_s8_s32(x.v[i]));
     return s;
   }
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
   static I16 total(const Sum& s) { return s; }
 };

@@ -14,7 +14,6 @@ struct Dot {
     for (int i = 0; i < 64; ++i) s.v[i / 4] += int32_t(q[i]) * int32_t(v[i]);
     return s;
   }
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) { return step(s, codes, broadcast4(x)); }
   static I16 total(const Sum& s) { return s; }
 };
 using WideDot = Dot;

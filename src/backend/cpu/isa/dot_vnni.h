@@ -10,11 +10,6 @@ struct Dot {
     asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(x));
     return s;
   }
-  /// x broadcast by the same instruction.
-  static Sum step_at(Sum s, I16 codes, const int8_t* x) {
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(codes), "m"(*reinterpret_cast<const int(*)[1]>(x)));
-    return s;
-  }
   static I16 total(Sum s) { return s; }
 };
 using WideDot = Dot;

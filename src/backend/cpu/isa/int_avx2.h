@@ -35,6 +35,11 @@ inline F16 zero_where_equal(F16 a, F16 b) {
 inline F16 to_float(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline I16 as_int(F16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 inline F16 as_float(I16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+/// The first eight lanes, each two times.
+inline F16 each_twice(F16 a) {
+  return {_mm256_permutevar8x32_ps(a.lo, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
+          _mm256_permutevar8x32_ps(a.lo, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
+}
 /// Bytes as they lie: the low or high four bits of each.
 inline I16 low_nibbles(I16 a) {
   const __m256i mask = _mm256_set1_epi8(15);
@@ -61,6 +66,8 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
 }
 /// As text for the assembler: GCC 12 drops the builtin where a function does nothing else.
 BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
+
+BB_INLINE void prefetch_far(const void* p) { prefetch(p); }
 
 BB_INLINE void transpose8(__m256i (&t)[8]) {
   __m256i a[8], b[8];
@@ -105,5 +112,5 @@ BB_INLINE void transpose(I16 (&t)[16]) {
   }
 }
 
-// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;
+// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;

@@ -23,13 +23,13 @@ inline F16 zero_where_equal(F16 a, F16 b) {
 inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a)}; }
 inline I16 as_int(F16 a) { return _mm512_castps_si512(a.v); }
 inline F16 as_float(I16 a) { return {_mm512_castsi512_ps(a)}; }
+/// The first eight lanes, each two times.
+inline F16 each_twice(F16 a) {
+  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), a.v)};
+}
 /// Bytes as they lie: the low or high four bits of each.
 inline I16 low_nibbles(I16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline I16 high_nibbles(I16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
-/// Bytes' low four bits after a shift by `count`, 0 or 4.
-inline I16 nibbles_at(I16 a, int count) {
-  return _mm512_and_si512(_mm512_srlv_epi32(a, _mm512_set1_epi32(count)), _mm512_set1_epi8(15));
-}
 /// Four bytes in every lane.
 inline I16 broadcast4(const int8_t* p) {
   int quad;
@@ -52,6 +52,9 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
 }
 /// As text for the assembler: GCC 12 drops the builtin where a function does nothing else.
 BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+
+/// Into the second level.
+BB_INLINE void prefetch_far(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
 /// t[i] lane j <-> t[j] lane i
 BB_INLINE void transpose(I16 (&t)[16]) {
@@ -80,5 +83,5 @@ BB_INLINE void transpose(I16 (&t)[16]) {
   }
 }
 
-// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 8, kHighRows = 0, kIntRows = 6, kIntCols = 4;
+// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 6, kIntCols = 4;

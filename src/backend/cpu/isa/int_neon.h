@@ -66,6 +66,11 @@ inline F16 as_float(I16 a) {
   for (int i = 0; i < 4; ++i) b.v[i] = vreinterpretq_f32_s32(a.v[i]);
   return b;
 }
+/// The first eight lanes, each two times.
+inline F16 each_twice(F16 a) {
+  return {
+      {vzip1q_f32(a.v[0], a.v[0]), vzip2q_f32(a.v[0], a.v[0]), vzip1q_f32(a.v[1], a.v[1]), vzip2q_f32(a.v[1], a.v[1])}};
+}
 /// Bytes as they lie: the low or high four bits of each.
 inline I16 low_nibbles(I16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(a.v[i]), vdupq_n_u8(15)));
@@ -95,6 +100,9 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
 }
 BB_INLINE void prefetch(const void* p) { asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p))); }
 
+/// Into the second level.
+BB_INLINE void prefetch_far(const void* p) { asm volatile("prfm pldl2keep, %0" : : "Q"(*static_cast<const char*>(p))); }
+
 BB_INLINE void transpose4(int32x4_t& a, int32x4_t& b, int32x4_t& c, int32x4_t& d) {
   const int64x2_t e = vreinterpretq_s64_s32(vtrn1q_s32(a, b)), f = vreinterpretq_s64_s32(vtrn2q_s32(a, b));
   const int64x2_t g = vreinterpretq_s64_s32(vtrn1q_s32(c, d)), h = vreinterpretq_s64_s32(vtrn2q_s32(c, d));
@@ -120,5 +128,5 @@ BB_INLINE void transpose(I16 (&t)[16]) {
   for (int i = 0; i < 16; ++i) t[i] = out[i];
 }
 
-// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;
+// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;

@@ -59,6 +59,12 @@ inline F16 as_float(I16 a) {
   __builtin_memcpy(&f, &a, 64);
   return f;
 }
+/// The first eight lanes, each two times.
+inline F16 each_twice(F16 a) {
+  F16 b;
+  for (int i = 0; i < 16; ++i) b.v[i] = a.v[i / 2];
+  return b;
+}
 /// Bytes as they lie: the low or high four bits of each.
 inline I16 low_nibbles(I16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] &= 0x0f0f0f0f;
@@ -87,6 +93,7 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
   unpack16<BITS>(p, out);
 }
 inline void prefetch(const void*) {}
+inline void prefetch_far(const void*) {}
 /// t[i] lane j <-> t[j] lane i
 inline void transpose(I16 (&t)[16]) {
   for (int i = 0; i < 16; ++i) {
@@ -98,5 +105,5 @@ inline void transpose(I16 (&t)[16]) {
   }
 }
 
-// int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;
+// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;

@@ -3,18 +3,19 @@
 // int8.inl.h.
 #pragma once
 
+/// Bytes ahead of a row's reads: far enough that the next page's address is looked up in time.
+inline constexpr size_t kRowAhead = 8192;
+
 struct RowCodes {
   __m256i lo, hi;
 };
 
-/// 64 codes of a row as bytes, in the order of QuantLayout.
-template <int BITS, int UNIT>
+/// 64 codes of a row as bytes: even ones and odd ones, or as they come.
+template <int BITS>
 BB_INLINE RowCodes row_codes(const uint8_t* p) {
   if constexpr (BITS == 4) {
     const __m256i mask = _mm256_set1_epi8(15), c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    const __m256i even = _mm256_and_si256(c, mask), odd = _mm256_and_si256(_mm256_srli_epi16(c, 4), mask);
-    if constexpr (UNIT == 64) return {even, odd};
-    return {_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)};
+    return {_mm256_and_si256(c, mask), _mm256_and_si256(_mm256_srli_epi16(c, 4), mask)};
   } else if constexpr (BITS == 8) {
     const auto* at = reinterpret_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
@@ -55,63 +56,83 @@ BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-/// Sums of kRowStep inputs of one weight row at p: out[r·out_stride + u] is that of unit u times x row r.
-template <int BITS, int UNIT, int ROWS>
-BB_INLINE void row_sums(const uint8_t* p, const int8_t* x, size_t x_stride, int32_t* out, size_t out_stride) {
-  constexpr int kParts = kQuantGroup / UNIT;
-  using Parts = __m256i[kParts][ROWS];
+/// Sums of 512 inputs of one weight row at p and every digit of rows of x, eight units at a time: with units of 64,
+/// total[d][0]; with units of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
+template <int BITS, int UNIT, int ROWS, int DIGITS>
+BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], size_t stride,
+                          __m256i (&total)[DIGITS][kQuantGroup / UNIT][ROWS]) {
+  // Where the two halves of 64 codes lie apart in different units, a register's own halves are units instead.
+  constexpr bool kHalves = UNIT == 32 && BITS == 4;
+  constexpr int kParts = UNIT == 32 && !kHalves ? 2 : 1;
+  using Parts = __m256i[DIGITS][kParts][ROWS];
   const auto parts = [&](auto at, Parts& part) __attribute__((always_inline)) {
-    const RowCodes c = row_codes<BITS, UNIT>(p + at * kQuantGroup * BITS / 8);
-    unroll<ROWS>(BB_BODY(r) {
-      const auto* v = reinterpret_cast<const __m256i*>(x + size_t(r) * x_stride + at * kQuantGroup);
-      const __m256i a = row_part<BITS>(c.lo, _mm256_loadu_si256(v)),
-                    b = row_part<BITS>(c.hi, _mm256_loadu_si256(v + 1));
-      if constexpr (kParts == 1) {
-        part[0][r] = add_parts<BITS>(a, b);
-      } else {
-        part[0][r] = a;
-        part[1][r] = b;
-      }
+    const RowCodes c = row_codes<BITS>(p + at * kQuantGroup * BITS / 8);
+    constexpr int kFirst = BITS == 4 ? at / 2 * kLine + at % 2 * 32 : at * kQuantGroup,
+                  kSecond = BITS == 4 ? kFirst + kLine / 2 : kFirst + 32;
+    unroll<DIGITS>(BB_BODY(d) {
+      unroll<ROWS>(BB_BODY(r) {
+        const int8_t* v = x[d] + size_t(r) * stride;
+        const __m256i a = row_part<BITS>(c.lo, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kFirst))),
+                      b = row_part<BITS>(c.hi, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kSecond)));
+        if constexpr (kParts == 1) {
+          part[d][0][r] = add_parts<BITS>(a, b);
+        } else {
+          part[d][0][r] = a;
+          part[d][1][r] = b;
+        }
+      });
     });
   };
-  __m256i sum[2][kParts][ROWS];
+  __m256i sum[2][DIGITS][kParts][ROWS];
   unroll<2>(BB_BODY(half) {
-    __m256i two[2][kParts][ROWS];
+    __m256i two[2][DIGITS][kParts][ROWS];
     unroll<2>(BB_BODY(m) {
       Parts a, b;
       parts(Index<4 * half + 2 * m>(), a);
       parts(Index<4 * half + 2 * m + 1>(), b);
-      unroll<ROWS>(BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][u][r] = first_pair<BITS>(a[u][r], b[u][r]); }); });
+      unroll<DIGITS>(BB_BODY(d) {
+        unroll<ROWS>(
+            BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][d][u][r] = first_pair<BITS>(a[d][u][r], b[d][u][r]); }); });
+      });
     });
-    unroll<ROWS>(BB_BODY(r) {
-      unroll<kParts>(BB_BODY(u) { sum[half][u][r] = second_pair<BITS>(two[0][u][r], two[1][u][r]); });
+    unroll<DIGITS>(BB_BODY(d) {
+      unroll<ROWS>(BB_BODY(r) {
+        unroll<kParts>(BB_BODY(u) { sum[half][d][u][r] = second_pair<BITS>(two[0][d][u][r], two[1][d][u][r]); });
+      });
     });
   });
-  unroll<ROWS>(BB_BODY(r) {
-    __m256i total[kParts];
-    unroll<kParts>(BB_BODY(u) {
-      total[u] = _mm256_add_epi32(_mm256_permute2x128_si256(sum[0][u][r], sum[1][u][r], 0x20),
-                                  _mm256_permute2x128_si256(sum[0][u][r], sum[1][u][r], 0x31));
+  unroll<DIGITS>(BB_BODY(d) {
+    unroll<ROWS>(BB_BODY(r) {
+      if constexpr (kHalves) {
+        total[d][0][r] = _mm256_permute2x128_si256(sum[0][d][0][r], sum[1][d][0][r], 0x20);
+        total[d][1][r] = _mm256_permute2x128_si256(sum[0][d][0][r], sum[1][d][0][r], 0x31);
+      } else {
+        unroll<kParts>(BB_BODY(u) {
+          total[d][u][r] = _mm256_add_epi32(_mm256_permute2x128_si256(sum[0][d][u][r], sum[1][d][u][r], 0x20),
+                                            _mm256_permute2x128_si256(sum[0][d][u][r], sum[1][d][u][r], 0x31));
+        });
+      }
     });
-    auto* to = reinterpret_cast<__m256i*>(out + size_t(r) * out_stride);
-    if constexpr (kParts == 1) {
-      _mm256_storeu_si256(to, total[0]);
-    } else {
-      const __m256i low = _mm256_unpacklo_epi32(total[0], total[1]), high = _mm256_unpackhi_epi32(total[0], total[1]);
-      _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
-      _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
-    }
   });
 }
 
-/// total[u] lane i = sums[i·stride + u] for eight units and sixteen rows.
-BB_INLINE void load_sums(const int32_t* sums, size_t stride, I16 (&total)[8]) {
-  unroll<2>(BB_BODY(half) {
-    __m256i t[8];
-    unroll<8>(BB_BODY(i) {
-      t[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + size_t(8 * half + i) * stride));
+/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
+template <int BITS, int UNIT, int ROWS>
+BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
+  constexpr int kParts = kQuantGroup / UNIT, kTimes = 2 / kParts;  // 512 inputs are eight units or sixteen
+  unroll<kTimes>(BB_BODY(half) {
+    __m256i total[2][kParts][ROWS];
+    const int8_t* const digits[2] = {x.low + half * 512, x.low + half * 512 + x.high};
+    digit_sums<BITS, UNIT, ROWS, 2>(p + half * 64 * BITS, digits, x.stride, total);
+    unroll<ROWS>(BB_BODY(r) {
+      __m256i whole[kParts];
+      unroll<kParts>(BB_BODY(u) { whole[u] = _mm256_add_epi32(total[0][u][r], _mm256_slli_epi32(total[1][u][r], 7)); });
+      if constexpr (kParts == 1) {
+        (half == 0 ? sum[r].lo : sum[r].hi) = whole[0];
+      } else {
+        const __m256i low = _mm256_unpacklo_epi32(whole[0], whole[1]), high = _mm256_unpackhi_epi32(whole[0], whole[1]);
+        sum[r] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+      }
     });
-    transpose8(t);
-    unroll<8>(BB_BODY(i) { (half == 0 ? total[i].lo : total[i].hi) = t[i]; });
   });
 }

@@ -1,24 +1,23 @@
 // Sums of products along a weight row, one at a time. Included after int8.inl.h.
 #pragma once
 
-/// Sums of kRowStep inputs of one weight row at p: out[r·out_stride + u] is that of unit u times x row r.
+inline constexpr size_t kRowAhead = 0;  // no prefetching
+
+/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
 template <int BITS, int UNIT, int ROWS>
-inline void row_sums(const uint8_t* p, const int8_t* x, size_t x_stride, int32_t* out, size_t out_stride) {
-  for (int u = 0; u < kRowStep / UNIT; ++u) {
+inline void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
+  for (int u = 0; u < kLanes; ++u) {
     uint8_t codes[UNIT];
     for (int j = 0; j < UNIT; j += 16) store_codes<BITS>(codes + j, p + size_t(u * UNIT + j) * BITS / 8);
     for (int r = 0; r < ROWS; ++r) {
-      const int8_t* v = x + size_t(r) * x_stride + u * UNIT;
-      int32_t sum = 0;
-      for (int j = 0; j < UNIT; ++j) sum += codes[j] * v[BITS != 4 ? j : j % 2 * (UNIT / 2) + j / 2];
-      out[size_t(r) * out_stride + size_t(u)] = sum;
+      int32_t low = 0, high = 0;
+      for (int j = 0; j < UNIT; ++j) {
+        const int k = u * UNIT + j, at = BITS != 4 ? k : k / kLine * kLine + k % 2 * (kLine / 2) + k % kLine / 2;
+        const int8_t* v = x.low + size_t(r) * x.stride + at;
+        low += codes[j] * v[0];
+        high += codes[j] * v[x.high];
+      }
+      sum[r].v[u] = low + 128 * high;
     }
-  }
-}
-
-/// total[u] lane i = sums[i·stride + u] for eight units and sixteen rows.
-inline void load_sums(const int32_t* sums, size_t stride, I16 (&total)[8]) {
-  for (int u = 0; u < 8; ++u) {
-    for (int i = 0; i < 16; ++i) total[u].v[i] = sums[size_t(i) * stride + size_t(u)];
   }
 }

@@ -1,0 +1,86 @@
+// Sums of products along weight rows, with AVX-512: a cache line of codes at a time; lines are packed together before
+// their lanes are summed. Included after int8.inl.h.
+#pragma once
+
+/// None: hardware follows the stream, and asking for it as well costs a tenth of the bandwidth (Zen 5).
+inline constexpr size_t kRowAhead = 0;
+
+/// 64 codes as they come; not for four bits.
+template <int BITS>
+BB_INLINE I16 row_codes(const uint8_t* p) {
+  if constexpr (BITS == 8) {
+    return load_int(p);
+  } else {
+    alignas(64) uint8_t q[64];
+    unroll<4>(BB_BODY(i) { store_codes<BITS>(q + 16 * i, p + 2 * BITS * i); });
+    return load_int(q);
+  }
+}
+
+/// Sixteen lanes that add up to Σ codes·(low + 128·high) of the inputs they hold.
+template <class D, int COUNT>
+BB_INLINE I16 both_digits(const I16 (&codes)[COUNT], const int8_t* low, const int8_t* high) {
+  typename D::Sum h = D::zero();
+  unroll<COUNT>(BB_BODY(i) { h = D::step(h, codes[i], load_int(high + 64 * i)); });
+  const I16 start = times128(D::total(h));
+  if constexpr (D::kSteps < 16) {
+    typename D::Sum s = D::zero();
+    unroll<COUNT>(BB_BODY(i) { s = D::step(s, codes[i], load_int(low + 64 * i)); });
+    return add(start, D::total(s));
+  } else {
+    typename D::Sum s = D::from(start);
+    unroll<COUNT>(BB_BODY(i) { s = D::step(s, codes[i], load_int(low + 64 * i)); });
+    return D::total(s);
+  }
+}
+
+/// Quarter L of the result: the sums of quarter L of a, b, c and d.
+BB_INLINE __m512i sum_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i e = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i f = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(e, f), _mm512_unpackhi_epi64(e, f));
+}
+/// Quarters 0 and 1 of a and of b added, then 2 and 3 of both.
+BB_INLINE __m512i add_neighbours(__m512i a, __m512i b) {
+  return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+
+/// The sums of sixteen units, in order, which lie in lines of one, two or four.
+BB_INLINE I16 round_of(const __m512i (&line)[16]) {
+  __m512i q[4];
+  unroll<4>(BB_BODY(i) { q[i] = sum_quarters(line[4 * i], line[4 * i + 1], line[4 * i + 2], line[4 * i + 3]); });
+  return add_neighbours(add_neighbours(q[0], q[1]), add_neighbours(q[2], q[3]));
+}
+BB_INLINE I16 round_of(const __m512i (&line)[8]) {
+  const __m512i pairs = add_neighbours(sum_quarters(line[0], line[1], line[2], line[3]),
+                                       sum_quarters(line[4], line[5], line[6], line[7]));
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), pairs);
+}
+BB_INLINE I16 round_of(const __m512i (&line)[4]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                  sum_quarters(line[0], line[1], line[2], line[3]));
+}
+
+/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
+template <int BITS, int UNIT, int ROWS>
+BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
+  using D = DotOf<BITS>;
+  constexpr int kInputs = kLineCodes<BITS>, kLines = kLanes * UNIT / kInputs;
+  __m512i line[ROWS][kLines];
+  unroll<kLines>(BB_BODY(i) {
+    I16 codes[kInputs / 64];
+    if constexpr (BITS == 4) {
+      I16 c = load_int(p + 64 * i);
+      asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
+      codes[0] = low_nibbles(c);
+      codes[1] = high_nibbles(c);
+    } else {
+      codes[0] = row_codes<BITS>(p + i * 64 * BITS / 8);
+    }
+    unroll<ROWS>(BB_BODY(r) {
+      const int8_t* low = x.low + size_t(r) * x.stride + i * kInputs;
+      line[r][i] = both_digits<D>(codes, low, low + x.high);
+    });
+  });
+  unroll<ROWS>(BB_BODY(r) { sum[r] = round_of(line[r]); });
+}
