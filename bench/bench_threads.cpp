@@ -1,7 +1,7 @@
-// What a parallel loop costs by itself: bench_threads [THREADS] [--small]. Prints, for a pool of THREADS threads (2) and
-// for one thread, the time of a loop whose parts are empty or short, back to back, after a pause of the caller's own
-// work, and after sleep, and the processor time that the pool uses when nobody calls it. Under `taskset -c 0` the same
-// figures say what too many threads cost.
+// What a parallel loop costs by itself: bench_threads [THREADS] [--small]. Prints, for a pool of THREADS threads (2)
+// and for one thread, the time of a loop whose parts are empty or short, back to back, after a pause of the caller's
+// own work, and after sleep, and the processor time that the pool uses when nobody calls it. Under `taskset -c 0` the
+// same figures say what too many threads cost.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -82,8 +82,8 @@ void measure(int threads, const Work& work, bool small) {
     woken.push_back(1e9 * seconds_since(start));
   }
   std::sort(woken.begin(), woken.end());
-  std::printf("%-44s %3d threads  median %12.0f ns  best %12.0f ns  worst %12.0f ns\n", "200 us of work after 3 ms of sleep",
-              threads, woken[woken.size() / 2], woken.front(), woken.back());
+  std::printf("%-44s %3d threads  median %12.0f ns  best %12.0f ns  worst %12.0f ns\n",
+              "200 us of work after 3 ms of sleep", threads, woken[woken.size() / 2], woken.front(), woken.back());
 
   // Processor time of all threads in the first millisecond after a loop, and in the time after it.
   double first = 0, later = 0;

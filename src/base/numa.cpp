@@ -1,7 +1,8 @@
-// get_mempolicy(2), set_mempolicy(2), move_pages(2) without libnuma. Policies of a range (mbind) are of no use here: the
-// kernel ignores them for pages of files, and weights are pages of files.
+// get_mempolicy(2), set_mempolicy(2), move_pages(2) without libnuma. Policies of a range (mbind) are of no use here:
+// the kernel ignores them for pages of files, and weights are pages of files.
 #include "base/numa.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -27,7 +28,7 @@ constexpr int kMove = 1 << 1;
 
 // One call of move_pages: enough to amortise the call, few enough to live on the stack.
 constexpr size_t kBatch = 512;
-
+constexpr int kAttempts = 10;
 
 #if defined(__linux__)
 long get_policy(int* mode, unsigned long* nodes, unsigned long bits) {
@@ -100,7 +101,13 @@ PlacedPages place_on_node(std::span<const std::byte> bytes, int node) {
     }
     bring_in(range.subspan(at, count * page));
     placed.pages += count;
-    const long result = move_pages(count, pages, nodes, status);
+    long result = move_pages(count, pages, nodes, status);
+    // A page that another processor has just touched may be in its hands for a moment.
+    for (int again = 0; again < kAttempts && result >= 0 && std::find(status, status + count, -EBUSY) != status + count;
+         ++again) {
+      ::sched_yield();
+      result = move_pages(count, pages, nodes, status);
+    }
     if (result < 0) {
       if (placed.error == 0) placed.error = errno;
       continue;

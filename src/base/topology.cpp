@@ -79,9 +79,8 @@ struct Nodes {
 int nearest(const fs::path& folder, int node, const std::vector<int>& online, const std::vector<int>& with_memory) {
   if (with_memory.empty() || has(with_memory, node)) return node;
   std::vector<long> distances;
-  each_piece(text_of(folder / ("node" + std::to_string(node)) / "distance"), ' ', [&](std::string_view piece) {
-    distances.push_back(number(piece).value_or(1 << 20));
-  });
+  each_piece(text_of(folder / ("node" + std::to_string(node)) / "distance"), ' ',
+             [&](std::string_view piece) { distances.push_back(number(piece).value_or(1 << 20)); });
   int best = with_memory.front();
   long least = 1 << 30;
   for (size_t i = 0; i < online.size() && i < distances.size(); ++i) {
@@ -165,21 +164,22 @@ std::optional<double> read_quota(const fs::path& root) {
     if (quota) least = std::min(least.value_or(*quota), *quota);
   };
   bool any = false;
-  each_piece(text_of(root / "proc/self/cgroup"), '\n', [&](std::string_view line) {  // "4:cpu,cpuacct:/path", "0::/path"
-    const size_t first = line.find(':');
-    const size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
-    if (second == std::string_view::npos) return;
-    const std::string_view controllers = line.substr(first + 1, second - first - 1);
-    const std::string path(line.substr(second + 1));
-    any = true;
-    if (controllers.empty()) {
-      for (const fs::path& tree : {mount, mount / "unified"}) take(quota_under(tree, path, true));
-    }
-    bool cpu = false;
-    each_piece(controllers, ',', [&](std::string_view name) { cpu = cpu || name == "cpu"; });
-    if (!cpu) return;
-    for (const fs::path& tree : {mount / controllers, mount / "cpu"}) take(quota_under(tree, path, false));
-  });
+  each_piece(text_of(root / "proc/self/cgroup"), '\n',
+             [&](std::string_view line) {  // "4:cpu,cpuacct:/path", "0::/path"
+               const size_t first = line.find(':');
+               const size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
+               if (second == std::string_view::npos) return;
+               const std::string_view controllers = line.substr(first + 1, second - first - 1);
+               const std::string path(line.substr(second + 1));
+               any = true;
+               if (controllers.empty()) {
+                 for (const fs::path& tree : {mount, mount / "unified"}) take(quota_under(tree, path, true));
+               }
+               bool cpu = false;
+               each_piece(controllers, ',', [&](std::string_view name) { cpu = cpu || name == "cpu"; });
+               if (!cpu) return;
+               for (const fs::path& tree : {mount / controllers, mount / "cpu"}) take(quota_under(tree, path, false));
+             });
   if (!any) take(quota_under(mount, "", true));
   return least;
 }

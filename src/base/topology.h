@@ -1,5 +1,6 @@
-// Which processors this process may run on and how they lie: cores and their hardware threads, nodes of memory, fast and
-// slow cores, and the share of processor time that a container grants. From it, how many threads to start and where.
+// Which processors this process may run on and how they lie: cores and their hardware threads, nodes of memory, fast
+// and slow cores, and the share of processor time that a container grants. From it, how many threads to start and
+// where.
 #pragma once
 
 #include <filesystem>

@@ -91,12 +91,20 @@ TEST(Placement, PagesOfAMappedFileKeepTheirBytesAndMove) {
 }
 
 TEST(Placement, MemoryOfANodeIsPreferredForAWhile) {
-  {
-    const PreferNode prefer(own_node());
-    std::vector<std::byte> memory(8 * memory_page_size(), std::byte{1});
-    if (prefer.granted()) {
-      EXPECT_EQ(node_of(memory.data() + 4 * memory_page_size()), own_node());
+  const size_t size = memory_page_size();
+  for (const NodeThreads& node : plan_threads(this_machine(), 0).nodes) {
+    void* fresh = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(fresh, MAP_FAILED);
+    bool granted = false;
+    {
+      const PreferNode prefer(node.node);
+      std::memset(fresh, 1, size);
+      granted = prefer.granted();
     }
+    if (granted) {
+      EXPECT_EQ(node_of(static_cast<const std::byte*>(fresh)), node.node);
+    }
+    ::munmap(fresh, size);
   }
   const PreferNode none(-1), beyond(1 << 20), absent(1000);
   EXPECT_FALSE(none.granted());

@@ -166,7 +166,8 @@ TEST_F(TopologyTest, SlowCoresJoinWhenTogetherTheyWin) {
 TEST_F(TopologyTest, FrequenciesStandInForCapacities) {
   for (int i = 0; i < 4; ++i) {
     write("sys/devices/system/cpu/cpu" + std::to_string(i) + "/cpu_capacity", "1024");
-    write("sys/devices/system/cpu/cpu" + std::to_string(i) + "/cpufreq/cpuinfo_max_freq", i < 2 ? "1500000" : "5000000");
+    write("sys/devices/system/cpu/cpu" + std::to_string(i) + "/cpufreq/cpuinfo_max_freq",
+          i < 2 ? "1500000" : "5000000");
   }
   EXPECT_EQ(plan_threads(read(up_to(4)), 2).cpus, (std::vector<int>{2, 3}));
   EXPECT_EQ(default_threads(read(up_to(4))), 2);
@@ -242,8 +243,9 @@ TEST_F(TopologyTest, QuotaOfTheFirstVersion) {
 
 TEST_F(TopologyTest, NonsenseIsSkipped) {
   const std::string endless(1 << 20, '7');
-  for (const std::string& text : {std::string("-"), std::string("3-1"), std::string("x,,-4-2,1e9"), std::string("0-999999999"),
-                                  std::string("99999999999999999999"), endless, std::string("\0\0", 2)}) {
+  for (const std::string& text :
+       {std::string("-"), std::string("3-1"), std::string("x,,-4-2,1e9"), std::string("0-999999999"),
+        std::string("99999999999999999999"), endless, std::string("\0\0", 2)}) {
     write("sys/devices/system/cpu/online", text);
     write("sys/devices/system/node/online", text);
     node(0, text, text);

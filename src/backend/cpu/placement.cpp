@@ -38,7 +38,8 @@ std::vector<NodeBytes> placement(const HostWeight& weight, const RowPartition& r
     for (size_t node = 0; node < rows.nodes().size(); ++node) {
       const Range range = rows.rows_of_node(weight.out, node);
       if (row > 0 && range.size() > 0)
-        result.push_back({rows.nodes()[node].node, part.subspan(size_t(range.first) * row, size_t(range.size()) * row)});
+        result.push_back(
+            {rows.nodes()[node].node, part.subspan(size_t(range.first) * row, size_t(range.size()) * row)});
     }
   }
   return result;

@@ -1,5 +1,5 @@
-// Which thread multiplies by which rows of a weight, and so on which node of memory their bytes belong. Both follow from
-// one formula: a node's rows of a weight do not depend on what the weight is multiplied together with.
+// Which thread multiplies by which rows of a weight, and so on which node of memory their bytes belong. Both follow
+// from one formula: a node's rows of a weight do not depend on what the weight is multiplied together with.
 #pragma once
 
 #include <span>

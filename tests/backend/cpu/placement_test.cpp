@@ -3,6 +3,7 @@
 #include "backend/cpu/placement.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cerrno>
 
@@ -20,9 +21,8 @@ const std::vector<Nodes> kMachines = {
     {{3, 0, 3}, {5, 3, 4}, {9, 4, 11}},
     {{0, 0, 48}, {1, 48, 96}},
 };
-const std::vector<std::vector<int>> kProducts = {{16},       {1},          {4096, 1024, 1024}, {12288, 12288},
-                                                 {151936},   {40, 24, 8},  {17},               {4096, 0, 512},
-                                                 {33, 1, 95}};
+const std::vector<std::vector<int>> kProducts = {{16},        {1},  {4096, 1024, 1024}, {12288, 12288}, {151936},
+                                                 {40, 24, 8}, {17}, {4096, 0, 512},     {33, 1, 95}};
 
 /// The thread of every row of every term.
 std::vector<std::vector<int>> owners(const RowPartition& rows, const std::vector<int>& outs) {
@@ -30,7 +30,8 @@ std::vector<std::vector<int>> owners(const RowPartition& rows, const std::vector
   for (int out : outs) owner.emplace_back(size_t(out), -1);
   for (int thread = 0; thread < rows.threads(); ++thread) {
     rows.each(
-        int(outs.size()), [&](int t) { return outs[size_t(t)]; }, thread, [&](int t, int first, int last) {
+        int(outs.size()), [&](int t) { return outs[size_t(t)]; }, thread,
+        [&](int t, int first, int last) {
           EXPECT_LT(first, last);
           for (int r = first; r < last; ++r) {
             EXPECT_EQ(owner[size_t(t)][size_t(r)], -1) << "row " << r << " twice";
@@ -130,6 +131,30 @@ TEST(PlacementOfWeights, OneNodeCostsNothing) {
   std::vector<std::byte> memory(64 * 256);
   EXPECT_EQ(place(weight_over(memory, 64, 200, 28), RowPartition(pool.plan().nodes), pool).pages,
             pool.plan().nodes.size() > 1 ? memory.size() / memory_page_size() : 0);
+}
+
+TEST(PlacementOfWeights, EveryPageIsWhereItsThreadIs) {
+  ThreadPool pool(0);
+  const RowPartition rows(pool.plan().nodes);
+  if (rows.nodes().size() < 2) GTEST_SKIP() << "needs several memory nodes: tools/two_nodes.sh emulates them";
+  constexpr int kOut = 1024;
+  constexpr size_t kSize = kOut * (4096 + 2 * 512);
+  void* mapped = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  // A huge page that holds rows of two nodes can only be on one of them.
+  ASSERT_EQ(::madvise(mapped, kSize, MADV_NOHUGEPAGE), 0);
+  const std::span<std::byte> memory(static_cast<std::byte*>(mapped), kSize);
+  std::fill(memory.begin(), memory.end(), std::byte{5});
+  const HostWeight weight = weight_over(memory, kOut, 4096, 512);
+  const PlacedPages placed = place(weight, rows, pool);
+  ASSERT_EQ(placed.error, 0) << to_string(placed);
+  EXPECT_EQ(placed.on_node, placed.pages);
+  for (const NodeBytes& range : placement(weight, rows)) {
+    const std::span<const std::byte> pages = whole_pages(range.bytes);
+    for (size_t at = 0; at < pages.size(); at += memory_page_size())
+      ASSERT_EQ(node_of(pages.data() + at), range.node) << "page " << at / memory_page_size();
+  }
+  ::munmap(mapped, kSize);
 }
 
 /// A partition over two nodes that are one and the same goes through the whole path on any machine.
