@@ -47,6 +47,12 @@ class Work {
   double per_second_ = 0;
 };
 
+void print(const std::string& name, int threads, std::vector<double> nanoseconds) {
+  std::sort(nanoseconds.begin(), nanoseconds.end());
+  std::printf("%-58s %3d threads  median %9.0f ns  best %9.0f ns  worst %9.0f ns\n", name.c_str(), threads,
+              nanoseconds[nanoseconds.size() / 2], nanoseconds.front(), nanoseconds.back());
+}
+
 /// Nanoseconds of one call of `body`: the median of several rounds, and the best.
 template <class Body>
 void report(const char* name, int threads, int calls, int rounds, Body body) {
@@ -56,9 +62,7 @@ void report(const char* name, int threads, int calls, int rounds, Body body) {
     for (int i = 0; i < calls; ++i) body();
     times.push_back(1e9 * seconds_since(start) / calls);
   }
-  std::sort(times.begin(), times.end());
-  std::printf("%-44s %3d threads  median %12.0f ns  best %12.0f ns  worst %12.0f ns\n", name, threads,
-              times[times.size() / 2], times.front(), times.back());
+  print(name, threads, times);
 }
 
 void measure(int threads, const Work& work, bool small) {
@@ -74,16 +78,22 @@ void measure(int threads, const Work& work, bool small) {
     work(10e-6);
   });
   report("1 ms of work", threads, small ? 2 : 50, rounds, [&] { pool.run([&](int) { work(share(1e-3)); }); });
-  std::vector<double> woken;
-  for (int i = 0; i < (small ? 2 : 100); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(3));
-    const auto start = Clock::now();
-    pool.run([&](int) { work(share(200e-6)); });
-    woken.push_back(1e9 * seconds_since(start));
+  // A step after a pause: 100 loops of 100 us of work, and the first of them by itself.
+  for (const int pause : {3, 50}) {
+    std::vector<double> first, step;
+    for (int i = 0; i < (small ? 2 : 40); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(pause));
+      const auto start = Clock::now();
+      for (int loop = 0; loop < 100; ++loop) {
+        pool.run([&](int) { work(share(100e-6)); });
+        if (loop == 0) first.push_back(1e9 * seconds_since(start));
+      }
+      step.push_back(1e9 * seconds_since(start) / 100);
+    }
+    const std::string after = " 100 us of work after " + std::to_string(pause) + " ms of sleep";
+    print("first loop of" + after, threads, first);
+    print("mean of 100 loops of" + after, threads, step);
   }
-  std::sort(woken.begin(), woken.end());
-  std::printf("%-44s %3d threads  median %12.0f ns  best %12.0f ns  worst %12.0f ns\n",
-              "200 us of work after 3 ms of sleep", threads, woken[woken.size() / 2], woken.front(), woken.back());
 
   // Processor time of all threads in the first millisecond after a loop, and in the time after it.
   double first = 0, later = 0;
@@ -97,7 +107,7 @@ void measure(int threads, const Work& work, bool small) {
     first += between - before;
     later += cpu_seconds() - between;
   }
-  std::printf("%-44s %3d threads  first ms %8.1f us  next 4 ms %8.1f us\n", "idle: processor time per loop", threads,
+  std::printf("%-58s %3d threads  first ms %8.1f us  next 4 ms %8.1f us\n", "idle: processor time per loop", threads,
               1e6 * first / pauses, 1e6 * later / pauses);
 }
 
