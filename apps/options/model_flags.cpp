@@ -38,8 +38,7 @@ void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
 CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin) {
   return verb
       .add_option("--pin", pin,
-                  "Bind threads: none, cores (one processor each), or auto (default): to their memory node where there "
-                  "are several")
+                  "Bind threads: none, cores (one each), or auto (default): to memory nodes where there are several")
       ->option_text("P")
       ->check(one_of({"auto", "none", "cores"}));
 }
