@@ -28,7 +28,7 @@ constexpr int kMove = 1 << 1;
 
 // One call of move_pages: enough to amortise the call, few enough to live on the stack.
 constexpr size_t kBatch = 512;
-constexpr int kAttempts = 10;
+constexpr int kAttempts = 20;
 
 #if defined(__linux__)
 long get_policy(int* mode, unsigned long* nodes, unsigned long bits) {
@@ -55,6 +55,10 @@ void bring_in(std::span<const std::byte> pages) {
   for (size_t at = 0; at < pages.size(); at += memory_page_size())
     static_cast<void>(*static_cast<const volatile std::byte*>(pages.data() + at));
 }
+
+/// Another processor has the page in its hands for a moment, or another thread is moving the huge page that it is part
+/// of (for the kernel there is then no page at all).
+bool is_passing(int status) { return status == -EBUSY || status == -EAGAIN || status == -EFAULT || status == -ENOENT; }
 
 }  // namespace
 
@@ -102,9 +106,7 @@ PlacedPages place_on_node(std::span<const std::byte> bytes, int node) {
     bring_in(range.subspan(at, count * page));
     placed.pages += count;
     long result = move_pages(count, pages, nodes, status);
-    // A page that another processor has just touched may be in its hands for a moment.
-    for (int again = 0; again < kAttempts && result >= 0 && std::find(status, status + count, -EBUSY) != status + count;
-         ++again) {
+    for (int again = 0; again < kAttempts && result >= 0 && std::any_of(status, status + count, is_passing); ++again) {
       ::sched_yield();
       result = move_pages(count, pages, nodes, status);
     }

@@ -6,7 +6,8 @@
 namespace bumblebee::cpu {
 namespace {
 
-// What a thread places at once: small enough that threads finish together, large enough to amortise the calls.
+// What a thread places at once: small enough that threads finish together, large enough to amortise the calls, and a
+// huge page, which two threads would otherwise pull at.
 constexpr size_t kPiece = size_t{2} << 20;
 
 }  // namespace
@@ -49,8 +50,12 @@ PlacedPages place(const HostWeight& weight, const RowPartition& rows, ThreadPool
   if (rows.nodes().size() < 2) return {};
   std::vector<NodeBytes> pieces;
   for (const NodeBytes& range : placement(weight, rows)) {
-    for (size_t at = 0; at < range.bytes.size(); at += kPiece)
-      pieces.push_back({range.node, range.bytes.subspan(at, std::min(kPiece, range.bytes.size() - at))});
+    for (std::span<const std::byte> rest = range.bytes; !rest.empty();) {
+      const size_t to_boundary = kPiece - reinterpret_cast<uintptr_t>(rest.data()) % kPiece;
+      const size_t size = std::min(to_boundary, rest.size());
+      pieces.push_back({range.node, rest.first(size)});
+      rest = rest.subspan(size);
+    }
   }
   std::vector<PlacedPages> placed(size_t(threads.threads()));
   threads.for_each(int64_t(pieces.size()), [&](int64_t i, int thread) {
