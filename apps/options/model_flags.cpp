@@ -35,6 +35,14 @@ void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
       ->group("Model");
 }
 
+CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin) {
+  return verb
+      .add_option("--pin", pin,
+                  "Bind threads: none, cores (one each), or auto (default): to memory nodes where there are several")
+      ->option_text("P")
+      ->check(one_of({"auto", "none", "cores"}));
+}
+
 void add_model_flags(CLI::App& verb, ModelFlags& flags) {
   add_loading_flags(verb, flags);
   verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
@@ -60,6 +68,7 @@ void add_loading_flags(CLI::App& verb, ModelFlags& flags) {
       ->option_text("INT")
       ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
       ->group("Model");
+  add_pin_flag(verb, flags.pin)->group("Model");
   verb.add_option("--group-size", flags.group_size, "Group size for --quantization: 32, 64 or 128 (default 64)")
       ->option_text("N")
       ->check(one_of({"32", "64", "128"}))
@@ -73,6 +82,10 @@ KvType kv_type_from(const std::string& name) {
   return name == "int8" ? KvType::int8 : KvType::by_precision;
 }
 
+Pinning pinning_from(const std::string& name) {
+  return name == "none" ? Pinning::none : name == "cores" ? Pinning::cores : Pinning::automatic;
+}
+
 Repository source(const std::string& model) {
   if (model.empty()) throw UsageError("no model given: use -m DIR or -m org/name (or set BUMBLEBEE_MODEL)");
   return repository(model);
@@ -82,6 +95,7 @@ ModelOptions ModelFlags::options() const {
   ModelOptions out;
   out.device = device;
   out.threads = threads;
+  out.pinning = pinning_from(pin);
   out.precision = precision == "exact" ? Precision::exact : Precision::fast;
   out.kv_type = kv_type_from(kv_type);
   out.group_size = group_size;

@@ -14,6 +14,7 @@ struct ModelFlags {
   std::string model;
   std::string device = "cpu";
   int threads = 0;
+  std::string pin = "auto";
   std::string precision = "fast";
   std::string kv_type = "auto";
   std::string quantization = "none";
@@ -32,7 +33,10 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags);
 void add_loading_flags(CLI::App& verb, ModelFlags& flags);
 void add_kv_type_flags(CLI::App& verb, std::string& kv_type);
 
+CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin);
+
 KvType kv_type_from(const std::string& name);
+Pinning pinning_from(const std::string& name);
 
 /// The place that -m names. Throws UsageError when it is empty.
 Repository source(const std::string& model);

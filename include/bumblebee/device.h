@@ -17,6 +17,30 @@ struct DeviceInfo {
   uint64_t memory_bytes = 0;
 };
 
+/// Where the library's own threads run. automatic: each on the processors of its memory node when there are several
+/// nodes, else wherever the system puts it; cores: each on a processor of its own. The thread that calls is never
+/// bound.
+enum class Pinning : uint8_t { automatic, none, cores };
+
+/// The processors that this process may use, and what a model with so many threads makes of them.
+struct ThreadingInfo {
+  struct Node {
+    int id = 0;             // as the system numbers it
+    std::vector<int> cpus;  // of those this process may use
+    int cores = 0;
+    int threads = 0;  // of the model
+  };
+  std::vector<Node> nodes;
+  int cpus = 0, cores = 0;
+  double cpu_quota = 0;  // processors' worth of time that a container grants; 0: no limit
+  int threads = 0;
+  std::string pinning;    // for people: whether and why threads are bound
+  std::string placement;  // for people: whether weights are placed by node, and whether the system allows it
+};
+
+/// Looks at the machine as it is now; starts and ends the threads to see whether they can be bound.
+ThreadingInfo threading(int threads = 0, Pinning pinning = Pinning::automatic);
+
 /// Devices of this build on this machine, the one that is used by default first.
 std::vector<DeviceInfo> devices();
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bumblebee/device.h"
 #include "bumblebee/repository.h"
 
 namespace bumblebee {
@@ -31,7 +32,8 @@ struct ModelOptions {
   Quantization quantization = Quantization::as_stored;
   int group_size = 64;         // for quantization at load: 32, 64 or 128
   std::string device = "cpu";  // a name from devices()
-  int threads = 0;             // 0: one per core this process may use
+  int threads = 0;             // 0: one per core this process may use, within its quota
+  Pinning pinning = Pinning::automatic;
   Precision precision = Precision::fast;
   KvType kv_type = KvType::by_precision;  // a loaded model's options say what was chosen
   Progress progress;

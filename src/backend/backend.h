@@ -19,6 +19,7 @@ namespace bumblebee {
 
 struct BackendOptions {
   int threads = 0;              // 0: one per core this process may use
+  Pin pin = Pin::automatic;     // where its threads run
   bool fast = false;            // may round activations (see docs/numerics.md)
   std::string instruction_set;  // force one of the kernels this machine can run; empty: the best, or BB_CPU when set
 };

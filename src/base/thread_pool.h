@@ -1,10 +1,15 @@
 // A fixed pool that runs one parallel loop at a time with a static partition. Workers spin briefly and then sleep, so
-// that a host program is not starved between steps.
+// that a host program is not starved between steps; a part whose worker has not come by the time the caller is done is
+// taken over by the caller, so that a worker that lost its processor holds nobody up.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <type_traits>
+
+#include "base/partition.h"
+#include "base/topology.h"
 
 namespace bumblebee {
 
@@ -28,16 +33,21 @@ class FunctionRef<R(Args...)> {
 
 class ThreadPool {
  public:
-  /// `threads` counts the caller too: 1 means no worker. 0 means one per core this process may run on.
-  explicit ThreadPool(int threads);
+  /// `threads` counts the caller too: 1 means no worker. 0 means default_threads() of this machine.
+  explicit ThreadPool(int threads, Pin pin = Pin::automatic);
+  explicit ThreadPool(ThreadPlan plan);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const;
+  /// Where the threads run. Workers are bound as it says unless refused_bindings(); the caller's thread never is.
+  const ThreadPlan& plan() const;
+  int refused_bindings() const;
 
-  /// Runs body(thread) once on each of the pool's threads, the caller being thread 0, and returns when all have
-  /// finished. `body` must not throw. Not reentrant; one caller at a time.
+  /// Calls body(thread) once for each of the pool's threads and returns when all have finished. The caller runs 0, and
+  /// those that no worker has begun by then: `thread` names a part and its memory, not a thread of the system. `body`
+  /// must not throw. Not reentrant; one caller at a time.
   void run(FunctionRef<void(int thread)> body);
 
   /// Splits [0, count) into one contiguous range per thread, each a multiple of `grain` long (but the last), and calls
@@ -52,7 +62,7 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
-/// Cores this process may run on (its affinity mask), at least 1.
+/// Threads of a pool that is asked for 0: cores this process may run on, within its quota; at least 1.
 int available_cores();
 
 }  // namespace bumblebee

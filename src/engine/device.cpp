@@ -7,9 +7,14 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <memory>
+#include <set>
 
 #include "backend/registry.h"
+#include "base/error.h"
+#include "base/numa.h"
 #include "base/thread_pool.h"
+#include "engine/pinning.h"
 
 namespace bumblebee {
 
@@ -23,7 +28,51 @@ std::string chosen_kernels(const std::vector<std::string>& available) {
   return there ? wanted : available.front();
 }
 
+std::string describe_pinning(const ThreadPool& pool) {
+  const ThreadPlan& plan = pool.plan();
+  const bool bound = std::any_of(plan.bound.begin(), plan.bound.end(), [](const auto& cpus) { return !cpus.empty(); });
+  std::string text = cat(bound ? "bound" : "none", " (", plan.reason, ")");
+  if (pool.refused_bindings() > 0) text += cat("; the system refused ", pool.refused_bindings());
+  return text;
+}
+
+/// Tries on every node what loading a model would do there.
+std::string describe_placement(const ThreadPlan& plan) {
+  if (plan.nodes.size() < 2) return "none (one memory node)";
+  PlacedPages placed;
+  for (const NodeThreads& node : plan.nodes) placed += try_placement(node.node);
+  if (placed.on_node == placed.pages) return "weights go to the node whose threads read them";
+  return "refused by the system (" + to_string(placed) + "): weights stay where they were read first";
+}
+
 }  // namespace
+
+ThreadingInfo threading(int threads, Pinning pinning) {
+  const Topology topology = this_machine();
+  const ThreadPool pool(plan_threads(topology, threads, engine::pin_of(pinning)));
+  ThreadingInfo info;
+  for (int id : topology.nodes()) {
+    ThreadingInfo::Node node;
+    node.id = id;
+    std::set<int> cores;
+    for (const Cpu& cpu : topology.cpus) {
+      if (cpu.node != id) continue;
+      node.cpus.push_back(cpu.id);
+      cores.insert(cpu.core);
+    }
+    node.cores = int(cores.size());
+    const auto here = [&](int cpu) { return std::find(node.cpus.begin(), node.cpus.end(), cpu) != node.cpus.end(); };
+    node.threads = int(std::count_if(pool.plan().cpus.begin(), pool.plan().cpus.end(), here));
+    info.nodes.push_back(std::move(node));
+  }
+  info.cpus = int(topology.cpus.size());
+  info.cores = topology.cores();
+  info.cpu_quota = topology.cpu_quota.value_or(0);
+  info.threads = pool.threads();
+  info.pinning = describe_pinning(pool);
+  info.placement = describe_placement(pool.plan());
+  return info;
+}
 
 std::vector<DeviceInfo> devices() {
   std::vector<DeviceInfo> result;
@@ -45,8 +94,11 @@ std::vector<DeviceInfo> devices() {
 double measure_read_bandwidth(int threads) {
   using Clock = std::chrono::steady_clock;
   constexpr size_t kWords = size_t{64} << 20;  // 512 MB: larger than any cache
-  std::vector<uint64_t> memory(kWords, 1);
+  const std::unique_ptr<uint64_t[]> memory(new uint64_t[kWords]);
   ThreadPool pool(threads);
+  // Written first by the threads that read it, so that with several nodes each reads its own.
+  pool.for_ranges(int64_t(kWords), 4096,
+                  [&](int64_t first, int64_t last, int) { std::fill(memory.get() + first, memory.get() + last, 1); });
   std::atomic<uint64_t> sink{0};  // keeps the reads alive
   double best = 0;
   const auto start = Clock::now();

@@ -9,6 +9,7 @@
 #include "backend/registry.h"
 #include "base/error.h"
 #include "engine/model_state.h"
+#include "engine/pinning.h"
 #include "engine/quantizing_source.h"
 #include "io/checkpoint.h"
 #include "models/registry.h"
@@ -148,8 +149,10 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   state->options = options;
   if (options.kv_type == KvType::by_precision)
     state->options.kv_type = options.precision == Precision::fast ? KvType::bf16 : KvType::f32;
-  state->backend =
-      entry.create({.threads = options.threads, .fast = options.precision == Precision::fast, .instruction_set = {}});
+  state->backend = entry.create({.threads = options.threads,
+                                 .pin = engine::pin_of(options.pinning),
+                                 .fast = options.precision == Precision::fast,
+                                 .instruction_set = {}});
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
   std::optional<ThreadPool> pool;
   if (bits > 0) pool.emplace(options.threads);

@@ -213,6 +213,20 @@ TEST(Doctor, TellsWhatThereIs) {
     EXPECT_TRUE(device.at("kernels_available").is_array());
   }
   EXPECT_EQ(names, (std::vector<std::string>{"cpu", "ref"}));
+  const nlohmann::json& threading = json.at("threading");
+  EXPECT_EQ(threading.at("threads"), json.at("devices")[0].at("threads"));
+  EXPECT_GE(threading.at("cpus").get<int>(), threading.at("cores").get<int>());
+  EXPECT_TRUE(threading.at("cpu_quota").is_null() || threading["cpu_quota"].get<double>() > 0);
+  int threads = 0;
+  for (const nlohmann::json& node : threading.at("nodes")) {
+    EXPECT_FALSE(node.at("cpus").empty());
+    threads += node.at("threads").get<int>();
+  }
+  EXPECT_EQ(threads, threading.at("threads").get<int>());
+  EXPECT_FALSE(threading.at("pinning").get<std::string>().empty());
+  EXPECT_FALSE(threading.at("placement").get<std::string>().empty());
+  EXPECT_EQ(
+      run({"doctor", "--json", "--no-bandwidth", "-t", "3", "--pin", "none"}).json().at("threading").at("threads"), 3);
   Outcome text = run({"doctor"});
   EXPECT_EQ(text.status, 0) << text.err;
   EXPECT_NE(text.out.find("memory bandwidth"), std::string::npos) << text.out;

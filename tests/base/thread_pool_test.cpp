@@ -3,9 +3,15 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
+#include <filesystem>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -27,9 +33,96 @@ TEST(ThreadPool, RunsOncePerThread) {
 TEST(ThreadPool, TheCallerIsThreadZero) {
   ThreadPool pool(3);
   const auto caller = std::this_thread::get_id();
-  std::atomic<int> right{0};
-  pool.run([&](int thread) { right += (thread == 0) == (std::this_thread::get_id() == caller); });
-  EXPECT_EQ(right, 3);
+  std::thread::id zero;
+  pool.run([&](int thread) {
+    if (thread == 0) zero = std::this_thread::get_id();
+  });
+  EXPECT_EQ(zero, caller);
+}
+
+TEST(ThreadPool, WorkersTakePartsWhileTheCallerIsBusy) {
+  ThreadPool pool(3);
+  std::atomic<int> begun{0};
+  std::vector<std::thread::id> ran(3);
+  // No part ends before all have begun: each must be on a thread of its own.
+  pool.run([&](int thread) {
+    ran[size_t(thread)] = std::this_thread::get_id();
+    ++begun;
+    while (begun < 3) std::this_thread::yield();
+  });
+  EXPECT_NE(ran[0], ran[1]);
+  EXPECT_NE(ran[1], ran[2]);
+  EXPECT_NE(ran[0], ran[2]);
+}
+
+/// Processor time of this process.
+double cpu_seconds() { return double(std::clock()) / CLOCKS_PER_SEC; }
+
+TEST(ThreadPool, IdleThreadsUseNoProcessor) {
+  ThreadPool pool(4);
+  pool.run([](int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const double before = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  // Three spinning threads would use at least 0.2 s of the processors that are free.
+  EXPECT_LT(cpu_seconds() - before, 0.08);
+}
+
+TEST(ThreadPool, MoreThreadsThanProcessorsStillRunEverything) {
+  const int threads = 2 * int(allowed_cpus().size()) + 1;
+  ThreadPool pool(threads);
+  EXPECT_TRUE(pool.plan().crowded);
+  std::vector<int64_t> visits(size_t(threads), 0);
+  for (int loop = 0; loop < 2000; ++loop) pool.run([&](int thread) { ++visits[size_t(thread)]; });
+  EXPECT_EQ(visits, std::vector<int64_t>(size_t(threads), 2000));
+}
+
+/// Affinity of every thread of this process but the calling one.
+std::vector<int> cpus_of_others() {
+  std::vector<int> counts;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    const pid_t id = pid_t(std::stol(entry.path().filename().string()));
+    if (id == ::gettid()) continue;
+    cpu_set_t set;
+    if (::sched_getaffinity(id, sizeof set, &set) == 0) counts.push_back(CPU_COUNT(&set));
+  }
+  return counts;
+}
+
+TEST(ThreadPool, BindsWorkersWhenAskedAndNeverTheCaller) {
+  const std::vector<int> allowed = allowed_cpus();
+  if (allowed.size() < 2 || allowed.size() > CPU_SETSIZE) GTEST_SKIP() << "needs two processors";
+  const std::vector<int> others_before = cpus_of_others();  // sanitizers have threads of their own
+  {
+    ThreadPool pool(2, Pin::cores);
+    EXPECT_EQ(pool.refused_bindings(), 0);
+    EXPECT_EQ(pool.plan().bound[1].size(), 1u);
+    for (int i = 0; i < 100; ++i) pool.run([](int) {});
+    const std::vector<int> others = cpus_of_others();
+    ASSERT_EQ(others.size(), others_before.size() + 1);
+    EXPECT_EQ(std::count(others.begin(), others.end(), 1),
+              std::count(others_before.begin(), others_before.end(), 1) + 1);
+    EXPECT_EQ(allowed_cpus(), allowed);
+  }
+  {
+    ThreadPool pool(2, Pin::none);
+    for (int i = 0; i < 100; ++i) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      pool.run([](int) {});
+    }
+    for (int count : cpus_of_others()) EXPECT_EQ(count, int(allowed.size())) << "moving a thread leaves its affinity";
+  }
+  EXPECT_EQ(allowed_cpus(), allowed);
+}
+
+TEST(ThreadPool, ABindingThatCannotBeIsReportedAndTheWorkIsDone) {
+  ThreadPlan plan = plan_threads(this_machine(), 2);
+  plan.bound[1] = {16000};  // no such processor
+  ThreadPool pool(plan);
+  EXPECT_EQ(pool.refused_bindings(), 1);
+  std::atomic<int> visits{0};
+  pool.run([&](int) { ++visits; });
+  EXPECT_EQ(visits, 2);
 }
 
 TEST(ThreadPool, ZeroMeansOnePerCore) {

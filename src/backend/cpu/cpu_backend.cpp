@@ -21,7 +21,7 @@ const uint8_t* bytes(std::span<const std::byte> span) { return reinterpret_cast<
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const BackendOptions& options)
-      : threads_(options.threads),
+      : threads_(options.threads, options.pin),
         memory_(std::make_shared<Pool>()),
         ops_(choose_kernels(options.instruction_set), threads_, memory_, options.fast) {}
 
@@ -40,6 +40,7 @@ class CpuBackend final : public Backend {
   Weight prepare(const HostWeight& weight) override {
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
+    place(weight, ops_.partition(), threads_);
     const Format& f = weight.format;
     packed->rows = {.codes = bytes(weight.codes),
                     .scales = bytes(weight.scales),
@@ -57,7 +58,9 @@ class CpuBackend final : public Backend {
     decode_row<float>(vector, 0, std::span(data(t), size_t(vector.in)));
     return t;
   }
-  std::unique_ptr<KvStore> make_kv(const KvShape& shape) override { return std::make_unique<CpuKv>(shape); }
+  std::unique_ptr<KvStore> make_kv(const KvShape& shape) override {
+    return std::make_unique<CpuKv>(shape, threads_.plan().nodes);
+  }
   void bind(const Batch& batch, const KvStore* kv) override {
     constexpr int kAny = 1 << 30;
     check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny, kAny);

@@ -7,6 +7,7 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv.h"
 #include "backend/cpu/memory.h"
+#include "backend/cpu/placement.h"
 #include "base/thread_pool.h"
 
 namespace bumblebee::cpu {
@@ -24,6 +25,7 @@ class CpuOps final : public Ops {
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
 
   void bind(const Batch& batch);
+  const RowPartition& partition() const { return partition_; }
 
   Tensor embed(const Weight& table) override;
   void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) override;
@@ -75,6 +77,7 @@ class CpuOps final : public Ops {
 
   const Kernels& k_;
   ThreadPool& threads_;
+  RowPartition partition_;  // of matrix products
   std::shared_ptr<Pool> memory_;
   bool fast_;
   Batch batch_;

@@ -2,6 +2,9 @@
 #include "backend/cpu/kv.h"
 
 #include <cstring>
+#include <optional>
+
+#include "base/numa.h"
 
 namespace bumblebee::cpu {
 namespace {
@@ -16,12 +19,15 @@ Element element_of(DType dtype) {
 
 }  // namespace
 
-CpuKv::CpuKv(const KvShape& s)
+CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes)
     : KvStore(s),
       element_(element_of(s.dtype)),
       scales_at_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
       head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
       pages_(size_t(s.pages)) {
+  if (nodes.size() > 1) {
+    for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
+  }
   BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
 }
 
@@ -35,6 +41,8 @@ void CpuKv::touch(int page) {
   if (bytes) return;
   const size_t size = page_bytes(shape());
   bytes = aligned_bytes(size);
+  std::optional<PreferNode> prefer;  // memory comes from a node when it is first written
+  if (!nodes_.empty()) prefer.emplace(nodes_[size_t(page) % nodes_.size()]);
   // Attention multiplies rows beyond a sequence's end by zero: they must be numbers.
   std::memset(bytes.get(), 0, size);
 }

@@ -3,18 +3,22 @@
 // every head's block is followed by the scales of its tokens, f32 [page_size].
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/kv_store.h"
+#include "base/topology.h"
 
 namespace bumblebee::cpu {
 
 class CpuKv final : public KvStore {
  public:
   /// Throws Error(bad_config) for an element type or a page size (a multiple of 16) that the kernels cannot do.
-  explicit CpuKv(const KvShape& shape);
+  /// Pages take turns on `nodes` of memory: heads are handed out to whichever thread is free, so that no page has a
+  /// reader of its own, but all nodes' bandwidth should serve.
+  explicit CpuKv(const KvShape& shape, std::span<const NodeThreads> nodes = {});
   void copy_page(int from, int to) override;
   void release_page(int page) override;
 
@@ -36,6 +40,7 @@ class CpuKv final : public KvStore {
   size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
   size_t head_bytes_;  // with their scales
   std::vector<AlignedBytes> pages_;
+  std::vector<int> nodes_;  // empty: wherever memory comes from
 };
 
 }  // namespace bumblebee::cpu

@@ -20,7 +20,12 @@ bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element
 }  // namespace
 
 CpuOps::CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast)
-    : k_(kernels), threads_(threads), memory_(std::move(memory)), fast_(fast), scratch_(size_t(threads.threads())) {}
+    : k_(kernels),
+      threads_(threads),
+      partition_(threads.plan().nodes),
+      memory_(std::move(memory)),
+      fast_(fast),
+      scratch_(size_t(threads.threads())) {}
 
 void CpuOps::bind(const Batch& batch) {
   batch_ = batch;
@@ -128,21 +133,15 @@ void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
 }
 
 void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
-  int64_t total = 0;
   for (size_t t = 0; t < terms.size(); ++t) {
     BB_CHECK(terms[t].weight->in == x.cols(), "in ", terms[t].weight->in, " cols ", x.cols());
     y[t] = memory_->make(x.rows(), terms[t].weight->out);
-    total += terms[t].weight->out;
   }
   if (fast_) round_input(x, terms);
-  threads_.for_ranges(total, 16, [&](int64_t first, int64_t last, int thread) {
-    int64_t base = 0;  // of this term in the concatenation of all outputs
-    for (size_t t = 0; t < terms.size(); ++t) {
-      const int out = terms[t].weight->out;
-      const int a = int(std::clamp<int64_t>(first - base, 0, out)), b = int(std::clamp<int64_t>(last - base, 0, out));
-      if (a < b) multiply_range(x, terms[t], y[t], a, b, thread);
-      base += out;
-    }
+  threads_.run([&](int thread) {
+    partition_.each(
+        int(terms.size()), [&](int t) { return terms[size_t(t)].weight->out; }, thread,
+        [&](int t, int first, int last) { multiply_range(x, terms[size_t(t)], y[size_t(t)], first, last, thread); });
   });
 }
 

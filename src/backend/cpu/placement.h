@@ -1,0 +1,66 @@
+// Which thread multiplies by which rows of a weight, and so on which node of memory their bytes belong. Both follow
+// from one formula: a node's rows of a weight do not depend on what the weight is multiplied together with.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/cpu/kernels.h"
+#include "base/numa.h"
+#include "base/partition.h"
+#include "base/thread_pool.h"
+#include "quant/format.h"
+
+namespace bumblebee::cpu {
+
+/// Rows that a thread takes at least, so that kernels work on whole blocks.
+constexpr int64_t kRowGrain = 16;
+
+class RowPartition {
+ public:
+  /// `nodes` cover the threads of a pool in order (ThreadPlan::nodes).
+  explicit RowPartition(std::span<const NodeThreads> nodes);
+
+  int threads() const { return nodes_.back().last; }
+  std::span<const NodeThreads> nodes() const { return nodes_; }
+
+  /// Rows of a weight [rows, in] that the threads of nodes()[node] multiply by.
+  Range rows_of_node(int64_t rows, size_t node) const;
+
+  /// Calls body(term, first, last) for the rows that `thread` takes of weights with outs(term) rows each, which are
+  /// multiplied together: its even share of its node's rows of all of them, laid end to end.
+  template <class Outs, class Body>
+  void each(int terms, Outs outs, int thread, Body body) const {
+    const size_t node = node_of_thread(thread);
+    const NodeThreads& own = nodes_[node];
+    int64_t total = 0;
+    for (int t = 0; t < terms; ++t) total += rows_of_node(outs(t), node).size();
+    const Range part = share(total, kRowGrain, thread - own.first, thread - own.first + 1, own.last - own.first);
+    int64_t base = 0;  // of this term among the node's rows of all terms
+    for (int t = 0; t < terms; ++t) {
+      const Range rows = rows_of_node(outs(t), node);
+      const int64_t first = std::clamp<int64_t>(part.first - base, 0, rows.size()),
+                    last = std::clamp<int64_t>(part.last - base, 0, rows.size());
+      if (first < last) body(t, int(rows.first + first), int(rows.first + last));
+      base += rows.size();
+    }
+  }
+
+ private:
+  size_t node_of_thread(int thread) const;
+  std::vector<NodeThreads> nodes_;
+};
+
+/// Bytes that belong on a node.
+struct NodeBytes {
+  int node = 0;
+  std::span<const std::byte> bytes;
+};
+
+/// The ranges of a weight's codes, scales and biases, by the node whose threads read them.
+std::vector<NodeBytes> placement(const HostWeight& weight, const RowPartition& rows);
+
+/// Puts a weight where placement() says, with all threads of the pool; with one node does nothing.
+PlacedPages place(const HostWeight& weight, const RowPartition& rows, ThreadPool& threads);
+
+}  // namespace bumblebee::cpu
