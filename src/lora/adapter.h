@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "lora/targets.h"
+
 namespace bumblebee::lora {
 
 /// Row-major f32 on the host.
@@ -33,8 +35,8 @@ struct LowRank {
   friend bool operator==(const LowRank&, const LowRank&) = default;
 };
 
-/// What an adapter does to one module: a linear, the head, the embedding or a norm. At least one part is there;
-/// low_rank and weight may come together only in files that no reader accepts.
+/// What an adapter does to one module: a linear, the head, the embedding or a norm. At least one part is there. With
+/// both, low_rank is added to the replaced weight (PEFT saves an embedding beside its factors).
 struct Change {
   std::optional<LowRank> low_rank;
   std::optional<Matrix> weight;            // replaces W [out, in]; an embedding: [vocab, dims]; a norm: [1, size]
@@ -56,6 +58,7 @@ struct Adapter {
 
   std::string where;                         // the file of the tensors, for messages
   std::string base;                          // the base's name, as the config has it; empty when it has none
+  std::optional<Targets> targets;            // what the config says was trained; empty when it does not say
   std::map<std::string, std::string> facts;  // of the config, for people: "r", "lora_alpha", "num_layers", ...
 };
 
