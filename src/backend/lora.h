@@ -19,7 +19,8 @@ class PackedFactors {
   virtual size_t bytes() const = 0;
 };
 
-/// A [rank, in] and B [out, rank] on one backend, with the bias inside the term, [out] or none. A handle; cheap to copy.
+/// A [rank, in] and B [out, rank] on one backend, with the bias inside the term, [out] or none. A handle; cheap to
+/// copy.
 struct Factors {
   int rank = 0, in = 0, out = 0;
   std::shared_ptr<const PackedFactors> packed;

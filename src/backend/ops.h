@@ -58,8 +58,9 @@ class Ops {
   virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
 
   /// Applies adapters to y[i], which holds x·W[i]ᵀ, row by row as the bound batch's slots say (LoraEntry). `rows` says
-  /// which rows x and y hold. A bias that a module names is added to every row, after the entries' factors, unless an
-  /// entry replaces it; rows without an entry are otherwise untouched.
+  /// which rows x and y hold. A bias that a module names is added to every row: after the terms and the factor where
+  /// the entry comes before it, else first, as a product adds it; so a row's sums have one order, whatever its batch
+  /// mates make necessary. Rows without an entry are otherwise untouched.
   virtual void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) = 0;
   /// The same for the rows of an embedding [rows, dims], which embed() made.
   virtual void lora_embed(const LoraTable& table, Tensor& y) = 0;

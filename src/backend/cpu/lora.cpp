@@ -217,6 +217,14 @@ void CpuOps::lora_shrink(const Tensor& x, const LoraWork& work) {
 /// Columns [first, last) of one module: terms, factors, biases.
 void CpuOps::lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y,
                          int first, int last) {
+  const auto entry_of = [&](int r) { return module.table == nullptr ? nullptr : module.table->at(slot_of(rows, r)); };
+  if (module.bias != nullptr) {
+    for (int r = 0; r < y.rows(); ++r) {
+      const LoraEntry* entry = entry_of(r);
+      if (entry == nullptr || !entry->comes_before_bias())
+        k_.add(row(y, r) + first, data(*module.bias) + first, last - first);
+    }
+  }
   for (const Term& term : work.terms[m]) {
     const Factors& factors = term.term->factors;
     const CpuFactors& f = packed(factors);
@@ -234,9 +242,10 @@ void CpuOps::lora_finish(const LoraWork& work, size_t m, const LoraModule& modul
   }
   if (!work.finishes[m]) return;
   for (int r = 0; r < y.rows(); ++r) {
-    const LoraEntry* entry = module.table == nullptr ? nullptr : module.table->at(slot_of(rows, r));
-    if (entry != nullptr && entry->factor) k_.multiply(row(y, r) + first, data(entry->factor) + first, last - first);
-    const Tensor* bias = entry != nullptr && entry->bias ? &entry->bias : module.bias;
+    const LoraEntry* entry = entry_of(r);
+    if (entry == nullptr || !entry->comes_before_bias()) continue;
+    if (entry->factor) k_.multiply(row(y, r) + first, data(entry->factor) + first, last - first);
+    const Tensor* bias = entry->bias ? &entry->bias : module.bias;
     if (bias != nullptr) k_.add(row(y, r) + first, data(*bias) + first, last - first);
   }
 }

@@ -113,6 +113,8 @@ class RefOps final : public Ops {
       for (int r = 0; r < x.rows(); ++r) {
         const LoraEntry* entry = modules[m].table == nullptr ? nullptr : modules[m].table->at(slot(rows, r));
         const std::span<double> out = row(y[m], r);
+        const bool bias_last = entry != nullptr && entry->comes_before_bias();
+        if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
         if (entry != nullptr) {
           if (entry->weight && !modules[m].has_weight) multiply(entry->weight, row(x, r), out);
           for (const LoraEntry::Term& term : entry->terms) {
@@ -121,8 +123,8 @@ class RefOps final : public Ops {
           }
           if (entry->factor) ref::multiply<double>(out, row(entry->factor, 0));
         }
-        const Tensor* bias = entry != nullptr && entry->bias ? &entry->bias : modules[m].bias;
-        if (bias != nullptr) ref::add<double>(out, row(*bias, 0));
+        const Tensor* bias = bias_last && entry->bias ? &entry->bias : modules[m].bias;
+        if (bias_last && bias != nullptr) ref::add<double>(out, row(*bias, 0));
       }
     }
   }

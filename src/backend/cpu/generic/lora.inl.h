@@ -1,6 +1,6 @@
 // Low-rank terms: u = A x, then y += scale·(B u + b). Every sum has one order whatever the number of rows: over the
-// inputs in blocks of kBlock and 16 lanes, as products with weights have it; over the rank one after the other. Included
-// inside an instruction set's own namespace.
+// inputs in blocks of kBlock and 16 lanes, as products with weights have it; over the rank one after the other.
+// Included inside an instruction set's own namespace.
 #pragma once
 
 /// Sums of sixteen held at once; a tile is rows times ranks (shrink) or rows times blocks of 16 outputs (expand).
