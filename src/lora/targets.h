@@ -23,13 +23,13 @@ class Targets {
   static Targets mlx(std::vector<std::string> keys, int last_layers);
 
   struct Peft {
-    std::vector<std::string> names;      // whole paths, or endings after a dot
-    std::optional<Pattern> pattern;      // instead of names: the whole path
-    bool all_linear = false;             // instead of names: all but the output layer
-    std::vector<std::string> excluded;   // like names
-    std::optional<Pattern> excluded_pattern;
-    std::optional<std::vector<int>> layers;   // with names only
-    std::vector<std::string> layer_patterns;  // the component before a layer's number; any when empty
+    std::vector<std::string> names = {};     // whole paths, or endings after a dot
+    std::optional<Pattern> pattern = {};     // instead of names: the whole path
+    bool all_linear = false;                 // instead of names: all but the output layer
+    std::vector<std::string> excluded = {};  // like names
+    std::optional<Pattern> excluded_pattern = {};
+    std::optional<std::vector<int>> layers = {};   // with names only
+    std::vector<std::string> layer_patterns = {};  // the component before a layer's number; any when empty
   };
   static Targets peft(Peft peft);
 
