@@ -8,7 +8,8 @@
 
 namespace bumblebee::lora {
 
-DenseChange::DenseChange(const Change& change, bool embedding, Dialect dialect) : change_(change), embedding_(embedding) {
+DenseChange::DenseChange(const Change& change, bool embedding, Dialect dialect)
+    : change_(change), embedding_(embedding) {
   if (change.weight) {
     rows_ = change.weight->rows;
     cols_ = change.weight->cols;

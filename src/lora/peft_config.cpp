@@ -211,6 +211,9 @@ PeftConfig PeftConfig::read(const AdapterConfig& config) {
   c.rslora = bool_or(config.json, "use_rslora", where, false);
   c.dora = bool_or(config.json, "use_dora", where, false);
   c.lora_bias = bool_or(config.json, "lora_bias", where, false);
+  if (c.dora && c.lora_bias) {
+    throw Error(ErrorCode::unsupported, where, "'lora_bias' with 'use_dora': PEFT does not have both: expected one");
+  }
   c.tied_embeddings = bool_or(config.json, "ensure_weight_tying", where, false);
   const std::string bias = string_or(config.json, "bias", where, "none");
   if (bias == "all") {

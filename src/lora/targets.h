@@ -37,6 +37,9 @@ class Targets {
   /// mlx-lm's "last n" is not applied). `embedding` tells all_linear that this is none.
   bool covers(std::string_view path, int layers, bool embedding = false) const;
 
+  /// Whether the config lists layers (PEFT's layers_to_transform).
+  bool names_layers() const { return peft_.layers.has_value(); }
+
   /// Steps that covers() takes per byte of a path, at most.
   size_t cost() const;
 

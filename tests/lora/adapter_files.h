@@ -10,8 +10,8 @@
 #include "base/json.h"
 #include "io/safetensors.h"
 #include "lora/read_adapter.h"
-#include "tests/io/files.h"
 #include "quant/affine.h"
+#include "tests/io/files.h"
 #include "tests/support/random.h"
 
 namespace bumblebee::lora::testing {
@@ -64,7 +64,8 @@ struct Directory {
       }
       bytes.push_back(std::move(data));
     }
-    for (size_t i = 0; i < tensors.size(); ++i) views.push_back({{tensors[i].name, tensors[i].dtype, tensors[i].shape}, bytes[i]});
+    for (size_t i = 0; i < tensors.size(); ++i)
+      views.push_back({{tensors[i].name, tensors[i].dtype, tensors[i].shape}, bytes[i]});
     write_safetensors(path / file, views);
     if (with_config) test::write_bytes(path / "adapter_config.json", config.dump(1));
   }

@@ -63,7 +63,8 @@ TEST(Fit, ListsOtherSizes) {
   for (nn::Site& site : other.sites) {
     if (site.name == kQ0) site.in = 8;
   }
-  expect_misfit(mlx_directory().read(), other, "other sizes: expected none, got 1 of 4: '" + kQ0 + " (inputs of A: expected 8, got 4)'");
+  expect_misfit(mlx_directory().read(), other,
+                "other sizes: expected none, got 1 of 4: '" + kQ0 + " (inputs of A: expected 8, got 4)'");
   other = base();
   for (nn::Site& site : other.sites) {
     if (site.kind == Kind::linear && site.name != "lm_head") site.out = 16;

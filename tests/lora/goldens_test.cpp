@@ -1,6 +1,6 @@
-// Adapter files of peft and mlx-lm, fused into dense weights by our reader and run by the reference, against the float64
-// logits that both projects agree on (tools/goldens/adapters.py). What run-time application gives is held to the same
-// files in the engine's tests.
+// Adapter files of peft and mlx-lm, fused into dense weights by our reader and run by the reference, against the
+// float64 logits that both projects agree on (tools/goldens/adapters.py). What run-time application gives is held to
+// the same files in the engine's tests.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -59,7 +59,8 @@ class Fused {
       weight.biases = checkpoint_.find(path + ".biases").bytes();
     }
     std::vector<double> values(size_t(rows) * size_t(cols));
-    for (int r = 0; r < rows; ++r) decode_row<double>(weight, r, std::span(values).subspan(size_t(r) * size_t(cols), size_t(cols)));
+    for (int r = 0; r < rows; ++r)
+      decode_row<double>(weight, r, std::span(values).subspan(size_t(r) * size_t(cols), size_t(cols)));
     put(module.shape.size() == 1 ? module.name : path, rows, cols, values, module.shape.size() == 1);
   }
 
@@ -113,7 +114,8 @@ TEST_P(AdapterGolden, FusedLogitsMatch) {
   const auto checkpoint = Checkpoint::open(golden_path(all_cases().at(name).get<std::string>()));
   const Adapter adapter = read_adapter(golden_path("adapters/" + name));
   if (name == "peft_lora_bias") {
-    EXPECT_EQ(adapter.modules.begin()->second.low_rank->b_bias.size(), 96u) << "only run-time application has a place for it";
+    EXPECT_EQ(adapter.modules.begin()->second.low_rank->b_bias.size(), 96u)
+        << "only run-time application has a place for it";
     return;
   }
   Fused fused(*checkpoint, adapter);
@@ -130,7 +132,8 @@ TEST(AdapterGoldens, AreAllThere) { EXPECT_GE(names_of_cases().size(), 27u); }
 
 /// The same factors written by peft and as mlx-lm writes them.
 TEST(AdapterGoldens, TheTwinsAreTheSameBits) {
-  const Adapter peft = read_adapter(golden_path("adapters/peft_lora")), mlx = read_adapter(golden_path("adapters/mlx_twin"));
+  const Adapter peft = read_adapter(golden_path("adapters/peft_lora")),
+                mlx = read_adapter(golden_path("adapters/mlx_twin"));
   EXPECT_EQ(peft.modules, mlx.modules);
 }
 
