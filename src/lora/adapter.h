@@ -41,6 +41,7 @@ struct Change {
   std::optional<LowRank> low_rank;
   std::optional<Matrix> weight;            // replaces W [out, in]; an embedding: [vocab, dims]; a norm: [1, size]
   std::optional<std::vector<float>> bias;  // replaces the module's bias [out]
+  bool shared_weight = false;  // `weight` is the base's own, saved along by PEFT: a tied head gets it as well
   friend bool operator==(const Change&, const Change&) = default;
 };
 

@@ -1,4 +1,5 @@
-// Module by module against the sites of a base; then the other way round, for modules that were trained and are missing.
+// Module by module against the sites of a base; then the other way round, for modules that were trained and are
+// missing.
 #include "lora/fit.h"
 
 #include <algorithm>
@@ -79,8 +80,8 @@ void check_targets(const Adapter& adapter, const Base& base, const Sites& sites)
   }
   if (!outside.empty()) {
     refuse(adapter, base,
-           cat("by its config it changes other layers of a base with ", layers, ": expected none of ", outside.size(), ": ",
-               list_names(outside)));
+           cat("by its config it changes other layers of a base with ", layers, ": expected none of ", outside.size(),
+               ": ", list_names(outside)));
   }
   if (!missing.empty()) {
     refuse(adapter, base,
@@ -97,10 +98,18 @@ Matrix transposed(const Matrix& m) {
   return t;
 }
 
-/// mlx-lm has one module for both ends of a tied model: `as_linear` of the adapted embedding is the head.
+/// mlx-lm has one module for both ends of a tied model: `as_linear` of the adapted embedding is the head. In PEFT they
+/// are two modules that share a parameter, and only that is changed for both.
 void tie_head(Adapter& adapter, const Base& base) {
   for (const nn::Site& site : base.sites) {
     if (site.kind != Kind::embedding || !adapter.modules.contains(site.name)) continue;
+    if (adapter.dialect == Dialect::peft) {
+      const Change& table = adapter.modules.at(site.name);
+      if (!table.weight || !table.shared_weight) return;
+      Change& head = adapter.modules["lm_head"];
+      if (!head.weight) head.weight = table.weight;
+      return;
+    }
     if (adapter.modules.contains("lm_head")) {
       refuse(adapter, base, cat("the head is tied to ", in_quotes(site.name), ": expected one of the two, got both"));
     }
@@ -108,7 +117,10 @@ void tie_head(Adapter& adapter, const Base& base) {
     Change head;
     if (table.low_rank) {
       // E' = E + s·(B A)ᵀ, so E'·x = E·x + s·Aᵀ(Bᵀ x).
-      head.low_rank = LowRank{transposed(table.low_rank->b), transposed(table.low_rank->a), table.low_rank->scale, {},
+      head.low_rank = LowRank{transposed(table.low_rank->b),
+                              transposed(table.low_rank->a),
+                              table.low_rank->scale,
+                              {},
                               table.low_rank->magnitude};
     }
     head.weight = table.weight;
@@ -137,15 +149,16 @@ Adapter fit(Adapter adapter, const Base& base) {
   }
   if (!unknown.empty()) {
     refuse(adapter, base,
-           cat("modules that the base does not have: expected none, got ", unknown.size(), " of ", adapter.modules.size(), ": ",
-               list_names(unknown)));
+           cat("modules that the base does not have: expected none, got ", unknown.size(), " of ",
+               adapter.modules.size(), ": ", list_names(unknown)));
   }
   if (!wrong.empty()) {
-    refuse(adapter, base,
-           cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
+    refuse(
+        adapter, base,
+        cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
   }
   check_targets(adapter, base, sites);
-  if (base.tied_head && adapter.dialect == Dialect::mlx) tie_head(adapter, base);
+  if (base.tied_head) tie_head(adapter, base);
   return adapter;
 }
 

@@ -54,7 +54,17 @@ class PatternParser {
 
  private:
   struct Node {
-    enum class Kind : uint8_t { empty, bytes, begin, end, boundary, no_boundary, sequence, choice, repeat } kind = Kind::empty;
+    enum class Kind : uint8_t {
+      empty,
+      bytes,
+      begin,
+      end,
+      boundary,
+      no_boundary,
+      sequence,
+      choice,
+      repeat
+    } kind = Kind::empty;
     Bytes bytes;
     std::vector<Node> parts;
     int low = 0, high = 0;  // repeat; high -1: no limit
@@ -177,7 +187,8 @@ class PatternParser {
   Node group(int depth) {
     if (more() && peek() == '?') {
       take();
-      if (!more() || peek() != ':') refuse(cat("a group that begins with '(?", more() ? std::string(1, peek()) : "", "'"));
+      if (!more() || peek() != ':')
+        refuse(cat("a group that begins with '(?", more() ? std::string(1, peek()) : "", "'"));
       take();
     }
     Node inside = alternatives(depth + 1);
@@ -203,7 +214,7 @@ class PatternParser {
       take();
       negated = true;
     }
-    for (bool first = true; ; first = false) {
+    for (bool first = true;; first = false) {
       if (!more()) broken("a '[' without ']'");
       char c = take();
       if (c == ']' && !first) break;
@@ -246,7 +257,8 @@ class PatternParser {
         return next;
       case Kind::choice: {
         int first = compile(node.parts.back(), next);
-        for (size_t i = node.parts.size() - 1; i-- > 0;) first = add({Step::split, compile(node.parts[i], next), first, {}});
+        for (size_t i = node.parts.size() - 1; i-- > 0;)
+          first = add({Step::split, compile(node.parts[i], next), first, {}});
         return first;
       }
       default: break;

@@ -17,17 +17,34 @@ namespace {
 constexpr size_t kMostPatterns = 4096, kMostStates = 400'000;
 
 /// Read elsewhere in this file.
-constexpr std::string_view kRead[] = {"alpha_pattern", "bias", "ensure_weight_tying", "exclude_modules", "init_lora_weights",
-                                      "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias",
-                                      "modules_to_save", "peft_type", "r", "rank_pattern", "target_modules", "use_dora",
+constexpr std::string_view kRead[] = {"alpha_pattern",
+                                      "bias",
+                                      "ensure_weight_tying",
+                                      "exclude_modules",
+                                      "init_lora_weights",
+                                      "layers_pattern",
+                                      "layers_to_transform",
+                                      "lora_alpha",
+                                      "lora_bias",
+                                      "modules_to_save",
+                                      "peft_type",
+                                      "r",
+                                      "rank_pattern",
+                                      "target_modules",
+                                      "use_dora",
                                       "use_rslora"};
 
 /// About training, initialisation, provenance or memory: the tensors compute the same whatever they say. With
 /// fan_in_fan_out only the layout of the base differs, and ours has one layout.
-constexpr std::string_view kHarmless[] = {
-    "auto_mapping",   "base_model_name_or_path", "corda_config",  "eva_config",     "fan_in_fan_out", "inference_mode",
-    "loftq_config",   "lora_dropout",            "lora_ga_config", "megatron_config", "megatron_core",  "merge_weights",
-    "peft_version",   "qalora_group_size",       "revision",      "runtime_config", "task_type",      "unsloth_fixed"};
+constexpr std::string_view kHarmless[] = {"auto_mapping",   "base_model_name_or_path",
+                                          "corda_config",   "eva_config",
+                                          "fan_in_fan_out", "inference_mode",
+                                          "loftq_config",   "lora_dropout",
+                                          "lora_ga_config", "megatron_config",
+                                          "megatron_core",  "merge_weights",
+                                          "peft_version",   "qalora_group_size",
+                                          "revision",       "runtime_config",
+                                          "task_type",      "unsloth_fixed"};
 
 /// Known to change what is computed.
 struct Refused {
@@ -98,7 +115,8 @@ std::vector<std::pair<Pattern, T>> read_patterns(const AdapterConfig& config, co
   const auto it = config.ordered.find(key);
   if (it == config.ordered.end() || it->is_null()) return patterns;
   if (!it->is_object()) {
-    throw Error(ErrorCode::bad_config, config.where, cat("'", key, "': expected an object, got ", brief(*config.find(key))));
+    throw Error(ErrorCode::bad_config, config.where,
+                cat("'", key, "': expected an object, got ", brief(*config.find(key))));
   }
   if (it->size() > kMostPatterns) {
     throw Error(ErrorCode::bad_config, config.where,
@@ -167,7 +185,8 @@ std::optional<Targets> read_targets(const AdapterConfig& config) {
   peft.layer_patterns = strings_or(config.json, "layers_pattern", config.where);
   std::erase(peft.layer_patterns, "");
   for (const std::string& pattern : peft.layer_patterns) {
-    if (!std::all_of(pattern.begin(), pattern.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; })) {
+    if (!std::all_of(pattern.begin(), pattern.end(),
+                     [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; })) {
       throw Error(ErrorCode::unsupported, config.where,
                   cat("'layers_pattern': expected a name, got ", in_quotes(pattern)));
     }
@@ -181,7 +200,8 @@ PeftConfig PeftConfig::read(const AdapterConfig& config) {
   const std::string& where = config.where;
   const std::string type = string_or(config.json, "peft_type", where, "");
   if (type.empty()) throw Error(ErrorCode::bad_config, where, "missing 'peft_type': expected 'LORA'");
-  if (type != "LORA") throw Error(ErrorCode::unsupported, where, cat("'peft_type': expected 'LORA', got ", in_quotes(type)));
+  if (type != "LORA")
+    throw Error(ErrorCode::unsupported, where, cat("'peft_type': expected 'LORA', got ", in_quotes(type)));
   check_keys(config);
   check_init(config);
 
@@ -191,6 +211,9 @@ PeftConfig PeftConfig::read(const AdapterConfig& config) {
   c.rslora = bool_or(config.json, "use_rslora", where, false);
   c.dora = bool_or(config.json, "use_dora", where, false);
   c.lora_bias = bool_or(config.json, "lora_bias", where, false);
+  if (c.dora && c.lora_bias) {
+    throw Error(ErrorCode::unsupported, where, "'lora_bias' with 'use_dora': PEFT does not have both: expected one");
+  }
   c.tied_embeddings = bool_or(config.json, "ensure_weight_tying", where, false);
   const std::string bias = string_or(config.json, "bias", where, "none");
   if (bias == "all") {
@@ -200,13 +223,16 @@ PeftConfig PeftConfig::read(const AdapterConfig& config) {
   } else if (bias != "none") {
     throw Error(ErrorCode::bad_config, where, cat("'bias': expected none, all or lora_only, got ", in_quotes(bias)));
   }
-  c.rank_pattern = read_patterns<int64_t>(config, "rank_pattern", [](const Json& values, const char* key, std::string_view at) {
-    return require_int(values, key, at, 1, INT32_MAX);
-  });
-  c.alpha_pattern = read_patterns<double>(config, "alpha_pattern", [](const Json& values, const char* key, std::string_view at) {
-    if (!values[key].is_number()) throw Error(ErrorCode::bad_config, at, cat(in_quotes(key), ": expected a number, got ", brief(values[key])));
-    return number_or(values, key, at, 0);
-  });
+  c.rank_pattern =
+      read_patterns<int64_t>(config, "rank_pattern", [](const Json& values, const char* key, std::string_view at) {
+        return require_int(values, key, at, 1, INT32_MAX);
+      });
+  c.alpha_pattern =
+      read_patterns<double>(config, "alpha_pattern", [](const Json& values, const char* key, std::string_view at) {
+        if (!values[key].is_number())
+          throw Error(ErrorCode::bad_config, at, cat(in_quotes(key), ": expected a number, got ", brief(values[key])));
+        return number_or(values, key, at, 0);
+      });
   c.modules_to_save = strings_or(config.json, "modules_to_save", where);
   c.targets = read_targets(config);
   return c;

@@ -62,13 +62,15 @@ bool is_there(const fs::path& path) {
 
 float checked_scale(double scale, std::string_view where, std::string_view what) {
   const float value = float(scale);
-  if (!std::isfinite(value)) throw Error(ErrorCode::bad_config, where, cat(what, ": expected a finite f32, got ", scale));
+  if (!std::isfinite(value))
+    throw Error(ErrorCode::bad_config, where, cat(what, ": expected a finite f32, got ", scale));
   return value;
 }
 
 Adapter read_adapter(const fs::path& directory, const ReadOptions& options) {
   if (options.scale && !std::isfinite(*options.scale)) {
-    throw Error(ErrorCode::bad_request, directory.string(), cat("scale: expected a finite number, got ", *options.scale));
+    throw Error(ErrorCode::bad_request, directory.string(),
+                cat("scale: expected a finite number, got ", *options.scale));
   }
   const bool mlx = is_there(directory / kMlxFile), peft = is_there(directory / kPeftFile);
   if (mlx && peft) {

@@ -13,12 +13,12 @@
 namespace bumblebee::lora {
 
 struct ReadOptions {
-  std::optional<float> scale;  // instead of the config's, for every module
-  std::string name;            // instead of the directory's
+  std::optional<float> scale = {};  // instead of the config's, for every module
+  std::string name = {};            // instead of the directory's
 };
 
-/// Reads the adapter in `directory`. Throws Error naming the file, and the tensor or key: `bad_file` for broken tensors,
-/// `bad_config` for a config that contradicts them or itself, `unsupported` for what is named and refused.
+/// Reads the adapter in `directory`. Throws Error naming the file, and the tensor or key: `bad_file` for broken
+/// tensors, `bad_config` for a config that contradicts them or itself, `unsupported` for what is named and refused.
 Adapter read_adapter(const std::filesystem::path& directory, const ReadOptions& options = {});
 
 }  // namespace bumblebee::lora

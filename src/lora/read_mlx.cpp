@@ -25,7 +25,8 @@ Kind read_kind(const AdapterConfig& config) {
   const std::string type = string_or(config.json, "fine_tune_type", config.where, "");
   const bool old_dora = bool_or(config.json, "use_dora", config.where, false);  // before `fine_tune_type`
   if (old_dora && !type.empty() && type != "dora") {
-    throw Error(ErrorCode::bad_config, config.where, cat("'use_dora' is true: expected 'fine_tune_type' dora, got ", in_quotes(type)));
+    throw Error(ErrorCode::bad_config, config.where,
+                cat("'use_dora' is true: expected 'fine_tune_type' dora, got ", in_quotes(type)));
   }
   if (type == "dora" || old_dora) return Kind::dora;
   if (type == "lora" || type.empty()) return Kind::lora;
@@ -57,7 +58,8 @@ void read_parameters(const AdapterConfig& config, MlxConfig& result) {
     throw Error(ErrorCode::bad_config, where, cat("expected an object, got ", brief(*parameters)));
   }
   for (const auto& [key, value] : parameters->items()) {
-    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_off(value)) continue;
+    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_off(value))
+      continue;
     throw Error(ErrorCode::unsupported, where, cat("unknown key ", in_quotes(key), ": ", brief(value)));
   }
   result.rank = int_or(*parameters, "rank", where, 1, INT32_MAX, 0);
@@ -90,10 +92,11 @@ double scale_of(const MlxConfig& config, int64_t rank, const std::string& where,
     throw Error(ErrorCode::bad_config, where, "missing 'lora_parameters'.'scale': give the scale when loading");
   }
   if (config.alpha && *config.alpha != double(rank)) {
-    throw Error(ErrorCode::unsupported, where,
-                cat("'alpha' ", *config.alpha, " with rank ", rank,
-                    ": mlx-lm before June 2024 trained with scale·alpha/rank = ", *config.scale * *config.alpha / double(rank),
-                    ", later ones with scale = ", *config.scale, ": give the right one when loading"));
+    throw Error(
+        ErrorCode::unsupported, where,
+        cat("'alpha' ", *config.alpha, " with rank ", rank,
+            ": mlx-lm before June 2024 trained with scale·alpha/rank = ", *config.scale * *config.alpha / double(rank),
+            ", later ones with scale = ", *config.scale, ": give the right one when loading"));
   }
   return *config.scale;
 }
@@ -110,12 +113,13 @@ void check_layers(const TensorSet& tensors, const AdapterConfig& config, const M
   }
   if (high >= 0 && int64_t{high} - low >= c.layers) {
     throw Error(ErrorCode::bad_config, config.where,
-                cat("'num_layers': expected at least ", int64_t{high} - low + 1, ", as ", tensors.where(), " has layers ", low,
-                    " to ", high, ", got ", c.layers));
+                cat("'num_layers': expected at least ", int64_t{high} - low + 1, ", as ", tensors.where(),
+                    " has layers ", low, " to ", high, ", got ", c.layers));
   }
 }
 
-Targets targets_of(const MlxConfig& c, const AdapterConfig& config, const std::map<std::string, ModuleTensors>& modules) {
+Targets targets_of(const MlxConfig& c, const AdapterConfig& config,
+                   const std::map<std::string, ModuleTensors>& modules) {
   std::vector<std::string> keys;
   if (c.keys) {
     keys = *c.keys;
@@ -132,8 +136,8 @@ Targets targets_of(const MlxConfig& c, const AdapterConfig& config, const std::m
   }
   if (!strange.empty()) {
     throw Error(ErrorCode::bad_config, config.where,
-                cat("'lora_parameters'.'keys': expected every module that has factors, got none for ", strange.size(), ": ",
-                    list_names(strange)));
+                cat("'lora_parameters'.'keys': expected every module that has factors, got none for ", strange.size(),
+                    ": ", list_names(strange)));
   }
   return targets;
 }
@@ -147,14 +151,16 @@ LowRank read_low_rank(const TensorSet& tensors, const ModuleTensors& module, con
                                 shape_text(module.b->shape)));
   }
   if (c.rank != 0 && rank != uint64_t(c.rank)) {
-    tensors.fail(*module.a, cat("rank: expected ", c.rank, " columns, as the config says, got ", shape_text(module.a->shape)));
+    tensors.fail(*module.a,
+                 cat("rank: expected ", c.rank, " columns, as the config says, got ", shape_text(module.a->shape)));
   }
   LowRank low{tensors.matrix(*module.a, true), tensors.matrix(*module.b, true), 0, {}, {}};
   if (module.magnitude != nullptr) {
     low.magnitude = tensors.vector(*module.magnitude);
     // A linear has one per output, an embedding one per token: fit() knows which it is.
     if (low.magnitude.size() != size_t(low.b.rows) && low.magnitude.size() != size_t(low.a.cols)) {
-      tensors.fail(*module.magnitude, cat("shape: expected [", low.b.rows, "], got ", shape_text(module.magnitude->shape)));
+      tensors.fail(*module.magnitude,
+                   cat("shape: expected [", low.b.rows, "], got ", shape_text(module.magnitude->shape)));
     }
   }
   return low;
@@ -167,7 +173,8 @@ void read_full(const TensorSet& tensors, Adapter& adapter) {
                   cat("tensor ", in_quotes(tensor.name), ": quantized weights in a full fine-tune are not supported"));
     }
   }
-  const auto modules = sort_tensors(tensors, "", {{".weight", &ModuleTensors::weight}, {".bias", &ModuleTensors::bias}});
+  const auto modules =
+      sort_tensors(tensors, "", {{".weight", &ModuleTensors::weight}, {".bias", &ModuleTensors::bias}});
   for (const auto& [path, module] : modules) {
     Change& change = adapter.modules[path];
     if (module.weight != nullptr) change.weight = tensors.parameter(*module.weight);
@@ -177,9 +184,8 @@ void read_full(const TensorSet& tensors, Adapter& adapter) {
 
 void read_factors(const TensorSet& tensors, const AdapterConfig& config, const MlxConfig& c, const ReadOptions& options,
                   Adapter& adapter) {
-  const auto modules =
-      sort_tensors(tensors, "",
-                   {{".lora_a", &ModuleTensors::a}, {".lora_b", &ModuleTensors::b}, {".m", &ModuleTensors::magnitude}});
+  const auto modules = sort_tensors(
+      tensors, "", {{".lora_a", &ModuleTensors::a}, {".lora_b", &ModuleTensors::b}, {".m", &ModuleTensors::magnitude}});
   check_layers(tensors, config, c, modules);
   adapter.targets = targets_of(c, config, modules);
   std::vector<std::string> other;
@@ -192,8 +198,8 @@ void read_factors(const TensorSet& tensors, const AdapterConfig& config, const M
   if (!other.empty()) {
     throw Error(ErrorCode::bad_config, config.where,
                 cat("'fine_tune_type' is ", to_string(c.kind), ": expected ", c.kind == Kind::dora ? "a" : "no",
-                    " magnitude ('.m') in each module, got ", c.kind == Kind::dora ? "none" : "one", " in ", other.size(), ": ",
-                    list_names(other)));
+                    " magnitude ('.m') in each module, got ", c.kind == Kind::dora ? "none" : "one", " in ",
+                    other.size(), ": ", list_names(other)));
   }
 }
 

@@ -24,7 +24,8 @@ Modules sort(const TensorSet& tensors) {
       if (at == std::string::npos) continue;
       const std::string_view rest = std::string_view(name).substr(at + std::string_view(leaf).size());
       if (rest == "weight" || rest == "bias") continue;
-      tensors.fail(tensor, cat("expected no name of an adapter inside, as save_pretrained() writes, got ", in_quotes(rest)));
+      tensors.fail(tensor,
+                   cat("expected no name of an adapter inside, as save_pretrained() writes, got ", in_quotes(rest)));
     }
   }
   return sort_tensors(tensors, kPrefix,
@@ -72,7 +73,8 @@ void check_names(const TensorSet& tensors, const AdapterConfig& config, const Pe
     if (module.a != nullptr && c.targets && !c.targets->covers(path, 0, module.embedding)) untargeted.push_back(path);
     if (module.weight != nullptr && !saved && !is_embedding_or_head(path)) unsaved.push_back(path);
     if (module.bias != nullptr && !saved) {
-      const bool allowed = c.bias == PeftConfig::Bias::all || (c.bias == PeftConfig::Bias::lora_only && module.a != nullptr);
+      const bool allowed =
+          c.bias == PeftConfig::Bias::all || (c.bias == PeftConfig::Bias::lora_only && module.a != nullptr);
       if (!allowed) biased.push_back(path);
     }
   }
@@ -96,14 +98,14 @@ void check_names(const TensorSet& tensors, const AdapterConfig& config, const Pe
   }
   if (!missing.empty()) {
     throw Error(ErrorCode::bad_config, config.where,
-                cat("'modules_to_save': expected tensors of each in ", tensors.where(), ", got none of ", missing.size(), ": ",
-                    list_names(missing)));
+                cat("'modules_to_save': expected tensors of each in ", tensors.where(), ", got none of ",
+                    missing.size(), ": ", list_names(missing)));
   }
 }
 
 /// A part that the config announces must be in every module, and one that it does not, in none.
-void check_part(const TensorSet& tensors, const AdapterConfig& config, const Modules& modules, const char* key, bool wanted,
-                const char* tensor, const TensorEntry* ModuleTensors::*part) {
+void check_part(const TensorSet& tensors, const AdapterConfig& config, const Modules& modules, const char* key,
+                bool wanted, const char* tensor, const TensorEntry* ModuleTensors::*part) {
   std::vector<std::string> wrong;
   for (const auto& [path, module] : modules) {
     // Embeddings have no bias of B.
@@ -112,13 +114,13 @@ void check_part(const TensorSet& tensors, const AdapterConfig& config, const Mod
   }
   if (wrong.empty()) return;
   throw Error(ErrorCode::bad_config, config.where,
-              cat("'", key, "' is ", wanted ? "true" : "false", ": expected ", wanted ? "" : "no ", "'", tensor, "' in ",
-                  wanted ? "each module of " : "", tensors.where(), ", got ", wanted ? "none" : "one", " in ", wrong.size(),
-                  ": ", list_names(wrong)));
+              cat("'", key, "' is ", wanted ? "true" : "false", ": expected ", wanted ? "" : "no ", "'", tensor,
+                  "' in ", wanted ? "each module of " : "", tensors.where(), ", got ", wanted ? "none" : "one", " in ",
+                  wrong.size(), ": ", list_names(wrong)));
 }
 
-LowRank read_low_rank(const TensorSet& tensors, const std::string& path, const ModuleTensors& module, const PeftConfig& c,
-                      const AdapterConfig& config) {
+LowRank read_low_rank(const TensorSet& tensors, const std::string& path, const ModuleTensors& module,
+                      const PeftConfig& c, const AdapterConfig& config) {
   tensors.expect_matrix(*module.a, module.embedding ? "[rank, vocab]" : "[rank, in]");
   tensors.expect_matrix(*module.b, module.embedding ? "[dims, rank]" : "[out, rank]");
   const uint64_t rank = module.a->shape[0];
@@ -130,8 +132,11 @@ LowRank read_low_rank(const TensorSet& tensors, const std::string& path, const M
     tensors.fail(*module.a,
                  cat("rank: expected ", declared, " rows, as the config says, got ", shape_text(module.a->shape)));
   }
-  LowRank low{tensors.matrix(*module.a), tensors.matrix(*module.b),
-              checked_scale(c.scale_of(path), config.where, "'lora_alpha'"), {}, {}};
+  LowRank low{tensors.matrix(*module.a),
+              tensors.matrix(*module.b),
+              checked_scale(c.scale_of(path), config.where, "'lora_alpha'"),
+              {},
+              {}};
   const auto vector = [&](const TensorEntry* tensor) {
     std::vector<float> values = tensors.vector(*tensor);
     if (values.size() != size_t(low.b.rows)) {
@@ -148,8 +153,9 @@ void check_tying(const AdapterConfig& config, const PeftConfig& c, const Modules
   if (!c.tied_embeddings) return;
   for (const auto& [path, module] : modules) {
     if (is_embedding_or_head(path)) {
-      throw Error(ErrorCode::unsupported, config.where,
-                  cat("'ensure_weight_tying': an adapter that ties ", in_quotes(path), " to the head is not supported"));
+      throw Error(
+          ErrorCode::unsupported, config.where,
+          cat("'ensure_weight_tying': an adapter that ties ", in_quotes(path), " to the head is not supported"));
     }
   }
 }
@@ -184,7 +190,10 @@ Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config) {
   for (const auto& [path, module] : modules) {
     Change& change = adapter.modules[path];
     if (module.a != nullptr) change.low_rank = read_low_rank(tensors, path, module, c, config);
-    if (module.weight != nullptr) change.weight = tensors.parameter(*module.weight);
+    if (module.weight != nullptr) {
+      change.weight = tensors.parameter(*module.weight);
+      change.shared_weight = !is_saved(c, path);
+    }
     if (module.bias != nullptr) change.bias = tensors.vector(*module.bias);
   }
   return adapter;

@@ -23,19 +23,22 @@ class Targets {
   static Targets mlx(std::vector<std::string> keys, int last_layers);
 
   struct Peft {
-    std::vector<std::string> names;      // whole paths, or endings after a dot
-    std::optional<Pattern> pattern;      // instead of names: the whole path
-    bool all_linear = false;             // instead of names: all but the output layer
-    std::vector<std::string> excluded;   // like names
-    std::optional<Pattern> excluded_pattern;
-    std::optional<std::vector<int>> layers;   // with names only
-    std::vector<std::string> layer_patterns;  // the component before a layer's number; any when empty
+    std::vector<std::string> names = {};     // whole paths, or endings after a dot
+    std::optional<Pattern> pattern = {};     // instead of names: the whole path
+    bool all_linear = false;                 // instead of names: all but the output layer
+    std::vector<std::string> excluded = {};  // like names
+    std::optional<Pattern> excluded_pattern = {};
+    std::optional<std::vector<int>> layers = {};   // with names only
+    std::vector<std::string> layer_patterns = {};  // the component before a layer's number; any when empty
   };
   static Targets peft(Peft peft);
 
   /// Whether the config names this module. `layers` is the base's number of layers, 0 when it is not known (then
   /// mlx-lm's "last n" is not applied). `embedding` tells all_linear that this is none.
   bool covers(std::string_view path, int layers, bool embedding = false) const;
+
+  /// Whether the config lists layers (PEFT's layers_to_transform).
+  bool names_layers() const { return peft_.layers.has_value(); }
 
   /// Steps that covers() takes per byte of a path, at most.
   size_t cost() const;

@@ -118,14 +118,13 @@ std::map<std::string, ModuleTensors> sort_tensors(const TensorSet& tensors, std:
                 cat("names: expected '", prefix, "...', got ", foreign.size(), ": ", list_names(foreign)));
   }
   if (!unknown.empty()) {
-    throw Error(ErrorCode::bad_file, where,
-                cat("tensors that are no part of an adapter: expected none, got ", unknown.size(), ": ",
-                    list_names(unknown)));
+    throw Error(
+        ErrorCode::bad_file, where,
+        cat("tensors that are no part of an adapter: expected none, got ", unknown.size(), ": ", list_names(unknown)));
   }
   if (modules.empty()) throw Error(ErrorCode::bad_file, where, "expected tensors, got none");
   if (modules.size() > kMostModules) {
-    throw Error(ErrorCode::bad_file, where,
-                cat("modules: expected at most ", kMostModules, ", got ", modules.size()));
+    throw Error(ErrorCode::bad_file, where, cat("modules: expected at most ", kMostModules, ", got ", modules.size()));
   }
   std::vector<std::string> halves;
   for (const auto& [path, module] : modules) {
@@ -136,9 +135,9 @@ std::map<std::string, ModuleTensors> sort_tensors(const TensorSet& tensors, std:
     halves.push_back(path);
   }
   if (!halves.empty()) {
-    throw Error(ErrorCode::bad_file, where,
-                cat("half pairs: expected both factors of each module, got one of ", halves.size(), ": ",
-                    list_names(halves)));
+    throw Error(
+        ErrorCode::bad_file, where,
+        cat("half pairs: expected both factors of each module, got one of ", halves.size(), ": ", list_names(halves)));
   }
   return modules;
 }
@@ -148,7 +147,8 @@ void check_cost(const std::map<std::string, ModuleTensors>& modules, size_t step
   size_t bytes = 0;
   for (const auto& [path, module] : modules) bytes += path.size() + 1;
   if (steps > kMostSteps / bytes) {
-    throw Error(ErrorCode::bad_config, where, cat("names of modules: too many, or too large patterns, for ", modules.size(), " modules"));
+    throw Error(ErrorCode::bad_config, where,
+                cat("names of modules: too many, or too large patterns, for ", modules.size(), " modules"));
   }
 }
 

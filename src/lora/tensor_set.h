@@ -60,13 +60,14 @@ struct Leaf {
   bool embedding = false;
 };
 
-/// Sorts a file's tensors into modules by the endings of their names, after taking `prefix` away. Throws Error(bad_file)
-/// listing the names that have no known ending or lack the prefix, half pairs, and two tensors for one part; naming the
-/// file when there is no tensor at all, or more modules or longer paths than any model has.
+/// Sorts a file's tensors into modules by the endings of their names, after taking `prefix` away. Throws
+/// Error(bad_file) listing the names that have no known ending or lack the prefix, half pairs, and two tensors for one
+/// part; naming the file when there is no tensor at all, or more modules or longer paths than any model has.
 std::map<std::string, ModuleTensors> sort_tensors(const TensorSet& tensors, std::string_view prefix,
                                                   const std::vector<Leaf>& leaves);
 
-/// Throws Error(bad_config) when matching every module's path, at `steps` per byte, would take longer than about a second.
+/// Throws Error(bad_config) when matching every module's path, at `steps` per byte, would take longer than about a
+/// second.
 void check_cost(const std::map<std::string, ModuleTensors>& modules, size_t steps, std::string_view where);
 
 /// adapter_config.json.
