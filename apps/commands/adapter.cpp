@@ -34,7 +34,8 @@ lora::WriteOptions write_options(const AdapterFlags& flags) {
 }
 
 int write(const AdapterFlags& flags, const lora::Adapter& adapter, lora::Dialect to, std::vector<std::string> notes) {
-  OutputDirectory directory(flags.output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
+  OutputDirectory directory(flags.output,
+                            flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
   for (std::string& note : lora::write_adapter(adapter, to, directory.work(), write_options(flags)))
     notes.push_back(std::move(note));
   directory.finish();
@@ -47,8 +48,8 @@ int write(const AdapterFlags& flags, const lora::Adapter& adapter, lora::Dialect
     return int(ExitCode::ok);
   }
   for (const std::string& note : notes) write_out("note     " + note + "\n");
-  write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " + std::to_string(adapter.modules.size()) +
-            " modules\n");
+  write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " +
+            std::to_string(adapter.modules.size()) + " modules\n");
   return int(ExitCode::ok);
 }
 
@@ -81,7 +82,8 @@ int merge(const AdapterFlags& flags) {
 }
 
 int run(const AdapterFlags& flags) {
-  if (flags.action.empty()) throw UsageError("expected an action: bumblebee adapter convert, or bumblebee adapter merge");
+  if (flags.action.empty())
+    throw UsageError("expected an action: bumblebee adapter convert, or bumblebee adapter merge");
   return flags.action == "convert" ? convert(flags) : merge(flags);
 }
 
@@ -100,10 +102,12 @@ void add_adapter(CLI::App& app, Session& session) {
   verb->add_option("--base", flags->base,
                    "The base model, where a format depends on it: how many layers it has, whether its head is tied")
       ->option_text("MODEL");
-  verb->add_flag("--untied-head", flags->untied_head, "The base's head is not tied to its embedding (as --base finds out)");
+  verb->add_flag("--untied-head", flags->untied_head,
+                 "The base's head is not tied to its embedding (as --base finds out)");
   verb->add_flag("--force", flags->force, "Replace the output directory when it holds an adapter");
   verb->footer(
-      "convert writes the same numbers in the other format; what that format has no place for is refused. merge writes\n"
+      "convert writes the same numbers in the other format; what that format has no place for is refused. merge "
+      "writes\n"
       "the sum of WEIGHT times each adapter's change, its factors side by side, so that nothing is approximated.\n\n"
       "Examples:\n  bumblebee adapter convert mlx-adapter peft-adapter --to peft\n"
       "  bumblebee adapter merge style:0.7 facts:0.3 -o both");

@@ -61,10 +61,12 @@ lora::Adapter read_adapters(const FuseFlags& flags) {
 lora::FuseReport fuse(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& target,
                       const lora::Adapter& adapter, const lora::FuseOptions& options, const char* label) {
   ProgressBar bar(label, ProgressBar::Unit::bytes, flags.common.progress());
-  return lora::fuse_checkpoint(source, target, adapter, options, [&bar](std::string_view, uint64_t done, uint64_t total) {
-    if (interrupt::requested()) throw Error(ErrorCode::cancelled, "fuse", "cancelled; nothing was written");
-    bar.update(done, total);
-  });
+  return lora::fuse_checkpoint(source, target, adapter, options,
+                               [&bar](std::string_view, uint64_t done, uint64_t total) {
+                                 if (interrupt::requested())
+                                   throw Error(ErrorCode::cancelled, "fuse", "cancelled; nothing was written");
+                                 bar.update(done, total);
+                               });
 }
 
 /// log softmax of a row.
@@ -80,10 +82,12 @@ void log_probabilities(std::span<const float> logits, std::vector<double>& out) 
 Divergence measure(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& fused,
                    const lora::Adapter& adapter) {
   OutputDirectory scratch(fused.string() + ".unfused", OutputDirectory::Existing::replace);  // never finished
-  fuse(flags, source, scratch.work(), adapter, {.dequantize = true, .dtype = DType::f32, .threads = flags.threads}, "measuring");
+  fuse(flags, source, scratch.work(), adapter, {.dequantize = true, .dtype = DType::f32, .threads = flags.threads},
+       "measuring");
   const std::vector<int32_t> tokens = load_tokenizer(local(source)).encode(read_input(flags.text));
   if (tokens.size() < 2)
-    throw Error(ErrorCode::bad_request, flags.text, "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
+    throw Error(ErrorCode::bad_request, flags.text,
+                "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
   ModelOptions options;
   options.precision = Precision::exact;
   options.threads = flags.threads;
@@ -128,11 +132,15 @@ lora::FuseLoss total(const std::vector<lora::FuseLoss>& losses) {
 }
 
 OutJson loss_json(const lora::FuseLoss& loss) {
-  return {{"module", loss.module}, {"weight", loss.weight}, {"change", loss.change}, {"error", loss.error},
+  return {{"module", loss.module},
+          {"weight", loss.weight},
+          {"change", loss.change},
+          {"error", loss.error},
           {"relative_error", loss.relative()}};
 }
 
-void print_as_json(const lora::FuseReport& report, const std::string& output, const std::optional<Divergence>& divergence) {
+void print_as_json(const lora::FuseReport& report, const std::string& output,
+                   const std::optional<Divergence>& divergence) {
   OutJson modules = OutJson::array();
   for (const lora::FuseLoss& loss : report.losses) modules.push_back(loss_json(loss));
   OutJson out = {{"output", output}, {"bytes", report.conversion.bytes}, {"notes", report.conversion.notes}};
@@ -144,16 +152,18 @@ void print_as_json(const lora::FuseReport& report, const std::string& output, co
   print_json(out);
 }
 
-void print_as_text(const lora::FuseReport& report, const std::string& output, const std::optional<Divergence>& divergence) {
+void print_as_text(const lora::FuseReport& report, const std::string& output,
+                   const std::optional<Divergence>& divergence) {
   size_t width = 6;
   for (const lora::FuseLoss& loss : report.losses) width = std::max(width, loss.module.size());
   char text[400];
   const auto row = [&](const lora::FuseLoss& loss) {
-    std::snprintf(text, sizeof text, "%-*s %12.4g %12.4g %12.4g %9.2f%%\n", int(width), one_line(loss.module).c_str(), loss.weight,
-                  loss.change, loss.error, 100 * loss.relative());
+    std::snprintf(text, sizeof text, "%-*s %12.4g %12.4g %12.4g %9.2f%%\n", int(width), one_line(loss.module).c_str(),
+                  loss.weight, loss.change, loss.error, 100 * loss.relative());
     write_out(text);
   };
-  std::snprintf(text, sizeof text, "%-*s %12s %12s %12s %10s\n", int(width), "module", "weight", "change", "lost", "of change");
+  std::snprintf(text, sizeof text, "%-*s %12s %12s %12s %10s\n", int(width), "module", "weight", "change", "lost",
+                "of change");
   write_out(text);
   for (const lora::FuseLoss& loss : report.losses) row(loss);
   row(total(report.losses));
@@ -181,7 +191,8 @@ int run(const FuseFlags& flags) {
   options.dtype = dtype_of(flags.dtype);
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
   options.threads = flags.threads;
-  OutputDirectory directory(output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
+  OutputDirectory directory(output,
+                            flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
   const lora::FuseReport report = fuse(flags, source, directory.work(), adapter, options, "fusing");
   std::optional<Divergence> divergence;
   if (!flags.text.empty()) divergence = measure(flags, source, directory.work(), adapter);
@@ -213,7 +224,8 @@ void add_fuse(CLI::App& app, Session& session) {
   verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
       ->option_text("V")
       ->check(one_of({"cpu", "gpu"}));
-  verb->add_option("--text", flags->text, "A text to measure the whole model on ('-': standard input)")->option_text("FILE");
+  verb->add_option("--text", flags->text, "A text to measure the whole model on ('-': standard input)")
+      ->option_text("FILE");
   verb->add_option("-c,--ctx-size", flags->ctx_size, "Tokens per window of --text (default 256)")
       ->option_text("N")
       ->check(integer_between(2, 1 << 30));
@@ -223,7 +235,8 @@ void add_fuse(CLI::App& app, Session& session) {
   verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
   verb->footer(
       "A quantized base is quantized again as it was, which rounds away most of a small change; adapters applied at\n"
-      "run time lose nothing. The table has Frobenius norms: of W, of the change W' - W, of what storing W' loses, and\n"
+      "run time lose nothing. The table has Frobenius norms: of W, of the change W' - W, of what storing W' loses, "
+      "and\n"
       "the last as a share of the change. --text loads the model three times, once in f32, and prints the\n"
       "Kullback-Leibler divergence per token.\n\n"
       "Example:\n  bumblebee fuse base-4bit fused-4bit --adapter my-adapter --text sample.txt");
