@@ -40,10 +40,13 @@ class Model {
 
   const ModelDims& dims() const { return dims_; }
   const std::vector<Site>& sites() const { return sites_; }
+  /// The matrices of the sites, in the same order; those of norms are empty.
+  const std::vector<Weight>& site_weights() const { return site_weights_; }
 
  protected:
   ModelDims dims_;
   std::vector<Site> sites_;
+  std::vector<Weight> site_weights_;
 };
 
 }  // namespace bumblebee::nn
