@@ -32,8 +32,8 @@ TEST(AdapterInfo, SaysWhatAnAdapterIs) {
 TEST(AdapterInfo, ForPeopleWithASparkline) {
   const Outcome got = run({"info", golden_adapter("mlx_head")});
   ASSERT_EQ(got.status, 0) << got.err;
-  for (const char* part : {"mlx-lm, lora", "rank           3", "scale          0.75", "layers         0-1", "self_attn.k_proj",
-                           "outside        lm_head, model.embed_tokens", "|scale·BA|", "█"})
+  for (const char* part : {"mlx-lm, lora", "rank           3", "scale          0.75", "layers         0-1",
+                           "self_attn.k_proj", "outside        lm_head, model.embed_tokens", "|scale·BA|", "█"})
     EXPECT_NE(got.out.find(part), std::string::npos) << part << " in\n" << got.out;
   const Outcome last = run({"info", "-m", golden_adapter("mlx_last_layer")});
   EXPECT_NE(last.out.find("  .█"), std::string::npos) << "no change in the first layer: " << last.out;
@@ -58,7 +58,9 @@ TEST(Adapter, ConvertsThereAndBack) {
   EXPECT_EQ(got.json().at("exact"), true);
   EXPECT_EQ(got.json().at("format"), "peft");
   ASSERT_EQ(run({"adapter", "convert", there, "-o", back, "--to", "mlx"}).status, 0);
-  const auto modules = [](const std::string& directory) { return run({"info", directory, "--json"}).json().at("modules"); };
+  const auto modules = [](const std::string& directory) {
+    return run({"info", directory, "--json"}).json().at("modules");
+  };
   EXPECT_EQ(modules(there), modules(golden_adapter("mlx_lora")));
   EXPECT_EQ(modules(back), modules(golden_adapter("mlx_lora")));
 
@@ -85,8 +87,8 @@ TEST(Adapter, AsksForTheBaseWhereAFormatDependsOnIt) {
 TEST(Adapter, Merges) {
   Scratch scratch;
   const std::string out = (scratch / "both").string();
-  const Outcome got = run({"adapter", "merge", golden_adapter("mlx_lora") + ":0.5", golden_adapter("peft_regex"), "-o", out, "--to",
-                           "peft", "--json"});
+  const Outcome got = run({"adapter", "merge", golden_adapter("mlx_lora") + ":0.5", golden_adapter("peft_regex"), "-o",
+                           out, "--to", "peft", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   const nlohmann::json modules = run({"info", out, "--json"}).json().at("modules");
   for (const nlohmann::json& module : modules) EXPECT_EQ(module.at("rank"), 6) << module;
@@ -104,8 +106,8 @@ TEST(Adapter, SaysHowItIsUsed) {
 
 TEST(Fuse, IntoDenseWeightsLosesNothingToSpeakOf) {
   Scratch scratch;
-  const Outcome got = run({"fuse", golden("models/qwen3"), (scratch / "out").string(), "--adapter", golden_adapter("peft_lora"),
-                           "--dtype", "float32", "-d", "--json"});
+  const Outcome got = run({"fuse", golden("models/qwen3"), (scratch / "out").string(), "--adapter",
+                           golden_adapter("peft_lora"), "--dtype", "float32", "-d", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   EXPECT_EQ(got.json().at("modules").size(), 14u);
   EXPECT_LT(got.json().at("loss").at("relative_error").get<double>(), 1e-6);
@@ -129,10 +131,12 @@ TEST(Fuse, MeasuresTheWholeModelOnAText) {
   const std::string small = (scratch / "small").string();
   ASSERT_EQ(run({"quantize", tiny_model(), small, "--group-size", "32"}).status, 0);
   std::filesystem::create_directory(scratch / "adapter");
-  write_file(scratch / "adapter" / "adapter_config.json",
-             R"({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 1, "scale": 1.0, "keys": ["self_attn.q_proj"]}})");
-  std::string header = R"({"model.layers.1.self_attn.q_proj.lora_a":{"dtype":"F32","shape":[64,1],"data_offsets":[0,256]},)"
-                       R"("model.layers.1.self_attn.q_proj.lora_b":{"dtype":"F32","shape":[1,64],"data_offsets":[256,512]}})";
+  write_file(
+      scratch / "adapter" / "adapter_config.json",
+      R"({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {"rank": 1, "scale": 1.0, "keys": ["self_attn.q_proj"]}})");
+  std::string header =
+      R"({"model.layers.1.self_attn.q_proj.lora_a":{"dtype":"F32","shape":[64,1],"data_offsets":[0,256]},)"
+      R"("model.layers.1.self_attn.q_proj.lora_b":{"dtype":"F32","shape":[1,64],"data_offsets":[256,512]}})";
   std::string bytes(8, '\0');
   bytes[0] = char(header.size() & 255);
   bytes[1] = char(header.size() >> 8);
@@ -143,8 +147,8 @@ TEST(Fuse, MeasuresTheWholeModelOnAText) {
   }
   write_file(scratch / "adapter" / "adapters.safetensors", bytes);
   write_file(scratch / "text", "The quick brown fox jumps over the lazy dog, twice.");
-  const Outcome got = run({"fuse", small, (scratch / "out").string(), "--adapter", (scratch / "adapter").string(), "--text",
-                           (scratch / "text").string(), "-c", "16", "--json"});
+  const Outcome got = run({"fuse", small, (scratch / "out").string(), "--adapter", (scratch / "adapter").string(),
+                           "--text", (scratch / "text").string(), "-c", "16", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   const nlohmann::json kl = got.json().at("kl");
   EXPECT_GT(kl.at("tokens").get<int>(), 16);
