@@ -16,14 +16,14 @@ namespace bumblebee::cli {
 
 namespace {
 
-struct AdapterFlags {
+struct AdapterVerbFlags {
   CommonFlags common;
   std::string action, output, to, base;
   std::vector<std::string> paths;
   bool untied_head = false, force = false;
 };
 
-lora::WriteOptions write_options(const AdapterFlags& flags) {
+lora::WriteOptions write_options(const AdapterVerbFlags& flags) {
   lora::WriteOptions options;
   options.untied_head = flags.untied_head;
   if (flags.base.empty()) return options;
@@ -33,8 +33,10 @@ lora::WriteOptions write_options(const AdapterFlags& flags) {
   return options;
 }
 
-int write(const AdapterFlags& flags, const lora::Adapter& adapter, lora::Dialect to, std::vector<std::string> notes) {
-  OutputDirectory directory(flags.output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
+int write(const AdapterVerbFlags& flags, const lora::Adapter& adapter, lora::Dialect to,
+          std::vector<std::string> notes) {
+  OutputDirectory directory(flags.output,
+                            flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
   for (std::string& note : lora::write_adapter(adapter, to, directory.work(), write_options(flags)))
     notes.push_back(std::move(note));
   directory.finish();
@@ -47,14 +49,14 @@ int write(const AdapterFlags& flags, const lora::Adapter& adapter, lora::Dialect
     return int(ExitCode::ok);
   }
   for (const std::string& note : notes) write_out("note     " + note + "\n");
-  write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " + std::to_string(adapter.modules.size()) +
-            " modules\n");
+  write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " +
+            std::to_string(adapter.modules.size()) + " modules\n");
   return int(ExitCode::ok);
 }
 
 lora::Dialect dialect(const std::string& name) { return name == "mlx" ? lora::Dialect::mlx : lora::Dialect::peft; }
 
-int convert(AdapterFlags flags) {
+int convert(AdapterVerbFlags flags) {
   if (flags.to.empty()) throw UsageError("adapter convert needs --to mlx or --to peft");
   if (flags.output.empty() && flags.paths.size() == 2) {
     flags.output = flags.paths.back();
@@ -68,7 +70,7 @@ int convert(AdapterFlags flags) {
   return write(flags, source.read(scale), dialect(flags.to), {});
 }
 
-int merge(const AdapterFlags& flags) {
+int merge(const AdapterVerbFlags& flags) {
   if (flags.output.empty()) throw UsageError("adapter merge needs the output: -o DIR");
   if (flags.paths.empty()) throw UsageError("no adapters given: bumblebee adapter merge A:0.7 B:0.3 -o DIR");
   std::vector<lora::Weighted> parts;
@@ -80,15 +82,16 @@ int merge(const AdapterFlags& flags) {
   return write(flags, merged.adapter, flags.to.empty() ? merged.adapter.dialect : dialect(flags.to), merged.notes);
 }
 
-int run(const AdapterFlags& flags) {
-  if (flags.action.empty()) throw UsageError("expected an action: bumblebee adapter convert, or bumblebee adapter merge");
+int run(const AdapterVerbFlags& flags) {
+  if (flags.action.empty())
+    throw UsageError("expected an action: bumblebee adapter convert, or bumblebee adapter merge");
   return flags.action == "convert" ? convert(flags) : merge(flags);
 }
 
 }  // namespace
 
 void add_adapter(CLI::App& app, Session& session) {
-  auto flags = std::make_shared<AdapterFlags>();
+  auto flags = std::make_shared<AdapterVerbFlags>();
   CLI::App* verb = add_verb(app, {"adapter", "Convert an adapter between formats, or merge several into one"});
   verb->add_option("action", flags->action, "convert or merge")->check(one_of({"convert", "merge"}));
   verb->add_option("paths", flags->paths,
@@ -100,10 +103,12 @@ void add_adapter(CLI::App& app, Session& session) {
   verb->add_option("--base", flags->base,
                    "The base model, where a format depends on it: how many layers it has, whether its head is tied")
       ->option_text("MODEL");
-  verb->add_flag("--untied-head", flags->untied_head, "The base's head is not tied to its embedding (as --base finds out)");
+  verb->add_flag("--untied-head", flags->untied_head,
+                 "The base's head is not tied to its embedding (as --base finds out)");
   verb->add_flag("--force", flags->force, "Replace the output directory when it holds an adapter");
   verb->footer(
-      "convert writes the same numbers in the other format; what that format has no place for is refused. merge writes\n"
+      "convert writes the same numbers in the other format; what that format has no place for is refused. merge "
+      "writes\n"
       "the sum of WEIGHT times each adapter's change, its factors side by side, so that nothing is approximated.\n\n"
       "Examples:\n  bumblebee adapter convert mlx-adapter peft-adapter --to peft\n"
       "  bumblebee adapter merge style:0.7 facts:0.3 -o both");

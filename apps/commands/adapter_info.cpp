@@ -45,13 +45,15 @@ std::string range_text(const std::vector<T>& values) {
     return std::string(one);
   };
   if (counts.size() == 1) return number(values.front());
-  const auto most = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   std::snprintf(text, sizeof text, "%s to %s (most %s)", number(counts.begin()->first).c_str(),
                 number(counts.rbegin()->first).c_str(), number(most->first).c_str());
   return text;
 }
 
-/// One block per layer from 0 to `last`, its height in eighths of `largest`; '.' where the layer has no such module.
+/// One block per layer from 0 to `last`, its height in eighths of `largest`; '.' where the layer has no such module, 0
+/// where it has one that does nothing.
 std::string sparkline(const Row& row, int last, double largest) {
   static constexpr const char* kBlocks[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   std::string line;
@@ -60,6 +62,10 @@ std::string sparkline(const Row& row, int last, double largest) {
     if (it == row.sizes.end()) {
       line += ".";
     } else {
+      if (it->second == 0) {
+        line += "0";
+        continue;
+      }
       const double height = largest > 0 ? it->second / largest * 8 : 0;
       line += kBlocks[std::clamp(int(std::ceil(height)) - 1, 0, 7)];
     }
@@ -94,7 +100,7 @@ void print_table(const lora::Adapter& adapter) {
     const double size = size_of_change(change);
     rows[std::string(lora::inside_layer(path))].sizes[layer] = size;
     last = std::max(last, layer);
-    largest = std::max(largest, size);
+    if (layer >= 0) largest = std::max(largest, size);
   }
   if (rows.empty()) return;
   size_t width = 6;

@@ -19,8 +19,8 @@ std::string without(const std::string& name, std::string_view ending) {
 }
 
 /// `row` as it will be read back.
-void store_and_load(std::span<const float> row, DType dtype, const std::optional<AffineSpec>& spec, AffineVariant variant,
-                    std::span<float> back) {
+void store_and_load(std::span<const float> row, DType dtype, const std::optional<AffineSpec>& spec,
+                    AffineVariant variant, std::span<float> back) {
   std::vector<std::byte> bytes(row.size() * size_t(size_of(dtype)));
   for (size_t i = 0; i < row.size(); ++i) {
     store_float(bytes, dtype, i, row[i]);
@@ -38,7 +38,8 @@ class Fusion : public WeightChanges {
   Fusion(const Adapter& adapter, AffineVariant variant) : variant_(variant) {
     for (const auto& [path, change] : adapter.modules) {
       if (change.weight || change.low_rank) {
-        Part part{path, std::make_unique<DenseChange>(change, is_embedding(path), adapter.dialect), nullptr, 0, nullptr};
+        Part part{path, std::make_unique<DenseChange>(change, is_embedding(path), adapter.dialect), nullptr, 0,
+                  nullptr};
         parts_.emplace(path, std::move(part));
       }
       if (change.bias || (change.low_rank && !change.low_rank->b_bias.empty())) {
@@ -97,10 +98,10 @@ class Fusion : public WeightChanges {
  private:
   struct Part {
     std::string name;
-    std::unique_ptr<DenseChange> dense;                      // of a weight
-    const std::vector<float>* bias;                          // instead of the base's
-    double scale;                                            // of what is added
-    const std::vector<float>* added;                         // PEFT's bias of B
+    std::unique_ptr<DenseChange> dense;  // of a weight
+    const std::vector<float>* bias;      // instead of the base's
+    double scale;                        // of what is added
+    const std::vector<float>* added;     // PEFT's bias of B
   };
   std::map<std::string, Part> parts_;
   AffineVariant variant_;
@@ -121,8 +122,9 @@ void check_head(Adapter& adapter, const Base& base) {
     adapter.modules.erase("lm_head");
     return;
   }
-  cannot_write(adapter, head ? "lm_head" : table,
-               "the base's head is tied to its embedding and the adapter changes them differently: apply it at run time");
+  cannot_write(
+      adapter, head ? "lm_head" : table,
+      "the base's head is tied to its embedding and the adapter changes them differently: apply it at run time");
 }
 
 void check_parts(const Adapter& adapter, const Base& base) {

@@ -16,7 +16,7 @@ namespace bumblebee::lora {
 Base base_of(const Checkpoint& checkpoint, const std::string& name);
 
 struct FuseOptions {
-  bool dequantize = false;     // write dense weights instead of the base's format
+  bool dequantize = false;          // write dense weights instead of the base's format
   std::optional<DType> dtype = {};  // of dense weights; as stored when empty
   AffineVariant variant = AffineVariant::cpu;
   int threads = 0;
@@ -37,8 +37,8 @@ struct FuseReport {
 };
 
 /// Writes `source` with `adapter` fused into `target`, which must not hold a model yet. Throws what fit() throws, and
-/// Error(unsupported) for what a fused checkpoint has no place for: a bias where the base has none, and a tied head that
-/// is changed otherwise than its embedding.
+/// Error(unsupported) for what a fused checkpoint has no place for: a bias where the base has none, and a tied head
+/// that is changed otherwise than its embedding.
 FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                            const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress = {});
 

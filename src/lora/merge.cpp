@@ -39,14 +39,15 @@ bool combine(const std::string& path, const std::vector<Part>& parts, LowRank& r
   for (const Part& part : parts) {
     if (part.low->a.cols != first.a.cols || part.low->b.rows != first.b.rows) {
       throw Error(ErrorCode::bad_request, part.from->where,
-                  cat("module '", path, "': expected [", first.b.rows, ", ", first.a.cols, "] as in the first adapter, got [",
-                      part.low->b.rows, ", ", part.low->a.cols, "]"));
+                  cat("module '", path, "': expected [", first.b.rows, ", ", first.a.cols,
+                      "] as in the first adapter, got [", part.low->b.rows, ", ", part.low->a.cols, "]"));
     }
     rank += size_t(part.low->rank());
     if (std::abs(part.product) > std::abs(scale)) scale = part.product;
   }
   result.scale = float(scale);
-  if (!std::isfinite(result.scale)) cannot_write(*parts.front().from, path, "weight times scale is too large for an f32");
+  if (!std::isfinite(result.scale))
+    cannot_write(*parts.front().from, path, "weight times scale is too large for an f32");
   const size_t out = size_t(first.b.rows);
   result.a = {int(rank), first.a.cols, {}};
   result.b = {int(out), int(rank), std::vector<float>(out * rank)};
@@ -115,7 +116,8 @@ Merged merge(const std::vector<Weighted>& parts) {
     if (same) adapter.facts["num_layers"] = it->second;
   }
   if (rounded > 0)
-    merged.notes.push_back(cat("weights times scales differ: B of ", rounded, " modules was scaled, each value rounded once (2^-24)"));
+    merged.notes.push_back(
+        cat("weights times scales differ: B of ", rounded, " modules was scaled, each value rounded once (2^-24)"));
   return merged;
 }
 

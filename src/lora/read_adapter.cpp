@@ -78,7 +78,7 @@ Adapter read_adapter(const fs::path& directory, const ReadOptions& options) {
   }
   if (!mlx && !peft) refuse(directory);
   const AdapterConfig config = AdapterConfig::open(directory);
-  const TensorSet tensors(directory / (mlx ? kMlxFile : kPeftFile));
+  const TensorSet tensors(SafetensorsFile::open(directory / (mlx ? kMlxFile : kPeftFile)));
   Adapter adapter = mlx ? read_mlx(tensors, config, options) : read_peft(tensors, config);
   adapter.where = tensors.where();
   adapter.name = options.name;

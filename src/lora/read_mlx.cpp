@@ -205,8 +205,6 @@ void read_factors(const TensorSet& tensors, const AdapterConfig& config, const M
 
 }  // namespace
 
-void check_mlx_config(const AdapterConfig& config) { read_config(config); }
-
 Adapter read_mlx(const TensorSet& tensors, const AdapterConfig& config, const ReadOptions& options) {
   const MlxConfig c = read_config(config);
   Adapter adapter;

@@ -162,14 +162,6 @@ void check_tying(const AdapterConfig& config, const PeftConfig& c, const Modules
 
 }  // namespace
 
-void check_peft_config(const AdapterConfig& config) {
-  const PeftConfig c = PeftConfig::read(config);
-  for (const char* path : {"model.layers.11.self_attn.q_proj", "lm_head"}) {
-    c.scale_of(path);
-    if (c.targets) c.targets->covers(path, 0);
-  }
-}
-
 Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config) {
   const PeftConfig c = PeftConfig::read(config);
   const Modules modules = sort(tensors);

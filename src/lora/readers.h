@@ -9,10 +9,6 @@ namespace bumblebee::lora {
 Adapter read_mlx(const TensorSet& tensors, const AdapterConfig& config, const ReadOptions& options);
 Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config);
 
-/// The config alone, as a fuzzer calls it: everything in it is checked, and nothing is compared with tensors.
-void check_mlx_config(const AdapterConfig& config);
-void check_peft_config(const AdapterConfig& config);
-
 /// Rounds the scale to f32. Throws Error(bad_config) when that is not finite.
 float checked_scale(double scale, std::string_view where, std::string_view what);
 

@@ -23,7 +23,7 @@ std::string list_names(const std::vector<std::string>& names);
 
 class TensorSet {
  public:
-  explicit TensorSet(const std::filesystem::path& path) : file_(SafetensorsFile::open(path)) {}
+  explicit TensorSet(std::shared_ptr<const SafetensorsFile> file) : file_(std::move(file)) {}
 
   const std::vector<TensorEntry>& entries() const { return file_->tensors(); }
   const std::string& where() const { return file_->where(); }

@@ -76,9 +76,10 @@ std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const
     if (!change.low_rank->magnitude.empty())
       cannot_write(adapter, path, "the two formats normalise a DoRA embedding differently");
     if (!options.untied_head) {
-      cannot_write(adapter, path,
-                   cat("where the head is tied to the embedding, ", to_string(Dialect::mlx), " adapts both and ",
-                       to_string(Dialect::peft), " one: expected a base whose head is not tied (say so to convert it)"));
+      cannot_write(
+          adapter, path,
+          cat("where the head is tied to the embedding, ", to_string(Dialect::mlx), " adapts both and ",
+              to_string(Dialect::peft), " one: expected a base whose head is not tied (say so to convert it)"));
     }
   }
   return to == Dialect::mlx ? write_mlx(adapter, directory, options) : write_peft(adapter, directory, options);

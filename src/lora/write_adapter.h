@@ -11,7 +11,7 @@
 namespace bumblebee::lora {
 
 struct WriteOptions {
-  int layers = 0;            // of the base; 0: not known. Needed for mlx-lm when the changed layers are not all, nor the last
+  int layers = 0;  // of the base; 0: not known. Needed for mlx-lm when the changed layers are not all, nor the last
   bool untied_head = false;  // the base's head has a weight of its own: only then do both formats mean the same by an
                              // adapted embedding
 };

@@ -1,5 +1,6 @@
-// mlx-lm's format has one rank and one scale for all modules. Smaller ranks are filled up with zeros and other scales go
-// into B; modules that a layer lacks and its neighbours have are written as zeros, because mlx-lm makes every layer alike.
+// mlx-lm's format has one rank and one scale for all modules. Smaller ranks are filled up with zeros and other scales
+// go into B; modules that a layer lacks and its neighbours have are written as zeros, because mlx-lm makes every layer
+// alike.
 #include <algorithm>
 #include <cmath>
 
@@ -140,7 +141,8 @@ std::vector<std::string> write_full(const Adapter& adapter, const std::filesyste
 std::vector<std::string> write_mlx(const Adapter& adapter, const std::filesystem::path& directory,
                                    const WriteOptions& options) {
   check(adapter);
-  if (adapter.kind == Kind::full) return write_full(adapter, directory, count_layers(adapter, Layout::of(adapter), options));
+  if (adapter.kind == Kind::full)
+    return write_full(adapter, directory, count_layers(adapter, Layout::of(adapter), options));
   return MlxWriter(adapter, options).write(directory);
 }
 

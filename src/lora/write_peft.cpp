@@ -75,7 +75,8 @@ void add_tensors(const std::string& path, const Change& change, bool inner_bias,
 
 }  // namespace
 
-std::vector<std::string> write_peft(const Adapter& adapter, const std::filesystem::path& directory, const WriteOptions&) {
+std::vector<std::string> write_peft(const Adapter& adapter, const std::filesystem::path& directory,
+                                    const WriteOptions&) {
   if (adapter.kind == Kind::full) {
     cannot_write(adapter, adapter.modules.begin()->first,
                  "a full fine-tune has no factors, and PEFT's LoRA format must have some");

@@ -24,14 +24,21 @@ double error_of(const std::filesystem::path& directory, const std::string& name)
   const auto checkpoint = Checkpoint::open(directory);
   models::Runner runner(testing_support::create_reference(), models::read_spec(checkpoint->config().text(), name),
                         *checkpoint, {});
-  return testing_support::relative_to_rms(runner.step({{0, file.at("tokens").ints()}}).front(), file.at("logits").doubles());
+  return testing_support::relative_to_rms(runner.step({{0, file.at("tokens").ints()}}).front(),
+                                          file.at("logits").doubles());
 }
 
 TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
   const std::pair<const char*, const char*> cases[] = {
-      {"mlx_quantized", kQuantized},       {"mlx_tied_embedding", kQuantized}, {"mlx_dora_quantized", kQuantized},
-      {"peft_embedding", "models/qwen3"},  {"peft_saved", "models/qwen3"},     {"peft_bias_all", "models/qwen2"},
-      {"peft_dora", "models/qwen3"},       {"mlx_full", "models/qwen2"},       {"mlx_dora_tied_embedding", "models/qwen2"},
+      {"mlx_quantized", kQuantized},
+      {"mlx_tied_embedding", kQuantized},
+      {"mlx_dora_quantized", kQuantized},
+      {"peft_embedding", "models/qwen3"},
+      {"peft_saved", "models/qwen3"},
+      {"peft_bias_all", "models/qwen2"},
+      {"peft_dora", "models/qwen3"},
+      {"mlx_full", "models/qwen2"},
+      {"mlx_dora_tied_embedding", "models/qwen2"},
   };
   for (const auto& [name, base] : cases) {
     SCOPED_TRACE(name);
@@ -63,7 +70,8 @@ TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
     const bool same = adapter.modules.contains(module.name) ? module.format == after->quantized_format(module.name)
                       : module.format.kind == Format::Kind::dense
                           ? true
-                          : std::ranges::equal(before->find(module.name + ".weight").bytes(), after->find(module.name + ".weight").bytes());
+                          : std::ranges::equal(before->find(module.name + ".weight").bytes(),
+                                               after->find(module.name + ".weight").bytes());
     EXPECT_TRUE(same) << module.name;
   }
   EXPECT_GT(error_of(scratch.path(), "mlx_quantized"), 1e-3) << "and the logits tell the same";
@@ -72,7 +80,8 @@ TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
 TEST(Fuse, RefusesWhatACheckpointCannotHold) {
   const auto refused = [](const char* name, const char* base, const std::string& part) {
     const test::TemporaryDirectory scratch;
-    test::expect_error([&] { fuse_checkpoint(golden_path(base), scratch.path() / "out", golden(name), {}); }, part, name);
+    test::expect_error([&] { fuse_checkpoint(golden_path(base), scratch.path() / "out", golden(name), {}); }, part,
+                       name);
     EXPECT_FALSE(std::filesystem::exists(scratch.path() / "out"));
   };
   refused("peft_lora_bias", "models/qwen3", "the base has no bias here");
@@ -91,7 +100,8 @@ TEST(Fuse, SitesOfACheckpointAreThoseOfItsModel) {
     EXPECT_EQ(base.tied_head, model->dims().tied_head) << name;
     ASSERT_EQ(base.sites.size(), model->sites().size()) << name;
     for (const nn::Site& site : model->sites()) {
-      const auto it = std::find_if(base.sites.begin(), base.sites.end(), [&](const nn::Site& s) { return s.name == site.name; });
+      const auto it =
+          std::find_if(base.sites.begin(), base.sites.end(), [&](const nn::Site& s) { return s.name == site.name; });
       ASSERT_NE(it, base.sites.end()) << site.name;
       EXPECT_EQ(it->in, site.in) << site.name;
       EXPECT_EQ(it->out, site.out) << site.name;

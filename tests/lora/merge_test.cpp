@@ -29,7 +29,8 @@ std::vector<double> dense(const Adapter& adapter, const std::string& path, size_
 }
 
 TEST(Merge, IsTheLinearCombination) {
-  const std::vector<Weighted> parts = {{golden("mlx_lora"), 0.7}, {golden("peft_regex"), -1.3}, {golden("peft_rslora"), 2}};
+  const std::vector<Weighted> parts = {
+      {golden("mlx_lora"), 0.7}, {golden("peft_regex"), -1.3}, {golden("peft_rslora"), 2}};
   const Merged merged = merge(parts);
   ASSERT_EQ(merged.notes.size(), 1u);
   EXPECT_EQ(merged.adapter.name, "mlx_lora+peft_regex+peft_rslora");

@@ -16,7 +16,8 @@ using testing_support::golden_path;
 
 Adapter golden(const std::string& name) { return read_adapter(golden_path("adapters/" + name)); }
 
-Adapter through(const Adapter& adapter, Dialect to, const WriteOptions& options = {}, std::vector<std::string>* notes = nullptr) {
+Adapter through(const Adapter& adapter, Dialect to, const WriteOptions& options = {},
+                std::vector<std::string>* notes = nullptr) {
   const test::TemporaryDirectory scratch;
   const auto told = write_adapter(adapter, to, scratch.path(), options);
   if (notes != nullptr) *notes = told;
@@ -44,7 +45,8 @@ TEST(WriteAdapter, EveryGoldenInItsOwnFormat) {
 }
 
 TEST(WriteAdapter, TheOtherFormatHoldsTheSameBits) {
-  for (const char* name : {"mlx_lora", "mlx_last_layer", "mlx_quantized", "mlx_dora", "mlx_dora_quantized", "mlx_twin"}) {
+  for (const char* name :
+       {"mlx_lora", "mlx_last_layer", "mlx_quantized", "mlx_dora", "mlx_dora_quantized", "mlx_twin"}) {
     SCOPED_TRACE(name);
     const Adapter adapter = golden(name), peft = through(adapter, Dialect::peft);
     EXPECT_EQ(peft.dialect, Dialect::peft);
@@ -85,7 +87,8 @@ TEST(WriteAdapter, MlxTakesPatternsByPaddingAndFolding) {
   for (const auto& [path, change] : adapter.modules) {
     const LowRank& low = *mlx.modules.at(path).low_rank;
     EXPECT_EQ(low.rank(), 5) << path;
-    EXPECT_LE(distance(*change.low_rank, low), 5 * 0x1p-24) << path << ": a sum of at most 5 products, each rounded once";
+    EXPECT_LE(distance(*change.low_rank, low), 5 * 0x1p-24)
+        << path << ": a sum of at most 5 products, each rounded once";
   }
 }
 
