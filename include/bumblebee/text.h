@@ -87,8 +87,8 @@ struct Compile {
 
 struct GenerationOptions {
   Compile compile;
-  int prefill_chunk = 512;                // prompt tokens computed in one step, so that others' tokens are not held up
-  std::vector<WeightedAdapter> adapters;  // of requests that name none; empty: the base
+  int prefill_chunk = 512;  // prompt tokens computed in one step, so that others' tokens are not held up
+  std::vector<WeightedAdapter> adapters = {};  // of requests that name none; empty: the base
 };
 
 namespace detail {

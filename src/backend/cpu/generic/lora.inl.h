@@ -48,25 +48,39 @@ inline void shrink_tile(const LoraShrink& s, int rank, int row, int k0, int k1) 
   }
 }
 
-template <Element E, int RANKS>
-inline void shrink_rows(const LoraShrink& s, int rank, int k0, int k1) {
+/// ROWS rows with every rank: the rows stay in the first-level cache meanwhile.
+template <Element E, int ROWS>
+inline void shrink_ranks(const LoraShrink& s, int row, int k0, int k1) {
+  int i = 0;
+  for (; i + kLoraCols <= s.ranks; i += kLoraCols) shrink_tile<E, ROWS, kLoraCols>(s, i, row, k0, k1);
+  for (; i < s.ranks; ++i) shrink_tile<E, ROWS, 1>(s, i, row, k0, k1);
+}
+
+template <Element E>
+inline void shrink_block(const LoraShrink& s, int k0, int k1) {
   int r = 0;
   if constexpr (kLoraRows >= 2) {
-    for (; r + kLoraRows <= s.rows; r += kLoraRows) shrink_tile<E, kLoraRows, RANKS>(s, rank, r, k0, k1);
+    for (; r + kLoraRows <= s.rows; r += kLoraRows) shrink_ranks<E, kLoraRows>(s, r, k0, k1);
   }
   if constexpr (kLoraRows > 2) {
-    for (; r + 2 <= s.rows; r += 2) shrink_tile<E, 2, RANKS>(s, rank, r, k0, k1);
+    for (; r + 2 <= s.rows; r += 2) shrink_ranks<E, 2>(s, r, k0, k1);
   }
-  for (; r < s.rows; ++r) shrink_tile<E, 1, RANKS>(s, rank, r, k0, k1);
+  for (; r < s.rows; ++r) shrink_ranks<E, 1>(s, r, k0, k1);
 }
 
 template <Element E>
 inline void shrink_elements(const LoraShrink& s) {
-  for (int k0 = 0; k0 < s.depth; k0 += kBlock) {
-    const int k1 = block_end(s.depth, k0);
-    int i = 0;
-    for (; i + kLoraCols <= s.ranks; i += kLoraCols) shrink_rows<E, kLoraCols>(s, i, k0, k1);
-    for (; i < s.ranks; ++i) shrink_rows<E, 1>(s, i, k0, k1);
+  if (s.rows > kLoraRows || s.ranks <= kLoraCols) {
+    for (int k0 = 0; k0 < s.depth; k0 += kBlock) shrink_block<E>(s, k0, block_end(s.depth, k0));
+    return;
+  }
+  // Few rows: A is what is read, a few of its rows from end to end, as streams.
+  LoraShrink part = s;
+  for (int i = 0; i < s.ranks; i += kLoraCols) {
+    part.a = s.a + size_t(i) * s.a_stride * kLoraSize<E>;
+    part.u = s.u + i;
+    part.ranks = s.ranks - i < kLoraCols ? s.ranks - i : kLoraCols;
+    for (int k0 = 0; k0 < s.depth; k0 += kBlock) shrink_block<E>(part, k0, block_end(s.depth, k0));
   }
 }
 
