@@ -41,8 +41,8 @@ struct Input {
   bool parse_control_tokens = false;
   std::optional<GenerationConfig> config;  // instead of the serving's
   std::optional<uint64_t> seed;            // instead of the config's
-  /// Adapters of this request, composed; an empty list is the base. Unset: the serving's.
-  std::optional<std::vector<WeightedAdapter>> adapters;
+  std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's
+  bool without_adapters = false;           // the base, also where the serving has adapters; excludes `adapters`
   CancelHandle cancel;
 
   Input() = default;

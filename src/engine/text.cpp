@@ -125,7 +125,10 @@ class Serving {
 
  private:
   std::shared_ptr<const lora::AdapterSet> adapters_of(const Input& input) const {
-    if (input.adapters) return model_->open(*input.adapters);
+    if (input.without_adapters && !input.adapters.empty())
+      throw Error(ErrorCode::bad_request, "generation", "adapters and without_adapters exclude each other");
+    if (input.without_adapters) return nullptr;
+    if (!input.adapters.empty()) return model_->open(input.adapters);
     const std::lock_guard lock(mutex_);
     return adapters_;
   }
