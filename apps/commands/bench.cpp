@@ -6,6 +6,7 @@
 #include <ctime>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "bumblebee/bumblebee.h"
 #include "commands/commands.h"
@@ -59,9 +60,13 @@ std::vector<BenchmarkTest> tests_of(const BenchFlags& flags) {
   for (int depth : integers_of(flags.n_depth)) {
     for (int tokens : integers_of(flags.n_prompt)) {
       if (tokens == 0) continue;
-      for (int adapters : counts)
+      bool base = false, adapted = false;  // a prompt is one row, which uses one adapter at most
+      for (int adapters : counts) {
+        bool& had = adapters == 0 ? base : adapted;
+        if (std::exchange(had, true)) continue;
         tests.push_back(
             {.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1, .adapters = std::min(adapters, 1)});
+      }
     }
     for (int tokens : integers_of(flags.n_gen)) {
       if (tokens == 0) continue;

@@ -33,8 +33,7 @@ Named split(const std::string& text) {
 
 void add_adapter_flags(CLI::App& verb, AdapterFlags& flags) {
   verb.add_option("--adapter", flags.adapters,
-                  "An adapter that mlx-lm or PEFT wrote: a directory or org/name; ':SCALE' takes the place of its own "
-                  "scale. Given several times, they are composed")
+                  "An adapter of mlx-lm or PEFT; SCALE instead of its own scale. Several are composed")
       ->allow_extra_args(false)
       ->option_text("SRC[:SCALE]")
       ->group("Model");

@@ -70,8 +70,8 @@ TEST(Bench, JsonHasEveryFieldAndItsNumbersAgree) {
     EXPECT_EQ(row.at("model"), "tiny") << "a name, not a path";
     EXPECT_EQ(row.at("architecture"), "llama");
     EXPECT_EQ(row.at("backend"), "cpu");
-    EXPECT_EQ(row.at("precision"), "exact");
-    EXPECT_EQ(row.at("kv_type"), "f32");
+    EXPECT_EQ(row.at("precision"), "fast");
+    EXPECT_EQ(row.at("kv_type"), "bf16");
     EXPECT_EQ(row.at("threads"), 1);
     EXPECT_EQ(row.at("model_bytes"), info.at("bytes"));
     std::vector<double> samples = row.at("samples_ts");
@@ -94,8 +94,8 @@ TEST(Bench, JsonHasEveryFieldAndItsNumbersAgree) {
   const nlohmann::json& tg = rows[1];
   EXPECT_EQ(tg.at("test"), "tg6");
   EXPECT_EQ(tg.at("n_gen"), 6);
-  // Keys and values, 2 layers, 2 heads of 16, f32, 3.5 tokens on average; f16 matrices with a tied head, no norms.
-  EXPECT_EQ(tg.at("kv_bytes"), 3.5 * 2 * 2 * 2 * 16 * 4);
+  // Keys and values, 2 layers, 2 heads of 16, bf16, 3.5 tokens on average; f16 matrices with a tied head, no norms.
+  EXPECT_EQ(tg.at("kv_bytes"), 3.5 * 2 * 2 * 2 * 16 * 2);
   EXPECT_EQ(tg.at("weight_bytes").get<int64_t>(), info.at("bytes").get<int64_t>() - 2 * 5 * 64);
   const double share = (tg.at("weight_bytes").get<double>() + tg.at("kv_bytes").get<double>()) *
                        tg.at("median_ts").get<double>() / tg.at("read_bandwidth").get<double>();
@@ -149,7 +149,7 @@ TEST(Bench, CsvHasAHeaderAndQuotedFields) {
 
 TEST(Bench, MarkdownIsATable) {
   Outcome got = run({"bench", "-m", tiny_model(), "-p", "3", "-n", "2", "-r", "1", "--rows", "2", "--kv-type", "f16",
-                     "--precision", "fast"});
+                     "--precision", "exact"});
   ASSERT_EQ(got.status, 0) << got.err;
   std::vector<std::string> lines = lines_of(got.out);
   ASSERT_EQ(lines.size(), 6u) << got.out;

@@ -47,6 +47,7 @@ class CpuOps final : public Ops {
     QuantLayout layout;
     std::vector<int8_t> values;
     std::vector<float> scales, sums;
+    std::vector<Outlier> outliers;
     QuantRows rows;
   };
   struct Rounded {

@@ -13,8 +13,10 @@ namespace bumblebee::cpu {
 inline constexpr int kBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
-/// Activations of the fast mode are rounded to int8 with one scale for so many (docs/numerics.md).
+/// Activations of the fast mode are rounded with one scale for so many (docs/numerics.md). The scale is such that all
+/// of them fit int8 but the largest kOutliers, which are 128·high + low with both digits in int8.
 inline constexpr int kQuantGroup = 64;
+inline constexpr int kOutliers = 2;
 /// The int8 products take this many rows of x at once, and this much scratch.
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
@@ -47,14 +49,37 @@ struct QuantLayout {
 };
 inline QuantLayout quant_layout(const WeightRows& w) { return {w.bits == 4, w.group < 64 ? w.group : 64}; }
 
-/// Activations rounded to int8: values [rows, in], with one scale for kQuantGroup of them, and for every unit scale·Σ
-/// values. Rows of values end in zeros up to a multiple of kQuantGroup, and kRowStep more bytes can be read
-/// after the last row; strides are in elements.
+/// The high digit of an outlier: a byte of `quad`, which are four inputs as they lie at step `step` of their unit.
+struct Outlier {
+  uint32_t quad = 0, step = 0;
+};
+
+/// Where one row is rounded to. Whole groups are written, so there is room for `count` rounded up to kQuantGroup.
+struct QuantRow {
+  int8_t* values = nullptr;     // low digits
+  int8_t* high = nullptr;       // high digits in the same places, zero but for outliers; null where nobody reads them
+  float* scales = nullptr;      // [groups]
+  float* sums = nullptr;        // [units], scale·Σ of both digits
+  Outlier* outliers = nullptr;  // [units, kOutliers]; those that are not used have a quad of zero
+};
+
+/// Rounded activations [rows, in], row by row as in QuantRow; strides are in elements. High digits, where a kernel set
+/// wants them (Kernels::high_rows), follow as as many rows again. kRowStep more bytes can be read after the last row.
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;
   const float* sums = nullptr;
-  size_t stride = 0, scale_stride = 0, sum_stride = 0;
+  const Outlier* outliers = nullptr;
+  size_t stride = 0, scale_stride = 0, sum_stride = 0, outlier_stride = 0;
+  /// From row r on.
+  QuantRows from(int r) const {
+    QuantRows out = *this;
+    out.values += size_t(r) * stride;
+    out.scales += size_t(r) * scale_stride;
+    out.sums += size_t(r) * sum_stride;
+    out.outliers += size_t(r) * outlier_stride;
+    return out;
+  }
 };
 
 /// Rows of f32.
@@ -116,8 +141,10 @@ struct Kernels {
   /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kBlock elements; the sum has the order of matvec.
   void (*dot_block)(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride);
 
-  /// Fast mode: x rounded to int8.
-  void (*quantize)(const float* x, int count, QuantLayout layout, int8_t* values, float* scales, float* sums);
+  /// Fast mode: x rounded. Magnitudes below 2^-100 may count as zero.
+  void (*quantize)(const float* x, int count, QuantLayout layout, const QuantRow& out);
+  /// matmul_int8 reads high digits as rows when it gets this many rows of x or fewer.
+  int high_rows;
   /// As matvec with rounded x, for any number of rows. `scratch` is kInt8Scratch bytes, 64-byte aligned.
   void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                       void* scratch);

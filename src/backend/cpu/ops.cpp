@@ -71,17 +71,29 @@ const QuantRows& CpuOps::Rounded::rows(const QuantLayout& layout) const {
 
 void CpuOps::round_int8(const Tensor& x, RoundedInt8& out) {
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
-  const size_t groups = (cols + kQuantGroup - 1) / kQuantGroup,
-               units = (cols + size_t(out.layout.unit) - 1) / size_t(out.layout.unit);
+  const size_t groups = (cols + kQuantGroup - 1) / kQuantGroup, units = groups * size_t(kQuantGroup / out.layout.unit);
   // One cache line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
   const size_t stride = (groups + 1) * kQuantGroup;
-  out.values.resize(rows * stride + kRowStep);
+  const bool high = x.rows() <= k_.high_rows;
+  out.values.resize((high ? 2 : 1) * rows * stride + kRowStep);
   out.scales.resize(rows * groups);
   out.sums.resize(rows * units);
-  out.rows = {out.values.data(), out.scales.data(), out.sums.data(), stride, groups, units};
+  out.outliers.resize(rows * units * kOutliers);
+  out.rows = {.values = out.values.data(),
+              .scales = out.scales.data(),
+              .sums = out.sums.data(),
+              .outliers = out.outliers.data(),
+              .stride = stride,
+              .scale_stride = groups,
+              .sum_stride = units,
+              .outlier_stride = units * kOutliers};
   for_rows(x.rows(), x.cols(), [&](int r) {
-    k_.quantize(row(x, r), x.cols(), out.layout, out.values.data() + size_t(r) * stride,
-                out.scales.data() + size_t(r) * groups, out.sums.data() + size_t(r) * units);
+    k_.quantize(row(x, r), x.cols(), out.layout,
+                {.values = out.values.data() + size_t(r) * stride,
+                 .high = high ? out.values.data() + (rows + size_t(r)) * stride : nullptr,
+                 .scales = out.scales.data() + size_t(r) * groups,
+                 .sums = out.sums.data() + size_t(r) * units,
+                 .outliers = out.outliers.data() + size_t(r) * units * kOutliers});
   });
 }
 
@@ -97,7 +109,7 @@ void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
     const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
     auto at = std::find_if(rounded_.int8.begin(), rounded_.int8.end(), same);
     if (at == rounded_.int8.end())
-      at = rounded_.int8.insert(at, RoundedInt8{.layout = layout, .values = {}, .scales = {}, .sums = {}, .rows = {}});
+      at = rounded_.int8.insert(at, RoundedInt8{.layout = layout, .values = {}, .scales = {}, .sums = {}, .outliers = {}, .rows = {}});
     round_int8(x, *at);
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());

@@ -16,8 +16,8 @@ struct TermSpec {
 
 /// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
-/// affine: x is rounded to a multiple of max|x|/127 in each group of 64, so that each entry moves by at most max|x|/254
-/// and the product by that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
+/// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest / 16256,
+/// whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|. Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
 double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
                     double want, double bias) {
   const size_t in = size_t(w.in), row = size_t(n) * in;
@@ -28,12 +28,15 @@ double matmul_bound(const float* x, const WideWeight& w, int n, const Format& fo
   if (format.kind == Format::Kind::dense)
     return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
   for (size_t first = 0; first < in; first += 64) {
-    double highest = 0, moved = 0;
+    std::vector<double> magnitudes(3, 0.0);  // at least three, and then those of the group
+    double moved = 0;
     for (size_t k = first; k < std::min(in, first + 64); ++k) {
-      highest = std::max(highest, std::abs(double(x[k])));
+      magnitudes.push_back(std::abs(double(x[k])));
       moved += std::abs(w.value[row + k]);
     }
-    bound += highest * (1.0 / 254 + 4 * kRoundF32) * moved;
+    std::sort(magnitudes.rbegin(), magnitudes.rend());
+    const double step = std::max(magnitudes[2] / 127, magnitudes[0] / 16256);
+    bound += (step / 2 + 4 * kRoundF32 * magnitudes[0]) * moved;
   }
   return bound;
 }

@@ -1,59 +1,8 @@
-// Fast mode: activations rounded to int8, integer sums inside a unit of 32 or 64 inputs, f32 across units. With
-// x ≈ s·v, a unit of a weight row adds Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v) + bias·(s·Σ v). Units are added in order,
-// so every path gives the same bits. Here: rounding, and what reads sixteen weight rows at once. Included inside an
-// instruction set's own namespace after its int and dot headers.
+// Fast mode: rounded activations, integer sums inside a unit of 32 or 64 inputs, f32 across units. With x ≈ s·v, a unit
+// of a weight row adds Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v) + bias·(s·Σ v). Σ q·v sums low digits and, for the few
+// outliers, 128 times high ones. Units are added in order, so every path gives the same bits. Here: what reads sixteen
+// weight rows at once. Included inside an instruction set's own namespace after its int and dot headers.
 #pragma once
-
-/// Even values first, then odd ones.
-template <int COUNT>
-inline void halves_apart(int8_t* values) {
-  int8_t t[COUNT];
-  for (int i = 0; i < COUNT / 2; ++i) {
-    t[i] = values[2 * i];
-    t[COUNT / 2 + i] = values[2 * i + 1];
-  }
-  __builtin_memcpy(values, t, COUNT);
-}
-
-inline void quantize_row(const float* x, int count, QuantLayout layout, int8_t* values, float* scales, float* sums) {
-  for (int g = 0; g * kQuantGroup < count; ++g, values += kQuantGroup) {
-    const float* p = x + g * kQuantGroup;
-    const int n = count - g * kQuantGroup < kQuantGroup ? count - g * kQuantGroup : kQuantGroup;
-    float padded[kQuantGroup];
-    if (n < kQuantGroup) {
-      __builtin_memset(padded, 0, sizeof padded);
-      __builtin_memcpy(padded, p, size_t(n) * 4);
-      p = padded;
-    }
-    F16 v[4], highest = zero();
-    for (int i = 0; i < 4; ++i) {
-      v[i] = load(p + 16 * i);
-      highest = max(highest, abs(v[i]));
-    }
-    const float most = reduce_max(highest);
-    const float scale = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
-    scales[g] = scale;
-    float half[2];  // sums of whole numbers below 2^24: exact in any order
-    for (int i = 0; i < 4; ++i) {
-      v[i] = round(mul(v[i], set1(inverse)));
-      store_rounded(values + 16 * i, v[i]);
-    }
-    half[0] = reduce_add(add(v[0], v[1]));
-    half[1] = reduce_add(add(v[2], v[3]));
-    if (layout.unit == 64) {
-      sums[g] = scale * (half[0] + half[1]);
-    } else {
-      sums[2 * g] = scale * half[0];
-      if (n > 32) sums[2 * g + 1] = scale * half[1];
-    }
-    if (layout.nibbles && layout.unit == 64) {
-      halves_apart<64>(values);
-    } else if (layout.nibbles) {
-      halves_apart<32>(values);
-      halves_apart<32>(values + 32);
-    }
-  }
-}
 
 /// Sixteen weight rows from row n on; those past the last repeat it, and their results are dropped.
 struct TileRows {

@@ -58,7 +58,8 @@ struct GemmTile {
   const float *scale, *bias;  // groups are kInt8Cols apart
   const int8_t* x;
   const float *x_scale, *x_sum;
-  size_t x_stride, x_scale_stride, x_sum_stride;
+  const Outlier* outliers;
+  size_t x_stride, x_scale_stride, x_sum_stride, outlier_stride;
   float* sums;                   // rows are kInt8Cols apart
   int units, unit_steps;         // units of unit_steps steps of four inputs
   int scale_shift, group_shift;  // units that share a scale of x (as a shift), and of the weights
@@ -74,10 +75,21 @@ template <class D, int ROWS, int COLS>
   const int chunk = g.unit_steps < D::kSteps ? g.unit_steps : D::kSteps;
   for (int u = 0; u < g.units; ++u) {
     I16 total[ROWS][COLS];
-    if constexpr (D::kSteps < 16) {
-      for (auto& row : total) {
-        for (I16& t : row) t = int_zero();
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      typename D::Sum high[COLS];
+#pragma GCC unroll 8
+      for (int c = 0; c < COLS; ++c) high[c] = D::zero();
+      const Outlier* outlier = g.outliers + size_t(r) * g.outlier_stride + size_t(u * kOutliers);
+#pragma GCC unroll 8
+      for (int i = 0; i < kOutliers; ++i) {
+        const I16 a = broadcast4(reinterpret_cast<const int8_t*>(&outlier[i].quad));
+        const uint8_t* at = codes + 64 * size_t(outlier[i].step);
+#pragma GCC unroll 8
+        for (int c = 0; c < COLS; ++c) high[c] = D::step(high[c], load_int(at + size_t(c) * Panel::kTileCodes), a);
       }
+#pragma GCC unroll 8
+      for (int c = 0; c < COLS; ++c) total[r][c] = times128(D::total(high[c]));
     }
     int done = 0;
     do {
@@ -85,7 +97,13 @@ template <class D, int ROWS, int COLS>
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
-        for (int c = 0; c < COLS; ++c) sum[r][c] = D::zero();
+        for (int c = 0; c < COLS; ++c) {
+          if constexpr (D::kSteps < 16) {
+            sum[r][c] = D::zero();
+          } else {
+            sum[r][c] = D::from(total[r][c]);
+          }
+        }
       }
       for (const uint8_t* end = codes + 64 * chunk; codes < end; codes += 64, x += 4) {
         I16 b[COLS];
@@ -168,9 +186,11 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
                   .x = x.values + k0,
                   .x_scale = x.scales + k0 / kQuantGroup,
                   .x_sum = x.sums + k0 / unit,
+                  .outliers = x.outliers + k0 / unit * kOutliers,
                   .x_stride = x.stride,
                   .x_scale_stride = x.scale_stride,
                   .x_sum_stride = x.sum_stride,
+                  .outlier_stride = x.outlier_stride,
                   .sums = panel.sums,
                   .units = (k1 - k0) / unit,
                   .unit_steps = unit / 4,
@@ -180,6 +200,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
       g.x += size_t(count) * g.x_stride;
       g.x_scale += size_t(count) * g.x_scale_stride;
       g.x_sum += size_t(count) * g.x_sum_stride;
+      g.outliers += size_t(count) * g.outlier_stride;
       g.sums += size_t(count) * kInt8Cols;
     };
     int r = 0;
@@ -221,12 +242,7 @@ inline void int8_matmul_bits(const WeightRows& w, int first, int last, const Qua
   const Panel panel(scratch);
   for (int r = 0; r < rows; r += kInt8Rows) {
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
-    const QuantRows part = {x.values + size_t(r) * x.stride,
-                            x.scales + size_t(r) * x.scale_stride,
-                            x.sums + size_t(r) * x.sum_stride,
-                            x.stride,
-                            x.scale_stride,
-                            x.sum_stride};
+    const QuantRows part = x.from(r);
     for (int n = first; n < last; n += kInt8Cols) {
       const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
       int8_panel<BITS>(w, n, end, part, count, y + size_t(r) * y_stride, y_stride, panel);

@@ -5,6 +5,14 @@
 
 inline constexpr size_t kPrefetchBytes = 512;
 
+/// line_step from memory, for a step that is not known when compiling.
+template <int BITS, int UNIT>
+BB_INLINE I16 line_step_at(const int32_t* line, int u, int s) {
+  constexpr int kHalf = UNIT / 8;
+  if constexpr (BITS == 4) return nibbles_at(load_int(line + 16 * (u * kHalf + s % kHalf)), s / kHalf * 4);
+  return load_int(line + 16 * (u * 2 * kHalf + s));
+}
+
 /// Sixteen rows of w times ROWS rows of x, in registers.
 template <int BITS, int UNIT, int ROWS>
 inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride,
@@ -16,6 +24,7 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
   const TileRows rows(w, n, last);
   const int groups = w.in / w.group, per_group = w.group / UNIT;
   alignas(64) float scale[256], bias[256];
+  alignas(64) int32_t line[256];  // t, for outliers, whose steps are known only here
   F16 acc[ROWS];
   for (int r = 0; r < ROWS; ++r) acc[r] = zero();
   for (int g0 = 0; g0 < groups; g0 += 16) {
@@ -26,6 +35,7 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
     for (int k = g0 * w.group; k < end; k += kLine) {
       I16 t[16];
       load_line<BITS>(rows, k, w.in - k, t);
+      unroll<16>(BB_BODY(i) { store_int(line + 16 * i, t[i]); });
       if constexpr (BITS == 4 || BITS == 8) {
         // Sixteen streams are more than the hardware follows; the next tile's rows continue these.
         size_t ahead = size_t(k) * BITS / 8 + kPrefetchBytes;
@@ -37,6 +47,15 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
         const int at = k + u * UNIT;
         if (at >= end) return;
         I16 total[ROWS];
+        unroll<ROWS>(BB_BODY(r) {
+          typename D::Sum high = D::zero();
+          const Outlier* outlier = x.outliers + size_t(r) * x.outlier_stride + size_t(at / UNIT * kOutliers);
+          unroll<kOutliers>(BB_BODY(i) {
+            high = D::step_at(high, line_step_at<BITS, UNIT>(line, u, int(outlier[i].step)),
+                              reinterpret_cast<const int8_t*>(&outlier[i].quad));
+          });
+          total[r] = times128(D::total(high));
+        });
         unroll<kUnitSteps / kChunk>(BB_BODY(chunk) {
           typename D::Sum sum[ROWS][kChains];
           unroll<ROWS>(BB_BODY(r) { unroll<kChains>(BB_BODY(i) { sum[r][i] = D::zero(); }); });
@@ -50,7 +69,7 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
           });
           unroll<ROWS>(BB_BODY(r) {
             unroll<kChains>(
-                BB_BODY(i) { total[r] = chunk + i == 0 ? D::total(sum[r][i]) : add(total[r], D::total(sum[r][i])); });
+                BB_BODY(i) { total[r] = add(total[r], D::total(sum[r][i])); });
           });
         });
         const int g = at / UNIT / per_group - g0;

@@ -33,16 +33,17 @@ inline void prefetch_scales(const WeightRows& w, int n) {
   }
 }
 
-/// Sixteen rows of w times ROWS rows of x.
+/// Sixteen rows of w times ROWS rows of x; their high digits are ROWS rows more.
 template <int BITS, int UNIT, int ROWS>
 inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, float* y, size_t y_stride,
                       void* scratch) {
   const TileRows rows(w, n, last);
   const int per_group = w.group / UNIT;
   // As many inputs at once as scratch has room for, a whole number of steps and of sixteen groups.
-  constexpr int kDepth = int(kInt8Scratch / (sizeof(int32_t) * 16 * ROWS)) * UNIT / 2048 * 2048;
+  constexpr int kDigits = 2 * ROWS;
+  constexpr int kDepth = int(kInt8Scratch / (sizeof(int32_t) * 16 * kDigits)) * UNIT / 2048 * 2048;
   static_assert(kDepth > 0);
-  auto* sums = static_cast<int32_t*>(scratch);  // [16 rows][ROWS][units]
+  auto* sums = static_cast<int32_t*>(scratch);  // [16 rows][kDigits][units]
   alignas(64) float scale[256], bias[256];
   F16 acc[ROWS];
   for (int r = 0; r < ROWS; ++r) acc[r] = zero();
@@ -51,7 +52,7 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
     const size_t stride = size_t(k1 - k0 + kRowStep - 1) / kRowStep * (kRowStep / UNIT);
     for (int i = 0; i < 16; ++i) {
       prefetch_scales(w, n + 16 + i);
-      unit_sums<BITS, UNIT, ROWS>(rows.at(i), k0, k1, x, sums + size_t(i) * ROWS * stride, stride);
+      unit_sums<BITS, UNIT, kDigits>(rows.at(i), k0, k1, x, sums + size_t(i) * kDigits * stride, stride);
     }
     for (int u0 = 0; u0 < units; u0 += 8) {
       const int first = k0 / UNIT + u0;  // of the whole row
@@ -60,15 +61,16 @@ inline void int8_tile(const WeightRows& w, int n, int last, const QuantRows& x, 
         load_scale_lanes<16>(w.scales, w.element, w, n, last, g, count, scale);
         load_scale_lanes<16>(w.biases, w.bias_element, w, n, last, g, count, bias);
       }
-      I16 total[ROWS][8];
-      for (int r = 0; r < ROWS; ++r) load_sums(sums + size_t(r) * stride + size_t(u0), ROWS * stride, total[r]);
+      I16 total[kDigits][8];
+      for (int r = 0; r < kDigits; ++r) load_sums(sums + size_t(r) * stride + size_t(u0), kDigits * stride, total[r]);
       const int count = units - u0 < 8 ? units - u0 : 8;
       for (int u = 0; u < count; ++u) {
         const size_t at = size_t(first + u), lane = size_t(16) * (at / size_t(per_group) % 16);
         const F16 s = load(scale + lane), b = load(bias + lane);
         unroll<ROWS>(BB_BODY(r) {
           const F16 x_scale = set1(x.scales[size_t(r) * x.scale_stride + at * UNIT / kQuantGroup]);
-          acc[r] = fma(mul(to_float(total[r][u]), s), x_scale, acc[r]);
+          const I16 whole = add(times128(total[ROWS + r][u]), total[r][u]);
+          acc[r] = fma(mul(to_float(whole), s), x_scale, acc[r]);
           acc[r] = fma(b, set1(x.sums[size_t(r) * x.sum_stride + at]), acc[r]);
         });
       }

@@ -17,6 +17,7 @@ namespace avx512 {
 #include "backend/cpu/isa/int_avx512.h"
 #include "backend/cpu/isa/dot_avx512.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
+#include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/generic/int8_lanes.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"

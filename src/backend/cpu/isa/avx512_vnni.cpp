@@ -16,6 +16,7 @@ namespace avx512_vnni {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_avx512.h"
 #include "backend/cpu/isa/dot_vnni.h"
+#include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/generic/int8_lanes.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"

@@ -5,6 +5,7 @@ struct Dot {
   using Sum = I16;
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
+  static Sum from(I16 start) { return start; }
   static Sum step(Sum s, const I16& codes, const I16& x) {
     for (int i = 0; i < 4; ++i)
       s.v[i] = vdotq_s32(s.v[i], vreinterpretq_s8_s32(codes.v[i]), vreinterpretq_s8_s32(x.v[i]));

@@ -5,6 +5,7 @@ struct Dot {
   using Sum = I16;
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
+  static Sum from(I16 start) { return start; }
   static Sum step(Sum s, const I16& codes, const I16& x) {
     uint8_t q[64];
     int8_t v[64];

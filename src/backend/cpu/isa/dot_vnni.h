@@ -5,6 +5,7 @@ struct Dot {
   using Sum = I16;
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
+  static Sum from(I16 start) { return start; }
   static Sum step(Sum s, I16 codes, I16 x) {
     asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(x));
     return s;

@@ -24,6 +24,14 @@ inline I16 load_int_n(const void* p, int bytes) {
 }
 inline I16 add(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 inline I16 times16(I16 a) { return {_mm256_slli_epi32(a.lo, 4), _mm256_slli_epi32(a.hi, 4)}; }
+inline I16 times128(I16 a) { return {_mm256_slli_epi32(a.lo, 7), _mm256_slli_epi32(a.hi, 7)}; }
+inline I16 int_set1(int a) { return {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
+inline I16 bit_and(I16 a, I16 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
+inline I16 bit_or(I16 a, I16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline F16 zero_where_equal(F16 a, F16 b) {
+  return {_mm256_andnot_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_EQ_OQ), a.lo),
+          _mm256_andnot_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_EQ_OQ), a.hi)};
+}
 inline F16 to_float(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline I16 as_int(F16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 inline F16 as_float(I16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
@@ -98,4 +106,4 @@ BB_INLINE void transpose(I16 (&t)[16]) {
 }
 
 // int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;

@@ -13,12 +13,23 @@ inline I16 load_int_n(const void* p, int bytes) {
 inline void store_int(void* p, I16 a) { _mm512_storeu_si512(p, a); }
 inline I16 add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
 inline I16 times16(I16 a) { return _mm512_slli_epi32(a, 4); }
+inline I16 times128(I16 a) { return _mm512_slli_epi32(a, 7); }
+inline I16 int_set1(int a) { return _mm512_set1_epi32(a); }
+inline I16 bit_and(I16 a, I16 b) { return _mm512_and_si512(a, b); }
+inline I16 bit_or(I16 a, I16 b) { return _mm512_or_si512(a, b); }
+inline F16 zero_where_equal(F16 a, F16 b) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ), a.v)};
+}
 inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a)}; }
 inline I16 as_int(F16 a) { return _mm512_castps_si512(a.v); }
 inline F16 as_float(I16 a) { return {_mm512_castsi512_ps(a)}; }
 /// Bytes as they lie: the low or high four bits of each.
 inline I16 low_nibbles(I16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline I16 high_nibbles(I16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
+/// Bytes' low four bits after a shift by `count`, 0 or 4.
+inline I16 nibbles_at(I16 a, int count) {
+  return _mm512_and_si512(_mm512_srlv_epi32(a, _mm512_set1_epi32(count)), _mm512_set1_epi8(15));
+}
 /// Four bytes in every lane.
 inline I16 broadcast4(const int8_t* p) {
   int quad;
@@ -70,4 +81,4 @@ BB_INLINE void transpose(I16 (&t)[16]) {
 }
 
 // int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 8, kIntRows = 6, kIntCols = 4;
+inline constexpr int kDirectRows = 8, kHighRows = 0, kIntRows = 6, kIntCols = 4;

@@ -30,6 +30,27 @@ inline I16 times16(I16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], 4);
   return a;
 }
+inline I16 times128(I16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], 7);
+  return a;
+}
+inline I16 int_set1(int a) {
+  const int32x4_t v = vdupq_n_s32(a);
+  return {{v, v, v, v}};
+}
+inline I16 bit_and(I16 a, I16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vandq_s32(a.v[i], b.v[i]);
+  return a;
+}
+inline I16 bit_or(I16 a, I16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vorrq_s32(a.v[i], b.v[i]);
+  return a;
+}
+inline F16 zero_where_equal(F16 a, F16 b) {
+  for (int i = 0; i < 4; ++i)
+    a.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vceqq_f32(a.v[i], b.v[i])));
+  return a;
+}
 inline F16 to_float(I16 a) {
   F16 f;
   for (int i = 0; i < 4; ++i) f.v[i] = vcvtq_f32_s32(a.v[i]);
@@ -100,4 +121,4 @@ BB_INLINE void transpose(I16 (&t)[16]) {
 }
 
 // int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;

@@ -27,6 +27,27 @@ inline I16 times16(I16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] *= 16;
   return a;
 }
+inline I16 times128(I16 a) {
+  for (int i = 0; i < 16; ++i) a.v[i] *= 128;
+  return a;
+}
+inline I16 int_set1(int a) {
+  I16 b;
+  for (int i = 0; i < 16; ++i) b.v[i] = a;
+  return b;
+}
+inline I16 bit_and(I16 a, I16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] &= b.v[i];
+  return a;
+}
+inline I16 bit_or(I16 a, I16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] |= b.v[i];
+  return a;
+}
+inline F16 zero_where_equal(F16 a, F16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] == b.v[i] ? 0.0f : a.v[i];
+  return a;
+}
 inline F16 to_float(I16 a) {
   F16 f;
   for (int i = 0; i < 16; ++i) f.v[i] = float(a.v[i]);
@@ -55,7 +76,10 @@ inline I16 broadcast4(const int8_t* p) {
 }
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_rounded(int8_t* p, F16 a) {
-  for (int i = 0; i < 16; ++i) p[i] = int8_t(__builtin_rintf(a.v[i]));
+  for (int i = 0; i < 16; ++i) {
+    const float r = __builtin_rintf(a.v[i]);
+    p[i] = r >= 127 ? int8_t(127) : r >= -128 ? int8_t(r) : int8_t(-128);
+  }
 }
 /// Sixteen codes as bytes; reads 2·BITS of them.
 template <int BITS>
@@ -75,4 +99,4 @@ inline void transpose(I16 (&t)[16]) {
 }
 
 // int8 products: rows of x that meet codes in registers, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+inline constexpr int kDirectRows = 4, kHighRows = kDirectRows, kIntRows = 4, kIntCols = 1;

@@ -16,6 +16,7 @@ namespace neon_i8mm {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_neon.h"
 #include "backend/cpu/isa/dot_neon_i8mm.h"
+#include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/isa/rows_neon.h"
 #include "backend/cpu/generic/int8_rows.inl.h"

@@ -14,6 +14,7 @@ namespace scalar {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_scalar.h"
 #include "backend/cpu/isa/dot_scalar.h"
+#include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/isa/rows_scalar.h"
 #include "backend/cpu/generic/int8_rows.inl.h"
