@@ -92,12 +92,15 @@ void log_probabilities(std::span<const float> logits, std::vector<double>& out) 
   for (size_t i = 0; i < out.size(); ++i) out[i] = double(logits[i]) - largest - std::log(sum);
 }
 
-Divergence measure(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& fused) {
-  const std::vector<int32_t> tokens = load_tokenizer(local(source)).encode(read_input(flags.text));
-  if (tokens.size() < 2) {
-    throw Error(ErrorCode::bad_request, flags.text,
-                "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
-  }
+std::vector<int32_t> tokens_of(const FuseFlags& flags, const std::filesystem::path& source) {
+  std::vector<int32_t> tokens = load_tokenizer(local(source)).encode(read_input(flags.text));
+  if (tokens.empty())
+    throw Error(ErrorCode::bad_request, flags.text, "expected a text of at least one token, got none");
+  return tokens;
+}
+
+Divergence measure(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& fused,
+                   const std::vector<int32_t>& tokens) {
   ModelOptions options;
   options.precision = Precision::exact;
   options.threads = flags.threads;
@@ -197,6 +200,8 @@ int run(const FuseFlags& flags) {
   const std::filesystem::path source = repository(from == flags.source_option ? flags.source : flags.model).directory();
   const std::string output = to == flags.output_option ? flags.output : flags.output_flag;
   const lora::Adapter adapter = read_adapters(flags);
+  std::vector<int32_t> tokens;  // before the work, so that a mistake in the flag does not cost it
+  if (!flags.text.empty()) tokens = tokens_of(flags, source);
   lora::FuseOptions options;
   options.dequantize = flags.dequantize;
   options.dtype = dtype_of(flags.dtype);
@@ -206,7 +211,7 @@ int run(const FuseFlags& flags) {
                             flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
   const lora::FuseReport report = fuse(flags, source, directory.work(), adapter, options);
   std::optional<Divergence> divergence;
-  if (!flags.text.empty()) divergence = measure(flags, source, directory.work());
+  if (!tokens.empty()) divergence = measure(flags, source, directory.work(), tokens);
   directory.finish();
   flags.common.json ? print_as_json(report, output, divergence) : print_as_text(report, output, divergence);
   return int(ExitCode::ok);

@@ -86,7 +86,10 @@ Adapter read_adapter(const fs::path& directory, const ReadOptions& options) {
     const fs::path last = directory.filename().empty() ? directory.parent_path().filename() : directory.filename();
     adapter.name = last.string();
   }
-  if (options.scale) set_scale(adapter, *options.scale);
+  if (options.scale && set_scale(adapter, *options.scale) == 0) {
+    throw Error(ErrorCode::bad_request, adapter.where,
+                cat("scale: expected none, as the adapter has no factors to scale, got ", *options.scale));
+  }
   return adapter;
 }
 

@@ -13,7 +13,7 @@
 namespace bumblebee::lora {
 
 struct ReadOptions {
-  std::optional<float> scale = {};  // instead of the config's, for every module
+  std::optional<float> scale = {};  // instead of the config's, for every module with factors
   std::string name = {};            // instead of the directory's
 };
 

@@ -38,8 +38,8 @@ Model base_of(const std::string& name, const std::string& device, Precision prec
 std::vector<float> logits(const Model& model, const GoldenFile& golden, const std::vector<WeightedAdapter>& adapters) {
   std::vector<float> all;
   model.logits(
-      golden.at("tokens").ints(), [&](int, std::span<const float> row) { all.insert(all.end(), row.begin(), row.end()); },
-      adapters);
+      golden.at("tokens").ints(),
+      [&](int, std::span<const float> row) { all.insert(all.end(), row.begin(), row.end()); }, adapters);
   return all;
 }
 
@@ -82,7 +82,8 @@ TEST(AdapterTwins, GiveTheSameBitsInBothFormats) {
   for (const char* device : {"ref", "cpu"}) {
     for (const Precision precision : {Precision::exact, Precision::fast}) {
       const Model model = base_of("peft_lora", device, precision);
-      EXPECT_EQ(logits(model, golden, {adapter_of("peft_lora")}), logits(model, golden, {adapter_of("mlx_twin")})) << device;
+      EXPECT_EQ(logits(model, golden, {adapter_of("peft_lora")}), logits(model, golden, {adapter_of("mlx_twin")}))
+          << device;
     }
   }
 }

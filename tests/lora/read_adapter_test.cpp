@@ -154,6 +154,7 @@ TEST(ReadMlx, FullFilesReplaceParameters) {
                {layer(1, "input_layernorm.weight"), {4}, DType::f32, {}}};
   const Adapter adapter = d.read();
   EXPECT_EQ(adapter.kind, Kind::full);
+  test::expect_error([&] { d.read({.scale = 2.0f}); }, "no factors to scale", "scale");
   EXPECT_EQ(adapter.modules.at(kQ1).weight->rows, 6);
   EXPECT_EQ(*adapter.modules.at(kQ1).bias, d.at(kQ1 + ".bias").filled());
   const Matrix& norm = *adapter.modules.at(layer(1, "input_layernorm")).weight;
