@@ -16,6 +16,9 @@ inline F16 lora_load(const uint8_t* p) {
   return load(t);
 }
 
+/// How far ahead memory is asked for: tiles of outputs of many rows, and bytes of factors that few rows read once.
+inline constexpr int kAheadTiles = 2, kAheadBytes = 8192;
+
 template <Element E>
 inline constexpr size_t kLoraSize = E == Element::bf16 ? 2 : 4;
 
@@ -30,7 +33,11 @@ inline void shrink_tile(const LoraShrink& s, int rank, int row, int k0, int k1) 
   int k = k0;
   for (; k + 16 <= k1; k += 16) {
     F16 w[RANKS];
-    for (int c = 0; c < RANKS; ++c) w[c] = lora_load<E>(a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>);
+    for (int c = 0; c < RANKS; ++c) {
+      const uint8_t* at = a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>;
+      w[c] = lora_load<E>(at);
+      if constexpr (ROWS == 1) __builtin_prefetch(at + size_t(RANKS) * s.a_stride * kLoraSize<E>);
+    }
     for (int r = 0; r < ROWS; ++r) {
       const F16 v = load(x + size_t(r) * s.x.stride + k);
       for (int c = 0; c < RANKS; ++c) acc[r][c] = fma(w[c], v, acc[r][c]);
@@ -95,13 +102,22 @@ inline void expand_tile(const LoraExpand& e, int n, int row) {
   const uint8_t* b = e.b + size_t(n / 16) * block;
   const float* u = e.u.data + size_t(row) * e.u.stride;
   F16 acc[ROWS][BLOCKS];
+  if constexpr (ROWS > 2) {
+    for (int r = 0; r < ROWS; ++r) {
+      const float* y = e.y + size_t(row + r) * e.y_stride + n + kAheadTiles * 16 * BLOCKS;
+      for (int c = 0; c < BLOCKS; ++c) __builtin_prefetch(y + 16 * c, 1);
+    }
+  }
   for (int c = 0; c < BLOCKS; ++c) {
     const F16 start = e.bias == nullptr ? zero() : load(e.bias + n + 16 * c);
     for (int r = 0; r < ROWS; ++r) acc[r][c] = start;
   }
   for (int i = 0; i < e.rank; ++i, b += 16 * kLoraSize<E>) {
     F16 w[BLOCKS];
-    for (int c = 0; c < BLOCKS; ++c) w[c] = lora_load<E>(b + size_t(c) * block);
+    for (int c = 0; c < BLOCKS; ++c) {
+      w[c] = lora_load<E>(b + size_t(c) * block);
+      if constexpr (ROWS == 1) __builtin_prefetch(b + size_t(c) * block + kAheadBytes);
+    }
     for (int r = 0; r < ROWS; ++r) {
       const F16 v = set1(u[size_t(r) * e.u.stride + size_t(i)]);
       for (int c = 0; c < BLOCKS; ++c) acc[r][c] = fma(w[c], v, acc[r][c]);
