@@ -17,6 +17,7 @@ int main(int count, char** arguments) {
   }
   bench::register_matmul(size);
   bench::register_attention(size);
+  bench::register_lora(size);
   bench::register_rows(size);
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;

@@ -49,6 +49,7 @@ void bind_rows(Backend& backend, int rows);
 /// Each registers the benchmarks of one file.
 void register_matmul(Size size);
 void register_attention(Size size);
+void register_lora(Size size);
 void register_rows(Size size);
 
 template <class Function>

@@ -33,8 +33,8 @@ for name in BACKENDS:
     ALLOWED[f"backend/{name}"] = ["backend", "quant", "tensor", "base", "error"]
 
 # The program's commands that work on files rather than on models may use the file layers.
-FILE_COMMANDS = re.compile(r"^apps/.*(conver(t|sion)|inspect|logits|quantize)")
-FILE_LAYERS = ["io", "quant", "tensor", "base"]
+FILE_COMMANDS = re.compile(r"^apps/.*(adapter|conver(t|sion)|fuse|inspect|logits|quantize)")
+FILE_LAYERS = ["lora", "io", "quant", "tensor", "base"]
 
 REGISTRY = "src/backend/registry.cpp"
 # Build switches: the registry, the backends themselves, the debug-only check macro, and the one file that knows the optional line editor.

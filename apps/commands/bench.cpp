@@ -6,9 +6,11 @@
 #include <ctime>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "bumblebee/bumblebee.h"
 #include "commands/commands.h"
+#include "options/adapter_flags.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
@@ -23,6 +25,9 @@ namespace {
 struct BenchFlags {
   CommonFlags common;
   ModelFlags model;
+  AdapterFlags adapters;
+  int adapter_rank = 0;
+  std::vector<std::string> adapter_count;
   std::vector<std::string> n_prompt = {"512"}, n_gen = {"128"}, n_depth = {"0"}, threads = {"0"}, rows = {"1"};
   int repetitions = 5;
   std::string format = "md";
@@ -37,17 +42,38 @@ std::string format_of(const BenchFlags& flags) {
   return chosen != nullptr && chosen == flags.json_option && flags.common.json ? "json" : flags.format;
 }
 
+/// How many adapters the rows of a test use, in turns; beside the base when nothing else is asked.
+std::vector<int> adapter_counts(const BenchFlags& flags) {
+  if (!flags.adapter_count.empty()) {
+    if (flags.adapter_rank == 0 && flags.adapters.adapters.empty())
+      throw UsageError("--adapter-count: expected --adapter or --adapter-rank beside it, got neither");
+    return integers_of(flags.adapter_count);
+  }
+  if (!flags.adapters.adapters.empty()) return {0, int(flags.adapters.adapters.size())};
+  return flags.adapter_rank > 0 ? std::vector<int>{0, 1} : std::vector<int>{0};
+}
+
 /// Every combination, without the prompts and generations of no tokens that switch a kind of test off.
 std::vector<BenchmarkTest> tests_of(const BenchFlags& flags) {
+  const std::vector<int> counts = adapter_counts(flags);
   std::vector<BenchmarkTest> tests;
   for (int depth : integers_of(flags.n_depth)) {
     for (int tokens : integers_of(flags.n_prompt)) {
-      if (tokens > 0) tests.push_back({.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1});
+      if (tokens == 0) continue;
+      bool base = false, adapted = false;  // a prompt is one row, which uses one adapter at most
+      for (int adapters : counts) {
+        bool& had = adapters == 0 ? base : adapted;
+        if (std::exchange(had, true)) continue;
+        tests.push_back(
+            {.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1, .adapters = std::min(adapters, 1)});
+      }
     }
     for (int tokens : integers_of(flags.n_gen)) {
       if (tokens == 0) continue;
-      for (int rows : integers_of(flags.rows))
-        tests.push_back({.n_prompt = 0, .n_gen = tokens, .n_depth = depth, .rows = rows});
+      for (int rows : integers_of(flags.rows)) {
+        for (int adapters : counts)
+          tests.push_back({.n_prompt = 0, .n_gen = tokens, .n_depth = depth, .rows = rows, .adapters = adapters});
+      }
     }
   }
   return tests;
@@ -111,12 +137,14 @@ OutJson row_of(const Setting& setting, const BenchmarkTest& test, const std::str
           {"n_prompt", test.n_prompt},
           {"n_gen", test.n_gen},
           {"n_depth", test.n_depth},
+          {"adapters", test.adapters},
           {"test", name},
           {"avg_ts", nullptr},
           {"stddev_ts", nullptr},
           {"median_ts", nullptr},
           {"samples_ts", OutJson::array()},
           {"weight_bytes", nullptr},
+          {"adapter_bytes", nullptr},
           {"kv_bytes", nullptr},
           {"read_bandwidth", nullptr},
           {"bandwidth_share", nullptr},
@@ -134,6 +162,7 @@ OutJson row_of(const Setting& setting, const BenchmarkResult& result) {
   row["median_ts"] = result.median_ts;
   row["samples_ts"] = result.samples_ts;
   row["weight_bytes"] = result.weight_bytes;
+  row["adapter_bytes"] = result.adapter_bytes;
   if (result.test.n_gen > 0) row["kv_bytes"] = result.kv_bytes;
   if (result.read_bandwidth > 0) row["read_bandwidth"] = result.read_bandwidth;
   if (result.bandwidth_share > 0) row["bandwidth_share"] = result.bandwidth_share;
@@ -258,6 +287,7 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   }
   if (tests.empty()) return;
 
+  std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
   const LoadedModel loaded = load(chosen, flags.common);
   const Setting setting = setting_of(flags, loaded.model.info(), threads);
   ProgressBar bar("bench", ProgressBar::Unit::items, flags.common.progress());
@@ -266,6 +296,12 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   options.repetitions = flags.repetitions;
   options.warmup = !flags.no_warmup;
   options.measure_bandwidth = !flags.no_bandwidth;
+  for (WeightedAdapter& one : adapters) options.adapters.push_back(std::move(one.adapter));
+  if (flags.adapter_rank > 0) {
+    const std::vector<int> counts = adapter_counts(flags);
+    for (int i = 0; i < *std::max_element(counts.begin(), counts.end()); ++i)
+      options.adapters.push_back(random_adapter(loaded.model, flags.adapter_rank, uint64_t(i) + 1));
+  }
   options.progress = [&bar](uint64_t done, uint64_t total) {
     bar.update(done, total);
     return !interrupt::requested();
@@ -309,6 +345,7 @@ void add_bench(CLI::App& app, Session& session) {
   flags->session = &session;
   CLI::App* verb = add_verb(app, {"bench", "Measure how fast a model is here"});
   add_loading_flags(*verb, flags->model);
+  add_adapter_flags(*verb, flags->adapters);
   constexpr int kMost = 1 << 30;
   add_list(*verb, flags->threads, {"-t,--threads", "Threads (default 0: one per core)", 0, 1024})->group("Model");
   add_list(*verb, flags->n_prompt, {"-p,--n-prompt", "Tokens of the prompt; 0: no such test (default 512)", 0, kMost})
@@ -318,6 +355,16 @@ void add_bench(CLI::App& app, Session& session) {
   add_list(*verb, flags->n_depth, {"-d,--n-depth", "Tokens in the cache before a test (default 0)", 0, kMost})
       ->group("Tests");
   add_list(*verb, flags->rows, {"--rows", "Sequences that generate together (default 1)", 1, 1024})->group("Tests");
+  verb->add_option("--adapter-rank", flags->adapter_rank,
+                   "Adapters of random numbers of this rank, for every linear layer but the head")
+      ->option_text("N")
+      ->check(integer_between(1, 4096))
+      ->excludes(verb->get_option("--adapter"))
+      ->group("Tests");
+  add_list(
+      *verb, flags->adapter_count,
+      {"--adapter-count", "Adapters that the rows of a test use in turns; 0: the base (default 0 and all)", 0, 1024})
+      ->group("Tests");
   verb->add_option("-r,--repetitions", flags->repetitions, "Times that each test is run (default 5)")
       ->option_text("N")
       ->check(integer_between(1, 100000))

@@ -20,6 +20,7 @@ struct ChatVerbFlags {
   CommonFlags common;
   ModelFlags model;
   SamplingFlags sampling;
+  AdapterFlags adapters;
   ChatFlags chat;
   int ctx_size = 0;
   bool no_history = false;
@@ -191,7 +192,7 @@ Next step(const std::string& line, Conversation& conversation, const LineReader&
 
 int run(const ChatVerbFlags& flags) {
   flags.chat.options();  // reports contradictions before the model is loaded
-  ReadyModel ready = prepare({flags.model, flags.sampling, flags.ctx_size}, flags.common);
+  ReadyModel ready = prepare({flags.model, flags.sampling, flags.adapters, flags.ctx_size}, flags.common);
   if (!ready.tokenizer.has_chat_template() && flags.chat.chat_template.empty() &&
       flags.chat.chat_template_file.empty()) {
     throw Error(ErrorCode::unsupported, flags.model.model,
@@ -229,6 +230,7 @@ void add_chat(CLI::App& app, Session& session) {
   auto flags = std::make_shared<ChatVerbFlags>();
   CLI::App* verb = add_verb(app, {"chat", "Talk with a model"});
   add_model_flags(*verb, flags->model);
+  add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);
   add_chat_flags(*verb, flags->chat);
   add_sampling_flags(*verb, flags->sampling);

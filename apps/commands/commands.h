@@ -17,6 +17,8 @@ void add_perplexity(CLI::App& app, Session& session);
 void add_bench(CLI::App& app, Session& session);
 void add_convert(CLI::App& app, Session& session);
 void add_quantize(CLI::App& app, Session& session);
+void add_adapter(CLI::App& app, Session& session);
+void add_fuse(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);
 void add_completions(CLI::App& app, Session& session);
 void add_help(CLI::App& app, Session& session);

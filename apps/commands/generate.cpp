@@ -19,6 +19,7 @@ struct GenerateFlags {
   CommonFlags common;
   ModelFlags model;
   SamplingFlags sampling;
+  AdapterFlags adapters;
   ChatFlags chat;
   std::string prompt, file, tokens, positional;
   bool raw = false;
@@ -71,7 +72,7 @@ text::Input make_input(const GenerateFlags& flags) {
 
 int run(const GenerateFlags& flags) {
   text::Input input = make_input(flags);
-  ReadyModel ready = prepare({flags.model, flags.sampling, flags.ctx_size}, flags.common);
+  ReadyModel ready = prepare({flags.model, flags.sampling, flags.adapters, flags.ctx_size}, flags.common);
   bool templated = !input.messages.empty();
   if (templated && input.chat.chat_template.empty() && !ready.tokenizer.has_chat_template()) {
     throw Error(
@@ -119,6 +120,7 @@ void add_generate(CLI::App& app, Session& session) {
   verb->alias("run");
   flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
   add_model_flags(*verb, flags->model);
+  add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);
   flags->prompt_option = verb->add_option("-p,--prompt", flags->prompt, "The prompt; '-' reads standard input")
                              ->option_text("TEXT")

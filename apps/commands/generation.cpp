@@ -23,9 +23,10 @@ ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common) {
   apply(flags.sampling, config);
   validate(config);
   Tokenizer tokenizer = load_tokenizer(repository);
-  LoadedModel loaded = load(flags.model, common);
   text::GenerationOptions options;
   options.compile.sequence_length = flags.ctx_size;
+  options.adapters = load_adapters(flags.adapters);
+  LoadedModel loaded = load(flags.model, common);
   text::Generation serving = text::generation(loaded.model, tokenizer, config, options);
   double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return {std::move(loaded.model), std::move(tokenizer), std::move(config), std::move(serving), load_s};

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bumblebee/bumblebee.h"
+#include "options/adapter_flags.h"
 #include "options/model_flags.h"
 #include "options/sampling_flags.h"
 #include "ui/json_out.h"
@@ -21,6 +22,7 @@ struct ReadyModel {
 struct ServingFlags {
   const ModelFlags& model;
   const SamplingFlags& sampling;
+  const AdapterFlags& adapters;
   int ctx_size = 0;
 };
 

@@ -1,9 +1,11 @@
-// `info`: what a checkpoint is and what it needs, without reading its weights.
+// `info`: what a checkpoint or an adapter is and what it needs, without reading its weights.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <tuple>
 
+#include "commands/adapter_info.h"
 #include "commands/commands.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
@@ -120,7 +122,12 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
 int run(const InfoFlags& flags) {
   const CLI::Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
-  ModelInfo info = inspect_model(source(name));
+  const Repository place = source(name);
+  if (const std::filesystem::path directory = place.directory(); is_adapter_directory(directory)) {
+    print_adapter(directory, name, flags.common);
+    return int(ExitCode::ok);
+  }
+  ModelInfo info = inspect_model(place);
   Memory memory;
   memory.kv_type = flags.kv_type == "auto" ? "bf16" : flags.kv_type;
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
@@ -139,16 +146,17 @@ int run(const InfoFlags& flags) {
 void add_info(CLI::App& app, Session& session) {
   auto flags = std::make_shared<InfoFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"info", "Describe a model: architecture, weights, memory"});
+  CLI::App* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
   verb->alias("show");
-  flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m");
+  flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m, or an adapter");
   flags->model_option = add_model_flag(*verb, flags->model);
   verb->add_option("-c,--ctx-size", flags->ctx_size, "Context to compute the memory for (default 0: the model's)")
       ->option_text("N")
       ->check(integer_between(0, 1 << 30))
       ->group("Model");
   add_kv_type_flags(*verb, flags->kv_type);
-  verb->footer("With -v every matrix is listed.\n\nExample:\n  bumblebee info DIR -c 8192");
+  verb->footer(
+      "With -v every matrix is listed. An adapter is told by its files.\n\nExample:\n  bumblebee info DIR -c 8192");
   on_chosen(*verb, session, flags, run);
 }
 

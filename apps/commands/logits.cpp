@@ -3,6 +3,7 @@
 
 #include "commands/commands.h"
 #include "io/safetensors.h"
+#include "options/adapter_flags.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
@@ -16,6 +17,7 @@ namespace {
 struct LogitsFlags {
   CommonFlags common;
   ModelFlags model;
+  AdapterFlags adapters;
   std::string tokens, tokens_file, output;
   const Session* session = nullptr;
   const CLI::Option *tokens_option = nullptr, *file_option = nullptr;
@@ -28,16 +30,21 @@ int run(const LogitsFlags& flags) {
                                     ? parse_token_list(flags.tokens, "--tokens")
                                     : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
+  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
   LoadedModel loaded = load(flags.model, flags.common);
   const ModelInfo& info = loaded.model.info();
+  loaded.model.prepare_adapters(adapters);  // before a file is begun
   // Row by row: the matrix of a long text would not fit in memory. The file appears when it is complete.
   SafetensorsWriter file(flags.output, {{"logits", DType::f32, {tokens.size(), uint64_t(info.vocab)}}});
   ProgressBar bar("logits", ProgressBar::Unit::items, flags.common.progress());
-  loaded.model.logits(tokens, [&](int row, std::span<const float> logits) {
-    if (interrupt::requested()) throw Error(ErrorCode::cancelled, "logits", "cancelled");
-    file.append(std::as_bytes(logits));
-    bar.update(uint64_t(row) + 1, tokens.size());
-  });
+  loaded.model.logits(
+      tokens,
+      [&](int row, std::span<const float> logits) {
+        if (interrupt::requested()) throw Error(ErrorCode::cancelled, "logits", "cancelled");
+        file.append(std::as_bytes(logits));
+        bar.update(uint64_t(row) + 1, tokens.size());
+      },
+      adapters);
   file.finish();
   bar.clear();
   if (flags.common.json) {
@@ -55,6 +62,7 @@ void add_logits(CLI::App& app, Session& session) {
   flags->session = &session;
   CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
   add_model_flags(*verb, flags->model);
+  add_adapter_flags(*verb, flags->adapters);
   flags->tokens_option =
       verb->add_option("--tokens", flags->tokens, "Token ids, such as 1,2,3")->option_text("IDS")->group("Tokens");
   flags->file_option =

@@ -14,7 +14,9 @@ namespace {
 
 // --force must not delete somebody's home because of a typing error: only what looks like a model directory is
 // replaced.
-bool replaceable(const fs::path& path) { return fs::is_empty(path) || fs::exists(path / "config.json"); }
+bool replaceable(const fs::path& path) {
+  return fs::is_empty(path) || fs::exists(path / "config.json") || fs::exists(path / "adapter_config.json");
+}
 
 }  // namespace
 
@@ -25,7 +27,7 @@ OutputDirectory::OutputDirectory(fs::path path, Existing existing) : path_(std::
     if (existing == Existing::refuse)
       throw UsageError("'" + path_.string() + "' exists already; choose another name, or --force to replace it");
     if (!fs::is_directory(fs::symlink_status(path_)) || !replaceable(path_)) {
-      throw UsageError("'" + path_.string() + "' is not a model directory; --force replaces only those");
+      throw UsageError("'" + path_.string() + "' is no directory of a model or adapter; --force replaces only those");
     }
   }
   work_ = path_;

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "commands/commands.h"
+#include "options/adapter_flags.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
@@ -19,6 +20,7 @@ namespace {
 struct PerplexityFlags {
   CommonFlags common;
   ModelFlags model;
+  AdapterFlags adapters;
   std::string file;
   int ctx_size = 512;
 };
@@ -59,6 +61,7 @@ int run(const PerplexityFlags& flags) {
   if (tokens.size() < 2)
     throw Error(ErrorCode::bad_request, flags.file,
                 "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
+  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
   LoadedModel loaded = load(flags.model, flags.common);
   if (flags.ctx_size > loaded.model.info().context) {
     throw Error(ErrorCode::bad_request, "--ctx-size",
@@ -73,12 +76,15 @@ int run(const PerplexityFlags& flags) {
   auto window_size = size_t(flags.ctx_size);
   for (size_t first = 0; first + 1 < tokens.size(); first += window_size, ++windows) {
     auto window = std::span<const int32_t>(tokens).subspan(first, std::min(window_size, tokens.size() - first));
-    loaded.model.logits(window, [&](int row, std::span<const float> logits) {
-      if (interrupt::requested()) throw Error(ErrorCode::cancelled, "perplexity", "cancelled");
-      auto next = size_t(row) + 1;
-      if (next < window.size()) score.add(negative_log_likelihood(logits, window[next]));
-      bar.update(first + next, tokens.size());
-    });
+    loaded.model.logits(
+        window,
+        [&](int row, std::span<const float> logits) {
+          if (interrupt::requested()) throw Error(ErrorCode::cancelled, "perplexity", "cancelled");
+          auto next = size_t(row) + 1;
+          if (next < window.size()) score.add(negative_log_likelihood(logits, window[next]));
+          bar.update(first + next, tokens.size());
+        },
+        adapters);
   }
   bar.clear();
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -109,6 +115,7 @@ void add_perplexity(CLI::App& app, Session& session) {
   auto flags = std::make_shared<PerplexityFlags>();
   CLI::App* verb = add_verb(app, {"perplexity", "Measure how well a model predicts a text"});
   add_model_flags(*verb, flags->model);
+  add_adapter_flags(*verb, flags->adapters);
   verb->add_option("-f,--file", flags->file, "The text ('-': standard input)")->option_text("FILE")->group("Text");
   verb->add_option("-c,--ctx-size", flags->ctx_size, "Tokens per window (default 512)")
       ->option_text("N")

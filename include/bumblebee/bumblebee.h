@@ -1,6 +1,7 @@
 // Everything a user of the library needs.
 #pragma once
 
+#include "bumblebee/adapter.h"
 #include "bumblebee/benchmark.h"
 #include "bumblebee/device.h"
 #include "bumblebee/error.h"

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bumblebee/adapter.h"
 #include "bumblebee/device.h"
 #include "bumblebee/repository.h"
 
@@ -36,6 +37,7 @@ struct ModelOptions {
   Pinning pinning = Pinning::automatic;
   Precision precision = Precision::fast;
   KvType kv_type = KvType::by_precision;  // a loaded model's options say what was chosen
+  uint64_t max_adapter_bytes = 0;         // of packed adapters; 0: half of this machine's memory
   Progress progress;
 };
 
@@ -67,6 +69,13 @@ namespace engine {
 struct ModelState;
 }
 
+/// Packed adapters of one model.
+struct AdapterMemory {
+  uint64_t bytes = 0;  // also of unloaded ones that running requests still use
+  uint64_t limit = 0;
+  int adapters = 0;  // that a request can use without packing them first
+};
+
 /// A loaded model. A handle: copies share the weights, which live until the last copy and the last serving are gone.
 class Model {
  public:
@@ -74,9 +83,21 @@ class Model {
   const ModelOptions& options() const;
 
   /// Predictions for every position of `tokens`, in order: row i is f32 [vocab] and predicts token i + 1. Throws
-  /// Error(bad_request) for an empty list, an id outside the vocabulary, or more tokens than the context.
-  void logits(std::span<const int32_t> tokens,
-              const std::function<void(int row, std::span<const float> logits)>& each) const;
+  /// Error(bad_request) for an empty list, an id outside the vocabulary, or more tokens than the context; with
+  /// adapters, what prepare_adapters() throws.
+  void logits(std::span<const int32_t> tokens, const std::function<void(int row, std::span<const float> logits)>& each,
+              const std::vector<WeightedAdapter>& adapters = {}) const;
+
+  /// Packs adapters for this model, checks them against it and that they can be composed. Requests do the same when
+  /// they need to; adapters that no request uses leave, the longest unused first, when others need the memory. From any
+  /// thread, while others generate. Throws Error: `bad_request` for an adapter that does not fit, for one given twice,
+  /// for a weight that is not finite and for compositions without a meaning; `bad_file` for DoRA on a row of length 0;
+  /// `out_of_memory` when adapters in use and these take more than ModelOptions::max_adapter_bytes.
+  void prepare_adapters(const std::vector<WeightedAdapter>& adapters) const;
+  /// Forgets a packed adapter; false when it is not there. Requests that use it go on to their end. The handle stays
+  /// good: using it again packs it again.
+  bool unload_adapter(const Adapter& adapter) const;
+  AdapterMemory adapter_memory() const;
 
   /// Implementation access for the library itself.
   const std::shared_ptr<engine::ModelState>& state() const { return state_; }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bumblebee/adapter.h"
 #include "bumblebee/generation_config.h"
 #include "bumblebee/model.h"
 #include "bumblebee/tokenizer.h"
@@ -40,6 +41,8 @@ struct Input {
   bool parse_control_tokens = false;
   std::optional<GenerationConfig> config;  // instead of the serving's
   std::optional<uint64_t> seed;            // instead of the config's
+  std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's
+  bool without_adapters = false;           // the base, also where the serving has adapters; excludes `adapters`
   CancelHandle cancel;
 
   Input() = default;
@@ -85,6 +88,7 @@ struct Compile {
 struct GenerationOptions {
   Compile compile;
   int prefill_chunk = 512;  // prompt tokens computed in one step, so that others' tokens are not held up
+  std::vector<WeightedAdapter> adapters = {};  // of requests that name none; empty: the base
 };
 
 namespace detail {
@@ -99,10 +103,14 @@ class Generation {
   /// returns what it had.
   Result run(const Input& input) const;
   /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is
-  /// run.
+  /// run. Adapters of a request are packed when it comes, if they are not yet; one that does not fit is refused here.
   std::vector<Result> run(std::span<const Input> inputs) const;
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;
+
+  /// Replaces the serving's own adapters, for requests that come from now on; those that run keep theirs. Throws what
+  /// Model::prepare_adapters() throws, and changes nothing then.
+  void set_adapters(const std::vector<WeightedAdapter>& adapters) const;
 
   explicit Generation(std::shared_ptr<detail::Serving> serving) : serving_(std::move(serving)) {}
 
@@ -111,7 +119,7 @@ class Generation {
 };
 
 /// Builds the serving. Throws Error(bad_config) when the tokenizer has more tokens than the model has rows, or when
-/// options are out of range.
+/// options are out of range; for its adapters, what Model::prepare_adapters() throws.
 Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                       const GenerationOptions& options = {});
 

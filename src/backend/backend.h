@@ -46,6 +46,12 @@ class Backend {
   virtual Weight prepare(const HostWeight& weight) = 0;
   /// A norm's weight or a bias, as f32 [1, size].
   virtual Tensor prepare_vector(const HostWeight& vector) = 0;
+  /// Low-rank factors -> packing. May be called from any thread, also while another computes.
+  virtual Factors prepare_factors(const HostFactors& factors, FactorUse use) = 0;
+  /// DoRA's magnitude[i] / |W + scale·B A|_i, f32 [1, out]: the length of row i of W [out, in], or with `by_column` of
+  /// column i, [1, in]. May be called from any thread. Not finite where a length is zero.
+  virtual Tensor dora_factor(const Weight& weight, const HostFactors& factors, float scale,
+                             std::span<const float> magnitude, bool by_column) = 0;
   virtual std::unique_ptr<KvStore> make_kv(const KvShape& shape) = 0;
 
   /// Makes `batch` the one that operations read. `kv` may be null for batches that never attend.

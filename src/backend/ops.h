@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/kv_store.h"
+#include "backend/lora.h"
 #include "backend/weight.h"
 #include "tensor/tensor.h"
 
@@ -42,16 +43,6 @@ struct MatmulTerm {
   const Tensor* bias = nullptr;
 };
 
-/// The low-rank terms of one module, by adapter slot; an empty `a` means that the slot leaves this module alone.
-struct LoraTable {
-  struct Entry {
-    Tensor a;  // f32 [rank, in]
-    Tensor b;  // f32 [out, rank]
-    float scale = 0;
-  };
-  std::vector<Entry> slots;
-};
-
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -66,8 +57,16 @@ class Ops {
   /// needs.
   virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
 
-  /// y[i] += scale·B(A x), row by row as the bound batch's slots say; rows with slot -1 are untouched.
-  virtual void lora(const Tensor& x, std::span<const LoraTable* const> tables, std::span<Tensor> y) = 0;
+  /// Applies adapters to y[i], which holds x·W[i]ᵀ, row by row as the bound batch's slots say (LoraEntry). `rows` says
+  /// which rows x and y hold. A bias that a module names is added to every row: after the terms and the factor where
+  /// the entry comes before it, else first, as a product adds it; so a row's sums have one order, whatever its batch
+  /// mates make necessary. Rows without an entry are otherwise untouched.
+  virtual void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) = 0;
+  /// The same for the rows of an embedding [rows, dims], which embed() made.
+  virtual void lora_embed(const LoraTable& table, Tensor& y) = 0;
+  /// rms_norm over each run of `width` features, with the weight of the row's entry where it has one. `width` divides
+  /// the columns: a norm per head is the same operation.
+  virtual Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) = 0;
 
   virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "bumblebee/device.h"
+#include "engine/adapter_state.h"
 #include "engine/model_state.h"
 #include "engine/sampler.h"
 #include "nn/infer_pass.h"
@@ -93,7 +94,7 @@ class CountingPass final : public nn::InferPass {
 /// Sequences that lie side by side in one cache. The first one's prompt is kept from test to test.
 class Bench {
  public:
-  Bench(ModelState& state, int rows, int length, int chunk, uint64_t seed)
+  Bench(ModelState& state, int rows, int length, int chunk, uint64_t seed, const std::vector<Adapter>& adapters = {})
       : state_(state),
         pages_each_((length + kPageSize - 1) / kPageSize),
         rows_(rows),
@@ -101,6 +102,11 @@ class Bench {
         seed_(seed),
         sampler_(GenerationConfig{}, {}, state.info.vocab, 0) {
     BB_CHECK(sampler_.greedy());
+    for (const Adapter& adapter : adapters) {
+      const WeightedAdapter whole(adapter);
+      sets_.push_back(state_.open({&whole, 1}));
+      slots_.emplace_back(state_, sets_.back());
+    }
     const std::lock_guard lock(state_.compute);
     kv_ = state_.backend->make_kv(state_.kv_shape(rows * pages_each_, kPageSize));
   }
@@ -116,6 +122,17 @@ class Bench {
     });
     valid_ = 0;
     return found;
+  }
+
+  /// Rows use the first `count` adapters in turns from now on; 0: the base.
+  void use_adapters(int count) { adapters_ = count; }
+  /// Of those that `rows` rows use.
+  uint64_t adapter_bytes(int rows) const {
+    uint64_t bytes = 0;
+    for (int i = 0; i < std::min(rows, adapters_); ++i) {
+      for (const auto& resident : sets_[size_t(i)]->residents) bytes += resident->bytes();
+    }
+    return bytes;
   }
 
   /// How many tokens reach(depth) would compute.
@@ -142,7 +159,7 @@ class Bench {
       std::vector<int32_t> tokens;
       for (int i = 0; i < rows; ++i) tokens.push_back(token_at(at + i));
       Batch batch;
-      batch.append(tokens, at, pages_of(0), at + rows == last ? Batch::Want::last : Batch::Want::none);
+      batch.append(tokens, at, pages_of(0), at + rows == last ? Batch::Want::last : Batch::Want::none, slot_of(0));
       compute(batch);
       if (!batch.wanted.empty()) chosen = choose(0);
       step(rows);
@@ -158,7 +175,7 @@ class Bench {
     for (int i = 0; i < steps; ++i) {
       Batch batch;
       for (int row = 0; row < rows; ++row)
-        batch.append({next[size_t(row)]}, depth + i, pages_of(row), Batch::Want::last);
+        batch.append({next[size_t(row)]}, depth + i, pages_of(row), Batch::Want::last, slot_of(row));
       compute(batch);
       for (int row = 0; row < rows; ++row) next[size_t(row)] = choose(row);
       step(rows);
@@ -175,6 +192,8 @@ class Bench {
     return int32_t(philox(seed_, uint64_t(position))[0] % uint32_t(state_.info.vocab));
   }
 
+  int32_t slot_of(int row) const { return adapters_ == 0 ? -1 : slots_[size_t(row % adapters_)].slot(); }
+
   std::vector<int32_t> pages_of(int row) const {
     std::vector<int32_t> pages(size_t(pages_each_), 0);
     std::iota(pages.begin(), pages.end(), row * pages_each_);
@@ -188,14 +207,15 @@ class Bench {
     backend.bind(batch, kv_.get());
     const int wanted = int(batch.wanted.size());
     Tensor logits;  // [wanted, vocab]
-    backend.run({.rows = batch.rows(), .wanted = wanted, .adapters = false}, [&] { logits = forward(); });
+    backend.run({.rows = batch.rows(), .wanted = wanted, .adapters = batch.has_adapters()},
+                [&] { logits = forward(); });
     logits_.resize(size_t(wanted) * size_t(state_.info.vocab));
     if (wanted > 0) backend.read(logits, logits_);
   }
 
   void compute(const Batch& batch) {
     run(batch, [&] {
-      nn::InferPass pass(*state_.backend, *kv_, batch);
+      nn::InferPass pass(*state_.backend, *kv_, batch, state_.adapters.get());
       return state_.model->forward(pass);
     });
   }
@@ -209,6 +229,9 @@ class Bench {
   int pages_each_, rows_, chunk_;
   uint64_t seed_;
   int valid_ = 0;  // positions of the first sequence that hold the prompt
+  int adapters_ = 0;
+  std::vector<std::shared_ptr<const lora::AdapterSet>> sets_;
+  std::vector<engine::SlotLease> slots_;
   std::unique_ptr<KvStore> kv_;
   std::vector<float> logits_;  // [wanted, vocab]
   engine::Sampler sampler_;
@@ -217,7 +240,7 @@ class Bench {
 
 int64_t length_of(const BenchmarkTest& test) { return int64_t(test.n_depth) + test.n_prompt + test.n_gen; }
 
-void check(const ModelState& state, const BenchmarkTest& test) {
+void check(const ModelState& state, const BenchmarkTest& test, size_t adapters) {
   const std::string name = test.name();
   const auto require = [&name](bool ok, const char* field, int64_t value, const std::string& expected) {
     if (!ok) {
@@ -232,6 +255,8 @@ void check(const ModelState& state, const BenchmarkTest& test) {
           "one of them positive and the other 0");
   const int most = test.n_prompt > 0 ? 1 : kMaxRows;
   require(test.rows >= 1 && test.rows <= most, "rows", test.rows, most == 1 ? "1 for a prompt" : cat("1 to ", most));
+  require(test.adapters >= 0 && size_t(test.adapters) <= adapters, "adapters", test.adapters,
+          cat("at most the ", adapters, " that are given"));
   require(length_of(test) <= state.info.context, "tokens", length_of(test),
           cat("at most ", state.info.context, " (the model's context)"));
 }
@@ -280,29 +305,45 @@ class Bandwidth {
   double last_ = 0;
 };
 
+/// The same but for the adapters: tests that take turns.
+bool take_turns(const BenchmarkTest& a, const BenchmarkTest& b) {
+  return a.n_prompt == b.n_prompt && a.n_gen == b.n_gen && a.n_depth == b.n_depth && a.rows == b.rows;
+}
+
 template <class Step>
-BenchmarkResult run_test(Bench& bench, Bandwidth& bandwidth, const BenchmarkOptions& options, const BenchmarkTest& test,
-                         const Step& step) {
-  if (bench.missing(test.n_depth) > 0) bandwidth.forget();
-  bench.reach(test.n_depth, test.rows, step);
-  const auto once = [&](int n_gen) {
+std::vector<BenchmarkResult> run_tests(Bench& bench, Bandwidth& bandwidth, const BenchmarkOptions& options,
+                                       std::span<const BenchmarkTest> tests, const Step& step) {
+  const BenchmarkTest& first = tests.front();
+  if (bench.missing(first.n_depth) > 0) bandwidth.forget();
+  bench.use_adapters(0);
+  bench.reach(first.n_depth, first.rows, step);
+  const auto once = [&](const BenchmarkTest& test, int n_gen) {
+    bench.use_adapters(test.adapters);
     if (test.n_prompt > 0) {
       bench.prefill(test.n_depth, test.n_depth + test.n_prompt, step);
     } else {
       bench.generate(test.n_depth, n_gen, test.rows, step);
     }
   };
-  BenchmarkResult result;
-  result.test = test;
+  std::vector<BenchmarkResult> results(tests.size());
   const double before = bandwidth.before();
-  if (options.warmup) once(1);
-  for (int i = 0; i < options.repetitions; ++i) {
-    const auto start = Clock::now();
-    once(test.n_gen);
-    result.samples_ts.push_back(double(test.n_prompt + test.n_gen) * test.rows / seconds_since(start));
+  for (size_t t = 0; t < tests.size(); ++t) {
+    results[t].test = tests[t];
+    if (options.warmup) once(tests[t], 1);
+    bench.use_adapters(tests[t].adapters);
+    results[t].adapter_bytes = bench.adapter_bytes(tests[t].rows);
   }
-  result.read_bandwidth = (before + bandwidth.after()) / 2;
-  return result;
+  for (int i = 0; i < options.repetitions; ++i) {
+    for (size_t t = 0; t < tests.size(); ++t) {
+      const BenchmarkTest& test = tests[t];
+      const auto start = Clock::now();
+      once(test, test.n_gen);
+      results[t].samples_ts.push_back(double(test.n_prompt + test.n_gen) * test.rows / seconds_since(start));
+    }
+  }
+  const double after = bandwidth.after();
+  for (BenchmarkResult& result : results) result.read_bandwidth = (before + after) / 2;
+  return results;
 }
 
 void summarise(BenchmarkResult& result, const Reads& reads) {
@@ -317,7 +358,8 @@ void summarise(BenchmarkResult& result, const Reads& reads) {
   result.kv_bytes = bytes / test.n_gen * test.rows;
   if (result.read_bandwidth == 0) return;
   const double steps_per_s = result.median_ts / test.rows;
-  result.bandwidth_share = (double(result.weight_bytes) + result.kv_bytes) * steps_per_s / result.read_bandwidth;
+  result.bandwidth_share =
+      (double(result.weight_bytes + result.adapter_bytes) + result.kv_bytes) * steps_per_s / result.read_bandwidth;
 }
 
 /// Tokens that all tests will compute, for the progress; follows Bench::reach().
@@ -339,6 +381,7 @@ uint64_t work(const BenchmarkOptions& options) {
 std::string BenchmarkTest::name() const {
   std::string text = n_prompt > 0 ? cat("pp", n_prompt) : cat("tg", n_gen);
   if (n_depth > 0) text += cat(" @ d", n_depth);
+  if (adapters > 0) text += cat(" + ", adapters, adapters == 1 ? " adapter" : " adapters");
   return text;
 }
 
@@ -346,7 +389,7 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
   ModelState& state = *model.state();
   int rows = 1, length = 1;
   for (const BenchmarkTest& test : options.tests) {
-    check(state, test);
+    check(state, test, options.adapters.size());
     rows = std::max(rows, test.rows);
     length = std::max(length, int(length_of(test)));
   }
@@ -358,17 +401,43 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
     done += uint64_t(tokens);
     if (options.progress && !options.progress(done, total)) throw Error(ErrorCode::cancelled, "benchmark", "cancelled");
   };
-  Bench bench(state, rows, length, options.prefill_chunk, options.seed);
+  Bench bench(state, rows, length, options.prefill_chunk, options.seed, options.adapters);
   const Reads reads = bench.reads();
   Bandwidth bandwidth(options, state.options.threads);
   std::vector<BenchmarkResult> results;
-  for (const BenchmarkTest& test : options.tests) {
-    results.push_back(run_test(bench, bandwidth, options, test, step));
-    summarise(results.back(), reads);
+  const std::span<const BenchmarkTest> tests(options.tests);
+  for (size_t first = 0, last = 0; first < tests.size(); first = last) {
+    while (last < tests.size() && take_turns(tests[first], tests[last])) ++last;
+    for (BenchmarkResult& result : run_tests(bench, bandwidth, options, tests.subspan(first, last - first), step)) {
+      summarise(result, reads);
+      results.push_back(std::move(result));
+      if (options.each) options.each(results.back());
+    }
     bench.release();
-    if (options.each) options.each(results.back());
   }
   return results;
+}
+
+Adapter random_adapter(const Model& model, int rank, uint64_t seed) {
+  if (rank < 1 || rank > 4096)
+    throw Error(ErrorCode::bad_request, "benchmark", cat("rank: expected 1 to 4096, got ", rank));
+  uint64_t state = seed * 0x9E3779B97F4A7C15ull + 1;
+  const auto fill = [&](int rows, int cols, double size) {
+    lora::Matrix matrix{rows, cols, std::vector<float>(size_t(rows) * size_t(cols))};
+    for (float& value : matrix.values) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      value = float((double(state >> 40) / double(1 << 24) * 2 - 1) * size);  // 24 bits: no bf16 holds them
+    }
+    return matrix;
+  };
+  lora::Adapter adapter;
+  adapter.name = cat("random rank ", rank, " seed ", seed);
+  for (const nn::Site& site : model.state()->model->sites()) {
+    if (site.kind != nn::Site::Kind::linear || site.name == "lm_head") continue;
+    adapter.modules[site.name].low_rank =
+        lora::LowRank{fill(rank, site.in, 1 / std::sqrt(double(site.in))), fill(site.out, rank, 0.01), 1, {}, {}};
+  }
+  return engine::make_adapter(std::move(adapter));
 }
 
 LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& model,

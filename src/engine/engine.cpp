@@ -145,11 +145,16 @@ void Engine::admit(std::vector<std::shared_ptr<Job>> jobs) {
                       .candidate_logprobs = {},
                       .outcome = {},
                       .max_new = max_new(work),
+                      .adapters = SlotLease(*model_, work.adapters),
                       .first_step = {},
                       .first_token = {}};
       const int branches = running.contrasts() ? std::get<ContrastiveSearch>(work.config.strategy).top_k : 1;
-      scheduler_.submit(
-          {.id = id, .prompt = work.prompt, .max_new = running.max_new, .branches = branches, .slot = work.slot});
+      scheduler_.submit({.id = id,
+                         .prompt = work.prompt,
+                         .max_new = running.max_new,
+                         .branches = branches,
+                         .slot = running.adapters.slot(),
+                         .identity = work.adapters ? work.adapters->id.bytes : lora::AdapterId().bytes});
       running_.emplace(id, std::move(running));
     } catch (...) {
       error = std::current_exception();
@@ -199,7 +204,7 @@ void Engine::compute(const Step& step) {
   backend.bind(step.batch, kv_.get());
   Tensor logits, hidden;  // [wanted, vocab] [rows, d_model]
   backend.run({.rows = step.batch.rows(), .wanted = wanted, .adapters = step.batch.has_adapters()}, [&] {
-    nn::InferPass pass(backend, *kv_, step.batch);
+    nn::InferPass pass(backend, *kv_, step.batch, model_->adapters.get());
     if (hidden_wanted) pass.keep_hidden();
     logits = model_->model->forward(pass);
     hidden = pass.hidden();
@@ -315,12 +320,19 @@ void Engine::end(RequestId id, text::FinishReason reason) {
                              .prefill_s = seconds(first_token - first_step),
                              .decode_s = seconds(now - first_token)};
   scheduler_.finish(id);
-  running.job->succeed(std::move(running.outcome));
+  const std::shared_ptr<Job> job = running.job;
+  Outcome outcome = std::move(running.outcome);
+  node = {};  // gives the adapters back before anybody hears of the end
+  job->succeed(std::move(outcome));
 }
 
 void Engine::fail(RequestId id, std::exception_ptr error) {
   scheduler_.finish(id);
-  if (auto node = running_.extract(id)) node.mapped().job->fail(std::move(error));
+  auto node = running_.extract(id);
+  if (!node) return;
+  const std::shared_ptr<Job> job = node.mapped().job;
+  node = {};  // gives the adapters back before anybody hears of the end
+  job->fail(std::move(error));
 }
 
 void Engine::fail_step(const Step& step, ErrorCode code, const std::string& what) {

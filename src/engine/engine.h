@@ -52,6 +52,7 @@ class Engine {
     std::vector<std::optional<text::TokenLogprob>> candidate_logprobs;
     Outcome outcome;
     int max_new = 0;
+    SlotLease adapters;  // given back with the request
     std::optional<std::chrono::steady_clock::time_point> first_step, first_token;
     bool contrasts() const;
   };

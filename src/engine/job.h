@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "bumblebee/text.h"
+#include "lora/bank.h"
 
 namespace bumblebee::engine {
 
@@ -25,8 +27,8 @@ struct Work {
   std::vector<int32_t> prompt;
   GenerationConfig config;  // validated
   uint64_t seed = 0;
-  int32_t slot = -1;          // adapter
-  TokenSink* sink = nullptr;  // outlives the job; may be null
+  std::shared_ptr<const lora::AdapterSet> adapters;  // null: the base
+  TokenSink* sink = nullptr;                         // outlives the job; may be null
   std::function<bool()> cancelled;
 };
 

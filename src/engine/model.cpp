@@ -8,6 +8,7 @@
 
 #include "backend/registry.h"
 #include "base/error.h"
+#include "bumblebee/device.h"
 #include "engine/model_state.h"
 #include "engine/pinning.h"
 #include "engine/quantizing_source.h"
@@ -161,6 +162,10 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
                     progress_of(options, state->info.weight_bytes));
   state->model = models::make_model(plan.spec, loader);
   state->options.progress = nullptr;  // the caller's; not to be kept
+  const uint64_t adapter_bytes =
+      options.max_adapter_bytes > 0 ? options.max_adapter_bytes : devices().front().memory_bytes / 2;
+  state->adapters =
+      std::make_unique<lora::AdapterBank>(*state->backend, *state->model, repository.name(), adapter_bytes);
   return Model(std::move(state));
 }
 
@@ -168,7 +173,8 @@ const ModelInfo& Model::info() const { return state_->info; }
 const ModelOptions& Model::options() const { return state_->options; }
 
 void Model::logits(std::span<const int32_t> tokens,
-                   const std::function<void(int row, std::span<const float> logits)>& each) const {
+                   const std::function<void(int row, std::span<const float> logits)>& each,
+                   const std::vector<WeightedAdapter>& adapters) const {
   ModelState& state = *state_;
   const ModelInfo& info = state.info;
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "logits", what); };
@@ -179,6 +185,7 @@ void Model::logits(std::span<const int32_t> tokens,
     if (token < 0 || token >= info.vocab)
       refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
   }
+  const engine::SlotLease lease(state, state.open(adapters));
   const int count = int(tokens.size()), vocab = info.vocab;
   const int page_count = (count + kPageSize - 1) / kPageSize;
   std::vector<int32_t> pages;
@@ -191,15 +198,15 @@ void Model::logits(std::span<const int32_t> tokens,
   for (int first = 0; first < count; first += chunk) {
     const int rows = std::min(chunk, count - first);
     Batch batch;
-    batch.append({tokens.begin() + first, tokens.begin() + first + rows}, first, pages, Batch::Want::all);
+    batch.append({tokens.begin() + first, tokens.begin() + first + rows}, first, pages, Batch::Want::all, lease.slot());
     values.resize(size_t(rows) * size_t(vocab));
     {
       const std::lock_guard lock(state.compute);
       if (!kv) kv = state.backend->make_kv(state.kv_shape(page_count, kPageSize));
       state.backend->bind(batch, kv.get());
       Tensor result;  // [rows, vocab]
-      state.backend->run({.rows = rows, .wanted = rows, .adapters = false}, [&] {
-        nn::InferPass pass(*state.backend, *kv, batch);
+      state.backend->run({.rows = rows, .wanted = rows, .adapters = batch.has_adapters()}, [&] {
+        nn::InferPass pass(*state.backend, *kv, batch, state.adapters.get());
         result = state.model->forward(pass);
       });
       state.backend->read(result, values);

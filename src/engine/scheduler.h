@@ -7,6 +7,7 @@
 // them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -32,7 +33,10 @@ struct Admission {
   std::vector<int32_t> prompt;
   int max_new = 0;
   int branches = 1;   // most alternatives tried at once for the next token
-  int32_t slot = -1;  // adapter
+  int32_t slot = -1;  // adapters, as the batch names them
+  /// What keys and values depend on beside the tokens: pages may be shared by requests of one identity only. Zeros: the
+  /// base.
+  std::array<uint8_t, 16> identity = {};
 };
 
 /// What a segment of the batch belongs to.

@@ -3,11 +3,13 @@
 #include "bumblebee/text.h"
 
 #include <atomic>
+#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "engine/engine.h"
+#include "engine/model_state.h"
 #include "engine/text_sink.h"
 #include "engine/tokenizer_state.h"
 
@@ -100,11 +102,19 @@ class Serving {
  public:
   Serving(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
           const GenerationOptions& options)
-      : tokenizer_(tokenizer),
+      : model_(model.state()),
+        tokenizer_(tokenizer),
         config_(config),
+        adapters_(model_->open(options.adapters)),
         engine_(model.state(), {.batch_size = options.compile.batch_size,
                                 .sequence_length = options.compile.sequence_length,
                                 .prefill_chunk = options.prefill_chunk}) {}
+
+  void set_adapters(const std::vector<WeightedAdapter>& adapters) {
+    auto set = model_->open(adapters);
+    const std::lock_guard lock(mutex_);
+    adapters_.swap(set);
+  }
 
   std::vector<Result> run(std::span<const Input> inputs, const TextCallback* piece) {
     Group group(engine_, tokenizer_.state()->tokenizer);
@@ -114,8 +124,18 @@ class Serving {
   }
 
  private:
+  std::shared_ptr<const lora::AdapterSet> adapters_of(const Input& input) const {
+    if (input.without_adapters && !input.adapters.empty())
+      throw Error(ErrorCode::bad_request, "generation", "adapters and without_adapters exclude each other");
+    if (input.without_adapters) return nullptr;
+    if (!input.adapters.empty()) return model_->open(input.adapters);
+    const std::lock_guard lock(mutex_);
+    return adapters_;
+  }
+
   engine::Work work_of(const Input& input) const {
     engine::Work work;
+    work.adapters = adapters_of(input);
     work.config = input.config.value_or(config_);
     validate(work.config);
     work.seed = input.seed.value_or(work.config.seed);
@@ -130,8 +150,11 @@ class Serving {
     return work;
   }
 
+  const std::shared_ptr<engine::ModelState> model_;
   const Tokenizer tokenizer_;
   const GenerationConfig config_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const lora::AdapterSet> adapters_;  // of requests that name none; under mutex_
   engine::Engine engine_;
 };
 
@@ -149,6 +172,8 @@ Result Generation::stream(const Input& input, const TextCallback& piece) const {
       serving_;  // lives until the answer is there, whoever drops this handle meanwhile
   return std::move(serving->run(std::span(&input, 1), &piece).front());
 }
+
+void Generation::set_adapters(const std::vector<WeightedAdapter>& adapters) const { serving_->set_adapters(adapters); }
 
 Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                       const GenerationOptions& options) {

@@ -88,15 +88,17 @@ class Rewriter {
       return result;
     }
     result.target = {module.name, options_.dtype.value_or(module.format.scale), std::nullopt, module.shape};
+    const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);
     if (!dense) {
-      result.encode = options_.dequantize;
+      result.encode = options_.dequantize || changed;
+      if (changed && !options_.dequantize) result.target.spec = AffineSpec{module.format.bits, module.format.group};
       if (!options_.dequantize && options_.dtype && *options_.dtype != module.format.scale) {
         report_.notes.push_back(cat(in_quotes(module.name), ": scales left ", to_string(module.format.scale),
                                     ", changing them would change the weights"));
       }
       return result;
     }
-    result.encode = result.target.dtype != module.format.scale;
+    result.encode = changed || result.target.dtype != module.format.scale;
     if (options_.quantize && quantizable(module)) {
       const std::string path = module.name.substr(0, module.name.size() - std::string_view(".weight").size());
       const AffineSpec spec = spec_for(path);
@@ -224,7 +226,11 @@ class Rewriter {
       weight.scales = checkpoint_->find(module.name + ".scales").bytes();
       weight.biases = checkpoint_->find(module.name + ".biases").bytes();
     }
-    rows.decode = [&](uint64_t row, std::span<float> values) { decode_row<float>(weight, int(row), values); };
+    const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);
+    rows.decode = [&](uint64_t row, std::span<float> values) {
+      decode_row<float>(weight, int(row), values);
+      if (changed) options_.changes->apply(module.name, row, values, plan.target.dtype, plan.target.spec);
+    };
     const double error = stream_matrix(plan.target, rows, module.bytes, context);
     for (const auto part : {weight.codes, weight.scales, weight.biases}) pages_done(part);
     return error;

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <optional>
+#include <span>
+#include <string>
 
 #include "io/conversion.h"
 #include "io/hf_config.h"
@@ -11,12 +13,25 @@
 
 namespace bumblebee {
 
+/// Changes to make on the way, such as an adapter's. Called from several threads.
+class WeightChanges {
+ public:
+  virtual ~WeightChanges() = default;
+  /// Whether the module (its path when it is quantized, else the tensor's full name) is changed at all.
+  virtual bool touches(const std::string& name) const = 0;
+  /// `values` holds a row of the module and becomes the one to write. `target` says how it will be stored: in `spec`
+  /// with scales of `dtype`, or as dense `dtype`.
+  virtual void apply(const std::string& name, uint64_t row, std::span<float> values, DType dtype,
+                     const std::optional<AffineSpec>& spec) const = 0;
+};
+
 struct RewriteOptions {
   std::optional<AffineSpec> quantize;  // every matrix whose width the group divides, embeddings and head included
   bool dequantize = false;             // make every quantized module dense
   std::optional<DType> dtype;          // of dense tensors and of new scales; as they are when empty
   AffineVariant variant = AffineVariant::cpu;
-  int threads = 0;  // 0: every core
+  int threads = 0;                         // 0: every core
+  const WeightChanges* changes = nullptr;  // a module that was quantized is quantized again, as it was
 };
 
 /// Rewrites the checkpoint in `source` into `target`, which must not hold a model yet; tokenizer files, templates and

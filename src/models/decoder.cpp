@@ -13,6 +13,7 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
   final_norm_ = load.rms_norm("model.norm", dims_.d_model, spec.eps);
   head_ = load.head("lm_head", embedding_, dims_.vocab, dims_.d_model, dims_.tied_head);
   sites_ = load.sites();
+  site_weights_ = load.site_weights();
 }
 
 Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, int i) {

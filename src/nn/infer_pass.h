@@ -7,7 +7,7 @@
 
 namespace bumblebee::nn {
 
-/// Adapter tables by site, as inference sees them; an adapter bank implements it.
+/// Adapter tables by site (Model::sites()), as inference sees them; an adapter bank implements it.
 class LoraSites {
  public:
   virtual ~LoraSites() = default;
@@ -40,11 +40,20 @@ class InferPass : public Pass {
   int current_layer() const { return layer_; }
 
  private:
+  /// The table of a site when a slot of this batch has an entry there, else null.
+  const LoraTable* table_of(int site) const;
+  /// Of the batch's slots, whether any entry of `table` satisfies the predicate.
+  template <class Predicate>
+  bool any_slot(const LoraTable& table, Predicate predicate) const;
+  Tensor normed(const Tensor& x, RowSet rows, const RmsNorm& norm);
+
   Backend& backend_;
   Ops& ops_;
   KvStore& kv_;
   const Batch& batch_;
   const LoraSites* lora_;
+  std::vector<int32_t> slots_;  // of the batch, without repeats
+  RowSet rows_ = RowSet::all;   // that linear() is given
   int layer_ = -1;
   bool keep_hidden_ = false;
   Tensor hidden_;
@@ -55,7 +64,7 @@ class InferPass : public Pass {
 class TapPass final : public InferPass {
  public:
   using Tap = std::function<void(const std::string& name, const Tensor& value)>;
-  TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap);
+  TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap, const LoraSites* lora = nullptr);
 
   Residual embed(const Embedding& embedding) override;
   Tensor norm(Residual& residual, const RmsNorm& norm) override;

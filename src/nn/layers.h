@@ -18,6 +18,7 @@ struct Linear {
 struct RmsNorm {
   NormParams params;
   std::string name;
+  int site = -1;
 };
 
 /// Norms over head_dim of q and k (Qwen3); absent in most families.
@@ -29,6 +30,7 @@ struct HeadNorms {
 struct Embedding {
   Weight table;  // [vocab, d_model]
   std::string name;
+  int site = -1;
 };
 
 }  // namespace bumblebee::nn

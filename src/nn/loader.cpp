@@ -34,22 +34,28 @@ Tensor Loader::vector(const std::string& name, int size) {
 Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) {
   Linear linear{matrix(path, out, in), {}, int(sites_.size()), path};
   if (with_bias) linear.bias = vector(path + ".bias", out);
-  sites_.push_back({path, in, out});
+  sites_.push_back({path, in, out, Site::Kind::linear, with_bias});
+  site_weights_.push_back(linear.w);
   return linear;
 }
 
 RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) {
-  return {{vector(path + ".weight", size), float(eps)}, path};
+  sites_.push_back({path, size, size, Site::Kind::norm, false});
+  site_weights_.emplace_back();
+  return {{vector(path + ".weight", size), float(eps)}, path, int(sites_.size()) - 1};
 }
 
 Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {
-  return {matrix(path, vocab, d_model), path};
+  sites_.push_back({path, vocab, d_model, Site::Kind::embedding, false});
+  site_weights_.push_back(matrix(path, vocab, d_model));
+  return {site_weights_.back(), path, int(sites_.size()) - 1};
 }
 
 Linear Loader::head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied) {
   if (!tied) return linear(path, vocab, d_model, false);
   for (const char* leaf : {".weight", ".scales", ".biases"}) source_.ignore(path + leaf);
-  sites_.push_back({path, d_model, vocab});
+  sites_.push_back({path, d_model, vocab, Site::Kind::linear, false});
+  site_weights_.push_back(embedding.table);
   return {embedding.table, {}, int(sites_.size()) - 1, path};
 }
 

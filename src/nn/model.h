@@ -2,6 +2,7 @@
 // adapters.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,17 @@ struct ModelDims {
   bool tied_head = false;
 };
 
-/// A module that an adapter may attach to.
+/// A module that an adapter may change, numbered by its place in Model::sites().
 struct Site {
+  enum class Kind : uint8_t {
+    linear,     // y = W x + b, W [out, in]; the head is one too
+    embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
+    norm        // a vector [out]; in = out
+  };
   std::string name;
   int in = 0, out = 0;
+  Kind kind = Kind::linear;
+  bool bias = false;  // the base has a `<name>.bias` [out]
 };
 
 class Model {
@@ -32,10 +40,13 @@ class Model {
 
   const ModelDims& dims() const { return dims_; }
   const std::vector<Site>& sites() const { return sites_; }
+  /// The matrices of the sites, in the same order; those of norms are empty.
+  const std::vector<Weight>& site_weights() const { return site_weights_; }
 
  protected:
   ModelDims dims_;
   std::vector<Site> sites_;
+  std::vector<Weight> site_weights_;
 };
 
 }  // namespace bumblebee::nn

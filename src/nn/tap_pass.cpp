@@ -19,8 +19,8 @@ std::string short_name(std::string_view path) {
 
 }  // namespace
 
-TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap)
-    : InferPass(backend, kv, batch), tap_(std::move(tap)) {}
+TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap, const LoraSites* lora)
+    : InferPass(backend, kv, batch, lora), tap_(std::move(tap)) {}
 
 void TapPass::show(const char* name, const Tensor& value) {
   tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);

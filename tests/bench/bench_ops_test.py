@@ -5,9 +5,9 @@ import math
 import subprocess
 import sys
 
-OPERATIONS = {"matmul", "attend_decode", "attend_prefill", "append_kv", "rms_norm", "add_rms_norm", "add", "rope", "norm_rope", "glu",
+OPERATIONS = {"matmul", "attend_decode", "attend_prefill", "append_kv", "lora", "rms_norm", "add_rms_norm", "add", "rope", "norm_rope", "glu",
               "embed", "take_wanted"}
-WITH_ARITHMETIC = {"matmul", "attend_decode", "attend_prefill"}
+WITH_ARITHMETIC = {"matmul", "attend_decode", "attend_prefill", "lora"}
 
 
 def positive(value):

@@ -13,10 +13,10 @@ namespace {
 constexpr double kBandwidth = 1e9;  // measuring it takes a second per test
 
 BenchmarkTest prompt(int tokens, int depth = 0) {
-  return {.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1};
+  return {.n_prompt = tokens, .n_gen = 0, .n_depth = depth, .rows = 1, .adapters = 0};
 }
 BenchmarkTest generation(int tokens, int depth = 0, int rows = 1) {
-  return {.n_prompt = 0, .n_gen = tokens, .n_depth = depth, .rows = rows};
+  return {.n_prompt = 0, .n_gen = tokens, .n_depth = depth, .rows = rows, .adapters = 0};
 }
 
 BenchmarkOptions options_for(std::vector<BenchmarkTest> tests, int repetitions = 3) {
@@ -177,13 +177,13 @@ TEST(Benchmark, RefusesBeforeTheFirstTest) {
   const int context = model.info().context;
   refused({}, "at least one");
   refused({generation(1), prompt(0)}, "one of them positive");
-  refused({generation(1), {.n_prompt = 3, .n_gen = 3, .n_depth = 0, .rows = 1}}, "one of them positive");
+  refused({generation(1), {.n_prompt = 3, .n_gen = 3, .n_depth = 0, .rows = 1, .adapters = 0}}, "one of them positive");
   refused({generation(1), prompt(-1)}, "n_prompt");
   refused({generation(1), generation(-1)}, "n_gen");
   refused({generation(1), generation(1, -1)}, "n_depth");
   refused({generation(1), generation(1, 0, 0)}, "rows");
   refused({generation(1), generation(1, 0, 1025)}, "1 to 1024");
-  refused({generation(1), {.n_prompt = 3, .n_gen = 0, .n_depth = 0, .rows = 2}}, "1 for a prompt");
+  refused({generation(1), {.n_prompt = 3, .n_gen = 0, .n_depth = 0, .rows = 2, .adapters = 0}}, "1 for a prompt");
   refused({generation(1), prompt(context + 1)}, "the model's context");
   refused({generation(1), generation(1 << 30, 1 << 30)}, "got 2147483648");
 

@@ -50,6 +50,7 @@ struct Simulated {
   size_t prompt = 0;
   int left = 0, branches = 1;
   int32_t slot = -1;
+  std::array<uint8_t, 16> identity = {};
 };
 
 class Simulation {
@@ -91,13 +92,15 @@ class Simulation {
                       .max_new = 1 + pick(8),
                       .branches = pick(3) == 0 ? 1 + pick(4) : 1,
                       .slot = pick(3) - 1};
+    if (request.slot >= 0) request.identity.back() = uint8_t(1 + pick(3));  // a slot is used again for other adapters
     for (int i = 0, n = 1 + pick(limits_.sequence_length); i < n; ++i) request.prompt.push_back(token_++);
     Simulated simulated{.tokens = request.prompt,
                         .proposed = {},
                         .prompt = request.prompt.size(),
                         .left = request.max_new,
                         .branches = request.branches,
-                        .slot = request.slot};
+                        .slot = request.slot,
+                        .identity = request.identity};
     const RequestId id = request.id;
     try {
       scheduler_.submit(std::move(request));
@@ -119,12 +122,18 @@ class Simulation {
     store_.play(step);
     int prefill_rows = 0;
     std::map<RequestId, std::vector<int>> wanted;
+    std::map<int32_t, std::array<uint8_t, 16>> page_identity;
     for (size_t i = 0; i < step.segments.size(); ++i) {
       const StepSegment& owner = step.segments[i];
       const Segment& segment = step.batch.segments[i];
       const Simulated& request = requests_.at(owner.id);
       for (int row = 0; row < segment.rows; ++row)
         ASSERT_EQ(step.batch.slot[size_t(segment.first + row)], request.slot);
+      // Keys and values depend on the adapters: no page may serve two identities.
+      for (int p = 0; p * limits_.page_size < segment.past + segment.rows; ++p) {
+        const int32_t page = step.batch.pages[size_t(segment.first_page + p)];
+        ASSERT_EQ(page_identity.try_emplace(page, request.identity).first->second, request.identity) << "page " << page;
+      }
       if (i > 0) {
         ASSERT_LE(step.batch.slot[size_t(step.batch.segments[i - 1].first)], request.slot);
       }

@@ -79,12 +79,22 @@ TEST_P(Loading, ReportsItsSites) {
   MemoryWeights weights = tiny().weights();
   nn::Loader load(weights, nullptr);
   const auto model = make_model(read_spec(tiny().config(), "c"), load);
-  ASSERT_EQ(model->sites().size(), 2u * 7u + 1u);
-  EXPECT_EQ(model->sites()[0].name, "model.layers.0.self_attn.q_proj");
-  EXPECT_EQ(model->sites()[6].name, "model.layers.0.mlp.down_proj");
-  EXPECT_EQ(model->sites()[6].in, 96);
-  EXPECT_EQ(model->sites()[6].out, 64);
-  EXPECT_EQ(model->sites().back().name, "lm_head");
+  std::vector<nn::Site> linears, norms;
+  for (const nn::Site& site : model->sites()) {
+    if (site.kind == nn::Site::Kind::linear) linears.push_back(site);
+    if (site.kind == nn::Site::Kind::norm) norms.push_back(site);
+  }
+  ASSERT_EQ(linears.size(), 2u * 7u + 1u);
+  EXPECT_EQ(linears[0].name, "model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(linears[0].bias, tiny().family == "qwen2");
+  EXPECT_EQ(linears[6].name, "model.layers.0.mlp.down_proj");
+  EXPECT_EQ(linears[6].in, 96);
+  EXPECT_EQ(linears[6].out, 64);
+  EXPECT_EQ(linears.back().name, "lm_head");
+  EXPECT_EQ(norms.size(), 2u * (tiny().family == "qwen3" ? 4u : 2u) + 1u);
+  EXPECT_EQ(norms.back().name, "model.norm");
+  EXPECT_EQ(model->sites()[0].name, "model.embed_tokens");
+  EXPECT_EQ(model->sites()[0].kind, nn::Site::Kind::embedding);
 }
 
 TEST(LoadingLlama, OldBuffersAreIgnoredAndBiasesFollowTheConfig) {

@@ -30,7 +30,7 @@ void Runner::append(Batch& batch, const Chunk& chunk) {
     s.pages.push_back(free_.back());
     free_.pop_back();
   }
-  batch.append(chunk.tokens, s.past, s.pages, Batch::Want::all);
+  batch.append(chunk.tokens, s.past, s.pages, Batch::Want::all, chunk.slot);
   s.past = total;
 }
 
@@ -39,8 +39,8 @@ std::vector<std::vector<float>> Runner::step(const std::vector<Chunk>& chunks) {
   for (const Chunk& chunk : chunks) append(batch, chunk);
   backend_->bind(batch, kv_.get());
   Tensor logits;
-  backend_->run({batch.rows(), int(batch.wanted.size()), false}, [&] {
-    nn::InferPass pass(*backend_, *kv_, batch);
+  backend_->run({batch.rows(), int(batch.wanted.size()), batch.has_adapters()}, [&] {
+    nn::InferPass pass(*backend_, *kv_, batch, lora_);
     logits = model_->forward(pass);
   });
   const size_t vocab = size_t(model_->dims().vocab);

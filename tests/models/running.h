@@ -18,6 +18,7 @@ namespace bumblebee::models {
 struct Chunk {
   int sequence = 0;
   std::vector<int32_t> tokens;
+  int32_t slot = -1;  // of adapters
 };
 
 class Runner {
@@ -37,6 +38,9 @@ class Runner {
   void tapped(const Chunk& chunk, const Tap& tap);
 
   const nn::Model& model() const { return *model_; }
+  Backend& backend() { return *backend_; }
+  /// Tables for chunks with a slot; outlive the runner's steps.
+  void adapt(const nn::LoraSites* lora) { lora_ = lora; }
 
  private:
   struct Sequence {
@@ -48,6 +52,7 @@ class Runner {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<nn::Model> model_;
   std::unique_ptr<KvStore> kv_;
+  const nn::LoraSites* lora_ = nullptr;
   Options options_;
   std::vector<int32_t> free_;
   std::map<int, Sequence> sequences_;

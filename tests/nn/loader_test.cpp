@@ -41,7 +41,11 @@ TEST(Loader, CollectsSitesFormatsAndBytes) {
     EXPECT_EQ(bool(a.bias), with_backend);
     EXPECT_FALSE(b.bias);
     EXPECT_FLOAT_EQ(n.params.eps, 1e-5f);
-    ASSERT_EQ(load.sites().size(), 2u);
+    ASSERT_EQ(load.sites().size(), 3u);
+    EXPECT_TRUE(load.sites()[0].bias);
+    EXPECT_FALSE(load.sites()[1].bias);
+    EXPECT_EQ(load.sites()[2].kind, Site::Kind::norm);
+    EXPECT_EQ(n.site, 2);
     EXPECT_EQ(load.sites()[1].name, "b");
     EXPECT_EQ(load.sites()[1].in, 6);
     EXPECT_EQ(load.sites()[1].out, 64);
@@ -97,6 +101,9 @@ TEST(Loader, ATiedHeadIsTheEmbeddingAndDropsStrayCopies) {
   load.finish();
   EXPECT_EQ(head.w.packed, embedding.table.packed);
   EXPECT_EQ(load.sites().back().name, "lm_head");
+  EXPECT_EQ(load.sites()[size_t(embedding.site)].kind, Site::Kind::embedding);
+  EXPECT_EQ(load.sites()[size_t(embedding.site)].in, 10);
+  EXPECT_EQ(load.sites()[size_t(embedding.site)].out, 4);
 
   weights.rewind();
   Loader untied(weights, backend.get());

@@ -58,6 +58,78 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   }
 }
 
+/// A request's adapters give the same bits in any batch: alone, beside rows of other slots, in runs of any length.
+TEST_P(Laws, ARowsAdaptersDoNotDependOnItsBatch) {
+  constexpr int kRows = 40, kIn = 1216, kOut = 88, kSlots = 4;
+  Random random(27);
+  std::vector<std::vector<float>> a, b;
+  std::vector<LoraEntry> entries(kSlots);
+  LoraTable table;
+  for (int s = 0; s < kSlots; ++s) {
+    for (const int rank : {8 + s, 3 * s + 1}) {
+      a.push_back(random.normals(size_t(rank) * kIn, 0.03));
+      b.push_back(random.normals(size_t(kOut) * size_t(rank), 0.1));
+      entries[size_t(s)].terms.push_back(
+          {backend_->prepare_factors({.rank = rank, .in = kIn, .out = kOut, .a = a.back(), .b = b.back(), .bias = {}},
+                                     FactorUse::linear),
+           0.7f});
+    }
+    table.slots.push_back(&entries[size_t(s)]);
+  }
+  const HostMatrix x = random_rows(random, kRows, kIn), y = random_rows(random, kRows, kOut);
+  const auto apply = [&](int first, int count, const std::vector<int32_t>& slot) {
+    bind_plain(*backend_, {.rows = count, .slot = slot});
+    Tensor out = backend_->upload({y.row(first), size_t(count) * kOut}, count, kOut);
+    const LoraModule module{&table, nullptr, false};
+    backend_->ops().lora(backend_->upload({x.row(first), size_t(count) * kIn}, count, kIn), RowSet::all, {&module, 1},
+                         {&out, 1});
+    return read_output(*backend_, "y", out).values;
+  };
+  std::vector<int32_t> slot;
+  for (int r = 0; r < kRows; ++r) slot.push_back(r < 19 ? 0 : r < 21 ? -1 : r < 30 ? 1 + r % 3 : r % 4 - 1);
+  const std::vector<float> together = apply(0, kRows, slot);
+  for (const int count : {1, 2, 3, 5, 7, 13, 18, 39}) {
+    for (int first = 0; first + count <= kRows; first += count < 3 ? 1 : 3) {
+      const std::vector<float> alone = apply(first, count, {slot.begin() + first, slot.begin() + first + count});
+      ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + int64_t(first) * kOut))
+          << "rows " << first << "+" << count;
+    }
+  }
+  EXPECT_TRUE(std::equal(together.begin() + 19 * kOut, together.begin() + 21 * kOut, y.row(19))) << "rows of the base";
+}
+
+/// DoRA's factor against W + scale·B A in double, whatever holds W.
+TEST_P(Laws, DoraFactorsAreMagnitudesOverLengths) {
+  Random random(28);
+  constexpr int kOut = 53, kIn = 96, kRank = 5;
+  const float scale = 1.7f;
+  const std::vector<float> a = random.normals(kRank * kIn, 0.1), b = random.normals(kOut * kRank, 0.1);
+  const HostFactors factors{.rank = kRank, .in = kIn, .out = kOut, .a = a, .b = b, .bias = {}};
+  for (const Format& format : {Format::affine(4, 32, DType::bf16, DType::bf16), Format::dense(DType::f32)}) {
+    const HostWeight host = random_weight(random, kOut, kIn, format, 0.1);
+    const WideWeight w = widen(host);
+    for (const bool by_column : {false, true}) {
+      const std::vector<float> magnitude = random.normals(by_column ? kIn : kOut, 1);
+      std::vector<double> squares(magnitude.size());
+      for (size_t n = 0; n < kOut; ++n) {
+        for (size_t k = 0; k < kIn; ++k) {
+          double value = w.value[n * kIn + k];
+          for (size_t i = 0; i < kRank; ++i) value += double(scale) * double(b[n * kRank + i]) * double(a[i * kIn + k]);
+          squares[by_column ? k : n] += value * value;
+        }
+      }
+      const Tensor factor = backend_->dora_factor(backend_->prepare(host), factors, scale, magnitude, by_column);
+      const std::vector<float> got = read_output(*backend_, "factor", factor).values;
+      ASSERT_EQ(got.size(), magnitude.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        // An element is off by rank + 4 roundings of parts no larger than a few of it; a length averages them.
+        const double want = double(magnitude[i]) / std::sqrt(squares[i]);
+        EXPECT_NEAR(got[i], want, 16 * (kRank + 4) * kRoundF32 * std::abs(want)) << i;
+      }
+    }
+  }
+}
+
 TEST_P(Laws, ABrokenRowStaysAlone) {
   Random random(22);
   const Weight weight =

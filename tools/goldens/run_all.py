@@ -95,6 +95,7 @@ def inside(arguments):
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("sampler.py", "--out", fresh / "sampler.json")
+        script("adapters.py", "--out", fresh / "adapters")
         wrong += compare_trees(fresh, DATA / "goldens")
         script("gguf_files.py", "--out", Path(scratch) / "gguf")
         wrong += compare_trees(Path(scratch) / "gguf", DATA / "gguf")

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/lora.h"
 #include "quant/affine.h"
 
 namespace bumblebee {
@@ -23,7 +24,9 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(const BackendOptions& options)
       : threads_(options.threads, options.pin),
         memory_(std::make_shared<Pool>()),
-        ops_(choose_kernels(options.instruction_set), threads_, memory_, options.fast) {}
+        kernels_(choose_kernels(options.instruction_set)),
+        fast_(options.fast),
+        ops_(kernels_, threads_, memory_, options.fast) {}
 
   std::string_view name() const override { return "cpu"; }
   Tensor make(int rows, int cols) override { return memory_->make(rows, cols); }
@@ -58,6 +61,16 @@ class CpuBackend final : public Backend {
     decode_row<float>(vector, 0, std::span(data(t), size_t(vector.in)));
     return t;
   }
+  Factors prepare_factors(const HostFactors& factors, FactorUse use) override {
+    return pack_factors(kernels_, factors, use, fast_);
+  }
+  Tensor dora_factor(const Weight& weight, const HostFactors& factors, float scale, std::span<const float> magnitude,
+                     bool by_column) override {
+    Tensor factor = memory_->make(1, int(magnitude.size()));
+    const WeightRows& rows = static_cast<const CpuWeight&>(*weight.packed).rows;
+    cpu::dora_factor(kernels_, rows, weight.out, factors, scale, magnitude, by_column, data(factor));
+    return factor;
+  }
   std::unique_ptr<KvStore> make_kv(const KvShape& shape) override {
     return std::make_unique<CpuKv>(shape, threads_.plan().nodes);
   }
@@ -72,6 +85,8 @@ class CpuBackend final : public Backend {
  private:
   ThreadPool threads_;
   std::shared_ptr<Pool> memory_;
+  const Kernels& kernels_;
+  const bool fast_;
   CpuOps ops_;
 };
 

@@ -30,7 +30,9 @@ class CpuOps final : public Ops {
   Tensor embed(const Weight& table) override;
   void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) override;
   Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override;
-  void lora(const Tensor& x, std::span<const LoraTable* const> tables, std::span<Tensor> y) override;
+  void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override;
+  void lora_embed(const LoraTable& table, Tensor& y) override;
+  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) override;
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
   Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
   void add(Tensor& x, const Tensor& delta) override;
@@ -64,6 +66,13 @@ class CpuOps final : public Ops {
   void round_int8(const Tensor& x, RoundedInt8& out);
   void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
   void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
+  struct LoraWork;
+  int32_t slot_of(RowSet rows, int r) const;
+  LoraWork lora_work(const Tensor& x, RowSet rows, std::span<const LoraModule> modules);
+  void lora_shrink(const Tensor& x, const LoraWork& work);
+  void lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y, int first,
+                   int last);
+  void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, const Tensor& y);
   void turn(Tensor& t, int head_dim, const NormParams* norm);
   void update_rope_table(const RopeParams& rope);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
@@ -90,6 +99,7 @@ class CpuOps final : public Ops {
   RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
   std::vector<float> cos_, sin_;    // [rows, dims/2]
+  std::vector<float> lora_u_;       // A x of every run and term
   std::vector<float> span_states_;  // of spans that are joined later
 };
 

@@ -121,6 +121,33 @@ struct SmallGemm {
   const void* next = nullptr;  // as many bytes as b has, which will be read soon: prefetched meanwhile
 };
 
+/// u[r, i] = Σ_k x[r, k]·a[i, k] for `ranks` rows of a; the sum has the order of matvec. a is f32 or bf16.
+struct LoraShrink {
+  const uint8_t* a = nullptr;
+  Element element = Element::f32;
+  size_t a_stride = 0;  // elements
+  int ranks = 0;
+  FloatRows x;
+  int rows = 0, depth = 0;
+  float* u = nullptr;
+  size_t u_stride = 0;
+};
+
+/// y[r, n] += scale·(bias[n] + Σ_i u[r, i]·b[n, i]) for n in [first, last), i in order; `first` is a multiple of 16. b
+/// is f32 or bf16 in blocks of 16 outputs, [out/16][rank][16]; it and `bias` (or null) are padded to whole blocks.
+struct LoraExpand {
+  const uint8_t* b = nullptr;
+  Element element = Element::f32;
+  int rank = 0;
+  const float* bias = nullptr;
+  float scale = 0;
+  FloatRows u;
+  int rows = 0;
+  float* y = nullptr;
+  size_t y_stride = 0;
+  int first = 0, last = 0;
+};
+
 struct Kernels {
   const char* name;
 
@@ -162,6 +189,9 @@ struct Kernels {
   void (*store)(const float* x, int count, Element element, void* out);
   /// Rounds x to int8; returns the scale, max |x| / 127.
   float (*store_i8)(const float* x, int count, int8_t* out);
+
+  void (*lora_shrink)(const LoraShrink& s);
+  void (*lora_expand)(const LoraExpand& e);
 };
 
 const Kernels& scalar_kernels();

@@ -32,6 +32,24 @@ T dot(std::span<const T> a, std::span<const U> b) {
   return T(sum);
 }
 
+/// M x for M [rows, x.size()], row-major
+template <class T>
+std::vector<T> times(std::span<const T> m, std::span<const T> x) {
+  std::vector<T> y;
+  for (size_t at = 0; at < m.size(); at += x.size()) y.push_back(dot<T, T>(m.subspan(at, x.size()), x));
+  return y;
+}
+
+/// y += x and y ∘= x
+template <class T>
+void add(std::span<T> y, std::span<const T> x) {
+  for (size_t i = 0; i < y.size(); ++i) y[i] += x[i];
+}
+template <class T>
+void multiply(std::span<T> y, std::span<const T> x) {
+  for (size_t i = 0; i < y.size(); ++i) y[i] *= x[i];
+}
+
 /// y = x / sqrt(mean(x²) + eps) · w
 template <class T>
 void rms_norm(std::span<const T> x, std::span<const T> w, double eps, std::span<T> y) {

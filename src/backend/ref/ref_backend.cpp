@@ -21,6 +21,11 @@ struct RefWeight final : PackedWeight {
   HostWeight host;
 };
 
+struct RefFactors final : PackedFactors {
+  std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
+  size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
+};
+
 Tensor make_tensor(int rows, int cols) {
   return Tensor(std::make_shared<RefBuffer>(size_t(rows) * size_t(cols)), DType::f64, rows, cols);
 }
@@ -102,22 +107,58 @@ class RefOps final : public Ops {
     return y;
   }
 
-  void lora(const Tensor& x, std::span<const LoraTable* const> tables, std::span<Tensor> y) override {
-    for (size_t t = 0; t < tables.size(); ++t) {
-      y[t] = own(y[t]);
+  void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override {
+    for (size_t m = 0; m < modules.size(); ++m) {
+      y[m] = own(y[m]);
       for (int r = 0; r < x.rows(); ++r) {
-        const int slot = batch.slot[size_t(r)];
-        if (slot < 0 || size_t(slot) >= tables[t]->slots.size()) continue;
-        const LoraTable::Entry& e = tables[t]->slots[size_t(slot)];
-        if (!e.a) continue;
-        std::vector<double> u(static_cast<size_t>(e.a.rows()));
-        for (int i = 0; i < e.a.rows(); ++i) u[size_t(i)] = ref::dot<double, double>(row(x, r), row(e.a, i));
-        for (int n = 0; n < e.b.rows(); ++n) {
-          row(y[t], r)[size_t(n)] +=
-              double(e.scale) * ref::dot<double, double>(std::span<const double>(u), row(e.b, n));
+        const LoraEntry* entry = modules[m].table == nullptr ? nullptr : modules[m].table->at(slot(rows, r));
+        const std::span<double> out = row(y[m], r);
+        const bool bias_last = entry != nullptr && entry->comes_before_bias();
+        if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
+        if (entry != nullptr) {
+          if (entry->weight && !modules[m].has_weight) multiply(entry->weight, row(x, r), out);
+          for (const LoraEntry::Term& term : entry->terms) {
+            const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+            add_term(term, ref::times<double>(f.a, row(x, r)), out);
+          }
+          if (entry->factor) ref::multiply<double>(out, row(entry->factor, 0));
         }
+        const Tensor* bias = bias_last && entry->bias ? &entry->bias : modules[m].bias;
+        if (bias_last && bias != nullptr) ref::add<double>(out, row(*bias, 0));
       }
     }
+  }
+
+  void lora_embed(const LoraTable& table, Tensor& y) override {
+    y = own(y);
+    for (int r = 0; r < y.rows(); ++r) {
+      const LoraEntry* entry = table.at(batch.slot[size_t(r)]);
+      if (entry == nullptr) continue;
+      const size_t token = size_t(batch.tokens[size_t(r)]);
+      if (entry->weight) decode_row<double>(host(entry->weight), int(token), row(y, r));
+      for (const LoraEntry::Term& term : entry->terms) {
+        const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+        std::vector<double> u;
+        for (int i = 0; i < term.factors.rank; ++i) u.push_back(f.a[size_t(i) * size_t(term.factors.in) + token]);
+        add_term(term, u, row(y, r));
+      }
+      if (!entry->factor) continue;
+      const std::span<double> factor = row(entry->factor, 0);
+      for (int c = 0; c < y.cols(); ++c) row(y, r)[size_t(c)] *= factor[entry->factor_by_token ? token : size_t(c)];
+    }
+  }
+
+  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) override {
+    Tensor y = make_tensor(x.rows(), x.cols());
+    for (int r = 0; r < x.rows(); ++r) {
+      const LoraEntry* entry = table.at(slot(rows, r));
+      const Tensor& w = entry != nullptr && entry->norm ? entry->norm : norm.w;
+      for (size_t first = 0; first < size_t(x.cols()); first += size_t(width)) {
+        ref::rms_norm<double>(row(x, r).subspan(first, size_t(width)), row(w, 0), double(norm.eps),
+                              row(y, r).subspan(first, size_t(width)));
+      }
+    }
+    return y;
   }
 
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override {
@@ -197,6 +238,26 @@ class RefOps final : public Ops {
   }
 
  private:
+  int32_t slot(RowSet rows, int r) const {
+    return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.wanted[size_t(r)])];
+  }
+
+  /// y = W x
+  static void multiply(const Weight& weight, std::span<const double> x, std::span<double> y) {
+    std::vector<double> w(x.size());
+    for (int n = 0; n < weight.out; ++n) {
+      decode_row<double>(host(weight), n, w);
+      y[size_t(n)] = ref::dot<double, double>(x, std::span<const double>(w));
+    }
+  }
+
+  /// y += scale·(B u + b)
+  static void add_term(const LoraEntry::Term& term, std::span<const double> u, std::span<double> y) {
+    const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+    const std::vector<double> delta = ref::times<double>(f.b, u);
+    for (size_t n = 0; n < y.size(); ++n) y[n] += double(term.scale) * (delta[n] + (f.bias.empty() ? 0.0 : f.bias[n]));
+  }
+
   void turn(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
     t = own(t);
     const size_t dim = size_t(head_dim);
@@ -239,6 +300,33 @@ class RefBackend final : public Backend {
     Tensor t = make_tensor(1, vector.in);
     decode_row<double>(vector, 0, row(t, 0));
     return t;
+  }
+  Factors prepare_factors(const HostFactors& f, FactorUse) override {
+    BB_CHECK(f.a.size() == size_t(f.rank) * size_t(f.in) && f.b.size() == size_t(f.out) * size_t(f.rank));
+    auto packed = std::make_shared<RefFactors>();
+    packed->a.assign(f.a.begin(), f.a.end());
+    packed->b.assign(f.b.begin(), f.b.end());
+    packed->bias.assign(f.bias.begin(), f.bias.end());
+    return {f.rank, f.in, f.out, std::move(packed)};
+  }
+  Tensor dora_factor(const Weight& weight, const HostFactors& f, float scale, std::span<const float> magnitude,
+                     bool by_column) override {
+    BB_CHECK(magnitude.size() == size_t(by_column ? weight.in : weight.out));
+    std::vector<double> squares(magnitude.size()), w(static_cast<size_t>(weight.in));
+    for (int n = 0; n < weight.out; ++n) {
+      decode_row<double>(host(weight), n, w);
+      for (int k = 0; k < weight.in; ++k) {
+        double delta = 0;
+        for (int i = 0; i < f.rank; ++i)
+          delta +=
+              double(f.b[size_t(n) * size_t(f.rank) + size_t(i)]) * double(f.a[size_t(i) * size_t(f.in) + size_t(k)]);
+        const double value = w[size_t(k)] + double(scale) * delta;
+        squares[size_t(by_column ? k : n)] += value * value;
+      }
+    }
+    Tensor factor = make_tensor(1, int(magnitude.size()));
+    for (size_t i = 0; i < magnitude.size(); ++i) row(factor, 0)[i] = double(magnitude[i]) / std::sqrt(squares[i]);
+    return factor;
   }
   std::unique_ptr<KvStore> make_kv(const KvShape& shape) override { return std::make_unique<RefKv>(shape); }
   void bind(const Batch& batch, const KvStore* kv) override {

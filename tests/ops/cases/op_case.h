@@ -56,6 +56,8 @@ void add_embed(Cases& cases);
 void add_matmul(Cases& cases);
 void add_matmul_untransposed(Cases& cases);
 void add_lora(Cases& cases);
+void add_lora_embed(Cases& cases);
+void add_lora_norm(Cases& cases);
 void add_rms_norm(Cases& cases);
 void add_add_rms_norm(Cases& cases);
 void add_add(Cases& cases);

@@ -12,10 +12,12 @@ struct Operation {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 11> kOperations = {{{"embed", add_embed},
+constexpr std::array<Operation, 13> kOperations = {{{"embed", add_embed},
                                                     {"matmul", add_matmul},
                                                     {"matmul_untransposed", add_matmul_untransposed},
                                                     {"lora", add_lora},
+                                                    {"lora_embed", add_lora_embed},
+                                                    {"lora_norm", add_lora_norm},
                                                     {"rms_norm", add_rms_norm},
                                                     {"add_rms_norm", add_add_rms_norm},
                                                     {"add", add_add},

@@ -21,4 +21,6 @@ inline constexpr Kernels kTable = {.name = KERNEL_SET,
                                    .softmax_part = softmax_part,
                                    .max_scaled = max_scaled,
                                    .store = store_elements,
-                                   .store_i8 = store_i8};
+                                   .store_i8 = store_i8,
+                                   .lora_shrink = lora_shrink,
+                                   .lora_expand = lora_expand};

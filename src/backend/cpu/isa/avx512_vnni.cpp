@@ -23,6 +23,7 @@ namespace avx512_vnni {
 #include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/lora.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace avx512_vnni

@@ -24,6 +24,7 @@ namespace neon_dotprod {
 #include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
+#include "backend/cpu/generic/lora.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace neon_dotprod

@@ -1,0 +1,21 @@
+// "SRC[:NUMBER]" as the commands on adapter files take it.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "lora/adapter.h"
+
+namespace bumblebee::cli {
+
+struct AdapterSource {
+  std::string source;  // a directory, or org/name[@revision]
+  std::optional<double> number;
+
+  /// Splits at the last ':' when a number follows. Throws UsageError for an empty source or a number that is not
+  /// finite.
+  static AdapterSource parse(const std::string& text);
+  lora::Adapter read(const std::optional<float>& scale = std::nullopt) const;
+};
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,22 @@
+// Flags that name adapters, and loading them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+#include <vector>
+
+#include "bumblebee/bumblebee.h"
+
+namespace bumblebee::cli {
+
+struct AdapterFlags {
+  std::vector<std::string> adapters;  // SRC or SRC:SCALE
+};
+
+void add_adapter_flags(CLI::App& verb, AdapterFlags& flags);
+
+/// Reads the adapters, in order; nothing is packed yet. Throws UsageError for a scale that is no number.
+std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags);
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,39 @@
+// What every adapter can say of itself.
+#include "lora/adapter.h"
+
+namespace bumblebee::lora {
+
+std::string_view to_string(Kind kind) {
+  switch (kind) {
+    case Kind::lora: return "lora";
+    case Kind::dora: return "dora";
+    default: return "full";
+  }
+}
+
+std::string_view to_string(Dialect dialect) { return dialect == Dialect::mlx ? "mlx-lm" : "PEFT"; }
+
+uint64_t size_bytes(const Adapter& adapter) {
+  uint64_t values = 0;
+  for (const auto& [path, change] : adapter.modules) {
+    if (change.low_rank) {
+      const LowRank& low = *change.low_rank;
+      values += low.a.values.size() + low.b.values.size() + low.b_bias.size() + low.magnitude.size();
+    }
+    if (change.weight) values += change.weight->values.size();
+    if (change.bias) values += change.bias->size();
+  }
+  return values * sizeof(float);
+}
+
+int set_scale(Adapter& adapter, float scale) {
+  int scaled = 0;
+  for (auto& [path, change] : adapter.modules) {
+    if (!change.low_rank) continue;
+    change.low_rank->scale = scale;
+    ++scaled;
+  }
+  return scaled;
+}
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,72 @@
+// An adapter as every reader hands it out: one convention, whatever wrote it. mlx-lm's factors are transposed on
+// reading, PEFT's alpha/r is resolved, module paths are the base's. Knows no device; fit.h holds it against a base.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lora/targets.h"
+
+namespace bumblebee::lora {
+
+/// Row-major f32 on the host.
+struct Matrix {
+  int rows = 0, cols = 0;
+  std::vector<float> values;  // [rows, cols]
+  friend bool operator==(const Matrix&, const Matrix&) = default;
+};
+
+/// A linear: y = W x + scale·(B(A x) + b_bias).
+/// An embedding (table W [vocab, dims]): e(t) = W[t] + scale·B A[:, t].
+/// DoRA (magnitude m): y = m/|W + scale·B A| ∘ (W x + scale·B A x) + bias, the norm over each row of W [out, in].
+struct LowRank {
+  Matrix a;                      // [rank, in];  embedding: [rank, vocab]
+  Matrix b;                      // [out, rank]; embedding: [dims, rank]
+  float scale = 0;               // the number that multiplies B(A x): never to be divided by the rank again
+  std::vector<float> b_bias;     // PEFT's lora_bias: [out]; empty: none
+  std::vector<float> magnitude;  // DoRA's m: [out]; empty: none. Embedding: mlx-lm has one per token, |W + ΔW| over a
+                                 // row of the table [vocab]; PEFT one per feature, over a column [dims].
+
+  int rank() const { return a.rows; }
+  friend bool operator==(const LowRank&, const LowRank&) = default;
+};
+
+/// What an adapter does to one module: a linear, the head, the embedding or a norm. At least one part is there. With
+/// both, low_rank is added to the replaced weight (PEFT saves an embedding beside its factors).
+struct Change {
+  std::optional<LowRank> low_rank;
+  std::optional<Matrix> weight;            // replaces W [out, in]; an embedding: [vocab, dims]; a norm: [1, size]
+  std::optional<std::vector<float>> bias;  // replaces the module's bias [out]
+  bool shared_weight = false;  // `weight` is the base's own, saved along by PEFT: a tied head gets it as well
+  friend bool operator==(const Change&, const Change&) = default;
+};
+
+enum class Kind : uint8_t { lora, dora, full };
+enum class Dialect : uint8_t { mlx, peft };
+
+std::string_view to_string(Kind kind);        // "lora", "dora", "full"
+std::string_view to_string(Dialect dialect);  // "mlx-lm", "PEFT"
+
+struct Adapter {
+  std::string name;  // for people; not an identity
+  Dialect dialect = Dialect::mlx;
+  Kind kind = Kind::lora;
+  std::map<std::string, Change> modules;  // by module path as in the base: "model.layers.0.self_attn.q_proj", "lm_head"
+
+  std::string where;                         // the file of the tensors, for messages
+  std::string base;                          // the base's name, as the config has it; empty when it has none
+  std::optional<Targets> targets;            // what the config says was trained; empty when it does not say
+  std::map<std::string, std::string> facts;  // of the config, for people: "r", "lora_alpha", "num_layers", ...
+};
+
+/// Bytes that the contents take as f32.
+uint64_t size_bytes(const Adapter& adapter);
+/// Replaces the scale of every low-rank part: what a caller's `scale` means. Adapters without one (full) are left as
+/// they are; returns how many modules were scaled.
+int set_scale(Adapter& adapter, float scale);
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,203 @@
+// The rewriter of io with an adapter's rows in between; each row is stored once more here to measure what storing it
+// loses.
+#include "lora/fuse.h"
+
+#include <cmath>
+#include <mutex>
+
+#include "base/error.h"
+#include "lora/dense.h"
+#include "lora/writers.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using SiteKind = nn::Site::Kind;
+
+std::string without(const std::string& name, std::string_view ending) {
+  return name.ends_with(ending) ? name.substr(0, name.size() - ending.size()) : name;
+}
+
+/// `row` as it will be read back.
+void store_and_load(std::span<const float> row, DType dtype, const std::optional<AffineSpec>& spec,
+                    AffineVariant variant, std::span<float> back) {
+  std::vector<std::byte> bytes(row.size() * size_t(size_of(dtype)));
+  for (size_t i = 0; i < row.size(); ++i) {
+    store_float(bytes, dtype, i, row[i]);
+    back[i] = load_float(bytes, dtype, i);
+  }
+  if (!spec) return;
+  const int in = int(row.size());
+  const QuantizedMatrix q = quantize_affine(back, 1, in, spec->bits, spec->group, dtype, variant);
+  const Format format = Format::affine(spec->bits, spec->group, dtype, dtype);
+  decode_row<float>({format, 1, in, q.codes, q.scales, q.biases, "", nullptr}, 0, back);
+}
+
+class Fusion : public WeightChanges {
+ public:
+  Fusion(const Adapter& adapter, AffineVariant variant) : variant_(variant) {
+    for (const auto& [path, change] : adapter.modules) {
+      if (change.weight || change.low_rank) {
+        Part part{path, std::make_unique<DenseChange>(change, is_embedding(path), adapter.dialect), nullptr, 0,
+                  nullptr};
+        parts_.emplace(path, std::move(part));
+      }
+      if (change.bias || (change.low_rank && !change.low_rank->b_bias.empty())) {
+        Part part{path + ".bias", nullptr, change.bias ? &*change.bias : nullptr, 0, nullptr};
+        if (change.low_rank && !change.low_rank->b_bias.empty()) {
+          part.added = &change.low_rank->b_bias;
+          part.scale = change.low_rank->scale;
+        }
+        parts_.emplace(path + ".bias", std::move(part));
+      }
+    }
+  }
+
+  bool touches(const std::string& name) const override { return parts_.contains(without(name, ".weight")); }
+
+  void apply(const std::string& name, uint64_t row, std::span<float> values, DType dtype,
+             const std::optional<AffineSpec>& spec) const override {
+    const Part& part = parts_.at(without(name, ".weight"));
+    std::vector<double> wanted(values.begin(), values.end());
+    if (part.dense) {
+      part.dense->change(int(row), wanted);
+    } else {
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        if (part.bias != nullptr) wanted[i] = double((*part.bias)[i]);
+        if (part.added != nullptr) wanted[i] += part.scale * double((*part.added)[i]);
+      }
+    }
+    std::vector<float> fused(wanted.begin(), wanted.end()), back(values.size());
+    for (const float v : fused) {
+      if (!std::isfinite(v)) throw Error(ErrorCode::bad_file, name, cat("the fused weight is not finite in row ", row));
+    }
+    store_and_load(fused, dtype, spec, variant_, back);
+    double weight = 0, change = 0, error = 0;
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const double base = double(values[i]);
+      weight += base * base;
+      change += (wanted[i] - base) * (wanted[i] - base);
+      error += (double(back[i]) - wanted[i]) * (double(back[i]) - wanted[i]);
+    }
+    std::copy(fused.begin(), fused.end(), values.begin());
+    const std::lock_guard lock(mutex_);
+    FuseLoss& loss = squares_[part.name];
+    loss.weight += weight;
+    loss.change += change;
+    loss.error += error;
+  }
+
+  std::vector<FuseLoss> losses() const {
+    std::vector<FuseLoss> losses;
+    for (const auto& [name, squares] : squares_) {
+      losses.push_back({name, std::sqrt(squares.weight), std::sqrt(squares.change), std::sqrt(squares.error)});
+    }
+    return losses;
+  }
+
+ private:
+  struct Part {
+    std::string name;
+    std::unique_ptr<DenseChange> dense;  // of a weight
+    const std::vector<float>* bias;      // instead of the base's
+    double scale;                        // of what is added
+    const std::vector<float>* added;     // PEFT's bias of B
+  };
+  std::map<std::string, Part> parts_;
+  AffineVariant variant_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, FuseLoss> squares_;
+};
+
+/// With a tied head there is one weight for two modules: it can hold the change only when both mean the same.
+void check_head(Adapter& adapter, const Base& base) {
+  if (!base.tied_head) return;
+  std::string table;
+  for (const nn::Site& site : base.sites) {
+    if (site.kind == SiteKind::embedding) table = site.name;
+  }
+  const bool head = adapter.modules.contains("lm_head"), embedding = adapter.modules.contains(table);
+  if (!head && !embedding) return;
+  if (adapter.dialect == Dialect::mlx && head && embedding) {  // fit() spelled out that they are one
+    adapter.modules.erase("lm_head");
+    return;
+  }
+  cannot_write(
+      adapter, head ? "lm_head" : table,
+      "the base's head is tied to its embedding and the adapter changes them differently: apply it at run time");
+}
+
+void check_parts(const Adapter& adapter, const Base& base) {
+  for (const nn::Site& site : base.sites) {
+    const auto it = adapter.modules.find(site.name);
+    if (it == adapter.modules.end() || !it->second.low_rank) continue;
+    if (!it->second.low_rank->b_bias.empty() && !site.bias)
+      cannot_write(adapter, site.name, "the base has no bias here, and lora_bias needs one: apply it at run time");
+    if (site.kind == SiteKind::embedding && adapter.dialect == Dialect::peft && !it->second.low_rank->magnitude.empty())
+      cannot_write(adapter, site.name, "DoRA of a PEFT embedding cannot be fused row by row: apply it at run time");
+  }
+}
+
+}  // namespace
+
+Base base_of(const Checkpoint& checkpoint, const std::string& name) {
+  Base base;
+  base.name = name;
+  const HfConfig& config = checkpoint.config();
+  bool head = false;
+  for (const StoredModule& module : checkpoint.modules()) {
+    const bool dense = module.format.kind == Format::Kind::dense;
+    if (dense && !module.name.ends_with(".weight")) continue;  // biases and buffers
+    const std::string path = dense ? without(module.name, ".weight") : module.name;
+    nn::Site site{path, 0, 0, SiteKind::linear, bool(checkpoint.find(path + ".bias"))};
+    if (module.shape.size() == 1) {
+      site.kind = SiteKind::norm;
+      site.in = site.out = int(module.shape[0]);
+    } else if (module.shape.size() == 2) {
+      site.out = int(module.shape[0]);
+      site.in = int(module.shape[1]);
+      if (is_embedding(path)) {
+        site.kind = SiteKind::embedding;
+        std::swap(site.in, site.out);
+      }
+    } else {
+      continue;
+    }
+    head = head || path == "lm_head";
+    base.sites.push_back(std::move(site));
+  }
+  base.tied_head = bool_or(config.text(), "tie_word_embeddings", config.path.string(), !head);
+  if (base.tied_head && !head) {
+    for (const nn::Site& site : base.sites) {
+      if (site.kind != SiteKind::embedding) continue;
+      base.sites.push_back({"lm_head", site.out, site.in, SiteKind::linear, false});
+      break;
+    }
+  }
+  return base;
+}
+
+FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
+                           const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress) {
+  Base base;
+  {
+    const auto checkpoint = Checkpoint::open(source);
+    base = base_of(*checkpoint, source.string());
+  }
+  Adapter fitted = fit(adapter, base);
+  check_head(fitted, base);
+  check_parts(fitted, base);
+  const Fusion fusion(fitted, options.variant);
+  RewriteOptions rewrite;
+  rewrite.dequantize = options.dequantize;
+  rewrite.dtype = options.dtype;
+  rewrite.variant = options.variant;
+  rewrite.threads = options.threads;
+  rewrite.changes = &fusion;
+  FuseReport report;
+  report.conversion = rewrite_checkpoint(source, target, rewrite, progress);
+  report.losses = fusion.losses();
+  return report;
+}
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,124 @@
+// [A₁; A₂] and [B₁·p₁/s, B₂·p₂/s] with pᵢ = wᵢ·sᵢ and s the largest of them.
+#include "lora/merge.h"
+
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+#include "lora/writers.h"
+
+namespace bumblebee::lora {
+namespace {
+
+struct Part {
+  const LowRank* low = nullptr;
+  double product = 0;
+  const Adapter* from = nullptr;
+};
+
+void check(const std::vector<Weighted>& parts) {
+  if (parts.empty()) throw Error(ErrorCode::bad_request, "merge", "expected adapters, got none");
+  for (const auto& [adapter, weight] : parts) {
+    if (!std::isfinite(weight))
+      throw Error(ErrorCode::bad_request, adapter.where, cat("weight: expected a finite number, got ", weight));
+    for (const auto& [path, change] : adapter.modules) {
+      if (!change.low_rank || change.weight || change.bias)
+        cannot_write(adapter, path, "whole weights and biases do not combine linearly");
+      if (!change.low_rank->magnitude.empty()) cannot_write(adapter, path, "DoRA does not combine linearly");
+      if (is_embedding(path) && adapter.dialect != parts.front().adapter.dialect)
+        cannot_write(adapter, path, "the two formats mean different things by an adapted embedding");
+    }
+  }
+}
+
+/// Returns whether every value is exact.
+bool combine(const std::string& path, const std::vector<Part>& parts, LowRank& result) {
+  const LowRank& first = *parts.front().low;
+  size_t rank = 0;
+  double scale = 0;
+  for (const Part& part : parts) {
+    if (part.low->a.cols != first.a.cols || part.low->b.rows != first.b.rows) {
+      throw Error(ErrorCode::bad_request, part.from->where,
+                  cat("module '", path, "': expected [", first.b.rows, ", ", first.a.cols,
+                      "] as in the first adapter, got [", part.low->b.rows, ", ", part.low->a.cols, "]"));
+    }
+    rank += size_t(part.low->rank());
+    if (std::abs(part.product) > std::abs(scale)) scale = part.product;
+  }
+  result.scale = float(scale);
+  if (!std::isfinite(result.scale))
+    cannot_write(*parts.front().from, path, "weight times scale is too large for an f32");
+  const size_t out = size_t(first.b.rows);
+  result.a = {int(rank), first.a.cols, {}};
+  result.b = {int(out), int(rank), std::vector<float>(out * rank)};
+  bool exact = true;
+  size_t at = 0;
+  for (const Part& part : parts) {
+    const size_t own = size_t(part.low->rank());
+    result.a.values.insert(result.a.values.end(), part.low->a.values.begin(), part.low->a.values.end());
+    const double ratio = result.scale == 0 ? 0 : part.product / double(result.scale);
+    const auto scaled = [&](float value) {
+      const float to = float(double(value) * ratio);
+      exact = exact && double(to) * double(result.scale) == double(value) * part.product;
+      return to;
+    };
+    for (size_t o = 0; o < out; ++o) {
+      for (size_t k = 0; k < own; ++k) result.b.values[o * rank + at + k] = scaled(part.low->b.values[o * own + k]);
+    }
+    if (!part.low->b_bias.empty()) {
+      result.b_bias.resize(out);
+      for (size_t o = 0; o < out; ++o) result.b_bias[o] += scaled(part.low->b_bias[o]);
+      exact = false;  // sums of them are rounded
+    }
+    at += own;
+  }
+  return exact;
+}
+
+}  // namespace
+
+Merged merge(const std::vector<Weighted>& parts) {
+  check(parts);
+  std::set<std::string> paths;
+  for (const Weighted& part : parts) {
+    for (const auto& [path, change] : part.adapter.modules) paths.insert(path);
+  }
+  Merged merged;
+  Adapter& adapter = merged.adapter;
+  adapter.dialect = parts.front().adapter.dialect;
+  adapter.base = parts.front().adapter.base;
+  int rounded = 0;
+  for (const std::string& path : paths) {
+    std::vector<Part> here;
+    for (const auto& [part, weight] : parts) {
+      const auto it = part.modules.find(path);
+      if (it == part.modules.end()) continue;
+      const LowRank& low = *it->second.low_rank;
+      here.push_back({&low, weight * double(low.scale), &part});
+    }
+    LowRank low;
+    rounded += !combine(path, here, low);
+    adapter.modules[path].low_rank = std::move(low);
+  }
+  for (const Weighted& part : parts) {
+    adapter.name += (adapter.name.empty() ? "" : "+") + part.adapter.name;
+    if (part.adapter.base != adapter.base) adapter.base.clear();
+  }
+  adapter.where = adapter.name;
+  // What one says about layers holds for the result when all say the same.
+  const auto& said = parts.front().adapter.facts;
+  if (const auto it = said.find("num_layers"); it != said.end()) {
+    bool same = true;
+    for (const Weighted& part : parts) {
+      const auto other = part.adapter.facts.find("num_layers");
+      same = same && other != part.adapter.facts.end() && other->second == it->second;
+    }
+    if (same) adapter.facts["num_layers"] = it->second;
+  }
+  if (rounded > 0)
+    merged.notes.push_back(
+        cat("weights times scales differ: B of ", rounded, " modules was scaled, each value rounded once (2^-24)"));
+  return merged;
+}
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,24 @@
+// Adapter directories, read into lora::Adapter: mlx-lm's (adapters.safetensors) and PEFT's (adapter_model.safetensors),
+// each beside its adapter_config.json. Rank and targets come from the tensors, the scale from the config; where they
+// disagree, and for whatever is only half understood, reading throws. What is accepted and what is refused:
+// docs/adapters.md.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "lora/adapter.h"
+
+namespace bumblebee::lora {
+
+struct ReadOptions {
+  std::optional<float> scale = {};  // instead of the config's, for every module with factors
+  std::string name = {};            // instead of the directory's
+};
+
+/// Reads the adapter in `directory`. Throws Error naming the file, and the tensor or key: `bad_file` for broken
+/// tensors, `bad_config` for a config that contradicts them or itself, `unsupported` for what is named and refused.
+Adapter read_adapter(const std::filesystem::path& directory, const ReadOptions& options = {});
+
+}  // namespace bumblebee::lora

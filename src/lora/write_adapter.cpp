@@ -1,0 +1,88 @@
+// What must hold before either format is written.
+#include "lora/write_adapter.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "io/atomic_file.h"
+#include "io/quote.h"
+#include "io/safetensors.h"
+#include "lora/writers.h"
+
+namespace bumblebee::lora {
+
+void cannot_write(const Adapter& adapter, const std::string& path, std::string_view what) {
+  throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
+              cat("module ", in_quotes(path), ": ", what));
+}
+
+bool is_embedding(std::string_view path) { return path.substr(path.rfind('.') + 1) == "embed_tokens"; }
+
+Layout Layout::of(const Adapter& adapter) {
+  Layout layout;
+  for (const auto& [path, change] : adapter.modules) {
+    const int layer = layer_of(path);
+    if (layer < 0) {
+      layout.outside.insert(path);
+      continue;
+    }
+    if (layout.layers.empty()) layout.first = layer;
+    layout.first = std::min(layout.first, layer);
+    layout.last = std::max(layout.last, layer);
+    layout.layers[layer].emplace(inside_layer(path));
+    layout.inside.emplace(inside_layer(path));
+  }
+  return layout;
+}
+
+bool Layout::uniform() const {
+  if (int(layers.size()) != last - first + 1) return layers.empty();
+  for (const auto& [layer, paths] : layers) {
+    if (paths != inside) return false;
+  }
+  return true;
+}
+
+void TensorWriter::add(const std::string& name, const Matrix& matrix, bool as_vector) {
+  if (as_vector) {
+    add(name, {uint64_t(matrix.cols)}, matrix.values);
+  } else {
+    add(name, {uint64_t(matrix.rows), uint64_t(matrix.cols)}, matrix.values);
+  }
+}
+
+void TensorWriter::write(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) const {
+  std::vector<TensorView> views;
+  for (const Values& v : values_) views.push_back({{v.name, DType::f32, v.shape}, std::as_bytes(std::span(v.values))});
+  write_safetensors(path, views, metadata);
+}
+
+void write_adapter_config(const std::filesystem::path& directory, const Json& config) {
+  write_text_file(directory / "adapter_config.json", config.dump(2) + "\n");
+}
+
+Json number(double value) {
+  if (std::trunc(value) == value && std::abs(value) < 1e15) return Json(int64_t(value));
+  return Json(value);
+}
+
+std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const std::filesystem::path& directory,
+                                       const WriteOptions& options) {
+  if (adapter.modules.empty()) {
+    throw Error(ErrorCode::bad_request, adapter.name, "expected an adapter with modules, got none");
+  }
+  for (const auto& [path, change] : adapter.modules) {
+    if (to == adapter.dialect || !is_embedding(path) || !change.low_rank) continue;
+    if (!change.low_rank->magnitude.empty())
+      cannot_write(adapter, path, "the two formats normalise a DoRA embedding differently");
+    if (!options.untied_head) {
+      cannot_write(
+          adapter, path,
+          cat("where the head is tied to the embedding, ", to_string(Dialect::mlx), " adapts both and ",
+              to_string(Dialect::peft), " one: expected a base whose head is not tied (say so to convert it)"));
+    }
+  }
+  return to == Dialect::mlx ? write_mlx(adapter, directory, options) : write_peft(adapter, directory, options);
+}
+
+}  // namespace bumblebee::lora

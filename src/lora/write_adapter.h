@@ -1,0 +1,24 @@
+// Writing an adapter in either format, so that its own project and read_adapter() compute what the original did. What a
+// format has no place for is refused by name.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "lora/adapter.h"
+
+namespace bumblebee::lora {
+
+struct WriteOptions {
+  int layers = 0;  // of the base; 0: not known. Needed for mlx-lm when the changed layers are not all, nor the last
+  bool untied_head = false;  // the base's head has a weight of its own: only then do both formats mean the same by an
+                             // adapted embedding
+};
+
+/// Writes the files of `to` into `directory`, which must exist, each one whole or not at all. Returns remarks, such as
+/// values that had to be rounded. Throws Error(unsupported) for what the format cannot hold.
+std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const std::filesystem::path& directory,
+                                       const WriteOptions& options = {});
+
+}  // namespace bumblebee::lora

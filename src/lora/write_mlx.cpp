@@ -1,0 +1,149 @@
+// mlx-lm's format has one rank and one scale for all modules. Smaller ranks are filled up with zeros and other scales
+// go into B; modules that a layer lacks and its neighbours have are written as zeros, because mlx-lm makes every layer
+// alike.
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "lora/writers.h"
+
+namespace bumblebee::lora {
+namespace {
+
+void check(const Adapter& adapter) {
+  for (const auto& [path, change] : adapter.modules) {
+    if (change.low_rank && !change.low_rank->b_bias.empty())
+      cannot_write(adapter, path, "mlx-lm's format has no place for a bias of B (lora_bias)");
+    if (adapter.kind != Kind::full && (change.weight || change.bias))
+      cannot_write(adapter, path, "mlx-lm's format has no place for whole weights or biases beside factors");
+  }
+}
+
+/// How many of the last layers there are, in the meaning of `num_layers`; -1 for all.
+int count_layers(const Adapter& adapter, const Layout& layout, const WriteOptions& options) {
+  if (layout.layers.empty()) return 1;  // only modules outside, which do not depend on it
+  const int touched = layout.last - layout.first + 1;
+  if (options.layers > 0) {
+    if (layout.last >= options.layers) {
+      throw Error(ErrorCode::bad_request, adapter.where,
+                  cat("layers: expected at most ", options.layers, " as the base has, got ", layout.last + 1));
+    }
+    return options.layers - layout.first;
+  }
+  const bool chosen = adapter.targets && adapter.targets->names_layers();
+  if (adapter.dialect == Dialect::mlx) {
+    const auto said = adapter.facts.find("num_layers");
+    return said != adapter.facts.end() && said->second == "all" ? -1 : touched;
+  }
+  if (layout.first == 0 && !chosen) return -1;
+  throw Error(ErrorCode::bad_request, adapter.where,
+              "mlx-lm counts layers from the last, and the adapter does not say how many its base has: give the base");
+}
+
+class MlxWriter {
+ public:
+  MlxWriter(const Adapter& adapter, const WriteOptions& options)
+      : adapter_(adapter), layout_(Layout::of(adapter)), layers_(count_layers(adapter, layout_, options)) {
+    for (const auto& [path, change] : adapter.modules) rank_ = std::max(rank_, change.low_rank->rank());
+    scale_ = most_common<float>(adapter, [](const LowRank& low) { return low.scale; });
+    if (options.layers > 0) layout_.last = options.layers - 1;
+  }
+
+  std::vector<std::string> write(const std::filesystem::path& directory) {
+    for (const auto& [path, change] : adapter_.modules) add(path, *change.low_rank);
+    for (int layer = layout_.first; layer <= layout_.last; ++layer) {
+      for (const std::string& inside : layout_.inside) fill(layer, inside);
+    }
+    Json keys = Json::array();
+    for (const std::string& key : layout_.inside) keys.push_back(key);
+    for (const std::string& key : layout_.outside) keys.push_back(key);
+    Json config = {{"fine_tune_type", std::string(to_string(adapter_.kind))},
+                   {"num_layers", layers_},
+                   {"lora_parameters", {{"rank", rank_}, {"scale", double(scale_)}, {"dropout", 0.0}, {"keys", keys}}}};
+    if (!adapter_.base.empty()) config["model"] = adapter_.base;
+    tensors_.write(directory / "adapters.safetensors", {{"format", "mlx"}});
+    write_adapter_config(directory, config);
+    return notes();
+  }
+
+ private:
+  void add(const std::string& path, const LowRank& low) {
+    const size_t rank = size_t(low.rank()), in = size_t(low.a.cols), out = size_t(low.b.rows), full = size_t(rank_);
+    std::vector<float> a(in * full), b(full * out);
+    const double ratio = scale_ == 0 ? 0 : double(low.scale) / double(scale_);
+    bool exact = true;
+    for (size_t k = 0; k < rank; ++k) {
+      for (size_t i = 0; i < in; ++i) a[i * full + k] = low.a.values[k * in + i];
+      for (size_t o = 0; o < out; ++o) {
+        const float from = low.b.values[o * rank + k];
+        const float to = ratio == 1 ? from : float(double(from) * ratio);
+        if (!std::isfinite(to)) cannot_write(adapter_, path, "its scale is too far from the others' for one scale");
+        exact = exact && double(to) * double(scale_) == double(from) * double(low.scale);
+        b[k * out + o] = to;
+      }
+    }
+    rounded_ += !exact;
+    tensors_.add(path + ".lora_a", {in, full}, std::move(a));
+    tensors_.add(path + ".lora_b", {full, out}, std::move(b));
+    if (!low.magnitude.empty()) tensors_.add(path + ".m", {low.magnitude.size()}, low.magnitude);
+  }
+
+  /// Zeros in the shape that this module has in another layer.
+  void fill(int layer, const std::string& inside) {
+    const auto here = layout_.layers.find(layer);
+    if (here != layout_.layers.end() && here->second.contains(inside)) return;
+    for (const auto& [path, change] : adapter_.modules) {
+      if (inside_layer(path) != inside || layer_of(path) < 0) continue;
+      const std::string number = std::to_string(layer_of(path));
+      const std::string head = path.substr(0, path.size() - inside.size() - number.size() - 1);
+      const std::string to = cat(head, layer, ".", inside);
+      if (!change.low_rank->magnitude.empty())
+        cannot_write(adapter_, to, "mlx-lm would give this layer a magnitude, and the adapter has none");
+      tensors_.add(to + ".lora_a", {uint64_t(change.low_rank->a.cols), uint64_t(rank_)},
+                   std::vector<float>(size_t(change.low_rank->a.cols) * size_t(rank_)));
+      tensors_.add(to + ".lora_b", {uint64_t(rank_), uint64_t(change.low_rank->b.rows)},
+                   std::vector<float>(size_t(change.low_rank->b.rows) * size_t(rank_)));
+      ++filled_;
+      return;
+    }
+  }
+
+  std::vector<std::string> notes() const {
+    std::vector<std::string> notes;
+    if (rounded_ > 0)
+      notes.push_back(cat("scales differ: folded into B of ", rounded_, " modules, each value rounded once (2^-24)"));
+    if (filled_ > 0) notes.push_back(cat(filled_, " modules written as zeros, because mlx-lm makes every layer alike"));
+    return notes;
+  }
+
+  const Adapter& adapter_;
+  Layout layout_;
+  int layers_ = -1, rank_ = 0, rounded_ = 0, filled_ = 0;
+  float scale_ = 0;
+  TensorWriter tensors_;
+};
+
+std::vector<std::string> write_full(const Adapter& adapter, const std::filesystem::path& directory, int layers) {
+  TensorWriter tensors;
+  for (const auto& [path, change] : adapter.modules) {
+    if (change.weight) tensors.add(path + ".weight", *change.weight, change.weight->rows == 1);
+    if (change.bias) tensors.add(path + ".bias", {change.bias->size()}, *change.bias);
+  }
+  Json config = {{"fine_tune_type", "full"}, {"num_layers", layers}, {"lora_parameters", nullptr}};
+  if (!adapter.base.empty()) config["model"] = adapter.base;
+  tensors.write(directory / "adapters.safetensors", {{"format", "mlx"}});
+  write_adapter_config(directory, config);
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::string> write_mlx(const Adapter& adapter, const std::filesystem::path& directory,
+                                   const WriteOptions& options) {
+  check(adapter);
+  if (adapter.kind == Kind::full)
+    return write_full(adapter, directory, count_layers(adapter, Layout::of(adapter), options));
+  return MlxWriter(adapter, options).write(directory);
+}
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,115 @@
+// Fused checkpoints: dense ones give the goldens' logits, quantized ones say what they lost.
+#include "lora/fuse.h"
+
+#include <gtest/gtest.h>
+
+#include "lora/read_adapter.h"
+#include "tests/io/files.h"
+#include "tests/models/running.h"
+#include "tests/support/golden_file.h"
+#include "tests/support/tolerance.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using testing_support::golden_path;
+using testing_support::GoldenFile;
+
+constexpr const char* kQuantized = "widths/b4_g64_tied_bf16";
+
+Adapter golden(const std::string& name) { return read_adapter(golden_path("adapters/" + name)); }
+
+double error_of(const std::filesystem::path& directory, const std::string& name) {
+  const GoldenFile file("adapters/" + name + "/golden.safetensors");
+  const auto checkpoint = Checkpoint::open(directory);
+  models::Runner runner(testing_support::create_reference(), models::read_spec(checkpoint->config().text(), name),
+                        *checkpoint, {});
+  return testing_support::relative_to_rms(runner.step({{0, file.at("tokens").ints()}}).front(),
+                                          file.at("logits").doubles());
+}
+
+TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"mlx_quantized", kQuantized},
+      {"mlx_tied_embedding", kQuantized},
+      {"mlx_dora_quantized", kQuantized},
+      {"peft_embedding", "models/qwen3"},
+      {"peft_saved", "models/qwen3"},
+      {"peft_bias_all", "models/qwen2"},
+      {"peft_dora", "models/qwen3"},
+      {"mlx_full", "models/qwen2"},
+      {"mlx_dora_tied_embedding", "models/qwen2"},
+  };
+  for (const auto& [name, base] : cases) {
+    SCOPED_TRACE(name);
+    const test::TemporaryDirectory scratch;
+    const FuseReport report =
+        fuse_checkpoint(golden_path(base), scratch.path(), golden(name), {.dequantize = true, .dtype = DType::f32});
+    // As in goldens_test: f32 angles, and one rounding of each weight.
+    EXPECT_LE(error_of(scratch.path(), name), 1e-5 + 15 * 8 * testing_support::kRoundF32);
+    ASSERT_FALSE(report.losses.empty());
+    for (const FuseLoss& loss : report.losses) {
+      EXPECT_LE(loss.error, 0x1p-24 * (loss.weight + loss.change)) << loss.module;
+    }
+  }
+}
+
+TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
+  const Adapter adapter = golden("mlx_quantized");
+  const test::TemporaryDirectory scratch;
+  const FuseReport report = fuse_checkpoint(golden_path(kQuantized), scratch.path(), adapter, {});
+  const auto before = Checkpoint::open(golden_path(kQuantized)), after = Checkpoint::open(scratch.path());
+  ASSERT_EQ(report.losses.size(), adapter.modules.size());
+  for (const FuseLoss& loss : report.losses) {
+    EXPECT_TRUE(adapter.modules.contains(loss.module)) << loss.module;
+    // 15 steps over a group's range of about six deviations: an error of 6/15/sqrt(12) of a deviation.
+    EXPECT_GT(loss.relative(), 0.01) << loss.module;
+    EXPECT_LT(loss.error / loss.weight, 0.5) << loss.module;
+  }
+  for (const StoredModule& module : before->modules()) {
+    const bool same = adapter.modules.contains(module.name) ? module.format == after->quantized_format(module.name)
+                      : module.format.kind == Format::Kind::dense
+                          ? true
+                          : std::ranges::equal(before->find(module.name + ".weight").bytes(),
+                                               after->find(module.name + ".weight").bytes());
+    EXPECT_TRUE(same) << module.name;
+  }
+  EXPECT_GT(error_of(scratch.path(), "mlx_quantized"), 1e-3) << "and the logits tell the same";
+}
+
+TEST(Fuse, RefusesWhatACheckpointCannotHold) {
+  const auto refused = [](const char* name, const char* base, const std::string& part) {
+    const test::TemporaryDirectory scratch;
+    test::expect_error([&] { fuse_checkpoint(golden_path(base), scratch.path() / "out", golden(name), {}); }, part,
+                       name);
+    EXPECT_FALSE(std::filesystem::exists(scratch.path() / "out"));
+  };
+  refused("peft_lora_bias", "models/qwen3", "the base has no bias here");
+  refused("peft_tied_embedding", "models/qwen2", "tied to its embedding");
+  refused("peft_saved_tied", "models/qwen2", "tied to its embedding");
+  refused("peft_dora_embedding", "models/qwen3", "cannot be fused row by row");
+  refused("mlx_lora", "models/qwen2", "does not fit the base");
+}
+
+TEST(Fuse, SitesOfACheckpointAreThoseOfItsModel) {
+  for (const char* name : {"models/qwen3", "models/qwen2", "models/llama_biased", kQuantized}) {
+    const auto checkpoint = Checkpoint::open(golden_path(name));
+    const Base base = base_of(*checkpoint, name);
+    nn::Loader load(*checkpoint, nullptr);
+    const auto model = models::make_model(models::read_spec(checkpoint->config().text(), name), load);
+    EXPECT_EQ(base.tied_head, model->dims().tied_head) << name;
+    ASSERT_EQ(base.sites.size(), model->sites().size()) << name;
+    for (const nn::Site& site : model->sites()) {
+      const auto it =
+          std::find_if(base.sites.begin(), base.sites.end(), [&](const nn::Site& s) { return s.name == site.name; });
+      ASSERT_NE(it, base.sites.end()) << site.name;
+      EXPECT_EQ(it->in, site.in) << site.name;
+      EXPECT_EQ(it->out, site.out) << site.name;
+      EXPECT_EQ(it->kind, site.kind) << site.name;
+      EXPECT_EQ(it->bias, site.bias) << site.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::lora

@@ -1,0 +1,111 @@
+// The linear combination against the sum of the dense changes.
+#include "lora/merge.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lora/dense.h"
+#include "tests/lora/adapter_files.h"
+#include "tests/support/golden_file.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using namespace testing;
+
+Adapter golden(const std::string& name) { return read_adapter(testing_support::golden_path("adapters/" + name)); }
+
+/// scale·BA as f64 [rows·cols]; zeros where the adapter does not change the module.
+std::vector<double> dense(const Adapter& adapter, const std::string& path, size_t size) {
+  std::vector<double> values(size);
+  const auto it = adapter.modules.find(path);
+  if (it == adapter.modules.end()) return values;
+  const DenseChange change(it->second, false, adapter.dialect);
+  for (int r = 0; r < change.rows(); ++r) {
+    change.delta(r, std::span(values).subspan(size_t(r) * size_t(change.cols()), size_t(change.cols())));
+  }
+  return values;
+}
+
+TEST(Merge, IsTheLinearCombination) {
+  const std::vector<Weighted> parts = {
+      {golden("mlx_lora"), 0.7}, {golden("peft_regex"), -1.3}, {golden("peft_rslora"), 2}};
+  const Merged merged = merge(parts);
+  ASSERT_EQ(merged.notes.size(), 1u);
+  EXPECT_EQ(merged.adapter.name, "mlx_lora+peft_regex+peft_rslora");
+  size_t paths = 0;
+  for (const auto& [path, change] : merged.adapter.modules) {
+    const size_t size = size_t(change.low_rank->a.cols) * size_t(change.low_rank->b.rows);
+    const std::vector<double> got = dense(merged.adapter, path, size);
+    std::vector<double> want(size);
+    double bound = 0;
+    int rank = 0;
+    for (const auto& [adapter, weight] : parts) {
+      const std::vector<double> one = dense(adapter, path, size);
+      double largest = 0;
+      for (size_t i = 0; i < size; ++i) {
+        want[i] += weight * one[i];
+        largest = std::max(largest, std::abs(weight * one[i]));
+      }
+      const auto it = adapter.modules.find(path);
+      if (it == adapter.modules.end()) continue;
+      rank += it->second.low_rank->rank();
+      // Each product of the sum over the rank is rounded once; products are at most a few times their sum here.
+      bound += 16 * largest * 0x1p-24;
+    }
+    EXPECT_EQ(change.low_rank->rank(), rank) << path;
+    for (size_t i = 0; i < size; ++i) ASSERT_NEAR(got[i], want[i], bound) << path << " " << i;
+    ++paths;
+  }
+  EXPECT_EQ(paths, 6u) << "q, v and down of two layers";
+}
+
+TEST(Merge, EqualAndBinaryFactorsAreExact) {
+  const Adapter a = golden("mlx_lora");
+  const Merged one = merge({{a, 1}});
+  EXPECT_TRUE(one.notes.empty());
+  EXPECT_EQ(one.adapter.modules, a.modules);
+  const Merged twice = merge({{a, 0.5}, {a, 0.25}});
+  EXPECT_TRUE(twice.notes.empty());
+  for (const auto& [path, change] : twice.adapter.modules) {
+    const size_t size = size_t(change.low_rank->a.cols) * size_t(change.low_rank->b.rows);
+    const std::vector<double> got = dense(twice.adapter, path, size), want = dense(a, path, size);
+    for (size_t i = 0; i < size; ++i) ASSERT_NEAR(got[i], 0.75 * want[i], 1e-13 * std::abs(want[i]) + 1e-15) << path;
+  }
+  const Merged none = merge({{a, 0}});
+  for (const auto& [path, change] : none.adapter.modules) EXPECT_EQ(delta_norm(*change.low_rank), 0) << path;
+}
+
+TEST(Merge, RefusesWhatDoesNotCombine) {
+  const Adapter lora = golden("mlx_lora");
+  const auto refused = [&](const std::vector<Weighted>& parts, const std::string& part) {
+    test::expect_error([&] { merge(parts); }, part, part);
+  };
+  refused({}, "got none");
+  refused({{lora, 1}, {golden("peft_dora"), 1}}, "DoRA does not combine linearly");
+  refused({{golden("mlx_full"), 1}}, "do not combine linearly");
+  refused({{lora, 1}, {golden("peft_saved"), 1}}, "do not combine linearly");
+  refused({{lora, NAN}}, "expected a finite number");
+  Adapter other = lora;
+  std::swap(other.modules.at("model.layers.0.mlp.down_proj"), other.modules.at("model.layers.0.self_attn.q_proj"));
+  refused({{lora, 1}, {other, 1}}, "as in the first adapter");
+  Adapter peft = golden("peft_lora");
+  peft.modules["model.embed_tokens"] = golden("mlx_head").modules.at("model.embed_tokens");
+  refused({{golden("mlx_head"), 1}, {peft, 1}}, "different things by an adapted embedding");
+}
+
+TEST(Merge, AddsTheBiasesOfB) {
+  const Adapter a = golden("peft_lora_bias");
+  const Merged merged = merge({{a, 1}, {a, 1}});
+  for (const auto& [path, change] : a.modules) {
+    const LowRank &one = *change.low_rank, &sum = *merged.adapter.modules.at(path).low_rank;
+    ASSERT_EQ(sum.b_bias.size(), one.b_bias.size());
+    for (size_t i = 0; i < one.b_bias.size(); ++i) {
+      EXPECT_FLOAT_EQ(sum.scale * sum.b_bias[i], 2 * one.scale * one.b_bias[i]) << path;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::lora

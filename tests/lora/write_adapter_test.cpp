@@ -1,0 +1,137 @@
+// What is written reads back as the same adapter: every golden in its own format and, where the other can hold it, in
+// the other one.
+#include "lora/write_adapter.h"
+
+#include <gtest/gtest.h>
+
+#include "lora/dense.h"
+#include "tests/lora/adapter_files.h"
+#include "tests/support/golden_file.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using namespace testing;
+using testing_support::golden_path;
+
+Adapter golden(const std::string& name) { return read_adapter(golden_path("adapters/" + name)); }
+
+Adapter through(const Adapter& adapter, Dialect to, const WriteOptions& options = {},
+                std::vector<std::string>* notes = nullptr) {
+  const test::TemporaryDirectory scratch;
+  const auto told = write_adapter(adapter, to, scratch.path(), options);
+  if (notes != nullptr) *notes = told;
+  return read_adapter(scratch.path());
+}
+
+std::vector<std::string> goldens() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_path("adapters"))) {
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(WriteAdapter, EveryGoldenInItsOwnFormat) {
+  ASSERT_GE(goldens().size(), 27u);
+  for (const std::string& name : goldens()) {
+    SCOPED_TRACE(name);
+    const Adapter adapter = golden(name), back = through(adapter, adapter.dialect);
+    EXPECT_EQ(back.modules, adapter.modules);
+    EXPECT_EQ(back.kind, adapter.kind);
+    EXPECT_EQ(back.base, adapter.base);
+  }
+}
+
+TEST(WriteAdapter, TheOtherFormatHoldsTheSameBits) {
+  for (const char* name :
+       {"mlx_lora", "mlx_last_layer", "mlx_quantized", "mlx_dora", "mlx_dora_quantized", "mlx_twin"}) {
+    SCOPED_TRACE(name);
+    const Adapter adapter = golden(name), peft = through(adapter, Dialect::peft);
+    EXPECT_EQ(peft.dialect, Dialect::peft);
+    EXPECT_EQ(peft.modules, adapter.modules);
+    EXPECT_EQ(through(peft, Dialect::mlx, {.layers = 2}).modules, adapter.modules);
+  }
+  for (const char* name : {"peft_lora", "peft_rslora", "peft_regex", "peft_exclude", "peft_dora", "peft_dora_biased"}) {
+    SCOPED_TRACE(name);
+    const Adapter adapter = golden(name);
+    EXPECT_EQ(through(adapter, Dialect::mlx).modules, adapter.modules);
+  }
+  EXPECT_EQ(through(golden("mlx_head"), Dialect::peft, {.untied_head = true}).modules, golden("mlx_head").modules);
+}
+
+double distance(const LowRank& a, const LowRank& b) {
+  const Change left{a, {}, {}}, right{b, {}, {}};
+  const DenseChange x(left, false, Dialect::peft), y(right, false, Dialect::peft);
+  std::vector<double> u(size_t(x.cols())), v(u.size());
+  double worst = 0, size = 0;
+  for (int r = 0; r < x.rows(); ++r) {
+    x.delta(r, u);
+    y.delta(r, v);
+    for (size_t i = 0; i < u.size(); ++i) {
+      worst = std::max(worst, std::abs(u[i] - v[i]));
+      size = std::max(size, std::abs(u[i]));
+    }
+  }
+  return worst / size;
+}
+
+/// Ranks from 1 to 5 and three scales in one rank and one scale: zeros change nothing, folding rounds B once.
+TEST(WriteAdapter, MlxTakesPatternsByPaddingAndFolding) {
+  const Adapter adapter = golden("peft_patterns");
+  std::vector<std::string> notes;
+  const Adapter mlx = through(adapter, Dialect::mlx, {}, &notes);
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("folded into B"), std::string::npos) << notes[0];
+  for (const auto& [path, change] : adapter.modules) {
+    const LowRank& low = *mlx.modules.at(path).low_rank;
+    EXPECT_EQ(low.rank(), 5) << path;
+    EXPECT_LE(distance(*change.low_rank, low), 5 * 0x1p-24)
+        << path << ": a sum of at most 5 products, each rounded once";
+  }
+}
+
+TEST(WriteAdapter, MlxNeedsToKnowWhichLayersAreLast) {
+  const Adapter adapter = golden("peft_layers");  // layer 1 only
+  test::expect_error([&] { through(adapter, Dialect::mlx); }, "give the base", "no base");
+  EXPECT_EQ(through(adapter, Dialect::mlx, {.layers = 2}).modules, adapter.modules);
+  std::vector<std::string> notes;
+  const Adapter wider = through(adapter, Dialect::mlx, {.layers = 4}, &notes);
+  EXPECT_EQ(wider.modules.size(), 3 * adapter.modules.size());
+  EXPECT_NE(notes.at(0).find("4 modules written as zeros"), std::string::npos) << notes[0];
+  for (const auto& [path, change] : wider.modules) {
+    if (!adapter.modules.contains(path)) {
+      EXPECT_EQ(delta_norm(*change.low_rank), 0) << path;
+    }
+  }
+  test::expect_error([&] { through(adapter, Dialect::mlx, {.layers = 1}); }, "expected at most 1", "too few");
+}
+
+TEST(WriteAdapter, RefusesWhatAFormatCannotHold) {
+  const auto refused = [](const char* name, Dialect to, const std::string& part) {
+    test::expect_error([&] { through(golden(name), to); }, part, name);
+  };
+  refused("peft_lora_bias", Dialect::mlx, "no place for a bias of B");
+  refused("peft_saved", Dialect::mlx, "no place for whole weights");
+  refused("peft_bias_all", Dialect::mlx, "no place for whole weights or biases");
+  refused("peft_tied_embedding", Dialect::mlx, "where the head is tied");
+  refused("mlx_head", Dialect::peft, "where the head is tied");
+  refused("peft_dora_embedding", Dialect::mlx, "normalise a DoRA embedding differently");
+  refused("mlx_full", Dialect::peft, "a full fine-tune has no factors");
+  test::expect_error([] { write_adapter({}, Dialect::mlx, "/nowhere"); }, "got none", "no modules");
+}
+
+/// Layers that differ become whole paths.
+TEST(WriteAdapter, PeftNamesWholePathsWhereLayersDiffer) {
+  Adapter adapter = golden("mlx_lora");
+  adapter.modules.erase("model.layers.0.self_attn.q_proj");
+  const test::TemporaryDirectory scratch;
+  write_adapter(adapter, Dialect::peft, scratch.path());
+  const Json config = parse_json(test::read_bytes(scratch.path() / "adapter_config.json"), "config");
+  EXPECT_EQ(config.at("target_modules").size(), adapter.modules.size());
+  EXPECT_EQ(read_adapter(scratch.path()).modules, adapter.modules);
+}
+
+}  // namespace
+}  // namespace bumblebee::lora

@@ -1,0 +1,243 @@
+// Dense arithmetic in double, written apart from the code that it tests.
+#include "tests/models/adapting.h"
+
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+
+namespace bumblebee::models {
+
+using namespace testing_support;
+
+namespace {
+
+lora::Matrix random_matrix(Random& random, int rows, int cols, double deviation) {
+  return {rows, cols, random.normals(size_t(rows) * size_t(cols), deviation)};
+}
+
+struct ShapeOf {
+  int out = 0, in = 0;
+};
+
+ShapeOf shape_of(const TinyModel& t, const std::string& module) {
+  const int q = t.heads * t.head_dim, kv = t.kv_heads * t.head_dim;
+  if (module == "q_proj") return {q, t.d_model};
+  if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
+  if (module == "o_proj") return {t.d_model, q};
+  if (module == "down_proj") return {t.d_model, t.d_ff};
+  return {t.d_ff, t.d_model};
+}
+
+lora::LowRank factors(Random& random, ShapeOf shape, const AdapterOptions& options) {
+  const double a = 1 / std::sqrt(double(shape.in)), b = 1 / std::sqrt(double(options.rank));
+  lora::LowRank low{random_matrix(random, options.rank, shape.in, a),
+                    random_matrix(random, shape.out, options.rank, b),
+                    float(random.uniform(0.5, 1.5)),
+                    {},
+                    {}};
+  if (options.inner_bias) low.b_bias = random.normals(size_t(shape.out), 0.3);
+  if (options.dora) {
+    low.magnitude = random.normals(size_t(shape.out), 0.2);
+    for (float& m : low.magnitude) m += 1;
+  }
+  return low;
+}
+
+/// A matrix in double that an adapter changes.
+struct Wide {
+  int out = 0, in = 0;
+  std::vector<double> values;
+};
+
+Wide widen(const HostWeight& weight) {
+  Wide w{weight.out, weight.in, std::vector<double>(size_t(weight.out) * size_t(weight.in))};
+  for (int r = 0; r < w.out; ++r)
+    decode_row<double>(weight, r, std::span(w.values).subspan(size_t(r) * size_t(w.in), size_t(w.in)));
+  return w;
+}
+
+/// W += weight·scale·B A, or its transpose for the table of an embedding.
+void add_delta(Wide& w, const lora::LowRank& low, double weight, bool table) {
+  const size_t rank = size_t(low.rank());
+  for (size_t n = 0; n < size_t(w.out); ++n) {
+    for (size_t k = 0; k < size_t(w.in); ++k) {
+      const size_t row = table ? k : n, col = table ? n : k;
+      double delta = 0;
+      for (size_t i = 0; i < rank; ++i)
+        delta += double(low.b.values[row * rank + i]) * double(low.a.values[i * size_t(low.a.cols) + col]);
+      w.values[n * size_t(w.in) + k] += weight * double(low.scale) * delta;
+    }
+  }
+}
+
+/// Rows, or columns, to the lengths in `magnitude`.
+void rescale(Wide& w, const std::vector<float>& magnitude, bool by_column) {
+  std::vector<double> squares(magnitude.size());
+  const auto at = [&](size_t n, size_t k) { return by_column ? k : n; };
+  for (size_t n = 0; n < size_t(w.out); ++n) {
+    for (size_t k = 0; k < size_t(w.in); ++k)
+      squares[at(n, k)] += w.values[n * size_t(w.in) + k] * w.values[n * size_t(w.in) + k];
+  }
+  for (size_t n = 0; n < size_t(w.out); ++n) {
+    for (size_t k = 0; k < size_t(w.in); ++k)
+      w.values[n * size_t(w.in) + k] *= double(magnitude[at(n, k)]) / std::sqrt(squares[at(n, k)]);
+  }
+}
+
+HostWeight narrow(const Wide& w) {
+  const std::vector<float> values(w.values.begin(), w.values.end());
+  return dense_weight(values, w.out, w.in, DType::f32);
+}
+
+class Merger {
+ public:
+  Merger(const TinyModel& tiny, MemoryWeights& weights) : tiny_(tiny), weights_(weights) {}
+
+  void linear(const std::string& path, const lora::Change& change, double weight) {
+    Wide& w = wide(path);
+    if (change.weight) w.values.assign(change.weight->values.begin(), change.weight->values.end());
+    if (change.low_rank) {
+      add_delta(w, *change.low_rank, weight, false);
+      if (!change.low_rank->magnitude.empty()) rescale(w, change.low_rank->magnitude, false);
+      if (!change.low_rank->b_bias.empty()) {
+        std::vector<double>& b = bias(path);
+        for (size_t n = 0; n < b.size(); ++n)
+          b[n] += weight * double(change.low_rank->scale) * double(change.low_rank->b_bias[n]);
+      }
+    }
+    if (change.bias) bias(path).assign(change.bias->begin(), change.bias->end());
+  }
+
+  void table(const std::string& path, const lora::Change& change, double weight, lora::Dialect dialect) {
+    Wide& w = wide(path);
+    if (change.weight) w.values.assign(change.weight->values.begin(), change.weight->values.end());
+    if (!change.low_rank) return;
+    add_delta(w, *change.low_rank, weight, true);
+    if (!change.low_rank->magnitude.empty()) rescale(w, change.low_rank->magnitude, dialect == lora::Dialect::peft);
+  }
+
+  void norm(const std::string& path, const lora::Change& change) {
+    weights_.add_vector(path + ".weight",
+                        dense_weight(change.weight->values, 1, int(change.weight->values.size()), DType::f32));
+  }
+
+  Wide& wide(const std::string& path) {
+    const auto found = matrices_.find(path);
+    if (found != matrices_.end()) return found->second;
+    const auto shape = path == "model.embed_tokens" || path == "lm_head"
+                           ? ShapeOf{tiny_.vocab, tiny_.d_model}
+                           : shape_of(tiny_, path.substr(path.rfind('.') + 1));
+    const std::string stored = path == "lm_head" && tiny_.tied ? "model.embed_tokens" : path;
+    return matrices_[path] = widen(weights_.matrix(stored, shape.out, shape.in));
+  }
+
+  void finish() {
+    for (const auto& [path, w] : matrices_) weights_.add_matrix(path, narrow(w));
+    for (const auto& [path, b] : biases_)
+      weights_.add_vector(path + ".bias",
+                          dense_weight(std::vector<float>(b.begin(), b.end()), 1, int(b.size()), DType::f32));
+    weights_.rewind();
+  }
+
+ private:
+  std::vector<double>& bias(const std::string& path) {
+    const auto found = biases_.find(path);
+    if (found != biases_.end()) return found->second;
+    const int size = shape_of(tiny_, path.substr(path.rfind('.') + 1)).out;
+    std::vector<double> values(static_cast<size_t>(size));
+    decode_row<double>(weights_.vector(path + ".bias", size), 0, values);
+    return biases_[path] = std::move(values);
+  }
+
+  const TinyModel& tiny_;
+  MemoryWeights& weights_;
+  std::map<std::string, Wide> matrices_;
+  std::map<std::string, std::vector<double>> biases_;
+};
+
+}  // namespace
+
+lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& options, uint64_t seed) {
+  Random random(seed);
+  lora::Adapter adapter;
+  adapter.name = "random" + std::to_string(seed);
+  adapter.dialect = options.dialect;
+  adapter.kind = options.full ? lora::Kind::full : options.dora ? lora::Kind::dora : lora::Kind::lora;
+  const auto vector = [&](const std::string& path, int size) {
+    lora::Matrix weight = random_matrix(random, 1, size, 0.3);
+    for (float& v : weight.values) v += 1;
+    adapter.modules[path].weight = std::move(weight);
+  };
+  for (int i = 0; i < tiny.layers; ++i) {
+    const std::string at = "model.layers." + std::to_string(i) + ".";
+    for (const std::string& module : options.modules) {
+      const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
+      const ShapeOf shape = shape_of(tiny, module);
+      lora::Change& change = adapter.modules[at + (mlp ? "mlp." : "self_attn.") + module];
+      if (options.full) {
+        change.weight = random_matrix(random, shape.out, shape.in, 1 / std::sqrt(double(shape.in)));
+      } else {
+        change.low_rank = factors(random, shape, options);
+      }
+      if (options.biases && (module == "q_proj" || module == "k_proj" || module == "v_proj"))
+        change.bias = random.normals(size_t(shape.out), 0.5);
+    }
+    if (!options.norms) continue;
+    vector(at + "input_layernorm", tiny.d_model);
+    vector(at + "post_attention_layernorm", tiny.d_model);
+    if (tiny.family != "qwen3") continue;
+    vector(at + "self_attn.q_norm", tiny.head_dim);
+    vector(at + "self_attn.k_norm", tiny.head_dim);
+  }
+  if (options.norms) vector("model.norm", tiny.d_model);
+  if (options.embedding) {
+    lora::Change& change = adapter.modules["model.embed_tokens"];
+    if (options.full) {
+      change.weight = random_matrix(random, tiny.vocab, tiny.d_model, 1);
+    } else {
+      change.low_rank = factors(random, {tiny.d_model, tiny.vocab}, options);
+      change.low_rank->b_bias.clear();
+      for (float& v : change.low_rank->a.values) v *= float(std::sqrt(double(tiny.vocab)));
+      if (options.dora) {
+        const int size = options.dialect == lora::Dialect::mlx ? tiny.vocab : tiny.d_model;
+        change.low_rank->magnitude = random.normals(size_t(size), 1);
+        for (float& m : change.low_rank->magnitude) m += 6;
+      }
+    }
+  }
+  if (options.head) {
+    lora::Change& change = adapter.modules["lm_head"];
+    if (options.full) {
+      change.weight = random_matrix(random, tiny.vocab, tiny.d_model, 1 / std::sqrt(double(tiny.d_model)));
+    } else {
+      change.low_rank = factors(random, {tiny.vocab, tiny.d_model}, options);
+      change.low_rank->b_bias.clear();
+    }
+  }
+  return adapter;
+}
+
+MemoryWeights merged(const TinyModel& tiny, const std::vector<Weighted>& adapters) {
+  MemoryWeights weights = tiny.weights();
+  Merger merger(tiny, weights);
+  merger.wide("lm_head");  // stands by itself, whatever happens to the table
+  for (const Weighted& one : adapters) {
+    for (const auto& [path, change] : one.adapter->modules) {
+      if (path.ends_with("norm")) {
+        merger.norm(path, change);
+      } else if (path == "model.embed_tokens") {
+        merger.table(path, change, one.weight, one.adapter->dialect);
+        // mlx-lm has one module for both ends of a tied model.
+        if (tiny.tied && one.adapter->dialect == lora::Dialect::mlx)
+          merger.table("lm_head", change, one.weight, one.adapter->dialect);
+      } else {
+        merger.linear(path, change, one.weight);
+      }
+    }
+  }
+  merger.finish();
+  return weights;
+}
+
+}  // namespace bumblebee::models

@@ -1,0 +1,310 @@
+"""Makes tests/data/goldens/adapters/<case>/: adapter directories of both formats, with the logits they must give.
+
+PEFT cases are made and saved by peft itself, with random factors; mlx-lm cases are written as its trainer writes them.
+golden.safetensors holds `tokens` and the float64 `logits` of transformers over dense weights W + scale·BA, which this
+script computes from the files with a reader of its own. The same files are then loaded by peft (float64) and by mlx-lm
+(float32), and where either disagrees the script fails. cases.json names each case's base and its twin in the other format.
+"""
+import argparse
+import json
+import math
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import torch
+from mlx.utils import tree_map
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model
+from peft import LoraConfig, PeftModel, get_peft_model
+
+import float64
+from common import GOLDENS, dequantize64, errors, read_safetensors, widen, write_json, write_safetensors
+
+TOKENS = 8
+QWEN3, QWEN2, QUANTIZED = "models/qwen3", "models/qwen2", "widths/b4_g64_tied_bf16"
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+ALL = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
+
+PEFT_CASES = {  # name -> base, LoraConfig's arguments
+    "peft_lora": (QWEN3, dict(r=4, lora_alpha=10, target_modules=ALL)),
+    "peft_rslora": (QWEN3, dict(r=3, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "down_proj"])),
+    "peft_patterns": (QWEN3, dict(r=2, lora_alpha=4, target_modules=ATTENTION,
+                                  rank_pattern={"layers.1.self_attn.q_proj": 5, r".*\.0\..*k_proj": 3, "v_proj": 1},
+                                  alpha_pattern={"o_proj": 1, "model.layers.1.self_attn.q_proj": 7})),
+    "peft_regex": (QWEN3, dict(r=2, lora_alpha=3,
+                               target_modules=r".*layers\.[0-9]+\.(?:self_attn\.(q|v)_proj|mlp\.down_proj)")),
+    "peft_layers": (QWEN3, dict(r=2, lora_alpha=5, target_modules=["q_proj", "up_proj"], layers_to_transform=[1],
+                                layers_pattern="layers")),
+    "peft_exclude": (QWEN3, dict(r=2, lora_alpha=5, target_modules="all-linear", exclude_modules=["mlp.up_proj", "k_proj"])),
+    "peft_dora": (QWEN3, dict(r=3, lora_alpha=3, use_dora=True, target_modules=["q_proj", "o_proj", "down_proj"])),
+    "peft_dora_biased": (QWEN2, dict(r=2, lora_alpha=2, use_dora=True, target_modules=["k_proj"])),
+    "peft_embedding": (QWEN3, dict(r=3, lora_alpha=3, target_modules=["q_proj", "embed_tokens", "lm_head"])),
+    "peft_tied_embedding": (QWEN2, dict(r=3, lora_alpha=3, target_modules=["v_proj", "embed_tokens"])),
+    "peft_dora_embedding": (QWEN3, dict(r=2, lora_alpha=2, use_dora=True, target_modules=["embed_tokens"])),
+    "peft_lora_bias": (QWEN3, dict(r=2, lora_alpha=6, lora_bias=True, target_modules=["q_proj", "gate_proj"])),
+    "peft_bias_all": (QWEN2, dict(r=2, lora_alpha=2, bias="all", target_modules=["q_proj"])),
+    "peft_bias_lora_only": (QWEN2, dict(r=2, lora_alpha=2, bias="lora_only", target_modules=["q_proj"])),
+    "peft_saved": (QWEN3, dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["lm_head", "norm"])),
+    "peft_saved_tied": (QWEN2, dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["embed_tokens"])),
+    "peft_fan_in": (QWEN3, dict(r=2, lora_alpha=2, fan_in_fan_out=True, target_modules=["up_proj"])),
+}
+MLX_CASES = {  # name -> base, kind, num_layers, rank, scale, keys
+    "mlx_lora": (QWEN3, "lora", -1, 4, 1.5, ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"]),
+    "mlx_last_layer": (QWEN3, "lora", 1, 2, 20.0, ["self_attn.q_proj", "mlp.gate_proj"]),
+    "mlx_head": (QWEN3, "lora", 2, 3, 0.75, ["self_attn.k_proj", "lm_head", "model.embed_tokens"]),
+    "mlx_quantized": (QUANTIZED, "lora", -1, 4, 2.0, ["self_attn.q_proj", "mlp.up_proj"]),
+    "mlx_tied_embedding": (QUANTIZED, "lora", -1, 3, 0.5, ["self_attn.o_proj", "model.embed_tokens"]),
+    "mlx_dora": (QWEN3, "dora", -1, 3, 1.25, ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"]),
+    "mlx_dora_quantized": (QUANTIZED, "dora", 1, 2, 1.5, ["self_attn.q_proj", "mlp.down_proj"]),
+    "mlx_dora_tied_embedding": (QWEN2, "dora", 2, 2, 1.0, ["model.embed_tokens"]),
+    "mlx_full": (QWEN2, "full", 1, None, None, None),
+}
+
+
+def base_weights(name):
+    """The config and float64 weights of a base under tests/data/goldens, decoded where they are quantized."""
+    folder = GOLDENS / name
+    config = json.loads((folder / "config.json").read_text())
+    stored = read_safetensors(folder / "model.safetensors")
+    quantization = config.get("quantization", {})
+    weights = {}
+    for key, value in stored.items():
+        path = key.removesuffix(".weight")
+        if key.endswith((".scales", ".biases")):
+            continue
+        if path + ".scales" in stored:
+            value = dequantize64(value, stored[path + ".scales"], stored[path + ".biases"], quantization["bits"],
+                                 quantization["group_size"])
+        weights[key] = widen(value)
+    return {k: v for k, v in config.items() if not k.startswith("quantization")}, weights
+
+
+def build(config, weights, scratch):
+    write_json(scratch / "config.json", config)
+    return float64.build(scratch, weights)
+
+
+def randomised(random, shape, size):
+    """f32 values that bf16 holds exactly, so that files can be stored in either."""
+    values = random.normal(0, size, shape).astype(np.float32)
+    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+# ---- the script's own reading of the files: dense float64 weights -------------------------------------------------
+
+def peft_rank_and_scale(config, path):
+    def of(patterns, default):
+        for key, value in (patterns or {}).items():
+            if re.match(rf"(.*\.)?({key})$", path):
+                return value
+        return default
+    rank, alpha = of(config["rank_pattern"], config["r"]), of(config["alpha_pattern"], config["lora_alpha"])
+    return rank, alpha / math.sqrt(rank) if config["use_rslora"] else alpha / rank
+
+
+def norm(matrix, axis):
+    return np.sqrt((matrix * matrix).sum(axis, keepdims=True))
+
+
+def dense_peft(folder, weights):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = {k.removeprefix("base_model.model."): widen(v) for k, v in read_safetensors(folder / "adapter_model.safetensors").items()}
+    result = dict(weights)
+    for key, value in tensors.items():
+        if "lora_" not in key:
+            result[key.replace(".base_layer", "")] = value
+    if "lm_head.weight" not in result:
+        result["lm_head.weight"] = weights["model.embed_tokens.weight"]  # PEFT leaves the tied head as it was
+    for path in sorted({k.split(".lora_")[0] for k in tensors if ".lora_" in k}):
+        rank, scale = peft_rank_and_scale(config, path)
+        w = result[path + ".weight"]
+        if path + ".lora_embedding_A" in tensors:
+            delta = (tensors[path + ".lora_embedding_B"] @ tensors[path + ".lora_embedding_A"]).T
+        else:
+            delta = tensors[path + ".lora_B.weight"] @ tensors[path + ".lora_A.weight"]
+        changed = w + scale * delta
+        if path + ".lora_magnitude_vector" in tensors:
+            m = tensors[path + ".lora_magnitude_vector"]
+            embedding = path + ".lora_embedding_A" in tensors
+            changed = changed * (m / norm(changed, 0) if embedding else m[:, None] / norm(changed, 1))
+        result[path + ".weight"] = changed
+        if path + ".lora_B.bias" in tensors:
+            result[path + ".bias"] = result.get(path + ".bias", 0) + scale * tensors[path + ".lora_B.bias"]
+    return result
+
+
+def dense_mlx(folder, weights):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = {k: widen(v) for k, v in read_safetensors(folder / "adapters.safetensors").items()}
+    result = dict(weights)
+    if config["fine_tune_type"] == "full":
+        result |= tensors
+    for path in sorted({k.rsplit(".", 1)[0] for k in tensors if k.endswith(".lora_a")}):
+        delta = tensors[path + ".lora_a"] @ tensors[path + ".lora_b"]
+        embedding = path.endswith("embed_tokens")
+        changed = result[path + ".weight"] + config["lora_parameters"]["scale"] * (delta if embedding else delta.T)
+        if path + ".m" in tensors:
+            changed = changed * tensors[path + ".m"][:, None] / norm(changed, 1)
+        result[path + ".weight"] = changed
+    if "lm_head.weight" not in result:
+        result["lm_head.weight"] = result["model.embed_tokens.weight"]  # mlx-lm: the same module
+    return result
+
+
+def dense_logits(config, weights, tokens, scratch):
+    """A model without ties and with a bias wherever the weights have one."""
+    config = config | {"tie_word_embeddings": False}
+    biases = {k: weights[k] for k in weights if k.endswith(".bias")}
+    model = build(config, {k: v for k, v in weights.items() if k not in biases or config["model_type"] == "qwen2"}, scratch)
+    if config["model_type"] != "qwen2":
+        for key, value in biases.items():
+            module = model.get_submodule(key.removesuffix(".bias"))
+            module.bias = torch.nn.Parameter(torch.tensor(value, dtype=torch.float64))
+    return float64.logits(model, tokens)
+
+
+# ---- making the cases ----------------------------------------------------------------------------------------------
+
+def make_peft(name, folder, scratch):
+    base, arguments = PEFT_CASES[name]
+    config, weights = base_weights(base)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    torch.manual_seed(zlib.crc32(name.encode()))
+    with float64.everything():
+        model = get_peft_model(build(config, weights, scratch), LoraConfig(task_type="CAUSAL_LM", **arguments))
+        for key, parameter in sorted(model.named_parameters()):
+            if not parameter.requires_grad:
+                continue
+            old, shape = parameter.detach().numpy(), tuple(parameter.shape)
+            if "lora_B" in key or "lora_embedding" in key or "lora_A" in key:
+                new = randomised(random, shape, 0.6 / math.sqrt(min(shape) if len(shape) > 1 else 1) * (
+                    1 if "lora_B" in key or "embedding_B" in key else 2 / math.sqrt(max(shape))))
+            else:
+                new = randomised(random, shape, 0.3 * float(np.abs(old).mean()) + 0.05) + old
+            parameter.data = torch.tensor(np.float32(new).astype(np.float64))
+        model.float().save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    saved["base_model_name_or_path"] = "tiny"
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, which Python writes in any order
+        if isinstance(saved.get(key), list):
+            saved[key] = sorted(saved[key])
+    (folder / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    tensors = read_safetensors(folder / "adapter_model.safetensors")
+    write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    tokens = tokens_of(name, config)
+    loaded = PeftModel.from_pretrained(build(config, weights, scratch), folder).to(torch.float64).eval()
+    theirs = float64.logits(loaded, tokens)
+    plain = float64.logits(build(config, weights, scratch), tokens)
+    return finish(name, folder, tokens, dense_logits(config, dense_peft(folder, weights), tokens, scratch), plain,
+                  peft=theirs)
+
+
+def write_mlx(folder, kind, layers, rank, scale, keys, tensors):
+    parameters = {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys} if kind != "full" else None
+    config = {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": parameters, "model": "tiny", "iters": 100,
+              "learning_rate": 1e-5, "batch_size": 4, "seed": 0, "train": True}
+    write_json(folder / "adapter_config.json", dict(sorted(config.items())))
+    write_safetensors(folder / "adapters.safetensors", tensors, pad=False)
+
+
+def make_mlx(name, folder, scratch):
+    base, kind, layers, rank, scale, keys = MLX_CASES[name]
+    config, weights = base_weights(base)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    count = config["num_hidden_layers"]
+    first = count - layers if layers > 0 else 0
+    tensors = {}
+    if kind == "full":
+        for key, value in weights.items():
+            if re.match(rf"model\.layers\.([{first}-9])\.", key):
+                tensors[key] = np.float32(value) + randomised(random, value.shape, 0.2 * np.abs(value).mean())
+    else:
+        paths = [k for k in keys if k + ".weight" in weights]
+        paths += [f"model.layers.{i}.{k}" for i in range(first, count) for k in keys if k not in paths]
+        for path in paths:
+            w = weights[path + ".weight"]
+            out, size = w.shape[::-1] if path.endswith("embed_tokens") else w.shape
+            grown = w.std() / math.sqrt(rank) / scale
+            tensors[path + ".lora_a"] = randomised(random, (size, rank), 0.7)
+            tensors[path + ".lora_b"] = randomised(random, (rank, out), grown)
+            if kind == "dora":
+                tensors[path + ".m"] = (np.float32(norm(w, 1)[:, 0]) * (1 + randomised(random, w.shape[0], 0.2))).astype(np.float32)
+    write_mlx(folder, kind, layers, rank, scale, keys, tensors)
+    tokens = tokens_of(name, config)
+    theirs = run_mlx(GOLDENS / base, folder, tokens)
+    plain = float64.logits(build(config, weights, scratch), tokens)
+    return finish(name, folder, tokens, dense_logits(config, dense_mlx(folder, weights), tokens, scratch), plain, mlx=theirs)
+
+
+def run_mlx(base, folder, tokens):
+    model, _ = load_model(base)
+    floats = (mx.float16, mx.bfloat16, mx.float32)
+    model.update(tree_map(lambda v: v.astype(mx.float32) if v.dtype in floats else v, model.parameters()))
+    load_adapters(model, str(folder))
+    model.eval()
+    return np.array(model(mx.array([[int(t) for t in tokens]]))[0].astype(mx.float32))
+
+
+def tokens_of(name, config):
+    return np.random.default_rng(zlib.crc32(name.encode()) + 1).integers(0, config["vocab_size"], TOKENS).astype(np.int32)
+
+
+def finish(name, folder, tokens, logits, plain, peft=None, mlx=None):
+    write_safetensors(folder / "golden.safetensors", {"tokens": tokens, "logits": logits})
+    told, bad = [], False
+    for who, theirs, limit in (("peft f64", peft, 1e-9), ("mlx-lm f32", mlx, 2e-5)):
+        if theirs is not None:
+            gap = errors(theirs, logits)[0]
+            told.append(f"{who}: {gap:.1e}")
+            bad |= not gap <= limit
+    effect = errors(plain, logits)[1]
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{'DIFFERS' if bad else 'ok':8}{name:26} {size // 1024:4} KiB  changes the logits by {effect:.2f} rms  {', '.join(told)}",
+          flush=True)
+    return bad or not effect > 0.01
+
+
+def make_twin(out):
+    """mlx_twin: the tensors of peft_lora as mlx-lm holds them."""
+    tensors = read_safetensors(out / "peft_lora" / "adapter_model.safetensors")
+    turned = {}
+    for key, value in tensors.items():
+        path, leaf = key.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
+        turned[f"{path}.{leaf.lower()}"] = np.ascontiguousarray(value.T)
+    keys = [f"{'self_attn' if k in ATTENTION else 'mlp'}.{k}" for k in ALL]
+    write_mlx(out / "mlx_twin", "lora", 2, 4, 2.5, keys, turned)
+    shutil.copy(out / "peft_lora" / "golden.safetensors", out / "mlx_twin" / "golden.safetensors")
+    golden = read_safetensors(out / "mlx_twin" / "golden.safetensors")
+    gap = errors(run_mlx(GOLDENS / QWEN3, out / "mlx_twin", golden["tokens"]), golden["logits"])[0]
+    print(f"{'ok' if gap <= 2e-5 else 'DIFFERS':8}mlx_twin of peft_lora: mlx-lm f32 {gap:.1e}")
+    return not gap <= 2e-5
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=GOLDENS / "adapters")
+    parser.add_argument("--only", help="one case, for work on this script")
+    arguments = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for cases, make in ((PEFT_CASES, make_peft), (MLX_CASES, make_mlx)):
+            for name in cases:
+                if arguments.only in (None, name):
+                    (arguments.out / name).mkdir(parents=True, exist_ok=True)
+                    wrong += make(name, arguments.out / name, Path(scratch))
+    if not arguments.only:
+        wrong += make_twin(arguments.out)
+        bases = {name: case[0] for name, case in (PEFT_CASES | MLX_CASES).items()} | {"mlx_twin": QWEN3}
+        write_json(arguments.out / "cases.json", dict(sorted(bases.items())))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
