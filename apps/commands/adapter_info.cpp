@@ -195,7 +195,8 @@ void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64
 bool is_adapter_directory(const std::filesystem::path& directory) {
   std::error_code ignored;
   const auto has = [&](const char* file) { return std::filesystem::exists(directory / file, ignored); };
-  if (has("config.json")) return false;
+  // Some trainers leave a config.json of the base beside the adapter.
+  if (has("model.safetensors") || has("model.safetensors.index.json")) return false;
   return has("adapter_config.json") || has("adapters.safetensors") || has("adapter_model.safetensors") ||
          has("adapter_model.bin") || has("adapters.npz");
 }

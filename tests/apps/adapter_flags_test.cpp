@@ -50,7 +50,8 @@ TEST(AdapterFlag, RefusalsNameTheAdapter) {
   refused({"--adapter", ":2"}, 2, "expected a source");
   refused({"--adapter", "/nowhere/at/all"}, 3, "/nowhere/at/all");
   refused({"--adapter", kLora, "--adapter", kLora}, 8, "got it twice");
-  refused({"--adapter", kFull, "--adapter", kFull + ":2"}, 8, "got it twice");
+  refused({"--adapter", kFull, "--adapter", kFull}, 8, "got it twice");
+  refused({"--adapter", kFull + ":2"}, 8, "no factors to scale");
   refused({"--adapter", golden("adapters/mlx_dora"), "--adapter", kLora}, 8, "DoRA rescales whole rows");
   const Outcome other = run({"generate", "-m", tiny_model(), "--raw", "-p", "x", "--adapter", kLora});
   EXPECT_EQ(other.status, 8) << other.err;
