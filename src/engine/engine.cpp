@@ -145,7 +145,7 @@ void Engine::admit(std::vector<std::shared_ptr<Job>> jobs) {
                       .candidate_logprobs = {},
                       .outcome = {},
                       .max_new = max_new(work),
-                      .adapters = SlotLease(*model_, work.adapters),
+                      .adapters = SlotLease(*model_, job->adapters),
                       .first_step = {},
                       .first_token = {}};
       const int branches = running.contrasts() ? std::get<ContrastiveSearch>(work.config.strategy).top_k : 1;
@@ -154,13 +154,15 @@ void Engine::admit(std::vector<std::shared_ptr<Job>> jobs) {
                          .max_new = running.max_new,
                          .branches = branches,
                          .slot = running.adapters.slot(),
-                         .identity = work.adapters ? work.adapters->id.bytes : lora::AdapterId().bytes});
+                         .identity = job->adapters ? job->adapters->id.bytes : lora::AdapterId().bytes});
       running_.emplace(id, std::move(running));
+      job->adapters = nullptr;
     } catch (...) {
       error = std::current_exception();
     }
     if (error) {
       scheduler_.finish(id);
+      job->adapters = nullptr;
       job->fail(std::move(error));
     }
   }

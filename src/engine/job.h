@@ -42,8 +42,11 @@ struct Outcome {
 /// Left by the engine's thread, awaited by the caller's.
 class Job {
  public:
-  explicit Job(Work w) : work(std::move(w)) {}
-  const Work work;
+  explicit Job(Work w) : adapters(std::move(w.adapters)), work(std::move(w)) {}
+  /// Until the request is admitted, which gives them a slot; the engine's thread drops them then. A job may outlive its
+  /// answer by a moment, and its adapters' memory must not.
+  std::shared_ptr<const lora::AdapterSet> adapters;
+  const Work work;  // without the adapters
   const std::chrono::steady_clock::time_point called = std::chrono::steady_clock::now();
 
   /// Blocks until the answer is there; throws the request's error.
