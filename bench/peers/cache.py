@@ -49,13 +49,14 @@ class Cache:
         self.fresh.add(name)
         return python
 
-    def mlx(self, shape):
-        directory = self.root / "models" / f"mlx-qwen3-{shape}"
+    def mlx(self, shape, group=64):
+        directory = self.root / "models" / (f"mlx-qwen3-{shape}" + ("" if group == 64 else f"-g{group}"))
         if not (directory / "complete").exists():
             self.say(f"writing a random MLX checkpoint of the {shape} shape")
             unfinished = directory.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
-            command = [sys.executable, str(ROOT / "tools" / "make_random_checkpoint.py"), f"qwen3-{shape}", str(unfinished)]
+            command = [sys.executable, str(ROOT / "tools" / "make_random_checkpoint.py"), f"qwen3-{shape}", str(unfinished),
+                       "--group-size", str(group)]
             self.run(f"an MLX checkpoint of the {shape} shape", command, self.root / "logs" / f"mlx-{shape}.log")
             (unfinished / "complete").touch()
             unfinished.rename(directory)

@@ -72,9 +72,9 @@ class Contender:
 
 
 class Bumblebee(Contender):
-    def __init__(self, binary, precision, **options):
-        super().__init__("bumblebee", precision, **options)
-        self.binary, self.precision, self.models = Path(binary), precision, {}
+    def __init__(self, binary, precision, group=64, **options):
+        super().__init__("bumblebee", precision if group == 64 else f"{precision} g{group}", **options)
+        self.binary, self.precision, self.group, self.models = Path(binary), precision, group, {}
 
     def prepare(self, cache, shape):
         if not os.access(self.binary, os.X_OK):
@@ -82,7 +82,7 @@ class Bumblebee(Contender):
         verbs = subprocess.run([str(self.binary), "bench", "--help"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if verbs.returncode != 0:
             raise Absent(f"{self.binary} bench --help: expected exit status 0, got {verbs.returncode}: {last_line(verbs.stderr)}")
-        self.models[shape] = cache.mlx(shape)
+        self.models[shape] = cache.mlx(shape, self.group)
 
     def command(self, shape, case, threads):
         return [str(self.binary), "bench", "-m", str(self.models[shape]), "-p", str(case.n_prompt), "-n", str(case.n_gen),
@@ -178,12 +178,12 @@ PEERS = {
 }
 
 
-def all_of(peers, binary, precisions, kinds, flash, avx2):
+def all_of(peers, binary, precisions, kinds, flash, avx2, groups=(64,)):
     """Ours first, then the peers in the order of their names; with `avx2`, those that can be held to AVX2 once more."""
-    out = [Bumblebee(binary, precision) for precision in precisions]
+    out = [Bumblebee(binary, precision, group) for precision in precisions for group in groups]
     out += [contender for peer in peers for contender in PEERS[peer](kinds, flash)]
     if avx2:
-        out += [Bumblebee(binary, precision, isa=AVX2, env={"BB_CPU": "avx2"}) for precision in precisions]
+        out += [Bumblebee(binary, precision, group, isa=AVX2, env={"BB_CPU": "avx2"}) for precision in precisions for group in groups]
         if "llama.cpp" in peers:
             out += [LlamaCpp("llama.cpp", kind, AVX2, {"flash_attention": flash}) for kind in kinds]
     return out

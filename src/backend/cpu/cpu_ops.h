@@ -1,6 +1,7 @@
 // The operations of the CPU backend: each picks a partition, runs it on the pool and calls kernels.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "backend/backend.h"
@@ -44,18 +45,27 @@ class CpuOps final : public Ops {
   Tensor take_wanted(const Tensor& x) override;
 
  private:
-  /// x as the fast mode's kernels take it; only what the terms of one product need is filled.
+  /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.
   struct RoundedInt8 {
+    explicit RoundedInt8(QuantLayout l) : layout(l) {}
+    void make_room(int row_count, int cols, bool direct);
+    QuantRow row(int r);
     QuantLayout layout;
     AlignedBytes values;
-    size_t value_bytes = 0;
+    size_t value_bytes = 0, high = 0;
     std::vector<float> scales, sums;
     std::vector<Outlier> outliers;
     QuantRows rows;
   };
+  /// What is rounded now. Operations whose result a product reads next round it row by row while it is in the cache, as
+  /// the last product of that width wanted it; `source` keeps the result, so that no other tensor can take its place.
   struct Rounded {
-    std::vector<RoundedInt8> int8;  // one per layout; kept from call to call
+    std::vector<RoundedInt8> int8;
     std::vector<uint16_t> bf16;
+    std::map<int, std::vector<QuantLayout>> layouts;  // by columns of x
+    Tensor source;
+    std::vector<QuantLayout> done;
+    RoundedInt8& of(const QuantLayout& layout);
     const QuantRows& rows(const QuantLayout& layout) const;
   };
   struct AttentionTask;
@@ -63,7 +73,8 @@ class CpuOps final : public Ops {
   Tensor own(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
   void round_input(const Tensor& x, std::span<const MatmulTerm> terms);
-  void round_int8(const Tensor& x, RoundedInt8& out);
+  void begin_rounding(const Tensor& y);
+  void round_row(const Tensor& y, int r);
   void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
   void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
   struct LoraWork;

@@ -30,6 +30,7 @@ CpuOps::CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool
 void CpuOps::bind(const Batch& batch) {
   batch_ = batch;
   table_valid_ = false;
+  rounded_.source = {};
 }
 
 std::span<float> CpuOps::scratch(int thread, size_t floats) {
@@ -75,54 +76,75 @@ const QuantRows& CpuOps::Rounded::rows(const QuantLayout& layout) const {
   BB_CHECK(false, "x was not rounded for this weight");
 }
 
-void CpuOps::round_int8(const Tensor& x, RoundedInt8& out) {
-  const size_t rows = size_t(x.rows());
-  const size_t units = size_t(padded_units(x.cols(), out.layout));
+void CpuOps::RoundedInt8::make_room(int row_count, int cols, bool direct) {
+  const size_t count = size_t(row_count), units = size_t(padded_units(cols, layout));
   // Half a line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
-  const size_t stride = units * size_t(out.layout.unit) + kLine / 2;
-  const bool direct = x.rows() <= k_.direct_rows;
-  if (const size_t bytes = (direct ? 2 : 1) * rows * stride + kRowRead; out.value_bytes < bytes) {
-    out.values = aligned_bytes(bytes);
-    std::memset(out.values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
-    out.value_bytes = bytes;
+  const size_t stride = units * size_t(layout.unit) + kLine / 2;
+  if (const size_t bytes = (direct ? 2 : 1) * count * stride + kRowRead; value_bytes < bytes) {
+    values = aligned_bytes(bytes);
+    std::memset(values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
+    value_bytes = bytes;
   }
-  auto* const values = reinterpret_cast<int8_t*>(out.values.get());
-  out.scales.resize(rows * units);
-  out.sums.resize(rows * units);
-  out.outliers.resize(rows * units * kOutliers);
-  out.rows = {.values = values,
-              .scales = out.scales.data(),
-              .sums = out.sums.data(),
-              .outliers = out.outliers.data(),
-              .stride = stride,
-              .unit_stride = units};
-  for_rows(x.rows(), x.cols(), [&](int r) {
-    k_.quantize(row(x, r), x.cols(), out.layout,
-                {.values = values + size_t(r) * stride,
-                 .high = direct ? values + (rows + size_t(r)) * stride : nullptr,
-                 .scales = out.scales.data() + size_t(r) * units,
-                 .sums = out.sums.data() + size_t(r) * units,
-                 .outliers = out.outliers.data() + size_t(r) * units * kOutliers});
-  });
+  scales.resize(count * units);
+  sums.resize(count * units);
+  outliers.resize(count * units * kOutliers);
+  rows = {.values = reinterpret_cast<int8_t*>(values.get()),
+          .scales = scales.data(),
+          .sums = sums.data(),
+          .outliers = outliers.data(),
+          .stride = stride,
+          .unit_stride = units};
+  high = direct ? count * stride : 0;
+}
+
+QuantRow CpuOps::RoundedInt8::row(int r) {
+  const size_t unit = size_t(r) * rows.unit_stride;
+  int8_t* const at = reinterpret_cast<int8_t*>(values.get()) + size_t(r) * rows.stride;
+  return {.values = at,
+          .high = high > 0 ? at + high : nullptr,
+          .scales = scales.data() + unit,
+          .sums = sums.data() + unit,
+          .outliers = outliers.data() + unit * kOutliers};
+}
+
+CpuOps::RoundedInt8& CpuOps::Rounded::of(const QuantLayout& layout) {
+  const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
+  const auto at = std::find_if(int8.begin(), int8.end(), same);
+  return at != int8.end() ? *at : int8.emplace_back(layout);
+}
+
+void CpuOps::begin_rounding(const Tensor& y) {
+  rounded_.source = {};
+  const auto known = rounded_.layouts.find(y.cols());
+  if (!fast_ || known == rounded_.layouts.end()) return;
+  for (const QuantLayout& layout : known->second)
+    rounded_.of(layout).make_room(y.rows(), y.cols(), y.rows() <= k_.direct_rows);
+  rounded_.source = y;
+  rounded_.done = known->second;
+}
+
+void CpuOps::round_row(const Tensor& y, int r) {
+  if (!rounded_.source) return;
+  for (const QuantLayout& layout : rounded_.done) k_.quantize(row(y, r), y.cols(), layout, rounded_.of(layout).row(r));
 }
 
 void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
   bool bf16 = false;
-  std::vector<QuantLayout> done;
+  std::vector<QuantLayout> wanted;
   for (const MatmulTerm& term : terms) {
     const WeightRows& w = packed(*term.weight).rows;
     bf16 = bf16 || uses_bf16(w);
-    const QuantLayout layout = quant_layout(w);
-    if (!uses_int8(w) || std::find(done.begin(), done.end(), layout) != done.end()) continue;
-    done.push_back(layout);
-    const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
-    auto at = std::find_if(rounded_.int8.begin(), rounded_.int8.end(), same);
-    if (at == rounded_.int8.end())
-      at = rounded_.int8.insert(
-          at,
-          RoundedInt8{
-              .layout = layout, .values = {}, .value_bytes = 0, .scales = {}, .sums = {}, .outliers = {}, .rows = {}});
-    round_int8(x, *at);
+    if (const QuantLayout layout = quant_layout(w);
+        uses_int8(w) && std::find(wanted.begin(), wanted.end(), layout) == wanted.end())
+      wanted.push_back(layout);
+  }
+  const Tensor& source = rounded_.source;
+  const bool same = source && source.buffer() == x.buffer() && source.offset_bytes() == x.offset_bytes() &&
+                    source.rows() == x.rows() && source.cols() == x.cols();
+  if (!wanted.empty() && !(same && wanted == rounded_.done)) {
+    rounded_.layouts[x.cols()] = wanted;
+    begin_rounding(x);
+    for_rows(x.rows(), x.cols(), [&](int r) { round_row(x, r); });
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
   if (bf16) {
@@ -207,16 +229,22 @@ Tensor CpuOps::matmul_untransposed(const Tensor& x, const Weight& weight) {
 
 Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   Tensor y = memory_->make(x.rows(), x.cols());
-  for_rows(x.rows(), x.cols(), [&](int r) { k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r)); });
+  begin_rounding(y);
+  for_rows(x.rows(), x.cols(), [&](int r) {
+    k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
+    round_row(y, r);
+  });
   return y;
 }
 
 Tensor CpuOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) {
   x = own(x);
   Tensor y = memory_->make(x.rows(), x.cols());
+  begin_rounding(y);
   for_rows(x.rows(), x.cols(), [&](int r) {
     k_.add(row(x, r), row(delta, r), x.cols());
     k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
+    round_row(y, r);
   });
   return y;
 }
@@ -263,7 +291,11 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
 
 Tensor CpuOps::glu(Activation, const Tensor& gate, const Tensor& up) {
   Tensor y = memory_->make(gate.rows(), gate.cols());
-  for_rows(y.rows(), y.cols(), [&](int r) { k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r)); });
+  begin_rounding(y);
+  for_rows(y.rows(), y.cols(), [&](int r) {
+    k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
+    round_row(y, r);
+  });
   return y;
 }
 
