@@ -23,22 +23,17 @@ struct Panel {
   }
 };
 
-/// Lines of codes that are read soon, asked for a few at a time while others are multiplied: the processor can wait for
-/// some twenty, and would stand still over a panel's worth of them at once.
-struct LinesAhead {
-  const uint8_t* line;  // of sixteen rows
-  size_t row_bytes;
-  size_t next_line, next_tile;  // bytes
-  int lines, tiles;             // lines are done when every tile has been asked for them
-  int tile = 0;
+/// The codes of the next panel, whose rows follow those of this one: asked for in the order of memory, a few lines at a
+/// time while this panel is multiplied. The processor can wait for some twenty lines, and would stand still over more.
+struct PanelAhead {
+  const uint8_t* next;
+  size_t left;  // bytes
+  int lines;    // at a time
   [[gnu::noinline]] void ask() {
-    if (lines == 0) return;
-    const uint8_t* p = line + size_t(tile) * next_tile;
-    for (int i = 0; i < 16; ++i) prefetch_far(p + size_t(i) * row_bytes);
-    if (++tile < tiles) return;
-    tile = 0;
-    line += next_line;
-    --lines;
+    for (int i = 0; i < lines && left > 0; ++i, next += 64) {
+      prefetch_far(next);
+      left -= left < 64 ? left : 64;
+    }
   }
 };
 
@@ -78,7 +73,7 @@ struct GemmTile {
   int units, unit_steps;         // units of unit_steps steps of four inputs
   int next_group;                // from unit to unit
   bool first, final;             // units of this lane, which starts from zero and in the end goes to sums
-  LinesAhead* ahead;
+  PanelAhead* ahead;
 };
 
 /// ROWS rows of x times COLS tiles of the panel. Plain loops over this function's own arrays, counts that are not
@@ -209,16 +204,20 @@ inline void int8_gemm(GemmTile g, int rows, int tiles) {
   if (rows > 0) take(Index<1>());
 }
 
-/// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x.
+/// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x; `more` when another panel
+/// follows.
 template <int BITS, int UNIT>
 inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
-                       const Panel& panel) {
+                       const Panel& panel, bool more) {
   constexpr int kCodes = kLineCodes<BITS>, kUnits = kCodes / UNIT;        // of a line
   constexpr int kApart = kLanes / kUnits, kLines = Panel::kDepth / UNIT;  // lines of a lane; most at once
   static_assert(kLines * kCodes <= kInt8Depth);
   const int cols = last - n, tiles = (cols + 15) / 16, lines = (w.in + kCodes - 1) / kCodes;
   const int group_shift = w.group > UNIT ? 1 : 0, rounds = padded_units(w.in, {BITS == 4, UNIT}) / kLanes;
   load_panel_scales(w, n, last, tiles, panel);
+  const int steps = w.in / UNIT * ((rows + kIntRows - 1) / kIntRows);  // at least so many times is asked
+  const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
+  PanelAhead ahead = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / steps + 1};
   __builtin_memset(panel.sums, 0, size_t(rows) * kInt8Cols * sizeof(float));
   for (int p = 0; p < kApart && p < lines; ++p) {
     for (int l0 = p; l0 < lines; l0 += kLines * kApart) {
@@ -231,21 +230,6 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
           decode_line<BITS, UNIT>(tile, k, w.in - k, out);
         }
       }
-      // What comes next: more lines of this lane, those beside the first ones, or the first ones of the next panel.
-      const bool more = l0 + kLines * kApart < lines, beside = p + 1 < kApart && p + 1 < lines;
-      const int next = more     ? l0 + kLines * kApart
-                       : beside ? p + 1
-                                : 0,
-                next_left = (lines - next + kApart - 1) / kApart;
-      LinesAhead ahead = {
-          .line = w.codes + size_t(more || beside ? n : n + kInt8Cols) * w.row_bytes + size_t(next) * kCodes * BITS / 8,
-          .row_bytes = w.row_bytes,
-          .next_line = size_t(kApart) * kCodes * BITS / 8,
-          .next_tile = 16 * w.row_bytes,
-          .lines = next_left < kLines ? next_left : kLines,
-          .tiles = tiles};
-      const int asked = kUnits * count * ((rows + kIntRows - 1) / kIntRows);  // by the tiles below, at least
-      for (int i = asked; i < ahead.lines * tiles; ++i) ahead.ask();
       for (int q = 0; q < kUnits; ++q) {
         const int unit = l0 * kUnits + q;  // the first of this lane here
         if (unit * UNIT >= w.in) break;
@@ -286,7 +270,7 @@ inline void int8_matmul_units(const WeightRows& w, int first, int last, const Qu
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
     for (int n = first; n < last; n += kInt8Cols) {
       const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
-      int8_panel<BITS, UNIT>(w, n, end, x.from(r), count, y + size_t(r) * y_stride, y_stride, panel);
+      int8_panel<BITS, UNIT>(w, n, end, x.from(r), count, y + size_t(r) * y_stride, y_stride, panel, end < last);
     }
   }
 }
