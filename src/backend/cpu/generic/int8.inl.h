@@ -106,5 +106,4 @@ using DotOf = typename DotChoice<(BITS > 4)>::Type;
 struct RowDigits {
   const int8_t* low;
   size_t high, stride;
-  RowDigits from(int k) const { return {low + k, high, stride}; }
 };

@@ -42,8 +42,8 @@ inline void place_group(const int8_t* values, int g, QuantLayout layout, UnitOrd
 
 /// The magnitudes of a, each with its place in the group in the last six bits, so that no two are equal.
 inline F16 numbered(F16 a, int first) {
-  alignas(64) static constexpr int32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return as_float(bit_or(bit_and(as_int(abs(a)), int_set1(~63)), add(load_int(kLanes), int_set1(first))));
+  alignas(64) static constexpr int32_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return as_float(bit_or(bit_and(as_int(abs(a)), int_set1(~63)), add(load_int(kPlaces), int_set1(first))));
 }
 inline uint32_t bits_of(float a) {
   uint32_t u;
