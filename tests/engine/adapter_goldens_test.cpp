@@ -8,23 +8,17 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "bumblebee/bumblebee.h"
+#include "tests/support/adapter_cases.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/tolerance.h"
 
 namespace bumblebee {
 namespace {
 
+using testing_support::all_cases;
 using testing_support::golden_path;
 using testing_support::GoldenFile;
-
-Json all_cases() { return parse_json(read_text_file(golden_path("adapters/cases.json"), 1 << 20), "cases.json"); }
-
-std::vector<std::string> names_of_cases() {
-  std::vector<std::string> names;
-  const Json cases = all_cases();
-  for (const auto& [name, base] : cases.items()) names.push_back(name);
-  return names;
-}
+using testing_support::names_of_cases;
 
 Model base_of(const std::string& name, const std::string& device, Precision precision) {
   ModelOptions options;

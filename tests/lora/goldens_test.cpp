@@ -12,6 +12,7 @@
 #include "lora/fit.h"
 #include "lora/read_adapter.h"
 #include "tests/models/running.h"
+#include "tests/support/adapter_cases.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/tolerance.h"
 
@@ -19,15 +20,6 @@ namespace bumblebee::lora {
 namespace {
 
 using namespace testing_support;
-
-Json all_cases() { return parse_json(read_text_file(golden_path("adapters/cases.json"), 1 << 20), "cases.json"); }
-
-std::vector<std::string> names_of_cases() {
-  std::vector<std::string> names;
-  const Json cases = all_cases();
-  for (const auto& [name, base] : cases.items()) names.push_back(name);
-  return names;
-}
 
 /// The base's weights as f32, each module changed as the adapter says.
 class Fused {
