@@ -64,7 +64,7 @@ struct OptimizerOptions {
   std::optional<float> decay_rate;                      // adafactor: -0.8
   std::optional<float> beta_1;                          // adafactor: none, no first moment
   std::optional<bool> scale_parameter;                  // adafactor: true
-  std::optional<bool> relative_step;                    // adafactor: true; its rate is then at most `learning_rate`'s
+  std::optional<bool> relative_step;                    // adafactor: true; learning_rate is not used then
   std::optional<bool> warmup_init;                      // adafactor: false
 };
 
