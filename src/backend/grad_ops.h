@@ -46,8 +46,8 @@ class GradOps {
   /// it: gradients accumulate there. c shares no bytes with a and b.
   virtual void gemm(float alpha, const Tensor& a, Op op_a, const Tensor& b, Op op_b, float beta, Tensor& c) = 0;
 
-  /// Gradient of rms_norm with respect to x; x as it was before the norm. [rows, cols]. The norm may be narrower than x:
-  /// then it is applied to each run of norm.w.cols() features, as a norm per head is.
+  /// Gradient of rms_norm with respect to x; x as it was before the norm. [rows, cols]. The norm may be narrower than
+  /// x: then it is applied to each run of norm.w.cols() features, as a norm per head is.
   virtual Tensor rms_norm_dx(const Tensor& dy, const Tensor& x, const NormParams& norm) = 0;
 
   /// Gradient of norm_rope: dq and dk go in as gradients of its results and come out as gradients of its inputs, in
