@@ -10,4 +10,5 @@
 #include "bumblebee/repository.h"
 #include "bumblebee/text.h"
 #include "bumblebee/tokenizer.h"
+#include "bumblebee/train.h"
 #include "bumblebee/version.h"
