@@ -53,7 +53,7 @@ class Adafactor final : public Optimizer {
     for (float& u : update) u = lr * (u / length);
     if (beta_) {
       std::vector<float>& mean = state.at("exp_avg");
-      const float fresh = 1 - *beta_;
+      const float fresh = complement(*beta_);
       for (size_t i = 0; i < update.size(); ++i) update[i] = mean[i] = *beta_ * mean[i] + fresh * update[i];
     }
     for (size_t i = 0; i < update.size(); ++i) {

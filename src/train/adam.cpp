@@ -10,8 +10,8 @@ namespace {
 
 class Adam final : public Optimizer {
  public:
-  Adam(double b1, double b2, float eps, bool correct, std::optional<float> decay)
-      : b1_(float(b1)), b2_(float(b2)), rest1_(float(1 - b1)), rest2_(float(1 - b2)), eps_(eps), correct_(correct),
+  Adam(float b1, float b2, float eps, bool correct, std::optional<float> decay)
+      : b1_(b1), b2_(b2), rest1_(complement(b1)), rest2_(complement(b2)), eps_(eps), correct_(correct),
         decay_(decay) {}
 
  private:
@@ -38,9 +38,6 @@ class Adam final : public Optimizer {
   std::optional<float> decay_;
 };
 
-/// A float as the decimal number it was written as: 1 - 0.9 is then what Python has.
-double decimal(float value) { return std::round(double(value) * 1e7) / 1e7; }
-
 }  // namespace
 
 std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o) {
@@ -51,7 +48,7 @@ std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o) {
   }
   std::optional<float> decay;
   if (o.kind == OptimizerKind::adamw) decay = o.weight_decay.value_or(0.01f);
-  return std::make_unique<Adam>(decimal(b1), decimal(b2), o.eps.value_or(1e-8f), o.bias_correction.value_or(false),
+  return std::make_unique<Adam>(b1, b2, o.eps.value_or(1e-8f), o.bias_correction.value_or(false),
                                 decay);
 }
 

@@ -189,7 +189,10 @@ lora::Adapter LoraParams::adapter(const std::string& name, const std::string& ba
   result.kind = options_.type == FineTune::dora ? lora::Kind::dora : lora::Kind::lora;
   for (const TrainedSite& site : sites_) {
     const Parameter &a = parameters_[size_t(site.a)], &b = parameters_[size_t(site.b)];
-    lora::LowRank low{.a = {a.rows, a.cols, a.values}, .b = {b.rows, b.cols, b.values}, .scale = scale_};
+    lora::LowRank low;
+    low.a = {a.rows, a.cols, a.values};
+    low.b = {b.rows, b.cols, b.values};
+    low.scale = scale_;
     if (site.m >= 0) low.magnitude = parameters_[size_t(site.m)].values;
     result.modules[model_.sites()[size_t(site.site)].name].low_rank = std::move(low);
   }

@@ -62,7 +62,7 @@ class Muon final : public Optimizer {
   void apply(Parameter& p, State& state, float rate) override {
     std::vector<float>& v = state.at("v");
     std::vector<float> update(v.size());
-    const float fresh = 1 - momentum_;
+    const float fresh = complement(momentum_);
     for (size_t i = 0; i < v.size(); ++i) {
       const float g = decay_ == 0 ? p.gradient[i] : p.gradient[i] + decay_ * p.values[i];
       v[i] = momentum_ * v[i] + fresh * g;

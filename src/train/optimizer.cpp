@@ -49,6 +49,8 @@ uint64_t Optimizer::state_size(std::span<const Parameter> parameters) const {
   return size;
 }
 
+float complement(float beta) { return float(1 - std::round(double(beta) * 1e7) / 1e7); }
+
 std::string_view to_string(OptimizerKind kind) {
   switch (kind) {
     case OptimizerKind::adam: return "adam";

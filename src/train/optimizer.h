@@ -51,6 +51,9 @@ std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options);
 std::unique_ptr<Optimizer> make_adafactor(const OptimizerOptions& options);
 std::unique_ptr<Optimizer> make_muon(const OptimizerOptions& options);
 
+/// 1 - beta of a float as the decimal number it was written as: mlx subtracts before it rounds.
+float complement(float beta);
+
 std::string_view to_string(OptimizerKind kind);  // "adam", "adamw", "muon", "sgd", "adafactor"
 
 /// The length of all gradients as one vector.

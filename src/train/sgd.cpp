@@ -18,7 +18,7 @@ class Sgd final : public Optimizer {
 
   void apply(Parameter& p, State& state, float rate) override {
     float* v = momentum_ == 0 ? nullptr : state.at("v").data();
-    const float fresh = 1 - dampening_;
+    const float fresh = complement(dampening_);
     for (size_t i = 0; i < p.values.size(); ++i) {
       float& w = p.values[i];
       const float g = decay_ == 0 ? p.gradient[i] : p.gradient[i] + decay_ * w;

@@ -96,6 +96,7 @@ def inside(arguments):
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")
+        script("training.py", "--out", fresh / "training")
         wrong += compare_trees(fresh, DATA / "goldens")
         script("gguf_files.py", "--out", Path(scratch) / "gguf")
         wrong += compare_trees(Path(scratch) / "gguf", DATA / "gguf")
