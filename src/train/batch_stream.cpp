@@ -6,26 +6,10 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/rng.h"
+#include "train/shuffle.h"
 
 namespace bumblebee::train {
 namespace {
-
-/// Streams of the generator, in the high word of its counter: one per use, so that no two share numbers.
-enum class Stream : uint64_t { batches = 0x6261746368, packs = 0x7061636B73 };
-
-/// A uniform integer in [0, bound), by Lemire's multiplication; its bias is below bound / 2^64.
-uint64_t below(uint64_t bound, uint64_t seed, uint64_t index, uint64_t epoch, Stream stream) {
-  const auto words = philox(seed ^ uint64_t(stream), index, epoch);
-  const uint64_t random = uint64_t{words[0]} << 32 | words[1];
-  return uint64_t((static_cast<unsigned __int128>(random) * bound) >> 64);
-}
-
-template <class T>
-void shuffle_list(std::vector<T>& list, uint64_t seed, uint64_t epoch, Stream stream) {
-  for (size_t i = list.size(); i > 1; --i)
-    std::swap(list[i - 1], list[size_t(below(uint64_t(i), seed, i, epoch, stream))]);
-}
 
 std::vector<int64_t> by_length(const Dataset& data) {
   std::vector<int64_t> order(size_t(data.size()));
@@ -72,7 +56,7 @@ std::vector<std::vector<int64_t>> packs_of(const Dataset& data, int64_t room) {
 std::vector<std::vector<int64_t>> groups_packed(const Dataset& data, const BatchOptions& options) {
   std::vector<std::vector<int64_t>> packs = packs_of(data, options.max_seq_length);
   // The first packs hold the longest rows: without a shuffle, batches would differ in what they are about.
-  shuffle_list(packs, options.seed, 0, Stream::packs);
+  shuffle(packs, options.seed, 0, ShuffleOf::packs);
   std::vector<std::vector<int64_t>> groups;
   for (size_t i = 0; i < packs.size(); ++i) {
     if (i % size_t(options.batch_size) == 0) groups.emplace_back();
@@ -117,7 +101,7 @@ BatchStream::BatchStream(const Dataset& data, const BatchOptions& options) : dat
 void BatchStream::shuffle() {
   order_.resize(groups_.size());
   std::iota(order_.begin(), order_.end(), 0u);
-  shuffle_list(order_, options_.seed, cursor_.epoch, Stream::batches);
+  train::shuffle(order_, options_.seed, cursor_.epoch, ShuffleOf::batches);
 }
 
 TrainBatch BatchStream::next() {
