@@ -2,6 +2,7 @@
 // only place that knows both.
 #include "bumblebee/train.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <utility>
@@ -25,11 +26,15 @@ train::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, con
                           {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
 }
 
-void check_length(const ModelInfo& info, const TrainOptions& options) {
-  if (options.max_seq_length > info.context)
-    throw Error(ErrorCode::bad_request, "train",
-                cat("max_seq_length: expected at most ", info.context, " (the model's context), got ",
-                    options.max_seq_length));
+train::Splits fitting(train::Splits splits, const ModelInfo& info, const TrainOptions& options) {
+  for (const train::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
+    const int longest = std::min(split->longest, options.max_seq_length);
+    if (longest <= info.context) continue;
+    throw Error(ErrorCode::bad_request, split->name,
+                cat("a row has ", longest, " tokens: expected at most ", info.context,
+                    " (the model's context); a lower max_seq_length truncates it"));
+  }
+  return splits;
 }
 
 /// Answers the prompts through an ordinary serving of the model.
@@ -75,8 +80,8 @@ class Session {
  public:
   Session(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options)
       : state_(*model.state()),
-        splits_((train::check_options(options), check_length(model.info(), options),
-                 read_splits(tokenizer, data, options, true))),
+        splits_((train::check_options(options),
+                 fitting(read_splits(tokenizer, data, options, true), model.info(), options))),
         inputs_{.machine = {*state_.backend, *state_.model, state_.compute},
                 .data = splits_,
                 .options = options,
@@ -159,8 +164,7 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
 
 double test_loss(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
                  const std::vector<WeightedAdapter>& adapters) {
-  check_length(model.info(), options);
-  const train::Splits splits = read_splits(tokenizer, data, options, false);
+  const train::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
   train::BatchStream stream(splits.test, {.batch_size = options.batch_size,
                                           .max_seq_length = options.max_seq_length,
                                           .seed = options.seed,
