@@ -20,10 +20,10 @@
 namespace bumblebee::train {
 
 struct TapeOptions {
-  bool learn = true;              // dropout, and a tape; false: the loss alone
+  bool learn = true;               // dropout, and a tape; false: the loss alone
   bool checkpoint_layers = false;  // keeps a layer's input only, and computes the layer again on the way back
-  uint64_t seed = 0;              // of dropout
-  uint32_t step = 0;              // of the run: another one has other masks
+  uint64_t seed = 0;               // of dropout
+  uint32_t step = 0;               // of the run: another one has other masks
 };
 
 /// One forward and one backward pass over the batch that is bound to `backend`; its segments have no past.

@@ -133,7 +133,8 @@ void Trainer::begin() {
       note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
                options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
     if (split->unscored > 0)
-      note(cat(split->name, ": ", split->unscored, " rows have nothing to learn within max_seq_length and were left out"));
+      note(cat(split->name, ": ", split->unscored,
+               " rows have nothing to learn within max_seq_length and were left out"));
   }
   if (options_.callbacks.started) options_.callbacks.started(plan_);
 }
@@ -150,12 +151,14 @@ void Trainer::resume(const Snapshot& snapshot) {
       const auto found = snapshot.tensors.find(p.name + part);
       if (found == snapshot.tensors.end()) return false;
       if (found->second.size() != values.size())
-        throw Error(ErrorCode::bad_file, where,
-                    cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
+        throw Error(
+            ErrorCode::bad_file, where,
+            cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
       values = found->second;
       return true;
     };
-    if (!load("#value", p.values)) throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
+    if (!load("#value", p.values))
+      throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
     if (!load("#gradient", p.gradient)) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
     const std::string prefix = p.name + "#state.";
     Optimizer::State state;
@@ -171,7 +174,8 @@ void Trainer::resume(const Snapshot& snapshot) {
     params_.upload();
   }
   stream_.seek(state_.cursor);
-  if (state_.best_iteration > 0 || state_.best_val_loss) best_ = options_.save_best ? options_.adapter_path / "best" : "";
+  if (state_.best_iteration > 0 || state_.best_val_loss)
+    best_ = options_.save_best ? options_.adapter_path / "best" : "";
   note(cat("goes on after iteration ", state_.iteration));
 }
 
@@ -204,8 +208,8 @@ void Trainer::check_loss(const TrainBatch& batch, double mean) const {
       options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.machine.model.dims().vocab));
   if (mean <= most) return;
   throw Error(ErrorCode::bad_config, "train",
-              cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ", most,
-                  ", got ", mean, "; a lower learning_rate or a max_grad_norm may help"));
+              cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ",
+                  most, ", got ", mean, "; a lower learning_rate or a max_grad_norm may help"));
 }
 
 bool Trainer::validation_is_due() const {
@@ -339,10 +343,12 @@ void Trainer::save(bool numbered) {
   if (numbered) {
     path = save_numbered(adapter, options_.format, layers, options_.adapter_path, state_.iteration);
   } else {
-    for (const std::string& remark : save_adapter(adapter, options_.format, layers, options_.adapter_path)) note(remark);
+    for (const std::string& remark : save_adapter(adapter, options_.format, layers, options_.adapter_path))
+      note(remark);
   }
   const auto tell = [&](const std::filesystem::path& where, TrainSaved::What what) {
-    if (options_.callbacks.saved) options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
+    if (options_.callbacks.saved)
+      options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
   };
   tell(path, TrainSaved::What::adapter);
   if (store_) tell(store_->save(snapshot()), TrainSaved::What::checkpoint);
@@ -374,7 +380,8 @@ TrainResult Trainer::finish(Clock::time_point start) {
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
     if (probe(in_.machine, params_) + files != base_hash_)
-      throw Error(ErrorCode::bad_file, in_.base_directory.string(), "the base's weights changed while it was trained on");
+      throw Error(ErrorCode::bad_file, in_.base_directory.string(),
+                  "the base's weights changed while it was trained on");
   }
   return {.end = end_,
           .iterations = state_.iteration,

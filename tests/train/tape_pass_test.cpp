@@ -244,8 +244,8 @@ TEST(TapePass, AFrozenAdapterUnderneathActsAsTwoTogether) {
 TEST(TapePass, RefusesToTrainOnTopOfWhatItCannotUndo) {
   TinyModel tiny;
   Training t(create_reference(), tiny, lora_of());
-  for (const models::AdapterOptions& options : {models::AdapterOptions{.dora = true}, {.inner_bias = true},
-                                                {.full = true}, {.norms = true}, {.head = true}}) {
+  for (const models::AdapterOptions& options :
+       {models::AdapterOptions{.dora = true}, {.inner_bias = true}, {.full = true}, {.norms = true}, {.head = true}}) {
     try {
       t.params->freeze(models::random_adapter(tiny, options, 9), 1);
       ADD_FAILURE() << "expected an error";
