@@ -177,7 +177,7 @@ struct TrainOptions {
   int keep_checkpoints = 2;  // the newest; 0: writes none
   bool save_best = true;     // adapter_path/best: lowest validation loss
   int early_stopping = 0;    // stops after so many validations in a row without a better loss; 0: never
-  float max_loss = 0;        // stops with an error when a batch's loss is above; 0: 20 + ln(vocabulary)
+  float max_loss = 0;        // stops with an error when a batch's loss is above; 0: 20 + 2·ln(vocabulary)
   bool verify_base = true;   // hashes the base's weights before and after
 
   std::vector<WeightedAdapter> on_top_of;   // frozen adapters under the new one

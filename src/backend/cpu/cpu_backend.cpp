@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/grad_ops.h"
 #include "backend/cpu/lora.h"
 #include "quant/affine.h"
 
@@ -81,6 +82,7 @@ class CpuBackend final : public Backend {
   }
   void run(const StepKey&, FunctionRef<void()> body) override { body(); }
   Ops& ops() override { return ops_; }
+  GradOps* grad_ops() override { return &grad_ops_; }
 
  private:
   ThreadPool threads_;
@@ -88,6 +90,7 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   const bool fast_;
   CpuOps ops_;
+  CpuGradOps grad_ops_{ops_};
 };
 
 std::vector<std::string> set_names() {

@@ -23,4 +23,12 @@ inline constexpr Kernels kTable = {.name = KERNEL_SET,
                                    .store = store_elements,
                                    .store_i8 = store_i8,
                                    .lora_shrink = lora_shrink,
-                                   .lora_expand = lora_expand};
+                                   .lora_expand = lora_expand,
+                                   .decode_pairs = kDecodePairs,
+                                   .gemm_bf16 = kGemmBf16,
+                                   .dot = dot,
+                                   .multiply_add = multiply_add,
+                                   .rms_norm_dx = rms_norm_dx,
+                                   .silu_mul_dx = silu_mul_dx,
+                                   .softmax_dx = softmax_dx,
+                                   .dropout = dropout};

@@ -1,0 +1,119 @@
+// Derivatives that work row by row, and the mask of dropout. Included inside an instruction set's own namespace after
+// rows.inl.h.
+#pragma once
+
+inline float dot(const float* x, const float* y, int count) {
+  F16 sum = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) sum = fma(load(x + i), load(y + i), sum);
+  if (i < count) sum = fma(load_n(x + i, count - i), load_n(y + i, count - i), sum);
+  return reduce_add(sum);
+}
+
+inline void multiply_add(float* y, const float* a, const float* b, int count) {
+  int i = 0;
+  for (; i + 16 <= count; i += 16) store(y + i, fma(load(a + i), load(b + i), load(y + i)));
+  if (i < count) {
+    const int n = count - i;
+    store_n(y + i, fma(load_n(a + i, n), load_n(b + i, n), load_n(y + i, n)), n);
+  }
+}
+
+/// With r = 1/sqrt(mean(x²) + eps): r·w∘dy - x·r³·mean(w∘dy∘x).
+inline void rms_norm_dx(const float* dy, const float* x, const float* w, float eps, int count, float* dx) {
+  F16 squares = zero(), mixed = zero();
+  const auto sum = [&](F16 d, F16 v, F16 f) {
+    squares = fma(v, v, squares);
+    mixed = fma(mul(f, d), v, mixed);
+  };
+  int i = 0;
+  for (; i + 16 <= count; i += 16) sum(load(dy + i), load(x + i), load(w + i));
+  if (const int n = count - i; n > 0) sum(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n));
+  const float inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / float(count) + eps);
+  const F16 r = set1(inverse), back = set1(inverse * inverse * (reduce_add(mixed) / float(count)));
+  const auto value = [&](F16 d, F16 v, F16 f) { return mul(fnma(v, back, mul(f, d)), r); };
+  for (i = 0; i + 16 <= count; i += 16) store(dx + i, value(load(dy + i), load(x + i), load(w + i)));
+  if (const int n = count - i; n > 0) store_n(dx + i, value(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n)), n);
+}
+
+/// d silu(g) = s·(1 + g·(1 - s)) with s = sigmoid(g). e^-|g| gives s and 1 - s without a difference.
+inline void silu_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
+  const F16 one = set1(1.0f), half = set1(0.5f);
+  const auto slopes = [&](F16 d, F16 g, F16 u, F16& by_gate, F16& by_up) {
+    const F16 e = exp16(mul(abs(g), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
+    const F16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
+    const F16 up_share = fma(sign, half, half), down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
+    const F16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
+    by_gate = mul(mul(d, u), mul(s, fma(g, rest, one)));
+    by_up = mul(d, mul(g, s));
+  };
+  F16 a, b;
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    slopes(load(dy + i), load(gate + i), load(up + i), a, b);
+    store(dgate + i, a);
+    store(dup + i, b);
+  }
+  if (const int n = count - i; n > 0) {
+    slopes(load_n(dy + i, n), load_n(gate + i, n), load_n(up + i, n), a, b);
+    store_n(dgate + i, a, n);
+    store_n(dup + i, b, n);
+  }
+}
+
+inline void softmax_dx(float* s, float* dp, const float* lse, const float* mean, float scale, int count) {
+  const F16 f = set1(scale);
+  const auto probability = [&](F16 score, F16 l) { return exp16(fma(score, f, mul(l, set1(-1.0f)))); };
+  const auto slope = [&](F16 p, F16 d, F16 m) { return mul(mul(p, f), fma(m, set1(-1.0f), d)); };
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const F16 p = probability(load(s + i), load(lse + i));
+    store(dp + i, slope(p, load(dp + i), load(mean + i)));
+    store(s + i, p);
+  }
+  if (i < count) {
+    const int n = count - i;
+    const F16 p = probability(load_n(s + i, n), load_n(lse + i, n));
+    store_n(dp + i, slope(p, load_n(dp + i, n), load_n(mean + i, n)), n);
+    store_n(s + i, p, n);
+  }
+}
+
+/// Philox 4x32-10 (base/rng.h) for the sixteen counters from `counter` on.
+inline void philox16(uint64_t key, uint64_t counter, uint64_t counter_high, uint32_t (&words)[4][16]) {
+  for (uint32_t i = 0; i < 16; ++i) {
+    words[0][i] = uint32_t(counter + i);
+    words[1][i] = uint32_t((counter + i) >> 32);
+    words[2][i] = uint32_t(counter_high);
+    words[3][i] = uint32_t(counter_high >> 32);
+  }
+  uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < 16; ++i) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * words[0][i], p1 = uint64_t{0xCD9E8D57u} * words[2][i];
+      const uint32_t a = uint32_t(p1 >> 32) ^ words[1][i] ^ k0, b = uint32_t(p0 >> 32) ^ words[3][i] ^ k1;
+      words[0][i] = a;
+      words[1][i] = uint32_t(p1);
+      words[2][i] = b;
+      words[3][i] = uint32_t(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+inline void dropout(const DropoutMask& mask, const float* x, uint64_t first, uint64_t last, float* y) {
+  for (uint64_t at = first; at < last; at += 128) {
+    uint32_t words[4][16];
+    philox16(mask.key, at / 128 * 16, mask.counter_high, words);
+    for (uint64_t eighth = 0; eighth < 8 && at + 16 * eighth < last; ++eighth) {
+      const uint64_t from = at + 16 * eighth, count = last - from < 16 ? last - from : 16;
+      const uint32_t* word = words[eighth / 2];
+      const uint32_t shift = 16 * uint32_t(eighth % 2);
+      for (uint64_t i = 0; i < count; ++i) {
+        const float factor = (word[i] >> shift & 0xffffu) >= mask.threshold ? mask.scale : 0.0f;
+        y[from + i] = x[from + i] * factor;
+      }
+    }
+  }
+}
