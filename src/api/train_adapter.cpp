@@ -14,6 +14,7 @@
 #include "engine/tokenizer_state.h"
 #include "lora/fit.h"
 #include "train/data_reader.h"
+#include "train/estimate.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
@@ -106,7 +107,14 @@ class Session {
       inputs_.sample = [this](lora::Adapter adapter) { return sampler_->answer(std::move(adapter)); };
     }
     trainer_.emplace(inputs_);
-    trainer_->plan().parameters = model.info().parameters;
+    TrainPlan& plan = trainer_->plan();
+    plan.parameters = model.info().parameters;
+    plan.memory_bytes = train::estimate_memory({.dims = base.dims(),
+                                                .recorded_layers = plan.layers,
+                                                .rows = trainer_->stream().largest_batch(),
+                                                .trained_values = plan.trainable_parameters,
+                                                .optimizer_values = trainer_->state_values()},
+                                               options);
   }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
