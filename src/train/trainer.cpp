@@ -174,8 +174,7 @@ void Trainer::resume(const Snapshot& snapshot) {
     params_.upload();
   }
   stream_.seek(state_.cursor);
-  if (state_.best_iteration > 0 || state_.best_val_loss)
-    best_ = options_.save_best ? options_.adapter_path / "best" : "";
+  if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
   note(cat("goes on after iteration ", state_.iteration));
 }
 
