@@ -33,6 +33,15 @@ std::string dump(const Json& line) { return line.dump(-1, ' ', false, Json::erro
 
 }  // namespace
 
+const char* to_string(TrainEnd end) {
+  switch (end) {
+    case TrainEnd::finished: return "finished";
+    case TrainEnd::early_stopped: return "early_stopped";
+    case TrainEnd::cancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
 struct TrainRecord::State {
   fs::path directory;
   Options options;
