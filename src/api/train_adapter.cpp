@@ -42,7 +42,10 @@ train::Splits fitting(train::Splits splits, const ModelInfo& info, const TrainOp
 class Sampler {
  public:
   Sampler(const Model& model, const Tokenizer& tokenizer, const TrainOptions& options)
-      : model_(model), tokenizer_(tokenizer), options_(options), config_(load_generation_config(local(model.state()->directory))) {
+      : model_(model),
+        tokenizer_(tokenizer),
+        options_(options),
+        config_(load_generation_config(local(model.state()->directory))) {
     config_.strategy = GreedySearch{};
     config_.max_length.reset();
     config_.min_length.reset();
@@ -94,9 +97,9 @@ class Session {
     fitted_.reserve(options.on_top_of.size());
     for (const WeightedAdapter& one : options.on_top_of) {
       const lora::KnownAdapter& known = *one.adapter.state()->known;
-      fitted_.push_back(lora::fit(
-          known.adapter,
-          {.sites = base.sites(), .tied_head = base.dims().tied_head, .name = state_.directory.string()}));
+      fitted_.push_back(
+          lora::fit(known.adapter,
+                    {.sites = base.sites(), .tied_head = base.dims().tied_head, .name = state_.directory.string()}));
       inputs_.frozen.push_back({&fitted_.back(), one.weight, lora::to_string(known.id)});
     }
     if (!options.sample_prompts.empty()) {

@@ -103,9 +103,7 @@ struct TrainRecord::State {
     lines.push_back(std::move(line));
   }
 
-  void write_report() const {
-    write_text_file(report(), train::report_html({options.title, options.facts, lines}));
-  }
+  void write_report() const { write_text_file(report(), train::report_html({options.title, options.facts, lines})); }
 };
 
 TrainRecord::TrainRecord(fs::path directory, Options options) : state_(std::make_shared<State>()) {

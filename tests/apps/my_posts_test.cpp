@@ -50,8 +50,8 @@ TEST(MyPosts, TheCommandsOfThePageWork) {
     EXPECT_FALSE(read_file(scratch / "out").empty());
   }
   EXPECT_EQ(trained, 3);
-  for (const char* made : {"data/train.jsonl", "data/valid.jsonl", "adapter/adapters.safetensors", "adapter/metrics.jsonl",
-                           "adapter/report.html", "adapter/best/adapters.safetensors"}) {
+  for (const char* made : {"data/train.jsonl", "data/valid.jsonl", "adapter/adapters.safetensors",
+                           "adapter/metrics.jsonl", "adapter/report.html", "adapter/best/adapters.safetensors"}) {
     EXPECT_TRUE(fs::exists(scratch / made)) << made;
   }
 }

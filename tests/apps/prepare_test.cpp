@@ -21,8 +21,8 @@ TEST(Prepare, WritesSplitsAndCountsTokens) {
   for (int i = 0; i < 20; ++i) posts += "post number " + std::to_string(i) + "\n";
   write_file(scratch / "posts.txt", posts + "post number 3\n");
   const std::string data = (scratch / "data").string();
-  const Outcome got = run({"prepare", (scratch / "posts.txt").string(), "-o", data, "--prompt", "Go on.", "--test-ratio",
-                           "0.05", "-m", tiny_model(), "--json"});
+  const Outcome got = run({"prepare", (scratch / "posts.txt").string(), "-o", data, "--prompt", "Go on.",
+                           "--test-ratio", "0.05", "-m", tiny_model(), "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   const nlohmann::json json = got.json();
   EXPECT_EQ(json.at("texts"), 21);

@@ -140,16 +140,20 @@ TEST(TrainConfigFile, ASettingIsOfTheOptimizerThatIsChosen) {
   EXPECT_EQ(sgd.optimizer.momentum, 0.5f);
   EXPECT_EQ(sgd.optimizer.bias_correction, std::nullopt);
   const TrainOptions factored =
-      parsed("optimizer: adafactor\noptimizer_config: {adafactor: {eps: [1e-30, 1e-3], relative_step: false}}").chosen();
+      parsed("optimizer: adafactor\noptimizer_config: {adafactor: {eps: [1e-30, 1e-3], relative_step: false}}")
+          .chosen();
   EXPECT_EQ(factored.optimizer.factored_eps, std::pair(1e-30f, 1e-3f));
   EXPECT_EQ(factored.optimizer.relative_step, false);
-  EXPECT_EQ(parsed("optimizer: muon\noptimizer_config: {muon: {ns_steps: 3, nesterov: false}}").chosen().optimizer.ns_steps, 3);
+  EXPECT_EQ(
+      parsed("optimizer: muon\noptimizer_config: {muon: {ns_steps: 3, nesterov: false}}").chosen().optimizer.ns_steps,
+      3);
   EXPECT_EQ(parsed("optimizer_config: {adam: {}, adamw: null}").chosen().optimizer.eps, std::nullopt);
 }
 
 TEST(TrainConfigFile, OurOwnKeysAreThereToo) {
   const TrainConfig config = parsed(
-      "packed: true\nmax_grad_norm: 1.5\nearly_stopping: 3\nkeep_checkpoints: 4\nsave_best: false\nadapter_format: peft\n"
+      "packed: true\nmax_grad_norm: 1.5\nearly_stopping: 3\nkeep_checkpoints: 4\nsave_best: false\nadapter_format: "
+      "peft\n"
       "sample_prompts: [one, two]\nsample_tokens: 9\nlora_parameters: {rslora: true, b_rate_ratio: 16}\nmax_loss: 50\n"
       "prompt_feature: question\ntext_feature: body\n");
   EXPECT_TRUE(config.options.packed);
@@ -173,7 +177,8 @@ TEST(TrainConfigFile, UnknownKeysAreNamedWithTheirLine) {
   expect_error("use_dora: true\n", ErrorCode::bad_config, "fine_tune_type: dora");
   expect_error("lora_parameters:\n  rank: 8\n  alpha: 16\n", ErrorCode::bad_config,
                "[config.yaml:3] unknown key 'lora_parameters.alpha': mlx-lm multiplies by 'scale'");
-  expect_error("lr_schedule: {name: cosine_decay, arguments: [1], cycles: 2}", ErrorCode::bad_config, "lr_schedule.cycles");
+  expect_error("lr_schedule: {name: cosine_decay, arguments: [1], cycles: 2}", ErrorCode::bad_config,
+               "lr_schedule.cycles");
   expect_error("optimizer_config: {adam: {momentum: 1}}", ErrorCode::bad_config, "optimizer_config.adam.momentum");
   expect_error("optimizer_config: {adam: {learning_rate: 1}}", ErrorCode::bad_config, "a key of the file itself");
   expect_error("optimizer_config: {lion: {}}", ErrorCode::bad_config, "'lion'");
@@ -223,7 +228,8 @@ TEST(TrainConfigFile, HostileNestingEnds) {
   std::string deep(200'000, '[');
   EXPECT_THROW(parsed("data: " + deep), Error);
   std::string bomb = "a: &a [x, x]\n";
-  for (char c = 'b'; c < 'z'; ++c) bomb += std::string(1, c) + ": &" + c + " [*" + char(c - 1) + ", *" + char(c - 1) + "]\n";
+  for (char c = 'b'; c < 'z'; ++c)
+    bomb += std::string(1, c) + ": &" + c + " [*" + char(c - 1) + ", *" + char(c - 1) + "]\n";
   EXPECT_THROW(parsed(bomb), Error);
 }
 

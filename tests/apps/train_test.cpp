@@ -48,8 +48,8 @@ class Train : public ::testing::Test {
 
 TEST_F(Train, LearnsAndLeavesEverythingBehind) {
   const Outcome got = train({"--data", data(), "--iters", "30", "--learning-rate", "1e-2", "--steps-per-report", "10",
-                             "--steps-per-eval", "15", "--save-every", "10", "--mask-prompt", "--sample-prompt", "Say it.",
-                             "--sample-tokens", "4", "--json"});
+                             "--steps-per-eval", "15", "--save-every", "10", "--mask-prompt", "--sample-prompt",
+                             "Say it.", "--sample-tokens", "4", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
   const nlohmann::json json = got.json();
   EXPECT_EQ(json.at("end"), "finished");
@@ -72,8 +72,8 @@ TEST_F(Train, LearnsAndLeavesEverythingBehind) {
   EXPECT_LT(validations.back(), validations.front());
   EXPECT_GE(samples, 2);
 
-  const Outcome answer = run({"generate", "-m", tiny_model(), "--adapter", adapter().string(), "-p", "Say it.", "-n", "4",
-                              "--greedy", "--json"});
+  const Outcome answer = run({"generate", "-m", tiny_model(), "--adapter", adapter().string(), "-p", "Say it.", "-n",
+                              "4", "--greedy", "--json"});
   EXPECT_EQ(answer.status, 0) << answer.err;
 }
 
@@ -97,8 +97,9 @@ TEST_F(Train, ATwinBeatsTheFileAndAFlagBeatsATwin) {
   write_file(scratch_ / "lora.yaml", "data: " + data() + "\niters: 7\nval_batches: 0\n");
   const std::string file = (scratch_ / "lora.yaml").string();
   EXPECT_EQ(train({"-c", file, "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"), 3);
-  EXPECT_EQ(train({"-c", file, "--iters", "2", "--overwrite", "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"),
-            2);
+  EXPECT_EQ(
+      train({"-c", file, "--iters", "2", "--overwrite", "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"),
+      2);
 }
 
 TEST_F(Train, ResumesAndItsRecordGoesOn) {
@@ -162,8 +163,19 @@ TEST_F(Train, MistakesHaveTheirCodes) {
 }
 
 TEST_F(Train, CtrlCStopsWithACheckpoint) {
-  std::vector<std::string> arguments = {"train",  "-m",      tiny_model(), "--adapter-path", adapter().string(), "--data",
-                                        data(),   "--iters", "100000",     "--steps-per-report", "1", "--val-batches", "0"};
+  std::vector<std::string> arguments = {"train",
+                                        "-m",
+                                        tiny_model(),
+                                        "--adapter-path",
+                                        adapter().string(),
+                                        "--data",
+                                        data(),
+                                        "--iters",
+                                        "100000",
+                                        "--steps-per-report",
+                                        "1",
+                                        "--val-batches",
+                                        "0"};
   const Outcome got = run(Call{arguments, {}, {}, 0, "Iter 3:"});
   EXPECT_EQ(got.status, 130) << got.err;
   EXPECT_NE(got.err.find("--resume"), std::string::npos) << got.err;

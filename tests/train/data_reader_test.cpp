@@ -62,7 +62,8 @@ TEST_F(DataReader, CompletionsAreConversations) {
   const Dataset same = train({kChat}, true);
   EXPECT_EQ(data.rows[0].tokens, same.rows[0].tokens);
   EXPECT_EQ(data.rows[0].first_scored, same.rows[0].first_scored);
-  const std::vector<int32_t> learned(data.rows[0].tokens.begin() + data.rows[0].first_scored, data.rows[0].tokens.end());
+  const std::vector<int32_t> learned(data.rows[0].tokens.begin() + data.rows[0].first_scored,
+                                     data.rows[0].tokens.end());
   EXPECT_EQ(tokenizer_.decode(learned), "Yo<|im_end|>\n");
 }
 

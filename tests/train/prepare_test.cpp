@@ -166,9 +166,9 @@ TEST_F(Prepare, TheSeedMakesTheSplit) {
 }
 
 TEST_F(Prepare, WhatIsShortLongOrThereAlreadyIsCounted) {
-  const PrepareResult result =
-      run({write("a.txt", "ab\nabc\nGrüße\nGrüße\nlonger than that\n"), write("b.json", R"(["abc", "a  b c", "a b\nc"])")},
-          {.split_ratio = 1, .min_length = 3, .max_length = 6});
+  const PrepareResult result = run(
+      {write("a.txt", "ab\nabc\nGrüße\nGrüße\nlonger than that\n"), write("b.json", R"(["abc", "a  b c", "a b\nc"])")},
+      {.split_ratio = 1, .min_length = 3, .max_length = 6});
   EXPECT_EQ(result.texts, 8);
   EXPECT_EQ(result.too_short, 1);
   EXPECT_EQ(result.too_long, 1);
@@ -183,8 +183,8 @@ TEST_F(Prepare, WhatIsShortLongOrThereAlreadyIsCounted) {
 }
 
 TEST_F(Prepare, LengthsInTokensAreOfWholeRows) {
-  const PrepareResult result = run({write("posts.txt", numbered(20))}, {},
-                                   [](const std::string& row) { return int64_t(row.size()); });
+  const PrepareResult result =
+      run({write("posts.txt", numbered(20))}, {}, [](const std::string& row) { return int64_t(row.size()); });
   EXPECT_EQ(result.tokens.count, 20);
   int64_t total = 0;
   for (const char* name : {"train.jsonl", "valid.jsonl"}) {

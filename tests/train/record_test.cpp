@@ -125,7 +125,8 @@ TEST_F(Record, NothingIsWrittenBeforeTheStart) {
 }
 
 TEST(Chart, PointsLieInsideAndInOrder) {
-  train::Chart chart{.title = "Loss", .x_label = "iteration", .y_label = {}, .series = {{"a", "a", {{1, 5}, {2, 3}}, true}}};
+  train::Chart chart{
+      .title = "Loss", .x_label = "iteration", .y_label = {}, .series = {{"a", "a", {{1, 5}, {2, 3}}, true}}};
   const std::string svg = train::svg(chart);
   EXPECT_NE(svg.find("<path class=\"a\" d=\"M64.0 28.0L628.0 204.0\"/>"), std::string::npos) << svg;
   EXPECT_NE(svg.find("<title>a at 1: 5</title>"), std::string::npos);
