@@ -148,15 +148,6 @@ double seconds_per_row(train::Trainer& trainer, const train::Machine& machine, c
 
 }  // namespace
 
-const char* to_string(TrainEnd end) {
-  switch (end) {
-    case TrainEnd::finished: return "finished";
-    case TrainEnd::early_stopped: return "early_stopped";
-    case TrainEnd::cancelled: return "cancelled";
-  }
-  return "unknown";
-}
-
 TrainResult train_adapter(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
                           const TrainOptions& options) {
   return Session(model, tokenizer, data, options).trainer().run();

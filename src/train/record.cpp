@@ -33,6 +33,15 @@ std::string dump(const Json& line) { return line.dump(-1, ' ', false, Json::erro
 
 }  // namespace
 
+const char* to_string(TrainEnd end) {
+  switch (end) {
+    case TrainEnd::finished: return "finished";
+    case TrainEnd::early_stopped: return "early_stopped";
+    case TrainEnd::cancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
 struct TrainRecord::State {
   fs::path directory;
   Options options;
@@ -94,9 +103,7 @@ struct TrainRecord::State {
     lines.push_back(std::move(line));
   }
 
-  void write_report() const {
-    write_text_file(report(), train::report_html({options.title, options.facts, lines}));
-  }
+  void write_report() const { write_text_file(report(), train::report_html({options.title, options.facts, lines})); }
 };
 
 TrainRecord::TrainRecord(fs::path directory, Options options) : state_(std::make_shared<State>()) {

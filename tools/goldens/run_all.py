@@ -97,6 +97,7 @@ def inside(arguments):
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")
         script("training.py", "--out", fresh / "training")
+        script("train_data.py", "--out", fresh / "train_data.json")
         wrong += compare_trees(fresh, DATA / "goldens")
         script("gguf_files.py", "--out", Path(scratch) / "gguf")
         wrong += compare_trees(Path(scratch) / "gguf", DATA / "gguf")
