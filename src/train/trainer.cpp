@@ -111,6 +111,13 @@ void Trainer::note(const std::string& text) const {
   if (options_.callbacks.note) options_.callbacks.note(text);
 }
 
+lora::Adapter Trainer::adapter() const {
+  lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  // Part of an adapter's identity, which is to be that of the files.
+  adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
+  return adapter;
+}
+
 void Trainer::begin() {
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
@@ -242,13 +249,12 @@ bool Trainer::validate() {
   // Before the first step there is nothing to save: B is zero.
   if (best && options_.save_best && state_.iteration > 0) {
     best_ = options_.adapter_path / "best";
-    save_adapter(params_.adapter("adapter", options_.base_model), options_.format, in_.machine.model.dims().layers,
-                 best_);
+    save_adapter(adapter(), options_.format, in_.machine.model.dims().layers, best_);
     if (options_.callbacks.saved)
       options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
   }
   if (in_.sample && options_.callbacks.sampled) {
-    for (TrainSample& sample : in_.sample(params_.adapter("adapter", options_.base_model))) {
+    for (TrainSample& sample : in_.sample(adapter())) {
       sample.iteration = state_.iteration;
       options_.callbacks.sampled(sample);
     }
@@ -337,13 +343,12 @@ void Trainer::report() {
 
 void Trainer::save(bool numbered) {
   const int layers = in_.machine.model.dims().layers;
-  const lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  const lora::Adapter now = adapter();
   std::filesystem::path path = options_.adapter_path;
   if (numbered) {
-    path = save_numbered(adapter, options_.format, layers, options_.adapter_path, state_.iteration);
+    path = save_numbered(now, options_.format, layers, options_.adapter_path, state_.iteration);
   } else {
-    for (const std::string& remark : save_adapter(adapter, options_.format, layers, options_.adapter_path))
-      note(remark);
+    for (const std::string& remark : save_adapter(now, options_.format, layers, options_.adapter_path)) note(remark);
   }
   const auto tell = [&](const std::filesystem::path& where, TrainSaved::What what) {
     if (options_.callbacks.saved)
@@ -393,7 +398,7 @@ TrainResult Trainer::finish(Clock::time_point start) {
           .best_iteration = state_.best_iteration,
           .adapter = options_.adapter_path,
           .best = best_,
-          .adapter_id = lora::to_string(lora::identify(params_.adapter("adapter", options_.base_model))->id),
+          .adapter_id = lora::to_string(lora::identify(adapter())->id),
           .base_hash = base_hash_,
           .seconds = since(start)};
 }
