@@ -16,7 +16,7 @@ class TrainRecord {
  public:
   struct Options {
     std::string title = "Training";
-    std::vector<std::pair<std::string, std::string>> facts;  // shown in the report: name and value
+    std::vector<std::pair<std::string, std::string>> facts = {};  // shown in the report: name and value
     bool resume = false;  // keeps the lines of an earlier run up to where this one goes on; else they are replaced
   };
 
