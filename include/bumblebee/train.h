@@ -20,9 +20,9 @@ namespace bumblebee {
 /// each, in their place. Formats, found from the first row in this order: completions, chat (with or without tools),
 /// text.
 struct TrainData {
-  std::filesystem::path directory;              // empty: only the rows below
-  std::vector<std::string> train, valid, test;  // JSON; a list that is not empty replaces its file
-  std::string prompt_feature = "prompt";        // names of the keys, per format
+  std::filesystem::path directory = {};                        // empty: only the rows below
+  std::vector<std::string> train = {}, valid = {}, test = {};  // JSON; a list that is not empty replaces its file
+  std::string prompt_feature = "prompt";                       // names of the keys, per format
   std::string completion_feature = "completion";
   std::string chat_feature = "messages";
   std::string text_feature = "text";
@@ -41,7 +41,7 @@ struct LoraOptions {
   float dropout = 0;    // of x before A, [0, 1)
   int num_layers = 16;  // counted from the last layer; 0 and -1: all. More than the model has is an error
   /// Paths inside a layer ("self_attn.q_proj") or whole paths ("lm_head"). Empty: every linear of the layers.
-  std::vector<std::string> keys;
+  std::vector<std::string> keys = {};
   float b_rate_ratio = 1;  // LoRA+: B's learning rate is this many times A's
 };
 
@@ -51,27 +51,27 @@ enum class OptimizerKind : uint8_t { adam, adamw, muon, sgd, adafactor };
 /// default, which stands beside it.
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::adam;
-  std::optional<std::pair<float, float>> betas;         // adam, adamw: 0.9, 0.999
-  std::optional<float> eps;                             // adam, adamw: 1e-8
-  std::optional<bool> bias_correction;                  // adam, adamw: false, as mlx has it
-  std::optional<float> weight_decay;                    // adamw, muon: 0.01; sgd, adafactor: 0
-  std::optional<float> momentum;                        // muon: 0.95; sgd: 0
-  std::optional<float> dampening;                       // sgd: 0
-  std::optional<bool> nesterov;                         // muon: true; sgd: false
-  std::optional<int> ns_steps;                          // muon: 5
-  std::optional<std::pair<float, float>> factored_eps;  // adafactor's eps: 1e-30, 1e-3
-  std::optional<float> clip_threshold;                  // adafactor: 1
-  std::optional<float> decay_rate;                      // adafactor: -0.8
-  std::optional<float> beta_1;                          // adafactor: none, no first moment
-  std::optional<bool> scale_parameter;                  // adafactor: true
-  std::optional<bool> relative_step;                    // adafactor: true; learning_rate is not used then
-  std::optional<bool> warmup_init;                      // adafactor: false
+  std::optional<std::pair<float, float>> betas = {};         // adam, adamw: 0.9, 0.999
+  std::optional<float> eps = {};                             // adam, adamw: 1e-8
+  std::optional<bool> bias_correction = {};                  // adam, adamw: false, as mlx has it
+  std::optional<float> weight_decay = {};                    // adamw, muon: 0.01; sgd, adafactor: 0
+  std::optional<float> momentum = {};                        // muon: 0.95; sgd: 0
+  std::optional<float> dampening = {};                       // sgd: 0
+  std::optional<bool> nesterov = {};                         // muon: true; sgd: false
+  std::optional<int> ns_steps = {};                          // muon: 5
+  std::optional<std::pair<float, float>> factored_eps = {};  // adafactor's eps: 1e-30, 1e-3
+  std::optional<float> clip_threshold = {};                  // adafactor: 1
+  std::optional<float> decay_rate = {};                      // adafactor: -0.8
+  std::optional<float> beta_1 = {};                          // adafactor: none, no first moment
+  std::optional<bool> scale_parameter = {};                  // adafactor: true
+  std::optional<bool> relative_step = {};                    // adafactor: true; learning_rate is not used then
+  std::optional<bool> warmup_init = {};                      // adafactor: false
 };
 
 /// mlx-lm's lr_schedule. Steps are updates of the optimizer, counted from 0.
 struct ScheduleOptions {
-  std::string name;  // cosine_decay, exponential_decay, step_decay, linear_schedule; empty: constant learning_rate
-  std::vector<double> arguments;
+  std::string name = {};  // cosine_decay, exponential_decay, step_decay, linear_schedule; empty: constant learning_rate
+  std::vector<double> arguments = {};
   int warmup = 0;  // updates from warmup_init to arguments[0], linear
   double warmup_init = 0;
 };
@@ -125,12 +125,12 @@ struct ValidationReport {
 
 struct TrainSample {
   int iteration = 0;
-  std::string prompt, text;
+  std::string prompt = {}, text = {};
 };
 
 struct TrainSaved {
   int iteration = 0;
-  std::filesystem::path path;
+  std::filesystem::path path = {};
   enum class What : uint8_t { adapter, best, checkpoint } what = What::adapter;
 };
 
@@ -171,7 +171,7 @@ struct TrainOptions {
 
   std::filesystem::path adapter_path = "adapters";
   AdapterFormat format = AdapterFormat::mlx;
-  std::filesystem::path resume_adapter_file;  // weights to begin with: an adapter's directory or file of mlx-lm
+  std::filesystem::path resume_adapter_file = {};  // weights to begin with: an adapter's directory or file of mlx-lm
   bool resume = false;       // goes on from the newest checkpoint in adapter_path, bit for bit; at the start if none
   bool overwrite = false;    // forgets an earlier run's checkpoints in adapter_path, which are an error otherwise
   int keep_checkpoints = 2;  // the newest; 0: writes none
@@ -180,10 +180,10 @@ struct TrainOptions {
   float max_loss = 0;        // stops with an error when a batch's loss is above; 0: 20 + 2·ln(vocabulary)
   bool verify_base = true;   // hashes the base's weights before and after
 
-  std::vector<WeightedAdapter> on_top_of;   // frozen adapters under the new one
-  std::vector<std::string> sample_prompts;  // answered greedily with each validation
+  std::vector<WeightedAdapter> on_top_of = {};   // frozen adapters under the new one
+  std::vector<std::string> sample_prompts = {};  // answered greedily with each validation
   int sample_tokens = 64;
-  std::string base_model;  // named in the adapter's config
+  std::string base_model = {};  // named in the adapter's config
 
   TrainCallbacks callbacks;
 };
@@ -195,14 +195,14 @@ struct TrainResult {
   TrainEnd end = TrainEnd::finished;
   int iterations = 0, updates = 0;  // since the beginning, also of the runs that were resumed
   int64_t trained_tokens = 0;
-  double train_loss = 0;                                     // of the last report
-  std::optional<double> val_loss, best_val_loss, test_loss;  // nats per token
+  double train_loss = 0;                                                    // of the last report
+  std::optional<double> val_loss = {}, best_val_loss = {}, test_loss = {};  // nats per token
   int best_iteration = 0;
-  std::filesystem::path adapter;  // directory of the last adapter
-  std::filesystem::path best;     // of the best; empty: none was saved
-  std::string adapter_id;         // Adapter::info().id of the last
-  std::string base_hash;          // of the base's weights, the same before and after; empty: not verified
-  double seconds = 0;             // of this run
+  std::filesystem::path adapter = {};  // directory of the last adapter
+  std::filesystem::path best = {};     // of the best; empty: none was saved
+  std::string adapter_id = {};         // Adapter::info().id of the last
+  std::string base_hash = {};          // of the base's weights, the same before and after; empty: not verified
+  double seconds = 0;                  // of this run
 };
 
 /// Trains an adapter and saves it. Throws Error: `bad_request` for options that mean nothing, `bad_file` and

@@ -11,8 +11,7 @@ namespace {
 class Adam final : public Optimizer {
  public:
   Adam(float b1, float b2, float eps, bool correct, std::optional<float> decay)
-      : b1_(b1), b2_(b2), rest1_(complement(b1)), rest2_(complement(b2)), eps_(eps), correct_(correct),
-        decay_(decay) {}
+      : b1_(b1), b2_(b2), rest1_(complement(b1)), rest2_(complement(b2)), eps_(eps), correct_(correct), decay_(decay) {}
 
  private:
   std::map<std::string, size_t> layout(const Parameter& p) const override {
@@ -48,8 +47,7 @@ std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o) {
   }
   std::optional<float> decay;
   if (o.kind == OptimizerKind::adamw) decay = o.weight_decay.value_or(0.01f);
-  return std::make_unique<Adam>(b1, b2, o.eps.value_or(1e-8f), o.bias_correction.value_or(false),
-                                decay);
+  return std::make_unique<Adam>(b1, b2, o.eps.value_or(1e-8f), o.bias_correction.value_or(false), decay);
 }
 
 }  // namespace bumblebee::train

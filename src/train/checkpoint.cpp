@@ -51,7 +51,8 @@ std::map<std::string, std::vector<float>> read_tensors(const fs::path& path) {
   std::map<std::string, std::vector<float>> tensors;
   const auto file = SafetensorsFile::open(path);
   for (const TensorEntry& entry : file->tensors()) {
-    if (entry.dtype != DType::f32) throw Error(ErrorCode::bad_file, path.string(), "'" + entry.name + "': expected F32");
+    if (entry.dtype != DType::f32)
+      throw Error(ErrorCode::bad_file, path.string(), "'" + entry.name + "': expected F32");
     std::vector<float>& values = tensors[entry.name];
     values.resize(size_t(entry.end - entry.begin) / sizeof(float));
     std::memcpy(values.data(), file->bytes(entry).data(), values.size() * sizeof(float));

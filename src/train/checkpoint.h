@@ -1,5 +1,5 @@
-// Crash-safe snapshots of a run: directories that appear whole or not at all, each with a manifest of its files' hashes.
-// Knows names and bytes; what a snapshot means is trainer.h's.
+// Crash-safe snapshots of a run: directories that appear whole or not at all, each with a manifest of its files'
+// hashes. Knows names and bytes; what a snapshot means is trainer.h's.
 //
 //   ROOT/step-0000200/{tensors.safetensors, state.json, manifest.json}   ROOT/latest   ROOT/lock
 #pragma once

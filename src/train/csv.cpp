@@ -16,9 +16,9 @@ class CsvParser {
       CsvRecord record = this->record();
       if (record.fields.size() == 1 && record.fields[0].empty() && !quoted_) continue;  // an empty line
       if (!records.empty() && record.fields.size() != records[0].fields.size()) {
-        throw Error(ErrorCode::bad_file, cat(where_, ":", record.line),
-                    cat("expected ", records[0].fields.size(), " fields as in the first line, got ",
-                        record.fields.size()));
+        throw Error(
+            ErrorCode::bad_file, cat(where_, ":", record.line),
+            cat("expected ", records[0].fields.size(), " fields as in the first line, got ", record.fields.size()));
       }
       records.push_back(std::move(record));
     }

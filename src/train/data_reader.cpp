@@ -45,8 +45,8 @@ class SplitReader {
   Dataset finish() {
     if (out_.rows.empty() && out_.unscored > 0) {
       throw Error(ErrorCode::bad_config, out_.name,
-                  cat("nothing to learn: all ", out_.unscored, " rows are longer than max_seq_length = ",
-                      max_seq_length_, " before their last message begins"));
+                  cat("nothing to learn: all ", out_.unscored,
+                      " rows are longer than max_seq_length = ", max_seq_length_, " before their last message begins"));
     }
     return std::move(out_);
   }

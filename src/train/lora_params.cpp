@@ -68,8 +68,7 @@ void LoraParams::add_site(int number, uint64_t seed) {
                          .values = std::vector<float>(out * rank)});
   if (options_.type == FineTune::dora) {
     trained.m = int(parameters_.size());
-    Tensor lengths = grad_.row_lengths(model_.site_weights()[size_t(number)],
-                                       device(parameters_[size_t(trained.a)]),
+    Tensor lengths = grad_.row_lengths(model_.site_weights()[size_t(number)], device(parameters_[size_t(trained.a)]),
                                        device(parameters_[size_t(trained.b)]), scale_);
     Parameter m{.name = site.name + ".m", .rows = 1, .cols = site.out, .values = std::vector<float>(out)};
     backend_.read(lengths, m.values);
@@ -136,15 +135,15 @@ uint64_t LoraParams::count() const {
 
 void LoraParams::freeze(const lora::Adapter& adapter, float weight) {
   const auto cannot = [&](const std::string& path, const char* what) {
-    throw Error(ErrorCode::unsupported, "train",
-                cat("adapter '", adapter.name, "', module '", path, "': training on top of ", what,
-                    " is not implemented"));
+    throw Error(
+        ErrorCode::unsupported, "train",
+        cat("adapter '", adapter.name, "', module '", path, "': training on top of ", what, " is not implemented"));
   };
   if (!std::isfinite(weight)) refuse(cat("adapter '", adapter.name, "': expected a finite weight, got ", weight));
   for (const auto& [path, change] : adapter.modules) {
     if (change.weight || change.bias) cannot(path, "replaced weights and biases");
-    const auto site = std::find_if(model_.sites().begin(), model_.sites().end(),
-                                   [&](const nn::Site& s) { return s.name == path; });
+    const auto site =
+        std::find_if(model_.sites().begin(), model_.sites().end(), [&](const nn::Site& s) { return s.name == path; });
     BB_CHECK(site != model_.sites().end(), path);
     if (site->kind != nn::Site::Kind::linear || lora::layer_of(path) < 0) cannot(path, "an adapted embedding or head");
     const lora::LowRank& low = *change.low_rank;

@@ -1,5 +1,6 @@
-// Muon (Keller Jordan, 2024) as mlx has it: momentum, orthogonalised by five steps of a Newton-Schulz iteration. Factors
-// are as narrow as their rank, so the square in the iteration is small. Sums are f64 and rounded: their order is ours.
+// Muon (Keller Jordan, 2024) as mlx has it: momentum, orthogonalised by five steps of a Newton-Schulz iteration.
+// Factors are as narrow as their rank, so the square in the iteration is small. Sums are f64 and rounded: their order
+// is ours.
 #include <algorithm>
 #include <cmath>
 
@@ -34,7 +35,8 @@ std::vector<float> product(float p, const std::vector<float>& a, const std::vect
       const double f = double(a[i * k + l]);
       for (size_t j = 0; j < m; ++j) sums[j] += f * double(turned ? b[j * k + l] : b[l * m + j]);
     }
-    for (size_t j = 0; j < m; ++j) y[i * m + j] = float(double(p) * sums[j] + (q != 0 ? double(q) * double(c[i * m + j]) : 0));
+    for (size_t j = 0; j < m; ++j)
+      y[i * m + j] = float(double(p) * sums[j] + (q != 0 ? double(q) * double(c[i * m + j]) : 0));
   }
   return y;
 }

@@ -59,7 +59,8 @@ std::string_view to_string(OptimizerKind kind);  // "adam", "adamw", "muon", "sg
 /// The length of all gradients as one vector.
 double gradient_norm(std::span<const Parameter> parameters);
 void scale_gradients(std::span<Parameter> parameters, float factor);
-/// Scales the gradients so that their norm is at most `max_norm`, as mlx's clip_grad_norm does. Returns the norm before.
+/// Scales the gradients so that their norm is at most `max_norm`, as mlx's clip_grad_norm does. Returns the norm
+/// before.
 double clip_gradients(std::span<Parameter> parameters, float max_norm);
 
 }  // namespace bumblebee::train

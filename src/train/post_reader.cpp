@@ -45,12 +45,14 @@ class Collector {
     if (value.is_string()) return add(value.get_ref<const std::string&>(), line);
     const std::string& key = options_.column.empty() ? kColumn : options_.column;
     if (!value.is_object()) {
-      throw Error(ErrorCode::bad_file, at(line), cat("expected a string or an object with '", key, "', got ", brief(value)));
+      throw Error(ErrorCode::bad_file, at(line),
+                  cat("expected a string or an object with '", key, "', got ", brief(value)));
     }
     const auto found = value.find(key);
     if (found == value.end() || !found->is_string()) {
-      throw Error(ErrorCode::bad_file, at(line), cat("expected text under the key '", key, "', got ",
-                                                     found == value.end() ? brief(value) : brief(*found)));
+      throw Error(
+          ErrorCode::bad_file, at(line),
+          cat("expected text under the key '", key, "', got ", found == value.end() ? brief(value) : brief(*found)));
     }
     add(found->get_ref<const std::string&>(), line);
   }

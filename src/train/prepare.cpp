@@ -46,8 +46,7 @@ void check(const PrepareOptions& options) {
     refuse("max_length", cat("expected 0 or at least min_length = ", options.min_length, ", got ", options.max_length));
   if (options.prompt.find_first_not_of(" \t\r\n") == std::string::npos)
     refuse("prompt", "expected a text: an empty turn cannot be learned from");
-  if (!valid_utf8(options.prompt) || !valid_utf8(options.system_prompt))
-    refuse("prompt", "expected UTF-8");
+  if (!valid_utf8(options.prompt) || !valid_utf8(options.system_prompt)) refuse("prompt", "expected UTF-8");
 }
 
 /// The text with runs of white space as one space: what makes two texts the same.
@@ -66,9 +65,7 @@ LengthStatistics statistics(std::vector<int64_t> lengths) {
   out.count = int64_t(lengths.size());
   if (lengths.empty()) return out;
   std::sort(lengths.begin(), lengths.end());
-  const auto rank = [&lengths](double share) {
-    return lengths[size_t(std::ceil(share * double(lengths.size()))) - 1];
-  };
+  const auto rank = [&lengths](double share) { return lengths[size_t(std::ceil(share * double(lengths.size()))) - 1]; };
   for (const int64_t length : lengths) out.total += length;
   out.shortest = lengths.front();
   out.median = rank(0.5);
@@ -149,7 +146,8 @@ PrepareResult prepare(const std::vector<fs::path>& sources, const fs::path& dire
   check(options);
   for (const char* name : {"train.jsonl", "valid.jsonl", "test.jsonl"}) {
     if (!options.overwrite && fs::exists(directory / name))
-      throw Error(ErrorCode::bad_file, (directory / name).string(), "exists already, and overwriting was not asked for");
+      throw Error(ErrorCode::bad_file, (directory / name).string(),
+                  "exists already, and overwriting was not asked for");
   }
   PrepareResult result;
   std::vector<std::string> rows = collect(sources, options, result);

@@ -19,9 +19,7 @@ std::string short_form(const OrderedJson& value) {
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
-std::string dump(const OrderedJson& value) {
-  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
+std::string dump(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
 const std::string& text_of(const OrderedJson& row, const std::string& key, std::string_view where) {
   const auto value = row.find(key);
@@ -47,8 +45,7 @@ void check_message(const OrderedJson& message, size_t index, std::string_view wh
   }
   if (content->is_array())
     throw Error(ErrorCode::unsupported, where, cat(name, ": content in parts; expected one string"));
-  if (!content->is_string())
-    broken(where, cat(name, ": 'content': expected a string, got ", short_form(*content)));
+  if (!content->is_string()) broken(where, cat(name, ": 'content': expected a string, got ", short_form(*content)));
   if (blank(content->get_ref<const std::string&>()) && !calls_tools)
     broken(where, cat(name, " (", role->get<std::string>(), "): the turn is empty"));
 }
@@ -129,7 +126,8 @@ int32_t RowEncoder::masked(const OrderedJson& messages, const std::string& tools
   if (context.empty()) broken(where, "mask_prompt leaves out what precedes the last message, but there is only one");
   const bool answers = messages.back()["role"] == "assistant";
   const std::vector<int32_t> prompt = render(context, tools, {}, answers, where);
-  auto common = int32_t(std::mismatch(prompt.begin(), prompt.end(), tokens.begin(), tokens.end()).first - prompt.begin());
+  auto common =
+      int32_t(std::mismatch(prompt.begin(), prompt.end(), tokens.begin(), tokens.end()).first - prompt.begin());
   if (!answers) return common;
   // Templates of models that think (Qwen3) put an empty block of thoughts before an answer without any. Who asks with
   // enable_thinking=false has that block in the prompt, so it is not to be learned either.

@@ -23,7 +23,7 @@ std::string seven_digits(int number) {
   return std::string(digits.size() < 7 ? 7 - digits.size() : 0, '0') + digits;
 }
 
-void copy_file(const fs::path& from, const fs::path& to) {
+void copy_whole(const fs::path& from, const fs::path& to) {
   AtomicFile file(to);
   file.write(MappedFile::open(from)->bytes());
   file.commit();
@@ -65,7 +65,7 @@ fs::path save_numbered(const lora::Adapter& adapter, AdapterFormat format, int l
   save_adapter(adapter, format, layers, directory);
   if (format == AdapterFormat::mlx) {
     const fs::path copy = directory / (seven_digits(iteration) + "_adapters.safetensors");
-    copy_file(directory / "adapters.safetensors", copy);
+    copy_whole(directory / "adapters.safetensors", copy);
     return copy;
   }
   const fs::path copy = directory / cat("checkpoint-", iteration);

@@ -36,8 +36,8 @@ Schedule::Schedule(const ScheduleOptions& options, double constant) : options_(o
   const auto shape =
       std::find_if(std::begin(kShapes), std::end(kShapes), [&](const Shape& s) { return options.name == s.name; });
   if (shape == std::end(kShapes))
-    refuse(cat("name: expected cosine_decay, exponential_decay, step_decay or linear_schedule, got '", options.name,
-               "'"));
+    refuse(
+        cat("name: expected cosine_decay, exponential_decay, step_decay or linear_schedule, got '", options.name, "'"));
   const size_t given = options.arguments.size();
   if (given < shape->fewest || given > shape->most)
     refuse(cat(options.name, ": expected ", shape->fewest, shape->most > shape->fewest ? " or 3" : "",

@@ -31,9 +31,9 @@ namespace {
 std::vector<int> select_sites(const nn::Model& model, const LoraOptions& options) {
   const int layers = model.dims().layers;
   if (options.num_layers < -1 || options.num_layers > layers) {
-    throw Error(ErrorCode::bad_request, "train",
-                cat("num_layers: expected at most ", layers, " (the model's layers; -1 for all), got ",
-                    options.num_layers));
+    throw Error(
+        ErrorCode::bad_request, "train",
+        cat("num_layers: expected at most ", layers, " (the model's layers; -1 for all), got ", options.num_layers));
   }
   const int first = options.num_layers > 0 ? layers - options.num_layers : 0;
   std::set<std::string> unused(options.keys.begin(), options.keys.end());

@@ -43,6 +43,12 @@ void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
   grad_.gemm(1, backend_.upload(ones, x.rows(), 1), kPlain, term.linear->bias, kPlain, 1, y);
 }
 
+TapePass::Input TapePass::input(const Tensor& x) const {
+  const auto found = remade_.find(key(x));
+  if (found != remade_.end()) return found->second;
+  return [x] { return x; };
+}
+
 void TapePass::linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) {
   std::array<MatmulTerm, 4> products;
   BB_CHECK(linears.size() <= products.size());
@@ -67,8 +73,8 @@ void TapePass::linear(const Tensor& x, std::span<const nn::Linear* const> linear
   }
   if (!recording_ || !any) return;
   // Without trained factors the way back needs no x.
-  record([this, x = any_site ? x : Tensor{}, x_key = key(x), x_needed, terms = std::move(terms)]() mutable {
-    linear_back(x, x_key, x_needed, terms);
+  record([this, again = any_site ? input(x) : Input{}, x_key = key(x), x_needed, terms = std::move(terms)]() mutable {
+    linear_back(again ? again() : Tensor{}, x_key, x_needed, terms);
   });
 }
 

@@ -23,6 +23,7 @@ double TapePass::forward(const nn::Model& model) {
 
 void TapePass::backward() {
   BB_CHECK(options_.learn, "a pass that does not learn has no way back");
+  remade_.clear();
   unwind();
   gradients_.clear();
 }
@@ -36,6 +37,7 @@ void TapePass::unwind() {
 }
 
 void TapePass::set_needs(const Tensor& tensor, bool needed) {
+  remade_.erase(key(tensor));  // of an older owner of the buffer
   if (needed) {
     needed_.insert(key(tensor));
   } else {
@@ -88,6 +90,7 @@ Tensor TapePass::norm(nn::Residual& residual, const nn::RmsNorm& norm) {
       if (const Tensor dy = take(y_key)) give(key(x), grad_.rms_norm_dx(dy, x, norm.params));
     });
   }
+  remade_[key(y)] = [this, x = residual.x, &norm] { return ops_.rms_norm(x, norm.params); };
   return y;
 }
 
@@ -145,6 +148,7 @@ Tensor TapePass::glu(Activation activation, const Tensor& gate, const Tensor& up
     if (gate_needs) give(key(gate), std::move(dgate));
     if (up_needs) give(key(up), std::move(dup));
   });
+  remade_[key(y)] = [=, this] { return ops_.glu(activation, gate, up); };
   return y;
 }
 
@@ -167,7 +171,7 @@ void TapePass::layer(const nn::Model& model, int i, nn::Residual& residual) {
     model.block(*this, i, residual);
     settle(residual);
     recording_ = false;
-    // The head adds the gradient that the tape begins with.
+    remade_.clear();
     return;
   }
   const Tensor entry = residual.x;
@@ -187,6 +191,7 @@ void TapePass::layer(const nn::Model& model, int i, nn::Residual& residual) {
     recording_ = false;
     give(key(again.x), std::move(gradient));
     again = {};
+    remade_.clear();
     unwind();
     tape_ = std::move(rest);
   });

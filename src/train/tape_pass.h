@@ -20,10 +20,10 @@
 namespace bumblebee::train {
 
 struct TapeOptions {
-  bool learn = true;              // dropout, and a tape; false: the loss alone
+  bool learn = true;               // dropout, and a tape; false: the loss alone
   bool checkpoint_layers = false;  // keeps a layer's input only, and computes the layer again on the way back
-  uint64_t seed = 0;              // of dropout
-  uint32_t step = 0;              // of the run: another one has other masks
+  uint64_t seed = 0;               // of dropout
+  uint32_t step = 0;               // of the run: another one has other masks
 };
 
 /// One forward and one backward pass over the batch that is bound to `backend`; its segments have no past.
@@ -66,6 +66,9 @@ class TapePass final : public nn::Pass {
     Tensor scaled;        // DoRA: y before the bias [rows, out]
   };
   void apply(const Tensor& x, Term& term, Tensor& y);
+  /// What linear() keeps of its input: what is cheap to make again is not kept.
+  using Input = std::function<Tensor()>;
+  Input input(const Tensor& x) const;
   void linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms);
   void site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
   Tensor dropped(const Tensor& x, int site) const;
@@ -91,6 +94,7 @@ class TapePass final : public nn::Pass {
   std::vector<std::function<void()>> tape_;
   std::unordered_map<Key, Tensor> gradients_;
   std::unordered_set<Key> needed_;
+  std::unordered_map<Key, Input> remade_;  // how to make an activation again from what others keep anyway
 };
 
 }  // namespace bumblebee::train

@@ -111,6 +111,13 @@ void Trainer::note(const std::string& text) const {
   if (options_.callbacks.note) options_.callbacks.note(text);
 }
 
+lora::Adapter Trainer::adapter() const {
+  lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  // Part of an adapter's identity, which is to be that of the files.
+  adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
+  return adapter;
+}
+
 void Trainer::begin() {
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
@@ -133,7 +140,8 @@ void Trainer::begin() {
       note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
                options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
     if (split->unscored > 0)
-      note(cat(split->name, ": ", split->unscored, " rows have nothing to learn within max_seq_length and were left out"));
+      note(cat(split->name, ": ", split->unscored,
+               " rows have nothing to learn within max_seq_length and were left out"));
   }
   if (options_.callbacks.started) options_.callbacks.started(plan_);
 }
@@ -150,12 +158,14 @@ void Trainer::resume(const Snapshot& snapshot) {
       const auto found = snapshot.tensors.find(p.name + part);
       if (found == snapshot.tensors.end()) return false;
       if (found->second.size() != values.size())
-        throw Error(ErrorCode::bad_file, where,
-                    cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
+        throw Error(
+            ErrorCode::bad_file, where,
+            cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
       values = found->second;
       return true;
     };
-    if (!load("#value", p.values)) throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
+    if (!load("#value", p.values))
+      throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
     if (!load("#gradient", p.gradient)) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
     const std::string prefix = p.name + "#state.";
     Optimizer::State state;
@@ -171,7 +181,7 @@ void Trainer::resume(const Snapshot& snapshot) {
     params_.upload();
   }
   stream_.seek(state_.cursor);
-  if (state_.best_iteration > 0 || state_.best_val_loss) best_ = options_.save_best ? options_.adapter_path / "best" : "";
+  if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
   note(cat("goes on after iteration ", state_.iteration));
 }
 
@@ -204,8 +214,8 @@ void Trainer::check_loss(const TrainBatch& batch, double mean) const {
       options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.machine.model.dims().vocab));
   if (mean <= most) return;
   throw Error(ErrorCode::bad_config, "train",
-              cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ", most,
-                  ", got ", mean, "; a lower learning_rate or a max_grad_norm may help"));
+              cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ",
+                  most, ", got ", mean, "; a lower learning_rate or a max_grad_norm may help"));
 }
 
 bool Trainer::validation_is_due() const {
@@ -239,13 +249,12 @@ bool Trainer::validate() {
   // Before the first step there is nothing to save: B is zero.
   if (best && options_.save_best && state_.iteration > 0) {
     best_ = options_.adapter_path / "best";
-    save_adapter(params_.adapter("adapter", options_.base_model), options_.format, in_.machine.model.dims().layers,
-                 best_);
+    save_adapter(adapter(), options_.format, in_.machine.model.dims().layers, best_);
     if (options_.callbacks.saved)
       options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
   }
   if (in_.sample && options_.callbacks.sampled) {
-    for (TrainSample& sample : in_.sample(params_.adapter("adapter", options_.base_model))) {
+    for (TrainSample& sample : in_.sample(adapter())) {
       sample.iteration = state_.iteration;
       options_.callbacks.sampled(sample);
     }
@@ -334,15 +343,16 @@ void Trainer::report() {
 
 void Trainer::save(bool numbered) {
   const int layers = in_.machine.model.dims().layers;
-  const lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  const lora::Adapter now = adapter();
   std::filesystem::path path = options_.adapter_path;
   if (numbered) {
-    path = save_numbered(adapter, options_.format, layers, options_.adapter_path, state_.iteration);
+    path = save_numbered(now, options_.format, layers, options_.adapter_path, state_.iteration);
   } else {
-    for (const std::string& remark : save_adapter(adapter, options_.format, layers, options_.adapter_path)) note(remark);
+    for (const std::string& remark : save_adapter(now, options_.format, layers, options_.adapter_path)) note(remark);
   }
   const auto tell = [&](const std::filesystem::path& where, TrainSaved::What what) {
-    if (options_.callbacks.saved) options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
+    if (options_.callbacks.saved)
+      options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
   };
   tell(path, TrainSaved::What::adapter);
   if (store_) tell(store_->save(snapshot()), TrainSaved::What::checkpoint);
@@ -374,7 +384,8 @@ TrainResult Trainer::finish(Clock::time_point start) {
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
     if (probe(in_.machine, params_) + files != base_hash_)
-      throw Error(ErrorCode::bad_file, in_.base_directory.string(), "the base's weights changed while it was trained on");
+      throw Error(ErrorCode::bad_file, in_.base_directory.string(),
+                  "the base's weights changed while it was trained on");
   }
   return {.end = end_,
           .iterations = state_.iteration,
@@ -387,7 +398,7 @@ TrainResult Trainer::finish(Clock::time_point start) {
           .best_iteration = state_.best_iteration,
           .adapter = options_.adapter_path,
           .best = best_,
-          .adapter_id = lora::to_string(lora::identify(params_.adapter("adapter", options_.base_model))->id),
+          .adapter_id = lora::to_string(lora::identify(adapter())->id),
           .base_hash = base_hash_,
           .seconds = since(start)};
 }

@@ -53,6 +53,7 @@ class Trainer {
   TrainResult run();
 
  private:
+  lora::Adapter adapter() const;
   void begin();
   void resume(const Snapshot& snapshot);
   Snapshot snapshot() const;

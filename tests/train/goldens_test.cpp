@@ -25,9 +25,9 @@ struct Learning {
   int scored = 0;
 };
 
-class Run {
+class Learner {
  public:
-  Run(const std::string& name, std::unique_ptr<Backend> device)
+  Learner(const std::string& name, std::unique_ptr<Backend> device)
       : golden_("training/" + name + "/golden.safetensors"), backend_(std::move(device)) {
     const Json cases = training_json("cases.json");
     const Json& one = cases.at(name);
@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 
 TEST_P(Golden, GradientsAndTenLossesMatch) {
   const auto& [target, name] = GetParam();
-  Run run(name, target.create());
+  Learner run(name, target.create());
   const std::vector<int32_t> order = run.golden_.at("order").ints();
   const std::vector<double> losses = run.golden_.at("losses").doubles();
   ASSERT_EQ(losses.size(), 10u);

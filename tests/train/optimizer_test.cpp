@@ -68,7 +68,7 @@ TEST_P(Updates, AreMlxs) {
         parameters[i].gradient = gradients[i].values;
         if (turned) turn(parameters[i]);
       }
-  
+
       optimizer->update(parameters, rate);
       for (Parameter& p : parameters) {
         if (turned) turn(p);
@@ -100,7 +100,8 @@ TEST(Optimizer, ClipsAsMlx) {
   EXPECT_NEAR(norm, want, 1e-6 * want);
   for (const Parameter& p : parameters) {
     const std::vector<double> clipped = golden.at("clipped." + p.name).doubles();
-    for (size_t i = 0; i < clipped.size(); ++i) EXPECT_NEAR(double(p.gradient[i]), clipped[i], 1e-6 * std::abs(clipped[i]));
+    for (size_t i = 0; i < clipped.size(); ++i)
+      EXPECT_NEAR(double(p.gradient[i]), clipped[i], 1e-6 * std::abs(clipped[i]));
   }
   const std::vector<Parameter> before = parameters;
   clip_gradients(parameters, 0);

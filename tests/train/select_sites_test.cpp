@@ -61,8 +61,7 @@ TEST_F(SelectSites, RefusesByName) {
   EXPECT_EQ(refusal({.num_layers = -2}, "num_layers"), ErrorCode::bad_request);
   EXPECT_EQ(refusal({.num_layers = 1, .keys = {"attn.q_proj"}}, "self_attn.q_proj"), ErrorCode::bad_request);
   EXPECT_EQ(refusal({.num_layers = 1, .keys = {"lm_head"}}, "'lm_head'"), ErrorCode::unsupported);
-  EXPECT_EQ(refusal({.num_layers = 1, .keys = {"model.embed_tokens"}}, "'model.embed_tokens'"),
-            ErrorCode::unsupported);
+  EXPECT_EQ(refusal({.num_layers = 1, .keys = {"model.embed_tokens"}}, "'model.embed_tokens'"), ErrorCode::unsupported);
 }
 
 }  // namespace

@@ -168,7 +168,8 @@ TEST(TapePass, GradientsDoNotDependOnThreads) {
   for (const bool fast : {false, true}) {
     std::vector<std::vector<float>> results;
     for (const int threads : {1, 2, 3, 5}) {
-      Training t(require_backend("cpu", {}).create({.threads = threads, .fast = fast}), some.tiny, some.lora);
+      Training t(require_backend("cpu", {}).create({.threads = threads, .fast = fast, .instruction_set = {}}),
+                 some.tiny, some.lora);
       t.stir(5);
       results.push_back(t.gradients());
       EXPECT_EQ(results.front(), results.back()) << threads;
@@ -244,8 +245,8 @@ TEST(TapePass, AFrozenAdapterUnderneathActsAsTwoTogether) {
 TEST(TapePass, RefusesToTrainOnTopOfWhatItCannotUndo) {
   TinyModel tiny;
   Training t(create_reference(), tiny, lora_of());
-  for (const models::AdapterOptions& options : {models::AdapterOptions{.dora = true}, {.inner_bias = true},
-                                                {.full = true}, {.norms = true}, {.head = true}}) {
+  for (const models::AdapterOptions& options :
+       {models::AdapterOptions{.dora = true}, {.inner_bias = true}, {.full = true}, {.norms = true}, {.head = true}}) {
     try {
       t.params->freeze(models::random_adapter(tiny, options, 9), 1);
       ADD_FAILURE() << "expected an error";

@@ -36,7 +36,7 @@ class World {
  public:
   explicit World(const std::string& device = "cpu", bool fast = true, int threads = 2) {
     tiny.format = Format::affine(4, 32, DType::bf16, DType::bf16);
-    backend = require_backend(device, {}).create({.threads = threads, .fast = fast});
+    backend = require_backend(device, {}).create({.threads = threads, .fast = fast, .instruction_set = {}});
     weights = tiny.weights();
     nn::Loader load(weights, backend.get());
     model = models::make_model(models::read_spec(tiny.config(), "tiny"), load);

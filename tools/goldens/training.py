@@ -6,6 +6,8 @@ ten losses. mlx-lm trains in f32 with its own trainer; its padding token after e
 come in the order of the file. peft trains in float64, a row at a time, on the dequantized weights.
 """
 import argparse
+import contextlib
+import io
 import sys
 import tempfile
 import zlib
@@ -188,8 +190,9 @@ def run_mlx(run, rows, offsets, order, factors):
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArgs(batch_size=BATCH, iters=ITERATIONS, steps_per_report=1, steps_per_eval=1000,
                                  steps_per_save=1000, adapter_file=str(Path(scratch) / "adapters.safetensors"))
-        train(model, kinds[optimizer](learning_rate=rate), rows, None, arguments, loss=loss, iterate_batches=batches,
-              training_callback=seen)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            train(model, kinds[optimizer](learning_rate=rate), rows, None, arguments, loss=loss, iterate_batches=batches,
+                  training_callback=seen)
     return seen.values, gradients
 
 
@@ -228,7 +231,7 @@ def run_peft(run, rows, offsets, order, factors, config, weights, scratch):
                 scored += len(each) - first
             mean = total / scored
             mean.backward()
-            losses.append(float(mean))
+            losses.append(mean.item())
             if gradients is None:
                 gradients = {name: p.grad.numpy().astype(np.float32) if name.endswith(".m") else
                              np.ascontiguousarray(p.grad.numpy().T.astype(np.float32)) for name, p in places.items()}
