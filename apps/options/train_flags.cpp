@@ -193,7 +193,7 @@ void TrainFlags::add_cadence(CLI::App& verb) {
   group(toggle(verb, "--test", "Measure the loss on test.jsonl afterwards; without --train, of --adapter-path alone",
                [](TrainConfig& c, bool v) { c.options.test = v; }));
   count("--test-batches", "Batches of the test; -1: all (default 500)", -1, &TrainOptions::test_batches);
-  group(value<float>(verb, "--max-loss", "Stop with an error above this loss; 0: 20 + ln(vocabulary) (default 0)", "X",
+  group(value<float>(verb, "--max-loss", "Stop with an error above this loss; 0: 20 + 2 ln(vocabulary) (default 0)", "X",
                      [](TrainConfig& c, float v) { c.options.max_loss = v; }))
       ->check(number_between(0, 1e30));
 }

@@ -173,6 +173,8 @@ TEST_F(Train, CtrlCStopsWithACheckpoint) {
                                         adapter().string(),
                                         "--data",
                                         data(),
+                                        "--num-layers",
+                                        "2",
                                         "--iters",
                                         "100000",
                                         "--steps-per-report",
