@@ -1,4 +1,5 @@
-// Any bytes as a file of texts: the first chooses the format. Refused with an Error, or texts that are UTF-8 and trimmed.
+// Any bytes as a file of texts: the first chooses the format. Refused with an Error, or texts that are UTF-8 and
+// trimmed.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
