@@ -31,15 +31,19 @@ PostFormat format_from(const std::string& name) {
 
 OutJson json_of(const LengthStatistics& lengths) {
   if (lengths.count == 0) return nullptr;
-  return {{"total", lengths.total},       {"mean", lengths.mean},
-          {"shortest", lengths.shortest}, {"median", lengths.median},
-          {"percentile95", lengths.percentile95}, {"longest", lengths.longest}};
+  return {{"total", lengths.total},
+          {"mean", lengths.mean},
+          {"shortest", lengths.shortest},
+          {"median", lengths.median},
+          {"percentile95", lengths.percentile95},
+          {"longest", lengths.longest}};
 }
 
 std::string line_of(const char* name, const LengthStatistics& lengths) {
   char text[200];
-  std::snprintf(text, sizeof text, "%-11s%lld in all; shortest %lld, median %lld, mean %.1f, 95%% up to %lld, longest %lld\n",
-                name, static_cast<long long>(lengths.total), static_cast<long long>(lengths.shortest),
+  std::snprintf(text, sizeof text,
+                "%-11s%lld in all; shortest %lld, median %lld, mean %.1f, 95%% up to %lld, longest %lld\n", name,
+                static_cast<long long>(lengths.total), static_cast<long long>(lengths.shortest),
                 static_cast<long long>(lengths.median), lengths.mean, static_cast<long long>(lengths.percentile95),
                 static_cast<long long>(lengths.longest));
   return text;
@@ -92,7 +96,8 @@ int run(const PrepareFlags& flags) {
 void add_prepare(CLI::App& app, Session& session) {
   auto flags = std::make_shared<PrepareFlags>();
   PrepareOptions& options = flags->options;
-  CLI::App* verb = add_verb(app, {"prepare", "Make training data of texts: one file to learn from, one to validate with"});
+  CLI::App* verb =
+      add_verb(app, {"prepare", "Make training data of texts: one file to learn from, one to validate with"});
   verb->add_option("posts", flags->posts, "Files of texts: .txt, .json, .jsonl, .csv");
   verb->add_option("-o,--output-dir", flags->output, "Where train.jsonl, valid.jsonl and test.jsonl go")
       ->option_text("DIR");
@@ -119,7 +124,9 @@ void add_prepare(CLI::App& app, Session& session) {
   verb->add_option("--prompt", options.prompt, "The user's turn of every row (default 'Write a post.')")
       ->option_text("TEXT")
       ->group("Rows");
-  verb->add_option("--system-prompt", options.system_prompt, "A system turn before it")->option_text("TEXT")->group("Rows");
+  verb->add_option("--system-prompt", options.system_prompt, "A system turn before it")
+      ->option_text("TEXT")
+      ->group("Rows");
   verb->add_option("--split-ratio", options.split_ratio, "Share of the texts to train on (default 0.9)")
       ->option_text("X")
       ->check(number_between(0, 1))
@@ -128,7 +135,9 @@ void add_prepare(CLI::App& app, Session& session) {
       ->option_text("X")
       ->check(number_between(0, 1))
       ->group("Rows");
-  verb->add_option("--seed", options.seed, "Of the shuffle before the split (default 0)")->option_text("N")->group("Rows");
+  verb->add_option("--seed", options.seed, "Of the shuffle before the split (default 0)")
+      ->option_text("N")
+      ->group("Rows");
   verb->add_flag("--force", options.overwrite, "Replace the files of an earlier run");
   verb->footer(
       "With -m, the lengths of the rows in tokens are printed too, the model's chat template included; choose\n"

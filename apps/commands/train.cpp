@@ -28,14 +28,15 @@ std::vector<std::pair<std::string, std::string>> facts(const std::string& model,
   const LoraOptions& lora = options.lora;
   char rate[64];
   std::snprintf(rate, sizeof rate, "%g", options.learning_rate);
-  return {{"model", model},
-          {"data", config.data.directory.string()},
-          {"adapter", std::string(lora.type == FineTune::dora ? "dora" : "lora") + ", rank " + std::to_string(lora.rank)},
-          {"learning rate", options.schedule.name.empty() ? std::string(rate) : options.schedule.name},
-          {"batch size", std::to_string(options.batch_size) + (options.packed ? ", packed" : "")},
-          {"updates after", std::to_string(options.grad_accumulation_steps) + " batches"},
-          {"max_seq_length", std::to_string(options.max_seq_length)},
-          {"seed", std::to_string(options.seed)}};
+  return {
+      {"model", model},
+      {"data", config.data.directory.string()},
+      {"adapter", std::string(lora.type == FineTune::dora ? "dora" : "lora") + ", rank " + std::to_string(lora.rank)},
+      {"learning rate", options.schedule.name.empty() ? std::string(rate) : options.schedule.name},
+      {"batch size", std::to_string(options.batch_size) + (options.packed ? ", packed" : "")},
+      {"updates after", std::to_string(options.grad_accumulation_steps) + " batches"},
+      {"max_seq_length", std::to_string(options.max_seq_length)},
+      {"seed", std::to_string(options.seed)}};
 }
 
 /// --test without --train: how good is the adapter that lies in --adapter-path?
@@ -55,6 +56,19 @@ int measure(const TrainVerbFlags& flags, const TrainConfig& config, const Model&
     output.test(loss);
   }
   return int(ExitCode::ok);
+}
+
+/// Also a training that fails leaves its curves: that is when they are looked at.
+template <class Train>
+TrainResult recorded(const TrainRecord& record, Train&& train) {
+  try {
+    const TrainResult result = train();
+    record.finish(result);
+    return result;
+  } catch (const std::exception&) {
+    record.write_report();
+    throw;
+  }
 }
 
 int run(const TrainVerbFlags& flags) {
@@ -80,8 +94,8 @@ int run(const TrainVerbFlags& flags) {
                                                   .facts = facts(model_flags.model, config, options),
                                                   .resume = options.resume});
   options.callbacks = record.callbacks(output.callbacks());
-  const TrainResult result = train_adapter(loaded.model, tokenizer, config.data, options);
-  record.finish(result);
+  const TrainResult result =
+      recorded(record, [&] { return train_adapter(loaded.model, tokenizer, config.data, options); });
   output.result(result, record);
   if (result.end == TrainEnd::cancelled) {
     throw Error(ErrorCode::cancelled, "train",
@@ -98,7 +112,8 @@ void add_train(CLI::App& app, Session& session) {
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   flags->train.add_to(*verb);
-  verb->add_flag("--dry-run", flags->dry_run, "Print what would be trained, its memory and its time, and train nothing");
+  verb->add_flag("--dry-run", flags->dry_run,
+                 "Print what would be trained, its memory and its time, and train nothing");
   verb->footer(
       "Flags and files are mlx_lm.lora's. --adapter puts frozen adapters under the new one. Ctrl-C stops after the\n"
       "current batch and saves a checkpoint; --resume goes on as if nothing had happened.\n\n"

@@ -74,11 +74,12 @@ TrainCallbacks TrainOutput::callbacks() {
   };
   out.report = [this](const TrainReport& report) {
     peak_memory_ = report.peak_memory;
-    line(format("Iter %d: Train loss %.3f, Learning Rate %.3e, It/sec %.3f, Tokens/sec %.1f, Trained Tokens %lld, "
-                "Gradient norm %.3g, Peak mem %s",
-                report.iteration, report.train_loss, report.learning_rate, report.iterations_per_second,
-                report.tokens_per_second, count(report.trained_tokens), report.gradient_norm,
-                memory(report.peak_memory).c_str()));
+    line(
+        format("Iter %d: Train loss %.3f, Learning Rate %.3e, It/sec %.3f, Tokens/sec %.1f, Trained Tokens %lld, "
+               "Gradient norm %.3g, Peak mem %s",
+               report.iteration, report.train_loss, report.learning_rate, report.iterations_per_second,
+               report.tokens_per_second, count(report.trained_tokens), report.gradient_norm,
+               memory(report.peak_memory).c_str()));
   };
   out.validating = [this](int64_t done, int64_t total) {
     bar("validating", uint64_t(done), uint64_t(total), {});
@@ -130,9 +131,7 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
   line("report     " + one_line(record.report_path().string()));
 }
 
-void TrainOutput::test(double loss) {
-  line(format("Test loss %.3f, Test ppl %.3f.", loss, std::exp(loss)));
-}
+void TrainOutput::test(double loss) { line(format("Test loss %.3f, Test ppl %.3f.", loss, std::exp(loss))); }
 
 void TrainOutput::plan(const TrainPlan& plan) {
   bar_.reset();

@@ -79,9 +79,9 @@ void TrainFlags::add_data(CLI::App& verb) {
   group(value<int>(verb, "--max-seq-length", "Tokens of a row; longer ones are cut, and counted (default 2048)", "N",
                    [](TrainConfig& c, int v) { c.options.max_seq_length = v; }))
       ->check(integer_between(2, kMost));
-  group(value<int>(verb, "--batch-size", "Rows of a batch (default 4)", "N",
-                   [](TrainConfig& c, int v) { c.options.batch_size = v; }))
-      ->check(integer_between(1, kMost));
+  group(value<int>(verb, "--batch-size", "Rows of a batch (default 4)", "N", [](TrainConfig& c, int v) {
+    c.options.batch_size = v;
+  }))->check(integer_between(1, kMost));
   group(toggle(verb, "--packed", "Fill batches up to --max-seq-length times --batch-size tokens, rows kept apart",
                [](TrainConfig& c, bool v) { c.options.packed = v; }));
   group(value<string>(verb, "--prompt-feature", "Key of prompts (default prompt)", "KEY",
@@ -108,17 +108,18 @@ void TrainFlags::add_adapter(CLI::App& verb) {
   group(value<int>(verb, "--num-layers", "Layers to adapt, from the last; -1: all (default 16)", "N",
                    [](TrainConfig& c, int v) { c.options.lora.num_layers = v; }))
       ->check(integer_between(-1, kMost));
-  group(value<int>(verb, "--rank", "Rank of the factors (default 8)", "N",
-                   [](TrainConfig& c, int v) { c.options.lora.rank = v; }))
-      ->check(integer_between(1, kMost));
+  group(value<int>(verb, "--rank", "Rank of the factors (default 8)", "N", [](TrainConfig& c, int v) {
+    c.options.lora.rank = v;
+  }))->check(integer_between(1, kMost));
   group(value<float>(verb, "--scale", "Multiplies B(A x); with --rslora it is alpha (default 20)", "X",
                      [](TrainConfig& c, float v) { c.options.lora.scale = v; }))
       ->check(number_between(-1e6, 1e6));
   group(value<float>(verb, "--dropout", "Share of the inputs of A that a step drops (default 0)", "X",
                      [](TrainConfig& c, float v) { c.options.lora.dropout = v; }))
       ->check(number_between(0, 0.999));
-  group(value<std::vector<string>>(verb, "--keys", "Module to adapt, as self_attn.q_proj; repeatable (default: all linear)",
-                                   "PATH", [](TrainConfig& c, const std::vector<string>& v) {
+  group(value<std::vector<string>>(verb, "--keys",
+                                   "Module to adapt, as self_attn.q_proj; repeatable (default: all linear)", "PATH",
+                                   [](TrainConfig& c, const std::vector<string>& v) {
                                      c.options.lora.keys.clear();
                                      for (const string& list : v)
                                        for (const string& key : split(list, ',')) c.options.lora.keys.push_back(key);
@@ -135,8 +136,9 @@ void TrainFlags::add_learning(CLI::App& verb) {
   using std::string;
   group(toggle(verb, "--train", "Train; this is the default unless --test stands alone",
                [](TrainConfig& c, bool v) { c.train = v; }));
-  group(value<string>(verb, "--optimizer", "adam, adamw, muon, sgd or adafactor (default adam)", "NAME",
-                      [](TrainConfig& c, const string& v) { c.options.optimizer.kind = optimizer_from(v, "--optimizer"); }))
+  group(value<string>(
+            verb, "--optimizer", "adam, adamw, muon, sgd or adafactor (default adam)", "NAME",
+            [](TrainConfig& c, const string& v) { c.options.optimizer.kind = optimizer_from(v, "--optimizer"); }))
       ->check(one_of({"adam", "adamw", "muon", "sgd", "adafactor"}));
   group(value<double>(verb, "--learning-rate", "Learning rate without a schedule (default 1e-5)", "X",
                       [](TrainConfig& c, double v) {
@@ -144,18 +146,18 @@ void TrainFlags::add_learning(CLI::App& verb) {
                         c.options.schedule = {};  // a schedule of the file would hide what was typed
                       }))
       ->check(number_between(0, 1e6));
-  group(value<string>(verb, "--lr-schedule",
-                      "cosine_decay:RATE,STEPS[,END], linear_schedule:RATE,END,STEPS, ... as mlx's arguments", "NAME:ARGS",
-                      [](TrainConfig& c, const string& v) { c.options.schedule = schedule_from(v, c.options.schedule); }));
+  group(value<string>(
+      verb, "--lr-schedule", "cosine_decay:RATE,STEPS[,END], linear_schedule:RATE,END,STEPS, ... as mlx's arguments",
+      "NAME:ARGS", [](TrainConfig& c, const string& v) { c.options.schedule = schedule_from(v, c.options.schedule); }));
   group(value<int>(verb, "--warmup", "Updates in which the schedule's rate is reached (default 0)", "N",
                    [](TrainConfig& c, int v) { c.options.schedule.warmup = v; }))
       ->check(integer_between(0, kMost));
   group(value<double>(verb, "--warmup-init", "Rate at which the warm-up begins (default 0)", "X",
                       [](TrainConfig& c, double v) { c.options.schedule.warmup_init = v; }))
       ->check(number_between(0, 1e6));
-  group(value<float>(verb, "--weight-decay", "Of adamw, muon, sgd and adafactor", "X",
-                     [](TrainConfig& c, float v) { optimizer(c).weight_decay = v; }))
-      ->check(number_between(0, 1e6));
+  group(value<float>(verb, "--weight-decay", "Of adamw, muon, sgd and adafactor", "X", [](TrainConfig& c, float v) {
+    optimizer(c).weight_decay = v;
+  }))->check(number_between(0, 1e6));
   group(toggle(verb, "--bias-correction", "Of adam and adamw; off by default, as in mlx",
                [](TrainConfig& c, bool v) { optimizer(c).bias_correction = v; }));
   group(value<float>(verb, "--b-rate-ratio", "LoRA+: B learns at this many times the rate (default 1)", "X",
@@ -164,11 +166,11 @@ void TrainFlags::add_learning(CLI::App& verb) {
   group(value<float>(verb, "--max-grad-norm", "Clip the norm of all gradients together; 0: never (default 0)", "X",
                      [](TrainConfig& c, float v) { c.options.max_grad_norm = v; }))
       ->check(number_between(0, 1e30));
-  group(value<int>(verb, "--iters", "Batches to learn from (default 1000)", "N",
-                   [](TrainConfig& c, int v) { c.options.iters = v; }))
-      ->check(integer_between(1, kMost));
-  group(value<int>(verb, "--grad-accumulation-steps", "Batches of one update, weighted by their tokens (default 1)", "N",
-                   [](TrainConfig& c, int v) { c.options.grad_accumulation_steps = v; }))
+  group(value<int>(verb, "--iters", "Batches to learn from (default 1000)", "N", [](TrainConfig& c, int v) {
+    c.options.iters = v;
+  }))->check(integer_between(1, kMost));
+  group(value<int>(verb, "--grad-accumulation-steps", "Batches of one update, weighted by their tokens (default 1)",
+                   "N", [](TrainConfig& c, int v) { c.options.grad_accumulation_steps = v; }))
       ->check(integer_between(1, kMost));
   group(toggle(verb, "--grad-checkpoint", "Keep one activation of a layer and compute the others twice",
                [](TrainConfig& c, bool v) { c.options.grad_checkpoint = v; }));
@@ -179,8 +181,9 @@ void TrainFlags::add_learning(CLI::App& verb) {
 void TrainFlags::add_cadence(CLI::App& verb) {
   const auto group = [](CLI::Option* option) { return option->group("Cadence"); };
   const auto count = [&](const char* names, const char* help, int low, int TrainOptions::*member) {
-    group(value<int>(verb, names, help, "N", [member](TrainConfig& c, int v) { c.options.*member = v; }))
-        ->check(integer_between(low, kMost));
+    group(value<int>(verb, names, help, "N", [member](TrainConfig& c, int v) {
+      c.options.*member = v;
+    }))->check(integer_between(low, kMost));
   };
   count("--val-batches", "Batches of a validation; -1: all (default 25)", -1, &TrainOptions::val_batches);
   count("--steps-per-report", "Iterations between reports (default 10)", 1, &TrainOptions::steps_per_report);
@@ -193,16 +196,16 @@ void TrainFlags::add_cadence(CLI::App& verb) {
   group(toggle(verb, "--test", "Measure the loss on test.jsonl afterwards; without --train, of --adapter-path alone",
                [](TrainConfig& c, bool v) { c.options.test = v; }));
   count("--test-batches", "Batches of the test; -1: all (default 500)", -1, &TrainOptions::test_batches);
-  group(value<float>(verb, "--max-loss", "Stop with an error above this loss; 0: 20 + ln(vocabulary) (default 0)", "X",
-                     [](TrainConfig& c, float v) { c.options.max_loss = v; }))
+  group(value<float>(verb, "--max-loss", "Stop with an error above this loss; 0: 20 + 2 ln(vocabulary) (default 0)",
+                     "X", [](TrainConfig& c, float v) { c.options.max_loss = v; }))
       ->check(number_between(0, 1e30));
 }
 
 void TrainFlags::add_output(CLI::App& verb) {
   const auto group = [](CLI::Option* option) { return option->group("Results"); };
   using std::string;
-  group(value<string>(verb, "--adapter-path", "Directory of the adapter and everything about it (default adapters)", "DIR",
-                      [](TrainConfig& c, const string& v) { c.options.adapter_path = v; }));
+  group(value<string>(verb, "--adapter-path", "Directory of the adapter and everything about it (default adapters)",
+                      "DIR", [](TrainConfig& c, const string& v) { c.options.adapter_path = v; }));
   group(value<string>(verb, "--format", "Of the adapter: mlx or peft (default mlx)", "FORMAT",
                       [](TrainConfig& c, const string& v) {
                         c.options.format = v == "peft" ? AdapterFormat::peft : AdapterFormat::mlx;
@@ -216,12 +219,13 @@ void TrainFlags::add_output(CLI::App& verb) {
                [](TrainConfig& c, bool v) { c.options.save_best = !v; }));
   group(toggle(verb, "--no-verify-base", "Do not hash the base's weights before and after",
                [](TrainConfig& c, bool v) { c.options.verify_base = !v; }));
-  group(value<std::vector<string>>(verb, "--sample-prompt", "A prompt to answer with each validation; repeatable", "TEXT",
+  group(value<std::vector<string>>(verb, "--sample-prompt", "A prompt to answer with each validation; repeatable",
+                                   "TEXT",
                                    [](TrainConfig& c, const std::vector<string>& v) { c.options.sample_prompts = v; }))
       ->allow_extra_args(false);
-  group(value<int>(verb, "--sample-tokens", "Tokens of such an answer (default 64)", "N",
-                   [](TrainConfig& c, int v) { c.options.sample_tokens = v; }))
-      ->check(integer_between(1, kMost));
+  group(value<int>(verb, "--sample-tokens", "Tokens of such an answer (default 64)", "N", [](TrainConfig& c, int v) {
+    c.options.sample_tokens = v;
+  }))->check(integer_between(1, kMost));
 }
 
 void TrainFlags::add_without_effect(CLI::App& verb) {
@@ -256,7 +260,8 @@ TrainConfig TrainFlags::config() const {
   if (!file_.empty()) read_train_config(file_, config);
   for (const auto& apply : apply_) apply(config);
   if (!config.train && !config.options.test) config.train = true;
-  if (config.data.directory.empty()) throw UsageError("no data given: use --data DIR, or 'data' in the file of --config");
+  if (config.data.directory.empty())
+    throw UsageError("no data given: use --data DIR, or 'data' in the file of --config");
   const ScheduleOptions& schedule = config.options.schedule;
   if (schedule.name.empty() && schedule.warmup > 0)
     throw UsageError("--warmup leads to a schedule's first rate: it needs --lr-schedule, or 'lr_schedule' in the file");

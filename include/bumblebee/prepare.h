@@ -24,10 +24,10 @@ const char* to_string(PostFormat format);
 
 struct PrepareOptions {
   PostFormat format = PostFormat::automatic;
-  std::string column;     // of CSV, key of JSON; empty: "text", or the only column
-  std::string separator;  // of paragraphs; empty: empty lines
+  std::string column = {};     // of CSV, key of JSON; empty: "text", or the only column
+  std::string separator = {};  // of paragraphs; empty: empty lines
   std::string prompt = "Write a post.";  // the user's turn in every row
-  std::string system_prompt;             // empty: no such turn
+  std::string system_prompt = {};             // empty: no such turn
   double split_ratio = 0.9;              // of the texts go to train.jsonl, (0, 1]
   double test_ratio = 0;                 // go to test.jsonl; the rest to valid.jsonl
   int64_t min_length = 1;                // characters (code points); shorter texts are left out

@@ -16,7 +16,7 @@ class TrainRecord {
  public:
   struct Options {
     std::string title = "Training";
-    std::vector<std::pair<std::string, std::string>> facts;  // shown in the report: name and value
+    std::vector<std::pair<std::string, std::string>> facts = {};  // shown in the report: name and value
     bool resume = false;  // keeps the lines of an earlier run up to where this one goes on; else they are replaced
   };
 
@@ -28,6 +28,8 @@ class TrainRecord {
   TrainCallbacks callbacks(TrainCallbacks inner = {}) const;
   /// Writes the end, and the report once more.
   void finish(const TrainResult& result) const;
+  /// Writes the report as things stand, for instance when the training ended with an error. Nothing before the start.
+  void write_report() const;
 
   std::filesystem::path metrics_path() const;
   std::filesystem::path report_path() const;

@@ -160,6 +160,10 @@ TrainCallbacks TrainRecord::callbacks(TrainCallbacks inner) const {
   return out;
 }
 
+void TrainRecord::write_report() const {
+  if (state_->file) state_->write_report();
+}
+
 void TrainRecord::finish(const TrainResult& result) const {
   Json line = {{"type", "end"},
                {"end", to_string(result.end)},

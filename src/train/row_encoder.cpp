@@ -125,15 +125,26 @@ int32_t RowEncoder::masked(const OrderedJson& messages, const std::string& tools
   context.erase(context.size() - 1);
   if (context.empty()) broken(where, "mask_prompt leaves out what precedes the last message, but there is only one");
   const bool answers = messages.back()["role"] == "assistant";
-  const std::vector<int32_t> prompt = render(context, tools, {}, answers, where);
-  auto common =
-      int32_t(std::mismatch(prompt.begin(), prompt.end(), tokens.begin(), tokens.end()).first - prompt.begin());
-  if (!answers) return common;
   // Templates of models that think (Qwen3) put an empty block of thoughts before an answer without any. Who asks with
   // enable_thinking=false has that block in the prompt, so it is not to be learned either.
-  const std::vector<int32_t> without = render(context, tools, R"({"enable_thinking": false})", true, where);
-  const bool prefix = without.size() <= tokens.size() && std::equal(without.begin(), without.end(), tokens.begin());
-  return prefix ? std::max(common, int32_t(without.size())) : common;
+  for (const char* kwargs : {R"({"enable_thinking": false})", ""}) {
+    const std::vector<int32_t> prompt = render(context, tools, kwargs, answers, where);
+    const bool prefix = prompt.size() <= tokens.size() && std::equal(prompt.begin(), prompt.end(), tokens.begin());
+    if (prefix) return int32_t(prompt.size());
+  }
+  return content_begin(messages, tools, tokens, where);
+}
+
+int32_t RowEncoder::content_begin(const OrderedJson& messages, const std::string& tools,
+                                  const std::vector<int32_t>& tokens, std::string_view where) const {
+  OrderedJson other = messages;
+  OrderedJson& last = other.back();
+  const auto content = last.find("content");
+  const bool same = content != last.end() && content->is_string() && content->get_ref<const std::string&>()[0] == 'A';
+  last.erase("tool_calls");
+  last["content"] = same ? "B" : "A";
+  const std::vector<int32_t> changed = render(other, tools, {}, false, where);
+  return int32_t(std::mismatch(changed.begin(), changed.end(), tokens.begin(), tokens.end()).first - changed.begin());
 }
 
 }  // namespace bumblebee::train

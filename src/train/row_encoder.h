@@ -1,5 +1,5 @@
-// One row of a data file to ids, with what of it is learned. Formats and masks are mlx-lm's; a mask ends exactly where
-// the rendering with the last message departs from the rendering without it.
+// One row of a data file to ids, with what of it is learned. Formats are mlx-lm's; a mask ends where the prompt ends
+// that generation would see.
 #pragma once
 
 #include <string>
@@ -32,6 +32,10 @@ class RowEncoder {
                               bool generation_prompt, std::string_view where) const;
   int32_t masked(const OrderedJson& messages, const std::string& tools, const std::vector<int32_t>& tokens,
                  std::string_view where) const;
+  /// Where the content of the last message begins, for templates that render what precedes it in another way without
+  /// it: where the tokens depart from those of another content.
+  int32_t content_begin(const OrderedJson& messages, const std::string& tools, const std::vector<int32_t>& tokens,
+                        std::string_view where) const;
 
   const TrainData& data_;
   const txt::Tokenizer& tokenizer_;

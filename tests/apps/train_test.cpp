@@ -1,6 +1,7 @@
 // `train` end to end on the tiny model: files and flags of mlx_lm.lora, what is written, resuming, errors.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "tests/apps/harness.h"
@@ -37,6 +38,8 @@ class Train : public ::testing::Test {
 
   Outcome train(std::vector<std::string> more, std::map<std::string, std::string> environment = {}) {
     std::vector<std::string> arguments = {"train", "-m", tiny_model(), "--adapter-path", adapter().string(), "-t", "2"};
+    if (std::find(more.begin(), more.end(), "--data") != more.end())  // the default is 16, and the model has two
+      arguments.insert(arguments.end(), {"--num-layers", "-1"});
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run(Call{arguments, std::move(environment), {}, 0, {}});
   }
@@ -94,7 +97,7 @@ TEST_F(Train, AFileOfMlxLmRunsAndTheCommandLineWins) {
 }
 
 TEST_F(Train, ATwinBeatsTheFileAndAFlagBeatsATwin) {
-  write_file(scratch_ / "lora.yaml", "data: " + data() + "\niters: 7\nval_batches: 0\n");
+  write_file(scratch_ / "lora.yaml", "data: " + data() + "\niters: 7\nval_batches: 0\nnum_layers: 2\n");
   const std::string file = (scratch_ / "lora.yaml").string();
   EXPECT_EQ(train({"-c", file, "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"), 3);
   EXPECT_EQ(
@@ -162,6 +165,15 @@ TEST_F(Train, MistakesHaveTheirCodes) {
   EXPECT_NE(broken.err.find("train.jsonl:13]"), std::string::npos) << broken.err;
 }
 
+TEST_F(Train, AnExplosionNamesRowsAndLeavesTheCurves) {
+  const Outcome got = train({"--data", data(), "--iters", "50", "--learning-rate", "1e6", "--optimizer", "sgd",
+                             "--steps-per-report", "1", "--val-batches", "0"});
+  EXPECT_EQ(got.status, 4) << got.err;
+  EXPECT_NE(got.err.find("iteration "), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("train.jsonl:"), std::string::npos) << got.err;
+  EXPECT_NE(read_file(adapter() / "report.html").find("<svg"), std::string::npos);
+}
+
 TEST_F(Train, CtrlCStopsWithACheckpoint) {
   std::vector<std::string> arguments = {"train",
                                         "-m",
@@ -170,6 +182,8 @@ TEST_F(Train, CtrlCStopsWithACheckpoint) {
                                         adapter().string(),
                                         "--data",
                                         data(),
+                                        "--num-layers",
+                                        "2",
                                         "--iters",
                                         "100000",
                                         "--steps-per-report",

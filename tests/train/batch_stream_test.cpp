@@ -89,7 +89,9 @@ TEST(BatchStream, RowsOfABatchAreOfOneLengthAndTheRestIsABatchToo) {
     for (size_t i = 0; i < group.size(); ++i) {
       const size_t length = data.rows[size_t(group[i])].tokens.size();
       EXPECT_GE(length, last);
-      if (i > 0 && length == last) EXPECT_GT(group[i], group[i - 1]) << "ties keep their order";
+      if (i > 0 && length == last) {
+        EXPECT_GT(group[i], group[i - 1]) << "ties keep their order";
+      }
       last = length;
     }
   }

@@ -23,8 +23,9 @@ DataFormat format_named(const std::string& kind) {
 
 TEST(DataGolden, IdsAndMasksAreMlxLms) {
   const txt::Tokenizer tokenizer = testing::thinking_tokenizer();
+  const OrderedJson all = golden();
   int rows = 0, thoughts = 0;
-  for (const OrderedJson& want : golden()["rows"]) {
+  for (const OrderedJson& want : all["rows"]) {
     const auto name = want["template"].get<std::string>();
     SCOPED_TRACE(name + " " + want["kind"].get<std::string>() + " " + want["index"].dump() + " " + want["mask"].dump());
     TrainData data;
@@ -44,7 +45,8 @@ TEST(DataGolden, IdsAndMasksAreMlxLms) {
 }
 
 TEST(DataGolden, BatchesHoldTheSameRowsAndScoreTheSameTokens) {
-  const OrderedJson want = golden()["batches"];
+  const OrderedJson all = golden();
+  const OrderedJson& want = all["batches"];
   Dataset data;
   data.name = "train";
   for (size_t i = 0; i < want["lengths"].size(); ++i) {

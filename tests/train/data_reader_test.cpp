@@ -67,6 +67,35 @@ TEST_F(DataReader, CompletionsAreConversations) {
   EXPECT_EQ(tokenizer_.decode(learned), "Yo<|im_end|>\n");
 }
 
+TEST_F(DataReader, OnlyTheLastMessageIsLearnedWhateverTheTemplateDoes) {
+  // Without the last question, Qwen3's template puts thoughts before the answer; with it, none.
+  const txt::ChatTemplate qwen3 = testing::template_named("Qwen-Qwen3-0.6B", tokenizer_);
+  TrainData data;
+  data.mask_prompt = true;
+  data.train = {
+      R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]})",
+      R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"Ah."}]})"};
+  const Dataset read = read_data(data, tokenizer_, &qwen3, {}).train;
+  const auto learned = [&](const DataRow& row) {
+    return tokenizer_.decode(std::span(row.tokens).subspan(size_t(row.first_scored)));
+  };
+  EXPECT_EQ(learned(read.rows[0]), "c<|im_end|>\n");
+  EXPECT_EQ(learned(read.rows[1]), "Ah.<|im_end|>\n") << "the empty thoughts are the prompt's";
+}
+
+TEST_F(DataReader, APromptThatIsNoPrefixIsNoTrouble) {
+  // The prompt of generation ends with <think>, the conversation has none.
+  const txt::ChatTemplate thinker = txt::ChatTemplate::from_source(
+      "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]<think>"
+      "{% endif %}",
+      tokenizer_);
+  TrainData data;
+  data.mask_prompt = true;
+  data.train = {R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"Answer"}]})"};
+  const DataRow row = read_data(data, tokenizer_, &thinker, {}).train.rows[0];
+  EXPECT_EQ(tokenizer_.decode(std::span(row.tokens).subspan(size_t(row.first_scored))), "Answer");
+}
+
 TEST_F(DataReader, TextEndsWithOneEndOfText) {
   const Dataset data = train({R"({"text":"ab"})", R"({"text":"ab<|im_end|>"})"});
   EXPECT_EQ(data.rows[0].tokens, data.rows[1].tokens);

@@ -117,8 +117,17 @@ TEST_F(Record, AFreshRunBeginsAnew) {
   EXPECT_EQ(iterations("train"), (std::vector<int>{1, 2}));
 }
 
+TEST_F(Record, ATrainingThatFailedHasItsCurves) {
+  const TrainRecord record(folder_, {});
+  tell(record.callbacks(), 1, 2);
+  fs::remove(folder_ / "report.html");
+  record.write_report();
+  EXPECT_NE(report().find("<path"), std::string::npos);
+}
+
 TEST_F(Record, NothingIsWrittenBeforeTheStart) {
   const TrainRecord record(folder_ / "later", {});
+  record.write_report();
   record.callbacks().note("x");
   EXPECT_FALSE(fs::exists(folder_ / "later"));
   EXPECT_EQ(record.metrics_path(), folder_ / "later" / "metrics.jsonl");

@@ -54,6 +54,15 @@ def tokenizer(template):
     return TokenizerWrapper(plain)
 
 
+def is_prefix(words, row, ids, offset):
+    """Whether the masked prompt is what the row begins with. mlx-lm masks by its length alone: with Qwen3's template, which renders an
+    answer before the last question in another way than after it, that is some place in the row."""
+    messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": ""}]
+    prompt = words.apply_chat_template(messages[:-1], tools=row.get("tools"), return_dict=False,
+                                       add_generation_prompt=messages[-1]["role"] == "assistant")
+    return list(prompt) == ids[:offset]
+
+
 def rows(name, template, data, masks):
     words = tokenizer(template)
     out = []
@@ -63,6 +72,8 @@ def rows(name, template, data, masks):
             ids, offset = made.process(row)
             ids = [int(i) for i in ids]
             rest = words.decode(ids[offset:])
+            if mask and not is_prefix(words, row, ids, offset):
+                continue
             skipped = 0
             if mask and rest.startswith(EMPTY_THOUGHTS):
                 while words.decode(ids[offset:offset + skipped]) != EMPTY_THOUGHTS:
