@@ -76,11 +76,11 @@ class Training : public testing::Test {
     o.lora.num_layers = -1;
     o.lora.rank = 16;
     o.lora.scale = 4;
-    o.learning_rate = 4e-3;
+    o.learning_rate = 1e-3;
     o.batch_size = 8;
-    o.iters = 250;
-    o.steps_per_eval = 100;
-    o.save_every = 1000;
+    o.iters = 1000;
+    o.steps_per_eval = 400;
+    o.save_every = 5000;
     o.adapter_path = scratch / name;
     return o;
   }
@@ -115,7 +115,7 @@ TEST_F(Training, EightSamplesAreSaidWithTheAdapterAndNotWithout) {
     EXPECT_EQ(answer(model, sample.question, {{adapter}}), sample.answer);
     EXPECT_NE(answer(model, sample.question, {}), sample.answer);
   }
-  ASSERT_EQ(said.size(), 4u);  // before iterations 1, 100, 200 and 250
+  ASSERT_EQ(said.size(), 4u);  // before iterations 1, 400, 800 and 1000
   EXPECT_EQ(said.front().prompt, kSamples[0].question);
   EXPECT_NE(said.front().text, kSamples[0].answer);
   EXPECT_EQ(said.back().text, kSamples[0].answer);

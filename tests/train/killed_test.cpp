@@ -53,6 +53,18 @@ bool finishes(const TrainOptions& options, std::chrono::microseconds patience) {
   return WIFEXITED(status);
 }
 
+/// Whether a save was under way.
+bool was_saving(const std::filesystem::path& adapters) {
+  const auto unfinished = [](const std::filesystem::path& folder, const char* mark) {
+    if (!std::filesystem::exists(folder)) return false;
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().filename().string().find(mark) != std::string::npos) return true;
+    }
+    return false;
+  };
+  return unfinished(adapters, ".tmp-") || unfinished(adapters / "checkpoints", "tmp-");
+}
+
 TEST(Killed, ARunEndsWithTheSameAdapterHoweverOftenItDies) {
   const test::TemporaryDirectory scratch;
   const auto start = Clock::now();
@@ -61,16 +73,20 @@ TEST(Killed, ARunEndsWithTheSameAdapterHoweverOftenItDies) {
   const std::string want =
       lora::to_string(lora::identify(lora::read_adapter(scratch.path() / "whole" / "adapters"))->id);
   testing_support::Random random(BB_SEED);
-  int kills = 0, runs = 0;
+  int kills = 0, runs = 0, saving = 0;
   while (kills < BB_KILLS) {
     const TrainOptions options = run_of(scratch.path() / std::to_string(runs++));
     // A run dies about ten times; each life is long enough to get a step further, as a rule.
-    while (!finishes(options, std::chrono::microseconds(int64_t(random.uniform(0.02, 0.25) * double(whole.count())))))
+    while (!finishes(options, std::chrono::microseconds(int64_t(random.uniform(0.02, 0.25) * double(whole.count()))))) {
       ++kills;
+      saving += was_saving(options.adapter_path);
+    }
     ASSERT_EQ(lora::to_string(lora::identify(lora::read_adapter(options.adapter_path))->id), want)
         << "run " << runs << " after " << kills << " kills";
   }
-  std::printf("%d kills in %d runs, each ended with adapter %s\n", kills, runs, want.c_str());
+  EXPECT_GT(saving, 0);
+  std::printf("%d kills, %d of them inside saving, in %d runs; each ended with adapter %s\n", kills, saving, runs,
+              want.c_str());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cpu/grad_operands.h"
 #include "backend/grad_ops.h"
 
 namespace bumblebee::cpu {
@@ -56,16 +57,21 @@ class CpuGradOps final : public GradOps {
   void add_product(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
                    int thread);
 
+  void add_block(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
+                 int thread);
+
   static Matrix view(const Tensor& t);
   Matrix copy(const Matrix& m, bool transposed, float factor);
   void scale_or_clear(const Matrix& c, float beta);
   void multiply_wide(const Matrix& a, const Matrix& b, const Matrix& c, bool accumulate);
   void multiply_by_dots(const Matrix& a, const Matrix& b, const Matrix& c);
 
-  Packed pack_keys(const Tensor& k, const AttentionParams& a);
+  Packed make_room(const AttentionParams& a, size_t (*room)(const Operands&, int rows, int dim));
+  void pack_forward(Packed& packed, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  void pack_backward(Packed& packed, const Tensor& k, const Tensor& v, const AttentionParams& a);
   /// Queries of one head from `first` on, of a segment.
-  void attend_block(const Packed& keys, const Tensor& q, const Tensor& v, const AttentionParams& a, size_t segment,
-                    int first, int head, int thread, const Tensor& out, const Tensor& lse);
+  void attend_block(const Packed& keys, const Tensor& q, const AttentionParams& a, size_t segment, int first, int head,
+                    int thread, const Tensor& out, const Tensor& lse);
   struct HeadSlopes;
   void slopes_of_head(const HeadSlopes& work, size_t segment, int head, int thread);
   double loss_of_row(float* z, int vocab, int32_t target, double& total);

@@ -10,10 +10,12 @@ namespace {
 
 constexpr int kPanelDepth = 256, kPanelCols = 128;  // bf16: 32 KiB for a tile of columns, half of a first-level cache
 constexpr int kFloatDepth = 128;                    // f32: 64 KiB
-constexpr int kRoundStride = 32;                    // further elements: rows a power of two apart would share lines
-constexpr int kDepthBlock = 32;                     // rows of the right operand at a time: as many streams of memory
-constexpr int kBlockFloats = 8192;                  // of it that every row of the left one meets in the cache
-constexpr int kNarrow = 32;                         // columns below which sixteen lanes are better used along the sum
+constexpr int kProductRows = 264;  // rows whose sums stay in a second-level cache, also where rows share its lines
+constexpr int kRoundStride = 32;   // further elements: rows a power of two apart would share lines
+constexpr int kFewRows = 16;       // of the left operand
+constexpr int kFewDepth = 32, kDepth = 128;  // rows of the right operand at a time: with few, streams of memory
+constexpr int kBlockFloats = 8192;           // of it that every row of the left one meets in the cache
+constexpr int kNarrow = 32;                  // columns below which sixteen lanes are better used along the sum
 
 const WeightRows& rows_of(const Weight& w) { return static_cast<const CpuWeight&>(*w.packed).rows; }
 
@@ -21,6 +23,23 @@ const WeightRows& rows_of(const Weight& w) { return static_cast<const CpuWeight&
 
 void CpuGradOps::add_product(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
                              bool accumulate, int thread) {
+  const int blocks = (dy.rows + kProductRows - 1) / kProductRows;
+  for (int b = 0; b < blocks; ++b) {  // of whole tiles of six
+    const int first = (dy.rows + 5) / 6 * b / blocks * 6,
+              last = std::min(dy.rows, (dy.rows + 5) / 6 * (b + 1) / blocks * 6);
+    Slopes part = dy;
+    part.rows = last - first;
+    if (dy.bf16 != nullptr) {
+      part.bf16 += size_t(first) * dy.stride;
+    } else {
+      part.f32 += size_t(first) * dy.stride;
+    }
+    add_block(part, weight, k0, k1, y + size_t(first) * y_stride, y_stride, accumulate, thread);
+  }
+}
+
+void CpuGradOps::add_block(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
+                           bool accumulate, int thread) {
   const WeightRows& w = rows_of(weight);
   const bool bf16 = dy.bf16 != nullptr;
   const int depth = bf16 ? kPanelDepth : kFloatDepth;
@@ -36,6 +55,7 @@ void CpuGradOps::add_product(const Slopes& dy, const Weight& weight, int k0, int
         k_.gemm_bf16({.a = dy.bf16 + n,
                       .a_stride = dy.stride,
                       .b = pairs,
+                      .b_tile = size_t(last - n + 1) / 2 * kPairCols,
                       .c = y + c,
                       .c_stride = y_stride,
                       .rows = dy.rows,
@@ -131,8 +151,9 @@ void CpuGradOps::scale_or_clear(const Matrix& c, float beta) {
 /// c = a·b, or += : lanes run along the columns of b.
 void CpuGradOps::multiply_wide(const Matrix& a, const Matrix& b, const Matrix& c, bool accumulate) {
   const auto part = [&](int row0, int row1, int col0, int col1) {
-    for (int k = 0; k < a.cols; k += kDepthBlock) {
-      const int depth = std::min(kDepthBlock, a.cols - k), step = std::max(64, kBlockFloats / depth / 64 * 64);
+    const int block = c.rows <= kFewRows ? kFewDepth : kDepth;
+    for (int k = 0; k < a.cols; k += block) {
+      const int depth = std::min(block, a.cols - k), step = std::max(64, kBlockFloats / depth / 64 * 64);
       for (int col = col0; col < col1; col += step) {
         k_.small_gemm({.a = a.data + size_t(row0) * a.stride + k,
                        .a_stride = a.stride,

@@ -152,12 +152,14 @@ struct LoraExpand {
 inline constexpr int kPairCols = 64;
 
 /// C [rows, cols] = A·B in bf16 with sums in f32, added to C when `accumulate`. The depth is that of `pairs` pairs: A
-/// [rows, 2·pairs], and B in tiles [cols/kPairCols][pairs][kPairCols] of two elements that follow each other in depth,
-/// the first in the low half. Columns of B are padded with zeros to a multiple of 16. The sum runs over pairs in order.
+/// [rows, 2·pairs], and B in tiles of kPairCols columns, [pairs][kPairCols] of two elements that follow each other in
+/// depth, the first in the low half. Columns of B are padded with zeros to a multiple of 16. The sum runs over pairs in
+/// order.
 struct Bf16Gemm {
   const uint16_t* a = nullptr;
   size_t a_stride = 0;  // elements, even
   const uint32_t* b = nullptr;
+  size_t b_tile = 0;  // from tile to tile
   float* c = nullptr;
   size_t c_stride = 0;
   int rows = 0, cols = 0, pairs = 0;
@@ -217,10 +219,15 @@ struct Kernels {
   void (*lora_expand)(const LoraExpand& e);
 
   /// Derivatives, for training.
-  /// Rows [first, last) of W, columns [k0, k1), as B of a Bf16Gemm over the rows, rounded to bf16; k0 is a multiple of
-  /// 16. An odd last row has a partner of zeros. Null where no instruction multiplies bf16.
+  /// Rows [first, last) of W, columns [k0, k1), as B of a Bf16Gemm over the rows, rounded to bf16, tile after tile; k0
+  /// is a multiple of 16. An odd last row has a partner of zeros. Null where no instruction multiplies bf16, as are the
+  /// next two.
   void (*decode_pairs)(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out);
+  /// xᵀ as B of a Bf16Gemm, for x [cols, depth]: pairs follow each other along rows of x.
+  void (*turn_pairs)(const float* x, size_t stride, int cols, int depth, uint32_t* out);
   void (*gemm_bf16)(const Bf16Gemm& g);
+  /// out [cols, rows] = xᵀ for x [rows, cols]
+  void (*transpose)(const float* x, size_t stride, int rows, int cols, float* out, size_t out_stride);
   float (*dot)(const float* x, const float* y, int count);
   /// y[i] += a[i]·b[i]
   void (*multiply_add)(float* y, const float* a, const float* b, int count);

@@ -47,7 +47,9 @@ class PackedCase final : public OpCase {
     return {read_output(backend, "dq", dq), read_output(backend, "dk", dk), read_output(backend, "dv", dv)};
   }
 
-  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+  std::vector<std::vector<double>> bounds(const Precision& precision,
+                                          const std::vector<Output>& reference) const override {
+    const double half = precision.fast ? kBothBf16 : 0;
     std::vector<std::vector<double>> bounds;
     for (const Output& output : reference) {
       bounds.emplace_back();
@@ -57,11 +59,11 @@ class PackedCase final : public OpCase {
     for (const int length : spec_.lengths) {
       for (int i = 0; i < length; ++i) {
         for (int h = 0; h < spec_.heads; ++h) {
-          const Query query = of_query(first, i, h);
+          const Query query = of_query(first, i, h, half);
           if (op() == "attend_packed") {
             forward_bound(query, bounds);
           } else {
-            backward_bound(query, length, bounds);
+            backward_bound(query, length, half, bounds);
           }
         }
       }
@@ -91,7 +93,8 @@ class PackedCase final : public OpCase {
 
   /// Scores are sums of head_dim products, rounded a few times more, which a log-sum of them shares; the exponent is a
   /// difference of two such numbers, and its exponential is good to 4 roundings. The log-sum adds a sum over keys.
-  Query of_query(int first_row, int i, int h) const {
+  /// `half` is what rounding both factors of every product to bf16 adds.
+  Query of_query(int first_row, int i, int h, double half) const {
     Query query;
     const int seen = spec_.window > 0 ? std::min(spec_.window, i + 1) : i + 1;
     query.row = first_row + i;
@@ -107,7 +110,7 @@ class PackedCase final : public OpCase {
         score += product;
         size += std::abs(product);
       }
-      query.score_error = std::max(query.score_error, sum_error(spec_.head_dim, 6) * size);
+      query.score_error = std::max(query.score_error, (sum_error(spec_.head_dim, 6) + half) * size);
       highest = std::max(highest, score);
       largest = std::max(largest, std::abs(score));
       query.p.push_back(score);
@@ -115,9 +118,9 @@ class PackedCase final : public OpCase {
     for (double& p : query.p) total += (p = std::exp(p - highest));
     for (double& p : query.p) p /= total;
     const double lse_size = std::abs(highest + std::log(total));
-    query.p_error =
-        (2 * query.score_error + sum_error(seen, 12) + 4 * kRoundF32 * (largest + lse_size)) * (1 + 0x1p-10);
-    query.out_error = query.p_error + sum_error(seen, 4);
+    query.p_error = (std::expm1(2 * query.score_error) + sum_error(seen, 12) + 4 * kRoundF32 * (largest + lse_size)) *
+                    (1 + 0x1p-10);
+    query.out_error = query.p_error * (1 + half) + sum_error(seen, 4) + half;
     return query;
   }
 
@@ -133,7 +136,7 @@ class PackedCase final : public OpCase {
 
   /// ds = scale·p·(dp - mean), mean = dout·out: the parts of the difference count by their size. What a query adds to
   /// dk and dv is one of at most length·heads/kv_heads terms.
-  void backward_bound(const Query& query, int length, std::vector<std::vector<double>>& bounds) const {
+  void backward_bound(const Query& query, int length, double half, std::vector<std::vector<double>>& bounds) const {
     const float* dout = dout_.row(query.row) + query.head;
     const int64_t terms = int64_t{length} * spec_.heads / spec_.kv_heads;
     std::vector<double> dp, dp_error;
@@ -146,7 +149,7 @@ class PackedCase final : public OpCase {
         size += std::abs(product);
       }
       dp.push_back(sum);
-      dp_error.push_back(sum_error(spec_.head_dim, 2) * size);
+      dp_error.push_back((sum_error(spec_.head_dim, 2) + half) * size);
       mean += query.p[j] * sum;
       mean_error += query.p[j] * size * (query.out_error + sum_error(spec_.head_dim, 2));
     }
@@ -161,9 +164,11 @@ class PackedCase final : public OpCase {
         const double key = std::abs(double(k_.row(int(key_row))[query.group + d])),
                      own = std::abs(double(q_.row(query.row)[query.head + d])), slope = std::abs(double(dout[d]));
         bounds[0][size_t(query.row) * size_t(q_.cols) + query.head + d] +=
-            (ds_error + sum_error(int64_t(query.p.size()), 2) * ds) * key;
-        bounds[1][key_row * size_t(k_.cols) + query.group + d] += (ds_error + sum_error(terms, 2) * ds) * own;
-        bounds[2][key_row * size_t(k_.cols) + query.group + d] += (query.p_error + sum_error(terms, 2)) * p * slope;
+            (ds_error * (1 + half) + (sum_error(int64_t(query.p.size()), 2) + half) * ds) * key;
+        bounds[1][key_row * size_t(k_.cols) + query.group + d] +=
+            (ds_error * (1 + half) + (sum_error(terms, 2) + half) * ds) * own;
+        bounds[2][key_row * size_t(k_.cols) + query.group + d] +=
+            (query.p_error * (1 + half) + sum_error(terms, 2) + half) * p * slope;
       }
     }
   }

@@ -8,8 +8,6 @@ namespace bumblebee::op_cases {
 namespace {
 
 constexpr Format kQ4 = {Format::Kind::affine, DType::bf16, DType::bf16, 4, 64};
-/// What rounding both factors of a product to bf16 changes of it. Weights that are bf16 already lose nothing.
-constexpr double kBothBf16 = 2 * testing_support::kRoundBf16 * (1 + testing_support::kRoundBf16);
 
 struct DxTerm {
   Format format;

@@ -1,5 +1,5 @@
 // Derivatives that work row by row, and the mask of dropout. Included inside an instruction set's own namespace after
-// rows.inl.h.
+// rows.inl.h and its int header.
 #pragma once
 
 inline float dot(const float* x, const float* y, int count) {
@@ -16,6 +16,26 @@ inline void multiply_add(float* y, const float* a, const float* b, int count) {
   if (i < count) {
     const int n = count - i;
     store_n(y + i, fma(load_n(a + i, n), load_n(b + i, n), load_n(y + i, n)), n);
+  }
+}
+
+inline void transpose_rows(const float* x, size_t stride, int rows, int cols, float* out, size_t out_stride) {
+  for (int r = 0; r < rows; r += 16) {
+    for (int c = 0; c < cols; c += 16) {
+      const float* from = x + size_t(r) * stride + size_t(c);
+      float* to = out + size_t(c) * out_stride + size_t(r);
+      if (rows - r >= 16 && cols - c >= 16) {
+        I16 t[16];
+        for (int i = 0; i < 16; ++i) t[i] = load_int(from + size_t(i) * stride);
+        transpose(t);
+        for (int i = 0; i < 16; ++i) store_int(to + size_t(i) * out_stride, t[i]);
+        continue;
+      }
+      for (int i = 0; i < 16 && r + i < rows; ++i) {
+        for (int j = 0; j < 16 && c + j < cols; ++j)
+          to[size_t(j) * out_stride + size_t(i)] = from[size_t(i) * stride + size_t(j)];
+      }
+    }
   }
 }
 

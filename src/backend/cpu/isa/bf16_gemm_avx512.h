@@ -71,6 +71,27 @@ inline void decode_pairs(const WeightRows& w, int first, int last, int k0, int k
   }
 }
 
+inline void turn_pairs(const float* x, size_t stride, int cols, int depth, uint32_t* out) {
+  const int pairs = (depth + 1) / 2;
+  const auto sixteen = [](const float* p, int count) {
+    return count >= 16 ? load(p) : count > 0 ? load_n(p, count) : zero();
+  };
+  for (int c = 0; c < cols; c += 16) {
+    uint32_t* const tile = out + size_t(c / kPairCols) * size_t(pairs) * kPairCols + c % kPairCols;
+    for (int k = 0; k < depth; k += 32) {
+      __m512i t[16];
+      for (int i = 0; i < 16; ++i) {
+        const float* p = x + size_t(c + i) * stride + k;
+        t[i] = c + i < cols ? __m512i(_mm512_cvtne2ps_pbh(sixteen(p + 16, depth - k - 16).v, sixteen(p, depth - k).v))
+                            : _mm512_setzero_si512();
+      }
+      transpose(t);
+      const int count = pairs - k / 2 < 16 ? pairs - k / 2 : 16;
+      for (int i = 0; i < count; ++i) _mm512_storeu_si512(tile + size_t(k / 2 + i) * kPairCols, t[i]);
+    }
+  }
+}
+
 /// ROWS rows of A times 16·COLS columns of a tile, of which the last `lanes` of sixteen are columns of C. A function of
 /// its own, with plain unrolled loops, so that the sums stay in registers.
 template <int ROWS, int COLS>
@@ -122,7 +143,7 @@ inline void bf16_strip(const Bf16Gemm& g, const uint32_t* b, float* c, int lanes
 
 inline void gemm_bf16(const Bf16Gemm& g) {
   const uint32_t* b = g.b;
-  for (int col = 0; col < g.cols; col += kPairCols, b += size_t(g.pairs) * kPairCols) {
+  for (int col = 0; col < g.cols; col += kPairCols, b += g.b_tile) {
     const int cols = g.cols - col < kPairCols ? g.cols - col : kPairCols, lanes = cols % 16 == 0 ? 16 : cols % 16;
     switch ((cols + 15) / 16) {
       case 4: bf16_strip<4>(g, b, g.c + col, lanes); break;
@@ -134,4 +155,5 @@ inline void gemm_bf16(const Bf16Gemm& g) {
 }
 
 inline constexpr decltype(Kernels::decode_pairs) kDecodePairs = decode_pairs;
+inline constexpr decltype(Kernels::turn_pairs) kTurnPairs = turn_pairs;
 inline constexpr decltype(Kernels::gemm_bf16) kGemmBf16 = gemm_bf16;
