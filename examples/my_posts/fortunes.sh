@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole workflow on real data: the short texts of Debian's package `fortunes` (apt-get install fortunes) and SmolLM2-135M at 4 bits.
-# Usage: examples/my_posts/fortunes.sh DIR [FLAGS OF train...]; DIR gets data/ and adapter/. About half an hour on two cores.
+# Usage: examples/my_posts/fortunes.sh DIR [FLAGS OF train...]; DIR gets data/ and adapter/. Some minutes on two cores.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=${1:?usage: fortunes.sh DIR [FLAGS OF train...]}
@@ -14,8 +14,8 @@ mkdir -p "$out"
 "$program" prepare "$texts/fortunes" "$texts/wisdom" "$texts/work" -o "$out/data" --separator % --prompt "Tell me a fortune." \
   --min-length 20 --max-length 400 --test-ratio 0.05 --split-ratio 0.85 -m "$model" --force
 "$program" train -m "$model" --data "$out/data" --adapter-path "$out/adapter" --mask-prompt --num-layers -1 --rank 8 --scale 20 \
-  --dropout 0.05 --optimizer adamw --lr-schedule cosine_decay:2e-4,400 --warmup 20 --iters 400 --batch-size 8 --max-seq-length 192 \
-  --steps-per-eval 50 --val-batches -1 --save-every 100 --early-stopping 3 --train --test --sample-prompt "Tell me a fortune." "$@"
+  --dropout 0.05 --optimizer adamw --lr-schedule cosine_decay:2e-4,150 --warmup 10 --iters 150 --batch-size 8 --max-seq-length 192 \
+  --steps-per-eval 25 --val-batches -1 --save-every 50 --early-stopping 3 --train --test --sample-prompt "Tell me a fortune." "$@"
 
 for adapter in none "$out/adapter/best"; do
   echo "== adapter: $adapter"

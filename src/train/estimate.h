@@ -16,8 +16,8 @@ struct TrainingShape {
   uint64_t optimizer_values = 0;   // moments
 };
 
-/// Bytes at the peak, between the forward and the backward pass of the largest batch: an upper bound but for what the
-/// backend's kernels take for themselves.
+/// Bytes at the peak, between the forward and the backward pass of the largest batch. An upper bound on the cpu device
+/// but for kernels' own scratch; another device may hold buffers more tightly.
 uint64_t estimate_memory(const TrainingShape& shape, const TrainOptions& options);
 
 }  // namespace bumblebee::train
