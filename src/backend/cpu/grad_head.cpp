@@ -34,11 +34,12 @@ double CpuGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& 
     }
   }
   const int most = std::max(kMinRows, int(kLogitBytes / (vocab * sizeof(float))) / 12 * 12);
-  const int blocks = (int(scored.size()) + most - 1) / most;
-  for (int b = 0; b < blocks; ++b) {  // of the same size, but for a row
-    const size_t first = scored.size() * size_t(b) / size_t(blocks),
-                 last = scored.size() * size_t(b + 1) / size_t(blocks);
-    head_block(h, head, bias, std::span(scored).subspan(first, last - first), targets, weights, losses, dh);
+  // Of one size but for the last, which is smaller: all use the same memory in turn.
+  const size_t blocks = (scored.size() + size_t(most) - 1) / size_t(most);
+  const size_t size = blocks == 0 ? 0 : (scored.size() + blocks - 1) / blocks;
+  for (size_t first = 0; first < scored.size(); first += size) {
+    const size_t count = std::min(size, scored.size() - first);
+    head_block(h, head, bias, std::span(scored).subspan(first, count), targets, weights, losses, dh);
   }
   double sum = 0;
   for (const int r : scored) sum += double(weights[size_t(r)]) * double(losses[size_t(r)]);

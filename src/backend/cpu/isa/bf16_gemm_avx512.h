@@ -23,12 +23,22 @@ struct PairRow {
   const uint8_t* codes(int k) const { return w.codes + size_t(there ? n : n - 1) * w.row_bytes + size_t(k) * BITS / 8; }
 };
 
+/// The same columns of the rows that are decoded next, a panel further: a line or two of each row, which no hardware
+/// stream follows. An address past the end does no harm, but must not be formed as a pointer.
+inline void ask_ahead(const WeightRows& w, const uint8_t* codes, int rows, int bytes) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(codes) + size_t(rows) * w.row_bytes;
+  for (int i = 0; i < bytes + 63; i += 64)
+    asm volatile("prefetcht1 %0" : : "m"(*reinterpret_cast<const char*>(at + size_t(i))));
+}
+
 template <int BITS>
 inline void decode_affine_pairs(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out) {
   const int pairs = (last - first + 1) / 2;
   for (int j = 0; j < pairs; ++j) {
     const int n = first + 2 * j;
     const PairRow<BITS> a{w, n, true}, b{w, n + 1, n + 1 < last};
+    ask_ahead(w, a.codes(k0), last - first, (k1 - k0) * BITS / 8);
+    ask_ahead(w, b.codes(k0), last - first, (k1 - k0) * BITS / 8);
     for (int k = k0; k < k1;) {
       const int group = k / w.group, end = (group + 1) * w.group < k1 ? (group + 1) * w.group : k1;
       const Decoder<BITS> low = a.decoder(group), high = b.decoder(group);
