@@ -358,8 +358,21 @@ void Trainer::save(bool numbered) {
   if (store_) tell(store_->save(snapshot()), TrainSaved::What::checkpoint);
 }
 
+/// While it lives, a step's activations wait for the next step.
+class KeptMemory {
+ public:
+  KeptMemory(Backend& backend, uint64_t bytes) : backend_(backend) { backend.keep_memory(size_t(bytes)); }
+  ~KeptMemory() { backend_.keep_memory(0); }
+  KeptMemory(const KeptMemory&) = delete;
+  KeptMemory& operator=(const KeptMemory&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
 TrainResult Trainer::run() {
   const auto start = Clock::now();
+  const KeptMemory kept(in_.machine.backend, std::max<uint64_t>(uint64_t{256} << 20, 2 * plan_.memory_bytes));
   begin();
   bool saved = false;
   while (state_.iteration < options_.iters && end_ == TrainEnd::finished) {

@@ -31,6 +31,7 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return "cpu"; }
   Tensor make(int rows, int cols) override { return memory_->make(rows, cols); }
+  void keep_memory(size_t bytes) override { memory_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
   Tensor upload(std::span<const float> values, int rows, int cols) override {
     BB_CHECK(values.size() == size_t(rows) * size_t(cols));
     Tensor t = memory_->make(rows, cols);

@@ -25,7 +25,7 @@ inline constexpr int kLanes = 16;
 /// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
-inline constexpr int kInt8Depth = 1024;  // inputs, at most
+inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once, at most
 
 enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 

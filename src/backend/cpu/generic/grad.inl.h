@@ -99,23 +99,29 @@ inline void softmax_dx(float* s, float* dp, const float* lse, const float* mean,
   }
 }
 
-/// Philox 4x32-10 (base/rng.h) for the sixteen counters from `counter` on.
-inline void philox16(uint64_t key, uint64_t counter, uint64_t counter_high, uint32_t (&words)[4][16]) {
-  for (uint32_t i = 0; i < 16; ++i) {
-    words[0][i] = uint32_t(counter + i);
-    words[1][i] = uint32_t((counter + i) >> 32);
-    words[2][i] = uint32_t(counter_high);
-    words[3][i] = uint32_t(counter_high >> 32);
+/// Counters of Philox 4x32-10 (base/rng.h) side by side, in loops that the compiler turns into vectors.
+inline constexpr int kCounters = 64;
+struct Words {
+  uint32_t of[4][kCounters];
+};
+
+[[gnu::noinline]] inline void philox(uint64_t key, uint64_t counter, uint64_t counter_high, Words& words) {
+  uint32_t *const w0 = words.of[0], *const w1 = words.of[1], *const w2 = words.of[2], *const w3 = words.of[3];
+  for (int i = 0; i < kCounters; ++i) {
+    w0[i] = uint32_t(counter + uint64_t(i));
+    w1[i] = uint32_t((counter + uint64_t(i)) >> 32);
+    w2[i] = uint32_t(counter_high);
+    w3[i] = uint32_t(counter_high >> 32);
   }
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < 16; ++i) {
-      const uint64_t p0 = uint64_t{0xD2511F53u} * words[0][i], p1 = uint64_t{0xCD9E8D57u} * words[2][i];
-      const uint32_t a = uint32_t(p1 >> 32) ^ words[1][i] ^ k0, b = uint32_t(p0 >> 32) ^ words[3][i] ^ k1;
-      words[0][i] = a;
-      words[1][i] = uint32_t(p1);
-      words[2][i] = b;
-      words[3][i] = uint32_t(p0);
+#pragma GCC ivdep
+    for (int i = 0; i < kCounters; ++i) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * w0[i], p1 = uint64_t{0xCD9E8D57u} * w2[i];
+      w0[i] = uint32_t(p1 >> 32) ^ w1[i] ^ k0;
+      w1[i] = uint32_t(p1);
+      w2[i] = uint32_t(p0 >> 32) ^ w3[i] ^ k1;
+      w3[i] = uint32_t(p0);
     }
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
@@ -123,16 +129,20 @@ inline void philox16(uint64_t key, uint64_t counter, uint64_t counter_high, uint
 }
 
 inline void dropout(const DropoutMask& mask, const float* x, uint64_t first, uint64_t last, float* y) {
-  for (uint64_t at = first; at < last; at += 128) {
-    uint32_t words[4][16];
-    philox16(mask.key, at / 128 * 16, mask.counter_high, words);
-    for (uint64_t eighth = 0; eighth < 8 && at + 16 * eighth < last; ++eighth) {
-      const uint64_t from = at + 16 * eighth, count = last - from < 16 ? last - from : 16;
-      const uint32_t* word = words[eighth / 2];
-      const uint32_t shift = 16 * uint32_t(eighth % 2);
-      for (uint64_t i = 0; i < count; ++i) {
-        const float factor = (word[i] >> shift & 0xffffu) >= mask.threshold ? mask.scale : 0.0f;
-        y[from + i] = x[from + i] * factor;
+  constexpr uint64_t kElements = uint64_t{8} * kCounters;
+  for (uint64_t at = first; at < last; at += kElements) {
+    Words words;
+    philox(mask.key, at / 8, mask.counter_high, words);
+    for (uint64_t e = 0; e < kElements && at + e < last; e += 16) {
+      const uint32_t* word = words.of[e % 128 / 32] + e / 128 * 16;
+      const uint32_t shift = e % 32 == 0 ? 0 : 16;
+      float factor[16];
+      for (int i = 0; i < 16; ++i) factor[i] = (word[i] >> shift & 0xffffu) >= mask.threshold ? mask.scale : 0.0f;
+      const uint64_t left = last - at - e;
+      if (left >= 16) {
+        store(y + at + e, mul(load(x + at + e), load(factor)));
+      } else {
+        store_n(y + at + e, mul(load_n(x + at + e, int(left)), load(factor)), int(left));
       }
     }
   }
