@@ -124,6 +124,19 @@ TEST_F(Train, ResumesAndItsRecordGoesOn) {
   EXPECT_EQ(reported, (std::vector<int>{2, 4, 6, 8, 10, 12}));
 }
 
+TEST_F(Train, PackedBatchesAndPeftsFormat) {
+  const Outcome got = train({"--data", data(), "--packed", "--batch-size", "1", "--max-seq-length", "128", "--iters",
+                             "3", "--format", "peft", "--rslora", "--scale", "16", "--json"});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_TRUE(fs::exists(adapter() / "adapter_model.safetensors"));
+  const nlohmann::json config = nlohmann::json::parse(read_file(adapter() / "adapter_config.json"));
+  EXPECT_EQ(config.at("peft_type"), "LORA");
+  for (const nlohmann::json& line : metrics(adapter())) {
+    if (line["type"] != "start") continue;
+    EXPECT_EQ(line["batches_per_epoch"], 4) << "twelve rows of 34 to 37 tokens, three in each pack";
+  }
+}
+
 TEST_F(Train, ADryRunTrainsNothing) {
   const Outcome got = train({"--data", data(), "--dry-run", "--json"});
   ASSERT_EQ(got.status, 0) << got.err;
