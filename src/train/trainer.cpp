@@ -34,6 +34,11 @@ BatchOptions batches_of(const TrainOptions& o, bool learning) {
           .short_data = !learning};
 }
 
+const TrainOptions& checked(const TrainOptions& options) {
+  check_options(options);
+  return options;
+}
+
 LoraParams make_params(const Machine& machine, const TrainOptions& o) {
   const std::lock_guard lock(machine.compute);
   return LoraParams(machine.backend, machine.model, o.lora, o.seed);
@@ -70,7 +75,7 @@ void check_options(const TrainOptions& o) {
 
 Trainer::Trainer(const TrainerInputs& inputs)
     : in_(inputs),
-      options_((check_options(inputs.options), inputs.options)),
+      options_(checked(inputs.options)),
       params_(make_params(in_.machine, options_)),
       optimizer_(make_optimizer(options_.optimizer)),
       schedule_(options_.schedule, options_.learning_rate),
@@ -150,7 +155,10 @@ void Trainer::resume(const Snapshot& snapshot) {
   const std::string where = (options_.adapter_path / "checkpoints").string();
   if (!snapshot.state.is_object() || !snapshot.state.contains("run"))
     throw Error(ErrorCode::bad_file, where, "state.json: expected an object with 'run'");
-  check_identity(snapshot.state.value("options", Json()), identity_, where);
+  Json now = identity_;
+  const Json began = snapshot.state.value("options", Json());
+  if (began.is_object() && !began.contains("base")) now.erase("base");  // it was not verified then
+  check_identity(began, now, where);
   state_ = read_run_state(snapshot.state["run"], where);
   std::vector<Optimizer::State> states;
   for (Parameter& p : params_.parameters()) {
