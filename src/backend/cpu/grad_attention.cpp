@@ -158,10 +158,6 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
                *const ds_right = take(right);
   float *const dq_turned = take(block), *const p = take(kB * kB), *const ds = take(kB * kB);  // [dim, kB] [keys, kB]
   float *const lse = take(kB), *const means = take(kB);
-  for (int r = s.first; r < s.first + s.rows; ++r) {
-    std::fill_n(row(work.dk, r) + at, dim, 0.0f);
-    std::fill_n(row(work.dv, r) + at, dim, 0.0f);
-  }
   for (int first = 0; first < s.rows; first += kBlockRows) {
     const int rows = std::min(kBlockRows, s.rows - first), top = s.first + first;
     const float *const q = row(work.q, top) + at, *const dout = row(work.dout, top) + at;
@@ -176,6 +172,7 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
     const int begin = first_block(a, first), wide = int(up_to(rows, 16));
     for (int key = begin; key < first + rows; key += kBlockRows) {
       const int keys = std::min(kBlockRows, first + rows - key), key_row = s.first + key;
+      const bool known = key < first;  // a block of keys is first met by the queries at the same place
       o.multiply(o.from(shared.keys_left, key, 0), q_t, keys, wide, dim, {.c = p, .stride = kB});
       o.multiply(o.from(shared.values_left, key, 0), dout_t, keys, wide, dim, {.c = ds, .stride = kB});
       for (int j = 0; j < keys; ++j) {
@@ -190,9 +187,9 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
         k_.softmax_dx(p_row + low, ds_row + low, lse + low, means + low, a.scale, high - low);
       }
       o.multiply(o.left(p, kB, keys, rows, p_left), dout_rows, keys, dim, rows,
-                 {.c = row(work.dv, key_row) + at, .stride = stride, .accumulate = true});
+                 {.c = row(work.dv, key_row) + at, .stride = stride, .accumulate = known});
       o.multiply(o.left(ds, kB, keys, rows, ds_left), q_rows, keys, dim, rows,
-                 {.c = row(work.dk, key_row) + at, .stride = stride, .accumulate = true});
+                 {.c = row(work.dk, key_row) + at, .stride = stride, .accumulate = known});
       o.multiply(o.from(shared.keys_left_turned, 0, key), o.right(ds, kB, keys, wide, ds_right), dim, wide, keys,
                  {.c = dq_turned, .stride = kB, .accumulate = key > begin});
     }
