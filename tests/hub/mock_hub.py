@@ -157,7 +157,7 @@ class Mock:
 
     def record(self, request):
         entry = {"where": request.where, "method": request.method, "target": request.target, "path": request.path,
-                 "headers": request.headers, "status": 0, "sent": 0, "done": False}
+                 "headers": request.headers, "status": 0, "sent": 0, "at": time.monotonic(), "done": False}
         with self.lock:
             self.requests.append(entry)
             self.lock.notify_all()
