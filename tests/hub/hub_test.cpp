@@ -94,6 +94,7 @@ Environment HubTest::environment() const {
           {"HOME", (root_ / "home").string()},
           {"LC_ALL", "C.UTF-8"},
           {"HF_ENDPOINT", mock().hub},
+          {"BUMBLEBEE_HUB_BACKOFF", "0.01"},
           {"HF_HUB_CACHE", cache_.string()}};
 }
 

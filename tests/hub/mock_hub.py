@@ -363,6 +363,8 @@ class Connection(socketserver.BaseRequestHandler):
                 if name in fault:
                     headers[header] = fault[name]
             return Answer(fault["status"], headers, fault.get("body", "").encode())
+        if "fill" in fault:
+            return self.mock.as_json(b" " * fault["fill"])
         if "json" in fault:
             return self.mock.as_json(fault["json"].encode() if isinstance(fault["json"], str) else fault["json"], fault.get("headers"))
         try:

@@ -38,11 +38,14 @@ class Transfer : public HubTest {
     succeeds();
     return got;
   }
-  /// Leaves `bytes` of the weights in the cache, by a run that a refused continuation ends.
+  /// Leaves `bytes` of the weights in the cache, by a run that ends when its continuation is refused.
   void interrupted_at(size_t bytes) {
-    weights({{"status", 404}, {"error_code", "EntryNotFound"}});
-    weights({{"truncate_at", bytes}, {"times", 1}, {"status", nullptr}});
+    weights({{"status", 404}, {"skip", 1}});
+    weights({{"truncate_at", bytes}, {"times", 1}});
+    pull_fails();
+    expect_absent(commit_, kWeights);
     mock().command({{"op", "clear"}});
+    EXPECT_EQ(partials().size(), 1u);
   }
   std::vector<fs::path> partials() const {
     std::vector<fs::path> out;
@@ -204,19 +207,19 @@ TEST_F(Transfer, ConnectionsThatAreReset) {
 
 TEST_F(Transfer, ABodyThatStalls) {
   weights({{"stall_at", 100'000}, {"times", 1}});
-  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "1"}});
+  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "0.5"}});
   EXPECT_EQ(bodies().back().headers.at("range"), "bytes=100000-");
 }
 
 TEST_F(Transfer, AnAnswerThatDoesNotCome) {
   weights({{"delay", 60}, {"times", 1}});
-  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "1"}});
+  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "0.5"}});
 }
 
 TEST_F(Transfer, SlowIsNotStalled) {
-  weights({{"rate", 130'000}});
-  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "1"}});
-  EXPECT_EQ(bodies().size(), 1u) << "2.3 seconds in all, never one without a byte";
+  weights({{"rate", 200'000}});
+  succeeds({{"HF_HUB_DOWNLOAD_TIMEOUT", "0.5"}});
+  EXPECT_EQ(bodies().size(), 1u) << "1.5 seconds in all, never half a one without a byte";
 }
 
 TEST_F(Transfer, MoreBytesThanTheFileHas) {
@@ -266,11 +269,7 @@ TEST_F(Transfer, CompressedText) {
 }
 
 TEST_F(Transfer, ResumesAcrossRuns) {
-  weights({{"status", 404}, {"skip", 1}});
-  weights({{"truncate_at", 200'000}, {"times", 1}});
-  pull_fails();
-  expect_absent(commit_, kWeights);
-  mock().command({{"op", "clear"}});
+  interrupted_at(200'000);
   succeeds();
   ASSERT_EQ(bodies().size(), 1u);
   EXPECT_EQ(bodies()[0].headers.at("range"), "bytes=200000-");
@@ -279,10 +278,7 @@ TEST_F(Transfer, ResumesAcrossRuns) {
 }
 
 TEST_F(Transfer, APartialThatIsTooLong) {
-  weights({{"status", 404}, {"skip", 1}});
-  weights({{"truncate_at", 200'000}, {"times", 1}});
-  pull_fails();
-  mock().command({{"op", "clear"}});
+  interrupted_at(200'000);
   ASSERT_EQ(partials().size(), 1u);
   write_file(partials()[0], noise(kSize + 1, 9));
   succeeds();
@@ -290,10 +286,7 @@ TEST_F(Transfer, APartialThatIsTooLong) {
 }
 
 TEST_F(Transfer, APartialOfOtherBytes) {
-  weights({{"status", 404}, {"skip", 1}});
-  weights({{"truncate_at", 200'000}, {"times", 1}});
-  pull_fails();
-  mock().command({{"op", "clear"}});
+  interrupted_at(200'000);
   ASSERT_EQ(partials().size(), 1u);
   write_file(partials()[0], noise(200'000, 9));
   const Outcome got = run({"pull", "org/name"});
@@ -303,10 +296,7 @@ TEST_F(Transfer, APartialOfOtherBytes) {
 }
 
 TEST_F(Transfer, APartialThatIsWholeNeedsNoBody) {
-  weights({{"status", 404}, {"skip", 1}});
-  weights({{"truncate_at", 200'000}, {"times", 1}});
-  pull_fails();
-  mock().command({{"op", "clear"}});
+  interrupted_at(200'000);
   ASSERT_EQ(partials().size(), 1u);
   write_file(partials()[0], noise(kSize, 1));
   succeeds();
