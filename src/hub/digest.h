@@ -29,9 +29,9 @@ class Digest {
   std::unique_ptr<Context> context_;
 };
 
-/// The hash of a whole file, of the kind that `expected` is. `stop` is asked now and then; returning true throws
-/// Error(cancelled). Throws Error(bad_file) when the file cannot be read.
+/// The hash of a whole file, of the kind that `expected` is. `go_on` hears of every block that was hashed; returning
+/// false throws Error(cancelled). Throws Error(bad_file) when the file cannot be read.
 std::string hash_file(const std::filesystem::path& path, const std::string& expected,
-                      const std::function<bool()>& stop = {});
+                      const std::function<bool(uint64_t bytes)>& go_on = {});
 
 }  // namespace bumblebee::hub

@@ -23,7 +23,8 @@ bool matches(std::string_view pattern, std::string_view name);
 /// weights, not GGUF, not hidden files.
 bool needed(std::string_view path);
 
-/// The paths that `selection` takes, in order.
+/// The paths that `selection` takes, in order. Weights in folders below are left out when the folder itself has
+/// weights: they are another model's or adapter's, and can be named as a folder.
 std::vector<std::string> select(const Tree& tree, const Selection& selection);
 
 }  // namespace bumblebee::hub
