@@ -1,5 +1,5 @@
 // The variables that huggingface_hub's users set: tokens, places, endpoints, offline, proxies.
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 namespace fs = std::filesystem;
 

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/hub/hub_mock.h"
-#include "tests/hub/process.h"
+#include "tests/hub/program/hub_mock.h"
+#include "tests/hub/program/process.h"
 
 namespace bumblebee::hub_test {
 

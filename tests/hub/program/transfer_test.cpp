@@ -1,7 +1,7 @@
 // Bodies that arrive broken: every run ends with verified files or a named error, and no wrong byte gets a good name.
 #include <algorithm>
 
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 namespace fs = std::filesystem;
 
@@ -61,8 +61,8 @@ TEST_F(Transfer, TheCacheIsWhatPythonMakes) {
   EXPECT_EQ(read_file(folder() / "refs" / "main"), commit_.sha) << "no newline";
   EXPECT_TRUE(read_file(cache_ / "CACHEDIR.TAG").starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
   EXPECT_EQ(fs::read_symlink(snapshot(commit_) / kWeights), fs::path("../../blobs") / commit_[kWeights].etag);
-  EXPECT_EQ(fs::read_symlink(snapshot(commit_) / "original/parts/notes.json"),
-            fs::path("../../../../blobs") / commit_["original/parts/notes.json"].etag);
+  EXPECT_EQ(fs::read_symlink(snapshot(commit_) / "parts/deep/notes.json"),
+            fs::path("../../../../blobs") / commit_["parts/deep/notes.json"].etag);
   EXPECT_TRUE(partials().empty());
   EXPECT_EQ(bodies().size(), 1u);
 }

@@ -1,5 +1,5 @@
 // Standard output and error go to memory files: nothing has to be drained while the child runs.
-#include "tests/hub/process.h"
+#include "tests/hub/program/process.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 // Answers that are no success: what may pass is repeated, the rest is told in words, with what the user can do.
 #include <memory>
 
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 namespace bumblebee::hub_test {
 namespace {

@@ -1,5 +1,5 @@
 // Where redirects may lead, and that the token never goes along to another host.
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 namespace bumblebee::hub_test {
 namespace {

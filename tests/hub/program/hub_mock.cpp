@@ -1,5 +1,5 @@
 // The mock as a child process: a line of JSON in, a line of JSON out.
-#include "tests/hub/hub_mock.h"
+#include "tests/hub/program/hub_mock.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -5,7 +5,7 @@
 #include <memory>
 #include <thread>
 
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 namespace fs = std::filesystem;
 
@@ -33,7 +33,7 @@ class Processes : public HubTest {
 TEST_F(Processes, KilledAtFiftyRandomPointsThenResumed) {
   constexpr size_t kSize = 4'000'000;
   const Commit commit = publish({{"config.json", "{}"}, {"a.safetensors", noise(kSize, 1)}, {"b.safetensors", noise(kSize, 2)},
-                                 {"sub/c.safetensors", noise(10, 3)}});
+                                 {"sub/c.json", noise(10, 3)}});
   // Fifty runs of at most 60 ms would each see 1.8 MB go by: the whole is reached only by going on.
   mock().fault({{"where", "cdn"}, {"rate", 30'000'000}});
   uint64_t random = 99;

@@ -1,5 +1,5 @@
 // The fixture of the hub's tests, and what makes a cache sound.
-#include "tests/hub/hub_test.h"
+#include "tests/hub/program/hub_test.h"
 
 #include <unistd.h>
 
@@ -41,7 +41,7 @@ Files small_model(size_t size, uint32_t seed) {
   return {{"config.json", "{\"model_type\": \"llama\"}\n"},
           {"tokenizer.json", "{\"version\": \"1.0\"}\n"},
           {"model.safetensors", noise(size, seed)},
-          {"original/parts/notes.json", "{}\n"},
+          {"parts/deep/notes.json", "{}\n"},
           {"special_tokens_map.json", ""}};
 }
 
