@@ -3,7 +3,7 @@
 #   how often        skip: the first N that match are spared; times: then so many are hit; without it, all
 #   before the body  delay (s), drop (true: closed without an answer; "reset": with a TCP reset), status with error_code, message, body
 #                    and headers, redirect (a URL; {hub}, {cdn}, {path} and {target} are filled in), set and unset (headers), json (the
-#                    answer, or its text), fill (an answer of so many spaces)
+#                    answer, or its text; latin1: one byte a character), fill (an answer of so many spaces)
 #   the file's range ignore_range, range_shift (206 from N bytes later, and says so), data_shift (the same, and hides it), content_range,
 #                    no_length (body ends with the connection), length (a lying Content-Length)
 #   the body         truncate_at, reset_at, stall_at (bytes of this body, then closed, reset or silent for stall_s), flip (offset in the

@@ -366,7 +366,8 @@ class Connection(socketserver.BaseRequestHandler):
         if "fill" in fault:
             return self.mock.as_json(b" " * fault["fill"])
         if "json" in fault:
-            return self.mock.as_json(fault["json"].encode() if isinstance(fault["json"], str) else fault["json"], fault.get("headers"))
+            text = fault["json"] if isinstance(fault["json"], str) else json.dumps(fault["json"])
+            return self.mock.as_json(text.encode("latin-1" if fault.get("latin1") else "utf-8"), fault.get("headers"))
         try:
             return self.mock.answer(request)
         except Refused as refused:
