@@ -211,12 +211,12 @@ TEST_F(Api, NoMoreFilesAtATimeThanAsked) {
 
 TEST_F(Api, AFullDiskIsToldBeforeAnythingIsFetched) {
   hub::Settings settings = hub::settings_from_environment();
-  settings.free_bytes_for_tests = 100'000;
+  settings.free_bytes_at_most = 100'000;
   hub::Download what;
   what.id = "org/name";
   EXPECT_EQ(code_of([&] { hub::download(settings, what); }), ErrorCode::bad_file);
   EXPECT_TRUE(mock().requests("", "", "/resolve/").empty());
-  settings.free_bytes_for_tests = 10'000'000'000;
+  settings.free_bytes_at_most = 10'000'000'000;
   hub::download(settings, what);
   expect_complete(commit_);
 }
