@@ -15,7 +15,7 @@ using namespace bumblebee;
 
 void use(const hub::Tree& tree) {
   for (const auto& [path, file] : tree) {
-    if (!hub::path_defect(path).empty() || path.front() == '/' || path.find("..") == 0) std::abort();
+    if (!hub::path_defect(path).empty()) std::abort();
     if (!hub::is_sha1(file.etag()) && !hub::is_sha256(file.etag())) std::abort();
   }
   hub::select(tree, {});

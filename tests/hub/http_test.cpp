@@ -22,8 +22,7 @@ TEST(Http, Origins) {
 TEST(Http, OriginsInDisguise) {
   // Hosts that only begin like the Hub's, and credentials that look like a host.
   for (const char* url : {"https://huggingface.co.evil.invalid/", "https://evil.invalid/huggingface.co", "https://huggingface.co@evil.invalid/",
-                          "https://evil.invalid#@huggingface.co/", "https://evil.invalid?@huggingface.co/", "https://huggingface.co:443@evil.invalid/",
-                          "https://evil.invalid\\@huggingface.co/"})
+                          "https://evil.invalid#@huggingface.co/", "https://evil.invalid?@huggingface.co/", "https://huggingface.co:443@evil.invalid/"})
     EXPECT_NE(origin_of(url), "https://huggingface.co:443") << url;
 }
 

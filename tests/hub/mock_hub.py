@@ -11,6 +11,7 @@ tells the addresses. Ends when standard input does, or with --serve, on a signal
   {"op": "token", "token": "hf_.."}                            the only one that is valid (none: every token is)
   {"op": "fault", ..rule..}                                    see mock_faults.py
   {"op": "cdn", "origin": "http://cdn.invalid"}                what redirects name instead of the CDN's address
+  {"op": "tls", "cert": FILE, "key": FILE}                     one more listener of the hub, with TLS; answers its address
   {"op": "requests"}                                           all since the last "clear" or "reset"
   {"op": "clear"} {"op": "reset"}                              faults and requests; also repositories and settings
   {"op": "wait", "requests": N, "path": GLOB, "timeout": S}    until so many have come
@@ -21,6 +22,7 @@ import gzip
 import json
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 import time
@@ -80,15 +82,19 @@ class Mock:
         self.lock = threading.Condition()
         self.servers = {}
         for where, port in (("hub", hub_port), ("cdn", cdn_port), ("proxy", proxy_port)):
-            server = Server(("127.0.0.1", port), Connection)
-            server.mock, server.where = self, where
-            self.servers[where] = server
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            self.listen(where, port)
         self.hub = f"http://127.0.0.1:{self.servers['hub'].server_address[1]}"
         self.own_cdn = f"http://{cdn_host}:{self.servers['cdn'].server_address[1]}"
         self.proxy = f"http://127.0.0.1:{self.servers['proxy'].server_address[1]}"
         self.rules = Rules()
         self.reset()
+
+    def listen(self, where, port=0, context=None):
+        server = Server(("127.0.0.1", port), Connection)
+        server.mock, server.where, server.context = self, where, context
+        self.servers[where] = server
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return server.server_address[1]
 
     def addresses(self):
         return {"hub": self.hub, "cdn": self.own_cdn, "proxy": self.proxy}
@@ -137,6 +143,10 @@ class Mock:
             self.rules.add(rest)
         elif op == "cdn":
             self.cdn = rest["origin"]
+        elif op == "tls":
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(rest["cert"], rest["key"])
+            return {"origin": f"https://localhost:{self.listen('tls', context=context)}"}
         elif op == "requests":
             with self.lock:
                 return {"requests": [dict(r) for r in self.requests]}
@@ -308,6 +318,8 @@ class Connection(socketserver.BaseRequestHandler):
         self.mock, self.where, self.rest = self.server.mock, self.server.where, b""
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if self.server.context:
+                self.request = self.server.context.wrap_socket(self.request, server_side=True)
             while (request := self.read()) is not None and self.serve(request):
                 pass
         except (ConnectionError, BrokenPipeError, OSError):

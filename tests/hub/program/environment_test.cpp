@@ -1,4 +1,6 @@
 // The variables that huggingface_hub's users set: tokens, places, endpoints, offline, proxies.
+#include <cstdlib>
+
 #include "tests/hub/program/hub_test.h"
 
 namespace fs = std::filesystem;
@@ -127,6 +129,17 @@ TEST_F(Variables, NothingIsDrawnWithoutATerminal) {
   EXPECT_EQ(got.err.find('\r'), std::string::npos) << got.err;
   EXPECT_EQ(got.err.find('\x1b'), std::string::npos) << got.err;
   EXPECT_EQ(got.out, (snapshot(commit_)).string() + "\n") << "for $(bumblebee pull org/name)";
+}
+
+TEST_F(Variables, ACertificateThatNobodySigned) {
+  const std::string cert = (root_ / "test-cert.pem").string(), key = (root_ / "test-key.pem").string();
+  const std::string make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout " +
+                           key + " -out " + cert + " 2>/dev/null";
+  if (std::system(make.c_str()) != 0) GTEST_SKIP() << "needs the openssl program to make a certificate";
+  const std::string origin = mock().command({{"op", "tls"}, {"cert", cert}, {"key", key}}).at("origin");
+  const Outcome got = pull_fails("org/name", {{"HF_ENDPOINT", origin}, {"HF_TOKEN", "hf_one"}});
+  expect_error(got, {"certificate"});
+  EXPECT_TRUE(mock().requests("tls").empty()) << "nothing was asked, no token sent";
 }
 
 // Proxies: the hosts behind them exist only there.
