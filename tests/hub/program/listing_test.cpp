@@ -79,24 +79,24 @@ TEST_F(Listing, HashesThatAreNone) {
                           "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391\n"}) {
     nlohmann::json entry = file("config.json");
     entry["oid"] = oid;
-    refused({entry}, {"config.json"});
+    refused({entry}, {"org/name"});
     entry = large("model.safetensors");
     entry["lfs"]["oid"] = oid;
-    refused({entry}, {"model.safetensors"});
+    refused({entry}, {"org/name"});
   }
   for (const nlohmann::json& oid : {nlohmann::json(), nlohmann::json(5), nlohmann::json::array()}) {
     nlohmann::json entry = file("config.json");
     entry["oid"] = oid;
-    refused({entry}, {"config.json"});
+    refused({entry}, {"org/name"});
   }
 }
 
 TEST_F(Listing, SizesThatAreNone) {
   for (const char* size : {"-1", "1.5", "\"5\"", "null", "1e30", "18446744073709551616", "9223372036854775808", "[]"}) {
-    refused("[{\"type\":\"file\",\"path\":\"config.json\",\"oid\":\"" + kOid + "\",\"size\":" + size + "}]", {"config.json"});
+    refused("[{\"type\":\"file\",\"path\":\"config.json\",\"oid\":\"" + kOid + "\",\"size\":" + size + "}]", {"org/name"});
     refused("[{\"type\":\"file\",\"path\":\"model.safetensors\",\"oid\":\"" + kOid + "\",\"size\":0,\"lfs\":{\"oid\":\"" + kSha256 +
                 "\",\"pointerSize\":1,\"size\":" + size + "}}]",
-            {"model.safetensors"});
+            {"org/name"});
   }
 }
 
@@ -122,7 +122,7 @@ TEST_F(Listing, MoreThanTheDiskHoldsIsToldBeforeAnythingIsFetched) {
   nlohmann::json entry = large("model.safetensors");
   entry["size"] = entry["lfs"]["size"] = (int64_t{1} << 44) - 1;  // no file is larger; no test machine has 16 TiB free
   listed({file("config.json"), entry});
-  expect_error(pull_fails(), {"disk", "org/name"});
+  expect_error(pull_fails(), {"disk", "models--org--name"});
   EXPECT_TRUE(mock().requests("", "", "/resolve/").empty());
 }
 
@@ -133,7 +133,7 @@ TEST_F(Listing, SizesThatDoNotFitTheContent) {
     entry["size"] = entry["lfs"]["size"] = size;
     entry["lfs"]["oid"] = commit_["model.safetensors"].etag;
     listed({entry});
-    expect_error(pull_fails(), {"model.safetensors"});
+    expect_error(pull_fails(), {"org/name"});
     expect_absent(commit_, "model.safetensors");
   }
 }
@@ -142,7 +142,7 @@ TEST_F(Listing, HashesThatDoNotFitTheContent) {
   nlohmann::json entry = large("model.safetensors");
   entry["size"] = entry["lfs"]["size"] = 300'000;
   listed({entry});
-  expect_error(pull_fails(), {"model.safetensors"});
+  expect_error(pull_fails(), {"org/name"});
   EXPECT_FALSE(fs::exists(folder() / "blobs" / kSha256));
 }
 
@@ -159,7 +159,7 @@ TEST_F(Listing, AnswersOfAnotherFile) {
       if (got.status == 0) {
         expect_complete(commit_);
       } else {
-        expect_error(got, {"model.safetensors"});
+        expect_error(got, {"org/name"});
         expect_absent(commit_, "model.safetensors");
       }
     }

@@ -142,13 +142,13 @@ TEST_F(Redirect, OtherProtocolsAreNotFollowed) {
     SCOPED_TRACE(target);
     mock().command({{"op", "clear"}});
     mock().fault({{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"redirect", target}});
-    fails({kWeights});
+    fails({"org/name"});
   }
 }
 
 TEST_F(Redirect, ARedirectWithoutPlace) {
   mock().fault({{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"status", 302}});
-  fails({kWeights});
+  fails({"org/name"});
 }
 
 TEST_F(Redirect, CredentialsInARedirectAreNotSent) {
@@ -165,19 +165,19 @@ TEST_F(Redirect, ASignedUrlThatExpires) {
   mock().fault({{"where", "cdn"}, {"status", 403}, {"ranged", true}, {"times", 1}});
   const Outcome got = run({"pull", "org/name"}, kWithToken);
   expect_sound();
-  if (got.status != 0) expect_error(got, {kWeights});
+  if (got.status != 0) expect_error(got, {"org/name"});
   succeeds();
   EXPECT_GE(mock().requests("hub", "GET", "/resolve/" + commit_.sha + "/" + kWeights).size(), 2u);
 }
 
 TEST_F(Redirect, LongNamesOfPlaces) {
   mock().fault({{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"redirect", "{cdn}/" + std::string(60'000, 'a')}});
-  fails({kWeights});
+  fails({"org/name"});
 }
 
 TEST_F(Redirect, HeadersThatNeverEnd) {
   mock().fault({{"where", "cdn"}, {"set", {{"X-Filler", std::string(2 << 20, 'x')}}}});
-  fails({kWeights});
+  fails({"org/name"});
 }
 
 }  // namespace

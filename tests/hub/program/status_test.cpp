@@ -79,7 +79,8 @@ TEST_F(StatusTable, FinalStatusesAreErrorsAtOnce) {
   for (const Case& one : cases_) {
     int refused = 0;
     for (const Request& request : mock().requests("", "", "org/" + one.name + "/")) refused += request.status == one.status;
-    EXPECT_LE(refused, 3) << one.name << ": not to be repeated (the URL may be asked for anew)";
+    // A signed address may have expired, so a content server's 403 is worth another one.
+    EXPECT_LE(refused, one.name == "cdn403" ? 6 : 1) << one.name;
   }
 }
 
@@ -147,7 +148,7 @@ TEST_F(Status, NoSuchRevision) {
 TEST_F(Status, AFileThatIsListedButNotThere) {
   const Commit commit = publish(small_model());
   mock().fault({{"path", "*/resolve/*/config.json"}, {"status", 404}, {"error_code", "EntryNotFound"}});
-  expect_error(pull_fails(), {"config.json"});
+  expect_error(pull_fails(), {"org/name", "config.json"});
   expect_absent(commit, "config.json");
 }
 

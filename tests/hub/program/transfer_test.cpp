@@ -102,7 +102,7 @@ TEST_F(Transfer, TruncatedAgainAndAgainButAdvancing) {
 
 TEST_F(Transfer, TruncatedWithoutProgressIsAnError) {
   weights({{"truncate_at", 0}});
-  fails_then_recovers({kWeights});
+  fails_then_recovers({"org/name"});
 }
 
 TEST_F(Transfer, TwoHundredForARange) {
@@ -131,7 +131,7 @@ TEST_F(Transfer, APartAlwaysOfAnotherOffsetIsAnErrorOrStartsAnew) {
   if (got.status == 0) {
     expect_complete(commit_);
   } else {
-    expect_error(got, {kWeights});
+    expect_error(got, {"org/name"});
   }
 }
 
@@ -146,7 +146,7 @@ TEST_F(Transfer, WrongContentRanges) {
     const Outcome got = run({"pull", "org/name"});
     expect_sound();
     if (got.status != 0) {
-      expect_error(got, {kWeights});
+      expect_error(got, {"org/name"});
       expect_absent(commit_, kWeights);
       mock().command({{"op", "clear"}});
     }
@@ -166,7 +166,7 @@ TEST_F(Transfer, APartWhoseHeaderHidesTheWrongOffset) {
   const Outcome got = run({"pull", "org/name"});
   expect_sound();
   if (got.status != 0) {
-    expect_error(got, {kWeights});
+    expect_error(got, {"org/name"});
     expect_absent(commit_, kWeights);
   }
   succeeds();
@@ -177,14 +177,14 @@ TEST_F(Transfer, AFlippedByte) {
     SCOPED_TRACE(offset);
     fs::remove_all(cache_);
     weights({{"flip", offset}});
-    fails_then_recovers({kWeights, "sha"});
+    fails_then_recovers({kWeights, "sha256", "nothing was kept"});
     EXPECT_TRUE(partials().empty());
   }
 }
 
 TEST_F(Transfer, AFlippedByteOfAFileOfGit) {
   mock().fault({{"where", "hub"}, {"method", "GET"}, {"path", "/api/resolve-cache/*/config.json"}, {"flip", 3}});
-  expect_error(pull_fails(), {"config.json", "sha"});
+  expect_error(pull_fails(), {"config.json", "git blob"});
   expect_absent(commit_, "config.json");
   mock().command({{"op", "clear"}});
   succeeds();
@@ -229,7 +229,7 @@ TEST_F(Transfer, MoreBytesThanTheFileHas) {
   if (got.status == 0) {
     expect_complete(commit_);
   } else {
-    expect_error(got, {kWeights});
+    expect_error(got, {"org/name"});
     expect_absent(commit_, kWeights);
   }
 }
@@ -243,7 +243,7 @@ TEST_F(Transfer, ContentLengthsThatLie) {
     const Outcome got = run({"pull", "org/name"});
     expect_sound();
     if (got.status != 0) {
-      expect_error(got, {kWeights});
+      expect_error(got, {"org/name"});
       expect_absent(commit_, kWeights);
     }
     mock().command({{"op", "clear"}});
