@@ -49,10 +49,11 @@ struct Outcome {
   std::string message;  // libcurl's words
 };
 
-/// Takes the body of a successful answer. `begin` sees the final answer's status and headers first, with every
-/// redirect's headers in `first` (the Hub's own answer); false ends the transfer as Trouble::refused.
+/// Takes the body of a successful answer. `begin` sees what the Hub itself said (`hub`: the headers of its answers on
+/// the way, the last counts) and the answer that carries the body; false ends the transfer as Trouble::refused, and so
+/// does `write`.
 struct Sink {
-  std::function<bool(const Response& first, const Response& last)> begin;
+  std::function<bool(const Response& hub, const Response& answer)> begin;
   std::function<bool(std::span<const std::byte> bytes)> write;
 };
 
@@ -61,6 +62,7 @@ struct Request {
   std::optional<uint64_t> range_from;  // "Range: bytes=N-"
   Milliseconds timeout{10000};         // to connect, and of silence
   size_t body_limit = size_t{64} << 20;
+  int attempts = 0;            // of get_patiently(); 0: as RetryPolicy has it
   const Sink* sink = nullptr;  // for statuses 200 to 299; other bodies are kept, at most 64 KiB
 };
 

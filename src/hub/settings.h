@@ -29,8 +29,8 @@ struct Settings {
   Milliseconds download_timeout{10000};  // for silence while a file is read
   RetryPolicy retry;
   std::string user_agent = "bumblebee";
-  int workers = 8;                             // files at a time
-  uint64_t free_bytes_for_tests = UINT64_MAX;  // pretends that a disk has no more than this
+  int workers = 8;                           // files at a time
+  uint64_t free_bytes_at_most = UINT64_MAX;  // leaves the rest of the disk to others
 };
 
 /// Reads HF_ENDPOINT, HF_TOKEN (else the file HF_TOKEN_PATH, else $HF_HOME/token; HUGGING_FACE_HUB_TOKEN),
