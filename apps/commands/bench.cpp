@@ -281,8 +281,9 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   if (flags.load) {
     ModelOptions options = chosen.options();
     options.progress = [](uint64_t, uint64_t) { return !interrupt::requested(); };
-    const LoadBenchmark loading = benchmark_load(
-        source(chosen.model, flags.common), options, {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
+    const LoadBenchmark loading =
+        benchmark_load(source(chosen.model, flags.common), options,
+                       {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
     report.add(row_of(setting_of(flags, loading.info, threads), loading));
   }
   if (tests.empty()) return;

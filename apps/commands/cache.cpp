@@ -80,7 +80,8 @@ int list(const CacheFlags& flags) {
   }
   for (const CachedRepository& one : listing.repositories) {
     std::vector<std::string> refs;
-    for (const CachedRevision& revision : one.revisions) refs.insert(refs.end(), revision.refs.begin(), revision.refs.end());
+    for (const CachedRevision& revision : one.revisions)
+      refs.insert(refs.end(), revision.refs.begin(), revision.refs.end());
     std::string note = refs.empty() || flags.revisions ? "" : "(" + joined(refs) + ")";
     if (one.partial_bytes > 0) note += " " + human_bytes(double(one.partial_bytes)) + " of interrupted downloads";
     row(shown(one), one.bytes, one.files, one.modified, note);
@@ -89,7 +90,8 @@ int list(const CacheFlags& flags) {
       row("  @" + revision.commit, revision.bytes, revision.files, revision.modified, joined(revision.refs));
   }
   write_out(human_bytes(double(listing.bytes)) + " in " + one_line(listing.directory.string()) + "\n");
-  for (const std::string& warning : listing.warnings) std::fprintf(stderr, "bumblebee: %s\n", one_line(warning).c_str());
+  for (const std::string& warning : listing.warnings)
+    std::fprintf(stderr, "bumblebee: %s\n", one_line(warning).c_str());
   return int(ExitCode::ok);
 }
 
@@ -100,8 +102,9 @@ int report(const CacheFlags& flags, const CacheRemoval& removal) {
   }
   const std::string verb = flags.dry_run ? "would remove  " : "removed  ";
   for (const std::string& one : removal.removed) write_out(verb + one_line(one) + "\n");
-  write_out((removal.removed.empty() ? "nothing to remove" : human_bytes(double(removal.bytes)) + " " +
-                                                                 (flags.dry_run ? "would be freed" : "freed")) +
+  write_out((removal.removed.empty()
+                 ? "nothing to remove"
+                 : human_bytes(double(removal.bytes)) + " " + (flags.dry_run ? "would be freed" : "freed")) +
             "\n");
   return int(ExitCode::ok);
 }
@@ -112,7 +115,8 @@ int remove(const CacheFlags& flags) {
 }
 
 int prune(const CacheFlags& flags) {
-  if (!flags.targets.empty()) throw UsageError("cache prune takes no names; 'bumblebee cache rm' removes what is named");
+  if (!flags.targets.empty())
+    throw UsageError("cache prune takes no names; 'bumblebee cache rm' removes what is named");
   return report(flags, prune_cache(flags.dry_run ? CacheAct::report : CacheAct::remove));
 }
 
@@ -188,7 +192,8 @@ void add_cache(CLI::App& app, Session& session) {
   verb->add_flag("--revisions", flags->revisions, "ls: a line for each revision as well");
   verb->add_flag("--dry-run", flags->dry_run, "rm, prune: only say what would go");
   verb->footer(
-      "prune removes revisions that no branch or tag leads to, and what interrupted downloads left. verify hashes every\n"
+      "prune removes revisions that no branch or tag leads to, and what interrupted downloads left. verify hashes "
+      "every\n"
       "file, without a network, and exits with 3 when one is not what its hash says.\n\n"
       "Examples:\n  bumblebee cache ls\n  bumblebee cache rm org/name --dry-run");
   on_chosen(*verb, session, flags, run);

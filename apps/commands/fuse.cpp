@@ -198,7 +198,8 @@ int run(const FuseFlags& flags) {
   const CLI::Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
   if (from == nullptr) throw UsageError("no model given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   if (to == nullptr) throw UsageError("no output directory given: bumblebee fuse MODEL DIR --adapter ADAPTER");
-  const std::filesystem::path source = hub_source(from == flags.source_option ? flags.source : flags.model, flags.common).directory();
+  const std::filesystem::path source =
+      hub_source(from == flags.source_option ? flags.source : flags.model, flags.common).directory();
   const std::string output = to == flags.output_option ? flags.output : flags.output_flag;
   const lora::Adapter adapter = read_adapters(flags);
   std::vector<int32_t> tokens;  // before the work, so that a mistake in the flag does not cost it

@@ -69,8 +69,8 @@ void add_pull(CLI::App& app, Session& session) {
   auto flags = std::make_shared<PullFlags>();
   flags->session = &session;
   CLI::App* verb = add_verb(app, {"pull", "Download a model or an adapter from the Hugging Face Hub"});
-  flags->source_option =
-      verb->add_option("source", flags->source, "org/name[/folder][@revision] (revision: branch, tag, commit, refs/pr/N)");
+  flags->source_option = verb->add_option("source", flags->source,
+                                          "org/name[/folder][@revision] (revision: branch, tag, commit, refs/pr/N)");
   flags->model_option =
       verb->add_option("-m,--model", flags->model, "The same, as other verbs take it")->option_text("MODEL");
   verb->add_option("--revision", flags->revision, "Branch, tag or commit (default main)")->option_text("REV");

@@ -24,8 +24,7 @@ bool bars_disabled() {
 
 HubOptions hub_options(const CommonFlags& common) {
   HubOptions options;
-  auto bars =
-      std::make_shared<DownloadBars>(bars_disabled() ? ProgressBar::Visible::never : common.progress());
+  auto bars = std::make_shared<DownloadBars>(bars_disabled() ? ProgressBar::Visible::never : common.progress());
   options.progress = [bars](const HubProgress& progress) {
     bars->update(progress);
     return !interrupt::requested();

@@ -28,6 +28,7 @@ class RepositoryTest : public ::testing::Test {
     std::ofstream(folder / "refs" / "pr" / "1") << kCommit << "\n";
     std::ofstream(folder / "refs" / "broken") << "../../../etc";
     snapshot_ = folder / "snapshots" / kCommit;
+    std::ofstream(snapshot_ / "sub" / "config.json") << "{}";
   }
   void TearDown() override {
     fs::remove_all(root_);
