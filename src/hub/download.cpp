@@ -121,7 +121,7 @@ class Job {
 
   void drive() {
     if (settings_.offline)
-      return use_cache("the Hub may not be asked (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)", nullptr);
+      return use_cache("the Hub may not be asked (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or the application, says offline)", nullptr);
     Tree tree;
     Http http(settings_, stop());
     try {
