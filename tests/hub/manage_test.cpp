@@ -128,7 +128,7 @@ TEST_F(Manage, RemovesARepository) {
 }
 
 TEST_F(Manage, RemovesNothingWhenOneTargetIsAbsent) {
-  for (const std::string& target : {std::string("org/none"), "org/name@v9", std::string(40, 'c'), std::string("../.."), std::string(""),
+  for (const std::string& target : {std::string("org/none"), std::string("org/name@v9"), std::string(40, 'c'), std::string("../.."), std::string(""),
                                     std::string("org/../../x"), std::string("org/name@../../x"), std::string("/etc")}) {
     SCOPED_TRACE(target);
     EXPECT_THROW(remove_from_cache(cache_, {"org/name", target}, Act::remove), Error);
