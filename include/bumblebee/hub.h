@@ -30,6 +30,10 @@ struct PullResult {
   std::string stale;
 };
 
+/// The id in "org/name[/folder][@revision]"; a folder and a revision go to `options`. Throws Error(bad_request) for
+/// anything else.
+std::string parse_hub_source(const std::string& source, HubOptions& options);
+
 /// Asks what the revision stands for now and downloads what the cache lacks of it. A file gets its name only when its
 /// size and hash are right; an interrupted download goes on where it was. From any thread and process at once. Throws
 /// Error: `not_found` (no such repository, revision or file), `forbidden` (gated, with where to accept its terms;

@@ -21,6 +21,18 @@ hub::Settings hub_settings(const HubOptions& options) {
   return settings;
 }
 
+bool split_hub_source(const std::string& source, std::string& id, HubOptions& options) {
+  const size_t at = source.find('@');
+  const std::string path = source.substr(0, at);
+  const size_t slash = path.find('/');
+  const size_t second = slash == std::string::npos ? slash : path.find('/', slash + 1);
+  id = path.substr(0, second);
+  if (!hub::is_repository_id(id)) return false;
+  if (second != std::string::npos) options.subdir = path.substr(second + 1);
+  if (at != std::string::npos) options.revision = source.substr(at + 1);
+  return true;
+}
+
 hub::Download hub_request(const std::string& id, const HubOptions& options) {
   hub::Download what;
   what.id = id;
@@ -36,6 +48,14 @@ hub::Download hub_request(const std::string& id, const HubOptions& options) {
 }
 
 }  // namespace engine
+
+std::string parse_hub_source(const std::string& source, HubOptions& options) {
+  std::string id;
+  if (!engine::split_hub_source(source, id, options))
+    throw Error(ErrorCode::bad_request, "hub",
+                cat("expected org/name[/folder][@revision], got '", source.substr(0, 200), "'"));
+  return id;
+}
 
 PullResult pull(const std::string& id, const PullOptions& options) {
   hub::Settings settings = engine::hub_settings(options.hub);

@@ -26,29 +26,26 @@ bool folder_exists(const fs::path& path) {
   return fs::is_directory(path, ignored);
 }
 
+/// A misspelt directory reads like an id of the Hub: the message says both.
+fs::path fetched_snapshot(const hub::Settings& settings, const hub::Download& what) try {
+  return hub::download(settings, what).snapshot;
+} catch (const Error& error) {
+  if (error.code() != ErrorCode::not_found && error.code() != ErrorCode::network) throw;
+  const std::string text = error.what(), start = cat("[", what.id, "] ");
+  throw Error(error.code(), what.id,
+              cat("there is no such directory, and ", text.substr(text.starts_with(start) ? start.size() : 0)));
+}
+
 /// What is whole in the cache is used as it is: no question to the Hub, no wait.
 fs::path hub_directory(const std::string& id, const HubOptions& options) {
   const hub::Settings settings = engine::hub_settings(options);
   const hub::Download what = engine::hub_request(id, options);
   fs::path snapshot = hub::cached_snapshot(settings, what);
-  if (snapshot.empty()) snapshot = hub::download(settings, what).snapshot;
+  if (snapshot.empty()) snapshot = fetched_snapshot(settings, what);
   if (options.subdir.empty()) return snapshot;
   if (!folder_exists(snapshot / options.subdir))
     throw Error(ErrorCode::bad_file, id, cat("no folder '", options.subdir, "' in ", snapshot.string()));
   return snapshot / options.subdir;
-}
-
-/// "org/name[/folder][@revision]" in its parts; false for what does not begin as an id.
-bool split_hub_source(const std::string& source, std::string& id, HubOptions& options) {
-  const size_t at = source.find('@');
-  const std::string path = source.substr(0, at);
-  const size_t slash = path.find('/');
-  const size_t second = slash == std::string::npos ? slash : path.find('/', slash + 1);
-  id = path.substr(0, second);
-  if (!hub::is_repository_id(id)) return false;
-  if (second != std::string::npos) options.subdir = path.substr(second + 1);
-  if (at != std::string::npos) options.revision = source.substr(at + 1);
-  return true;
 }
 
 }  // namespace
@@ -91,7 +88,9 @@ Repository local(fs::path directory) {
 Repository repository(const std::string& source, HubOptions options) {
   if (folder_exists(expand(source)) || source.starts_with("./") || source.starts_with("~")) return local(source);
   std::string id;
-  if (!split_hub_source(source, id, options)) return local(source);
+  if (!engine::split_hub_source(source, id, options)) return local(source);
+  // "folder/of/mine", misspelt: the Hub need not hear of it.
+  if (!options.subdir.empty() && folder_exists(source.substr(0, source.find('/')))) return local(source);
   return hf(id, std::move(options));
 }
 

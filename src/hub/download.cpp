@@ -143,8 +143,9 @@ class Job {
     std::error_code ignored;
     if (commit.empty() || !fs::is_directory(cache_.snapshot(commit), ignored)) {
       if (unavailable != nullptr) throw Unavailable(*unavailable);
+      const fs::path absent = commit.empty() ? cache_.folder() / "refs" / what_.revision : cache_.snapshot(commit);
       throw Error(ErrorCode::bad_file, what_.id,
-                  cat("revision '", what_.revision, "' is not in the cache ", cache_.folder().string(), ", and ", why));
+                  cat("revision '", what_.revision, "' is not in the cache (no ", absent.string(), "), and ", why));
     }
     const std::vector<std::string> missing = missing_files(cache_, commit, what_.selection);
     if (!missing.empty()) {

@@ -94,6 +94,17 @@ Trouble trouble_of(CURLcode code) {
   }
 }
 
+/// What libcurl would find, and HTTP_PROXY, which it leaves out: where a web server runs us, that may be a header.
+std::string proxy_for(const std::string& url) {
+  const bool https = url.starts_with("https:");
+  for (const char* name :
+       {https ? "https_proxy" : "http_proxy", https ? "HTTPS_PROXY" : "HTTP_PROXY", "all_proxy", "ALL_PROXY"}) {
+    if (std::string_view(name) == "HTTP_PROXY" && !environment("REQUEST_METHOD").empty()) continue;
+    if (std::string value = environment(name); !value.empty()) return value;
+  }
+  return "";
+}
+
 bool is_redirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
@@ -251,15 +262,13 @@ struct Http::Impl {
   std::string endpoint;
   CURLM* multi = nullptr;
   CURL* easy = nullptr;
+  std::string proxy;  // of the exchange
   char words[CURL_ERROR_SIZE] = {};
 };
 
 void Http::Impl::choose_proxy_and_certificates(const std::string& url) {
-  // libcurl reads the lower-case variables. HTTP_PROXY may come from a request's header where a web server runs us.
-  const std::string proxy = environment("HTTP_PROXY");
-  if (url.starts_with("http://") && !proxy.empty() && environment("http_proxy").empty() &&
-      environment("REQUEST_METHOD").empty())
-    curl_easy_setopt(easy, CURLOPT_PROXY, proxy.c_str());
+  proxy = proxy_for(url);
+  if (!proxy.empty()) curl_easy_setopt(easy, CURLOPT_PROXY, proxy.c_str());  // libcurl still obeys NO_PROXY
   for (const char* name : {"CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"}) {
     if (const std::string file = environment(name); !file.empty()) {
       curl_easy_setopt(easy, CURLOPT_CAINFO, file.c_str());
@@ -354,7 +363,11 @@ Outcome Http::Impl::exchange(const Request& request, const std::string& url, boo
     return {std::move(exchange.response), Trouble::connect, ""};
   if (tunnel >= 400) return {{}, Trouble::proxy, cat("the proxy answers ", tunnel)};
   std::string message = !silence.empty() ? silence : words[0] != '\0' ? words : curl_easy_strerror(code);
-  return {{}, trouble_of(code), std::move(message)};
+  Trouble trouble = trouble_of(code);
+  // The host that could not be reached is not the one that was asked: it is the proxy.
+  if (trouble == Trouble::connect && !proxy.empty() && message.find(Url(url).get(CURLUPART_HOST)) == std::string::npos)
+    trouble = Trouble::proxy;
+  return {{}, trouble, std::move(message)};
 }
 
 Http::Http(const Settings& settings, std::function<bool()> stop)
