@@ -14,15 +14,16 @@ TEST(Http, Origins) {
   EXPECT_EQ(origin_of("HTTPS://huggingface.co:443/"), "https://huggingface.co:443");
   EXPECT_NE(origin_of("http://huggingface.co/"), origin_of("https://huggingface.co/"));
   EXPECT_NE(origin_of("https://huggingface.co:444/"), origin_of("https://huggingface.co/"));
-  for (const char* url : {"", "/relative", "//host/x", "file:///etc/passwd", "ftp://huggingface.co/", "javascript:x", "http://", "https:///x",
-                          "http://[::1/x", "http://a:99999/"})
+  for (const char* url : {"", "/relative", "//host/x", "file:///etc/passwd", "ftp://huggingface.co/", "javascript:x",
+                          "http://", "https:///x", "http://[::1/x", "http://a:99999/"})
     EXPECT_EQ(origin_of(url), "") << url;
 }
 
 TEST(Http, OriginsInDisguise) {
   // Hosts that only begin like the Hub's, and credentials that look like a host.
-  for (const char* url : {"https://huggingface.co.evil.invalid/", "https://evil.invalid/huggingface.co", "https://huggingface.co@evil.invalid/",
-                          "https://evil.invalid#@huggingface.co/", "https://evil.invalid?@huggingface.co/", "https://huggingface.co:443@evil.invalid/"})
+  for (const char* url : {"https://huggingface.co.evil.invalid/", "https://evil.invalid/huggingface.co",
+                          "https://huggingface.co@evil.invalid/", "https://evil.invalid#@huggingface.co/",
+                          "https://evil.invalid?@huggingface.co/", "https://huggingface.co:443@evil.invalid/"})
     EXPECT_NE(origin_of(url), "https://huggingface.co:443") << url;
 }
 

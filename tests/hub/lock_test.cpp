@@ -1,9 +1,9 @@
 // Locks exclude each other, also in one process, and survive what happens to their files.
 #include "hub/lock.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <atomic>

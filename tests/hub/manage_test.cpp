@@ -46,7 +46,9 @@ class Manage : public ::testing::Test {
     fs::create_directories((cache_ / path).parent_path());
     std::ofstream(cache_ / path) << text;
   }
-  void blob(const std::string& folder, const std::string& etag, const std::string& text) { write(folder + "/blobs/" + etag, text); }
+  void blob(const std::string& folder, const std::string& etag, const std::string& text) {
+    write(folder + "/blobs/" + etag, text);
+  }
   void link(const std::string& folder, const std::string& commit, const std::string& path, const std::string& etag) {
     const fs::path at = cache_ / folder / "snapshots" / commit / path;
     fs::create_directories(at.parent_path());
@@ -128,8 +130,9 @@ TEST_F(Manage, RemovesARepository) {
 }
 
 TEST_F(Manage, RemovesNothingWhenOneTargetIsAbsent) {
-  for (const std::string& target : {std::string("org/none"), "org/name@v9", std::string(40, 'c'), std::string("../.."), std::string(""),
-                                    std::string("org/../../x"), std::string("org/name@../../x"), std::string("/etc")}) {
+  for (const std::string& target :
+       {std::string("org/none"), std::string("org/name@v9"), std::string(40, 'c'), std::string("../.."),
+        std::string(""), std::string("org/../../x"), std::string("org/name@../../x"), std::string("/etc")}) {
     SCOPED_TRACE(target);
     EXPECT_THROW(remove_from_cache(cache_, {"org/name", target}, Act::remove), Error);
     EXPECT_TRUE(there("models--org--name/refs/main"));
@@ -209,9 +212,10 @@ TEST_F(Manage, VerifyWithTheKeptList) {
   write(folder + "snapshots/" + kFirst + "/b.safetensors", "abd");
   const Verification unknown = verify_cached(cache_, "org/plain", "main");
   EXPECT_EQ(unknown.unverifiable.size(), 2u);
-  write(folder + "trees/" + kFirst + ".json", R"({"format_version": 1, "files": {"a.json": {"size": 6, "blob_id": ")" + kHelloSha1 +
-                                                  R"("}, "b.safetensors": {"size": 3, "blob_id": ")" + kEmptySha1 + R"(", "lfs_sha256": ")" +
-                                                  kAbcSha256 + R"(", "lfs_size": 3}}})");
+  write(folder + "trees/" + kFirst + ".json", R"({"format_version": 1, "files": {"a.json": {"size": 6, "blob_id": ")" +
+                                                  kHelloSha1 + R"("}, "b.safetensors": {"size": 3, "blob_id": ")" +
+                                                  kEmptySha1 + R"(", "lfs_sha256": ")" + kAbcSha256 +
+                                                  R"(", "lfs_size": 3}}})");
   const Verification known = verify_cached(cache_, "org/plain", "main");
   EXPECT_EQ(known.files, 2);
   EXPECT_TRUE(known.unverifiable.empty());

@@ -28,9 +28,10 @@ class SettingsTest : public ::testing::Test {
     fs::remove_all(home_);
   }
   void clear() {
-    for (const char* name : {"HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_HUB_CACHE",
-                             "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_SYMLINKS",
-                             "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "BUMBLEBEE_HUB_BACKOFF"})
+    for (const char* name : {"HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HF_HOME",
+                             "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_HUB_OFFLINE",
+                             "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_SYMLINKS", "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+                             "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "BUMBLEBEE_HUB_BACKOFF"})
       ::unsetenv(name);
     ::setenv("HOME", home_.c_str(), 1);
   }
@@ -62,7 +63,8 @@ TEST_F(SettingsTest, TheCache) {
   EXPECT_EQ(with({{"HF_HUB_CACHE", "~/c"}}).cache, home_ / "c");
   EXPECT_EQ(with({{"HF_HUB_CACHE", "$HOME/c"}}).cache, home_ / "c");
   EXPECT_EQ(with({{"HF_HUB_CACHE", "${HOME}/c$"}}).cache, home_ / "c$");
-  EXPECT_EQ(with({{"HF_HUB_CACHE", "/a/$NOT_SET_ANYWHERE/${NEITHER}/${open"}}).cache, "/a/$NOT_SET_ANYWHERE/${NEITHER}/${open");
+  EXPECT_EQ(with({{"HF_HUB_CACHE", "/a/$NOT_SET_ANYWHERE/${NEITHER}/${open"}}).cache,
+            "/a/$NOT_SET_ANYWHERE/${NEITHER}/${open");
   EXPECT_EQ(cache_directory("~/chosen"), home_ / "chosen");
 }
 
@@ -72,8 +74,10 @@ TEST_F(SettingsTest, Words) {
     EXPECT_TRUE(with({{"TRANSFORMERS_OFFLINE", word}}).offline) << word;
     EXPECT_FALSE(with({{"HF_HUB_DISABLE_SYMLINKS", word}}).symlinks) << word;
   }
-  for (const char* word : {"", "0", "no", "2", "offline"}) EXPECT_FALSE(with({{"HF_HUB_OFFLINE", word}}).offline) << word;
-  EXPECT_FALSE(with({{"HF_HUB_OFFLINE", "0"}, {"TRANSFORMERS_OFFLINE", "1"}}).offline) << "as in Python, the first that is set";
+  for (const char* word : {"", "0", "no", "2", "offline"})
+    EXPECT_FALSE(with({{"HF_HUB_OFFLINE", word}}).offline) << word;
+  EXPECT_FALSE(with({{"HF_HUB_OFFLINE", "0"}, {"TRANSFORMERS_OFFLINE", "1"}}).offline)
+      << "as in Python, the first that is set";
 }
 
 TEST_F(SettingsTest, Times) {
@@ -88,7 +92,8 @@ TEST_F(SettingsTest, Times) {
 TEST_F(SettingsTest, Endpoints) {
   EXPECT_EQ(with({{"HF_ENDPOINT", "https://hf-mirror.com/"}}).endpoint, "https://hf-mirror.com");
   EXPECT_EQ(with({{"HF_ENDPOINT", " http://127.0.0.1:80// "}}).endpoint, "http://127.0.0.1:80");
-  for (const char* text : {"huggingface.co", "ftp://x", "file:///etc"}) EXPECT_THROW(with({{"HF_ENDPOINT", text}}), Error) << text;
+  for (const char* text : {"huggingface.co", "ftp://x", "file:///etc"})
+    EXPECT_THROW(with({{"HF_ENDPOINT", text}}), Error) << text;
 }
 
 TEST_F(SettingsTest, Tokens) {

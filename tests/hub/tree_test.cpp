@@ -37,7 +37,9 @@ TEST(Tree, TakesFilesAndLeavesFolders) {
   Tree tree;
   Json with_xet = large("b/model.safetensors", 7);
   with_xet["xetHash"] = std::string(64, 'c');
-  add_tree_page(tree, {file("a.json", 3), {{"type", "directory"}, {"path", "b"}, {"oid", kSha1}, {"size", 0}}, with_xet}, "org/name");
+  add_tree_page(tree,
+                {file("a.json", 3), {{"type", "directory"}, {"path", "b"}, {"oid", kSha1}, {"size", 0}}, with_xet},
+                "org/name");
   add_tree_page(tree, Json::array(), "org/name");
   check_tree(tree, "org/name");
   ASSERT_EQ(tree.size(), 2u);
@@ -49,7 +51,8 @@ TEST(Tree, TakesFilesAndLeavesFolders) {
 }
 
 TEST(Tree, Refuses) {
-  for (const char* page : {"null", "{}", "5", "\"x\"", "[5]", "[null]", "[[]]", "[{}]"}) expect_refused(Json::parse(page));
+  for (const char* page : {"null", "{}", "5", "\"x\"", "[5]", "[null]", "[[]]", "[{}]"})
+    expect_refused(Json::parse(page));
   for (const char* path : {"", "..", "../x", "/x", "a//b", "a\\b", "a\nb"}) expect_refused({file(path)});
   for (const char* hash : {"", "x", "../x"}) {
     Json entry = file("a.json");
@@ -86,21 +89,25 @@ TEST(Tree, KeptAsPythonKeepsIt) {
   Tree tree;
   Json with_xet = large("b/model.safetensors", 7);
   with_xet["xetHash"] = std::string(64, 'c');
-  add_tree_page(tree, {with_xet, file("uml\xC3\xA4ut.json", 3), large("c.bin", 9), file("\xF0\x9F\x90\x9D")}, "org/name");
+  add_tree_page(tree, {with_xet, file("uml\xC3\xA4ut.json", 3), large("c.bin", 9), file("\xF0\x9F\x90\x9D")},
+                "org/name");
   const std::string expected = R"({
  "format_version": 1,
  "files": {
   "b/model.safetensors": {
    "size": 7,
    "blob_id": ")" + kSha1 + R"(",
-   "lfs_sha256": ")" + kSha256 + R"(",
+   "lfs_sha256": ")" + kSha256 +
+                               R"(",
    "lfs_size": 7,
-   "xet_hash": ")" + std::string(64, 'c') + R"("
+   "xet_hash": ")" + std::string(64, 'c') +
+                               R"("
   },
   "c.bin": {
    "size": 9,
    "blob_id": ")" + kSha1 + R"(",
-   "lfs_sha256": ")" + kSha256 + R"(",
+   "lfs_sha256": ")" + kSha256 +
+                               R"(",
    "lfs_size": 9
   },
   "uml\u00e4ut.json": {
@@ -121,14 +128,18 @@ TEST(Tree, KeptAsPythonKeepsIt) {
 }
 
 TEST(Tree, KeptFilesThatAreNotGoodAreNone) {
-  for (const char* text : {"", "{", "null", "[]", "{}", R"({"format_version": 2, "files": {}})", R"({"format_version": 1})",
-                           R"({"format_version": 1, "files": []})", R"({"format_version": 1, "files": {"a": 5}})",
-                           R"({"format_version": 1, "files": {"a": {"size": 1}}})",
-                           R"({"format_version": 1, "files": {"../a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
-                           R"({"format_version": 1, "files": {"a": {"size": -1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
-                           R"({"format_version": "1", "files": {}})"})
+  for (
+      const char* text :
+      {"", "{", "null", "[]", "{}", R"({"format_version": 2, "files": {}})", R"({"format_version": 1})",
+       R"({"format_version": 1, "files": []})", R"({"format_version": 1, "files": {"a": 5}})",
+       R"({"format_version": 1, "files": {"a": {"size": 1}}})",
+       R"({"format_version": 1, "files": {"../a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
+       R"({"format_version": 1, "files": {"a": {"size": -1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
+       R"({"format_version": "1", "files": {}})"})
     EXPECT_FALSE(tree_from_text(text, "x").has_value()) << text;
-  EXPECT_TRUE(tree_from_text(R"({"format_version": 1, "files": {"a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "later": 1}}})", "x"));
+  EXPECT_TRUE(tree_from_text(
+      R"({"format_version": 1, "files": {"a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "later": 1}}})",
+      "x"));
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ class Api : public HubTest {
   void SetUp() override {
     HubTest::SetUp();
     for (const auto& [name, value] : environment()) ::setenv(name.c_str(), value.c_str(), 1);
-    for (const char* name : {"HF_TOKEN", "HF_HUB_OFFLINE", "HF_HOME", "XDG_CACHE_HOME", "http_proxy", "https_proxy", "all_proxy", "HF_HUB_DISABLE_SYMLINKS"})
+    for (const char* name : {"HF_TOKEN", "HF_HUB_OFFLINE", "HF_HOME", "XDG_CACHE_HOME", "http_proxy", "https_proxy",
+                             "all_proxy", "HF_HUB_DISABLE_SYMLINKS"})
       ::unsetenv(name);
     commit_ = publish(small_model());
   }
@@ -158,7 +159,8 @@ TEST_F(Api, Codes) {
   EXPECT_EQ(pull_code("org/name"), ErrorCode::network);
   ::setenv("HF_HUB_OFFLINE", "1", 1);
   EXPECT_EQ(pull_code("org/name"), ErrorCode::bad_file);
-  for (const char* id : {"", "name", "../x", "a/b/c", "org/na me"}) EXPECT_EQ(pull_code(id), ErrorCode::bad_request) << id;
+  for (const char* id : {"", "name", "../x", "a/b/c", "org/na me"})
+    EXPECT_EQ(pull_code(id), ErrorCode::bad_request) << id;
   options.hub.revision = "../main";
   EXPECT_EQ(pull_code("org/name", options), ErrorCode::bad_request);
 }
@@ -193,7 +195,8 @@ TEST_F(Api, ThreadsAtOnce) {
 
 TEST_F(Api, NoMoreFilesAtATimeThanAsked) {
   Files files;
-  for (int i = 0; i < 12; ++i) files["model-" + std::to_string(10 + i) + ".safetensors"] = noise(20'000, uint32_t(i + 1));
+  for (int i = 0; i < 12; ++i)
+    files["model-" + std::to_string(10 + i) + ".safetensors"] = noise(20'000, uint32_t(i + 1));
   const Commit commit = publish(files, "org/parts");
   mock().fault({{"where", "cdn"}, {"rate", 200'000}});
   PullOptions options;

@@ -223,7 +223,8 @@ TEST_F(Cache, KeptListsThatAreBroken) {
   pull();
   const fs::path tree = folder() / "trees" / (commit_.sha + ".json");
   ASSERT_TRUE(fs::exists(tree));
-  for (const char* text : {"", "{", "{\"format_version\": 2, \"files\": {}}", "{\"format_version\": 1, \"files\": {\"../x\": {\"size\": 1, \"blob_id\": \"a\"}}}",
+  for (const char* text : {"", "{", "{\"format_version\": 2, \"files\": {}}",
+                           "{\"format_version\": 1, \"files\": {\"../x\": {\"size\": 1, \"blob_id\": \"a\"}}}",
                            "{\"format_version\": 1, \"files\": []}"}) {
     SCOPED_TRACE(text);
     write_file(tree, text);

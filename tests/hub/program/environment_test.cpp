@@ -51,8 +51,11 @@ TEST_F(Variables, TokenFiles) {
   write_file(root_ / "test-hf/token", "hf_hfhome\n");
   EXPECT_EQ(authorization({{"HF_HOME", (root_ / "test-hf").string()}}), "Bearer hf_hfhome");
   write_file(root_ / "test-token", "\n hf_path \n");
-  EXPECT_EQ(authorization({{"HF_HOME", (root_ / "test-hf").string()}, {"HF_TOKEN_PATH", (root_ / "test-token").string()}}), "Bearer hf_path");
-  EXPECT_EQ(authorization({{"HF_TOKEN", "hf_one"}, {"HF_TOKEN_PATH", (root_ / "test-token").string()}}), "Bearer hf_one");
+  EXPECT_EQ(
+      authorization({{"HF_HOME", (root_ / "test-hf").string()}, {"HF_TOKEN_PATH", (root_ / "test-token").string()}}),
+      "Bearer hf_path");
+  EXPECT_EQ(authorization({{"HF_TOKEN", "hf_one"}, {"HF_TOKEN_PATH", (root_ / "test-token").string()}}),
+            "Bearer hf_one");
   EXPECT_EQ(authorization({{"HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"}}), "");
   write_file(root_ / "test-token", "");
   EXPECT_EQ(authorization({{"HF_TOKEN_PATH", (root_ / "test-token").string()}}), "");
@@ -84,7 +87,8 @@ TEST_F(Variables, PlacesOfTheCache) {
 TEST_F(Variables, Endpoints) {
   pull("org/name", {{"HF_ENDPOINT", mock().hub + "/"}});
   expect_complete(commit_);
-  for (const char* endpoint : {"huggingface.co", "ftp://127.0.0.1", "file:///etc", "http://", "http://a b/", "http://127.0.0.1:99999"}) {
+  for (const char* endpoint :
+       {"huggingface.co", "ftp://127.0.0.1", "file:///etc", "http://", "http://a b/", "http://127.0.0.1:99999"}) {
     SCOPED_TRACE(endpoint);
     expect_error(pull_fails("org/other", {{"HF_ENDPOINT", endpoint}}), {});
   }
@@ -133,8 +137,10 @@ TEST_F(Variables, NothingIsDrawnWithoutATerminal) {
 
 TEST_F(Variables, ACertificateThatNobodySigned) {
   const std::string cert = (root_ / "test-cert.pem").string(), key = (root_ / "test-key.pem").string();
-  const std::string make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout " +
-                           key + " -out " + cert + " 2>/dev/null";
+  const std::string make =
+      "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost "
+      "-keyout " +
+      key + " -out " + cert + " 2>/dev/null";
   if (std::system(make.c_str()) != 0) GTEST_SKIP() << "needs the openssl program to make a certificate";
   const std::string origin = mock().command({{"op", "tls"}, {"cert", cert}, {"key", key}}).at("origin");
   const Outcome got = pull_fails("org/name", {{"HF_ENDPOINT", origin}, {"HF_TOKEN", "hf_one"}});
@@ -192,7 +198,8 @@ TEST_F(Variables, HostsThatNeedNoProxy) {
 }
 
 TEST_F(Variables, AProxyThatRefusesATunnel) {
-  expect_error(pull_fails("org/name", {{"HF_ENDPOINT", "https://hub.invalid"}, {"https_proxy", mock().proxy}}), {"proxy"});
+  expect_error(pull_fails("org/name", {{"HF_ENDPOINT", "https://hub.invalid"}, {"https_proxy", mock().proxy}}),
+               {"proxy"});
   const std::vector<Request> asked = mock().requests("proxy", "CONNECT");
   ASSERT_FALSE(asked.empty());
   EXPECT_EQ(asked[0].target, "hub.invalid:443");

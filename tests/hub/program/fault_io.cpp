@@ -75,9 +75,9 @@ mode_t mode_of(int flags, va_list list) { return (flags & (O_CREAT | O_TMPFILE))
 
 }  // namespace
 
-#define BB_WITH_MODE     \
-  va_list list;          \
-  va_start(list, flags); \
+#define BB_WITH_MODE                        \
+  va_list list;                             \
+  va_start(list, flags);                    \
   const mode_t mode = mode_of(flags, list); \
   va_end(list)
 
@@ -126,7 +126,8 @@ int rename(const char* from, const char* to) noexcept {
   return refuses_change(AT_FDCWD, to) ? -1 : next<int(const char*, const char*)>("rename")(from, to);
 }
 int renameat(int at, const char* from, int there, const char* to) noexcept {
-  return refuses_change(there, to) ? -1 : next<int(int, const char*, int, const char*)>("renameat")(at, from, there, to);
+  return refuses_change(there, to) ? -1
+                                   : next<int(int, const char*, int, const char*)>("renameat")(at, from, there, to);
 }
 int unlink(const char* path) noexcept {
   return refuses_change(AT_FDCWD, path) ? -1 : next<int(const char*)>("unlink")(path);
@@ -144,7 +145,8 @@ ssize_t write(int file, const void* data, size_t size) {
   return refuses_bytes(file, size) ? -1 : next<ssize_t(int, const void*, size_t)>("write")(file, data, size);
 }
 ssize_t pwrite(int file, const void* data, size_t size, off_t at) {
-  return refuses_bytes(file, size) ? -1 : next<ssize_t(int, const void*, size_t, off_t)>("pwrite")(file, data, size, at);
+  return refuses_bytes(file, size) ? -1
+                                   : next<ssize_t(int, const void*, size_t, off_t)>("pwrite")(file, data, size, at);
 }
 ssize_t pwrite64(int file, const void* data, size_t size, off64_t at) {
   if (refuses_bytes(file, size)) return -1;

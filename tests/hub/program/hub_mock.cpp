@@ -82,7 +82,7 @@ std::vector<Request> MockHub::requests(const std::string& where, const std::stri
   const nlohmann::json answer = command({{"op", "requests"}});
   for (const nlohmann::json& entry : answer.at("requests")) {
     Request request{entry.at("where"),   entry.at("method"), entry.at("target"), entry.at("path"),
-                    entry.at("headers"), entry.at("status"), entry.at("sent"), entry.at("at")};
+                    entry.at("headers"), entry.at("status"), entry.at("sent"),   entry.at("at")};
     const bool fits = (where.empty() || request.where == where) && (method.empty() || request.method == method) &&
                       request.path.find(path_holds) != std::string::npos;
     if (fits) out.push_back(std::move(request));

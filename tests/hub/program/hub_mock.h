@@ -12,10 +12,10 @@ namespace bumblebee::hub_test {
 
 /// A request that the mock got.
 struct Request {
-  std::string where;   // "hub", "cdn" or "proxy"
-  std::string method;  // "GET", "HEAD", "CONNECT"
-  std::string target;  // as sent
-  std::string path;    // decoded, without the query
+  std::string where;                           // "hub", "cdn" or "proxy"
+  std::string method;                          // "GET", "HEAD", "CONNECT"
+  std::string target;                          // as sent
+  std::string path;                            // decoded, without the query
   std::map<std::string, std::string> headers;  // names in lower case
   int status = 0;
   uint64_t sent = 0;  // bytes of the body

@@ -90,12 +90,8 @@ Commit HubTest::publish(const Files& files, const std::string& repository, nlohm
 }
 
 Environment HubTest::environment() const {
-  return {{"PATH", "/usr/bin:/bin"},
-          {"HOME", (root_ / "home").string()},
-          {"LC_ALL", "C.UTF-8"},
-          {"HF_ENDPOINT", mock().hub},
-          {"BUMBLEBEE_HUB_BACKOFF", "0.01"},
-          {"HF_HUB_CACHE", cache_.string()}};
+  return {{"PATH", "/usr/bin:/bin"},   {"HOME", (root_ / "home").string()}, {"LC_ALL", "C.UTF-8"},
+          {"HF_ENDPOINT", mock().hub}, {"BUMBLEBEE_HUB_BACKOFF", "0.01"},   {"HF_HUB_CACHE", cache_.string()}};
 }
 
 Launch HubTest::launch(std::vector<std::string> arguments, const Environment& more) const {
@@ -203,7 +199,8 @@ void expect_error(const Outcome& got, const std::vector<std::string>& words, int
   const size_t at = got.err.find("bumblebee: error: ");
   ASSERT_NE(at, std::string::npos) << got.err;
   const std::string message = lower(got.err.substr(at));
-  for (const std::string& word : words) EXPECT_NE(message.find(lower(word)), std::string::npos) << word << " in: " << got.err;
+  for (const std::string& word : words)
+    EXPECT_NE(message.find(lower(word)), std::string::npos) << word << " in: " << got.err;
 }
 
 }  // namespace bumblebee::hub_test

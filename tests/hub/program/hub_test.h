@@ -60,7 +60,9 @@ class HubTest : public ::testing::Test {
   Environment broken_disk(const std::string& fault) const;
 
   std::filesystem::path folder(const std::string& repository = "org/name") const;
-  std::filesystem::path snapshot(const Commit& commit) const { return folder(commit.repository) / "snapshots" / commit.sha; }
+  std::filesystem::path snapshot(const Commit& commit) const {
+    return folder(commit.repository) / "snapshots" / commit.sha;
+  }
   std::filesystem::path blob(const Commit& commit, const std::string& path) const {
     return folder(commit.repository) / "blobs" / commit[path].etag;
   }

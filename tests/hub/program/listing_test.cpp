@@ -44,17 +44,37 @@ class Listing : public HubTest {
 };
 
 TEST_F(Listing, PathsThatLeadElsewhere) {
-  for (const char* path :
-       {"../evil.json", "/etc/evil.json", "a/../../evil.json", "a//b.json", "./x.json", "", ".", "..", "a/./b.json", "a\\b.json",
-        "..\\evil.json", "C:/evil.json", "C:evil.json", "x.json/", "/", "a/..", "new\nline.json", "tab\t.json", "\x7f.json",
-        "\x01.json", "../../../../../../../../tmp/evil.json", "..", "refs/../../x.json"})
+  for (const char* path : {"../evil.json",
+                           "/etc/evil.json",
+                           "a/../../evil.json",
+                           "a//b.json",
+                           "./x.json",
+                           "",
+                           ".",
+                           "..",
+                           "a/./b.json",
+                           "a\\b.json",
+                           "..\\evil.json",
+                           "C:/evil.json",
+                           "C:evil.json",
+                           "x.json/",
+                           "/",
+                           "a/..",
+                           "new\nline.json",
+                           "tab\t.json",
+                           "\x7f.json",
+                           "\x01.json",
+                           "../../../../../../../../tmp/evil.json",
+                           "..",
+                           "refs/../../x.json"})
     refused({file("config.json"), file(path)});
 }
 
 TEST_F(Listing, PathsThatAreNoText) {
   refused("[{\"type\":\"file\",\"path\":\"a\\u0000b.json\",\"oid\":\"" + kOid + "\",\"size\":0}]");
   refused("[{\"type\":\"file\",\"path\":\"a\\ud800b.json\",\"oid\":\"" + kOid + "\",\"size\":0}]");
-  listed("[{\"type\":\"file\",\"path\":\"a\xC3\xBF\xC3\xBE.json\",\"oid\":\"" + kOid + "\",\"size\":0}]", true);  // leaves as FF FE
+  listed("[{\"type\":\"file\",\"path\":\"a\xC3\xBF\xC3\xBE.json\",\"oid\":\"" + kOid + "\",\"size\":0}]",
+         true);  // leaves as FF FE
   expect_error(pull_fails(), {});
   refused("[{\"type\":\"file\",\"path\":5,\"oid\":\"" + kOid + "\",\"size\":0}]");
   refused("[{\"type\":\"file\",\"path\":null,\"oid\":\"" + kOid + "\",\"size\":0}]");
@@ -74,9 +94,9 @@ TEST_F(Listing, PathsThatCollide) {
 }
 
 TEST_F(Listing, HashesThatAreNone) {
-  for (const char* oid : {"", "abc", "../../../evil", "e69de29bb2d1d6434b8b29ae775ad8c2e48c539", "E69DE29BB2D1D6434B8B29AE775AD8C2E48C5391",
-                          "g69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 ",
-                          "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391\n"}) {
+  for (const char* oid : {"", "abc", "../../../evil", "e69de29bb2d1d6434b8b29ae775ad8c2e48c539",
+                          "E69DE29BB2D1D6434B8B29AE775AD8C2E48C5391", "g69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+                          "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 ", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391\n"}) {
     nlohmann::json entry = file("config.json");
     entry["oid"] = oid;
     refused({entry}, {"org/name"});
@@ -93,15 +113,17 @@ TEST_F(Listing, HashesThatAreNone) {
 
 TEST_F(Listing, SizesThatAreNone) {
   for (const char* size : {"-1", "1.5", "\"5\"", "null", "1e30", "18446744073709551616", "9223372036854775808", "[]"}) {
-    refused("[{\"type\":\"file\",\"path\":\"config.json\",\"oid\":\"" + kOid + "\",\"size\":" + size + "}]", {"org/name"});
-    refused("[{\"type\":\"file\",\"path\":\"model.safetensors\",\"oid\":\"" + kOid + "\",\"size\":0,\"lfs\":{\"oid\":\"" + kSha256 +
-                "\",\"pointerSize\":1,\"size\":" + size + "}}]",
+    refused("[{\"type\":\"file\",\"path\":\"config.json\",\"oid\":\"" + kOid + "\",\"size\":" + size + "}]",
+            {"org/name"});
+    refused("[{\"type\":\"file\",\"path\":\"model.safetensors\",\"oid\":\"" + kOid +
+                "\",\"size\":0,\"lfs\":{\"oid\":\"" + kSha256 + "\",\"pointerSize\":1,\"size\":" + size + "}}]",
             {"org/name"});
   }
 }
 
 TEST_F(Listing, WhatIsNoList) {
-  for (const char* text : {"", "null", "{}", "5", "[5]", "[null]", "[[]]", "[{\"type\":\"file\"", "{\"error\": \"oops\"}", "[{}]", "[{\"type\":\"file\"}]"})
+  for (const char* text : {"", "null", "{}", "5", "[5]", "[null]", "[[]]", "[{\"type\":\"file\"",
+                           "{\"error\": \"oops\"}", "[{}]", "[{\"type\":\"file\"}]"})
     refused(std::string(text));
   refused(std::string(100'000, '['));
 }
@@ -149,7 +171,8 @@ TEST_F(Listing, HashesThatDoNotFitTheContent) {
 TEST_F(Listing, AnswersOfAnotherFile) {
   // What the list promises under one name, and the server's headers under another.
   for (const char* header : {"X-Linked-Etag", "ETag"})
-    for (const std::string& value : {"\"" + kSha256 + "\"", std::string("\"../../../../evil\""), std::string("W/\"\"")}) {
+    for (const std::string& value :
+         {"\"" + kSha256 + "\"", std::string("\"../../../../evil\""), std::string("W/\"\"")}) {
       SCOPED_TRACE(std::string(header) + ": " + value);
       fs::remove_all(cache_);
       mock().command({{"op", "clear"}});
@@ -166,8 +189,11 @@ TEST_F(Listing, AnswersOfAnotherFile) {
 }
 
 TEST_F(Listing, HeadersOfAnotherCommitOrSize) {
-  const nlohmann::json headers[] = {{{"X-Repo-Commit", std::string(40, 'b')}}, {{"X-Repo-Commit", "../../../../evil"}},
-                                    {{"X-Linked-Size", "5"}}, {{"X-Linked-Size", "-1"}}, {{"X-Linked-Size", "99999999999999999999"}}};
+  const nlohmann::json headers[] = {{{"X-Repo-Commit", std::string(40, 'b')}},
+                                    {{"X-Repo-Commit", "../../../../evil"}},
+                                    {{"X-Linked-Size", "5"}},
+                                    {{"X-Linked-Size", "-1"}},
+                                    {{"X-Linked-Size", "99999999999999999999"}}};
   for (const nlohmann::json& set : headers) {
     SCOPED_TRACE(set.dump());
     fs::remove_all(cache_);
@@ -185,14 +211,17 @@ TEST_F(Listing, EtagsWeakOrWithoutQuotes) {
     SCOPED_TRACE(text);
     fs::remove_all(cache_);
     mock().command({{"op", "clear"}});
-    mock().fault({{"where", "hub"}, {"path", "*/resolve/*/model.safetensors"}, {"set", {{"X-Linked-Etag", text}, {"ETag", text}}}});
+    mock().fault({{"where", "hub"},
+                  {"path", "*/resolve/*/model.safetensors"},
+                  {"set", {{"X-Linked-Etag", text}, {"ETag", text}}}});
     pull();
     expect_complete(commit_);
   }
 }
 
 TEST_F(Listing, HeadersThatAreMissing) {
-  mock().fault({{"unset", {"ETag", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "Accept-Ranges", "Content-Type"}}});
+  mock().fault(
+      {{"unset", {"ETag", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "Accept-Ranges", "Content-Type"}}});
   pull();
   expect_complete(commit_);
 }
@@ -205,13 +234,18 @@ TEST_F(Listing, Pages) {
 }
 
 TEST_F(Listing, PagesWithoutEnd) {
-  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"json", nlohmann::json::array()},
-                {"headers", {{"Link", "<" + mock().hub + "/api/models/org/name/tree/" + commit_.sha + "?cursor=1>; rel=\"next\""}}}});
+  mock().fault(
+      {{"where", "hub"},
+       {"path", "*/tree/*"},
+       {"json", nlohmann::json::array()},
+       {"headers",
+        {{"Link", "<" + mock().hub + "/api/models/org/name/tree/" + commit_.sha + "?cursor=1>; rel=\"next\""}}}});
   expect_error(pull_fails(), {"org/name"});
 }
 
 TEST_F(Listing, LinksThatAreNone) {
-  for (const char* link : {"", "<", "<>; rel=\"next\"", "<file:///etc/passwd>; rel=\"next\"", "nonsense", "<http://>; rel=next"}) {
+  for (const char* link :
+       {"", "<", "<>; rel=\"next\"", "<file:///etc/passwd>; rel=\"next\"", "nonsense", "<http://>; rel=next"}) {
     SCOPED_TRACE(link);
     fs::remove_all(cache_);
     mock().command({{"op", "clear"}});
@@ -227,7 +261,11 @@ TEST_F(Listing, LinksThatAreNone) {
 }
 
 TEST_F(Listing, FoldersAndKindsThatAreUnknown) {
-  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"json", {{{"type", "directory"}, {"path", "parts"}, {"oid", kOid}, {"size", 0}}, file("special_tokens_map.json")}}});
+  mock().fault(
+      {{"where", "hub"},
+       {"path", "*/tree/*"},
+       {"json",
+        {{{"type", "directory"}, {"path", "parts"}, {"oid", kOid}, {"size", 0}}, file("special_tokens_map.json")}}});
   pull();
   expect_complete(commit_, {"special_tokens_map.json"});
   EXPECT_EQ(mock().requests("", "", "/resolve/").size(), 1u);
@@ -249,7 +287,8 @@ TEST_F(Listing, XetIsLeftAlone) {
 
 TEST_F(Listing, OneContentUnderSeveralNamesIsFetchedOnce) {
   const std::string same = noise(200'000, 77);
-  const Commit commit = publish({{"config.json", "{}"}, {"a.safetensors", same}, {"b.safetensors", same}, {"c.safetensors", same}}, "org/same");
+  const Commit commit = publish(
+      {{"config.json", "{}"}, {"a.safetensors", same}, {"b.safetensors", same}, {"c.safetensors", same}}, "org/same");
   pull("org/same");
   expect_complete(commit);
   uint64_t sent = 0;
@@ -261,7 +300,9 @@ TEST_F(Listing, ABranchThatMovesDuringTheDownload) {
   Files after = small_model(300'000, 2);
   after["config.json"] = "{\"model_type\": \"qwen3\"}\n";
   const Commit moved = publish(after, "org/name", {{"branch", "other"}});
-  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"times", 1},
+  mock().fault({{"where", "hub"},
+                {"path", "*/tree/*"},
+                {"times", 1},
                 {"then", {{{"op", "move"}, {"repo", "org/name"}, {"branch", "main"}, {"commit", moved.sha}}}}});
   pull();
   expect_complete(commit_);
@@ -274,7 +315,9 @@ TEST_F(Listing, ABranchThatMovesDuringTheDownload) {
 
 TEST_F(Listing, FiveThousandFiles) {
   Files files;
-  for (int i = 0; i < 5000; ++i) files["parts/" + std::to_string(i % 50) + "/" + std::to_string(i) + ".json"] = "{\"n\": " + std::to_string(i % 4000) + "}";
+  for (int i = 0; i < 5000; ++i)
+    files["parts/" + std::to_string(i % 50) + "/" + std::to_string(i) + ".json"] =
+        "{\"n\": " + std::to_string(i % 4000) + "}";
   const Commit commit = publish(files, "org/many");
   mock().repository("org/many", {{"redirect_text", false}});
   const auto start = std::chrono::steady_clock::now();

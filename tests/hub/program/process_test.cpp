@@ -32,7 +32,9 @@ class Processes : public HubTest {
 
 TEST_F(Processes, KilledAtFiftyRandomPointsThenResumed) {
   constexpr size_t kSize = 4'000'000;
-  const Commit commit = publish({{"config.json", "{}"}, {"a.safetensors", noise(kSize, 1)}, {"b.safetensors", noise(kSize, 2)},
+  const Commit commit = publish({{"config.json", "{}"},
+                                 {"a.safetensors", noise(kSize, 1)},
+                                 {"b.safetensors", noise(kSize, 2)},
                                  {"sub/c.json", noise(10, 3)}});
   // Fifty runs of at most 60 ms would each see 1.8 MB go by: the whole is reached only by going on.
   mock().fault({{"where", "cdn"}, {"rate", 30'000'000}});
@@ -79,7 +81,8 @@ TEST_F(Processes, EightRaceWhereLocksLockNothing) {
   const Commit commit = publish({{"config.json", "{}"}, {kWeights, noise(1'000'000, 1)}});
   mock().fault({{"where", "cdn"}, {"rate", 10'000'000}});
   std::vector<std::unique_ptr<Process>> all;
-  for (int i = 0; i < 8; ++i) all.push_back(std::make_unique<Process>(launch({"pull", "org/name"}, broken_disk("nolocks"))));
+  for (int i = 0; i < 8; ++i)
+    all.push_back(std::make_unique<Process>(launch({"pull", "org/name"}, broken_disk("nolocks"))));
   for (auto& process : all) {
     const Outcome got = process->wait();
     if (got.status != 0) expect_error(got, {});

@@ -94,7 +94,9 @@ TEST_F(Redirect, RenamedRepositoriesKeepTheToken) {
 }
 
 TEST_F(Redirect, AbsoluteRedirectsOnTheHubKeepTheToken) {
-  mock().fault({{"where", "hub"}, {"path", "/org/name/resolve/*/config.json"}, {"redirect", "{hub}/api/resolve-cache/models/org/name/" + commit_.sha + "/config.json"}});
+  mock().fault({{"where", "hub"},
+                {"path", "/org/name/resolve/*/config.json"},
+                {"redirect", "{hub}/api/resolve-cache/models/org/name/" + commit_.sha + "/config.json"}});
   succeeds();
   expect_token("/api/resolve-cache/");
 }
@@ -107,7 +109,8 @@ TEST_F(Redirect, NoTokenFromTheApiEither) {
 
 TEST_F(Redirect, NoTokenToThePageOfAnotherHost) {
   mock().repository("org/name", {{"page_size", 2}});
-  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"set", {{"Link", "<" + mock().cdn + "/page2>; rel=\"next\""}}}});
+  mock().fault(
+      {{"where", "hub"}, {"path", "*/tree/*"}, {"set", {{"Link", "<" + mock().cdn + "/page2>; rel=\"next\""}}}});
   run({"pull", "org/name"}, kWithToken);
   expect_sound();
   expect_absent(commit_, kWeights);
@@ -135,10 +138,11 @@ TEST_F(Redirect, LoopsEnd) {
 
 TEST_F(Redirect, OtherProtocolsAreNotFollowed) {
   write_file(root_ / "test-secret", "secret of this machine");
-  for (const std::string& target : {"file://" + (root_ / "test-secret").string(), std::string("ftp://127.0.0.1/x"),
-                                    std::string("gopher://127.0.0.1:1/x"), std::string("javascript:alert(1)"),
-                                    std::string("//"), std::string("http://"), std::string("http:///x"), std::string("http://[::1/x"),
-                                    std::string("dict://127.0.0.1:1/"), std::string("")}) {
+  for (const std::string& target :
+       {"file://" + (root_ / "test-secret").string(), std::string("ftp://127.0.0.1/x"),
+        std::string("gopher://127.0.0.1:1/x"), std::string("javascript:alert(1)"), std::string("//"),
+        std::string("http://"), std::string("http:///x"), std::string("http://[::1/x"),
+        std::string("dict://127.0.0.1:1/"), std::string("")}) {
     SCOPED_TRACE(target);
     mock().command({{"op", "clear"}});
     mock().fault({{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"redirect", target}});
@@ -171,7 +175,8 @@ TEST_F(Redirect, ASignedUrlThatExpires) {
 }
 
 TEST_F(Redirect, LongNamesOfPlaces) {
-  mock().fault({{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"redirect", "{cdn}/" + std::string(60'000, 'a')}});
+  mock().fault(
+      {{"where", "hub"}, {"path", "*/resolve/*/" + kWeights}, {"redirect", "{cdn}/" + std::string(60'000, 'a')}});
   fails({"org/name"});
 }
 

@@ -33,7 +33,8 @@ class StatusTable : public HubTest {
   };
   void start(const Place& place, int status, nlohmann::json rule) {
     const std::string name = place.name + std::to_string(status);
-    Case one{name, status, publish({{"config.json", "{}"}, {"model.safetensors", noise(1000, 5)}}, "org/" + name), nullptr};
+    Case one{name, status, publish({{"config.json", "{}"}, {"model.safetensors", noise(1000, 5)}}, "org/" + name),
+             nullptr};
     std::string path = place.path;
     path.replace(path.find('@'), 1, name);
     rule.update({{"where", place.where}, {"path", path}, {"status", status}});
@@ -61,7 +62,8 @@ TEST_F(StatusTable, PassingStatusesForEverAreErrorsWithTheStatus) {
     for (int status : kPassing) start(place, status, nlohmann::json::object());
   for (Case& one : cases_) {
     SCOPED_TRACE(one.name);
-    expect_error(one.process->wait(), {"org/" + one.name, one.status == 429 ? "too many requests" : std::to_string(one.status)});
+    expect_error(one.process->wait(),
+                 {"org/" + one.name, one.status == 429 ? "too many requests" : std::to_string(one.status)});
     expect_absent(one.commit, "model.safetensors");
   }
   expect_sound();
@@ -78,7 +80,8 @@ TEST_F(StatusTable, FinalStatusesAreErrorsAtOnce) {
   expect_sound();
   for (const Case& one : cases_) {
     int refused = 0;
-    for (const Request& request : mock().requests("", "", "org/" + one.name + "/")) refused += request.status == one.status;
+    for (const Request& request : mock().requests("", "", "org/" + one.name + "/"))
+      refused += request.status == one.status;
     // A signed address may have expired, so a content server's 403 is worth another one.
     EXPECT_LE(refused, one.name == "cdn403" ? 6 : 1) << one.name;
   }
@@ -86,7 +89,8 @@ TEST_F(StatusTable, FinalStatusesAreErrorsAtOnce) {
 
 TEST_F(StatusTable, StatusesThatAreNoneOfHttps) {
   for (const Place& place : kPlaces)
-    for (int status : {204, 205, 206, 226, 299, 300, 304, 305, 600, 999}) start(place, status, nlohmann::json::object());
+    for (int status : {204, 205, 206, 226, 299, 300, 304, 305, 600, 999})
+      start(place, status, nlohmann::json::object());
   for (Case& one : cases_) {
     SCOPED_TRACE(one.name);
     expect_error(one.process->wait(), {});
@@ -101,7 +105,8 @@ TEST_F(Status, RetryAfterIsObeyed) {
   pull();
   expect_complete(commit);
   std::vector<Request> seen;
-  for (const Request& request : mock().requests("cdn", "GET", commit["model.safetensors"].etag)) seen.push_back(request);
+  for (const Request& request : mock().requests("cdn", "GET", commit["model.safetensors"].etag))
+    seen.push_back(request);
   const std::vector<Request> other = mock().requests("cdn", "GET");
   double refused = 0, after = 0;
   for (const Request& request : other)
@@ -123,7 +128,11 @@ TEST_F(Status, RetryAfterThatMeansNothing) {
   for (const char* text : {"soon", "-5", "", "99999999999999999999999", "1e99", "Wed, 21 Oct 2015 07:28:00 GMT"}) {
     SCOPED_TRACE(text);
     mock().command({{"op", "clear"}});
-    mock().fault({{"where", "hub"}, {"path", "*/revision/*"}, {"status", 429}, {"headers", {{"Retry-After", text}}}, {"times", 1}});
+    mock().fault({{"where", "hub"},
+                  {"path", "*/revision/*"},
+                  {"status", 429},
+                  {"headers", {{"Retry-After", text}}},
+                  {"times", 1}});
     const Outcome got = run({"pull", "org/name"});
     expect_sound();
     if (got.status != 0) expect_error(got, {"too many requests"});
@@ -216,7 +225,8 @@ TEST_F(Status, AnApiThatNeverAnswers) {
 TEST_F(Status, ServersThatAreNoHub) {
   publish(small_model());
   for (const char* body : {"", "<html>hello</html>", "null", "[]", "{}", "{\"sha\": 5}", "{\"sha\": \"main\"}",
-                           "{\"sha\": \"../../../../../../../../etc/passwd/aaaaaaaaa\"}", "{\"sha\": \"ABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCD\"}"}) {
+                           "{\"sha\": \"../../../../../../../../etc/passwd/aaaaaaaaa\"}",
+                           "{\"sha\": \"ABCDEFABCDEFABCDEFABCDEFABCDEFABCDEFABCD\"}"}) {
     SCOPED_TRACE(body);
     mock().command({{"op", "clear"}});
     mock().fault({{"where", "hub"}, {"path", "*/revision/*"}, {"json", body}});

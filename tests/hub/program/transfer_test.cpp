@@ -77,7 +77,8 @@ TEST_F(Transfer, ContinuesWhereItBrokeOff) {
 
 TEST_F(Transfer, TruncatedAt25RandomOffsets) {
   Files files = {{"config.json", "{}"}};
-  for (int i = 0; i < 25; ++i) files["model-" + std::to_string(10 + i) + ".safetensors"] = noise(kSize, uint32_t(100 + i));
+  for (int i = 0; i < 25; ++i)
+    files["model-" + std::to_string(10 + i) + ".safetensors"] = noise(kSize, uint32_t(100 + i));
   const Commit commit = publish(files, "org/cut");
   uint64_t random = 12345;
   for (const auto& [path, file] : commit.files) {
@@ -136,8 +137,9 @@ TEST_F(Transfer, APartAlwaysOfAnotherOffsetIsAnErrorOrStartsAnew) {
 }
 
 TEST_F(Transfer, WrongContentRanges) {
-  for (const char* text : {"bytes 0-299999/300000", "bytes 100000-299999/299999", "bytes 100000-200000/300000", "bytes */300000",
-                           "bytes", "", "items 1-2/3", "bytes 99999999999999999999-1/2", "bytes 100000-299999/*"}) {
+  for (const char* text :
+       {"bytes 0-299999/300000", "bytes 100000-299999/299999", "bytes 100000-200000/300000", "bytes */300000", "bytes",
+        "", "items 1-2/3", "bytes 99999999999999999999-1/2", "bytes 100000-299999/*"}) {
     SCOPED_TRACE(text);
     fs::remove_all(cache_);
     mock().command({{"op", "clear"}});
@@ -313,8 +315,12 @@ TEST_F(Transfer, FilesOfEverySize) {
 }
 
 TEST_F(Transfer, NamesThatNeedEscaping) {
-  Files files = {{"config.json", "{}"},          {"with space.json", "{\"a\": 1}"}, {"per%cent.json", "{\"a\": 2}"},
-                 {"hash#mark.json", "{\"a\": 3}"}, {"quest?ion.json", "{\"a\": 4}"},  {"pl+us&.safetensors", noise(5000, 3)},
+  Files files = {{"config.json", "{}"},
+                 {"with space.json", "{\"a\": 1}"},
+                 {"per%cent.json", "{\"a\": 2}"},
+                 {"hash#mark.json", "{\"a\": 3}"},
+                 {"quest?ion.json", "{\"a\": 4}"},
+                 {"pl+us&.safetensors", noise(5000, 3)},
                  {"uml\xC3\xA4ut.json", "{\"a\": 5}"}};
   const Commit commit = publish(files, "org/names");
   pull("org/names");
