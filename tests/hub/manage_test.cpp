@@ -122,7 +122,6 @@ TEST_F(Manage, RemovesARepository) {
   const Removal done = remove_from_cache(cache_, {"org/name"}, Act::remove);
   EXPECT_EQ(done.bytes, 9u);
   EXPECT_FALSE(there("models--org--name"));
-  EXPECT_FALSE(there(".locks/models--org--name"));
   EXPECT_TRUE(there("datasets--org--data/blobs/" + kHelloSha1));
   remove_from_cache(cache_, {"dataset/org/data"}, Act::remove);
   EXPECT_FALSE(there("datasets--org--data"));

@@ -53,22 +53,22 @@ TEST(Tree, TakesFilesAndLeavesFolders) {
 TEST(Tree, Refuses) {
   for (const char* page : {"null", "{}", "5", "\"x\"", "[5]", "[null]", "[[]]", "[{}]"})
     expect_refused(Json::parse(page));
-  for (const char* path : {"", "..", "../x", "/x", "a//b", "a\\b", "a\nb"}) expect_refused({file(path)});
+  for (const char* path : {"", "..", "../x", "/x", "a//b", "a\\b", "a\nb"}) expect_refused(Json::array({file(path)}));
   for (const char* hash : {"", "x", "../x"}) {
     Json entry = file("a.json");
     entry["oid"] = hash;
-    expect_refused({entry});
+    expect_refused(Json::array({entry}));
     entry = large("a.bin");
     entry["lfs"]["oid"] = hash;
-    expect_refused({entry});
+    expect_refused(Json::array({entry}));
   }
   for (const char* size : {"-1", "1.5", "null", "\"5\"", "18446744073709551615", "9223372036854775807"}) {
     Json entry = file("a.json");
     entry["size"] = Json::parse(size);
-    expect_refused({entry});
+    expect_refused(Json::array({entry}));
     entry = large("a.bin");
     entry["lfs"]["size"] = Json::parse(size);
-    expect_refused({entry});
+    expect_refused(Json::array({entry}));
   }
   expect_refused({file("a"), file("a")}, "twice");
   expect_refused({file("a"), file("A")}, "case");
@@ -76,13 +76,13 @@ TEST(Tree, Refuses) {
   expect_refused({file("a/B/c"), file("A/b")}, "folder");
   Json link = file("a.json");
   link["type"] = "symlink";
-  expect_refused({link});
+  expect_refused(Json::array({link}));
 }
 
-TEST(Tree, TwicedPathsAcrossPages) {
+TEST(Tree, APathTwiceOnTwoPages) {
   Tree tree;
-  add_tree_page(tree, {file("a.json")}, "org/name");
-  EXPECT_THROW(add_tree_page(tree, {file("a.json")}, "org/name"), Error);
+  add_tree_page(tree, Json::array({file("a.json")}), "org/name");
+  EXPECT_THROW(add_tree_page(tree, Json::array({file("a.json")}), "org/name"), Error);
 }
 
 TEST(Tree, KeptAsPythonKeepsIt) {

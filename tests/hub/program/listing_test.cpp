@@ -81,10 +81,10 @@ TEST_F(Listing, PathsThatAreNoText) {
 }
 
 TEST_F(Listing, PathsThatAreTooLong) {
-  refused({file(std::string(300, 'a') + ".json")});
+  refused(nlohmann::json::array({file(std::string(300, 'a') + ".json")}));
   std::string deep;
   for (int i = 0; i < 600; ++i) deep += "a/";
-  refused({file(deep + "x.json")});
+  refused(nlohmann::json::array({file(deep + "x.json")}));
 }
 
 TEST_F(Listing, PathsThatCollide) {
@@ -99,15 +99,15 @@ TEST_F(Listing, HashesThatAreNone) {
                           "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391 ", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391\n"}) {
     nlohmann::json entry = file("config.json");
     entry["oid"] = oid;
-    refused({entry}, {"org/name"});
+    refused(nlohmann::json::array({entry}), {"org/name"});
     entry = large("model.safetensors");
     entry["lfs"]["oid"] = oid;
-    refused({entry}, {"org/name"});
+    refused(nlohmann::json::array({entry}), {"org/name"});
   }
   for (const nlohmann::json& oid : {nlohmann::json(), nlohmann::json(5), nlohmann::json::array()}) {
     nlohmann::json entry = file("config.json");
     entry["oid"] = oid;
-    refused({entry}, {"org/name"});
+    refused(nlohmann::json::array({entry}), {"org/name"});
   }
 }
 
@@ -154,7 +154,7 @@ TEST_F(Listing, SizesThatDoNotFitTheContent) {
     nlohmann::json entry = large("model.safetensors");
     entry["size"] = entry["lfs"]["size"] = size;
     entry["lfs"]["oid"] = commit_["model.safetensors"].etag;
-    listed({entry});
+    listed(nlohmann::json::array({entry}));
     expect_error(pull_fails(), {"org/name"});
     expect_absent(commit_, "model.safetensors");
   }
@@ -163,7 +163,7 @@ TEST_F(Listing, SizesThatDoNotFitTheContent) {
 TEST_F(Listing, HashesThatDoNotFitTheContent) {
   nlohmann::json entry = large("model.safetensors");
   entry["size"] = entry["lfs"]["size"] = 300'000;
-  listed({entry});
+  listed(nlohmann::json::array({entry}));
   expect_error(pull_fails(), {"org/name"});
   EXPECT_FALSE(fs::exists(folder() / "blobs" / kSha256));
 }
