@@ -121,7 +121,8 @@ class Job {
 
   void drive() {
     if (settings_.offline)
-      return use_cache("the Hub may not be asked (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or the application, says offline)", nullptr);
+      return use_cache(
+          "the Hub may not be asked (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, or the application, says offline)", nullptr);
     Tree tree;
     Http http(settings_, stop());
     try {
@@ -233,14 +234,11 @@ class Job {
     const int workers = std::clamp(settings_.workers, 1, int(std::min<size_t>(tasks_.size(), 64)));
     std::vector<std::thread> others;
     for (int i = 1; i < workers; ++i) {
-      others.emplace_back([this] {
-        try {
-          Http own(settings_, stop());
-          work(own);
-        } catch (...) {
-          note(std::current_exception());
-        }
-      });
+      try {
+        others.emplace_back([this] { work_alone(); });
+      } catch (const std::system_error&) {  // no more threads: these do
+        break;
+      }
     }
     work(http);
     for (std::thread& thread : others) thread.join();
@@ -260,6 +258,15 @@ class Job {
     const std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(failure);
     stopped_ = true;  // the others end, and keep what they have
+  }
+
+  void work_alone() {
+    try {
+      Http http(settings_, stop());
+      work(http);
+    } catch (...) {
+      note(std::current_exception());
+    }
   }
 
   void work(Http& http) {
@@ -331,11 +338,15 @@ Downloaded download(const Settings& settings, const Download& what) {
 
 fs::path cached_snapshot(const Settings& settings, const Download& what) {
   check(what);
-  const RepositoryCache cache(settings.cache, what.id);
-  const std::string commit = cache.resolve(what.revision);
-  std::error_code ignored;
-  if (commit.empty() || !fs::is_directory(cache.snapshot(commit) / what.selection.subdir, ignored)) return {};
-  return missing_files(cache, commit, what.selection).empty() ? cache.snapshot(commit) : fs::path();
+  try {
+    const RepositoryCache cache(settings.cache, what.id);
+    const std::string commit = cache.resolve(what.revision);
+    std::error_code ignored;
+    if (commit.empty() || !fs::is_directory(cache.snapshot(commit) / what.selection.subdir, ignored)) return {};
+    return missing_files(cache, commit, what.selection).empty() ? cache.snapshot(commit) : fs::path();
+  } catch (const Error&) {  // a ref or an index that is broken: the Hub has a good one
+    return {};
+  }
 }
 
 }  // namespace bumblebee::hub

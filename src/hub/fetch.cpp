@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "base/error.h"
+#include "hub/background_digest.h"
 #include "hub/client.h"
-#include "hub/digest.h"
 #include "hub/files.h"
 #include "hub/lock.h"
 #include "hub/names.h"
@@ -55,8 +55,7 @@ class Blob {
       : fetch_(fetch),
         http_(http),
         size_(fetch.file.bytes()),
-        file_(fetch.cache.folder() / "blobs", fetch.file.etag(), leftovers),
-        digest_(fetch.file.etag(), size_) {
+        file_(fetch.cache.folder() / "blobs", fetch.file.etag(), leftovers) {
     sink_.begin = [this](const Response& hub, const Response& answer) {
       return guarded([&] { return begin(hub, answer); });
     };
@@ -68,7 +67,7 @@ class Blob {
     for (int round = 0;; ++round) {
       take_up();
       while (file_.size() < size_) attempt();
-      const std::string got = digest_.finish();
+      const std::string got = digest_->finish();
       if (got == fetch_.file.etag()) return file_.commit(fetch_.cache.blob(got));
       restart();
       if (round > 0)
@@ -84,17 +83,17 @@ class Blob {
 
   void restart() {
     file_.clear();
-    digest_ = Digest(fetch_.file.etag(), size_);
+    digest_.emplace(fetch_.file.etag(), size_);
     fetch_.done = 0;
   }
 
   /// Hashes what is there.
   void take_up() {
     if (file_.size() > size_) file_.clear();
-    digest_ = Digest(fetch_.file.etag(), size_);
+    digest_.emplace(fetch_.file.etag(), size_);
     file_.read([this](std::span<const std::byte> bytes) {
       if (fetch_.stop()) throw Error(ErrorCode::cancelled, "download", "cancelled");
-      digest_.update(bytes);
+      digest_->update(bytes);
     });
     fetch_.done = reached_ = file_.size();
   }
@@ -189,7 +188,7 @@ class Blob {
       return false;
     }
     file_.append(bytes);
-    digest_.update(bytes);
+    digest_->update(bytes);
     fetch_.done = file_.size();
     fetch_.received += bytes.size();
     return true;
@@ -199,7 +198,7 @@ class Blob {
   Http& http_;
   const uint64_t size_;
   PartialFile file_;
-  Digest digest_;
+  std::optional<BackgroundDigest> digest_;
   Sink sink_;
   std::string defect_;          // of the answer that was refused
   std::exception_ptr failure_;  // of the disk

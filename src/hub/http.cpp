@@ -94,6 +94,14 @@ Trouble trouble_of(CURLcode code) {
   }
 }
 
+/// Whether libcurl's words are about this URL's own host, and not about the proxy before it.
+bool names_host(const std::string& message, const std::string& url) {
+  const Url parsed(url);
+  const std::string host = parsed.get(CURLUPART_HOST), port = parsed.get(CURLUPART_PORT, CURLU_DEFAULT_PORT);
+  return message.find(cat(host, " port ", port)) != std::string::npos ||
+         message.find("resolve host: " + host) != std::string::npos;
+}
+
 /// What libcurl would find, and HTTP_PROXY, which it leaves out: where a web server runs us, that may be a header.
 std::string proxy_for(const std::string& url) {
   const bool https = url.starts_with("https:");
@@ -364,9 +372,7 @@ Outcome Http::Impl::exchange(const Request& request, const std::string& url, boo
   if (tunnel >= 400) return {{}, Trouble::proxy, cat("the proxy answers ", tunnel)};
   std::string message = !silence.empty() ? silence : words[0] != '\0' ? words : curl_easy_strerror(code);
   Trouble trouble = trouble_of(code);
-  // The host that could not be reached is not the one that was asked: it is the proxy.
-  if (trouble == Trouble::connect && !proxy.empty() && message.find(Url(url).get(CURLUPART_HOST)) == std::string::npos)
-    trouble = Trouble::proxy;
+  if (trouble == Trouble::connect && !proxy.empty() && !names_host(message, url)) trouble = Trouble::proxy;
   return {{}, trouble, std::move(message)};
 }
 

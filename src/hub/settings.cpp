@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "hub/http.h"
 #include "hub/names.h"
 
 namespace fs = std::filesystem;
@@ -116,7 +117,7 @@ std::string find_endpoint(const std::string& otherwise) {
   std::string endpoint = trimmed(environment("HF_ENDPOINT"));
   if (endpoint.empty()) return otherwise;
   while (endpoint.ends_with('/')) endpoint.pop_back();
-  if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://"))
+  if (origin_of(endpoint).empty())
     throw Error(ErrorCode::bad_request, "HF_ENDPOINT",
                 cat("expected a URL with http:// or https://, got '", endpoint.substr(0, 200), "'"));
   return endpoint;

@@ -15,7 +15,7 @@ TEST(Http, Origins) {
   EXPECT_NE(origin_of("http://huggingface.co/"), origin_of("https://huggingface.co/"));
   EXPECT_NE(origin_of("https://huggingface.co:444/"), origin_of("https://huggingface.co/"));
   for (const char* url : {"", "/relative", "//host/x", "file:///etc/passwd", "ftp://huggingface.co/", "javascript:x",
-                          "http://",  "http://[::1/x", "http://a:99999/"})
+                          "http://", "http://[::1/x", "http://a:99999/"})
     EXPECT_EQ(origin_of(url), "") << url;
 }
 

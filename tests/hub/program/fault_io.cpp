@@ -117,7 +117,7 @@ int mkostemp(char* path, int flags) {
 }
 int mkdir(const char* path, mode_t mode) noexcept {
   if (refuses_change(AT_FDCWD, path)) {
-    if (access(path, F_OK) == 0) errno = EEXIST;  // as Linux orders the two
+    errno = access(path, F_OK) == 0 ? EEXIST : EROFS;  // as Linux orders the two
     return -1;
   }
   return next<int(const char*, mode_t)>("mkdir")(path, mode);

@@ -260,14 +260,15 @@ TEST_F(Listing, LinksThatAreNone) {
   }
 }
 
-TEST_F(Listing, FoldersAndKindsThatAreUnknown) {
-  mock().fault(
-      {{"where", "hub"},
-       {"path", "*/tree/*"},
-       {"json",
-        {{{"type", "directory"}, {"path", "parts"}, {"oid", kOid}, {"size", 0}}, file("special_tokens_map.json")}}});
+TEST_F(Listing, FoldersAreNotFetched) {
+  nlohmann::json config = file("config.json");
+  config["oid"] = commit_["config.json"].etag;
+  config["size"] = commit_["config.json"].size;
+  mock().fault({{"where", "hub"},
+                {"path", "*/tree/*"},
+                {"json", {{{"type", "directory"}, {"path", "parts"}, {"oid", kOid}, {"size", 0}}, config}}});
   pull();
-  expect_complete(commit_, {"special_tokens_map.json"});
+  expect_complete(commit_, {"config.json"});
   EXPECT_EQ(mock().requests("", "", "/resolve/").size(), 1u);
 }
 

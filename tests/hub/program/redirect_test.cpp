@@ -1,6 +1,8 @@
 // Where redirects may lead, and that the token never goes along to another host.
 #include "tests/hub/program/hub_test.h"
 
+namespace fs = std::filesystem;
+
 namespace bumblebee::hub_test {
 namespace {
 
@@ -128,6 +130,7 @@ TEST_F(Redirect, LoopsEnd) {
   };
   for (const nlohmann::json& loop : loops) {
     SCOPED_TRACE(loop.dump());
+    fs::remove_all(cache_);
     mock().command({{"op", "clear"}});
     mock().fault(loop);
     fails({"redirect"});
@@ -155,12 +158,14 @@ TEST_F(Redirect, ARedirectWithoutPlace) {
   fails({"org/name"});
 }
 
-TEST_F(Redirect, CredentialsInARedirectAreNotSent) {
+TEST_F(Redirect, NoTokenToAHostWithCredentials) {
   const std::string port = mock().cdn.substr(mock().cdn.rfind(':'));
   mock().command({{"op", "cdn"}, {"origin", "http://user:password@localhost" + port}});
   run({"pull", "org/name"}, kWithToken);
   expect_sound();
-  for (const Request& request : mock().requests("cdn")) EXPECT_EQ(request.headers.count("authorization"), 0u);
+  for (const Request& request : mock().requests("cdn")) {
+    for (const auto& [name, value] : request.headers) EXPECT_EQ(value.find(kToken), std::string::npos) << name;
+  }
 }
 
 TEST_F(Redirect, ASignedUrlThatExpires) {
