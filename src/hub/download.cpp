@@ -187,8 +187,10 @@ class Job {
     // Last: until everything is there, the ref leads to the older snapshot, which is whole.
     try {
       cache_.write_ref(what_.revision, result_.commit);
-    } catch (const Error&) {
-      if (!tasks_.empty()) throw;  // a cache that is only read needs no newer ref
+    } catch (const Error& error) {  // a cache that is only read needs no newer ref
+      if (!tasks_.empty())
+        throw Error(error.code(), what_.id,
+                    cat("everything is there, but not under the name '", what_.revision, "': ", error.what()));
     }
   }
 

@@ -106,12 +106,18 @@ class Blob {
     if (file_.size() > 0) request.range_from = file_.size();
     defect_.clear();
     const Outcome outcome = http_.get(request);
-    if (failure_) std::rethrow_exception(failure_);  // the disk's
+    if (failure_) fail_here();
     if (file_.size() > reached_) tries_ = 0;
     reached_ = std::max(reached_, file_.size());
     if (file_.size() == size_) return;
     ++tries_;
     consider(outcome);
+  }
+
+  [[noreturn]] void fail_here() try {
+    std::rethrow_exception(failure_);
+  } catch (const Error& error) {  // names the disk's file; people know the repository's
+    throw Error(error.code(), where(), error.what());
   }
 
   /// Decides between another attempt and an error.

@@ -27,10 +27,14 @@ void fail_system(const fs::path& path, std::string_view action) {
 }
 
 void make_directories(const fs::path& path) {
-  std::error_code failure;
-  fs::create_directories(path, failure);
-  if (!failure || fs::is_directory(path)) return;
-  errno = failure.value();
+  if (::mkdir(path.c_str(), 0777) == 0 || errno == EEXIST) {
+    std::error_code ignored;
+    if (fs::is_directory(path, ignored)) return;
+    errno = ENOTDIR;
+  } else if (errno == ENOENT && path.has_parent_path() && path.parent_path() != path) {
+    make_directories(path.parent_path());
+    if (::mkdir(path.c_str(), 0777) == 0 || errno == EEXIST) return;
+  }
   fail_system(path, "make the directory");
 }
 

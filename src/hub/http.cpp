@@ -61,7 +61,12 @@ class Url {
 
   bool good() const { return good_; }
   /// Replaces this URL by another, which may be relative to it.
-  void go(const std::string& target) { good_ = curl_url_set(url_, CURLUPART_URL, target.c_str(), 0) == CURLUE_OK; }
+  /// Names and passwords that come with it are dropped.
+  void go(const std::string& target) {
+    good_ = curl_url_set(url_, CURLUPART_URL, target.c_str(), 0) == CURLUE_OK;
+    for (const CURLUPart part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_OPTIONS})
+      curl_url_set(url_, part, nullptr, 0);
+  }
   std::string get(CURLUPart part, unsigned flags = 0) const {
     char* text = nullptr;
     if (!good_ || curl_url_get(url_, part, &text, flags) != CURLUE_OK) return "";
@@ -89,7 +94,6 @@ Trouble trouble_of(CURLcode code) {
     case CURLE_SSL_INVALIDCERTSTATUS: return Trouble::tls;
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL: return Trouble::redirects;
-    case CURLE_OUT_OF_MEMORY: throw std::bad_alloc();
     default: return Trouble::dropped;
   }
 }
@@ -371,6 +375,7 @@ Outcome Http::Impl::exchange(const Request& request, const std::string& url, boo
     return {std::move(exchange.response), Trouble::connect, ""};
   if (tunnel >= 400) return {{}, Trouble::proxy, cat("the proxy answers ", tunnel)};
   std::string message = !silence.empty() ? silence : words[0] != '\0' ? words : curl_easy_strerror(code);
+  if (code == CURLE_OUT_OF_MEMORY) message = "a line of more than 100 KB among the headers, or no memory";
   Trouble trouble = trouble_of(code);
   if (trouble == Trouble::connect && !proxy.empty() && !names_host(message, url)) trouble = Trouble::proxy;
   return {{}, trouble, std::move(message)};
