@@ -65,7 +65,7 @@ TEST_F(Redirect, AnotherPortOfTheSameHostIsAnotherHost) {
 
 TEST_F(Redirect, NoTokenAfterABreakEither) {
   mock().fault({{"where", "cdn"}, {"truncate_at", 100'000}, {"times", 1}});
-  mock().fault({{"where", "cdn"}, {"drop", "reset"}, {"skip", 2}, {"times", 1}});
+  mock().fault({{"where", "cdn"}, {"drop", "reset"}, {"skip", 1}, {"times", 1}});
   succeeds();
   expect_no_token("cdn");
   EXPECT_GE(mock().requests("cdn").size(), 3u);
