@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-LFS = ["*.safetensors", "*.bin", "*.gguf", "*.npz", "*.onnx", "*.model", "tokenizer.json"]  # as the Hub's .gitattributes
+LFS = ["*.safetensors", "*.bin", "*.gguf", "*.npz", "*.onnx", "*.model"]  # as the Hub's .gitattributes
 
 
 def git_oid(size, blocks):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Holds the cache that `bumblebee pull` makes to the one that huggingface_hub makes from the same (mock) Hub: every name, link, byte and
-mode; then lets each use the other's without a network. Exits 1 on a difference. Needs huggingface_hub and the built program.
+mode (but of kept lists); then lets each use the other's without a network. Exits 1 on a difference. Needs huggingface_hub and the built program.
 """
 import argparse
 import json
@@ -57,7 +57,9 @@ def described(root):
         elif path.is_dir():
             out[name] = ("folder", stat.filemode(info.st_mode))
         else:
-            out[name] = ("file", stat.filemode(info.st_mode), path.read_bytes())
+            # Python's lists of files are readable for their owner alone, as mkstemp makes them; ours follow the umask as all else does.
+            mode = "" if "/trees/" in name else stat.filemode(info.st_mode)
+            out[name] = ("file", mode, path.read_bytes())
     return out
 
 
