@@ -19,6 +19,8 @@ void add_convert(CLI::App& app, Session& session);
 void add_quantize(CLI::App& app, Session& session);
 void add_adapter(CLI::App& app, Session& session);
 void add_fuse(CLI::App& app, Session& session);
+void add_pull(CLI::App& app, Session& session);
+void add_cache(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);
 void add_completions(CLI::App& app, Session& session);
 void add_help(CLI::App& app, Session& session);
