@@ -1,5 +1,5 @@
-// Where rounded activations lie so that they meet codes as codes come out of their bytes. Included inside an instruction
-// set's own namespace after scalars.inl.h.
+// Where rounded activations lie so that they meet codes as codes come out of their bytes. Included inside an
+// instruction set's own namespace after scalars.inl.h.
 #pragma once
 
 /// `count` pairs of values: the first of each to `even`, the second to `odd`.

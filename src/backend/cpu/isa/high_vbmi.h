@@ -1,5 +1,5 @@
-// High digits of outliers for few rows, with VBMI: one instruction picks any bytes of a line of codes, so the codes that
-// outliers meet are gathered, those of a round in one register, and cost two products a round. Included after
+// High digits of outliers for few rows, with VBMI: one instruction picks any bytes of a line of codes, so the codes
+// that outliers meet are gathered, those of a round in one register, and cost two products a round. Included after
 // places.inl.h.
 #pragma once
 

@@ -46,7 +46,10 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
       } else {
         c = codes[i][0] = row_codes<BITS>(p + kLineAt * 64 * BITS / 8);
       }
-      constexpr __mmask64 kOfLine = ((kUnits == 4 ? 0xffffull : kUnits == 2 ? 0xffull : 0xfull)) << (4 * kUnits * kLineAt);
+      constexpr __mmask64 kOfLine = ((kUnits == 4   ? 0xffffull
+                                      : kUnits == 2 ? 0xffull
+                                                    : 0xfull))
+                                    << (4 * kUnits * kLineAt);
       unroll<ROWS>(BB_BODY(r) {
         const __m512i place = load_int(high(r)->place);
         if constexpr (kLineAt == 0) {
@@ -56,9 +59,7 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
         }
       });
     });
-    unroll<ROWS>(BB_BODY(r) {
-      quarters[r][q] = low_sums<D>(codes, x.low + size_t(r) * x.stride + q * 4 * kInputs);
-    });
+    unroll<ROWS>(BB_BODY(r) { quarters[r][q] = low_sums<D>(codes, x.low + size_t(r) * x.stride + q * 4 * kInputs); });
   });
   unroll<ROWS>(BB_BODY(r) {
     typename D::Sum h = D::zero();
