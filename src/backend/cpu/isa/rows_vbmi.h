@@ -46,10 +46,8 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
       } else {
         c = codes[i][0] = row_codes<BITS>(p + kLineAt * 64 * BITS / 8);
       }
-      constexpr __mmask64 kOfLine = ((kUnits == 4   ? 0xffffull
-                                      : kUnits == 2 ? 0xffull
-                                                    : 0xfull))
-                                    << (4 * kUnits * kLineAt);
+      constexpr int kBytes = 4 * kUnits;
+      constexpr __mmask64 kOfLine = ((uint64_t{1} << kBytes) - 1) << (kBytes * kLineAt);
       unroll<ROWS>(BB_BODY(r) {
         const __m512i place = load_int(high(r)->place);
         if constexpr (kLineAt == 0) {
