@@ -141,6 +141,8 @@ std::unique_ptr<CLI::App> make_program(Session& session) {
   add_adapter(*app, session);
   add_fuse(*app, session);
   add_training_verbs(*app, session);
+  add_pull(*app, session);
+  add_cache(*app, session);
   add_doctor(*app, session);
   add_completions(*app, session);
   add_help(*app, session);

@@ -7,6 +7,7 @@
 #include "commands/output_directory.h"
 #include "lora/merge.h"
 #include "lora/write_adapter.h"
+#include "options/hub_source.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
 #include "ui/json_out.h"
@@ -27,7 +28,7 @@ lora::WriteOptions write_options(const AdapterVerbFlags& flags) {
   lora::WriteOptions options;
   options.untied_head = flags.untied_head;
   if (flags.base.empty()) return options;
-  const ModelInfo info = inspect_model(repository(flags.base));
+  const ModelInfo info = inspect_model(hub_source(flags.base, flags.common));
   options.layers = info.layers;
   options.untied_head = options.untied_head || !info.tied_head;
   return options;
@@ -67,7 +68,7 @@ int convert(AdapterVerbFlags flags) {
   const AdapterSource source = AdapterSource::parse(flags.paths.front());
   std::optional<float> scale;
   if (source.number) scale = float(*source.number);
-  return write(flags, source.read(scale), dialect(flags.to), {});
+  return write(flags, source.read(flags.common, scale), dialect(flags.to), {});
 }
 
 int merge(const AdapterVerbFlags& flags) {
@@ -76,7 +77,7 @@ int merge(const AdapterVerbFlags& flags) {
   std::vector<lora::Weighted> parts;
   for (const std::string& path : flags.paths) {
     const AdapterSource source = AdapterSource::parse(path);
-    parts.push_back({source.read(), source.number.value_or(1.0)});
+    parts.push_back({source.read(flags.common), source.number.value_or(1.0)});
   }
   const lora::Merged merged = lora::merge(parts);
   return write(flags, merged.adapter, flags.to.empty() ? merged.adapter.dialect : dialect(flags.to), merged.notes);

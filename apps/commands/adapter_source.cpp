@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "bumblebee/repository.h"
 #include "lora/read_adapter.h"
+#include "options/hub_source.h"
 #include "ui/exit_codes.h"
 
 namespace bumblebee::cli {
@@ -29,8 +29,8 @@ AdapterSource AdapterSource::parse(const std::string& text) {
   return result;
 }
 
-lora::Adapter AdapterSource::read(const std::optional<float>& scale) const {
-  const std::filesystem::path directory = repository(source).directory();
+lora::Adapter AdapterSource::read(const CommonFlags& common, const std::optional<float>& scale) const {
+  const std::filesystem::path directory = hub_source(source, common).directory();
   lora::ReadOptions options;
   options.scale = scale;
   // A directory of the Hugging Face cache is named by a commit: the repository's name says more.

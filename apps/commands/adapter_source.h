@@ -5,6 +5,7 @@
 #include <string>
 
 #include "lora/adapter.h"
+#include "options/common.h"
 
 namespace bumblebee::cli {
 
@@ -15,7 +16,7 @@ struct AdapterSource {
   /// Splits at the last ':' when a number follows. Throws UsageError for an empty source or a number that is not
   /// finite.
   static AdapterSource parse(const std::string& text);
-  lora::Adapter read(const std::optional<float>& scale = std::nullopt) const;
+  lora::Adapter read(const CommonFlags& common, const std::optional<float>& scale = std::nullopt) const;
 };
 
 }  // namespace bumblebee::cli

@@ -281,13 +281,14 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
   if (flags.load) {
     ModelOptions options = chosen.options();
     options.progress = [](uint64_t, uint64_t) { return !interrupt::requested(); };
-    const LoadBenchmark loading = benchmark_load(
-        source(chosen.model), options, {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
+    const LoadBenchmark loading =
+        benchmark_load(source(chosen.model, flags.common), options,
+                       {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
     report.add(row_of(setting_of(flags, loading.info, threads), loading));
   }
   if (tests.empty()) return;
 
-  std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
+  std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   const LoadedModel loaded = load(chosen, flags.common);
   const Setting setting = setting_of(flags, loaded.model.info(), threads);
   ProgressBar bar("bench", ProgressBar::Unit::items, flags.common.progress());
@@ -318,7 +319,7 @@ int run(const BenchFlags& flags) {
   const std::vector<BenchmarkTest> tests = tests_of(flags);
   if (tests.empty() && !flags.load)
     throw UsageError("nothing to measure: expected -p or -n above 0, or --load, got neither");
-  source(flags.model.model);  // a missing model is refused before anything is measured
+  source(flags.model.model, flags.common);  // a missing model is refused before anything is measured
   Report report(format, flags);
   for (int threads : integers_of(flags.threads)) measure(flags, threads, tests, report);
   report.finish();

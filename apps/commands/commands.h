@@ -23,6 +23,8 @@ void add_prepare(CLI::App& app, Session& session);
 void add_train(CLI::App& app, Session& session);
 /// The two above; nothing in a build without training.
 void add_training_verbs(CLI::App& app, Session& session);
+void add_pull(CLI::App& app, Session& session);
+void add_cache(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);
 void add_completions(CLI::App& app, Session& session);
 void add_help(CLI::App& app, Session& session);

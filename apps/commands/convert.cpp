@@ -7,6 +7,7 @@
 #include "commands/conversion.h"
 #include "io/gguf_convert.h"
 #include "io/quantize_checkpoint.h"
+#include "options/hub_source.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
 
@@ -57,7 +58,7 @@ ConversionJob from_directory(const ConvertFlags& flags, const std::string& sourc
   options.dtype = dtype_of(flags.dtype);
   options.variant = variant_of(flags.variant);
   options.threads = flags.threads;
-  std::filesystem::path directory = repository(source).directory();
+  std::filesystem::path directory = hub_source(source, flags.common).directory();
   ConversionJob job;
   job.convert = [directory, options](const std::filesystem::path& target, const ConversionProgress& progress) {
     return rewrite_checkpoint(directory, target, options, progress);

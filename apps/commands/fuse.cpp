@@ -13,6 +13,7 @@
 #include "commands/output_directory.h"
 #include "lora/fuse.h"
 #include "lora/merge.h"
+#include "options/hub_source.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
@@ -55,7 +56,7 @@ lora::Adapter read_adapters(const FuseFlags& flags) {
     const AdapterSource source = AdapterSource::parse(text);
     std::optional<float> scale;
     if (source.number) scale = float(*source.number);
-    parts.push_back({source.read(scale), 1.0});
+    parts.push_back({source.read(flags.common, scale), 1.0});
   }
   return parts.size() == 1 ? std::move(parts.front().adapter) : lora::merge(parts).adapter;
 }
@@ -67,7 +68,7 @@ std::vector<WeightedAdapter> load_adapters(const FuseFlags& flags) {
     const AdapterSource source = AdapterSource::parse(text);
     AdapterOptions options;
     if (source.number) options.scale = float(*source.number);
-    adapters.emplace_back(load_adapter(repository(source.source), options));
+    adapters.emplace_back(load_adapter(hub_source(source.source, flags.common), options));
   }
   return adapters;
 }
@@ -197,7 +198,8 @@ int run(const FuseFlags& flags) {
   const CLI::Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
   if (from == nullptr) throw UsageError("no model given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   if (to == nullptr) throw UsageError("no output directory given: bumblebee fuse MODEL DIR --adapter ADAPTER");
-  const std::filesystem::path source = repository(from == flags.source_option ? flags.source : flags.model).directory();
+  const std::filesystem::path source =
+      hub_source(from == flags.source_option ? flags.source : flags.model, flags.common).directory();
   const std::string output = to == flags.output_option ? flags.output : flags.output_flag;
   const lora::Adapter adapter = read_adapters(flags);
   std::vector<int32_t> tokens;  // before the work, so that a mistake in the flag does not cost it

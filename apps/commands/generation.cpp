@@ -17,15 +17,16 @@ CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size) {
 }
 
 ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common) {
+  Repository repository = source(flags.model.model, common);
+  repository.directory();  // a download is no part of the time to load
   auto start = std::chrono::steady_clock::now();
-  Repository repository = source(flags.model.model);
   GenerationConfig config = load_generation_config(repository);
   apply(flags.sampling, config);
   validate(config);
   Tokenizer tokenizer = load_tokenizer(repository);
   text::GenerationOptions options;
   options.compile.sequence_length = flags.ctx_size;
-  options.adapters = load_adapters(flags.adapters);
+  options.adapters = load_adapters(flags.adapters, common);
   LoadedModel loaded = load(flags.model, common);
   text::Generation serving = text::generation(loaded.model, tokenizer, config, options);
   double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -122,7 +122,7 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
 int run(const InfoFlags& flags) {
   const CLI::Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
-  const Repository place = source(name);
+  const Repository place = source(name, flags.common);
   if (const std::filesystem::path directory = place.directory(); is_adapter_directory(directory)) {
     print_adapter(directory, name, flags.common);
     return int(ExitCode::ok);

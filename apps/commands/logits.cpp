@@ -30,7 +30,7 @@ int run(const LogitsFlags& flags) {
                                     ? parse_token_list(flags.tokens, "--tokens")
                                     : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
-  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
+  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   LoadedModel loaded = load(flags.model, flags.common);
   const ModelInfo& info = loaded.model.info();
   loaded.model.prepare_adapters(adapters);  // before a file is begun

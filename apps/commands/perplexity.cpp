@@ -56,12 +56,12 @@ double negative_log_likelihood(std::span<const float> logits, int32_t token) {
 
 int run(const PerplexityFlags& flags) {
   if (flags.file.empty()) throw UsageError("no text given: use -f FILE ('-': standard input)");
-  Tokenizer tokenizer = load_tokenizer(source(flags.model.model));
+  Tokenizer tokenizer = load_tokenizer(source(flags.model.model, flags.common));
   std::vector<int32_t> tokens = tokenizer.encode(read_input(flags.file));
   if (tokens.size() < 2)
     throw Error(ErrorCode::bad_request, flags.file,
                 "expected a text of at least two tokens, got " + std::to_string(tokens.size()));
-  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
+  const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   LoadedModel loaded = load(flags.model, flags.common);
   if (flags.ctx_size > loaded.model.info().context) {
     throw Error(ErrorCode::bad_request, "--ctx-size",

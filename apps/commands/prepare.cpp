@@ -85,7 +85,7 @@ int run(const PrepareFlags& flags) {
   PrepareOptions options = flags.options;
   options.format = format_from(flags.format);
   std::optional<Tokenizer> tokenizer;
-  if (!flags.model.empty()) tokenizer = load_tokenizer(source(flags.model));
+  if (!flags.model.empty()) tokenizer = load_tokenizer(source(flags.model, flags.common));
   const std::vector<std::filesystem::path> posts(flags.posts.begin(), flags.posts.end());
   print(flags, prepare_data(posts, flags.output, options, tokenizer ? &*tokenizer : nullptr));
   return int(ExitCode::ok);

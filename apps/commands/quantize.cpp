@@ -5,6 +5,7 @@
 #include "commands/commands.h"
 #include "commands/conversion.h"
 #include "io/quantize_checkpoint.h"
+#include "options/hub_source.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
 
@@ -20,7 +21,7 @@ struct QuantizeFlags {
 };
 
 int run(const QuantizeFlags& flags) {
-  std::filesystem::path source = repository(flags.source).directory();
+  std::filesystem::path source = hub_source(flags.source, flags.common).directory();
   RewriteOptions options;
   options.quantize = AffineSpec{flags.bits, flags.group_size};
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;

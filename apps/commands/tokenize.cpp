@@ -75,7 +75,7 @@ std::string text_from(const Session& session, const CLI::Option* argument, const
 
 int run_tokenize(const TokenizeFlags& flags) {
   std::string text = text_from(*flags.session, flags.text_option, flags.file_option, "text");
-  Tokenizer tokenizer = load_tokenizer(source(flags.model));
+  Tokenizer tokenizer = load_tokenizer(source(flags.model, flags.common));
   EncodeOptions options;
   options.parse_control_tokens = flags.parse_control_tokens;
   options.add_special_tokens = !flags.no_special_tokens;
@@ -91,7 +91,7 @@ int run_tokenize(const TokenizeFlags& flags) {
 int run_detokenize(const DetokenizeFlags& flags) {
   std::string text = text_from(*flags.session, flags.ids_option, flags.file_option, "token ids");
   std::vector<int32_t> ids = parse_token_list(text, "ids");
-  Tokenizer tokenizer = load_tokenizer(source(flags.model));
+  Tokenizer tokenizer = load_tokenizer(source(flags.model, flags.common));
   std::string decoded = tokenizer.decode(ids, flags.skip_special_tokens);
   if (flags.common.json) {
     print_json({{"text", decoded}});

@@ -47,7 +47,7 @@ int measure(const TrainVerbFlags& flags, const TrainConfig& config, const Model&
     throw UsageError("--test alone measures the adapter in '" + options.adapter_path.string() +
                      "', which is no directory; --train makes one first");
   }
-  std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters);
+  std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   adapters.emplace_back(load_adapter(repository(options.adapter_path.string())));
   const double loss = test_loss(model, tokenizer, config.data, options, adapters);
   if (flags.common.json) {
@@ -75,12 +75,12 @@ int run(const TrainVerbFlags& flags) {
   const TrainConfig config = flags.train.config();
   ModelFlags model_flags = flags.model;
   if (model_flags.model.empty()) model_flags.model = config.model;
-  const Repository from = source(model_flags.model);
+  const Repository from = source(model_flags.model, flags.common);
   TrainOutput output(flags.common);
   for (const std::string& note : config.notes) output.note(note);
 
   TrainOptions options = config.chosen();
-  options.on_top_of = load_adapters(flags.adapters);
+  options.on_top_of = load_adapters(flags.adapters, flags.common);
   options.base_model = model_flags.model;
   const Tokenizer tokenizer = load_tokenizer(from);
   const LoadedModel loaded = load(model_flags, flags.common);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "options/hub_source.h"
 #include "ui/exit_codes.h"
 
 namespace bumblebee::cli {
@@ -39,12 +40,12 @@ void add_adapter_flags(CLI::App& verb, AdapterFlags& flags) {
       ->group("Model");
 }
 
-std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags) {
+std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const CommonFlags& common) {
   std::vector<WeightedAdapter> loaded;
   for (const std::string& text : flags.adapters) {
     const Named named = split(text);
     if (named.source.empty()) throw UsageError("--adapter: expected a source, got '" + text + "'");
-    loaded.emplace_back(load_adapter(repository(named.source), {.scale = named.scale, .name = ""}));
+    loaded.emplace_back(load_adapter(hub_source(named.source, common), {.scale = named.scale, .name = ""}));
   }
   return loaded;
 }

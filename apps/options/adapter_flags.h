@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bumblebee/bumblebee.h"
+#include "options/common.h"
 
 namespace bumblebee::cli {
 
@@ -17,6 +18,6 @@ struct AdapterFlags {
 void add_adapter_flags(CLI::App& verb, AdapterFlags& flags);
 
 /// Reads the adapters, in order; nothing is packed yet. Throws UsageError for a scale that is no number.
-std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags);
+std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const CommonFlags& common);
 
 }  // namespace bumblebee::cli

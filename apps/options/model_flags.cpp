@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "options/hub_source.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
@@ -11,7 +12,7 @@ namespace bumblebee::cli {
 
 CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
   return verb
-      .add_option("-m,--model", model, "Model: a directory, or org/name[@revision] in the local Hugging Face cache")
+      .add_option("-m,--model", model, "Model: a directory, or org/name[/folder][@revision] of the Hugging Face Hub")
       ->option_text("MODEL")
       ->group("Model");
 }
@@ -86,9 +87,9 @@ Pinning pinning_from(const std::string& name) {
   return name == "none" ? Pinning::none : name == "cores" ? Pinning::cores : Pinning::automatic;
 }
 
-Repository source(const std::string& model) {
+Repository source(const std::string& model, const CommonFlags& common) {
   if (model.empty()) throw UsageError("no model given: use -m DIR or -m org/name (or set BUMBLEBEE_MODEL)");
-  return repository(model);
+  return hub_source(model, common);
 }
 
 ModelOptions ModelFlags::options() const {
@@ -116,7 +117,7 @@ LoadedModel load(const ModelFlags& flags, const CommonFlags& common) {
     return !interrupt::requested();
   };
   auto start = std::chrono::steady_clock::now();
-  Model model = load_model(source(flags.model), options);
+  Model model = load_model(source(flags.model, common), options);
   return {std::move(model), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
 }
 

@@ -39,7 +39,7 @@ KvType kv_type_from(const std::string& name);
 Pinning pinning_from(const std::string& name);
 
 /// The place that -m names. Throws UsageError when it is empty.
-Repository source(const std::string& model);
+Repository source(const std::string& model, const CommonFlags& common);
 
 struct LoadedModel {
   Model model;

@@ -18,6 +18,9 @@ ExitCode exit_code(ErrorCode code) {
     case ErrorCode::device: return ExitCode::device;
     case ErrorCode::bad_request: return ExitCode::bad_request;
     case ErrorCode::cancelled: return ExitCode::cancelled;
+    case ErrorCode::not_found: return ExitCode::not_found;
+    case ErrorCode::forbidden: return ExitCode::forbidden;
+    case ErrorCode::network: return ExitCode::network;
   }
   return ExitCode::internal;
 }
@@ -33,6 +36,9 @@ std::string_view exit_code_help() {
          "  6    out_of_memory\n"
          "  7    device: the device is absent or cannot run this model\n"
          "  8    bad_request: the prompt or the settings do not fit this model\n"
+         "  9    not_found: no such repository, revision or file on the Hub, or in its cache\n"
+         "  10   forbidden: the Hub wants a token, another one, or its terms accepted\n"
+         "  11   network: the Hub cannot be reached, or answers with failures\n"
          "  130  cancelled with Ctrl-C";
 }
 

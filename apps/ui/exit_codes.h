@@ -20,6 +20,9 @@ enum class ExitCode : int {
   out_of_memory = 6,
   device = 7,
   bad_request = 8,
+  not_found = 9,
+  forbidden = 10,
+  network = 11,
   cancelled = 130,  // what a shell reports for a program ended by Ctrl-C
 };
 

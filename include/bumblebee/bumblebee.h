@@ -6,6 +6,7 @@
 #include "bumblebee/device.h"
 #include "bumblebee/error.h"
 #include "bumblebee/generation_config.h"
+#include "bumblebee/hub.h"
 #include "bumblebee/model.h"
 #include "bumblebee/prepare.h"
 #include "bumblebee/repository.h"

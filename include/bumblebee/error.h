@@ -10,7 +10,18 @@
 namespace bumblebee {
 
 /// What kind of thing went wrong; the program's exit codes and a server's status codes follow from it.
-enum class ErrorCode : uint8_t { bad_file, bad_config, unsupported, out_of_memory, device, bad_request, cancelled };
+enum class ErrorCode : uint8_t {
+  bad_file,
+  bad_config,
+  unsupported,
+  out_of_memory,
+  device,
+  bad_request,
+  cancelled,
+  not_found,  // on the Hub or in its cache: a repository, a revision, a file
+  forbidden,  // the Hub wants a token, another one, or its terms accepted
+  network,    // the Hub cannot be reached, or answers with failures
+};
 
 /// The name of a code as it is printed in JSON and logs, for instance "bad_file".
 std::string_view to_string(ErrorCode code);

@@ -18,6 +18,9 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::device: return "device";
     case ErrorCode::bad_request: return "bad_request";
     case ErrorCode::cancelled: return "cancelled";
+    case ErrorCode::not_found: return "not_found";
+    case ErrorCode::forbidden: return "forbidden";
+    case ErrorCode::network: return "network";
   }
   return "unknown";
 }

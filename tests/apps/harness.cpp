@@ -40,7 +40,9 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
   for (const Pipe& pipe : {in, out, err}) ::close(pipe[0]), ::close(pipe[1]);
   std::vector<std::string> words = {BB_PROGRAM};
   words.insert(words.end(), call.arguments.begin(), call.arguments.end());
-  std::vector<std::string> variables = {"PATH=/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C.UTF-8"};
+  // Offline: a name that is no directory must not send a test to the network.
+  std::vector<std::string> variables = {"PATH=/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C.UTF-8",
+                                        "HF_HUB_OFFLINE=1"};
   for (const auto& [name, value] : call.environment) variables.push_back(name + "=" + value);
   ::execve(BB_PROGRAM, pointers(words).data(), pointers(variables).data());
   ::_exit(127);

@@ -110,8 +110,9 @@ def inside(arguments):
         wrong += compare_trees(text / "tokens", DATA / "text" / "tokens")
         if arguments.binary.exists():
             script("widths.py", "--out", Path(scratch) / "grid", "--binary", arguments.binary)
+            script("hub_cache.py", "--binary", arguments.binary)
         else:
-            print(f"== the widths were not compared with mlx-lm: {arguments.binary} has not been built")
+            print(f"== the widths were not compared with mlx-lm, nor the cache with huggingface_hub: {arguments.binary} has not been built")
     if arguments.gguf:
         rest = ["--model", arguments.smollm2] if arguments.smollm2 else []
         script("smollm2.py", "--gguf", arguments.gguf, *rest, "--out", CACHE / "smollm2", "--binary", arguments.binary)

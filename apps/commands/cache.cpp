@@ -1,0 +1,202 @@
+// `cache`: what lies in the cache of the Hugging Face Hub; removing, pruning, verifying.
+#include <cstdio>
+#include <ctime>
+
+#include "bumblebee/hub.h"
+#include "commands/commands.h"
+#include "options/hub_source.h"
+#include "options/validators.h"
+#include "ui/exit_codes.h"
+#include "ui/interrupt.h"
+#include "ui/json_out.h"
+#include "ui/progress.h"
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+namespace {
+
+struct CacheFlags {
+  CommonFlags common;
+  std::string action;
+  std::vector<std::string> targets;
+  bool dry_run = false, revisions = false;
+};
+
+std::string shown(const CachedRepository& one) { return one.type == "model" ? one.id : one.type + "/" + one.id; }
+
+std::string day(int64_t seconds) {
+  const std::time_t time = seconds;
+  std::tm parts{};
+  char text[16] = "";
+  if (seconds > 0 && ::localtime_r(&time, &parts) != nullptr) std::strftime(text, sizeof text, "%Y-%m-%d", &parts);
+  return text;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+void row(const std::string& name, uint64_t bytes, int files, int64_t modified, const std::string& note) {
+  char numbers[64];
+  std::snprintf(numbers, sizeof numbers, "%10s %6d  %-10s  ", human_bytes(double(bytes)).c_str(), files,
+                day(modified).c_str());
+  write_out(numbers + one_line(name) + (note.empty() ? "" : "  " + one_line(note)) + "\n");
+}
+
+OutJson as_json(const CacheListing& listing) {
+  OutJson repositories = OutJson::array();
+  for (const CachedRepository& one : listing.repositories) {
+    OutJson revisions = OutJson::array();
+    for (const CachedRevision& revision : one.revisions)
+      revisions.push_back({{"commit", revision.commit},
+                           {"refs", revision.refs},
+                           {"bytes", revision.bytes},
+                           {"files", revision.files},
+                           {"modified", revision.modified}});
+    repositories.push_back({{"type", one.type},
+                            {"id", one.id},
+                            {"directory", one.folder.string()},
+                            {"bytes", one.bytes},
+                            {"partial_bytes", one.partial_bytes},
+                            {"files", one.files},
+                            {"modified", one.modified},
+                            {"revisions", revisions}});
+  }
+  return {{"directory", listing.directory.string()},
+          {"bytes", listing.bytes},
+          {"repositories", repositories},
+          {"warnings", listing.warnings}};
+}
+
+int list(const CacheFlags& flags) {
+  if (!flags.targets.empty()) throw UsageError("cache ls takes no names");
+  const CacheListing listing = list_cache();
+  if (flags.common.json) {
+    print_json(as_json(listing));
+    return int(ExitCode::ok);
+  }
+  for (const CachedRepository& one : listing.repositories) {
+    std::vector<std::string> refs;
+    for (const CachedRevision& revision : one.revisions)
+      refs.insert(refs.end(), revision.refs.begin(), revision.refs.end());
+    std::string note = refs.empty() || flags.revisions ? "" : "(" + joined(refs) + ")";
+    if (one.partial_bytes > 0) note += " " + human_bytes(double(one.partial_bytes)) + " of interrupted downloads";
+    row(shown(one), one.bytes, one.files, one.modified, note);
+    if (!flags.revisions) continue;
+    for (const CachedRevision& revision : one.revisions)
+      row("  @" + revision.commit, revision.bytes, revision.files, revision.modified, joined(revision.refs));
+  }
+  write_out(human_bytes(double(listing.bytes)) + " in " + one_line(listing.directory.string()) + "\n");
+  for (const std::string& warning : listing.warnings)
+    std::fprintf(stderr, "bumblebee: %s\n", one_line(warning).c_str());
+  return int(ExitCode::ok);
+}
+
+int report(const CacheFlags& flags, const CacheRemoval& removal) {
+  if (flags.common.json) {
+    print_json({{"removed", removal.removed}, {"bytes", removal.bytes}, {"dry_run", flags.dry_run}});
+    return int(ExitCode::ok);
+  }
+  const std::string verb = flags.dry_run ? "would remove  " : "removed  ";
+  for (const std::string& one : removal.removed) write_out(verb + one_line(one) + "\n");
+  write_out((removal.removed.empty()
+                 ? "nothing to remove"
+                 : human_bytes(double(removal.bytes)) + " " + (flags.dry_run ? "would be freed" : "freed")) +
+            "\n");
+  return int(ExitCode::ok);
+}
+
+int remove(const CacheFlags& flags) {
+  if (flags.targets.empty()) throw UsageError("nothing named: bumblebee cache rm org/name, or org/name@revision");
+  return report(flags, remove_cached(flags.targets, flags.dry_run ? CacheAct::report : CacheAct::remove));
+}
+
+int prune(const CacheFlags& flags) {
+  if (!flags.targets.empty())
+    throw UsageError("cache prune takes no names; 'bumblebee cache rm' removes what is named");
+  return report(flags, prune_cache(flags.dry_run ? CacheAct::report : CacheAct::remove));
+}
+
+/// What is verified: the named ones, else every model's revisions.
+std::vector<std::pair<std::string, std::string>> to_verify(const CacheFlags& flags) {
+  std::vector<std::pair<std::string, std::string>> chosen;
+  for (const std::string& target : flags.targets) {
+    HubOptions options;
+    const std::string id = parse_hub_source(target, options);
+    if (!options.subdir.empty()) throw UsageError("cache verify takes whole repositories: org/name[@revision]");
+    chosen.emplace_back(id, options.revision);
+  }
+  if (!flags.targets.empty()) return chosen;
+  for (const CachedRepository& one : list_cache().repositories) {
+    if (one.type != "model") continue;
+    for (const CachedRevision& revision : one.revisions) chosen.emplace_back(one.id, revision.commit);
+  }
+  return chosen;
+}
+
+void print_verification(const CacheVerification& result) {
+  const std::string name = result.id + "@" + result.commit;
+  for (const std::string& broken : result.broken) write_out("broken   " + name + " " + one_line(broken) + "\n");
+  for (const std::string& path : result.missing) write_out("missing  " + name + " " + one_line(path) + "\n");
+  for (const std::string& path : result.unverifiable) write_out("unknown  " + name + " " + one_line(path) + "\n");
+  const bool good = result.broken.empty() && result.missing.empty();
+  write_out((good ? "good     " : "BAD      ") + name + ": " + std::to_string(result.files) + " files, " +
+            human_bytes(double(result.bytes)) + " hashed\n");
+}
+
+int verify(const CacheFlags& flags) {
+  OutJson results = OutJson::array();
+  bool good = true;
+  for (const auto& [id, revision] : to_verify(flags)) {
+    ProgressBar bar("hashing", ProgressBar::Unit::bytes, flags.common.progress());
+    const CacheVerification result = verify_cached(id, revision, {}, [&](uint64_t done, uint64_t total) {
+      bar.update(done, total);
+      return !interrupt::requested();
+    });
+    bar.clear();
+    good = good && result.broken.empty() && result.missing.empty();
+    if (!flags.common.json) print_verification(result);
+    results.push_back({{"id", result.id},
+                       {"commit", result.commit},
+                       {"files", result.files},
+                       {"bytes", result.bytes},
+                       {"broken", result.broken},
+                       {"missing", result.missing},
+                       {"unverifiable", result.unverifiable}});
+  }
+  if (flags.common.json) print_json({{"good", good}, {"results", results}});
+  if (!good && !flags.common.json)
+    std::fputs("bumblebee: remove what is bad ('bumblebee cache rm org/name@commit') and pull it again\n", stderr);
+  return int(good ? ExitCode::ok : ExitCode::bad_file);
+}
+
+int run(const CacheFlags& flags) {
+  if (flags.action == "ls") return list(flags);
+  if (flags.action == "rm") return remove(flags);
+  if (flags.action == "prune") return prune(flags);
+  if (flags.action == "verify") return verify(flags);
+  throw UsageError("expected an action: bumblebee cache ls, rm, prune or verify");
+}
+
+}  // namespace
+
+void add_cache(CLI::App& app, Session& session) {
+  auto flags = std::make_shared<CacheFlags>();
+  CLI::App* verb = add_verb(app, {"cache", "Look after downloaded models: list, remove, prune, verify"});
+  verb->add_option("action", flags->action, "ls, rm, prune or verify")->check(one_of({"ls", "rm", "prune", "verify"}));
+  verb->add_option("targets", flags->targets,
+                   "rm: org/name, org/name@revision or a commit; verify: org/name[@revision] (none: all models)");
+  verb->add_flag("--revisions", flags->revisions, "ls: a line for each revision as well");
+  verb->add_flag("--dry-run", flags->dry_run, "rm, prune: only say what would go");
+  verb->footer(
+      "prune removes revisions that no branch or tag leads to, and what interrupted downloads left. verify hashes "
+      "every\n"
+      "file, without a network, and exits with 3 when one is not what its hash says.\n\n"
+      "Examples:\n  bumblebee cache ls\n  bumblebee cache rm org/name --dry-run");
+  on_chosen(*verb, session, flags, run);
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,89 @@
+// Lines are drawn over those of the last time: the cursor goes up by as many as there were.
+#include "ui/download_bars.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "ui/terminal.h"
+
+namespace bumblebee::cli {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr int kFiles = 8;
+constexpr int kNameColumns = 34;
+
+std::string bar(double fraction, int width) {
+  const int filled = int(std::clamp(fraction, 0.0, 1.0) * width);
+  return "[" + std::string(size_t(filled), '#') + std::string(size_t(width - filled), '.') + "]";
+}
+
+/// The end of a name says more than its beginning.
+std::string short_name(const std::string& path) {
+  std::string name = one_line(path);
+  if (int(name.size()) > kNameColumns) name = "..." + name.substr(name.size() - size_t(kNameColumns) + 3);
+  name.resize(size_t(kNameColumns), ' ');
+  return name;
+}
+
+std::string line(const std::string& name, uint64_t done, uint64_t total, const std::string& tail) {
+  const double fraction = total == 0 ? 1 : double(done) / double(total);
+  char amount[80];
+  std::snprintf(amount, sizeof amount, " %3.0f%%  %s / %s", 100 * fraction, human_bytes(double(done)).c_str(),
+                human_bytes(double(total)).c_str());
+  const std::string text = amount + tail;
+  const int room = terminal_columns() - kNameColumns - int(text.size()) - 4;
+  return short_name(name) + (room >= 8 ? " " + bar(fraction, std::min(room, 30)) : "") + text;
+}
+
+}  // namespace
+
+DownloadBars::DownloadBars(ProgressBar::Visible visible)
+    : visible_(visible == ProgressBar::Visible::on_terminal && is_terminal(stderr)) {}
+
+std::string DownloadBars::total_line(const HubProgress& progress, Clock::time_point now) {
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double speed = seconds > 0 ? double(progress.done - std::min(progress.done, first_done_)) / seconds : 0;
+  char tail[80] = "";
+  if (speed > 0)
+    std::snprintf(tail, sizeof tail, "  %s/s  %.0f s left", human_bytes(speed).c_str(),
+                  double(progress.total - progress.done) / speed);
+  const std::string name =
+      "all: " + std::to_string(progress.files_done) + " of " + std::to_string(progress.files_total) + " files";
+  return line(name, progress.done, progress.total, tail);
+}
+
+void DownloadBars::update(const HubProgress& progress) {
+  if (!visible_ || progress.files_total == 0) return;
+  const auto now = Clock::now();
+  if (start_ == Clock::time_point{}) {
+    start_ = now;
+    first_done_ = progress.done;
+  }
+  const bool over = progress.files_done == progress.files_total;
+  if (over) return clear();
+  if (now - start_ < 300ms || now - last_ < 100ms) return;
+  last_ = now;
+  std::string text = lines_ > 0 ? "\r\033[" + std::to_string(lines_) + "A" : "";
+  int lines = 0;
+  for (const HubFileProgress& file : progress.active) {
+    if (lines == kFiles) break;
+    text += line(file.path, file.done, file.total, "") + "\033[K\n";
+    ++lines;
+  }
+  text += total_line(progress, now) + "\033[K\n\033[J";  // and what is left of more lines
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
+  lines_ = lines + 1;
+}
+
+void DownloadBars::clear() {
+  if (lines_ == 0) return;
+  std::fprintf(stderr, "\r\033[%dA\033[J", lines_);
+  std::fflush(stderr);
+  lines_ = 0;
+}
+
+}  // namespace bumblebee::cli
