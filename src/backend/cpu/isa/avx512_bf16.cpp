@@ -27,6 +27,8 @@ namespace avx512_bf16 {
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/isa/bf16_dot_avx512.h"
 #include "backend/cpu/generic/lora.inl.h"
+#include "backend/cpu/generic/grad.inl.h"
+#include "backend/cpu/isa/bf16_gemm_avx512.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace avx512_bf16

@@ -27,6 +27,8 @@ namespace avx512_vnni {
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/lora.inl.h"
+#include "backend/cpu/generic/grad.inl.h"
+#include "backend/cpu/generic/no_bf16_gemm.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace avx512_vnni
