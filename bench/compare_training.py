@@ -2,7 +2,7 @@
 """Training beside transformers with peft and beside mlx-lm: tokens per second and peak memory on this machine.
 
 Rank 8 on every linear module, AdamW, batches of 1024 tokens in rows of --lengths. peft trains on the dequantized
-weights in every dtype of --dtypes; mlx-lm and the program on the 4-bit ones as they are. Each runs in a process of its
+weights in every dtype of --dtypes; mlx-lm, which takes minutes, on one row a step, and the program on the 4-bit ones. Each runs in a process of its
 own, in turns, --rounds times. Needs the packages of tools/goldens/requirements.txt.
 """
 import argparse
@@ -26,9 +26,9 @@ def own_peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def rows_of(vocab, length, seed):
+def rows_of(vocab, length, seed, count=None):
     import numpy as np
-    return np.random.default_rng(seed).integers(10, min(vocab, 30000), (TOKENS // length, length)).astype("int64")
+    return np.random.default_rng(seed).integers(10, min(vocab, 30000), (count or TOKENS // length, length)).astype("int64")
 
 
 def worker_peft(model, length, steps, dtype, threads):
@@ -69,12 +69,12 @@ def worker_mlx(model, length, steps, _, __):
     gradient = nn.value_and_grad(loaded, default_loss)
     seconds = []
     for step in range(steps + 1):
-        rows = mx.array(rows_of(config["vocab_size"], length, step).astype("int32"))
+        rows = mx.array(rows_of(config["vocab_size"], length, step, 1).astype("int32"))
         start = time.perf_counter()
-        (_, _), grads = gradient(loaded, rows, mx.array([[0, length - 1]] * (TOKENS // length)))
+        (_, _), grads = gradient(loaded, rows, mx.array([[0, length - 1]]))
         optimizer.update(loaded, grads)
         mx.eval(loaded.parameters(), optimizer.state)
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) * (TOKENS // length))
     return seconds[1:]
 
 
@@ -168,10 +168,13 @@ def main():
             for _ in range(arguments.rounds):
                 for who, run in runs:
                     seen[who].append(run())
+                    seconds, peak = seen[who][-1]
+                    print(f"{length}, {who}: {TOKENS / statistics.median(seconds):.1f} tokens/s, {peak / 1e9:.2f} GB",
+                          file=sys.stderr, flush=True)
             for who, results in seen.items():
                 seconds = statistics.median(s for result in results for s in result[0])
                 peak = max(result[1] for result in results)
-                print(f"| {length} | {who} | {TOKENS / seconds:.0f} | {peak / 1e9:.2f} GB |", flush=True)
+                print(f"| {length} | {who} | {TOKENS / seconds:.3g} | {peak / 1e9:.2f} GB |", flush=True)
     return 0
 
 
