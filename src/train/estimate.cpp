@@ -2,19 +2,21 @@
 #include "train/estimate.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace bumblebee::train {
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
-/// Buffers that are freed stay for the next batch, up to this much.
+/// Free buffers of sizes that another batch had stay beside those in use, up to this much.
 constexpr uint64_t kReused = 256 * kMiB;
 /// Logits of the rows that the head takes at once.
 constexpr uint64_t kLogits = 128 * kMiB;
 
-/// Large buffers take whole huge pages.
+/// Sizes within an eighth share buffers.
 uint64_t buffer(int64_t rows, uint64_t columns) {
-  const uint64_t bytes = uint64_t(rows) * columns * sizeof(float), unit = bytes >= 2 * kMiB ? 2 * kMiB : 4096;
+  const uint64_t bytes = uint64_t(rows) * columns * sizeof(float);
+  const uint64_t unit = std::max<uint64_t>(4096, std::bit_floor(bytes) / 8);
   return (bytes + unit - 1) / unit * unit;
 }
 
