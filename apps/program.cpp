@@ -140,6 +140,7 @@ std::unique_ptr<CLI::App> make_program(Session& session) {
   add_quantize(*app, session);
   add_adapter(*app, session);
   add_fuse(*app, session);
+  add_training_verbs(*app, session);
   add_pull(*app, session);
   add_cache(*app, session);
   add_doctor(*app, session);

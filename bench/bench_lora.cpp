@@ -1,5 +1,5 @@
-// Adapters by themselves: the low-rank terms of the products of one layer, over more layers than any cache holds. Rows
-// of one adapter, and rows that each have their own.
+// Adapters by themselves: the low-rank terms of the products of one layer, over as many layers as no cache holds (a
+// model reads its weights between two of them). Rows of one adapter, and rows that each have their own.
 #include <memory>
 #include <string>
 #include <tuple>
@@ -11,10 +11,13 @@ namespace bumblebee::bench {
 namespace {
 
 struct Shape {
-  int model = 0, q = 0, kv = 0, feed_forward = 0, layers = 0;
+  int model = 0, q = 0, kv = 0, feed_forward = 0;
+  size_t bytes = 0;  // of factors over all layers
 };
 
-Shape shape_of(Size size) { return size == Size::full ? Shape{4096, 4096, 1024, 12288, 36} : Shape{64, 64, 32, 96, 2}; }
+Shape shape_of(Size size) {
+  return size == Size::full ? Shape{4096, 4096, 1024, 12288, size_t{256} << 20} : Shape{64, 64, 32, 96, 1};
+}
 
 struct Case {
   std::vector<int> outs;  // of modules that share x
@@ -29,9 +32,9 @@ struct Prepared {
   double bytes = 0;  // of one layer
 };
 
-Prepared prepare(Backend& backend, const Case& c, int layers) {
+Prepared prepare(Backend& backend, const Case& c, size_t bytes) {
   Prepared prepared;
-  for (int layer = 0; layer < layers; ++layer) {
+  for (size_t layer = 0; layer < 2 || double(layer) * prepared.bytes < double(bytes); ++layer) {
     std::vector<LoraTable>& tables = prepared.layers.emplace_back();
     for (const int out : c.outs) {
       LoraTable& table = tables.emplace_back();
@@ -51,9 +54,9 @@ Prepared prepare(Backend& backend, const Case& c, int layers) {
   return prepared;
 }
 
-void lora(benchmark::State& state, const Case& c, int layers) {
+void lora(benchmark::State& state, const Case& c, size_t bytes) {
   const std::unique_ptr<Backend> backend = make_backend(c.fast);
-  Prepared prepared = prepare(*backend, c, layers);
+  Prepared prepared = prepare(*backend, c, bytes);
   Batch batch;
   for (int r = 0; r < c.adapters; ++r)
     batch.append(std::vector<int32_t>(size_t(c.rows / c.adapters), 0), 0, {0}, Batch::Want::none, r);
@@ -96,7 +99,7 @@ void register_lora(Size size) {
           const Case c{.outs = outs, .in = in, .rank = rank, .rows = rows, .adapters = adapters, .fast = fast};
           add("lora/" + std::string(name) + "/rank" + std::to_string(rank) + "/rows" + std::to_string(rows) +
                   (adapters > 1 ? "x" + std::to_string(adapters) : "") + (fast ? "/fast" : "/exact"),
-              [c, layers = s.layers](benchmark::State& state) { lora(state, c, layers); });
+              [c, bytes = s.bytes](benchmark::State& state) { lora(state, c, bytes); });
         }
       }
     }

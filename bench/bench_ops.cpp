@@ -18,6 +18,7 @@ int main(int count, char** arguments) {
   bench::register_matmul(size);
   bench::register_attention(size);
   bench::register_lora(size);
+  bench::register_grad(size);
   bench::register_rows(size);
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;
@@ -33,6 +34,8 @@ int main(int count, char** arguments) {
   benchmark::AddCustomContext("read_bandwidth_gb_per_s", giga(machine.read_bandwidth));
   benchmark::AddCustomContext("peak_f32_gops", giga(machine.peaks.f32.per_second));
   benchmark::AddCustomContext("peak_f32_instruction", machine.peaks.f32.instruction);
+  benchmark::AddCustomContext("peak_bf16_gops", giga(machine.peaks.bf16.per_second));
+  benchmark::AddCustomContext("peak_bf16_instruction", machine.peaks.bf16.instruction);
   benchmark::AddCustomContext("peak_int8_gops", giga(machine.peaks.int8.per_second));
   benchmark::AddCustomContext("peak_int8_instruction", machine.peaks.int8.instruction);
   return benchmark::RunSpecifiedBenchmarks() > 0 ? 0 : 1;

@@ -4,6 +4,7 @@
 
 #include "backend/registry.h"
 #include "bumblebee/device.h"
+#include "quant/affine.h"
 
 namespace bumblebee::bench {
 
@@ -31,7 +32,8 @@ void report(benchmark::State& state, const Work& work) {
   state.SetBytesProcessed(int64_t(work.bytes * times));
   state.counters["of_read_bandwidth"] = rate(work.bytes / machine().read_bandwidth);
   if (work.limit == Limit::none) return;
-  const Peak& peak = work.limit == Limit::f32 ? machine().peaks.f32 : machine().peaks.int8;
+  const Peaks& peaks = machine().peaks;
+  const Peak& peak = work.limit == Limit::f32 ? peaks.f32 : work.limit == Limit::int8 ? peaks.int8 : peaks.bf16;
   state.counters["ops_per_second"] = rate(work.operations);
   state.counters["of_peak"] = rate(work.operations / peak.per_second);
 }
@@ -40,6 +42,34 @@ Tensor activations(Backend& backend, int rows, int cols) {
   std::vector<float> values(size_t(rows) * size_t(cols));
   for (size_t i = 0; i < values.size(); ++i) values[i] = 0.125f * float(int(i % 17) - 8);
   return backend.upload(values, rows, cols);
+}
+
+HostWeight random_weight(const Format& format, int out, int in) {
+  const bool dense = format.kind == Format::Kind::dense;
+  const size_t codes = row_bytes(format, in) * size_t(out);
+  const size_t groups = dense ? 0 : size_t(out) * size_t(in / format.group);
+  const size_t scales = groups * size_t(size_of(format.scale)), biases = groups * size_t(size_of(format.bias));
+  const auto owner = std::make_shared<std::vector<std::byte>>(codes + scales + biases);
+  const std::span<std::byte> all(*owner);
+  if (dense) {
+    for (size_t i = 0; i < codes / size_t(size_of(format.scale)); ++i)
+      store_float(all, format.scale, i, 0.01f * float(int(i % 7) - 3));
+  } else {
+    uint32_t state = 1;
+    for (size_t i = 0; i < codes; ++i) all[i] = std::byte((state = state * 1664525u + 1013904223u) >> 24);
+    for (size_t g = 0; g < groups; ++g) {
+      store_float(all.subspan(codes, scales), format.scale, g, 0.01f);
+      store_float(all.subspan(codes + scales), format.bias, g, -0.05f);
+    }
+  }
+  return {.format = format,
+          .out = out,
+          .in = in,
+          .codes = all.first(codes),
+          .scales = all.subspan(codes, scales),
+          .biases = all.subspan(codes + scales),
+          .name = "bench",
+          .keep = owner};
 }
 
 void bind_rows(Backend& backend, int rows) {

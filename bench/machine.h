@@ -31,7 +31,7 @@ const Machine& machine();
 std::unique_ptr<Backend> make_backend(bool fast);
 
 /// What one iteration does. `bytes` must be moved at least, `operations` are additions and multiplications.
-enum class Limit : unsigned char { none, f32, int8 };
+enum class Limit : unsigned char { none, f32, int8, bf16 };
 struct Work {
   double bytes = 0, operations = 0;
   Limit limit = Limit::none;  // the peak that the arithmetic is measured by
@@ -43,6 +43,9 @@ void report(benchmark::State& state, const Work& work);
 /// f32 [rows, cols] of plain values: no denormals, no infinities after many repetitions.
 Tensor activations(Backend& backend, int rows, int cols);
 
+/// A weight of random codes, scales and biases of the size that real ones have.
+HostWeight random_weight(const Format& format, int out, int in);
+
 /// A batch of `rows` rows of one sequence without a cache.
 void bind_rows(Backend& backend, int rows);
 
@@ -50,6 +53,7 @@ void bind_rows(Backend& backend, int rows);
 void register_matmul(Size size);
 void register_attention(Size size);
 void register_lora(Size size);
+void register_grad(Size size);
 void register_rows(Size size);
 
 template <class Function>

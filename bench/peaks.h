@@ -1,5 +1,5 @@
-// What the processor can do at most with one instruction set: fused multiply-adds of f32 and products of int8, counted
-// in loops that do nothing else. The measure for kernels that are limited by arithmetic.
+// What the processor can do at most with one instruction set: fused multiply-adds of f32, products of bf16 and of int8,
+// counted in loops that do nothing else. The measure for kernels that are limited by arithmetic.
 #pragma once
 
 #include <string>
@@ -15,6 +15,7 @@ struct Peak {
 
 struct Peaks {
   Peak f32, int8;
+  Peak bf16;  // f32's where no instruction of the set multiplies bf16
 };
 
 /// Measured now, best of many short runs within `seconds` each, on `threads` threads (0: one per core). Names of

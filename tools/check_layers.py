@@ -25,6 +25,7 @@ ALLOWED = {
     "lora": ["nn", "io"] + BELOW_NN,
     "engine": BELOW_ENGINE,
     "train": BELOW_ENGINE,
+    "api": ["engine", "train"] + BELOW_ENGINE,
     "serve": ["public", "base", "error"],
     "apps": ["public", "error"],
 }

@@ -19,6 +19,10 @@ void add_convert(CLI::App& app, Session& session);
 void add_quantize(CLI::App& app, Session& session);
 void add_adapter(CLI::App& app, Session& session);
 void add_fuse(CLI::App& app, Session& session);
+void add_prepare(CLI::App& app, Session& session);
+void add_train(CLI::App& app, Session& session);
+/// The two above; nothing in a build without training.
+void add_training_verbs(CLI::App& app, Session& session);
 void add_pull(CLI::App& app, Session& session);
 void add_cache(CLI::App& app, Session& session);
 void add_doctor(CLI::App& app, Session& session);

@@ -13,7 +13,7 @@ using namespace std::chrono_literals;
 ProgressBar::ProgressBar(std::string label, Unit unit, Visible visible)
     : label_(std::move(label)), unit_(unit), visible_(visible == Visible::on_terminal && is_terminal(stderr)) {}
 
-void ProgressBar::update(uint64_t done, uint64_t total) {
+void ProgressBar::update(uint64_t done, uint64_t total, std::string_view remark, double seconds_left) {
   if (!visible_ || total == 0) return;
   auto now = Clock::now();
   // Work that ends within a third of a second never shows a bar: flicker tells nobody anything.
@@ -24,18 +24,22 @@ void ProgressBar::update(uint64_t done, uint64_t total) {
   double seconds = std::chrono::duration<double>(now - start_).count();
   std::string amount = unit_ == Unit::bytes ? human_bytes(double(done)) + " / " + human_bytes(double(total))
                                             : std::to_string(done) + " / " + std::to_string(total);
-  char tail[96];
-  double left = fraction > 0 ? seconds * (1 - fraction) / fraction : 0;
-  std::snprintf(tail, sizeof tail, " %3.0f%%  %s  %.0f s left", 100 * fraction, amount.c_str(), left);
+  char percent[16], time[64];
+  double left = seconds_left >= 0 ? seconds_left : fraction > 0 ? seconds * (1 - fraction) / fraction : 0;
+  std::snprintf(percent, sizeof percent, " %3.0f%%  ", 100 * fraction);
+  std::snprintf(time, sizeof time, left < 600 ? "  %.0f s left" : "  %.0f min left", left < 600 ? left : left / 60);
+  std::string tail = percent + amount + (remark.empty() ? "" : "  ") + std::string(remark) + time;
 
-  int room = terminal_columns() - int(label_.size()) - int(std::string_view(tail).size()) - 4;
+  int room = terminal_columns() - int(label_.size()) - int(tail.size()) - 4;
   std::string bar;
+  // A line that wraps could not be drawn over.
+  if (room < 0) tail.resize(size_t(std::max(0, int(tail.size()) + room)));
   if (room >= 10) {
     int width = std::min(room, 40);
     int filled = int(fraction * width);
     bar = " [" + std::string(size_t(filled), '#') + std::string(size_t(width - filled), '.') + "]";
   }
-  std::fprintf(stderr, "\r%s%s%s\033[K", label_.c_str(), bar.c_str(), tail);
+  std::fprintf(stderr, "\r%s%s%s\033[K", label_.c_str(), bar.c_str(), tail.c_str());
   std::fflush(stderr);
   drawn_ = true;
 }

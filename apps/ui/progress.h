@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace bumblebee::cli {
 
@@ -19,8 +20,9 @@ class ProgressBar {
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  /// Draws at most twenty times a second; cheap enough to call per block.
-  void update(uint64_t done, uint64_t total);
+  /// Draws at most twenty times a second; cheap enough to call per block. `remark` stands behind the amount; without
+  /// `seconds_left`, the time left follows from what is done since the start.
+  void update(uint64_t done, uint64_t total, std::string_view remark = {}, double seconds_left = -1);
   void clear();
 
  private:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/batch.h"
+#include "backend/grad_ops.h"
 #include "backend/kv_store.h"
 #include "backend/ops.h"
 #include "backend/weight.h"
@@ -59,6 +60,11 @@ class Backend {
   /// Runs one step: CPU calls `body`; a device with graphs captures it once per key and replays it after.
   virtual void run(const StepKey& key, FunctionRef<void()> body) = 0;
   virtual Ops& ops() = 0;
+  /// How many bytes of freed activations may wait for the next step; 0: what suits inference. Training keeps more at
+  /// once than a long prefill, and would ask the system for it anew in every step.
+  virtual void keep_memory(size_t bytes) { (void)bytes; }
+  /// Null: this backend cannot train.
+  virtual GradOps* grad_ops() { return nullptr; }
 };
 
 /// What the registry knows about a backend without starting it.

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "engine/utf8.h"
+#include "base/utf8.h"
 
 namespace bumblebee {
 namespace {

@@ -147,6 +147,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
 
   auto state = std::make_shared<ModelState>();
   state->info = std::move(plan.info);
+  state->directory = directory;
   state->options = options;
   if (options.kv_type == KvType::by_precision)
     state->options.kv_type = options.precision == Precision::fast ? KvType::bf16 : KvType::f32;

@@ -1,6 +1,7 @@
 // What a loaded model is behind the public handle: weights on a backend, and the lock that lets one step run at a time.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -15,6 +16,7 @@ namespace bumblebee::engine {
 
 struct ModelState {
   ModelInfo info;
+  std::filesystem::path directory;  // of the checkpoint
   ModelOptions options;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<nn::Model> model;  // after the backend: its weights die first

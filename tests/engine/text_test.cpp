@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "bumblebee/error.h"
-#include "engine/utf8.h"
+#include "base/utf8.h"
 
 namespace bumblebee::text {
 namespace {

@@ -79,8 +79,9 @@ def base_weights(name):
         if key.endswith((".scales", ".biases")):
             continue
         if path + ".scales" in stored:
-            value = dequantize64(value, stored[path + ".scales"], stored[path + ".biases"], quantization["bits"],
-                                 quantization["group_size"])
+            own = quantization.get(path)  # a module may have a width of its own
+            own = own if isinstance(own, dict) else quantization
+            value = dequantize64(value, stored[path + ".scales"], stored[path + ".biases"], own["bits"], own["group_size"])
         weights[key] = widen(value)
     return {k: v for k, v in config.items() if not k.startswith("quantization")}, weights
 

@@ -96,6 +96,8 @@ def inside(arguments):
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")
+        script("training.py", "--out", fresh / "training")
+        script("train_data.py", "--out", fresh / "train_data.json")
         wrong += compare_trees(fresh, DATA / "goldens")
         script("gguf_files.py", "--out", Path(scratch) / "gguf")
         wrong += compare_trees(Path(scratch) / "gguf", DATA / "gguf")

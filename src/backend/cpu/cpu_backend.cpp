@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/cpu/dispatch.h"
+#include "backend/cpu/grad_ops.h"
 #include "backend/cpu/lora.h"
 #include "quant/affine.h"
 
@@ -30,6 +31,7 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return "cpu"; }
   Tensor make(int rows, int cols) override { return memory_->make(rows, cols); }
+  void keep_memory(size_t bytes) override { memory_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
   Tensor upload(std::span<const float> values, int rows, int cols) override {
     BB_CHECK(values.size() == size_t(rows) * size_t(cols));
     Tensor t = memory_->make(rows, cols);
@@ -81,6 +83,7 @@ class CpuBackend final : public Backend {
   }
   void run(const StepKey&, FunctionRef<void()> body) override { body(); }
   Ops& ops() override { return ops_; }
+  GradOps* grad_ops() override { return &grad_ops_; }
 
  private:
   ThreadPool threads_;
@@ -88,6 +91,7 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   const bool fast_;
   CpuOps ops_;
+  CpuGradOps grad_ops_{ops_};
 };
 
 std::vector<std::string> set_names() {

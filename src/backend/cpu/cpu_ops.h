@@ -22,6 +22,8 @@ struct CpuWeight final : PackedWeight {
 };
 
 class CpuOps final : public Ops {
+  friend class CpuGradOps;  // the same threads, memory, batch and tables
+
  public:
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
 
@@ -86,6 +88,8 @@ class CpuOps final : public Ops {
   void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, const Tensor& y);
   void turn(Tensor& t, int head_dim, const NormParams* norm);
   void update_rope_table(const RopeParams& rope);
+  /// To be called before t is changed in place: what was rounded from it is no longer so.
+  void forget_rounded(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
@@ -110,6 +114,7 @@ class CpuOps final : public Ops {
   RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
   std::vector<float> cos_, sin_;    // [rows, dims/2]
+  std::vector<float> sin_back_;     // -sin, once a gradient has been turned back
   std::vector<float> lora_u_;       // A x of every run and term
   std::vector<float> span_states_;  // of spans that are joined later
 };

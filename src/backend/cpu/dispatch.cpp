@@ -22,7 +22,8 @@ std::vector<const Kernels*> available_kernels() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16")) sets.push_back(&avx512_bf16_kernels());
+  if (vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"))
+    sets.push_back(&avx512_bf16_kernels());
   if (vnni) sets.push_back(&avx512_vnni_kernels());
   if (avx512) sets.push_back(&avx512_kernels());
   if (avx2) sets.push_back(&avx2_kernels());

@@ -25,7 +25,7 @@ inline constexpr int kLanes = 16;
 /// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
-inline constexpr int kInt8Depth = 1024;  // inputs, at most
+inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once, at most
 
 enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 
@@ -148,6 +148,31 @@ struct LoraExpand {
   int first = 0, last = 0;
 };
 
+/// Columns of a tile of pairs.
+inline constexpr int kPairCols = 64;
+
+/// C [rows, cols] = A·B in bf16 with sums in f32, added to C when `accumulate`. The depth is that of `pairs` pairs: A
+/// [rows, 2·pairs], and B in tiles of kPairCols columns, [pairs][kPairCols] of two elements that follow each other in
+/// depth, the first in the low half. Columns of B are padded with zeros to a multiple of 16. The sum runs over pairs in
+/// order.
+struct Bf16Gemm {
+  const uint16_t* a = nullptr;
+  size_t a_stride = 0;  // elements, even
+  const uint32_t* b = nullptr;
+  size_t b_tile = 0;  // from tile to tile
+  float* c = nullptr;
+  size_t c_stride = 0;
+  int rows = 0, cols = 0, pairs = 0;
+  bool accumulate = false;
+};
+
+/// Which elements of a tensor GradOps::dropout keeps (backend/dropout.h).
+struct DropoutMask {
+  uint64_t key = 0, counter_high = 0;
+  uint32_t threshold = 0;
+  float scale = 1;
+};
+
 struct Kernels {
   const char* name;
 
@@ -192,6 +217,28 @@ struct Kernels {
 
   void (*lora_shrink)(const LoraShrink& s);
   void (*lora_expand)(const LoraExpand& e);
+
+  /// Derivatives, for training.
+  /// Rows [first, last) of W, columns [k0, k1), as B of a Bf16Gemm over the rows, rounded to bf16, tile after tile; k0
+  /// is a multiple of 16. An odd last row has a partner of zeros. Null where no instruction multiplies bf16, as are the
+  /// next two.
+  void (*decode_pairs)(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out);
+  /// xᵀ as B of a Bf16Gemm, for x [cols, depth]: pairs follow each other along rows of x.
+  void (*turn_pairs)(const float* x, size_t stride, int cols, int depth, uint32_t* out);
+  void (*gemm_bf16)(const Bf16Gemm& g);
+  /// out [cols, rows] = xᵀ for x [rows, cols]
+  void (*transpose)(const float* x, size_t stride, int rows, int cols, float* out, size_t out_stride);
+  float (*dot)(const float* x, const float* y, int count);
+  /// y[i] += a[i]·b[i]
+  void (*multiply_add)(float* y, const float* a, const float* b, int count);
+  void (*rms_norm_dx)(const float* dy, const float* x, const float* w, float eps, int count, float* dx);
+  void (*silu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
+  /// One key and `count` queries: p[i] = exp(scale·s[i] - lse[i]) in place of the score s, and scale·p[i]·(dp[i] -
+  /// mean[i]) in place of dp.
+  void (*softmax_dx)(float* s, float* dp, const float* lse, const float* mean, float scale, int count);
+  /// y[i] = x[i] masked for the elements [first, last) of a tensor; `first` is a multiple of 128. x and y point to its
+  /// beginning.
+  void (*dropout)(const DropoutMask& mask, const float* x, uint64_t first, uint64_t last, float* y);
 };
 
 const Kernels& scalar_kernels();

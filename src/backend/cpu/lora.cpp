@@ -174,7 +174,7 @@ void CpuOps::lora_shrink(const Tensor& x, const LoraWork& work) {
   const bool serial = threads == 1 || work.shrink < kSerialWork;
   const auto pieces_of = [&](const Run& run, int rank) {
     if (serial || run.count >= 8 * threads) return 1;
-    const int64_t each = std::max<int64_t>(4, all_ranks / (2 * threads));
+    const int64_t each = std::max(all_ranks / (2 * threads), std::clamp<int64_t>(all_ranks / threads, 4, 8));
     return int((rank + each - 1) / each);
   };
   for (const auto& terms : work.terms) {

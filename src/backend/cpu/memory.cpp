@@ -4,20 +4,19 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <new>
 
 namespace bumblebee::cpu {
 namespace {
 
-constexpr size_t kRound = 4096;
+constexpr size_t kPage = 4096;
 // What is larger is asked for in huge pages: keys and values are read in runs of some KiB, and looking up the address
 // of each run costs a good part of reading it.
 constexpr size_t kHugePage = size_t{2} << 20;
-// More than the activations of a long prefill; logits of whole prompts go back to the system instead.
-constexpr size_t kMaxCached = size_t{256} << 20;
-
 class CpuBuffer : public Buffer {
  public:
   explicit CpuBuffer(AlignedBytes b) : bytes(std::move(b)) {}
@@ -38,6 +37,21 @@ AlignedBytes aligned_bytes(size_t size) {
   return AlignedBytes(static_cast<std::byte*>(p));
 }
 
+AlignedBytes activation_bytes(size_t size) {
+  void* p = std::aligned_alloc(kPage, (std::max<size_t>(size, 1) + kPage - 1) / kPage * kPage);
+  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+#ifdef MADV_HUGEPAGE
+  if (size >= kHugePage) ::madvise(p, size / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  return AlignedBytes(static_cast<std::byte*>(p));
+}
+
+/// Sizes within an eighth share a class, so that batches of nearly the same rows share buffers.
+size_t size_class(size_t size) {
+  const size_t step = std::max(kPage, std::bit_floor(std::max<size_t>(size, 1)) / 8);
+  return (size + step - 1) / step * step;
+}
+
 class Pool::PooledBuffer final : public CpuBuffer {
  public:
   PooledBuffer(AlignedBytes b, size_t capacity, std::shared_ptr<Pool> pool)
@@ -51,7 +65,7 @@ class Pool::PooledBuffer final : public CpuBuffer {
 
 Tensor Pool::make(int rows, int cols) {
   const size_t size = size_t(rows) * size_t(cols) * sizeof(float);
-  size_t capacity = (size + kRound - 1) / kRound * kRound;
+  size_t capacity = size_class(size);
   AlignedBytes bytes;
   {
     const std::lock_guard lock(mutex_);
@@ -62,8 +76,15 @@ Tensor Pool::make(int rows, int cols) {
       cached_ -= capacity;
       free_.erase(it);
     }
+    most_used_ = std::max(most_used_, used_ + capacity);
+    // Sizes come in turns within a step, so some of what is free has to stay even where it makes the whole larger.
+    if (!bytes) shrink(std::max(std::min(limit_, kDefaultLimit), most_used_ - used_ - capacity));
   }
-  if (!bytes) bytes = aligned_bytes(capacity);
+  if (!bytes) bytes = activation_bytes(capacity);
+  {
+    const std::lock_guard lock(mutex_);
+    used_ += capacity;
+  }
   Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), DType::f32, rows, cols);
 #ifndef NDEBUG
   std::fill_n(data(tensor), size_t(rows) * size_t(cols), std::numeric_limits<float>::quiet_NaN());
@@ -73,9 +94,25 @@ Tensor Pool::make(int rows, int cols) {
 
 void Pool::give_back(AlignedBytes bytes, size_t capacity) {
   const std::lock_guard lock(mutex_);
-  if (cached_ + capacity > kMaxCached) return;
+  used_ -= capacity;
+  if (cached_ + capacity > limit_) return;
   cached_ += capacity;
   free_.emplace(capacity, std::move(bytes));
+}
+
+void Pool::shrink(size_t bytes) {
+  while (cached_ > bytes) {
+    const auto largest = std::prev(free_.end());
+    cached_ -= largest->first;
+    free_.erase(largest);
+  }
+}
+
+void Pool::limit(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  limit_ = bytes;
+  most_used_ = used_;
+  shrink(limit_);
 }
 
 size_t Pool::cached_bytes() const {

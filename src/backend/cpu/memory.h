@@ -18,21 +18,29 @@ struct AlignedFree {
 };
 using AlignedBytes = std::unique_ptr<std::byte, AlignedFree>;
 AlignedBytes aligned_bytes(size_t size);
+/// The same for activations: huge pages where they fit inside, and nothing rounded up to one.
+AlignedBytes activation_bytes(size_t size);
 
-/// Free buffers by capacity. Buffers may outlive the backend: each keeps the pool alive.
+/// Free buffers by capacity. Of those beyond the default limit, what is in use and what is free together never exceed
+/// what was in use at once: sizes that no longer come make room for those that do. Buffers may outlive the backend:
+/// each keeps the pool alive.
 class Pool : public std::enable_shared_from_this<Pool> {
  public:
   /// An uninitialised f32 matrix; NaN-filled in builds with assertions, so that a read before a write shows.
   Tensor make(int rows, int cols);
   size_t cached_bytes() const;
+  /// How much may be free and kept. What is beyond goes back to the system at once.
+  void limit(size_t bytes);
+  static constexpr size_t kDefaultLimit = size_t{256} << 20;  // more than the activations of a long prefill
 
  private:
   class PooledBuffer;
   void give_back(AlignedBytes bytes, size_t capacity);
+  void shrink(size_t bytes);  // to so much that is free; under the mutex
 
   mutable std::mutex mutex_;
   std::multimap<size_t, AlignedBytes> free_;
-  size_t cached_ = 0;
+  size_t cached_ = 0, used_ = 0, most_used_ = 0, limit_ = kDefaultLimit;
 };
 
 /// Address of the first element of an f32 tensor of this backend.

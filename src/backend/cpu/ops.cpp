@@ -128,6 +128,10 @@ void CpuOps::round_row(const Tensor& y, int r) {
   for (const QuantLayout& layout : rounded_.done) k_.quantize(row(y, r), y.cols(), layout, rounded_.of(layout).row(r));
 }
 
+void CpuOps::forget_rounded(const Tensor& t) {
+  if (rounded_.source && rounded_.source.buffer() == t.buffer()) rounded_.source = {};
+}
+
 void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
   bool bf16 = false;
   std::vector<QuantLayout> wanted;
@@ -259,6 +263,7 @@ void CpuOps::update_rope_table(const RopeParams& rope) {
   const size_t half = rope.inv_freq.size();
   cos_.resize(size_t(batch_.rows()) * half);
   sin_.resize(cos_.size());
+  sin_back_.clear();
   // The angle is an f32 product, as models are trained with; its sine is then as exact as f32 allows.
   for_rows(batch_.rows(), int(half) * 32, [&](int r) {
     for (size_t i = 0; i < half; ++i) {

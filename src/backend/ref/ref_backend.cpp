@@ -6,45 +6,23 @@
 #include <utility>
 
 #include "backend/ref/math.h"
+#include "backend/ref/ref_grad_ops.h"
+#include "backend/ref/ref_tensor.h"
 #include "quant/affine.h"
 
 namespace bumblebee {
 namespace {
 
-class RefBuffer final : public Buffer {
- public:
-  explicit RefBuffer(size_t count) : values(count) {}
-  std::vector<double> values;
-};
-
-struct RefWeight final : PackedWeight {
-  HostWeight host;
-};
+using ref::host;
+using ref::make_tensor;
+using ref::own;
+using ref::RefWeight;
+using ref::row;
 
 struct RefFactors final : PackedFactors {
   std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
 };
-
-Tensor make_tensor(int rows, int cols) {
-  return Tensor(std::make_shared<RefBuffer>(size_t(rows) * size_t(cols)), DType::f64, rows, cols);
-}
-
-std::span<double> row(const Tensor& t, int r) {
-  auto& buffer = static_cast<RefBuffer&>(*t.buffer());
-  return std::span(buffer.values)
-      .subspan(t.offset_bytes() / sizeof(double) + size_t(r) * size_t(t.cols()), size_t(t.cols()));
-}
-
-const HostWeight& host(const Weight& w) { return static_cast<const RefWeight&>(*w.packed).host; }
-
-/// A tensor that may be written: the same one when nobody else holds it, else a copy.
-Tensor own(Tensor& t) {
-  if (t.unique()) return t;
-  Tensor copy = make_tensor(t.rows(), t.cols());
-  for (int r = 0; r < t.rows(); ++r) std::copy_n(row(t, r).begin(), t.cols(), row(copy, r).begin());
-  return copy;
-}
 
 /// Pages are allocated when first written: [layer][k or v][kv_head][page_size][head_dim].
 class RefKv final : public KvStore {
@@ -335,9 +313,11 @@ class RefBackend final : public Backend {
   }
   void run(const StepKey&, FunctionRef<void()> body) override { body(); }
   Ops& ops() override { return ops_; }
+  GradOps* grad_ops() override { return &grad_ops_; }
 
  private:
   RefOps ops_;
+  ref::RefGradOps grad_ops_{ops_.batch};
 };
 
 }  // namespace

@@ -41,6 +41,13 @@ struct WideWeight {
 };
 WideWeight widen(const HostWeight& weight);
 
+/// What rounding both factors of a product to bf16 changes of it. Weights that are bf16 already lose nothing.
+constexpr double kBothBf16 = 2 * testing_support::kRoundBf16 * (1 + testing_support::kRoundBf16);
+
+/// The largest difference of element n of x·Wᵀ + bias, as matmul gives it, from `want`.
+double product_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
+                     double want, double bias);
+
 /// "b4_g64_bf16", "f16".
 std::string label(const Format& format);
 /// Every width and group with each type of scales, once with biases of another type, and the dense types.

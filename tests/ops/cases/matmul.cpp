@@ -6,21 +6,13 @@
 #include "tests/ops/cases/common.h"
 
 namespace bumblebee::op_cases {
-namespace {
-
-struct TermSpec {
-  Format format;
-  int out = 0;
-  bool bias = false;
-};
-
 /// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
 /// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest /
 /// 16256, whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|.
 /// Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
-double matmul_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
-                    double want, double bias) {
+double product_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
+                     double want, double bias) {
   const size_t in = size_t(w.in), row = size_t(n) * in;
   double magnitude = 0;
   for (size_t k = 0; k < in; ++k) magnitude += std::abs(double(x[k])) * w.magnitude[row + k];
@@ -41,6 +33,14 @@ double matmul_bound(const float* x, const WideWeight& w, int n, const Format& fo
   }
   return bound;
 }
+
+namespace {
+
+struct TermSpec {
+  Format format;
+  int out = 0;
+  bool bias = false;
+};
 
 class MatmulCase final : public OpCase {
  public:
@@ -82,8 +82,8 @@ class MatmulCase final : public OpCase {
       for (int r = 0; r < x_.rows; ++r) {
         for (int n = 0; n < wide.out; ++n) {
           const size_t i = size_t(r) * size_t(wide.out) + size_t(n);
-          bound[i] = matmul_bound(x_.row(r), wide, n, weights_[t].format, precision, double(reference[t].values[i]),
-                                  biases_[t].empty() ? 0 : double(biases_[t][size_t(n)]));
+          bound[i] = product_bound(x_.row(r), wide, n, weights_[t].format, precision, double(reference[t].values[i]),
+                                   biases_[t].empty() ? 0 : double(biases_[t][size_t(n)]));
         }
       }
       bounds.push_back(std::move(bound));

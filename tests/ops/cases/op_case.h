@@ -47,7 +47,7 @@ class OpCase {
 
 using Cases = std::vector<std::unique_ptr<OpCase>>;
 
-/// Names of the operations that have cases, in the order of ops.h.
+/// Names of the operations that have cases, in the order of ops.h and grad_ops.h.
 const std::vector<std::string>& operations();
 /// All cases of one operation, edge shapes first.
 Cases cases_of(const std::string& operation);
@@ -65,5 +65,18 @@ void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
 void add_glu(Cases& cases);
 void add_take_wanted(Cases& cases);
+void add_attend_packed(Cases& cases);
+void add_attend_packed_dqkv(Cases& cases);
+void add_matmul_dx(Cases& cases);
+void add_gemm(Cases& cases);
+void add_rms_norm_dx(Cases& cases);
+void add_norm_rope_dx(Cases& cases);
+void add_glu_dx(Cases& cases);
+void add_head_loss(Cases& cases);
+void add_axpy(Cases& cases);
+void add_dropout(Cases& cases);
+void add_multiply_columns(Cases& cases);
+void add_column_dots(Cases& cases);
+void add_row_lengths(Cases& cases);
 
 }  // namespace bumblebee::op_cases

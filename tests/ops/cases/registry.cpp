@@ -12,7 +12,7 @@ struct Operation {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 13> kOperations = {{{"embed", add_embed},
+constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
                                                     {"matmul", add_matmul},
                                                     {"matmul_untransposed", add_matmul_untransposed},
                                                     {"lora", add_lora},
@@ -24,7 +24,20 @@ constexpr std::array<Operation, 13> kOperations = {{{"embed", add_embed},
                                                     {"norm_rope", add_norm_rope},
                                                     {"attend", add_attend},
                                                     {"glu", add_glu},
-                                                    {"take_wanted", add_take_wanted}}};
+                                                    {"take_wanted", add_take_wanted},
+                                                    {"attend_packed", add_attend_packed},
+                                                    {"attend_packed_dqkv", add_attend_packed_dqkv},
+                                                    {"matmul_dx", add_matmul_dx},
+                                                    {"gemm", add_gemm},
+                                                    {"rms_norm_dx", add_rms_norm_dx},
+                                                    {"norm_rope_dx", add_norm_rope_dx},
+                                                    {"glu_dx", add_glu_dx},
+                                                    {"head_loss", add_head_loss},
+                                                    {"axpy", add_axpy},
+                                                    {"dropout", add_dropout},
+                                                    {"multiply_columns", add_multiply_columns},
+                                                    {"column_dots", add_column_dots},
+                                                    {"row_lengths", add_row_lengths}}};
 
 }  // namespace
 

@@ -102,8 +102,8 @@ struct DotChoice<true> {
 template <int BITS>
 using DotOf = typename DotChoice<(BITS > 4)>::Type;
 
-/// Low digits of rows of x, `stride` apart, and their high digits, `high` bytes on.
+/// A round's low and high digits, of rows of x that are `stride` apart.
 struct RowDigits {
-  const int8_t* low;
-  size_t high, stride;
+  const int8_t *low, *high;
+  size_t stride;
 };

@@ -1,6 +1,6 @@
-// Many rows of int8 activations: a panel of weight rows is decoded to bytes in the first-level cache and meets all
-// rows of x. Units are taken lane by lane, in the order of kLanes: those of one lane are sixteen apart, and the lines
-// that hold them kLanes·UNIT inputs. Included after int8.inl.h.
+// Many rows of int8 activations: a panel of weight rows is decoded to bytes in the caches and meets all rows of x.
+// Units are taken lane by lane, in the order of kLanes: those of one lane are sixteen apart, and the lines that hold
+// them kLanes·UNIT inputs. Included after int8.inl.h.
 #pragma once
 
 inline constexpr int kPanelTiles = kInt8Cols / 16;
@@ -61,7 +61,8 @@ inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, c
   }
 }
 
-/// Some units of one lane, as plain addresses for the first row and tile; those of x follow each other.
+/// Some units of one lane, or all units of several lanes, as plain addresses for the first row, tile and lane; those of
+/// x follow each other.
 struct GemmTile {
   const uint8_t* codes;       // tiles are Panel::kTileCodes apart
   const float *scale, *bias;  // groups are kInt8Cols apart
@@ -70,9 +71,11 @@ struct GemmTile {
   const Outlier* outliers;
   size_t x_stride, unit_stride;  // from row to row
   float *lane, *sums;            // rows are kInt8Cols apart
-  int units, unit_steps;         // units of unit_steps steps of four inputs
-  int next_group;                // from unit to unit
-  bool first, final;             // units of this lane, which starts from zero and in the end goes to sums
+  int lanes;                     // from lane to lane codes are Panel::kUnitCodes apart, and x as lane_units says
+  int units, unit_steps;         // units (of all lanes from the first on) of unit_steps steps of four inputs
+  int lane_units;                // of x
+  int group_shift;               // from unit to group
+  bool first, final;             // units of a lane, which starts from zero and in the end goes to sums
   PanelAhead* ahead;
 };
 
@@ -84,87 +87,100 @@ template <class D, int ROWS, int COLS>
   alignas(64) static constexpr float kZeros[16 * COLS] = {};
   constexpr bool kNarrow = D::kSteps < 16;                                // sums of 16 bits, which cannot hold a unit
   const int chunk = g.unit_steps < D::kSteps ? g.unit_steps : D::kSteps;  // a constant would cost the registers
-  const uint8_t* codes = g.codes;
-  const int8_t* x = g.x;
-  for (int u = 0; u < g.units; ++u) {
-    g.ahead->ask();
-    I16 total[ROWS][COLS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      typename D::Sum high[COLS];
-#pragma GCC unroll 8
-      for (int c = 0; c < COLS; ++c) high[c] = D::zero();
-      const Outlier* outlier = g.outliers + (size_t(r) * g.unit_stride + size_t(u)) * kOutliers;
-#pragma GCC unroll 8
-      for (int i = 0; i < kOutliers; ++i) {
-        const I16 a = broadcast4(reinterpret_cast<const int8_t*>(&outlier[i].quad));
-        const uint8_t* at = codes + 64 * size_t(outlier[i].step);
-#pragma GCC unroll 8
-        for (int c = 0; c < COLS; ++c) high[c] = D::step(high[c], load_int(at + size_t(c) * Panel::kTileCodes), a);
-      }
-#pragma GCC unroll 8
-      for (int c = 0; c < COLS; ++c) total[r][c] = times128(D::total(high[c]));
-    }
-    int done = 0;
-    do {
-      typename D::Sum sum[ROWS][COLS];
+  const int unit_bytes = 4 * g.unit_steps, next_group = kLanes >> g.group_shift;
+  for (int l = 0; l < g.lanes; ++l) {
+    const uint8_t* codes = g.codes + size_t(l) * Panel::kUnitCodes;
+    const int first_unit = l * g.lane_units, units = g.lanes == 1 ? g.units : (g.units - l + kLanes - 1) / kLanes;
+    const int8_t* x = g.x + size_t(first_unit) * size_t(unit_bytes);
+    for (int u = 0; u < units; ++u) {
+      g.ahead->ask();
+      I16 total[ROWS][COLS];
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
+        typename D::Sum high[COLS];
 #pragma GCC unroll 8
-        for (int c = 0; c < COLS; ++c) {
-          if constexpr (kNarrow) {
-            sum[r][c] = D::zero();
-          } else {
-            sum[r][c] = D::from(total[r][c]);
-          }
+        for (int c = 0; c < COLS; ++c) high[c] = D::zero();
+        const Outlier* outlier = g.outliers + (size_t(r) * g.unit_stride + size_t(first_unit + u)) * kOutliers;
+#pragma GCC unroll 8
+        for (int i = 0; i < kOutliers; ++i) {
+          const I16 a = broadcast4(reinterpret_cast<const int8_t*>(&outlier[i].quad));
+          const uint8_t* at = codes + 64 * size_t(outlier[i].step);
+#pragma GCC unroll 8
+          for (int c = 0; c < COLS; ++c) high[c] = D::step(high[c], load_int(at + size_t(c) * Panel::kTileCodes), a);
         }
-      }
-      for (const uint8_t* end = codes + 64 * chunk; codes < end; codes += 64, x += 4) {
-        I16 b[COLS];
 #pragma GCC unroll 8
-        for (int c = 0; c < COLS; ++c) b[c] = load_int(codes + size_t(c) * Panel::kTileCodes);
+        for (int c = 0; c < COLS; ++c) total[r][c] = times128(D::total(high[c]));
+      }
+      int done = 0;
+      do {
+        typename D::Sum sum[ROWS][COLS];
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
-          const I16 a = broadcast4(x + size_t(r) * g.x_stride);
 #pragma GCC unroll 8
-          for (int c = 0; c < COLS; ++c) sum[r][c] = D::step(sum[r][c], b[c], a);
+          for (int c = 0; c < COLS; ++c) {
+            if constexpr (kNarrow) {
+              sum[r][c] = D::zero();
+            } else {
+              sum[r][c] = D::from(total[r][c]);
+            }
+          }
         }
-      }
+        for (const uint8_t* end = codes + 64 * chunk; codes < end; codes += 64, x += 4) {
+          I16 b[COLS];
+#pragma GCC unroll 8
+          for (int c = 0; c < COLS; ++c) b[c] = load_int(codes + size_t(c) * Panel::kTileCodes);
+#pragma GCC unroll 8
+          for (int r = 0; r < ROWS; ++r) {
+            const I16 a = broadcast4(x + size_t(r) * g.x_stride);
+#pragma GCC unroll 8
+            for (int c = 0; c < COLS; ++c) sum[r][c] = D::step(sum[r][c], b[c], a);
+          }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+          for (int c = 0; c < COLS; ++c) {
+            if constexpr (kNarrow) {
+              total[r][c] = add(total[r][c], D::total(sum[r][c]));
+            } else {
+              total[r][c] = D::total(sum[r][c]);
+            }
+          }
+        }
+      } while ((done += chunk) < g.unit_steps);
+      const size_t group = size_t((l >> g.group_shift) + u * next_group) * kInt8Cols;
+      const float *scale = g.scale + group, *bias = g.bias + group;
+      const bool start = g.first && u == 0;
+      const bool alone = g.final && units == 1 && start;  // a lane of one unit
+      const float* before = start ? kZeros : g.lane;
+      const size_t before_stride = start ? 0 : kInt8Cols;
+      asm volatile("" : : : "memory");  // lanes stay in memory: the registers are taken
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
+        const size_t at = size_t(r) * g.unit_stride + size_t(first_unit + u);
+        const F16 x_scale = set1(g.x_scale[at]), x_sum = set1(g.x_sum[at]);
 #pragma GCC unroll 8
         for (int c = 0; c < COLS; ++c) {
-          if constexpr (kNarrow) {
-            total[r][c] = add(total[r][c], D::total(sum[r][c]));
+          const F16 scaled = mul(to_float(total[r][c]), load(scale + 16 * c));
+          const F16 sum_so_far = fma(scaled, x_scale, load(before + size_t(r) * before_stride + 16 * c));
+          const F16 with_bias = fma(load(bias + 16 * c), x_sum, sum_so_far);
+          float* out = g.sums + r * kInt8Cols + 16 * c;
+          if (alone) {
+            store(out, add(load(out), with_bias));
           } else {
-            total[r][c] = D::total(sum[r][c]);
+            store(g.lane + r * kInt8Cols + 16 * c, with_bias);
           }
         }
       }
-    } while ((done += chunk) < g.unit_steps);
-    const float* scale = g.scale + size_t(u * g.next_group) * kInt8Cols;
-    const float* bias = g.bias + size_t(u * g.next_group) * kInt8Cols;
-    const bool start = g.first && u == 0;
-    const float* before = start ? kZeros : g.lane;
-    const size_t before_stride = start ? 0 : kInt8Cols;
-    asm volatile("" : : : "memory");  // lanes stay in memory: the registers are taken
+    }
+    if (!g.final || (g.first && units == 1)) continue;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const size_t at = size_t(r) * g.unit_stride + size_t(u);
-      const F16 x_scale = set1(g.x_scale[at]), x_sum = set1(g.x_sum[at]);
 #pragma GCC unroll 8
       for (int c = 0; c < COLS; ++c) {
-        const F16 scaled = mul(to_float(total[r][c]), load(scale + 16 * c));
-        const F16 sum_so_far = fma(scaled, x_scale, load(before + size_t(r) * before_stride + 16 * c));
-        store(g.lane + r * kInt8Cols + 16 * c, fma(load(bias + 16 * c), x_sum, sum_so_far));
+        float* out = g.sums + r * kInt8Cols + 16 * c;
+        store(out, add(load(out), load(g.lane + r * kInt8Cols + 16 * c)));
       }
-    }
-  }
-  if (!g.final) return;
-  for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c) {
-      float* out = g.sums + r * kInt8Cols + 16 * c;
-      store(out, add(load(out), load(g.lane + r * kInt8Cols + 16 * c)));
     }
   }
 }
@@ -211,7 +227,6 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
                        const Panel& panel, bool more) {
   constexpr int kCodes = kLineCodes<BITS>, kUnits = kCodes / UNIT;        // of a line
   constexpr int kApart = kLanes / kUnits, kLines = Panel::kDepth / UNIT;  // lines of a lane; most at once
-  static_assert(kLines * kCodes <= kInt8Depth);
   const int cols = last - n, tiles = (cols + 15) / 16, lines = (w.in + kCodes - 1) / kCodes;
   const int group_shift = w.group > UNIT ? 1 : 0, rounds = padded_units(w.in, {BITS == 4, UNIT}) / kLanes;
   load_panel_scales(w, n, last, tiles, panel);
@@ -219,41 +234,57 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
   const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
   PanelAhead ahead = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / steps + 1};
   __builtin_memset(panel.sums, 0, size_t(rows) * kInt8Cols * sizeof(float));
-  for (int p = 0; p < kApart && p < lines; ++p) {
-    for (int l0 = p; l0 < lines; l0 += kLines * kApart) {
-      const int left = (lines - l0 + kApart - 1) / kApart, count = left < kLines ? left : kLines;
-      for (int t = 0; t < tiles; ++t) {
-        const TileRows tile(w, n + 16 * t, last);
-        uint8_t* out = panel.codes + size_t(t) * Panel::kTileCodes;
-        for (int i = 0; i < count; ++i, out += 16 * UNIT) {
-          const int k = (l0 + i * kApart) * kCodes;
-          decode_line<BITS, UNIT>(tile, k, w.in - k, out);
-        }
+  const auto decode = [&](int l0, int count, uint8_t* codes) {
+    for (int t = 0; t < tiles; ++t) {
+      const TileRows tile(w, n + 16 * t, last);
+      uint8_t* out = codes + size_t(t) * Panel::kTileCodes;
+      for (int i = 0; i < count; ++i, out += 16 * UNIT) {
+        const int k = (l0 + i * kApart) * kCodes;
+        decode_line<BITS, UNIT>(tile, k, w.in - k, out);
       }
-      for (int q = 0; q < kUnits; ++q) {
-        const int unit = l0 * kUnits + q;  // the first of this lane here
-        if (unit * UNIT >= w.in) break;
-        const int past_end = (unit + (count - 1) * kLanes) * UNIT >= w.in ? 1 : 0;  // a line may be half a line
-        const size_t at = size_t(unit >> group_shift) * kInt8Cols;
-        const int x_unit = unit % kLanes * rounds + unit / kLanes;
-        int8_gemm<DotOf<BITS>>({.codes = panel.codes + size_t(q) * Panel::kUnitCodes,
-                                .scale = panel.scale + at,
-                                .bias = panel.bias + at,
-                                .x = x.values + x_unit * UNIT,
-                                .x_scale = x.scales + x_unit,
-                                .x_sum = x.sums + x_unit,
-                                .outliers = x.outliers + x_unit * kOutliers,
-                                .x_stride = x.stride,
-                                .unit_stride = x.unit_stride,
-                                .lane = panel.lane,
-                                .sums = panel.sums,
-                                .units = count - past_end,
-                                .unit_steps = UNIT / 4,
-                                .next_group = kLanes >> group_shift,
-                                .first = l0 == p,
-                                .final = unit + (count - past_end) * kLanes >= w.in / UNIT,
-                                .ahead = &ahead},
-                               rows, tiles);
+    }
+  };
+  const auto multiply = [&](int unit, int lanes, int units, const uint8_t* codes, bool first, bool final) {
+    const size_t group = size_t(unit >> group_shift) * kInt8Cols;
+    const int x_unit = unit % kLanes * rounds + unit / kLanes;
+    int8_gemm<DotOf<BITS>>({.codes = codes,
+                            .scale = panel.scale + group,
+                            .bias = panel.bias + group,
+                            .x = x.values + x_unit * UNIT,
+                            .x_scale = x.scales + x_unit,
+                            .x_sum = x.sums + x_unit,
+                            .outliers = x.outliers + x_unit * kOutliers,
+                            .x_stride = x.stride,
+                            .unit_stride = x.unit_stride,
+                            .lane = panel.lane,
+                            .sums = panel.sums,
+                            .lanes = lanes,
+                            .units = units,
+                            .unit_steps = UNIT / 4,
+                            .lane_units = rounds,
+                            .group_shift = group_shift,
+                            .first = first,
+                            .final = final,
+                            .ahead = &ahead},
+                           rows, tiles);
+  };
+  static_assert(kLanes * Panel::kUnitCodes == size_t(kInt8Cols) * kInt8Depth);
+  const int all = w.in / UNIT;
+  if (lines <= kApart * kLines) {  // the codes of all lanes fit
+    for (int p = 0; p < kApart && p < lines; ++p)
+      decode(p, (lines - p + kApart - 1) / kApart, panel.codes + size_t(p) * kUnits * Panel::kUnitCodes);
+    multiply(0, all < kLanes ? all : kLanes, all, panel.codes, true, true);
+  } else {
+    for (int p = 0; p < kApart; ++p) {
+      for (int l0 = p; l0 < lines; l0 += kLines * kApart) {
+        const int left = (lines - l0 + kApart - 1) / kApart, count = left < kLines ? left : kLines;
+        decode(l0, count, panel.codes);
+        for (int q = 0; q < kUnits; ++q) {
+          const int unit = l0 * kUnits + q;  // the first of this lane here
+          if (unit >= all) break;
+          const int units = count - (unit + (count - 1) * kLanes >= all ? 1 : 0);  // a line may be half a line
+          multiply(unit, 1, units, panel.codes + size_t(q) * Panel::kUnitCodes, l0 == p, unit + units * kLanes >= all);
+        }
       }
     }
   }

@@ -15,15 +15,16 @@ inline F16 round_scales(const uint8_t* p, Element element, const WeightRows& w, 
   return two_units ? each_twice(s) : s;
 }
 
-/// One row of w times ROWS rows of x, by lanes; high digits are `high` bytes after low ones.
+/// One row of w times ROWS rows of x, by lanes; the first high digits are `high` bytes after the first low ones.
 template <int BITS, int UNIT, int ROWS>
 BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& x, size_t high, F16 (&acc)[ROWS]) {
   constexpr int kDepth = kLanes * UNIT, kBytes = kDepth * BITS / 8;
   const bool two_units = w.group > UNIT;
   const uint8_t* p = w.codes + size_t(n) * w.row_bytes;
   unroll<ROWS>(BB_BODY(r) { acc[r] = zero(); });
-  for (int k = 0; k < w.in; k += kDepth, p += kBytes) {
-    const RowDigits digits = {x.values + k, high, x.stride};
+  const int8_t* high_round = x.values + high;
+  for (int k = 0; k < w.in; k += kDepth, p += kBytes, high_round += kHighRound<UNIT>) {
+    const RowDigits digits = {x.values + k, high_round, x.stride};
     I16 sum[ROWS];
     if (k + kDepth <= w.in) {
       if constexpr (kRowAhead > 0) unroll<(kBytes + 63) / 64>(BB_BODY(i) { prefetch(p + kRowAhead + 64 * i); });

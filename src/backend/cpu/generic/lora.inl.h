@@ -16,8 +16,9 @@ inline F16 lora_load(const uint8_t* p) {
   return load(t);
 }
 
-/// How far ahead memory is asked for: tiles of outputs of many rows, and bytes of factors that few rows read once.
-inline constexpr int kAheadTiles = 2, kAheadBytes = 8192;
+/// How far ahead memory is asked for: tiles of outputs of many rows; bytes of B, and of each row of A, that few rows of
+/// x read once.
+inline constexpr int kAheadTiles = 2, kAheadBytes = 8192, kAheadInRow = 1024;
 
 template <Element E>
 inline constexpr size_t kLoraSize = E == Element::bf16 ? 2 : 4;
@@ -30,13 +31,17 @@ inline void shrink_tile(const LoraShrink& s, int rank, int row, int k0, int k1) 
   for (int r = 0; r < ROWS; ++r) {
     for (int c = 0; c < RANKS; ++c) acc[r][c] = zero();
   }
+  // A row of A is a stream; where it ends, the same stream of the next tile follows.
+  constexpr size_t ahead = kAheadInRow;
+  const size_t ahead_of_next = ahead + size_t(RANKS - 1) * s.a_stride * kLoraSize<E>;
+  const int wrap = s.depth - kAheadInRow / int(kLoraSize<E>);
   int k = k0;
   for (; k + 16 <= k1; k += 16) {
     F16 w[RANKS];
     for (int c = 0; c < RANKS; ++c) {
       const uint8_t* at = a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>;
       w[c] = lora_load<E>(at);
-      if constexpr (ROWS == 1) __builtin_prefetch(at + size_t(RANKS) * s.a_stride * kLoraSize<E>);
+      if constexpr (ROWS == 1) __builtin_prefetch(at + (k < wrap ? ahead : ahead_of_next));
     }
     for (int r = 0; r < ROWS; ++r) {
       const F16 v = load(x + size_t(r) * s.x.stride + k);

@@ -5,41 +5,6 @@
 
 inline constexpr int kLargestOutlier = 127 * 128;
 
-/// `count` pairs of values: the first of each to `even`, the second to `odd`.
-BB_INLINE void split_pairs(const int8_t* values, int count, int8_t* even, int8_t* odd) {
-  for (int i = 0; i < count; ++i) {  // one conversion of words to bytes each
-    uint16_t pair;
-    __builtin_memcpy(&pair, values + 2 * i, 2);
-    even[i] = int8_t(pair & 255);
-    odd[i] = int8_t(pair >> 8);
-  }
-}
-
-/// Where unit u of a row is: its index among units, in order or by lane.
-struct UnitOrder {
-  int rounds;  // 0: in order
-  int at(int u) const { return rounds == 0 ? u : u % kLanes * rounds + u / kLanes; }
-};
-
-/// The values of group g to their places in a row.
-inline void place_group(const int8_t* values, int g, QuantLayout layout, UnitOrder order, int8_t* row) {
-  const int units = kQuantGroup / layout.unit;
-  if (layout.nibbles && order.rounds == 0) {
-    int8_t* even = row + g / 2 * kLine + g % 2 * (kQuantGroup / 2);
-    return split_pairs(values, kQuantGroup / 2, even, even + kLine / 2);
-  }
-  for (int u = 0; u < units; ++u, values += layout.unit) {
-    int8_t* to = row + order.at(g * units + u) * layout.unit;
-    if (!layout.nibbles) {
-      __builtin_memcpy(to, values, size_t(layout.unit));
-    } else if (layout.unit == 64) {
-      split_pairs(values, 32, to, to + 32);
-    } else {
-      split_pairs(values, 16, to, to + 16);
-    }
-  }
-}
-
 /// The magnitudes of a, each with its place in the group in the last six bits, so that no two are equal.
 inline F16 numbered(F16 a, int first) {
   alignas(64) static constexpr int32_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -79,11 +44,11 @@ inline void place_outlier(int8_t high, int place, int slot, int g, QuantLayout l
 }
 
 inline void quantize_row(const float* x, int count, QuantLayout layout, const QuantRow& out) {
-  alignas(64) int8_t values[kQuantGroup], high[kQuantGroup];
-  __builtin_memset(high, 0, sizeof high);
+  alignas(64) int8_t values[kQuantGroup];
   const int units = kQuantGroup / layout.unit, padded = padded_units(count, layout);
   const bool direct = out.high != nullptr;
   const UnitOrder order = {direct ? 0 : padded / kLanes};
+  if (direct) clear_high(padded / kLanes, out.high);
   for (int g = 0; g * kQuantGroup < count; ++g) {
     const float* p = x + g * kQuantGroup;
     const int n = count - g * kQuantGroup;
@@ -122,16 +87,16 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
       out.sums[at] = scale * (units == 1 ? half[0] + half[1] : half[u]);
     }
     int places[kOutliers];
+    int8_t high[kOutliers];
     for (int i = 0; i < kOutliers; ++i) {
       places[i] = int(bits_of(largest[i]) & 63u);
       const Digits digits(rounded[places[i]]);
       values[places[i]] = digits.low;
-      high[places[i]] = digits.high;
+      high[i] = digits.high;
       if (!direct) place_outlier(digits.high, places[i], i, g, layout, order, out.outliers);
     }
     place_group(values, g, layout, order, out.values);
-    if (direct) place_group(high, g, layout, order, out.high);
-    for (const int place : places) high[place] = 0;
+    if (direct) place_high(high, places, g, layout, out.high);
   }
   for (int u = (count + kQuantGroup - 1) / kQuantGroup * units; u < padded; ++u) {
     out.scales[order.at(u)] = 0;

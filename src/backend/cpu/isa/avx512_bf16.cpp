@@ -1,4 +1,4 @@
-// Kernels for x86-64 with AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+// Kernels for x86-64 with AVX-512 with VNNI, BF16 and VBMI (Sapphire Rapids, Zen 4 and later).
 #include <immintrin.h>
 
 #include "backend/cpu/kernels.h"
@@ -16,14 +16,19 @@ namespace avx512_bf16 {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_avx512.h"
 #include "backend/cpu/isa/dot_vnni.h"
+#include "backend/cpu/generic/places.inl.h"
+#include "backend/cpu/isa/high_vbmi.h"
 #include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/isa/rows_avx512.h"
+#include "backend/cpu/isa/rows_vbmi.h"
 #include "backend/cpu/generic/int8_rows.inl.h"
 #include "backend/cpu/generic/int8_gemm.inl.h"
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/isa/bf16_dot_avx512.h"
 #include "backend/cpu/generic/lora.inl.h"
+#include "backend/cpu/generic/grad.inl.h"
+#include "backend/cpu/isa/bf16_gemm_avx512.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace avx512_bf16

@@ -17,6 +17,8 @@ namespace neon {
 #include "backend/cpu/isa/int_neon.h"
 #include "backend/cpu/isa/dot_neon.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
+#include "backend/cpu/generic/places.inl.h"
+#include "backend/cpu/generic/high_in_place.inl.h"
 #include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include "backend/cpu/isa/rows_neon.h"
@@ -25,6 +27,8 @@ namespace neon {
 #include "backend/cpu/generic/attention.inl.h"
 #include "backend/cpu/generic/bf16_dot.inl.h"
 #include "backend/cpu/generic/lora.inl.h"
+#include "backend/cpu/generic/grad.inl.h"
+#include "backend/cpu/generic/no_bf16_gemm.inl.h"
 #include "backend/cpu/generic/table.inl.h"
 // clang-format on
 }  // namespace neon

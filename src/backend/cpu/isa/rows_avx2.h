@@ -122,7 +122,7 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
   constexpr int kParts = kQuantGroup / UNIT, kTimes = 2 / kParts;  // 512 inputs are eight units or sixteen
   unroll<kTimes>(BB_BODY(half) {
     __m256i total[2][kParts][ROWS];
-    const int8_t* const digits[2] = {x.low + half * 512, x.low + half * 512 + x.high};
+    const int8_t* const digits[2] = {x.low + half * 512, x.high + half * 512};
     digit_sums<BITS, UNIT, ROWS, 2>(p + half * 64 * BITS, digits, x.stride, total);
     unroll<ROWS>(BB_BODY(r) {
       __m256i whole[kParts];

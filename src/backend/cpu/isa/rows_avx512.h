@@ -1,5 +1,5 @@
 // Sums of products along weight rows, with AVX-512: a cache line of codes at a time; lines are packed together before
-// their lanes are summed. Included after int8.inl.h.
+// their lanes are summed. Included after int8.inl.h, before what sums a round.
 #pragma once
 
 /// Bytes ahead of a row's reads: hardware follows the stream, but not past a page, and loses rows of many inputs.
@@ -14,23 +14,6 @@ BB_INLINE I16 row_codes(const uint8_t* p) {
     alignas(64) uint8_t q[64];
     unroll<4>(BB_BODY(i) { store_codes<BITS>(q + 16 * i, p + 2 * BITS * i); });
     return load_int(q);
-  }
-}
-
-/// Sixteen lanes that add up to Σ codes·(low + 128·high) of the inputs they hold.
-template <class D, int COUNT>
-BB_INLINE I16 both_digits(const I16 (&codes)[COUNT], const int8_t* low, const int8_t* high) {
-  typename D::Sum h = D::zero();
-  unroll<COUNT>(BB_BODY(i) { h = D::step(h, codes[i], load_int(high + 64 * i)); });
-  const I16 start = times128(D::total(h));
-  if constexpr (D::kSteps < 16) {
-    typename D::Sum s = D::zero();
-    unroll<COUNT>(BB_BODY(i) { s = D::step(s, codes[i], load_int(low + 64 * i)); });
-    return add(start, D::total(s));
-  } else {
-    typename D::Sum s = D::from(start);
-    unroll<COUNT>(BB_BODY(i) { s = D::step(s, codes[i], load_int(low + 64 * i)); });
-    return D::total(s);
   }
 }
 
@@ -59,28 +42,4 @@ BB_INLINE I16 round_of(const __m512i (&line)[8]) {
 BB_INLINE I16 round_of(const __m512i (&line)[4]) {
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
                                   sum_quarters(line[0], line[1], line[2], line[3]));
-}
-
-/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
-BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
-  using D = DotOf<BITS>;
-  constexpr int kInputs = kLineCodes<BITS>, kLines = kLanes * UNIT / kInputs;
-  __m512i line[ROWS][kLines];
-  unroll<kLines>(BB_BODY(i) {
-    I16 codes[kInputs / 64];
-    if constexpr (BITS == 4) {
-      I16 c = load_int(p + 64 * i);
-      asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-      codes[0] = low_nibbles(c);
-      codes[1] = high_nibbles(c);
-    } else {
-      codes[0] = row_codes<BITS>(p + i * 64 * BITS / 8);
-    }
-    unroll<ROWS>(BB_BODY(r) {
-      const int8_t* low = x.low + size_t(r) * x.stride + i * kInputs;
-      line[r][i] = both_digits<D>(codes, low, low + x.high);
-    });
-  });
-  unroll<ROWS>(BB_BODY(r) { sum[r] = round_of(line[r]); });
 }

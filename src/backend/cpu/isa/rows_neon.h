@@ -40,9 +40,9 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
       constexpr int kAt = 4 * quarter + i;
       const I16 codes = row_codes<BITS>(p + kAt * kQuantGroup * BITS / 8);
       unroll<ROWS>(BB_BODY(r) {
-        const int8_t* v = x.low + size_t(r) * x.stride;
-        const I16 high = D::total(D::step(D::zero(), codes, row_values<BITS, kAt>(v + x.high)));
-        const I16 s = D::total(D::step(D::from(times128(high)), codes, row_values<BITS, kAt>(v)));
+        const size_t at = size_t(r) * x.stride;
+        const I16 high = D::total(D::step(D::zero(), codes, row_values<BITS, kAt>(x.high + at)));
+        const I16 s = D::total(D::step(D::from(times128(high)), codes, row_values<BITS, kAt>(x.low + at)));
         if constexpr (kParts == 1) {
           part[i][0][r] = vaddq_s32(vaddq_s32(s.v[0], s.v[1]), vaddq_s32(s.v[2], s.v[3]));
         } else if constexpr (BITS == 4) {  // evens of both units, then odds

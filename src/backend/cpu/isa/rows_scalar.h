@@ -13,9 +13,8 @@ inline void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
       int32_t low = 0, high = 0;
       for (int j = 0; j < UNIT; ++j) {
         const int k = u * UNIT + j, at = BITS != 4 ? k : k / kLine * kLine + k % 2 * (kLine / 2) + k % kLine / 2;
-        const int8_t* v = x.low + size_t(r) * x.stride + at;
-        low += codes[j] * v[0];
-        high += codes[j] * v[x.high];
+        low += codes[j] * x.low[size_t(r) * x.stride + size_t(at)];
+        high += codes[j] * x.high[size_t(r) * x.stride + size_t(at)];
       }
       sum[r].v[u] = low + 128 * high;
     }

@@ -1,5 +1,5 @@
-// Whether bytes are well-formed UTF-8 (no overlong forms, no surrogates). For checking settings; text has its own
-// decoder.
+// Whether bytes are well-formed UTF-8 (no overlong forms, no surrogates), and how many code points they hold. For
+// checking settings and data; text has its own decoder.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,13 @@ inline bool valid_utf8(std::string_view text) {
     i += size_t(length);
   }
   return true;
+}
+
+/// Code points of well-formed UTF-8.
+inline int64_t count_characters(std::string_view text) {
+  int64_t count = 0;
+  for (const char c : text) count += (uint8_t(c) & 0xC0) != 0x80;
+  return count;
 }
 
 }  // namespace bumblebee

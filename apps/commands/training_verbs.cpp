@@ -1,0 +1,11 @@
+// The verbs of training, in a build that has it.
+#include "commands/commands.h"
+
+namespace bumblebee::cli {
+
+void add_training_verbs(CLI::App& app, Session& session) {
+  add_prepare(app, session);
+  add_train(app, session);
+}
+
+}  // namespace bumblebee::cli

@@ -1,0 +1,199 @@
+// The public functions of training: joins a loaded model and tokenizer, which are the engine's, with the trainer. The
+// only place that knows both.
+#include "bumblebee/train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+#include "bumblebee/text.h"
+#include "engine/adapter_state.h"
+#include "engine/model_state.h"
+#include "engine/tokenizer_state.h"
+#include "lora/fit.h"
+#include "train/data_reader.h"
+#include "train/estimate.h"
+#include "train/trainer.h"
+
+namespace bumblebee {
+namespace {
+
+train::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options, bool train) {
+  std::optional<txt::ChatTemplate> chat;
+  if (tokenizer.has_chat_template()) chat = tokenizer.state()->chat_template();
+  return train::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
+                          {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
+}
+
+train::Splits fitting(train::Splits splits, const ModelInfo& info, const TrainOptions& options) {
+  for (const train::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
+    const int longest = std::min(split->longest, options.max_seq_length);
+    if (longest <= info.context) continue;
+    throw Error(ErrorCode::bad_request, split->name,
+                cat("a row has ", longest, " tokens: expected at most ", info.context,
+                    " (the model's context); a lower max_seq_length truncates it"));
+  }
+  return splits;
+}
+
+/// Answers the prompts through an ordinary serving of the model.
+class Sampler {
+ public:
+  Sampler(const Model& model, const Tokenizer& tokenizer, const TrainOptions& options)
+      : model_(model),
+        tokenizer_(tokenizer),
+        options_(options),
+        config_(load_generation_config(local(model.state()->directory))) {
+    config_.strategy = GreedySearch{};
+    config_.max_length.reset();
+    config_.min_length.reset();
+    config_.max_new_tokens = options.sample_tokens;
+  }
+
+  std::vector<TrainSample> answer(lora::Adapter adapter) {
+    if (!serving_) serving_ = text::generation(model_, tokenizer_, config_);
+    const Adapter now = engine::make_adapter(std::move(adapter));
+    std::vector<TrainSample> samples;
+    for (const std::string& prompt : options_.sample_prompts) {
+      text::Input input;
+      if (tokenizer_.has_chat_template()) {
+        input.messages = {{.role = "user", .content = prompt, .json = {}}};
+      } else {
+        input.text = prompt;
+      }
+      input.adapters = options_.on_top_of;
+      input.adapters.emplace_back(now);
+      samples.push_back({.iteration = 0, .prompt = prompt, .text = serving_->run(input).text});
+    }
+    model_.unload_adapter(now);
+    return samples;
+  }
+
+ private:
+  const Model& model_;
+  const Tokenizer& tokenizer_;
+  const TrainOptions& options_;
+  GenerationConfig config_;
+  std::optional<text::Generation> serving_;
+};
+
+/// Everything that a trainer refers to.
+class Session {
+ public:
+  Session(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options)
+      : state_(*model.state()),
+        splits_((train::check_options(options),
+                 fitting(read_splits(tokenizer, data, options, true), model.info(), options))),
+        inputs_{.machine = {*state_.backend, *state_.model, state_.compute},
+                .data = splits_,
+                .options = options,
+                .base_directory = state_.directory,
+                .precision = state_.options.precision == Precision::fast ? "fast" : "exact",
+                .frozen = {},
+                .sample = {}} {
+    const nn::Model& base = *state_.model;
+    fitted_.reserve(options.on_top_of.size());
+    for (const WeightedAdapter& one : options.on_top_of) {
+      const lora::KnownAdapter& known = *one.adapter.state()->known;
+      fitted_.push_back(
+          lora::fit(known.adapter,
+                    {.sites = base.sites(), .tied_head = base.dims().tied_head, .name = state_.directory.string()}));
+      inputs_.frozen.push_back({&fitted_.back(), one.weight, lora::to_string(known.id)});
+    }
+    if (!options.sample_prompts.empty()) {
+      sampler_.emplace(model, tokenizer, options);
+      inputs_.sample = [this](lora::Adapter adapter) { return sampler_->answer(std::move(adapter)); };
+    }
+    trainer_.emplace(inputs_);
+    TrainPlan& plan = trainer_->plan();
+    plan.parameters = model.info().parameters;
+    plan.memory_bytes = train::estimate_memory({.dims = base.dims(),
+                                                .recorded_layers = plan.layers,
+                                                .rows = trainer_->stream().largest_batch(),
+                                                .trained_values = plan.trainable_parameters,
+                                                .optimizer_values = trainer_->state_values()},
+                                               options);
+  }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  train::Trainer& trainer() { return *trainer_; }
+  const train::Machine& machine() const { return inputs_.machine; }
+
+ private:
+  engine::ModelState& state_;
+  train::Splits splits_;
+  std::vector<lora::Adapter> fitted_;
+  std::optional<Sampler> sampler_;
+  train::TrainerInputs inputs_;
+  std::optional<train::Trainer> trainer_;
+};
+
+/// Seconds per row of activations, from two batches: the first warms the pools.
+double seconds_per_row(train::Trainer& trainer, const train::Machine& machine, const TrainOptions& options) {
+  double seconds = 0;
+  int64_t rows = 1;
+  for (int i = 0; i < 2; ++i) {
+    const train::TrainBatch batch = trainer.stream().next();
+    const auto start = std::chrono::steady_clock::now();
+    train::run_batch(machine, trainer.params(), batch,
+                     {.checkpoint_layers = options.grad_checkpoint, .seed = options.seed});
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    rows = batch.rows();
+  }
+  return seconds / double(rows);
+}
+
+}  // namespace
+
+TrainResult train_adapter(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
+                          const TrainOptions& options) {
+  return Session(model, tokenizer, data, options).trainer().run();
+}
+
+TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
+                        const TrainOptions& options, bool measure) {
+  Session session(model, tokenizer, data, options);
+  TrainPlan plan = session.trainer().plan();
+  if (measure) {
+    const double rows = double(plan.tokens) / double(plan.batches) * options.iters;
+    plan.seconds = rows * seconds_per_row(session.trainer(), session.machine(), options);
+  }
+  return plan;
+}
+
+double test_loss(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
+                 const std::vector<WeightedAdapter>& adapters) {
+  const train::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
+  train::BatchStream stream(splits.test, {.batch_size = options.batch_size,
+                                          .max_seq_length = options.max_seq_length,
+                                          .seed = options.seed,
+                                          .short_data = true});
+  const int64_t all = stream.batches_per_epoch();
+  const int64_t batches = options.test_batches < 0 ? all : std::min<int64_t>(all, options.test_batches);
+  double sum = 0;
+  int64_t scored = 0;
+  for (int64_t i = 0; i < batches; ++i) {
+    const train::TrainBatch batch = stream.next();
+    for (const Segment& segment : batch.segments) {
+      const auto tokens = std::span(batch.tokens).subspan(size_t(segment.first), size_t(segment.rows));
+      model.logits(
+          tokens,
+          [&](int row, std::span<const float> logits) {
+            const int32_t target = batch.targets[size_t(segment.first + row)];
+            if (target < 0) return;
+            double most = -INFINITY, total = 0;
+            for (const float z : logits) most = std::max(most, double(z));
+            for (const float z : logits) total += std::exp(double(z) - most);
+            sum += std::log(total) + most - double(logits[size_t(target)]);
+            ++scored;
+          },
+          adapters);
+    }
+  }
+  return sum / double(scored);
+}
+
+}  // namespace bumblebee

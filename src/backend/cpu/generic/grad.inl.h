@@ -1,0 +1,149 @@
+// Derivatives that work row by row, and the mask of dropout. Included inside an instruction set's own namespace after
+// rows.inl.h and its int header.
+#pragma once
+
+inline float dot(const float* x, const float* y, int count) {
+  F16 sum = zero();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) sum = fma(load(x + i), load(y + i), sum);
+  if (i < count) sum = fma(load_n(x + i, count - i), load_n(y + i, count - i), sum);
+  return reduce_add(sum);
+}
+
+inline void multiply_add(float* y, const float* a, const float* b, int count) {
+  int i = 0;
+  for (; i + 16 <= count; i += 16) store(y + i, fma(load(a + i), load(b + i), load(y + i)));
+  if (i < count) {
+    const int n = count - i;
+    store_n(y + i, fma(load_n(a + i, n), load_n(b + i, n), load_n(y + i, n)), n);
+  }
+}
+
+inline void transpose_rows(const float* x, size_t stride, int rows, int cols, float* out, size_t out_stride) {
+  for (int r = 0; r < rows; r += 16) {
+    for (int c = 0; c < cols; c += 16) {
+      const float* from = x + size_t(r) * stride + size_t(c);
+      float* to = out + size_t(c) * out_stride + size_t(r);
+      if (rows - r >= 16 && cols - c >= 16) {
+        I16 t[16];
+        for (int i = 0; i < 16; ++i) t[i] = load_int(from + size_t(i) * stride);
+        transpose(t);
+        for (int i = 0; i < 16; ++i) store_int(to + size_t(i) * out_stride, t[i]);
+        continue;
+      }
+      for (int i = 0; i < 16 && r + i < rows; ++i) {
+        for (int j = 0; j < 16 && c + j < cols; ++j)
+          to[size_t(j) * out_stride + size_t(i)] = from[size_t(i) * stride + size_t(j)];
+      }
+    }
+  }
+}
+
+/// With r = 1/sqrt(mean(x²) + eps): r·w∘dy - x·r³·mean(w∘dy∘x).
+inline void rms_norm_dx(const float* dy, const float* x, const float* w, float eps, int count, float* dx) {
+  F16 squares = zero(), mixed = zero();
+  const auto sum = [&](F16 d, F16 v, F16 f) {
+    squares = fma(v, v, squares);
+    mixed = fma(mul(f, d), v, mixed);
+  };
+  int i = 0;
+  for (; i + 16 <= count; i += 16) sum(load(dy + i), load(x + i), load(w + i));
+  if (const int n = count - i; n > 0) sum(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n));
+  const float inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / float(count) + eps);
+  const F16 r = set1(inverse), back = set1(inverse * inverse * (reduce_add(mixed) / float(count)));
+  const auto value = [&](F16 d, F16 v, F16 f) { return mul(fnma(v, back, mul(f, d)), r); };
+  for (i = 0; i + 16 <= count; i += 16) store(dx + i, value(load(dy + i), load(x + i), load(w + i)));
+  if (const int n = count - i; n > 0) store_n(dx + i, value(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n)), n);
+}
+
+/// d silu(g) = s·(1 + g·(1 - s)) with s = sigmoid(g). e^-|g| gives s and 1 - s without a difference.
+inline void silu_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
+  const F16 one = set1(1.0f), half = set1(0.5f);
+  const auto slopes = [&](F16 d, F16 g, F16 u, F16& by_gate, F16& by_up) {
+    const F16 e = exp16(mul(abs(g), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
+    const F16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
+    const F16 up_share = fma(sign, half, half), down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
+    const F16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
+    by_gate = mul(mul(d, u), mul(s, fma(g, rest, one)));
+    by_up = mul(d, mul(g, s));
+  };
+  F16 a, b;
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    slopes(load(dy + i), load(gate + i), load(up + i), a, b);
+    store(dgate + i, a);
+    store(dup + i, b);
+  }
+  if (const int n = count - i; n > 0) {
+    slopes(load_n(dy + i, n), load_n(gate + i, n), load_n(up + i, n), a, b);
+    store_n(dgate + i, a, n);
+    store_n(dup + i, b, n);
+  }
+}
+
+inline void softmax_dx(float* s, float* dp, const float* lse, const float* mean, float scale, int count) {
+  const F16 f = set1(scale);
+  const auto probability = [&](F16 score, F16 l) { return exp16(fma(score, f, mul(l, set1(-1.0f)))); };
+  const auto slope = [&](F16 p, F16 d, F16 m) { return mul(mul(p, f), fma(m, set1(-1.0f), d)); };
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const F16 p = probability(load(s + i), load(lse + i));
+    store(dp + i, slope(p, load(dp + i), load(mean + i)));
+    store(s + i, p);
+  }
+  if (i < count) {
+    const int n = count - i;
+    const F16 p = probability(load_n(s + i, n), load_n(lse + i, n));
+    store_n(dp + i, slope(p, load_n(dp + i, n), load_n(mean + i, n)), n);
+    store_n(s + i, p, n);
+  }
+}
+
+/// Counters of Philox 4x32-10 (base/rng.h) side by side, in loops that the compiler turns into vectors.
+inline constexpr int kCounters = 64;
+struct Words {
+  uint32_t of[4][kCounters];
+};
+
+[[gnu::noinline]] inline void philox(uint64_t key, uint64_t counter, uint64_t counter_high, Words& words) {
+  uint32_t *const w0 = words.of[0], *const w1 = words.of[1], *const w2 = words.of[2], *const w3 = words.of[3];
+  for (int i = 0; i < kCounters; ++i) {
+    w0[i] = uint32_t(counter + uint64_t(i));
+    w1[i] = uint32_t((counter + uint64_t(i)) >> 32);
+    w2[i] = uint32_t(counter_high);
+    w3[i] = uint32_t(counter_high >> 32);
+  }
+  uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+#pragma GCC ivdep
+    for (int i = 0; i < kCounters; ++i) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * w0[i], p1 = uint64_t{0xCD9E8D57u} * w2[i];
+      w0[i] = uint32_t(p1 >> 32) ^ w1[i] ^ k0;
+      w1[i] = uint32_t(p1);
+      w2[i] = uint32_t(p0 >> 32) ^ w3[i] ^ k1;
+      w3[i] = uint32_t(p0);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+inline void dropout(const DropoutMask& mask, const float* x, uint64_t first, uint64_t last, float* y) {
+  constexpr uint64_t kElements = uint64_t{8} * kCounters;
+  for (uint64_t at = first; at < last; at += kElements) {
+    Words words;
+    philox(mask.key, at / 8, mask.counter_high, words);
+    for (uint64_t e = 0; e < kElements && at + e < last; e += 16) {
+      const uint32_t* word = words.of[e % 128 / 32] + e / 128 * 16;
+      const uint32_t shift = e % 32 == 0 ? 0 : 16;
+      float factor[16];
+      for (int i = 0; i < 16; ++i) factor[i] = (word[i] >> shift & 0xffffu) >= mask.threshold ? mask.scale : 0.0f;
+      const uint64_t left = last - at - e;
+      if (left >= 16) {
+        store(y + at + e, mul(load(x + at + e), load(factor)));
+      } else {
+        store_n(y + at + e, mul(load_n(x + at + e, int(left)), load(factor)), int(left));
+      }
+    }
+  }
+}

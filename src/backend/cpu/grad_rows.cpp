@@ -1,0 +1,95 @@
+// Derivatives that work row by row, and the elementwise helpers of a tape.
+#include <algorithm>
+
+#include "backend/cpu/grad_ops.h"
+#include "backend/dropout.h"
+
+namespace bumblebee::cpu {
+namespace {
+
+constexpr int64_t kMaskGrain = 128;  // elements that share counters (backend/dropout.h)
+
+}  // namespace
+
+Tensor CpuGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormParams& norm) {
+  const int width = norm.w.cols();
+  BB_CHECK(x.cols() % width == 0 && dy.rows() == x.rows() && dy.cols() == x.cols(), "cols ", x.cols());
+  Tensor dx = ops_.memory_->make(x.rows(), x.cols());
+  ops_.for_rows(x.rows(), x.cols(), [&](int r) {
+    for (int c = 0; c < x.cols(); c += width)
+      k_.rms_norm_dx(row(dy, r) + c, row(x, r) + c, data(norm.w), norm.eps, width, row(dx, r) + c);
+  });
+  return dx;
+}
+
+void CpuGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm) {
+  ops_.forget_rounded(d);
+  d = ops_.own(d);
+  const int half = int(ops_.table_for_.inv_freq.size());
+  ops_.for_rows(d.rows(), d.cols(), [&](int r) {
+    const float* cos = ops_.cos_.data() + size_t(r) * size_t(half);
+    const float* sin = ops_.sin_back_.data() + size_t(r) * size_t(half);
+    for (int c = 0; c < d.cols(); c += head_dim) {
+      float* head = row(d, r) + c;
+      k_.rotate(head, cos, sin, half);
+      if (norm != nullptr) k_.rms_norm_dx(head, row(x, r) + c, data(norm->w), norm->eps, head_dim, head);
+    }
+  });
+}
+
+void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
+                              const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  ops_.update_rope_table(rope);
+  if (ops_.sin_back_.empty()) {
+    for (const float s : ops_.sin_) ops_.sin_back_.push_back(-s);
+  }
+  turn_back(dq, q, head_dim, q_norm);
+  turn_back(dk, k, head_dim, k_norm);
+}
+
+void CpuGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                        Tensor& dup) {
+  dgate = ops_.memory_->make(gate.rows(), gate.cols());
+  dup = ops_.memory_->make(up.rows(), up.cols());
+  ops_.for_rows(dy.rows(), dy.cols(), [&](int r) {
+    k_.silu_mul_dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r));
+  });
+}
+
+void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {
+  BB_CHECK(x.rows() == y.rows() && x.cols() == y.cols());
+  ops_.forget_rounded(y);
+  ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.add_scaled(row(y, r), row(x, r), alpha, y.cols()); });
+}
+
+Tensor CpuGradOps::dropout(const Tensor& x, float p, const DropoutKey& key) {
+  const uint32_t threshold = dropout_threshold(p);
+  const DropoutMask mask = {.key = key.seed,
+                            .counter_high = uint64_t{key.site} << 32 | key.step,
+                            .threshold = threshold,
+                            .scale = dropout_scale(threshold)};
+  Tensor y = ops_.memory_->make(x.rows(), x.cols());
+  threads_.for_ranges(int64_t{x.rows()} * x.cols(), kMaskGrain, [&](int64_t first, int64_t last, int) {
+    k_.dropout(mask, data(x), uint64_t(first), uint64_t(last), data(y));
+  });
+  return y;
+}
+
+void CpuGradOps::multiply_columns(Tensor& y, const Tensor& factor) {
+  BB_CHECK(factor.cols() == y.cols());
+  ops_.forget_rounded(y);
+  ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.multiply(row(y, r), data(factor), y.cols()); });
+}
+
+Tensor CpuGradOps::column_dots(const Tensor& x, const Tensor& y) {
+  BB_CHECK(x.rows() == y.rows() && x.cols() == y.cols());
+  Tensor sums = ops_.memory_->make(1, x.cols());
+  threads_.for_ranges(x.cols(), 64, [&](int64_t first, int64_t last, int) {
+    const int count = int(last - first);
+    std::fill_n(data(sums) + first, count, 0.0f);
+    for (int r = 0; r < x.rows(); ++r) k_.multiply_add(data(sums) + first, row(x, r) + first, row(y, r) + first, count);
+  });
+  return sums;
+}
+
+}  // namespace bumblebee::cpu

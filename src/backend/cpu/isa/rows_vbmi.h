@@ -1,0 +1,72 @@
+// Sums of a round where the codes that outliers meet are gathered (high_vbmi.h). Included after rows_avx512.h.
+#pragma once
+
+/// Four lines of sums that share codes: quarter L of the result has those of quarter L of each.
+template <class D, int COUNT>
+BB_INLINE __m512i low_sums(const I16 (&codes)[4][COUNT], const int8_t* low) {
+  __m512i line[4];
+  unroll<4>(BB_BODY(i) {
+    typename D::Sum s = D::zero();
+    unroll<COUNT>(BB_BODY(j) { s = D::step(s, codes[i][j], load_int(low + (i * COUNT + j) * 64)); });
+    line[i] = D::total(s);
+  });
+  return sum_quarters(line[0], line[1], line[2], line[3]);
+}
+
+/// The sums of sixteen units, in order, from quarters of lines that hold one, two or four.
+BB_INLINE I16 round_of_quarters(const __m512i (&q)[4]) {
+  return add_neighbours(add_neighbours(q[0], q[1]), add_neighbours(q[2], q[3]));
+}
+BB_INLINE I16 round_of_quarters(const __m512i (&q)[2]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15),
+                                  add_neighbours(q[0], q[1]));
+}
+BB_INLINE I16 round_of_quarters(const __m512i (&q)[1]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), q[0]);
+}
+
+/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
+template <int BITS, int UNIT, int ROWS>
+BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
+  using D = DotOf<BITS>;
+  constexpr int kInputs = kLineCodes<BITS>, kLines = kLanes * UNIT / kInputs, kCount = kInputs / 64;
+  constexpr int kUnits = kInputs / UNIT;  // of a line
+  const auto high = [&](int r) { return reinterpret_cast<const HighRound*>(x.high + size_t(r) * x.stride); };
+  __m512i quarters[ROWS][kLines / 4], picked[ROWS];
+  unroll<kLines / 4>(BB_BODY(q) {
+    I16 codes[4][kCount];
+    unroll<4>(BB_BODY(i) {
+      constexpr int kLineAt = q * 4 + i;
+      I16 c;
+      if constexpr (BITS == 4) {
+        c = load_int(p + 64 * kLineAt);
+        asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
+        codes[i][0] = low_nibbles(c);
+        codes[i][1] = high_nibbles(c);
+      } else {
+        c = codes[i][0] = row_codes<BITS>(p + kLineAt * 64 * BITS / 8);
+      }
+      constexpr int kBytes = 4 * kUnits;
+      constexpr __mmask64 kOfLine = ((uint64_t{1} << kBytes) - 1) << (kBytes * kLineAt);
+      unroll<ROWS>(BB_BODY(r) {
+        const __m512i place = load_int(high(r)->place);
+        if constexpr (kLineAt == 0) {
+          picked[r] = _mm512_permutexvar_epi8(place, c);
+        } else {
+          picked[r] = _mm512_mask_permutexvar_epi8(picked[r], kOfLine, place, c);
+        }
+      });
+    });
+    unroll<ROWS>(BB_BODY(r) { quarters[r][q] = low_sums<D>(codes, x.low + size_t(r) * x.stride + q * 4 * kInputs); });
+  });
+  unroll<ROWS>(BB_BODY(r) {
+    typename D::Sum h = D::zero();
+    if constexpr (BITS == 4) {
+      h = D::step(h, low_nibbles(picked[r]), load_int(high(r)->low));
+      h = D::step(h, high_nibbles(picked[r]), load_int(high(r)->high));
+    } else {
+      h = D::step(h, picked[r], load_int(high(r)->low));
+    }
+    sum[r] = add(round_of_quarters(quarters[r]), times128(D::total(h)));
+  });
+}

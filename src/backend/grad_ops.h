@@ -1,0 +1,88 @@
+// Derivatives, at the grain of ops.h: what training low-rank factors needs and nothing more. A base's weights get no
+// gradient by design. Everything is f32 (f64 in ref), and nothing depends on the number of threads: the same inputs
+// give the same bits, so that a run can be resumed. The bound batch is the only state between calls. What each means is
+// spelled out in backend/ref/grad_math.h.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backend/ops.h"
+#include "backend/weight.h"
+#include "tensor/tensor.h"
+
+namespace bumblebee {
+
+/// Names one mask of a run: the same key gives the same mask again, in the backward pass and after a resume.
+struct DropoutKey {
+  uint64_t seed = 0;
+  uint32_t step = 0;  // of the run: every forward pass has its own
+  uint32_t site = 0;  // of the model
+};
+
+class GradOps {
+ public:
+  enum class Op : uint8_t { plain, transposed };
+
+  virtual ~GradOps() = default;
+
+  /// Causal attention of each segment of the bound batch over its own rows, without a cache (every segment's past is
+  /// 0). q [rows, heads·head_dim], k and v [rows, kv_heads·head_dim] -> [rows, heads·head_dim]. `lse` becomes
+  /// [rows, heads]: log Σ e^(scale·q·k) over the keys that are seen.
+  virtual Tensor attend_packed(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention,
+                               Tensor& lse) = 0;
+  /// Gradients of attend_packed at (q, k, v), whose results were `out` and `lse`. dq, dk, dv are made in the shapes of
+  /// q, k, v.
+  virtual void attend_packed_dqkv(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor& out, const Tensor& lse, const AttentionParams& attention, Tensor& dq,
+                                  Tensor& dk, Tensor& dv) = 0;
+
+  /// Σ dy[i]·W[i] -> [rows, in]: the gradient with respect to x of products that share x. dy[i] [rows, out[i]]. In fast
+  /// precision dy and W are rounded to bf16; sums are f32.
+  virtual Tensor matmul_dx(std::span<const Tensor> dy, std::span<const Weight* const> weights) = 0;
+
+  /// c = alpha·op(a)·op(b) + beta·c [m, n], for the low-rank products and their gradients. Always f32. With beta = 0, c
+  /// is never read, and is made when it is empty. Otherwise c has its shape and is written in place, whoever else holds
+  /// it: gradients accumulate there. c shares no bytes with a and b.
+  virtual void gemm(float alpha, const Tensor& a, Op op_a, const Tensor& b, Op op_b, float beta, Tensor& c) = 0;
+
+  /// Gradient of rms_norm with respect to x; x as it was before the norm. [rows, cols]. The norm may be narrower than
+  /// x: then it is applied to each run of norm.w.cols() features, as a norm per head is.
+  virtual Tensor rms_norm_dx(const Tensor& dy, const Tensor& x, const NormParams& norm) = 0;
+
+  /// Gradient of norm_rope: dq and dk go in as gradients of its results and come out as gradients of its inputs, in
+  /// place where this is the last handle. q and k are the inputs, as they were before norm_rope; each is read only
+  /// where its norm is not null, and may be empty otherwise.
+  virtual void norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
+                            const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) = 0;
+
+  /// Gradients of glu at (gate, up). dgate and dup are made.
+  virtual void glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                      Tensor& dup) = 0;
+
+  /// Cross-entropy of the head's predictions: losses[i] = log Σ_t e^(z[t]) - z[targets[i]], z = h[i]·Wᵀ + bias, in
+  /// nats. Returns Σ weights[i]·losses[i]; `dh`, unless null, becomes its gradient, made in the shape of h [rows, in].
+  /// Rows whose target is negative cost nothing: their loss is 0 and their gradient is 0. The logits of all rows never
+  /// exist at once. `bias` is f32 [1, out] or empty. Precision is that of matmul for the logits, and of matmul_dx for
+  /// the gradient.
+  virtual double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
+                           std::span<const float> weights, std::span<float> losses, Tensor* dh) = 0;
+
+  /// y += alpha·x, in place, whoever else holds y.
+  virtual void axpy(float alpha, const Tensor& x, Tensor& y) = 0;
+
+  /// x with each element zeroed with probability p (in steps of 2^-16), the others divided by 1 - p. Element (r, c) of
+  /// the mask depends on the key and on r·cols + c alone: applied to a gradient with the same key, it is the
+  /// derivative.
+  virtual Tensor dropout(const Tensor& x, float p, const DropoutKey& key) = 0;
+
+  /// y[r, c] *= factor[c], in place, whoever else holds y. factor [1, cols].
+  virtual void multiply_columns(Tensor& y, const Tensor& factor) = 0;
+  /// Σ_r x[r, c]·y[r, c] -> [1, cols]: the gradient of multiply_columns with respect to the factor.
+  virtual Tensor column_dots(const Tensor& x, const Tensor& y) = 0;
+  /// Lengths of the rows of W + scale·B·A -> [1, out], for DoRA, which takes no gradient of them. a [rank, in],
+  /// b [out, rank].
+  virtual Tensor row_lengths(const Weight& weight, const Tensor& a, const Tensor& b, float scale) = 0;
+};
+
+}  // namespace bumblebee

@@ -1,0 +1,45 @@
+// Tensors and weights of the reference: vectors of double, and the stored bytes as they are.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/weight.h"
+#include "tensor/tensor.h"
+
+namespace bumblebee::ref {
+
+class RefBuffer final : public Buffer {
+ public:
+  explicit RefBuffer(size_t count) : values(count) {}
+  std::vector<double> values;
+};
+
+struct RefWeight final : PackedWeight {
+  HostWeight host;
+};
+
+/// Zeros.
+inline Tensor make_tensor(int rows, int cols) {
+  return Tensor(std::make_shared<RefBuffer>(size_t(rows) * size_t(cols)), DType::f64, rows, cols);
+}
+
+inline std::span<double> row(const Tensor& t, int r) {
+  auto& buffer = static_cast<RefBuffer&>(*t.buffer());
+  return std::span(buffer.values)
+      .subspan(t.offset_bytes() / sizeof(double) + size_t(r) * size_t(t.cols()), size_t(t.cols()));
+}
+
+inline const HostWeight& host(const Weight& w) { return static_cast<const RefWeight&>(*w.packed).host; }
+
+/// A tensor that may be written: the same one when nobody else holds it, else a copy.
+inline Tensor own(Tensor& t) {
+  if (t.unique()) return t;
+  Tensor copy = make_tensor(t.rows(), t.cols());
+  for (int r = 0; r < t.rows(); ++r) std::copy_n(row(t, r).begin(), t.cols(), row(copy, r).begin());
+  return copy;
+}
+
+}  // namespace bumblebee::ref

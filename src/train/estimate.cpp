@@ -1,0 +1,42 @@
+// Every term names what is kept; all of it is f32, in buffers as the cpu backend holds them.
+#include "train/estimate.h"
+
+#include <algorithm>
+
+namespace bumblebee::train {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+/// Buffers that are freed stay for the next batch, up to this much.
+constexpr uint64_t kReused = 256 * kMiB;
+/// Logits of the rows that the head takes at once.
+constexpr uint64_t kLogits = 128 * kMiB;
+
+/// Large buffers take whole huge pages.
+uint64_t buffer(int64_t rows, uint64_t columns) {
+  const uint64_t bytes = uint64_t(rows) * columns * sizeof(float), unit = bytes >= 2 * kMiB ? 2 * kMiB : 4096;
+  return (bytes + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+uint64_t estimate_memory(const TrainingShape& shape, const TrainOptions& options) {
+  const nn::ModelDims& d = shape.dims;
+  const auto of = [&shape](int columns) { return buffer(shape.rows, uint64_t(columns)); };
+  const uint64_t width = of(d.d_model), wide = of(d.d_ff);
+  const uint64_t q = of(d.heads * d.head_dim), kv = of(d.kv_heads * d.head_dim);
+  // Of one layer: the inputs of two norms; q and k before and after their norms, v, what attention gives, its logs of
+  // sums; gate and up; A x of seven modules.
+  uint64_t layer = 2 * width + 2 * (q + kv) + kv + q + of(d.heads) + 2 * wide + 7 * of(options.lora.rank);
+  if (options.lora.type == FineTune::dora) layer += q + 2 * kv + 2 * width + 2 * wide;  // each output again
+  const auto layers = uint64_t(shape.recorded_layers);
+  const uint64_t kept = options.grad_checkpoint ? layers * width + layer : layers * layer;
+  // On the way: the residual stream and its gradient, the head's input and its gradient, gradients inside an MLP.
+  const uint64_t passing = 4 * width + 3 * wide + (options.lora.dropout > 0 ? wide : 0);
+  // Factors and their gradients, here and on the device.
+  const uint64_t state = sizeof(float) * (4 * shape.trained_values + shape.optimizer_values);
+  const uint64_t reused = std::min(kReused, kept + passing), logits = std::min(kLogits, of(d.vocab));
+  return kept + passing + reused + logits + state;
+}
+
+}  // namespace bumblebee::train

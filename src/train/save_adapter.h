@@ -1,0 +1,26 @@
+// An adapter under its final names, and the numbered copies beside it.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "bumblebee/train.h"
+#include "lora/adapter.h"
+
+namespace bumblebee::train {
+
+/// Writes the files of `format` into `directory`, which is made; each file whole or not at all. Returns remarks.
+std::vector<std::string> save_adapter(const lora::Adapter& adapter, AdapterFormat format, int layers,
+                                      const std::filesystem::path& directory);
+
+/// The same, and a copy as of this iteration: mlx-lm's 0000100_adapters.safetensors, or checkpoint-100/ as
+/// transformers names it. Returns the copy's path.
+std::filesystem::path save_numbered(const lora::Adapter& adapter, AdapterFormat format, int layers,
+                                    const std::filesystem::path& directory, int iteration);
+
+/// Weights to begin with: an adapter's directory, or one file of mlx-lm's factors, whose scale is then `scale`. Throws
+/// Error(bad_file) naming file and tensor.
+lora::Adapter read_weights(const std::filesystem::path& path, float scale);
+
+}  // namespace bumblebee::train

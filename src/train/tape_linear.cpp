@@ -1,0 +1,130 @@
+// The words with factors: y = f ∘ (W x + Σ scale·B(A drop(x))) + bias, with f of DoRA or 1. What a module keeps for its
+// way back is x, u = A drop(x) and, with DoRA, y; masks of dropout are made again from their key.
+#include <array>
+#include <utility>
+
+#include "base/error.h"
+#include "train/tape_pass.h"
+
+namespace bumblebee::train {
+
+namespace {
+constexpr auto kPlain = GradOps::Op::plain, kTurned = GradOps::Op::transposed;
+}
+
+Tensor TapePass::dropped(const Tensor& x, int site) const {
+  if (!options_.learn || params_.dropout() == 0) return x;
+  return grad_.dropout(x, params_.dropout(), {.seed = options_.seed, .step = options_.step, .site = uint32_t(site)});
+}
+
+Tensor TapePass::copy(const Tensor& x) const {
+  const std::vector<float> zeros(size_t(x.rows()) * size_t(x.cols()));
+  Tensor y = backend_.upload(zeros, x.rows(), x.cols());
+  grad_.axpy(1, x, y);
+  return y;
+}
+
+void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
+  const int site = term.linear->site;
+  for (const FrozenTerm& frozen : params_.frozen(site)) {
+    Tensor u;
+    grad_.gemm(1, x, kPlain, frozen.a, kTurned, 0, u);
+    grad_.gemm(frozen.scale, u, kPlain, frozen.b, kTurned, 1, y);
+  }
+  if (term.site == nullptr) return;
+  grad_.gemm(1, dropped(x, site), kPlain, term.site->a_device, kTurned, 0, term.u);
+  grad_.gemm(params_.scale(), term.u, kPlain, term.site->b_device, kTurned, 1, y);
+  if (!term.site->factor) return;
+  grad_.multiply_columns(y, term.site->factor);
+  term.scaled = y;
+  if (!term.linear->bias) return;
+  y = copy(y);
+  const std::vector<float> ones(size_t(x.rows()), 1.0f);
+  grad_.gemm(1, backend_.upload(ones, x.rows(), 1), kPlain, term.linear->bias, kPlain, 1, y);
+}
+
+TapePass::Input TapePass::input(const Tensor& x) const {
+  const auto found = remade_.find(key(x));
+  if (found != remade_.end()) return found->second;
+  return [x] { return x; };
+}
+
+void TapePass::linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) {
+  std::array<MatmulTerm, 4> products;
+  BB_CHECK(linears.size() <= products.size());
+  std::vector<Term> terms(linears.size());
+  for (size_t i = 0; i < linears.size(); ++i) {
+    terms[i].linear = linears[i];
+    terms[i].site = params_.at(linears[i]->site);
+    const bool bias_later = terms[i].site != nullptr && terms[i].site->factor;
+    products[i] = {&linears[i]->w, linears[i]->bias && !bias_later ? &linears[i]->bias : nullptr};
+  }
+  ops_.matmul(x, std::span<const MatmulTerm>(products.data(), linears.size()), y);
+  const bool x_needed = recording_ && needs(x);
+  bool any = false, any_site = false;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    Term& term = terms[i];
+    apply(x, term, y[i]);
+    term.y = key(y[i]);
+    term.needed = x_needed || term.site != nullptr;
+    any = any || term.needed;
+    any_site = any_site || term.site != nullptr;
+    if (recording_) set_needs(y[i], term.needed);
+  }
+  if (!recording_ || !any) return;
+  // Without trained factors the way back needs no x.
+  record([this, again = any_site ? input(x) : Input{}, x_key = key(x), x_needed, terms = std::move(terms)]() mutable {
+    linear_back(again ? again() : Tensor{}, x_key, x_needed, terms);
+  });
+}
+
+void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms) {
+  std::vector<Tensor> dy;
+  std::vector<const Weight*> weights;
+  std::vector<Term*> live;
+  for (Term& term : terms) {
+    Tensor gradient = term.needed ? take(term.y) : Tensor{};
+    if (!gradient) continue;
+    if (term.site != nullptr && term.site->factor) {
+      // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm, which collect() divides by m.
+      term.site->dots = grad_.column_dots(gradient, term.scaled);
+      gradient = copy(gradient);
+      grad_.multiply_columns(gradient, term.site->factor);
+    }
+    dy.push_back(std::move(gradient));
+    weights.push_back(&term.linear->w);
+    live.push_back(&term);
+  }
+  if (live.empty()) return;
+  Tensor dx = x_needed ? grad_.matmul_dx(dy, weights) : Tensor{};
+  for (size_t i = 0; i < live.size(); ++i) {
+    const int site = live[i]->linear->site;
+    if (x_needed) {
+      for (const FrozenTerm& frozen : params_.frozen(site)) {
+        Tensor t;
+        grad_.gemm(frozen.scale, dy[i], kPlain, frozen.b, kPlain, 0, t);
+        grad_.gemm(1, t, kPlain, frozen.a, kPlain, 1, dx);
+      }
+    }
+    if (live[i]->site != nullptr) site_back(x, *live[i], dy[i], dx);
+  }
+  if (x_needed) give(x_key, std::move(dx));
+}
+
+void TapePass::site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx) {
+  TrainedSite& site = *term.site;
+  Tensor t;  // scale·dy·B [rows, rank]
+  grad_.gemm(params_.scale(), dy, kPlain, site.b_device, kPlain, 0, t);
+  grad_.gemm(1, t, kTurned, dropped(x, site.site), kPlain, 0, site.da);
+  grad_.gemm(params_.scale(), dy, kTurned, term.u, kPlain, 0, site.db);
+  if (!dx) return;
+  if (params_.dropout() == 0) {
+    grad_.gemm(1, t, kPlain, site.a_device, kPlain, 1, dx);
+    return;
+  }
+  Tensor through;
+  grad_.gemm(1, t, kPlain, site.a_device, kPlain, 0, through);
+  grad_.axpy(1, dropped(through, site.site), dx);
+}
+
+}  // namespace bumblebee::train

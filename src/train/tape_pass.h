@@ -1,0 +1,100 @@
+// The interpreter that remembers: runs a model over a packed batch, adds up the loss of the scored rows, and goes back
+// to the gradients of the trained factors. A tape of coarse operations, each with the backward pass of GradOps; no
+// general differentiation: a word that cannot be differentiated is refused. Seven rules cover the decoders (docs/
+// architecture.md, "Training").
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/grad_ops.h"
+#include "nn/model.h"
+#include "nn/pass.h"
+#include "train/lora_params.h"
+
+namespace bumblebee::train {
+
+struct TapeOptions {
+  bool learn = true;               // dropout, and a tape; false: the loss alone
+  bool checkpoint_layers = false;  // keeps a layer's input only, and computes the layer again on the way back
+  uint64_t seed = 0;               // of dropout
+  uint32_t step = 0;               // of the run: another one has other masks
+};
+
+/// One forward and one backward pass over the batch that is bound to `backend`; its segments have no past.
+class TapePass final : public nn::Pass {
+ public:
+  /// `targets` [rows]: the token that each row is to predict, negative where nothing is scored.
+  TapePass(Backend& backend, LoraParams& params, std::span<const int32_t> targets, const TapeOptions& options);
+
+  /// Runs the model. Returns the sum of the scored rows' losses in nats.
+  double forward(const nn::Model& model);
+  /// [rows] losses, 0 where nothing is scored.
+  std::span<const float> losses() const { return losses_; }
+  /// Gradients of the sum, into the sites of `params`. Once, after forward() with `learn`.
+  void backward();
+
+  nn::Residual embed(const nn::Embedding& embedding) override;
+  Tensor norm(nn::Residual& residual, const nn::RmsNorm& norm) override;
+  using Pass::linear;
+  void linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) override;
+  void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
+  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  /// Returns nothing: logits of all rows never exist.
+  Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
+  void layer(const nn::Model& model, int i, nn::Residual& residual) override;
+  void settle(nn::Residual& residual) override;
+
+ private:
+  /// Activations are known by their buffers. One that is freed and used again is no trouble: its next owner is younger,
+  /// so on the way back all of its gradient has been taken before the older one's comes.
+  using Key = const Buffer*;
+  static Key key(const Tensor& tensor) { return tensor.buffer().get(); }
+
+  struct Term {
+    const nn::Linear* linear = nullptr;
+    TrainedSite* site = nullptr;
+    Key y = nullptr;
+    bool needed = false;  // a gradient flows into y
+    Tensor u;             // A drop(x) [rows, rank]
+    Tensor scaled;        // DoRA: y before the bias [rows, out]
+  };
+  void apply(const Tensor& x, Term& term, Tensor& y);
+  /// What linear() keeps of its input: what is cheap to make again is not kept.
+  using Input = std::function<Tensor()>;
+  Input input(const Tensor& x) const;
+  void linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms);
+  void site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
+  Tensor dropped(const Tensor& x, int site) const;
+  Tensor copy(const Tensor& x) const;
+
+  bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
+  void set_needs(const Tensor& tensor, bool needed);
+  void record(std::function<void()> back) { tape_.push_back(std::move(back)); }
+  /// The gradient of an activation, which is whole now; empty when none came.
+  Tensor take(Key of);
+  void give(Key to, Tensor gradient);
+  void unwind();
+
+  Backend& backend_;
+  Ops& ops_;
+  GradOps& grad_;
+  LoraParams& params_;
+  std::span<const int32_t> targets_;
+  TapeOptions options_;
+  bool recording_ = false;
+  double loss_ = 0;
+  std::vector<float> losses_;
+  std::vector<std::function<void()>> tape_;
+  std::unordered_map<Key, Tensor> gradients_;
+  std::unordered_set<Key> needed_;
+  std::unordered_map<Key, Input> remade_;  // how to make an activation again from what others keep anyway
+};
+
+}  // namespace bumblebee::train

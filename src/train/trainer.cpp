@@ -1,0 +1,427 @@
+// Cadence as mlx-lm: validation before iteration 1, every steps_per_eval and the last; then the step; then the report;
+// then the save.
+#include "train/trainer.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "base/error.h"
+#include "lora/identity.h"
+#include "train/hashing.h"
+#include "train/save_adapter.h"
+
+namespace bumblebee::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+uint64_t peak_memory() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return uint64_t(usage.ru_maxrss) * 1024;
+}
+
+BatchOptions batches_of(const TrainOptions& o, bool learning) {
+  return {.batch_size = o.batch_size,
+          .max_seq_length = o.max_seq_length,
+          .packed = learning && o.packed,
+          .seed = o.seed,
+          .short_data = !learning};
+}
+
+const TrainOptions& checked(const TrainOptions& options) {
+  check_options(options);
+  return options;
+}
+
+LoraParams make_params(const Machine& machine, const TrainOptions& o) {
+  const std::lock_guard lock(machine.compute);
+  return LoraParams(machine.backend, machine.model, o.lora, o.seed);
+}
+
+}  // namespace
+
+void check_options(const TrainOptions& o) {
+  const auto refuse = [](const char* name, const std::string& expected, auto got) {
+    throw Error(ErrorCode::bad_request, "train", cat(name, ": expected ", expected, ", got ", got));
+  };
+  const auto at_least = [&](const char* name, int least, int got) {
+    if (got < least) refuse(name, cat("at least ", least), got);
+  };
+  at_least("iters", 1, o.iters);
+  at_least("batch_size", 1, o.batch_size);
+  at_least("grad_accumulation_steps", 1, o.grad_accumulation_steps);
+  at_least("max_seq_length", 2, o.max_seq_length);
+  at_least("val_batches", -1, o.val_batches);
+  at_least("test_batches", -1, o.test_batches);
+  at_least("steps_per_report", 1, o.steps_per_report);
+  at_least("steps_per_eval", 1, o.steps_per_eval);
+  at_least("save_every", 1, o.save_every);
+  at_least("keep_checkpoints", 0, o.keep_checkpoints);
+  at_least("early_stopping", 0, o.early_stopping);
+  at_least("sample_tokens", 1, o.sample_tokens);
+  if (!(o.max_grad_norm >= 0) || !std::isfinite(o.max_grad_norm))
+    refuse("max_grad_norm", "at least 0", o.max_grad_norm);
+  if (!(o.max_loss >= 0)) refuse("max_loss", "at least 0", o.max_loss);
+  if (o.adapter_path.empty()) refuse("adapter_path", "a directory", "none");
+  if (o.resume && o.keep_checkpoints == 0) refuse("keep_checkpoints", "at least 1 to resume", 0);
+  if (o.resume && o.overwrite) refuse("overwrite", "one of resume and overwrite", "both");
+}
+
+Trainer::Trainer(const TrainerInputs& inputs)
+    : in_(inputs),
+      options_(checked(inputs.options)),
+      params_(make_params(in_.machine, options_)),
+      optimizer_(make_optimizer(options_.optimizer)),
+      schedule_(options_.schedule, options_.learning_rate),
+      stream_(in_.data.train, batches_of(options_, true)) {
+  if (!in_.data.valid.empty() && options_.val_batches != 0)
+    valid_ = std::make_unique<BatchStream>(in_.data.valid, batches_of(options_, false));
+  const std::lock_guard lock(in_.machine.compute);
+  Json frozen = Json::array();
+  for (const FrozenAdapter& one : in_.frozen) {
+    params_.freeze(*one.adapter, one.weight);
+    frozen.push_back({one.id, one.weight});
+  }
+  if (!options_.resume_adapter_file.empty())
+    params_.begin_with(read_weights(options_.resume_adapter_file, params_.scale()));
+
+  const nn::ModelDims& dims = in_.machine.model.dims();
+  plan_.trainable_parameters = params_.count();
+  plan_.modules = params_.modules();
+  plan_.layers = dims.layers - params_.first_layer();
+  plan_.rows = in_.data.train.size();
+  plan_.valid_rows = in_.data.valid.size();
+  plan_.test_rows = in_.data.test.size();
+  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+    plan_.truncated_rows += split->truncated;
+    plan_.longest_row = std::max(plan_.longest_row, split->longest);
+  }
+  plan_.tokens = stream_.rows_per_epoch();
+  plan_.batches = stream_.batches_per_epoch();
+
+  identity_ = identity(options_);
+  identity_["on_top_of"] = frozen;
+  identity_["data"] = in_.data.train.hash();
+  identity_["valid_data"] = in_.data.valid.hash();
+  identity_["device"] = std::string(in_.machine.backend.name()) + " " + in_.precision;
+}
+
+void Trainer::note(const std::string& text) const {
+  if (options_.callbacks.note) options_.callbacks.note(text);
+}
+
+lora::Adapter Trainer::adapter() const {
+  lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  // Part of an adapter's identity, which is to be that of the files.
+  adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
+  return adapter;
+}
+
+void Trainer::begin() {
+  if (options_.verify_base) {
+    const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
+    base_hash_ = probe(in_.machine, params_) + files;
+    identity_["base"] = base_hash_;
+  }
+  if (options_.keep_checkpoints > 0) {
+    store_ = std::make_unique<CheckpointStore>(options_.adapter_path / "checkpoints", options_.keep_checkpoints);
+    if (options_.overwrite) store_->clear();
+    if (const std::optional<Snapshot> snapshot = options_.resume ? store_->newest() : std::nullopt) {
+      resume(*snapshot);
+    } else if (!options_.resume && !store_->empty()) {
+      throw Error(ErrorCode::bad_request, options_.adapter_path.string(),
+                  "holds the checkpoints of an earlier run: resume it, overwrite it, or choose another adapter_path");
+    }
+  }
+  plan_.first_iteration = state_.iteration + 1;
+  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+    if (split->truncated > 0)
+      note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
+               options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
+    if (split->unscored > 0)
+      note(cat(split->name, ": ", split->unscored,
+               " rows have nothing to learn within max_seq_length and were left out"));
+  }
+  if (options_.callbacks.started) options_.callbacks.started(plan_);
+}
+
+void Trainer::resume(const Snapshot& snapshot) {
+  const std::string where = (options_.adapter_path / "checkpoints").string();
+  if (!snapshot.state.is_object() || !snapshot.state.contains("run"))
+    throw Error(ErrorCode::bad_file, where, "state.json: expected an object with 'run'");
+  Json now = identity_;
+  const Json began = snapshot.state.value("options", Json());
+  if (began.is_object() && !began.contains("base")) now.erase("base");  // it was not verified then
+  check_identity(began, now, where);
+  state_ = read_run_state(snapshot.state["run"], where);
+  std::vector<Optimizer::State> states;
+  for (Parameter& p : params_.parameters()) {
+    const auto load = [&](const std::string& part, std::vector<float>& values) {
+      const auto found = snapshot.tensors.find(p.name + part);
+      if (found == snapshot.tensors.end()) return false;
+      if (found->second.size() != values.size())
+        throw Error(
+            ErrorCode::bad_file, where,
+            cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
+      values = found->second;
+      return true;
+    };
+    if (!load("#value", p.values))
+      throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
+    if (!load("#gradient", p.gradient)) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
+    const std::string prefix = p.name + "#state.";
+    Optimizer::State state;
+    for (auto at = snapshot.tensors.lower_bound(prefix); at != snapshot.tensors.end() && at->first.starts_with(prefix);
+         ++at)
+      state[at->first.substr(prefix.size())] = at->second;
+    states.push_back(std::move(state));
+  }
+  if (state_.updates == 0) states.clear();
+  optimizer_->restore(uint64_t(state_.updates), std::move(states), params_.parameters(), where);
+  {
+    const std::lock_guard lock(in_.machine.compute);
+    params_.upload();
+  }
+  stream_.seek(state_.cursor);
+  if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
+  note(cat("goes on after iteration ", state_.iteration));
+}
+
+Snapshot Trainer::snapshot() const {
+  Snapshot snapshot;
+  snapshot.iteration = state_.iteration;
+  snapshot.state = {{"version", 1}, {"options", identity_}, {"run", to_json(state_)}};
+  const std::vector<Parameter>& parameters = params_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    snapshot.tensors[parameters[i].name + "#value"] = parameters[i].values;
+    if (state_.accumulated > 0) snapshot.tensors[parameters[i].name + "#gradient"] = parameters[i].gradient;
+    if (optimizer_->states().empty()) continue;
+    for (const auto& [name, values] : optimizer_->states()[i])
+      snapshot.tensors[parameters[i].name + "#state." + name] = values;
+  }
+  return snapshot;
+}
+
+std::string Trainer::name_rows(const TrainBatch& batch) const {
+  std::string names;
+  constexpr size_t kShown = 8;
+  for (size_t i = 0; i < std::min(kShown, batch.rows_of_dataset.size()); ++i)
+    names += (i == 0 ? "" : ", ") + in_.data.train.where(batch.rows_of_dataset[i]);
+  if (batch.rows_of_dataset.size() > kShown) names += cat(" and ", batch.rows_of_dataset.size() - kShown, " more");
+  return names;
+}
+
+void Trainer::check_loss(const TrainBatch& batch, double mean) const {
+  const double most =
+      options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.machine.model.dims().vocab));
+  if (mean <= most) return;
+  throw Error(ErrorCode::bad_config, "train",
+              cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ",
+                  most, ", got ", mean, "; a lower learning_rate or a max_grad_norm may help"));
+}
+
+bool Trainer::validation_is_due() const {
+  const int next = state_.iteration + 1;
+  return valid_ != nullptr && (next == 1 || next % options_.steps_per_eval == 0 || next == options_.iters);
+}
+
+bool Trainer::validate() {
+  const auto start = Clock::now();
+  const MeanLoss mean = mean_loss(in_.machine, params_, *valid_, options_.val_batches, options_.callbacks.validating);
+  if (mean.cancelled) {
+    end_ = TrainEnd::cancelled;
+    return false;
+  }
+  state_.val_loss = mean.loss;
+  const bool best = !state_.best_val_loss || mean.loss < *state_.best_val_loss;
+  if (best) {
+    state_.best_val_loss = mean.loss;
+    state_.best_iteration = state_.iteration;
+    state_.validations_without_gain = 0;
+  } else {
+    ++state_.validations_without_gain;
+  }
+  if (options_.callbacks.validated) {
+    options_.callbacks.validated({.iteration = state_.iteration,
+                                  .loss = mean.loss,
+                                  .tokens = mean.tokens,
+                                  .seconds = since(start),
+                                  .best = best});
+  }
+  // Before the first step there is nothing to save: B is zero.
+  if (best && options_.save_best && state_.iteration > 0) {
+    best_ = options_.adapter_path / "best";
+    save_adapter(adapter(), options_.format, in_.machine.model.dims().layers, best_);
+    if (options_.callbacks.saved)
+      options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
+  }
+  if (in_.sample && options_.callbacks.sampled) {
+    for (TrainSample& sample : in_.sample(adapter())) {
+      sample.iteration = state_.iteration;
+      options_.callbacks.sampled(sample);
+    }
+  }
+  if (options_.early_stopping > 0 && state_.validations_without_gain >= options_.early_stopping) {
+    end_ = TrainEnd::early_stopped;
+    return false;
+  }
+  return true;
+}
+
+void Trainer::update(const TrainBatch& batch) {
+  scale_gradients(params_.parameters(), float(1 / double(state_.accumulated)));
+  const double norm = clip_gradients(params_.parameters(), options_.max_grad_norm);
+  if (!std::isfinite(norm)) {
+    throw Error(ErrorCode::bad_config, "train",
+                cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch),
+                    ": gradient: expected finite numbers, got a norm of ", norm));
+  }
+  const float rate = schedule_.rate(uint64_t(state_.updates));
+  optimizer_->update(params_.parameters(), rate);
+  params_.zero_gradients();
+  {
+    const std::lock_guard lock(in_.machine.compute);
+    params_.upload();
+  }
+  state_.accumulated = 0;
+  state_.learning_rate = double(rate);
+  state_.gradient_norm = norm;
+  ++state_.updates;
+}
+
+bool Trainer::step() {
+  const auto start = Clock::now();
+  const TrainBatch batch = stream_.next();
+  const double sum = run_batch(in_.machine, params_, batch,
+                               {.learn = true,
+                                .checkpoint_layers = options_.grad_checkpoint,
+                                .seed = options_.seed,
+                                .step = uint32_t(state_.iteration + 1)});
+  const double mean = sum / double(batch.scored);
+  check_loss(batch, mean);
+  state_.accumulated += batch.scored;
+  if ((state_.iteration + 1) % options_.grad_accumulation_steps == 0) update(batch);
+  ++state_.iteration;
+  state_.trained_tokens += batch.scored;
+  state_.window_loss += sum;
+  state_.window_tokens += batch.scored;
+  state_.cursor = stream_.cursor();
+
+  const double seconds = since(start);
+  window_seconds_ += seconds;
+  window_tokens_ += batch.scored;
+  ++window_iterations_;
+  run_seconds_ += seconds;
+  ++run_iterations_;
+  if (!options_.callbacks.progress) return true;
+  return options_.callbacks.progress({.iteration = state_.iteration,
+                                      .iterations = options_.iters,
+                                      .updates = state_.updates,
+                                      .loss = mean,
+                                      .tokens = batch.scored,
+                                      .rows = batch.rows(),
+                                      .seconds = seconds,
+                                      .eta_s = run_seconds_ / run_iterations_ * (options_.iters - state_.iteration)});
+}
+
+void Trainer::report() {
+  state_.train_loss = state_.window_loss / double(std::max<int64_t>(1, state_.window_tokens));
+  if (options_.callbacks.report) {
+    options_.callbacks.report({.iteration = state_.iteration,
+                               .train_loss = state_.train_loss,
+                               .learning_rate = state_.learning_rate,
+                               .gradient_norm = state_.gradient_norm,
+                               .iterations_per_second = window_iterations_ / window_seconds_,
+                               .tokens_per_second = double(window_tokens_) / window_seconds_,
+                               .trained_tokens = state_.trained_tokens,
+                               .peak_memory = peak_memory()});
+  }
+  state_.window_loss = 0;
+  state_.window_tokens = 0;
+  window_iterations_ = 0;
+  window_tokens_ = 0;
+  window_seconds_ = 0;
+}
+
+void Trainer::save(bool numbered) {
+  const int layers = in_.machine.model.dims().layers;
+  const lora::Adapter now = adapter();
+  std::filesystem::path path = options_.adapter_path;
+  if (numbered) {
+    path = save_numbered(now, options_.format, layers, options_.adapter_path, state_.iteration);
+  } else {
+    for (const std::string& remark : save_adapter(now, options_.format, layers, options_.adapter_path)) note(remark);
+  }
+  const auto tell = [&](const std::filesystem::path& where, TrainSaved::What what) {
+    if (options_.callbacks.saved)
+      options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
+  };
+  tell(path, TrainSaved::What::adapter);
+  if (store_) tell(store_->save(snapshot()), TrainSaved::What::checkpoint);
+}
+
+/// While it lives, a step's activations wait for the next step.
+class KeptMemory {
+ public:
+  KeptMemory(Backend& backend, uint64_t bytes) : backend_(backend) { backend.keep_memory(size_t(bytes)); }
+  ~KeptMemory() { backend_.keep_memory(0); }
+  KeptMemory(const KeptMemory&) = delete;
+  KeptMemory& operator=(const KeptMemory&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
+TrainResult Trainer::run() {
+  const auto start = Clock::now();
+  const KeptMemory kept(in_.machine.backend, std::max<uint64_t>(uint64_t{256} << 20, 2 * plan_.memory_bytes));
+  begin();
+  bool saved = false;
+  while (state_.iteration < options_.iters && end_ == TrainEnd::finished) {
+    if (validation_is_due() && !validate()) break;
+    if (!step() && state_.iteration < options_.iters) end_ = TrainEnd::cancelled;
+    if (state_.iteration % options_.steps_per_report == 0 || state_.iteration == options_.iters) report();
+    saved = state_.iteration % options_.save_every == 0;
+    if (saved) save(true);
+  }
+  if (!saved) save(false);
+  return finish(start);
+}
+
+std::optional<double> Trainer::test() {
+  if (!options_.test || in_.data.test.empty() || end_ == TrainEnd::cancelled) return std::nullopt;
+  BatchStream stream(in_.data.test, batches_of(options_, false));
+  return mean_loss(in_.machine, params_, stream, options_.test_batches, nullptr).loss;
+}
+
+TrainResult Trainer::finish(Clock::time_point start) {
+  const std::optional<double> test_loss = test();
+  if (options_.verify_base) {
+    const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
+    if (probe(in_.machine, params_) + files != base_hash_)
+      throw Error(ErrorCode::bad_file, in_.base_directory.string(),
+                  "the base's weights changed while it was trained on");
+  }
+  return {.end = end_,
+          .iterations = state_.iteration,
+          .updates = state_.updates,
+          .trained_tokens = state_.trained_tokens,
+          .train_loss = state_.train_loss,
+          .val_loss = state_.val_loss,
+          .best_val_loss = state_.best_val_loss,
+          .test_loss = test_loss,
+          .best_iteration = state_.best_iteration,
+          .adapter = options_.adapter_path,
+          .best = best_,
+          .adapter_id = lora::to_string(lora::identify(adapter())->id),
+          .base_hash = base_hash_,
+          .seconds = since(start)};
+}
+
+}  // namespace bumblebee::train

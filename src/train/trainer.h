@@ -1,0 +1,94 @@
+// The loop: batches to gradients, gradients to updates, and what happens around them at their cadence. Whatever it
+// depends on is in RunState, the parameters and the optimizer, so that a run that was killed goes on bit for bit.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "train/checkpoint.h"
+#include "train/dataset.h"
+#include "train/optimizer.h"
+#include "train/run_batch.h"
+#include "train/run_state.h"
+#include "train/schedule.h"
+
+namespace bumblebee::train {
+
+/// A frozen adapter that fits the model, with its weight and identity.
+struct FrozenAdapter {
+  const lora::Adapter* adapter = nullptr;
+  float weight = 1;
+  std::string id;
+};
+
+struct TrainerInputs {
+  Machine machine;
+  const Splits& data;
+  const TrainOptions& options;
+  std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
+  std::string precision;                 // of the device: another one gives other bits
+  std::vector<FrozenAdapter> frozen;
+  /// Answers options.sample_prompts with the adapter; may be empty.
+  std::function<std::vector<TrainSample>(lora::Adapter adapter)> sample;
+};
+
+/// Throws Error(bad_request) naming the first option that means nothing.
+void check_options(const TrainOptions& options);
+
+class Trainer {
+ public:
+  /// Checks and prepares everything but the first step. `inputs` must outlive it.
+  explicit Trainer(const TrainerInputs& inputs);
+
+  const TrainPlan& plan() const { return plan_; }
+  TrainPlan& plan() { return plan_; }
+  LoraParams& params() { return params_; }
+  BatchStream& stream() { return stream_; }
+  uint64_t state_values() const { return optimizer_->state_size(params_.parameters()); }
+
+  TrainResult run();
+
+ private:
+  lora::Adapter adapter() const;
+  void begin();
+  void resume(const Snapshot& snapshot);
+  Snapshot snapshot() const;
+  void check_loss(const TrainBatch& batch, double mean) const;
+  std::string name_rows(const TrainBatch& batch) const;
+  bool validation_is_due() const;
+  /// False: stopped early or cancelled.
+  bool validate();
+  bool step();
+  void update(const TrainBatch& batch);
+  void report();
+  void save(bool numbered);
+  void note(const std::string& text) const;
+  std::optional<double> test();
+  using Clock = std::chrono::steady_clock;
+  TrainResult finish(Clock::time_point start);
+
+  const TrainerInputs& in_;
+  const TrainOptions& options_;
+  LoraParams params_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Schedule schedule_;
+  BatchStream stream_;
+  std::unique_ptr<BatchStream> valid_;
+  std::unique_ptr<CheckpointStore> store_;
+  TrainPlan plan_;
+  Json identity_;
+  RunState state_;
+  TrainEnd end_ = TrainEnd::finished;
+  std::string base_hash_;
+  std::filesystem::path best_;
+  // of this process, for its speed
+  double window_seconds_ = 0, run_seconds_ = 0;
+  int64_t window_tokens_ = 0;
+  int window_iterations_ = 0, run_iterations_ = 0;
+};
+
+}  // namespace bumblebee::train

@@ -1,0 +1,342 @@
+// The reference's derivatives against those of its own forward definitions (backend/ref/math.h), found by complex step:
+// f(x + ih)/h has no cancellation, so what remains is one rounding when a result is read as f32.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "backend/dropout.h"
+#include "backend/ref/math.h"
+#include "tests/ops/cases/common.h"
+#include "tests/support/backends.h"
+
+namespace bumblebee {
+namespace {
+
+using namespace op_cases;
+using namespace testing_support;
+using C = std::complex<double>;
+using Matrix = std::vector<std::vector<C>>;
+
+constexpr double kStep = 1e-30;
+
+Matrix widen(const HostMatrix& m) {
+  Matrix wide(size_t(m.rows));
+  for (int r = 0; r < m.rows; ++r) wide[size_t(r)].assign(m.row(r), m.row(r) + m.cols);
+  return wide;
+}
+
+/// Σ c∘y
+C weighted(const HostMatrix& c, const Matrix& y) {
+  C sum = 0;
+  for (int r = 0; r < c.rows; ++r) {
+    for (int i = 0; i < c.cols; ++i) sum += double(c.row(r)[i]) * y[size_t(r)][size_t(i)];
+  }
+  return sum;
+}
+
+/// d loss / d x, element by element, against `got`. Reading rounds once; the sums in double are off by far less than
+/// 1e-12 of the largest element.
+void expect_gradient(Matrix& x, const std::function<C()>& loss, const Output& got) {
+  ASSERT_EQ(got.rows, int(x.size()));
+  ASSERT_EQ(got.cols, int(x[0].size()));
+  std::vector<double> want;
+  double largest = 0;
+  for (auto& row : x) {
+    for (C& element : row) {
+      element += C(0, kStep);
+      want.push_back(loss().imag() / kStep);
+      element = element.real();
+      largest = std::max(largest, std::abs(want.back()));
+    }
+  }
+  ASSERT_GT(largest, 0);
+  for (size_t i = 0; i < want.size(); ++i)
+    EXPECT_NEAR(double(got.values[i]), want[i], kRoundF32 * std::abs(want[i]) + 1e-12 * largest)
+        << got.what << " [" << i / size_t(got.cols) << ", " << i % size_t(got.cols) << "]";
+}
+
+class Gradients : public testing::Test {
+ protected:
+  Tensor upload(const HostMatrix& m) { return ref_->upload(m.values, m.rows, m.cols); }
+  Output read(const std::string& what, const Tensor& t) { return read_output(*ref_, what, t); }
+  HostMatrix normal(int rows, int cols, double deviation = 1) {
+    return {rows, cols, random_.normals(size_t(rows) * size_t(cols), deviation)};
+  }
+
+  const std::unique_ptr<Backend> ref_ = create_reference();
+  GradOps& grad_ = *ref_->grad_ops();
+  Random random_{31};
+};
+
+void bind_segments(Backend& backend, const std::vector<int>& lengths) {
+  Batch batch;
+  for (const int rows : lengths) batch.append(std::vector<int32_t>(size_t(rows), 0), 0, {0}, Batch::Want::none);
+  backend.bind(batch, nullptr);
+}
+
+TEST_F(Gradients, OfPackedAttention) {
+  const std::vector<int> lengths = {4, 1, 5};
+  for (const int window : {0, 2}) {
+    for (const int kv_heads : {1, 2, 4}) {
+      SCOPED_TRACE(cat("window ", window, ", ", kv_heads, " key heads"));
+      const AttentionParams a = {.heads = 4, .kv_heads = kv_heads, .head_dim = 3, .scale = 0.6f, .window = window};
+      const HostMatrix q = normal(10, 12), k = normal(10, 3 * kv_heads), v = normal(10, 3 * kv_heads),
+                       dout = normal(10, 12);
+      bind_segments(*ref_, lengths);
+      Tensor lse, dq, dk, dv;
+      const Tensor out = grad_.attend_packed(upload(q), upload(k), upload(v), a, lse);
+      grad_.attend_packed_dqkv(upload(dout), upload(q), upload(k), upload(v), out, lse, a, dq, dk, dv);
+
+      Matrix x = widen(q), keys = widen(k), values = widen(v);
+      const auto forward = [&] {
+        Matrix y(10, std::vector<C>(12));
+        for (int first = 0, s = 0; s < 3; first += lengths[size_t(s++)]) {
+          for (int i = 0; i < lengths[size_t(s)]; ++i) {
+            const int seen = window > 0 ? std::min(window, i + 1) : i + 1;
+            for (size_t h = 0; h < 4; ++h) {
+              const size_t group = h * size_t(kv_heads) / 4, row = size_t(first + i);
+              const auto head = [&](const Matrix& m) {
+                return [&m, group, from = row + 1 - size_t(seen)](int j) {
+                  return std::span<const C>(m[from + size_t(j)]).subspan(3 * group, 3);
+                };
+              };
+              ref::attend<C>(std::span<const C>(x[row]).subspan(3 * h, 3), seen, double(a.scale), head(keys),
+                             head(values), std::span(y[row]).subspan(3 * h, 3));
+            }
+          }
+        }
+        return y;
+      };
+      const Output got = read("out", out), sums = read("lse", lse);
+      const Matrix want = forward();
+      for (size_t i = 0; i < got.values.size(); ++i)
+        EXPECT_NEAR(double(got.values[i]), want[i / 12][i % 12].real(), 2 * kRoundF32 * std::abs(want[i / 12][i % 12]));
+      EXPECT_EQ(sums.cols, 4);
+      const auto loss = [&] { return weighted(dout, forward()); };
+      expect_gradient(x, loss, read("dq", dq));
+      expect_gradient(keys, loss, read("dk", dk));
+      expect_gradient(values, loss, read("dv", dv));
+    }
+  }
+}
+
+TEST_F(Gradients, LogSumOfExponentialsIsThatOfTheSeenKeys) {
+  bind_segments(*ref_, {3});
+  const HostMatrix q = {3, 1, {1, 2, 3}}, k = {3, 1, {0.5f, -1, 0.25f}};
+  Tensor lse;
+  grad_.attend_packed(upload(q), upload(k), upload(k), {.heads = 1, .kv_heads = 1, .head_dim = 1, .scale = 2}, lse);
+  EXPECT_NEAR(read("lse", lse).values[1], std::log(std::exp(2.0) + std::exp(-4.0)), 1e-6);
+}
+
+TEST_F(Gradients, OfNorms) {
+  for (const int width : {7, 14}) {
+    const HostMatrix x = normal(3, 14), dy = normal(3, 14), w = normal(1, width);
+    const NormParams norm{upload(w), 1e-3f};
+    Matrix wide = widen(x);
+    const Matrix weight = widen(w);
+    const auto loss = [&] {
+      Matrix y(3, std::vector<C>(14));
+      for (size_t r = 0; r < 3; ++r) {
+        for (size_t first = 0; first < 14; first += size_t(width))
+          ref::rms_norm<C>(std::span<const C>(wide[r]).subspan(first, size_t(width)), weight[0], double(norm.eps),
+                           std::span(y[r]).subspan(first, size_t(width)));
+      }
+      return weighted(dy, y);
+    };
+    expect_gradient(wide, loss, read("dx", grad_.rms_norm_dx(upload(dy), upload(x), norm)));
+  }
+}
+
+TEST_F(Gradients, OfNormsAndRotationPerHead) {
+  constexpr int kDim = 6;
+  for (const bool norms : {false, true}) {
+    for (const int half : {3, 2}) {
+      Batch batch;
+      batch.append({0, 0, 0}, 0, {0}, Batch::Want::none);
+      batch.positions = {0, 5, 1000};
+      ref_->bind(batch, nullptr);
+      const RopeParams rope = {.dims = 2 * half,
+                               .inv_freq = half == 3 ? std::vector<float>{1, 0.3f, 0.01f} : std::vector<float>{1, 0.1f},
+                               .magnitude = 1.2f};
+      const HostMatrix q = normal(3, 2 * kDim), k = normal(3, kDim), dq = normal(3, 2 * kDim), dk = normal(3, kDim),
+                       q_weight = normal(1, kDim), k_weight = normal(1, kDim);
+      const NormParams q_norm{upload(q_weight), 1e-3f}, k_norm{upload(k_weight), 1e-5f};
+      Tensor got_q = upload(dq), got_k = upload(dk);
+      const Tensor kept = got_q;
+      grad_.norm_rope_dx(got_q, got_k, norms ? upload(q) : Tensor(), norms ? upload(k) : Tensor(), kDim,
+                         norms ? &q_norm : nullptr, norms ? &k_norm : nullptr, rope);
+      EXPECT_EQ(read("kept", kept).values, dq.values);
+      const auto check = [&](const HostMatrix& m, const HostMatrix& c, const HostMatrix& weight, double eps,
+                             const Tensor& got) {
+        Matrix x = widen(m);
+        const Matrix w = widen(weight);
+        const auto loss = [&] {
+          Matrix y = x;
+          for (size_t r = 0; r < 3; ++r) {
+            for (size_t first = 0; first < y[r].size(); first += kDim) {
+              const auto head = std::span(y[r]).subspan(first, kDim);
+              if (norms) ref::rms_norm<C>(std::span<const C>(x[r]).subspan(first, kDim), w[0], eps, head);
+              ref::rope<C>(head, batch.positions[r], rope.inv_freq, rope.magnitude);
+            }
+          }
+          return weighted(c, y);
+        };
+        expect_gradient(x, loss, read("dx", got));
+      };
+      check(q, dq, q_weight, double(q_norm.eps), got_q);
+      check(k, dk, k_weight, double(k_norm.eps), got_k);
+    }
+  }
+}
+
+TEST_F(Gradients, OfGatedUnits) {
+  HostMatrix gate = normal(2, 9, 3), up = normal(2, 9), dy = normal(2, 9);
+  gate.values[4] = 0;
+  gate.values[5] = 40;
+  gate.values[6] = -40;
+  Tensor dgate, dup;
+  grad_.glu_dx(Activation::silu, upload(dy), upload(gate), upload(up), dgate, dup);
+  Matrix g = widen(gate), u = widen(up);
+  const auto loss = [&] {
+    Matrix y = u;
+    for (size_t r = 0; r < 2; ++r) {
+      for (size_t c = 0; c < 9; ++c) y[r][c] *= ref::silu(g[r][c]);
+    }
+    return weighted(dy, y);
+  };
+  expect_gradient(g, loss, read("dgate", dgate));
+  expect_gradient(u, loss, read("dup", dup));
+}
+
+TEST_F(Gradients, OfTheHeadsLoss) {
+  for (const bool biased : {false, true}) {
+    const HostMatrix h = normal(5, 64), bias = normal(1, 11);
+    const HostWeight host = random_weight(random_, 11, 64, Format::affine(4, 32, DType::f16, DType::f16), 0.2);
+    const std::vector<int32_t> targets = {3, -1, 10, 0, 5};
+    const std::vector<float> weights = {0.5f, 7, -1, 0, 2};
+    std::vector<float> losses(5, -1.0f);
+    Tensor dh;
+    const Weight head = ref_->prepare(host);
+    const double total =
+        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, &dh);
+
+    const WideWeight w = op_cases::widen(host);
+    Matrix x = widen(h);
+    const auto loss = [&] {
+      C sum = 0;
+      for (size_t r = 0; r < 5; ++r) {
+        if (targets[r] < 0) continue;
+        C exponentials = 0, hit = 0;
+        for (size_t n = 0; n < 11; ++n) {
+          C z = biased ? double(bias.values[n]) : 0;
+          for (size_t k = 0; k < 64; ++k) z += x[r][k] * w.value[n * 64 + k];
+          exponentials += std::exp(z);
+          if (int32_t(n) == targets[r]) hit = z;
+        }
+        EXPECT_NEAR(double(losses[r]), (std::log(exponentials) - hit).real(), 1e-6);
+        sum += double(weights[r]) * (std::log(exponentials) - hit);
+      }
+      return sum;
+    };
+    EXPECT_NEAR(total, loss().real(), 1e-12 * 10);
+    EXPECT_EQ(losses[1], 0.0f);
+    expect_gradient(x, loss, read("dh", dh));
+    EXPECT_EQ(grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, nullptr),
+              total);
+  }
+}
+
+TEST_F(Gradients, OfProductsThatShareAnInput) {
+  const HostWeight first = random_weight(random_, 5, 64, Format::affine(3, 32, DType::bf16, DType::bf16), 0.2),
+                   second = random_weight(random_, 3, 64, Format::dense(DType::bf16), 0.2);
+  const HostMatrix x = normal(2, 64), dy1 = normal(2, 5), dy2 = normal(2, 3);
+  const Weight w1 = ref_->prepare(first), w2 = ref_->prepare(second);
+  const Tensor dy[] = {upload(dy1), upload(dy2)};
+  const Weight* const weights[] = {&w1, &w2};
+  Matrix wide = widen(x);
+  const auto loss = [&] {
+    C sum = 0;
+    for (const auto& [host, c] : {std::pair(&first, &dy1), std::pair(&second, &dy2)}) {
+      const WideWeight w = op_cases::widen(*host);
+      for (size_t r = 0; r < 2; ++r) {
+        for (size_t i = 0; i < size_t(w.out) * 64; ++i)
+          sum += double(c->row(int(r))[i / 64]) * w.value[i] * wide[r][i % 64];
+      }
+    }
+    return sum;
+  };
+  expect_gradient(wide, loss, read("dx", grad_.matmul_dx(dy, weights)));
+}
+
+TEST_F(Gradients, GemmTransposesScalesAndAccumulates) {
+  const HostMatrix a = {2, 3, {1, 2, 3, 4, 5, 6}}, b = {3, 2, {1, 0, 2, 1, 0, 1}}, a_t = {3, 2, {1, 4, 2, 5, 3, 6}},
+                   b_t = {2, 3, {1, 2, 0, 0, 1, 1}};
+  using Op = GradOps::Op;
+  for (const Op op_a : {Op::plain, Op::transposed}) {
+    for (const Op op_b : {Op::plain, Op::transposed}) {
+      Tensor c;
+      grad_.gemm(2, upload(op_a == Op::plain ? a : a_t), op_a, upload(op_b == Op::plain ? b : b_t), op_b, 0, c);
+      EXPECT_EQ(read("c", c).values, (std::vector<float>{10, 10, 28, 22}));
+      grad_.gemm(-1, upload(op_a == Op::plain ? a : a_t), op_a, upload(op_b == Op::plain ? b : b_t), op_b, 0.5f, c);
+      EXPECT_EQ(read("c", c).values, (std::vector<float>{0, 0, 0, 0}));
+    }
+  }
+}
+
+TEST_F(Gradients, OfFactorsByColumn) {
+  const HostMatrix x = normal(4, 6), f = normal(1, 6), c = normal(4, 6);
+  Tensor y = upload(x);
+  grad_.multiply_columns(y, upload(f));
+  const Output got = read("y", y);
+  for (size_t i = 0; i < 24; ++i) EXPECT_EQ(got.values[i], x.values[i] * f.values[i % 6]);
+  Matrix factor = widen(f);
+  const auto loss = [&] {
+    C sum = 0;
+    for (size_t i = 0; i < 24; ++i) sum += double(c.values[i]) * double(x.values[i]) * factor[0][i % 6];
+    return sum;
+  };
+  expect_gradient(factor, loss, read("df", grad_.column_dots(upload(c), upload(x))));
+}
+
+TEST_F(Gradients, RowLengthsAreThoseOfTheSum) {
+  const HostWeight host = random_weight(random_, 9, 32, Format::affine(4, 32, DType::bf16, DType::bf16), 0.2);
+  const HostMatrix a = normal(3, 32), b = normal(9, 3);
+  const WideWeight w = op_cases::widen(host);
+  const Output got = read("lengths", grad_.row_lengths(ref_->prepare(host), upload(a), upload(b), 0.5f));
+  ASSERT_EQ(got.cols, 9);
+  for (size_t n = 0; n < 9; ++n) {
+    double squares = 0;
+    for (size_t k = 0; k < 32; ++k) {
+      double value = w.value[n * 32 + k];
+      for (size_t i = 0; i < 3; ++i) value += 0.5 * double(b.values[n * 3 + i]) * double(a.values[i * 32 + k]);
+      squares += value * value;
+    }
+    EXPECT_NEAR(got.values[n], std::sqrt(squares), 2 * kRoundF32 * std::sqrt(squares));
+  }
+}
+
+TEST_F(Gradients, DropoutKeepsTheExpectationAndItsMask) {
+  constexpr int kRows = 40, kCols = 333;
+  const HostMatrix ones = {kRows, kCols, std::vector<float>(size_t(kRows) * kCols, 1.0f)};
+  const DropoutKey key = {.seed = 7, .step = 3, .site = 11};
+  const auto mask = [&](float p, const DropoutKey& k) { return read("y", grad_.dropout(upload(ones), p, k)).values; };
+  const std::vector<float> y = mask(0.25f, key);
+  double dropped = 0;
+  for (const float v : y) {
+    EXPECT_TRUE(v == 0 || v == dropout_scale(dropout_threshold(0.25f))) << v;
+    dropped += v == 0;
+  }
+  const double n = double(y.size());
+  EXPECT_NEAR(dropped / n, 0.25, 5 * std::sqrt(0.25 * 0.75 / n));  // five standard deviations
+  EXPECT_EQ(mask(0.25f, key), y);
+  EXPECT_EQ(mask(0, key), ones.values);
+  for (const DropoutKey& other : {DropoutKey{8, 3, 11}, DropoutKey{7, 4, 11}, DropoutKey{7, 3, 12}}) {
+    const std::vector<float> z = mask(0.25f, other);
+    double same = 0;
+    for (size_t i = 0; i < z.size(); ++i) same += (z[i] == 0) == (y[i] == 0);
+    EXPECT_NEAR(same / n, 0.625, 5 * std::sqrt(0.625 * 0.375 / n));  // as independent masks agree
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee

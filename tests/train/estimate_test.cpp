@@ -1,0 +1,63 @@
+// The estimate of memory: the sum of its parts for a shape that can be counted by hand, and what makes it grow.
+#include "train/estimate.h"
+
+#include <gtest/gtest.h>
+
+namespace bumblebee::train {
+namespace {
+
+TrainingShape shape() {
+  TrainingShape out;
+  out.dims = {.layers = 4, .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .d_ff = 16, .vocab = 100};
+  out.recorded_layers = 3;
+  out.rows = 10;
+  out.trained_values = 1000;
+  out.optimizer_values = 2000;
+  return out;
+}
+
+TEST(Estimate, IsTheSumOfWhatIsKept) {
+  TrainOptions options;
+  options.lora.rank = 2;
+  // Ten rows of any width here are a page. A layer: 2 of d_model, 2 of q and of k, v, attention, logs, 2 of d_ff, 7 of
+  // the rank.
+  const uint64_t page = 4096, layer = (2 + 4 + 1 + 1 + 1 + 2 + 7) * page, passing = 7 * page;
+  const uint64_t state = 4 * (4 * 1000 + 2000);
+  EXPECT_EQ(estimate_memory(shape(), options), 2 * (3 * layer + passing) + page + state) << "kept, and for reuse";
+  options.grad_checkpoint = true;
+  EXPECT_EQ(estimate_memory(shape(), options), 2 * (3 * page + layer + passing) + page + state);
+}
+
+TEST(Estimate, LargeBuffersTakeHugePagesAndReuseHasALimit) {
+  TrainOptions options;
+  TrainingShape large = shape();
+  large.dims = {.layers = 1, .d_model = 576, .heads = 9, .kv_heads = 3, .head_dim = 64, .d_ff = 1536, .vocab = 100};
+  large.recorded_layers = 1;
+  large.rows = 1114;
+  large.trained_values = large.optimizer_values = 0;
+  // 1114 rows of 576 are 2.45 MiB, of 192 836 KiB, of 1536 6.53 MiB; of 9 40 KiB, of 8 36 KiB.
+  const uint64_t mib = uint64_t{1} << 20, width = 4 * mib, wide = 8 * mib, kv = 836 * 1024;
+  const uint64_t layer = 2 * width + 2 * (width + kv) + kv + width + 40 * 1024 + 2 * wide + 7 * 36 * 1024;
+  const uint64_t passing = 4 * width + 3 * wide;
+  EXPECT_EQ(estimate_memory(large, options), 2 * (layer + passing) + 436 * 1024);
+  large.recorded_layers = 30;
+  large.dims.vocab = 49152;
+  EXPECT_EQ(estimate_memory(large, options), 30 * layer + passing + 256 * mib + 128 * mib);
+}
+
+TEST(Estimate, GrowsWithRowsLayersAndKinds) {
+  TrainOptions options;
+  const uint64_t plain = estimate_memory(shape(), options);
+  TrainingShape more = shape();
+  more.rows *= 1000;
+  EXPECT_GT(estimate_memory(more, options), plain);
+  more = shape();
+  more.recorded_layers = 4;
+  EXPECT_GT(estimate_memory(more, options), plain);
+  TrainOptions dora = options;
+  dora.lora.type = FineTune::dora;
+  EXPECT_GT(estimate_memory(shape(), dora), plain);
+}
+
+}  // namespace
+}  // namespace bumblebee::train

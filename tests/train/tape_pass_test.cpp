@@ -1,0 +1,260 @@
+// Gradients through whole tiny models: the reference against differences of its own loss in f64, every device against
+// the reference, and the laws that hold to the last bit.
+#include "train/tape_pass.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+#include "tests/models/adapting.h"
+#include "tests/support/tolerance.h"
+#include "tests/train/training.h"
+
+namespace bumblebee::train {
+namespace {
+
+using namespace testing_support;
+
+struct Case {
+  std::string name;
+  TinyModel tiny;
+  LoraOptions lora;
+};
+
+LoraOptions lora_of(FineTune type = FineTune::lora, int layers = -1, float dropout = 0) {
+  LoraOptions options;
+  options.type = type;
+  options.rank = 3;
+  options.scale = 2;
+  options.num_layers = layers;
+  options.dropout = dropout;
+  return options;
+}
+
+std::vector<Case> cases() {
+  TinyModel qwen3, llama, qwen2, mistral, quantized;
+  llama.family = "llama";
+  qwen2.family = "qwen2";
+  qwen2.tied = true;
+  mistral.family = "mistral";
+  mistral.window = 5;
+  quantized.format = Format::affine(4, 32, DType::bf16, DType::bf16);
+  TinyModel small = quantized;
+  small.family = "llama";
+  LoraOptions some = lora_of();
+  some.keys = {"self_attn.q_proj", "mlp.down_proj", "model.layers.0.self_attn.v_proj"};
+  some.num_layers = 1;
+  LoraOptions rs = lora_of();
+  rs.rslora = true;
+  return {{"qwen3", qwen3, lora_of()},
+          {"llama", llama, lora_of()},
+          {"qwen2_tied_bias", qwen2, lora_of()},
+          {"mistral_window", mistral, lora_of()},
+          {"qwen3_4bit", quantized, lora_of()},
+          {"llama_4bit", small, lora_of()},
+          {"rslora", small, rs},
+          {"last_layer", quantized, lora_of(FineTune::lora, 1)},
+          {"some_keys", quantized, some},
+          {"dropout", quantized, lora_of(FineTune::lora, -1, 0.3f)},
+          {"dora", quantized, lora_of(FineTune::dora)},
+          {"dora_bias_dropout", qwen2, lora_of(FineTune::dora, -1, 0.3f)}};
+}
+
+class Gradients : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(All, Gradients, testing::ValuesIn(cases()), [](const auto& p) { return p.param.name; });
+
+/// dL/dvalue by Richardson's combination of two central differences. Values are f32, so the steps are those that f32
+/// can take; the loss is f64.
+double difference(Training& t, Tensor& device, const std::vector<float>& values, int rows, int cols, size_t at) {
+  const auto slope = [&](float step) {
+    std::vector<float> moved = values;
+    double losses[2];
+    float places[2];
+    for (int side = 0; side < 2; ++side) {
+      places[side] = moved[at] = values[at] + (side == 0 ? step : -step);
+      device = t.backend->upload(moved, rows, cols);
+      losses[side] = t.loss();
+    }
+    return (losses[0] - losses[1]) / (double(places[0]) - double(places[1]));
+  };
+  const float step = 0x1p-8f * std::max(std::abs(values[at]), 0x1p-4f);
+  const double result = (4 * slope(step / 2) - slope(step)) / 3;
+  device = t.backend->upload(values, rows, cols);
+  return result;
+}
+
+TEST_P(Gradients, OfTheReferenceAreDifferencesOfItsLoss) {
+  Training t(create_reference(), GetParam().tiny, GetParam().lora);
+  t.stir(5);
+  t.gradients();
+  Random random(11);
+  int compared = 0;
+  const auto hold = [&](const Parameter& p, Tensor& device, const std::vector<float>& values, double ratio) {
+    double squares = 0;
+    for (const float g : p.gradient) squares += double(g) * double(g);
+    const double size = std::sqrt(squares / double(p.gradient.size()));
+    EXPECT_GT(size, 0) << p.name;
+    for (int i = 0; i < 3; ++i) {
+      const size_t at = size_t(random.integer(0, int(values.size()) - 1));
+      const double want = difference(t, device, values, p.rows, p.cols, at), got = double(p.gradient[at]) * ratio;
+      // The gradient is read as f32. Richardson leaves the fifth derivative times step^4 (2^-32 at most, relative).
+      EXPECT_NEAR(got, want, 4 * kRoundF32 * (std::abs(want) + size * std::abs(ratio)) + 1e-7 * size * std::abs(ratio))
+          << p.name << "[" << at << "]";
+      ++compared;
+    }
+  };
+  for (size_t i = 0; i < t.model->sites().size(); ++i) {
+    TrainedSite* site = t.params->at(int(i));
+    if (site == nullptr) continue;
+    std::vector<Parameter>& p = t.params->parameters();
+    hold(p[size_t(site->a)], site->a_device, p[size_t(site->a)].values, 1);
+    hold(p[size_t(site->b)], site->b_device, p[size_t(site->b)].values, 1);
+    if (site->m < 0) continue;
+    // The loss sees m only in the factor f = m/length: dL/df = dL/dm·m/f.
+    const Parameter& m = p[size_t(site->m)];
+    std::vector<float> factor(m.values.size());
+    t.backend->read(site->factor, factor);
+    Parameter by_factor = m;
+    for (size_t k = 0; k < factor.size(); ++k) by_factor.gradient[k] *= m.values[k] / factor[k];
+    hold(by_factor, site->factor, factor, 1);
+  }
+  EXPECT_GT(compared, 0);
+}
+
+TEST_P(Gradients, AreTheSameBitsWithLayersComputedTwice) {
+  for (const Target& target : targets()) {
+    Training t(target.create(), GetParam().tiny, GetParam().lora);
+    t.stir(5);
+    EXPECT_EQ(t.gradients(), t.gradients({.checkpoint_layers = true})) << target.name();
+  }
+}
+
+TEST_P(Gradients, OfEveryDeviceAreTheReferences) {
+  Training reference(create_reference(), GetParam().tiny, GetParam().lora);
+  reference.stir(5);
+  const std::vector<float> want = reference.gradients();
+  const std::vector<double> exact(want.begin(), want.end());
+  const double loss = reference.loss();
+  for (const Target& target : targets()) {
+    Training t(target.create(), GetParam().tiny, GetParam().lora);
+    // Magnitudes begin as lengths that the device computed: let all begin with the same.
+    for (size_t i = 0; i < t.params->parameters().size(); ++i)
+      t.params->parameters()[i].values = reference.params->parameters()[i].values;
+    t.params->upload();
+    const std::vector<float> got = t.gradients();
+    double error = 0, size = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      error += std::pow(double(got[i]) - exact[i], 2);
+      size += exact[i] * exact[i];
+    }
+    const double relative = std::sqrt(error / size);
+    if (target.options.fast) {
+      // Activations are int8 with a second digit for the largest, gradients bf16: about 2^-8 for each of some ten
+      // operations in a row.
+      EXPECT_LT(relative, 0.1) << target.name();
+      EXPECT_NEAR(t.loss(), loss, 0.02 * loss) << target.name();
+    } else {
+      // Some thirty operations in a row, sums of up to 96 products: 6·sqrt(96·30)·2^-24 = 2e-5.
+      EXPECT_LT(relative, 1e-4) << target.name();
+      EXPECT_NEAR(t.loss(), loss, 1e-5 * loss) << target.name();
+    }
+  }
+}
+
+TEST(TapePass, GradientsDoNotDependOnThreads) {
+  const Case some = cases()[4];
+  for (const bool fast : {false, true}) {
+    std::vector<std::vector<float>> results;
+    for (const int threads : {1, 2, 3, 5}) {
+      Training t(require_backend("cpu", {}).create({.threads = threads, .fast = fast, .instruction_set = {}}),
+                 some.tiny, some.lora);
+      t.stir(5);
+      results.push_back(t.gradients());
+      EXPECT_EQ(results.front(), results.back()) << threads;
+    }
+  }
+}
+
+TEST(TapePass, ZeroBChangesNothingAndGivesANoGradient) {
+  TinyModel tiny;
+  Training t(create_reference(), tiny, lora_of());
+  const double with = t.loss();
+  t.params->hide(true);
+  EXPECT_EQ(with, t.loss());
+  t.params->hide(false);
+  t.gradients();
+  for (const Parameter& p : t.params->parameters()) {
+    const bool zero = std::all_of(p.gradient.begin(), p.gradient.end(), [](float g) { return g == 0; });
+    EXPECT_EQ(zero, p.name.ends_with("lora_a")) << p.name;
+  }
+}
+
+TEST(TapePass, ABatchIsTheSumOfItsRows) {
+  TinyModel tiny;
+  Training t(create_reference(), tiny, lora_of());
+  t.stir(5);
+  const std::vector<float> together = t.gradients();
+  std::vector<double> sum(together.size());
+  const auto rows = t.rows;
+  const auto targets = t.targets;
+  size_t first = 0;
+  for (const auto& row : rows) {
+    t.batch = batch_of({row});
+    t.targets.assign(targets.begin() + int64_t(first), targets.begin() + int64_t(first + row.size()));
+    first += row.size();
+    const std::vector<float> alone = t.gradients();
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += double(alone[i]);
+  }
+  EXPECT_LT(relative_to_rms(together, sum), 1e-6);
+}
+
+TEST(TapePass, DropoutIsAnotherInEveryStepAndTheSameInTheSame) {
+  TinyModel tiny;
+  Training t(create_reference(), tiny, lora_of(FineTune::lora, -1, 0.5f));
+  t.stir(5, 0.5);
+  EXPECT_EQ(t.loss({.step = 1}), t.loss({.step = 1}));
+  EXPECT_NE(t.loss({.step = 1}), t.loss({.step = 2}));
+  EXPECT_NE(t.loss({.seed = 1}), t.loss({.seed = 2}));
+  EXPECT_EQ(t.loss({.learn = false, .step = 1}), t.loss({.learn = false, .step = 2}));
+}
+
+TEST(TapePass, AFrozenAdapterUnderneathActsAsTwoTogether) {
+  TinyModel tiny;
+  const lora::Adapter below = models::random_adapter(tiny, {.rank = 2}, 9);
+  Training t(create_reference(), tiny, lora_of());
+  t.stir(5);
+  const double alone = t.loss();
+  t.params->freeze(below, 0.25f);
+  EXPECT_GT(std::abs(t.loss() - alone), 1e-3);
+  t.gradients();
+  Random random(2);
+  for (size_t i = 0; i < t.model->sites().size(); ++i) {
+    TrainedSite* site = t.params->at(int(i));
+    if (site == nullptr) continue;
+    const Parameter& a = t.params->parameters()[size_t(site->a)];
+    const size_t at = size_t(random.integer(0, int(a.values.size()) - 1));
+    const double want = difference(t, site->a_device, a.values, a.rows, a.cols, at);
+    double size = 0;
+    for (const float g : a.gradient) size = std::max(size, std::abs(double(g)));
+    EXPECT_NEAR(double(a.gradient[at]), want, 1e-6 * size) << a.name;
+  }
+}
+
+TEST(TapePass, RefusesToTrainOnTopOfWhatItCannotUndo) {
+  TinyModel tiny;
+  Training t(create_reference(), tiny, lora_of());
+  for (const models::AdapterOptions& options :
+       {models::AdapterOptions{.dora = true}, {.inner_bias = true}, {.full = true}, {.norms = true}, {.head = true}}) {
+    try {
+      t.params->freeze(models::random_adapter(tiny, options, 9), 1);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::unsupported) << error.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::train

@@ -1,0 +1,85 @@
+// A whole run of the trainer in a few lines: a tiny model in memory, rows of tokens, a directory.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "models/registry.h"
+#include "tests/io/files.h"
+#include "tests/support/backends.h"
+#include "tests/support/tiny_model.h"
+#include "train/trainer.h"
+
+namespace bumblebee::train {
+
+/// Rows that a small model can learn: each counts on from its first token.
+inline Dataset counting_rows(const std::string& name, int rows, int vocab, uint64_t seed) {
+  Dataset data;
+  data.name = name;
+  data.format = DataFormat::text;
+  testing_support::Random random(seed);
+  for (int i = 0; i < rows; ++i) {
+    DataRow row;
+    row.line = i + 1;
+    const int first = random.integer(0, vocab - 1), length = random.integer(4, 12);
+    for (int k = 0; k < length; ++k) row.tokens.push_back(int32_t((first + k) % vocab));
+    data.longest = std::max(data.longest, length);
+    data.rows.push_back(std::move(row));
+  }
+  return data;
+}
+
+class World {
+ public:
+  explicit World(const std::string& device = "cpu", bool fast = true, int threads = 2) {
+    tiny.format = Format::affine(4, 32, DType::bf16, DType::bf16);
+    backend = require_backend(device, {}).create({.threads = threads, .fast = fast, .instruction_set = {}});
+    weights = tiny.weights();
+    nn::Loader load(weights, backend.get());
+    model = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    data.train = counting_rows("train.jsonl", 21, tiny.vocab, 1);
+    data.valid = counting_rows("valid.jsonl", 6, tiny.vocab, 2);
+  }
+
+  TrainerInputs inputs(const TrainOptions& options) {
+    return {.machine = {*backend, *model, compute},
+            .data = data,
+            .options = options,
+            .base_directory = {},
+            .precision = "test",
+            .frozen = {},
+            .sample = {}};
+  }
+  TrainResult train(const TrainOptions& options) {
+    const TrainerInputs in = inputs(options);
+    return Trainer(in).run();
+  }
+
+  testing_support::TinyModel tiny;
+  testing_support::MemoryWeights weights;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<nn::Model> model;
+  std::mutex compute;
+  Splits data;
+};
+
+inline TrainOptions small_run(const std::filesystem::path& directory) {
+  TrainOptions options;
+  options.lora.num_layers = -1;
+  options.lora.rank = 4;
+  options.lora.scale = 4;
+  options.learning_rate = 2e-3;
+  options.iters = 12;
+  options.batch_size = 3;
+  options.steps_per_report = 4;
+  options.steps_per_eval = 5;
+  options.save_every = 4;
+  options.seed = 7;
+  options.adapter_path = directory / "adapters";
+  return options;
+}
+
+}  // namespace bumblebee::train
