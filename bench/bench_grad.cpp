@@ -30,16 +30,25 @@ struct ProductCase {
   Format format;
   int rows = 0, out = 0, in = 0;
   bool fast = true;
+
+  /// The weight, and both activations once.
+  Work work(const HostWeight& w, Limit limit) const {
+    return {.bytes = double(w.codes.size() + w.scales.size() + w.biases.size()) + 4.0 * rows * (out + in),
+            .operations = 2.0 * rows * out * in,
+            .limit = limit};
+  }
 };
 
 /// The product of training's forward pass, beside its gradient.
 void forward(benchmark::State& state, const ProductCase& c) {
   const auto backend = make_backend(c.fast);
-  const Weight weight = backend->prepare(random_weight(c.format, c.out, c.in));
+  const HostWeight host = random_weight(c.format, c.out, c.in);
+  const Weight weight = backend->prepare(host);
   const Tensor x = activations(*backend, c.rows, c.in);
   bind_rows(*backend, c.rows);
-  const bool int8 = c.fast && c.format.kind == Format::Kind::affine;
-  repeat(state, {.operations = 2.0 * c.rows * c.out * c.in, .limit = int8 ? Limit::int8 : Limit::f32}, [&] {
+  const bool affine = c.format.kind == Format::Kind::affine;
+  const Limit limit = !c.fast ? Limit::f32 : affine ? Limit::int8 : Limit::bf16;
+  repeat(state, c.work(host, limit), [&] {
     const MatmulTerm term = {&weight, nullptr};
     Tensor y;
     backend->ops().matmul(x, {&term, 1}, {&y, 1});
@@ -49,11 +58,12 @@ void forward(benchmark::State& state, const ProductCase& c) {
 
 void matmul_dx(benchmark::State& state, const ProductCase& c) {
   const auto backend = make_backend(c.fast);
-  const Weight weight = backend->prepare(random_weight(c.format, c.out, c.in));
+  const HostWeight host = random_weight(c.format, c.out, c.in);
+  const Weight weight = backend->prepare(host);
   const Weight* const pointer = &weight;
   const Tensor dy = activations(*backend, c.rows, c.out);
   bind_rows(*backend, c.rows);
-  repeat(state, {.operations = 2.0 * c.rows * c.out * c.in, .limit = c.fast ? Limit::bf16 : Limit::f32}, [&] {
+  repeat(state, c.work(host, c.fast ? Limit::bf16 : Limit::f32), [&] {
     const Tensor dx = backend->grad_ops()->matmul_dx({&dy, 1}, {&pointer, 1});
     benchmark::DoNotOptimize(dx);
   });
@@ -61,16 +71,21 @@ void matmul_dx(benchmark::State& state, const ProductCase& c) {
 
 void head_loss(benchmark::State& state, const Shape& shape, int rows) {
   const auto backend = make_backend(true);
-  const Weight head = backend->prepare(random_weight(kQ4, shape.vocab, shape.model));
+  const HostWeight host = random_weight(kQ4, shape.vocab, shape.model);
+  const Weight head = backend->prepare(host);
   const Tensor h = activations(*backend, rows, shape.model);
   bind_rows(*backend, rows);
   const std::vector<int32_t> targets(size_t(rows), 3);
   const std::vector<float> weights(size_t(rows), 1.0f);
   std::vector<float> losses(static_cast<size_t>(rows));
-  repeat(state, {.operations = 4.0 * rows * shape.vocab * shape.model, .limit = Limit::bf16}, [&] {
-    Tensor dh;
-    benchmark::DoNotOptimize(backend->grad_ops()->head_loss(h, head, {}, targets, weights, losses, &dh));
-  });
+  repeat(state,
+         {.bytes = double(host.codes.size() + host.scales.size() + host.biases.size()) + 8.0 * rows * shape.model,
+          .operations = 4.0 * rows * shape.vocab * shape.model,
+          .limit = Limit::bf16},
+         [&] {
+           Tensor dh;
+           benchmark::DoNotOptimize(backend->grad_ops()->head_loss(h, head, {}, targets, weights, losses, &dh));
+         });
 }
 
 /// Segments of `length` tokens, 1,024 together. Operations are those of the keys that are seen.
@@ -87,7 +102,9 @@ void attention(benchmark::State& state, const Shape& shape, int rows, int length
   Tensor lse, dq, dk, dv;
   const Tensor out = backend->grad_ops()->attend_packed(q, k, k, a, lse);
   const double pairs = double(rows) * (length + 1) / 2 * shape.heads * shape.head_dim;
-  repeat(state, {.operations = (backward ? 10 : 4) * pairs, .limit = Limit::bf16}, [&] {
+  // Each of q, k, v, out and their gradients once.
+  const double bytes = (backward ? 8.0 : 4.0) * 2 * rows * (shape.heads + shape.kv_heads) * shape.head_dim;
+  repeat(state, {.bytes = bytes, .operations = (backward ? 10 : 4) * pairs, .limit = Limit::bf16}, [&] {
     if (backward) {
       backend->grad_ops()->attend_packed_dqkv(q, q, k, k, out, lse, a, dq, dk, dv);
     } else {

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 OPERATIONS = {"matmul", "attend_decode", "attend_prefill", "append_kv", "lora", "rms_norm", "add_rms_norm", "add", "rope", "norm_rope", "glu",
-              "embed", "take_wanted"}
-WITH_ARITHMETIC = {"matmul", "attend_decode", "attend_prefill", "lora"}
+              "embed", "take_wanted", "train_matmul", "matmul_dx", "head_loss", "attend_packed", "attend_packed_dqkv", "gemm", "rms_norm_dx",
+              "norm_rope_dx", "glu_dx", "dropout"}
+WITH_ARITHMETIC = {"matmul", "attend_decode", "attend_prefill", "lora", "train_matmul", "matmul_dx", "head_loss", "attend_packed",
+                   "attend_packed_dqkv", "gemm"}
 
 
 def positive(value):
@@ -18,7 +20,7 @@ def failures(output):
     context, benchmarks = output["context"], output["benchmarks"]
     if context["sizes"] != "small":
         yield f"sizes: expected small, got {context['sizes']}"
-    for limit in ("read_bandwidth_gb_per_s", "peak_f32_gops", "peak_int8_gops"):
+    for limit in ("read_bandwidth_gb_per_s", "peak_f32_gops", "peak_bf16_gops", "peak_int8_gops"):
         if not positive(float(context[limit])):
             yield f"{limit}: expected a positive number, got {context[limit]}"
     names = [benchmark["name"].removesuffix("/real_time") for benchmark in benchmarks]
