@@ -97,8 +97,9 @@ void read_hf_dataset(const YAML::Node& given, const std::string& where, TrainCon
   YAML::Node node = given;
   if (given.IsSequence()) {
     if (given.size() != 1) {
-      throw Error(ErrorCode::unsupported, where,
-                  "'hf_dataset' with " + std::to_string(given.size()) + " data sets: expected one, in a local directory");
+      throw Error(
+          ErrorCode::unsupported, where,
+          "'hf_dataset' with " + std::to_string(given.size()) + " data sets: expected one, in a local directory");
     }
     node = given[0];
   }
@@ -116,9 +117,10 @@ void read_hf_dataset(const YAML::Node& given, const std::string& where, TrainCon
   }
   map.finish();
   if (!fs::is_directory(path)) {
-    throw Error(ErrorCode::unsupported, map.at(node),
-                "'hf_dataset': data sets are not downloaded; expected 'path' to be a directory with train.jsonl, got '" +
-                    path + "'");
+    throw Error(
+        ErrorCode::unsupported, map.at(node),
+        "'hf_dataset': data sets are not downloaded; expected 'path' to be a directory with train.jsonl, got '" + path +
+            "'");
   }
   config.data.directory = path;
 }
@@ -134,8 +136,7 @@ void read_adapter_kind(YamlMap& map, TrainConfig& config) {
     config.options.lora.type = name == "dora" ? FineTune::dora : FineTune::lora;
   });
   map.integer("num_layers", config.options.lora.num_layers, -1, kMost);
-  map.on("lora_parameters",
-         [&](const YAML::Node& node) { read_lora(node, map.where(), config.options.lora); });
+  map.on("lora_parameters", [&](const YAML::Node& node) { read_lora(node, map.where(), config.options.lora); });
 }
 
 void read_learning(YamlMap& map, TrainConfig& config) {
@@ -176,8 +177,7 @@ void read_cadence(YamlMap& map, TrainConfig& config) {
   map.integer("early_stopping", options.early_stopping, 0, kMost);
   map.integer("sample_tokens", options.sample_tokens, 1, kMost);
   map.read("save_best", options.save_best);
-  map.on("sample_prompts",
-         [&](const YAML::Node& node) { options.sample_prompts = map.words(node, "sample_prompts"); });
+  map.on("sample_prompts", [&](const YAML::Node& node) { options.sample_prompts = map.words(node, "sample_prompts"); });
   map.on("adapter_format", [&](const YAML::Node& node) {
     const auto name = map.as<std::string>(node, "adapter_format");
     if (name != "mlx" && name != "peft") map.fail(node, "'adapter_format': expected mlx or peft, got '" + name + "'");
@@ -205,7 +205,8 @@ void read_paths(YamlMap& map, TrainConfig& config) {
 void read_without_effect(YamlMap& map, TrainConfig& config) {
   for (const char* key : {"wandb", "report_to", "project_name"}) {
     map.on(key, [&](const YAML::Node&) {
-      config.notes.push_back(std::string(key) + ": no service is reported to; metrics.jsonl and report.html hold it all");
+      config.notes.push_back(std::string(key) +
+                             ": no service is reported to; metrics.jsonl and report.html hold it all");
     });
   }
   map.on("clear_cache_threshold",
@@ -254,8 +255,8 @@ void parse_train_config(const std::string& text, std::string_view where, TrainCo
   read_learning(map, config);
   read_cadence(map, config);
   read_without_effect(map, config);
-  map.finish({{"lora_layers", "mlx-lm calls it num_layers since October 2024"},
-              {"use_dora", "write fine_tune_type: dora"}});
+  map.finish(
+      {{"lora_layers", "mlx-lm calls it num_layers since October 2024"}, {"use_dora", "write fine_tune_type: dora"}});
 }
 
 void read_train_config(const fs::path& path, TrainConfig& config) {

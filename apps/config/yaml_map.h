@@ -18,7 +18,8 @@ class YamlMap {
  public:
   /// `name` is the key that the mapping stands under, empty for the whole file. Throws Error(bad_config) when `node` is
   /// no mapping, or has a key twice.
-  YamlMap(const YAML::Node& node, std::string where, std::string name) : where_(std::move(where)), name_(std::move(name)) {
+  YamlMap(const YAML::Node& node, std::string where, std::string name)
+      : where_(std::move(where)), name_(std::move(name)) {
     if (!node.IsMap()) fail(node, "expected a mapping of keys to values");
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) fail(entry.first, "expected a key that is a word");

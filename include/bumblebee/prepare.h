@@ -24,10 +24,10 @@ const char* to_string(PostFormat format);
 
 struct PrepareOptions {
   PostFormat format = PostFormat::automatic;
-  std::string column = {};     // of CSV, key of JSON; empty: "text", or the only column
-  std::string separator = {};  // of paragraphs; empty: empty lines
+  std::string column = {};               // of CSV, key of JSON; empty: "text", or the only column
+  std::string separator = {};            // of paragraphs; empty: empty lines
   std::string prompt = "Write a post.";  // the user's turn in every row
-  std::string system_prompt = {};             // empty: no such turn
+  std::string system_prompt = {};        // empty: no such turn
   double split_ratio = 0.9;              // of the texts go to train.jsonl, (0, 1]
   double test_ratio = 0;                 // go to test.jsonl; the rest to valid.jsonl
   int64_t min_length = 1;                // characters (code points); shorter texts are left out
@@ -51,18 +51,18 @@ struct PreparedSource {
 
 struct PrepareResult {
   std::vector<PreparedSource> sources;
-  int64_t texts = 0;                                     // found
-  int64_t too_short = 0, too_long = 0, duplicates = 0;   // left out
-  int64_t train = 0, valid = 0, test = 0;                // rows written
+  int64_t texts = 0;                                    // found
+  int64_t too_short = 0, too_long = 0, duplicates = 0;  // left out
+  int64_t train = 0, valid = 0, test = 0;               // rows written
   LengthStatistics characters;
   LengthStatistics tokens;  // of whole rows, template included; with a tokenizer that has a chat template
 };
 
 /// Reads `sources`, leaves out what is too short, too long or there already (white space aside), shuffles, and writes
 /// train.jsonl, valid.jsonl and test.jsonl (the last two only where they get rows) into `directory`. With two texts or
-/// more and a split_ratio below 1, training and validation get at least one each. No text is in two files. Throws Error:
-/// `bad_file` for sources that cannot be read (naming file and line), that hold no valid content, and for files in the
-/// way; `bad_request` for options out of range.
+/// more and a split_ratio below 1, training and validation get at least one each. No text is in two files. Throws
+/// Error: `bad_file` for sources that cannot be read (naming file and line), that hold no valid content, and for files
+/// in the way; `bad_request` for options out of range.
 PrepareResult prepare_data(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& directory,
                            const PrepareOptions& options = {}, const Tokenizer* tokenizer = nullptr);
 

@@ -1,9 +1,9 @@
 // prepare_data(): the reader of texts with a loaded tokenizer, which is the engine's, to count with.
 #include "train/prepare.h"
 
+#include "base/json.h"
 #include "bumblebee/train.h"
 #include "engine/tokenizer_state.h"
-#include "base/json.h"
 #include "train/row_encoder.h"
 
 namespace bumblebee {

@@ -66,7 +66,9 @@ class Frame {
  public:
   Frame(Range x, Range y) : x_(x), y_(y) {}
   double at_x(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (kWidth - kLeft - kRight); }
-  double at_y(double y) const { return kHeight - kBottom - (y - y_.low) / (y_.high - y_.low) * (kHeight - kTop - kBottom); }
+  double at_y(double y) const {
+    return kHeight - kBottom - (y - y_.low) / (y_.high - y_.low) * (kHeight - kTop - kBottom);
+  }
 
   std::string axes(const Chart& chart) const {
     std::string out = cat("<text class=\"title\" x=\"", kLeft, "\" y=\"16\">", escape_html(chart.title), "</text>");
@@ -80,8 +82,8 @@ class Frame {
       out += cat("<text class=\"tick\" text-anchor=\"middle\" x=\"", fixed(at_x(value)), "\" y=\"",
                  kHeight - kBottom + 16, "\">", short_number(value), "</text>");
     });
-    out += cat("<text class=\"tick\" text-anchor=\"middle\" x=\"", (kLeft + kWidth - kRight) / 2, "\" y=\"", kHeight - 4,
-               "\">", escape_html(chart.x_label), "</text>");
+    out += cat("<text class=\"tick\" text-anchor=\"middle\" x=\"", (kLeft + kWidth - kRight) / 2, "\" y=\"",
+               kHeight - 4, "\">", escape_html(chart.x_label), "</text>");
     return out;
   }
 

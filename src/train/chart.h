@@ -8,7 +8,7 @@ namespace bumblebee::train {
 
 struct Series {
   std::string name;
-  std::string css;  // class of the line, for its colour
+  std::string css;                                // class of the line, for its colour
   std::vector<std::pair<double, double>> points;  // x ascending; values that are not finite are left out
   bool dots = false;                              // a mark on every point
 };

@@ -10,10 +10,10 @@ namespace bumblebee::train {
 
 struct TrainingShape {
   nn::ModelDims dims;
-  int recorded_layers = 0;         // from the first trained layer to the last
-  int64_t rows = 0;                // of activations, of the largest batch
-  uint64_t trained_values = 0;     // of factors
-  uint64_t optimizer_values = 0;   // moments
+  int recorded_layers = 0;        // from the first trained layer to the last
+  int64_t rows = 0;               // of activations, of the largest batch
+  uint64_t trained_values = 0;    // of factors
+  uint64_t optimizer_values = 0;  // moments
 };
 
 /// Bytes at the peak, between the forward and the backward pass of the largest batch. An upper bound on the cpu device

@@ -37,10 +37,15 @@ std::vector<std::pair<double, double>> curve(const std::vector<Json>& metrics, c
 
 std::string charts(const std::vector<Json>& metrics) {
   const auto one = [&metrics](const char* title, const char* key, bool from_zero) {
-    return svg({.title = title, .x_label = "iteration", .y_label = {},
-                .series = {{title, "b", curve(metrics, "train", key)}}, .from_zero = from_zero});
+    return svg({.title = title,
+                .x_label = "iteration",
+                .y_label = {},
+                .series = {{title, "b", curve(metrics, "train", key)}},
+                .from_zero = from_zero});
   };
-  return svg({.title = "Loss (nats per token)", .x_label = "iteration", .y_label = {},
+  return svg({.title = "Loss (nats per token)",
+              .x_label = "iteration",
+              .y_label = {},
               .series = {{"validation", "a", curve(metrics, "validation", "loss"), true},
                          {"training", "b", curve(metrics, "train", "loss")}}}) +
          one("Learning rate", "learning_rate", true) + one("Gradient norm, before clipping", "gradient_norm", true) +
@@ -84,11 +89,11 @@ std::string facts(const ReportPage& page) {
 }  // namespace
 
 std::string report_html(const ReportPage& page) {
-  return cat("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
-             "content=\"width=device-width, initial-scale=1\">\n<title>",
-             escape_html(page.title), "</title>\n<style>", kStyle, "</style>\n</head>\n<body>\n<h1>",
-             escape_html(page.title), "</h1>\n", facts(page), charts(page.metrics), samples(page.metrics),
-             "</body>\n</html>\n");
+  return cat(
+      "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+      "content=\"width=device-width, initial-scale=1\">\n<title>",
+      escape_html(page.title), "</title>\n<style>", kStyle, "</style>\n</head>\n<body>\n<h1>", escape_html(page.title),
+      "</h1>\n", facts(page), charts(page.metrics), samples(page.metrics), "</body>\n</html>\n");
 }
 
 }  // namespace bumblebee::train

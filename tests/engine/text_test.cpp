@@ -6,8 +6,8 @@
 
 #include <thread>
 
-#include "bumblebee/error.h"
 #include "base/utf8.h"
+#include "bumblebee/error.h"
 
 namespace bumblebee::text {
 namespace {
