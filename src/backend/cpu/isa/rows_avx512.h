@@ -28,18 +28,14 @@ BB_INLINE __m512i add_neighbours(__m512i a, __m512i b) {
   return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
 }
 
-/// The sums of sixteen units, in order, which lie in lines of one, two or four.
-BB_INLINE I16 round_of(const __m512i (&line)[16]) {
-  __m512i q[4];
-  unroll<4>(BB_BODY(i) { q[i] = sum_quarters(line[4 * i], line[4 * i + 1], line[4 * i + 2], line[4 * i + 3]); });
+/// The sums of sixteen units, in order, from quarters of lines that hold one, two or four.
+BB_INLINE I16 round_of(const __m512i (&q)[4]) {
   return add_neighbours(add_neighbours(q[0], q[1]), add_neighbours(q[2], q[3]));
 }
-BB_INLINE I16 round_of(const __m512i (&line)[8]) {
-  const __m512i pairs = add_neighbours(sum_quarters(line[0], line[1], line[2], line[3]),
-                                       sum_quarters(line[4], line[5], line[6], line[7]));
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), pairs);
+BB_INLINE I16 round_of(const __m512i (&q)[2]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15),
+                                  add_neighbours(q[0], q[1]));
 }
-BB_INLINE I16 round_of(const __m512i (&line)[4]) {
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-                                  sum_quarters(line[0], line[1], line[2], line[3]));
+BB_INLINE I16 round_of(const __m512i (&q)[1]) {
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), q[0]);
 }

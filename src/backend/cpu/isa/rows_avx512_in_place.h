@@ -39,5 +39,11 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
       line[r][i] = both_digits<D>(codes, x.low + at, x.high + at);
     });
   });
-  unroll<ROWS>(BB_BODY(r) { sum[r] = round_of(line[r]); });
+  unroll<ROWS>(BB_BODY(r) {
+    __m512i quarters[kLines / 4];
+    unroll<kLines / 4>(BB_BODY(q) {
+      quarters[q] = sum_quarters(line[r][4 * q], line[r][4 * q + 1], line[r][4 * q + 2], line[r][4 * q + 3]);
+    });
+    sum[r] = round_of(quarters);
+  });
 }

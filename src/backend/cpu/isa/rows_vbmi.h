@@ -13,18 +13,6 @@ BB_INLINE __m512i low_sums(const I16 (&codes)[4][COUNT], const int8_t* low) {
   return sum_quarters(line[0], line[1], line[2], line[3]);
 }
 
-/// The sums of sixteen units, in order, from quarters of lines that hold one, two or four.
-BB_INLINE I16 round_of_quarters(const __m512i (&q)[4]) {
-  return add_neighbours(add_neighbours(q[0], q[1]), add_neighbours(q[2], q[3]));
-}
-BB_INLINE I16 round_of_quarters(const __m512i (&q)[2]) {
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15),
-                                  add_neighbours(q[0], q[1]));
-}
-BB_INLINE I16 round_of_quarters(const __m512i (&q)[1]) {
-  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), q[0]);
-}
-
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
 template <int BITS, int UNIT, int ROWS>
 BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
@@ -67,6 +55,6 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
     } else {
       h = D::step(h, picked[r], load_int(high(r)->low));
     }
-    sum[r] = add(round_of_quarters(quarters[r]), times128(D::total(h)));
+    sum[r] = add(round_of(quarters[r]), times128(D::total(h)));
   });
 }
