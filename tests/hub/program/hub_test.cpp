@@ -189,6 +189,15 @@ void HubTest::expect_absent(const Commit& commit, const std::string& path) const
   EXPECT_FALSE(fs::exists(snapshot(commit) / path)) << path;
 }
 
+void HubTest::expect_complete_or_error(const Outcome& got, const Commit& commit) const {
+  expect_sound();
+  if (got.status == 0) {
+    expect_complete(commit);
+  } else {
+    expect_error(got, {"org/name"});
+  }
+}
+
 void expect_error(const Outcome& got, const std::vector<std::string>& words, int status) {
   EXPECT_NE(got.status, 0) << got.out;
   EXPECT_LT(got.status, 128) << "ended by a signal: " << got.err;

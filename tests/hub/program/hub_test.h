@@ -72,6 +72,8 @@ class HubTest : public ::testing::Test {
   void expect_complete(const Commit& commit, const std::vector<std::string>& paths = {}) const;
   /// Nothing of the commit's file has its name yet.
   void expect_absent(const Commit& commit, const std::string& path) const;
+  /// Sound, and either complete or an error that names the repository "org/name".
+  void expect_complete_or_error(const Outcome& got, const Commit& commit) const;
 
   std::filesystem::path root_, cache_;
   std::vector<Commit> commits_;
