@@ -41,6 +41,8 @@ class Backend {
   /// Copies in and out as f32, row-major; read() waits for the computation.
   virtual Tensor upload(std::span<const float> values, int rows, int cols) = 0;
   virtual void read(const Tensor& tensor, std::span<float> values) = 0;
+  /// Elements as they are, of any type.
+  virtual void read_bytes(const Tensor& tensor, std::span<std::byte> out) = 0;
 
   /// format -> packing; the only place where a packing is born. May keep using the bytes of `weight` (which keeps them
   /// alive).

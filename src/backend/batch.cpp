@@ -25,6 +25,27 @@ void Batch::append(const std::vector<int32_t>& tokens_in, int past, const std::v
   }
 }
 
+namespace {
+
+void check_samples(const Batch& batch, int vocab) {
+  BB_CHECK(batch.sample.empty() || batch.sample.size() == batch.wanted.size(), batch.sample.size(), " choices for ",
+           batch.wanted.size(), " wanted rows");
+  for (const SampleRow& row : batch.sample) {
+    BB_CHECK(float(row.temperature) > 0 && row.forced < vocab, "temperature ", row.temperature, " forced ", row.forced);
+    BB_CHECK(row.first_change >= 0 && row.changes >= 0 &&
+                 size_t(row.first_change) + size_t(row.changes) <= batch.changes.size(),
+             "changes ", row.first_change, "+", row.changes, " of ", batch.changes.size());
+    int32_t above = -1;
+    for (int i = row.first_change; i < row.first_change + row.changes; ++i) {
+      const int32_t token = batch.changes[size_t(i)].token;
+      BB_CHECK(token > above && token < vocab, "change of token ", token, " after ", above);
+      above = token;
+    }
+  }
+}
+
+}  // namespace
+
 void check(const Batch& batch, int page_size, int page_count, int vocab) {
   const size_t rows = batch.tokens.size();
   BB_CHECK(batch.positions.size() == rows && batch.slot.size() == rows);
@@ -44,6 +65,7 @@ void check(const Batch& batch, int page_size, int page_count, int vocab) {
   for (int32_t page : batch.pages) BB_CHECK(page >= 0 && page < page_count, "page ", page, " of ", page_count);
   for (int32_t token : batch.tokens) BB_CHECK(token >= 0 && token < vocab, "token ", token, " of ", vocab);
   for (int32_t row : batch.wanted) BB_CHECK(row >= 0 && size_t(row) < rows, "wanted ", row);
+  check_samples(batch, vocab);
 }
 
 }  // namespace bumblebee

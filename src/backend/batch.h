@@ -15,12 +15,36 @@ struct Segment {
   int first_page = 0;
 };
 
+/// What to add to one token's logit before the choice: s += add, then s = s < 0 ? s·penalty : s / penalty, then s -=
+/// subtract, in f32. A masked token has add = -infinity. The defaults change no bit.
+struct LogitChange {
+  int32_t token = 0;
+  float add = -0.0f, penalty = 1, subtract = 0;
+};
+
+/// How the token of one wanted row is chosen (backend/sample.h), in plain numbers.
+struct SampleRow {
+  enum class Mode : uint8_t { none, greedy, draw };  // none: the host chooses, or the row is padding; its id is -3
+  Mode mode = Mode::none;
+  bool logprob = false;  // wanted, from the distribution before any change
+  int top_logprobs = 0;  // so many of the likeliest tokens beside it; needs `logprob`
+  int top_k = 0;         // 0: off
+  double top_p = 1;      // 1: off
+  double min_p = 0;      // 0: off
+  double temperature = 1;
+  uint64_t seed = 0, draw = 0;        // the number drawn is uniform01(seed, draw)
+  int32_t forced = -1;                // from 0: the only token left
+  int first_change = 0, changes = 0;  // in Batch::changes, by ascending token, each token once
+};
+
 struct Batch {
   std::vector<int32_t> tokens, positions;  // [rows]
   std::vector<int32_t> slot;               // [rows] adapter slot, -1 for none
   std::vector<Segment> segments;           // cover all rows, in order
   std::vector<int32_t> wanted;             // rows whose predictions are needed, ascending
   std::vector<int32_t> pages;              // page tables of all segments, one after the other
+  std::vector<SampleRow> sample;           // [wanted]; empty: nobody asks for a choice
+  std::vector<LogitChange> changes;        // of all rows of `sample`
 
   int rows() const { return int(tokens.size()); }
   bool has_adapters() const;

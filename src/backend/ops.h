@@ -43,6 +43,13 @@ struct MatmulTerm {
   const Tensor* bias = nullptr;
 };
 
+/// What sample() gives. With T the largest top_logprobs of the batch; the last two are empty where no row asks.
+struct Sampled {
+  Tensor ids;       // i32 [wanted, 1]
+  Tensor logprobs;  // f64 [wanted, 1 + T], of the chosen token and of the likeliest
+  Tensor top_ids;   // i32 [wanted, T], likeliest first, equal ones by id
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -91,6 +98,11 @@ class Ops {
 
   /// The rows of x that the bound batch wants.
   virtual Tensor take_wanted(const Tensor& x) = 0;
+
+  /// Chooses a token for each row of logits [wanted, vocab], as Batch::sample says (backend/sample.h). An id is -1 where
+  /// a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody asked for
+  /// or that an id below 0 has not are -infinity, the ids beside them -1.
+  virtual Sampled sample(const Tensor& logits) = 0;
 };
 
 }  // namespace bumblebee

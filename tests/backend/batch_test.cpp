@@ -62,6 +62,21 @@ TEST(BatchCheckDeathTest, RefusesContradictions) {
   broken([](Batch& b) { b.segments[1].first_page = -1; }, "segment 1");
   broken([](Batch& b) { b.wanted.push_back(4); }, "wanted 4");
   broken([](Batch& b) { b.wanted[0] = -1; }, "wanted -1");
+  const auto broken_choice = [&](auto change, const char* message) {
+    broken(
+        [&](Batch& b) {
+          b.sample.assign(b.wanted.size(), {.mode = SampleRow::Mode::draw, .first_change = 0, .changes = 2});
+          b.changes = {{.token = 1}, {.token = 8}};
+          change(b);
+        },
+        message);
+  };
+  broken_choice([](Batch& b) { b.sample.pop_back(); }, "choices for");
+  broken_choice([](Batch& b) { b.sample[0].temperature = 0; }, "temperature 0");
+  broken_choice([](Batch& b) { b.sample[0].forced = 9; }, "forced 9");
+  broken_choice([](Batch& b) { b.sample[0].first_change = 1; }, "changes 1\\+2 of 2");
+  broken_choice([](Batch& b) { b.changes[1].token = 1; }, "change of token 1 after 1");
+  broken_choice([](Batch& b) { b.changes[1].token = 9; }, "change of token 9 after 1");
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ Element element_of(DType dtype) {
   return dtype == DType::f32 ? Element::f32 : dtype == DType::f16 ? Element::f16 : Element::bf16;
 }
 
-const uint8_t* bytes(std::span<const std::byte> span) { return reinterpret_cast<const uint8_t*>(span.data()); }
+const uint8_t* first_byte(std::span<const std::byte> span) { return reinterpret_cast<const uint8_t*>(span.data()); }
 
 class CpuBackend final : public Backend {
  public:
@@ -42,14 +42,18 @@ class CpuBackend final : public Backend {
     BB_CHECK(values.size() == size_t(t.rows()) * size_t(t.cols()));
     std::copy_n(data(t), values.size(), values.begin());
   }
+  void read_bytes(const Tensor& t, std::span<std::byte> out) override {
+    BB_CHECK(out.size() == t.size_bytes());
+    std::copy_n(cpu::bytes(t), out.size(), out.begin());
+  }
   Weight prepare(const HostWeight& weight) override {
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
     place(weight, ops_.partition(), threads_);
     const Format& f = weight.format;
-    packed->rows = {.codes = bytes(weight.codes),
-                    .scales = bytes(weight.scales),
-                    .biases = bytes(weight.biases),
+    packed->rows = {.codes = first_byte(weight.codes),
+                    .scales = first_byte(weight.scales),
+                    .biases = first_byte(weight.biases),
                     .row_bytes = row_bytes(f, weight.in),
                     .in = weight.in,
                     .bits = f.kind == Format::Kind::dense ? 0 : f.bits,

@@ -9,6 +9,7 @@
 #include "backend/cpu/kv.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/placement.h"
+#include "backend/cpu/row_sampler.h"
 #include "base/thread_pool.h"
 
 namespace bumblebee::cpu {
@@ -45,6 +46,7 @@ class CpuOps final : public Ops {
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
   Tensor take_wanted(const Tensor& x) override;
+  Sampled sample(const Tensor& logits) override;
 
  private:
   /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.
@@ -117,6 +119,8 @@ class CpuOps final : public Ops {
   std::vector<float> sin_back_;     // -sin, once a gradient has been turned back
   std::vector<float> lora_u_;       // A x of every run and term
   std::vector<float> span_states_;  // of spans that are joined later
+  std::vector<RowSampler> samplers_;  // per thread, or per row where there are fewer
+  std::vector<int> sampled_rows_;     // rows that ask for a choice
 };
 
 }  // namespace bumblebee::cpu

@@ -7,7 +7,6 @@
 #include <bit>
 #include <cstdlib>
 #include <iterator>
-#include <limits>
 #include <new>
 
 namespace bumblebee::cpu {
@@ -63,8 +62,8 @@ class Pool::PooledBuffer final : public CpuBuffer {
   std::shared_ptr<Pool> pool_;
 };
 
-Tensor Pool::make(int rows, int cols) {
-  const size_t size = size_t(rows) * size_t(cols) * sizeof(float);
+Tensor Pool::make(int rows, int cols, DType dtype) {
+  const size_t size = size_t(rows) * size_t(cols) * size_t(size_of(dtype));
   size_t capacity = size_class(size);
   AlignedBytes bytes;
   {
@@ -85,9 +84,9 @@ Tensor Pool::make(int rows, int cols) {
     const std::lock_guard lock(mutex_);
     used_ += capacity;
   }
-  Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), DType::f32, rows, cols);
+  Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), dtype, rows, cols);
 #ifndef NDEBUG
-  std::fill_n(data(tensor), size_t(rows) * size_t(cols), std::numeric_limits<float>::quiet_NaN());
+  std::fill_n(bytes(tensor), size, std::byte{0xFF});  // every float of these bits is NaN
 #endif
   return tensor;
 }
@@ -120,9 +119,8 @@ size_t Pool::cached_bytes() const {
   return cached_;
 }
 
-float* data(const Tensor& tensor) {
-  auto& buffer = static_cast<CpuBuffer&>(*tensor.buffer());
-  return reinterpret_cast<float*>(buffer.bytes.get() + tensor.offset_bytes());
+std::byte* bytes(const Tensor& tensor) {
+  return static_cast<CpuBuffer&>(*tensor.buffer()).bytes.get() + tensor.offset_bytes();
 }
 
 }  // namespace bumblebee::cpu

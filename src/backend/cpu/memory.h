@@ -26,8 +26,9 @@ AlignedBytes activation_bytes(size_t size);
 /// each keeps the pool alive.
 class Pool : public std::enable_shared_from_this<Pool> {
  public:
-  /// An uninitialised f32 matrix; NaN-filled in builds with assertions, so that a read before a write shows.
-  Tensor make(int rows, int cols);
+  /// An uninitialised matrix; filled with NaN (integers: -1) in builds with assertions, so that a read before a write
+  /// shows.
+  Tensor make(int rows, int cols, DType dtype = DType::f32);
   size_t cached_bytes() const;
   /// How much may be free and kept. What is beyond goes back to the system at once.
   void limit(size_t bytes);
@@ -43,8 +44,14 @@ class Pool : public std::enable_shared_from_this<Pool> {
   size_t cached_ = 0, used_ = 0, most_used_ = 0, limit_ = kDefaultLimit;
 };
 
+/// Address of the first byte of a tensor of this backend.
+std::byte* bytes(const Tensor& tensor);
+template <class T>
+T* elements(const Tensor& tensor) {
+  return reinterpret_cast<T*>(bytes(tensor));
+}
 /// Address of the first element of an f32 tensor of this backend.
-float* data(const Tensor& tensor);
+inline float* data(const Tensor& tensor) { return elements<float>(tensor); }
 inline float* row(const Tensor& tensor, int r) { return data(tensor) + size_t(r) * size_t(tensor.cols()); }
 
 }  // namespace bumblebee::cpu

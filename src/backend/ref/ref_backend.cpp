@@ -2,12 +2,15 @@
 // another form.
 #include "backend/ref/ref_backend.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_tensor.h"
+#include "backend/sample.h"
 #include "quant/affine.h"
 
 namespace bumblebee {
@@ -215,6 +218,39 @@ class RefOps final : public Ops {
     return y;
   }
 
+  Sampled sample(const Tensor& logits) override {
+    bool logprobs = false;
+    int tops = 0;
+    for (const SampleRow& s : batch.sample) {
+      if (s.mode == SampleRow::Mode::none || !s.logprob) continue;
+      logprobs = true;
+      tops = std::max(tops, s.top_logprobs);
+    }
+    Sampled out{.ids = ref::make_ints(logits.rows(), 1, kNotAsked), .logprobs = {}, .top_ids = {}};
+    if (logprobs) {
+      out.logprobs = make_tensor(logits.rows(), 1 + tops);
+      out.top_ids = ref::make_ints(logits.rows(), tops, -1);
+    }
+    SampleScratch scratch;
+    for (int r = 0; r < logits.rows(); ++r) {
+      const SampleRow asked = batch.sample.empty() ? SampleRow() : batch.sample[size_t(r)];
+      const std::vector<float> values(row(logits, r).begin(), row(logits, r).end());
+      const Choice choice = choose(
+          values, asked, std::span(batch.changes).subspan(size_t(asked.first_change), size_t(asked.changes)), scratch);
+      ref::ints(out.ids, r)[0] = choice.token;
+      if (!logprobs) continue;
+      const std::span<double> all = row(out.logprobs, r);
+      std::fill(all.begin(), all.end(), -std::numeric_limits<double>::infinity());
+      if (choice.token < 0 || !asked.logprob) continue;
+      all[0] = choice.logprobs.logprob;
+      for (size_t i = 0; i < choice.logprobs.top.size(); ++i) {
+        ref::ints(out.top_ids, r)[i] = choice.logprobs.top[i].first;
+        all[1 + i] = choice.logprobs.top[i].second;
+      }
+    }
+    return out;
+  }
+
  private:
   int32_t slot(RowSet rows, int r) const {
     return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.wanted[size_t(r)])];
@@ -268,6 +304,13 @@ class RefBackend final : public Backend {
     for (int r = 0; r < t.rows(); ++r) {
       for (int c = 0; c < t.cols(); ++c) values[size_t(r) * size_t(t.cols()) + size_t(c)] = float(row(t, r)[size_t(c)]);
     }
+  }
+  void read_bytes(const Tensor& t, std::span<std::byte> out) override {
+    BB_CHECK(out.size() == t.size_bytes());
+    if (t.rows() == 0 || t.cols() == 0) return;
+    const void* const from = t.dtype() == DType::i32 ? static_cast<const void*>(ref::ints(t, 0).data())
+                                                     : static_cast<const void*>(row(t, 0).data());
+    std::memcpy(out.data(), from, out.size());
   }
   Weight prepare(const HostWeight& weight) override {
     auto packed = std::make_shared<RefWeight>();

@@ -17,6 +17,13 @@ class RefBuffer final : public Buffer {
   std::vector<double> values;
 };
 
+/// Ids.
+class RefInts final : public Buffer {
+ public:
+  explicit RefInts(size_t count) : values(count) {}
+  std::vector<int32_t> values;
+};
+
 struct RefWeight final : PackedWeight {
   HostWeight host;
 };
@@ -24,6 +31,18 @@ struct RefWeight final : PackedWeight {
 /// Zeros.
 inline Tensor make_tensor(int rows, int cols) {
   return Tensor(std::make_shared<RefBuffer>(size_t(rows) * size_t(cols)), DType::f64, rows, cols);
+}
+
+inline Tensor make_ints(int rows, int cols, int32_t value) {
+  auto buffer = std::make_shared<RefInts>(size_t(rows) * size_t(cols));
+  std::fill(buffer->values.begin(), buffer->values.end(), value);
+  return Tensor(std::move(buffer), DType::i32, rows, cols);
+}
+
+inline std::span<int32_t> ints(const Tensor& t, int r) {
+  auto& buffer = static_cast<RefInts&>(*t.buffer());
+  return std::span(buffer.values)
+      .subspan(t.offset_bytes() / sizeof(int32_t) + size_t(r) * size_t(t.cols()), size_t(t.cols()));
 }
 
 inline std::span<double> row(const Tensor& t, int r) {

@@ -65,6 +65,7 @@ void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
 void add_glu(Cases& cases);
 void add_take_wanted(Cases& cases);
+void add_sample(Cases& cases);
 void add_attend_packed(Cases& cases);
 void add_attend_packed_dqkv(Cases& cases);
 void add_matmul_dx(Cases& cases);

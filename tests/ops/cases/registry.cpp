@@ -12,7 +12,7 @@ struct Operation {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
+constexpr std::array<Operation, 27> kOperations = {{{"embed", add_embed},
                                                     {"matmul", add_matmul},
                                                     {"matmul_untransposed", add_matmul_untransposed},
                                                     {"lora", add_lora},
@@ -25,6 +25,7 @@ constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
                                                     {"attend", add_attend},
                                                     {"glu", add_glu},
                                                     {"take_wanted", add_take_wanted},
+                                                    {"sample", add_sample},
                                                     {"attend_packed", add_attend_packed},
                                                     {"attend_packed_dqkv", add_attend_packed_dqkv},
                                                     {"matmul_dx", add_matmul_dx},
