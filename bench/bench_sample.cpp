@@ -1,5 +1,5 @@
-// Choosing tokens of rows of logits: the settings that models come with, over a real vocabulary. Rows are in the caches;
-// in a step the product that made them leaves them there too.
+// Choosing tokens of rows of logits: the settings that models come with, over a real vocabulary. Rows are in the
+// caches; in a step the product that made them leaves them there too.
 #include "machine.h"
 
 #include <cmath>
@@ -17,7 +17,8 @@ std::vector<float> model_logits(int rows, int vocab) {
   };
   for (float& v : logits) v = float(3 * std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform()));
   for (int r = 0; r < rows; ++r) {
-    for (int i = 0; i < 40; ++i) logits[size_t(r) * size_t(vocab) + size_t(uniform() * vocab)] = float(14 + 8 * uniform());
+    for (int i = 0; i < 40; ++i)
+      logits[size_t(r) * size_t(vocab) + size_t(uniform() * vocab)] = float(14 + 8 * uniform());
   }
   return logits;
 }

@@ -99,9 +99,9 @@ class Ops {
   /// The rows of x that the bound batch wants.
   virtual Tensor take_wanted(const Tensor& x) = 0;
 
-  /// Chooses a token for each row of logits [wanted, vocab], as Batch::sample says (backend/sample.h). An id is -1 where
-  /// a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody asked for
-  /// or that an id below 0 has not are -infinity, the ids beside them -1.
+  /// Chooses a token for each row of logits [wanted, vocab], as Batch::sample says (backend/sample.h). An id is -1
+  /// where a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody
+  /// asked for or that an id below 0 has not are -infinity, the ids beside them -1.
   virtual Sampled sample(const Tensor& logits) = 0;
 };
 

@@ -103,7 +103,8 @@ int32_t process(std::span<const float> logits, const SampleRow& row, std::span<c
   if (!all_finite(logits)) return kNotFinite;
   scratch.scores.assign(logits.begin(), logits.end());
   const std::span<float> scores(scratch.scores);
-  for (const LogitChange& change : changes) scores[size_t(change.token)] = changed(scores[size_t(change.token)], change);
+  for (const LogitChange& change : changes)
+    scores[size_t(change.token)] = changed(scores[size_t(change.token)], change);
   if (row.forced >= 0) {
     std::fill(scores.begin(), scores.end(), kMasked);
     scores[size_t(row.forced)] = 0;

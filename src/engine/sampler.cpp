@@ -28,7 +28,8 @@ void require_ids(const GenerationConfig& config, int vocab) {
 
 void require_chosen(int32_t id) {
   if (id == kNotFinite)
-    throw Error(ErrorCode::device, "sampler", "the model produced a logit that is not a number: expected finite logits");
+    throw Error(ErrorCode::device, "sampler",
+                "the model produced a logit that is not a number: expected finite logits");
   if (id == kAllMasked) {
     throw Error(ErrorCode::bad_request, "sampler",
                 "no token is left to choose: no-repeat n-grams, minimum length and suppressed tokens mask the whole "

@@ -1,5 +1,5 @@
-// What a request says about its next token, as the plain numbers of a SampleRow: which changes of logits apply now, from
-// the history of its sequence and the index in its output. Choosing is backend/sample.h, on the device or here.
+// What a request says about its next token, as the plain numbers of a SampleRow: which changes of logits apply now,
+// from the history of its sequence and the index in its output. Choosing is backend/sample.h, on the device or here.
 //
 // Order, which is transformers' with Bumblebee's in it: logit bias, repetition penalty, presence and frequency
 // penalties, no-repeat n-grams, minimum length (masks the ending tokens), suppressed tokens, forced tokens, then

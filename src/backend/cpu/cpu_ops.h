@@ -115,10 +115,10 @@ class CpuOps final : public Ops {
   std::vector<Scratch> scratch_;  // per thread
   RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
-  std::vector<float> cos_, sin_;    // [rows, dims/2]
-  std::vector<float> sin_back_;     // -sin, once a gradient has been turned back
-  std::vector<float> lora_u_;       // A x of every run and term
-  std::vector<float> span_states_;  // of spans that are joined later
+  std::vector<float> cos_, sin_;      // [rows, dims/2]
+  std::vector<float> sin_back_;       // -sin, once a gradient has been turned back
+  std::vector<float> lora_u_;         // A x of every run and term
+  std::vector<float> span_states_;    // of spans that are joined later
   std::vector<RowSampler> samplers_;  // per thread, or per row where there are fewer
   std::vector<int> sampled_rows_;     // rows that ask for a choice
 };

@@ -229,8 +229,8 @@ void RowSampler::keep_top_p_of_candidates() {
   cut(kept);
 }
 
-/// Of the whole vocabulary, whose weights are known: the likeliest piece by piece. A piece with all that equals its last
-/// is where the sorted whole begins.
+/// Of the whole vocabulary, whose weights are known: the likeliest piece by piece. A piece with all that equals its
+/// last is where the sorted whole begins.
 void RowSampler::collect_top_p() {
   const double wanted = row_.top_p * total_;
   double mass = 0;

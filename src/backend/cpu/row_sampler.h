@@ -71,9 +71,9 @@ class RowSampler {
   bool dense_ = false, same_ = false;
   double max_ = 0, raw_max_ = 0;  // of scores after temperature; of logits
   Blocks raw_, changed_;
-  std::vector<float> patched_;                // blocks with changes
+  std::vector<float> patched_;                 // blocks with changes
   std::vector<double> weights_, raw_weights_;  // [vocab] exp(score - max) of scores and of logits
-  std::vector<double> totals_;                // [blocks] of weights up to the end of each
+  std::vector<double> totals_;                 // [blocks] of weights up to the end of each
   double total_ = 0, raw_total_ = 0;
   std::vector<Candidate> candidates_;  // by id but while they are cut
   std::vector<float> values_;          // to find the k-th largest of

@@ -100,9 +100,7 @@ std::vector<LogitChange> random_changes(Random& random, int vocab) {
 
 SampleRow random_row(Random& random, int vocab) {
   constexpr double kTemperatures[] = {1, 1, 0.6, 0.05, 3, 1e-3, 1e30};
-  SampleRow row{.mode = Mode(random.integer(0, 9) == 0   ? 0
-                             : random.integer(0, 3) == 0 ? 1
-                                                         : 2)};
+  SampleRow row{.mode = Mode(random.integer(0, 9) == 0 ? 0 : random.integer(0, 3) == 0 ? 1 : 2)};
   row.temperature = kTemperatures[random.integer(0, 6)];
   if (random.integer(0, 1) == 0) row.top_k = random.integer(1, random.integer(0, 3) == 0 ? vocab + 2 : 8);
   if (random.integer(0, 1) == 0) row.top_p = random.uniform(0.01, 1);
@@ -119,8 +117,8 @@ std::unique_ptr<SampleCase> mixed(const std::string& variant, int rows, int voca
   Random random(seed_of("sample/" + variant));
   auto made = std::make_unique<SampleCase>(variant, model_logits(random, rows, vocab, steps));
   for (int r = 0; r < rows; ++r) {
-    made->add(random_row(random, vocab), random.integer(0, 2) == 0 ? random_changes(random, vocab)
-                                                                   : std::vector<LogitChange>());
+    made->add(random_row(random, vocab),
+              random.integer(0, 2) == 0 ? random_changes(random, vocab) : std::vector<LogitChange>());
   }
   return made;
 }
@@ -151,7 +149,8 @@ void add_real(Cases& cases) {
     auto made = std::make_unique<SampleCase>(variant, model_logits(random, rows, kVocab, 64));
     for (int r = 0; r < rows; ++r) {
       std::vector<LogitChange> changes;
-      for (int token = r; token < kVocab && r % 3 == 1; token += 700) changes.push_back({.token = token, .penalty = 1.1f});
+      for (int token = r; token < kVocab && r % 3 == 1; token += 700)
+        changes.push_back({.token = token, .penalty = 1.1f});
       made->add(settings[size_t(r) % settings.size()].second, changes);
     }
     cases.push_back(std::move(made));
@@ -178,7 +177,9 @@ void add_sample(Cases& cases) {
     for (const int at : {0, 69}) {
       std::vector<float> logits(70, 1.5f);
       logits[size_t(at)] = bad;
-      const std::string variant = std::string(std::isinf(bad) ? "infinity" : std::signbit(bad) ? "minus_nan" : "nan") +
+      const std::string variant = std::string(std::isinf(bad)     ? "infinity"
+                                              : std::signbit(bad) ? "minus_nan"
+                                                                  : "nan") +
                                   "_at" + std::to_string(at);
       cases.push_back(one_row(variant, logits, with(draw, [](SampleRow& r) { r.logprob = true; })));
     }
@@ -192,7 +193,8 @@ void add_sample(Cases& cases) {
   cases.push_back(one_row("bias_out_of_range", {1, 2, 3}, draw, {{.token = 1, .add = kInf}}));
   cases.push_back(one_row("bias_out_of_numbers", {1, 2, 3}, draw, {{.token = 2, .add = kInf, .subtract = kInf}}));
   cases.push_back(one_row("temperature_near_zero", {1, 3, 3}, with(draw, [](SampleRow& r) { r.temperature = 1e-44; })));
-  cases.push_back(one_row("top_k_of_equal", std::vector<float>(500, 2.0f), with(draw, [](SampleRow& r) { r.top_k = 3; })));
+  cases.push_back(
+      one_row("top_k_of_equal", std::vector<float>(500, 2.0f), with(draw, [](SampleRow& r) { r.top_k = 3; })));
   cases.push_back(
       one_row("top_p_of_equal", std::vector<float>(5000, 2.0f), with(draw, [](SampleRow& r) { r.top_p = 0.5; })));
   cases.push_back(one_row("min_p_of_one", {1, 4, 4, 3}, with(draw, [](SampleRow& r) { r.min_p = 1; })));
@@ -200,7 +202,8 @@ void add_sample(Cases& cases) {
   for (const int vocab : {1, 2, 5, 63, 64, 65, 128, 200, 1000, 7001}) {
     for (const float steps : {0.0f, 1.0f, 4.0f}) {
       for (const int rows : {1, 3, 16})
-        cases.push_back(mixed("mixed" + std::to_string(number++) + "_vocab" + std::to_string(vocab), rows, vocab, steps));
+        cases.push_back(
+            mixed("mixed" + std::to_string(number++) + "_vocab" + std::to_string(vocab), rows, vocab, steps));
     }
   }
   add_real(cases);
