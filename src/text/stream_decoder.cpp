@@ -1,6 +1,7 @@
 // Streaming decode. Where tokens are bytes (token_bytes.h), these are put together; else by difference: the text of a
 // short window of ids with and without the newest one. That is exact for every decoder whose output for a token depends
-// only on its left neighbours; byte fallback, which looks right, is held back as a whole run. Both give the same pieces.
+// only on its left neighbours; byte fallback, which looks right, is held back as a whole run. Both give the same
+// pieces.
 #include "text/tokenizer.h"
 
 namespace bumblebee::txt {

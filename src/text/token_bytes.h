@@ -21,7 +21,7 @@ struct TokenBytes {
   };
   std::vector<Token> tokens;
   std::string bytes;
-  std::string strip;  // dropped at the start of a text,
+  std::string strip;       // dropped at the start of a text,
   size_t strip_count = 0;  // so many times at most
 
   std::string_view of(int32_t id) const {

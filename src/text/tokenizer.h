@@ -69,8 +69,8 @@ class Tokenizer {
   bool is_control(int32_t id) const { return is_special(id); }
   /// Whether unknown characters are spelled in byte tokens (<0xE4>), which are only text as a whole run.
   bool has_byte_fallback() const;
-  /// What an id adds to a text, where that does not depend on its neighbours but for spaces that are dropped at the start
-  /// of the whole: not always whole characters. Nothing for all ids where the decoder is not so.
+  /// What an id adds to a text, where that does not depend on its neighbours but for spaces that are dropped at the
+  /// start of the whole: not always whole characters. Nothing for all ids where the decoder is not so.
   std::optional<std::string_view> token_bytes(int32_t id) const;
   /// The same of all ids; null where the decoder is not so.
   const TokenBytes* token_table() const;
