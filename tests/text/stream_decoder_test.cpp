@@ -15,16 +15,18 @@ using testing::without_table;
 using Ids = std::vector<int32_t>;
 
 const Json kReplace = {{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}};
+const Json kSpaces = {{"type", "Replace"}, {"pattern", {{"Regex", "▁+"}}}, {"content", "_"}};
 const Json kFallback = {{"type", "ByteFallback"}}, kFuse = {{"type", "Fuse"}};
 Json strip(int start, int stop) { return {{"type", "Strip"}, {"content", " "}, {"start", start}, {"stop", stop}}; }
 Json sequence(const Json& steps) { return {{"type", "Sequence"}, {"decoders", steps}}; }
 
-/// Words with spaces, bytes that make characters and bytes that do not, U+FFFD as a token, a control token, and no token
-/// at 12.
+/// Words with spaces, bytes that make characters and bytes that do not, U+FFFD as a token, a control token, and no
+/// token at 12.
 Json sentence_piece(const Json& decoder) {
-  Json vocab = {{"<unk>", 0},  {"<s>", 1},    {"▁", 2}, {"▁Hello", 3}, {"▁world", 4}, {"<0xE4>", 5},
-                {"<0xBD>", 6}, {"<0xA0>", 7}, {"x", 8}, {"\xEF\xBF\xBD", 9}, {"<0x20>", 10}, {"▁▁", 11}, {"<0x+5>", 13}};
-  const Json control = {{"id", 1},          {"content", "<s>"},  {"single_word", false}, {"lstrip", false},
+  Json vocab = {{"<unk>", 0},   {"<s>", 1},    {"▁", 2},      {"▁Hello", 3}, {"▁world", 4},
+                {"<0xE4>", 5},  {"<0xBD>", 6}, {"<0xA0>", 7}, {"x", 8},      {"\xEF\xBF\xBD", 9},
+                {"<0x20>", 10}, {"▁▁", 11},    {"<0x+5>", 13}};
+  const Json control = {{"id", 1},         {"content", "<s>"},    {"single_word", false}, {"lstrip", false},
                         {"rstrip", false}, {"normalized", false}, {"special", true}};
   return {{"version", "1.0"},
           {"added_tokens", {control}},
@@ -62,9 +64,9 @@ void compare(const Json& file, int ids_below) {
 TEST(StreamsOfTwoWays, ByteLevel) { compare(small_tokenizer_json(), 265); }
 
 TEST(StreamsOfTwoWays, SentencePiece) {
-  for (const Json& steps :
-       {Json{kReplace, kFallback, kFuse}, Json{kReplace, kFallback, kFuse, strip(1, 0)},
-        Json{kReplace, kFallback, kFuse, strip(3, 0)}, Json{kFallback, kFuse}, Json{kReplace, kFuse}, Json{kReplace}}) {
+  for (const Json& steps : {Json{kReplace, kFallback, kFuse}, Json{kReplace, kFallback, kFuse, strip(1, 0)},
+                            Json{kReplace, kFallback, kFuse, strip(3, 0)}, Json{kFallback, kFuse},
+                            Json{kReplace, kFuse}, Json{kReplace}, Json{kSpaces, kReplace, kFallback, kFuse}}) {
     SCOPED_TRACE(steps.dump());
     compare(sentence_piece(sequence(steps)), 14);
   }
@@ -132,9 +134,9 @@ TEST(FirstUnit, CutsBrokenTextAsReplacingDecodersDo) {
   EXPECT_EQ(units("aé你\xF0\x9F\x98\x80"), "1 2 3 4 ");
   EXPECT_EQ(units("\xE4\xBD"), "2!");
   EXPECT_EQ(units("\xF0\x9F\x98z"), "3!1 ");
-  EXPECT_EQ(units("\xC0\x80"), "1!1!");          // overlong
-  EXPECT_EQ(units("\xE0\x9F\x80"), "1!1!1!");    // overlong
-  EXPECT_EQ(units("\xED\xA0\x80"), "1!1!1!");    // a surrogate
+  EXPECT_EQ(units("\xC0\x80"), "1!1!");        // overlong
+  EXPECT_EQ(units("\xE0\x9F\x80"), "1!1!1!");  // overlong
+  EXPECT_EQ(units("\xED\xA0\x80"), "1!1!1!");  // a surrogate
   EXPECT_EQ(units("\xF4\x90\x80\x80"), "1!1!1!1!");
   EXPECT_EQ(units("\xF5\xFF\x80"), "1!1!1!");
 }

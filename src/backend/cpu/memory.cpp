@@ -86,7 +86,7 @@ Tensor Pool::make(int rows, int cols, DType dtype) {
   }
   Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), dtype, rows, cols);
 #ifndef NDEBUG
-  std::fill_n(bytes(tensor), size, std::byte{0xFF});  // every float of these bits is NaN
+  std::fill_n(cpu::bytes(tensor), size, std::byte{0xFF});  // every float of these bits is NaN
 #endif
   return tensor;
 }

@@ -1,7 +1,7 @@
 //! What each token adds to a text, as bytes, for decoders whose text is these bytes one after the other: byte-level ones, and
 //! SentencePiece's (replace, byte fallback, fuse, strip at the start). Others look at neighbours, and have no such table.
 
-use std::collections::HashMap;
+use serde_json::Value as Json;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::tokenizer::Decoder;
 use tokenizers::Model;
@@ -24,9 +24,33 @@ pub struct TokenBytes {
 /// Ids of real models are dense; a file with an id of two billion would cost memory.
 const MAX_IDS: u32 = 1 << 22;
 
+/// A replacement within one token. Most are of a text, for which no regex is needed.
+enum Map<'a> {
+    Text(String, String),
+    Other(&'a DecoderWrapper),
+}
+
+impl<'a> Map<'a> {
+    fn new(replace: &'a DecoderWrapper) -> Self {
+        let file = serde_json::to_value(replace).unwrap_or_default();
+        match (&file["pattern"]["String"], &file["content"]) {
+            (Json::String(from), Json::String(to)) if !from.is_empty() => Map::Text(from.clone(), to.clone()),
+            _ => Map::Other(replace),
+        }
+    }
+
+    fn apply(&self, token: String) -> Option<String> {
+        match self {
+            Map::Text(from, to) if token.contains(from) => Some(token.replace(from, to)),
+            Map::Text(..) => Some(token),
+            Map::Other(decoder) => decoder.decode_chain(vec![token]).ok().map(|texts| texts.concat()),
+        }
+    }
+}
+
 enum Kind<'a> {
     ByteLevel,
-    SentencePiece { maps: &'a [DecoderWrapper], fallback: bool, strip: Option<(char, usize)> },
+    SentencePiece { maps: Vec<Map<'a>>, fallback: bool, strip: Option<(char, usize)> },
 }
 
 fn kind_of(decoder: &DecoderWrapper) -> Option<Kind<'_>> {
@@ -48,20 +72,19 @@ fn kind_of(decoder: &DecoderWrapper) -> Option<Kind<'_>> {
         [DecoderWrapper::Fuse(_), DecoderWrapper::Strip(strip)] if strip.stop == 0 => Some((strip.content, strip.start)),
         _ => return None,
     };
-    Some(Kind::SentencePiece { maps, fallback, strip })
+    Some(Kind::SentencePiece { maps: maps.iter().map(Map::new).collect(), fallback, strip })
 }
 
-/// The byte-level alphabet: printable characters stand for themselves, other bytes for characters from U+0100.
-fn byte_of_char() -> HashMap<char, u8> {
-    let mut next = 0x100;
-    let character = |byte: u8| match byte {
-        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => char::from(byte),
-        _ => {
-            next += 1;
-            char::from_u32(next - 1).unwrap_or_default()
+/// The byte-level alphabet, by character: printable ones stand for themselves, other bytes for characters from U+0100.
+fn bytes_of_chars() -> Vec<Option<u8>> {
+    let mut alphabet = vec![None; 0x100];
+    for byte in 0..=255u8 {
+        match byte {
+            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => alphabet[usize::from(byte)] = Some(byte),
+            _ => alphabet.push(Some(byte)),
         }
-    };
-    (0..=255).map(character).zip(0..=255).collect()
+    }
+    alphabet
 }
 
 /// None where the decoder does not allow it, or does not decode.
@@ -70,7 +93,7 @@ pub fn token_bytes(inner: &tokenizers::Tokenizer, vocab_size: u32) -> Option<Tok
         return None;
     }
     let kind = kind_of(inner.get_decoder()?)?;
-    let alphabet = byte_of_char();
+    let alphabet = bytes_of_chars();
     let added = inner.get_added_vocabulary();
     let mut table = TokenBytes::default();
     for id in 0..vocab_size {
@@ -81,15 +104,11 @@ pub fn token_bytes(inner: &tokenizers::Tokenizer, vocab_size: u32) -> Option<Tok
                 match &kind {
                     Kind::ByteLevel => {
                         table.kinds.push(TEXT | special);
-                        let bytes: Option<Vec<u8>> = token.chars().map(|c| alphabet.get(&c).copied()).collect();
+                        let bytes: Option<Vec<u8>> = token.chars().map(|c| alphabet.get(c as usize).copied().flatten()).collect();
                         table.bytes.extend(bytes.unwrap_or_else(|| token.into_bytes()));
                     }
                     Kind::SentencePiece { maps, fallback, .. } => {
-                        let mut texts = vec![token];
-                        for map in *maps {
-                            texts = map.decode_chain(texts).ok()?;
-                        }
-                        let text = texts.concat();
+                        let text = maps.iter().try_fold(token, |text, map| map.apply(text))?;
                         let spells_byte = *fallback && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
                         match spells_byte.then(|| text.get(3..5).and_then(|hex| u8::from_str_radix(hex, 16).ok())).flatten() {
                             Some(byte) => {
