@@ -1,5 +1,5 @@
-// Streams of real tokenizers: pieces from the table of tokens' bytes are those of the window, and joined they are Hugging
-// Face's text.
+// Streams of real tokenizers: pieces from the table of tokens' bytes are those of the window, and joined they are
+// Hugging Face's text.
 #include <gtest/gtest.h>
 
 #include "base/mapped_file.h"
@@ -24,8 +24,8 @@ class RealStreams : public ::testing::TestWithParam<const char*> {
       const std::filesystem::path directory = std::filesystem::path(BB_TEST_TOKENIZERS) / GetParam();
       const Json file = Json::parse(read_text_file(directory / "tokenizer.json", size_t{64} << 20));
       known = windows
-                  .emplace(GetParam(), Tokenizer::from_bytes(testing::without_table(file).dump(),
-                                                             TokenizerConfig::load(directory)))
+                  .emplace(GetParam(),
+                           Tokenizer::from_bytes(testing::without_table(file).dump(), TokenizerConfig::load(directory)))
                   .first;
     }
     window_.emplace(known->second);

@@ -14,8 +14,8 @@ namespace bumblebee::testing {
 /// The same tokenizer with last steps in its decoder that find nothing to do: its text is the same, but it is not bytes
 /// put together.
 inline Json without_table(Json file) {
-  Json steps = file.at("decoder").value("type", "") == "Sequence" ? file["decoder"]["decoders"]
-                                                                   : Json::array({file["decoder"]});
+  Json steps =
+      file.at("decoder").value("type", "") == "Sequence" ? file["decoder"]["decoders"] : Json::array({file["decoder"]});
   steps.push_back({{"type", "Fuse"}});
   steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "\x01never\x02"}}}, {"content", ""}});
   file["decoder"] = {{"type", "Sequence"}, {"decoders", steps}};
