@@ -53,10 +53,6 @@ class Ops {
   /// y[i] = x·W[i]ᵀ + bias[i] -> [x.rows, out[i]]. Several terms share x, so that it is read and prepared once.
   virtual void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) = 0;
 
-  /// x·W for x [rows, out] -> [rows, in]: the other transpose, which the gradient of matmul with respect to its input
-  /// needs.
-  virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
-
   /// Applies adapters to y[i], which holds x·W[i]ᵀ, row by row as the bound batch's slots say (LoraEntry). `rows` says
   /// which rows x and y hold. A bias that a module names is added to every row: after the terms and the factor where
   /// the entry comes before it, else first, as a product adds it; so a row's sums have one order, whatever its batch
@@ -91,6 +87,9 @@ class Ops {
 
   /// The rows of x that the bound batch wants.
   virtual Tensor take_wanted(const Tensor& x) = 0;
+
+  /// The same values in memory of their own: for who goes on to write in place what others still read.
+  virtual Tensor copy(const Tensor& x) = 0;
 };
 
 }  // namespace bumblebee

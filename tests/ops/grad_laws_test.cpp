@@ -33,9 +33,30 @@ TEST_P(GradLaws, ThreadsDoNotChangeABit) {
     target.options.threads = threads;
     backends.push_back(target.create());
   }
-  for (const char* operation :
-       {"attend_packed", "attend_packed_dqkv", "matmul_dx", "gemm", "rms_norm_dx", "norm_rope_dx", "glu_dx",
-        "head_loss", "axpy", "dropout", "multiply_columns", "column_dots", "row_lengths"}) {
+  for (const char* operation : {"attend_packed",
+                                "attend_packed_dqkv",
+                                "matmul_dx",
+                                "gemm",
+                                "rms_norm_dx",
+                                "norm_rope_dx",
+                                "glu_dx",
+                                "head_loss",
+                                "axpy",
+                                "dropout",
+                                "multiply_columns",
+                                "column_dots",
+                                "row_lengths",
+                                "add_row",
+                                "clear",
+                                "axpby",
+                                "scale",
+                                "divide",
+                                "adam",
+                                "adafactor",
+                                "orthogonalize",
+                                "sum_squares",
+                                "read_all",
+                                "write_all"}) {
     const Cases cases = cases_of(operation);
     for (const auto& op_case : cases) {
       const std::vector<Output> alone = op_case->run(*backends[0]);
@@ -71,6 +92,21 @@ TEST_P(GradLaws, AProductSeesWhatWasWrittenInPlace) {
   const std::function<void(Tensor&)> changes[] = {
       [&](Tensor& x) { backend->grad_ops()->axpy(0.5f, upload(other), x); },
       [&](Tensor& x) { backend->grad_ops()->multiply_columns(x, upload(other).slice_rows(0, 1)); },
+      [&](Tensor& x) { backend->grad_ops()->add_row(x, upload(other).slice_rows(0, 1)); },
+      [&](Tensor& x) {
+        backend->grad_ops()->clear({&x, 1});
+      },
+      [&](Tensor& x) {
+        const AxpbyTerm term = {.y = x, .x = upload(other), .b = 0.5f};
+        backend->grad_ops()->axpby({&term, 1});
+      },
+      [&](Tensor& x) {
+        const ScaleTerm term = {.y = x, .factor = 0.5f, .divisor = 1};
+        backend->grad_ops()->scale({&term, 1});
+      },
+      [&](Tensor& x) {
+        backend->grad_ops()->write_all(other.values, {&x, 1});
+      },
       [&](Tensor& x) {
         backend->grad_ops()->gemm(1, upload(other), GradOps::Op::plain, upload(square), GradOps::Op::plain, 1, x);
       }};

@@ -32,7 +32,6 @@ class CpuOps final : public Ops {
 
   Tensor embed(const Weight& table) override;
   void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) override;
-  Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override;
   void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override;
   void lora_embed(const LoraTable& table, Tensor& y) override;
   Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) override;
@@ -45,6 +44,7 @@ class CpuOps final : public Ops {
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
   Tensor take_wanted(const Tensor& x) override;
+  Tensor copy(const Tensor& x) override;
 
  private:
   /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.

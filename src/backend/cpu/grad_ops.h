@@ -33,6 +33,17 @@ class CpuGradOps final : public GradOps {
   void multiply_columns(Tensor& y, const Tensor& factor) override;
   Tensor column_dots(const Tensor& x, const Tensor& y) override;
   Tensor row_lengths(const Weight& weight, const Tensor& a, const Tensor& b, float scale) override;
+  void add_row(Tensor& y, const Tensor& delta) override;
+  void clear(std::span<const Tensor> y) override;
+  void axpby(std::span<const AxpbyTerm> terms) override;
+  void scale(std::span<const ScaleTerm> terms) override;
+  void divide(std::span<const Tensor> y, std::span<const Tensor> x) override;
+  void adam(std::span<const AdamTerm> terms) override;
+  void adafactor(std::span<AdafactorTerm> terms) override;
+  void orthogonalize(std::span<const Tensor> x, int steps) override;
+  void sum_squares(std::span<const Tensor> x, std::span<double> sums) override;
+  void read_all(std::span<const Tensor> x, std::span<float> flat) override;
+  void write_all(std::span<const float> flat, std::span<const Tensor> x) override;
 
  private:
   /// Gradients [rows, out] that meet the rows of a weight: f32, or bf16 with an even number of columns.

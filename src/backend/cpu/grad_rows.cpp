@@ -81,6 +81,12 @@ void CpuGradOps::multiply_columns(Tensor& y, const Tensor& factor) {
   ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.multiply(row(y, r), data(factor), y.cols()); });
 }
 
+void CpuGradOps::add_row(Tensor& y, const Tensor& delta) {
+  BB_CHECK(delta.cols() == y.cols());
+  ops_.forget_rounded(y);
+  ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.add(row(y, r), data(delta), y.cols()); });
+}
+
 Tensor CpuGradOps::column_dots(const Tensor& x, const Tensor& y) {
   BB_CHECK(x.rows() == y.rows() && x.cols() == y.cols());
   Tensor sums = ops_.memory_->make(1, x.cols());

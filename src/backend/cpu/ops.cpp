@@ -42,12 +42,7 @@ std::span<float> CpuOps::scratch(int thread, size_t floats) {
   return {reinterpret_cast<float*>(s.bytes.get()), floats};
 }
 
-Tensor CpuOps::own(Tensor& t) {
-  if (t.unique()) return t;
-  Tensor copy = memory_->make(t.rows(), t.cols());
-  std::copy_n(data(t), size_t(t.rows()) * size_t(t.cols()), data(copy));
-  return copy;
-}
+Tensor CpuOps::own(Tensor& t) { return t.unique() ? t : copy(t); }
 
 void CpuOps::for_rows(int rows, int work_per_row, FunctionRef<void(int)> body) {
   if (int64_t{rows} * work_per_row < kSerialWork) {
@@ -202,35 +197,6 @@ void CpuOps::multiply_panels(const Tensor& x, const WeightRows& w, const Tensor&
   }
 }
 
-Tensor CpuOps::matmul_untransposed(const Tensor& x, const Weight& weight) {
-  BB_CHECK(weight.out == x.cols(), "out ", weight.out, " cols ", x.cols());
-  const WeightRows& w = packed(weight).rows;
-  Tensor y = memory_->make(x.rows(), weight.in);
-  constexpr int kCols = 512, kRows = 64;
-  threads_.for_ranges(weight.in, 128, [&](int64_t first, int64_t last, int thread) {
-    float* panel = scratch(thread, size_t(kRows) * kCols).data();
-    for (int c = int(first); c < int(last); c += kCols) {
-      const int cols = std::min(kCols, int(last) - c);
-      for (int n = 0; n < weight.out; n += kRows) {
-        const int rows = std::min(kRows, weight.out - n);
-        k_.decode(w, n, n + rows, c, c + cols, panel, kCols);
-        k_.small_gemm({.a = data(x) + n,
-                       .a_stride = size_t(x.cols()),
-                       .b = panel,
-                       .b_stride = kCols,
-                       .element = Element::f32,
-                       .c = data(y) + c,
-                       .c_stride = size_t(y.cols()),
-                       .rows = x.rows(),
-                       .cols = cols,
-                       .depth = rows,
-                       .accumulate = n > 0});
-      }
-    }
-  });
-  return y;
-}
-
 Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   Tensor y = memory_->make(x.rows(), x.cols());
   begin_rounding(y);
@@ -307,6 +273,12 @@ Tensor CpuOps::glu(Activation, const Tensor& gate, const Tensor& up) {
 Tensor CpuOps::take_wanted(const Tensor& x) {
   Tensor y = memory_->make(int(batch_.wanted.size()), x.cols());
   for (int r = 0; r < y.rows(); ++r) std::copy_n(row(x, batch_.wanted[size_t(r)]), x.cols(), row(y, r));
+  return y;
+}
+
+Tensor CpuOps::copy(const Tensor& x) {
+  Tensor y = memory_->make(x.rows(), x.cols());
+  for_rows(x.rows(), x.cols(), [&](int r) { std::copy_n(row(x, r), x.cols(), row(y, r)); });
   return y;
 }
 

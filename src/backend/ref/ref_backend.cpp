@@ -71,20 +71,6 @@ class RefOps final : public Ops {
     }
   }
 
-  Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override {
-    BB_CHECK(weight.out == x.cols());
-    Tensor y = make_tensor(x.rows(), weight.in);
-    std::vector<double> w(static_cast<size_t>(weight.in));
-    for (int n = 0; n < weight.out; ++n) {
-      decode_row<double>(host(weight), n, w);
-      for (int r = 0; r < x.rows(); ++r) {
-        const double factor = row(x, r)[size_t(n)];
-        for (int k = 0; k < weight.in; ++k) row(y, r)[size_t(k)] += factor * w[size_t(k)];
-      }
-    }
-    return y;
-  }
-
   void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override {
     for (size_t m = 0; m < modules.size(); ++m) {
       y[m] = own(y[m]);
@@ -214,6 +200,8 @@ class RefOps final : public Ops {
       std::copy_n(row(x, batch.wanted[size_t(r)]).begin(), x.cols(), row(y, r).begin());
     return y;
   }
+
+  Tensor copy(const Tensor& x) override { return ref::copy(x); }
 
  private:
   int32_t slot(RowSet rows, int r) const {

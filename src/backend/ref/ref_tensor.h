@@ -34,12 +34,13 @@ inline std::span<double> row(const Tensor& t, int r) {
 
 inline const HostWeight& host(const Weight& w) { return static_cast<const RefWeight&>(*w.packed).host; }
 
-/// A tensor that may be written: the same one when nobody else holds it, else a copy.
-inline Tensor own(Tensor& t) {
-  if (t.unique()) return t;
+inline Tensor copy(const Tensor& t) {
   Tensor copy = make_tensor(t.rows(), t.cols());
   for (int r = 0; r < t.rows(); ++r) std::copy_n(row(t, r).begin(), t.cols(), row(copy, r).begin());
   return copy;
 }
+
+/// A tensor that may be written: the same one when nobody else holds it, else a copy.
+inline Tensor own(Tensor& t) { return t.unique() ? t : copy(t); }
 
 }  // namespace bumblebee::ref

@@ -54,7 +54,6 @@ Cases cases_of(const std::string& operation);
 
 void add_embed(Cases& cases);
 void add_matmul(Cases& cases);
-void add_matmul_untransposed(Cases& cases);
 void add_lora(Cases& cases);
 void add_lora_embed(Cases& cases);
 void add_lora_norm(Cases& cases);
@@ -65,6 +64,7 @@ void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
 void add_glu(Cases& cases);
 void add_take_wanted(Cases& cases);
+void add_copy(Cases& cases);
 void add_attend_packed(Cases& cases);
 void add_attend_packed_dqkv(Cases& cases);
 void add_matmul_dx(Cases& cases);
@@ -78,5 +78,16 @@ void add_dropout(Cases& cases);
 void add_multiply_columns(Cases& cases);
 void add_column_dots(Cases& cases);
 void add_row_lengths(Cases& cases);
+void add_add_row(Cases& cases);
+void add_clear(Cases& cases);
+void add_axpby(Cases& cases);
+void add_scale(Cases& cases);
+void add_divide(Cases& cases);
+void add_adam(Cases& cases);
+void add_adafactor(Cases& cases);
+void add_orthogonalize(Cases& cases);
+void add_sum_squares(Cases& cases);
+void add_read_all(Cases& cases);
+void add_write_all(Cases& cases);
 
 }  // namespace bumblebee::op_cases

@@ -157,6 +157,34 @@ class TakeWantedCase final : public OpCase {
   std::vector<int32_t> wanted_;
 };
 
+class CopyCase final : public OpCase {
+ public:
+  CopyCase(const std::string& variant, int rows, int cols, int first) : OpCase("copy", variant), first_(first) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, cols);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    const int rows = x_.rows - first_;
+    bind_plain(backend, {.rows = rows});
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    backend.run({rows, 0, false}, [&] { y = backend.ops().copy(x.slice_rows(first_, rows)); });
+    std::vector<Output> outputs = {read_output(backend, "y", y)};
+    backend.grad_ops()->axpy(1, y, y);  // memory of its own: x stays
+    outputs.push_back(read_output(backend, "x", x));
+    return outputs;
+  }
+
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    return {std::vector<double>(reference[0].values.size(), 0), std::vector<double>(x_.values.size(), 0)};
+  }
+
+ private:
+  HostMatrix x_;
+  int first_;
+};
+
 }  // namespace
 
 void add_rms_norm(Cases& cases) {
@@ -204,6 +232,13 @@ void add_take_wanted(Cases& cases) {
   cases.push_back(std::make_unique<TakeWantedCase>("last", 9, 33, std::vector<int32_t>{8}));
   cases.push_back(std::make_unique<TakeWantedCase>("some", 9, 33, std::vector<int32_t>{0, 3, 4, 7}));
   cases.push_back(std::make_unique<TakeWantedCase>("all", 4, 17, std::vector<int32_t>{0, 1, 2, 3}));
+}
+
+void add_copy(Cases& cases) {
+  for (const int cols : kWidths)
+    cases.push_back(std::make_unique<CopyCase>("cols" + std::to_string(cols), cols % 4 + 1, cols, 0));
+  cases.push_back(std::make_unique<CopyCase>("some_rows", 5, 33, 2));
+  cases.push_back(std::make_unique<CopyCase>("many_rows", 40, 1024, 0));
 }
 
 }  // namespace bumblebee::op_cases
