@@ -27,13 +27,6 @@ constexpr uint64_t kInitStream = uint64_t{1} << 56;
 
 }  // namespace
 
-GradOps& require_grad_ops(Backend& backend) {
-  GradOps* grad = backend.grad_ops();
-  if (grad == nullptr)
-    throw Error(ErrorCode::device, "train", cat("the device '", backend.name(), "' has no derivatives to train with"));
-  return *grad;
-}
-
 LoraParams::LoraParams(Backend& backend, const nn::Model& model, const LoraOptions& options, uint64_t seed)
     : backend_(backend),
       grad_(require_grad_ops(backend)),
@@ -44,76 +37,79 @@ LoraParams::LoraParams(Backend& backend, const nn::Model& model, const LoraOptio
   scale_ = options.rslora ? options.scale / std::sqrt(float(options.rank)) : options.scale;
   first_layer_ = model.dims().layers;
   for (const int site : select_sites(model, options)) add_site(site, seed);
-  upload();
+  refresh();
+  check_factors("train");
 }
 
 void LoraParams::add_site(int number, uint64_t seed) {
   const nn::Site& site = model_.sites()[size_t(number)];
-  const size_t rank = size_t(options_.rank), in = size_t(site.in), out = size_t(site.out);
   first_layer_ = std::min(first_layer_, lora::layer_of(site.name));
   TrainedSite trained;
   trained.site = number;
-  trained.a = int(parameters_.size());
-  Parameter a{.name = site.name + ".lora_a", .rows = options_.rank, .cols = site.in, .turned = true};
+  trained.first = int(parameters_.size());
+  const auto add = [&](const char* leaf, std::span<const float> values, int rows, int cols) -> Parameter& {
+    return parameters_.emplace_back(make_parameter(backend_, site.name + leaf, values, rows, cols));
+  };
   const double bound = 1 / std::sqrt(double(site.in));
-  for (size_t i = 0; i < rank * in; ++i)
-    a.values.push_back(float((2 * uniform01(seed, i, kInitStream | uint64_t(number)) - 1) * bound));
-  parameters_.push_back(std::move(a));
-  trained.b = int(parameters_.size());
-  parameters_.push_back({.name = site.name + ".lora_b",
-                         .rows = site.out,
-                         .cols = options_.rank,
-                         .turned = true,
-                         .rate_ratio = options_.b_rate_ratio,
-                         .values = std::vector<float>(out * rank)});
+  std::vector<float> values(size_t(options_.rank) * size_t(site.in));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = float((2 * uniform01(seed, i, kInitStream | uint64_t(number)) - 1) * bound);
+  Parameter& a = add(".lora_a", values, options_.rank, site.in);
+  a.turned = true;
+  trained.a = a.value;
+  trained.da = a.gradient;
+  values.assign(size_t(site.out) * size_t(options_.rank), 0);
+  Parameter& b = add(".lora_b", values, site.out, options_.rank);
+  b.turned = true;
+  b.rate_ratio = options_.b_rate_ratio;
+  trained.b = b.value;
+  trained.db = b.gradient;
   if (options_.type == FineTune::dora) {
-    trained.m = int(parameters_.size());
-    Tensor lengths = grad_.row_lengths(model_.site_weights()[size_t(number)], device(parameters_[size_t(trained.a)]),
-                                       device(parameters_[size_t(trained.b)]), scale_);
-    Parameter m{.name = site.name + ".m", .rows = 1, .cols = site.out, .values = std::vector<float>(out)};
-    backend_.read(lengths, m.values);
-    parameters_.push_back(std::move(m));
+    values.resize(size_t(site.out));
+    backend_.read(lengths(trained), values);
+    const Parameter& m = add(".m", values, 1, site.out);
+    trained.m = m.value;
+    trained.dm = m.gradient;
   }
   place_[size_t(number)] = int(sites_.size());
   sites_.push_back(std::move(trained));
-  for (Parameter& p : parameters_) p.gradient.resize(p.values.size());
 }
 
-Tensor LoraParams::device(const Parameter& p) const { return backend_.upload(p.values, p.rows, p.cols); }
+Tensor LoraParams::lengths(const TrainedSite& site) const {
+  return grad_.row_lengths(model_.site_weights()[size_t(site.site)], site.a, site.b, scale_);
+}
 
-void LoraParams::upload() {
+void LoraParams::refresh() {
+  std::vector<Tensor> factors, by;
   for (TrainedSite& site : sites_) {
-    site.a_device = device(parameters_[size_t(site.a)]);
-    site.b_device = device(parameters_[size_t(site.b)]);
-    if (site.m < 0) continue;
-    const Parameter& m = parameters_[size_t(site.m)];
-    std::vector<float> lengths(m.values.size());
-    backend_.read(grad_.row_lengths(model_.site_weights()[size_t(site.site)], site.a_device, site.b_device, scale_),
-                  lengths);
-    for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = m.values[i] / lengths[i];
-    site.factor = backend_.upload(lengths, 1, m.cols);
+    if (!site.m) continue;
+    by.push_back(lengths(site));
+    site.factor = backend_.ops().copy(site.m);
+    factors.push_back(site.factor);
+  }
+  grad_.divide(factors, by);
+}
+
+void LoraParams::check_factors(const std::string& where) const {
+  for (const TrainedSite& site : sites_) {
+    if (!site.m) continue;
+    std::vector<float> values(size_t(site.factor.cols()));
+    backend_.read(site.factor, values);
+    for (size_t i = 0; i < values.size(); ++i) {
+      // The gradient of m is divided by m.
+      if (std::isfinite(values[i]) && values[i] != 0) continue;
+      throw Error(ErrorCode::bad_file, where,
+                  cat("module '", model_.sites()[size_t(site.site)].name, "': DoRA divides the magnitude of row ", i,
+                      " by its length in W + scale·B A: expected a finite quotient but 0, got ", values[i]));
+    }
   }
 }
 
-void LoraParams::collect() {
-  std::vector<float> values;
-  const auto add = [&](Tensor& gradient, int number, bool by_value) {
-    if (!gradient) return;
-    Parameter& p = parameters_[size_t(number)];
-    values.resize(p.values.size());
-    backend_.read(gradient, values);
-    gradient = {};
-    for (size_t i = 0; i < values.size(); ++i) p.gradient[i] += by_value ? values[i] / p.values[i] : values[i];
-  };
-  for (TrainedSite& site : sites_) {
-    add(site.da, site.a, false);
-    add(site.db, site.b, false);
-    add(site.dots, site.m, true);
-  }
-}
-
-void LoraParams::zero_gradients() {
-  for (Parameter& p : parameters_) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
+void LoraParams::write(std::span<const std::vector<float>> values) {
+  BB_CHECK(values.size() == parameters_.size());
+  for (size_t i = 0; i < values.size(); ++i) BB_CHECK(values[i].size() == parameters_[i].size(), parameters_[i].name);
+  write_values(grad_, values, values_of(parameters_));
+  refresh();
 }
 
 TrainedSite* LoraParams::find(int site) {
@@ -129,7 +125,7 @@ std::span<const FrozenTerm> LoraParams::frozen(int site) const {
 
 uint64_t LoraParams::count() const {
   uint64_t count = 0;
-  for (const Parameter& p : parameters_) count += p.values.size();
+  for (const Parameter& p : parameters_) count += p.size();
   return count;
 }
 
@@ -162,23 +158,25 @@ void LoraParams::begin_with(const lora::Adapter& adapter) {
   const auto differs = [&](const std::string& what) { throw Error(ErrorCode::bad_request, where, what); };
   if (adapter.modules.size() != sites_.size())
     differs(cat("modules: expected the ", sites_.size(), " that are trained, got ", adapter.modules.size()));
-  for (TrainedSite& site : sites_) {
+  std::vector<std::vector<float>> values;
+  for (const TrainedSite& site : sites_) {
     const std::string& path = model_.sites()[size_t(site.site)].name;
     const auto found = adapter.modules.find(path);
     if (found == adapter.modules.end() || !found->second.low_rank) differs(cat("factors of '", path, "' are missing"));
     const lora::LowRank& low = *found->second.low_rank;
-    Parameter &a = parameters_[size_t(site.a)], &b = parameters_[size_t(site.b)];
-    if (low.a.rows != a.rows || low.a.cols != a.cols || low.b.rows != b.rows || low.b.cols != b.cols)
-      differs(cat("'", path, "': expected rank ", a.rows, " and sizes [", b.rows, ", ", a.cols, "], got rank ",
+    const Tensor &a = site.a, &b = site.b;
+    if (low.a.rows != a.rows() || low.a.cols != a.cols() || low.b.rows != b.rows() || low.b.cols != b.cols())
+      differs(cat("'", path, "': expected rank ", a.rows(), " and sizes [", b.rows(), ", ", a.cols(), "], got rank ",
                   low.rank(), " and [", low.b.rows, ", ", low.a.cols, "]"));
     if (low.scale != scale_) differs(cat("'", path, "': expected a scale of ", scale_, ", got ", low.scale));
-    if (low.magnitude.empty() != (site.m < 0) || !low.b_bias.empty())
-      differs(cat("'", path, "': expected ", site.m < 0 ? "LoRA" : "DoRA", " without a bias of B"));
-    a.values = low.a.values;
-    b.values = low.b.values;
-    if (site.m >= 0) parameters_[size_t(site.m)].values = low.magnitude;
+    if (low.magnitude.empty() != !site.m || !low.b_bias.empty())
+      differs(cat("'", path, "': expected ", site.m ? "DoRA" : "LoRA", " without a bias of B"));
+    values.push_back(low.a.values);
+    values.push_back(low.b.values);
+    if (site.m) values.push_back(low.magnitude);
   }
-  upload();
+  write(values);
+  check_factors(where);
 }
 
 lora::Adapter LoraParams::adapter(const std::string& name, const std::string& base) const {
@@ -186,13 +184,14 @@ lora::Adapter LoraParams::adapter(const std::string& name, const std::string& ba
   result.name = name;
   result.base = base;
   result.kind = options_.type == FineTune::dora ? lora::Kind::dora : lora::Kind::lora;
+  std::vector<std::vector<float>> values = read_values(grad_, values_of(parameters_));
   for (const TrainedSite& site : sites_) {
-    const Parameter &a = parameters_[size_t(site.a)], &b = parameters_[size_t(site.b)];
+    const size_t at = size_t(site.first);
     lora::LowRank low;
-    low.a = {a.rows, a.cols, a.values};
-    low.b = {b.rows, b.cols, b.values};
+    low.a = {site.a.rows(), site.a.cols(), std::move(values[at])};
+    low.b = {site.b.rows(), site.b.cols(), std::move(values[at + 1])};
     low.scale = scale_;
-    if (site.m >= 0) low.magnitude = parameters_[size_t(site.m)].values;
+    if (site.m) low.magnitude = std::move(values[at + 2]);
     result.modules[model_.sites()[size_t(site.site)].name].low_rank = std::move(low);
   }
   return result;

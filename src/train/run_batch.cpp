@@ -1,4 +1,4 @@
-// Binding, running, collecting.
+// Binding and running.
 #include "train/run_batch.h"
 
 #include <algorithm>
@@ -32,10 +32,7 @@ void run(const Machine& machine, LoraParams& params, const TrainBatch& from, con
   machine.backend.run({.rows = batch.rows(), .wanted = 0, .adapters = false}, [&] {
     TapePass pass(machine.backend, params, from.targets, options);
     const double loss = pass.forward(machine.model);
-    if (options.learn) {
-      pass.backward();
-      params.collect();
-    }
+    if (options.learn) pass.backward();
     then(pass, loss);
   });
 }

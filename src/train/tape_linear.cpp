@@ -17,13 +17,6 @@ Tensor TapePass::dropped(const Tensor& x, int site) const {
   return grad_.dropout(x, params_.dropout(), {.seed = options_.seed, .step = options_.step, .site = uint32_t(site)});
 }
 
-Tensor TapePass::copy(const Tensor& x) const {
-  const std::vector<float> zeros(size_t(x.rows()) * size_t(x.cols()));
-  Tensor y = backend_.upload(zeros, x.rows(), x.cols());
-  grad_.axpy(1, x, y);
-  return y;
-}
-
 void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
   const int site = term.linear->site;
   for (const FrozenTerm& frozen : params_.frozen(site)) {
@@ -32,15 +25,20 @@ void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
     grad_.gemm(frozen.scale, u, kPlain, frozen.b, kTurned, 1, y);
   }
   if (term.site == nullptr) return;
-  grad_.gemm(1, dropped(x, site), kPlain, term.site->a_device, kTurned, 0, term.u);
-  grad_.gemm(params_.scale(), term.u, kPlain, term.site->b_device, kTurned, 1, y);
+  grad_.gemm(1, dropped(x, site), kPlain, term.site->a, kTurned, 0, term.u);
+  grad_.gemm(params_.scale(), term.u, kPlain, term.site->b, kTurned, 1, y);
   if (!term.site->factor) return;
   grad_.multiply_columns(y, term.site->factor);
   term.scaled = y;
   if (!term.linear->bias) return;
-  y = copy(y);
-  const std::vector<float> ones(size_t(x.rows()), 1.0f);
-  grad_.gemm(1, backend_.upload(ones, x.rows(), 1), kPlain, term.linear->bias, kPlain, 1, y);
+  y = ops_.copy(y);
+  grad_.add_row(y, term.linear->bias);
+}
+
+/// Added as a whole, so that the sum over batches has one order whatever the product's is.
+void TapePass::add(const Tensor& gradient, const Tensor& sum) {
+  const AxpbyTerm term = {.y = sum, .x = gradient};
+  grad_.axpby({&term, 1});
 }
 
 TapePass::Input TapePass::input(const Tensor& x) const {
@@ -86,9 +84,11 @@ void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vecto
     Tensor gradient = term.needed ? take(term.y) : Tensor{};
     if (!gradient) continue;
     if (term.site != nullptr && term.site->factor) {
-      // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm, which collect() divides by m.
-      term.site->dots = grad_.column_dots(gradient, term.scaled);
-      gradient = copy(gradient);
+      // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm.
+      const Tensor dots = grad_.column_dots(gradient, term.scaled);
+      grad_.divide({&dots, 1}, {&term.site->m, 1});
+      add(dots, term.site->dm);
+      gradient = ops_.copy(gradient);
       grad_.multiply_columns(gradient, term.site->factor);
     }
     dy.push_back(std::move(gradient));
@@ -113,17 +113,19 @@ void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vecto
 
 void TapePass::site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx) {
   TrainedSite& site = *term.site;
-  Tensor t;  // scale·dy·B [rows, rank]
-  grad_.gemm(params_.scale(), dy, kPlain, site.b_device, kPlain, 0, t);
-  grad_.gemm(1, t, kTurned, dropped(x, site.site), kPlain, 0, site.da);
-  grad_.gemm(params_.scale(), dy, kTurned, term.u, kPlain, 0, site.db);
+  Tensor t, da, db;  // t = scale·dy·B [rows, rank]
+  grad_.gemm(params_.scale(), dy, kPlain, site.b, kPlain, 0, t);
+  grad_.gemm(1, t, kTurned, dropped(x, site.site), kPlain, 0, da);
+  add(da, site.da);
+  grad_.gemm(params_.scale(), dy, kTurned, term.u, kPlain, 0, db);
+  add(db, site.db);
   if (!dx) return;
   if (params_.dropout() == 0) {
-    grad_.gemm(1, t, kPlain, site.a_device, kPlain, 1, dx);
+    grad_.gemm(1, t, kPlain, site.a, kPlain, 1, dx);
     return;
   }
   Tensor through;
-  grad_.gemm(1, t, kPlain, site.a_device, kPlain, 0, through);
+  grad_.gemm(1, t, kPlain, site.a, kPlain, 0, through);
   grad_.axpy(1, dropped(through, site.site), dx);
 }
 

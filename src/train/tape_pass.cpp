@@ -8,8 +8,7 @@
 namespace bumblebee::train {
 
 TapePass::TapePass(Backend& backend, LoraParams& params, std::span<const int32_t> targets, const TapeOptions& options)
-    : backend_(backend),
-      ops_(backend.ops()),
+    : ops_(backend.ops()),
       grad_(require_grad_ops(backend)),
       params_(params),
       targets_(targets),

@@ -76,8 +76,9 @@ void check_options(const TrainOptions& o) {
 Trainer::Trainer(const TrainerInputs& inputs)
     : in_(inputs),
       options_(checked(inputs.options)),
+      grad_(require_grad_ops(inputs.machine.backend)),
       params_(make_params(in_.machine, options_)),
-      optimizer_(make_optimizer(options_.optimizer)),
+      optimizer_(make_optimizer(options_.optimizer, in_.machine.backend)),
       schedule_(options_.schedule, options_.learning_rate),
       stream_(in_.data.train, batches_of(options_, true)) {
   if (!in_.data.valid.empty() && options_.val_batches != 0)
@@ -117,6 +118,7 @@ void Trainer::note(const std::string& text) const {
 }
 
 lora::Adapter Trainer::adapter() const {
+  const std::lock_guard lock(in_.machine.compute);
   lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
   // Part of an adapter's identity, which is to be that of the files.
   adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
@@ -160,33 +162,37 @@ void Trainer::resume(const Snapshot& snapshot) {
   if (began.is_object() && !began.contains("base")) now.erase("base");  // it was not verified then
   check_identity(began, now, where);
   state_ = read_run_state(snapshot.state["run"], where);
-  std::vector<Optimizer::State> states;
-  for (Parameter& p : params_.parameters()) {
-    const auto load = [&](const std::string& part, std::vector<float>& values) {
+  std::vector<std::vector<float>> values, gradients;
+  std::vector<Optimizer::StoredState> states;
+  for (const Parameter& p : params_.parameters()) {
+    const auto load = [&](const std::string& part) -> const std::vector<float>* {
       const auto found = snapshot.tensors.find(p.name + part);
-      if (found == snapshot.tensors.end()) return false;
-      if (found->second.size() != values.size())
-        throw Error(
-            ErrorCode::bad_file, where,
-            cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
-      values = found->second;
-      return true;
+      if (found == snapshot.tensors.end()) return nullptr;
+      if (found->second.size() != p.size())
+        throw Error(ErrorCode::bad_file, where,
+                    cat("tensor '", found->first, "': expected ", p.size(), " values, got ", found->second.size()));
+      return &found->second;
     };
-    if (!load("#value", p.values))
-      throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
-    if (!load("#gradient", p.gradient)) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
+    const std::vector<float>* value = load("#value");
+    if (value == nullptr) throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
+    values.push_back(*value);
+    if (const std::vector<float>* gradient = load("#gradient")) gradients.push_back(*gradient);
     const std::string prefix = p.name + "#state.";
-    Optimizer::State state;
+    Optimizer::StoredState state;
     for (auto at = snapshot.tensors.lower_bound(prefix); at != snapshot.tensors.end() && at->first.starts_with(prefix);
          ++at)
       state[at->first.substr(prefix.size())] = at->second;
     states.push_back(std::move(state));
   }
+  if (gradients.size() != (state_.accumulated > 0 ? values.size() : 0))
+    throw Error(ErrorCode::bad_file, where,
+                cat("gradients: expected ", state_.accumulated > 0 ? values.size() : 0, ", got ", gradients.size()));
   if (state_.updates == 0) states.clear();
-  optimizer_->restore(uint64_t(state_.updates), std::move(states), params_.parameters(), where);
   {
     const std::lock_guard lock(in_.machine.compute);
-    params_.upload();
+    optimizer_->restore(uint64_t(state_.updates), states, params_.parameters(), where);
+    params_.write(values);
+    if (!gradients.empty()) write_values(grad_, gradients, gradients_of(params_.parameters()));
   }
   stream_.seek(state_.cursor);
   if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
@@ -197,14 +203,22 @@ Snapshot Trainer::snapshot() const {
   Snapshot snapshot;
   snapshot.iteration = state_.iteration;
   snapshot.state = {{"version", 1}, {"options", identity_}, {"run", to_json(state_)}};
+  std::vector<std::string> names;
+  std::vector<Tensor> tensors;
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    names.push_back(name);
+    tensors.push_back(tensor);
+  };
   const std::vector<Parameter>& parameters = params_.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
-    snapshot.tensors[parameters[i].name + "#value"] = parameters[i].values;
-    if (state_.accumulated > 0) snapshot.tensors[parameters[i].name + "#gradient"] = parameters[i].gradient;
+    add(parameters[i].name + "#value", parameters[i].value);
+    if (state_.accumulated > 0) add(parameters[i].name + "#gradient", parameters[i].gradient);
     if (optimizer_->states().empty()) continue;
-    for (const auto& [name, values] : optimizer_->states()[i])
-      snapshot.tensors[parameters[i].name + "#state." + name] = values;
+    for (const auto& [name, tensor] : optimizer_->states()[i]) add(parameters[i].name + "#state." + name, tensor);
   }
+  const std::lock_guard lock(in_.machine.compute);
+  std::vector<std::vector<float>> values = read_values(grad_, tensors);
+  for (size_t i = 0; i < names.size(); ++i) snapshot.tensors[names[i]] = std::move(values[i]);
   return snapshot;
 }
 
@@ -275,20 +289,19 @@ bool Trainer::validate() {
 }
 
 void Trainer::update(const TrainBatch& batch) {
-  scale_gradients(params_.parameters(), float(1 / double(state_.accumulated)));
-  const double norm = clip_gradients(params_.parameters(), options_.max_grad_norm);
+  const std::lock_guard lock(in_.machine.compute);
+  std::vector<Parameter>& parameters = params_.parameters();
+  scale_gradients(grad_, parameters, float(1 / double(state_.accumulated)));
+  const double norm = clip_gradients(grad_, parameters, options_.max_grad_norm);
   if (!std::isfinite(norm)) {
     throw Error(ErrorCode::bad_config, "train",
                 cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch),
                     ": gradient: expected finite numbers, got a norm of ", norm));
   }
   const float rate = schedule_.rate(uint64_t(state_.updates));
-  optimizer_->update(params_.parameters(), rate);
-  params_.zero_gradients();
-  {
-    const std::lock_guard lock(in_.machine.compute);
-    params_.upload();
-  }
+  optimizer_->update(parameters, rate);
+  clear_gradients(grad_, parameters);
+  params_.refresh();
   state_.accumulated = 0;
   state_.learning_rate = double(rate);
   state_.gradient_norm = norm;

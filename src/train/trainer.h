@@ -73,6 +73,7 @@ class Trainer {
 
   const TrainerInputs& in_;
   const TrainOptions& options_;
+  GradOps& grad_;
   LoraParams params_;
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
