@@ -24,8 +24,9 @@ ALLOWED = {
     "models": ["nn"] + BELOW_NN,
     "lora": ["nn", "io"] + BELOW_NN,
     "engine": BELOW_ENGINE,
-    "train": BELOW_ENGINE,
-    "api": ["engine", "train"] + BELOW_ENGINE,
+    "dataset": ["text", "io", "quant", "tensor", "base", "error", "public"],
+    "train": ["dataset"] + BELOW_ENGINE,
+    "api": ["engine", "train", "dataset"] + BELOW_ENGINE,
     "serve": ["public", "base", "error"],
     "apps": ["public", "error"],
 }

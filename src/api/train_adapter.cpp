@@ -9,26 +9,27 @@
 
 #include "base/error.h"
 #include "bumblebee/text.h"
+#include "dataset/data_reader.h"
 #include "engine/adapter_state.h"
 #include "engine/model_state.h"
 #include "engine/tokenizer_state.h"
 #include "lora/fit.h"
-#include "train/data_reader.h"
 #include "train/estimate.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
 namespace {
 
-train::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options, bool train) {
+dataset::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
+                            bool train) {
   std::optional<txt::ChatTemplate> chat;
   if (tokenizer.has_chat_template()) chat = tokenizer.state()->chat_template();
-  return train::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
-                          {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
+  return dataset::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
+                            {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
 }
 
-train::Splits fitting(train::Splits splits, const ModelInfo& info, const TrainOptions& options) {
-  for (const train::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
+dataset::Splits fitting(dataset::Splits splits, const ModelInfo& info, const TrainOptions& options) {
+  for (const dataset::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
     const int longest = std::min(split->longest, options.max_seq_length);
     if (longest <= info.context) continue;
     throw Error(ErrorCode::bad_request, split->name,
@@ -124,7 +125,7 @@ class Session {
 
  private:
   engine::ModelState& state_;
-  train::Splits splits_;
+  dataset::Splits splits_;
   std::vector<lora::Adapter> fitted_;
   std::optional<Sampler> sampler_;
   train::TrainerInputs inputs_;
@@ -166,7 +167,7 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
 
 double test_loss(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
                  const std::vector<WeightedAdapter>& adapters) {
-  const train::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
+  const dataset::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
   train::BatchStream stream(splits.test, {.batch_size = options.batch_size,
                                           .max_seq_length = options.max_seq_length,
                                           .seed = options.seed,

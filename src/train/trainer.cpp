@@ -99,7 +99,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   plan_.rows = in_.data.train.size();
   plan_.valid_rows = in_.data.valid.size();
   plan_.test_rows = in_.data.test.size();
-  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     plan_.truncated_rows += split->truncated;
     plan_.longest_row = std::max(plan_.longest_row, split->longest);
   }
@@ -142,7 +142,7 @@ void Trainer::begin() {
     }
   }
   plan_.first_iteration = state_.iteration + 1;
-  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     if (split->truncated > 0)
       note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
                options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));

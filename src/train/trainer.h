@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "dataset/dataset.h"
 #include "train/checkpoint.h"
-#include "train/dataset.h"
 #include "train/optimizer.h"
 #include "train/run_batch.h"
 #include "train/run_state.h"
@@ -27,7 +27,7 @@ struct FrozenAdapter {
 
 struct TrainerInputs {
   Machine machine;
-  const Splits& data;
+  const dataset::Splits& data;
   const TrainOptions& options;
   std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
   std::string precision;                 // of the device: another one gives other bits

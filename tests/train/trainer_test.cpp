@@ -241,7 +241,7 @@ TEST(Trainer, StopsEarlyAndKeepsTheBest) {
   world.data.valid.rows.clear();
   testing_support::Random random(4);
   for (int i = 0; i < 6; ++i) {
-    DataRow row;
+    dataset::DataRow row;
     for (int k = 0; k < 8; ++k) row.tokens.push_back(random.integer(0, world.tiny.vocab - 1));
     world.data.valid.rows.push_back(row);
   }

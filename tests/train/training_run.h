@@ -16,13 +16,13 @@
 namespace bumblebee::train {
 
 /// Rows that a small model can learn: each counts on from its first token.
-inline Dataset counting_rows(const std::string& name, int rows, int vocab, uint64_t seed) {
-  Dataset data;
+inline dataset::Dataset counting_rows(const std::string& name, int rows, int vocab, uint64_t seed) {
+  dataset::Dataset data;
   data.name = name;
-  data.format = DataFormat::text;
+  data.format = dataset::DataFormat::text;
   testing_support::Random random(seed);
   for (int i = 0; i < rows; ++i) {
-    DataRow row;
+    dataset::DataRow row;
     row.line = i + 1;
     const int first = random.integer(0, vocab - 1), length = random.integer(4, 12);
     for (int k = 0; k < length; ++k) row.tokens.push_back(int32_t((first + k) % vocab));
@@ -63,7 +63,7 @@ class World {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<nn::Model> model;
   std::mutex compute;
-  Splits data;
+  dataset::Splits data;
 };
 
 inline TrainOptions small_run(const std::filesystem::path& directory) {

@@ -1,5 +1,5 @@
-// Steps of optimizers: loops around update_math.h. Tensors hold doubles, which are read and written as the f32 that they
-// stand for.
+// Steps of optimizers: loops around update_math.h. Tensors hold doubles, which are read and written as the f32 that
+// they stand for.
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_tensor.h"

@@ -135,7 +135,8 @@ class AdamCase final : public ListCase {
 /// Operands: g, what its moments were made from, and moments by rows and columns, or whole for vectors.
 class AdafactorCase final : public OpCase {
  public:
-  AdafactorCase(const std::string& variant, const Shapes& shapes, float beta) : OpCase("adafactor", variant), beta_(beta) {
+  AdafactorCase(const std::string& variant, const Shapes& shapes, float beta)
+      : OpCase("adafactor", variant), beta_(beta) {
     Random random(seed_of(name()));
     for (const Shape& s : shapes) {
       One one{random_rows(random, s.rows, s.cols), {}, {1, s.cols, random.normals(size_t(s.cols), 1)}};
@@ -204,10 +205,11 @@ class OrthogonalizeCase final : public ListCase {
   OrthogonalizeCase(const std::string& variant, const Shapes& shapes, int steps)
       : ListCase("orthogonalize", variant, shapes, 1), steps_(steps) {}
 
-  /// A step takes a singular value s to 3.4445·s - 4.775·s³ + 2.0315·s⁵, at most 1.14 and with a slope of at most 3.4445.
-  /// Elements that are rounded the other way, by 2u of themselves, are errors of 2u·1.3·sqrt(n) in x·xᵀ, hence of
-  /// 26u·sqrt(n) in the polynomial, beside 6u·sqrt(n) of its own; that times 1.14 and another 2u: 40u·sqrt(n) in x, of
-  /// which every later step makes 3.4445 times as much. The length at the beginning is off by 2u, a quotient by 2u.
+  /// A step takes a singular value s to 3.4445·s - 4.775·s³ + 2.0315·s⁵, at most 1.14 and with a slope of at
+  /// most 3.4445. Elements that are rounded the other way, by 2u of themselves, are errors of 2u·1.3·sqrt(n) in x·xᵀ,
+  /// hence of 26u·sqrt(n) in the polynomial, beside 6u·sqrt(n) of its own; that times 1.14 and another 2u: 40u·sqrt(n)
+  /// in x, of which every later step makes 3.4445 times as much. The length at the beginning is off by 2u, a quotient
+  /// by 2u.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<std::vector<double>> bounds;
     for (const Output& output : reference) {

@@ -7,7 +7,7 @@
 
 #include "base/rng.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 /// What is shuffled, so that no two uses of one seed share their numbers.
 enum class ShuffleOf : uint64_t { batches = 0x6261746368, packs = 0x7061636B73, posts = 0x706F737473 };
@@ -23,4 +23,4 @@ void shuffle(std::vector<T>& list, uint64_t seed, uint64_t epoch, ShuffleOf use)
   }
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

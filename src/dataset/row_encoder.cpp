@@ -1,11 +1,11 @@
 // Checks a row, renders it and finds its mask.
-#include "train/row_encoder.h"
+#include "dataset/row_encoder.h"
 
 #include <algorithm>
 
 #include "base/error.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 [[noreturn]] void broken(std::string_view where, const std::string& what) {
@@ -147,4 +147,4 @@ int32_t RowEncoder::content_begin(const OrderedJson& messages, const std::string
   return int32_t(std::mismatch(changed.begin(), changed.end(), tokens.begin(), tokens.end()).first - changed.begin());
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

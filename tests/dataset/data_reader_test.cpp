@@ -1,5 +1,5 @@
 // Data files: which format a file has, what a broken row says, what is cut or left out.
-#include "train/data_reader.h"
+#include "dataset/data_reader.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "tests/train/data_tokenizer.h"
+#include "tests/dataset/data_tokenizer.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 class DataReader : public ::testing::Test {
@@ -204,4 +204,4 @@ TEST_F(DataReader, WithoutATemplateOnlyTextIsLearned) {
 }
 
 }  // namespace
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 struct DataRow {
   std::vector<int32_t> tokens;  // at least 2, at most max_seq_length
@@ -42,4 +42,4 @@ struct Splits {
   Dataset train, valid, test;
 };
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 struct CsvRecord {
   int64_t line = 0;  // where it begins, from 1
@@ -18,4 +18,4 @@ struct CsvRecord {
 /// first.
 std::vector<CsvRecord> parse_csv(std::string_view text, std::string_view where);
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "bumblebee/train.h"
+#include "dataset/dataset.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
-#include "train/dataset.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 struct ReadOptions {
   int max_seq_length = 2048;  // tokens of a row, target of the last input included; longer ones are truncated
@@ -23,4 +23,4 @@ struct ReadOptions {
 Splits read_data(const TrainData& data, const txt::Tokenizer& tokenizer, const txt::ChatTemplate* chat,
                  const ReadOptions& options);
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -1,11 +1,11 @@
 // RFC 4180, and what is refused with its line.
-#include "train/csv.h"
+#include "dataset/csv.h"
 
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 using Fields = std::vector<std::vector<std::string>>;
@@ -55,4 +55,4 @@ TEST(Csv, BrokenFilesNameTheLine) {
 }
 
 }  // namespace
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -7,11 +7,11 @@
 
 #include "base/json.h"
 #include "bumblebee/train.h"
+#include "dataset/dataset.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
-#include "train/dataset.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 class RowEncoder {
  public:
@@ -42,4 +42,4 @@ class RowEncoder {
   const txt::ChatTemplate* chat_;
 };
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -1,5 +1,5 @@
 // One small reader per format, over the mapped bytes.
-#include "train/post_reader.h"
+#include "dataset/post_reader.h"
 
 #include <algorithm>
 
@@ -7,9 +7,9 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
-#include "train/csv.h"
+#include "dataset/csv.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 constexpr JsonLimits kLimits = {.bytes = size_t{1} << 30, .depth = 64};
@@ -173,4 +173,4 @@ PostFile read_posts(const std::filesystem::path& path, const PrepareOptions& opt
   return parse_posts(bytes, format_of(path, bytes, options), path.string(), options);
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

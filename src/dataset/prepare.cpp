@@ -1,5 +1,5 @@
 // Reads, filters, shuffles by counters, splits, writes.
-#include "train/prepare.h"
+#include "dataset/prepare.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +8,9 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "dataset/post_reader.h"
+#include "dataset/shuffle.h"
 #include "io/atomic_file.h"
-#include "train/post_reader.h"
-#include "train/shuffle.h"
 
 namespace bumblebee {
 
@@ -28,7 +28,7 @@ const char* to_string(PostFormat format) {
 
 }  // namespace bumblebee
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 namespace fs = std::filesystem;
@@ -168,4 +168,4 @@ PrepareResult prepare(const std::vector<fs::path>& sources, const fs::path& dire
   return result;
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

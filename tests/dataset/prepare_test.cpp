@@ -1,5 +1,5 @@
 // Texts of every format, what is left out, and splits that share nothing.
-#include "train/prepare.h"
+#include "dataset/prepare.h"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "train/post_reader.h"
+#include "dataset/post_reader.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 namespace fs = std::filesystem;
@@ -238,4 +238,4 @@ TEST_F(Prepare, OptionsOutOfRangeAreNamed) {
 }
 
 }  // namespace
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

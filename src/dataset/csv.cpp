@@ -1,9 +1,9 @@
 // One pass over the bytes.
-#include "train/csv.h"
+#include "dataset/csv.h"
 
 #include "base/error.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 class CsvParser {
@@ -85,4 +85,4 @@ std::vector<CsvRecord> parse_csv(std::string_view text, std::string_view where) 
   return CsvParser(text, where).parse();
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

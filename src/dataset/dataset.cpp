@@ -1,12 +1,12 @@
 // Sums over a split, and its identity.
-#include "train/dataset.h"
+#include "dataset/dataset.h"
 
 #include <bit>
 
 #include "base/blake2b.h"
 #include "base/error.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 const char* to_string(DataFormat format) {
   switch (format) {
@@ -48,4 +48,4 @@ std::string Dataset::hash() const {
 
 std::string Dataset::where(int64_t index) const { return cat(name, ":", rows[size_t(index)].line); }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

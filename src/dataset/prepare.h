@@ -8,7 +8,7 @@
 
 #include "bumblebee/prepare.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 /// Tokens of a row (JSON of a chat).
 using CountTokens = std::function<int64_t(const std::string& row)>;
@@ -17,4 +17,4 @@ using CountTokens = std::function<int64_t(const std::string& row)>;
 PrepareResult prepare(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& directory,
                       const PrepareOptions& options, const CountTokens& count);
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -1,14 +1,14 @@
 // Lines of JSONL files, or rows in memory, through the encoder; truncation and what it leaves.
-#include "train/data_reader.h"
+#include "dataset/data_reader.h"
 
 #include <algorithm>
 #include <filesystem>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
-#include "train/row_encoder.h"
+#include "dataset/row_encoder.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 namespace {
 
 namespace fs = std::filesystem;
@@ -117,4 +117,4 @@ Splits read_data(const TrainData& data, const txt::Tokenizer& tokenizer, const t
   return out;
 }
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset

@@ -9,7 +9,7 @@
 
 #include "bumblebee/prepare.h"
 
-namespace bumblebee::train {
+namespace bumblebee::dataset {
 
 struct Post {
   std::string text;  // UTF-8, without white space around it; may be empty
@@ -29,4 +29,4 @@ PostFile parse_posts(std::string_view bytes, PostFormat format, std::string_view
 /// What `automatic` stands for.
 PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, const PrepareOptions& options);
 
-}  // namespace bumblebee::train
+}  // namespace bumblebee::dataset
