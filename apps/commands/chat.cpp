@@ -86,7 +86,7 @@ class Conversation {
     OutJson list = OutJson::array();
     for (const Message& message : messages_) list.push_back({{"role", message.role}, {"content", message.content}});
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
-    out << OutJson{{"messages", list}}.dump(2, ' ', false, OutJson::error_handler_t::replace) << '\n';
+    out << OutJson{{"messages", list}}.dump(2) << '\n';
     out.close();
     if (!out) throw Error(ErrorCode::bad_file, path, "cannot write the conversation");
     note("[saved to " + path + "]");
@@ -226,9 +226,9 @@ int run(const ChatVerbFlags& flags) {
 
 }  // namespace
 
-void add_chat(CLI::App& app, Session& session) {
+void add_chat(Parser& app, Session& session) {
   auto flags = std::make_shared<ChatVerbFlags>();
-  CLI::App* verb = add_verb(app, {"chat", "Talk with a model"});
+  Parser* verb = add_verb(app, {"chat", "Talk with a model"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);

@@ -137,9 +137,9 @@ int run(const DoctorFlags& flags) {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Session& session) {
+void add_doctor(Parser& app, Session& session) {
   auto flags = std::make_shared<DoctorFlags>();
-  CLI::App* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"});
+  Parser* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"});
   verb->add_option("-t,--threads", flags->threads,
                    "Threads to plan and to measure the bandwidth with (default 0: one per core)")
       ->option_text("N")

@@ -26,11 +26,10 @@ struct GenerateFlags {
   bool parse_control_tokens = false;
   int ctx_size = 0;
   const Session* session = nullptr;
-  const CLI::Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr,
-                    *positional_option = nullptr;
+  const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr;
 };
 
-std::string prompt_text(const GenerateFlags& flags, const CLI::Option* chosen) {
+std::string prompt_text(const GenerateFlags& flags, const Option* chosen) {
   if (chosen == flags.file_option && chosen) return read_input(flags.file);
   if (!chosen) {
     if (::isatty(STDIN_FILENO) == 1)
@@ -42,7 +41,7 @@ std::string prompt_text(const GenerateFlags& flags, const CLI::Option* chosen) {
 }
 
 text::Input make_input(const GenerateFlags& flags) {
-  const CLI::Option* chosen =
+  const Option* chosen =
       exclusive(*flags.session, {flags.prompt_option, flags.file_option, flags.tokens_option, flags.positional_option});
   text::Input input;
   bool as_is = flags.raw || chosen == flags.tokens_option;
@@ -113,10 +112,10 @@ int run(const GenerateFlags& flags) {
 
 }  // namespace
 
-void add_generate(CLI::App& app, Session& session) {
+void add_generate(Parser& app, Session& session) {
   auto flags = std::make_shared<GenerateFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"generate", "Answer one prompt"});
+  Parser* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
   flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
   add_model_flags(*verb, flags->model);

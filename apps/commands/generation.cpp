@@ -8,7 +8,7 @@
 
 namespace bumblebee::cli {
 
-CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size) {
+Option* add_ctx_flag(Parser& verb, int& ctx_size) {
   return verb
       .add_option("-c,--ctx-size", ctx_size, "Tokens of prompt and answer together (default 0: the model's context)")
       ->option_text("N")

@@ -26,7 +26,7 @@ struct ServingFlags {
   int ctx_size = 0;
 };
 
-CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size);
+Option* add_ctx_flag(Parser& verb, int& ctx_size);
 
 /// Reads small files first, so that a missing tokenizer is reported before gigabytes of weights are loaded.
 ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common);

@@ -23,7 +23,7 @@ struct InfoFlags {
   int ctx_size = 0;
   std::string kv_type = "auto";
   const Session* session = nullptr;
-  const CLI::Option *model_option = nullptr, *directory_option = nullptr;
+  const Option *model_option = nullptr, *directory_option = nullptr;
 };
 
 struct Memory {
@@ -120,7 +120,7 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
 }
 
 int run(const InfoFlags& flags) {
-  const CLI::Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
+  const Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
   const Repository place = source(name, flags.common);
   if (const std::filesystem::path directory = place.directory(); is_adapter_directory(directory)) {
@@ -143,10 +143,10 @@ int run(const InfoFlags& flags) {
 
 }  // namespace
 
-void add_info(CLI::App& app, Session& session) {
+void add_info(Parser& app, Session& session) {
   auto flags = std::make_shared<InfoFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
+  Parser* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
   verb->alias("show");
   flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m, or an adapter");
   flags->model_option = add_model_flag(*verb, flags->model);
