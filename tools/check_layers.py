@@ -8,7 +8,7 @@ import sys
 
 MAX_LINES = 700
 
-# layer -> layers it may include besides itself. "public" is include/bumblebee, "error" is include/bumblebee/error.h alone.
+# layer -> layers it may include besides itself. "public" is include/bumblebee, "error" of it error.h and log.h alone.
 BELOW_NN = ["backend", "quant", "tensor", "base", "error"]
 BELOW_ENGINE = ["models", "lora", "text", "hub", "io", "nn"] + BELOW_NN + ["public"]
 ALLOWED = {
@@ -67,7 +67,7 @@ def layer_of(path):
 
 def layer_of_include(path, target, root):
     """The layer an #include leads to. Includes are relative to src/ or include/ (in apps/ to apps/), or to the including file's folder."""
-    if target == "bumblebee/error.h":
+    if target in ("bumblebee/error.h", "bumblebee/log.h"):
         return "error"
     if target.startswith("bumblebee/"):
         return "public"
