@@ -1,6 +1,8 @@
 // prepare_data(): the reader of texts with a loaded tokenizer, which is the engine's, to count with.
 #include "train/prepare.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/json.h"
 #include "bumblebee/train.h"
 #include "engine/tokenizer_state.h"

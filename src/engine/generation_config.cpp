@@ -3,6 +3,8 @@
 // alone.
 #include "bumblebee/generation_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 
 #include "base/error.h"

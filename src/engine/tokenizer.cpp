@@ -1,6 +1,8 @@
 // The public tokenizer: a handle over the text layer, with messages turned into the JSON that templates see.
 #include "bumblebee/tokenizer.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "base/json.h"
 #include "engine/tokenizer_state.h"

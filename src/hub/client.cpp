@@ -1,6 +1,8 @@
 // Requests to the API, and what each refusal means for a person.
 #include "hub/client.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 
 #include "hub/names.h"

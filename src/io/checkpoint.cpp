@@ -2,6 +2,8 @@
 // disagree.
 #include "io/checkpoint.h"
 
+#include <nlohmann/json.hpp>
+
 #include <sys/mman.h>
 #include <unistd.h>
 

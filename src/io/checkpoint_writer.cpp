@@ -1,6 +1,8 @@
 // Shards are planned first, because their names carry their number.
 #include "io/checkpoint_writer.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cstdio>
 
 #include "base/error.h"

@@ -2,6 +2,8 @@
 // assumed.
 #include "io/gguf_convert.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -1,6 +1,8 @@
 // A plan per module or lone tensor, then one pass over the data.
 #include "io/quantize_checkpoint.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <set>
 

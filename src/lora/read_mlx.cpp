@@ -1,5 +1,7 @@
 // mlx-lm's adapters: factors transposed to PyTorch's orientation, one scale for all modules, used as it stands.
 // Source: mlx_lm/tuner/{lora,dora,utils}.py and its history.
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <set>

@@ -1,6 +1,8 @@
 // Reading what an adapter file holds, and refusing what no module could use.
 #include "lora/tensor_set.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 #include <set>
 
@@ -158,7 +160,7 @@ AdapterConfig AdapterConfig::parse(std::string_view text, std::string where) {
   AdapterConfig config;
   config.where = std::move(where);
   config.json = parse_json(text, config.where, limits);
-  if (!config.json.is_object()) {
+  if (!config.json->is_object()) {
     throw Error(ErrorCode::bad_config, config.where, cat("expected an object, got ", brief(config.json)));
   }
   config.ordered = parse_ordered_json(text, config.where, limits);
@@ -175,8 +177,8 @@ AdapterConfig AdapterConfig::open(const std::filesystem::path& directory) {
 }
 
 const Json* AdapterConfig::find(const char* key) const {
-  const auto it = json.find(key);
-  return it == json.end() || it->is_null() ? nullptr : &*it;
+  const auto it = json->find(key);
+  return it == json->end() || it->is_null() ? nullptr : &*it;
 }
 
 bool is_off(const Json& value) {

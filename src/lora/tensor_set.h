@@ -73,8 +73,8 @@ void check_cost(const std::map<std::string, ModuleTensors>& modules, size_t step
 /// adapter_config.json.
 struct AdapterConfig {
   std::string where;  // the file
-  Json json;
-  OrderedJson ordered;  // the same: patterns are tried in the file's order
+  Kept<Json> json;
+  Kept<OrderedJson> ordered;  // the same: patterns are tried in the file's order
 
   static AdapterConfig parse(std::string_view text, std::string where);
   /// Throws Error(bad_file, bad_config).

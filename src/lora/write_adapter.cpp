@@ -1,6 +1,8 @@
 // What must hold before either format is written.
 #include "lora/write_adapter.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 
 #include "base/error.h"

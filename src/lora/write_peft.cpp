@@ -1,6 +1,8 @@
 // PEFT's format: ranks and alphas that differ become patterns of whole paths; targets are names where every layer has
 // them, else whole paths.
 #include "base/error.h"
+
+#include <nlohmann/json.hpp>
 #include "lora/writers.h"
 
 namespace bumblebee::lora {

@@ -1,6 +1,8 @@
 // Reads and checks what all decoder configs have in common.
 #include "models/config_reader.h"
 
+#include <nlohmann/json.hpp>
+
 #include <array>
 
 #include "base/error.h"

@@ -1,6 +1,8 @@
 // Inverse frequencies per rope type.
 #include "nn/rope.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>

@@ -1,6 +1,8 @@
 // Tokenizer over the C ABI of hf/: loading, limits, and ids as the rest of the program counts them (int32_t).
 #include "text/tokenizer.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <unordered_set>
 

@@ -1,6 +1,8 @@
 // Reads the sidecar files of a tokenizer, in the order of precedence that transformers uses.
 #include "text/tokenizer_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <array>
 

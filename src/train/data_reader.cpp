@@ -1,6 +1,8 @@
 // Lines of JSONL files, or rows in memory, through the encoder; truncation and what it leaves.
 #include "train/data_reader.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <filesystem>
 

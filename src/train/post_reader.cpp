@@ -1,6 +1,8 @@
 // One small reader per format, over the mapped bytes.
 #include "train/post_reader.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 
 #include "base/error.h"

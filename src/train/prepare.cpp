@@ -1,6 +1,8 @@
 // Reads, filters, shuffles by counters, splits, writes.
 #include "train/prepare.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <unordered_set>

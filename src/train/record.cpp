@@ -1,4 +1,6 @@
 // Turns callbacks into lines, and lines into the page.
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 #include <cstdio>
 #include <ctime>

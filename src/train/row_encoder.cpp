@@ -1,6 +1,8 @@
 // Checks a row, renders it and finds its mask.
 #include "train/row_encoder.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 
 #include "base/error.h"
