@@ -2,6 +2,7 @@
 #include "engine/sampler.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <limits>

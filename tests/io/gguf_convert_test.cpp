@@ -2,6 +2,8 @@
 // included.
 #include "io/gguf_convert.h"
 
+#include <nlohmann/json.hpp>
+
 #include "io/checkpoint.h"
 #include "io/gguf_model.h"
 #include "tests/io/files.h"

@@ -2,6 +2,7 @@
 // float64 logits that both projects agree on (tools/goldens/adapters.py). What run-time application gives is held to
 // the same files in the engine's tests.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <filesystem>

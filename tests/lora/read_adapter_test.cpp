@@ -2,6 +2,7 @@
 #include "lora/read_adapter.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 

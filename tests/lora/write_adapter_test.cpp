@@ -3,6 +3,7 @@
 #include "lora/write_adapter.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "lora/dense.h"
 #include "tests/lora/adapter_files.h"

@@ -2,6 +2,7 @@
 // tools/goldens/models.py and widths.py ran transformers wholly in float64. A failure names the first operation that
 // diverged.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,7 @@
 // Strict loading: a model gets every tensor it needs in the right shape and nothing else, or an error that names the
 // tensor.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "tests/models/running.h"

@@ -1,6 +1,8 @@
 // A minimal safetensors reader: header, then views into the file's bytes.
 #include "tests/support/golden_file.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cstring>
 #include <stdexcept>
 

@@ -1,5 +1,6 @@
 // Rows and batches beside mlx-lm's (tools/goldens/train_data.py): ids, masks, which rows share a batch, what is scored.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 

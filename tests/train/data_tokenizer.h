@@ -1,6 +1,8 @@
 // The tokenizer of the tests' tiny model, with <think> and </think> added as ordinary tokens, and templates for it.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <string>
 

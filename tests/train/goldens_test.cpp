@@ -1,6 +1,7 @@
 // Ten losses and the first gradients against mlx-lm's trainer and against transformers with peft in float64
 // (tools/goldens/training.py): rows, order, factors and optimizer are the golden's.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 

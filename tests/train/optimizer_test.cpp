@@ -2,6 +2,7 @@
 #include "train/optimizer.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 

@@ -2,6 +2,7 @@
 #include "train/prepare.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cstdlib>
 #include <fstream>
