@@ -7,6 +7,7 @@
 #include "bumblebee/error.h"
 #include "bumblebee/generation_config.h"
 #include "bumblebee/hub.h"
+#include "bumblebee/log.h"
 #include "bumblebee/model.h"
 #include "bumblebee/prepare.h"
 #include "bumblebee/repository.h"
