@@ -28,40 +28,27 @@ BB_INLINE void each_row(const TileRows& rows, size_t offset, const Body& body) {
   });
 }
 
-/// Codes of a row that one transposition takes: a cache line where codes can be used as they lie.
-template <int BITS>
-inline constexpr int kLineCodes = BITS == 4 ? kLine : 64;
+/// Inputs of a row that one transposition takes: a cache line where codes can be used as they lie.
+inline int line_inputs(int bits) { return bits == 4 ? NibbleCodes::kLineInputs : ByteCodes<false>::kLineInputs; }
 
-/// t[i] = the i-th four bytes of codes k.. of all sixteen rows; `left` codes of the row are left.
-template <int BITS>
-BB_INLINE void load_line(const TileRows& rows, int k, int left, I16 (&t)[16]) {
-  if constexpr (BITS == 4 || BITS == 8) {
-    const size_t offset = size_t(k) * BITS / 8;
-    if (rows.full && left >= kLineCodes<BITS>) {
-      each_row(
-          rows, offset, [&](auto i, const uint8_t* p) __attribute__((always_inline)) { t[i] = load_int(p); });
-    } else if (left >= kLineCodes<BITS>) {
-      for (int i = 0; i < 16; ++i) t[i] = load_int(rows.at(i) + offset);
-    } else {
-      for (int i = 0; i < 16; ++i) t[i] = load_int_n(rows.at(i) + offset, left * BITS / 8);
-    }
-  } else {
+/// t[i] = the i-th four bytes of the line of codes from input k on, of all sixteen rows; `left` inputs are left.
+BB_INLINE void load_line(const TileRows& rows, int bits, int k, int left, I16 (&t)[16]) {
+  const size_t offset = size_t(k) * size_t(bits) / 8;
+  if (!used_as_they_lie(bits)) {
+    alignas(64) uint8_t q[16][64];
     const int count = left < 64 ? left : 64;
-    for (int i = 0; i < 16; ++i) {
-      alignas(64) uint8_t q[64] = {};
-      for (int j = 0; j < count; j += 16) store_codes<BITS>(q + j, rows.at(i) + size_t(k + j) * BITS / 8);
-      t[i] = load_int(q);
-    }
+    if (count < 64) __builtin_memset(q, 0, sizeof q);
+    for (int i = 0; i < 16; ++i) unpack_codes(rows.at(i) + offset, bits, count, q[i]);
+    unroll<16>(BB_BODY(i) { t[i] = load_int(q[i]); });
+  } else if (left < line_inputs(bits)) {
+    for (int i = 0; i < 16; ++i) t[i] = load_int_n(rows.at(i) + offset, left * bits / 8);
+  } else if (rows.full) {
+    each_row(
+        rows, offset, [&](auto i, const uint8_t* p) __attribute__((always_inline)) { t[i] = load_int(p); });
+  } else {
+    for (int i = 0; i < 16; ++i) t[i] = load_int(rows.at(i) + offset);
   }
   transpose(t);
-}
-
-/// Step s of unit u of a line: four codes of each row, in the order of QuantLayout.
-template <int BITS, int UNIT>
-BB_INLINE I16 line_step(const I16 (&t)[16], int u, int s) {
-  constexpr int kHalf = UNIT / 8;
-  if constexpr (BITS == 4) return s < kHalf ? low_nibbles(t[u * kHalf + s]) : high_nibbles(t[u * kHalf + s - kHalf]);
-  return t[u * 2 * kHalf + s];
 }
 
 /// out[STRIDE·g + lane] = the scale (or bias) of group g0 + g of row `lane`, g < count <= 16.
@@ -90,17 +77,6 @@ inline void load_scale_lanes(const uint8_t* p, Element element, const WeightRows
     for (int g = 0; g < count; ++g) store_int(out + STRIDE * g, t[g]);
   }
 }
-
-template <bool WIDE>
-struct DotChoice {
-  using Type = Dot;
-};
-template <>
-struct DotChoice<true> {
-  using Type = WideDot;
-};
-template <int BITS>
-using DotOf = typename DotChoice<(BITS > 4)>::Type;
 
 /// A round's low and high digits, of rows of x that are `stride` apart.
 struct RowDigits {

@@ -37,15 +37,26 @@ struct PanelAhead {
   }
 };
 
-/// Decodes the line of inputs from k on, of rows n..n+15 (below last), to `out`.
-template <int BITS, int UNIT>
-inline void decode_line(const TileRows& rows, int k, int left, uint8_t* out) {
+/// Decodes the line of inputs from k on, of rows n..n+15 (below last), to `out`: steps of four inputs, in the order of
+/// QuantLayout.
+[[gnu::noinline]] inline void decode_line(const TileRows& rows, int bits, int unit, int k, int left, uint8_t* out) {
   I16 t[16];
-  load_line<BITS>(rows, k, left, t);
-  unroll<kLineCodes<BITS> / UNIT>(BB_BODY(u) {
-    uint8_t* to = out + u * Panel::kUnitCodes;
-    unroll<UNIT / 4>(BB_BODY(s) { store_int(to + 64 * s, line_step<BITS, UNIT>(t, u, s)); });
-  });
+  load_line(rows, bits, k, left, t);
+  if (bits == 4) {
+    const size_t half = size_t(8) * size_t(unit);  // bytes of a unit's even inputs
+    const size_t second = unit == 32 ? Panel::kUnitCodes : 256;
+    unroll<4>(BB_BODY(q) {
+      uint8_t* to = out + (unit == 32 ? q * Panel::kUnitCodes : q / 2 * Panel::kUnitCodes + q % 2 * second);
+      unroll<4>(BB_BODY(i) {
+        store_int(to + 64 * i, NibbleCodes::low(t[4 * q + i]));
+        store_int(to + half + 64 * i, NibbleCodes::high(t[4 * q + i]));
+      });
+    });
+  } else {
+    uint8_t* const second = out + (unit == 32 ? Panel::kUnitCodes : 512);
+    unroll<8>(BB_BODY(i) { store_int(out + 64 * i, t[i]); });
+    unroll<8>(BB_BODY(i) { store_int(second + 64 * i, t[8 + i]); });
+  }
 }
 
 /// The scales and biases of all rows of the panel.
@@ -222,15 +233,15 @@ inline void int8_gemm(GemmTile g, int rows, int tiles) {
 
 /// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x; `more` when another panel
 /// follows.
-template <int BITS, int UNIT>
 inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                        const Panel& panel, bool more) {
-  constexpr int kCodes = kLineCodes<BITS>, kUnits = kCodes / UNIT;        // of a line
-  constexpr int kApart = kLanes / kUnits, kLines = Panel::kDepth / UNIT;  // lines of a lane; most at once
-  const int cols = last - n, tiles = (cols + 15) / 16, lines = (w.in + kCodes - 1) / kCodes;
-  const int group_shift = w.group > UNIT ? 1 : 0, rounds = padded_units(w.in, {BITS == 4, UNIT}) / kLanes;
+  const QuantLayout layout = quant_layout(w);
+  const int unit = layout.unit, inputs = line_inputs(w.bits), line_units = inputs / unit;
+  const int apart = kLanes / line_units, most = Panel::kDepth / unit;  // lines of a lane; most of them at once
+  const int cols = last - n, tiles = (cols + 15) / 16, lines = (w.in + inputs - 1) / inputs;
+  const int group_shift = w.group > unit ? 1 : 0, rounds = padded_units(w.in, layout) / kLanes;
   load_panel_scales(w, n, last, tiles, panel);
-  const int steps = w.in / UNIT * ((rows + kIntRows - 1) / kIntRows);  // at least so many times is asked
+  const int steps = w.in / unit * ((rows + kIntRows - 1) / kIntRows);  // at least so many times is asked
   const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
   PanelAhead ahead = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / steps + 1};
   __builtin_memset(panel.sums, 0, size_t(rows) * kInt8Cols * sizeof(float));
@@ -238,52 +249,55 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
     for (int t = 0; t < tiles; ++t) {
       const TileRows tile(w, n + 16 * t, last);
       uint8_t* out = codes + size_t(t) * Panel::kTileCodes;
-      for (int i = 0; i < count; ++i, out += 16 * UNIT) {
-        const int k = (l0 + i * kApart) * kCodes;
-        decode_line<BITS, UNIT>(tile, k, w.in - k, out);
+      for (int i = 0; i < count; ++i, out += 16 * unit) {
+        const int k = (l0 + i * apart) * inputs;
+        decode_line(tile, w.bits, unit, k, w.in - k, out);
       }
     }
   };
-  const auto multiply = [&](int unit, int lanes, int units, const uint8_t* codes, bool first, bool final) {
-    const size_t group = size_t(unit >> group_shift) * kInt8Cols;
-    const int x_unit = unit % kLanes * rounds + unit / kLanes;
-    int8_gemm<DotOf<BITS>>({.codes = codes,
-                            .scale = panel.scale + group,
-                            .bias = panel.bias + group,
-                            .x = x.values + x_unit * UNIT,
-                            .x_scale = x.scales + x_unit,
-                            .x_sum = x.sums + x_unit,
-                            .outliers = x.outliers + x_unit * kOutliers,
-                            .x_stride = x.stride,
-                            .unit_stride = x.unit_stride,
-                            .lane = panel.lane,
-                            .sums = panel.sums,
-                            .lanes = lanes,
-                            .units = units,
-                            .unit_steps = UNIT / 4,
-                            .lane_units = rounds,
-                            .group_shift = group_shift,
-                            .first = first,
-                            .final = final,
-                            .ahead = &ahead},
-                           rows, tiles);
+  const auto multiply = [&](int first_unit, int lanes, int units, const uint8_t* codes, bool first, bool final) {
+    const size_t group = size_t(first_unit >> group_shift) * kInt8Cols;
+    const int x_unit = first_unit % kLanes * rounds + first_unit / kLanes;
+    const GemmTile tile = {.codes = codes,
+                           .scale = panel.scale + group,
+                           .bias = panel.bias + group,
+                           .x = x.values + x_unit * unit,
+                           .x_scale = x.scales + x_unit,
+                           .x_sum = x.sums + x_unit,
+                           .outliers = x.outliers + x_unit * kOutliers,
+                           .x_stride = x.stride,
+                           .unit_stride = x.unit_stride,
+                           .lane = panel.lane,
+                           .sums = panel.sums,
+                           .lanes = lanes,
+                           .units = units,
+                           .unit_steps = unit / 4,
+                           .lane_units = rounds,
+                           .group_shift = group_shift,
+                           .first = first,
+                           .final = final,
+                           .ahead = &ahead};
+    if constexpr (Dot::kBits < 8) {
+      if (w.bits > Dot::kBits) return int8_gemm<WideDot>(tile, rows, tiles);
+    }
+    int8_gemm<Dot>(tile, rows, tiles);
   };
   static_assert(kLanes * Panel::kUnitCodes == size_t(kInt8Cols) * kInt8Depth);
-  const int all = w.in / UNIT;
-  if (lines <= kApart * kLines) {  // the codes of all lanes fit
-    for (int p = 0; p < kApart && p < lines; ++p)
-      decode(p, (lines - p + kApart - 1) / kApart, panel.codes + size_t(p) * kUnits * Panel::kUnitCodes);
+  const int all = w.in / unit;
+  if (lines <= apart * most) {  // the codes of all lanes fit
+    for (int p = 0; p < apart && p < lines; ++p)
+      decode(p, (lines - p + apart - 1) / apart, panel.codes + size_t(p) * line_units * Panel::kUnitCodes);
     multiply(0, all < kLanes ? all : kLanes, all, panel.codes, true, true);
   } else {
-    for (int p = 0; p < kApart; ++p) {
-      for (int l0 = p; l0 < lines; l0 += kLines * kApart) {
-        const int left = (lines - l0 + kApart - 1) / kApart, count = left < kLines ? left : kLines;
+    for (int p = 0; p < apart; ++p) {
+      for (int l0 = p; l0 < lines; l0 += apart * most) {
+        const int left = (lines - l0 + apart - 1) / apart, count = left < most ? left : most;
         decode(l0, count, panel.codes);
-        for (int q = 0; q < kUnits; ++q) {
-          const int unit = l0 * kUnits + q;  // the first of this lane here
-          if (unit >= all) break;
-          const int units = count - (unit + (count - 1) * kLanes >= all ? 1 : 0);  // a line may be half a line
-          multiply(unit, 1, units, panel.codes + size_t(q) * Panel::kUnitCodes, l0 == p, unit + units * kLanes >= all);
+        for (int q = 0; q < line_units; ++q) {
+          const int first_unit = l0 * line_units + q;  // the first of this lane here
+          if (first_unit >= all) break;
+          const int units = count - (first_unit + (count - 1) * kLanes >= all ? 1 : 0);  // a line may be half a line
+          multiply(first_unit, 1, units, panel.codes + size_t(q) * Panel::kUnitCodes, l0 == p, first_unit + units * kLanes >= all);
         }
       }
     }
@@ -292,35 +306,15 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
     __builtin_memcpy(y + size_t(r) * y_stride + size_t(n), panel.sums + size_t(r) * kInt8Cols, size_t(cols) * 4);
 }
 
-template <int BITS, int UNIT>
-inline void int8_matmul_units(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                              size_t y_stride, void* scratch) {
-  if (rows <= kDirectRows) return int8_direct<BITS, UNIT>(w, first, last, x, rows, y, y_stride);
+inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                        size_t y_stride, void* scratch) {
+  if (rows <= kDirectRows) return int8_direct(w, first, last, x, rows, y, y_stride);
   const Panel panel(w, scratch);
   for (int r = 0; r < rows; r += kInt8Rows) {
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;
     for (int n = first; n < last; n += kInt8Cols) {
       const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
-      int8_panel<BITS, UNIT>(w, n, end, x.from(r), count, y + size_t(r) * y_stride, y_stride, panel, end < last);
+      int8_panel(w, n, end, x.from(r), count, y + size_t(r) * y_stride, y_stride, panel, end < last);
     }
-  }
-}
-
-template <int BITS>
-inline void int8_matmul_bits(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                             size_t y_stride, void* scratch) {
-  if (w.group == 32) return int8_matmul_units<BITS, 32>(w, first, last, x, rows, y, y_stride, scratch);
-  return int8_matmul_units<BITS, 64>(w, first, last, x, rows, y, y_stride, scratch);
-}
-
-inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
-                        size_t y_stride, void* scratch) {
-  switch (w.bits) {
-    case 2: return int8_matmul_bits<2>(w, first, last, x, rows, y, y_stride, scratch);
-    case 3: return int8_matmul_bits<3>(w, first, last, x, rows, y, y_stride, scratch);
-    case 4: return int8_matmul_bits<4>(w, first, last, x, rows, y, y_stride, scratch);
-    case 5: return int8_matmul_bits<5>(w, first, last, x, rows, y, y_stride, scratch);
-    case 6: return int8_matmul_bits<6>(w, first, last, x, rows, y, y_stride, scratch);
-    default: return int8_matmul_bits<8>(w, first, last, x, rows, y, y_stride, scratch);
   }
 }

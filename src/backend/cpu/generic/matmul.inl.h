@@ -15,7 +15,11 @@ inline F16 load_elements(const uint8_t* p, Element element) {
 inline void load_scales(const uint8_t* p, Element element, size_t first, int count, float* out) {
   const size_t size = element == Element::f32 ? 4 : 2;
   int i = 0;
-  for (; i + 16 <= count; i += 16) store(out + i, load_elements(p + (first + size_t(i)) * size, element));
+  if (element == Element::bf16) {
+    for (; i + 16 <= count; i += 16) store(out + i, load_bf16(p + (first + size_t(i)) * size));
+  } else {
+    for (; i + 16 <= count; i += 16) store(out + i, load_elements(p + (first + size_t(i)) * size, element));
+  }
   for (; i < count; ++i) out[i] = load_element(p, element, first + size_t(i));
 }
 
@@ -23,8 +27,9 @@ struct ScaleBlock {
   float scale[kBlock / 32], bias[kBlock / 32];
 };
 
-/// The scales and biases of row n for elements [k0, k1).
-inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBlock& s) {
+/// The scales and biases of row n for elements [k0, k1). A function of its own: it is called once in kBlock inputs, and
+/// its cases would be repeated in every product.
+[[gnu::noinline]] inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBlock& s) {
   const size_t first = size_t(n) * size_t(w.in / w.group) + size_t(k0 / w.group);
   const int count = (k1 - k0) / w.group;
   load_scales(w.scales, w.element, first, count, s.scale);
@@ -33,24 +38,26 @@ inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBl
 
 inline int block_end(int in, int k0) { return in - k0 < kBlock ? in : k0 + kBlock; }
 
-/// COLS weight rows at once: their sums are independent chains, which hides the latency of each.
+/// COLS weight rows at once: their sums are independent chains, which hides the latency of each. Where fewer are left,
+/// the last is repeated, and its copies' results are dropped.
 template <int BITS, int ROWS, int COLS>
-inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, float* y, size_t y_stride) {
+inline void affine_matvec_tile(const WeightRows& w, int n, int last, const FloatRows& x, float* y, size_t y_stride) {
   ScaleBlock s[COLS];
   float sum[ROWS][COLS] = {};
-  const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
+  const uint8_t* codes[COLS];
+  for (int c = 0; c < COLS; ++c) codes[c] = w.codes + size_t(n + c < last ? n + c : last - 1) * w.row_bytes;
   for (int k0 = 0; k0 < w.in; k0 += kBlock) {
     const int k1 = block_end(w.in, k0);
     F16 acc[ROWS][COLS];
     for (int c = 0; c < COLS; ++c) {
-      load_scale_block(w, n + c, k0, k1, s[c]);
+      load_scale_block(w, n + c < last ? n + c : last - 1, k0, k1, s[c]);
       for (int r = 0; r < ROWS; ++r) acc[r][c] = zero();
     }
     for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
 #pragma GCC unroll 4  // keeps the accumulators in registers
       for (int c = 0; c < COLS; ++c) {
         const Decoder<BITS> decode(s[c].scale[g], s[c].bias[g]);
-        const uint8_t* at = codes + size_t(c) * w.row_bytes;
+        const uint8_t* at = codes[c];
         for (int i = k; i < k + w.group; i += 32) {
           const F16 a = decode(at + size_t(i) * BITS / 8), b = decode(at + size_t(i + 16) * BITS / 8);
           for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r][c]);
@@ -63,7 +70,7 @@ inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, f
     }
   }
   for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + size_t(n + c)] = sum[r][c];
+    for (int c = 0; c < COLS && n + c < last; ++c) y[size_t(r) * y_stride + size_t(n + c)] = sum[r][c];
   }
 }
 
@@ -71,9 +78,7 @@ template <int BITS, int ROWS>
 inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y,
                                size_t y_stride) {
   constexpr int kCols = ROWS == 1 ? 4 : 2;
-  int n = first;
-  for (; n + kCols <= last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, x, y, y_stride);
-  for (; n < last; ++n) affine_matvec_tile<BITS, ROWS, 1>(w, n, x, y, y_stride);
+  for (int n = first; n < last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, last, x, y, y_stride);
 }
 
 /// The last, incomplete sixteen elements of a dense row.

@@ -17,6 +17,8 @@ namespace avx512 {
 #include "backend/cpu/isa/int_avx512.h"
 #include "backend/cpu/isa/dot_avx512.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
+#include "backend/cpu/isa/unpack_avx2.h"
+#include "backend/cpu/generic/codes.inl.h"
 #include "backend/cpu/generic/places.inl.h"
 #include "backend/cpu/generic/high_in_place.inl.h"
 #include "backend/cpu/generic/quantize.inl.h"

@@ -4,6 +4,7 @@
 
 struct Dot {
   using Sum = I16;  // 32 lanes of 16 bits
+  static constexpr int kBits = 4;  // widest codes
   static constexpr int kSteps = 8;
   static Sum zero() { return int_zero(); }
   /// As one piece of text for the assembler: GCC 12 would form the products of many steps first and run out of
@@ -19,3 +20,4 @@ struct Dot {
     return {_mm256_madd_epi16(s.lo, ones), _mm256_madd_epi16(s.hi, ones)};
   }
 };
+inline constexpr int kNarrowBits = 6;  // of bytes that rows of codes are multiplied as; others are split

@@ -3,6 +3,7 @@
 
 struct Dot {
   using Sum = I16;
+  static constexpr int kBits = 6;  // widest codes
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
   static Sum from(I16 start) { return start; }
@@ -16,3 +17,4 @@ struct Dot {
   }
   static I16 total(const Sum& s) { return s; }
 };
+inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

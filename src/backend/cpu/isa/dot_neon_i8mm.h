@@ -3,6 +3,7 @@
 
 struct Dot {
   using Sum = I16;
+  static constexpr int kBits = 8;  // widest codes
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
   static Sum from(I16 start) { return start; }
@@ -14,3 +15,4 @@ struct Dot {
   static I16 total(const Sum& s) { return s; }
 };
 using WideDot = Dot;
+inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

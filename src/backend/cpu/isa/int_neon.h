@@ -93,6 +93,9 @@ inline void store_rounded(int8_t* p, F16 a) {
   const int16x8_t high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[2])), vqmovn_s32(vcvtnq_s32_f32(a.v[3])));
   vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
+inline constexpr bool kUnpacks32 = false;
+template <int BITS>
+void store_codes32(uint8_t* out, const uint8_t* p);
 /// Sixteen codes as bytes; reads 2·BITS of them.
 template <int BITS>
 inline void store_codes(uint8_t* out, const uint8_t* p) {

@@ -87,6 +87,9 @@ inline void store_rounded(int8_t* p, F16 a) {
     p[i] = r >= 127 ? int8_t(127) : r >= -128 ? int8_t(r) : int8_t(-128);
   }
 }
+inline constexpr bool kUnpacks32 = false;
+template <int BITS>
+void store_codes32(uint8_t* out, const uint8_t* p);
 /// Sixteen codes as bytes; reads 2·BITS of them.
 template <int BITS>
 inline void store_codes(uint8_t* out, const uint8_t* p) {

@@ -17,6 +17,7 @@ namespace neon {
 #include "backend/cpu/isa/int_neon.h"
 #include "backend/cpu/isa/dot_neon.h"
 #include "backend/cpu/generic/wide_dot.inl.h"
+#include "backend/cpu/generic/codes.inl.h"
 #include "backend/cpu/generic/places.inl.h"
 #include "backend/cpu/generic/high_in_place.inl.h"
 #include "backend/cpu/generic/quantize.inl.h"

@@ -16,6 +16,7 @@ namespace neon_i8mm {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_neon.h"
 #include "backend/cpu/isa/dot_neon_i8mm.h"
+#include "backend/cpu/generic/codes.inl.h"
 #include "backend/cpu/generic/places.inl.h"
 #include "backend/cpu/generic/high_in_place.inl.h"
 #include "backend/cpu/generic/quantize.inl.h"

@@ -11,71 +11,68 @@ struct RowCodes {
 };
 
 /// 64 codes of a row as bytes: even ones and odd ones, or as they come.
-template <int BITS>
+template <class Codes>
 BB_INLINE RowCodes row_codes(const uint8_t* p) {
-  if constexpr (BITS == 4) {
-    const __m256i mask = _mm256_set1_epi8(15), c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const auto* at = reinterpret_cast<const __m256i*>(p);
+  if constexpr (Codes::kNibbles) {
+    const __m256i mask = _mm256_set1_epi8(15), c = _mm256_loadu_si256(at);
     return {_mm256_and_si256(c, mask), _mm256_and_si256(_mm256_srli_epi16(c, 4), mask)};
-  } else if constexpr (BITS == 8) {
-    const auto* at = reinterpret_cast<const __m256i*>(p);
-    return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
   } else {
-    __m128i q[4];
-    unroll<4>(BB_BODY(i) { q[i] = codes16<BITS>(p + 2 * BITS * i); });
-    return {_mm256_set_m128i(q[1], q[0]), _mm256_set_m128i(q[3], q[2])};
+    return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
   }
 }
 
-/// Sums of products of 32 or 64 codes: sixteen of 16 bits for small codes, else eight of 32 bits.
-template <int BITS>
+/// Sums of products of 32 codes: sixteen of 16 bits for codes of four bits, else eight of 32 bits. Up to six bits, a pair
+/// of products fits 16.
+template <class Codes>
 BB_INLINE __m256i row_part(__m256i codes, __m256i x) {
   const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (BITS == 8) {
+  if constexpr (Codes::kBits > 6) {
     const __m256i mask = _mm256_set1_epi8(15), high = _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask);
     return _mm256_add_epi32(_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(codes, mask), x), ones),
                             _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16)));
   }
   const __m256i pairs = _mm256_maddubs_epi16(codes, x);
-  return BITS > 4 ? _mm256_madd_epi16(pairs, ones) : pairs;
+  return Codes::kNibbles ? pairs : _mm256_madd_epi16(pairs, ones);
 }
-template <int BITS>
+template <class Codes>
 BB_INLINE __m256i add_parts(__m256i a, __m256i b) {
-  return BITS > 4 ? _mm256_add_epi32(a, b) : _mm256_add_epi16(a, b);
+  return Codes::kNibbles ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b);
 }
 
 /// Two units' parts in one register, or two such: in the end, each half has a part of the sums of four units.
-template <int BITS>
+template <class Codes>
 BB_INLINE __m256i first_pair(__m256i a, __m256i b) {
-  if constexpr (BITS > 4) return _mm256_hadd_epi32(a, b);
+  if constexpr (!Codes::kNibbles) return _mm256_hadd_epi32(a, b);
   const __m256i ones = _mm256_set1_epi16(1);
   return _mm256_madd_epi16(_mm256_packs_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones)), ones);
 }
-template <int BITS>
+template <class Codes>
 BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
-  if constexpr (BITS > 4) return _mm256_hadd_epi32(a, b);
+  if constexpr (!Codes::kNibbles) return _mm256_hadd_epi32(a, b);
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
 /// Sums of 512 inputs of one weight row at p and every digit of rows of x, eight units at a time: with units of 64,
 /// total[d][0]; with units of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
-template <int BITS, int UNIT, int ROWS, int DIGITS>
+template <class Codes, int UNIT, int ROWS, int DIGITS>
 BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], size_t stride,
                           __m256i (&total)[DIGITS][kQuantGroup / UNIT][ROWS]) {
   // Where the two halves of 64 codes lie apart in different units, a register's own halves are units instead.
-  constexpr bool kHalves = UNIT == 32 && BITS == 4;
+  constexpr bool kHalves = UNIT == 32 && Codes::kNibbles;
   constexpr int kParts = UNIT == 32 && !kHalves ? 2 : 1;
   using Parts = __m256i[DIGITS][kParts][ROWS];
   const auto parts = [&](auto at, Parts& part) __attribute__((always_inline)) {
-    const RowCodes c = row_codes<BITS>(p + at * kQuantGroup * BITS / 8);
-    constexpr int kFirst = BITS == 4 ? at / 2 * kLine + at % 2 * 32 : at * kQuantGroup,
-                  kSecond = BITS == 4 ? kFirst + kLine / 2 : kFirst + 32;
+    const RowCodes c = row_codes<Codes>(p + at * (Codes::kNibbles ? 32 : 64));
+    constexpr int kFirst = Codes::kNibbles ? at / 2 * kLine + at % 2 * 32 : at * kQuantGroup,
+                  kSecond = Codes::kNibbles ? kFirst + kLine / 2 : kFirst + 32;
     unroll<DIGITS>(BB_BODY(d) {
       unroll<ROWS>(BB_BODY(r) {
         const int8_t* v = x[d] + size_t(r) * stride;
-        const __m256i a = row_part<BITS>(c.lo, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kFirst))),
-                      b = row_part<BITS>(c.hi, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kSecond)));
+        const __m256i a = row_part<Codes>(c.lo, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kFirst))),
+                      b = row_part<Codes>(c.hi, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kSecond)));
         if constexpr (kParts == 1) {
-          part[d][0][r] = add_parts<BITS>(a, b);
+          part[d][0][r] = add_parts<Codes>(a, b);
         } else {
           part[d][0][r] = a;
           part[d][1][r] = b;
@@ -92,12 +89,12 @@ BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], si
       parts(Index<4 * half + 2 * m + 1>(), b);
       unroll<DIGITS>(BB_BODY(d) {
         unroll<ROWS>(
-            BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][d][u][r] = first_pair<BITS>(a[d][u][r], b[d][u][r]); }); });
+            BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][d][u][r] = first_pair<Codes>(a[d][u][r], b[d][u][r]); }); });
       });
     });
     unroll<DIGITS>(BB_BODY(d) {
       unroll<ROWS>(BB_BODY(r) {
-        unroll<kParts>(BB_BODY(u) { sum[half][d][u][r] = second_pair<BITS>(two[0][d][u][r], two[1][d][u][r]); });
+        unroll<kParts>(BB_BODY(u) { sum[half][d][u][r] = second_pair<Codes>(two[0][d][u][r], two[1][d][u][r]); });
       });
     });
   });
@@ -117,22 +114,26 @@ BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], si
 }
 
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
+template <class Codes, int UNIT, int ROWS>
 BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
   constexpr int kParts = kQuantGroup / UNIT, kTimes = 2 / kParts;  // 512 inputs are eight units or sixteen
-  unroll<kTimes>(BB_BODY(half) {
+  __m256i out[ROWS][2];
+#pragma GCC unroll 1
+  for (int half = 0; half < kTimes; ++half) {
     __m256i total[2][kParts][ROWS];
     const int8_t* const digits[2] = {x.low + half * 512, x.high + half * 512};
-    digit_sums<BITS, UNIT, ROWS, 2>(p + half * 64 * BITS, digits, x.stride, total);
+    digit_sums<Codes, UNIT, ROWS, 2>(p + half * (Codes::kNibbles ? 256 : 512), digits, x.stride, total);
     unroll<ROWS>(BB_BODY(r) {
       __m256i whole[kParts];
       unroll<kParts>(BB_BODY(u) { whole[u] = _mm256_add_epi32(total[0][u][r], _mm256_slli_epi32(total[1][u][r], 7)); });
       if constexpr (kParts == 1) {
-        (half == 0 ? sum[r].lo : sum[r].hi) = whole[0];
+        out[r][half] = whole[0];
       } else {
         const __m256i low = _mm256_unpacklo_epi32(whole[0], whole[1]), high = _mm256_unpackhi_epi32(whole[0], whole[1]);
-        sum[r] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+        out[r][0] = _mm256_permute2x128_si256(low, high, 0x20);
+        out[r][1] = _mm256_permute2x128_si256(low, high, 0x31);
       }
     });
-  });
+  }
+  unroll<ROWS>(BB_BODY(r) { sum[r] = {out[r][0], out[r][1]}; });
 }

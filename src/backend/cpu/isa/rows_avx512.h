@@ -5,18 +5,6 @@
 /// Bytes ahead of a row's reads: hardware follows the stream, but not past a page, and loses rows of many inputs.
 inline constexpr size_t kRowAhead = 6144;
 
-/// 64 codes as they come; not for four bits.
-template <int BITS>
-BB_INLINE I16 row_codes(const uint8_t* p) {
-  if constexpr (BITS == 8) {
-    return load_int(p);
-  } else {
-    alignas(64) uint8_t q[64];
-    unroll<4>(BB_BODY(i) { store_codes<BITS>(q + 16 * i, p + 2 * BITS * i); });
-    return load_int(q);
-  }
-}
-
 /// Quarter L of the result: the sums of quarter L of a, b, c and d.
 BB_INLINE __m512i sum_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
   const __m512i e = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));

@@ -19,20 +19,20 @@ BB_INLINE I16 both_digits(const I16 (&codes)[COUNT], const int8_t* low, const in
 }
 
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
+template <class Codes, int UNIT, int ROWS>
 BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
-  using D = DotOf<BITS>;
-  constexpr int kInputs = kLineCodes<BITS>, kLines = kLanes * UNIT / kInputs;
+  using D = DotOf<Codes::kBits>;
+  constexpr int kInputs = Codes::kLineInputs, kLines = kLanes * UNIT / kInputs;
   __m512i line[ROWS][kLines];
   unroll<kLines>(BB_BODY(i) {
     I16 codes[kInputs / 64];
-    if constexpr (BITS == 4) {
+    if constexpr (Codes::kNibbles) {
       I16 c = load_int(p + 64 * i);
       asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-      codes[0] = low_nibbles(c);
-      codes[1] = high_nibbles(c);
+      codes[0] = Codes::low(c);
+      codes[1] = Codes::high(c);
     } else {
-      codes[0] = row_codes<BITS>(p + i * 64 * BITS / 8);
+      codes[0] = load_int(p + 64 * i);
     }
     unroll<ROWS>(BB_BODY(r) {
       const size_t at = size_t(r) * x.stride + i * kInputs;

@@ -5,47 +5,43 @@
 inline constexpr size_t kRowAhead = 8192;
 
 /// 64 codes of a row as bytes: even ones and odd ones, or as they come.
-template <int BITS>
+template <class Codes>
 BB_INLINE I16 row_codes(const uint8_t* p) {
-  if constexpr (BITS == 4) {
+  if constexpr (Codes::kNibbles) {
     const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16), mask = vdupq_n_u8(15);
     return {{vreinterpretq_s32_u8(vandq_u8(a, mask)), vreinterpretq_s32_u8(vandq_u8(b, mask)),
              vreinterpretq_s32_u8(vshrq_n_u8(a, 4)), vreinterpretq_s32_u8(vshrq_n_u8(b, 4))}};
-  } else if constexpr (BITS == 8) {
-    return load_int(p);
   } else {
-    alignas(64) uint8_t q[64];
-    unroll<4>(BB_BODY(i) { store_codes<BITS>(q + 16 * i, p + 2 * BITS * i); });
-    return load_int(q);
+    return load_int(p);
   }
 }
 
 /// The 64 values of x that meet row_codes of group AT.
-template <int BITS, int AT>
+template <class Codes, int AT>
 BB_INLINE I16 row_values(const int8_t* x) {
-  if constexpr (BITS != 4) return load_int(x + AT * kQuantGroup);
+  if constexpr (!Codes::kNibbles) return load_int(x + AT * kQuantGroup);
   const auto* at = reinterpret_cast<const uint8_t*>(x) + AT / 2 * kLine + AT % 2 * 32;
   const auto quads = [](const uint8_t* p) __attribute__((always_inline)) { return vreinterpretq_s32_u8(vld1q_u8(p)); };
   return {{quads(at), quads(at + 16), quads(at + kLine / 2), quads(at + kLine / 2 + 16)}};
 }
 
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
+template <class Codes, int UNIT, int ROWS>
 BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
-  using D = DotOf<BITS>;
+  using D = DotOf<Codes::kBits>;
   constexpr int kParts = kQuantGroup / UNIT;
   unroll<4 / kParts>(BB_BODY(quarter) {  // four groups of 64 inputs
     int32x4_t part[4][kParts][ROWS];
     unroll<4>(BB_BODY(i) {
       constexpr int kAt = 4 * quarter + i;
-      const I16 codes = row_codes<BITS>(p + kAt * kQuantGroup * BITS / 8);
+      const I16 codes = row_codes<Codes>(p + kAt * (Codes::kNibbles ? 32 : 64));
       unroll<ROWS>(BB_BODY(r) {
         const size_t at = size_t(r) * x.stride;
-        const I16 high = D::total(D::step(D::zero(), codes, row_values<BITS, kAt>(x.high + at)));
-        const I16 s = D::total(D::step(D::from(times128(high)), codes, row_values<BITS, kAt>(x.low + at)));
+        const I16 high = D::total(D::step(D::zero(), codes, row_values<Codes, kAt>(x.high + at)));
+        const I16 s = D::total(D::step(D::from(times128(high)), codes, row_values<Codes, kAt>(x.low + at)));
         if constexpr (kParts == 1) {
           part[i][0][r] = vaddq_s32(vaddq_s32(s.v[0], s.v[1]), vaddq_s32(s.v[2], s.v[3]));
-        } else if constexpr (BITS == 4) {  // evens of both units, then odds
+        } else if constexpr (Codes::kNibbles) {  // evens of both units, then odds
           part[i][0][r] = vaddq_s32(s.v[0], s.v[2]);
           part[i][1][r] = vaddq_s32(s.v[1], s.v[3]);
         } else {

@@ -4,15 +4,19 @@
 inline constexpr size_t kRowAhead = 0;  // no prefetching
 
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
+template <class Codes, int UNIT, int ROWS>
 inline void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
   for (int u = 0; u < kLanes; ++u) {
     uint8_t codes[UNIT];
-    for (int j = 0; j < UNIT; j += 16) store_codes<BITS>(codes + j, p + size_t(u * UNIT + j) * BITS / 8);
+    if constexpr (Codes::kNibbles) {
+      for (int j = 0; j < UNIT; j += 16) store_codes<4>(codes + j, p + (u * UNIT + j) / 2);
+    } else {
+      __builtin_memcpy(codes, p + u * UNIT, UNIT);
+    }
     for (int r = 0; r < ROWS; ++r) {
       int32_t low = 0, high = 0;
       for (int j = 0; j < UNIT; ++j) {
-        const int k = u * UNIT + j, at = BITS != 4 ? k : k / kLine * kLine + k % 2 * (kLine / 2) + k % kLine / 2;
+        const int k = u * UNIT + j, at = !Codes::kNibbles ? k : k / kLine * kLine + k % 2 * (kLine / 2) + k % kLine / 2;
         low += codes[j] * x.low[size_t(r) * x.stride + size_t(at)];
         high += codes[j] * x.high[size_t(r) * x.stride + size_t(at)];
       }

@@ -14,10 +14,10 @@ BB_INLINE __m512i low_sums(const I16 (&codes)[4][COUNT], const int8_t* low) {
 }
 
 /// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <int BITS, int UNIT, int ROWS>
+template <class Codes, int UNIT, int ROWS>
 BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
-  using D = DotOf<BITS>;
-  constexpr int kInputs = kLineCodes<BITS>, kLines = kLanes * UNIT / kInputs, kCount = kInputs / 64;
+  using D = DotOf<Codes::kBits>;
+  constexpr int kInputs = Codes::kLineInputs, kLines = kLanes * UNIT / kInputs, kCount = kInputs / 64;
   constexpr int kUnits = kInputs / UNIT;  // of a line
   const auto high = [&](int r) { return reinterpret_cast<const HighRound*>(x.high + size_t(r) * x.stride); };
   __m512i quarters[ROWS][kLines / 4], picked[ROWS];
@@ -26,13 +26,13 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
     unroll<4>(BB_BODY(i) {
       constexpr int kLineAt = q * 4 + i;
       I16 c;
-      if constexpr (BITS == 4) {
+      if constexpr (Codes::kNibbles) {
         c = load_int(p + 64 * kLineAt);
         asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-        codes[i][0] = low_nibbles(c);
-        codes[i][1] = high_nibbles(c);
+        codes[i][0] = Codes::low(c);
+        codes[i][1] = Codes::high(c);
       } else {
-        c = codes[i][0] = row_codes<BITS>(p + kLineAt * 64 * BITS / 8);
+        c = codes[i][0] = load_int(p + 64 * kLineAt);
       }
       constexpr int kBytes = 4 * kUnits;
       constexpr __mmask64 kOfLine = ((uint64_t{1} << kBytes) - 1) << (kBytes * kLineAt);
@@ -49,9 +49,9 @@ BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS])
   });
   unroll<ROWS>(BB_BODY(r) {
     typename D::Sum h = D::zero();
-    if constexpr (BITS == 4) {
-      h = D::step(h, low_nibbles(picked[r]), load_int(high(r)->low));
-      h = D::step(h, high_nibbles(picked[r]), load_int(high(r)->high));
+    if constexpr (Codes::kNibbles) {
+      h = D::step(h, Codes::low(picked[r]), load_int(high(r)->low));
+      h = D::step(h, Codes::high(picked[r]), load_int(high(r)->high));
     } else {
       h = D::step(h, picked[r], load_int(high(r)->low));
     }

@@ -14,6 +14,7 @@ namespace scalar {
 #include "backend/cpu/generic/rows.inl.h"
 #include "backend/cpu/isa/int_scalar.h"
 #include "backend/cpu/isa/dot_scalar.h"
+#include "backend/cpu/generic/codes.inl.h"
 #include "backend/cpu/generic/places.inl.h"
 #include "backend/cpu/generic/high_in_place.inl.h"
 #include "backend/cpu/generic/quantize.inl.h"
