@@ -77,12 +77,12 @@ inline void affine_matvec_tile(const WeightRows& w, int n, int last, const Float
 template <int BITS, int ROWS>
 inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y,
                                size_t y_stride) {
-  constexpr int kCols = ROWS == 1 ? 4 : 2;
+  constexpr int kCols = kMatvecTile == 1 ? 1 : ROWS == 1 ? 4 : 2;
   for (int n = first; n < last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, last, x, y, y_stride);
 }
 
 /// The last, incomplete sixteen elements of a dense row.
-inline F16 load_elements_n(const uint8_t* p, Element element, int n) {
+[[gnu::noinline]] inline F16 load_elements_n(const uint8_t* p, Element element, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = load_element(p, element, size_t(i));
   return load(t);
@@ -124,11 +124,16 @@ inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRow
       default: return dense_matvec_rows<4>(w, first, last, x, y, y_stride);
     }
   } else {
-    switch (rows) {
-      case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
-      case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
-      case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
-      default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+    if constexpr (kMatvecTile == 1) {
+      for (int r = 0; r < rows; ++r)
+        affine_matvec_rows<BITS, 1>(w, first, last, {x.data + size_t(r) * x.stride, x.stride}, y + size_t(r) * y_stride, y_stride);
+    } else {
+      switch (rows) {
+        case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
+        case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
+        case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
+        default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+      }
     }
   }
 }

@@ -99,5 +99,6 @@ struct Decoder {
   }
 };
 
+inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 4, kTileN = 6;         // dot_block: accumulators held at once
 inline constexpr int kGemmRows = 6, kGemmSums = 24;  // small_gemm: rows, and sums of 16 columns held at once

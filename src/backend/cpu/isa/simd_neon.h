@@ -128,5 +128,6 @@ struct Decoder {
   }
 };
 
+inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 2, kTileN = 2;
 inline constexpr int kGemmRows = 6, kGemmSums = 6;  // small_gemm: rows, and sums of 16 columns held at once

@@ -118,5 +118,6 @@ struct Decoder {
   }
 };
 
+inline constexpr int kMatvecTile = 1;  // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 1, kTileN = 2;
 inline constexpr int kGemmRows = 1, kGemmSums = 1;  // small_gemm: rows, and sums of 16 columns held at once
