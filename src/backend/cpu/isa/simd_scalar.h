@@ -113,7 +113,17 @@ struct Decoder {
   Decoder(float s, float b) : scale(s), bias(b) {}
   F16 operator()(const uint8_t* p) const {
     uint8_t q[16];
-    unpack16<BITS>(p, q);
+    if constexpr (BITS == 8) {
+      __builtin_memcpy(q, p, 16);
+    } else {  // one by one: the compiler makes vectors of it where spread_codes() would stand in the way
+      uint64_t low, high;
+      split_codes<BITS>(p, low, high);
+      constexpr uint64_t mask = (1u << BITS) - 1u;
+      for (int i = 0; i < 8; ++i) {
+        q[i] = uint8_t((low >> (i * BITS)) & mask);
+        q[i + 8] = uint8_t((high >> (i * BITS)) & mask);
+      }
+    }
     return each([&](int i) { return float(q[i]) * scale + bias; });
   }
 };
