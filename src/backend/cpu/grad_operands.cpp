@@ -76,7 +76,7 @@ Operands::Right Operands::right(const float* x, size_t stride, int depth, int co
 
 Operands::Right Operands::turned_right(const float* x, size_t stride, int depth, int cols, float* room) const {
   if (bf16_) {
-    k_.turn_pairs(x, stride, cols, depth, reinterpret_cast<uint32_t*>(room));
+    k_.transpose_pairs(x, stride, cols, depth, reinterpret_cast<uint32_t*>(room));
     return {room, tile_words(depth)};
   }
   const size_t wide = turned_stride(cols);

@@ -179,9 +179,9 @@ void CpuGradOps::multiply_wide(const Matrix& a, const Matrix& b, const Matrix& c
 /// c += a·bᵀ: lanes run along the sum.
 void CpuGradOps::multiply_by_dots(const Matrix& a, const Matrix& b, const Matrix& c) {
   threads_.for_ranges(c.rows, 12, [&](int64_t first, int64_t last, int) {
-    for (int k = 0; k < a.cols; k += kBlock) {
+    for (int k = 0; k < a.cols; k += kDepthBlock) {
       k_.dot_block({a.data + size_t(first) * a.stride + k, a.stride}, int(last - first), {b.data + k, b.stride}, b.rows,
-                   std::min(kBlock, a.cols - k), c.data + size_t(first) * c.stride, c.stride);
+                   std::min(kDepthBlock, a.cols - k), c.data + size_t(first) * c.stride, c.stride);
     }
   });
 }
@@ -196,7 +196,7 @@ void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_
   if (!c_in && beta == 0) c_in = ops_.memory_->make(m, n);
   BB_CHECK(c_in && c_in.rows() == m && c_in.cols() == n, "c [", c_in.rows(), ", ", c_in.cols(), "], expected [", m,
            ", ", n, "]");
-  ops_.forget_rounded(c_in);
+  ops_.forget_quantized(c_in);
   const Matrix c = view(c_in);
   if (m == 0 || n == 0) return;
   if (depth == 0) return scale_or_clear(c, beta);

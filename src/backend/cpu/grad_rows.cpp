@@ -23,12 +23,12 @@ Tensor CpuGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
 }
 
 void CpuGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm) {
-  ops_.forget_rounded(d);
+  ops_.forget_quantized(d);
   d = ops_.own(d);
   const int half = int(ops_.table_for_.inv_freq.size());
   ops_.for_rows(d.rows(), d.cols(), [&](int r) {
     const float* cos = ops_.cos_.data() + size_t(r) * size_t(half);
-    const float* sin = ops_.sin_back_.data() + size_t(r) * size_t(half);
+    const float* sin = ops_.negative_sin_.data() + size_t(r) * size_t(half);
     for (int c = 0; c < d.cols(); c += head_dim) {
       float* head = row(d, r) + c;
       k_.rotate(head, cos, sin, half);
@@ -40,8 +40,8 @@ void CpuGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormP
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
   ops_.update_rope_table(rope);
-  if (ops_.sin_back_.empty()) {
-    for (const float s : ops_.sin_) ops_.sin_back_.push_back(-s);
+  if (ops_.negative_sin_.empty()) {
+    for (const float s : ops_.sin_) ops_.negative_sin_.push_back(-s);
   }
   turn_back(dq, q, head_dim, q_norm);
   turn_back(dk, k, head_dim, k_norm);
@@ -58,7 +58,7 @@ void CpuGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const 
 
 void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {
   BB_CHECK(x.rows() == y.rows() && x.cols() == y.cols());
-  ops_.forget_rounded(y);
+  ops_.forget_quantized(y);
   ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.add_scaled(row(y, r), row(x, r), alpha, y.cols()); });
 }
 
@@ -77,7 +77,7 @@ Tensor CpuGradOps::dropout(const Tensor& x, float p, const DropoutKey& key) {
 
 void CpuGradOps::multiply_columns(Tensor& y, const Tensor& factor) {
   BB_CHECK(factor.cols() == y.cols());
-  ops_.forget_rounded(y);
+  ops_.forget_quantized(y);
   ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.multiply(row(y, r), data(factor), y.cols()); });
 }
 

@@ -1,16 +1,16 @@
 // How the int8 products take codes, apart from their width. Four bits are used as they lie, two to a byte; eight bits
 // too, one to a byte; every other width is unpacked to bytes on the way, and then goes the way of bytes. A code that
-// stands for another value than itself (a 4-bit float) would come in here, through a table in low() and high(). Included
-// inside an instruction set's own namespace after its int and dot headers.
+// stands for another value than itself (a 4-bit float) would come in here, through a table in low() and high().
+// Included inside an instruction set's own namespace after its int and dot headers.
 #pragma once
 
 /// Even inputs are the low halves of bytes, odd ones the high halves.
 struct NibbleCodes {
   static constexpr bool kNibbles = true;
   static constexpr int kBits = 4;
-  static constexpr int kLineInputs = kLine;  // of 64 bytes
-  static I16 low(I16 line) { return low_nibbles(line); }
-  static I16 high(I16 line) { return high_nibbles(line); }
+  static constexpr int kChunkInputs = kNibbleChunk;  // of 64 bytes
+  static I32x16 low(I32x16 line) { return low_nibbles(line); }
+  static I32x16 high(I32x16 line) { return high_nibbles(line); }
 };
 
 /// Bytes in the order of inputs. NARROW ones hold codes of kNarrowBits bits at most, others any.
@@ -18,7 +18,7 @@ template <bool NARROW>
 struct ByteCodes {
   static constexpr bool kNibbles = false;
   static constexpr int kBits = NARROW ? kNarrowBits : 8;
-  static constexpr int kLineInputs = 64;
+  static constexpr int kChunkInputs = 64;
 };
 
 inline bool used_as_they_lie(int bits) { return bits == 4 || bits == 8; }

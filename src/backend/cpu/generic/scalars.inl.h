@@ -31,7 +31,7 @@ inline uint16_t narrow_f16(float value) {
   const uint32_t magnitude = u & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
   if (magnitude >= 0x47800000u) return uint16_t(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {  // the sum rounds for us
+  if (magnitude < 0x38800000u) {  // the sum stripes for us
     float small;
     __builtin_memcpy(&small, &magnitude, 4);
     small += 0.5f;

@@ -6,7 +6,7 @@ inline constexpr size_t kRowAhead = 8192;
 
 /// 64 codes of a row as bytes: even ones and odd ones, or as they come.
 template <class Codes>
-BB_INLINE I16 row_codes(const uint8_t* p) {
+BB_INLINE I32x16 row_codes(const uint8_t* p) {
   if constexpr (Codes::kNibbles) {
     const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16), mask = vdupq_n_u8(15);
     return {{vreinterpretq_s32_u8(vandq_u8(a, mask)), vreinterpretq_s32_u8(vandq_u8(b, mask)),
@@ -18,30 +18,30 @@ BB_INLINE I16 row_codes(const uint8_t* p) {
 
 /// The 64 values of x that meet row_codes of group AT.
 template <class Codes, int AT>
-BB_INLINE I16 row_values(const int8_t* x) {
+BB_INLINE I32x16 row_values(const int8_t* x) {
   if constexpr (!Codes::kNibbles) return load_int(x + AT * kQuantGroup);
-  const auto* at = reinterpret_cast<const uint8_t*>(x) + AT / 2 * kLine + AT % 2 * 32;
+  const auto* at = reinterpret_cast<const uint8_t*>(x) + AT / 2 * kNibbleChunk + AT % 2 * 32;
   const auto quads = [](const uint8_t* p) __attribute__((always_inline)) { return vreinterpretq_s32_u8(vld1q_u8(p)); };
-  return {{quads(at), quads(at + 16), quads(at + kLine / 2), quads(at + kLine / 2 + 16)}};
+  return {{quads(at), quads(at + 16), quads(at + kNibbleChunk / 2), quads(at + kNibbleChunk / 2 + 16)}};
 }
 
-/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <class Codes, int UNIT, int ROWS>
-BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+template <class Codes, int BLOCK, int ROWS>
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
   using D = DotOf<Codes::kBits>;
-  constexpr int kParts = kQuantGroup / UNIT;
+  constexpr int kParts = kQuantGroup / BLOCK;
   unroll<4 / kParts>(BB_BODY(quarter) {  // four groups of 64 inputs
     int32x4_t part[4][kParts][ROWS];
     unroll<4>(BB_BODY(i) {
       constexpr int kAt = 4 * quarter + i;
-      const I16 codes = row_codes<Codes>(p + kAt * (Codes::kNibbles ? 32 : 64));
+      const I32x16 codes = row_codes<Codes>(p + kAt * (Codes::kNibbles ? 32 : 64));
       unroll<ROWS>(BB_BODY(r) {
         const size_t at = size_t(r) * x.stride;
-        const I16 high = D::total(D::step(D::zero(), codes, row_values<Codes, kAt>(x.high + at)));
-        const I16 s = D::total(D::step(D::from(times128(high)), codes, row_values<Codes, kAt>(x.low + at)));
+        const I32x16 high = D::total(D::step(D::zero(), codes, row_values<Codes, kAt>(x.high + at)));
+        const I32x16 s = D::total(D::step(D::from(times128(high)), codes, row_values<Codes, kAt>(x.low + at)));
         if constexpr (kParts == 1) {
           part[i][0][r] = vaddq_s32(vaddq_s32(s.v[0], s.v[1]), vaddq_s32(s.v[2], s.v[3]));
-        } else if constexpr (Codes::kNibbles) {  // evens of both units, then odds
+        } else if constexpr (Codes::kNibbles) {  // evens of both blocks, then odds
           part[i][0][r] = vaddq_s32(s.v[0], s.v[2]);
           part[i][1][r] = vaddq_s32(s.v[1], s.v[3]);
         } else {

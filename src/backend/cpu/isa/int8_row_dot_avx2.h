@@ -22,8 +22,8 @@ BB_INLINE RowCodes row_codes(const uint8_t* p) {
   }
 }
 
-/// Sums of products of 32 codes: sixteen of 16 bits for codes of four bits, else eight of 32 bits. Up to six bits, a pair
-/// of products fits 16.
+/// Sums of products of 32 codes: sixteen of 16 bits for codes of four bits, else eight of 32 bits. Up to six bits, a
+/// pair of products fits 16.
 template <class Codes>
 BB_INLINE __m256i row_part(__m256i codes, __m256i x) {
   const __m256i ones = _mm256_set1_epi16(1);
@@ -40,7 +40,7 @@ BB_INLINE __m256i add_parts(__m256i a, __m256i b) {
   return Codes::kNibbles ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b);
 }
 
-/// Two units' parts in one register, or two such: in the end, each half has a part of the sums of four units.
+/// Two blocks' parts in one register, or two such: in the end, each half has a part of the sums of four blocks.
 template <class Codes>
 BB_INLINE __m256i first_pair(__m256i a, __m256i b) {
   if constexpr (!Codes::kNibbles) return _mm256_hadd_epi32(a, b);
@@ -53,20 +53,20 @@ BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-/// Sums of 512 inputs of one weight row at p and every digit of rows of x, eight units at a time: with units of 64,
-/// total[d][0]; with units of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
-template <class Codes, int UNIT, int ROWS, int DIGITS>
-BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], size_t stride,
-                          __m256i (&total)[DIGITS][kQuantGroup / UNIT][ROWS]) {
-  // Where the two halves of 64 codes lie apart in different units, a register's own halves are units instead.
-  constexpr bool kHalves = UNIT == 32 && Codes::kNibbles;
-  constexpr int kParts = UNIT == 32 && !kHalves ? 2 : 1;
-  using Parts = __m256i[DIGITS][kParts][ROWS];
+/// Sums of 512 inputs of one weight row at p and both bytes of rows of x, eight blocks at a time: with blocks of 64,
+/// total[d][0]; with blocks of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
+template <class Codes, int BLOCK, int ROWS, int PLANES>
+BB_INLINE void byte_sums(const uint8_t* p, const int8_t* const (&x)[PLANES], size_t stride,
+                         __m256i (&total)[PLANES][kQuantGroup / BLOCK][ROWS]) {
+  // Where the two halves of 64 codes lie apart in different blocks, a register's own halves are blocks instead.
+  constexpr bool kHalves = BLOCK == 32 && Codes::kNibbles;
+  constexpr int kParts = BLOCK == 32 && !kHalves ? 2 : 1;
+  using Parts = __m256i[PLANES][kParts][ROWS];
   const auto parts = [&](auto at, Parts& part) __attribute__((always_inline)) {
     const RowCodes c = row_codes<Codes>(p + at * (Codes::kNibbles ? 32 : 64));
-    constexpr int kFirst = Codes::kNibbles ? at / 2 * kLine + at % 2 * 32 : at * kQuantGroup,
-                  kSecond = Codes::kNibbles ? kFirst + kLine / 2 : kFirst + 32;
-    unroll<DIGITS>(BB_BODY(d) {
+    constexpr int kFirst = Codes::kNibbles ? at / 2 * kNibbleChunk + at % 2 * 32 : at * kQuantGroup,
+                  kSecond = Codes::kNibbles ? kFirst + kNibbleChunk / 2 : kFirst + 32;
+    unroll<PLANES>(BB_BODY(d) {
       unroll<ROWS>(BB_BODY(r) {
         const int8_t* v = x[d] + size_t(r) * stride;
         const __m256i a = row_part<Codes>(c.lo, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + kFirst))),
@@ -80,25 +80,26 @@ BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], si
       });
     });
   };
-  __m256i sum[2][DIGITS][kParts][ROWS];
+  __m256i sum[2][PLANES][kParts][ROWS];
   unroll<2>(BB_BODY(half) {
-    __m256i two[2][DIGITS][kParts][ROWS];
+    __m256i two[2][PLANES][kParts][ROWS];
     unroll<2>(BB_BODY(m) {
       Parts a, b;
       parts(Index<4 * half + 2 * m>(), a);
       parts(Index<4 * half + 2 * m + 1>(), b);
-      unroll<DIGITS>(BB_BODY(d) {
-        unroll<ROWS>(
-            BB_BODY(r) { unroll<kParts>(BB_BODY(u) { two[m][d][u][r] = first_pair<Codes>(a[d][u][r], b[d][u][r]); }); });
+      unroll<PLANES>(BB_BODY(d) {
+        unroll<ROWS>(BB_BODY(r) {
+          unroll<kParts>(BB_BODY(u) { two[m][d][u][r] = first_pair<Codes>(a[d][u][r], b[d][u][r]); });
+        });
       });
     });
-    unroll<DIGITS>(BB_BODY(d) {
+    unroll<PLANES>(BB_BODY(d) {
       unroll<ROWS>(BB_BODY(r) {
         unroll<kParts>(BB_BODY(u) { sum[half][d][u][r] = second_pair<Codes>(two[0][d][u][r], two[1][d][u][r]); });
       });
     });
   });
-  unroll<DIGITS>(BB_BODY(d) {
+  unroll<PLANES>(BB_BODY(d) {
     unroll<ROWS>(BB_BODY(r) {
       if constexpr (kHalves) {
         total[d][0][r] = _mm256_permute2x128_si256(sum[0][d][0][r], sum[1][d][0][r], 0x20);
@@ -113,16 +114,16 @@ BB_INLINE void digit_sums(const uint8_t* p, const int8_t* const (&x)[DIGITS], si
   });
 }
 
-/// A round of one weight row at p times ROWS rows of x, both digits: sum[r] lane i is unit i.
-template <class Codes, int UNIT, int ROWS>
-BB_INLINE void unit_sums(const uint8_t* p, const RowDigits& x, I16 (&sum)[ROWS]) {
-  constexpr int kParts = kQuantGroup / UNIT, kTimes = 2 / kParts;  // 512 inputs are eight units or sixteen
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+template <class Codes, int BLOCK, int ROWS>
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+  constexpr int kParts = kQuantGroup / BLOCK, kTimes = 2 / kParts;  // 512 inputs are eight blocks or sixteen
   __m256i out[ROWS][2];
 #pragma GCC unroll 1
   for (int half = 0; half < kTimes; ++half) {
     __m256i total[2][kParts][ROWS];
-    const int8_t* const digits[2] = {x.low + half * 512, x.high + half * 512};
-    digit_sums<Codes, UNIT, ROWS, 2>(p + half * (Codes::kNibbles ? 256 : 512), digits, x.stride, total);
+    const int8_t* const bytes[2] = {x.low + half * 512, x.high + half * 512};
+    byte_sums<Codes, BLOCK, ROWS, 2>(p + half * (Codes::kNibbles ? 256 : 512), bytes, x.stride, total);
     unroll<ROWS>(BB_BODY(r) {
       __m256i whole[kParts];
       unroll<kParts>(BB_BODY(u) { whole[u] = _mm256_add_epi32(total[0][u][r], _mm256_slli_epi32(total[1][u][r], 7)); });
