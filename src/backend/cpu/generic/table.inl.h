@@ -1,7 +1,7 @@
-// The table of this instruction set. KERNEL_SET is its name as a string.
+// The table of this instruction set.
 #pragma once
 
-inline constexpr Kernels kTable = {.name = KERNEL_SET,
+inline constexpr Kernels kTable = {.name = BB_TEXT(BB_ISA),
                                    .matvec = matvec,
                                    .decode = decode_rows,
                                    .dot_block = dot_block,

@@ -14,5 +14,4 @@ struct Dot {
   }
   static I32x16 total(const Sum& s) { return s; }
 };
-using WideDot = Dot;
 inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

@@ -2,6 +2,8 @@
 // int8_row_dot_avx512.h.
 #pragma once
 
+#include "backend/cpu/isa/int8_row_dot_avx512.h"
+
 /// Sixteen lanes that add up to Σ codes·(low + 128·high) of the inputs they hold.
 template <class D, int COUNT>
 BB_INLINE I32x16 both_bytes(const I32x16 (&codes)[COUNT], const int8_t* low, const int8_t* high) {

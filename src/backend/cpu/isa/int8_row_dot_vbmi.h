@@ -2,6 +2,8 @@
 // int8_row_dot_avx512.h.
 #pragma once
 
+#include "backend/cpu/isa/int8_row_dot_avx512.h"
+
 /// Four chunks of sums that share codes: quarter L of the result has those of quarter L of each.
 template <class D, int COUNT>
 BB_INLINE __m512i low_sums(const I32x16 (&codes)[4][COUNT], const int8_t* low) {
