@@ -190,9 +190,10 @@ void CpuGradOps::multiply_by_dots(const Matrix& a, const Matrix& b, const Matrix
 /// which holds a row for each token, is read as it lies.
 void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_in, Op op_b, float beta, Tensor& c_in) {
   Matrix a = view(a_in), b = view(b_in);
-  bool a_turned = op_a == Op::transposed, b_turned = op_b == Op::transposed;
-  const int m = a_turned ? a.cols : a.rows, depth = a_turned ? a.rows : a.cols, n = b_turned ? b.rows : b.cols;
-  BB_CHECK(depth == (b_turned ? b.cols : b.rows), "depth ", depth);
+  bool a_transposed = op_a == Op::transposed, b_transposed = op_b == Op::transposed;
+  const int m = a_transposed ? a.cols : a.rows, depth = a_transposed ? a.rows : a.cols,
+            n = b_transposed ? b.rows : b.cols;
+  BB_CHECK(depth == (b_transposed ? b.cols : b.rows), "depth ", depth);
   if (!c_in && beta == 0) c_in = ops_.memory_->make(m, n);
   BB_CHECK(c_in && c_in.rows() == m && c_in.cols() == n, "c [", c_in.rows(), ", ", c_in.cols(), "], expected [", m,
            ", ", n, "]");
@@ -201,8 +202,8 @@ void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_
   if (m == 0 || n == 0) return;
   if (depth == 0) return scale_or_clear(c, beta);
 
-  if (a_turned && m >= n) {  // cᵀ = op(b)ᵀ·a, for a with a row for each token
-    const Matrix b_t = b_turned && alpha == 1 ? b : copy(b, !b_turned, alpha);
+  if (a_transposed && m >= n) {  // cᵀ = op(b)ᵀ·a, for a with a row for each token
+    const Matrix b_t = b_transposed && alpha == 1 ? b : copy(b, !b_transposed, alpha);
     const Matrix c_t = view(ops_.memory_->make(n, m));
     multiply_wide(b_t, a, c_t, false);
     threads_.for_ranges(m, 16, [&](int64_t first, int64_t last, int) {
@@ -215,10 +216,10 @@ void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_
     return;
   }
   const bool scale_a = m <= n;
-  if (a_turned || (scale_a && alpha != 1)) a = copy(a, a_turned, scale_a ? alpha : 1);
+  if (a_transposed || (scale_a && alpha != 1)) a = copy(a, a_transposed, scale_a ? alpha : 1);
   const float b_factor = scale_a ? 1 : alpha;
-  const bool by_dots = b_turned ? depth >= 4 * kNarrow : n < kNarrow;
-  if (b_turned != by_dots || b_factor != 1) b = copy(b, b_turned != by_dots, b_factor);
+  const bool by_dots = b_transposed ? depth >= 4 * kNarrow : n < kNarrow;
+  if (b_transposed != by_dots || b_factor != 1) b = copy(b, b_transposed != by_dots, b_factor);
   if (by_dots) {
     scale_or_clear(c, beta);
     multiply_by_dots(a, b, c);

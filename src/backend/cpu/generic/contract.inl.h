@@ -33,16 +33,16 @@ static_assert(
       { load_i8(from) } -> Is<F32x16>;
       { store_bf16(to, a) } -> Is<void>;
       { store_f16(to, a) } -> Is<void>;
-    },
-    "BB_ISA_SIMD");
+    }, "BB_ISA_SIMD");
 
 /// Sixteen weights from 2·BITS bytes of codes.
 template <int BITS>
 concept Decodes = requires(const Decoder<BITS>& decode, const uint8_t* codes) {
-  Decoder<BITS>(1.0f, 0.0f);  // scale, bias
-  { decode(codes) } -> Is<F32x16>;
-};
-static_assert(Decodes<2> && Decodes<3> && Decodes<4> && Decodes<5> && Decodes<6> && Decodes<8>, "Decoder of BB_ISA_SIMD");
+                    Decoder<BITS>(1.0f, 0.0f);  // scale, bias
+                    { decode(codes) } -> Is<F32x16>;
+                  };
+static_assert(Decodes<2> && Decodes<3> && Decodes<4> && Decodes<5> && Decodes<6> && Decodes<8>,
+              "Decoder of BB_ISA_SIMD");
 
 // Sizes of tiles, for the registers there are: rows of x that exact products decode codes for at once; rows and columns
 // of dot_block(); rows of small_gemm(), and its sums of sixteen.
@@ -81,36 +81,34 @@ static_assert(
 /// Sixteen codes as bytes, from 2·BITS bytes; and, where kUnpacks32, thirty-two of a width that does not lie ready.
 template <int BITS>
 concept Unpacks = requires(uint8_t* out, const uint8_t* codes) {
-  { store_codes<BITS>(out, codes) } -> Is<void>;
-} && (!kUnpacks32 || BITS == 4 || BITS == 8 || requires(uint8_t* out, const uint8_t* codes) {
-  { store_codes32<BITS>(out, codes) } -> Is<void>;
-});
+                    { store_codes<BITS>(out, codes) } -> Is<void>;
+                  } && (!kUnpacks32 || BITS == 4 || BITS == 8 || requires(uint8_t * out, const uint8_t* codes) {
+                                                                   { store_codes32<BITS>(out, codes) } -> Is<void>;
+                                                                 });
 static_assert(Unpacks<2> && Unpacks<3> && Unpacks<5> && Unpacks<6>, "BB_ISA_INT");
 static_assert(kDirectRows > 0 && kIntRows > 0 && kIntCols > 0, "BB_ISA_INT: tiles of int8 products");
 
-// BB_ISA_DOT: sums of four products of an unsigned and a signed byte per lane, for codes of up to kBits bits. A sum takes
-// kSteps steps before total() must be called; WideDot, made of it, takes all codes.
+// BB_ISA_DOT: sums of four products of an unsigned and a signed byte per lane, for codes of up to kBits bits. A sum
+// takes kSteps steps before total() must be called; WideDot, made of it, takes all codes.
 static_assert(
     requires(Dot::Sum s, I32x16 a) {
       { Dot::zero() } -> Is<Dot::Sum>;
       { Dot::step(s, a, a) } -> Is<Dot::Sum>;
       { Dot::total(s) } -> Is<I32x16>;
-    } && Dot::kBits >= 4 && Dot::kSteps >= 8 && kNarrowBits >= Dot::kBits,
-    "BB_ISA_DOT");
+    } && Dot::kBits >= 4 && Dot::kSteps >= 8 && kNarrowBits >= Dot::kBits, "BB_ISA_DOT");
 
 // BB_ISA_ROW_DOT: the sums of a stripe of one weight row, block i in lane i.
 template <class Codes, int BLOCK>
 concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, I32x16 (&one)[1], I32x16 (&two)[2]) {
-  { block_sums<Codes, BLOCK, 1>(codes, x, one) } -> Is<void>;
-  { block_sums<Codes, BLOCK, 2>(codes, x, two) } -> Is<void>;
-};
+                       { block_sums<Codes, BLOCK, 1>(codes, x, one) } -> Is<void>;
+                       { block_sums<Codes, BLOCK, 2>(codes, x, two) } -> Is<void>;
+                     };
 static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<ByteCodes<true>, 64> && kRowAhead >= 0, "BB_ISA_ROW_DOT");
 
 // BB_ISA_OUTLIERS: where few rows keep the high bytes of outliers, as BB_ISA_ROW_DOT reads them.
 static_assert(
-    requires(int8_t* row, const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], QuantLayout layout) {
+    requires(int8_t * row, const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], QuantLayout layout) {
       { clear_high(1, row) } -> Is<void>;  // before the first group of a row
       { store_high(high, positions, 0, layout, row) } -> Is<void>;
-    } && kHighStripe<32> <= size_t(32) * kLanes && kHighStripe<64> <= size_t(64) * kLanes,
-    "BB_ISA_OUTLIERS");
+    } && kHighStripe<32> <= size_t(32) * kLanes && kHighStripe<64> <= size_t(64) * kLanes, "BB_ISA_OUTLIERS");
 #pragma GCC diagnostic pop
