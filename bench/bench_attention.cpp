@@ -35,9 +35,11 @@ class Cache {
     pages_each_ = (c.past + c.rows + kPageSize - 1) / kPageSize;
     const double layer = c.token_bytes() * pages_each_ * kPageSize * c.sequences;
     layers_ = int(std::clamp(double(c.shape.working_set) / layer, 1.0, 256.0));
-    kv_ = backend_->make_kv({.layers = layers_,
-                             .kv_heads = c.shape.kv_heads,
-                             .head_dim = c.shape.head_dim,
+    kv_ = backend_->make_kv({.groups = {{.kind = KvGroup::Kind::attention,
+                                         .layers = layers_,
+                                         .kv_heads = c.shape.kv_heads,
+                                         .head_dim = c.shape.head_dim,
+                                         .window = 0}},
                              .page_size = kPageSize,
                              .pages = pages_each_ * c.sequences,
                              .dtype = c.cached});
@@ -70,7 +72,7 @@ class Cache {
       for (int p = 0; p < pages_each_; ++p) pages.push_back(s * pages_each_ + p);
       batch.append(std::vector<int32_t>(size_t(count), 0), past, pages, Batch::Want::none);
     }
-    backend_->bind(batch, kv_.get());
+    backend_->stream().bind(batch, kv_.get());
     const Shape& s = case_.shape;
     return {activations(*backend_, batch.rows(), s.heads * s.head_dim),
             activations(*backend_, batch.rows(), s.kv_heads * s.head_dim),
@@ -79,7 +81,7 @@ class Cache {
 
   Tensor attend(int layer, const Rows& rows, int window) {
     const Shape& s = case_.shape;
-    return backend_->ops().attend(
+    return backend_->stream().ops().attend(
         *kv_, layer, rows.q, rows.k, rows.v,
         {.heads = s.heads, .kv_heads = s.kv_heads, .head_dim = s.head_dim, .scale = 0.0883883f, .window = window});
   }

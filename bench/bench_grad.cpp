@@ -43,7 +43,7 @@ struct ProductCase {
 void forward(benchmark::State& state, const ProductCase& c) {
   const auto backend = make_backend(c.fast);
   const HostWeight host = random_weight(c.format, c.out, c.in);
-  const Weight weight = backend->prepare(host);
+  const Weight weight = backend->pack(host);
   const Tensor x = activations(*backend, c.rows, c.in);
   bind_rows(*backend, c.rows);
   const bool affine = c.format.kind == Format::Kind::affine;
@@ -51,7 +51,7 @@ void forward(benchmark::State& state, const ProductCase& c) {
   repeat(state, c.work(host, limit), [&] {
     const MatmulTerm term = {&weight, nullptr};
     Tensor y;
-    backend->ops().matmul(x, {&term, 1}, {&y, 1});
+    backend->stream().ops().matmul(x, {&term, 1}, {&y, 1});
     benchmark::DoNotOptimize(y);
   });
 }
@@ -59,12 +59,12 @@ void forward(benchmark::State& state, const ProductCase& c) {
 void matmul_dx(benchmark::State& state, const ProductCase& c) {
   const auto backend = make_backend(c.fast);
   const HostWeight host = random_weight(c.format, c.out, c.in);
-  const Weight weight = backend->prepare(host);
+  const Weight weight = backend->pack(host);
   const Weight* const pointer = &weight;
   const Tensor dy = activations(*backend, c.rows, c.out);
   bind_rows(*backend, c.rows);
   repeat(state, c.work(host, c.fast ? Limit::bf16 : Limit::f32), [&] {
-    const Tensor dx = backend->grad_ops()->matmul_dx({&dy, 1}, {&pointer, 1});
+    const Tensor dx = backend->stream().grad_ops()->matmul_dx({&dy, 1}, {&pointer, 1});
     benchmark::DoNotOptimize(dx);
   });
 }
@@ -72,20 +72,21 @@ void matmul_dx(benchmark::State& state, const ProductCase& c) {
 void head_loss(benchmark::State& state, const Shape& shape, int rows) {
   const auto backend = make_backend(true);
   const HostWeight host = random_weight(kQ4, shape.vocab, shape.model);
-  const Weight head = backend->prepare(host);
+  const Weight head = backend->pack(host);
   const Tensor h = activations(*backend, rows, shape.model);
   bind_rows(*backend, rows);
   const std::vector<int32_t> targets(size_t(rows), 3);
   const std::vector<float> weights(size_t(rows), 1.0f);
   std::vector<float> losses(static_cast<size_t>(rows));
-  repeat(state,
-         {.bytes = double(host.codes.size() + host.scales.size() + host.biases.size()) + 8.0 * rows * shape.model,
-          .operations = 4.0 * rows * shape.vocab * shape.model,
-          .limit = Limit::bf16},
-         [&] {
-           Tensor dh;
-           benchmark::DoNotOptimize(backend->grad_ops()->head_loss(h, head, {}, targets, weights, losses, &dh));
-         });
+  repeat(
+      state,
+      {.bytes = double(host.codes.size() + host.scales.size() + host.biases.size()) + 8.0 * rows * shape.model,
+       .operations = 4.0 * rows * shape.vocab * shape.model,
+       .limit = Limit::bf16},
+      [&] {
+        Tensor dh;
+        benchmark::DoNotOptimize(backend->stream().grad_ops()->head_loss(h, head, {}, targets, weights, losses, &dh));
+      });
 }
 
 /// Segments of `length` tokens, 1,024 together. Operations are those of the keys that are seen.
@@ -93,22 +94,22 @@ void attention(benchmark::State& state, const Shape& shape, int rows, int length
   const auto backend = make_backend(true);
   Batch batch;
   for (int r = 0; r < rows; r += length)
-    batch.append(std::vector<int32_t>(size_t(length), 0), 0, {0}, Batch::Want::none);
-  backend->bind(batch, nullptr);
+    batch.append(std::vector<int32_t>(size_t(length), 0), 0, std::vector<int32_t>{0}, Batch::Want::none);
+  backend->stream().bind(batch, nullptr);
   const AttentionParams a = {
       .heads = shape.heads, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim, .scale = 0.1f};
   const Tensor q = activations(*backend, rows, shape.heads * shape.head_dim),
                k = activations(*backend, rows, shape.kv_heads * shape.head_dim);
   Tensor lse, dq, dk, dv;
-  const Tensor out = backend->grad_ops()->attend_packed(q, k, k, a, lse);
+  const Tensor out = backend->stream().grad_ops()->attend_packed(q, k, k, a, lse);
   const double pairs = double(rows) * (length + 1) / 2 * shape.heads * shape.head_dim;
   // Each of q, k, v, out and their gradients once.
   const double bytes = (backward ? 8.0 : 4.0) * 2 * rows * (shape.heads + shape.kv_heads) * shape.head_dim;
   repeat(state, {.bytes = bytes, .operations = (backward ? 10 : 4) * pairs, .limit = Limit::bf16}, [&] {
     if (backward) {
-      backend->grad_ops()->attend_packed_dqkv(q, q, k, k, out, lse, a, dq, dk, dv);
+      backend->stream().grad_ops()->attend_packed_dqkv(q, q, k, k, out, lse, a, dq, dk, dv);
     } else {
-      benchmark::DoNotOptimize(backend->grad_ops()->attend_packed(q, k, k, a, lse));
+      benchmark::DoNotOptimize(backend->stream().grad_ops()->attend_packed(q, k, k, a, lse));
     }
   });
 }
@@ -120,11 +121,11 @@ struct LowRank {
   char a, b, c;  // which matrix: x [rows, in], y [rows, out], u [rows, rank], A [rank, in], B [out, rank]
   float beta;
 };
-constexpr GradOps::Op kPlain = GradOps::Op::plain, kTurned = GradOps::Op::transposed;
+constexpr GradOps::Op kPlain = GradOps::Op::plain, kTransposed = GradOps::Op::transposed;
 constexpr LowRank kLowRank[] = {
-    {"u=xA", kPlain, kTurned, 'x', 'A', 'u', 0},    {"y+=uB", kPlain, kTurned, 'u', 'B', 'y', 1},
-    {"du=dyB", kPlain, kPlain, 'y', 'B', 'u', 0},   {"dB+=dyu", kTurned, kPlain, 'y', 'u', 'B', 1},
-    {"dA+=dux", kTurned, kPlain, 'u', 'x', 'A', 1}, {"dx+=duA", kPlain, kPlain, 'u', 'A', 'x', 1}};
+    {"u=xA", kPlain, kTransposed, 'x', 'A', 'u', 0},    {"y+=uB", kPlain, kTransposed, 'u', 'B', 'y', 1},
+    {"du=dyB", kPlain, kPlain, 'y', 'B', 'u', 0},       {"dB+=dyu", kTransposed, kPlain, 'y', 'u', 'B', 1},
+    {"dA+=dux", kTransposed, kPlain, 'u', 'x', 'A', 1}, {"dx+=duA", kPlain, kPlain, 'u', 'A', 'x', 1}};
 
 void low_rank(benchmark::State& state, const LowRank& product, int rows, int in, int out, int rank) {
   const auto backend = make_backend(true);
@@ -145,7 +146,7 @@ void low_rank(benchmark::State& state, const LowRank& product, int rows, int in,
          {.bytes = bytes(product.a) + bytes(product.b) + 2 * bytes(product.c),
           .operations = 2.0 * rows * rank * width,
           .limit = Limit::f32},
-         [&] { backend->grad_ops()->gemm(0.0f, a, product.op_a, b, product.op_b, product.beta, c); });
+         [&] { backend->stream().grad_ops()->gemm(0.0f, a, product.op_a, b, product.op_b, product.beta, c); });
 }
 
 NormParams norm_of(Backend& backend, int size) { return {activations(backend, 1, size), 1e-6f}; }
@@ -155,7 +156,7 @@ void rms_norm_dx(benchmark::State& state, const Shape& shape, int rows) {
   const Tensor x = activations(*backend, rows, shape.model);
   const NormParams norm = norm_of(*backend, shape.model);
   repeat(state, {.bytes = 12.0 * rows * shape.model},
-         [&] { benchmark::DoNotOptimize(backend->grad_ops()->rms_norm_dx(x, x, norm)); });
+         [&] { benchmark::DoNotOptimize(backend->stream().grad_ops()->rms_norm_dx(x, x, norm)); });
 }
 
 void norm_rope_dx(benchmark::State& state, const Shape& shape, int rows) {
@@ -165,10 +166,10 @@ void norm_rope_dx(benchmark::State& state, const Shape& shape, int rows) {
   const Tensor q = activations(*backend, rows, q_size), k = activations(*backend, rows, k_size);
   Tensor dq = activations(*backend, rows, q_size), dk = activations(*backend, rows, k_size);
   const NormParams norm = norm_of(*backend, shape.head_dim);
-  RopeParams rope{.dims = shape.head_dim, .inv_freq = {}, .magnitude = 1};
+  RopeParams rope{.dims = shape.head_dim, .inv_freq = {}, .attention_factor = 1};
   for (int i = 0; i < shape.head_dim / 2; ++i) rope.inv_freq.push_back(1.0f / float(1 + i));
   repeat(state, {.bytes = 12.0 * rows * (q_size + k_size)},
-         [&] { backend->grad_ops()->norm_rope_dx(dq, dk, q, k, shape.head_dim, &norm, &norm, rope); });
+         [&] { backend->stream().grad_ops()->norm_rope_dx(dq, dk, q, k, shape.head_dim, &norm, &norm, rope); });
 }
 
 void glu_dx(benchmark::State& state, const Shape& shape, int rows) {
@@ -176,14 +177,14 @@ void glu_dx(benchmark::State& state, const Shape& shape, int rows) {
   const Tensor x = activations(*backend, rows, shape.feed_forward);
   Tensor dgate, dup;
   repeat(state, {.bytes = 20.0 * rows * shape.feed_forward},
-         [&] { backend->grad_ops()->glu_dx(Activation::silu, x, x, x, dgate, dup); });
+         [&] { backend->stream().grad_ops()->glu_dx(Activation::silu, x, x, x, dgate, dup); });
 }
 
 void dropout(benchmark::State& state, const Shape& shape, int rows) {
   const auto backend = make_backend(true);
   const Tensor x = activations(*backend, rows, shape.model);
   repeat(state, {.bytes = 8.0 * rows * shape.model},
-         [&] { benchmark::DoNotOptimize(backend->grad_ops()->dropout(x, 0.1f, {})); });
+         [&] { benchmark::DoNotOptimize(backend->stream().grad_ops()->dropout(x, 0.1f, {})); });
 }
 
 void register_products(const Shape& shape) {

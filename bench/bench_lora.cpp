@@ -25,31 +25,34 @@ struct Case {
   bool fast = true;
 };
 
-/// Entries of every layer and adapter, by module.
+/// Every adapter's entries in a backend's slots: site = layer · modules + module.
 struct Prepared {
-  std::vector<std::unique_ptr<LoraEntry>> entries;
-  std::vector<std::vector<LoraTable>> layers;
+  std::vector<std::vector<std::unique_ptr<LoraEntry>>> adapters;  // [adapters][modules]
+  size_t layers = 0;
   double bytes = 0;  // of one layer
 };
 
 Prepared prepare(Backend& backend, const Case& c, size_t bytes) {
   Prepared prepared;
-  for (size_t layer = 0; layer < 2 || double(layer) * prepared.bytes < double(bytes); ++layer) {
-    std::vector<LoraTable>& tables = prepared.layers.emplace_back();
+  prepared.adapters.resize(size_t(c.adapters));
+  for (; prepared.layers < 2 || double(prepared.layers) * prepared.bytes < double(bytes); ++prepared.layers) {
     for (const int out : c.outs) {
-      LoraTable& table = tables.emplace_back();
       const std::vector<float> a(size_t(c.rank) * size_t(c.in), 0.0101f), b(size_t(out) * size_t(c.rank), 0.0201f);
-      for (int i = 0; i < c.adapters; ++i) {
+      for (auto& modules : prepared.adapters) {
         auto entry = std::make_unique<LoraEntry>();
         entry->terms.push_back(
-            {backend.prepare_factors({.rank = c.rank, .in = c.in, .out = out, .a = a, .b = b, .bias = {}},
-                                     FactorUse::linear),
+            {backend.pack_factors({.rank = c.rank, .in = c.in, .out = out, .a = a, .b = b, .bias = {}},
+                                  LowRankUse::linear),
              1e-3f});
-        if (layer == 0) prepared.bytes += double(entry->terms.front().factors.packed->bytes());
-        table.slots.push_back(entry.get());
-        prepared.entries.push_back(std::move(entry));
+        if (prepared.layers == 0) prepared.bytes += double(entry->terms.front().factors.packed->bytes());
+        modules.push_back(std::move(entry));
       }
     }
+  }
+  for (size_t i = 0; i < prepared.adapters.size(); ++i) {
+    std::vector<const LoraEntry*> by_site;
+    for (const auto& entry : prepared.adapters[i]) by_site.push_back(entry.get());
+    backend.set_slot(int32_t(i), by_site);
   }
   return prepared;
 }
@@ -59,10 +62,11 @@ void lora(benchmark::State& state, const Case& c, size_t bytes) {
   Prepared prepared = prepare(*backend, c, bytes);
   Batch batch;
   for (int r = 0; r < c.adapters; ++r)
-    batch.append(std::vector<int32_t>(size_t(c.rows / c.adapters), 0), 0, {0}, Batch::Want::none, r);
+    batch.append(std::vector<int32_t>(size_t(c.rows / c.adapters), 0), 0, std::vector<int32_t>{0}, Batch::Want::none,
+                 r);
   batch.pages = {0};
   batch.segments = {{0, c.rows, 0, 0}};  // the slots are what counts: one sequence saves the pages
-  backend->bind(batch, nullptr);
+  backend->stream().bind(batch, nullptr);
   const Tensor x = activations(*backend, c.rows, c.in);
   std::vector<Tensor> y;
   double outs = 0;
@@ -73,10 +77,10 @@ void lora(benchmark::State& state, const Case& c, size_t bytes) {
   size_t layer = 0;
   std::vector<LoraModule> modules(c.outs.size());
   for (auto _ : state) {
-    for (size_t m = 0; m < modules.size(); ++m) modules[m].table = &prepared.layers[layer][m];
-    backend->ops().lora(x, RowSet::all, modules, y);
+    for (size_t m = 0; m < modules.size(); ++m) modules[m].site = int(layer * modules.size() + m);
+    backend->stream().ops().lora(x, RowSet::all, modules, y);
     benchmark::DoNotOptimize(y);
-    layer = (layer + 1) % prepared.layers.size();
+    layer = (layer + 1) % prepared.layers;
   }
   report(state, {.bytes = prepared.bytes + 4.0 * c.rows * (c.in + 2 * outs),
                  .operations = 2.0 * c.rows * c.rank * (double(c.in) * double(c.outs.size()) + outs),

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "machine.h"
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::bench {
 namespace {
@@ -83,7 +83,7 @@ Prepared& prepared(const Format& format, bool fast, const Shape& shape) {
   last = std::make_unique<Prepared>(Prepared{format, fast, 0, make_backend(fast), {}});
   const Weights weights = random_weights(format, shape);
   last->bytes = weights.bytes;
-  for (const HostWeight& weight : weights.each) last->weights.push_back(last->backend->prepare(weight));
+  for (const HostWeight& weight : weights.each) last->weights.push_back(last->backend->pack(weight));
   return *last;
 }
 
@@ -102,7 +102,7 @@ void matmul(benchmark::State& state, const Case& c) {
   for (auto _ : state) {
     const MatmulTerm term{.weight = &on.weights[next], .bias = nullptr};
     Tensor y;  // [rows, out]
-    on.backend->ops().matmul(x, {&term, 1}, {&y, 1});
+    on.backend->stream().ops().matmul(x, {&term, 1}, {&y, 1});
     benchmark::DoNotOptimize(y);
     next = (next + 1) % on.weights.size();
   }

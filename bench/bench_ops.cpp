@@ -20,6 +20,7 @@ int main(int count, char** arguments) {
   bench::register_lora(size);
   bench::register_grad(size);
   bench::register_rows(size);
+  bench::register_sample(size);
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;
 

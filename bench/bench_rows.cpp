@@ -25,7 +25,7 @@ NormParams norm_of(Backend& backend, int size) {
                         .biases = {},
                         .name = "bench",
                         .keep = values};
-  return {backend.prepare_vector(host), 1e-6f};
+  return {backend.pack_vector(host), 1e-6f};
 }
 
 /// One operation, ready to be repeated, and the f32 values that it reads and writes.
@@ -37,7 +37,7 @@ using Prepare = std::function<Prepared(Backend& backend, const Shape& shape, int
 
 Prepared rms_norm(Backend& backend, const Shape& shape, int rows) {
   return {[&backend, x = activations(backend, rows, shape.model), norm = norm_of(backend, shape.model)] {
-            Tensor y = backend.ops().rms_norm(x, norm);  // [rows, model]
+            Tensor y = backend.stream().ops().rms_norm(x, norm);  // [rows, model]
             benchmark::DoNotOptimize(y);
           },
           2.0 * rows * shape.model};
@@ -48,7 +48,7 @@ Prepared add_rms_norm(Backend& backend, const Shape& shape, int rows) {
   const std::vector<float> zeros(size_t(rows) * size_t(shape.model), 0.0f);
   return {[&backend, x = activations(backend, rows, shape.model), delta = backend.upload(zeros, rows, shape.model),
            norm = norm_of(backend, shape.model)]() mutable {
-            Tensor y = backend.ops().add_rms_norm(x, delta, norm);  // [rows, model]
+            Tensor y = backend.stream().ops().add_rms_norm(x, delta, norm);  // [rows, model]
             benchmark::DoNotOptimize(y);
           },
           4.0 * rows * shape.model};
@@ -58,14 +58,14 @@ Prepared residual_add(Backend& backend, const Shape& shape, int rows) {
   const std::vector<float> zeros(size_t(rows) * size_t(shape.model), 0.0f);
   return {[&backend, x = activations(backend, rows, shape.model),
            delta = backend.upload(zeros, rows, shape.model)]() mutable {
-            backend.ops().add(x, delta);
+            backend.stream().ops().add(x, delta);
             benchmark::DoNotOptimize(x);
           },
           3.0 * rows * shape.model};
 }
 
 RopeParams rope_of(const Shape& shape) {
-  RopeParams rope{.dims = shape.head_dim, .inv_freq = {}, .magnitude = 1};
+  RopeParams rope{.dims = shape.head_dim, .inv_freq = {}, .attention_factor = 1};
   for (int i = 0; i < shape.head_dim / 2; ++i) rope.inv_freq.push_back(1.0f / float(1 + i));
   return rope;
 }
@@ -77,7 +77,7 @@ Prepared rotation(Backend& backend, const Shape& shape, int rows, bool norms) {
            k = activations(backend, rows, k_size), norm = norm_of(backend, shape.head_dim),
            rope = rope_of(shape)]() mutable {
             const NormParams* const of_head = norms ? &norm : nullptr;
-            backend.ops().norm_rope(q, k, dim, of_head, of_head, rope);
+            backend.stream().ops().norm_rope(q, k, dim, of_head, of_head, rope);
             benchmark::DoNotOptimize(q);
           },
           2.0 * rows * (q_size + k_size)};
@@ -89,7 +89,7 @@ Prepared norm_rope(Backend& backend, const Shape& shape, int rows) { return rota
 Prepared glu(Backend& backend, const Shape& shape, int rows) {
   return {[&backend, gate = activations(backend, rows, shape.feed_forward),
            up = activations(backend, rows, shape.feed_forward)] {
-            Tensor y = backend.ops().glu(Activation::silu, gate, up);  // [rows, feed_forward]
+            Tensor y = backend.stream().ops().glu(Activation::silu, gate, up);  // [rows, feed_forward]
             benchmark::DoNotOptimize(y);
           },
           3.0 * rows * shape.feed_forward};
@@ -101,31 +101,31 @@ Prepared embed(Backend& backend, const Shape& shape, int rows) {
   const size_t groups = size_t(shape.vocab) * size_t(shape.model / format.group);
   const auto bytes = std::make_shared<std::vector<std::byte>>(codes + 4 * groups);
   const std::span<const std::byte> all(*bytes);
-  const Weight table = backend.prepare({.format = format,
-                                        .out = shape.vocab,
-                                        .in = shape.model,
-                                        .codes = all.first(codes),
-                                        .scales = all.subspan(codes, 2 * groups),
-                                        .biases = all.subspan(codes + 2 * groups),
-                                        .name = "bench",
-                                        .keep = bytes});
+  const Weight table = backend.pack({.format = format,
+                                     .out = shape.vocab,
+                                     .in = shape.model,
+                                     .codes = all.first(codes),
+                                     .scales = all.subspan(codes, 2 * groups),
+                                     .biases = all.subspan(codes + 2 * groups),
+                                     .name = "bench",
+                                     .keep = bytes});
   Batch batch;
   std::vector<int32_t> tokens;
   for (int i = 0; i < rows; ++i) tokens.push_back(int32_t((int64_t(i) * 7919) % shape.vocab));
-  batch.append(tokens, 0, {0}, Batch::Want::none);
-  backend.bind(batch, nullptr);
+  batch.append(tokens, 0, std::vector<int32_t>{0}, Batch::Want::none);
+  backend.stream().bind(batch, nullptr);
   return {[&backend, table] {
-            Tensor y = backend.ops().embed(table);  // [rows, model]
+            Tensor y = backend.stream().ops().embed(table);  // [rows, model]
             benchmark::DoNotOptimize(y);
           },
           // A row of the table takes half a byte per value and four bytes per group.
           rows * (double(shape.model) * (1 + 0.5 / 4) + double(shape.model) / format.group)};
 }
 
-Prepared take_wanted(Backend& backend, const Shape& shape, int rows) {
+Prepared gather_rows(Backend& backend, const Shape& shape, int rows) {
   bind_rows(backend, rows);
   return {[&backend, x = activations(backend, rows, shape.model)] {
-            Tensor y = backend.ops().take_wanted(x);  // [1, model]
+            Tensor y = backend.stream().ops().gather_rows(x);  // [1, model]
             benchmark::DoNotOptimize(y);
           },
           2.0 * shape.model};
@@ -137,7 +137,7 @@ void register_rows(Size size) {
   const std::vector<std::pair<const char*, Prepare>> operations = {
       {"rms_norm", rms_norm}, {"add_rms_norm", add_rms_norm}, {"add", residual_add},
       {"rope", rope},         {"norm_rope", norm_rope},       {"glu", glu},
-      {"embed", embed},       {"take_wanted", take_wanted}};
+      {"embed", embed},       {"gather_rows", gather_rows}};
   const Shape shape = shape_of(size);
   for (const auto& [name, prepare] : operations) {
     for (int rows : {1, 8, 512}) {

@@ -4,7 +4,7 @@
 
 #include "backend/registry.h"
 #include "bumblebee/device.h"
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::bench {
 
@@ -23,7 +23,7 @@ const Machine& machine() {
 }
 
 std::unique_ptr<Backend> make_backend(bool fast) {
-  return require_backend("cpu", {}).create({.threads = 0, .fast = fast, .instruction_set = {}});
+  return require_device("cpu", {}).entry->create({.threads = 0, .fast = fast, .instruction_set = {}});
 }
 
 void report(benchmark::State& state, const Work& work) {
@@ -74,8 +74,8 @@ HostWeight random_weight(const Format& format, int out, int in) {
 
 void bind_rows(Backend& backend, int rows) {
   Batch batch;
-  batch.append(std::vector<int32_t>(size_t(rows), 0), 0, {0}, Batch::Want::last);
-  backend.bind(batch, nullptr);
+  batch.append(std::vector<int32_t>(size_t(rows), 0), 0, std::vector<int32_t>{0}, Batch::Want::last);
+  backend.stream().bind(batch, nullptr);
 }
 
 }  // namespace bumblebee::bench

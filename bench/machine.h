@@ -55,6 +55,7 @@ void register_attention(Size size);
 void register_lora(Size size);
 void register_grad(Size size);
 void register_rows(Size size);
+void register_sample(Size size);
 
 template <class Function>
 void add(const std::string& name, Function function) {

@@ -1,7 +1,7 @@
 # What `cmake --install` puts where, so that another project's find_package(bumblebee) gives it bumblebee::bumblebee. The layers are
 # installed as one archive: how the library is cut into them is nobody's business outside. Archives of other build tools (the Rust text
 # library) are installed untouched: an archiver with an LLVM plugin would index their objects by bitcode and lose symbols.
-if(BB_KERNELS_ONLY OR NOT TARGET bumblebee_engine)
+if(BB_KERNELS_ONLY OR NOT TARGET bumblebee_api)
   return()
 endif()
 include(CMakePackageConfigHelpers)

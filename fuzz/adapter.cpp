@@ -6,8 +6,9 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "lora/adapter_config.h"
+#include "lora/bind_to_base.h"
 #include "lora/dense.h"
-#include "lora/fit.h"
 #include "lora/readers.h"
 
 namespace {
@@ -20,9 +21,10 @@ void use(const lora::Adapter& adapter) {
   for (const auto& [path, change] : adapter.modules) {
     if (change.low_rank && change.low_rank->rank() <= 64) lora::delta_norm(*change.low_rank);
     if (!change.low_rank) continue;
-    base.sites.push_back({path, change.low_rank->a.cols, change.low_rank->b.rows, nn::Site::Kind::linear, true});
+    base.target_modules.push_back(
+        {path, change.low_rank->a.cols, change.low_rank->b.rows, nn::TargetModule::Kind::linear, true});
   }
-  lora::fit(adapter, base);
+  lora::bind_to_base(adapter, base);
 }
 
 }  // namespace

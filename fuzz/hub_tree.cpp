@@ -1,5 +1,7 @@
 // Any bytes as a list of files of the Hub, as one kept in the cache, and as a pattern over names: refused with an
 // Error, or paths that stay below a folder and a list that survives being kept.
+#include <nlohmann/json.hpp>
+
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
-#include "train/post_reader.h"
+#include "dataset/post_reader.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace bumblebee;
@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data + 1), size - 1);
   try {
-    for (const train::Post& post : train::parse_posts(bytes, kFormats[data[0] % 5], "fuzz", {}).posts) {
+    for (const dataset::Post& post : dataset::parse_posts(bytes, kFormats[data[0] % 5], "fuzz", {}).posts) {
       if (!valid_utf8(post.text) || post.line < 1 || post.text.starts_with(' ')) std::abort();
     }
   } catch (const Error&) {

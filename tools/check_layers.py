@@ -8,9 +8,9 @@ import sys
 
 MAX_LINES = 700
 
-# layer -> layers it may include besides itself. "public" is include/bumblebee, "error" is include/bumblebee/error.h alone.
+# layer -> layers it may include besides itself. "public" is include/bumblebee, "error" of it error.h and log.h alone.
 BELOW_NN = ["backend", "quant", "tensor", "base", "error"]
-BELOW_ENGINE = ["models", "lora", "text", "hub", "io", "nn"] + BELOW_NN + ["public"]
+BELOW_ENGINE = ["exec", "models", "lora", "text", "hub", "io", "nn"] + BELOW_NN + ["public"]
 ALLOWED = {
     "public": ["error"],
     "base": ["error"],
@@ -23,9 +23,11 @@ ALLOWED = {
     "nn": BELOW_NN,
     "models": ["nn"] + BELOW_NN,
     "lora": ["nn", "io"] + BELOW_NN,
-    "engine": BELOW_ENGINE,
-    "train": BELOW_ENGINE,
-    "api": ["engine", "train"] + BELOW_ENGINE,
+    "exec": ["lora", "models", "nn"] + BELOW_NN,
+    "engine": ["exec", "lora", "public"] + BELOW_NN,
+    "dataset": ["text", "io", "quant", "tensor", "base", "error", "public"],
+    "train": ["dataset"] + BELOW_ENGINE,
+    "api": ["engine", "train", "dataset"] + BELOW_ENGINE,
     "serve": ["public", "base", "error"],
     "apps": ["public", "error"],
 }
@@ -67,7 +69,7 @@ def layer_of(path):
 
 def layer_of_include(path, target, root):
     """The layer an #include leads to. Includes are relative to src/ or include/ (in apps/ to apps/), or to the including file's folder."""
-    if target == "bumblebee/error.h":
+    if target in ("bumblebee/error.h", "bumblebee/log.h"):
         return "error"
     if target.startswith("bumblebee/"):
         return "public"

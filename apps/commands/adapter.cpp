@@ -91,9 +91,9 @@ int run(const AdapterVerbFlags& flags) {
 
 }  // namespace
 
-void add_adapter(CLI::App& app, Session& session) {
+void add_adapter(Parser& app, Session& session) {
   auto flags = std::make_shared<AdapterVerbFlags>();
-  CLI::App* verb = add_verb(app, {"adapter", "Convert an adapter between formats, or merge several into one"});
+  Parser* verb = add_verb(app, {"adapter", "Convert an adapter between formats, or merge several into one"});
   verb->add_option("action", flags->action, "convert or merge")->check(one_of({"convert", "merge"}));
   verb->add_option("paths", flags->paths,
                    "convert: ADAPTER[:SCALE] DIR; merge: ADAPTER[:WEIGHT]... (each a directory, or org/name)");

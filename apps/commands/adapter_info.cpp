@@ -20,9 +20,11 @@ struct Row {
   std::map<int, double> sizes;  // layer -> Frobenius norm of the change; -1 for a module outside the layers
 };
 
-double size_of_change(const lora::Change& change) { return change.low_rank ? lora::delta_norm(*change.low_rank) : 0; }
+double size_of_change(const lora::ModuleDelta& change) {
+  return change.low_rank ? lora::delta_norm(*change.low_rank) : 0;
+}
 
-std::string parts_of(const lora::Change& change) {
+std::string parts_of(const lora::ModuleDelta& change) {
   std::string text;
   const auto add = [&text](const char* part) { text += (text.empty() ? "" : " + ") + std::string(part); };
   if (change.low_rank) add(change.low_rank->magnitude.empty() ? "factors" : "factors and magnitude");

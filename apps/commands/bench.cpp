@@ -33,12 +33,12 @@ struct BenchFlags {
   std::string format = "md";
   bool load = false, no_warmup = false, no_bandwidth = false;
   const Session* session = nullptr;
-  const CLI::Option *json_option = nullptr, *format_option = nullptr;
+  const Option *json_option = nullptr, *format_option = nullptr;
 };
 
 std::string format_of(const BenchFlags& flags) {
   if (flags.common.json && flags.format == "json") return "json";
-  const CLI::Option* chosen = exclusive(*flags.session, {flags.json_option, flags.format_option});
+  const Option* chosen = exclusive(*flags.session, {flags.json_option, flags.format_option});
   return chosen != nullptr && chosen == flags.json_option && flags.common.json ? "json" : flags.format;
 }
 
@@ -210,9 +210,9 @@ class Report {
   static std::string csv_field(const OutJson& value) {
     std::string text;
     if (value.is_array()) {
-      for (const OutJson& one : value) text += (text.empty() ? "" : " ") + one.dump();
+      for (const OutJson& one : value.elements()) text += (text.empty() ? "" : " ") + one.dump();
     } else if (value.is_string()) {
-      text = value.get<std::string>();
+      text = value.text();
     } else if (!value.is_null()) {
       text = value.dump();
     }
@@ -231,24 +231,23 @@ class Report {
   }
 
   std::vector<Column> columns(const OutJson& row) const {
-    const bool loading = row.at("test") == "load";
+    const bool loading = row.at("test").text() == "load";
     const std::string speed =
-        loading ? formatted("load %.3f s, first token %.3f s", row.at("load_s").get<double>(),
-                            row.at("first_token_s").get<double>())
-                : formatted("%.2f ± %.2f", row.at("avg_ts").get<double>(), row.at("stddev_ts").get<double>());
-    const OutJson& share = row.at("bandwidth_share");
-    std::vector<Column> out = {
-        {"model", -30, row.at("model").get<std::string>()},
-        {"size", 10, human_bytes(row.at("model_bytes").get<double>())},
-        {"params", 10, human_count(row.at("parameters").get<double>())},
-        {"backend", -18, row.at("backend").get<std::string>() + " " + row.at("instruction_set").get<std::string>()},
-        {"threads", 7, row.at("threads").dump()}};
-    if (flags_.model.precision != "fast") out.push_back({"precision", -9, row.at("precision").get<std::string>()});
-    if (flags_.model.kv_type != "auto") out.push_back({"kv type", -7, row.at("kv_type").get<std::string>()});
+        loading
+            ? formatted("load %.3f s, first token %.3f s", row.at("load_s").number(), row.at("first_token_s").number())
+            : formatted("%.2f ± %.2f", row.at("avg_ts").number(), row.at("stddev_ts").number());
+    const OutJson share = row.at("bandwidth_share");
+    std::vector<Column> out = {{"model", -30, row.at("model").text()},
+                               {"size", 10, human_bytes(row.at("model_bytes").number())},
+                               {"params", 10, human_count(row.at("parameters").number())},
+                               {"backend", -18, row.at("backend").text() + " " + row.at("instruction_set").text()},
+                               {"threads", 7, row.at("threads").dump()}};
+    if (flags_.model.precision != "fast") out.push_back({"precision", -9, row.at("precision").text()});
+    if (flags_.model.kv_type != "auto") out.push_back({"kv type", -7, row.at("kv_type").text()});
     if (integers_of(flags_.rows) != std::vector<int>{1}) out.push_back({"rows", 5, row.at("rows").dump()});
-    out.push_back({"test", 15, row.at("test").get<std::string>()});
+    out.push_back({"test", 15, row.at("test").text()});
     out.push_back({"t/s", 18, speed});
-    out.push_back({"% of read", 9, share.is_null() ? "" : formatted("%.1f", 100 * share.get<double>())});
+    out.push_back({"% of read", 9, share.is_null() ? "" : formatted("%.1f", 100 * share.number())});
     return out;
   }
 
@@ -332,7 +331,7 @@ struct List {
   int low, high;
 };
 
-CLI::Option* add_list(CLI::App& verb, std::vector<std::string>& values, const List& list) {
+Option* add_list(Parser& verb, std::vector<std::string>& values, const List& list) {
   return verb.add_option(list.names, values, list.description)
       ->allow_extra_args(false)
       ->option_text("N,...")
@@ -341,10 +340,10 @@ CLI::Option* add_list(CLI::App& verb, std::vector<std::string>& values, const Li
 
 }  // namespace
 
-void add_bench(CLI::App& app, Session& session) {
+void add_bench(Parser& app, Session& session) {
   auto flags = std::make_shared<BenchFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"bench", "Measure how fast a model is here"});
+  Parser* verb = add_verb(app, {"bench", "Measure how fast a model is here"});
   add_loading_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   constexpr int kMost = 1 << 30;

@@ -183,9 +183,9 @@ int run(const CacheFlags& flags) {
 
 }  // namespace
 
-void add_cache(CLI::App& app, Session& session) {
+void add_cache(Parser& app, Session& session) {
   auto flags = std::make_shared<CacheFlags>();
-  CLI::App* verb = add_verb(app, {"cache", "Look after downloaded models: list, remove, prune, verify"});
+  Parser* verb = add_verb(app, {"cache", "Look after downloaded models: list, remove, prune, verify"});
   verb->add_option("action", flags->action, "ls, rm, prune or verify")->check(one_of({"ls", "rm", "prune", "verify"}));
   verb->add_option("targets", flags->targets,
                    "rm: org/name, org/name@revision or a commit; verify: org/name[@revision] (none: all models)");

@@ -23,6 +23,7 @@ struct ChatVerbFlags {
   AdapterFlags adapters;
   ChatFlags chat;
   int ctx_size = 0;
+  std::string kv_memory;
   bool no_history = false;
 };
 
@@ -74,7 +75,7 @@ class Conversation {
 
   void stats() const {
     if (last_.token_summary.input == 0) return note("nothing was asked yet");
-    int limit = flags_.ctx_size > 0 ? flags_.ctx_size : ready_.model.info().context;
+    int limit = ready_.serving.limits().sequence_length;
     int used = last_.token_summary.input + last_.token_summary.output;
     note(speed_line(last_));
     note("[" + std::to_string(used) + " of " + std::to_string(limit) + " tokens of context, " +
@@ -86,7 +87,7 @@ class Conversation {
     OutJson list = OutJson::array();
     for (const Message& message : messages_) list.push_back({{"role", message.role}, {"content", message.content}});
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
-    out << OutJson{{"messages", list}}.dump(2, ' ', false, OutJson::error_handler_t::replace) << '\n';
+    out << OutJson{{"messages", list}}.dump(2) << '\n';
     out.close();
     if (!out) throw Error(ErrorCode::bad_file, path, "cannot write the conversation");
     note("[saved to " + path + "]");
@@ -192,7 +193,8 @@ Next step(const std::string& line, Conversation& conversation, const LineReader&
 
 int run(const ChatVerbFlags& flags) {
   flags.chat.options();  // reports contradictions before the model is loaded
-  ReadyModel ready = prepare({flags.model, flags.sampling, flags.adapters, flags.ctx_size}, flags.common);
+  ReadyModel ready =
+      load_serving({flags.model, flags.sampling, flags.adapters, flags.ctx_size, flags.kv_memory}, flags.common);
   if (!ready.tokenizer.has_chat_template() && flags.chat.chat_template.empty() &&
       flags.chat.chat_template_file.empty()) {
     throw Error(ErrorCode::unsupported, flags.model.model,
@@ -226,12 +228,13 @@ int run(const ChatVerbFlags& flags) {
 
 }  // namespace
 
-void add_chat(CLI::App& app, Session& session) {
+void add_chat(Parser& app, Session& session) {
   auto flags = std::make_shared<ChatVerbFlags>();
-  CLI::App* verb = add_verb(app, {"chat", "Talk with a model"});
+  Parser* verb = add_verb(app, {"chat", "Talk with a model"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);
+  add_kv_memory_flag(*verb, flags->kv_memory);
   add_chat_flags(*verb, flags->chat);
   add_sampling_flags(*verb, flags->sampling);
   verb->add_flag("--no-history", flags->no_history, "Do not keep the typed lines for the next session")

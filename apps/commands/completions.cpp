@@ -15,7 +15,7 @@ namespace {
 struct CompletionFlags {
   CommonFlags common;
   std::string shell;
-  const CLI::App* app = nullptr;
+  const Parser* app = nullptr;
 };
 
 struct FlagWords {
@@ -30,22 +30,23 @@ struct VerbWords {
   std::vector<FlagWords> flags;
 };
 
-std::vector<FlagWords> flags_of(const CLI::App& app) {
+std::vector<FlagWords> flags_of(const Parser& app) {
   std::vector<FlagWords> out;
-  for (const CLI::Option* option : app.get_options([](const CLI::Option* o) { return o->nonpositional(); })) {
-    FlagWords words{{}, option->get_description(), option->get_items_expected_max() > 0};
-    for (const std::string& name : option->get_snames()) words.names.push_back("-" + name);
-    for (const std::string& name : option->get_lnames()) words.names.push_back("--" + name);
+  for (const Option* option : app.options()) {
+    FlagWords words{{}, option->description(), option->takes_value()};
+    for (const std::string& name : option->short_names()) words.names.push_back("-" + name);
+    for (const std::string& name : option->long_names()) words.names.push_back("--" + name);
+    if (words.names.empty()) continue;  // it stands by its place
     out.push_back(std::move(words));
   }
   return out;
 }
 
-std::vector<VerbWords> verbs_of(const CLI::App& app) {
+std::vector<VerbWords> verbs_of(const Parser& app) {
   std::vector<VerbWords> out;
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
-    VerbWords words{{verb->get_name()}, verb->get_description(), flags_of(*verb)};
-    for (const std::string& alias : verb->get_aliases()) words.names.push_back(alias);
+  for (const Parser* verb : app.verbs()) {
+    VerbWords words{{verb->name()}, verb->description(), flags_of(*verb)};
+    for (const std::string& alias : verb->aliases()) words.names.push_back(alias);
     out.push_back(std::move(words));
   }
   return out;
@@ -69,7 +70,7 @@ std::string all_names(const std::vector<FlagWords>& flags) {
   return out;
 }
 
-std::string bash(const CLI::App& app) {
+std::string bash(const Parser& app) {
   std::vector<VerbWords> verbs = verbs_of(app);
   std::string names, cases;
   for (const VerbWords& verb : verbs) {
@@ -118,7 +119,7 @@ std::string zsh_flags(const std::vector<FlagWords>& flags) {
   return out;
 }
 
-std::string zsh(const CLI::App& app) {
+std::string zsh(const Parser& app) {
   std::string list, cases;
   for (const VerbWords& verb : verbs_of(app)) {
     for (const std::string& name : verb.names) list += "    '" + name + ":" + zsh_quoted(verb.description) + "'\n";
@@ -159,7 +160,7 @@ std::string fish_flag(const FlagWords& flag, const std::string& condition) {
   return out + " -d '" + replaced(replaced(flag.description, "\\", "\\\\"), "'", "\\'") + "'\n";
 }
 
-std::string fish(const CLI::App& app) {
+std::string fish(const Parser& app) {
   std::string out = "# fish completion of bumblebee: put it in ~/.config/fish/completions/bumblebee.fish\n";
   for (const FlagWords& flag : flags_of(app)) out += fish_flag(flag, " -n __fish_use_subcommand");
   for (const VerbWords& verb : verbs_of(app)) {
@@ -188,10 +189,10 @@ int run(const CompletionFlags& flags) {
 
 }  // namespace
 
-void add_completions(CLI::App& app, Session& session) {
+void add_completions(Parser& app, Session& session) {
   auto flags = std::make_shared<CompletionFlags>();
   flags->app = &app;
-  CLI::App* verb = add_verb(app, {"completions", "Print a completion script for bash, zsh or fish"});
+  Parser* verb = add_verb(app, {"completions", "Print a completion script for bash, zsh or fish"});
   verb->add_option("shell", flags->shell, "bash, zsh or fish")->required()->check(one_of({"bash", "zsh", "fish"}));
   verb->footer("Example:\n  source <(bumblebee completions bash)");
   on_chosen(*verb, session, flags, run);

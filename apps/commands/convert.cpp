@@ -23,8 +23,8 @@ struct ConvertFlags {
   std::string mode = "affine", dtype, variant = "cpu";
   int threads = 0;
   const Session* session = nullptr;
-  const CLI::Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
-                    *output_flag_option = nullptr;
+  const Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
+               *output_flag_option = nullptr;
 };
 
 std::optional<DType> dtype_of(const std::string& name) {
@@ -67,8 +67,8 @@ ConversionJob from_directory(const ConvertFlags& flags, const std::string& sourc
 }
 
 int run(const ConvertFlags& flags) {
-  const CLI::Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
-  const CLI::Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
+  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
+  const Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
   if (!from) throw UsageError("no source given: bumblebee convert MODEL.gguf DIRECTORY");
   if (!to) throw UsageError("no output directory given: bumblebee convert MODEL.gguf DIRECTORY");
   const std::string& source = from == flags.source_option ? flags.source : flags.model;
@@ -83,10 +83,10 @@ int run(const ConvertFlags& flags) {
 
 }  // namespace
 
-void add_convert(CLI::App& app, Session& session) {
+void add_convert(Parser& app, Session& session) {
   auto flags = std::make_shared<ConvertFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"convert", "Convert a GGUF file or a checkpoint to an MLX-format directory"});
+  Parser* verb = add_verb(app, {"convert", "Convert a GGUF file or a checkpoint to an MLX-format directory"});
   flags->source_option = verb->add_option("source", flags->source, "MODEL.gguf, a checkpoint directory, or org/name");
   flags->output_option = verb->add_option("output", flags->output, "The directory to make");
   flags->model_option =

@@ -94,7 +94,8 @@ void print_as_json(const std::vector<DeviceInfo>& found, const ThreadingInfo& th
                     {"kernels", device.kernels},
                     {"kernels_available", device.kernels_available},
                     {"threads", device.threads},
-                    {"memory_bytes", device.memory_bytes}});
+                    {"memory_bytes", device.memory_bytes},
+                    {"free_bytes", device.free_bytes}});
   }
   OutJson out = {{"version", version()}, {"system", operating_system()}, {"cpu_features", features}, {"devices", list}};
   out["threading"] = as_json(threads);
@@ -113,7 +114,7 @@ void print_as_text(const std::vector<DeviceInfo>& found, const ThreadingInfo& th
     row("device", device.name + ": " + device.description);
     row("  kernels", device.kernels + " (available: " + joined(device.kernels_available) + ")");
     row("  threads", std::to_string(device.threads));
-    row("  memory", human_bytes(double(device.memory_bytes)));
+    row("  memory", human_bytes(double(device.memory_bytes)) + ", " + human_bytes(double(device.free_bytes)) + " free");
   }
   print_threads(threads);
   if (bandwidth > 0) {
@@ -137,9 +138,9 @@ int run(const DoctorFlags& flags) {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Session& session) {
+void add_doctor(Parser& app, Session& session) {
   auto flags = std::make_shared<DoctorFlags>();
-  CLI::App* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"});
+  Parser* verb = add_verb(app, {"doctor", "Show what this machine offers: kernels, memory, bandwidth"});
   verb->add_option("-t,--threads", flags->threads,
                    "Threads to plan and to measure the bandwidth with (default 0: one per core)")
       ->option_text("N")

@@ -32,8 +32,8 @@ struct FuseFlags {
   bool dequantize = false, force = false;
   int threads = 0, ctx_size = 256;
   const Session* session = nullptr;
-  const CLI::Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
-                    *output_flag_option = nullptr;
+  const Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
+               *output_flag_option = nullptr;
 };
 
 /// Divergences in nats per token, from what run-time application predicts.
@@ -194,8 +194,8 @@ void print_as_text(const lora::FuseReport& report, const std::string& output,
 }
 
 int run(const FuseFlags& flags) {
-  const CLI::Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
-  const CLI::Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
+  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
+  const Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
   if (from == nullptr) throw UsageError("no model given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   if (to == nullptr) throw UsageError("no output directory given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   const std::filesystem::path source =
@@ -221,10 +221,10 @@ int run(const FuseFlags& flags) {
 
 }  // namespace
 
-void add_fuse(CLI::App& app, Session& session) {
+void add_fuse(Parser& app, Session& session) {
   auto flags = std::make_shared<FuseFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"fuse", "Write adapters into a model's weights, and say what that loses"});
+  Parser* verb = add_verb(app, {"fuse", "Write adapters into a model's weights, and say what that loses"});
   flags->source_option = verb->add_option("source", flags->source, "The base: a checkpoint directory, or org/name");
   flags->output_option = verb->add_option("output", flags->output, "The directory to make");
   flags->model_option = verb->add_option("-m,--model", flags->model, "The base, as above")->option_text("MODEL");
@@ -233,8 +233,7 @@ void add_fuse(CLI::App& app, Session& session) {
   verb->add_option("--adapter,--adapter-path", flags->adapters,
                    "An adapter, with another scale after ':' if wanted; several are added up")
       ->option_text("SRC[:SCALE]")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->one_each();
   verb->add_flag("-d,--dequantize", flags->dequantize, "Write dense weights: what is lost is one rounding to --dtype");
   verb->add_option("--dtype", flags->dtype, "Dense weights: float16, bfloat16, float32 (default: as stored)")
       ->option_text("TYPE")

@@ -25,12 +25,12 @@ struct GenerateFlags {
   bool raw = false;
   bool parse_control_tokens = false;
   int ctx_size = 0;
+  std::string kv_memory;
   const Session* session = nullptr;
-  const CLI::Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr,
-                    *positional_option = nullptr;
+  const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr;
 };
 
-std::string prompt_text(const GenerateFlags& flags, const CLI::Option* chosen) {
+std::string prompt_text(const GenerateFlags& flags, const Option* chosen) {
   if (chosen == flags.file_option && chosen) return read_input(flags.file);
   if (!chosen) {
     if (::isatty(STDIN_FILENO) == 1)
@@ -42,7 +42,7 @@ std::string prompt_text(const GenerateFlags& flags, const CLI::Option* chosen) {
 }
 
 text::Input make_input(const GenerateFlags& flags) {
-  const CLI::Option* chosen =
+  const Option* chosen =
       exclusive(*flags.session, {flags.prompt_option, flags.file_option, flags.tokens_option, flags.positional_option});
   text::Input input;
   bool as_is = flags.raw || chosen == flags.tokens_option;
@@ -72,7 +72,8 @@ text::Input make_input(const GenerateFlags& flags) {
 
 int run(const GenerateFlags& flags) {
   text::Input input = make_input(flags);
-  ReadyModel ready = prepare({flags.model, flags.sampling, flags.adapters, flags.ctx_size}, flags.common);
+  ReadyModel ready =
+      load_serving({flags.model, flags.sampling, flags.adapters, flags.ctx_size, flags.kv_memory}, flags.common);
   bool templated = !input.messages.empty();
   if (templated && input.chat.chat_template.empty() && !ready.tokenizer.has_chat_template()) {
     throw Error(
@@ -113,15 +114,16 @@ int run(const GenerateFlags& flags) {
 
 }  // namespace
 
-void add_generate(CLI::App& app, Session& session) {
+void add_generate(Parser& app, Session& session) {
   auto flags = std::make_shared<GenerateFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"generate", "Answer one prompt"});
+  Parser* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
   flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);
+  add_kv_memory_flag(*verb, flags->kv_memory);
   flags->prompt_option = verb->add_option("-p,--prompt", flags->prompt, "The prompt; '-' reads standard input")
                              ->option_text("TEXT")
                              ->group("Prompt");

@@ -5,18 +5,31 @@
 #include <cstdio>
 
 #include "options/validators.h"
+#include "ui/terminal.h"
 
 namespace bumblebee::cli {
 
-CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size) {
+Option* add_ctx_flag(Parser& verb, int& ctx_size) {
   return verb
-      .add_option("-c,--ctx-size", ctx_size, "Tokens of prompt and answer together (default 0: the model's context)")
+      .add_option(
+          "-c,--ctx-size", ctx_size,
+          "Tokens of prompt and answer together (default 0: the model's context, or what --kv-memory holds of it)")
       ->option_text("N")
       ->check(integer_between(0, 1 << 30))
       ->group("Model");
 }
 
-ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common) {
+Option* add_kv_memory_flag(Parser& verb, std::string& kv_memory) {
+  return verb
+      .add_option("--kv-memory", kv_memory,
+                  "Memory for keys and values at most, such as 512M or 4G (default: half of what is free beside the "
+                  "weights)")
+      ->option_text("SIZE")
+      ->check(byte_size())
+      ->group("Model");
+}
+
+ReadyModel load_serving(const ServingFlags& flags, const CommonFlags& common) {
   Repository repository = source(flags.model.model, common);
   repository.directory();  // a download is no part of the time to load
   auto start = std::chrono::steady_clock::now();
@@ -25,10 +38,19 @@ ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common) {
   validate(config);
   Tokenizer tokenizer = load_tokenizer(repository);
   text::GenerationOptions options;
-  options.compile.sequence_length = flags.ctx_size;
+  options.limits.sequence_length = flags.ctx_size;
+  options.kv_bytes = bytes_of(flags.kv_memory);
   options.adapters = load_adapters(flags.adapters, common);
   LoadedModel loaded = load(flags.model, common);
   text::Generation serving = text::generation(loaded.model, tokenizer, config, options);
+  const text::GenerationLimits limits = serving.limits();
+  const bool shortened = flags.ctx_size == 0 && limits.sequence_length < loaded.model.info().context;
+  if (common.verbose || shortened) {
+    const std::string more = "; the model's context is " + std::to_string(loaded.model.info().context) +
+                             ": --kv-memory or --kv-type int8 make more room";
+    std::fprintf(stderr, "[room for %d tokens, %s of keys and values%s]\n", limits.sequence_length,
+                 human_bytes(double(limits.kv_bytes)).c_str(), shortened ? more.c_str() : "");
+  }
   double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return {std::move(loaded.model), std::move(tokenizer), std::move(config), std::move(serving), load_s};
 }

@@ -24,12 +24,14 @@ struct ServingFlags {
   const SamplingFlags& sampling;
   const AdapterFlags& adapters;
   int ctx_size = 0;
+  std::string kv_memory;
 };
 
-CLI::Option* add_ctx_flag(CLI::App& verb, int& ctx_size);
+Option* add_ctx_flag(Parser& verb, int& ctx_size);
+Option* add_kv_memory_flag(Parser& verb, std::string& kv_memory);
 
 /// Reads small files first, so that a missing tokenizer is reported before gigabytes of weights are loaded.
-ReadyModel prepare(const ServingFlags& flags, const CommonFlags& common);
+ReadyModel load_serving(const ServingFlags& flags, const CommonFlags& common);
 
 double prefill_speed(const text::Result& result);  // tokens per second; 0 when nothing was measured
 double decode_speed(const text::Result& result);   // the same; the first token counts as prefill

@@ -12,35 +12,33 @@ namespace {
 struct HelpFlags {
   CommonFlags common;
   std::string verb;
-  const CLI::App* app = nullptr;
+  const Parser* app = nullptr;
 };
 
-OutJson describe(const CLI::Option& option) {
+OutJson describe(const Option& option) {
   OutJson names = OutJson::array();
-  for (const std::string& name : option.get_snames()) names.push_back("-" + name);
-  for (const std::string& name : option.get_lnames()) names.push_back("--" + name);
+  for (const std::string& name : option.short_names()) names.push_back("-" + name);
+  for (const std::string& name : option.long_names()) names.push_back("--" + name);
   OutJson out;
   out["names"] = names;
-  out["positional"] = option.get_positional() ? OutJson(option.get_name(true, false)) : OutJson(nullptr);
-  out["takes_value"] = option.get_items_expected_max() > 0;
-  out["environment"] = option.get_envname();
-  out["description"] = option.get_description();
+  out["positional"] = option.positional_name().empty() ? OutJson(nullptr) : OutJson(option.positional_name());
+  out["takes_value"] = option.takes_value();
+  out["environment"] = option.environment();
+  out["description"] = option.description();
   return out;
 }
 
-OutJson describe(const CLI::App& verb) {
+OutJson describe(const Parser& verb) {
   OutJson options = OutJson::array();
-  for (const CLI::Option* option : verb.get_options()) options.push_back(describe(*option));
-  return {{"name", verb.get_name()},
-          {"aliases", verb.get_aliases()},
-          {"description", verb.get_description()},
-          {"options", options}};
+  for (const Option* option : verb.options()) options.push_back(describe(*option));
+  return {
+      {"name", verb.name()}, {"aliases", verb.aliases()}, {"description", verb.description()}, {"options", options}};
 }
 
 int run(const HelpFlags& flags) {
   if (flags.common.json) {
     OutJson verbs = OutJson::array();
-    for (const CLI::App* verb : flags.app->get_subcommands([](const CLI::App*) { return true; })) {
+    for (const Parser* verb : flags.app->verbs()) {
       if (flags.verb.empty() || verb->check_name(flags.verb)) verbs.push_back(describe(*verb));
     }
     if (verbs.empty()) throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
@@ -48,13 +46,12 @@ int run(const HelpFlags& flags) {
     return int(ExitCode::ok);
   }
   if (flags.verb.empty()) {
-    // help() of the program would delegate to the chosen verb, which is this one.
-    write_out(flags.app->get_formatter()->make_help(flags.app, "bumblebee", CLI::AppFormatMode::Normal));
+    write_out(flags.app->help());
     return int(ExitCode::ok);
   }
-  for (const CLI::App* verb : flags.app->get_subcommands([](const CLI::App*) { return true; })) {
+  for (const Parser* verb : flags.app->verbs()) {
     if (!verb->check_name(flags.verb)) continue;
-    write_out(verb->help("bumblebee"));
+    write_out(verb->help());
     return int(ExitCode::ok);
   }
   throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
@@ -62,12 +59,12 @@ int run(const HelpFlags& flags) {
 
 }  // namespace
 
-void add_help(CLI::App& app, Session& session) {
+void add_help(Parser& app, Session& session) {
   auto flags = std::make_shared<HelpFlags>();
   flags->app = &app;
-  CLI::App* verb = add_verb(app, {"help", "Explain the program, or one verb"});
+  Parser* verb = add_verb(app, {"help", "Explain the program, or one verb"});
   verb->add_option("verb", flags->verb, "The verb to explain");
-  verb->footer("With --json: every verb and flag with its environment twin.");
+  verb->footer("With --json: every verb and flag with its environment variable.");
   on_chosen(*verb, session, flags, run);
 }
 

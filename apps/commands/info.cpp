@@ -23,14 +23,35 @@ struct InfoFlags {
   int ctx_size = 0;
   std::string kv_type = "auto";
   const Session* session = nullptr;
-  const CLI::Option *model_option = nullptr, *directory_option = nullptr;
+  const Option *model_option = nullptr, *directory_option = nullptr;
 };
 
 struct Memory {
   int context = 0;
   uint64_t weights = 0, kv = 0;
   std::string kv_type;
+  /// Of the default device: what it has, and what keys and values may take there by default.
+  DeviceInfo device;
+  uint64_t kv_budget = 0;
+  int64_t kv_tokens = 0;
 };
+
+/// Half of what is free beside the weights, as a serving takes it.
+void plan(Memory& memory, const ModelInfo& info) {
+  memory.device = devices().front();
+  const uint64_t free = memory.device.free_bytes;
+  memory.kv_budget = (free - std::min(free, memory.weights)) / 2;
+  const uint64_t token = info.kv_bytes(1, kv_type_from(memory.kv_type));
+  memory.kv_tokens = token > 0 ? int64_t(memory.kv_budget / token) : 0;
+}
+
+std::string budget_line(const Memory& memory) {
+  const std::string start = memory.device.name + ": " + human_bytes(double(memory.device.free_bytes)) + " of " +
+                            human_bytes(double(memory.device.memory_bytes)) + " free";
+  if (memory.weights > memory.device.memory_bytes) return start + ": the weights do not fit";
+  return start + "; beside the weights at most " + human_bytes(double(memory.kv_budget)) +
+         " for keys and values (--kv-memory), " + std::to_string(memory.kv_tokens) + " tokens";
+}
 
 OutJson module_json(const ModuleInfo& module) {
   return {{"name", module.name},   {"out", module.out},    {"in", module.in},
@@ -61,7 +82,12 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
                    {"kv_type", memory.kv_type},
                    {"weights_bytes", memory.weights},
                    {"kv_bytes", memory.kv},
-                   {"total_bytes", memory.weights + memory.kv}};
+                   {"total_bytes", memory.weights + memory.kv},
+                   {"device", memory.device.name},
+                   {"device_bytes", memory.device.memory_bytes},
+                   {"device_free_bytes", memory.device.free_bytes},
+                   {"kv_budget_bytes", memory.kv_budget},
+                   {"kv_budget_tokens", memory.kv_tokens}};
   out["modules"] = modules;
   print_json(out);
 }
@@ -117,10 +143,11 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
   row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
                     " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
                     " keys and values (" + memory.kv_type + ")");
+  row("budget", budget_line(memory));
 }
 
 int run(const InfoFlags& flags) {
-  const CLI::Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
+  const Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
   const Repository place = source(name, flags.common);
   if (const std::filesystem::path directory = place.directory(); is_adapter_directory(directory)) {
@@ -133,6 +160,7 @@ int run(const InfoFlags& flags) {
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
   memory.weights = info.weight_bytes;
   memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type));
+  plan(memory, info);
   if (flags.common.json) {
     print_as_json(name, info, memory);
   } else {
@@ -143,10 +171,10 @@ int run(const InfoFlags& flags) {
 
 }  // namespace
 
-void add_info(CLI::App& app, Session& session) {
+void add_info(Parser& app, Session& session) {
   auto flags = std::make_shared<InfoFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
+  Parser* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
   verb->alias("show");
   flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m, or an adapter");
   flags->model_option = add_model_flag(*verb, flags->model);

@@ -20,11 +20,11 @@ struct LogitsFlags {
   AdapterFlags adapters;
   std::string tokens, tokens_file, output;
   const Session* session = nullptr;
-  const CLI::Option *tokens_option = nullptr, *file_option = nullptr;
+  const Option *tokens_option = nullptr, *file_option = nullptr;
 };
 
 int run(const LogitsFlags& flags) {
-  const CLI::Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
+  const Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
   if (!chosen) throw UsageError("no tokens given: use --tokens 1,2,3 or --tokens-file FILE");
   std::vector<int32_t> tokens = chosen == flags.tokens_option
                                     ? parse_token_list(flags.tokens, "--tokens")
@@ -57,10 +57,10 @@ int run(const LogitsFlags& flags) {
 
 }  // namespace
 
-void add_logits(CLI::App& app, Session& session) {
+void add_logits(Parser& app, Session& session) {
   auto flags = std::make_shared<LogitsFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
+  Parser* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   flags->tokens_option =

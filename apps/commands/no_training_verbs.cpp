@@ -3,6 +3,6 @@
 
 namespace bumblebee::cli {
 
-void add_training_verbs(CLI::App&, Session&) {}
+void add_training_verbs(Parser&, Session&) {}
 
 }  // namespace bumblebee::cli

@@ -111,9 +111,9 @@ int run(const PerplexityFlags& flags) {
 
 }  // namespace
 
-void add_perplexity(CLI::App& app, Session& session) {
+void add_perplexity(Parser& app, Session& session) {
   auto flags = std::make_shared<PerplexityFlags>();
-  CLI::App* verb = add_verb(app, {"perplexity", "Measure how well a model predicts a text"});
+  Parser* verb = add_verb(app, {"perplexity", "Measure how well a model predicts a text"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   verb->add_option("-f,--file", flags->file, "The text ('-': standard input)")->option_text("FILE")->group("Text");

@@ -93,10 +93,10 @@ int run(const PrepareFlags& flags) {
 
 }  // namespace
 
-void add_prepare(CLI::App& app, Session& session) {
+void add_prepare(Parser& app, Session& session) {
   auto flags = std::make_shared<PrepareFlags>();
   PrepareOptions& options = flags->options;
-  CLI::App* verb =
+  Parser* verb =
       add_verb(app, {"prepare", "Make training data of texts: one file to learn from, one to validate with"});
   verb->add_option("posts", flags->posts, "Files of texts: .txt, .json, .jsonl, .csv");
   verb->add_option("-o,--output-dir", flags->output, "Where train.jsonl, valid.jsonl and test.jsonl go")

@@ -19,7 +19,7 @@ struct PullFlags {
   std::vector<std::string> include, exclude;
   int jobs = 8;
   const Session* session = nullptr;
-  const CLI::Option *source_option = nullptr, *model_option = nullptr;
+  const Option *source_option = nullptr, *model_option = nullptr;
 };
 
 void print_as_json(const std::string& id, const PullResult& result) {
@@ -44,7 +44,7 @@ void remark(const PullFlags& flags, const PullResult& result) {
 }
 
 int run(const PullFlags& flags) {
-  const CLI::Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
+  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
   if (from == nullptr) throw UsageError("no repository given: bumblebee pull org/name");
   PullOptions options;
   options.hub = hub_options(flags.common);
@@ -65,10 +65,10 @@ int run(const PullFlags& flags) {
 
 }  // namespace
 
-void add_pull(CLI::App& app, Session& session) {
+void add_pull(Parser& app, Session& session) {
   auto flags = std::make_shared<PullFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"pull", "Download a model or an adapter from the Hugging Face Hub"});
+  Parser* verb = add_verb(app, {"pull", "Download a model or an adapter from the Hugging Face Hub"});
   flags->source_option = verb->add_option("source", flags->source,
                                           "org/name[/folder][@revision] (revision: branch, tag, commit, refs/pr/N)");
   flags->model_option =

@@ -38,9 +38,9 @@ int run(const QuantizeFlags& flags) {
 
 }  // namespace
 
-void add_quantize(CLI::App& app, Session& session) {
+void add_quantize(Parser& app, Session& session) {
   auto flags = std::make_shared<QuantizeFlags>();
-  CLI::App* verb = add_verb(app, {"quantize", "Quantize a dense checkpoint"});
+  Parser* verb = add_verb(app, {"quantize", "Quantize a dense checkpoint"});
   verb->add_option("source", flags->source, "The dense checkpoint: a directory, or org/name")->required();
   verb->add_option("output", flags->output, "The directory to make")->required();
   verb->add_option("--bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")

@@ -20,7 +20,7 @@ struct TokenizeFlags {
   bool pieces = false;
   bool lines = false;
   const Session* session = nullptr;
-  const CLI::Option *text_option = nullptr, *file_option = nullptr;
+  const Option *text_option = nullptr, *file_option = nullptr;
 };
 
 struct DetokenizeFlags {
@@ -28,7 +28,7 @@ struct DetokenizeFlags {
   std::string model, ids, file;
   bool skip_special_tokens = false;
   const Session* session = nullptr;
-  const CLI::Option *ids_option = nullptr, *file_option = nullptr;
+  const Option *ids_option = nullptr, *file_option = nullptr;
 };
 
 std::string joined(const std::vector<int32_t>& ids) {
@@ -63,13 +63,12 @@ std::vector<std::string> split_lines(const std::string& text) {
   return lines;
 }
 
-std::string text_from(const Session& session, const CLI::Option* argument, const CLI::Option* file,
-                      const std::string& what) {
-  const CLI::Option* chosen = exclusive(session, {argument, file});
+std::string text_from(const Session& session, const Option* argument, const Option* file, const std::string& what) {
+  const Option* chosen = exclusive(session, {argument, file});
   if (!chosen && ::isatty(STDIN_FILENO) == 1)
     throw UsageError("no " + what + " given: pass it as an argument, or use -f FILE");
   if (!chosen) return read_input("-");
-  std::string value = chosen->as<std::string>();
+  std::string value = chosen->value();
   return chosen == file || value == "-" ? read_input(value) : value;
 }
 
@@ -103,10 +102,10 @@ int run_detokenize(const DetokenizeFlags& flags) {
 
 }  // namespace
 
-void add_tokenize(CLI::App& app, Session& session) {
+void add_tokenize(Parser& app, Session& session) {
   auto flags = std::make_shared<TokenizeFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"tokenize", "Turn text into token ids"});
+  Parser* verb = add_verb(app, {"tokenize", "Turn text into token ids"});
   flags->text_option = verb->add_option("text", flags->text, "The text; '-' reads standard input");
   add_model_flag(*verb, flags->model);
   flags->file_option =
@@ -124,10 +123,10 @@ void add_tokenize(CLI::App& app, Session& session) {
   on_chosen(*verb, session, flags, run_tokenize);
 }
 
-void add_detokenize(CLI::App& app, Session& session) {
+void add_detokenize(Parser& app, Session& session) {
   auto flags = std::make_shared<DetokenizeFlags>();
   flags->session = &session;
-  CLI::App* verb = add_verb(app, {"detokenize", "Turn token ids into text"});
+  Parser* verb = add_verb(app, {"detokenize", "Turn token ids into text"});
   flags->ids_option = verb->add_option("ids", flags->ids, "Ids such as 1,2,3; '-' reads standard input");
   add_model_flag(*verb, flags->model);
   flags->file_option =

@@ -106,9 +106,9 @@ int run(const TrainVerbFlags& flags) {
 
 }  // namespace
 
-void add_train(CLI::App& app, Session& session) {
+void add_train(Parser& app, Session& session) {
   auto flags = std::make_shared<TrainVerbFlags>();
-  CLI::App* verb = add_verb(app, {"train", "Train an adapter on a model, whose weights stay as they are"});
+  Parser* verb = add_verb(app, {"train", "Train an adapter on a model, whose weights stay as they are"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);
   flags->train.add_to(*verb);

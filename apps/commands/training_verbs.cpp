@@ -3,7 +3,7 @@
 
 namespace bumblebee::cli {
 
-void add_training_verbs(CLI::App& app, Session& session) {
+void add_training_verbs(Parser& app, Session& session) {
   add_prepare(app, session);
   add_train(app, session);
 }

@@ -32,7 +32,7 @@ Named split(const std::string& text) {
 
 }  // namespace
 
-void add_adapter_flags(CLI::App& verb, AdapterFlags& flags) {
+void add_adapter_flags(Parser& verb, AdapterFlags& flags) {
   verb.add_option("--adapter", flags.adapters,
                   "An adapter of mlx-lm or PEFT; SCALE instead of its own scale. Several are composed")
       ->allow_extra_args(false)

@@ -1,8 +1,6 @@
 // Flags that name adapters, and loading them.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
@@ -15,7 +13,7 @@ struct AdapterFlags {
   std::vector<std::string> adapters;  // SRC or SRC:SCALE
 };
 
-void add_adapter_flags(CLI::App& verb, AdapterFlags& flags);
+void add_adapter_flags(Parser& verb, AdapterFlags& flags);
 
 /// Reads the adapters, in order; nothing is packed yet. Throws UsageError for a scale that is no number.
 std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const CommonFlags& common);

@@ -27,7 +27,7 @@ nlohmann::ordered_json parse(const std::string& text, const std::string& flag) {
 
 }  // namespace
 
-void add_chat_flags(CLI::App& verb, ChatFlags& flags) {
+void add_chat_flags(Parser& verb, ChatFlags& flags) {
   auto text = [&verb](const char* name, std::string& to, const char* metavar, const char* what) {
     verb.add_option(name, to, what)->option_text(metavar)->group("Conversation");
   };

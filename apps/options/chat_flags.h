@@ -1,11 +1,10 @@
 // Flags that shape a conversation before the model sees it: system prompt, template, its variables, tools.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 
 #include "bumblebee/tokenizer.h"
+#include "options/parser.h"
 
 namespace bumblebee::cli {
 
@@ -22,6 +21,6 @@ struct ChatFlags {
   ChatOptions options() const;
 };
 
-void add_chat_flags(CLI::App& verb, ChatFlags& flags);
+void add_chat_flags(Parser& verb, ChatFlags& flags);
 
 }  // namespace bumblebee::cli

@@ -1,4 +1,4 @@
-// Adds the flags of every verb, and names their environment twins.
+// Adds the flags of every verb, and names their environment variables.
 #include "options/common.h"
 
 #include <algorithm>
@@ -12,23 +12,23 @@ namespace bumblebee::cli {
 
 bool CommonFlags::remarks() const { return verbose || (!json && is_terminal(stderr)); }
 
-bool Session::typed(const CLI::Option& option) const {
+bool typed(const Option& option, const std::vector<std::string>& arguments) {
   auto is_it = [&option](const std::string& argument) {
-    for (const std::string& name : option.get_lnames()) {
+    for (const std::string& name : option.long_names()) {
       if (argument == "--" + name || argument.starts_with("--" + name + "=")) return true;
     }
-    for (const std::string& name : option.get_snames()) {
+    for (const std::string& name : option.short_names()) {
       if (argument.starts_with("-" + name)) return true;
     }
     return false;
   };
-  if (option.get_positional() && option.get_lnames().empty()) return option.count() > 0;
+  if (!option.positional_name().empty() && option.long_names().empty()) return option.count() > 0;
   return std::any_of(arguments.begin(), arguments.end(), is_it);
 }
 
-CLI::App* add_verb(CLI::App& app, const Verb& verb) { return app.add_subcommand(verb.name, verb.description); }
+bool Session::typed(const Option& option) const { return cli::typed(option, arguments); }
 
-void add_common_flags(CLI::App& verb, CommonFlags& common) {
+void add_common_flags(Parser& verb, CommonFlags& common) {
   verb.add_flag("--json", common.json, "Print JSON on standard output, for programs")->group("Output");
   verb.add_flag("-v,--verbose", common.verbose, "Say more on standard error")->group("Output");
   verb.add_flag("--no-progress", common.no_progress, "Draw no progress bars")->group("Output");
@@ -38,22 +38,23 @@ void add_common_flags(CLI::App& verb, CommonFlags& common) {
       ->group("Output");
 }
 
-std::string environment_twin(const CLI::Option& option) {
-  if (option.get_lnames().empty()) return {};
-  std::string name = option.get_lnames().front();
+std::string environment_twin(const Option& option) {
+  const std::vector<std::string> names = option.long_names();
+  if (names.empty()) return {};
+  std::string name = names.front();
   if (name == "help" || name == "version") return {};
   std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char c) { return c == '-' ? '_' : char(std::toupper(c)); });
   return "BUMBLEBEE_" + name;
 }
 
-const CLI::Option* exclusive(const Session& session, const std::vector<const CLI::Option*>& options) {
-  const CLI::Option* from_typed = nullptr;
-  const CLI::Option* from_environment = nullptr;
-  for (const CLI::Option* option : options) {
+const Option* exclusive(const Session& session, const std::vector<const Option*>& options) {
+  const Option* from_typed = nullptr;
+  const Option* from_environment = nullptr;
+  for (const Option* option : options) {
     if (option->count() == 0) continue;
-    const CLI::Option*& slot = session.typed(*option) ? from_typed : from_environment;
-    if (slot) throw UsageError(slot->get_name() + " and " + option->get_name() + " exclude each other");
+    const Option*& slot = session.typed(*option) ? from_typed : from_environment;
+    if (slot) throw UsageError(slot->name() + " and " + option->name() + " exclude each other");
     slot = option;
   }
   return from_typed ? from_typed : from_environment;

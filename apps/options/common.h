@@ -1,13 +1,12 @@
 // Flags that every verb has, and the session that carries the chosen verb from parsing to running.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "options/parser.h"
 #include "ui/progress.h"
 
 namespace bumblebee::cli {
@@ -31,22 +30,25 @@ struct Session {
   std::function<int()> run;             // the chosen verb; empty when there was nothing to choose
   const CommonFlags* common = nullptr;  // of the chosen verb
 
-  /// Whether `option` was typed, as opposed to coming from its environment twin.
-  bool typed(const CLI::Option& option) const;
+  /// Whether `option` was typed, as opposed to coming from its environment variable.
+  bool typed(const Option& option) const;
 };
+
+/// The same for any arguments.
+bool typed(const Option& option, const std::vector<std::string>& arguments);
 
 struct Verb {
   const char* name;
   const char* description;
 };
 
-CLI::App* add_verb(CLI::App& app, const Verb& verb);
-void add_common_flags(CLI::App& verb, CommonFlags& common);
+inline Parser* add_verb(Parser& app, const Verb& verb) { return app.add_verb(verb.name, verb.description); }
+void add_common_flags(Parser& verb, CommonFlags& common);
 
 /// Completes a verb: adds the common flags (last, so that help shows the verb's own first) and sets what runs when it
 /// was chosen. `Flags` is the verb's struct of flags and has a member `common`; it stays alive with the parser.
 template <class Flags>
-void on_chosen(CLI::App& verb, Session& session, std::shared_ptr<Flags> flags, int (*run)(const Flags&)) {
+void on_chosen(Parser& verb, Session& session, std::shared_ptr<Flags> flags, int (*run)(const Flags&)) {
   add_common_flags(verb, flags->common);
   // CLI11 reads environment variables of every verb that has no such callback, chosen or not: with it, only the chosen
   // verb's count.
@@ -58,10 +60,10 @@ void on_chosen(CLI::App& verb, Session& session, std::shared_ptr<Flags> flags, i
 
 /// BUMBLEBEE_<FLAG> for a flag's first long name: "--max-tokens" gives "BUMBLEBEE_MAX_TOKENS". Empty for --help and
 /// positionals.
-std::string environment_twin(const CLI::Option& option);
+std::string environment_twin(const Option& option);
 
 /// At most one of the options may be typed. When several have values, those from the environment yield to a typed one;
 /// returns the one that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.
-const CLI::Option* exclusive(const Session& session, const std::vector<const CLI::Option*>& options);
+const Option* exclusive(const Session& session, const std::vector<const Option*>& options);
 
 }  // namespace bumblebee::cli

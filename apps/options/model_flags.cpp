@@ -10,21 +10,21 @@
 
 namespace bumblebee::cli {
 
-CLI::Option* add_model_flag(CLI::App& verb, std::string& model) {
+Option* add_model_flag(Parser& verb, std::string& model) {
   return verb
       .add_option("-m,--model", model, "Model: a directory, or org/name[/folder][@revision] of the Hugging Face Hub")
       ->option_text("MODEL")
       ->group("Model");
 }
 
-void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
-  CLI::Option* type = verb.add_option("--kv-type", kv_type,
-                                      "Type of cached keys and values: f32, f16, bf16, int8, or auto (default): bf16, "
-                                      "with --precision exact f32")
-                          ->option_text("TYPE")
-                          ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
-                          ->group("Model");
-  verb.add_option_function<std::string>(
+void add_kv_type_flags(Parser& verb, std::string& kv_type) {
+  Option* type = verb.add_option("--kv-type", kv_type,
+                                 "Type of cached keys and values: f32, f16, bf16, int8, or auto (default): bf16, "
+                                 "with --precision exact f32")
+                     ->option_text("TYPE")
+                     ->check(one_of({"auto", "f32", "f16", "bf16", "int8"}))
+                     ->group("Model");
+  verb.add_option_function(
           "--kv-bits",
           [&kv_type](const std::string& bits) { kv_type = bits == "8"    ? "int8"
                                                           : bits == "16" ? "bf16"
@@ -36,7 +36,7 @@ void add_kv_type_flags(CLI::App& verb, std::string& kv_type) {
       ->group("Model");
 }
 
-CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin) {
+Option* add_pin_flag(Parser& verb, std::string& pin) {
   return verb
       .add_option("--pin", pin,
                   "Bind threads: none, cores (one each), or auto (default): to memory nodes where there are several")
@@ -44,7 +44,7 @@ CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin) {
       ->check(one_of({"auto", "none", "cores"}));
 }
 
-void add_model_flags(CLI::App& verb, ModelFlags& flags) {
+void add_model_flags(Parser& verb, ModelFlags& flags) {
   add_loading_flags(verb, flags);
   verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
       ->option_text("N")
@@ -52,7 +52,7 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
       ->group("Model");
 }
 
-void add_loading_flags(CLI::App& verb, ModelFlags& flags) {
+void add_loading_flags(Parser& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
   verb.add_option("--device", flags.device,
                   "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")

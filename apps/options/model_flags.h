@@ -1,8 +1,6 @@
 // Flags that say which model runs where, and loading with a progress bar.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 
 #include "bumblebee/bumblebee.h"
@@ -26,14 +24,14 @@ struct ModelFlags {
 };
 
 /// -m alone, for verbs that read files but run nothing.
-CLI::Option* add_model_flag(CLI::App& verb, std::string& model);
+Option* add_model_flag(Parser& verb, std::string& model);
 /// -m and everything about running it.
-void add_model_flags(CLI::App& verb, ModelFlags& flags);
+void add_model_flags(Parser& verb, ModelFlags& flags);
 /// The same without --threads, for verbs that take several.
-void add_loading_flags(CLI::App& verb, ModelFlags& flags);
-void add_kv_type_flags(CLI::App& verb, std::string& kv_type);
+void add_loading_flags(Parser& verb, ModelFlags& flags);
+void add_kv_type_flags(Parser& verb, std::string& kv_type);
 
-CLI::Option* add_pin_flag(CLI::App& verb, std::string& pin);
+Option* add_pin_flag(Parser& verb, std::string& pin);
 
 KvType kv_type_from(const std::string& name);
 Pinning pinning_from(const std::string& name);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
-void add_choice_flags(CLI::App& verb, SamplingFlags& flags) {
+void add_choice_flags(Parser& verb, SamplingFlags& flags) {
   auto number = [&verb](const std::string& names, std::optional<double>& to, double low, double high,
                         const std::string& what) {
     verb.add_option(names, to, what)->option_text("X")->check(number_between(low, high))->group("Sampling");
@@ -111,7 +111,7 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
 
 }  // namespace
 
-void add_sampling_flags(CLI::App& verb, SamplingFlags& flags) {
+void add_sampling_flags(Parser& verb, SamplingFlags& flags) {
   verb.add_option("-n,--max-tokens", flags.max_tokens,
                   "Tokens to generate at most (default: generation_config.json, else " +
                       std::to_string(kDefaultMaxTokens) + ")")

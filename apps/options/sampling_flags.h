@@ -2,14 +2,13 @@
 // generation_config.json.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bumblebee/generation_config.h"
+#include "options/parser.h"
 
 namespace bumblebee::cli {
 
@@ -28,7 +27,7 @@ struct SamplingFlags {
   std::optional<int> logprobs;
 };
 
-void add_sampling_flags(CLI::App& verb, SamplingFlags& flags);
+void add_sampling_flags(Parser& verb, SamplingFlags& flags);
 
 /// Tokens generated when neither -n nor generation_config.json says how many.
 inline constexpr int kDefaultMaxTokens = 512;

@@ -50,9 +50,9 @@ OptimizerOptions& optimizer(TrainConfig& config) {
 }  // namespace
 
 template <class T, class Set>
-CLI::Option* TrainFlags::value(CLI::App& verb, const char* names, const char* help, const char* text, Set set) {
+Option* TrainFlags::value(Parser& verb, const char* names, const char* help, const char* text, Set set) {
   auto store = std::make_shared<T>();
-  CLI::Option* option = verb.add_option(names, *store, help)->option_text(text);
+  Option* option = verb.add_option(names, *store, help)->option_text(text);
   apply_.push_back([option, store, set](TrainConfig& config) {
     if (option->count() > 0) set(config, *store);
   });
@@ -60,17 +60,17 @@ CLI::Option* TrainFlags::value(CLI::App& verb, const char* names, const char* he
 }
 
 template <class Set>
-CLI::Option* TrainFlags::toggle(CLI::App& verb, const char* names, const char* help, Set set) {
+Option* TrainFlags::toggle(Parser& verb, const char* names, const char* help, Set set) {
   auto store = std::make_shared<bool>(false);
-  CLI::Option* option = verb.add_flag(names, *store, help);
+  Option* option = verb.add_flag(names, *store, help);
   apply_.push_back([option, store, set](TrainConfig& config) {
     if (option->count() > 0) set(config, *store);
   });
   return option;
 }
 
-void TrainFlags::add_data(CLI::App& verb) {
-  const auto group = [](CLI::Option* option) { return option->group("Data"); };
+void TrainFlags::add_data(Parser& verb) {
+  const auto group = [](Option* option) { return option->group("Data"); };
   using std::string;
   group(value<string>(verb, "--data", "Directory with train.jsonl, valid.jsonl and test.jsonl", "DIR",
                       [](TrainConfig& c, const string& v) { c.data.directory = v; }));
@@ -94,8 +94,8 @@ void TrainFlags::add_data(CLI::App& verb) {
                       [](TrainConfig& c, const string& v) { c.data.text_feature = v; }));
 }
 
-void TrainFlags::add_adapter(CLI::App& verb) {
-  const auto group = [](CLI::Option* option) { return option->group("Adapter"); };
+void TrainFlags::add_adapter(Parser& verb) {
+  const auto group = [](Option* option) { return option->group("Adapter"); };
   using std::string;
   group(value<string>(verb, "--fine-tune-type", "lora or dora (default lora)", "TYPE",
                       [](TrainConfig& c, const string& v) {
@@ -131,8 +131,8 @@ void TrainFlags::add_adapter(CLI::App& verb) {
                       [](TrainConfig& c, const string& v) { c.options.resume_adapter_file = v; }));
 }
 
-void TrainFlags::add_learning(CLI::App& verb) {
-  const auto group = [](CLI::Option* option) { return option->group("Learning"); };
+void TrainFlags::add_learning(Parser& verb) {
+  const auto group = [](Option* option) { return option->group("Learning"); };
   using std::string;
   group(toggle(verb, "--train", "Train; this is the default unless --test stands alone",
                [](TrainConfig& c, bool v) { c.train = v; }));
@@ -178,8 +178,8 @@ void TrainFlags::add_learning(CLI::App& verb) {
                         [](TrainConfig& c, uint64_t v) { c.options.seed = v; }));
 }
 
-void TrainFlags::add_cadence(CLI::App& verb) {
-  const auto group = [](CLI::Option* option) { return option->group("Cadence"); };
+void TrainFlags::add_cadence(Parser& verb) {
+  const auto group = [](Option* option) { return option->group("Cadence"); };
   const auto count = [&](const char* names, const char* help, int low, int TrainOptions::*member) {
     group(value<int>(verb, names, help, "N", [member](TrainConfig& c, int v) {
       c.options.*member = v;
@@ -201,8 +201,8 @@ void TrainFlags::add_cadence(CLI::App& verb) {
       ->check(number_between(0, 1e30));
 }
 
-void TrainFlags::add_output(CLI::App& verb) {
-  const auto group = [](CLI::Option* option) { return option->group("Results"); };
+void TrainFlags::add_output(Parser& verb) {
+  const auto group = [](Option* option) { return option->group("Results"); };
   using std::string;
   group(value<string>(verb, "--adapter-path", "Directory of the adapter and everything about it (default adapters)",
                       "DIR", [](TrainConfig& c, const string& v) { c.options.adapter_path = v; }));
@@ -228,7 +228,7 @@ void TrainFlags::add_output(CLI::App& verb) {
   }))->check(integer_between(1, kMost));
 }
 
-void TrainFlags::add_without_effect(CLI::App& verb) {
+void TrainFlags::add_without_effect(Parser& verb) {
   using std::string;
   const auto noted = [this, &verb](const char* names, const char* note) {
     value<string>(verb, names, "Accepted for mlx_lm.lora's sake; has no effect", "X",
@@ -245,7 +245,7 @@ void TrainFlags::add_without_effect(CLI::App& verb) {
       ->group("Other");
 }
 
-void TrainFlags::add_to(CLI::App& verb) {
+void TrainFlags::add_to(Parser& verb) {
   verb.add_option("-c,--config", file_, "A YAML file of mlx_lm.lora; flags win over it")->option_text("FILE");
   add_data(verb);
   add_adapter(verb);

@@ -2,10 +2,12 @@
 #include "options/validators.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -44,29 +46,47 @@ std::string shortest(double value) {
   return out.str();
 }
 
-CLI::Validator validator(std::function<std::string(std::string&)> check) {
-  CLI::Validator out(std::move(check), "");
-  return out;
-}
-
 }  // namespace
 
-CLI::Validator integer_between(int64_t low, int64_t high) {
-  return validator([low, high](std::string& text) -> std::string {
+uint64_t bytes_of(const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  std::string unit = end;
+  for (const char* tail : {"iB", "B"}) {
+    if (unit.size() > 1 && unit.ends_with(tail)) unit.erase(unit.size() - std::strlen(tail));
+  }
+  constexpr std::string_view kUnits = "KMGT";
+  const size_t power = unit.size() == 1 ? kUnits.find(char(std::toupper(unit.front()))) : std::string_view::npos;
+  const bool plain = unit.empty() || unit == "B";
+  if (end == text.c_str() || !std::isfinite(number) || number < 0 || (!plain && power == std::string_view::npos))
+    return 0;
+  const double bytes = plain ? number : std::ldexp(number, 10 * int(power + 1));
+  return bytes < 0x1p62 ? uint64_t(bytes) : 0;
+}
+
+Check byte_size() {
+  return [](const std::string& text) -> std::string {
+    if (bytes_of(text) > 0) return {};
+    return "expected a number of bytes such as 536870912, 512M or 1.5G, got '" + text + "'";
+  };
+}
+
+Check integer_between(int64_t low, int64_t high) {
+  return [low, high](const std::string& text) -> std::string {
     int64_t value = 0;
     if (parse_whole(text, value) && value >= low && value <= high) return {};
     return "expected an integer from " + std::to_string(low) + " to " + std::to_string(high) + ", got '" + text + "'";
-  });
+  };
 }
 
-CLI::Validator integers_between(int64_t low, int64_t high) {
-  return validator([one = integer_between(low, high)](std::string& text) -> std::string {
+Check integers_between(int64_t low, int64_t high) {
+  return [one = integer_between(low, high)](const std::string& text) -> std::string {
     for (std::string word : words_of(text)) {
       if (std::string failure = one(word); !failure.empty())
         return failure + (word == text ? "" : " in '" + text + "'");
     }
     return {};
-  });
+  };
 }
 
 std::vector<int> integers_of(const std::vector<std::string>& lists) {
@@ -81,21 +101,21 @@ std::vector<int> integers_of(const std::vector<std::string>& lists) {
   return out;
 }
 
-CLI::Validator number_between(double low, double high) {
-  return validator([low, high](std::string& text) -> std::string {
+Check number_between(double low, double high) {
+  return [low, high](const std::string& text) -> std::string {
     double value = 0;
     if (parse_whole(text, value) && std::isfinite(value) && value >= low && value <= high) return {};
     return "expected a number from " + shortest(low) + " to " + shortest(high) + ", got '" + text + "'";
-  });
+  };
 }
 
-CLI::Validator one_of(std::vector<std::string> words) {
-  return validator([words = std::move(words)](std::string& text) -> std::string {
+Check one_of(std::vector<std::string> words) {
+  return [words = std::move(words)](const std::string& text) -> std::string {
     if (std::find(words.begin(), words.end(), text) != words.end()) return {};
     std::string list;
     for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
     return "expected one of " + list + ", got '" + text + "'";
-  });
+  };
 }
 
 std::vector<int32_t> parse_token_list(std::string_view text, std::string_view flag) {

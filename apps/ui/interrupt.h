@@ -2,7 +2,7 @@
 // between answers.
 #pragma once
 
-#include "bumblebee/text.h"
+#include "bumblebee/generation.h"
 
 namespace bumblebee::cli::interrupt {
 

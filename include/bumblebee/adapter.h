@@ -41,7 +41,7 @@ struct AdapterInfo {
   std::vector<AdapterModule> modules;
 };
 
-namespace engine {
+namespace api {
 struct AdapterState;
 }
 
@@ -52,11 +52,11 @@ class Adapter {
   const AdapterInfo& info() const;
 
   /// Implementation access for the library itself.
-  const std::shared_ptr<const engine::AdapterState>& state() const { return state_; }
-  explicit Adapter(std::shared_ptr<const engine::AdapterState> state) : state_(std::move(state)) {}
+  const std::shared_ptr<const api::AdapterState>& state() const { return state_; }
+  explicit Adapter(std::shared_ptr<const api::AdapterState> state) : state_(std::move(state)) {}
 
  private:
-  std::shared_ptr<const engine::AdapterState> state_;
+  std::shared_ptr<const api::AdapterState> state_;
 };
 
 /// One of several adapters that a request composes: W x + Σ weight·(what the adapter adds). 0: as if it was not named.

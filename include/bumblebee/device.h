@@ -14,7 +14,8 @@ struct DeviceInfo {
   std::string kernels;      // the instruction set that a model would use now, for instance "avx512_vnni"
   std::vector<std::string> kernels_available;
   int threads = 0;
-  uint64_t memory_bytes = 0;
+  uint64_t memory_bytes = 0;  // that this process may use: the machine's, or what a control group allows
+  uint64_t free_bytes = 0;    // of them, what nobody has taken now
 };
 
 /// Where the library's own threads run. automatic: each on the processors of its memory node when there are several

@@ -37,7 +37,7 @@ struct ModelOptions {
   Pinning pinning = Pinning::automatic;
   Precision precision = Precision::fast;
   KvType kv_type = KvType::by_precision;  // a loaded model's options say what was chosen
-  uint64_t max_adapter_bytes = 0;         // of packed adapters; 0: half of this machine's memory
+  uint64_t max_adapter_bytes = 0;         // of packed adapters; 0: half of what the device has free
   Progress progress;
 };
 
@@ -65,13 +65,14 @@ struct ModelInfo {
   uint64_t kv_bytes(int tokens, KvType type = KvType::by_precision) const;
 };
 
-namespace engine {
+namespace api {
 struct ModelState;
 }
 
 /// Packed adapters of one model.
 struct AdapterMemory {
-  uint64_t bytes = 0;  // also of unloaded ones that running requests still use
+  uint64_t bytes = 0;       // also of unloaded ones that running requests still use
+  uint64_t host_bytes = 0;  // of the values of all adapters of this process, on the host: while a handle lives
   uint64_t limit = 0;
   int adapters = 0;  // that a request can use without packing them first
 };
@@ -100,11 +101,11 @@ class Model {
   AdapterMemory adapter_memory() const;
 
   /// Implementation access for the library itself.
-  const std::shared_ptr<engine::ModelState>& state() const { return state_; }
-  explicit Model(std::shared_ptr<engine::ModelState> state) : state_(std::move(state)) {}
+  const std::shared_ptr<api::ModelState>& state() const { return state_; }
+  explicit Model(std::shared_ptr<api::ModelState> state) : state_(std::move(state)) {}
 
  private:
-  std::shared_ptr<engine::ModelState> state_;
+  std::shared_ptr<api::ModelState> state_;
 };
 
 /// Loads a model. Throws Error: `device` when the device is absent or cannot run this checkpoint (before any weight is

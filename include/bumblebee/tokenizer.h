@@ -43,7 +43,7 @@ struct Prompt {
   std::vector<int32_t> tokens;  // its ids, with users' text kept text
 };
 
-namespace engine {
+namespace api {
 struct TokenizerState;
 }
 
@@ -66,11 +66,11 @@ class Tokenizer {
   /// refuses the conversation (its raise_exception) or exceeds a budget.
   Prompt apply_chat_template(std::span<const Message> messages, const ChatOptions& options = {}) const;
 
-  const std::shared_ptr<engine::TokenizerState>& state() const { return state_; }
-  explicit Tokenizer(std::shared_ptr<engine::TokenizerState> state) : state_(std::move(state)) {}
+  const std::shared_ptr<api::TokenizerState>& state() const { return state_; }
+  explicit Tokenizer(std::shared_ptr<api::TokenizerState> state) : state_(std::move(state)) {}
 
  private:
-  std::shared_ptr<engine::TokenizerState> state_;
+  std::shared_ptr<api::TokenizerState> state_;
 };
 
 /// Needs `tokenizer.json`; reads `tokenizer_config.json`, `special_tokens_map.json` and the chat template files when

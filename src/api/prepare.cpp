@@ -1,22 +1,24 @@
 // prepare_data(): the reader of texts with a loaded tokenizer, which is the engine's, to count with.
-#include "train/prepare.h"
+#include "dataset/prepare.h"
 
+#include <nlohmann/json.hpp>
+
+#include "api/tokenizer_state.h"
 #include "base/json.h"
 #include "bumblebee/train.h"
-#include "engine/tokenizer_state.h"
-#include "train/row_encoder.h"
+#include "dataset/row_encoder.h"
 
 namespace bumblebee {
 
 PrepareResult prepare_data(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& directory,
                            const PrepareOptions& options, const Tokenizer* tokenizer) {
-  if (!tokenizer || !tokenizer->has_chat_template()) return train::prepare(sources, directory, options, {});
+  if (!tokenizer || !tokenizer->has_chat_template()) return dataset::prepare(sources, directory, options, {});
   const txt::ChatTemplate chat = tokenizer->state()->chat_template();
   const TrainData data;
-  const train::RowEncoder encoder(data, tokenizer->state()->tokenizer, &chat);
-  return train::prepare(sources, directory, options, [&encoder](const std::string& row) {
+  const dataset::RowEncoder encoder(data, tokenizer->state()->tokenizer, &chat);
+  return dataset::prepare(sources, directory, options, [&encoder](const std::string& row) {
     const OrderedJson json = parse_ordered_json(row, "row");
-    return int64_t(encoder.encode(json, train::DataFormat::chat, "row").tokens.size());
+    return int64_t(encoder.encode(json, dataset::DataFormat::chat, "row").tokens.size());
   });
 }
 

@@ -7,28 +7,29 @@
 #include <cmath>
 #include <utility>
 
+#include "api/adapter_state.h"
+#include "api/model_state.h"
+#include "api/tokenizer_state.h"
 #include "base/error.h"
-#include "bumblebee/text.h"
-#include "engine/adapter_state.h"
-#include "engine/model_state.h"
-#include "engine/tokenizer_state.h"
-#include "lora/fit.h"
-#include "train/data_reader.h"
+#include "bumblebee/generation.h"
+#include "dataset/data_reader.h"
+#include "lora/bind_to_base.h"
 #include "train/estimate.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
 namespace {
 
-train::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options, bool train) {
+dataset::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
+                            bool train) {
   std::optional<txt::ChatTemplate> chat;
   if (tokenizer.has_chat_template()) chat = tokenizer.state()->chat_template();
-  return train::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
-                          {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
+  return dataset::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
+                            {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
 }
 
-train::Splits fitting(train::Splits splits, const ModelInfo& info, const TrainOptions& options) {
-  for (const train::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
+dataset::Splits fitting(dataset::Splits splits, const ModelInfo& info, const TrainOptions& options) {
+  for (const dataset::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
     const int longest = std::min(split->longest, options.max_seq_length);
     if (longest <= info.context) continue;
     throw Error(ErrorCode::bad_request, split->name,
@@ -54,7 +55,7 @@ class Sampler {
 
   std::vector<TrainSample> answer(lora::Adapter adapter) {
     if (!serving_) serving_ = text::generation(model_, tokenizer_, config_);
-    const Adapter now = engine::make_adapter(std::move(adapter));
+    const Adapter now = api::make_adapter(std::move(adapter));
     std::vector<TrainSample> samples;
     for (const std::string& prompt : options_.sample_prompts) {
       text::Input input;
@@ -86,21 +87,22 @@ class Session {
       : state_(*model.state()),
         splits_((train::check_options(options),
                  fitting(read_splits(tokenizer, data, options, true), model.info(), options))),
-        inputs_{.machine = {*state_.backend, *state_.model, state_.compute},
+        executor_(state_.make_executor({})),
+        inputs_{.device = {*executor_, state_.device->backend(), state_.model()},
                 .data = splits_,
                 .options = options,
                 .base_directory = state_.directory,
                 .precision = state_.options.precision == Precision::fast ? "fast" : "exact",
                 .frozen = {},
                 .sample = {}} {
-    const nn::Model& base = *state_.model;
-    fitted_.reserve(options.on_top_of.size());
+    const nn::Model& base = state_.model();
+    bound_.reserve(options.on_top_of.size());
     for (const WeightedAdapter& one : options.on_top_of) {
-      const lora::KnownAdapter& known = *one.adapter.state()->known;
-      fitted_.push_back(
-          lora::fit(known.adapter,
-                    {.sites = base.sites(), .tied_head = base.dims().tied_head, .name = state_.directory.string()}));
-      inputs_.frozen.push_back({&fitted_.back(), one.weight, lora::to_string(known.id)});
+      const lora::Adapter& adapter = *one.adapter.state()->adapter;
+      bound_.push_back(lora::bind_to_base(adapter, {.target_modules = base.target_modules(),
+                                                    .tied_head = base.dims().tied_head,
+                                                    .name = state_.directory.string()}));
+      inputs_.frozen.push_back({&bound_.back(), one.weight, lora::to_string(adapter.id)});
     }
     if (!options.sample_prompts.empty()) {
       sampler_.emplace(model, tokenizer, options);
@@ -120,25 +122,26 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   train::Trainer& trainer() { return *trainer_; }
-  const train::Machine& machine() const { return inputs_.machine; }
+  const train::TrainDevice& device() const { return inputs_.device; }
 
  private:
-  engine::ModelState& state_;
-  train::Splits splits_;
-  std::vector<lora::Adapter> fitted_;
+  api::ModelState& state_;
+  dataset::Splits splits_;
+  std::unique_ptr<exec::Executor> executor_;
+  std::vector<lora::BoundAdapter> bound_;
   std::optional<Sampler> sampler_;
   train::TrainerInputs inputs_;
   std::optional<train::Trainer> trainer_;
 };
 
 /// Seconds per row of activations, from two batches: the first warms the pools.
-double seconds_per_row(train::Trainer& trainer, const train::Machine& machine, const TrainOptions& options) {
+double seconds_per_row(train::Trainer& trainer, const train::TrainDevice& device, const TrainOptions& options) {
   double seconds = 0;
   int64_t rows = 1;
   for (int i = 0; i < 2; ++i) {
     const train::TrainBatch batch = trainer.stream().next();
     const auto start = std::chrono::steady_clock::now();
-    train::run_batch(machine, trainer.params(), batch,
+    train::run_batch(device, trainer.params(), batch,
                      {.checkpoint_layers = options.grad_checkpoint, .seed = options.seed});
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     rows = batch.rows();
@@ -159,14 +162,14 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
   TrainPlan plan = session.trainer().plan();
   if (measure) {
     const double rows = double(plan.tokens) / double(plan.batches) * options.iters;
-    plan.seconds = rows * seconds_per_row(session.trainer(), session.machine(), options);
+    plan.seconds = rows * seconds_per_row(session.trainer(), session.device(), options);
   }
   return plan;
 }
 
 double test_loss(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
                  const std::vector<WeightedAdapter>& adapters) {
-  const train::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
+  const dataset::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
   train::BatchStream stream(splits.test, {.batch_size = options.batch_size,
                                           .max_seq_length = options.max_seq_length,
                                           .seed = options.seed,

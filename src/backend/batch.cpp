@@ -1,8 +1,10 @@
-// Building and checking batches.
+// Building and checking batches, and reading what they computed.
 #include "backend/batch.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "backend/stream.h"
 #include "base/error.h"
 
 namespace bumblebee {
@@ -11,8 +13,9 @@ bool Batch::has_adapters() const {
   return std::any_of(slot.begin(), slot.end(), [](int32_t s) { return s >= 0; });
 }
 
-void Batch::append(const std::vector<int32_t>& tokens_in, int past, const std::vector<int32_t>& pages_in, Want want,
+void Batch::append(std::span<const int32_t> tokens_in, int past, std::span<const int32_t> pages_in, Want want,
                    int32_t slot_in) {
+  BB_CHECK(padding == 0);
   const int count = int(tokens_in.size());
   const int first = rows();
   segments.push_back({first, count, past, int(pages.size())});
@@ -21,11 +24,60 @@ void Batch::append(const std::vector<int32_t>& tokens_in, int past, const std::v
     tokens.push_back(tokens_in[size_t(i)]);
     positions.push_back(past + i);
     slot.push_back(slot_in);
-    if (want == Want::all || (want == Want::last && i == count - 1)) wanted.push_back(first + i);
+    if (want == Want::all || (want == Want::last && i == count - 1)) logit_rows.push_back(first + i);
   }
 }
 
-void check(const Batch& batch, int page_size, int page_count, int vocab) {
+void Batch::pad(int rows_in, int logit_rows_in) {
+  BB_CHECK(rows_in >= rows() && size_t(logit_rows_in) >= logit_rows.size() && padding == 0, "rows ", rows_in, " of ",
+           rows());
+  padding = rows_in - rows();
+  tokens.resize(size_t(rows_in), 0);
+  positions.resize(size_t(rows_in), 0);
+  slot.resize(size_t(rows_in), -1);
+  if (!logit_rows.empty()) logit_rows.resize(size_t(logit_rows_in), logit_rows.back());
+  if (!sample.empty()) sample.resize(size_t(logit_rows_in));
+}
+
+void Batch::resolve_chosen(std::span<const int32_t> ids) {
+  for (int32_t& token : tokens) {
+    if (token >= 0) continue;
+    const size_t row = size_t(-1 - token);
+    BB_CHECK(row < ids.size() && ids[row] >= 0, "row ", row, " of the step before chose no token");
+    token = ids[row];
+  }
+}
+
+int Batch::most_logprobs() const {
+  int most = -1;
+  for (const SampleRow& row : sample) {
+    if (row.mode != SampleRow::Mode::none && row.logprob) most = std::max(most, row.top_logprobs);
+  }
+  return most;
+}
+
+namespace {
+
+void check_samples(const Batch& batch) {
+  BB_CHECK(batch.sample.empty() || batch.sample.size() == batch.logit_rows.size(), batch.sample.size(), " choices for ",
+           batch.logit_rows.size(), " logit rows");
+  for (const SampleRow& row : batch.sample) {
+    BB_CHECK(float(row.temperature) > 0, "temperature ", row.temperature);
+    BB_CHECK(row.first_change >= 0 && row.changes >= 0 &&
+                 size_t(row.first_change) + size_t(row.changes) <= batch.changes.size(),
+             "changes ", row.first_change, "+", row.changes, " of ", batch.changes.size());
+    int32_t above = -1;
+    for (int i = row.first_change; i < row.first_change + row.changes; ++i) {
+      const int32_t token = batch.changes[size_t(i)].token;
+      BB_CHECK(token > above, "change of token ", token, " after ", above);
+      above = token;
+    }
+  }
+}
+
+}  // namespace
+
+void check(const Batch& batch, int page_size, int page_count) {
   const size_t rows = batch.tokens.size();
   BB_CHECK(batch.positions.size() == rows && batch.slot.size() == rows);
   int next = 0;
@@ -40,10 +92,33 @@ void check(const Batch& batch, int page_size, int page_count, int vocab) {
              needed, " pages");
     next += segment.rows;
   }
-  BB_CHECK(size_t(next) == rows, "segments cover ", next, " of ", rows, " rows");
+  BB_CHECK(size_t(next + batch.padding) == rows, "segments cover ", next, " of ", rows, " rows");
   for (int32_t page : batch.pages) BB_CHECK(page >= 0 && page < page_count, "page ", page, " of ", page_count);
-  for (int32_t token : batch.tokens) BB_CHECK(token >= 0 && token < vocab, "token ", token, " of ", vocab);
-  for (int32_t row : batch.wanted) BB_CHECK(row >= 0 && size_t(row) < rows, "wanted ", row);
+  for (int32_t row : batch.logit_rows)
+    BB_CHECK(row >= 0 && size_t(row) < rows - size_t(batch.padding), "logit row ", row);
+  check_samples(batch);
+}
+
+void check_choices(const Batch& batch, int vocab) {
+  for (const SampleRow& row : batch.sample) BB_CHECK(row.forced < vocab, "forced ", row.forced, " of ", vocab);
+  for (const LogitChange& change : batch.changes)
+    BB_CHECK(change.token < vocab, "change of token ", change.token, " of ", vocab);
+}
+
+void read_floats(Pending& pending, std::span<float> values) {
+  pending.wait();
+  const std::span<const std::byte> bytes = pending.bytes();
+  BB_CHECK(bytes.size() == values.size() * size_t(size_of(pending.dtype())), "bytes ", bytes.size());
+  if (pending.dtype() == DType::f32) {
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return;
+  }
+  BB_CHECK(pending.dtype() == DType::f64, to_string(pending.dtype()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    double value;
+    std::memcpy(&value, bytes.data() + i * sizeof(double), sizeof(double));
+    values[i] = float(value);
+  }
 }
 
 }  // namespace bumblebee

@@ -1,7 +1,7 @@
-// Derivatives, at the grain of ops.h: what training low-rank factors needs and nothing more. A base's weights get no
-// gradient by design. Everything is f32 (f64 in ref), and nothing depends on the number of threads: the same inputs
-// give the same bits, so that a run can be resumed. The bound batch is the only state between calls. What each means is
-// spelled out in backend/ref/grad_math.h.
+// Derivatives, at the grain of ops.h, and steps of optimizers: what training low-rank factors needs and nothing more. A
+// base's weights get no gradient by design. Everything is f32 (f64 in ref), and nothing depends on the number of
+// threads: the same inputs give the same bits, so that a run can be resumed. The bound batch is the only state between
+// calls. What each means is spelled out in backend/ref/grad_math.h and backend/ref/update_math.h.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,38 @@ struct DropoutKey {
   uint64_t seed = 0;
   uint32_t step = 0;  // of the run: every forward pass has its own
   uint32_t site = 0;  // of the model
+};
+
+/// y = a·y + b·x. x may be y.
+struct AxpbyTerm {
+  Tensor y;
+  float a = 1;
+  Tensor x;
+  float b = 1;
+};
+
+/// y = factor·(y/divisor)
+struct ScaleTerm {
+  Tensor y;
+  float factor = 1, divisor = 1;
+};
+
+/// m = b1·m + rest1·g; v = b2·v + rest2·g²; w = w·keep - c1·m/(sqrt(v)·c2 + eps)
+struct AdamStep {
+  float b1 = 0, b2 = 0, rest1 = 1, rest2 = 1, eps = 0, keep = 1, c1 = 0, c2 = 1;
+};
+struct AdamTerm {
+  Tensor w, g, m, v;
+  AdamStep step;
+};
+
+/// update = g over the root of its second moments, which take g² + eps in: s = beta·s + (1 - beta)·(g² + eps). Of a
+/// matrix there are means by rows and by columns only, and the root is that of row·column/mean of rows; where `rows` is
+/// empty, `cols` holds every element. `update` is made.
+struct AdafactorTerm {
+  Tensor g, rows, cols;  // [n, k], [1, n], [1, k]
+  float eps = 0, beta = 0;
+  Tensor update;
 };
 
 class GradOps {
@@ -83,6 +115,30 @@ class GradOps {
   /// Lengths of the rows of W + scale·B·A -> [1, out], for DoRA, which takes no gradient of them. a [rank, in],
   /// b [out, rank].
   virtual Tensor row_lengths(const Weight& weight, const Tensor& a, const Tensor& b, float scale) = 0;
+  /// y[r] += row, in place, whoever else holds y. row [1, cols].
+  virtual void add_row(Tensor& y, const Tensor& row) = 0;
+
+  // Parameters, gradients and moments: tensors made outside of a step, which stay where they are and are written in
+  // place, whoever else holds them. They are f32 on every backend, in ref as well (whose operands are rounded as they
+  // are read), so that a checkpoint is all of them; and each operator below rounds to f32 and none is fused, so that
+  // what is elementwise has the same bits everywhere. Sums are f64. All take lists: one launch for all parameters.
+
+  /// y = 0
+  virtual void clear(std::span<const Tensor> y) = 0;
+  virtual void axpby(std::span<const AxpbyTerm> terms) = 0;
+  virtual void scale(std::span<const ScaleTerm> terms) = 0;
+  /// y[i] /= x[i]
+  virtual void divide(std::span<const Tensor> y, std::span<const Tensor> x) = 0;
+  virtual void adam(std::span<const AdamTerm> terms) = 0;
+  virtual void adafactor(std::span<AdafactorTerm> terms) = 0;
+  /// Each x over its length + 1e-7, then `steps` times x = (a·1 + b·x·xᵀ + c·(x·xᵀ)²)·x on the shorter side: Muon's
+  /// Newton-Schulz iteration.
+  virtual void orthogonalize(std::span<const Tensor> x, int steps) = 0;
+  /// sums[i] = Σ of the squares of x[i].
+  virtual void sum_squares(std::span<const Tensor> x, std::span<double> sums) = 0;
+  /// The elements of all of them, one after the other: one copy.
+  virtual void read_all(std::span<const Tensor> x, std::span<float> flat) = 0;
+  virtual void write_all(std::span<const float> flat, std::span<const Tensor> x) = 0;
 };
 
 }  // namespace bumblebee

@@ -3,16 +3,39 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
+#include "base/error.h"
 #include "tensor/dtype.h"
 
 namespace bumblebee {
 
-struct KvShape {
+/// Layers whose cache has one shape. `attention` keeps keys and values of each token; `state` keeps one state of a
+/// recurrent layer for each sequence.
+struct KvGroup {
+  enum class Kind : uint8_t { attention, state };
+  Kind kind = Kind::attention;
   int layers = 0, kv_heads = 0, head_dim = 0;
+  int window = 0;  // tokens that stay of use; 0: all
+};
+
+struct KvShape {
+  std::vector<KvGroup> groups;
   int page_size = 64;        // tokens per page, a multiple of 16
   int pages = 0;             // memory of a page becomes resident when it is first written
   DType dtype = DType::f32;  // f32, f16, bf16, or i8 with one f32 scale per token and head
+
+  /// The group of a store whose layers are all alike, as all are today: several groups need a page table each.
+  const KvGroup& only_group() const {
+    BB_CHECK(groups.size() == 1 && groups.front().kind == KvGroup::Kind::attention, "groups ", groups.size());
+    return groups.front();
+  }
+};
+
+/// A page whose contents must be copied before the next step writes to `to`.
+struct PageCopy {
+  int32_t from = 0, to = 0;
 };
 
 class KvStore {
@@ -20,10 +43,10 @@ class KvStore {
   explicit KvStore(const KvShape& shape) : shape_(shape) {}
   virtual ~KvStore() = default;
   const KvShape& shape() const { return shape_; }
-  /// Copies one page of every layer, for a sequence that forks inside a page.
-  virtual void copy_page(int from, int to) = 0;
-  /// Gives a page's memory back to the system, where that is possible; its contents are lost.
-  virtual void release_page(int page) = 0;
+  /// Copies pages of every layer, one after the other, for sequences that fork inside a page.
+  virtual void copy_pages(std::span<const PageCopy> copies) = 0;
+  /// Gives pages' memory back to the system, where that is possible; their contents are lost.
+  virtual void release_pages(std::span<const int32_t> pages) = 0;
 
  private:
   KvShape shape_;
@@ -31,8 +54,12 @@ class KvStore {
 
 /// Bytes of one page over all layers.
 inline uint64_t page_bytes(const KvShape& s) {
-  const uint64_t head = uint64_t(s.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
-  return uint64_t(2) * uint64_t(s.layers) * uint64_t(s.kv_heads) * uint64_t(s.page_size) * head;
+  uint64_t bytes = 0;
+  for (const KvGroup& g : s.groups) {
+    const uint64_t head = uint64_t(g.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
+    bytes += uint64_t(2) * uint64_t(g.layers) * uint64_t(g.kv_heads) * uint64_t(s.page_size) * head;
+  }
+  return bytes;
 }
 
 }  // namespace bumblebee

@@ -20,11 +20,11 @@ struct NormParams {
 };
 
 /// Rotation of the first `dims` features of a head, in half-split pairs (i, i + dims/2), by position·inv_freq[i].
-/// Rotated features are multiplied by `magnitude` (yarn's attention factor).
+/// Rotated features are multiplied by `attention_factor` (yarn's).
 struct RopeParams {
   int dims = 0;
   std::vector<float> inv_freq;  // [dims/2]
-  float magnitude = 1;
+  float attention_factor = 1;
 };
 
 /// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is
@@ -43,6 +43,13 @@ struct MatmulTerm {
   const Tensor* bias = nullptr;
 };
 
+/// What sample() gives. With T the largest top_logprobs of the batch; the last two are empty where no row asks.
+struct Sampled {
+  Tensor ids;       // i32 [logit_rows, 1]
+  Tensor logprobs;  // f64 [logit_rows, 1 + T], of the chosen token and of the likeliest
+  Tensor top_ids;   // i32 [logit_rows, T], likeliest first, equal ones by id
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -53,20 +60,16 @@ class Ops {
   /// y[i] = x·W[i]ᵀ + bias[i] -> [x.rows, out[i]]. Several terms share x, so that it is read and prepared once.
   virtual void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) = 0;
 
-  /// x·W for x [rows, out] -> [rows, in]: the other transpose, which the gradient of matmul with respect to its input
-  /// needs.
-  virtual Tensor matmul_untransposed(const Tensor& x, const Weight& weight) = 0;
-
-  /// Applies adapters to y[i], which holds x·W[i]ᵀ, row by row as the bound batch's slots say (LoraEntry). `rows` says
-  /// which rows x and y hold. A bias that a module names is added to every row: after the terms and the factor where
-  /// the entry comes before it, else first, as a product adds it; so a row's sums have one order, whatever its batch
-  /// mates make necessary. Rows without an entry are otherwise untouched.
+  /// Applies adapters to y[i], which holds x·W[i]ᵀ, row by row as the bound batch's slots and the backend's table say
+  /// (LoraEntry). `rows` says which rows x and y hold. A bias that a module names is added to every row: after the
+  /// terms and the factor where the entry comes before it, else first, as a product adds it; so a row's sums have one
+  /// order, whatever its batch mates make necessary. Rows without an entry are otherwise untouched.
   virtual void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) = 0;
   /// The same for the rows of an embedding [rows, dims], which embed() made.
-  virtual void lora_embed(const LoraTable& table, Tensor& y) = 0;
+  virtual void lora_embed(int site, Tensor& y) = 0;
   /// rms_norm over each run of `width` features, with the weight of the row's entry where it has one. `width` divides
   /// the columns: a norm per head is the same operation.
-  virtual Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) = 0;
+  virtual Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) = 0;
 
   virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
 
@@ -90,7 +93,14 @@ class Ops {
   virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
 
   /// The rows of x that the bound batch wants.
-  virtual Tensor take_wanted(const Tensor& x) = 0;
+  virtual Tensor gather_rows(const Tensor& x) = 0;
+
+  /// Chooses a token for each row of logits [logit_rows, vocab], as Batch::sample says (backend/sample.h). An id is -1
+  /// where a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody
+  /// asked for or that an id below 0 has not are -infinity, the ids beside them -1.
+  virtual Sampled sample(const Tensor& logits) = 0;
+  /// The same values in memory of their own: for who goes on to write in place what others still read.
+  virtual Tensor copy(const Tensor& x) = 0;
 };
 
 }  // namespace bumblebee

@@ -4,16 +4,27 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "backend/backend.h"
 
 namespace bumblebee {
 
 /// All backends, the default one first.
-std::span<const BackendEntry> backends();
+const std::vector<BackendEntry>& backends();
 
-/// The backend called `name`, after checking that it is there and can do every format; throws Error(device) naming the
-/// operation, the device and the devices that can. Nothing is allocated.
-const BackendEntry& require_backend(std::string_view name, std::span<const Format> formats);
+/// Adds one; for tests, which wrap those that are there. Before any other thread asks.
+void register_backend(const BackendEntry& entry);
+
+/// A device by its name: the backend's, with ":N" for one of several.
+struct Device {
+  const BackendEntry* entry = nullptr;
+  int index = 0;
+};
+
+/// The device called `name`, after checking that it is there, can do every format and has `bytes` of memory; throws
+/// Error(device), naming the operation, the device and the devices that can, or Error(out_of_memory) with the bytes
+/// needed and had. Nothing is allocated.
+Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0);
 
 }  // namespace bumblebee

@@ -1,8 +1,11 @@
 // The text of errors, names of their codes and the end of the road for failed checks.
 #include "base/error.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 
 namespace bumblebee {
 
@@ -23,6 +26,22 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::network: return "network";
   }
   return "unknown";
+}
+
+std::string detail::cat(const CatArg* first, size_t count) {
+  fmt::memory_buffer out;
+  const auto end = std::back_inserter(out);
+  for (const CatArg* arg = first; arg != first + count; ++arg) {
+    switch (arg->kind) {
+      case CatArg::Kind::text: out.append(arg->text); break;
+      case CatArg::Kind::character: out.push_back(arg->character); break;
+      case CatArg::Kind::integer: fmt::format_to(end, FMT_STRING("{}"), arg->integer); break;
+      case CatArg::Kind::natural: fmt::format_to(end, FMT_STRING("{}"), arg->natural); break;
+      case CatArg::Kind::real: fmt::format_to(end, FMT_STRING("{:.6g}"), arg->real); break;
+      case CatArg::Kind::pointer: fmt::format_to(end, FMT_STRING("{}"), arg->pointer); break;
+    }
+  }
+  return fmt::to_string(out);
 }
 
 void detail::check_failed(const char* expression, const char* file, int line, const std::string& message) {

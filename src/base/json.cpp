@@ -2,6 +2,8 @@
 // stack.
 #include "base/json.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 #include <set>
 #include <vector>
@@ -109,6 +111,24 @@ int64_t as_int(const Json& value, const char* key, std::string_view where, int64
 
 }  // namespace
 
+template <class J>
+Kept<J>::Kept() : value_(std::make_unique<J>()) {}
+template <class J>
+Kept<J>::Kept(J value) : value_(std::make_unique<J>(std::move(value))) {}
+template <class J>
+Kept<J>::Kept(const Kept& other) : value_(std::make_unique<J>(*other.value_)) {}
+template <class J>
+Kept<J>::Kept(Kept&&) noexcept = default;
+template <class J>
+Kept<J>& Kept<J>::operator=(Kept other) noexcept {
+  value_ = std::move(other.value_);
+  return *this;
+}
+template <class J>
+Kept<J>::~Kept() = default;
+template class Kept<Json>;
+template class Kept<OrderedJson>;
+
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
   return parse<Json>(text, where, limits);
 }
@@ -148,6 +168,9 @@ std::string string_or(const Json& object, const char* key, std::string_view wher
   if (!value->is_string()) wrong(where, key, "a string", *value);
   return value->get<std::string>();
 }
+
+bool is_object(const Json& value) { return value.is_object(); }
+bool has_key(const Json& object, const char* key) { return object.contains(key); }
 
 std::string brief(const Json& value) {
   std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);

@@ -1,10 +1,13 @@
 // JSON read from outside: bounded in size and depth, duplicate keys refused, positions named. Writing is nlohmann's
-// own.
+// own. This header only names the library's types; files that look inside a value or build one include
+// <nlohmann/json.hpp>, which is most of what they cost to compile.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -13,6 +16,26 @@ namespace bumblebee {
 using Json = nlohmann::json;
 /// Keeps the order of keys: what is shown to a chat template or written back to a config must not be reshuffled.
 using OrderedJson = nlohmann::ordered_json;
+
+/// A value inside a struct whose header does not need to know the library. Never empty, unless it was moved from.
+template <class J>
+class Kept {
+ public:
+  Kept();  // null
+  Kept(J value);
+  Kept(const Kept& other);
+  Kept(Kept&&) noexcept;
+  Kept& operator=(Kept other) noexcept;
+  ~Kept();
+  operator const J&() const { return *value_; }
+  const J& operator*() const { return *value_; }
+  const J* operator->() const { return value_.get(); }
+
+ private:
+  std::unique_ptr<J> value_;
+};
+extern template class Kept<Json>;
+extern template class Kept<OrderedJson>;
 
 struct JsonLimits {
   size_t bytes = size_t{64} << 20;
@@ -33,6 +56,9 @@ int64_t int_or(const Json& object, const char* key, std::string_view where, int6
 double number_or(const Json& object, const char* key, std::string_view where, double fallback);
 bool bool_or(const Json& object, const char* key, std::string_view where, bool fallback);
 std::string string_or(const Json& object, const char* key, std::string_view where, std::string_view fallback);
+
+bool is_object(const Json& value);
+bool has_key(const Json& object, const char* key);
 
 /// A short rendering of a value for error messages, never longer than about 60 characters.
 std::string brief(const Json& value);

@@ -23,7 +23,7 @@ struct Descriptor {
 
 /// Opens a regular file and says how large it is.
 size_t open_regular(const std::filesystem::path& path, Descriptor& file) {
-  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd < 0) throw Error(ErrorCode::bad_file, path.string(), cat("cannot open: ", std::strerror(errno)));
   struct stat info {};
   if (::fstat(file.fd, &info) != 0)
@@ -51,6 +51,15 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void pages_done(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  const auto page = uintptr_t(::sysconf(_SC_PAGESIZE));
+  uintptr_t first = reinterpret_cast<uintptr_t>(bytes.data()), last = first + bytes.size();
+  first = (first + page - 1) / page * page;
+  last = last / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes) {
   Descriptor file{-1};
   const size_t size = open_regular(path, file);
@@ -70,6 +79,12 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes
     done += size_t(n);
   }
   return text;
+}
+
+std::optional<std::string> read_text_file_if_any(const std::filesystem::path& path, size_t limit_bytes) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  return read_text_file(path, limit_bytes);
 }
 
 }  // namespace bumblebee

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -31,7 +32,13 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+/// Tells the system that these bytes of a mapped file are needed no longer: whole pages leave this process, and come
+/// back from the page cache or disk when they are touched. A hint: nothing fails.
+void pages_done(std::span<const std::byte> bytes);
+
 /// The whole file as text, for configs. Throws Error(bad_file) when it is absent or larger than `limit_bytes`.
 std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes);
+/// The same; nothing when there is no such file.
+std::optional<std::string> read_text_file_if_any(const std::filesystem::path& path, size_t limit_bytes);
 
 }  // namespace bumblebee

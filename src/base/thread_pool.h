@@ -4,32 +4,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <type_traits>
 
+#include "base/function_ref.h"
 #include "base/partition.h"
 #include "base/topology.h"
 
 namespace bumblebee {
-
-/// A non-owning reference to a callable, for calls that end before the callable does.
-template <class>
-class FunctionRef;
-template <class R, class... Args>
-class FunctionRef<R(Args...)> {
- public:
-  template <class F>
-  FunctionRef(F&& f)  // NOLINT: implicit by design, as std::function is
-      : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* o, Args... args) -> R {
-          return (*static_cast<std::remove_reference_t<F>*>(o))(static_cast<Args>(args)...);
-        }) {}
-  R operator()(Args... args) const { return call_(object_, static_cast<Args>(args)...); }
-
- private:
-  void* object_;
-  R (*call_)(void*, Args...);
-};
 
 class ThreadPool {
  public:

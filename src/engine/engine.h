@@ -1,5 +1,5 @@
-// Continuous batching on one thread: scheduler, step, sampling, delivery. Knows tokens only: text, templates and HTTP
-// are above.
+// Continuous batching on one thread: scheduler, step, delivery. Knows tokens only: text, templates and HTTP are above;
+// devices, locks and adapters' tables are the executor's.
 #pragma once
 
 #include <condition_variable>
@@ -7,99 +7,101 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "engine/contrastive.h"
-#include "engine/job.h"
-#include "engine/model_state.h"
+#include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "exec/executor.h"
 
 namespace bumblebee::engine {
 
 struct EngineOptions {
   int batch_size = 1;
-  int sequence_length = 0;  // 0: the model's context
+  int sequence_length = 0;
   int prefill_chunk = 512;
+  int vocab = 0, d_model = 0;  // of the model
 };
+
+/// Pages that alternatives of contrastive search may need beside the sequences' own; validate() allows 64 of them.
+inline constexpr int kSparePages = 64;
+
+/// Throws Error(bad_config) naming the option that is out of range for a model with this context.
+void check_options(const EngineOptions& options, int context);
 
 class Engine {
  public:
-  Engine(std::shared_ptr<ModelState> model, const EngineOptions& options);
+  /// `options` have passed check_options(). The executor's cache holds at least one sequence.
+  Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& options);
   /// Fails what is still there with Error(cancelled) and joins the thread.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
   /// Checks a request as submit() does, without queueing it.
-  void check(const Work& work) const;
+  void check(const Request& request) const;
   /// Queues a request, from any thread. Throws Error(bad_request) when it does not fit.
-  std::shared_ptr<Job> submit(Work work);
+  std::shared_ptr<Job> submit(Request request);
 
-  /// True on the engine's own thread, where waiting for a request would wait for ever.
-  bool inside() const { return std::this_thread::get_id() == thread_.get_id(); }
   int sequence_length() const { return limits_.sequence_length; }
+  exec::MemoryReport memory() const { return executor_->memory(); }
 
  private:
-  struct Running {
+  /// A request from its activation to its end. Its tokens are the scheduler's.
+  struct Active {
+    Active(std::shared_ptr<Job> j, Sampler s) : job(std::move(j)), sampler(std::move(s)) {}
     std::shared_ptr<Job> job;
     Sampler sampler;
-    ContrastiveState contrastive;
-    std::vector<std::optional<text::TokenLogprob>> candidate_logprobs;
-    Outcome outcome;
-    int max_new = 0;
-    SlotLease adapters;  // given back with the request
+    std::optional<ContrastiveSearcher> contrastive;
+    exec::SlotLease slot;
+    std::vector<text::TokenLogprob> logprobs;
     std::optional<std::chrono::steady_clock::time_point> first_step, first_token;
-    bool contrasts() const;
   };
   /// The segments of one request in a step, which lie together.
   struct Group {
+    RequestId id = 0;
     size_t first = 0, count = 0;
-    size_t first_wanted = 0;  // index of the first wanted row
-    bool wanted = false;
-  };
-  /// Host copies of what a step computed.
-  struct Results {
-    std::vector<float> logits;  // [wanted, vocab]
-    std::vector<float> hidden;  // [rows, d_model], only when somebody compares them
+    size_t first_logit_row = 0;  // index of the first of its logit rows
+    bool wants_logits = false;
   };
 
-  std::unique_ptr<KvStore> make_kv() const;
-  int max_new(const Work& work) const;
-  void loop();
-  void admit(std::vector<std::shared_ptr<Job>> jobs);
+  int max_new(const Request& request) const;
+  void loop() noexcept;
+  void iterate(std::vector<std::shared_ptr<Job>>& arrived);
+  void enqueue(const std::shared_ptr<Job>& job);
+  void activate();
   void end_cancelled();
   void step();
-  void compute(const Step& step);
-  void deliver(const Step& step);
-  void advance(RequestId id, Running& running, std::span<const float> logits);
-  void advance_contrastive(RequestId id, Running& running, const Step& step, const Group& group);
-  bool emit(RequestId id, Running& running, int32_t token, std::optional<text::TokenLogprob> logprob);
-  void propose(RequestId id, Running& running, std::span<const float> logits);
-  std::optional<text::TokenLogprob> logprob(const Running& running, std::span<const float> logits, int32_t token) const;
+  void describe_choices(PlannedStep& planned);
+  std::vector<Group> groups_of(const PlannedStep& planned) const;
+  void deliver(const PlannedStep& planned, const exec::StepResult& result);
+  void advance(Active& active, const Group& group, const exec::StepResult& result);
+  void advance_contrastive(Active& active, const Group& group, const PlannedStep& planned,
+                           const exec::StepResult& result);
+  /// Tells of a token that is part of the sequence now; false when the request has ended with it (and is gone).
+  bool emit(RequestId id, Active& active, std::optional<text::TokenLogprob> logprob);
+  /// Ends a request whose next token ends it; false when it does not.
+  bool ends(RequestId id, Active& active, int32_t token);
   void end(RequestId id, text::FinishReason reason);
-  void fail(RequestId id, std::exception_ptr error);
-  void fail_all(ErrorCode code, const std::string& what);
+  /// Null: the serving was shut down.
+  void fail(RequestId id, const std::exception_ptr& error) noexcept;
+  /// After a shortage of memory in the loop itself: the active requests are given up, those that wait go on.
+  void shed() noexcept;
   void release_memory();
-  void fail_step(const Step& step, ErrorCode code, const std::string& what);
-  std::span<const float> logits_row(size_t wanted) const;
-  std::span<const float> hidden_rows(const Segment& segment) const;
 
-  std::shared_ptr<ModelState> model_;
-  SchedulerLimits limits_;
-  std::unique_ptr<KvStore> kv_;
+  const EngineOptions options_;
+  const std::unique_ptr<exec::Executor> executor_;
+  const SchedulerLimits limits_;
 
   // Only the engine's thread touches these.
   Scheduler scheduler_;
-  std::map<RequestId, Running> running_;
+  std::map<RequestId, std::shared_ptr<Job>> waiting_;  // in the scheduler's queue
+  std::map<RequestId, Active> active_;
   RequestId next_id_ = 1;
-  SamplerScratch scratch_;
-  Results results_;
-  std::set<int32_t> dirty_pages_;  // freed, their memory not yet given back
 
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -1,5 +1,5 @@
-// From one row of logits to one token: the processors in a fixed order, then a choice. Host code on f32 rows; pure but
-// for the history of its sequence, so a request gives the same tokens in any batch.
+// What a request says about its next token, as the plain numbers of a SampleRow: which changes of logits apply now,
+// from the history of its sequence and the index in its output. Choosing is backend/sample.h, on the device or here.
 //
 // Order, which is transformers' with Bumblebee's in it: logit bias, repetition penalty, presence and frequency
 // penalties, no-repeat n-grams, minimum length (masks the ending tokens), suppressed tokens, forced tokens, then
@@ -7,78 +7,60 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "backend/sample.h"
+#include "bumblebee/generation.h"
 #include "bumblebee/generation_config.h"
 
 namespace bumblebee::engine {
-
-/// Buffers of one row, shared by all sequences of a thread so that a step allocates nothing.
-struct SamplerScratch {
-  std::vector<float> scores;    // [vocab]
-  std::vector<double> weights;  // [vocab]
-  std::vector<int32_t> order;   // candidates
-};
-
-/// The logprob of one token and of the likeliest ones, from the distribution before any processor.
-struct Logprobs {
-  double logprob = 0;
-  std::vector<std::pair<int32_t, double>> top;  // likeliest first; equal ones by id
-};
 
 class Sampler {
  public:
   /// `config` has passed validate(). Ids outside [0, vocab) in it throw Error(bad_request).
   Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed);
 
-  /// The next token. Throws Error(device) when a logit is NaN or +infinity, Error(bad_request) when every token is
-  /// masked.
-  int32_t sample(std::span<const float> logits, SamplerScratch& scratch) const;
+  /// How the token after `tokens` (prompt and output) is chosen: appends to `changes` what the row needs of it. The
+  /// mode is none for contrastive search, which the host decides.
+  SampleRow describe(std::span<const int32_t> tokens, std::vector<LogitChange>& changes) const;
 
-  /// All processors: masked tokens become -infinity in scratch.scores.
-  void process(std::span<const float> logits, SamplerScratch& scratch) const;
+  /// The `count` likeliest tokens after all processors with their probabilities, likeliest first: contrastive search's
+  /// candidates. On the host. Throws as require_chosen() does.
+  std::vector<std::pair<int32_t, double>> candidates(std::span<const int32_t> tokens, std::span<const float> logits,
+                                                     int count) const;
+  /// Where the config asks for it: from the distribution before any processor.
+  std::optional<text::TokenLogprob> logprob(std::span<const float> logits, int32_t token) const;
 
-  /// The `count` likeliest tokens of scratch.scores with their probabilities, likeliest first: contrastive search's
-  /// candidates.
-  std::vector<std::pair<int32_t, double>> candidates(SamplerScratch& scratch, int count) const;
-
-  /// Adds a token to the history.
+  /// Counts a token that is part of the sequence now.
   void accept(int32_t token);
 
   bool is_eos(int32_t token) const;
-  int outputs() const { return int(history_.size()) - prompt_size_; }
-  const std::vector<int32_t>& history() const { return history_; }  // prompt and output
   const GenerationConfig& config() const { return config_; }
-  bool greedy() const;
 
  private:
-  void penalise(std::span<float> scores) const;
-  void ban_repeated_ngrams(std::span<float> scores) const;
-  void mask(std::span<float> scores) const;
-  void keep_top_k(SamplerScratch& scratch, int top_k) const;
-  void keep_top_p(SamplerScratch& scratch, double top_p) const;
-  int32_t draw(SamplerScratch& scratch) const;
+  LogitChange& change_of(int32_t token);
+  std::vector<int32_t> masked_now(std::span<const int32_t> tokens) const;
 
   GenerationConfig config_;
   int prompt_size_ = 0;
   int vocab_ = 0;
   uint64_t seed_ = 0;
-  std::vector<int32_t> history_;
-  std::vector<int32_t> distinct_;  // tokens of the history, each once
-  std::vector<bool> seen_;         // [vocab], empty without a repetition penalty
+  std::vector<LogitChange> changes_;  // those of bias, penalties and suppressed tokens, by token
   std::unordered_map<int32_t, int> output_counts_;
 };
 
+/// Always the likeliest token.
+bool is_greedy(const GenerationConfig& config);
+
+/// Throws when an id of Ops::sample says why there is no token: Error(device) for a logit that is NaN or +infinity,
+/// Error(bad_request) when every token is masked.
+void require_chosen(int32_t id);
+
 /// Throws Error(bad_request) when the config names tokens that a vocabulary of this size does not have.
 void require_ids(const GenerationConfig& config, int vocab);
-
-/// Log-probabilities of `token` and of the `top` likeliest tokens of a row of raw logits.
-Logprobs logprobs_of(std::span<const float> logits, int32_t token, int top);
-
-/// Largest value, lowest index; -infinity everywhere gives -1.
-int32_t argmax(std::span<const float> values);
 
 }  // namespace bumblebee::engine

@@ -1,6 +1,8 @@
 // Paths of huggingface_hub's cache, and the few writes that must be atomic.
 #include "hub/cache.h"
 
+#include <nlohmann/json.hpp>
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

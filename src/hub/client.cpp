@@ -1,6 +1,8 @@
 // Requests to the API, and what each refusal means for a person.
 #include "hub/client.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 
 #include "hub/names.h"
@@ -96,27 +98,27 @@ void fail_with(const Response& answer, const Settings& settings, const std::stri
   }
   const std::string what =
       cat(settings.endpoint, " answers HTTP ", answer.status, " ", quoted(answer.header("x-error-message")));
-  if (passing(answer.status) || answer.status >= 500) throw Unavailable(ErrorCode::network, id, what);
+  if (is_retryable(answer.status) || answer.status >= 500) throw Unavailable(ErrorCode::network, id, what);
   throw Error(ErrorCode::network, id, what);
 }
 
-void fail_with(const Outcome& trouble, const Settings& settings, const std::string& id) {
-  const std::string words = quoted(trouble.message), from = settings.endpoint;
-  switch (trouble.trouble) {
-    case Trouble::connect:
-    case Trouble::timeout:
+void fail_with(const TransferResult& failure, const Settings& settings, const std::string& id) {
+  const std::string words = quoted(failure.message), from = settings.endpoint;
+  switch (failure.error) {
+    case TransferError::connect:
+    case TransferError::timeout:
       throw Unavailable(ErrorCode::network, id, cat("cannot reach ", from, ": ", words, "; is this machine offline?"));
-    case Trouble::dropped:
+    case TransferError::dropped:
       throw Unavailable(ErrorCode::network, id, cat("the connection to ", from, " broke: ", words));
-    case Trouble::tls:
+    case TransferError::tls:
       throw Unavailable(ErrorCode::network, id,
                         cat("the certificate of ", from, " is not trusted: ", words,
                             "; behind a company's proxy, set SSL_CERT_FILE to its certificates"));
-    case Trouble::proxy:
+    case TransferError::proxy:
       throw Error(ErrorCode::network, id, cat("the proxy fails: ", words, "; check HTTPS_PROXY and NO_PROXY"));
-    case Trouble::redirects: throw Error(ErrorCode::network, id, cat(from, " redirects astray: ", words));
-    case Trouble::too_large: throw Error(ErrorCode::network, id, cat(from, " sends too much: ", words));
-    case Trouble::refused: break;
+    case TransferError::redirects: throw Error(ErrorCode::network, id, cat(from, " redirects astray: ", words));
+    case TransferError::too_large: throw Error(ErrorCode::network, id, cat(from, " sends too much: ", words));
+    case TransferError::refused: break;
   }
   throw Error(ErrorCode::network, id, cat(from, " sends what was not asked for: ", words));
 }
@@ -127,10 +129,10 @@ std::string Client::resolve(const std::string& id, const std::string& revision, 
   request.url = cat(settings_.endpoint, "/api/models/", id, "/revision/", percent_encode(revision, false));
   request.timeout = settings_.api_timeout;
   request.attempts = attempts;
-  const Outcome outcome = http_.get_patiently(request);
-  if (!outcome.response) fail_with(outcome, settings_, id);
-  if (outcome.response->status != 200) fail_with(*outcome.response, settings_, id, revision);
-  const Json info = parsed(*outcome.response, settings_, id);
+  const TransferResult result = http_.get_with_retry(request);
+  if (!result.response) fail_with(result, settings_, id);
+  if (result.response->status != 200) fail_with(*result.response, settings_, id, revision);
+  const Json info = parsed(*result.response, settings_, id);
   const std::string commit = info.is_object() ? string_or(info, "sha", id, "") : "";
   if (!is_sha1(commit))
     throw Error(ErrorCode::network, id,
@@ -146,12 +148,12 @@ Tree Client::list(const std::string& id, const std::string& commit, int attempts
   request.attempts = attempts;
   Tree tree;
   for (int page = 0; page < kPages; ++page) {
-    const Outcome outcome = http_.get_patiently(request);
-    if (!outcome.response) fail_with(outcome, settings_, id);
-    if (outcome.response->status != 200) fail_with(*outcome.response, settings_, id, commit);
+    const TransferResult result = http_.get_with_retry(request);
+    if (!result.response) fail_with(result, settings_, id);
+    if (result.response->status != 200) fail_with(*result.response, settings_, id, commit);
     const size_t before = tree.size();
-    add_tree_page(tree, parsed(*outcome.response, settings_, id), id);
-    const std::string next = at_endpoint(next_page(outcome.response->header("link")), settings_);
+    add_tree_page(tree, parsed(*result.response, settings_, id), id);
+    const std::string next = at_endpoint(next_page(result.response->header("link")), settings_);
     if (next.empty()) {
       check_tree(tree, id);
       return tree;

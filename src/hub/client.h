@@ -20,7 +20,7 @@ class Unavailable : public Error {
 /// to accept; private or unauthorised), `network` (too many requests, the server's own failure). Throws always.
 [[noreturn]] void fail_with(const Response& answer, const Settings& settings, const std::string& id,
                             const std::string& revision);
-[[noreturn]] void fail_with(const Outcome& trouble, const Settings& settings, const std::string& id);
+[[noreturn]] void fail_with(const TransferResult& failure, const Settings& settings, const std::string& id);
 
 class Client {
  public:

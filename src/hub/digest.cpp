@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hex.h"
 
 namespace bumblebee::hub {
 
@@ -43,13 +44,7 @@ std::string Digest::finish() {
   std::array<unsigned char, EVP_MAX_MD_SIZE> raw{};
   unsigned length = 0;
   BB_CHECK(EVP_DigestFinal_ex(context_->evp, raw.data(), &length) == 1);
-  constexpr const char* kDigits = "0123456789abcdef";
-  std::string text;
-  for (unsigned i = 0; i < length; ++i) {
-    text += kDigits[raw[i] >> 4];
-    text += kDigits[raw[i] & 15];
-  }
-  return text;
+  return hex({raw.data(), length});
 }
 
 std::string hash_file(const std::filesystem::path& path, const std::string& expected,

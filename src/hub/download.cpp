@@ -14,9 +14,9 @@
 #include <thread>
 
 #include "base/error.h"
-#include "hub/board.h"
 #include "hub/cache.h"
 #include "hub/client.h"
+#include "hub/download_progress.h"
 #include "hub/fetch.h"
 #include "hub/files.h"
 #include "hub/names.h"
@@ -51,7 +51,7 @@ class SignalsBlocked {
 struct Task {
   const TreeFile* file;
   std::vector<std::string> paths;
-  Board::Entry* entry = nullptr;
+  DownloadProgress::Entry* entry = nullptr;
 };
 
 std::string listed(const std::vector<std::string>& names) {
@@ -92,7 +92,7 @@ class Job {
     driver.join();
     if (thrown) std::rethrow_exception(thrown);
     if (failure) std::rethrow_exception(failure);
-    if (what_.progress) what_.progress(board_.read());
+    if (what_.progress) what_.progress(progress_.read());
     return std::move(result_);
   }
 
@@ -105,7 +105,7 @@ class Job {
       if (!what_.progress || stopped_) continue;
       lock.unlock();
       try {
-        if (!what_.progress(board_.read())) stopped_ = true;
+        if (!what_.progress(progress_.read())) stopped_ = true;
       } catch (...) {
         thrown = std::current_exception();
         stopped_ = true;
@@ -207,8 +207,8 @@ class Job {
     // Large files first: they take the longest, and small ones fill the gaps.
     std::stable_sort(tasks_.begin(), tasks_.end(),
                      [](const Task& a, const Task& b) { return a.file->bytes() > b.file->bytes(); });
-    for (Task& task : tasks_) task.entry = &board_.add(task.paths.front(), task.file->bytes());
-    board_.open();
+    for (Task& task : tasks_) task.entry = &progress_.add(task.paths.front(), task.file->bytes());
+    progress_.open();
     partials_ = list_partials(cache_.folder() / "blobs");
   }
 
@@ -282,7 +282,7 @@ class Job {
   }
 
   void fetch(Task& task, Http& http) {
-    task.entry->state = Board::Entry::State::active;
+    task.entry->state = DownloadProgress::Entry::State::active;
     const Fetch fetch{settings_,
                       cache_,
                       what_.id,
@@ -300,7 +300,7 @@ class Job {
       }
       if (fetched) ++fetched_;
     });
-    task.entry->state = Board::Entry::State::finished;
+    task.entry->state = DownloadProgress::Entry::State::finished;
   }
 
   const Settings& settings_;
@@ -309,7 +309,7 @@ class Job {
   Downloaded result_;
   std::vector<Task> tasks_;
   std::map<std::string, uint64_t> partials_;
-  Board board_;
+  DownloadProgress progress_;
   std::atomic<bool> stopped_{false};
   std::atomic<size_t> next_{0};
   std::atomic<uint64_t> received_{0};

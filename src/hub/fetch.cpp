@@ -51,11 +51,11 @@ std::string plain_etag(std::string etag) {
 
 class Blob {
  public:
-  Blob(const Fetch& fetch, Http& http, PartialFile::Leftovers leftovers)
+  Blob(const Fetch& fetch, Http& http, PartialFile::ResumeMode mode)
       : fetch_(fetch),
         http_(http),
         size_(fetch.file.bytes()),
-        file_(fetch.cache.folder() / "blobs", fetch.file.etag(), leftovers) {
+        file_(fetch.cache.folder() / "blobs", fetch.file.etag(), mode) {
     sink_.begin = [this](const Response& hub, const Response& answer) {
       return guarded([&] { return begin(hub, answer); });
     };
@@ -105,13 +105,13 @@ class Blob {
     request.sink = &sink_;
     if (file_.size() > 0) request.range_from = file_.size();
     defect_.clear();
-    const Outcome outcome = http_.get(request);
+    const TransferResult result = http_.get(request);
     if (failure_) fail_here();
     if (file_.size() > reached_) tries_ = 0;
     reached_ = std::max(reached_, file_.size());
     if (file_.size() == size_) return;
     ++tries_;
-    consider(outcome);
+    consider(result);
   }
 
   [[noreturn]] void fail_here() try {
@@ -121,24 +121,24 @@ class Blob {
   }
 
   /// Decides between another attempt and an error.
-  void consider(const Outcome& outcome) {
-    const Response* answer = outcome.response ? &*outcome.response : nullptr;
+  void consider(const TransferResult& result) {
+    const Response* answer = result.response ? &*result.response : nullptr;
     if (answer != nullptr && answer->status == 416 && file_.size() > 0) {
       restart();  // the server has no such range: what is here is not a part of it
     } else if (answer != nullptr && (answer->status < 200 || answer->status >= 300)) {
       // A signed address of a content server may have expired; the next attempt gets a new one.
       const bool elsewhere = origin_of(answer->url) != origin_of(fetch_.settings.endpoint) && answer->status == 403;
-      if (!passing(answer->status) && !elsewhere) fail_with(*answer, fetch_.settings, fetch_.id, fetch_.commit);
+      if (!is_retryable(answer->status) && !elsewhere) fail_with(*answer, fetch_.settings, fetch_.id, fetch_.commit);
       if (!http_.pause(tries_, answer)) fail_with(*answer, fetch_.settings, fetch_.id, fetch_.commit);
       return;
-    } else if (outcome.trouble == Trouble::tls || outcome.trouble == Trouble::proxy ||
-               outcome.trouble == Trouble::redirects) {
-      if (answer == nullptr) fail_with(outcome, fetch_.settings, fetch_.id);
+    } else if (result.error == TransferError::tls || result.error == TransferError::proxy ||
+               result.error == TransferError::redirects) {
+      if (answer == nullptr) fail_with(result, fetch_.settings, fetch_.id);
     }
     const bool hopeless = !defect_.empty() && tries_ >= kDefects;
     if (!hopeless && http_.pause(tries_, nullptr)) return;
     if (!defect_.empty()) throw Error(ErrorCode::network, where(), defect_);
-    if (answer == nullptr) fail_with(outcome, fetch_.settings, fetch_.id);
+    if (answer == nullptr) fail_with(result, fetch_.settings, fetch_.id);
     throw Unavailable(ErrorCode::network, where(),
                       cat("the download ends early, again and again: expected ", size_, " bytes, got ", file_.size()));
   }
@@ -220,7 +220,7 @@ void fetch_blob(const Fetch& fetch, Http& http, const std::function<void(bool fe
   if (fetched) {
     // Looking for leftovers reads the whole folder, so small files are looked for only where one was seen.
     const bool look = lock.held() && (fetch.leftovers || fetch.file.bytes() >= kLargeFile);
-    Blob(fetch, http, look ? PartialFile::Leftovers::adopt : PartialFile::Leftovers::ignore).run();
+    Blob(fetch, http, look ? PartialFile::ResumeMode::adopt : PartialFile::ResumeMode::ignore).run();
   }
   fetch.done = fetch.file.bytes();
   named(fetched);

@@ -80,21 +80,21 @@ class Url {
   bool good_;
 };
 
-Trouble trouble_of(CURLcode code) {
+TransferError transfer_error(CURLcode code) {
   switch (code) {
     case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_PROXY: return Trouble::proxy;
+    case CURLE_PROXY: return TransferError::proxy;
     case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_CONNECT: return Trouble::connect;
-    case CURLE_OPERATION_TIMEDOUT: return Trouble::timeout;
+    case CURLE_COULDNT_CONNECT: return TransferError::connect;
+    case CURLE_OPERATION_TIMEDOUT: return TransferError::timeout;
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_ISSUER_ERROR:
-    case CURLE_SSL_INVALIDCERTSTATUS: return Trouble::tls;
+    case CURLE_SSL_INVALIDCERTSTATUS: return TransferError::tls;
     case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL: return Trouble::redirects;
-    default: return Trouble::dropped;
+    case CURLE_UNSUPPORTED_PROTOCOL: return TransferError::redirects;
+    default: return TransferError::dropped;
   }
 }
 
@@ -238,7 +238,7 @@ std::string Response::header(const std::string& name) const {
   return it == headers.end() ? "" : it->second;
 }
 
-bool passing(int status) {
+bool is_retryable(int status) {
   return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
 }
 
@@ -266,8 +266,8 @@ struct Http::Impl {
   void prepare(Exchange& exchange, const std::string& url, curl_slist* headers);
   void choose_proxy_and_certificates(const std::string& url);
   CURLcode perform(const Exchange& exchange, std::string& silence);
-  Outcome exchange(const Request& request, const std::string& url, bool authorised,
-                   std::map<std::string, std::string>& hub_headers);
+  TransferResult exchange(const Request& request, const std::string& url, bool authorised,
+                          std::map<std::string, std::string>& hub_headers);
 
   const Settings& settings;
   std::function<bool()> stop;
@@ -275,7 +275,7 @@ struct Http::Impl {
   CURLM* multi = nullptr;
   CURL* easy = nullptr;
   std::string proxy;  // of the exchange
-  char words[CURL_ERROR_SIZE] = {};
+  char error_buffer[CURL_ERROR_SIZE] = {};
 };
 
 void Http::Impl::choose_proxy_and_certificates(const std::string& url) {
@@ -291,7 +291,7 @@ void Http::Impl::choose_proxy_and_certificates(const std::string& url) {
 
 void Http::Impl::prepare(Exchange& exchange, const std::string& url, curl_slist* headers) {
   curl_easy_reset(easy);  // keeps connections
-  words[0] = '\0';
+  error_buffer[0] = '\0';
   curl_easy_setopt(easy, CURLOPT_URL, url.c_str());
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
   curl_easy_setopt(easy, CURLOPT_USERAGENT, settings.user_agent.c_str());
@@ -301,7 +301,7 @@ void Http::Impl::prepare(Exchange& exchange, const std::string& url, curl_slist*
   curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBytes);
   curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, long(std::max<int64_t>(1, exchange.request.timeout.count())));
-  curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, words);
+  curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, error_buffer);
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
   curl_easy_setopt(easy, CURLOPT_HEADERDATA, &exchange);
   curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
@@ -338,8 +338,8 @@ CURLcode Http::Impl::perform(const Exchange& exchange, std::string& silence) {
   return CURLE_RECV_ERROR;
 }
 
-Outcome Http::Impl::exchange(const Request& request, const std::string& url, bool authorised,
-                             std::map<std::string, std::string>& hub_headers) {
+TransferResult Http::Impl::exchange(const Request& request, const std::string& url, bool authorised,
+                                    std::map<std::string, std::string>& hub_headers) {
   struct Headers {
     curl_slist* list = nullptr;
     ~Headers() { curl_slist_free_all(list); }
@@ -367,44 +367,46 @@ Outcome Http::Impl::exchange(const Request& request, const std::string& url, boo
   }
   exchange.response.url = url;
   if (code == CURLE_OK) exchange.begin();
-  if (exchange.refused) return {{}, Trouble::refused, "not wanted"};
+  if (exchange.refused) return {{}, TransferError::refused, "not wanted"};
   if (exchange.too_large && is_success(exchange.response.status))
-    return {{}, Trouble::too_large, cat("an answer of more than ", request.body_limit, " bytes")};
+    return {{}, TransferError::too_large, cat("an answer of more than ", request.body_limit, " bytes")};
   // What is wrong with the body of a refusal changes nothing about the refusal.
   if (code == CURLE_OK || (exchange.response.status >= 300 && exchange.begun))
-    return {std::move(exchange.response), Trouble::connect, ""};
-  if (tunnel >= 400) return {{}, Trouble::proxy, cat("the proxy answers ", tunnel)};
-  std::string message = !silence.empty() ? silence : words[0] != '\0' ? words : curl_easy_strerror(code);
+    return {std::move(exchange.response), TransferError::connect, ""};
+  if (tunnel >= 400) return {{}, TransferError::proxy, cat("the proxy answers ", tunnel)};
+  std::string message = !silence.empty() ? silence : error_buffer[0] != '\0' ? error_buffer : curl_easy_strerror(code);
   if (code == CURLE_OUT_OF_MEMORY) message = "a line of more than 100 KB among the headers, or no memory";
-  Trouble trouble = trouble_of(code);
-  if (trouble == Trouble::connect && !proxy.empty() && !names_host(message, url)) trouble = Trouble::proxy;
-  return {{}, trouble, std::move(message)};
+  TransferError error = transfer_error(code);
+  if (error == TransferError::connect && !proxy.empty() && !names_host(message, url)) error = TransferError::proxy;
+  return {{}, error, std::move(message)};
 }
 
 Http::Http(const Settings& settings, std::function<bool()> stop)
     : impl_(std::make_unique<Impl>(settings, std::move(stop))) {}
 Http::~Http() = default;
 
-Outcome Http::get(const Request& request) {
+TransferResult Http::get(const Request& request) {
   std::map<std::string, std::string> hub_headers;
   Url url(request.url);
   bool authorised = true;
   for (int hop = 0; hop <= kRedirects; ++hop) {
     const std::string at = url.get(CURLUPART_URL), origin = origin_of(at);
     if (origin.empty())
-      return {{}, Trouble::redirects, cat("expected an http or https URL, got '", request.url.substr(0, 200), "'")};
+      return {
+          {}, TransferError::redirects, cat("expected an http or https URL, got '", request.url.substr(0, 200), "'")};
     authorised = authorised && impl_->trusted(origin);
-    Outcome outcome = impl_->exchange(request, at, authorised, hub_headers);
-    const std::string target = outcome.response ? outcome.response->header("location") : "";
-    if (!outcome.response || !is_redirect(outcome.response->status) || target.empty()) return outcome;
+    TransferResult result = impl_->exchange(request, at, authorised, hub_headers);
+    const std::string target = result.response ? result.response->header("location") : "";
+    if (!result.response || !is_redirect(result.response->status) || target.empty()) return result;
     url.go(target);
     if (origin_of(url.get(CURLUPART_URL)).empty())
-      return {
-          {}, Trouble::redirects, cat("a redirect to '", target.substr(0, 200), "', which is no http or https URL")};
+      return {{},
+              TransferError::redirects,
+              cat("a redirect to '", target.substr(0, 200), "', which is no http or https URL")};
     if (at.starts_with("https:") && !url.get(CURLUPART_URL).starts_with("https:"))
-      return {{}, Trouble::redirects, cat("a redirect from https to '", target.substr(0, 200), "'")};
+      return {{}, TransferError::redirects, cat("a redirect from https to '", target.substr(0, 200), "'")};
   }
-  return {{}, Trouble::redirects, cat("more than ", kRedirects, " redirects")};
+  return {{}, TransferError::redirects, cat("more than ", kRedirects, " redirects")};
 }
 
 bool Http::pause(int attempt, const Response* answer) {
@@ -422,15 +424,16 @@ bool Http::pause(int attempt, const Response* answer) {
   return true;
 }
 
-Outcome Http::get_patiently(const Request& request) {
+TransferResult Http::get_with_retry(const Request& request) {
   constexpr int kConnecting = 3;  // without a network there is little to wait for
   for (int attempt = 1;; ++attempt) {
-    Outcome outcome = get(request);
-    const bool again = outcome.response ? passing(outcome.response->status)
-                                        : outcome.trouble == Trouble::timeout || outcome.trouble == Trouble::dropped ||
-                                              (outcome.trouble == Trouble::connect && attempt < kConnecting);
-    if (!again || (request.attempts > 0 && attempt >= request.attempts)) return outcome;
-    if (!pause(attempt, outcome.response ? &*outcome.response : nullptr)) return outcome;
+    TransferResult result = get(request);
+    const bool again = result.response
+                           ? is_retryable(result.response->status)
+                           : result.error == TransferError::timeout || result.error == TransferError::dropped ||
+                                 (result.error == TransferError::connect && attempt < kConnecting);
+    if (!again || (request.attempts > 0 && attempt >= request.attempts)) return result;
+    if (!pause(attempt, result.response ? &*result.response : nullptr)) return result;
   }
 }
 

@@ -32,7 +32,7 @@ struct Response {
 };
 
 /// What can happen to a request besides an answer.
-enum class Trouble : uint8_t {
+enum class TransferError : uint8_t {
   connect,    // no name, no route, refused
   timeout,    // silence
   dropped,    // the connection ended early or broke the protocol
@@ -43,15 +43,15 @@ enum class Trouble : uint8_t {
   refused,    // the sink did not want the answer
 };
 
-struct Outcome {
-  std::optional<Response> response;  // none: trouble
-  Trouble trouble = Trouble::connect;
+struct TransferResult {
+  std::optional<Response> response;  // none: an error
+  TransferError error = TransferError::connect;
   std::string message;  // libcurl's words
 };
 
 /// Takes the body of a successful answer. `begin` sees what the Hub itself said (`hub`: the headers of its answers on
-/// the way, the last counts) and the answer that carries the body; false ends the transfer as Trouble::refused, and so
-/// does `write`.
+/// the way, the last counts) and the answer that carries the body; false ends the transfer as TransferError::refused,
+/// and so does `write`.
 struct Sink {
   std::function<bool(const Response& hub, const Response& answer)> begin;
   std::function<bool(std::span<const std::byte> bytes)> write;
@@ -62,7 +62,7 @@ struct Request {
   std::optional<uint64_t> range_from;  // "Range: bytes=N-"
   Milliseconds timeout{10000};         // to connect, and of silence
   size_t body_limit = size_t{64} << 20;
-  int attempts = 0;            // of get_patiently(); 0: as RetryPolicy has it
+  int attempts = 0;            // of get_with_retry(); 0: as RetryPolicy has it
   const Sink* sink = nullptr;  // for statuses 200 to 299; other bodies are kept, at most 64 KiB
 };
 
@@ -77,11 +77,11 @@ class Http {
 
   /// One GET with its redirects (at most 10). The token goes to the endpoint's origin and the Hub's own only, and is
   /// not taken up again after a redirect has left them. Redirects from https to http are not followed.
-  Outcome get(const Request& request);
+  TransferResult get(const Request& request);
 
-  /// get(), repeated with growing pauses while the trouble may pass: no connection, silence, a drop, and statuses 408,
+  /// get(), repeated with growing pauses while the error may pass: no connection, silence, a drop, and statuses 408,
   /// 429, 500, 502, 503, 504. Retry-After is obeyed. Not for requests with a sink.
-  Outcome get_patiently(const Request& request);
+  TransferResult get_with_retry(const Request& request);
 
   /// Waits as RetryPolicy has it before attempt `attempt` (from 1), at least as long as `answer` asks for; false when
   /// no attempt is left or the wait would be too long.
@@ -93,6 +93,6 @@ class Http {
 };
 
 /// Whether a status may change when the request is repeated.
-bool passing(int status);
+bool is_retryable(int status);
 
 }  // namespace bumblebee::hub

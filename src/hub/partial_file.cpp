@@ -51,10 +51,10 @@ std::map<std::string, uint64_t> list_partials(const fs::path& blobs) {
   return largest;
 }
 
-PartialFile::PartialFile(const fs::path& blobs, const std::string& etag, Leftovers leftovers)
+PartialFile::PartialFile(const fs::path& blobs, const std::string& etag, ResumeMode mode)
     : path_(blobs / cat(etag, ".", unique_suffix(), ".incomplete")) {
   int flags = O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL;
-  if (leftovers == Leftovers::adopt) {
+  if (mode == ResumeMode::adopt) {
     const int create = flags;
     for (const fs::path& old : leftovers_of(blobs, etag)) {
       if (flags == create && ::rename(old.c_str(), path_.c_str()) == 0) {

@@ -19,8 +19,8 @@ std::map<std::string, uint64_t> list_partials(const std::filesystem::path& blobs
 class PartialFile {
  public:
   /// `adopt`: takes over what an interrupted run left, by renaming it, and removes older leftovers.
-  enum class Leftovers : unsigned char { adopt, ignore };
-  PartialFile(const std::filesystem::path& blobs, const std::string& etag, Leftovers leftovers);
+  enum class ResumeMode : unsigned char { adopt, ignore };
+  PartialFile(const std::filesystem::path& blobs, const std::string& etag, ResumeMode mode);
   ~PartialFile();
   PartialFile(const PartialFile&) = delete;
   PartialFile& operator=(const PartialFile&) = delete;

@@ -1,6 +1,8 @@
 // Checks what the Hub lists before any of it becomes a path, and writes the list as huggingface_hub does.
 #include "hub/tree.h"
 
+#include <nlohmann/json.hpp>
+
 #include <set>
 
 #include "base/error.h"

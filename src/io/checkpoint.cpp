@@ -2,8 +2,7 @@
 // disagree.
 #include "io/checkpoint.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
@@ -60,15 +59,6 @@ bool stays_inside(const fs::path& relative) {
                       [](const fs::path& part) { return part == ".." || part == "."; });
 }
 
-void advise(std::span<const std::byte> bytes, int advice, bool whole_pages_only) {
-  if (bytes.empty()) return;
-  const auto page = uintptr_t(::sysconf(_SC_PAGESIZE));
-  uintptr_t first = reinterpret_cast<uintptr_t>(bytes.data()), last = first + bytes.size();
-  first = whole_pages_only ? (first + page - 1) / page * page : first / page * page;
-  if (whole_pages_only) last = last / page * page;
-  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, advice);
-}
-
 std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) {
   const uint64_t columns = weight.shape.empty() ? 0 : weight.shape.back(),
                  groups = scales.shape.empty() ? 0 : scales.shape.back();
@@ -82,9 +72,6 @@ std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) 
 }
 
 }  // namespace
-
-void pages_needed(std::span<const std::byte> bytes) { advise(bytes, MADV_WILLNEED, false); }
-void pages_done(std::span<const std::byte> bytes) { advise(bytes, MADV_DONTNEED, true); }
 
 std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& directory) {
   std::error_code error;

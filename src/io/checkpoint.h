@@ -83,9 +83,4 @@ class Checkpoint : public WeightSource {
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
 };
 
-/// Tells the system that these bytes of a mapped file are needed soon and once (reads ahead), or no longer (drops them
-/// from this process; they come back from the page cache or disk when touched). Hints: nothing fails.
-void pages_needed(std::span<const std::byte> bytes);
-void pages_done(std::span<const std::byte> bytes);
-
 }  // namespace bumblebee

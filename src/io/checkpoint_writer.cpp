@@ -1,10 +1,12 @@
 // Shards are planned first, because their names carry their number.
 #include "io/checkpoint_writer.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cstdio>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/atomic_file.h"
 
 namespace bumblebee {
 namespace {

@@ -2,19 +2,22 @@
 // assumed.
 #include "io/gguf_convert.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/atomic_file.h"
 #include "io/gguf.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
 #include "io/quote.h"
 #include "io/tensor_stream.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace {

@@ -1,6 +1,8 @@
 // Metadata keys to config keys, tensor names to tensor names, and the refusal of everything else.
 #include "io/gguf_model.h"
 
+#include <nlohmann/json.hpp>
+
 #include <charconv>
 #include <cmath>
 #include <cstring>

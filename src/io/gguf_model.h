@@ -3,6 +3,8 @@
 // are refused.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <string>
 #include <vector>
 

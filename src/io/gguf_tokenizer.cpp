@@ -2,6 +2,8 @@
 // same.
 #include "io/gguf_tokenizer.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <string_view>
 #include <unordered_map>

@@ -3,6 +3,8 @@
 // else is refused by name.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <optional>
 #include <vector>
 

@@ -1,6 +1,8 @@
 // The rules of `quantization`, each one as mlx-lm's loader applies it.
 #include "io/hf_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "io/quote.h"
@@ -143,7 +145,7 @@ HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& pat
   JsonLimits limits;
   limits.bytes = kLargestConfig;
   config.json = parse_json(text, path.string(), limits);
-  if (!config.json.is_object()) {
+  if (!config.json->is_object()) {
     throw Error(ErrorCode::bad_config, path.string(), cat("expected an object, got ", brief(config.json)));
   }
   if (const Json* file = find(config.json, "model_file"); file != nullptr && !is_falsy(*file)) {
@@ -154,6 +156,8 @@ HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& pat
   return config;
 }
 
-const Json& HfConfig::text() const { return has_text_config() ? json["text_config"] : json; }
+bool HfConfig::has_text_config() const { return json->contains("text_config") && (*json)["text_config"].is_object(); }
+
+const Json& HfConfig::text() const { return has_text_config() ? (*json)["text_config"] : *json; }
 
 }  // namespace bumblebee

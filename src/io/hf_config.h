@@ -67,7 +67,7 @@ class QuantizationConfig {
 /// A checkpoint's config.json.
 struct HfConfig {
   std::filesystem::path path;
-  Json json;
+  Kept<Json> json;
   QuantizationConfig quantization;
 
   /// Reads `directory`/config.json. Throws Error(bad_file or bad_config), and Error(unsupported) for a repository whose
@@ -77,7 +77,7 @@ struct HfConfig {
 
   /// The object that describes the language model: `text_config` when there is one, else the whole.
   const Json& text() const;
-  bool has_text_config() const { return json.contains("text_config") && json["text_config"].is_object(); }
+  bool has_text_config() const;
 };
 
 }  // namespace bumblebee

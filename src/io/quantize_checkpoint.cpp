@@ -1,13 +1,17 @@
 // A plan per module or lone tensor, then one pass over the data.
 #include "io/quantize_checkpoint.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <set>
 
 #include "base/error.h"
+#include "base/mapped_file.h"
 #include "io/checkpoint.h"
 #include "io/quote.h"
 #include "io/tensor_stream.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace {

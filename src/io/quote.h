@@ -1,8 +1,10 @@
 // Names from hostile files, made safe to print: short, and with no byte that a terminal or a log would act on.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace bumblebee {
 
@@ -22,6 +24,15 @@ inline std::string in_quotes(std::string_view name) {
     }
   }
   return out + (name.size() > kLongest ? "...'" : "'");
+}
+
+/// "a, b, c and 5 more": at most eight names, in quotes.
+inline std::string list_names(const std::vector<std::string>& names) {
+  static constexpr size_t kShown = 8;
+  std::string out;
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) out += (i == 0 ? "" : ", ") + in_quotes(names[i]);
+  if (names.size() > kShown) out += " and " + std::to_string(names.size() - kShown) + " more";
+  return out;
 }
 
 }  // namespace bumblebee

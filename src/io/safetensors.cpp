@@ -1,6 +1,8 @@
 // Reader: the length, then the header (safetensors_header.cpp), then the layout of the data. Writer: the mirror image.
 #include "io/safetensors.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cstring>
 #include <set>

@@ -18,8 +18,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/atomic_file.h"
 #include "base/mapped_file.h"
-#include "io/atomic_file.h"
 #include "tensor/dtype.h"
 
 namespace bumblebee {

@@ -1,6 +1,8 @@
 // A small state machine over JSON events: top object, then per tensor an object with dtype, shape and data_offsets.
 #include "io/safetensors_header.h"
 
+#include <nlohmann/json.hpp>
+
 #include <array>
 #include <unordered_set>
 #include <utility>

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "io/quote.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace {

@@ -3,6 +3,14 @@
 
 namespace bumblebee::lora {
 
+Matrix transposed(const Matrix& m) {
+  Matrix t{m.cols, m.rows, std::vector<float>(m.values.size())};
+  for (size_t r = 0; r < size_t(m.rows); ++r) {
+    for (size_t c = 0; c < size_t(m.cols); ++c) t.values[c * size_t(m.rows) + r] = m.values[r * size_t(m.cols) + c];
+  }
+  return t;
+}
+
 std::string_view to_string(Kind kind) {
   switch (kind) {
     case Kind::lora: return "lora";

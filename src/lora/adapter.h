@@ -1,7 +1,10 @@
 // An adapter as every reader hands it out: one convention, whatever wrote it. mlx-lm's factors are transposed on
-// reading, PEFT's alpha/r is resolved, module paths are the base's. Knows no device; fit.h holds it against a base.
+// reading, PEFT's alpha/r is resolved, module paths are the base's. Knows no device; bind_to_base.h holds it against a
+// base.
 #pragma once
 
+#include <array>
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -20,6 +23,9 @@ struct Matrix {
   friend bool operator==(const Matrix&, const Matrix&) = default;
 };
 
+/// mᵀ.
+Matrix transposed(const Matrix& m);
+
 /// A linear: y = W x + scale·(B(A x) + b_bias).
 /// An embedding (table W [vocab, dims]): e(t) = W[t] + scale·B A[:, t].
 /// DoRA (magnitude m): y = m/|W + scale·B A| ∘ (W x + scale·B A x) + bias, the norm over each row of W [out, in].
@@ -37,12 +43,12 @@ struct LowRank {
 
 /// What an adapter does to one module: a linear, the head, the embedding or a norm. At least one part is there. With
 /// both, low_rank is added to the replaced weight (PEFT saves an embedding beside its factors).
-struct Change {
+struct ModuleDelta {
   std::optional<LowRank> low_rank;
   std::optional<Matrix> weight;            // replaces W [out, in]; an embedding: [vocab, dims]; a norm: [1, size]
   std::optional<std::vector<float>> bias;  // replaces the module's bias [out]
   bool shared_weight = false;  // `weight` is the base's own, saved along by PEFT: a tied head gets it as well
-  friend bool operator==(const Change&, const Change&) = default;
+  friend bool operator==(const ModuleDelta&, const ModuleDelta&) = default;
 };
 
 enum class Kind : uint8_t { lora, dora, full };
@@ -51,11 +57,20 @@ enum class Dialect : uint8_t { mlx, peft };
 std::string_view to_string(Kind kind);        // "lora", "dora", "full"
 std::string_view to_string(Dialect dialect);  // "mlx-lm", "PEFT"
 
+/// What an adapter holds, in 128 bits of BLAKE2b. All zeros: nothing (the base), or not known yet.
+struct AdapterId {
+  std::array<uint8_t, 16> bytes{};
+  friend auto operator<=>(const AdapterId&, const AdapterId&) = default;
+};
+std::string to_string(const AdapterId& id);  // 32 hexadecimal digits
+
 struct Adapter {
   std::string name;  // for people; not an identity
+  AdapterId id;      // of what it holds; identify() fills it
   Dialect dialect = Dialect::mlx;
   Kind kind = Kind::lora;
-  std::map<std::string, Change> modules;  // by module path as in the base: "model.layers.0.self_attn.q_proj", "lm_head"
+  std::map<std::string, ModuleDelta>
+      modules;  // by module path as in the base: "model.layers.0.self_attn.q_proj", "lm_head"
 
   std::string where;                         // the file of the tensors, for messages
   std::string base;                          // the base's name, as the config has it; empty when it has none

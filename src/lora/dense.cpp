@@ -8,7 +8,7 @@
 
 namespace bumblebee::lora {
 
-DenseChange::DenseChange(const Change& change, bool embedding, Dialect dialect)
+DenseDelta::DenseDelta(const ModuleDelta& change, bool embedding, Dialect dialect)
     : change_(change), embedding_(embedding) {
   if (change.weight) {
     rows_ = change.weight->rows;
@@ -20,7 +20,7 @@ DenseChange::DenseChange(const Change& change, bool embedding, Dialect dialect)
   if (embedding && dialect == Dialect::peft && !change.low_rank->magnitude.empty()) columns_.assign(size_t(cols_), 0.0);
 }
 
-void DenseChange::add_delta(int row, std::span<double> values) const {
+void DenseDelta::add_delta(int row, std::span<double> values) const {
   if (!change_.low_rank) return;
   const LowRank& low = *change_.low_rank;
   const double scale = low.scale;
@@ -36,7 +36,7 @@ void DenseChange::add_delta(int row, std::span<double> values) const {
   }
 }
 
-void DenseChange::replace_and_add(int row, std::span<double> values) const {
+void DenseDelta::replace_and_add(int row, std::span<double> values) const {
   if (change_.weight) {
     const float* from = change_.weight->values.data() + size_t(row) * size_t(cols_);
     std::copy(from, from + cols_, values.begin());
@@ -44,13 +44,13 @@ void DenseChange::replace_and_add(int row, std::span<double> values) const {
   add_delta(row, values);
 }
 
-void DenseChange::observe(int row, std::span<const double> base) {
+void DenseDelta::observe(int row, std::span<const double> base) {
   std::vector<double> values(base.begin(), base.end());
   replace_and_add(row, values);
   for (size_t c = 0; c < columns_.size(); ++c) columns_[c] += values[c] * values[c];
 }
 
-void DenseChange::change(int row, std::span<double> values) const {
+void DenseDelta::change(int row, std::span<double> values) const {
   BB_CHECK(values.size() == size_t(cols_) && row >= 0 && row < rows_);
   replace_and_add(row, values);
   if (!change_.low_rank || change_.low_rank->magnitude.empty()) return;
@@ -65,7 +65,7 @@ void DenseChange::change(int row, std::span<double> values) const {
   for (double& v : values) v *= factor;
 }
 
-void DenseChange::delta(int row, std::span<double> values) const {
+void DenseDelta::delta(int row, std::span<double> values) const {
   std::fill(values.begin(), values.end(), 0.0);
   add_delta(row, values);
 }

@@ -10,10 +10,10 @@
 namespace bumblebee::lora {
 
 /// The module W as the base stores it: a linear [out, in], an embedding [vocab, dims] or a norm [1, size].
-class DenseChange {
+class DenseDelta {
  public:
   /// `change` must outlive this and fit the module. `embedding`: W's rows are tokens.
-  DenseChange(const Change& change, bool embedding, Dialect dialect);
+  DenseDelta(const ModuleDelta& change, bool embedding, Dialect dialect);
 
   int rows() const { return rows_; }
   int cols() const { return cols_; }
@@ -31,7 +31,7 @@ class DenseChange {
   void add_delta(int row, std::span<double> values) const;
   void replace_and_add(int row, std::span<double> values) const;
 
-  const Change& change_;
+  const ModuleDelta& change_;
   bool embedding_ = false;
   int rows_ = 0, cols_ = 0;
   std::vector<double> columns_;  // [cols] squares of the columns of W + scale·BA

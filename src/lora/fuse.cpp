@@ -8,11 +8,12 @@
 #include "base/error.h"
 #include "lora/dense.h"
 #include "lora/writers.h"
+#include "quant/elements.h"
 
 namespace bumblebee::lora {
 namespace {
 
-using SiteKind = nn::Site::Kind;
+using ModuleKind = nn::TargetModule::Kind;
 
 std::string without(const std::string& name, std::string_view ending) {
   return name.ends_with(ending) ? name.substr(0, name.size() - ending.size()) : name;
@@ -35,10 +36,11 @@ void store_and_load(std::span<const float> row, DType dtype, const std::optional
 
 class Fusion : public WeightChanges {
  public:
-  Fusion(const Adapter& adapter, AffineVariant variant) : variant_(variant) {
-    for (const auto& [path, change] : adapter.modules) {
+  Fusion(const BoundAdapter& bound, AffineVariant variant) : variant_(variant) {
+    for (const auto& [path, from] : bound.modules) {
+      const ModuleDelta& change = *from;
       if (change.weight || change.low_rank) {
-        Part part{path, std::make_unique<DenseChange>(change, is_embedding(path), adapter.dialect), nullptr, 0,
+        Part part{path, std::make_unique<DenseDelta>(change, is_embedding(path), bound.adapter->dialect), nullptr, 0,
                   nullptr};
         parts_.emplace(path, std::move(part));
       }
@@ -98,10 +100,10 @@ class Fusion : public WeightChanges {
  private:
   struct Part {
     std::string name;
-    std::unique_ptr<DenseChange> dense;  // of a weight
-    const std::vector<float>* bias;      // instead of the base's
-    double scale;                        // of what is added
-    const std::vector<float>* added;     // PEFT's bias of B
+    std::unique_ptr<DenseDelta> dense;  // of a weight
+    const std::vector<float>* bias;     // instead of the base's
+    double scale;                       // of what is added
+    const std::vector<float>* added;    // PEFT's bias of B
   };
   std::map<std::string, Part> parts_;
   AffineVariant variant_;
@@ -110,31 +112,33 @@ class Fusion : public WeightChanges {
 };
 
 /// With a tied head there is one weight for two modules: it can hold the change only when both mean the same.
-void check_head(Adapter& adapter, const Base& base) {
+void check_head(BoundAdapter& bound, const Base& base) {
   if (!base.tied_head) return;
   std::string table;
-  for (const nn::Site& site : base.sites) {
-    if (site.kind == SiteKind::embedding) table = site.name;
+  for (const nn::TargetModule& module : base.target_modules) {
+    if (module.kind == ModuleKind::embedding) table = module.name;
   }
-  const bool head = adapter.modules.contains("lm_head"), embedding = adapter.modules.contains(table);
+  const bool head = bound.modules.contains("lm_head"), embedding = bound.modules.contains(table);
   if (!head && !embedding) return;
-  if (adapter.dialect == Dialect::mlx && head && embedding) {  // fit() spelled out that they are one
-    adapter.modules.erase("lm_head");
+  if (bound.adapter->dialect == Dialect::mlx && head && embedding) {  // bind_to_base() spelled out that they are one
+    bound.modules.erase("lm_head");
     return;
   }
   cannot_write(
-      adapter, head ? "lm_head" : table,
+      *bound.adapter, head ? "lm_head" : table,
       "the base's head is tied to its embedding and the adapter changes them differently: apply it at run time");
 }
 
-void check_parts(const Adapter& adapter, const Base& base) {
-  for (const nn::Site& site : base.sites) {
-    const auto it = adapter.modules.find(site.name);
-    if (it == adapter.modules.end() || !it->second.low_rank) continue;
-    if (!it->second.low_rank->b_bias.empty() && !site.bias)
-      cannot_write(adapter, site.name, "the base has no bias here, and lora_bias needs one: apply it at run time");
-    if (site.kind == SiteKind::embedding && adapter.dialect == Dialect::peft && !it->second.low_rank->magnitude.empty())
-      cannot_write(adapter, site.name, "DoRA of a PEFT embedding cannot be fused row by row: apply it at run time");
+void check_parts(const BoundAdapter& bound, const Base& base) {
+  const Adapter& adapter = *bound.adapter;
+  for (const nn::TargetModule& module : base.target_modules) {
+    const auto it = bound.modules.find(module.name);
+    if (it == bound.modules.end() || !it->second->low_rank) continue;
+    if (!it->second->low_rank->b_bias.empty() && !module.bias)
+      cannot_write(adapter, module.name, "the base has no bias here, and lora_bias needs one: apply it at run time");
+    if (module.kind == ModuleKind::embedding && adapter.dialect == Dialect::peft &&
+        !it->second->low_rank->magnitude.empty())
+      cannot_write(adapter, module.name, "DoRA of a PEFT embedding cannot be fused row by row: apply it at run time");
   }
 }
 
@@ -145,32 +149,32 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
   base.name = name;
   const HfConfig& config = checkpoint.config();
   bool head = false;
-  for (const StoredModule& module : checkpoint.modules()) {
-    const bool dense = module.format.kind == Format::Kind::dense;
-    if (dense && !module.name.ends_with(".weight")) continue;  // biases and buffers
-    const std::string path = dense ? without(module.name, ".weight") : module.name;
-    nn::Site site{path, 0, 0, SiteKind::linear, bool(checkpoint.find(path + ".bias"))};
-    if (module.shape.size() == 1) {
-      site.kind = SiteKind::norm;
-      site.in = site.out = int(module.shape[0]);
-    } else if (module.shape.size() == 2) {
-      site.out = int(module.shape[0]);
-      site.in = int(module.shape[1]);
+  for (const StoredModule& stored : checkpoint.modules()) {
+    const bool dense = stored.format.kind == Format::Kind::dense;
+    if (dense && !stored.name.ends_with(".weight")) continue;  // biases and buffers
+    const std::string path = dense ? without(stored.name, ".weight") : stored.name;
+    nn::TargetModule module{path, 0, 0, ModuleKind::linear, bool(checkpoint.find(path + ".bias"))};
+    if (stored.shape.size() == 1) {
+      module.kind = ModuleKind::norm;
+      module.in = module.out = int(stored.shape[0]);
+    } else if (stored.shape.size() == 2) {
+      module.out = int(stored.shape[0]);
+      module.in = int(stored.shape[1]);
       if (is_embedding(path)) {
-        site.kind = SiteKind::embedding;
-        std::swap(site.in, site.out);
+        module.kind = ModuleKind::embedding;
+        std::swap(module.in, module.out);
       }
     } else {
       continue;
     }
     head = head || path == "lm_head";
-    base.sites.push_back(std::move(site));
+    base.target_modules.push_back(std::move(module));
   }
   base.tied_head = bool_or(config.text(), "tie_word_embeddings", config.path.string(), !head);
   if (base.tied_head && !head) {
-    for (const nn::Site& site : base.sites) {
-      if (site.kind != SiteKind::embedding) continue;
-      base.sites.push_back({"lm_head", site.out, site.in, SiteKind::linear, false});
+    for (const nn::TargetModule& module : base.target_modules) {
+      if (module.kind != ModuleKind::embedding) continue;
+      base.target_modules.push_back({"lm_head", module.out, module.in, ModuleKind::linear, false});
       break;
     }
   }
@@ -184,10 +188,10 @@ FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::files
     const auto checkpoint = Checkpoint::open(source);
     base = base_of(*checkpoint, source.string());
   }
-  Adapter fitted = fit(adapter, base);
-  check_head(fitted, base);
-  check_parts(fitted, base);
-  const Fusion fusion(fitted, options.variant);
+  BoundAdapter bound = bind_to_base(adapter, base);
+  check_head(bound, base);
+  check_parts(bound, base);
+  const Fusion fusion(bound, options.variant);
   RewriteOptions rewrite;
   rewrite.dequantize = options.dequantize;
   rewrite.dtype = options.dtype;

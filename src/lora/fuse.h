@@ -8,7 +8,7 @@
 
 #include "io/checkpoint.h"
 #include "io/quantize_checkpoint.h"
-#include "lora/fit.h"
+#include "lora/bind_to_base.h"
 
 namespace bumblebee::lora {
 
@@ -36,9 +36,9 @@ struct FuseReport {
   std::vector<FuseLoss> losses;  // by module
 };
 
-/// Writes `source` with `adapter` fused into `target`, which must not hold a model yet. Throws what fit() throws, and
-/// Error(unsupported) for what a fused checkpoint has no place for: a bias where the base has none, and a tied head
-/// that is changed otherwise than its embedding.
+/// Writes `source` with `adapter` fused into `target`, which must not hold a model yet. Throws what bind_to_base()
+/// throws, and Error(unsupported) for what a fused checkpoint has no place for: a bias where the base has none, and a
+/// tied head that is changed otherwise than its embedding.
 FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                            const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress = {});
 

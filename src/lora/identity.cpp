@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/blake2b.h"
+#include "base/hex.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -39,16 +40,9 @@ class Digest {
 
 }  // namespace
 
-std::string to_string(const AdapterId& id) {
-  std::string text;
-  for (const uint8_t byte : id.bytes) {
-    text += "0123456789abcdef"[byte >> 4];
-    text += "0123456789abcdef"[byte & 15];
-  }
-  return text;
-}
+std::string to_string(const AdapterId& id) { return hex(id.bytes); }
 
-std::shared_ptr<const KnownAdapter> identify(Adapter adapter) {
+std::shared_ptr<const Adapter> identify(Adapter adapter) {
   Digest digest;
   // The dialect decides what a change of a tied embedding does to the head.
   digest.add(uint64_t(adapter.dialect));
@@ -66,8 +60,8 @@ std::shared_ptr<const KnownAdapter> identify(Adapter adapter) {
     if (change.weight) digest.add(*change.weight);
     if (change.bias) digest.add(*change.bias);
   }
-  const AdapterId id = digest.id();
-  return std::make_shared<const KnownAdapter>(KnownAdapter{std::move(adapter), id});
+  adapter.id = digest.id();
+  return std::make_shared<const Adapter>(std::move(adapter));
 }
 
 }  // namespace bumblebee::lora

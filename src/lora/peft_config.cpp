@@ -2,6 +2,8 @@
 // computes with every release, and ignoring one runs well and answers wrongly.
 #include "lora/peft_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>
@@ -10,6 +12,7 @@
 
 #include "base/error.h"
 #include "io/quote.h"
+#include "lora/adapter_config.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -72,7 +75,7 @@ bool is_provenance(std::string_view key) {
 }
 
 void check_keys(const AdapterConfig& config) {
-  for (const auto& [key, value] : config.json.items()) {
+  for (const auto& [key, value] : config.json->items()) {
     if (is_off(value) || is_listed(kRead, key) || is_listed(kHarmless, key) || is_provenance(key)) continue;
     for (const Refused& refused : kRefused) {
       if (key == refused.key) {
@@ -112,8 +115,8 @@ void check_init(const AdapterConfig& config) {
 template <class T, class Read>
 std::vector<std::pair<Pattern, T>> read_patterns(const AdapterConfig& config, const char* key, const Read& read) {
   std::vector<std::pair<Pattern, T>> patterns;
-  const auto it = config.ordered.find(key);
-  if (it == config.ordered.end() || it->is_null()) return patterns;
+  const auto it = config.ordered->find(key);
+  if (it == config.ordered->end() || it->is_null()) return patterns;
   if (!it->is_object()) {
     throw Error(ErrorCode::bad_config, config.where,
                 cat("'", key, "': expected an object, got ", brief(*config.find(key))));

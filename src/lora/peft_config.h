@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "lora/adapter_config.h"
 #include "lora/targets.h"
 #include "lora/tensor_set.h"
 

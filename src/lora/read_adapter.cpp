@@ -1,10 +1,12 @@
 // Which dialect a directory speaks, by the names of its files; then its reader.
 #include "lora/read_adapter.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
 #include "io/quote.h"
+#include "lora/adapter_config.h"
 #include "lora/readers.h"
 
 namespace bumblebee::lora {
@@ -90,6 +92,19 @@ Adapter read_adapter(const fs::path& directory, const ReadOptions& options) {
     throw Error(ErrorCode::bad_request, adapter.where,
                 cat("scale: expected none, as the adapter has no factors to scale, got ", *options.scale));
   }
+  return adapter;
+}
+
+Adapter read_mlx_file(const fs::path& file, float scale) {
+  const TensorSet tensors(SafetensorsFile::open(file));
+  const bool dora = std::any_of(tensors.entries().begin(), tensors.entries().end(),
+                                [](const TensorEntry& entry) { return entry.name.ends_with(".m"); });
+  const AdapterConfig config = AdapterConfig::parse(
+      cat(R"({"fine_tune_type": ")", dora ? "dora" : "lora", R"(", "lora_parameters": {"scale": 1}})"),
+      tensors.where());
+  Adapter adapter = read_mlx(tensors, config, {.scale = scale, .name = {}});
+  set_scale(adapter, scale);
+  adapter.name = adapter.where = tensors.where();
   return adapter;
 }
 

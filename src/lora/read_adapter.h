@@ -21,4 +21,8 @@ struct ReadOptions {
 /// tensors, `bad_config` for a config that contradicts them or itself, `unsupported` for what is named and refused.
 Adapter read_adapter(const std::filesystem::path& directory, const ReadOptions& options = {});
 
+/// Reads one file of mlx-lm's factors without the config beside it, as mlx-lm's resume_adapter_file names one: all
+/// modules get `scale`. Throws as read_adapter() does.
+Adapter read_mlx_file(const std::filesystem::path& file, float scale);
+
 }  // namespace bumblebee::lora

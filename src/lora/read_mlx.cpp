@@ -1,11 +1,14 @@
 // mlx-lm's adapters: factors transposed to PyTorch's orientation, one scale for all modules, used as it stands.
 // Source: mlx_lm/tuner/{lora,dora,utils}.py and its history.
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "base/error.h"
 #include "io/quote.h"
+#include "lora/adapter_config.h"
 #include "lora/readers.h"
 
 namespace bumblebee::lora {
@@ -157,7 +160,7 @@ LowRank read_low_rank(const TensorSet& tensors, const ModuleTensors& module, con
   LowRank low{tensors.matrix(*module.a, true), tensors.matrix(*module.b, true), 0, {}, {}};
   if (module.magnitude != nullptr) {
     low.magnitude = tensors.vector(*module.magnitude);
-    // A linear has one per output, an embedding one per token: fit() knows which it is.
+    // A linear has one per output, an embedding one per token: bind_to_base() knows which it is.
     if (low.magnitude.size() != size_t(low.b.rows) && low.magnitude.size() != size_t(low.a.cols)) {
       tensors.fail(*module.magnitude,
                    cat("shape: expected [", low.b.rows, "], got ", shape_text(module.magnitude->shape)));
@@ -176,7 +179,7 @@ void read_full(const TensorSet& tensors, Adapter& adapter) {
   const auto modules =
       sort_tensors(tensors, "", {{".weight", &ModuleTensors::weight}, {".bias", &ModuleTensors::bias}});
   for (const auto& [path, module] : modules) {
-    Change& change = adapter.modules[path];
+    ModuleDelta& change = adapter.modules[path];
     if (module.weight != nullptr) change.weight = tensors.parameter(*module.weight);
     if (module.bias != nullptr) change.bias = tensors.vector(*module.bias);
   }

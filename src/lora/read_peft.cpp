@@ -2,6 +2,7 @@
 // peft/tuners/lora/{layer,model}.py and peft/utils/save_and_load.py.
 #include "base/error.h"
 #include "io/quote.h"
+#include "lora/adapter_config.h"
 #include "lora/peft_config.h"
 #include "lora/readers.h"
 
@@ -180,7 +181,7 @@ Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config) {
   adapter.facts["lora_alpha"] = cat(c.alpha);
   if (c.rslora) adapter.facts["use_rslora"] = "true";
   for (const auto& [path, module] : modules) {
-    Change& change = adapter.modules[path];
+    ModuleDelta& change = adapter.modules[path];
     if (module.a != nullptr) change.low_rank = read_low_rank(tensors, path, module, c, config);
     if (module.weight != nullptr) {
       change.weight = tensors.parameter(*module.weight);

@@ -1,6 +1,7 @@
 // The two dialects' readers, as read_adapter() calls them. Internal to this layer.
 #pragma once
 
+#include "lora/adapter_config.h"
 #include "lora/read_adapter.h"
 #include "lora/tensor_set.h"
 

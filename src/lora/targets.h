@@ -1,5 +1,5 @@
 // Which modules an adapter's config says it was trained on. The tensors decide what an adapter changes; this is what
-// they are checked against: in the file when it is read, and in the base when it is fitted.
+// they are checked against: in the file when it is read, and in the base when it is bound to it.
 #pragma once
 
 #include <optional>

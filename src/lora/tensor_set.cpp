@@ -5,25 +5,10 @@
 #include <set>
 
 #include "base/error.h"
-#include "base/mapped_file.h"
 #include "io/quote.h"
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::lora {
-namespace {
-
-constexpr size_t kLargestConfig = size_t{4} << 20;
-constexpr size_t kShownNames = 8;
-
-}  // namespace
-
-std::string list_names(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kShownNames); ++i) text += (i == 0 ? "" : ", ") + in_quotes(names[i]);
-  if (names.size() > kShownNames) text += cat(" and ", names.size() - kShownNames, " more");
-  return text;
-}
-
 void TensorSet::fail(const TensorEntry& tensor, std::string_view what) const {
   throw Error(ErrorCode::bad_file, where(), cat("tensor ", in_quotes(tensor.name), ": ", what));
 }
@@ -54,15 +39,9 @@ std::vector<float> TensorSet::values(const TensorEntry& tensor) const {
   return values;
 }
 
-Matrix TensorSet::matrix(const TensorEntry& tensor, bool transposed) const {
+Matrix TensorSet::matrix(const TensorEntry& tensor, bool is_transposed) const {
   Matrix stored{int(tensor.shape[0]), int(tensor.shape[1]), values(tensor)};
-  if (!transposed) return stored;
-  Matrix turned{stored.cols, stored.rows, std::vector<float>(stored.values.size())};
-  const size_t rows = size_t(stored.rows), cols = size_t(stored.cols);
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t c = 0; c < cols; ++c) turned.values[c * rows + r] = stored.values[r * cols + c];
-  }
-  return turned;
+  return is_transposed ? transposed(stored) : stored;
 }
 
 std::vector<float> TensorSet::vector(const TensorEntry& tensor) const {
@@ -150,57 +129,6 @@ void check_cost(const std::map<std::string, ModuleTensors>& modules, size_t step
     throw Error(ErrorCode::bad_config, where,
                 cat("names of modules: too many, or too large patterns, for ", modules.size(), " modules"));
   }
-}
-
-AdapterConfig AdapterConfig::parse(std::string_view text, std::string where) {
-  JsonLimits limits;
-  limits.bytes = kLargestConfig;
-  AdapterConfig config;
-  config.where = std::move(where);
-  config.json = parse_json(text, config.where, limits);
-  if (!config.json.is_object()) {
-    throw Error(ErrorCode::bad_config, config.where, cat("expected an object, got ", brief(config.json)));
-  }
-  config.ordered = parse_ordered_json(text, config.where, limits);
-  return config;
-}
-
-AdapterConfig AdapterConfig::open(const std::filesystem::path& directory) {
-  const std::filesystem::path path = directory / "adapter_config.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) {
-    throw Error(ErrorCode::bad_file, path.string(), "missing: only it says which scale the adapter was trained with");
-  }
-  return parse(read_text_file(path, kLargestConfig), path.string());
-}
-
-const Json* AdapterConfig::find(const char* key) const {
-  const auto it = json.find(key);
-  return it == json.end() || it->is_null() ? nullptr : &*it;
-}
-
-bool is_off(const Json& value) {
-  if (value.is_null()) return true;
-  if (value.is_boolean()) return !value.get<bool>();
-  if (value.is_number()) return value.get<double>() == 0;
-  if (value.is_string()) return value.get_ref<const std::string&>().empty();
-  return value.empty();
-}
-
-std::vector<std::string> strings_or(const Json& object, const char* key, std::string_view where) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return {};
-  if (it->is_string()) return {it->get<std::string>()};
-  std::vector<std::string> list;
-  const auto refuse = [&](const Json& got) {
-    throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected a list of strings, got ", brief(got)));
-  };
-  if (!it->is_array()) refuse(*it);
-  for (const Json& value : *it) {
-    if (!value.is_string()) refuse(value);
-    list.push_back(value.get<std::string>());
-  }
-  return list;
 }
 
 }  // namespace bumblebee::lora

@@ -9,7 +9,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
 #include "io/safetensors.h"
 #include "lora/adapter.h"
 
@@ -17,9 +16,6 @@ namespace bumblebee::lora {
 
 inline constexpr size_t kMostModules = 16384;
 inline constexpr size_t kLongestPath = 256;
-
-/// "a, b, c and 5 more": at most eight names, safe to print.
-std::string list_names(const std::vector<std::string>& names);
 
 class TensorSet {
  public:
@@ -34,7 +30,7 @@ class TensorSet {
   /// Two axes, both at least 1; `what` names them for messages ("[in, rank]"). Three axes are refused as experts.
   void expect_matrix(const TensorEntry& tensor, std::string_view axes) const;
   /// f32 values of a matrix, as stored or transposed. Throws for other types and for values that are not finite.
-  Matrix matrix(const TensorEntry& tensor, bool transposed = false) const;
+  Matrix matrix(const TensorEntry& tensor, bool is_transposed = false) const;
   /// f32 values of a tensor of one axis.
   std::vector<float> vector(const TensorEntry& tensor) const;
   /// A whole parameter: a matrix, or a vector as [1, size].
@@ -69,23 +65,5 @@ std::map<std::string, ModuleTensors> sort_tensors(const TensorSet& tensors, std:
 /// Throws Error(bad_config) when matching every module's path, at `steps` per byte, would take longer than about a
 /// second.
 void check_cost(const std::map<std::string, ModuleTensors>& modules, size_t steps, std::string_view where);
-
-/// adapter_config.json.
-struct AdapterConfig {
-  std::string where;  // the file
-  Json json;
-  OrderedJson ordered;  // the same: patterns are tried in the file's order
-
-  static AdapterConfig parse(std::string_view text, std::string where);
-  /// Throws Error(bad_file, bad_config).
-  static AdapterConfig open(const std::filesystem::path& directory);
-  /// The value of a key; null when it is absent or null.
-  const Json* find(const char* key) const;
-};
-
-/// What Python calls false: how an option looks that is off.
-bool is_off(const Json& value);
-/// A list of strings under `key`, or one string as a list; empty when absent or null. Throws Error(bad_config).
-std::vector<std::string> strings_or(const Json& object, const char* key, std::string_view where);
 
 }  // namespace bumblebee::lora

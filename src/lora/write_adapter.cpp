@@ -1,10 +1,12 @@
 // What must hold before either format is written.
 #include "lora/write_adapter.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
-#include "io/atomic_file.h"
 #include "io/quote.h"
 #include "io/safetensors.h"
 #include "lora/writers.h"

@@ -1,6 +1,8 @@
 // mlx-lm's format has one rank and one scale for all modules. Smaller ranks are filled up with zeros and other scales
 // go into B; modules that a layer lacks and its neighbours have are written as zeros, because mlx-lm makes every layer
 // alike.
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 

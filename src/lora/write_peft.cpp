@@ -1,6 +1,8 @@
 // PEFT's format: ranks and alphas that differ become patterns of whole paths; targets are names where every layer has
 // them, else whole paths.
 #include "base/error.h"
+
+#include <nlohmann/json.hpp>
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
@@ -55,7 +57,7 @@ void add_scales(const Adapter& adapter, Json& config) {
   }
 }
 
-void add_tensors(const std::string& path, const Change& change, bool inner_bias, TensorWriter& tensors) {
+void add_tensors(const std::string& path, const ModuleDelta& change, bool inner_bias, TensorWriter& tensors) {
   const std::string at = kPrefix + path;
   if (change.low_rank) {
     const LowRank& low = *change.low_rank;

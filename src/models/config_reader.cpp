@@ -1,10 +1,12 @@
 // Reads and checks what all decoder configs have in common.
 #include "models/config_reader.h"
 
+#include <nlohmann/json.hpp>
+
 #include <array>
 
 #include "base/error.h"
-#include "nn/rope.h"
+#include "models/rope.h"
 
 namespace bumblebee::models {
 namespace {
@@ -95,7 +97,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
   if (!(spec.eps >= 0))
     throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
-  spec.rope = nn::read_rope(config, where, d.head_dim, d.context, defaults.theta);
+  spec.rope = read_rope(config, where, d.head_dim, d.context, defaults.theta);
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
 }

@@ -12,8 +12,8 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
   for (int i = 0; i < dims_.layers; ++i) blocks_.push_back(load_block(spec, load, i));
   final_norm_ = load.rms_norm("model.norm", dims_.d_model, spec.eps);
   head_ = load.head("lm_head", embedding_, dims_.vocab, dims_.d_model, dims_.tied_head);
-  sites_ = load.sites();
-  site_weights_ = load.site_weights();
+  target_modules_ = load.target_modules();
+  target_weights_ = load.target_weights();
 }
 
 Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, int i) {
@@ -46,7 +46,7 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
 Tensor Decoder::forward(nn::Pass& p) const {
   nn::Residual r = p.embed(embedding_);  // [rows, d_model]
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  return p.head(r, final_norm_, head_);  // [wanted, vocab]
+  return p.head(r, final_norm_, head_);  // [logit_rows, vocab]
 }
 
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {

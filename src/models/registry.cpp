@@ -26,8 +26,7 @@ std::vector<std::string> families() {
 }
 
 ModelSpec read_spec(const Json& config, std::string_view where) {
-  if (!config.is_object())
-    throw Error(ErrorCode::bad_config, where, cat("expected a JSON object, got ", brief(config)));
+  if (!is_object(config)) throw Error(ErrorCode::bad_config, where, cat("expected a JSON object, got ", brief(config)));
   const std::string type = string_or(config, "model_type", where, "");
   for (const Family& family : kFamilies) {
     if (type == family.model_type) return {type, family.read(config, where)};

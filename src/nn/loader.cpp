@@ -18,7 +18,7 @@ Weight Loader::matrix(const std::string& path, int out, int in) {
   BB_CHECK(host.out == out && host.in == in, path);
   if (std::find(formats_.begin(), formats_.end(), host.format) == formats_.end()) formats_.push_back(host.format);
   Weight weight{host.format, out, in, nullptr};
-  if (backend_ != nullptr) weight = backend_->prepare(host);
+  if (backend_ != nullptr) weight = backend_->pack(host);
   count(host);
   return weight;
 }
@@ -26,37 +26,37 @@ Weight Loader::matrix(const std::string& path, int out, int in) {
 Tensor Loader::vector(const std::string& name, int size) {
   const HostWeight host = source_.vector(name, size);
   Tensor tensor;
-  if (backend_ != nullptr) tensor = backend_->prepare_vector(host);
+  if (backend_ != nullptr) tensor = backend_->pack_vector(host);
   count(host);
   return tensor;
 }
 
 Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) {
-  Linear linear{matrix(path, out, in), {}, int(sites_.size()), path};
+  Linear linear{matrix(path, out, in), {}, int(target_modules_.size()), path};
   if (with_bias) linear.bias = vector(path + ".bias", out);
-  sites_.push_back({path, in, out, Site::Kind::linear, with_bias});
-  site_weights_.push_back(linear.w);
+  target_modules_.push_back({path, in, out, TargetModule::Kind::linear, with_bias});
+  target_weights_.push_back(linear.w);
   return linear;
 }
 
 RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) {
-  sites_.push_back({path, size, size, Site::Kind::norm, false});
-  site_weights_.emplace_back();
-  return {{vector(path + ".weight", size), float(eps)}, path, int(sites_.size()) - 1};
+  target_modules_.push_back({path, size, size, TargetModule::Kind::norm, false});
+  target_weights_.emplace_back();
+  return {{vector(path + ".weight", size), float(eps)}, path, int(target_modules_.size()) - 1};
 }
 
 Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {
-  sites_.push_back({path, vocab, d_model, Site::Kind::embedding, false});
-  site_weights_.push_back(matrix(path, vocab, d_model));
-  return {site_weights_.back(), path, int(sites_.size()) - 1};
+  target_modules_.push_back({path, vocab, d_model, TargetModule::Kind::embedding, false});
+  target_weights_.push_back(matrix(path, vocab, d_model));
+  return {target_weights_.back(), path, int(target_modules_.size()) - 1};
 }
 
 Linear Loader::head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied) {
   if (!tied) return linear(path, vocab, d_model, false);
   for (const char* leaf : {".weight", ".scales", ".biases"}) source_.ignore(path + leaf);
-  sites_.push_back({path, d_model, vocab, Site::Kind::linear, false});
-  site_weights_.push_back(embedding.table);
-  return {embedding.table, {}, int(sites_.size()) - 1, path};
+  target_modules_.push_back({path, d_model, vocab, TargetModule::Kind::linear, false});
+  target_weights_.push_back(embedding.table);
+  return {embedding.table, {}, int(target_modules_.size()) - 1, path};
 }
 
 void Loader::finish() const {

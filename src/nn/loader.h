@@ -33,9 +33,9 @@ class Loader {
 
   /// Throws Error(bad_file) listing tensors that nobody claimed.
   void finish() const;
-  const std::vector<Site>& sites() const { return sites_; }
-  /// In the order of sites(); empty for norms, and without a backend not packed.
-  const std::vector<Weight>& site_weights() const { return site_weights_; }
+  const std::vector<TargetModule>& target_modules() const { return target_modules_; }
+  /// In the order of target_modules(); empty for norms, and without a backend not packed.
+  const std::vector<Weight>& target_weights() const { return target_weights_; }
   /// Formats of all matrices claimed so far, without repeats: what a device must be able to multiply by.
   const std::vector<Format>& formats() const { return formats_; }
 
@@ -48,8 +48,8 @@ class Loader {
   Backend* backend_;
   Progress progress_;
   uint64_t bytes_ = 0;
-  std::vector<Site> sites_;
-  std::vector<Weight> site_weights_;
+  std::vector<TargetModule> target_modules_;
+  std::vector<Weight> target_weights_;
   std::vector<Format> formats_;
 };
 

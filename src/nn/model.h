@@ -17,8 +17,9 @@ struct ModelDims {
   bool tied_head = false;
 };
 
-/// A module that an adapter may change, numbered by its place in Model::sites().
-struct Site {
+/// A module that an adapter may change, numbered by its place in Model::target_modules(); such a number is called
+/// `site`.
+struct TargetModule {
   enum class Kind : uint8_t {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
@@ -33,20 +34,20 @@ struct Site {
 class Model {
  public:
   virtual ~Model() = default;
-  /// -> logits [wanted, vocab]. Const and thread-compatible: all state is in the pass.
+  /// -> logits [logit_rows, vocab]. Const and thread-compatible: all state is in the pass.
   virtual Tensor forward(Pass& pass) const = 0;
   /// One layer; a checkpointing pass may run it twice.
   virtual void block(Pass& pass, int i, Residual& residual) const = 0;
 
   const ModelDims& dims() const { return dims_; }
-  const std::vector<Site>& sites() const { return sites_; }
-  /// The matrices of the sites, in the same order; those of norms are empty.
-  const std::vector<Weight>& site_weights() const { return site_weights_; }
+  const std::vector<TargetModule>& target_modules() const { return target_modules_; }
+  /// The matrices of the target modules, in the same order; those of norms are empty.
+  const std::vector<Weight>& target_weights() const { return target_weights_; }
 
  protected:
   ModelDims dims_;
-  std::vector<Site> sites_;
-  std::vector<Weight> site_weights_;
+  std::vector<TargetModule> target_modules_;
+  std::vector<Weight> target_weights_;
 };
 
 }  // namespace bumblebee::nn

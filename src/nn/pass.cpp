@@ -4,7 +4,7 @@
 namespace bumblebee::nn {
 
 Residual& Residual::operator+=(Tensor delta) {
-  if (pending) pass->settle(*this);
+  if (pending) pass->flush_residual(*this);
   pending = std::move(delta);
   return *this;
 }

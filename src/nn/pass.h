@@ -33,13 +33,13 @@ class Pass {
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
   virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
-  /// Logits of the wanted rows: [wanted, vocab].
+  /// Logits of the batch's logit rows: [logit_rows, vocab].
   virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its
   /// checkpoints.
   virtual void layer(const Model& model, int i, Residual& residual) = 0;
   /// Does the pending addition now, when two would meet.
-  virtual void settle(Residual& residual) = 0;
+  virtual void flush_residual(Residual& residual) = 0;
 
   Tensor linear(const Tensor& x, const Linear& w);
   template <std::same_as<Linear>... L>

@@ -1,9 +1,9 @@
 // Names for intermediates. Modules are known by the last word of their path; the names here are those of the golden
 // files.
+#include "nn/tap_pass.h"
+
 #include <string_view>
 #include <utility>
-
-#include "nn/infer_pass.h"
 
 namespace bumblebee::nn {
 namespace {
@@ -19,8 +19,10 @@ std::string short_name(std::string_view path) {
 
 }  // namespace
 
-TapPass::TapPass(Backend& backend, KvStore& kv, const Batch& batch, Tap tap, const LoraSites* lora)
-    : InferPass(backend, kv, batch, lora), tap_(std::move(tap)) {}
+TapPass::TapPass(Ops& ops, KvStore& kv, Tap tap, const InferOptions& options)
+    : InferPass(ops, kv, options), tap_(std::move(tap)) {
+  options_.hidden = true;
+}
 
 void TapPass::show(const char* name, const Tensor& value) {
   tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);
@@ -63,7 +65,6 @@ Tensor TapPass::glu(Activation activation, const Tensor& gate, const Tensor& up)
 }
 
 Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
-  keep_hidden();
   Tensor y = InferPass::head(residual, norm, head);
   show("final_norm", hidden());
   show("logits", y);

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/error.h"
-#include "base/float16.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace {
@@ -33,24 +32,6 @@ GroupParameters group_parameters(std::span<const float> w, int bits, AffineVaria
   const float steps = round_half(edge / scale, variant);
   if (steps == 0) return {scale, 0.0f};
   return {edge / steps, edge};
-}
-
-template <class T>
-void decode_dense(const HostWeight& weight, std::span<const std::byte> row, std::span<T> values) {
-  for (int i = 0; i < weight.in; ++i) values[size_t(i)] = T(load_float(row, weight.format.scale, size_t(i)));
-}
-
-template <class T>
-void decode_affine(const HostWeight& weight, std::span<const std::byte> row, int r, std::span<T> values) {
-  const int group = weight.format.group;
-  const size_t groups = size_t(weight.in / group);
-  uint8_t codes[128];
-  for (size_t g = 0; g < groups; ++g) {
-    const T scale = T(load_float(weight.scales, weight.format.scale, size_t(r) * groups + g));
-    const T bias = T(load_float(weight.biases, weight.format.bias, size_t(r) * groups + g));
-    unpack_codes(row, weight.format.bits, int(g) * group, std::span<uint8_t>(codes, size_t(group)));
-    for (int i = 0; i < group; ++i) values[g * size_t(group) + size_t(i)] = scale * T(codes[i]) + bias;
-  }
 }
 
 }  // namespace
@@ -81,28 +62,6 @@ void unpack_codes(std::span<const std::byte> packed, int bits, int first, std::s
     window >>= bits;
     held -= bits;
   }
-}
-
-float load_float(std::span<const std::byte> bytes, DType dtype, size_t i) {
-  const std::byte* at = bytes.data() + i * size_t(size_of(dtype));
-  if (dtype == DType::f32) {
-    float value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, at, sizeof bits);
-  return dtype == DType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
-}
-
-void store_float(std::span<std::byte> bytes, DType dtype, size_t i, float value) {
-  std::byte* at = bytes.data() + i * size_t(size_of(dtype));
-  if (dtype == DType::f32) {
-    std::memcpy(at, &value, sizeof value);
-    return;
-  }
-  const uint16_t bits = dtype == DType::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-  std::memcpy(at, &bits, sizeof bits);
 }
 
 QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in, int bits, int group, DType storage,
@@ -141,17 +100,5 @@ QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in,
   }
   return q;
 }
-
-template <class T>
-void decode_row(const HostWeight& weight, int row, std::span<T> values) {
-  BB_CHECK(row >= 0 && row < weight.out && values.size() == size_t(weight.in));
-  const size_t bytes = row_bytes(weight.format, weight.in);
-  const std::span<const std::byte> codes = weight.codes.subspan(size_t(row) * bytes, bytes);
-  if (weight.format.kind == Format::Kind::dense) return decode_dense(weight, codes, values);
-  decode_affine(weight, codes, row, values);
-}
-
-template void decode_row<float>(const HostWeight&, int, std::span<float>);
-template void decode_row<double>(const HostWeight&, int, std::span<double>);
 
 }  // namespace bumblebee

@@ -26,11 +26,6 @@ void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> p
 /// Unpacks `codes.size()` codes beginning at element `first` of a row's bit stream; `first` is a multiple of 32.
 void unpack_codes(std::span<const std::byte> packed, int bits, int first, std::span<uint8_t> codes);
 
-/// Element i of a possibly unaligned float array of type `dtype` (f32, f16, bf16).
-float load_float(std::span<const std::byte> bytes, DType dtype, size_t i);
-/// Rounds to `dtype` (nearest even) and stores.
-void store_float(std::span<std::byte> bytes, DType dtype, size_t i, float value);
-
 /// One quantized matrix that owns its bytes.
 struct QuantizedMatrix {
   std::vector<std::byte> codes, scales, biases;
@@ -41,9 +36,5 @@ struct QuantizedMatrix {
 /// 0 or bits or group are not MLX's; Error(bad_file) when an entry is not finite.
 QuantizedMatrix quantize_affine(std::span<const float> weights, int out, int in, int bits, int group, DType storage,
                                 AffineVariant variant);
-
-/// Row `row` of a dense or affine weight as f32 [in]: scale·q + bias with one rounding per operation in T.
-template <class T>
-void decode_row(const HostWeight& weight, int row, std::span<T> values);
 
 }  // namespace bumblebee

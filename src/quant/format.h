@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "tensor/dtype.h"
 
@@ -15,18 +16,25 @@ namespace bumblebee {
 /// How numbers are stored. Formats and packing: docs/formats.md; the source is MLX's quantization (mlx/ops.cpp).
 struct Format {
   enum class Kind : uint8_t { dense, affine };
+  /// What a code stands for before scale and bias: itself, or a small float (OCP microscaling).
+  enum class Codes : uint8_t { uint, e2m1, e4m3 };
   Kind kind = Kind::dense;
   DType scale = DType::f32;  // affine: type of the scales; dense: the element type
   DType bias = DType::f32;   // affine: type of the biases
   uint8_t bits = 0;          // affine: 2, 3, 4, 5, 6 or 8
   uint16_t group = 0;        // affine: 32, 64 or 128 consecutive inputs share a scale and a bias
+  Codes codes = Codes::uint;
+  bool biased = true;  // affine: false where no group has a bias, as with float codes
 
-  static Format dense(DType element) { return {Kind::dense, element, element, 0, 0}; }
+  static Format dense(DType element) { return {Kind::dense, element, element, 0, 0, Codes::uint, true}; }
   static Format affine(int bits, int group, DType scale, DType bias) {
-    return {Kind::affine, scale, bias, uint8_t(bits), uint16_t(group)};
+    return {Kind::affine, scale, bias, uint8_t(bits), uint16_t(group), Codes::uint, true};
   }
   friend bool operator==(const Format&, const Format&) = default;
 };
+
+/// Whether it is dense or affine with unsigned codes and biases: what every backend has.
+inline bool plain_format(const Format& f) { return f.codes == Format::Codes::uint && f.biased; }
 
 /// "bf16" or "affine 4-bit group 64 (bf16)".
 std::string to_string(const Format& format);
@@ -40,9 +48,18 @@ struct HostWeight {
   Format format;
   int out = 0, in = 0;
   std::span<const std::byte> codes, scales, biases;
-  std::string name;                  // module path, for messages
-  std::shared_ptr<const void> keep;  // owner of the bytes
+  std::string name;                            // module path, for messages
+  std::shared_ptr<const void> keep;            // owner of the bytes
+  int experts = 1;                             // matrices of this size, one after the other
+  size_t codes_stride = 0, scales_stride = 0;  // bytes from row to row (biases as scales); 0: rows follow each other
 };
+
+/// Bytes that a matrix takes as it is stored.
+inline uint64_t stored_bytes(const HostWeight& w) { return w.codes.size() + w.scales.size() + w.biases.size(); }
+
+/// Throws Error(unsupported) for what the types can say and `backend` cannot compute with: strides, stacks of experts,
+/// float codes, groups without a bias.
+void require_plain(std::string_view backend, const HostWeight& weight);
 
 /// Bytes of codes in one row.
 inline size_t row_bytes(const Format& format, int in) {

@@ -1,6 +1,8 @@
 // ChatTemplate over the C ABI of hf/: which template is meant, limits, and spans of guarded content.
 #include "text/chat_template.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 
 #include "base/error.h"

@@ -1,12 +1,14 @@
 // Tokenizer over the C ABI of hf/: loading, limits, and ids as the rest of the program counts them (int32_t).
 #include "text/tokenizer.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <unordered_set>
 
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "text/hf_bridge.h"
-#include "text/read_text_file.h"
 
 namespace bumblebee::txt {
 
@@ -31,6 +33,23 @@ std::string special_tokens_json(const TokenizerConfig& config) {
   return list.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::optional<TokenBytes> read_token_bytes(const BbHfTokenizer* tokenizer) {
+  hf::Bytes kinds, bytes, strip;
+  hf::Ids ends;
+  size_t strip_count = 0;
+  if (bb_hf_token_bytes(tokenizer, kinds.out(), ends.out(), bytes.out(), strip.out(), &strip_count) == 0)
+    return std::nullopt;
+  TokenBytes table{.tokens = {}, .bytes = bytes.str(), .strip = strip.str(), .strip_count = strip_count};
+  table.tokens.reserve(ends.values().size());
+  for (size_t i = 0; i < ends.values().size(); ++i) {
+    const int kind = kinds.text()[i];
+    table.tokens.push_back({.kind = TokenBytes::Kind(kind & ~BB_HF_SPECIAL),
+                            .special = (kind & BB_HF_SPECIAL) != 0,
+                            .end = ends.values()[i]});
+  }
+  return table;
+}
+
 std::vector<int32_t> to_ids(const hf::Ids& ids) { return {ids.values().begin(), ids.values().end()}; }
 
 }  // namespace
@@ -42,6 +61,7 @@ struct Tokenizer::Impl {
   std::unordered_set<int32_t> special;
   int vocab_size = 0;
   bool byte_fallback = false;
+  std::optional<TokenBytes> token_bytes;
   std::optional<int32_t> bos, eos, pad, unk;
 
   std::optional<int32_t> id_of(std::string_view token) const {
@@ -84,6 +104,7 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
     if (added.special) impl->special.insert(added.id);
     impl->added.push_back(std::move(added));
   }
+  impl->token_bytes = read_token_bytes(impl->raw.get());
   const auto id_of = [&](const std::optional<std::string>& token) {
     return token ? impl->id_of(*token) : std::nullopt;
   };
@@ -97,7 +118,7 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
 
 Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "tokenizer.json";
-  const std::optional<std::string> text = read_text_file(path, kMaxFileBytes);
+  const std::optional<std::string> text = read_text_file_if_any(path, kMaxFileBytes);
   if (!text) {
     const bool sentencepiece = std::filesystem::exists(directory / "tokenizer.model");
     throw Error(ErrorCode::bad_file, directory.string(),
@@ -159,6 +180,11 @@ std::optional<std::string> Tokenizer::token_of(int32_t id) const {
 int Tokenizer::vocab_size() const { return impl_->vocab_size; }
 bool Tokenizer::is_special(int32_t id) const { return impl_->special.contains(id); }
 bool Tokenizer::has_byte_fallback() const { return impl_->byte_fallback; }
+const TokenBytes* Tokenizer::token_table() const { return impl_->token_bytes ? &*impl_->token_bytes : nullptr; }
+std::optional<std::string_view> Tokenizer::token_bytes(int32_t id) const {
+  if (!impl_->token_bytes || id < 0 || id >= impl_->vocab_size) return std::nullopt;
+  return impl_->token_bytes->of(id);
+}
 const std::vector<AddedToken>& Tokenizer::added_tokens() const { return impl_->added; }
 const TokenizerConfig& Tokenizer::config() const { return impl_->config; }
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "text/rendered_prompt.h"
+#include "text/token_bytes.h"
 #include "text/tokenizer_config.h"
 
 namespace bumblebee::txt {
@@ -68,6 +69,11 @@ class Tokenizer {
   bool is_control(int32_t id) const { return is_special(id); }
   /// Whether unknown characters are spelled in byte tokens (<0xE4>), which are only text as a whole run.
   bool has_byte_fallback() const;
+  /// What an id adds to a text, where that does not depend on its neighbours but for spaces that are dropped at the
+  /// start of the whole: not always whole characters. Nothing for all ids where the decoder is not so.
+  std::optional<std::string_view> token_bytes(int32_t id) const;
+  /// The same of all ids; null where the decoder is not so.
+  const TokenBytes* token_table() const;
   /// Ordered by id.
   const std::vector<AddedToken>& added_tokens() const;
   const TokenizerConfig& config() const;
@@ -96,11 +102,23 @@ class StreamDecoder {
   std::string flush();
 
  private:
+  // With a table, bytes are put together here.
+  std::string push_bytes(int32_t id);
+  void end_run();
+  std::string take(bool all);
+
+  // Without one, the text of a window of ids with and without the newest one is compared.
+  std::string push_window(int32_t id);
   /// Keeps the last ids as left context, so that a step costs a few tokens and not the whole text.
   void shorten(size_t keep);
 
   Tokenizer tokenizer_;
   bool skip_special_;
+  const TokenBytes* table_;  ///< the tokenizer's
+  std::string held_;         ///< bytes not given out yet
+  std::string run_;          ///< of byte fallback
+  size_t stripped_ = 0;      ///< how much was dropped at the start; all that may be once other text came
+
   std::vector<int32_t> ids_;
   size_t context_ = 0;  ///< ids_ before this are only context
   size_t given_ = 0;    ///< bytes of decode(ids_) that have been given out

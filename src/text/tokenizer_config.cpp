@@ -1,12 +1,14 @@
 // Reads the sidecar files of a tokenizer, in the order of precedence that transformers uses.
 #include "text/tokenizer_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <array>
 
 #include "base/error.h"
 #include "base/json.h"
-#include "text/read_text_file.h"
+#include "base/mapped_file.h"
 
 namespace bumblebee::txt {
 
@@ -137,7 +139,7 @@ void read_named_templates(TokenizerConfig& config, const std::filesystem::path& 
   }
   std::sort(paths.begin(), paths.end());
   for (const auto& path : paths) {
-    if (auto text = read_text_file(path, kMaxTemplateBytes))
+    if (auto text = read_text_file_if_any(path, kMaxTemplateBytes))
       set_template(config, path.stem().string(), std::move(*text));
   }
 }
@@ -163,16 +165,16 @@ TokenizerConfig TokenizerConfig::from_json(std::string_view tokenizer_config, st
 
 TokenizerConfig TokenizerConfig::load(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "tokenizer_config.json";
-  const std::string main = read_text_file(path, kMaxConfigBytes).value_or("");
-  const std::string map = read_text_file(directory / "special_tokens_map.json", kMaxConfigBytes).value_or("");
+  const std::string main = read_text_file_if_any(path, kMaxConfigBytes).value_or("");
+  const std::string map = read_text_file_if_any(directory / "special_tokens_map.json", kMaxConfigBytes).value_or("");
   TokenizerConfig config = from_json(main, map, path.string());
   const std::filesystem::path legacy = directory / "chat_template.json";
   const std::filesystem::path jinja = directory / "chat_template.jinja";
-  if (auto text = read_text_file(jinja, kMaxTemplateBytes)) {
+  if (auto text = read_text_file_if_any(jinja, kMaxTemplateBytes)) {
     // The file replaces what the config says, named templates included; the folder beside it may bring others.
     config.chat_templates.clear();
     set_template(config, "default", std::move(*text));
-  } else if (auto json = read_text_file(legacy, kMaxConfigBytes)) {
+  } else if (auto json = read_text_file_if_any(legacy, kMaxConfigBytes)) {
     read_templates(config, parse_object(*json, legacy.string()), legacy.string());
   }
   read_named_templates(config, directory);

@@ -7,16 +7,11 @@
 namespace bumblebee::train {
 namespace {
 
-float rms(const std::vector<float>& values) {
-  double squares = 0;
-  for (const float v : values) squares += double(v) * double(v);
-  return float(std::sqrt(squares / double(values.size())));
-}
-
 class Adafactor final : public Optimizer {
  public:
-  explicit Adafactor(const OptimizerOptions& o)
-      : eps_(o.factored_eps.value_or(std::pair(1e-30f, 1e-3f))),
+  Adafactor(const OptimizerOptions& o, Backend& backend)
+      : Optimizer(backend),
+        eps_(o.factored_eps.value_or(std::pair(1e-30f, 1e-3f))),
         clip_(o.clip_threshold.value_or(1)),
         decay_rate_(o.decay_rate.value_or(-0.8f)),
         decay_(o.weight_decay.value_or(0)),
@@ -27,78 +22,70 @@ class Adafactor final : public Optimizer {
 
  private:
   /// Rows and columns are those of the matrix as it is stored here; the rule is the same for its transpose.
-  std::map<std::string, size_t> layout(const Parameter& p) const override {
-    std::map<std::string, size_t> parts;
+  Layout layout(const Parameter& p) const override {
+    Layout parts;
     if (p.is_matrix()) {
-      parts = {{"exp_avg_sq_row", size_t(p.rows)}, {"exp_avg_sq_col", size_t(p.cols)}};
+      parts = {{"exp_avg_sq_row", {1, p.rows()}}, {"exp_avg_sq_col", {1, p.cols()}}};
     } else {
-      parts = {{"exp_avg_sq", p.values.size()}};
+      parts = {{"exp_avg_sq", {1, p.cols()}}};
     }
-    if (beta_) parts["exp_avg"] = p.values.size();
+    if (beta_) parts["exp_avg"] = {p.rows(), p.cols()};
     return parts;
   }
 
-  float own_rate(float rate, const Parameter& p) const {
+  /// Root mean squares.
+  std::vector<float> rms(std::span<const Tensor> tensors) const {
+    std::vector<double> sums(tensors.size());
+    ops_.sum_squares(tensors, sums);
+    std::vector<float> result;
+    for (size_t i = 0; i < sums.size(); ++i)
+      result.push_back(float(std::sqrt(sums[i] / (double(tensors[i].rows()) * double(tensors[i].cols())))));
+    return result;
+  }
+
+  std::vector<float> rates(std::span<const Parameter> parameters, float rate) const {
     const float step = float(step_);
-    float own = rate;
-    if (relative_) own = p.rate_ratio * std::min(warm_ ? 1e-6f * step : 1e-2f, 1 / std::sqrt(step));
-    return by_size_ ? std::max(eps_.second, rms(p.values)) * own : own;
+    std::vector<float> own;
+    std::vector<Tensor> values;
+    for (const Parameter& p : parameters) {
+      own.push_back(relative_ ? p.rate_ratio * std::min(warm_ ? 1e-6f * step : 1e-2f, 1 / std::sqrt(step))
+                              : rate * p.rate_ratio);
+      values.push_back(p.value);
+    }
+    if (!by_size_) return own;
+    const std::vector<float> sizes = rms(values);
+    for (size_t i = 0; i < own.size(); ++i) own[i] = std::max(eps_.second, sizes[i]) * own[i];
+    return own;
   }
 
-  void apply(Parameter& p, State& state, float rate) override {
-    const float lr = own_rate(rate, p);
+  void apply(std::span<Parameter> parameters, std::span<State> states, float rate) override {
+    const std::vector<float> own_rate = rates(parameters, rate);
     const float beta = 1 - std::pow(float(step_), decay_rate_);
-    std::vector<float> update = p.is_matrix() ? factored(p, state, beta) : whole(p, state, beta);
-    const float length = std::max(1.0f, rms(update) / clip_);
-    for (float& u : update) u = lr * (u / length);
-    if (beta_) {
-      std::vector<float>& mean = state.at("exp_avg");
-      const float fresh = complement(*beta_);
-      for (size_t i = 0; i < update.size(); ++i) update[i] = mean[i] = *beta_ * mean[i] + fresh * update[i];
+    std::vector<AdafactorTerm> terms;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const Parameter& p = parameters[i];
+      const Tensor rows = p.is_matrix() ? states[i].at("exp_avg_sq_row") : Tensor{};
+      const Tensor& cols = states[i].at(p.is_matrix() ? "exp_avg_sq_col" : "exp_avg_sq");
+      terms.push_back({.g = p.gradient, .rows = rows, .cols = cols, .eps = eps_.first, .beta = beta, .update = {}});
     }
-    for (size_t i = 0; i < update.size(); ++i) {
-      float& w = p.values[i];
-      if (decay_ != 0) w += w * (-decay_ * lr);
-      w -= update[i];
-    }
-  }
+    ops_.adafactor(terms);
+    std::vector<Tensor> updates;
+    for (const AdafactorTerm& t : terms) updates.push_back(t.update);
+    const std::vector<float> lengths = rms(updates);
 
-  std::vector<float> whole(const Parameter& p, State& state, float beta) const {
-    std::vector<float>& mean = state.at("exp_avg_sq");
-    std::vector<float> update(p.values.size());
-    for (size_t i = 0; i < update.size(); ++i) {
-      const float g = p.gradient[i];
-      mean[i] = beta * mean[i] + (1 - beta) * (g * g + eps_.first);
-      update[i] = g / std::sqrt(mean[i]);
+    std::vector<ScaleTerm> clipped;
+    std::vector<AxpbyTerm> averaged, decayed, taken;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const Tensor &w = parameters[i].value, &update = updates[i];
+      clipped.push_back({.y = update, .factor = own_rate[i], .divisor = std::max(1.0f, lengths[i] / clip_)});
+      if (beta_) averaged.push_back({.y = states[i].at("exp_avg"), .a = *beta_, .x = update, .b = complement(*beta_)});
+      decayed.push_back({.y = w, .x = w, .b = -decay_ * own_rate[i]});
+      taken.push_back({.y = w, .x = beta_ ? averaged.back().y : update, .b = -1});
     }
-    return update;
-  }
-
-  std::vector<float> factored(const Parameter& p, State& state, float beta) const {
-    const size_t rows = size_t(p.rows), cols = size_t(p.cols);
-    std::vector<float>&row = state.at("exp_avg_sq_row"), &col = state.at("exp_avg_sq_col");
-    std::vector<double> row_sum(rows), col_sum(cols);
-    for (size_t r = 0; r < rows; ++r) {
-      for (size_t c = 0; c < cols; ++c) {
-        const float g = p.gradient[r * cols + c];
-        const double square = double(g * g + eps_.first);
-        row_sum[r] += square;
-        col_sum[c] += square;
-      }
-    }
-    double mean = 0;
-    for (size_t r = 0; r < rows; ++r) {
-      row[r] = beta * row[r] + (1 - beta) * float(row_sum[r] / double(cols));
-      mean += double(row[r]) / double(rows);
-    }
-    for (size_t c = 0; c < cols; ++c) col[c] = beta * col[c] + (1 - beta) * float(col_sum[c] / double(rows));
-    std::vector<float> update(rows * cols);
-    for (size_t r = 0; r < rows; ++r) {
-      const float by_row = 1 / std::sqrt(row[r] / float(mean));
-      for (size_t c = 0; c < cols; ++c)
-        update[r * cols + c] = by_row * (1 / std::sqrt(col[c])) * p.gradient[r * cols + c];
-    }
-    return update;
+    ops_.scale(clipped);
+    ops_.axpby(averaged);
+    if (decay_ != 0) ops_.axpby(decayed);
+    ops_.axpby(taken);
   }
 
   std::pair<float, float> eps_;
@@ -109,8 +96,8 @@ class Adafactor final : public Optimizer {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_adafactor(const OptimizerOptions& options) {
-  return std::make_unique<Adafactor>(options);
+std::unique_ptr<Optimizer> make_adafactor(const OptimizerOptions& options, Backend& backend) {
+  return std::make_unique<Adafactor>(options, backend);
 }
 
 }  // namespace bumblebee::train

@@ -10,26 +10,39 @@ namespace {
 
 class Adam final : public Optimizer {
  public:
-  Adam(float b1, float b2, float eps, bool correct, std::optional<float> decay)
-      : b1_(b1), b2_(b2), rest1_(complement(b1)), rest2_(complement(b2)), eps_(eps), correct_(correct), decay_(decay) {}
+  Adam(Backend& backend, float b1, float b2, float eps, bool correct, std::optional<float> decay)
+      : Optimizer(backend),
+        b1_(b1),
+        b2_(b2),
+        rest1_(complement(b1)),
+        rest2_(complement(b2)),
+        eps_(eps),
+        correct_(correct),
+        decay_(decay) {}
 
  private:
-  std::map<std::string, size_t> layout(const Parameter& p) const override {
-    return {{"m", p.values.size()}, {"v", p.values.size()}};
+  Layout layout(const Parameter& p) const override {
+    return {{"m", {p.rows(), p.cols()}}, {"v", {p.rows(), p.cols()}}};
   }
 
-  void apply(Parameter& p, State& state, float rate) override {
-    float *w = p.values.data(), *m = state.at("m").data(), *v = state.at("v").data();
-    const float* g = p.gradient.data();
-    const size_t count = p.values.size();
-    const float keep = decay_ ? 1 - rate * *decay_ : 1;
-    const float c1 = correct_ ? rate / (1 - std::pow(b1_, float(step_))) : rate;
-    const float c2 = correct_ ? 1 / std::sqrt(1 - std::pow(b2_, float(step_))) : 1;
-    for (size_t i = 0; i < count; ++i) {
-      m[i] = b1_ * m[i] + rest1_ * g[i];
-      v[i] = b2_ * v[i] + rest2_ * (g[i] * g[i]);
-      w[i] = w[i] * keep - c1 * m[i] / (std::sqrt(v[i]) * c2 + eps_);
+  AdamStep step_of(float rate) const {
+    return {.b1 = b1_,
+            .b2 = b2_,
+            .rest1 = rest1_,
+            .rest2 = rest2_,
+            .eps = eps_,
+            .keep = decay_ ? 1 - rate * *decay_ : 1,
+            .c1 = correct_ ? rate / (1 - std::pow(b1_, float(step_))) : rate,
+            .c2 = correct_ ? 1 / std::sqrt(1 - std::pow(b2_, float(step_))) : 1};
+  }
+
+  void apply(std::span<Parameter> parameters, std::span<State> states, float rate) override {
+    std::vector<AdamTerm> terms;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const Parameter& p = parameters[i];
+      terms.push_back({p.value, p.gradient, states[i].at("m"), states[i].at("v"), step_of(rate * p.rate_ratio)});
     }
+    ops_.adam(terms);
   }
 
   float b1_, b2_, rest1_, rest2_, eps_;
@@ -39,7 +52,7 @@ class Adam final : public Optimizer {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o) {
+std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o, Backend& backend) {
   const auto [b1, b2] = o.betas.value_or(std::pair(0.9f, 0.999f));
   for (const float beta : {b1, b2}) {
     if (!(beta >= 0 && beta < 1))
@@ -47,7 +60,7 @@ std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& o) {
   }
   std::optional<float> decay;
   if (o.kind == OptimizerKind::adamw) decay = o.weight_decay.value_or(0.01f);
-  return std::make_unique<Adam>(b1, b2, o.eps.value_or(1e-8f), o.bias_correction.value_or(false), decay);
+  return std::make_unique<Adam>(backend, b1, b2, o.eps.value_or(1e-8f), o.bias_correction.value_or(false), decay);
 }
 
 }  // namespace bumblebee::train

@@ -6,12 +6,12 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "train/shuffle.h"
+#include "dataset/shuffle.h"
 
 namespace bumblebee::train {
 namespace {
 
-std::vector<int64_t> by_length(const Dataset& data) {
+std::vector<int64_t> by_length(const dataset::Dataset& data) {
   std::vector<int64_t> order(size_t(data.size()));
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&data](int64_t a, int64_t b) {
@@ -20,7 +20,7 @@ std::vector<int64_t> by_length(const Dataset& data) {
   return order;
 }
 
-std::vector<std::vector<int64_t>> groups_by_length(const Dataset& data, int batch_size) {
+std::vector<std::vector<int64_t>> groups_by_length(const dataset::Dataset& data, int batch_size) {
   const std::vector<int64_t> order = by_length(data);
   std::vector<std::vector<int64_t>> groups;
   for (size_t first = 0; first < order.size(); first += size_t(batch_size)) {
@@ -31,7 +31,7 @@ std::vector<std::vector<int64_t>> groups_by_length(const Dataset& data, int batc
 }
 
 /// Best fit, longest row first: each goes where the least room is left over.
-std::vector<std::vector<int64_t>> packs_of(const Dataset& data, int64_t room) {
+std::vector<std::vector<int64_t>> packs_of(const dataset::Dataset& data, int64_t room) {
   std::vector<int64_t> order = by_length(data);
   std::reverse(order.begin(), order.end());
   std::vector<std::vector<int64_t>> packs;
@@ -53,10 +53,10 @@ std::vector<std::vector<int64_t>> packs_of(const Dataset& data, int64_t room) {
   return packs;
 }
 
-std::vector<std::vector<int64_t>> groups_packed(const Dataset& data, const BatchOptions& options) {
+std::vector<std::vector<int64_t>> groups_packed(const dataset::Dataset& data, const BatchOptions& options) {
   std::vector<std::vector<int64_t>> packs = packs_of(data, options.max_seq_length);
   // The first packs hold the longest rows: without a shuffle, batches would differ in what they are about.
-  shuffle(packs, options.seed, 0, ShuffleOf::packs);
+  dataset::shuffle(packs, options.seed, 0, dataset::ShuffleOf::packs);
   std::vector<std::vector<int64_t>> groups;
   for (size_t i = 0; i < packs.size(); ++i) {
     if (i % size_t(options.batch_size) == 0) groups.emplace_back();
@@ -65,7 +65,7 @@ std::vector<std::vector<int64_t>> groups_packed(const Dataset& data, const Batch
   return groups;
 }
 
-void append(TrainBatch& batch, const DataRow& row, int64_t index) {
+void append(TrainBatch& batch, const dataset::DataRow& row, int64_t index) {
   const auto rows = int(row.tokens.size()) - 1;
   batch.segments.push_back({.first = batch.rows(), .rows = rows});
   batch.rows_of_dataset.push_back(index);
@@ -78,7 +78,7 @@ void append(TrainBatch& batch, const DataRow& row, int64_t index) {
   }
 }
 
-int64_t activations(const Dataset& data, const std::vector<int64_t>& group) {
+int64_t activations(const dataset::Dataset& data, const std::vector<int64_t>& group) {
   int64_t sum = 0;
   for (const int64_t row : group) sum += int64_t(data.rows[size_t(row)].tokens.size()) - 1;
   return sum;
@@ -86,7 +86,7 @@ int64_t activations(const Dataset& data, const std::vector<int64_t>& group) {
 
 }  // namespace
 
-BatchStream::BatchStream(const Dataset& data, const BatchOptions& options) : data_(&data), options_(options) {
+BatchStream::BatchStream(const dataset::Dataset& data, const BatchOptions& options) : data_(&data), options_(options) {
   if (options.batch_size < 1)
     throw Error(ErrorCode::bad_config, "batch_size", cat("expected at least 1, got ", options.batch_size));
   if (data.empty()) throw Error(ErrorCode::bad_config, data.name, "expected rows, got none");
@@ -101,7 +101,7 @@ BatchStream::BatchStream(const Dataset& data, const BatchOptions& options) : dat
 void BatchStream::shuffle() {
   order_.resize(groups_.size());
   std::iota(order_.begin(), order_.end(), 0u);
-  train::shuffle(order_, options_.seed, cursor_.epoch, ShuffleOf::batches);
+  dataset::shuffle(order_, options_.seed, cursor_.epoch, dataset::ShuffleOf::batches);
 }
 
 TrainBatch BatchStream::next() {

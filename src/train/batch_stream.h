@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "dataset/dataset.h"
 #include "train/batch.h"
-#include "train/dataset.h"
 
 namespace bumblebee::train {
 
@@ -34,7 +34,7 @@ class BatchStream {
  public:
   /// Throws Error(bad_config) for an empty split, and for one with fewer rows than a batch unless `short_data` or
   /// `packed`.
-  BatchStream(const Dataset& data, const BatchOptions& options);
+  BatchStream(const dataset::Dataset& data, const BatchOptions& options);
 
   TrainBatch next();
   Cursor cursor() const { return cursor_; }
@@ -51,7 +51,7 @@ class BatchStream {
  private:
   void shuffle();
 
-  const Dataset* data_;
+  const dataset::Dataset* data_;
   BatchOptions options_;
   std::vector<std::vector<int64_t>> groups_;
   std::vector<uint32_t> order_;  // of this epoch

@@ -12,9 +12,9 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
-#include "io/atomic_file.h"
 #include "io/safetensors.h"
 #include "train/hashing.h"
 

@@ -4,6 +4,8 @@
 //   ROOT/step-0000200/{tensors.safetensors, state.json, manifest.json}   ROOT/latest   ROOT/lock
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <filesystem>
 #include <map>
 #include <optional>

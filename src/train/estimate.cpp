@@ -35,8 +35,9 @@ uint64_t estimate_memory(const TrainingShape& shape, const TrainOptions& options
   const uint64_t kept = options.grad_checkpoint ? layers * width + layer : layers * layer;
   // On the way: the residual stream and its gradient, the head's input and its gradient, gradients inside an MLP.
   const uint64_t passing = 4 * width + 3 * wide + (options.lora.dropout > 0 ? wide : 0);
-  // Factors and their gradients, here and on the device.
-  const uint64_t state = sizeof(float) * (4 * shape.trained_values + shape.optimizer_values);
+  // Factors, their gradients and moments; what an adapter or a checkpoint is written from comes when activations are
+  // gone.
+  const uint64_t state = sizeof(float) * (2 * shape.trained_values + shape.optimizer_values);
   const uint64_t reused = std::min(kReused, kept + passing), logits = std::min(kLogits, of(d.vocab));
   return kept + passing + reused + logits + state;
 }

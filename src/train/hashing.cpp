@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/hex.h"
 #include "base/mapped_file.h"
 
 namespace bumblebee::train {
@@ -13,12 +14,7 @@ namespace fs = std::filesystem;
 std::string hex_digest(Blake2b& hash) {
   std::array<uint8_t, 32> digest;
   hash.finish(digest);
-  std::string text;
-  for (const uint8_t byte : digest) {
-    text += "0123456789abcdef"[byte >> 4];
-    text += "0123456789abcdef"[byte & 15];
-  }
-  return text;
+  return hex(digest);
 }
 
 std::string hash_file(const fs::path& path) {

@@ -1,6 +1,5 @@
 // Muon (Keller Jordan, 2024) as mlx has it: momentum, orthogonalised by five steps of a Newton-Schulz iteration.
-// Factors are as narrow as their rank, so the square in the iteration is small. Sums are f64 and rounded: their order
-// is ours.
+// Factors are as narrow as their rank, so the square in the iteration is small.
 #include <algorithm>
 #include <cmath>
 
@@ -9,80 +8,39 @@
 namespace bumblebee::train {
 namespace {
 
-/// Row-major [n, m] with n <= m.
-struct Wide {
-  size_t n = 0, m = 0;
-  std::vector<float> values;
-};
-
-Wide widen(const std::vector<float>& x, size_t rows, size_t cols) {
-  if (rows <= cols) return {rows, cols, x};
-  Wide wide{cols, rows, std::vector<float>(x.size())};
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t c = 0; c < cols; ++c) wide.values[c * rows + r] = x[r * cols + c];
-  }
-  return wide;
-}
-
-/// p·a·b + q·c for a [n, k], b [k, m], c [n, m]; with `turned`, b is [m, k].
-std::vector<float> product(float p, const std::vector<float>& a, const std::vector<float>& b, bool turned, float q,
-                           const std::vector<float>& c, size_t n, size_t k, size_t m) {
-  std::vector<float> y(n * m);
-  std::vector<double> sums(m);
-  for (size_t i = 0; i < n; ++i) {
-    std::fill(sums.begin(), sums.end(), 0.0);
-    for (size_t l = 0; l < k; ++l) {
-      const double f = double(a[i * k + l]);
-      for (size_t j = 0; j < m; ++j) sums[j] += f * double(turned ? b[j * k + l] : b[l * m + j]);
-    }
-    for (size_t j = 0; j < m; ++j)
-      y[i * m + j] = float(double(p) * sums[j] + (q != 0 ? double(q) * double(c[i * m + j]) : 0));
-  }
-  return y;
-}
-
-void orthogonalise(Wide& x, int steps) {
-  double squares = 0;
-  for (const float v : x.values) squares += double(v) * double(v);
-  const float length = float(std::sqrt(squares)) + 1e-7f;
-  for (float& v : x.values) v /= length;
-  for (int step = 0; step < steps; ++step) {
-    const std::vector<float> square = product(1, x.values, x.values, true, 0, {}, x.n, x.m, x.n);
-    const std::vector<float> poly = product(2.0315f, square, square, false, -4.7750f, square, x.n, x.n, x.n);
-    x.values = product(1, poly, x.values, false, 3.4445f, x.values, x.n, x.n, x.m);
-  }
-}
-
 class Muon final : public Optimizer {
  public:
-  Muon(float momentum, float decay, bool nesterov, int steps)
-      : momentum_(momentum), decay_(decay), nesterov_(nesterov), steps_(steps) {}
+  Muon(Backend& backend, float momentum, float decay, bool nesterov, int steps)
+      : Optimizer(backend), momentum_(momentum), decay_(decay), nesterov_(nesterov), steps_(steps) {}
 
  private:
-  std::map<std::string, size_t> layout(const Parameter& p) const override { return {{"v", p.values.size()}}; }
+  Layout layout(const Parameter& p) const override { return {{"v", {p.rows(), p.cols()}}}; }
 
-  void apply(Parameter& p, State& state, float rate) override {
-    std::vector<float>& v = state.at("v");
-    std::vector<float> update(v.size());
+  static float rate_of(const Parameter& p, float rate) {
+    if (!p.is_matrix()) return rate;
+    const double rows = double(p.rows()), cols = double(p.cols());
+    return rate * float(std::sqrt(std::max(1.0, p.transposed ? cols / rows : rows / cols)));
+  }
+
+  /// The gradient's memory takes the update.
+  void apply(std::span<Parameter> parameters, std::span<State> states, float rate) override {
+    std::vector<AxpbyTerm> decayed, moved, ahead, taken;
+    std::vector<Tensor> matrices;
     const float fresh = complement(momentum_);
-    for (size_t i = 0; i < v.size(); ++i) {
-      const float g = decay_ == 0 ? p.gradient[i] : p.gradient[i] + decay_ * p.values[i];
-      v[i] = momentum_ * v[i] + fresh * g;
-      update[i] = nesterov_ ? g * fresh + v[i] * momentum_ : v[i];
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const Parameter& p = parameters[i];
+      const Tensor &v = states[i].at("v"), &update = p.gradient;
+      decayed.push_back({.y = update, .x = p.value, .b = decay_});
+      moved.push_back({.y = v, .a = momentum_, .x = update, .b = fresh});
+      ahead.push_back({.y = update, .a = nesterov_ ? fresh : 0, .x = v, .b = nesterov_ ? momentum_ : 1});
+      if (p.is_matrix()) matrices.push_back(update);
+      taken.push_back({.y = p.value, .x = update, .b = -rate_of(p, rate * p.rate_ratio)});
     }
-    if (!p.is_matrix()) {
-      for (size_t i = 0; i < v.size(); ++i) p.values[i] -= rate * update[i];
-      return;
-    }
-    const size_t rows = size_t(p.rows), cols = size_t(p.cols);
-    const double tall = p.turned ? double(cols) / double(rows) : double(rows) / double(cols);
-    const float own_rate = rate * float(std::sqrt(std::max(1.0, tall)));
-    Wide wide = widen(update, rows, cols);
-    orthogonalise(wide, steps_);
-    for (size_t r = 0; r < rows; ++r) {
-      for (size_t c = 0; c < cols; ++c)
-        p.values[r * cols + c] -= own_rate * wide.values[rows <= cols ? r * cols + c : c * rows + r];
-    }
+    if (decay_ != 0) ops_.axpby(decayed);
+    ops_.axpby(moved);
+    ops_.axpby(ahead);
+    ops_.orthogonalize(matrices, steps_);
+    ops_.axpby(taken);
   }
 
   float momentum_, decay_;
@@ -92,9 +50,9 @@ class Muon final : public Optimizer {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_muon(const OptimizerOptions& o) {
-  return std::make_unique<Muon>(o.momentum.value_or(0.95f), o.weight_decay.value_or(0.01f), o.nesterov.value_or(true),
-                                o.ns_steps.value_or(5));
+std::unique_ptr<Optimizer> make_muon(const OptimizerOptions& o, Backend& backend) {
+  return std::make_unique<Muon>(backend, o.momentum.value_or(0.95f), o.weight_decay.value_or(0.01f),
+                                o.nesterov.value_or(true), o.ns_steps.value_or(5));
 }
 
 }  // namespace bumblebee::train

@@ -1,4 +1,4 @@
-// What the kinds share: state, the table of who takes which setting, and clipping.
+// What the kinds share: state, and the table of who takes which setting.
 #include "train/optimizer.h"
 
 #include <algorithm>
@@ -8,19 +8,28 @@
 
 namespace bumblebee::train {
 
-void Optimizer::update(std::span<Parameter> parameters, float rate) {
-  if (states_.empty()) {
-    for (const Parameter& p : parameters) {
-      State& state = states_.emplace_back();
-      for (const auto& [name, size] : layout(p)) state[name].resize(size);
+Optimizer::Optimizer(Backend& backend) : ops_(require_grad_ops(backend)), backend_(backend) {}
+
+void Optimizer::make_states(std::span<const Parameter> parameters) {
+  std::vector<Tensor> all;
+  for (const Parameter& p : parameters) {
+    State& state = states_.emplace_back();
+    for (const auto& [name, size] : layout(p)) {
+      state[name] = backend_.make(size.first, size.second);
+      all.push_back(state[name]);
     }
   }
-  BB_CHECK(states_.size() == parameters.size());
-  ++step_;
-  for (size_t i = 0; i < parameters.size(); ++i) apply(parameters[i], states_[i], rate * parameters[i].rate_ratio);
+  ops_.clear(all);
 }
 
-void Optimizer::restore(uint64_t step, std::vector<State> states, std::span<const Parameter> parameters,
+void Optimizer::update(std::span<Parameter> parameters, float rate) {
+  if (states_.empty()) make_states(parameters);
+  BB_CHECK(states_.size() == parameters.size());
+  ++step_;
+  apply(parameters, states_, rate);
+}
+
+void Optimizer::restore(uint64_t step, std::span<const StoredState> states, std::span<const Parameter> parameters,
                         const std::string& where) {
   const auto broken = [&](const std::string& what) { throw Error(ErrorCode::bad_file, where, "optimizer: " + what); };
   if (step == 0) {
@@ -29,24 +38,29 @@ void Optimizer::restore(uint64_t step, std::vector<State> states, std::span<cons
     broken(cat("expected the state of ", parameters.size(), " parameters, got ", states.size()));
   }
   for (size_t i = 0; i < states.size(); ++i) {
-    const auto wanted = layout(parameters[i]);
+    const Layout wanted = layout(parameters[i]);
     bool same = wanted.size() == states[i].size();
     for (const auto& [name, size] : wanted) {
       const auto found = states[i].find(name);
-      same = same && found != states[i].end() && found->second.size() == size;
+      same = same && found != states[i].end() && found->second.size() == size_t(size.first) * size_t(size.second);
     }
     if (!same) broken(cat("'", parameters[i].name, "': its state has other parts or sizes"));
   }
   step_ = step;
-  states_ = std::move(states);
+  states_.clear();
+  for (size_t i = 0; i < states.size(); ++i) {
+    State& state = states_.emplace_back();
+    for (const auto& [name, size] : layout(parameters[i]))
+      state[name] = backend_.upload(states[i].at(name), size.first, size.second);
+  }
 }
 
 uint64_t Optimizer::state_size(std::span<const Parameter> parameters) const {
-  uint64_t size = 0;
+  uint64_t count = 0;
   for (const Parameter& p : parameters) {
-    for (const auto& [name, count] : layout(p)) size += count;
+    for (const auto& [name, size] : layout(p)) count += uint64_t(size.first) * uint64_t(size.second);
   }
-  return size;
+  return count;
 }
 
 float complement(float beta) { return float(1 - std::round(double(beta) * 1e7) / 1e7); }
@@ -103,41 +117,16 @@ void check_settings(const OptimizerOptions& o) {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options) {
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, Backend& backend) {
   check_settings(options);
   switch (options.kind) {
     case OptimizerKind::adam:
-    case OptimizerKind::adamw: return make_adam(options);
-    case OptimizerKind::muon: return make_muon(options);
-    case OptimizerKind::sgd: return make_sgd(options);
-    case OptimizerKind::adafactor: return make_adafactor(options);
+    case OptimizerKind::adamw: return make_adam(options, backend);
+    case OptimizerKind::muon: return make_muon(options, backend);
+    case OptimizerKind::sgd: return make_sgd(options, backend);
+    case OptimizerKind::adafactor: return make_adafactor(options, backend);
   }
   BB_CHECK(false);
-}
-
-double gradient_norm(std::span<const Parameter> parameters) {
-  double squares = 0;
-  for (const Parameter& p : parameters) {
-    double own = 0;
-    for (const float g : p.gradient) own += double(g) * double(g);
-    squares += own;
-  }
-  return std::sqrt(squares);
-}
-
-void scale_gradients(std::span<Parameter> parameters, float factor) {
-  for (Parameter& p : parameters) {
-    for (float& g : p.gradient) g *= factor;
-  }
-}
-
-double clip_gradients(std::span<Parameter> parameters, float max_norm) {
-  const double norm = gradient_norm(parameters);
-  if (max_norm > 0) {
-    const float factor = std::min(max_norm / (float(norm) + 1e-6f), 1.0f);
-    if (factor < 1) scale_gradients(parameters, factor);
-  }
-  return norm;
 }
 
 }  // namespace bumblebee::train

@@ -1,14 +1,16 @@
 // Turns callbacks into lines, and lines into the page.
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 #include <cstdio>
 #include <ctime>
 #include <utility>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "bumblebee/train_record.h"
-#include "io/atomic_file.h"
 #include "train/report_html.h"
 
 namespace bumblebee {

@@ -1,6 +1,8 @@
 // Collects curves and samples from the metrics and lays them out.
 #include "train/report_html.h"
 
+#include <nlohmann/json.hpp>
+
 #include <map>
 
 #include "base/error.h"

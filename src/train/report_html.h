@@ -1,6 +1,8 @@
 // The page about a training, made from its metrics alone: it can be written again from metrics.jsonl.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <string>
 #include <utility>
 #include <vector>

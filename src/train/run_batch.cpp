@@ -1,4 +1,4 @@
-// Binding, running, collecting.
+// Binding and running.
 #include "train/run_batch.h"
 
 #include <algorithm>
@@ -24,31 +24,25 @@ Batch to_batch(const TrainBatch& from) {
 }
 
 template <class Then>
-void run(const Machine& machine, LoraParams& params, const TrainBatch& from, const TapeOptions& options,
+void run(const TrainDevice& device, LoraParams& params, const TrainBatch& from, const TapeOptions& options,
          const Then& then) {
-  const Batch batch = to_batch(from);
-  const std::lock_guard lock(machine.compute);
-  machine.backend.bind(batch, nullptr);
-  machine.backend.run({.rows = batch.rows(), .wanted = 0, .adapters = false}, [&] {
-    TapePass pass(machine.backend, params, from.targets, options);
-    const double loss = pass.forward(machine.model);
-    if (options.learn) {
-      pass.backward();
-      params.collect();
-    }
+  device.executor.eagerly(to_batch(from), [&](Stream&, KvStore*) {
+    TapePass pass(device.backend, params, from.targets, options);
+    const double loss = pass.forward(device.model);
+    if (options.learn) pass.backward();
     then(pass, loss);
   });
 }
 
 }  // namespace
 
-double run_batch(const Machine& machine, LoraParams& params, const TrainBatch& batch, const TapeOptions& options) {
+double run_batch(const TrainDevice& device, LoraParams& params, const TrainBatch& batch, const TapeOptions& options) {
   double sum = 0;
-  run(machine, params, batch, options, [&](const TapePass&, double loss) { sum = loss; });
+  run(device, params, batch, options, [&](const TapePass&, double loss) { sum = loss; });
   return sum;
 }
 
-MeanLoss mean_loss(const Machine& machine, LoraParams& params, BatchStream& stream, int64_t batches,
+MeanLoss mean_loss(const TrainDevice& device, LoraParams& params, BatchStream& stream, int64_t batches,
                    const std::function<bool(int64_t done, int64_t total)>& progress) {
   const int64_t all = stream.batches_per_epoch(), total = batches < 0 ? all : std::min(all, batches);
   MeanLoss mean;
@@ -56,7 +50,7 @@ MeanLoss mean_loss(const Machine& machine, LoraParams& params, BatchStream& stre
   stream.seek({0, 0});
   for (int64_t i = 0; i < total && !mean.cancelled; ++i) {
     const TrainBatch batch = stream.next();
-    sum += run_batch(machine, params, batch, {.learn = false});
+    sum += run_batch(device, params, batch, {.learn = false});
     mean.tokens += batch.scored;
     mean.cancelled = progress && !progress(i + 1, total);
   }
@@ -64,19 +58,19 @@ MeanLoss mean_loss(const Machine& machine, LoraParams& params, BatchStream& stre
   return mean;
 }
 
-std::string probe(const Machine& machine, LoraParams& params) {
+std::string probe(const TrainDevice& device, LoraParams& params) {
   constexpr int kRows = 32;
   TrainBatch batch;
   for (int i = 0; i < kRows; ++i) {
     const auto words = philox(0, uint64_t(i));
-    batch.tokens.push_back(int32_t(words[0] % uint32_t(machine.model.dims().vocab)));
-    batch.targets.push_back(int32_t(words[1] % uint32_t(machine.model.dims().vocab)));
+    batch.tokens.push_back(int32_t(words[0] % uint32_t(device.model.dims().vocab)));
+    batch.targets.push_back(int32_t(words[1] % uint32_t(device.model.dims().vocab)));
     batch.positions.push_back(i);
   }
   batch.segments = {{.first = 0, .rows = kRows}};
   params.hide(true);
   Blake2b hash(32);
-  run(machine, params, batch, {.learn = false},
+  run(device, params, batch, {.learn = false},
       [&](const TapePass& pass, double) { hash.update(std::as_bytes(pass.losses())); });
   params.hide(false);
   return hex_digest(hash);

@@ -1,6 +1,8 @@
 // To JSON and back. Doubles are written so that they read back to the same bits.
 #include "train/run_state.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "train/optimizer.h"
 

@@ -9,7 +9,7 @@
 namespace bumblebee::train {
 
 namespace {
-constexpr auto kPlain = GradOps::Op::plain, kTurned = GradOps::Op::transposed;
+constexpr auto kPlain = GradOps::Op::plain, kTransposed = GradOps::Op::transposed;
 }
 
 Tensor TapePass::dropped(const Tensor& x, int site) const {
@@ -17,35 +17,33 @@ Tensor TapePass::dropped(const Tensor& x, int site) const {
   return grad_.dropout(x, params_.dropout(), {.seed = options_.seed, .step = options_.step, .site = uint32_t(site)});
 }
 
-Tensor TapePass::copy(const Tensor& x) const {
-  const std::vector<float> zeros(size_t(x.rows()) * size_t(x.cols()));
-  Tensor y = backend_.upload(zeros, x.rows(), x.cols());
-  grad_.axpy(1, x, y);
-  return y;
-}
-
 void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
   const int site = term.linear->site;
   for (const FrozenTerm& frozen : params_.frozen(site)) {
     Tensor u;
-    grad_.gemm(1, x, kPlain, frozen.a, kTurned, 0, u);
-    grad_.gemm(frozen.scale, u, kPlain, frozen.b, kTurned, 1, y);
+    grad_.gemm(1, x, kPlain, frozen.a, kTransposed, 0, u);
+    grad_.gemm(frozen.scale, u, kPlain, frozen.b, kTransposed, 1, y);
   }
-  if (term.site == nullptr) return;
-  grad_.gemm(1, dropped(x, site), kPlain, term.site->a_device, kTurned, 0, term.u);
-  grad_.gemm(params_.scale(), term.u, kPlain, term.site->b_device, kTurned, 1, y);
-  if (!term.site->factor) return;
-  grad_.multiply_columns(y, term.site->factor);
+  if (term.module == nullptr) return;
+  grad_.gemm(1, dropped(x, site), kPlain, term.module->a, kTransposed, 0, term.u);
+  grad_.gemm(params_.scale(), term.u, kPlain, term.module->b, kTransposed, 1, y);
+  if (!term.module->dora_scale) return;
+  grad_.multiply_columns(y, term.module->dora_scale);
   term.scaled = y;
   if (!term.linear->bias) return;
-  y = copy(y);
-  const std::vector<float> ones(size_t(x.rows()), 1.0f);
-  grad_.gemm(1, backend_.upload(ones, x.rows(), 1), kPlain, term.linear->bias, kPlain, 1, y);
+  y = ops_.copy(y);
+  grad_.add_row(y, term.linear->bias);
+}
+
+/// Added as a whole, so that the sum over batches has one order whatever the product's is.
+void TapePass::add(const Tensor& gradient, const Tensor& sum) {
+  const AxpbyTerm term = {.y = sum, .x = gradient};
+  grad_.axpby({&term, 1});
 }
 
 TapePass::Input TapePass::input(const Tensor& x) const {
-  const auto found = remade_.find(key(x));
-  if (found != remade_.end()) return found->second;
+  const auto found = recompute_.find(key(x));
+  if (found != recompute_.end()) return found->second;
   return [x] { return x; };
 }
 
@@ -55,25 +53,25 @@ void TapePass::linear(const Tensor& x, std::span<const nn::Linear* const> linear
   std::vector<Term> terms(linears.size());
   for (size_t i = 0; i < linears.size(); ++i) {
     terms[i].linear = linears[i];
-    terms[i].site = params_.at(linears[i]->site);
-    const bool bias_later = terms[i].site != nullptr && terms[i].site->factor;
+    terms[i].module = params_.at(linears[i]->site);
+    const bool bias_later = terms[i].module != nullptr && terms[i].module->dora_scale;
     products[i] = {&linears[i]->w, linears[i]->bias && !bias_later ? &linears[i]->bias : nullptr};
   }
   ops_.matmul(x, std::span<const MatmulTerm>(products.data(), linears.size()), y);
   const bool x_needed = recording_ && needs(x);
-  bool any = false, any_site = false;
+  bool any = false, any_module = false;
   for (size_t i = 0; i < linears.size(); ++i) {
     Term& term = terms[i];
     apply(x, term, y[i]);
     term.y = key(y[i]);
-    term.needed = x_needed || term.site != nullptr;
+    term.needed = x_needed || term.module != nullptr;
     any = any || term.needed;
-    any_site = any_site || term.site != nullptr;
+    any_module = any_module || term.module != nullptr;
     if (recording_) set_needs(y[i], term.needed);
   }
   if (!recording_ || !any) return;
   // Without trained factors the way back needs no x.
-  record([this, again = any_site ? input(x) : Input{}, x_key = key(x), x_needed, terms = std::move(terms)]() mutable {
+  record([this, again = any_module ? input(x) : Input{}, x_key = key(x), x_needed, terms = std::move(terms)]() mutable {
     linear_back(again ? again() : Tensor{}, x_key, x_needed, terms);
   });
 }
@@ -83,13 +81,15 @@ void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vecto
   std::vector<const Weight*> weights;
   std::vector<Term*> live;
   for (Term& term : terms) {
-    Tensor gradient = term.needed ? take(term.y) : Tensor{};
+    Tensor gradient = term.needed ? consume(term.y) : Tensor{};
     if (!gradient) continue;
-    if (term.site != nullptr && term.site->factor) {
-      // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm, which collect() divides by m.
-      term.site->dots = grad_.column_dots(gradient, term.scaled);
-      gradient = copy(gradient);
-      grad_.multiply_columns(gradient, term.site->factor);
+    if (term.module != nullptr && term.module->dora_scale) {
+      // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm.
+      const Tensor dots = grad_.column_dots(gradient, term.scaled);
+      grad_.divide({&dots, 1}, {&term.module->m, 1});
+      add(dots, term.module->dm);
+      gradient = ops_.copy(gradient);
+      grad_.multiply_columns(gradient, term.module->dora_scale);
     }
     dy.push_back(std::move(gradient));
     weights.push_back(&term.linear->w);
@@ -106,25 +106,27 @@ void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vecto
         grad_.gemm(1, t, kPlain, frozen.a, kPlain, 1, dx);
       }
     }
-    if (live[i]->site != nullptr) site_back(x, *live[i], dy[i], dx);
+    if (live[i]->module != nullptr) module_back(x, *live[i], dy[i], dx);
   }
-  if (x_needed) give(x_key, std::move(dx));
+  if (x_needed) accumulate(x_key, std::move(dx));
 }
 
-void TapePass::site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx) {
-  TrainedSite& site = *term.site;
-  Tensor t;  // scale·dy·B [rows, rank]
-  grad_.gemm(params_.scale(), dy, kPlain, site.b_device, kPlain, 0, t);
-  grad_.gemm(1, t, kTurned, dropped(x, site.site), kPlain, 0, site.da);
-  grad_.gemm(params_.scale(), dy, kTurned, term.u, kPlain, 0, site.db);
+void TapePass::module_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx) {
+  TrainedModule& module = *term.module;
+  Tensor t, da, db;  // t = scale·dy·B [rows, rank]
+  grad_.gemm(params_.scale(), dy, kPlain, module.b, kPlain, 0, t);
+  grad_.gemm(1, t, kTransposed, dropped(x, module.site), kPlain, 0, da);
+  add(da, module.da);
+  grad_.gemm(params_.scale(), dy, kTransposed, term.u, kPlain, 0, db);
+  add(db, module.db);
   if (!dx) return;
   if (params_.dropout() == 0) {
-    grad_.gemm(1, t, kPlain, site.a_device, kPlain, 1, dx);
+    grad_.gemm(1, t, kPlain, module.a, kPlain, 1, dx);
     return;
   }
   Tensor through;
-  grad_.gemm(1, t, kPlain, site.a_device, kPlain, 0, through);
-  grad_.axpy(1, dropped(through, site.site), dx);
+  grad_.gemm(1, t, kPlain, module.a, kPlain, 0, through);
+  grad_.axpy(1, dropped(through, module.site), dx);
 }
 
 }  // namespace bumblebee::train

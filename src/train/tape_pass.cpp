@@ -8,8 +8,7 @@
 namespace bumblebee::train {
 
 TapePass::TapePass(Backend& backend, LoraParams& params, std::span<const int32_t> targets, const TapeOptions& options)
-    : backend_(backend),
-      ops_(backend.ops()),
+    : ops_(backend.stream().ops()),
       grad_(require_grad_ops(backend)),
       params_(params),
       targets_(targets),
@@ -23,7 +22,7 @@ double TapePass::forward(const nn::Model& model) {
 
 void TapePass::backward() {
   BB_CHECK(options_.learn, "a pass that does not learn has no way back");
-  remade_.clear();
+  recompute_.clear();
   unwind();
   gradients_.clear();
 }
@@ -37,7 +36,7 @@ void TapePass::unwind() {
 }
 
 void TapePass::set_needs(const Tensor& tensor, bool needed) {
-  remade_.erase(key(tensor));  // of an older owner of the buffer
+  recompute_.erase(key(tensor));  // of an older owner of the buffer
   if (needed) {
     needed_.insert(key(tensor));
   } else {
@@ -45,7 +44,7 @@ void TapePass::set_needs(const Tensor& tensor, bool needed) {
   }
 }
 
-Tensor TapePass::take(Key of) {
+Tensor TapePass::consume(Key of) {
   const auto found = gradients_.find(of);
   if (found == gradients_.end()) return {};
   Tensor gradient = std::move(found->second);
@@ -53,7 +52,7 @@ Tensor TapePass::take(Key of) {
   return gradient;
 }
 
-void TapePass::give(Key to, Tensor gradient) {
+void TapePass::accumulate(Key to, Tensor gradient) {
   Tensor& sum = gradients_[to];
   if (sum) {
     ops_.add(sum, gradient);
@@ -64,7 +63,7 @@ void TapePass::give(Key to, Tensor gradient) {
 
 nn::Residual TapePass::embed(const nn::Embedding& embedding) { return {this, ops_.embed(embedding.table), {}}; }
 
-void TapePass::settle(nn::Residual& residual) {
+void TapePass::flush_residual(nn::Residual& residual) {
   if (!residual.pending) return;
   const Key x = key(residual.x), delta = key(residual.pending);
   const bool x_needs = needs(residual.x), delta_needs = needs(residual.pending);
@@ -73,24 +72,24 @@ void TapePass::settle(nn::Residual& residual) {
   set_needs(residual.x, x_needs || delta_needs);
   if (!x_needs && !delta_needs) return;
   record([=, this, sum = key(residual.x)] {
-    Tensor gradient = take(sum);
+    Tensor gradient = consume(sum);
     if (!gradient) return;
-    if (delta_needs) give(delta, gradient);
-    if (x_needs) give(x, std::move(gradient));
+    if (delta_needs) accumulate(delta, gradient);
+    if (x_needs) accumulate(x, std::move(gradient));
   });
 }
 
 Tensor TapePass::norm(nn::Residual& residual, const nn::RmsNorm& norm) {
-  settle(residual);
+  flush_residual(residual);
   Tensor y = ops_.rms_norm(residual.x, norm.params);
   if (!recording_) return y;
   set_needs(y, needs(residual.x));
   if (needs(residual.x)) {
     record([this, x = residual.x, y_key = key(y), &norm] {
-      if (const Tensor dy = take(y_key)) give(key(x), grad_.rms_norm_dx(dy, x, norm.params));
+      if (const Tensor dy = consume(y_key)) accumulate(key(x), grad_.rms_norm_dx(dy, x, norm.params));
     });
   }
-  remade_[key(y)] = [this, x = residual.x, &norm] { return ops_.rms_norm(x, norm.params); };
+  recompute_[key(y)] = [this, x = residual.x, &norm] { return ops_.rms_norm(x, norm.params); };
   return y;
 }
 
@@ -107,11 +106,11 @@ void TapePass::norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms
   set_needs(k, q_needs || k_needs);
   if (!back) return;
   record([=, this, q_after = key(q), k_after = key(k), &rope] {
-    Tensor dq = take(q_after), dk = take(k_after);
+    Tensor dq = consume(q_after), dk = consume(k_after);
     if (!dq || !dk) return;
     grad_.norm_rope_dx(dq, dk, q_before, k_before, head_dim, q_norm, k_norm, rope);
-    if (q_needs) give(q_key, std::move(dq));
-    if (k_needs) give(k_key, std::move(dk));
+    if (q_needs) accumulate(q_key, std::move(dq));
+    if (k_needs) accumulate(k_key, std::move(dk));
   });
 }
 
@@ -123,13 +122,13 @@ Tensor TapePass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const
   set_needs(y, qk_needs || v_needs);
   if (!qk_needs && !v_needs) return y;
   record([=, this, &attention] {
-    const Tensor dy = take(key(y));
+    const Tensor dy = consume(key(y));
     if (!dy) return;
     Tensor dq, dk, dv;
     grad_.attend_packed_dqkv(dy, q, k, v, y, lse, attention, dq, dk, dv);
-    if (qk_needs) give(key(q), std::move(dq));
-    if (qk_needs) give(key(k), std::move(dk));
-    if (v_needs) give(key(v), std::move(dv));
+    if (qk_needs) accumulate(key(q), std::move(dq));
+    if (qk_needs) accumulate(key(k), std::move(dk));
+    if (v_needs) accumulate(key(v), std::move(dv));
   });
   return y;
 }
@@ -141,26 +140,26 @@ Tensor TapePass::glu(Activation activation, const Tensor& gate, const Tensor& up
   set_needs(y, gate_needs || up_needs);
   if (!gate_needs && !up_needs) return y;
   record([=, this, y_key = key(y)] {
-    const Tensor dy = take(y_key);
+    const Tensor dy = consume(y_key);
     if (!dy) return;
     Tensor dgate, dup;
     grad_.glu_dx(activation, dy, gate, up, dgate, dup);
-    if (gate_needs) give(key(gate), std::move(dgate));
-    if (up_needs) give(key(up), std::move(dup));
+    if (gate_needs) accumulate(key(gate), std::move(dgate));
+    if (up_needs) accumulate(key(up), std::move(dup));
   });
-  remade_[key(y)] = [=, this] { return ops_.glu(activation, gate, up); };
+  recompute_[key(y)] = [=, this] { return ops_.glu(activation, gate, up); };
   return y;
 }
 
 Tensor TapePass::head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) {
-  settle(residual);
+  flush_residual(residual);
   const Tensor& x = residual.x;
   const std::vector<float> weights(targets_.size(), 1.0f);
   Tensor dh;
   const bool back = options_.learn && needs(x);
   loss_ = grad_.head_loss(ops_.rms_norm(x, norm.params), head.w, head.bias, targets_, weights, losses_,
                           back ? &dh : nullptr);
-  if (back) give(key(x), grad_.rms_norm_dx(dh, x, norm.params));
+  if (back) accumulate(key(x), grad_.rms_norm_dx(dh, x, norm.params));
   return {};
 }
 
@@ -169,29 +168,29 @@ void TapePass::layer(const nn::Model& model, int i, nn::Residual& residual) {
   if (!trained || !options_.checkpoint_layers) {
     recording_ = trained;
     model.block(*this, i, residual);
-    settle(residual);
+    flush_residual(residual);
     recording_ = false;
-    remade_.clear();
+    recompute_.clear();
     return;
   }
   const Tensor entry = residual.x;
   const bool entry_needs = i > params_.first_layer();
   model.block(*this, i, residual);
-  settle(residual);
+  flush_residual(residual);
   set_needs(residual.x, true);
   record([=, this, &model, exit = key(residual.x)] {
-    Tensor gradient = take(exit);
+    Tensor gradient = consume(exit);
     if (!gradient) return;
     std::vector<std::function<void()>> rest = std::exchange(tape_, {});
     nn::Residual again{this, entry, {}};
     set_needs(entry, entry_needs);
     recording_ = true;
     model.block(*this, i, again);
-    settle(again);
+    flush_residual(again);
     recording_ = false;
-    give(key(again.x), std::move(gradient));
+    accumulate(key(again.x), std::move(gradient));
     again = {};
-    remade_.clear();
+    recompute_.clear();
     unwind();
     tape_ = std::move(rest);
   });

@@ -6,9 +6,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <set>
 #include <span>
-#include <unordered_map>
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -36,7 +37,7 @@ class TapePass final : public nn::Pass {
   double forward(const nn::Model& model);
   /// [rows] losses, 0 where nothing is scored.
   std::span<const float> losses() const { return losses_; }
-  /// Gradients of the sum, into the sites of `params`. Once, after forward() with `learn`.
+  /// Adds the gradients of the sum to those of `params`. Once, after forward() with `learn`.
   void backward();
 
   nn::Residual embed(const nn::Embedding& embedding) override;
@@ -49,18 +50,18 @@ class TapePass final : public nn::Pass {
   /// Returns nothing: logits of all rows never exist.
   Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
   void layer(const nn::Model& model, int i, nn::Residual& residual) override;
-  void settle(nn::Residual& residual) override;
+  void flush_residual(nn::Residual& residual) override;
 
  private:
-  /// Activations are known by their buffers. One that is freed and used again is no trouble: its next owner is younger,
-  /// so on the way back all of its gradient has been taken before the older one's comes.
-  using Key = const Buffer*;
-  static Key key(const Tensor& tensor) { return tensor.buffer().get(); }
+  /// Activations are known by where they begin. One that is freed and used again is no trouble: its next owner is
+  /// younger, so on the way back all of its gradient has been taken before the older one's comes.
+  using Key = std::pair<const Buffer*, size_t>;
+  static Key key(const Tensor& tensor) { return {tensor.buffer().get(), tensor.offset_bytes()}; }
 
   struct Term {
     const nn::Linear* linear = nullptr;
-    TrainedSite* site = nullptr;
-    Key y = nullptr;
+    TrainedModule* module = nullptr;
+    Key y = {};
     bool needed = false;  // a gradient flows into y
     Tensor u;             // A drop(x) [rows, rank]
     Tensor scaled;        // DoRA: y before the bias [rows, out]
@@ -70,19 +71,18 @@ class TapePass final : public nn::Pass {
   using Input = std::function<Tensor()>;
   Input input(const Tensor& x) const;
   void linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms);
-  void site_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
+  void module_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
   Tensor dropped(const Tensor& x, int site) const;
-  Tensor copy(const Tensor& x) const;
+  void add(const Tensor& gradient, const Tensor& sum);
 
   bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
   void set_needs(const Tensor& tensor, bool needed);
   void record(std::function<void()> back) { tape_.push_back(std::move(back)); }
   /// The gradient of an activation, which is whole now; empty when none came.
-  Tensor take(Key of);
-  void give(Key to, Tensor gradient);
+  Tensor consume(Key of);
+  void accumulate(Key to, Tensor gradient);
   void unwind();
 
-  Backend& backend_;
   Ops& ops_;
   GradOps& grad_;
   LoraParams& params_;
@@ -92,9 +92,9 @@ class TapePass final : public nn::Pass {
   double loss_ = 0;
   std::vector<float> losses_;
   std::vector<std::function<void()>> tape_;
-  std::unordered_map<Key, Tensor> gradients_;
-  std::unordered_set<Key> needed_;
-  std::unordered_map<Key, Input> remade_;  // how to make an activation again from what others keep anyway
+  std::map<Key, Tensor> gradients_;
+  std::set<Key> needed_;
+  std::map<Key, Input> recompute_;  // how to make an activation again from what others keep anyway
 };
 
 }  // namespace bumblebee::train

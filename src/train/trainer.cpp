@@ -39,9 +39,10 @@ const TrainOptions& checked(const TrainOptions& options) {
   return options;
 }
 
-LoraParams make_params(const Machine& machine, const TrainOptions& o) {
-  const std::lock_guard lock(machine.compute);
-  return LoraParams(machine.backend, machine.model, o.lora, o.seed);
+std::unique_ptr<LoraParams> make_params(const TrainDevice& device, const TrainOptions& o) {
+  std::unique_ptr<LoraParams> params;
+  device.run([&] { params = std::make_unique<LoraParams>(device.backend, device.model, o.lora, o.seed); });
+  return params;
 }
 
 }  // namespace
@@ -76,29 +77,32 @@ void check_options(const TrainOptions& o) {
 Trainer::Trainer(const TrainerInputs& inputs)
     : in_(inputs),
       options_(checked(inputs.options)),
-      params_(make_params(in_.machine, options_)),
-      optimizer_(make_optimizer(options_.optimizer)),
+      grad_(require_grad_ops(inputs.device.backend)),
+      params_holder_(make_params(in_.device, options_)),
+      params_(*params_holder_),
+      optimizer_(make_optimizer(options_.optimizer, in_.device.backend)),
       schedule_(options_.schedule, options_.learning_rate),
       stream_(in_.data.train, batches_of(options_, true)) {
   if (!in_.data.valid.empty() && options_.val_batches != 0)
     valid_ = std::make_unique<BatchStream>(in_.data.valid, batches_of(options_, false));
-  const std::lock_guard lock(in_.machine.compute);
   Json frozen = Json::array();
   for (const FrozenAdapter& one : in_.frozen) {
     params_.freeze(*one.adapter, one.weight);
     frozen.push_back({one.id, one.weight});
   }
-  if (!options_.resume_adapter_file.empty())
-    params_.begin_with(read_weights(options_.resume_adapter_file, params_.scale()));
+  if (!options_.resume_adapter_file.empty()) {
+    const lora::Adapter begun = read_weights(options_.resume_adapter_file, params_.scale());
+    in_.device.run([&] { params_.begin_with(begun); });
+  }
 
-  const nn::ModelDims& dims = in_.machine.model.dims();
+  const nn::ModelDims& dims = in_.device.model.dims();
   plan_.trainable_parameters = params_.count();
   plan_.modules = params_.modules();
   plan_.layers = dims.layers - params_.first_layer();
   plan_.rows = in_.data.train.size();
   plan_.valid_rows = in_.data.valid.size();
   plan_.test_rows = in_.data.test.size();
-  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     plan_.truncated_rows += split->truncated;
     plan_.longest_row = std::max(plan_.longest_row, split->longest);
   }
@@ -109,7 +113,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   identity_["on_top_of"] = frozen;
   identity_["data"] = in_.data.train.hash();
   identity_["valid_data"] = in_.data.valid.hash();
-  identity_["device"] = std::string(in_.machine.backend.name()) + " " + in_.precision;
+  identity_["device"] = std::string(in_.device.backend.name()) + " " + in_.precision;
 }
 
 void Trainer::note(const std::string& text) const {
@@ -117,7 +121,8 @@ void Trainer::note(const std::string& text) const {
 }
 
 lora::Adapter Trainer::adapter() const {
-  lora::Adapter adapter = params_.adapter("adapter", options_.base_model);
+  lora::Adapter adapter;
+  in_.device.run([&] { adapter = params_.adapter("adapter", options_.base_model); });
   // Part of an adapter's identity, which is to be that of the files.
   adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
   return adapter;
@@ -126,7 +131,7 @@ lora::Adapter Trainer::adapter() const {
 void Trainer::begin() {
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
-    base_hash_ = probe(in_.machine, params_) + files;
+    base_hash_ = probe(in_.device, params_) + files;
     identity_["base"] = base_hash_;
   }
   if (options_.keep_checkpoints > 0) {
@@ -140,7 +145,7 @@ void Trainer::begin() {
     }
   }
   plan_.first_iteration = state_.iteration + 1;
-  for (const Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     if (split->truncated > 0)
       note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
                options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
@@ -160,34 +165,37 @@ void Trainer::resume(const Snapshot& snapshot) {
   if (began.is_object() && !began.contains("base")) now.erase("base");  // it was not verified then
   check_identity(began, now, where);
   state_ = read_run_state(snapshot.state["run"], where);
-  std::vector<Optimizer::State> states;
-  for (Parameter& p : params_.parameters()) {
-    const auto load = [&](const std::string& part, std::vector<float>& values) {
+  std::vector<std::vector<float>> values, gradients;
+  std::vector<Optimizer::StoredState> states;
+  for (const Parameter& p : params_.parameters()) {
+    const auto load = [&](const std::string& part) -> const std::vector<float>* {
       const auto found = snapshot.tensors.find(p.name + part);
-      if (found == snapshot.tensors.end()) return false;
-      if (found->second.size() != values.size())
-        throw Error(
-            ErrorCode::bad_file, where,
-            cat("tensor '", found->first, "': expected ", values.size(), " values, got ", found->second.size()));
-      values = found->second;
-      return true;
+      if (found == snapshot.tensors.end()) return nullptr;
+      if (found->second.size() != p.size())
+        throw Error(ErrorCode::bad_file, where,
+                    cat("tensor '", found->first, "': expected ", p.size(), " values, got ", found->second.size()));
+      return &found->second;
     };
-    if (!load("#value", p.values))
-      throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
-    if (!load("#gradient", p.gradient)) std::fill(p.gradient.begin(), p.gradient.end(), 0.0f);
+    const std::vector<float>* value = load("#value");
+    if (value == nullptr) throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
+    values.push_back(*value);
+    if (const std::vector<float>* gradient = load("#gradient")) gradients.push_back(*gradient);
     const std::string prefix = p.name + "#state.";
-    Optimizer::State state;
+    Optimizer::StoredState state;
     for (auto at = snapshot.tensors.lower_bound(prefix); at != snapshot.tensors.end() && at->first.starts_with(prefix);
          ++at)
       state[at->first.substr(prefix.size())] = at->second;
     states.push_back(std::move(state));
   }
+  if (gradients.size() != (state_.accumulated > 0 ? values.size() : 0))
+    throw Error(ErrorCode::bad_file, where,
+                cat("gradients: expected ", state_.accumulated > 0 ? values.size() : 0, ", got ", gradients.size()));
   if (state_.updates == 0) states.clear();
-  optimizer_->restore(uint64_t(state_.updates), std::move(states), params_.parameters(), where);
-  {
-    const std::lock_guard lock(in_.machine.compute);
-    params_.upload();
-  }
+  in_.device.run([&] {
+    optimizer_->restore(uint64_t(state_.updates), states, params_.parameters(), where);
+    params_.write(values);
+    if (!gradients.empty()) write_values(grad_, gradients, gradients_of(params_.parameters()));
+  });
   stream_.seek(state_.cursor);
   if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
   note(cat("goes on after iteration ", state_.iteration));
@@ -197,14 +205,22 @@ Snapshot Trainer::snapshot() const {
   Snapshot snapshot;
   snapshot.iteration = state_.iteration;
   snapshot.state = {{"version", 1}, {"options", identity_}, {"run", to_json(state_)}};
+  std::vector<std::string> names;
+  std::vector<Tensor> tensors;
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    names.push_back(name);
+    tensors.push_back(tensor);
+  };
   const std::vector<Parameter>& parameters = params_.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
-    snapshot.tensors[parameters[i].name + "#value"] = parameters[i].values;
-    if (state_.accumulated > 0) snapshot.tensors[parameters[i].name + "#gradient"] = parameters[i].gradient;
+    add(parameters[i].name + "#value", parameters[i].value);
+    if (state_.accumulated > 0) add(parameters[i].name + "#gradient", parameters[i].gradient);
     if (optimizer_->states().empty()) continue;
-    for (const auto& [name, values] : optimizer_->states()[i])
-      snapshot.tensors[parameters[i].name + "#state." + name] = values;
+    for (const auto& [name, tensor] : optimizer_->states()[i]) add(parameters[i].name + "#state." + name, tensor);
   }
+  std::vector<std::vector<float>> values;
+  in_.device.run([&] { values = read_values(grad_, tensors); });
+  for (size_t i = 0; i < names.size(); ++i) snapshot.tensors[names[i]] = std::move(values[i]);
   return snapshot;
 }
 
@@ -219,7 +235,7 @@ std::string Trainer::name_rows(const TrainBatch& batch) const {
 
 void Trainer::check_loss(const TrainBatch& batch, double mean) const {
   const double most =
-      options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.machine.model.dims().vocab));
+      options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.device.model.dims().vocab));
   if (mean <= most) return;
   throw Error(ErrorCode::bad_config, "train",
               cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ",
@@ -233,7 +249,7 @@ bool Trainer::validation_is_due() const {
 
 bool Trainer::validate() {
   const auto start = Clock::now();
-  const MeanLoss mean = mean_loss(in_.machine, params_, *valid_, options_.val_batches, options_.callbacks.validating);
+  const MeanLoss mean = mean_loss(in_.device, params_, *valid_, options_.val_batches, options_.callbacks.validating);
   if (mean.cancelled) {
     end_ = TrainEnd::cancelled;
     return false;
@@ -257,7 +273,7 @@ bool Trainer::validate() {
   // Before the first step there is nothing to save: B is zero.
   if (best && options_.save_best && state_.iteration > 0) {
     best_ = options_.adapter_path / "best";
-    save_adapter(adapter(), options_.format, in_.machine.model.dims().layers, best_);
+    save_adapter(adapter(), options_.format, in_.device.model.dims().layers, best_);
     if (options_.callbacks.saved)
       options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
   }
@@ -275,20 +291,22 @@ bool Trainer::validate() {
 }
 
 void Trainer::update(const TrainBatch& batch) {
-  scale_gradients(params_.parameters(), float(1 / double(state_.accumulated)));
-  const double norm = clip_gradients(params_.parameters(), options_.max_grad_norm);
+  in_.device.run([&] { update_parameters(batch); });
+}
+
+void Trainer::update_parameters(const TrainBatch& batch) {
+  std::vector<Parameter>& parameters = params_.parameters();
+  scale_gradients(grad_, parameters, float(1 / double(state_.accumulated)));
+  const double norm = clip_gradients(grad_, parameters, options_.max_grad_norm);
   if (!std::isfinite(norm)) {
     throw Error(ErrorCode::bad_config, "train",
                 cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch),
                     ": gradient: expected finite numbers, got a norm of ", norm));
   }
   const float rate = schedule_.rate(uint64_t(state_.updates));
-  optimizer_->update(params_.parameters(), rate);
-  params_.zero_gradients();
-  {
-    const std::lock_guard lock(in_.machine.compute);
-    params_.upload();
-  }
+  optimizer_->update(parameters, rate);
+  clear_gradients(grad_, parameters);
+  params_.refresh();
   state_.accumulated = 0;
   state_.learning_rate = double(rate);
   state_.gradient_norm = norm;
@@ -298,7 +316,7 @@ void Trainer::update(const TrainBatch& batch) {
 bool Trainer::step() {
   const auto start = Clock::now();
   const TrainBatch batch = stream_.next();
-  const double sum = run_batch(in_.machine, params_, batch,
+  const double sum = run_batch(in_.device, params_, batch,
                                {.learn = true,
                                 .checkpoint_layers = options_.grad_checkpoint,
                                 .seed = options_.seed,
@@ -350,7 +368,7 @@ void Trainer::report() {
 }
 
 void Trainer::save(bool numbered) {
-  const int layers = in_.machine.model.dims().layers;
+  const int layers = in_.device.model.dims().layers;
   const lora::Adapter now = adapter();
   std::filesystem::path path = options_.adapter_path;
   if (numbered) {
@@ -380,7 +398,7 @@ class KeptMemory {
 
 TrainResult Trainer::run() {
   const auto start = Clock::now();
-  const KeptMemory kept(in_.machine.backend, std::max<uint64_t>(uint64_t{256} << 20, 2 * plan_.memory_bytes));
+  const KeptMemory kept(in_.device.backend, std::max<uint64_t>(uint64_t{256} << 20, 2 * plan_.memory_bytes));
   begin();
   bool saved = false;
   while (state_.iteration < options_.iters && end_ == TrainEnd::finished) {
@@ -397,14 +415,14 @@ TrainResult Trainer::run() {
 std::optional<double> Trainer::test() {
   if (!options_.test || in_.data.test.empty() || end_ == TrainEnd::cancelled) return std::nullopt;
   BatchStream stream(in_.data.test, batches_of(options_, false));
-  return mean_loss(in_.machine, params_, stream, options_.test_batches, nullptr).loss;
+  return mean_loss(in_.device, params_, stream, options_.test_batches, nullptr).loss;
 }
 
 TrainResult Trainer::finish(Clock::time_point start) {
   const std::optional<double> test_loss = test();
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
-    if (probe(in_.machine, params_) + files != base_hash_)
+    if (probe(in_.device, params_) + files != base_hash_)
       throw Error(ErrorCode::bad_file, in_.base_directory.string(),
                   "the base's weights changed while it was trained on");
   }

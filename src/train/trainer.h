@@ -9,8 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "dataset/dataset.h"
+#include "lora/bind_to_base.h"
 #include "train/checkpoint.h"
-#include "train/dataset.h"
 #include "train/optimizer.h"
 #include "train/run_batch.h"
 #include "train/run_state.h"
@@ -20,14 +21,14 @@ namespace bumblebee::train {
 
 /// A frozen adapter that fits the model, with its weight and identity.
 struct FrozenAdapter {
-  const lora::Adapter* adapter = nullptr;
+  const lora::BoundAdapter* adapter = nullptr;
   float weight = 1;
   std::string id;
 };
 
 struct TrainerInputs {
-  Machine machine;
-  const Splits& data;
+  TrainDevice device;
+  const dataset::Splits& data;
   const TrainOptions& options;
   std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
   std::string precision;                 // of the device: another one gives other bits
@@ -64,6 +65,7 @@ class Trainer {
   bool validate();
   bool step();
   void update(const TrainBatch& batch);
+  void update_parameters(const TrainBatch& batch);
   void report();
   void save(bool numbered);
   void note(const std::string& text) const;
@@ -73,7 +75,9 @@ class Trainer {
 
   const TrainerInputs& in_;
   const TrainOptions& options_;
-  LoraParams params_;
+  GradOps& grad_;
+  std::unique_ptr<LoraParams> params_holder_;
+  LoraParams& params_;
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
   BatchStream stream_;

@@ -1,4 +1,4 @@
-// Every flag of every verb has an environment twin, twins work, and the command line beats them.
+// Every flag of every verb has an environment variable, variables work, and the command line beats them.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -17,7 +17,7 @@ TEST(Environment, EveryFlagOfEveryVerbHasATwin) {
   ASSERT_GE(verbs.size(), 12u);
   int flags = 0;
   for (const nlohmann::json& verb : verbs) {
-    std::set<std::string> twins;
+    std::set<std::string> variables;
     for (const nlohmann::json& option : verb.at("options")) {
       if (option.at("names").empty()) continue;  // a positional
       std::string last = option["names"].back().get<std::string>();
@@ -31,7 +31,7 @@ TEST(Environment, EveryFlagOfEveryVerbHasATwin) {
       }
       EXPECT_FALSE(expected.empty()) << "a flag needs a long name";
       EXPECT_EQ(option.at("environment"), expected);
-      EXPECT_TRUE(twins.insert(expected).second) << "two flags share a twin";
+      EXPECT_TRUE(variables.insert(expected).second) << "two flags share a variable";
       ++flags;
     }
   }
@@ -39,19 +39,19 @@ TEST(Environment, EveryFlagOfEveryVerbHasATwin) {
 }
 
 TEST(Environment, EveryTwinIsRead) {
-  // A value that no flag accepts, or a flag that accepts everything: whichever it is, the twin must do what the flag
-  // does.
+  // A value that no flag accepts, or a flag that accepts everything: whichever it is, the variable must do what the
+  // flag does.
   nlohmann::json verbs = run({"help", "generate", "--json"}).json().at("verbs");
   ASSERT_EQ(verbs.size(), 1u);
   int refused = 0;
   for (const nlohmann::json& option : verbs[0].at("options")) {
-    std::string twin = option.at("environment");
-    if (twin.empty()) continue;
-    Outcome got = with({{twin, "not a value"}}, {"generate", "-m", "/nonexistent/dir", "-p", "x"});
-    EXPECT_NE(got.status, 0) << twin;
+    std::string variable = option.at("environment");
+    if (variable.empty()) continue;
+    Outcome got = with({{variable, "not a value"}}, {"generate", "-m", "/nonexistent/dir", "-p", "x"});
+    EXPECT_NE(got.status, 0) << variable;
     if (got.status == 2 && got.err.find("not a value") != std::string::npos) ++refused;
   }
-  EXPECT_GE(refused, 15) << "numbers and choices among the twins refuse nonsense";
+  EXPECT_GE(refused, 15) << "numbers and choices among the variables refuse nonsense";
 }
 
 TEST(Environment, ATwinMeansWhatTheFlagMeans) {

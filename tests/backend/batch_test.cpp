@@ -8,8 +8,8 @@ namespace {
 
 Batch two_segments() {
   Batch batch;
-  batch.append({5, 6, 7}, 15, {3, 1}, Batch::Want::last);
-  batch.append({8}, 0, {0}, Batch::Want::all, 2);
+  batch.append(std::vector<int32_t>{5, 6, 7}, 15, std::vector<int32_t>{3, 1}, Batch::Want::last);
+  batch.append(std::vector<int32_t>{8}, 0, std::vector<int32_t>{0}, Batch::Want::all, 2);
   return batch;
 }
 
@@ -19,7 +19,7 @@ TEST(Batch, AppendFillsEveryArray) {
   EXPECT_EQ(batch.tokens, (std::vector<int32_t>{5, 6, 7, 8}));
   EXPECT_EQ(batch.positions, (std::vector<int32_t>{15, 16, 17, 0}));
   EXPECT_EQ(batch.slot, (std::vector<int32_t>{-1, -1, -1, 2}));
-  EXPECT_EQ(batch.wanted, (std::vector<int32_t>{2, 3}));
+  EXPECT_EQ(batch.logit_rows, (std::vector<int32_t>{2, 3}));
   EXPECT_EQ(batch.pages, (std::vector<int32_t>{3, 1, 0}));
   ASSERT_EQ(batch.segments.size(), 2u);
   EXPECT_EQ(batch.segments[1].first, 3);
@@ -31,14 +31,14 @@ TEST(Batch, KnowsWhetherAnyRowHasAnAdapter) {
   EXPECT_TRUE(two_segments().has_adapters());
   Batch batch;
   EXPECT_FALSE(batch.has_adapters());
-  batch.append({1, 2}, 0, {0}, Batch::Want::none);
+  batch.append(std::vector<int32_t>{1, 2}, 0, std::vector<int32_t>{0}, Batch::Want::none);
   EXPECT_FALSE(batch.has_adapters());
-  EXPECT_TRUE(batch.wanted.empty());
+  EXPECT_TRUE(batch.logit_rows.empty());
 }
 
 TEST(BatchCheck, AcceptsWhatAppendMakes) {
-  check(two_segments(), 16, 4, 9);
-  check(Batch(), 16, 4, 9);
+  check(two_segments(), 16, 4);
+  check(Batch(), 16, 4);
   EXPECT_EQ(two_segments().rows(), 4);
 }
 
@@ -46,12 +46,11 @@ TEST(BatchCheckDeathTest, RefusesContradictions) {
   const auto broken = [](auto change, const char* message) {
     Batch batch = two_segments();
     change(batch);
-    EXPECT_DEATH(check(batch, 16, 4, 9), message);
+    EXPECT_DEATH(check(batch, 16, 4), message);
   };
   broken([](Batch& b) { b.positions.pop_back(); }, "positions.size");
   broken([](Batch& b) { b.slot.push_back(0); }, "slot.size");
-  broken([](Batch& b) { b.tokens[1] = 9; }, "token 9 of 9");
-  broken([](Batch& b) { b.tokens[1] = -1; }, "token -1 of 9");
+  broken([](Batch& b) { b.padding = 1; }, "segments cover 4 of 4 rows");
   broken([](Batch& b) { b.pages[0] = 4; }, "page 4 of 4");
   broken([](Batch& b) { b.pages[2] = -1; }, "page -1 of 4");
   broken([](Batch& b) { b.pages.pop_back(); }, "segment 1");       // the second segment has no page
@@ -60,8 +59,53 @@ TEST(BatchCheckDeathTest, RefusesContradictions) {
   broken([](Batch& b) { b.segments.pop_back(); }, "segments cover 3 of 4 rows");
   broken([](Batch& b) { b.segments[0].past = -1; }, "segment 0");
   broken([](Batch& b) { b.segments[1].first_page = -1; }, "segment 1");
-  broken([](Batch& b) { b.wanted.push_back(4); }, "wanted 4");
-  broken([](Batch& b) { b.wanted[0] = -1; }, "wanted -1");
+  broken([](Batch& b) { b.logit_rows.push_back(4); }, "logit row 4");
+  broken([](Batch& b) { b.logit_rows[0] = -1; }, "logit row -1");
+  const auto broken_choice = [&](auto change, const char* message) {
+    broken(
+        [&](Batch& b) {
+          b.sample.assign(b.logit_rows.size(), {.mode = SampleRow::Mode::draw, .first_change = 0, .changes = 2});
+          b.changes = {{.token = 1}, {.token = 8}};
+          change(b);
+        },
+        message);
+  };
+  broken_choice([](Batch& b) { b.sample.pop_back(); }, "choices for");
+  broken_choice([](Batch& b) { b.sample[0].temperature = 0; }, "temperature 0");
+  broken_choice([](Batch& b) { b.sample[0].first_change = 1; }, "changes 1\\+2 of 2");
+  broken_choice([](Batch& b) { b.changes[1].token = 1; }, "change of token 1 after 1");
+}
+
+TEST(BatchCheckDeathTest, RefusesChoicesOutsideTheVocabulary) {
+  Batch batch = two_segments();
+  batch.sample.assign(2, {.mode = SampleRow::Mode::greedy, .forced = 8});
+  batch.changes = {{.token = 8}};
+  check_choices(batch, 9);
+  EXPECT_DEATH(check_choices(batch, 8), "forced 8 of 8");
+  batch.sample[0].forced = batch.sample[1].forced = -1;
+  EXPECT_DEATH(check_choices(batch, 8), "change of token 8 of 8");
+}
+
+TEST(Batch, PaddingBelongsToNobody) {
+  Batch batch = two_segments();
+  batch.sample.assign(2, {.mode = SampleRow::Mode::greedy});
+  batch.pad(8, 4);
+  check(batch, 16, 4);
+  EXPECT_EQ(batch.rows(), 8);
+  EXPECT_EQ(batch.padding, 4);
+  EXPECT_EQ(batch.logit_rows, (std::vector<int32_t>{2, 3, 3, 3}));
+  EXPECT_EQ(batch.slot.back(), -1);
+  ASSERT_EQ(batch.sample.size(), 4u);
+  EXPECT_EQ(batch.sample[2].mode, SampleRow::Mode::none);
+}
+
+TEST(Batch, TokensOfTheStepBeforeAreFilledIn) {
+  Batch batch = two_segments();
+  batch.tokens = {5, Batch::chosen(1), 7, Batch::chosen(0)};
+  batch.resolve_chosen(std::vector<int32_t>{40, 41});
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{5, 41, 7, 40}));
+  batch.tokens[0] = Batch::chosen(2);
+  EXPECT_DEATH(batch.resolve_chosen(std::vector<int32_t>{40, -1}), "row 2 of the step before chose no token");
 }
 
 }  // namespace

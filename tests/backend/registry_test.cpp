@@ -12,7 +12,7 @@ namespace {
 
 std::string refusal(std::string_view name, const std::vector<Format>& formats) {
   try {
-    require_backend(name, formats);
+    require_device(name, formats);
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::device);
     return e.what();
@@ -30,9 +30,9 @@ TEST(Registry, ListsTheDefaultFirstAndTheReference) {
 
 TEST(Registry, EveryPresentBackendStartsWithEachOfItsInstructionSets) {
   for (const BackendEntry& entry : backends()) {
-    if (!entry.absent().empty()) continue;
-    EXPECT_FALSE(entry.describe().empty());
-    const std::vector<std::string> sets = entry.instruction_sets();
+    if (!entry.absent(0).empty()) continue;
+    EXPECT_FALSE(entry.describe(0).empty());
+    const std::vector<std::string> sets = entry.instruction_sets(0);
     ASSERT_FALSE(sets.empty()) << entry.name;
     EXPECT_EQ(sets.back(), "scalar") << entry.name;
     for (const std::string& set : sets) {
@@ -51,7 +51,8 @@ TEST(Registry, EveryBackendHereMultipliesByEveryFormat) {
   }
   EXPECT_EQ(refusal("cpu", formats), "");
   EXPECT_EQ(refusal("ref", formats), "");
-  EXPECT_EQ(require_backend("cpu", formats).name, "cpu");
+  EXPECT_EQ(require_device("cpu", formats).entry->name, "cpu");
+  EXPECT_EQ(require_device("cpu:0", formats).index, 0);
 }
 
 TEST(Registry, RefusesAnAbsentDeviceNamingOperationDeviceAndAlternatives) {
@@ -63,11 +64,41 @@ TEST(Registry, RefusesAnAbsentDeviceNamingOperationDeviceAndAlternatives) {
   EXPECT_NE(refusal("CPU", {}).find("no such device"), std::string::npos);
 }
 
+TEST(Registry, RefusesADeviceNumberThatIsNotThere) {
+  EXPECT_NE(refusal("cpu:1", {}).find("expected a number below 1, got 1"), std::string::npos);
+  EXPECT_NE(refusal("cpu:", {}).find("no such device"), std::string::npos);
+  EXPECT_NE(refusal("cpu:-1", {}).find("no such device"), std::string::npos);
+  EXPECT_NE(refusal("cpu:0x", {}).find("no such device"), std::string::npos);
+}
+
+TEST(Registry, RefusesWhatTheMemoryOfADeviceCannotHold) {
+  const uint64_t there = backends().front().memory_bytes(0);
+  ASSERT_GT(there, 0u);
+  require_device("cpu", {}, there);
+  try {
+    require_device("cpu", {}, there + 1);
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::out_of_memory);
+    EXPECT_NE(std::string(e.what()).find(std::to_string(there + 1)), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find(std::to_string(there)), std::string::npos) << e.what();
+  }
+}
+
+TEST(Registry, RefusesFormatsThatOnlyTheTypesKnow) {
+  Format floats = Format::affine(4, 32, DType::bf16, DType::bf16);
+  floats.codes = Format::Codes::e2m1;
+  floats.biased = false;
+  EXPECT_NE(refusal("cpu", {floats}).find("matmul(affine 4-bit e2m1 group 32 (bf16, no bias)) is not available"),
+            std::string::npos);
+  EXPECT_NE(refusal("ref", {floats}).find("devices that can: none"), std::string::npos);
+}
+
 TEST(Registry, AnUnknownInstructionSetIsRefusedByName) {
   BackendOptions options;
   options.instruction_set = "avx1024";
   try {
-    require_backend("cpu", {}).create(options);
+    require_device("cpu", {}).entry->create(options);
     ADD_FAILURE() << "no error";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("avx1024"), std::string::npos) << e.what();

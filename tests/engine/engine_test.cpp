@@ -4,8 +4,12 @@
 #include <atomic>
 #include <thread>
 
+#include "backend/registry.h"
 #include "base/error.h"
-#include "nn/infer_pass.h"
+#include "exec/local_executor.h"
+#include "models/registry.h"
+#include "tests/engine/scripted_executor.h"
+#include "tests/support/tiny_model.h"
 
 namespace bumblebee::engine {
 namespace {
@@ -20,15 +24,15 @@ GenerationConfig greedy(int max_new) {
   return config;
 }
 
-Work work_of(std::vector<int32_t> prompt, GenerationConfig config, uint64_t seed = 0) {
-  Work work;
+Request work_of(std::vector<int32_t> prompt, GenerationConfig config, uint64_t seed = 0) {
+  Request work;
   work.prompt = std::move(prompt);
   work.config = std::move(config);
   work.seed = seed;
   return work;
 }
 
-void expect_same(const Outcome& got, const Outcome& want) {
+void expect_same(const GenerationResult& got, const GenerationResult& want) {
   EXPECT_EQ(got.tokens, want.tokens);
   EXPECT_EQ(got.reason, want.reason);
   ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
@@ -39,9 +43,9 @@ void expect_same(const Outcome& got, const Outcome& want) {
 TEST_P(OnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
   for (const char* name : {"qwen3", "mistral", "llama_biased"}) {
     const Model model = load(golden_model(name), GetParam());
-    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 100, .prefill_chunk = 7});
+    EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 100, .prefill_chunk = 7});
     std::vector<int32_t> tokens = some_tokens(11, model.info().vocab, 1);
-    const Outcome outcome = engine.submit(work_of(tokens, greedy(12)))->wait();
+    const GenerationResult outcome = engine.submit(work_of(tokens, greedy(12)))->wait();
     ASSERT_EQ(outcome.tokens.size(), 12u);
     EXPECT_EQ(outcome.reason, text::FinishReason::length);
     tokens.insert(tokens.end(), outcome.tokens.begin(), outcome.tokens.end());
@@ -57,7 +61,7 @@ TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
   const Model model = load(golden_model("qwen3"), GetParam());
   const std::vector<int32_t> tokens = some_tokens(132, model.info().vocab, 3);
   const auto rows = all_logits(model, tokens);
-  Engine engine(model.state(), {.batch_size = 4, .sequence_length = 140, .prefill_chunk = 48});
+  EngineOn engine(model.state(), {.batch_size = 4, .sequence_length = 140, .prefill_chunk = 48});
   std::vector<std::pair<int, std::shared_ptr<Job>>> jobs;
   for (int n : {1, 2, 47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 131}) {
     GenerationConfig config = greedy(int(tokens.size()) - n);
@@ -65,7 +69,7 @@ TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
     jobs.emplace_back(n, engine.submit(work_of({tokens.begin(), tokens.begin() + n}, config)));
   }
   for (auto& [n, job] : jobs) {
-    const Outcome outcome = job->wait();
+    const GenerationResult outcome = job->wait();
     ASSERT_EQ(outcome.tokens, std::vector<int32_t>(tokens.begin() + n, tokens.end()));
     for (size_t i = 0; i < outcome.tokens.size(); ++i) {
       EXPECT_NEAR(outcome.logprobs[i].logprob, log_probability(rows[size_t(n) - 1 + i], outcome.tokens[i]), kTolerance)
@@ -76,7 +80,7 @@ TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
 
 TEST_P(OnDevice, PackedSequencesGetTheirSoloResults) {
   const Model model = load(golden_model("llama"), GetParam());
-  std::vector<Work> works;
+  std::vector<Request> works;
   for (unsigned i = 0; i < 9; ++i) {
     GenerationConfig config = greedy(3 + int(i) * 2);
     if (i % 3 == 1) config.strategy = MultinomialSampling{.top_k = 20, .top_p = 0.9, .min_p = 0};
@@ -84,15 +88,15 @@ TEST_P(OnDevice, PackedSequencesGetTheirSoloResults) {
     if (i == 4) config.strategy = ContrastiveSearch{.top_k = 3, .alpha = 0.5};
     works.push_back(work_of(some_tokens(1 + int(i * i) * 2, model.info().vocab, i), config, 77 + i));
   }
-  std::vector<Outcome> solo;
-  for (const Work& work : works) {
-    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 200, .prefill_chunk = 512});
+  std::vector<GenerationResult> solo;
+  for (const Request& work : works) {
+    EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 200, .prefill_chunk = 512});
     solo.push_back(engine.submit(work)->wait());
   }
   for (const auto& [batch, chunk] : {std::pair(2, 5), std::pair(4, 16), std::pair(16, 512)}) {
-    Engine engine(model.state(), {.batch_size = batch, .sequence_length = 200, .prefill_chunk = chunk});
+    EngineOn engine(model.state(), {.batch_size = batch, .sequence_length = 200, .prefill_chunk = chunk});
     std::vector<std::shared_ptr<Job>> jobs;
-    for (const Work& work : works) jobs.push_back(engine.submit(work));
+    for (const Request& work : works) jobs.push_back(engine.submit(work));
     for (size_t i = 0; i < jobs.size(); ++i) {
       SCOPED_TRACE(cat("request ", i, " batch ", batch, " chunk ", chunk));
       expect_same(jobs[i]->wait(), solo[i]);
@@ -103,24 +107,17 @@ TEST_P(OnDevice, PackedSequencesGetTheirSoloResults) {
 /// Contrastive search by definition: every candidate by a whole prefill, no cache, no forks.
 std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> tokens, int count, int top_k,
                                        double alpha) {
-  ModelState& state = *model.state();
+  api::ModelState& state = *model.state();
   const size_t d = size_t(state.info.hidden), prompt = tokens.size();
+  const auto executor = state.make_executor({.sequences = 1, .sequence_length = 512});
   const auto pass_over = [&](const std::vector<int32_t>& sequence, std::vector<float>& hidden,
                              std::vector<float>& logits) {
-    const std::lock_guard lock(state.compute);
-    const auto kv = state.backend->make_kv(state.kv_shape(8, 64));
-    Batch batch;
-    batch.append(sequence, 0, {0, 1, 2, 3, 4, 5, 6, 7}, Batch::Want::last);
-    state.backend->bind(batch, kv.get());
-    state.backend->run({}, [&] {
-      nn::InferPass pass(*state.backend, *kv, batch);
-      pass.keep_hidden();
-      const Tensor out = state.model->forward(pass);
-      logits.resize(size_t(state.info.vocab));
-      state.backend->read(out, logits);
-      hidden.resize(sequence.size() * d);
-      state.backend->read(pass.hidden(), hidden);
-    });
+    exec::Step step;
+    step.batch.append(sequence, 0, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7}, Batch::Want::last);
+    step.wants = {.logits = true, .hidden = true};
+    const exec::StepResult& result = executor->wait(executor->launch(step));
+    logits.assign(result.logits.begin(), result.logits.end());
+    hidden.assign(result.hidden.begin(), result.hidden.end());
   };
   const auto cosine = [d](const float* a, const float* b) {
     double ab = 0, aa = 0, bb = 0;
@@ -159,7 +156,7 @@ std::vector<int32_t> plain_contrastive(const Model& model, std::vector<int32_t> 
 
 TEST_P(OnDevice, ContrastiveSearchIsWhatItsDefinitionSays) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  Engine engine(model.state(), {.batch_size = 2, .sequence_length = 100, .prefill_chunk = 10});
+  EngineOn engine(model.state(), {.batch_size = 2, .sequence_length = 100, .prefill_chunk = 10});
   GenerationConfig config = greedy(10);
   config.strategy = ContrastiveSearch{.top_k = 4, .alpha = 0.6};
   int unlike_greedy = 0;
@@ -167,7 +164,7 @@ TEST_P(OnDevice, ContrastiveSearchIsWhatItsDefinitionSays) {
     const std::vector<int32_t> prompt = some_tokens(length, model.info().vocab, unsigned(length));
     const auto job = engine.submit(work_of(prompt, config));
     const auto plain = engine.submit(work_of(prompt, greedy(10)));  // beside it in the same batches
-    const Outcome outcome = job->wait();
+    const GenerationResult outcome = job->wait();
     EXPECT_EQ(outcome.tokens, plain_contrastive(model, prompt, 10, 4, 0.6));
     unlike_greedy += plain->wait().tokens != outcome.tokens;
   }
@@ -180,16 +177,16 @@ TEST_P(OnDevice, ASeedRepeatsInAnyBatch) {
   config.strategy = MultinomialSampling{};
   config.temperature = 1.3;
   const std::vector<int32_t> prompt = some_tokens(9, model.info().vocab, 2);
-  Engine alone(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
-  const Outcome first = alone.submit(work_of(prompt, config, 5))->wait();
+  EngineOn alone(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+  const GenerationResult first = alone.submit(work_of(prompt, config, 5))->wait();
   EXPECT_NE(first.tokens, alone.submit(work_of(prompt, config, 6))->wait().tokens);
-  Engine busy(model.state(), {.batch_size = 8, .sequence_length = 64, .prefill_chunk = 4});
+  EngineOn busy(model.state(), {.batch_size = 8, .sequence_length = 64, .prefill_chunk = 4});
   std::vector<std::shared_ptr<Job>> jobs;
   for (uint64_t i = 0; i < 8; ++i)
     jobs.push_back(
         busy.submit(work_of(i % 2 == 0 ? prompt : some_tokens(int(i) + 3, 100, 9), config, i % 2 == 0 ? 5 : i)));
   for (size_t i = 0; i < jobs.size(); ++i) {
-    const Outcome outcome = jobs[i]->wait();
+    const GenerationResult outcome = jobs[i]->wait();
     if (i % 2 == 0) expect_same(outcome, first);
   }
 }
@@ -197,36 +194,36 @@ TEST_P(OnDevice, ASeedRepeatsInAnyBatch) {
 /// Stops, cancels or throws at the n-th token.
 class ScriptedSink final : public TokenSink {
  public:
-  ScriptedSink(int at, Verdict verdict, bool throws = false) : at_(at), verdict_(verdict), throws_(throws) {}
-  Verdict take(int32_t) override {
-    if (++count_ < at_) return Verdict::go_on;
+  ScriptedSink(int at, StopReason reason, bool throws = false) : at_(at), reason_(reason), throws_(throws) {}
+  StopReason take(int32_t) override {
+    if (++count_ < at_) return StopReason::none;
     if (throws_) throw Error(ErrorCode::bad_request, "sink", "a listener that fails");
-    return verdict_;
+    return reason_;
   }
 
  private:
   int at_, count_ = 0;
-  Verdict verdict_;
+  StopReason reason_;
   bool throws_;
 };
 
 TEST_P(OnDevice, ListenersStopCancelAndFailAlone) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  Engine engine(model.state(), {.batch_size = 4, .sequence_length = 64, .prefill_chunk = 8});
+  EngineOn engine(model.state(), {.batch_size = 4, .sequence_length = 64, .prefill_chunk = 8});
   const std::vector<int32_t> prompt = some_tokens(5, model.info().vocab, 0);
-  ScriptedSink stops(3, TokenSink::Verdict::stop), cancels(2, TokenSink::Verdict::cancel),
-      throws(4, TokenSink::Verdict::go_on, true);
+  ScriptedSink stops(3, TokenSink::StopReason::stop), cancels(2, TokenSink::StopReason::cancelled),
+      throws(4, TokenSink::StopReason::none, true);
   std::vector<std::shared_ptr<Job>> jobs;
   for (TokenSink* sink : {static_cast<TokenSink*>(&stops), static_cast<TokenSink*>(&cancels),
                           static_cast<TokenSink*>(&throws), static_cast<TokenSink*>(nullptr)}) {
-    Work work = work_of(prompt, greedy(20));
+    Request work = work_of(prompt, greedy(20));
     work.sink = sink;
     jobs.push_back(engine.submit(std::move(work)));
   }
-  const Outcome stopped = jobs[0]->wait();
+  const GenerationResult stopped = jobs[0]->wait();
   EXPECT_EQ(stopped.tokens.size(), 3u);
   EXPECT_EQ(stopped.reason, text::FinishReason::stop);
-  const Outcome cancelled = jobs[1]->wait();
+  const GenerationResult cancelled = jobs[1]->wait();
   EXPECT_EQ(cancelled.tokens.size(), 2u);
   EXPECT_EQ(cancelled.reason, text::FinishReason::cancelled);
   EXPECT_THROW(jobs[2]->wait(), Error);
@@ -235,17 +232,17 @@ TEST_P(OnDevice, ListenersStopCancelAndFailAlone) {
 
 TEST_P(OnDevice, CancelsWaitingAndRunningRequests) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
+  EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
   std::atomic<bool> cancel{false};
   std::vector<std::shared_ptr<Job>> jobs;
   for (int i = 0; i < 3; ++i) {
-    Work work = work_of(some_tokens(4, model.info().vocab, 1), greedy(500));
+    Request work = work_of(some_tokens(4, model.info().vocab, 1), greedy(500));
     work.cancelled = [&cancel] { return cancel.load(); };
     jobs.push_back(engine.submit(std::move(work)));
   }
   cancel = true;
   for (auto& job : jobs) {
-    const Outcome outcome = job->wait();
+    const GenerationResult outcome = job->wait();
     EXPECT_EQ(outcome.reason, text::FinishReason::cancelled);
     EXPECT_LT(outcome.tokens.size(), 500u);
   }
@@ -254,24 +251,24 @@ TEST_P(OnDevice, CancelsWaitingAndRunningRequests) {
 
 TEST_P(OnDevice, EndsAtAnyOfSeveralEndTokens) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+  EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
   const std::vector<int32_t> prompt = some_tokens(6, model.info().vocab, 4);
-  const Outcome whole = engine.submit(work_of(prompt, greedy(12)))->wait();
+  const GenerationResult whole = engine.submit(work_of(prompt, greedy(12)))->wait();
   GenerationConfig config = greedy(12);
   config.eos_token_ids = {127, whole.tokens[4]};
-  const Outcome ended = engine.submit(work_of(prompt, config))->wait();
+  const GenerationResult ended = engine.submit(work_of(prompt, config))->wait();
   const auto first = std::find(whole.tokens.begin(), whole.tokens.end(), whole.tokens[4]);
   EXPECT_EQ(ended.tokens, std::vector<int32_t>(whole.tokens.begin(), first));
   EXPECT_EQ(ended.reason, text::FinishReason::stop);
   config.min_new_tokens = 9;
-  const Outcome longer = engine.submit(work_of(prompt, config))->wait();
+  const GenerationResult longer = engine.submit(work_of(prompt, config))->wait();
   EXPECT_GE(longer.tokens.size(), 9u);
 }
 
 TEST_P(OnDevice, RefusesRequestsThatDoNotFit) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  Engine engine(model.state(), {.batch_size = 1, .sequence_length = 32, .prefill_chunk = 8});
-  const auto message = [&](Work work) {
+  EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 32, .prefill_chunk = 8});
+  const auto message = [&](Request work) {
     try {
       engine.submit(std::move(work));
     } catch (const Error& error) {
@@ -292,24 +289,24 @@ TEST_P(OnDevice, RefusesRequestsThatDoNotFit) {
   config = greedy(1);
   config.logit_bias[128] = 1;
   EXPECT_NE(message(work_of({1}, config)).find("logit_bias"), std::string::npos);
-  const Outcome full = engine.submit(work_of(some_tokens(30, 100, 0), greedy(100)))->wait();
+  const GenerationResult full = engine.submit(work_of(some_tokens(30, 100, 0), greedy(100)))->wait();
   EXPECT_EQ(full.tokens.size(), 2u);  // the sequence length ends it, and the reason says so
   EXPECT_EQ(full.reason, text::FinishReason::length);
 }
 
 TEST_P(OnDevice, ManyThreadsGetTheirOwnAnswers) {
   const Model model = load(golden_model("llama"), GetParam());
-  std::vector<Outcome> solo;
+  std::vector<GenerationResult> solo;
   {
-    Engine engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
+    EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 64, .prefill_chunk = 64});
     for (unsigned i = 0; i < 8; ++i)
       solo.push_back(engine.submit(work_of(some_tokens(2 + int(i), model.info().vocab, i), greedy(6)))->wait());
   }
-  Engine first(model.state(), {.batch_size = 3, .sequence_length = 64, .prefill_chunk = 4});
-  Engine second(model.state(),
-                {.batch_size = 5, .sequence_length = 64, .prefill_chunk = 64});  // two servings of one model
+  EngineOn first(model.state(), {.batch_size = 3, .sequence_length = 64, .prefill_chunk = 4});
+  EngineOn second(model.state(),
+                  {.batch_size = 5, .sequence_length = 64, .prefill_chunk = 64});  // two servings of one model
   std::vector<std::thread> threads;
-  std::vector<Outcome> got(16 * 3);
+  std::vector<GenerationResult> got(16 * 3);
   for (unsigned t = 0; t < 16; ++t) {
     threads.emplace_back([&, t] {
       for (unsigned round = 0; round < 3; ++round) {
@@ -328,7 +325,11 @@ TEST_P(OnDevice, ManyThreadsGetTheirOwnAnswers) {
 /// Passes on to the real model, but for the steps in which it fails.
 class FailingModel final : public nn::Model {
  public:
-  explicit FailingModel(std::unique_ptr<nn::Model> real) : real_(std::move(real)) {}
+  explicit FailingModel(std::unique_ptr<nn::Model> real) : real_(std::move(real)) {
+    dims_ = real_->dims();
+    target_modules_ = real_->target_modules();
+    target_weights_ = real_->target_weights();
+  }
   Tensor forward(nn::Pass& pass) const override {
     if (failures_ > 0) {
       --failures_;
@@ -344,11 +345,19 @@ class FailingModel final : public nn::Model {
 };
 
 TEST_P(OnDevice, AFailedStepFailsItsRequestsOnly) {
-  const Model model = load(golden_model("qwen3"), GetParam());
-  auto failing = std::make_unique<FailingModel>(std::move(model.state()->model));
+  const testing_support::TinyModel tiny;
+  std::unique_ptr<Backend> backend =
+      require_device(GetParam(), {}).entry->create({.threads = 2, .instruction_set = {}});
+  testing_support::MemoryWeights weights = tiny.weights();
+  nn::Loader load(weights, backend.get());
+  auto failing = std::make_unique<FailingModel>(models::make_model(models::read_spec(tiny.config(), "tiny"), load));
   FailingModel& switchable = *failing;
-  model.state()->model = std::move(failing);
-  Engine engine(model.state(), {.batch_size = 2, .sequence_length = 64, .prefill_chunk = 8});
+  const auto device =
+      std::make_shared<exec::DeviceModel>(std::move(backend), std::move(failing), "tiny", uint64_t{1} << 30);
+  Engine engine(
+      std::make_unique<exec::LocalExecutor>(
+          device, exec::CacheLimits{.sequences = 2, .sequence_length = 64, .spare_pages = kSparePages}),
+      {.batch_size = 2, .sequence_length = 64, .prefill_chunk = 8, .vocab = tiny.vocab, .d_model = tiny.d_model});
   switchable.failures_ = 1;
   try {
     engine.submit(work_of({1, 2, 3}, greedy(3)))->wait();
@@ -362,8 +371,8 @@ TEST_P(OnDevice, AFailedStepFailsItsRequestsOnly) {
 
 TEST_P(OnDevice, ShutdownFailsWhatIsLeft) {
   const Model model = load(golden_model("qwen3"), GetParam());
-  auto engine = std::make_unique<Engine>(model.state(),
-                                         EngineOptions{.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
+  auto engine = std::make_unique<EngineOn>(model.state(),
+                                           EngineOptions{.batch_size = 1, .sequence_length = 512, .prefill_chunk = 8});
   std::vector<std::shared_ptr<Job>> jobs;
   for (int i = 0; i < 3; ++i) jobs.push_back(engine->submit(work_of({1, 2, 3}, greedy(500))));
   engine.reset();
@@ -376,6 +385,29 @@ TEST_P(OnDevice, ShutdownFailsWhatIsLeft) {
     }
   }
   EXPECT_GE(cancelled, 2);
+}
+
+/// Without a model: prompts of many lengths come, go and are cut short over few pages, and every answer is what its own
+/// tokens lead to.
+TEST(ScriptedEngine, EverySequenceReadsItsOwnTokens) {
+  constexpr int kVocab = 1000;
+  Engine engine(std::make_unique<ScriptedExecutor>(9, kVocab),
+                {.batch_size = 5, .sequence_length = 300, .prefill_chunk = 50, .vocab = kVocab, .d_model = 1});
+  std::vector<Request> requests;
+  std::vector<std::shared_ptr<Job>> jobs;
+  for (unsigned i = 0; i < 60; ++i) {
+    requests.push_back(work_of(some_tokens(1 + int(i * 37 % 200), kVocab, i), {}));
+    requests.back().config.max_new_tokens = 1 + int(i * 13 % 90);
+    jobs.push_back(engine.submit(requests.back()));
+  }
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    std::vector<int32_t> tokens = requests[i].prompt, want;
+    for (int n = 0; n < *requests[i].config.max_new_tokens; ++n) {
+      want.push_back(ScriptedExecutor::next(tokens, kVocab));
+      tokens.push_back(want.back());
+    }
+    EXPECT_EQ(jobs[i]->wait().tokens, want) << "request " << i;
+  }
 }
 
 }  // namespace

@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "api/model_state.h"
 #include "bumblebee/device.h"
 #include "bumblebee/model.h"
 #include "engine/engine.h"
+#include "tests/support/replay_backend.h"
 
 namespace bumblebee::engine {
 
@@ -23,12 +25,30 @@ inline Model load(const std::string& directory, const std::string& device) {
 }
 
 inline std::vector<std::string> device_names() {
+  testing_support::register_replay_backend();
   std::vector<std::string> names;
   for (const DeviceInfo& device : devices()) names.push_back(device.name);
   return names;
 }
 
-/// Every device of this build runs these tests.
+/// An engine on a model.
+class EngineOn : public Engine {
+ public:
+  EngineOn(const std::shared_ptr<api::ModelState>& model, EngineOptions options)
+      : Engine(model->make_executor({.sequences = options.batch_size,
+                                     .sequence_length = options.sequence_length,
+                                     .spare_pages = kSparePages}),
+               with_sizes(options, model->info)) {}
+
+ private:
+  static EngineOptions with_sizes(EngineOptions options, const ModelInfo& info) {
+    options.vocab = info.vocab;
+    options.d_model = info.hidden;
+    return options;
+  }
+};
+
+/// Every device of this build runs these tests, and the one that replays.
 class OnDevice : public ::testing::TestWithParam<std::string> {};
 
 /// A repeatable prompt of ordinary tokens.

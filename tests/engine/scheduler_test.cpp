@@ -9,48 +9,18 @@
 #include <set>
 
 #include "base/error.h"
+#include "tests/engine/scripted_executor.h"
 
 namespace bumblebee::engine {
 namespace {
-
-/// Plays steps on an array instead of a KV store: cell = the token written there. Reading a sequence back through its
-/// page table must give exactly the tokens of that request, so a page shared by mistake or copied too late is seen at
-/// once.
-class PlayedStore {
- public:
-  PlayedStore(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
-  void play(const Step& step) {
-    for (const PageCopy& c : step.copies) {
-      for (int i = 0; i < page_size_; ++i)
-        cells_[size_t(c.to * page_size_ + i)] = cells_[size_t(c.from * page_size_ + i)];
-    }
-    for (const Segment& segment : step.batch.segments) {
-      for (int i = 0; i < segment.rows; ++i)
-        at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
-    }
-  }
-  std::vector<int32_t> read(const Batch& batch, const Segment& segment) {
-    std::vector<int32_t> tokens;
-    for (int i = 0; i < segment.past + segment.rows; ++i) tokens.push_back(at(batch, segment, i));
-    return tokens;
-  }
-
- private:
-  int32_t& at(const Batch& batch, const Segment& segment, int position) {
-    const int32_t page = batch.pages[size_t(segment.first_page + position / page_size_)];
-    return cells_[size_t(page * page_size_ + position % page_size_)];
-  }
-  int page_size_;
-  std::vector<int32_t> cells_;
-};
 
 struct Simulated {
   std::vector<int32_t> tokens;    // prompt and output
   std::vector<int32_t> proposed;  // branches in flight
   size_t prompt = 0;
-  int left = 0, branches = 1;
+  int left = 0, alternatives = 1;
   int32_t slot = -1;
-  std::array<uint8_t, 16> identity = {};
+  int identity = 0;  // of its adapters
 };
 
 class Simulation {
@@ -69,6 +39,7 @@ class Simulation {
     for (int round = 0; round < 400 || !requests_.empty(); ++round) {
       if (round < 400 && pick(3) == 0) submit();
       if (!requests_.empty() && pick(25) == 0) cancel();
+      for (const RequestId id : scheduler_.activate()) scheduler_.at(id).slot = requests_.at(id).slot;
       const auto step = scheduler_.next();
       if (step) consume(*step);
       const PageStats stats = scheduler_.pages();
@@ -87,20 +58,19 @@ class Simulation {
   int pick(int below) { return int(random_() % unsigned(below)); }
 
   void submit() {
-    Admission request{.id = next_id_++,
-                      .prompt = {},
-                      .max_new = 1 + pick(8),
-                      .branches = pick(3) == 0 ? 1 + pick(4) : 1,
-                      .slot = pick(3) - 1};
-    if (request.slot >= 0) request.identity.back() = uint8_t(1 + pick(3));  // a slot is used again for other adapters
-    for (int i = 0, n = 1 + pick(limits_.sequence_length); i < n; ++i) request.prompt.push_back(token_++);
-    Simulated simulated{.tokens = request.prompt,
+    Sequence request;
+    request.id = next_id_++;
+    request.max_new = 1 + pick(8);
+    request.alternatives = pick(3) == 0 ? 1 + pick(4) : 1;
+    for (int i = 0, n = 1 + pick(limits_.sequence_length); i < n; ++i) request.tokens.push_back(token_++);
+    Simulated simulated{.tokens = request.tokens,
                         .proposed = {},
-                        .prompt = request.prompt.size(),
+                        .prompt = request.tokens.size(),
                         .left = request.max_new,
-                        .branches = request.branches,
-                        .slot = request.slot,
-                        .identity = request.identity};
+                        .alternatives = request.alternatives,
+                        .slot = pick(3) - 1,
+                        .identity = 0};
+    if (simulated.slot >= 0) simulated.identity = 1 + pick(3);  // a slot is used again for other adapters
     const RequestId id = request.id;
     try {
       scheduler_.submit(std::move(request));
@@ -116,15 +86,16 @@ class Simulation {
     requests_.erase(victim);
   }
 
-  void consume(const Step& step) {
-    check(step.batch, limits_.page_size, limits_.pages, 1 << 30);
-    ASSERT_EQ(step.segments.size(), step.batch.segments.size());
+  void consume(const PlannedStep& planned) {
+    const exec::Step& step = planned.step;
+    check(step.batch, limits_.page_size, limits_.pages);
+    ASSERT_EQ(planned.segments.size(), step.batch.segments.size());
     store_.play(step);
     int prefill_rows = 0;
     std::map<RequestId, std::vector<int>> wanted;
-    std::map<int32_t, std::array<uint8_t, 16>> page_identity;
-    for (size_t i = 0; i < step.segments.size(); ++i) {
-      const StepSegment& owner = step.segments[i];
+    std::map<int32_t, int> page_identity;
+    for (size_t i = 0; i < planned.segments.size(); ++i) {
+      const StepSegment& owner = planned.segments[i];
       const Segment& segment = step.batch.segments[i];
       const Simulated& request = requests_.at(owner.id);
       for (int row = 0; row < segment.rows; ++row)
@@ -138,17 +109,16 @@ class Simulation {
         ASSERT_LE(step.batch.slot[size_t(step.batch.segments[i - 1].first)], request.slot);
       }
       std::vector<int32_t> want = request.tokens;
-      const bool prefill = request.proposed.empty();
-      if (prefill) {
-        prefill_rows += segment.rows;
+      if (request.proposed.empty()) {
+        if (segment.past < int(request.prompt)) prefill_rows += segment.rows;
         want.resize(size_t(segment.past + segment.rows));
-        ASSERT_EQ(owner.wanted, want.size() == request.prompt);
+        ASSERT_EQ(owner.wants_logits, want.size() == request.tokens.size());
       } else {
         want.push_back(request.proposed[size_t(owner.branch)]);
-        ASSERT_TRUE(owner.wanted);
+        ASSERT_TRUE(owner.wants_logits);
       }
       ASSERT_EQ(store_.read(step.batch, segment), want) << "request " << owner.id;
-      if (owner.wanted) wanted[owner.id].push_back(owner.branch);
+      if (owner.wants_logits) wanted[owner.id].push_back(owner.branch);
     }
     ASSERT_LE(prefill_rows, limits_.prefill_chunk);
     for (const auto& [id, branches] : wanted) answer(id, branches);
@@ -159,9 +129,23 @@ class Simulation {
     if (!request.proposed.empty()) {
       ASSERT_EQ(branches.size(), request.proposed.size());
       const int chosen = pick(int(branches.size()));
-      scheduler_.choose(id, chosen);
+      scheduler_.keep_branch(id, chosen);
       request.tokens.push_back(request.proposed[size_t(chosen)]);
+      request.proposed.clear();
       --request.left;
+    }
+    if (request.tokens.size() > request.prompt + 1 && pick(12) == 0) {
+      // A draft that was not accepted: some tokens are forgotten, and computed anew from where that leads.
+      const size_t length = request.prompt + size_t(pick(int(request.tokens.size() - request.prompt)));
+      scheduler_.truncate(id, int(length));
+      request.left += int(request.tokens.size() - length);
+      request.tokens.resize(length);
+      return;
+    }
+    if (request.left > 0 && (request.alternatives == 1 || pick(4) == 0)) {
+      request.tokens.push_back(token_++);
+      scheduler_.append(id, request.tokens.back());
+      if (--request.left > 0) return;
     }
     if (request.left == 0 || pick(20) == 0) {
       scheduler_.finish(id);
@@ -169,9 +153,8 @@ class Simulation {
       ++finished;
       return;
     }
-    request.proposed.clear();
-    for (int i = 0, n = 1 + pick(request.branches); i < n; ++i) request.proposed.push_back(token_++);
-    scheduler_.proceed(id, request.proposed);
+    for (int i = 0, n = 1 + pick(request.alternatives); i < n; ++i) request.proposed.push_back(token_++);
+    scheduler_.propose(id, request.proposed);
   }
 
   std::mt19937 random_;
@@ -192,8 +175,17 @@ TEST(Scheduler, RandomSchedulesKeepSequencesApart) {
   }
 }
 
-Admission request(RequestId id, int prompt, int max_new) {
-  return {.id = id, .prompt = std::vector<int32_t>(size_t(prompt), 1), .max_new = max_new, .branches = 1, .slot = -1};
+Sequence request(RequestId id, int prompt, int max_new) {
+  Sequence sequence;
+  sequence.id = id;
+  sequence.tokens.assign(size_t(prompt), 1);
+  sequence.max_new = max_new;
+  return sequence;
+}
+
+std::optional<PlannedStep> next(Scheduler& scheduler) {
+  scheduler.activate();
+  return scheduler.next();
 }
 
 TEST(Scheduler, IsFairAndMixesPrefillWithDecode) {
@@ -201,21 +193,21 @@ TEST(Scheduler, IsFairAndMixesPrefillWithDecode) {
   scheduler.submit(request(1, 6, 4));
   scheduler.submit(request(2, 5, 4));
   scheduler.submit(request(3, 1, 1));
-  auto step = scheduler.next();
+  auto step = next(scheduler);
   ASSERT_EQ(step->segments.size(), 1u);  // four tokens of the first
-  EXPECT_TRUE(step->batch.wanted.empty());
-  step = scheduler.next();
+  EXPECT_TRUE(step->step.batch.logit_rows.empty());
+  step = next(scheduler);
   ASSERT_EQ(step->segments.size(), 2u);  // its other two, and two of the second
-  EXPECT_EQ(step->batch.wanted, std::vector<int32_t>{1});
-  scheduler.proceed(1, {7});
-  step = scheduler.next();
-  ASSERT_EQ(step->batch.segments.size(), 2u);  // one generated token beside three of the prompt
-  EXPECT_EQ(step->batch.segments[0].rows, 1);
-  EXPECT_EQ(step->batch.segments[1].rows, 3);
+  EXPECT_EQ(step->step.batch.logit_rows, std::vector<int32_t>{1});
+  scheduler.append(1, 7);
+  step = next(scheduler);
+  ASSERT_EQ(step->step.batch.segments.size(), 2u);  // one generated token beside three of the prompt
+  EXPECT_EQ(step->step.batch.segments[0].rows, 1);
+  EXPECT_EQ(step->step.batch.segments[1].rows, 3);
   EXPECT_EQ(scheduler.waiting(), 1);  // no place in the batch
   scheduler.finish(1);
-  scheduler.proceed(2, {8});
-  step = scheduler.next();
+  scheduler.append(2, 8);
+  step = next(scheduler);
   EXPECT_EQ(step->segments.back().id, 3u);
 }
 
@@ -224,11 +216,11 @@ TEST(Scheduler, WaitsForPagesInOrder) {
   scheduler.submit(request(1, 20, 4));  // 6 pages
   scheduler.submit(request(2, 20, 4));  // 6: waits
   scheduler.submit(request(3, 1, 1));   // would fit, but is behind the second
-  auto step = scheduler.next();
+  auto step = next(scheduler);
   ASSERT_EQ(step->segments.size(), 1u);
   EXPECT_EQ(scheduler.waiting(), 2);
   scheduler.finish(1);
-  step = scheduler.next();
+  step = next(scheduler);
   ASSERT_EQ(step->segments.size(), 2u);
   EXPECT_EQ(step->segments[0].id, 2u);
 }
@@ -238,8 +230,8 @@ TEST(Scheduler, RefusesWhatCanNeverFit) {
   EXPECT_THROW(scheduler.submit(request(1, 0, 1)), Error);
   EXPECT_THROW(scheduler.submit(request(1, 16, 1)), Error);
   EXPECT_THROW(scheduler.submit(request(1, 10, 5)), Error);
-  Admission branching = request(1, 8, 2);
-  branching.branches = 2;
+  Sequence branching = request(1, 8, 2);
+  branching.alternatives = 2;
   EXPECT_THROW(scheduler.submit(branching), Error);
   EXPECT_NO_THROW(scheduler.submit(request(2, 8, 4)));
   scheduler.finish(99);

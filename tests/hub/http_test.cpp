@@ -36,8 +36,9 @@ TEST(Http, PercentEncoding) {
 }
 
 TEST(Http, WhatMayPass) {
-  for (int status : {408, 429, 500, 502, 503, 504}) EXPECT_TRUE(passing(status)) << status;
-  for (int status : {200, 206, 301, 400, 401, 403, 404, 410, 416, 451, 501}) EXPECT_FALSE(passing(status)) << status;
+  for (int status : {408, 429, 500, 502, 503, 504}) EXPECT_TRUE(is_retryable(status)) << status;
+  for (int status : {200, 206, 301, 400, 401, 403, 404, 410, 416, 451, 501})
+    EXPECT_FALSE(is_retryable(status)) << status;
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ class Mock:
             def enough():
                 return sum(fnmatch.fnmatchcase(r["path"], pattern) for r in self.requests) >= rest["requests"]
             with self.lock:
-                return {"ok": self.lock.wait_for(enough, rest.get("timeout", 10))}
+                return {"ok": self.lock.wait_for(enough, rest.get("timeout", 1200))}
         else:
             raise KeyError(op)
         return {"ok": True}

@@ -40,7 +40,7 @@ class MockHub(unittest.TestCase):
     def ask(self, target, method="GET", **headers):
         """(status, headers, body, whether the body was whole); `target` with or without a host."""
         url = urlsplit(target if "://" in target else self.mock.hub + target)
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=5)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=600)
         try:
             connection.request(method, url.path + ("?" + url.query if url.query else ""), headers={k.replace("_", "-"): v for k, v in headers.items()})
             answer = connection.getresponse()

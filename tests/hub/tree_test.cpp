@@ -2,6 +2,7 @@
 #include "hub/tree.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 

@@ -1,7 +1,9 @@
 // Directories of every shape that mlx-lm and Hugging Face write, and matrices as config.json and tensors agree on them.
+#include <cmath>
+
 #include "io/checkpoint.h"
 
-#include "quant/affine.h"
+#include "quant/elements.h"
 #include "tests/io/files.h"
 
 namespace bumblebee {

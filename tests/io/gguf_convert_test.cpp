@@ -2,8 +2,11 @@
 // included.
 #include "io/gguf_convert.h"
 
+#include <nlohmann/json.hpp>
+
 #include "io/checkpoint.h"
 #include "io/gguf_model.h"
+#include "quant/elements.h"
 #include "tests/io/files.h"
 
 namespace bumblebee {

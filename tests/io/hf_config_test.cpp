@@ -1,4 +1,6 @@
 // The rules of `quantization`, one by one, as mlx-lm applies them.
+#include <nlohmann/json.hpp>
+
 #include "io/hf_config.h"
 
 #include "tests/io/files.h"

@@ -1,6 +1,8 @@
 // Broken safetensors and GGUF files, made by mutations of good ones: each gives an Error that names the file, and the
 // whole set leaves the process no larger than before. The directories and configs that are broken are in
 // checkpoint_test and hf_config_test.
+#include <cmath>
+
 #include "io/gguf.h"
 #include "io/gguf_convert.h"
 #include "io/safetensors.h"

@@ -2,6 +2,8 @@
 // are right.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -11,6 +13,7 @@
 #include "io/safetensors.h"
 #include "lora/read_adapter.h"
 #include "quant/affine.h"
+#include "quant/elements.h"
 #include "tests/io/files.h"
 #include "tests/support/random.h"
 

@@ -98,15 +98,15 @@ TEST(Fuse, SitesOfACheckpointAreThoseOfItsModel) {
     nn::Loader load(*checkpoint, nullptr);
     const auto model = models::make_model(models::read_spec(checkpoint->config().text(), name), load);
     EXPECT_EQ(base.tied_head, model->dims().tied_head) << name;
-    ASSERT_EQ(base.sites.size(), model->sites().size()) << name;
-    for (const nn::Site& site : model->sites()) {
-      const auto it =
-          std::find_if(base.sites.begin(), base.sites.end(), [&](const nn::Site& s) { return s.name == site.name; });
-      ASSERT_NE(it, base.sites.end()) << site.name;
-      EXPECT_EQ(it->in, site.in) << site.name;
-      EXPECT_EQ(it->out, site.out) << site.name;
-      EXPECT_EQ(it->kind, site.kind) << site.name;
-      EXPECT_EQ(it->bias, site.bias) << site.name;
+    ASSERT_EQ(base.target_modules.size(), model->target_modules().size()) << name;
+    for (const nn::TargetModule& module : model->target_modules()) {
+      const auto it = std::find_if(base.target_modules.begin(), base.target_modules.end(),
+                                   [&](const nn::TargetModule& s) { return s.name == module.name; });
+      ASSERT_NE(it, base.target_modules.end()) << module.name;
+      EXPECT_EQ(it->in, module.in) << module.name;
+      EXPECT_EQ(it->out, module.out) << module.name;
+      EXPECT_EQ(it->kind, module.kind) << module.name;
+      EXPECT_EQ(it->bias, module.bias) << module.name;
     }
   }
 }

@@ -2,15 +2,17 @@
 // float64 logits that both projects agree on (tools/goldens/adapters.py). What run-time application gives is held to
 // the same files in the engine's tests.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <filesystem>
 
 #include "base/mapped_file.h"
 #include "io/checkpoint.h"
+#include "lora/bind_to_base.h"
 #include "lora/dense.h"
-#include "lora/fit.h"
 #include "lora/read_adapter.h"
+#include "quant/elements.h"
 #include "tests/models/running.h"
 #include "tests/support/adapter_cases.h"
 #include "tests/support/golden_file.h"
@@ -24,16 +26,16 @@ using namespace testing_support;
 /// The base's weights as f32, each module changed as the adapter says.
 class Fused {
  public:
-  Fused(const Checkpoint& checkpoint, Adapter adapter) : checkpoint_(checkpoint) {
+  Fused(const Checkpoint& checkpoint, const Adapter& adapter) : checkpoint_(checkpoint) {
     config_ = checkpoint.config().text();
     for (const StoredModule& module : checkpoint.modules()) read(module);
-    nn::Loader sites(weights_, nullptr);
-    const auto model = models::make_model(models::read_spec(config_, "base"), sites);
+    nn::Loader loader(weights_, nullptr);
+    const auto model = models::make_model(models::read_spec(config_, "base"), loader);
     weights_.rewind();
     const bool tied = model->dims().tied_head;
-    adapter = fit(std::move(adapter), {model->sites(), tied, "base"});
+    const BoundAdapter bound = bind_to_base(adapter, {model->target_modules(), tied, "base"});
     if (tied) untie();
-    for (const auto& [path, change] : adapter.modules) apply(path, change, adapter.dialect);
+    for (const auto& [path, change] : bound.modules) apply(path, *change, adapter.dialect);
   }
 
   WeightSource& weights() { return weights_; }
@@ -69,11 +71,11 @@ class Fused {
     config_["tie_word_embeddings"] = false;
   }
 
-  void apply(const std::string& path, const Change& change, Dialect dialect) {
+  void apply(const std::string& path, const ModuleDelta& change, Dialect dialect) {
     if (change.weight || change.low_rank) {
       const bool norm = values_.contains(path + ".weight");
       auto [rows, cols, values] = values_.at(norm ? path + ".weight" : path);
-      DenseChange dense(change, path == "model.embed_tokens", dialect);
+      DenseDelta dense(change, path == "model.embed_tokens", dialect);
       const auto row = [&, c = size_t(cols)](int r) { return std::span(values).subspan(size_t(r) * c, c); };
       if (dense.needs_columns()) {
         for (int r = 0; r < rows; ++r) dense.observe(r, row(r));

@@ -1,6 +1,7 @@
 // Adapters that are broken, half there or of a kind we do not have: each is refused with an error that names the file
 // and the tensor or key. The right ones they are made from are in adapter_files.h.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <fstream>

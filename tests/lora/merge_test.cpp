@@ -21,7 +21,7 @@ std::vector<double> dense(const Adapter& adapter, const std::string& path, size_
   std::vector<double> values(size);
   const auto it = adapter.modules.find(path);
   if (it == adapter.modules.end()) return values;
-  const DenseChange change(it->second, false, adapter.dialect);
+  const DenseDelta change(it->second, false, adapter.dialect);
   for (int r = 0; r < change.rows(); ++r) {
     change.delta(r, std::span(values).subspan(size_t(r) * size_t(change.cols()), size_t(change.cols())));
   }

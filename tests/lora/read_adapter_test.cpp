@@ -2,6 +2,7 @@
 #include "lora/read_adapter.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 
@@ -225,7 +226,7 @@ TEST(ReadPeft, EmbeddingsHeadBiasesAndSavedModules) {
   d.tensors.push_back({kPeft + "model.norm.weight", {4}, DType::f32, {}});
   d.tensors.push_back({kPeft + kQ0 + ".base_layer.bias", {6}, DType::f32, {}});
   const Adapter adapter = d.read();
-  const Change& embedding = adapter.modules.at("model.embed_tokens");
+  const ModuleDelta& embedding = adapter.modules.at("model.embed_tokens");
   EXPECT_EQ(embedding.low_rank->a.cols, 9);
   EXPECT_EQ(embedding.weight->rows, 9);
   EXPECT_TRUE(embedding.shared_weight);

@@ -3,6 +3,7 @@
 #include "lora/write_adapter.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "lora/dense.h"
 #include "tests/lora/adapter_files.h"
@@ -62,8 +63,8 @@ TEST(WriteAdapter, TheOtherFormatHoldsTheSameBits) {
 }
 
 double distance(const LowRank& a, const LowRank& b) {
-  const Change left{a, {}, {}}, right{b, {}, {}};
-  const DenseChange x(left, false, Dialect::peft), y(right, false, Dialect::peft);
+  const ModuleDelta left{a, {}, {}}, right{b, {}, {}};
+  const DenseDelta x(left, false, Dialect::peft), y(right, false, Dialect::peft);
   std::vector<double> u(size_t(x.cols())), v(u.size());
   double worst = 0, size = 0;
   for (int r = 0; r < x.rows(); ++r) {

@@ -5,9 +5,11 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "lora/bank.h"
+#include "lora/adapter_cache.h"
+#include "lora/identity.h"
 #include "tests/models/adapting.h"
 #include "tests/models/running.h"
+#include "tests/support/replay_backend.h"
 #include "tests/support/tolerance.h"
 
 namespace bumblebee::models {
@@ -25,27 +27,27 @@ std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
 }
 
 std::vector<Target> every_target() {
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
+  register_replay_backend();
+  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
+                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
   for (const Target& target : targets()) list.push_back(target);
   return list;
 }
 
-/// A runner with a bank and slots for sets.
+/// A runner with adapters and slots for sets.
 class Adapted {
  public:
   Adapted(const Target& target, const TinyModel& tiny)
-      : runner(target.create(), tiny, {.pages = 256}), bank(runner.backend(), runner.model(), "tiny", kPlenty) {
-    runner.adapt(&bank);
-  }
+      : runner(target.create(), tiny, {.pages = 256}), cache(runner.backend(), runner.model(), "tiny", kPlenty) {}
   int32_t slot(const std::vector<Weighted>& adapters) {
-    std::vector<lora::AdapterBank::Part> parts;
+    std::vector<lora::AdapterCache::Part> parts;
     for (const Weighted& one : adapters) parts.push_back({lora::identify(*one.adapter), one.weight});
-    const auto set = bank.open(parts);
-    return set == nullptr ? -1 : bank.acquire(set);
+    const auto set = cache.open(parts);
+    return set == nullptr ? -1 : runner.slots().acquire(set);
   }
 
   Runner runner;
-  lora::AdapterBank bank;
+  lora::AdapterCache cache;
 };
 
 struct Option {

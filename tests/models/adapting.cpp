@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "quant/elements.h"
 
 namespace bumblebee::models {
 
@@ -94,7 +95,7 @@ class Merger {
  public:
   Merger(const TinyModel& tiny, MemoryWeights& weights) : tiny_(tiny), weights_(weights) {}
 
-  void linear(const std::string& path, const lora::Change& change, double weight) {
+  void linear(const std::string& path, const lora::ModuleDelta& change, double weight) {
     Wide& w = wide(path);
     if (change.weight) w.values.assign(change.weight->values.begin(), change.weight->values.end());
     if (change.low_rank) {
@@ -109,7 +110,7 @@ class Merger {
     if (change.bias) bias(path).assign(change.bias->begin(), change.bias->end());
   }
 
-  void table(const std::string& path, const lora::Change& change, double weight, lora::Dialect dialect) {
+  void table(const std::string& path, const lora::ModuleDelta& change, double weight, lora::Dialect dialect) {
     Wide& w = wide(path);
     if (change.weight) w.values.assign(change.weight->values.begin(), change.weight->values.end());
     if (!change.low_rank) return;
@@ -117,7 +118,7 @@ class Merger {
     if (!change.low_rank->magnitude.empty()) rescale(w, change.low_rank->magnitude, dialect == lora::Dialect::peft);
   }
 
-  void norm(const std::string& path, const lora::Change& change) {
+  void norm(const std::string& path, const lora::ModuleDelta& change) {
     weights_.add_vector(path + ".weight",
                         dense_weight(change.weight->values, 1, int(change.weight->values.size()), DType::f32));
   }
@@ -174,7 +175,7 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
     for (const std::string& module : options.modules) {
       const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
       const ShapeOf shape = shape_of(tiny, module);
-      lora::Change& change = adapter.modules[at + (mlp ? "mlp." : "self_attn.") + module];
+      lora::ModuleDelta& change = adapter.modules[at + (mlp ? "mlp." : "self_attn.") + module];
       if (options.full) {
         change.weight = random_matrix(random, shape.out, shape.in, 1 / std::sqrt(double(shape.in)));
       } else {
@@ -192,7 +193,7 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
   }
   if (options.norms) vector("model.norm", tiny.d_model);
   if (options.embedding) {
-    lora::Change& change = adapter.modules["model.embed_tokens"];
+    lora::ModuleDelta& change = adapter.modules["model.embed_tokens"];
     if (options.full) {
       change.weight = random_matrix(random, tiny.vocab, tiny.d_model, 1);
     } else {
@@ -207,7 +208,7 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
     }
   }
   if (options.head) {
-    lora::Change& change = adapter.modules["lm_head"];
+    lora::ModuleDelta& change = adapter.modules["lm_head"];
     if (options.full) {
       change.weight = random_matrix(random, tiny.vocab, tiny.d_model, 1 / std::sqrt(double(tiny.d_model)));
     } else {

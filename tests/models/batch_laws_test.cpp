@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "tests/models/running.h"
+#include "tests/support/replay_backend.h"
 #include "tests/support/tolerance.h"
 
 namespace bumblebee::models {
@@ -15,7 +16,9 @@ namespace {
 using namespace testing_support;
 
 std::vector<Target> every_target() {
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
+  register_replay_backend();
+  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
+                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
   for (const Target& target : targets()) list.push_back(target);
   return list;
 }
@@ -180,7 +183,7 @@ INSTANTIATE_TEST_SUITE_P(All, NarrowCaches, testing::Combine(testing::ValuesIn(e
                          });
 
 TEST_P(NarrowCaches, StayClose) {
-  if (target_.backend == "ref") {
+  if (target_.backend != "cpu") {
     const std::vector<int32_t> tokens = random_tokens(5, 20, tiny_.vocab);
     Runner narrow(target_.create(), tiny_, {.kv = DType::bf16});
     EXPECT_EQ(narrow.step({{0, tokens}}).front(), solo(tokens)) << "the reference keeps every cached type in double";

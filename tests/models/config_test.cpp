@@ -1,6 +1,7 @@
 // Configs: what is read, and a table of what is refused. A setting that changes the result and is not implemented must
 // never be ignored.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "models/registry.h"

@@ -2,6 +2,7 @@
 // tools/goldens/models.py and widths.py ran transformers wholly in float64. A failure names the first operation that
 // diverged.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "io/checkpoint.h"
 #include "tests/models/running.h"
 #include "tests/support/golden_file.h"
+#include "tests/support/replay_backend.h"
 #include "tests/support/tolerance.h"
 
 namespace bumblebee::models {
@@ -37,7 +39,9 @@ std::vector<std::string> all_cases() {
 
 /// Every exact target on one thread, the best one also on three, and the reference.
 std::vector<Target> exact_targets() {
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
+  register_replay_backend();
+  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
+                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
   for (const Target& target : targets()) {
     if (!target.options.fast) list.push_back(target);
   }
@@ -51,7 +55,7 @@ std::vector<Target> exact_targets() {
 /// 6·sqrt(n)·2^-24, and independent errors add up by their squares.
 double allowed(const Target& target, int operations, int longest) {
   constexpr double kRotation = 1e-5;
-  if (target.backend == "ref") return kRotation;
+  if (target.backend != "cpu") return kRotation;
   return kRotation + 6 * kRoundF32 * std::sqrt(double(longest) * double(operations + 1));
 }
 

@@ -1,6 +1,7 @@
 // Strict loading: a model gets every tensor it needs in the right shape and nothing else, or an error that names the
 // tensor.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "tests/models/running.h"
@@ -79,10 +80,10 @@ TEST_P(Loading, ReportsItsSites) {
   MemoryWeights weights = tiny().weights();
   nn::Loader load(weights, nullptr);
   const auto model = make_model(read_spec(tiny().config(), "c"), load);
-  std::vector<nn::Site> linears, norms;
-  for (const nn::Site& site : model->sites()) {
-    if (site.kind == nn::Site::Kind::linear) linears.push_back(site);
-    if (site.kind == nn::Site::Kind::norm) norms.push_back(site);
+  std::vector<nn::TargetModule> linears, norms;
+  for (const nn::TargetModule& module : model->target_modules()) {
+    if (module.kind == nn::TargetModule::Kind::linear) linears.push_back(module);
+    if (module.kind == nn::TargetModule::Kind::norm) norms.push_back(module);
   }
   ASSERT_EQ(linears.size(), 2u * 7u + 1u);
   EXPECT_EQ(linears[0].name, "model.layers.0.self_attn.q_proj");
@@ -93,8 +94,8 @@ TEST_P(Loading, ReportsItsSites) {
   EXPECT_EQ(linears.back().name, "lm_head");
   EXPECT_EQ(norms.size(), 2u * (tiny().family == "qwen3" ? 4u : 2u) + 1u);
   EXPECT_EQ(norms.back().name, "model.norm");
-  EXPECT_EQ(model->sites()[0].name, "model.embed_tokens");
-  EXPECT_EQ(model->sites()[0].kind, nn::Site::Kind::embedding);
+  EXPECT_EQ(model->target_modules()[0].name, "model.embed_tokens");
+  EXPECT_EQ(model->target_modules()[0].kind, nn::TargetModule::Kind::embedding);
 }
 
 TEST(LoadingLlama, OldBuffersAreIgnoredAndBiasesFollowTheConfig) {

@@ -1,6 +1,8 @@
 // Loading, page tables and steps.
 #include "tests/models/running.h"
 
+#include "nn/tap_pass.h"
+
 namespace bumblebee::models {
 
 using namespace testing_support;
@@ -9,10 +11,13 @@ Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSo
     : backend_(std::move(backend)), options_(options), free_(Random(options.page_seed).permutation(options.pages)) {
   nn::Loader load(source, backend_.get());
   model_ = make_model(spec, load);
+  slots_ = std::make_unique<exec::Slots>(*backend_, model_->target_modules());
   const nn::ModelDims& d = model_->dims();
-  kv_ = backend_->make_kv({.layers = d.layers,
-                           .kv_heads = d.kv_heads,
-                           .head_dim = d.head_dim,
+  kv_ = backend_->make_kv({.groups = {{.kind = KvGroup::Kind::attention,
+                                       .layers = d.layers,
+                                       .kv_heads = d.kv_heads,
+                                       .head_dim = d.head_dim,
+                                       .window = 0}},
                            .page_size = options.page_size,
                            .pages = options.pages,
                            .dtype = options.kv});
@@ -21,6 +26,8 @@ Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSo
 Runner::Runner(std::unique_ptr<Backend> backend, const TinyModel& tiny, const Options& options)
     : Runner(std::move(backend), read_spec(tiny.config(), "tiny"), *std::make_unique<MemoryWeights>(tiny.weights()),
              options) {}
+
+Runner::~Runner() { backend_->stream().forget(this); }
 
 void Runner::append(Batch& batch, const Chunk& chunk) {
   Sequence& s = sequences_[chunk.sequence];
@@ -37,15 +44,20 @@ void Runner::append(Batch& batch, const Chunk& chunk) {
 std::vector<std::vector<float>> Runner::step(const std::vector<Chunk>& chunks) {
   Batch batch;
   for (const Chunk& chunk : chunks) append(batch, chunk);
-  backend_->bind(batch, kv_.get());
-  Tensor logits;
-  backend_->run({batch.rows(), int(batch.wanted.size()), batch.has_adapters()}, [&] {
-    nn::InferPass pass(*backend_, *kv_, batch, lora_);
-    logits = model_->forward(pass);
+  const int rows = batch.rows();
+  Stream& stream = backend_->stream();
+  batch.pad(stream.bucket(rows), stream.bucket(rows));
+  const LoraShape& lora = slots_->shape(batch.slot);
+  stream.bind(batch, kv_.get());
+  const StepKey key{
+      .program = this, .rows = batch.rows(), .logit_rows = int(batch.logit_rows.size()), .adapters = lora.id};
+  const StepOutputs outputs = stream.run(key, [&] {
+    nn::InferPass pass(stream.ops(), *kv_, {.lora = &lora});
+    return StepOutputs{.logits = model_->forward(pass), .hidden = {}, .sampled = {}};
   });
   const size_t vocab = size_t(model_->dims().vocab);
-  std::vector<float> all(size_t(batch.rows()) * vocab);
-  backend_->read(logits, all);
+  std::vector<float> all(batch.logit_rows.size() * vocab);
+  read_floats(*stream.fetch(outputs.logits), all);
   std::vector<std::vector<float>> by_chunk;
   auto next = all.begin();
   for (const Chunk& chunk : chunks) {
@@ -59,14 +71,16 @@ std::vector<std::vector<float>> Runner::step(const std::vector<Chunk>& chunks) {
 void Runner::tapped(const Chunk& chunk, const Tap& tap) {
   Batch batch;
   append(batch, chunk);
-  backend_->bind(batch, kv_.get());
-  backend_->run({batch.rows(), int(batch.wanted.size()), false}, [&] {
-    nn::TapPass pass(*backend_, *kv_, batch, [&](const std::string& name, const Tensor& value) {
+  Stream& stream = backend_->stream();
+  stream.bind(batch, kv_.get());
+  stream.run({}, [&] {
+    nn::TapPass pass(stream.ops(), *kv_, [&](const std::string& name, const Tensor& value) {
       std::vector<float> values(size_t(value.rows()) * size_t(value.cols()));
       backend_->read(value, values);
       tap(name, values);
     });
     model_->forward(pass);
+    return StepOutputs();
   });
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "exec/slots.h"
 #include "models/registry.h"
 #include "nn/infer_pass.h"
 #include "tests/support/backends.h"
@@ -31,6 +32,8 @@ class Runner {
   Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSource& source, const Options& options);
   Runner(std::unique_ptr<Backend> backend, const testing_support::TinyModel& tiny, const Options& options);
 
+  ~Runner();
+
   /// One packed step; logits of all rows, by chunk: [rows, vocab] each.
   std::vector<std::vector<float>> step(const std::vector<Chunk>& chunks);
   /// The same for one sequence, showing every intermediate.
@@ -39,8 +42,8 @@ class Runner {
 
   const nn::Model& model() const { return *model_; }
   Backend& backend() { return *backend_; }
-  /// Tables for chunks with a slot; outlive the runner's steps.
-  void adapt(const nn::LoraSites* lora) { lora_ = lora; }
+  /// For chunks with a slot.
+  exec::Slots& slots() { return *slots_; }
 
  private:
   struct Sequence {
@@ -52,7 +55,7 @@ class Runner {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<nn::Model> model_;
   std::unique_ptr<KvStore> kv_;
-  const nn::LoraSites* lora_ = nullptr;
+  std::unique_ptr<exec::Slots> slots_;
   Options options_;
   std::vector<int32_t> free_;
   std::map<int, Sequence> sequences_;

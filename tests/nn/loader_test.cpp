@@ -41,14 +41,14 @@ TEST(Loader, CollectsSitesFormatsAndBytes) {
     EXPECT_EQ(bool(a.bias), with_backend);
     EXPECT_FALSE(b.bias);
     EXPECT_FLOAT_EQ(n.params.eps, 1e-5f);
-    ASSERT_EQ(load.sites().size(), 3u);
-    EXPECT_TRUE(load.sites()[0].bias);
-    EXPECT_FALSE(load.sites()[1].bias);
-    EXPECT_EQ(load.sites()[2].kind, Site::Kind::norm);
+    ASSERT_EQ(load.target_modules().size(), 3u);
+    EXPECT_TRUE(load.target_modules()[0].bias);
+    EXPECT_FALSE(load.target_modules()[1].bias);
+    EXPECT_EQ(load.target_modules()[2].kind, TargetModule::Kind::norm);
     EXPECT_EQ(n.site, 2);
-    EXPECT_EQ(load.sites()[1].name, "b");
-    EXPECT_EQ(load.sites()[1].in, 6);
-    EXPECT_EQ(load.sites()[1].out, 64);
+    EXPECT_EQ(load.target_modules()[1].name, "b");
+    EXPECT_EQ(load.target_modules()[1].in, 6);
+    EXPECT_EQ(load.target_modules()[1].out, 64);
     EXPECT_EQ(load.formats(), (std::vector<Format>{kQ4, Format::dense(DType::bf16)}));
     EXPECT_EQ(seen, (std::vector<uint64_t>{6 * 40, 6 * 40 + 12, 6 * 40 + 12 + 768, 6 * 40 + 12 + 768 + 12}));
   }
@@ -100,10 +100,10 @@ TEST(Loader, ATiedHeadIsTheEmbeddingAndDropsStrayCopies) {
   const Linear head = load.head("lm_head", embedding, 10, 4, true);
   load.finish();
   EXPECT_EQ(head.w.packed, embedding.table.packed);
-  EXPECT_EQ(load.sites().back().name, "lm_head");
-  EXPECT_EQ(load.sites()[size_t(embedding.site)].kind, Site::Kind::embedding);
-  EXPECT_EQ(load.sites()[size_t(embedding.site)].in, 10);
-  EXPECT_EQ(load.sites()[size_t(embedding.site)].out, 4);
+  EXPECT_EQ(load.target_modules().back().name, "lm_head");
+  EXPECT_EQ(load.target_modules()[size_t(embedding.site)].kind, TargetModule::Kind::embedding);
+  EXPECT_EQ(load.target_modules()[size_t(embedding.site)].in, 10);
+  EXPECT_EQ(load.target_modules()[size_t(embedding.site)].out, 4);
 
   weights.rewind();
   Loader untied(weights, backend.get());

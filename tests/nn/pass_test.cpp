@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "nn/infer_pass.h"
+#include "nn/tap_pass.h"
 #include "tests/support/backends.h"
 #include "tests/support/random.h"
 
@@ -15,9 +16,11 @@ using namespace testing_support;
 class PassTest : public testing::Test {
  protected:
   PassTest()
-      : backend_(create_reference()), kv_(backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 4, .pages = 1})) {
-    batch_.append({0, 1}, 0, {0}, Batch::Want::last);
-    backend_->bind(batch_, kv_.get());
+      : backend_(create_reference()),
+        kv_(backend_->make_kv(
+            {.groups = {{.kind = KvGroup::Kind::attention, .layers = 1, .kv_heads = 1, .head_dim = 4}}, .pages = 1})) {
+    batch_.append(std::vector<int32_t>{0, 1}, 0, std::vector<int32_t>{0}, Batch::Want::last);
+    backend_->stream().bind(batch_, kv_.get());
     norm_.params = {backend_->upload(std::vector<float>(4, 2.0f), 1, 4), 0.0f};
     norm_.name = "model.layers.0.input_layernorm";
   }
@@ -35,7 +38,7 @@ class PassTest : public testing::Test {
 };
 
 TEST_F(PassTest, AnAdditionWaitsForTheNorm) {
-  InferPass pass(*backend_, *kv_, batch_);
+  InferPass pass(backend_->stream().ops(), *kv_);
   Residual r{&pass, tensor(1), {}};
   r += tensor(2);
   EXPECT_TRUE(r.pending);
@@ -46,21 +49,21 @@ TEST_F(PassTest, AnAdditionWaitsForTheNorm) {
 }
 
 TEST_F(PassTest, TwoAdditionsSettleTheFirst) {
-  InferPass pass(*backend_, *kv_, batch_);
+  InferPass pass(backend_->stream().ops(), *kv_);
   Residual r{&pass, tensor(1), {}};
   r += tensor(2);
   r += tensor(4);
   EXPECT_EQ(read(r.x)[0], 3.0f);
-  pass.settle(r);
+  pass.flush_residual(r);
   EXPECT_EQ(read(r.x)[0], 7.0f);
   EXPECT_FALSE(r.pending);
-  pass.settle(r);
+  pass.flush_residual(r);
   EXPECT_EQ(read(r.x)[0], 7.0f);
 }
 
 TEST_F(PassTest, ATapSeesTheNormUnderItsShortName) {
   std::vector<std::string> names;
-  TapPass pass(*backend_, *kv_, batch_, [&](const std::string& name, const Tensor& value) {
+  TapPass pass(backend_->stream().ops(), *kv_, [&](const std::string& name, const Tensor& value) {
     names.push_back(name);
     EXPECT_EQ(value.rows(), 2);
   });
@@ -69,14 +72,8 @@ TEST_F(PassTest, ATapSeesTheNormUnderItsShortName) {
   EXPECT_EQ(names, std::vector<std::string>{"attn_norm"});
 }
 
-TEST_F(PassTest, RowsWithAdaptersNeedTables) {
-  Batch adapted;
-  adapted.append({0}, 0, {0}, Batch::Want::last, 0);
-  EXPECT_DEATH(InferPass(*backend_, *kv_, adapted), "rows with adapters need adapter tables");
-}
-
 TEST_F(PassTest, AttentionNeedsALayer) {
-  InferPass pass(*backend_, *kv_, batch_);
+  InferPass pass(backend_->stream().ops(), *kv_);
   const Tensor t = tensor(1);
   EXPECT_DEATH(pass.attend(t, t, t, {.heads = 1, .kv_heads = 1, .head_dim = 4}), "attend outside a layer");
 }

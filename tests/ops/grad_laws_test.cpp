@@ -14,16 +14,8 @@ namespace {
 using namespace op_cases;
 using namespace testing_support;
 
-std::vector<Target> on_one_thread() {
-  std::vector<Target> list;
-  for (const Target& target : targets()) {
-    if (target.options.threads == 1) list.push_back(target);
-  }
-  return list;
-}
-
 class GradLaws : public testing::TestWithParam<Target> {};
-INSTANTIATE_TEST_SUITE_P(All, GradLaws, testing::ValuesIn(on_one_thread()),
+INSTANTIATE_TEST_SUITE_P(All, GradLaws, testing::ValuesIn(targets_of_one_thread()),
                          [](const auto& p) { return p.param.name(); });
 
 TEST_P(GradLaws, ThreadsDoNotChangeABit) {
@@ -33,9 +25,30 @@ TEST_P(GradLaws, ThreadsDoNotChangeABit) {
     target.options.threads = threads;
     backends.push_back(target.create());
   }
-  for (const char* operation :
-       {"attend_packed", "attend_packed_dqkv", "matmul_dx", "gemm", "rms_norm_dx", "norm_rope_dx", "glu_dx",
-        "head_loss", "axpy", "dropout", "multiply_columns", "column_dots", "row_lengths"}) {
+  for (const char* operation : {"attend_packed",
+                                "attend_packed_dqkv",
+                                "matmul_dx",
+                                "gemm",
+                                "rms_norm_dx",
+                                "norm_rope_dx",
+                                "glu_dx",
+                                "head_loss",
+                                "axpy",
+                                "dropout",
+                                "multiply_columns",
+                                "column_dots",
+                                "row_lengths",
+                                "add_row",
+                                "clear",
+                                "axpby",
+                                "scale",
+                                "divide",
+                                "adam",
+                                "adafactor",
+                                "orthogonalize",
+                                "sum_squares",
+                                "read_all",
+                                "write_all"}) {
     const Cases cases = cases_of(operation);
     for (const auto& op_case : cases) {
       const std::vector<Output> alone = op_case->run(*backends[0]);
@@ -56,7 +69,7 @@ TEST_P(GradLaws, AProductSeesWhatWasWrittenInPlace) {
   constexpr int kRows = 6, kCols = 64;
   bind_plain(*backend, {.rows = kRows});
   const Weight weight =
-      backend->prepare(random_weight(random, 20, kCols, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
+      backend->pack(random_weight(random, 20, kCols, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
   const NormParams norm{backend->upload(random.normals(kCols, 1), 1, kCols), 1e-6f};
   const HostMatrix m = random_rows(random, kRows, kCols), other = random_rows(random, kRows, kCols);
   const HostMatrix square = random_rows(random, kCols, kCols);
@@ -64,18 +77,34 @@ TEST_P(GradLaws, AProductSeesWhatWasWrittenInPlace) {
   const auto product = [&](const Tensor& x) {
     const MatmulTerm term{&weight, nullptr};
     Tensor y;
-    backend->ops().matmul(x, {&term, 1}, {&y, 1});
+    backend->stream().ops().matmul(x, {&term, 1}, {&y, 1});
     return read_output(*backend, "y", y);
   };
   product(upload(m));  // from now on norms round their result for products
   const std::function<void(Tensor&)> changes[] = {
-      [&](Tensor& x) { backend->grad_ops()->axpy(0.5f, upload(other), x); },
-      [&](Tensor& x) { backend->grad_ops()->multiply_columns(x, upload(other).slice_rows(0, 1)); },
+      [&](Tensor& x) { backend->stream().grad_ops()->axpy(0.5f, upload(other), x); },
+      [&](Tensor& x) { backend->stream().grad_ops()->multiply_columns(x, upload(other).slice_rows(0, 1)); },
+      [&](Tensor& x) { backend->stream().grad_ops()->add_row(x, upload(other).slice_rows(0, 1)); },
       [&](Tensor& x) {
-        backend->grad_ops()->gemm(1, upload(other), GradOps::Op::plain, upload(square), GradOps::Op::plain, 1, x);
+        backend->stream().grad_ops()->clear({&x, 1});
+      },
+      [&](Tensor& x) {
+        const AxpbyTerm term = {.y = x, .x = upload(other), .b = 0.5f};
+        backend->stream().grad_ops()->axpby({&term, 1});
+      },
+      [&](Tensor& x) {
+        const ScaleTerm term = {.y = x, .factor = 0.5f, .divisor = 1};
+        backend->stream().grad_ops()->scale({&term, 1});
+      },
+      [&](Tensor& x) {
+        backend->stream().grad_ops()->write_all(other.values, {&x, 1});
+      },
+      [&](Tensor& x) {
+        backend->stream().grad_ops()->gemm(1, upload(other), GradOps::Op::plain, upload(square), GradOps::Op::plain, 1,
+                                           x);
       }};
   for (const auto& change : changes) {
-    Tensor x = backend->ops().rms_norm(upload(m), norm);
+    Tensor x = backend->stream().ops().rms_norm(upload(m), norm);
     const std::vector<float> before = product(x).values;
     change(x);
     const Output now = read_output(*backend, "x", x);
@@ -89,20 +118,19 @@ TEST_P(GradLaws, AProductSeesWhatWasWrittenInPlace) {
 TEST_P(GradLaws, ABrokenRowShowsInItsLossAlone) {
   const auto backend = GetParam().create();
   Random random(42);
-  const Weight head =
-      backend->prepare(random_weight(random, 50, 64, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
+  const Weight head = backend->pack(random_weight(random, 50, 64, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
   HostMatrix h = random_rows(random, 5, 64);
   const std::vector<int32_t> targets = {1, 2, 3, 4, 5};
   const std::vector<float> weights(5, 1.0f);
   std::vector<float> clean(5), losses(5);
   bind_plain(*backend, {.rows = 5});
   Tensor dh;
-  backend->grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets, weights, clean, &dh);
+  backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets, weights, clean, &dh);
   const std::vector<float> clean_dh = read_output(*backend, "dh", dh).values;
   for (const float bad : {float(NAN), float(INFINITY)}) {
     h.values[64 + 3] = bad;  // row 1
-    const double total =
-        backend->grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets, weights, losses, &dh);
+    const double total = backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets,
+                                                                 weights, losses, &dh);
     EXPECT_TRUE(std::isnan(total));
     const std::vector<float> got = read_output(*backend, "dh", dh).values;
     for (size_t r = 0; r < 5; ++r) {

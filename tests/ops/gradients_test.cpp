@@ -64,14 +64,15 @@ class Gradients : public testing::Test {
   }
 
   const std::unique_ptr<Backend> ref_ = create_reference();
-  GradOps& grad_ = *ref_->grad_ops();
+  GradOps& grad_ = *ref_->stream().grad_ops();
   Random random_{31};
 };
 
 void bind_segments(Backend& backend, const std::vector<int>& lengths) {
   Batch batch;
-  for (const int rows : lengths) batch.append(std::vector<int32_t>(size_t(rows), 0), 0, {0}, Batch::Want::none);
-  backend.bind(batch, nullptr);
+  for (const int rows : lengths)
+    batch.append(std::vector<int32_t>(size_t(rows), 0), 0, std::vector<int32_t>{0}, Batch::Want::none);
+  backend.stream().bind(batch, nullptr);
 }
 
 TEST_F(Gradients, OfPackedAttention) {
@@ -152,12 +153,12 @@ TEST_F(Gradients, OfNormsAndRotationPerHead) {
   for (const bool norms : {false, true}) {
     for (const int half : {3, 2}) {
       Batch batch;
-      batch.append({0, 0, 0}, 0, {0}, Batch::Want::none);
+      batch.append(std::vector<int32_t>{0, 0, 0}, 0, std::vector<int32_t>{0}, Batch::Want::none);
       batch.positions = {0, 5, 1000};
-      ref_->bind(batch, nullptr);
+      ref_->stream().bind(batch, nullptr);
       const RopeParams rope = {.dims = 2 * half,
                                .inv_freq = half == 3 ? std::vector<float>{1, 0.3f, 0.01f} : std::vector<float>{1, 0.1f},
-                               .magnitude = 1.2f};
+                               .attention_factor = 1.2f};
       const HostMatrix q = normal(3, 2 * kDim), k = normal(3, kDim), dq = normal(3, 2 * kDim), dk = normal(3, kDim),
                        q_weight = normal(1, kDim), k_weight = normal(1, kDim);
       const NormParams q_norm{upload(q_weight), 1e-3f}, k_norm{upload(k_weight), 1e-5f};
@@ -176,7 +177,7 @@ TEST_F(Gradients, OfNormsAndRotationPerHead) {
             for (size_t first = 0; first < y[r].size(); first += kDim) {
               const auto head = std::span(y[r]).subspan(first, kDim);
               if (norms) ref::rms_norm<C>(std::span<const C>(x[r]).subspan(first, kDim), w[0], eps, head);
-              ref::rope<C>(head, batch.positions[r], rope.inv_freq, rope.magnitude);
+              ref::rope<C>(head, batch.positions[r], rope.inv_freq, rope.attention_factor);
             }
           }
           return weighted(c, y);
@@ -216,7 +217,7 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     const std::vector<float> weights = {0.5f, 7, -1, 0, 2};
     std::vector<float> losses(5, -1.0f);
     Tensor dh;
-    const Weight head = ref_->prepare(host);
+    const Weight head = ref_->pack(host);
     const double total =
         grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, &dh);
 
@@ -250,7 +251,7 @@ TEST_F(Gradients, OfProductsThatShareAnInput) {
   const HostWeight first = random_weight(random_, 5, 64, Format::affine(3, 32, DType::bf16, DType::bf16), 0.2),
                    second = random_weight(random_, 3, 64, Format::dense(DType::bf16), 0.2);
   const HostMatrix x = normal(2, 64), dy1 = normal(2, 5), dy2 = normal(2, 3);
-  const Weight w1 = ref_->prepare(first), w2 = ref_->prepare(second);
+  const Weight w1 = ref_->pack(first), w2 = ref_->pack(second);
   const Tensor dy[] = {upload(dy1), upload(dy2)};
   const Weight* const weights[] = {&w1, &w2};
   Matrix wide = widen(x);
@@ -302,7 +303,7 @@ TEST_F(Gradients, RowLengthsAreThoseOfTheSum) {
   const HostWeight host = random_weight(random_, 9, 32, Format::affine(4, 32, DType::bf16, DType::bf16), 0.2);
   const HostMatrix a = normal(3, 32), b = normal(9, 3);
   const WideWeight w = op_cases::widen(host);
-  const Output got = read("lengths", grad_.row_lengths(ref_->prepare(host), upload(a), upload(b), 0.5f));
+  const Output got = read("lengths", grad_.row_lengths(ref_->pack(host), upload(a), upload(b), 0.5f));
   ASSERT_EQ(got.cols, 9);
   for (size_t n = 0; n < 9; ++n) {
     double squares = 0;

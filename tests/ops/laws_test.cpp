@@ -21,7 +21,7 @@ class Laws : public testing::TestWithParam<Target> {
     bind_plain(*backend_, {.rows = x.rows});
     const MatmulTerm term{&weight, nullptr};
     Tensor y;
-    backend_->ops().matmul(backend_->upload(x.values, x.rows, x.cols), std::span(&term, 1), std::span(&y, 1));
+    backend_->stream().ops().matmul(backend_->upload(x.values, x.rows, x.cols), std::span(&term, 1), std::span(&y, 1));
     return read_output(*backend_, "y", y).values;
   }
 
@@ -43,7 +43,7 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
        {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(3, 32, DType::f16, DType::f16),
         Format::dense(DType::bf16), Format::dense(DType::f32)}) {
     const HostWeight host = random_weight(random, 45, 1216, format, 0.03, odd_bytes());
-    const Weight weight = backend_->prepare(host);
+    const Weight weight = backend_->pack(host);
     const HostMatrix all = random_rows(random, 40, 1216);
     const std::vector<float> together = matmul(all, weight);
     for (const int count : {1, 2, 3, 4, 5, 9, 17, 39}) {
@@ -64,25 +64,25 @@ TEST_P(Laws, ARowsAdaptersDoNotDependOnItsBatch) {
   Random random(27);
   std::vector<std::vector<float>> a, b;
   std::vector<LoraEntry> entries(kSlots);
-  LoraTable table;
   for (int s = 0; s < kSlots; ++s) {
     for (const int rank : {8 + s, 3 * s + 1}) {
       a.push_back(random.normals(size_t(rank) * kIn, 0.03));
       b.push_back(random.normals(size_t(kOut) * size_t(rank), 0.1));
       entries[size_t(s)].terms.push_back(
-          {backend_->prepare_factors({.rank = rank, .in = kIn, .out = kOut, .a = a.back(), .b = b.back(), .bias = {}},
-                                     FactorUse::linear),
+          {backend_->pack_factors({.rank = rank, .in = kIn, .out = kOut, .a = a.back(), .b = b.back(), .bias = {}},
+                                  LowRankUse::linear),
            0.7f});
     }
-    table.slots.push_back(&entries[size_t(s)]);
+    const LoraEntry* const entry = &entries[size_t(s)];
+    backend_->set_slot(s, {&entry, 1});
   }
   const HostMatrix x = random_rows(random, kRows, kIn), y = random_rows(random, kRows, kOut);
   const auto apply = [&](int first, int count, const std::vector<int32_t>& slot) {
     bind_plain(*backend_, {.rows = count, .slot = slot});
     Tensor out = backend_->upload({y.row(first), size_t(count) * kOut}, count, kOut);
-    const LoraModule module{&table, nullptr, false};
-    backend_->ops().lora(backend_->upload({x.row(first), size_t(count) * kIn}, count, kIn), RowSet::all, {&module, 1},
-                         {&out, 1});
+    const LoraModule module{.site = 0};
+    backend_->stream().ops().lora(backend_->upload({x.row(first), size_t(count) * kIn}, count, kIn), RowSet::all,
+                                  {&module, 1}, {&out, 1});
     return read_output(*backend_, "y", out).values;
   };
   std::vector<int32_t> slot;
@@ -104,7 +104,7 @@ TEST_P(Laws, DoraFactorsAreMagnitudesOverLengths) {
   constexpr int kOut = 53, kIn = 96, kRank = 5;
   const float scale = 1.7f;
   const std::vector<float> a = random.normals(kRank * kIn, 0.1), b = random.normals(kOut * kRank, 0.1);
-  const HostFactors factors{.rank = kRank, .in = kIn, .out = kOut, .a = a, .b = b, .bias = {}};
+  const HostLowRank factors{.rank = kRank, .in = kIn, .out = kOut, .a = a, .b = b, .bias = {}};
   for (const Format& format : {Format::affine(4, 32, DType::bf16, DType::bf16), Format::dense(DType::f32)}) {
     const HostWeight host = random_weight(random, kOut, kIn, format, 0.1);
     const WideWeight w = widen(host);
@@ -118,7 +118,7 @@ TEST_P(Laws, DoraFactorsAreMagnitudesOverLengths) {
           squares[by_column ? k : n] += value * value;
         }
       }
-      const Tensor factor = backend_->dora_factor(backend_->prepare(host), factors, scale, magnitude, by_column);
+      const Tensor factor = backend_->dora_scale(backend_->pack(host), factors, scale, magnitude, by_column);
       const std::vector<float> got = read_output(*backend_, "factor", factor).values;
       ASSERT_EQ(got.size(), magnitude.size());
       for (size_t i = 0; i < got.size(); ++i) {
@@ -133,7 +133,7 @@ TEST_P(Laws, DoraFactorsAreMagnitudesOverLengths) {
 TEST_P(Laws, ABrokenRowStaysAlone) {
   Random random(22);
   const Weight weight =
-      backend_->prepare(random_weight(random, 20, 128, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
+      backend_->pack(random_weight(random, 20, 128, Format::affine(4, 32, DType::f16, DType::f16), 0.1));
   for (const int rows : {3, 9}) {
     HostMatrix x = random_rows(random, rows, 128);
     const std::vector<float> clean = matmul(x, weight);
@@ -155,10 +155,10 @@ TEST_P(Laws, TheLastHandleIsWrittenInPlace) {
   Tensor x = backend_->upload(ones, 2, 64);
   const Tensor delta = backend_->upload(ones, 2, 64);
   const Buffer* before = x.buffer().get();
-  backend_->ops().add(x, delta);
+  backend_->stream().ops().add(x, delta);
   EXPECT_EQ(x.buffer().get(), before);
   const Tensor other = x;
-  backend_->ops().add(x, delta);
+  backend_->stream().ops().add(x, delta);
   EXPECT_NE(x.buffer().get(), before);
   EXPECT_EQ(read_output(*backend_, "x", x).values, std::vector<float>(2 * 64, 3.0f));
   EXPECT_EQ(read_output(*backend_, "other", other).values, std::vector<float>(2 * 64, 2.0f));
@@ -170,34 +170,41 @@ TEST_P(Laws, SlicesOfRowsAreInputs) {
   const HostMatrix m = random_rows(random, 6, 33);
   const NormParams norm{backend_->upload(random.normals(33, 1), 1, 33), 1e-6f};
   const Tensor x = backend_->upload(m.values, 6, 33);
-  const std::vector<float> whole = read_output(*backend_, "y", backend_->ops().rms_norm(x, norm)).values;
+  const std::vector<float> whole = read_output(*backend_, "y", backend_->stream().ops().rms_norm(x, norm)).values;
   const std::vector<float> part =
-      read_output(*backend_, "y", backend_->ops().rms_norm(x.slice_rows(2, 3), norm)).values;
+      read_output(*backend_, "y", backend_->stream().ops().rms_norm(x.slice_rows(2, 3), norm)).values;
   EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 2 * 33));
 }
 
 /// Attends one row at `past` over `pages` and returns the result.
+KvShape small_cache(int page_size, int pages, DType dtype) {
+  return {.groups = {{.kind = KvGroup::Kind::attention, .layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0}},
+          .page_size = page_size,
+          .pages = pages,
+          .dtype = dtype};
+}
+
 std::vector<float> attend_one(Backend& backend, KvStore& kv, int past, const std::vector<int32_t>& pages,
                               const HostMatrix& qkv) {
   Batch batch;
   batch.append(std::vector<int32_t>(size_t(qkv.rows), 0), past, pages, Batch::Want::none);
-  backend.bind(batch, &kv);
+  backend.stream().bind(batch, &kv);
   const Tensor t = backend.upload(qkv.values, qkv.rows, qkv.cols);
-  return read_output(
-             backend, "out",
-             backend.ops().attend(kv, 0, t, t, t, {.heads = 1, .kv_heads = 1, .head_dim = qkv.cols, .scale = 0.3f}))
+  return read_output(backend, "out",
+                     backend.stream().ops().attend(kv, 0, t, t, t,
+                                                   {.heads = 1, .kv_heads = 1, .head_dim = qkv.cols, .scale = 0.3f}))
       .values;
 }
 
 TEST_P(Laws, ACopiedPageContinuesLikeTheOriginal) {
   Random random(24);
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    const auto kv =
-        backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 4, .dtype = dtype});
+    const auto kv = backend_->make_kv(small_cache(16, 4, dtype));
     const HostMatrix first = random_rows(random, 5, 16), next = random_rows(random, 1, 16),
                      other = random_rows(random, 1, 16);
     attend_one(*backend_, *kv, 0, {2}, first);
-    kv->copy_page(2, 0);
+    const PageCopy copy{2, 0};
+    kv->copy_pages({&copy, 1});
     attend_one(*backend_, *kv, 5, {0}, other);  // the fork goes another way
     EXPECT_EQ(attend_one(*backend_, *kv, 5, {2}, next), attend_one(*backend_, *kv, 5, {0}, next));
   }
@@ -207,8 +214,7 @@ TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
   constexpr int kPast = 1100, kOthers = 300;  // more tasks than any machine's threads: then nobody's past is split
   Random random(26);
   for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
-    const auto kv = backend_->make_kv(
-        {.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 64, .pages = 18 + kOthers, .dtype = dtype});
+    const auto kv = backend_->make_kv(small_cache(64, 18 + kOthers, dtype));
     std::vector<int32_t> pages(18);
     for (int i = 0; i < 18; ++i) pages[size_t(i)] = 17 - i;
     attend_one(*backend_, *kv, 0, pages, random_rows(random, kPast, 16));
@@ -216,15 +222,17 @@ TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
     const std::vector<float> alone = attend_one(*backend_, *kv, kPast, pages, next);
 
     Batch batch;
-    batch.append({0}, kPast, pages, Batch::Want::none);
-    for (int i = 0; i < kOthers; ++i) batch.append({0}, 0, {18 + i}, Batch::Want::none);
-    backend_->bind(batch, kv.get());
+    batch.append(std::vector<int32_t>{0}, kPast, pages, Batch::Want::none);
+    for (int i = 0; i < kOthers; ++i)
+      batch.append(std::vector<int32_t>{0}, 0, std::vector<int32_t>{18 + i}, Batch::Want::none);
+    backend_->stream().bind(batch, kv.get());
     HostMatrix all = random_rows(random, 1 + kOthers, 16);
     std::copy_n(next.values.begin(), 16, all.values.begin());
     const Tensor x = backend_->upload(all.values, all.rows, 16);
     const std::vector<float> together =
         read_output(*backend_, "out",
-                    backend_->ops().attend(*kv, 0, x, x, x, {.heads = 1, .kv_heads = 1, .head_dim = 16, .scale = 0.3f}))
+                    backend_->stream().ops().attend(*kv, 0, x, x, x,
+                                                    {.heads = 1, .kv_heads = 1, .head_dim = 16, .scale = 0.3f}))
             .values;
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin())) << to_string(dtype);
   }
@@ -232,8 +240,7 @@ TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
 
 TEST_P(Laws, AReusedPageForgetsItsPast) {
   Random random(25);
-  const auto kv =
-      backend_->make_kv({.layers = 1, .kv_heads = 1, .head_dim = 16, .page_size = 16, .pages = 2, .dtype = DType::f32});
+  const auto kv = backend_->make_kv(small_cache(16, 2, DType::f32));
   const HostMatrix mine = random_rows(random, 3, 16);
   const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
   HostMatrix poison = random_rows(random, 16, 16);
@@ -241,7 +248,8 @@ TEST_P(Laws, AReusedPageForgetsItsPast) {
   attend_one(*backend_, *kv, 0, {0}, poison);
   EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "without giving the page back";
   attend_one(*backend_, *kv, 0, {0}, poison);
-  kv->release_page(0);
+  const int32_t page = 0;
+  kv->release_pages({&page, 1});
   EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "after giving the page back";
 }
 

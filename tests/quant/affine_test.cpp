@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "quant/elements.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/memory_weights.h"
 #include "tests/support/random.h"

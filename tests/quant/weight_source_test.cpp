@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "quant/elements.h"
 #include "tests/support/memory_weights.h"
 
 namespace bumblebee {

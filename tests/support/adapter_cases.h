@@ -1,6 +1,8 @@
 // The golden adapters of tools/goldens/adapters.py: each with the base it was made for.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <string>
 #include <vector>
 

@@ -19,18 +19,18 @@ struct Target {
     std::string text = backend + "_" + options.instruction_set + (options.fast ? "_fast" : "_exact");
     return options.threads > 1 ? text + "_" + std::to_string(options.threads) + "threads" : text;
   }
-  std::unique_ptr<Backend> create() const { return require_backend(backend, {}).create(options); }
+  std::unique_ptr<Backend> create() const { return require_device(backend, {}).entry->create(options); }
 };
 
-inline std::unique_ptr<Backend> create_reference() { return require_backend("ref", {}).create({}); }
+inline std::unique_ptr<Backend> create_reference() { return require_device("ref", {}).entry->create({}); }
 
 /// Every backend but the reference that is there, with every instruction set, on one thread; the best one also on
 /// three, which divides nothing evenly.
 inline std::vector<Target> targets() {
   std::vector<Target> list;
   for (const BackendEntry& entry : backends()) {
-    if (entry.name == "ref" || !entry.absent().empty()) continue;
-    const std::vector<std::string> sets = entry.instruction_sets();
+    if (entry.name == "ref" || entry.name == "replay" || !entry.absent(0).empty()) continue;
+    const std::vector<std::string> sets = entry.instruction_sets(0);
     for (const bool fast : {false, true}) {
       for (const std::string& set : sets)
         list.push_back({std::string(entry.name), {.threads = 1, .fast = fast, .instruction_set = set}});
@@ -38,6 +38,13 @@ inline std::vector<Target> targets() {
         list.push_back({std::string(entry.name), {.threads = 3, .fast = fast, .instruction_set = sets.front()}});
     }
   }
+  return list;
+}
+
+/// Those of them that differ in the instruction set or the precision.
+inline std::vector<Target> targets_of_one_thread() {
+  std::vector<Target> list = targets();
+  std::erase_if(list, [](const Target& target) { return target.options.threads != 1; });
   return list;
 }
 

@@ -1,13 +1,15 @@
 // A minimal safetensors reader: header, then views into the file's bytes.
 #include "tests/support/golden_file.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cstring>
 #include <stdexcept>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::testing_support {
 namespace {

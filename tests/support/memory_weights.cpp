@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/guarded_memory.h"
+#include "quant/elements.h"
 
 namespace bumblebee::testing_support {
 namespace {
@@ -22,10 +24,11 @@ std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
 }  // namespace
 
 std::span<const std::byte> place(std::span<const std::byte> bytes, size_t shift, std::shared_ptr<void>& keep) {
-  auto owned = std::shared_ptr<std::byte[]>(new std::byte[bytes.size() + shift]);
-  std::memcpy(owned.get() + shift, bytes.data(), bytes.size());
-  keep = owned;
-  return {owned.get() + shift, bytes.size()};
+  const size_t size = bytes.size() + shift;
+  std::byte* const memory = map_guarded(size, 8);
+  keep = std::shared_ptr<void>(memory, [size](std::byte* p) { unmap_guarded(p, size, 8); });
+  std::memcpy(memory + shift, bytes.data(), bytes.size());
+  return {memory + shift, bytes.size()};
 }
 
 HostWeight dense_weight(std::span<const float> values, int out, int in, DType dtype, Misalignment shift) {

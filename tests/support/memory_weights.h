@@ -18,7 +18,8 @@ struct Misalignment {
   size_t codes = 0, scales = 0, biases = 0;
 };
 
-/// Copies `bytes` to an allocation of exactly `shift` more, so that a sanitizer sees any access past the end.
+/// Copies `bytes` to `shift` past a multiple of eight, with an unmapped page at the first multiple of eight behind
+/// them: a kernel that reads further dies. (In a file, nothing may follow.)
 std::span<const std::byte> place(std::span<const std::byte> bytes, size_t shift, std::shared_ptr<void>& keep);
 
 /// W [out, in] of normal numbers rounded to `dtype`.

@@ -8,3 +8,10 @@ if(NOT TARGET bb_test_support)
   target_compile_definitions(bb_test_support PRIVATE BB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   target_link_libraries(bb_test_support PUBLIC bumblebee_backend GTest::gtest)
 endif()
+
+# bb_replay: the device "replay" around the reference; needs the registry.
+if(NOT TARGET bb_replay)
+  add_library(bb_replay STATIC ${CMAKE_CURRENT_LIST_DIR}/replay_backend.cpp ${CMAKE_CURRENT_LIST_DIR}/replay_ops.cpp)
+  bb_common(bb_replay)
+  target_link_libraries(bb_replay PUBLIC bb_test_support bumblebee_backends)
+endif()

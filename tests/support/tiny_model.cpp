@@ -1,6 +1,8 @@
 // Config and weights of tiny decoders.
 #include "tests/support/tiny_model.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
 
 namespace bumblebee::testing_support {

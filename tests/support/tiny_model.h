@@ -1,6 +1,8 @@
 // Small random decoders in memory: a config as a checkpoint would have it, and every weight the model asks for.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <string>
 
 #include "base/json.h"

@@ -1,6 +1,7 @@
 // The guard end to end on real tokenizers with their own templates: no message, whatever control token it spells, adds
 // one.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 

@@ -2,6 +2,7 @@
 // tests/data/text. A directory of further templates can be given as BB_TEST_TEMPLATES (with rendered/ inside) to hold
 // more of them against fresh goldens.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdlib>

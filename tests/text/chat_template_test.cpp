@@ -3,6 +3,7 @@
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/json.h"
 #include "tests/text/small_tokenizer.h"

@@ -2,6 +2,8 @@
 // What is tested here is our own code; ids of real tokenizers are in tokenizer_golden_test.cpp.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include <string>
 
 #include "base/json.h"

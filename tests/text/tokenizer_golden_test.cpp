@@ -2,6 +2,7 @@
 // tokenizers are fetched (tools/fetch_tokenizers.sh) into BB_TEST_TOKENIZERS; the hashes are committed under
 // tests/data/text/tokens.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <fstream>

@@ -1,5 +1,6 @@
 // Broken and hostile tokenizer.json files: each gives a named error, none a crash.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "tests/text/small_tokenizer.h"
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <fstream>

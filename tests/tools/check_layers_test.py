@@ -31,7 +31,7 @@ class CheckLayersTest(unittest.TestCase):
             "src/base/error.h": HEADER + '#include "bumblebee/error.h"\n#ifdef BB_DEBUG_CHECKS\n#endif\n',
             "src/backend/registry.cpp": SOURCE + '#include "backend/cpu/backend.h"\n#if BB_CUDA\n#endif\nCpuBackend x;\n',
             "src/backend/cpu/backend.h": HEADER + '#include "backend/ops.h"\n#include "quant/format.h"\n',
-            "src/engine/load.cpp": SOURCE + '#include "bumblebee/model.h"\n#include "models/registry.h"\n',
+            "src/api/load.cpp": SOURCE + '#include "bumblebee/model.h"\n#include "models/registry.h"\n',
             "apps/bumblebee/convert.cpp": SOURCE + '#include "io/gguf.h"\n#include "bumblebee/model.h"\n',
             "tools/x.py": "#!/usr/bin/env python3\n# What it does.\n",
         }))

@@ -11,6 +11,8 @@
 namespace bumblebee::train {
 namespace {
 
+using namespace dataset;
+
 /// Rows of the given lengths; the ids of row i begin at 1000·i.
 Dataset data_of(const std::vector<int>& lengths) {
   Dataset data;

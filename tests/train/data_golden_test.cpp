@@ -1,15 +1,20 @@
 // Rows and batches beside mlx-lm's (tools/goldens/train_data.py): ids, masks, which rows share a batch, what is scored.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 
 #include "base/error.h"
-#include "tests/train/data_tokenizer.h"
+#include "dataset/row_encoder.h"
+#include "tests/dataset/data_tokenizer.h"
 #include "train/batch_stream.h"
-#include "train/row_encoder.h"
 
 namespace bumblebee::train {
 namespace {
+
+using namespace dataset;
 
 OrderedJson golden() {
   return parse_ordered_json(read_text_file(BB_TEST_DATA "/goldens/train_data.json", 1 << 20), "train_data.json");

@@ -76,8 +76,11 @@ TEST(Killed, ARunEndsWithTheSameAdapterHoweverOftenItDies) {
   int kills = 0, runs = 0, saving = 0;
   while (kills < BB_KILLS) {
     const TrainOptions options = run_of(scratch.path() / std::to_string(runs++));
-    // A run dies about ten times; each life is long enough to get a step further, as a rule.
-    while (!finishes(options, std::chrono::microseconds(int64_t(random.uniform(0.02, 0.25) * double(whole.count()))))) {
+    // A run dies about ten times; each life is long enough to get a step further, as a rule. Lives become longer, so
+    // that it ends also where others have taken the machine since `whole` was measured.
+    double patience = double(whole.count());
+    while (!finishes(options, std::chrono::microseconds(int64_t(random.uniform(0.02, 0.25) * patience)))) {
+      patience *= 1.05;
       ++kills;
       saving += was_saving(options.adapter_path);
     }

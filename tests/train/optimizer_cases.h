@@ -2,6 +2,8 @@
 #pragma once
 
 #include "base/json.h"
+
+#include <nlohmann/json.hpp>
 #include "base/mapped_file.h"
 #include "bumblebee/train.h"
 #include "tests/support/golden_file.h"

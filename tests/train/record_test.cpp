@@ -2,6 +2,7 @@
 #include "bumblebee/train_record.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <cstdlib>

@@ -18,7 +18,7 @@ using testing_support::TinyModel;
 
 inline Batch batch_of(const std::vector<std::vector<int32_t>>& rows) {
   Batch batch;
-  for (const auto& row : rows) batch.append(row, 0, {0}, Batch::Want::none);
+  for (const auto& row : rows) batch.append(row, 0, std::vector<int32_t>{0}, Batch::Want::none);
   return batch;
 }
 
@@ -44,31 +44,41 @@ class Training {
   /// B is zero at the beginning, which would leave A without a gradient.
   void stir(uint64_t seed, double deviation = 0.05) {
     Random random(seed);
-    for (Parameter& p : params->parameters()) {
-      if (p.name.ends_with(".lora_b")) p.values = random.normals(p.values.size(), deviation);
-      if (p.name.ends_with(".m")) {
-        for (float& m : p.values) m *= float(random.uniform(0.8, 1.2));
+    std::vector<std::vector<float>> all = values();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const std::string& name = params->parameters()[i].name;
+      if (name.ends_with(".lora_b")) all[i] = random.normals(all[i].size(), deviation);
+      if (name.ends_with(".m")) {
+        for (float& m : all[i]) m *= float(random.uniform(0.8, 1.2));
       }
     }
-    params->upload();
+    params->write(all);
+  }
+
+  std::vector<std::vector<float>> values() const {
+    return read_values(*backend->stream().grad_ops(), values_of(params->parameters()));
   }
 
   double loss(TapeOptions options = {}) {
-    backend->bind(batch, nullptr);
+    backend->stream().bind(batch, nullptr);
     TapePass pass(*backend, *params, targets, options);
     return pass.forward(*model);
   }
 
-  /// Gradients of the parameters, one after the other.
-  std::vector<float> gradients(TapeOptions options = {}) {
-    params->zero_gradients();
-    backend->bind(batch, nullptr);
+  /// Gradients of each parameter.
+  std::vector<std::vector<float>> gradients_of_each(TapeOptions options = {}) {
+    clear_gradients(*backend->stream().grad_ops(), params->parameters());
+    backend->stream().bind(batch, nullptr);
     TapePass pass(*backend, *params, targets, options);
     pass.forward(*model);
     pass.backward();
-    params->collect();
+    return read_values(*backend->stream().grad_ops(), gradients_of(params->parameters()));
+  }
+
+  /// One after the other.
+  std::vector<float> gradients(TapeOptions options = {}) {
     std::vector<float> all;
-    for (const Parameter& p : params->parameters()) all.insert(all.end(), p.gradient.begin(), p.gradient.end());
+    for (const std::vector<float>& one : gradients_of_each(options)) all.insert(all.end(), one.begin(), one.end());
     return all;
   }
 

@@ -3,26 +3,27 @@
 
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "exec/local_executor.h"
 #include "models/registry.h"
 #include "tests/io/files.h"
 #include "tests/support/backends.h"
+#include "tests/support/replay_backend.h"
 #include "tests/support/tiny_model.h"
 #include "train/trainer.h"
 
 namespace bumblebee::train {
 
 /// Rows that a small model can learn: each counts on from its first token.
-inline Dataset counting_rows(const std::string& name, int rows, int vocab, uint64_t seed) {
-  Dataset data;
+inline dataset::Dataset counting_rows(const std::string& name, int rows, int vocab, uint64_t seed) {
+  dataset::Dataset data;
   data.name = name;
-  data.format = DataFormat::text;
+  data.format = dataset::DataFormat::text;
   testing_support::Random random(seed);
   for (int i = 0; i < rows; ++i) {
-    DataRow row;
+    dataset::DataRow row;
     row.line = i + 1;
     const int first = random.integer(0, vocab - 1), length = random.integer(4, 12);
     for (int k = 0; k < length; ++k) row.tokens.push_back(int32_t((first + k) % vocab));
@@ -34,18 +35,22 @@ inline Dataset counting_rows(const std::string& name, int rows, int vocab, uint6
 
 class World {
  public:
-  explicit World(const std::string& device = "cpu", bool fast = true, int threads = 2) {
+  explicit World(const std::string& name = "cpu", bool fast = true, int threads = 2) {
     tiny.format = Format::affine(4, 32, DType::bf16, DType::bf16);
-    backend = require_backend(device, {}).create({.threads = threads, .fast = fast, .instruction_set = {}});
+    testing_support::register_replay_backend();
+    std::unique_ptr<Backend> backend =
+        require_device(name, {}).entry->create({.threads = threads, .fast = fast, .instruction_set = {}});
     weights = tiny.weights();
     nn::Loader load(weights, backend.get());
-    model = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    std::unique_ptr<nn::Model> model = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    device = std::make_shared<exec::DeviceModel>(std::move(backend), std::move(model), "tiny", uint64_t{1} << 30);
+    executor = std::make_unique<exec::LocalExecutor>(device, exec::CacheLimits());
     data.train = counting_rows("train.jsonl", 21, tiny.vocab, 1);
     data.valid = counting_rows("valid.jsonl", 6, tiny.vocab, 2);
   }
 
   TrainerInputs inputs(const TrainOptions& options) {
-    return {.machine = {*backend, *model, compute},
+    return {.device = {*executor, device->backend(), device->model()},
             .data = data,
             .options = options,
             .base_directory = {},
@@ -60,10 +65,9 @@ class World {
 
   testing_support::TinyModel tiny;
   testing_support::MemoryWeights weights;
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<nn::Model> model;
-  std::mutex compute;
-  Splits data;
+  std::shared_ptr<exec::DeviceModel> device;
+  std::unique_ptr<exec::Executor> executor;
+  dataset::Splits data;
 };
 
 inline TrainOptions small_run(const std::filesystem::path& directory) {

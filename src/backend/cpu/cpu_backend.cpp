@@ -7,7 +7,9 @@
 #include "backend/cpu/dispatch.h"
 #include "backend/cpu/grad_ops.h"
 #include "backend/cpu/lora.h"
-#include "quant/affine.h"
+#include "base/bandwidth.h"
+#include "base/host_memory.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace cpu {
@@ -18,7 +20,40 @@ Element element_of(DType dtype) {
   return dtype == DType::f32 ? Element::f32 : dtype == DType::f16 ? Element::f16 : Element::bf16;
 }
 
-const uint8_t* bytes(std::span<const std::byte> span) { return reinterpret_cast<const uint8_t*>(span.data()); }
+const uint8_t* first_byte(std::span<const std::byte> span) { return reinterpret_cast<const uint8_t*>(span.data()); }
+
+/// The memory of an activation is the host's: nothing is copied, and the tensor is kept for as long as it is looked at.
+class HostPending final : public Pending {
+ public:
+  explicit HostPending(Tensor tensor) : tensor_(std::move(tensor)) {}
+  void wait() override {}
+  std::span<const std::byte> bytes() const override { return {cpu::bytes(tensor_), tensor_.size_bytes()}; }
+  DType dtype() const override { return tensor_.dtype(); }
+
+ private:
+  Tensor tensor_;
+};
+
+/// Steps are computed when they are asked for, so that nothing is recorded and nothing is awaited.
+class CpuStream final : public Stream {
+ public:
+  CpuStream(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast)
+      : ops_(kernels, threads, std::move(memory), fast) {}
+
+  void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
+    constexpr int kAny = 1 << 30;
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    ops_.bind(batch, chosen);
+  }
+  StepOutputs run(const StepKey&, FunctionRef<StepOutputs()> body) override { return body(); }
+  CpuOps& ops() override { return ops_; }
+  GradOps* grad_ops() override { return &grad_ops_; }
+  std::unique_ptr<Pending> fetch(const Tensor& tensor) override { return std::make_unique<HostPending>(tensor); }
+
+ private:
+  CpuOps ops_;
+  CpuGradOps grad_ops_{ops_};
+};
 
 class CpuBackend final : public Backend {
  public:
@@ -27,7 +62,7 @@ class CpuBackend final : public Backend {
         memory_(std::make_shared<Pool>()),
         kernels_(choose_kernels(options.instruction_set)),
         fast_(options.fast),
-        ops_(kernels_, threads_, memory_, options.fast) {}
+        stream_(kernels_, threads_, memory_, options.fast) {}
 
   std::string_view name() const override { return "cpu"; }
   Tensor make(int rows, int cols) override { return memory_->make(rows, cols); }
@@ -42,14 +77,20 @@ class CpuBackend final : public Backend {
     BB_CHECK(values.size() == size_t(t.rows()) * size_t(t.cols()));
     std::copy_n(data(t), values.size(), values.begin());
   }
-  Weight prepare(const HostWeight& weight) override {
+  void read_bytes(const Tensor& t, std::span<std::byte> out) override {
+    BB_CHECK(out.size() == t.size_bytes());
+    std::copy_n(cpu::bytes(t), out.size(), out.begin());
+  }
+  Weight pack(const HostWeight& weight) override {
+    require_plain("cpu", weight);
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
-    place(weight, ops_.partition(), threads_);
+    packed->counted = CountedBytes(weight_bytes_, stored_bytes(weight));
+    place(weight, stream_.ops().partition(), threads_);
     const Format& f = weight.format;
-    packed->rows = {.codes = bytes(weight.codes),
-                    .scales = bytes(weight.scales),
-                    .biases = bytes(weight.biases),
+    packed->rows = {.codes = first_byte(weight.codes),
+                    .scales = first_byte(weight.scales),
+                    .biases = first_byte(weight.biases),
                     .row_bytes = row_bytes(f, weight.in),
                     .in = weight.in,
                     .bits = f.kind == Format::Kind::dense ? 0 : f.bits,
@@ -58,40 +99,46 @@ class CpuBackend final : public Backend {
                     .bias_element = element_of(f.bias)};
     return {f, weight.out, weight.in, std::move(packed)};
   }
-  Tensor prepare_vector(const HostWeight& vector) override {
+  Tensor pack_vector(const HostWeight& vector) override {
     Tensor t = memory_->make(1, vector.in);
     decode_row<float>(vector, 0, std::span(data(t), size_t(vector.in)));
     return t;
   }
-  Factors prepare_factors(const HostFactors& factors, FactorUse use) override {
-    return pack_factors(kernels_, factors, use, fast_);
+  LowRankWeights pack_factors(const HostLowRank& factors, LowRankUse use) override {
+    return cpu::pack_factors(kernels_, factors, use, fast_, adapter_bytes_);
   }
-  Tensor dora_factor(const Weight& weight, const HostFactors& factors, float scale, std::span<const float> magnitude,
-                     bool by_column) override {
+  Tensor dora_scale(const Weight& weight, const HostLowRank& factors, float scale, std::span<const float> magnitude,
+                    bool by_column) override {
     Tensor factor = memory_->make(1, int(magnitude.size()));
     const WeightRows& rows = static_cast<const CpuWeight&>(*weight.packed).rows;
-    cpu::dora_factor(kernels_, rows, weight.out, factors, scale, magnitude, by_column, data(factor));
+    cpu::dora_scale(kernels_, rows, weight.out, factors, scale, magnitude, by_column, data(factor));
     return factor;
   }
   std::unique_ptr<KvStore> make_kv(const KvShape& shape) override {
-    return std::make_unique<CpuKv>(shape, threads_.plan().nodes);
+    return std::make_unique<CpuKv>(shape, threads_.plan().nodes, kv_bytes_);
   }
-  void bind(const Batch& batch, const KvStore* kv) override {
-    constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny, kAny);
-    ops_.bind(batch);
+  void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) override {
+    stream_.ops().slots().set(slot, by_site);
   }
-  void run(const StepKey&, FunctionRef<void()> body) override { body(); }
-  Ops& ops() override { return ops_; }
-  GradOps* grad_ops() override { return &grad_ops_; }
+  MemoryUse memory() const override {
+    const HostMemory host = host_memory();
+    return {.total = host.total,
+            .free = host.free,
+            .weights = weight_bytes_->load(std::memory_order_relaxed),
+            .adapters = adapter_bytes_->load(std::memory_order_relaxed),
+            .kv = kv_bytes_->load(std::memory_order_relaxed),
+            .steps = memory_->used_bytes() + memory_->cached_bytes()};
+  }
+  Stream& stream() override { return stream_; }
 
  private:
   ThreadPool threads_;
   std::shared_ptr<Pool> memory_;
   const Kernels& kernels_;
   const bool fast_;
-  CpuOps ops_;
-  CpuGradOps grad_ops_{ops_};
+  const ByteCounter weight_bytes_ = make_byte_counter(), adapter_bytes_ = make_byte_counter(),
+                    kv_bytes_ = make_byte_counter();
+  CpuStream stream_;
 };
 
 std::vector<std::string> set_names() {
@@ -104,14 +151,20 @@ std::vector<std::string> set_names() {
 }  // namespace cpu
 
 BackendEntry cpu_backend_entry() {
-  return {.name = "cpu",
-          .absent = [] { return std::string(); },
-          .lacks = [](const Format&) { return std::string(); },
-          .describe = cpu::processor_name,
-          .instruction_sets = cpu::set_names,
-          .create = [](const BackendOptions& options) -> std::unique_ptr<Backend> {
-            return std::make_unique<cpu::CpuBackend>(options);
-          }};
+  return {
+      .name = "cpu",
+      .count = [] { return 1; },
+      .absent = [](int) { return std::string(); },
+      .lacks = [](int,
+                  const Format& format) { return plain_format(format) ? "" : cat("matmul(", to_string(format), ")"); },
+      .describe = [](int) { return cpu::processor_name(); },
+      .memory_bytes = [](int) { return host_memory().total; },
+      .free_bytes = [](int) { return host_memory().free; },
+      .bandwidth = [](int, int threads) { return read_bandwidth(threads); },
+      .instruction_sets = [](int) { return cpu::set_names(); },
+      .create = [](const BackendOptions& options) -> std::unique_ptr<Backend> {
+        return std::make_unique<cpu::CpuBackend>(options);
+      }};
 }
 
 }  // namespace bumblebee

@@ -5,20 +5,23 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/counted_bytes.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/placement.h"
+#include "backend/cpu/row_sampler.h"
 #include "base/thread_pool.h"
 
 namespace bumblebee::cpu {
 
-/// A weight used straight from its stored bytes (docs/decisions): `host` keeps the mapping alive.
-struct SoftmaxState;
+struct SoftmaxState;  // attention.cpp
 
+/// A weight used straight from its stored bytes (decision 4): `host` keeps the mapping alive.
 struct CpuWeight final : PackedWeight {
   HostWeight host;
   WeightRows rows;
+  CountedBytes counted;
 };
 
 class CpuOps final : public Ops {
@@ -27,15 +30,15 @@ class CpuOps final : public Ops {
  public:
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
 
-  void bind(const Batch& batch);
+  void bind(const Batch& batch, const Tensor& chosen);
+  SlotTable& slots() { return slots_; }
   const RowPartition& partition() const { return partition_; }
 
   Tensor embed(const Weight& table) override;
   void matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) override;
-  Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override;
   void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override;
-  void lora_embed(const LoraTable& table, Tensor& y) override;
-  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) override;
+  void lora_embed(int site, Tensor& y) override;
+  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) override;
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
   Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
   void add(Tensor& x, const Tensor& delta) override;
@@ -44,12 +47,14 @@ class CpuOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
-  Tensor take_wanted(const Tensor& x) override;
+  Tensor gather_rows(const Tensor& x) override;
+  Sampled sample(const Tensor& logits) override;
+  Tensor copy(const Tensor& x) override;
 
  private:
   /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.
-  struct RoundedInt8 {
-    explicit RoundedInt8(QuantLayout l) : layout(l) {}
+  struct QuantizedInt8 {
+    explicit QuantizedInt8(QuantLayout l) : layout(l) {}
     void make_room(int row_count, int cols, bool direct);
     QuantRow row(int r);
     QuantLayout layout;
@@ -59,24 +64,25 @@ class CpuOps final : public Ops {
     std::vector<Outlier> outliers;
     QuantRows rows;
   };
-  /// What is rounded now. Operations whose result a product reads next round it row by row while it is in the cache, as
-  /// the last product of that width wanted it; `source` keeps the result, so that no other tensor can take its place.
-  struct Rounded {
-    std::vector<RoundedInt8> int8;
+  /// What is quantized now. Operations whose result a product reads next quantize it row by row while it is in the
+  /// cache, as the last product of that width wanted it; `source` keeps the result, so that no other tensor can take
+  /// its place.
+  struct QuantizedInput {
+    std::vector<QuantizedInt8> int8;
     std::vector<uint16_t> bf16;
     std::map<int, std::vector<QuantLayout>> layouts;  // by columns of x
     Tensor source;
     std::vector<QuantLayout> done;
-    RoundedInt8& of(const QuantLayout& layout);
+    QuantizedInt8& of(const QuantLayout& layout);
     const QuantRows& rows(const QuantLayout& layout) const;
   };
   struct AttentionTask;
 
-  Tensor own(Tensor& t);
+  Tensor make_writable(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
-  void round_input(const Tensor& x, std::span<const MatmulTerm> terms);
-  void begin_rounding(const Tensor& y);
-  void round_row(const Tensor& y, int r);
+  void quantize_input(const Tensor& x, std::span<const MatmulTerm> terms);
+  void begin_quantizing(const Tensor& y);
+  void quantize_row(const Tensor& y, int r);
   void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
   void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
   struct LoraWork;
@@ -85,11 +91,11 @@ class CpuOps final : public Ops {
   void lora_shrink(const Tensor& x, const LoraWork& work);
   void lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y, int first,
                    int last);
-  void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, const Tensor& y);
-  void turn(Tensor& t, int head_dim, const NormParams* norm);
+  void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, Tensor& y);
+  void rotate_heads(Tensor& t, int head_dim, const NormParams* norm);
   void update_rope_table(const RopeParams& rope);
-  /// To be called before t is changed in place: what was rounded from it is no longer so.
-  void forget_rounded(const Tensor& t);
+  /// To be called before t is changed in place: what was quantized from it is no longer so.
+  void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
@@ -105,7 +111,8 @@ class CpuOps final : public Ops {
   std::shared_ptr<Pool> memory_;
   bool fast_;
   Batch batch_;
-  Rounded rounded_;
+  SlotTable slots_;
+  QuantizedInput quantized_;
   struct Scratch {
     AlignedBytes bytes;
     size_t floats = 0;
@@ -113,10 +120,12 @@ class CpuOps final : public Ops {
   std::vector<Scratch> scratch_;  // per thread
   RopeParams table_for_;          // what the table below was made for
   bool table_valid_ = false;
-  std::vector<float> cos_, sin_;    // [rows, dims/2]
-  std::vector<float> sin_back_;     // -sin, once a gradient has been turned back
-  std::vector<float> lora_u_;       // A x of every run and term
-  std::vector<float> span_states_;  // of spans that are joined later
+  std::vector<float> cos_, sin_;      // [rows, dims/2]
+  std::vector<float> negative_sin_;   // -sin, once a gradient was rotated back
+  std::vector<float> lora_u_;         // A x of every run and term
+  std::vector<float> span_states_;    // of spans that are joined later
+  std::vector<RowSampler> samplers_;  // per thread, or per row where there are fewer
+  std::vector<int> sampled_rows_;     // rows that ask for a choice
 };
 
 }  // namespace bumblebee::cpu

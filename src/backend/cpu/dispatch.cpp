@@ -13,28 +13,69 @@
 
 namespace bumblebee::cpu {
 
-std::vector<const Kernels*> available_kernels() {
-  std::vector<const Kernels*> sets;
+namespace {
+
+struct CompiledSet {
+  const char* name;
+  const Kernels& (*kernels)();
+  bool runs;  // on this processor
+};
+
+/// The sets of this build (CMakeLists.txt beside this file names them), best first.
+std::vector<CompiledSet> compiled() {
+  std::vector<CompiledSet> sets;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("bmi2");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"))
-    sets.push_back(&avx512_bf16_kernels());
-  if (vnni) sets.push_back(&avx512_vnni_kernels());
-  if (avx512) sets.push_back(&avx512_kernels());
-  if (avx2) sets.push_back(&avx2_kernels());
-#elif defined(__aarch64__)
-  const unsigned long features = getauxval(AT_HWCAP), more = getauxval(AT_HWCAP2);
-  if ((features & HWCAP_ASIMDDP) != 0 && (more & HWCAP2_I8MM) != 0) sets.push_back(&neon_i8mm_kernels());
-  if ((features & HWCAP_ASIMDDP) != 0) sets.push_back(&neon_dotprod_kernels());
-  sets.push_back(&neon_kernels());
+  [[maybe_unused]] const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                                     __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                                       __builtin_cpu_supports("avx512vl");
+  [[maybe_unused]] const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#ifdef BB_WITH_AVX512_BF16
+  sets.push_back({"avx512_bf16", avx512_bf16_kernels,
+                  vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")});
 #endif
-  sets.push_back(&scalar_kernels());
+#ifdef BB_WITH_AVX512_VNNI
+  sets.push_back({"avx512_vnni", avx512_vnni_kernels, vnni});
+#endif
+#ifdef BB_WITH_AVX512
+  sets.push_back({"avx512", avx512_kernels, avx512});
+#endif
+#ifdef BB_WITH_AVX2
+  sets.push_back({"avx2", avx2_kernels, avx2});
+#endif
+#elif defined(__aarch64__)
+  [[maybe_unused]] const bool dot_product = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  [[maybe_unused]] const bool i8mm = dot_product && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#ifdef BB_WITH_NEON_I8MM
+  sets.push_back({"neon_i8mm", neon_i8mm_kernels, i8mm});
+#endif
+#ifdef BB_WITH_NEON_DOTPROD
+  sets.push_back({"neon_dotprod", neon_dotprod_kernels, dot_product});
+#endif
+#ifdef BB_WITH_NEON
+  sets.push_back({"neon", neon_kernels, true});
+#endif
+#endif
+  sets.push_back({"scalar", scalar_kernels, true});
   return sets;
+}
+
+}  // namespace
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> sets;
+  for (const CompiledSet& set : compiled()) {
+    if (set.runs) sets.push_back(&set.kernels());
+  }
+  return sets;
+}
+
+std::vector<std::string> compiled_sets() {
+  std::vector<std::string> names;
+  for (const CompiledSet& set : compiled()) names.emplace_back(set.name);
+  return names;
 }
 
 const Kernels& choose_kernels(std::string_view wanted) {

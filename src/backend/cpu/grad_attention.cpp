@@ -29,8 +29,8 @@ size_t up_to(int count, int multiple) { return size_t((count + multiple - 1) / m
 /// Keys and values of every segment and key head, as the pass wants them.
 struct CpuGradOps::Packed {
   struct Head {
-    Operands::Right keys_turned, values;                      // forward: [dim, keys] [keys, dim]
-    Operands::Left keys_left, values_left, keys_left_turned;  // backward: [keys, dim] [keys, dim] [dim, keys]
+    Operands::Right keys_transposed, values;                      // forward: [dim, keys] [keys, dim]
+    Operands::Left keys_left, values_left, keys_left_transposed;  // backward: [keys, dim] [keys, dim] [dim, keys]
   };
   Operands operands;
   Tensor memory;
@@ -62,10 +62,10 @@ void CpuGradOps::pack_forward(Packed& packed, const Tensor& k, const Tensor& v, 
     const int column = int(i % a.kv_heads) * a.head_dim;
     float* const room = data(packed.memory) + packed.offsets[size_t(i)];
     const Operands& o = packed.operands;
-    packed.heads[size_t(i)].keys_turned =
-        o.turned_right(row(k, s.first) + column, size_t(k.cols()), a.head_dim, s.rows, room);
+    packed.heads[size_t(i)].keys_transposed =
+        o.transposed_right(row(k, s.first) + column, size_t(k.cols()), a.head_dim, s.rows, room);
     packed.heads[size_t(i)].values = o.right(row(v, s.first) + column, size_t(v.cols()), s.rows, a.head_dim,
-                                             room + o.turned_right_room(a.head_dim, s.rows));
+                                             room + o.transposed_right_room(a.head_dim, s.rows));
   });
 }
 
@@ -79,7 +79,8 @@ void CpuGradOps::pack_backward(Packed& packed, const Tensor& k, const Tensor& v,
     const size_t stride = size_t(k.cols()), left = o.left_room(s.rows, a.head_dim);
     head.keys_left = o.left(row(k, s.first) + column, stride, s.rows, a.head_dim, room);
     head.values_left = o.left(row(v, s.first) + column, stride, s.rows, a.head_dim, room + left);
-    head.keys_left_turned = o.turned_left(row(k, s.first) + column, stride, a.head_dim, s.rows, room + 2 * left);
+    head.keys_left_transposed =
+        o.transposed_left(row(k, s.first) + column, stride, a.head_dim, s.rows, room + 2 * left);
   });
 }
 
@@ -94,7 +95,7 @@ void CpuGradOps::attend_block(const Packed& packed, const Tensor& q, const Atten
   float* const scores = ops_.scratch(thread, kB * stride + packed_q + o.left_room(kBlockRows, keys)).data();
   float *const q_room = scores + kB * stride, *const p_room = q_room + packed_q;
   o.multiply(o.left(row(q, top) + head * dim, size_t(q.cols()), rows, dim, q_room),
-             o.from(shared.keys_turned, 0, begin), rows, int(stride), dim, {.c = scores, .stride = stride});
+             o.from(shared.keys_transposed, 0, begin), rows, int(stride), dim, {.c = scores, .stride = stride});
   float totals[kBlockRows];
   for (int i = 0; i < rows; ++i) {
     float* const p = scores + size_t(i) * stride;
@@ -115,8 +116,9 @@ Tensor CpuGradOps::attend_packed(const Tensor& q, const Tensor& k, const Tensor&
                                  Tensor& lse) {
   Tensor out = ops_.memory_->make(q.rows(), q.cols());
   lse = ops_.memory_->make(q.rows(), a.heads);
-  Packed packed = make_room(
-      a, [](const Operands& o, int rows, int dim) { return o.turned_right_room(dim, rows) + o.right_room(rows, dim); });
+  Packed packed = make_room(a, [](const Operands& o, int rows, int dim) {
+    return o.transposed_right_room(dim, rows) + o.right_room(rows, dim);
+  });
   pack_forward(packed, k, v, a);
   struct Task {
     size_t segment;
@@ -148,21 +150,23 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
   const Segment& s = ops_.batch_.segments[segment];
   const Packed::Head& shared = work.packed.head(segment, head * a.kv_heads / a.heads);
   const int dim = a.head_dim, at = head * dim;
-  const size_t stride = size_t(a.heads * dim), turned = o.turned_right_room(dim, kBlockRows),
+  const size_t stride = size_t(a.heads * dim), transposed = o.transposed_right_room(dim, kBlockRows),
                plain = o.right_room(kBlockRows, dim), left = o.left_room(kBlockRows, kBlockRows),
                right = o.right_room(kBlockRows, kBlockRows), block = size_t(dim) * kB;
-  float* room = ops_.scratch(thread, 2 * turned + 2 * plain + 2 * left + right + block + 2 * kB * kB + 2 * kB).data();
+  float* room =
+      ops_.scratch(thread, 2 * transposed + 2 * plain + 2 * left + right + block + 2 * kB * kB + 2 * kB).data();
   const auto take = [&](size_t floats) { return std::exchange(room, room + floats); };
-  float *const q_turned = take(turned), *const dout_turned = take(turned), *const q_plain = take(plain),
+  float *const q_transposed = take(transposed), *const dout_transposed = take(transposed), *const q_plain = take(plain),
                *const dout_plain = take(plain), *const p_left = take(left), *const ds_left = take(left),
                *const ds_right = take(right);
-  float *const dq_turned = take(block), *const p = take(kB * kB), *const ds = take(kB * kB);  // [dim, kB] [keys, kB]
+  float *const dq_transposed = take(block), *const p = take(kB * kB),
+               *const ds = take(kB * kB);  // [dim, kB] [keys, kB]
   float *const lse = take(kB), *const means = take(kB);
   for (int first = 0; first < s.rows; first += kBlockRows) {
     const int rows = std::min(kBlockRows, s.rows - first), top = s.first + first;
     const float *const q = row(work.q, top) + at, *const dout = row(work.dout, top) + at;
-    const Operands::Right q_t = o.turned_right(q, stride, dim, rows, q_turned),
-                          dout_t = o.turned_right(dout, stride, dim, rows, dout_turned),
+    const Operands::Right q_t = o.transposed_right(q, stride, dim, rows, q_transposed),
+                          dout_t = o.transposed_right(dout, stride, dim, rows, dout_transposed),
                           q_rows = o.right(q, stride, rows, dim, q_plain),
                           dout_rows = o.right(dout, stride, rows, dim, dout_plain);
     for (int i = 0; i < rows; ++i) {
@@ -190,10 +194,10 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
                  {.c = row(work.dv, key_row) + at, .stride = stride, .accumulate = known});
       o.multiply(o.left(ds, kB, keys, rows, ds_left), q_rows, keys, dim, rows,
                  {.c = row(work.dk, key_row) + at, .stride = stride, .accumulate = known});
-      o.multiply(o.from(shared.keys_left_turned, 0, key), o.right(ds, kB, keys, wide, ds_right), dim, wide, keys,
-                 {.c = dq_turned, .stride = kB, .accumulate = key > begin});
+      o.multiply(o.from(shared.keys_left_transposed, 0, key), o.right(ds, kB, keys, wide, ds_right), dim, wide, keys,
+                 {.c = dq_transposed, .stride = kB, .accumulate = key > begin});
     }
-    k_.transpose(dq_turned, kB, dim, rows, row(work.dq, top) + at, stride);
+    k_.transpose(dq_transposed, kB, dim, rows, row(work.dq, top) + at, stride);
   }
 }
 
@@ -202,7 +206,7 @@ void CpuGradOps::attend_packed_dqkv(const Tensor& dout, const Tensor& q, const T
                                     Tensor& dk, Tensor& dv) {
   const int rows = q.rows(), dim = a.head_dim, group = a.heads / a.kv_heads;
   Packed packed = make_room(a, [](const Operands& o, int count, int width) {
-    return 2 * o.left_room(count, width) + o.turned_left_room(width, count);
+    return 2 * o.left_room(count, width) + o.transposed_left_room(width, count);
   });
   pack_backward(packed, k, v, a);
   Tensor means = ops_.memory_->make(rows, a.heads);

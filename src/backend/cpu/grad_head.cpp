@@ -89,10 +89,10 @@ void CpuGradOps::head_block(const Tensor& h, const Weight& head, const Tensor& b
     std::memcpy(halves + size_t(i) * stride, rounded, (size_t(vocab) + size_t(vocab) % 2) * sizeof(uint16_t));
   });
   if (dh == nullptr) return;
-  Slopes slopes = {.f32 = data(z), .bf16 = nullptr, .stride = size_t(vocab), .rows = rows};
-  if (bf16) slopes = {.f32 = nullptr, .bf16 = halves, .stride = stride, .rows = rows};
+  GradRows grad_rows = {.f32 = data(z), .bf16 = nullptr, .stride = size_t(vocab), .rows = rows};
+  if (bf16) grad_rows = {.f32 = nullptr, .bf16 = halves, .stride = stride, .rows = rows};
   threads_.for_ranges(in, column_grain(), [&](int64_t first, int64_t last, int thread) {
-    add_product(slopes, head, int(first), int(last), data(x), size_t(in), false, thread);
+    add_product(grad_rows, head, int(first), int(last), data(x), size_t(in), false, thread);
   });
   ops_.for_rows(rows, in, [&](int i) {
     const size_t r = size_t(scored[size_t(i)]);

@@ -7,28 +7,28 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr int kTurnRows = 16;  // turned at a time on the way to bf16
+constexpr int kTransposeRows = 16;  // transposed at a time on the way to bf16
 
 size_t up_to(int count, int multiple) { return size_t((count + multiple - 1) / multiple * multiple); }
-size_t turned_stride(int count) { return up_to(count, 16) + 16; }  // f32
-size_t half_stride(int depth) { return up_to(depth, 32) + 32; }    // bf16
+size_t transposed_stride(int count) { return up_to(count, 16) + 16; }  // f32
+size_t half_stride(int depth) { return up_to(depth, 32) + 32; }        // bf16
 size_t tile_words(int depth) { return size_t(depth + 1) / 2 * kPairCols; }
 
 }  // namespace
 
 size_t Operands::left_room(int rows, int depth) const { return bf16_ ? size_t(rows) * half_stride(depth) / 2 : 0; }
 
-size_t Operands::turned_left_room(int rows, int depth) const {
-  if (!bf16_) return size_t(rows) * turned_stride(depth);
-  return size_t(rows) * half_stride(depth) / 2 + kTurnRows * turned_stride(depth);
+size_t Operands::transposed_left_room(int rows, int depth) const {
+  if (!bf16_) return size_t(rows) * transposed_stride(depth);
+  return size_t(rows) * half_stride(depth) / 2 + kTransposeRows * transposed_stride(depth);
 }
 
 size_t Operands::right_room(int depth, int cols) const {
   return bf16_ ? up_to(cols, kPairCols) / kPairCols * tile_words(depth) : 0;
 }
 
-size_t Operands::turned_right_room(int depth, int cols) const {
-  return bf16_ ? right_room(depth, cols) : size_t(depth) * turned_stride(cols);
+size_t Operands::transposed_right_room(int depth, int cols) const {
+  return bf16_ ? right_room(depth, cols) : size_t(depth) * transposed_stride(cols);
 }
 
 Operands::Left Operands::left(const float* x, size_t stride, int rows, int depth, float* room) const {
@@ -43,21 +43,21 @@ Operands::Left Operands::left(const float* x, size_t stride, int rows, int depth
   return {out, out_stride};
 }
 
-Operands::Left Operands::turned_left(const float* x, size_t stride, int rows, int depth, float* room) const {
-  const size_t wide = turned_stride(depth);
+Operands::Left Operands::transposed_left(const float* x, size_t stride, int rows, int depth, float* room) const {
+  const size_t wide = transposed_stride(depth);
   if (!bf16_) {
     k_.transpose(x, stride, depth, rows, room, wide);
     return {room, wide};
   }
   const size_t out_stride = half_stride(depth);
   auto* const out = reinterpret_cast<uint16_t*>(room);
-  float* const turned = room + size_t(rows) * out_stride / 2;
-  for (int r = 0; r < rows; r += kTurnRows) {
-    const int count = std::min(kTurnRows, rows - r);
-    k_.transpose(x + r, stride, depth, count, turned, wide);
+  float* const transposed = room + size_t(rows) * out_stride / 2;
+  for (int r = 0; r < rows; r += kTransposeRows) {
+    const int count = std::min(kTransposeRows, rows - r);
+    k_.transpose(x + r, stride, depth, count, transposed, wide);
     for (int i = 0; i < count; ++i) {
       uint16_t* const to = out + size_t(r + i) * out_stride;
-      k_.round_bf16(turned + size_t(i) * wide, depth, to);
+      k_.round_bf16(transposed + size_t(i) * wide, depth, to);
       to[depth] = 0;
     }
   }
@@ -74,12 +74,12 @@ Operands::Right Operands::right(const float* x, size_t stride, int depth, int co
   return {room, tile_words(depth)};
 }
 
-Operands::Right Operands::turned_right(const float* x, size_t stride, int depth, int cols, float* room) const {
+Operands::Right Operands::transposed_right(const float* x, size_t stride, int depth, int cols, float* room) const {
   if (bf16_) {
-    k_.turn_pairs(x, stride, cols, depth, reinterpret_cast<uint32_t*>(room));
+    k_.transpose_pairs(x, stride, cols, depth, reinterpret_cast<uint32_t*>(room));
     return {room, tile_words(depth)};
   }
-  const size_t wide = turned_stride(cols);
+  const size_t wide = transposed_stride(cols);
   k_.transpose(x, stride, cols, depth, room, wide);
   for (int d = 0; d < depth; ++d) std::fill(room + size_t(d) * wide + cols, room + size_t(d + 1) * wide, 0.0f);
   return {room, wide};

@@ -26,20 +26,20 @@ class Operands {
 
   /// Floats of room; multiples of 16.
   size_t left_room(int rows, int depth) const;
-  size_t turned_left_room(int rows, int depth) const;
+  size_t transposed_left_room(int rows, int depth) const;
   size_t right_room(int depth, int cols) const;
-  size_t turned_right_room(int depth, int cols) const;
+  size_t transposed_right_room(int depth, int cols) const;
 
-  Left left(const float* x, size_t stride, int rows, int depth, float* room) const;           // x [rows, depth]
-  Left turned_left(const float* x, size_t stride, int rows, int depth, float* room) const;    // x [depth, rows]
-  Right right(const float* x, size_t stride, int depth, int cols, float* room) const;         // x [depth, cols]
-  Right turned_right(const float* x, size_t stride, int depth, int cols, float* room) const;  // x [cols, depth]
+  Left left(const float* x, size_t stride, int rows, int depth, float* room) const;               // x [rows, depth]
+  Left transposed_left(const float* x, size_t stride, int rows, int depth, float* room) const;    // x [depth, rows]
+  Right right(const float* x, size_t stride, int depth, int cols, float* room) const;             // x [depth, cols]
+  Right transposed_right(const float* x, size_t stride, int depth, int cols, float* room) const;  // x [cols, depth]
 
   /// From a row and a depth on; from a depth and a column on, which is a multiple of kEntry. Depths are even.
   Left from(const Left& left, int row, int depth) const;
   Right from(const Right& right, int depth, int col) const;
 
-  /// c [rows, cols] = left·right, or +=. Right operands that were turned have zeros up to a multiple of 16 columns.
+  /// c [rows, cols] = left·right, or +=. Right operands that were transposed have zeros up to a multiple of 16 columns.
   struct Result {
     float* c = nullptr;
     size_t stride = 0;

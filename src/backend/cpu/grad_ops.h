@@ -33,10 +33,21 @@ class CpuGradOps final : public GradOps {
   void multiply_columns(Tensor& y, const Tensor& factor) override;
   Tensor column_dots(const Tensor& x, const Tensor& y) override;
   Tensor row_lengths(const Weight& weight, const Tensor& a, const Tensor& b, float scale) override;
+  void add_row(Tensor& y, const Tensor& delta) override;
+  void clear(std::span<const Tensor> y) override;
+  void axpby(std::span<const AxpbyTerm> terms) override;
+  void scale(std::span<const ScaleTerm> terms) override;
+  void divide(std::span<const Tensor> y, std::span<const Tensor> x) override;
+  void adam(std::span<const AdamTerm> terms) override;
+  void adafactor(std::span<AdafactorTerm> terms) override;
+  void orthogonalize(std::span<const Tensor> x, int steps) override;
+  void sum_squares(std::span<const Tensor> x, std::span<double> sums) override;
+  void read_all(std::span<const Tensor> x, std::span<float> flat) override;
+  void write_all(std::span<const float> flat, std::span<const Tensor> x) override;
 
  private:
   /// Gradients [rows, out] that meet the rows of a weight: f32, or bf16 with an even number of columns.
-  struct Slopes {
+  struct GradRows {
     const float* f32 = nullptr;
     const uint16_t* bf16 = nullptr;
     size_t stride = 0;  // elements
@@ -54,10 +65,10 @@ class CpuGradOps final : public GradOps {
   bool uses_bf16() const { return ops_.fast_ && k_.gemm_bf16 != nullptr; }
   int column_grain() const { return uses_bf16() ? 32 : 128; }
   /// y[:, k0..k1) = dy·W[:, k0..k1), or += when `accumulate`; k0 is a multiple of column_grain().
-  void add_product(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
+  void add_product(const GradRows& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
                    int thread);
 
-  void add_block(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
+  void add_block(const GradRows& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride, bool accumulate,
                  int thread);
 
   static Matrix view(const Tensor& t);
@@ -78,7 +89,7 @@ class CpuGradOps final : public GradOps {
   void head_block(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int> scored,
                   std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
                   Tensor* dh);
-  void turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm);
+  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm);
 
   CpuOps& ops_;
   const Kernels& k_;

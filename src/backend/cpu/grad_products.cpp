@@ -21,13 +21,13 @@ const WeightRows& rows_of(const Weight& w) { return static_cast<const CpuWeight&
 
 }  // namespace
 
-void CpuGradOps::add_product(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
+void CpuGradOps::add_product(const GradRows& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
                              bool accumulate, int thread) {
   const int blocks = (dy.rows + kProductRows - 1) / kProductRows;
   for (int b = 0; b < blocks; ++b) {  // of whole tiles of six
     const int first = (dy.rows + 5) / 6 * b / blocks * 6,
               last = std::min(dy.rows, (dy.rows + 5) / 6 * (b + 1) / blocks * 6);
-    Slopes part = dy;
+    GradRows part = dy;
     part.rows = last - first;
     if (dy.bf16 != nullptr) {
       part.bf16 += size_t(first) * dy.stride;
@@ -38,7 +38,7 @@ void CpuGradOps::add_product(const Slopes& dy, const Weight& weight, int k0, int
   }
 }
 
-void CpuGradOps::add_block(const Slopes& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
+void CpuGradOps::add_block(const GradRows& dy, const Weight& weight, int k0, int k1, float* y, size_t y_stride,
                            bool accumulate, int thread) {
   const WeightRows& w = rows_of(weight);
   const bool bf16 = dy.bf16 != nullptr;
@@ -84,10 +84,10 @@ Tensor CpuGradOps::matmul_dx(std::span<const Tensor> dy, std::span<const Weight*
   BB_CHECK(dy.size() == weights.size() && !dy.empty());
   const int rows = dy[0].rows(), in = weights[0]->in;
   size_t size = 0;
-  std::vector<Slopes> slopes(dy.size());
+  std::vector<GradRows> grad_rows(dy.size());
   for (size_t t = 0; t < dy.size(); ++t) {
     BB_CHECK(weights[t]->in == in && weights[t]->out == dy[t].cols() && dy[t].rows() == rows, "term ", t);
-    slopes[t] = {.f32 = data(dy[t]), .bf16 = nullptr, .stride = size_t(dy[t].cols()), .rows = rows};
+    grad_rows[t] = {.f32 = data(dy[t]), .bf16 = nullptr, .stride = size_t(dy[t].cols()), .rows = rows};
     size += size_t(rows) * (size_t(dy[t].cols()) + 2 * kRoundStride);
   }
   Tensor rounded;
@@ -102,14 +102,14 @@ Tensor CpuGradOps::matmul_dx(std::span<const Tensor> dy, std::span<const Weight*
         k_.round_bf16(row(dy[t], r), int(out), to);
         to[out] = 0;
       });
-      slopes[t] = {.f32 = nullptr, .bf16 = at, .stride = stride, .rows = rows};
+      grad_rows[t] = {.f32 = nullptr, .bf16 = at, .stride = stride, .rows = rows};
       at += size_t(rows) * stride;
     }
   }
   Tensor dx = ops_.memory_->make(rows, in);
   threads_.for_ranges(in, column_grain(), [&](int64_t first, int64_t last, int thread) {
     for (size_t t = 0; t < dy.size(); ++t)
-      add_product(slopes[t], *weights[t], int(first), int(last), data(dx), size_t(in), t > 0, thread);
+      add_product(grad_rows[t], *weights[t], int(first), int(last), data(dx), size_t(in), t > 0, thread);
   });
   return dx;
 }
@@ -179,9 +179,9 @@ void CpuGradOps::multiply_wide(const Matrix& a, const Matrix& b, const Matrix& c
 /// c += a·bᵀ: lanes run along the sum.
 void CpuGradOps::multiply_by_dots(const Matrix& a, const Matrix& b, const Matrix& c) {
   threads_.for_ranges(c.rows, 12, [&](int64_t first, int64_t last, int) {
-    for (int k = 0; k < a.cols; k += kBlock) {
+    for (int k = 0; k < a.cols; k += kDepthBlock) {
       k_.dot_block({a.data + size_t(first) * a.stride + k, a.stride}, int(last - first), {b.data + k, b.stride}, b.rows,
-                   std::min(kBlock, a.cols - k), c.data + size_t(first) * c.stride, c.stride);
+                   std::min(kDepthBlock, a.cols - k), c.data + size_t(first) * c.stride, c.stride);
     }
   });
 }
@@ -190,19 +190,20 @@ void CpuGradOps::multiply_by_dots(const Matrix& a, const Matrix& b, const Matrix
 /// which holds a row for each token, is read as it lies.
 void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_in, Op op_b, float beta, Tensor& c_in) {
   Matrix a = view(a_in), b = view(b_in);
-  bool a_turned = op_a == Op::transposed, b_turned = op_b == Op::transposed;
-  const int m = a_turned ? a.cols : a.rows, depth = a_turned ? a.rows : a.cols, n = b_turned ? b.rows : b.cols;
-  BB_CHECK(depth == (b_turned ? b.cols : b.rows), "depth ", depth);
+  bool a_transposed = op_a == Op::transposed, b_transposed = op_b == Op::transposed;
+  const int m = a_transposed ? a.cols : a.rows, depth = a_transposed ? a.rows : a.cols,
+            n = b_transposed ? b.rows : b.cols;
+  BB_CHECK(depth == (b_transposed ? b.cols : b.rows), "depth ", depth);
   if (!c_in && beta == 0) c_in = ops_.memory_->make(m, n);
   BB_CHECK(c_in && c_in.rows() == m && c_in.cols() == n, "c [", c_in.rows(), ", ", c_in.cols(), "], expected [", m,
            ", ", n, "]");
-  ops_.forget_rounded(c_in);
+  ops_.forget_quantized(c_in);
   const Matrix c = view(c_in);
   if (m == 0 || n == 0) return;
   if (depth == 0) return scale_or_clear(c, beta);
 
-  if (a_turned && m >= n) {  // cᵀ = op(b)ᵀ·a, for a with a row for each token
-    const Matrix b_t = b_turned && alpha == 1 ? b : copy(b, !b_turned, alpha);
+  if (a_transposed && m >= n) {  // cᵀ = op(b)ᵀ·a, for a with a row for each token
+    const Matrix b_t = b_transposed && alpha == 1 ? b : copy(b, !b_transposed, alpha);
     const Matrix c_t = view(ops_.memory_->make(n, m));
     multiply_wide(b_t, a, c_t, false);
     threads_.for_ranges(m, 16, [&](int64_t first, int64_t last, int) {
@@ -215,10 +216,10 @@ void CpuGradOps::gemm(float alpha, const Tensor& a_in, Op op_a, const Tensor& b_
     return;
   }
   const bool scale_a = m <= n;
-  if (a_turned || (scale_a && alpha != 1)) a = copy(a, a_turned, scale_a ? alpha : 1);
+  if (a_transposed || (scale_a && alpha != 1)) a = copy(a, a_transposed, scale_a ? alpha : 1);
   const float b_factor = scale_a ? 1 : alpha;
-  const bool by_dots = b_turned ? depth >= 4 * kNarrow : n < kNarrow;
-  if (b_turned != by_dots || b_factor != 1) b = copy(b, b_turned != by_dots, b_factor);
+  const bool by_dots = b_transposed ? depth >= 4 * kNarrow : n < kNarrow;
+  if (b_transposed != by_dots || b_factor != 1) b = copy(b, b_transposed != by_dots, b_factor);
   if (by_dots) {
     scale_or_clear(c, beta);
     multiply_by_dots(a, b, c);

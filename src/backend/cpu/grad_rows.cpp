@@ -22,13 +22,13 @@ Tensor CpuGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
   return dx;
 }
 
-void CpuGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm) {
-  ops_.forget_rounded(d);
-  d = ops_.own(d);
+void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm) {
+  ops_.forget_quantized(d);
+  d = ops_.make_writable(d);
   const int half = int(ops_.table_for_.inv_freq.size());
   ops_.for_rows(d.rows(), d.cols(), [&](int r) {
     const float* cos = ops_.cos_.data() + size_t(r) * size_t(half);
-    const float* sin = ops_.sin_back_.data() + size_t(r) * size_t(half);
+    const float* sin = ops_.negative_sin_.data() + size_t(r) * size_t(half);
     for (int c = 0; c < d.cols(); c += head_dim) {
       float* head = row(d, r) + c;
       k_.rotate(head, cos, sin, half);
@@ -40,11 +40,11 @@ void CpuGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormP
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
   ops_.update_rope_table(rope);
-  if (ops_.sin_back_.empty()) {
-    for (const float s : ops_.sin_) ops_.sin_back_.push_back(-s);
+  if (ops_.negative_sin_.empty()) {
+    for (const float s : ops_.sin_) ops_.negative_sin_.push_back(-s);
   }
-  turn_back(dq, q, head_dim, q_norm);
-  turn_back(dk, k, head_dim, k_norm);
+  rotate_back(dq, q, head_dim, q_norm);
+  rotate_back(dk, k, head_dim, k_norm);
 }
 
 void CpuGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
@@ -58,7 +58,7 @@ void CpuGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const 
 
 void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {
   BB_CHECK(x.rows() == y.rows() && x.cols() == y.cols());
-  ops_.forget_rounded(y);
+  ops_.forget_quantized(y);
   ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.add_scaled(row(y, r), row(x, r), alpha, y.cols()); });
 }
 
@@ -77,8 +77,14 @@ Tensor CpuGradOps::dropout(const Tensor& x, float p, const DropoutKey& key) {
 
 void CpuGradOps::multiply_columns(Tensor& y, const Tensor& factor) {
   BB_CHECK(factor.cols() == y.cols());
-  ops_.forget_rounded(y);
+  ops_.forget_quantized(y);
   ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.multiply(row(y, r), data(factor), y.cols()); });
+}
+
+void CpuGradOps::add_row(Tensor& y, const Tensor& delta) {
+  BB_CHECK(delta.cols() == y.cols());
+  ops_.forget_quantized(y);
+  ops_.for_rows(y.rows(), y.cols(), [&](int r) { k_.add(row(y, r), data(delta), y.cols()); });
 }
 
 Tensor CpuGradOps::column_dots(const Tensor& x, const Tensor& y) {

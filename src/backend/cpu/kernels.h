@@ -10,17 +10,17 @@ namespace bumblebee::cpu {
 
 /// Sums over k are formed in blocks of this many elements, each block in 16 lanes, whatever the instruction set and the
 /// number of rows. That is what makes a row's result independent of its batch (docs/numerics.md).
-inline constexpr int kBlock = 1024;
+inline constexpr int kDepthBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
-/// Activations of the fast mode are rounded with one scale for so many (docs/numerics.md). The scale is such that all
-/// of them fit int8 but the largest kOutliers, which are 128·high + low with both digits in int8.
+/// Activations of the fast mode are quantized with one scale for so many (docs/numerics.md). The scale is such that all
+/// of them fit int8 but the largest kOutliers, which are 128·high + low with both bytes in int8.
 inline constexpr int kQuantGroup = 64;
 inline constexpr int kOutliers = 2;
-/// Inputs whose codes of four bits are a cache line.
-inline constexpr int kLine = 128;
-/// The fast mode sums in so many lanes: lane i has units i, i + 16, ... of a row, in order; then lanes are added in
-/// order.
+/// Inputs whose codes of four bits are a cache line: a chunk of a row.
+inline constexpr int kNibbleChunk = 128;
+/// Blocks of a stripe. The fast mode sums a row in so many lanes: lane i takes block i of every stripe, in order; then
+/// lanes are added in order (docs/kernels.md draws it).
 inline constexpr int kLanes = 16;
 /// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;
@@ -42,54 +42,55 @@ struct WeightRows {
   Element bias_element = Element::f32;  // affine: of the biases
 };
 
-/// How weights want int8 activations: sums over `unit` values (32 or 64) meet the biases; with `nibbles`, even values
+/// How weights want int8 activations: sums over a block of 32 or 64 values meet the biases; with `nibbles`, even values
 /// come before odd ones, as the low and the high halves of bytes do.
 struct QuantLayout {
   bool nibbles = false;
-  int unit = 64;
+  int block = 64;
   friend bool operator==(const QuantLayout&, const QuantLayout&) = default;
 };
 inline QuantLayout quant_layout(const WeightRows& w) { return {w.bits == 4, w.group < 64 ? w.group : 64}; }
 
-/// The high digit of an outlier: a byte of `quad`, which are four inputs as they lie at step `step` of their unit,
-/// whose even values come first with `nibbles`.
+/// An outlier's high byte, for panels, whose products take four inputs of a block at a time (a step). `quad` is what
+/// such a product multiplies by: four bytes, zero but for the outlier's. `step` says which four inputs of the block
+/// they meet; with `nibbles` a block's even inputs are numbered before its odd ones.
 struct Outlier {
   uint32_t quad = 0, step = 0;
 };
 
-/// Units of a row, rounded up to whole rounds of lanes.
-inline int padded_units(int in, QuantLayout layout) {
-  return (in + kLanes * layout.unit - 1) / (kLanes * layout.unit) * kLanes;
+/// Blocks of a row, rounded up to whole stripes of lanes.
+inline int padded_blocks(int in, QuantLayout layout) {
+  return (in + kLanes * layout.block - 1) / (kLanes * layout.block) * kLanes;
 }
 
-/// Where one row is rounded to, with room for padded_units(count). For few rows, which read weights as they lie
-/// (Kernels::direct_rows), units come in order, the values of every kLine inputs with even ones first, and `high` is
-/// there. For more, which go through panels, units come lane by lane, each with its own even values first. Units past
-/// the end have a scale and a sum of zero.
+/// Where one row is quantized to, with room for padded_blocks(count). Few rows, which read weights as they lie
+/// (Kernels::direct_rows), have blocks in order, the values of every kNibbleChunk inputs with even ones first, and
+/// `high`. More rows, which go through panels, have blocks lane by lane, each with its own even values first. Blocks
+/// past the end have a scale and a sum of zero.
 struct QuantRow {
-  int8_t* values = nullptr;     // low digits, 64-byte aligned
-  int8_t* high = nullptr;       // high digits in the same places, zero but for outliers; null: units by lane
-  float* scales = nullptr;      // [units]; units of a group have the same
-  float* sums = nullptr;        // [units], scale·Σ of both digits
-  Outlier* outliers = nullptr;  // [units, kOutliers], only by lane; those that are not used have a quad of zero
+  int8_t* values = nullptr;     // low bytes, 64-byte aligned
+  int8_t* high = nullptr;       // high bytes in the same positions, zero but for outliers; null: blocks by lane
+  float* scales = nullptr;      // [blocks]; blocks of a group have the same
+  float* sums = nullptr;        // [blocks], scale·Σ of both bytes
+  Outlier* outliers = nullptr;  // [blocks, kOutliers], only by lane; those that are not used have a quad of zero
 };
 
-/// Rounded activations [rows, in], row by row as in QuantRow; strides are in elements. Rows of high digits follow those
-/// of low ones. kRowRead more bytes can be read after the last row.
+/// Quantized activations [rows, in], row by row as in QuantRow; strides are in elements. Rows of high bytes follow
+/// those of low ones. kRowRead more bytes can be read after the last row.
 inline constexpr size_t kRowRead = 1024;
 struct QuantRows {
   const int8_t* values = nullptr;
   const float* scales = nullptr;
   const float* sums = nullptr;
   const Outlier* outliers = nullptr;
-  size_t stride = 0, unit_stride = 0;  // of values; of scales, sums and pairs of outliers
+  size_t stride = 0, block_stride = 0;  // of values; of scales, sums and pairs of outliers
   /// From row r on.
   QuantRows from(int r) const {
     QuantRows out = *this;
     out.values += size_t(r) * stride;
-    out.scales += size_t(r) * unit_stride;
-    out.sums += size_t(r) * unit_stride;
-    out.outliers += size_t(r) * unit_stride * kOutliers;
+    out.scales += size_t(r) * block_stride;
+    out.sums += size_t(r) * block_stride;
+    out.outliers += size_t(r) * block_stride * kOutliers;
     return out;
   }
 };
@@ -181,14 +182,14 @@ struct Kernels {
   void (*matvec)(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride);
   /// out [last - first, k1 - k0] f32 = the decoded elements; k0 is a multiple of 128.
   void (*decode)(const WeightRows& w, int first, int last, int k0, int k1, float* out, size_t out_stride);
-  /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kBlock elements; the sum has the order of matvec.
+  /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kDepthBlock elements; the sum has the order of matvec.
   void (*dot_block)(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride);
 
-  /// Fast mode: x rounded. Magnitudes below 2^-100 may count as zero.
+  /// Fast mode: x to int8. Magnitudes below 2^-100 may count as zero.
   void (*quantize)(const float* x, int count, QuantLayout layout, const QuantRow& out);
-  /// Rows of x up to which matmul_int8 wants them in order and with high digits.
+  /// Rows of x up to which matmul_int8 wants them in order and with high bytes.
   int direct_rows;
-  /// As matvec with rounded x, for any number of rows. `scratch` is int8_scratch(w) bytes, 64-byte aligned.
+  /// As matvec with quantized x, for any number of rows. `scratch` is int8_scratch(w) bytes, 64-byte aligned.
   void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                       void* scratch);
   /// Fast mode for dense bf16 weights: x rounded to bf16.
@@ -207,8 +208,8 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
-  /// p[i] = exp(p[i]·scale - highest) for i < count; returns their sum. max_scaled() gives a highest.
-  float (*softmax_part)(float* p, int count, float scale, float highest);
+  /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.
+  float (*softmax_part)(float* p, int count, float scale, float max);
   float (*max_scaled)(const float* p, int count, float scale);
   /// Conversions for cached keys and values.
   void (*store)(const float* x, int count, Element element, void* out);
@@ -224,7 +225,7 @@ struct Kernels {
   /// next two.
   void (*decode_pairs)(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out);
   /// xᵀ as B of a Bf16Gemm, for x [cols, depth]: pairs follow each other along rows of x.
-  void (*turn_pairs)(const float* x, size_t stride, int cols, int depth, uint32_t* out);
+  void (*transpose_pairs)(const float* x, size_t stride, int cols, int depth, uint32_t* out);
   void (*gemm_bf16)(const Bf16Gemm& g);
   /// out [cols, rows] = xᵀ for x [rows, cols]
   void (*transpose)(const float* x, size_t stride, int rows, int cols, float* out, size_t out_stride);

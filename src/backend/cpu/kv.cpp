@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "base/numa.h"
 
@@ -19,12 +20,14 @@ Element element_of(DType dtype) {
 
 }  // namespace
 
-CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes)
+CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
     : KvStore(s),
       element_(element_of(s.dtype)),
-      scales_at_(size_t(s.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
+      scales_at_(size_t(s.only_group().head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
       head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
-      pages_(size_t(s.pages)) {
+      kv_heads_(s.only_group().kv_heads),
+      pages_(size_t(s.pages)),
+      resident_(std::move(counter), 0) {
   if (nodes.size() > 1) {
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
   }
@@ -32,7 +35,7 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes)
 }
 
 std::byte* CpuKv::at(int page, int layer, int which, int head) const {
-  const size_t index = (size_t(layer) * 2 + size_t(which)) * size_t(shape().kv_heads) + size_t(head);
+  const size_t index = (size_t(layer) * 2 + size_t(which)) * size_t(kv_heads_) + size_t(head);
   return pages_[size_t(page)].get() + index * head_bytes_;
 }
 
@@ -45,14 +48,22 @@ void CpuKv::touch(int page) {
   if (!nodes_.empty()) prefer.emplace(nodes_[size_t(page) % nodes_.size()]);
   // Attention multiplies rows beyond a sequence's end by zero: they must be numbers.
   std::memset(bytes.get(), 0, size);
+  resident_.add(size);
 }
 
-void CpuKv::copy_page(int from, int to) {
-  touch(from);
-  touch(to);
-  std::memcpy(pages_[size_t(to)].get(), pages_[size_t(from)].get(), page_bytes(shape()));
+void CpuKv::copy_pages(std::span<const PageCopy> copies) {
+  for (const PageCopy& copy : copies) {
+    touch(copy.from);
+    touch(copy.to);
+    std::memcpy(pages_[size_t(copy.to)].get(), pages_[size_t(copy.from)].get(), page_bytes(shape()));
+  }
 }
 
-void CpuKv::release_page(int page) { pages_[size_t(page)].reset(); }
+void CpuKv::release_pages(std::span<const int32_t> pages) {
+  for (const int32_t page : pages) {
+    if (pages_[size_t(page)]) resident_.remove(page_bytes(shape()));
+    pages_[size_t(page)].reset();
+  }
+}
 
 }  // namespace bumblebee::cpu

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/counted_bytes.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/kv_store.h"
@@ -18,9 +19,9 @@ class CpuKv final : public KvStore {
   /// Throws Error(bad_config) for an element type or a page size (a multiple of 16) that the kernels cannot do.
   /// Pages take turns on `nodes` of memory: heads are handed out to whichever thread is free, so that no page has a
   /// reader of its own, but all nodes' bandwidth should serve.
-  explicit CpuKv(const KvShape& shape, std::span<const NodeThreads> nodes = {});
-  void copy_page(int from, int to) override;
-  void release_page(int page) override;
+  explicit CpuKv(const KvShape& shape, std::span<const NodeThreads> nodes = {}, ByteCounter counter = nullptr);
+  void copy_pages(std::span<const PageCopy> copies) override;
+  void release_pages(std::span<const int32_t> pages) override;
 
   Element element() const { return element_; }
   size_t element_bytes() const { return size_t(size_of(shape().dtype)); }
@@ -39,7 +40,9 @@ class CpuKv final : public KvStore {
   Element element_;
   size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
   size_t head_bytes_;  // with their scales
+  int kv_heads_;
   std::vector<AlignedBytes> pages_;
+  CountedBytes resident_;   // pages that have been written and not been released
   std::vector<int> nodes_;  // empty: wherever memory comes from
 };
 

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kSerialWork = 1 << 15;  // multiply-adds below which waking other threads does not pay
 constexpr int kShrinkRows = 48;           // rows of x at once, which stay in the second-level cache
 
-const CpuFactors& packed(const Factors& f) { return static_cast<const CpuFactors&>(*f.packed); }
+const CpuLowRank& packed(const LowRankWeights& f) { return static_cast<const CpuLowRank&>(*f.packed); }
 size_t size_of(Element element) { return element == Element::bf16 ? 2 : 4; }
 
 bool fits_bf16(std::span<const float> values) {
@@ -46,13 +46,14 @@ struct Term {
 
 }  // namespace
 
-Factors pack_factors(const Kernels& k, const HostFactors& f, FactorUse use, bool fast) {
+LowRankWeights pack_factors(const Kernels& k, const HostLowRank& f, LowRankUse use, bool fast,
+                            const ByteCounter& counter) {
   const size_t rank = size_t(f.rank), in = size_t(f.in), out = size_t(f.out), blocks = (out + 15) / 16;
   BB_CHECK(f.a.size() == rank * in && f.b.size() == out * rank && (f.bias.empty() || f.bias.size() == out));
-  auto packed = std::make_shared<CpuFactors>();
+  auto packed = std::make_shared<CpuLowRank>();
   packed->a_element = fast || fits_bf16(f.a) ? Element::bf16 : Element::f32;
   packed->b_element = fast || fits_bf16(f.b) ? Element::bf16 : Element::f32;
-  if (use == FactorUse::linear) {
+  if (use == LowRankUse::linear) {
     packed->a = stored(k, f.a, packed->a_element);
   } else {
     std::vector<float> columns(in * rank);
@@ -72,11 +73,12 @@ Factors pack_factors(const Kernels& k, const HostFactors& f, FactorUse use, bool
   }
   packed->size = rank * in * size_of(packed->a_element) + b.size() * size_of(packed->b_element) +
                  packed->bias.size() * sizeof(float);
+  packed->counted = CountedBytes(counter, packed->size);
   return {f.rank, f.in, f.out, std::move(packed)};
 }
 
-void dora_factor(const Kernels& k, const WeightRows& w, int out, const HostFactors& f, float scale,
-                 std::span<const float> magnitude, bool by_column, float* factor) {
+void dora_scale(const Kernels& k, const WeightRows& w, int out, const HostLowRank& f, float scale,
+                std::span<const float> magnitude, bool by_column, float* result) {
   constexpr int kRows = 48;
   const size_t in = size_t(w.in), rank = size_t(f.rank);
   BB_CHECK(magnitude.size() == (by_column ? in : size_t(out)));
@@ -108,7 +110,7 @@ void dora_factor(const Kernels& k, const WeightRows& w, int out, const HostFacto
       if (!by_column) squares[size_t(n + r)] = sum;
     }
   }
-  for (size_t i = 0; i < squares.size(); ++i) factor[i] = float(double(magnitude[i]) / std::sqrt(squares[i]));
+  for (size_t i = 0; i < squares.size(); ++i) result[i] = float(double(magnitude[i]) / std::sqrt(squares[i]));
 }
 
 /// Everything that one call of lora() works on.
@@ -121,7 +123,7 @@ struct CpuOps::LoraWork {
 };
 
 int32_t CpuOps::slot_of(RowSet rows, int r) const {
-  return batch_.slot[rows == RowSet::all ? size_t(r) : size_t(batch_.wanted[size_t(r)])];
+  return batch_.slot[rows == RowSet::all ? size_t(r) : size_t(batch_.logit_rows[size_t(r)])];
 }
 
 CpuOps::LoraWork CpuOps::lora_work(const Tensor& x, RowSet rows, std::span<const LoraModule> modules) {
@@ -135,9 +137,8 @@ CpuOps::LoraWork CpuOps::lora_work(const Tensor& x, RowSet rows, std::span<const
   }
   for (const LoraModule& module : modules) {
     std::vector<Term>& terms = work.terms.emplace_back();
-    if (module.table == nullptr) continue;
     for (const Run& run : work.runs) {
-      const LoraEntry* entry = module.table->at(run.slot);
+      const LoraEntry* entry = slots_.at(run.slot, module.site);
       if (entry == nullptr) continue;
       for (const LoraEntry::Term& term : entry->terms) {
         BB_CHECK(term.factors.in == x.cols(), "in ", term.factors.in, " cols ", x.cols());
@@ -194,7 +195,7 @@ void CpuOps::lora_shrink(const Tensor& x, const LoraWork& work) {
     return a.term->run->first + a.first_row < b.term->run->first + b.first_row;
   });
   const auto shrink = [&](const Task& t) {
-    const CpuFactors& f = packed(t.term->term->factors);
+    const CpuLowRank& f = packed(t.term->term->factors);
     const size_t rank = size_t(t.term->term->factors.rank);
     k_.lora_shrink({.a = reinterpret_cast<const uint8_t*>(f.a.get()) +
                          size_t(t.first_rank) * size_t(x.cols()) * size_of(f.a_element),
@@ -217,7 +218,7 @@ void CpuOps::lora_shrink(const Tensor& x, const LoraWork& work) {
 /// Columns [first, last) of one module: terms, factors, biases.
 void CpuOps::lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y,
                          int first, int last) {
-  const auto entry_of = [&](int r) { return module.table == nullptr ? nullptr : module.table->at(slot_of(rows, r)); };
+  const auto entry_of = [&](int r) { return slots_.at(slot_of(rows, r), module.site); };
   if (module.bias != nullptr) {
     for (int r = 0; r < y.rows(); ++r) {
       const LoraEntry* entry = entry_of(r);
@@ -226,8 +227,8 @@ void CpuOps::lora_finish(const LoraWork& work, size_t m, const LoraModule& modul
     }
   }
   for (const Term& term : work.terms[m]) {
-    const Factors& factors = term.term->factors;
-    const CpuFactors& f = packed(factors);
+    const LowRankWeights& factors = term.term->factors;
+    const CpuLowRank& f = packed(factors);
     k_.lora_expand({.b = reinterpret_cast<const uint8_t*>(f.b.get()),
                     .element = f.b_element,
                     .rank = factors.rank,
@@ -244,21 +245,25 @@ void CpuOps::lora_finish(const LoraWork& work, size_t m, const LoraModule& modul
   for (int r = 0; r < y.rows(); ++r) {
     const LoraEntry* entry = entry_of(r);
     if (entry == nullptr || !entry->comes_before_bias()) continue;
-    if (entry->factor) k_.multiply(row(y, r) + first, data(entry->factor) + first, last - first);
+    if (entry->dora_scale) k_.multiply(row(y, r) + first, data(entry->dora_scale) + first, last - first);
     const Tensor* bias = entry->bias ? &entry->bias : module.bias;
     if (bias != nullptr) k_.add(row(y, r) + first, data(*bias) + first, last - first);
   }
 }
 
-/// Rows of entries with a weight of their own: y = x·weightᵀ.
-void CpuOps::lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, const Tensor& y) {
-  if (module.table == nullptr || module.has_weight) return;
+/// Rows of entries with a weight of their own: y = x·weightᵀ. Makes y where every row has one.
+void CpuOps::lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, Tensor& y) {
   for (const Run& run : work.runs) {
-    const LoraEntry* entry = module.table->at(run.slot);
+    const LoraEntry* entry = slots_.at(run.slot, module.site);
     if (entry == nullptr || !entry->weight) continue;
     const MatmulTerm term{.weight = &entry->weight, .bias = nullptr};
     Tensor own_y;
     matmul(x.slice_rows(run.first, run.count), {&term, 1}, {&own_y, 1});
+    if (!y && run.count == x.rows()) {
+      y = std::move(own_y);
+      return;
+    }
+    if (!y) y = memory_->make(x.rows(), entry->weight.out);
     std::copy_n(data(own_y), size_t(run.count) * size_t(y.cols()), row(y, run.first));
   }
 }
@@ -269,15 +274,16 @@ void CpuOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modu
   for (size_t m = 0; m < modules.size(); ++m) {
     bool replaces = false, finishes = modules[m].bias != nullptr;
     for (const Run& run : work.runs) {
-      const LoraEntry* entry = modules[m].table == nullptr ? nullptr : modules[m].table->at(run.slot);
+      const LoraEntry* entry = slots_.at(run.slot, modules[m].site);
       if (entry == nullptr) continue;
       replaces = replaces || entry->weight;
-      finishes = finishes || entry->factor || entry->bias;
+      finishes = finishes || entry->dora_scale || entry->bias;
     }
     work.finishes.push_back(finishes);
     work.touched.push_back(replaces || finishes || !work.terms[m].empty());
     if (!work.touched.back()) continue;
-    y[m] = own(y[m]);
+    BB_CHECK(bool(y[m]) != modules[m].replaced, "module ", modules[m].site);
+    if (y[m]) y[m] = make_writable(y[m]);
     if (replaces) lora_replace(x, work, modules[m], y[m]);
     total += (y[m].cols() + 15) / 16 * 16;
   }
@@ -300,11 +306,11 @@ void CpuOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modu
   }
 }
 
-void CpuOps::lora_embed(const LoraTable& table, Tensor& y) {
-  y = own(y);
+void CpuOps::lora_embed(int site, Tensor& y) {
+  y = make_writable(y);
   std::vector<float> u;
   for (int r = 0; r < y.rows(); ++r) {
-    const LoraEntry* entry = table.at(batch_.slot[size_t(r)]);
+    const LoraEntry* entry = slots_.at(batch_.slot[size_t(r)], site);
     if (entry == nullptr) continue;
     const int token = batch_.tokens[size_t(r)], dims = y.cols();
     if (entry->weight) {
@@ -312,7 +318,7 @@ void CpuOps::lora_embed(const LoraTable& table, Tensor& y) {
       k_.decode(w, token, token + 1, 0, dims, row(y, r), size_t(dims));
     }
     for (const LoraEntry::Term& term : entry->terms) {
-      const CpuFactors& f = packed(term.factors);
+      const CpuLowRank& f = packed(term.factors);
       const int rank = term.factors.rank;
       u.resize(size_t(rank));
       k_.decode({.codes = reinterpret_cast<const uint8_t*>(f.a.get()),
@@ -332,19 +338,19 @@ void CpuOps::lora_embed(const LoraTable& table, Tensor& y) {
                       .first = 0,
                       .last = dims});
     }
-    if (!entry->factor) continue;
-    if (entry->factor_by_token) {
-      k_.scale(row(y, r), data(entry->factor)[token], dims);
+    if (!entry->dora_scale) continue;
+    if (entry->dora_scale_by_token) {
+      k_.scale(row(y, r), data(entry->dora_scale)[token], dims);
     } else {
-      k_.multiply(row(y, r), data(entry->factor), dims);
+      k_.multiply(row(y, r), data(entry->dora_scale), dims);
     }
   }
 }
 
-Tensor CpuOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) {
+Tensor CpuOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) {
   Tensor y = memory_->make(x.rows(), x.cols());
   for_rows(x.rows(), x.cols(), [&](int r) {
-    const LoraEntry* entry = table.at(slot_of(rows, r));
+    const LoraEntry* entry = slots_.at(slot_of(rows, r), site);
     const float* weight = data(entry != nullptr && entry->norm ? entry->norm : norm.w);
     for (int c = 0; c < x.cols(); c += width) k_.rms_norm(row(x, r) + c, weight, norm.eps, width, row(y, r) + c);
   });

@@ -7,8 +7,9 @@
 #include <bit>
 #include <cstdlib>
 #include <iterator>
-#include <limits>
 #include <new>
+
+#include "base/guarded_memory.h"
 
 namespace bumblebee::cpu {
 namespace {
@@ -17,34 +18,51 @@ constexpr size_t kPage = 4096;
 // What is larger is asked for in huge pages: keys and values are read in runs of some KiB, and looking up the address
 // of each run costs a good part of reading it.
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 64;
+
 class CpuBuffer : public Buffer {
  public:
-  explicit CpuBuffer(AlignedBytes b) : bytes(std::move(b)) {}
+  /// What a tensor of `used` bytes takes of `capacity`: the end, where that is guarded.
+  CpuBuffer(AlignedBytes b, size_t capacity, size_t used)
+      : bytes(std::move(b)),
+        begin(bytes.get() + (kGuarded ? capacity - (used + kAlignment - 1) / kAlignment * kAlignment : 0)) {}
   AlignedBytes bytes;
+  std::byte* begin;
 };
+
+AlignedBytes from_malloc(size_t size, size_t alignment) {
+  void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
+  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+#ifdef MADV_HUGEPAGE
+  // A wish: its failure changes nothing.
+  if (size >= kHugePage) ::madvise(p, size / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  return AlignedBytes(static_cast<std::byte*>(p), {size});
+}
+
+AlignedBytes guarded(size_t size) {
+  try {
+    return AlignedBytes(map_guarded(size, kAlignment), {size});
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+  }
+}
 
 }  // namespace
 
-void AlignedFree::operator()(void* p) const { std::free(p); }
+void AlignedFree::operator()(std::byte* p) const {
+  if (kGuarded) {
+    unmap_guarded(p, size, kAlignment);
+  } else {
+    std::free(p);
+  }
+}
 
 AlignedBytes aligned_bytes(size_t size) {
-  const size_t alignment = size >= kHugePage ? kHugePage : 64;
-  void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
-#ifdef MADV_HUGEPAGE
-  if (p != nullptr && alignment == kHugePage) ::madvise(p, size, MADV_HUGEPAGE);  // a wish: its failure changes nothing
-#endif
-  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
-  return AlignedBytes(static_cast<std::byte*>(p));
+  return kGuarded ? guarded(size) : from_malloc(size, size >= kHugePage ? kHugePage : kAlignment);
 }
 
-AlignedBytes activation_bytes(size_t size) {
-  void* p = std::aligned_alloc(kPage, (std::max<size_t>(size, 1) + kPage - 1) / kPage * kPage);
-  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
-#ifdef MADV_HUGEPAGE
-  if (size >= kHugePage) ::madvise(p, size / kPage * kPage, MADV_HUGEPAGE);
-#endif
-  return AlignedBytes(static_cast<std::byte*>(p));
-}
+AlignedBytes activation_bytes(size_t size) { return kGuarded ? guarded(size) : from_malloc(size, kPage); }
 
 /// Sizes within an eighth share a class, so that batches of nearly the same rows share buffers.
 size_t size_class(size_t size) {
@@ -54,8 +72,8 @@ size_t size_class(size_t size) {
 
 class Pool::PooledBuffer final : public CpuBuffer {
  public:
-  PooledBuffer(AlignedBytes b, size_t capacity, std::shared_ptr<Pool> pool)
-      : CpuBuffer(std::move(b)), capacity_(capacity), pool_(std::move(pool)) {}
+  PooledBuffer(AlignedBytes b, size_t capacity, size_t used, std::shared_ptr<Pool> pool)
+      : CpuBuffer(std::move(b), capacity, used), capacity_(capacity), pool_(std::move(pool)) {}
   ~PooledBuffer() override { pool_->give_back(std::move(bytes), capacity_); }
 
  private:
@@ -63,8 +81,8 @@ class Pool::PooledBuffer final : public CpuBuffer {
   std::shared_ptr<Pool> pool_;
 };
 
-Tensor Pool::make(int rows, int cols) {
-  const size_t size = size_t(rows) * size_t(cols) * sizeof(float);
+Tensor Pool::make(int rows, int cols, DType dtype) {
+  const size_t size = size_t(rows) * size_t(cols) * size_t(size_of(dtype));
   size_t capacity = size_class(size);
   AlignedBytes bytes;
   {
@@ -85,10 +103,9 @@ Tensor Pool::make(int rows, int cols) {
     const std::lock_guard lock(mutex_);
     used_ += capacity;
   }
-  Tensor tensor(std::make_shared<PooledBuffer>(std::move(bytes), capacity, shared_from_this()), DType::f32, rows, cols);
-#ifndef NDEBUG
-  std::fill_n(data(tensor), size_t(rows) * size_t(cols), std::numeric_limits<float>::quiet_NaN());
-#endif
+  auto buffer = std::make_shared<PooledBuffer>(std::move(bytes), capacity, size, shared_from_this());
+  Tensor tensor(std::move(buffer), dtype, rows, cols);
+  if (kGuarded) std::fill_n(cpu::bytes(tensor), size, std::byte{0xFF});  // every float of these bits is NaN
   return tensor;
 }
 
@@ -96,8 +113,12 @@ void Pool::give_back(AlignedBytes bytes, size_t capacity) {
   const std::lock_guard lock(mutex_);
   used_ -= capacity;
   if (cached_ + capacity > limit_) return;
+  try {
+    free_.emplace(capacity, std::move(bytes));
+  } catch (const std::bad_alloc&) {  // a tensor dies here, and must not fail: its memory goes back at once
+    return;
+  }
   cached_ += capacity;
-  free_.emplace(capacity, std::move(bytes));
 }
 
 void Pool::shrink(size_t bytes) {
@@ -115,14 +136,18 @@ void Pool::limit(size_t bytes) {
   shrink(limit_);
 }
 
+size_t Pool::used_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return used_;
+}
+
 size_t Pool::cached_bytes() const {
   const std::lock_guard lock(mutex_);
   return cached_;
 }
 
-float* data(const Tensor& tensor) {
-  auto& buffer = static_cast<CpuBuffer&>(*tensor.buffer());
-  return reinterpret_cast<float*>(buffer.bytes.get() + tensor.offset_bytes());
+std::byte* bytes(const Tensor& tensor) {
+  return static_cast<CpuBuffer&>(*tensor.buffer()).begin + tensor.offset_bytes();
 }
 
 }  // namespace bumblebee::cpu

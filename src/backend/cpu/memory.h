@@ -12,9 +12,17 @@
 
 namespace bumblebee::cpu {
 
+#ifdef NDEBUG
+inline constexpr bool kGuarded = false;
+#else
+/// Builds with assertions: every buffer ends at an unmapped page (what is left of 64 bytes aside) and begins as NaN.
+inline constexpr bool kGuarded = true;
+#endif
+
 /// 64-byte aligned bytes, from malloc's own arena.
 struct AlignedFree {
-  void operator()(void* p) const;
+  size_t size = 0;
+  void operator()(std::byte* p) const;
 };
 using AlignedBytes = std::unique_ptr<std::byte, AlignedFree>;
 AlignedBytes aligned_bytes(size_t size);
@@ -26,9 +34,11 @@ AlignedBytes activation_bytes(size_t size);
 /// each keeps the pool alive.
 class Pool : public std::enable_shared_from_this<Pool> {
  public:
-  /// An uninitialised f32 matrix; NaN-filled in builds with assertions, so that a read before a write shows.
-  Tensor make(int rows, int cols);
+  /// An uninitialised matrix; filled with NaN (integers: -1) where buffers are guarded, so that a read before a write
+  /// shows.
+  Tensor make(int rows, int cols, DType dtype = DType::f32);
   size_t cached_bytes() const;
+  size_t used_bytes() const;
   /// How much may be free and kept. What is beyond goes back to the system at once.
   void limit(size_t bytes);
   static constexpr size_t kDefaultLimit = size_t{256} << 20;  // more than the activations of a long prefill
@@ -43,8 +53,14 @@ class Pool : public std::enable_shared_from_this<Pool> {
   size_t cached_ = 0, used_ = 0, most_used_ = 0, limit_ = kDefaultLimit;
 };
 
+/// Address of the first byte of a tensor of this backend.
+std::byte* bytes(const Tensor& tensor);
+template <class T>
+T* elements(const Tensor& tensor) {
+  return reinterpret_cast<T*>(bytes(tensor));
+}
 /// Address of the first element of an f32 tensor of this backend.
-float* data(const Tensor& tensor);
+inline float* data(const Tensor& tensor) { return elements<float>(tensor); }
 inline float* row(const Tensor& tensor, int r) { return data(tensor) + size_t(r) * size_t(tensor.cols()); }
 
 }  // namespace bumblebee::cpu

@@ -27,10 +27,11 @@ CpuOps::CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool
       fast_(fast),
       scratch_(size_t(threads.threads())) {}
 
-void CpuOps::bind(const Batch& batch) {
+void CpuOps::bind(const Batch& batch, const Tensor& chosen) {
   batch_ = batch;
+  if (chosen) batch_.resolve_chosen({elements<int32_t>(chosen), size_t(chosen.rows())});
   table_valid_ = false;
-  rounded_.source = {};
+  quantized_.source = {};
 }
 
 std::span<float> CpuOps::scratch(int thread, size_t floats) {
@@ -42,12 +43,7 @@ std::span<float> CpuOps::scratch(int thread, size_t floats) {
   return {reinterpret_cast<float*>(s.bytes.get()), floats};
 }
 
-Tensor CpuOps::own(Tensor& t) {
-  if (t.unique()) return t;
-  Tensor copy = memory_->make(t.rows(), t.cols());
-  std::copy_n(data(t), size_t(t.rows()) * size_t(t.cols()), data(copy));
-  return copy;
-}
+Tensor CpuOps::make_writable(Tensor& t) { return t.unique() ? t : copy(t); }
 
 void CpuOps::for_rows(int rows, int work_per_row, FunctionRef<void(int)> body) {
   if (int64_t{rows} * work_per_row < kSerialWork) {
@@ -64,97 +60,99 @@ Tensor CpuOps::embed(const Weight& table) {
   const WeightRows& w = packed(table).rows;
   for_rows(y.rows(), y.cols(), [&](int r) {
     const int token = batch_.tokens[size_t(r)];
+    BB_CHECK(token >= 0 && token < table.out, "token ", token, " of ", table.out);
     k_.decode(w, token, token + 1, 0, table.in, row(y, r), size_t(table.in));
   });
   return y;
 }
 
-const QuantRows& CpuOps::Rounded::rows(const QuantLayout& layout) const {
-  for (const RoundedInt8& r : int8) {
+const QuantRows& CpuOps::QuantizedInput::rows(const QuantLayout& layout) const {
+  for (const QuantizedInt8& r : int8) {
     if (r.layout == layout) return r.rows;
   }
   BB_CHECK(false, "x was not rounded for this weight");
 }
 
-void CpuOps::RoundedInt8::make_room(int row_count, int cols, bool direct) {
-  const size_t count = size_t(row_count), units = size_t(padded_units(cols, layout));
+void CpuOps::QuantizedInt8::make_room(int row_count, int cols, bool direct) {
+  const size_t count = size_t(row_count), blocks = size_t(padded_blocks(cols, layout));
   // Half a line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
-  const size_t stride = units * size_t(layout.unit) + kLine / 2;
+  const size_t stride = blocks * size_t(layout.block) + kNibbleChunk / 2;
   if (const size_t bytes = (direct ? 2 : 1) * count * stride + kRowRead; value_bytes < bytes) {
     values = aligned_bytes(bytes);
     std::memset(values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
     value_bytes = bytes;
   }
-  scales.resize(count * units);
-  sums.resize(count * units);
-  outliers.resize(count * units * kOutliers);
+  scales.resize(count * blocks);
+  sums.resize(count * blocks);
+  outliers.resize(count * blocks * kOutliers);
   rows = {.values = reinterpret_cast<int8_t*>(values.get()),
           .scales = scales.data(),
           .sums = sums.data(),
           .outliers = outliers.data(),
           .stride = stride,
-          .unit_stride = units};
+          .block_stride = blocks};
   high = direct ? count * stride : 0;
 }
 
-QuantRow CpuOps::RoundedInt8::row(int r) {
-  const size_t unit = size_t(r) * rows.unit_stride;
+QuantRow CpuOps::QuantizedInt8::row(int r) {
+  const size_t block = size_t(r) * rows.block_stride;
   int8_t* const at = reinterpret_cast<int8_t*>(values.get()) + size_t(r) * rows.stride;
   return {.values = at,
           .high = high > 0 ? at + high : nullptr,
-          .scales = scales.data() + unit,
-          .sums = sums.data() + unit,
-          .outliers = outliers.data() + unit * kOutliers};
+          .scales = scales.data() + block,
+          .sums = sums.data() + block,
+          .outliers = outliers.data() + block * kOutliers};
 }
 
-CpuOps::RoundedInt8& CpuOps::Rounded::of(const QuantLayout& layout) {
-  const auto same = [&](const RoundedInt8& r) { return r.layout == layout; };
+CpuOps::QuantizedInt8& CpuOps::QuantizedInput::of(const QuantLayout& layout) {
+  const auto same = [&](const QuantizedInt8& r) { return r.layout == layout; };
   const auto at = std::find_if(int8.begin(), int8.end(), same);
   return at != int8.end() ? *at : int8.emplace_back(layout);
 }
 
-void CpuOps::begin_rounding(const Tensor& y) {
-  rounded_.source = {};
-  const auto known = rounded_.layouts.find(y.cols());
-  if (!fast_ || known == rounded_.layouts.end()) return;
+void CpuOps::begin_quantizing(const Tensor& y) {
+  quantized_.source = {};
+  const auto known = quantized_.layouts.find(y.cols());
+  if (!fast_ || known == quantized_.layouts.end()) return;
   for (const QuantLayout& layout : known->second)
-    rounded_.of(layout).make_room(y.rows(), y.cols(), y.rows() <= k_.direct_rows);
-  rounded_.source = y;
-  rounded_.done = known->second;
+    quantized_.of(layout).make_room(y.rows(), y.cols(), y.rows() <= k_.direct_rows);
+  quantized_.source = y;
+  quantized_.done = known->second;
 }
 
-void CpuOps::round_row(const Tensor& y, int r) {
-  if (!rounded_.source) return;
-  for (const QuantLayout& layout : rounded_.done) k_.quantize(row(y, r), y.cols(), layout, rounded_.of(layout).row(r));
+void CpuOps::quantize_row(const Tensor& y, int r) {
+  if (!quantized_.source) return;
+  for (const QuantLayout& layout : quantized_.done)
+    k_.quantize(row(y, r), y.cols(), layout, quantized_.of(layout).row(r));
 }
 
-void CpuOps::forget_rounded(const Tensor& t) {
-  if (rounded_.source && rounded_.source.buffer() == t.buffer()) rounded_.source = {};
+void CpuOps::forget_quantized(const Tensor& t) {
+  if (quantized_.source && quantized_.source.buffer() == t.buffer()) quantized_.source = {};
 }
 
-void CpuOps::round_input(const Tensor& x, std::span<const MatmulTerm> terms) {
+void CpuOps::quantize_input(const Tensor& x, std::span<const MatmulTerm> terms) {
   bool bf16 = false;
-  std::vector<QuantLayout> wanted;
+  std::vector<QuantLayout> needed;
   for (const MatmulTerm& term : terms) {
     const WeightRows& w = packed(*term.weight).rows;
     bf16 = bf16 || uses_bf16(w);
     if (const QuantLayout layout = quant_layout(w);
-        uses_int8(w) && std::find(wanted.begin(), wanted.end(), layout) == wanted.end())
-      wanted.push_back(layout);
+        uses_int8(w) && std::find(needed.begin(), needed.end(), layout) == needed.end())
+      needed.push_back(layout);
   }
-  const Tensor& source = rounded_.source;
+  const Tensor& source = quantized_.source;
   const bool same = source && source.buffer() == x.buffer() && source.offset_bytes() == x.offset_bytes() &&
                     source.rows() == x.rows() && source.cols() == x.cols();
-  if (!wanted.empty() && !(same && wanted == rounded_.done)) {
-    rounded_.layouts[x.cols()] = wanted;
-    begin_rounding(x);
-    for_rows(x.rows(), x.cols(), [&](int r) { round_row(x, r); });
+  if (!needed.empty() && !(same && needed == quantized_.done)) {
+    quantized_.layouts[x.cols()] = needed;
+    begin_quantizing(x);
+    for_rows(x.rows(), x.cols(), [&](int r) { quantize_row(x, r); });
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
   if (bf16) {
-    rounded_.bf16.resize(rows * cols);
+    quantized_.bf16.resize(rows * cols);
     for_rows(x.rows(), x.cols(),
-             [&](int r) { k_.round_bf16(row(x, r), x.cols(), rounded_.bf16.data() + size_t(r) * cols); });
+             [&](int r) { k_.round_bf16(row(x, r), x.cols(), quantized_.bf16.data() + size_t(r) * cols); });
   }
 }
 
@@ -163,7 +161,7 @@ void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::spa
     BB_CHECK(terms[t].weight->in == x.cols(), "in ", terms[t].weight->in, " cols ", x.cols());
     y[t] = memory_->make(x.rows(), terms[t].weight->out);
   }
-  if (fast_) round_input(x, terms);
+  if (fast_) quantize_input(x, terms);
   threads_.run([&](int thread) {
     partition_.each(
         int(terms.size()), [&](int t) { return terms[size_t(t)].weight->out; }, thread,
@@ -176,9 +174,9 @@ void CpuOps::multiply_range(const Tensor& x, const MatmulTerm& term, const Tenso
   const size_t stride = size_t(y.cols());
   if (fast_ && uses_int8(w)) {
     void* panel = scratch(thread, int8_scratch(w) / sizeof(float)).data();
-    k_.matmul_int8(w, first, last, rounded_.rows(quant_layout(w)), x.rows(), data(y), stride, panel);
+    k_.matmul_int8(w, first, last, quantized_.rows(quant_layout(w)), x.rows(), data(y), stride, panel);
   } else if (fast_ && uses_bf16(w)) {
-    k_.matvec_bf16(w, first, last, rounded_.bf16.data(), size_t(x.cols()), x.rows(), data(y), stride);
+    k_.matvec_bf16(w, first, last, quantized_.bf16.data(), size_t(x.cols()), x.rows(), data(y), stride);
   } else if (x.rows() <= kMatvecRows) {
     k_.matvec(w, first, last, {data(x), size_t(x.cols())}, x.rows(), data(y), stride);
   } else {
@@ -189,95 +187,67 @@ void CpuOps::multiply_range(const Tensor& x, const MatmulTerm& term, const Tenso
 }
 
 void CpuOps::multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread) {
-  float* panel = scratch(thread, size_t(kPanelRows) * kBlock).data();
+  float* panel = scratch(thread, size_t(kPanelRows) * kDepthBlock).data();
   for (int n = first; n < last; n += kPanelRows) {
     const int cols = std::min(kPanelRows, last - n);
     for (int r = 0; r < x.rows(); ++r) std::fill_n(row(y, r) + n, cols, 0.0f);
-    for (int k = 0; k < w.in; k += kBlock) {
-      const int depth = std::min(kBlock, w.in - k);
-      k_.decode(w, n, n + cols, k, k + depth, panel, kBlock);
-      k_.dot_block({data(x) + k, size_t(x.cols())}, x.rows(), {panel, kBlock}, cols, depth, data(y) + n,
+    for (int k = 0; k < w.in; k += kDepthBlock) {
+      const int depth = std::min(kDepthBlock, w.in - k);
+      k_.decode(w, n, n + cols, k, k + depth, panel, kDepthBlock);
+      k_.dot_block({data(x) + k, size_t(x.cols())}, x.rows(), {panel, kDepthBlock}, cols, depth, data(y) + n,
                    size_t(y.cols()));
     }
   }
 }
 
-Tensor CpuOps::matmul_untransposed(const Tensor& x, const Weight& weight) {
-  BB_CHECK(weight.out == x.cols(), "out ", weight.out, " cols ", x.cols());
-  const WeightRows& w = packed(weight).rows;
-  Tensor y = memory_->make(x.rows(), weight.in);
-  constexpr int kCols = 512, kRows = 64;
-  threads_.for_ranges(weight.in, 128, [&](int64_t first, int64_t last, int thread) {
-    float* panel = scratch(thread, size_t(kRows) * kCols).data();
-    for (int c = int(first); c < int(last); c += kCols) {
-      const int cols = std::min(kCols, int(last) - c);
-      for (int n = 0; n < weight.out; n += kRows) {
-        const int rows = std::min(kRows, weight.out - n);
-        k_.decode(w, n, n + rows, c, c + cols, panel, kCols);
-        k_.small_gemm({.a = data(x) + n,
-                       .a_stride = size_t(x.cols()),
-                       .b = panel,
-                       .b_stride = kCols,
-                       .element = Element::f32,
-                       .c = data(y) + c,
-                       .c_stride = size_t(y.cols()),
-                       .rows = x.rows(),
-                       .cols = cols,
-                       .depth = rows,
-                       .accumulate = n > 0});
-      }
-    }
-  });
-  return y;
-}
-
 Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   Tensor y = memory_->make(x.rows(), x.cols());
-  begin_rounding(y);
+  begin_quantizing(y);
   for_rows(x.rows(), x.cols(), [&](int r) {
     k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
-    round_row(y, r);
+    quantize_row(y, r);
   });
   return y;
 }
 
 Tensor CpuOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) {
-  x = own(x);
+  x = make_writable(x);
   Tensor y = memory_->make(x.rows(), x.cols());
-  begin_rounding(y);
+  begin_quantizing(y);
   for_rows(x.rows(), x.cols(), [&](int r) {
     k_.add(row(x, r), row(delta, r), x.cols());
     k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
-    round_row(y, r);
+    quantize_row(y, r);
   });
   return y;
 }
 
 void CpuOps::add(Tensor& x, const Tensor& delta) {
-  x = own(x);
+  x = make_writable(x);
   for_rows(x.rows(), x.cols(), [&](int r) { k_.add(row(x, r), row(delta, r), x.cols()); });
 }
 
 void CpuOps::update_rope_table(const RopeParams& rope) {
-  if (table_valid_ && table_for_.magnitude == rope.magnitude && table_for_.inv_freq == rope.inv_freq) return;
+  if (table_valid_ && table_for_.attention_factor == rope.attention_factor && table_for_.inv_freq == rope.inv_freq)
+    return;
   const size_t half = rope.inv_freq.size();
   cos_.resize(size_t(batch_.rows()) * half);
   sin_.resize(cos_.size());
-  sin_back_.clear();
+  negative_sin_.clear();
   // The angle is an f32 product, as models are trained with; its sine is then as exact as f32 allows.
   for_rows(batch_.rows(), int(half) * 32, [&](int r) {
     for (size_t i = 0; i < half; ++i) {
       const double angle = double(float(batch_.positions[size_t(r)]) * rope.inv_freq[i]);
-      cos_[size_t(r) * half + i] = float(std::cos(angle) * double(rope.magnitude));
-      sin_[size_t(r) * half + i] = float(std::sin(angle) * double(rope.magnitude));
+      cos_[size_t(r) * half + i] = float(std::cos(angle) * double(rope.attention_factor));
+      sin_[size_t(r) * half + i] = float(std::sin(angle) * double(rope.attention_factor));
     }
   });
   table_for_ = rope;
   table_valid_ = true;
 }
 
-void CpuOps::turn(Tensor& t, int head_dim, const NormParams* norm) {
-  t = own(t);
+void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm) {
+  t = make_writable(t);
   const int half = int(table_for_.inv_freq.size());
   for_rows(t.rows(), t.cols(), [&](int r) {
     for (float* head = row(t, r); head < row(t, r) + t.cols(); head += head_dim) {
@@ -290,23 +260,30 @@ void CpuOps::turn(Tensor& t, int head_dim, const NormParams* norm) {
 void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                        const RopeParams& rope) {
   update_rope_table(rope);
-  turn(q, head_dim, q_norm);
-  turn(k, head_dim, k_norm);
+  rotate_heads(q, head_dim, q_norm);
+  rotate_heads(k, head_dim, k_norm);
 }
 
-Tensor CpuOps::glu(Activation, const Tensor& gate, const Tensor& up) {
+Tensor CpuOps::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+  BB_CHECK(activation == Activation::silu);
   Tensor y = memory_->make(gate.rows(), gate.cols());
-  begin_rounding(y);
+  begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {
     k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
-    round_row(y, r);
+    quantize_row(y, r);
   });
   return y;
 }
 
-Tensor CpuOps::take_wanted(const Tensor& x) {
-  Tensor y = memory_->make(int(batch_.wanted.size()), x.cols());
-  for (int r = 0; r < y.rows(); ++r) std::copy_n(row(x, batch_.wanted[size_t(r)]), x.cols(), row(y, r));
+Tensor CpuOps::gather_rows(const Tensor& x) {
+  Tensor y = memory_->make(int(batch_.logit_rows.size()), x.cols());
+  for (int r = 0; r < y.rows(); ++r) std::copy_n(row(x, batch_.logit_rows[size_t(r)]), x.cols(), row(y, r));
+  return y;
+}
+
+Tensor CpuOps::copy(const Tensor& x) {
+  Tensor y = memory_->make(x.rows(), x.cols());
+  for_rows(x.rows(), x.cols(), [&](int r) { std::copy_n(row(x, r), x.cols(), row(y, r)); });
   return y;
 }
 

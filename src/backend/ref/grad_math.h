@@ -23,12 +23,13 @@ inline void rms_norm_dx(std::span<const double> dy, std::span<const double> x, s
   for (size_t i = 0; i < x.size(); ++i) dx[i] = r * (w[i] * dy[i] - x[i] * r * r * (mixed / n));
 }
 
-/// The transpose of rope: turns back, with the same magnitude.
-inline void rope_dx(std::span<double> head, int position, std::span<const float> inv_freq, float magnitude) {
+/// The transpose of rope: rotates back, with the same attention_factor.
+inline void rope_dx(std::span<double> head, int position, std::span<const float> inv_freq, float attention_factor) {
   const size_t n = inv_freq.size();
   for (size_t i = 0; i < n; ++i) {
     const float angle = float(position) * inv_freq[i];
-    const double c = std::cos(double(angle)) * double(magnitude), s = std::sin(double(angle)) * double(magnitude);
+    const double c = std::cos(double(angle)) * double(attention_factor),
+                 s = std::sin(double(angle)) * double(attention_factor);
     const double a = head[i], b = head[i + n];
     head[i] = a * c + b * s;
     head[i + n] = b * c - a * s;

@@ -62,11 +62,12 @@ void rms_norm(std::span<const T> x, std::span<const T> w, double eps, std::span<
 /// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n). The angle is an f32 product, as models
 /// are trained with.
 template <class T>
-void rope(std::span<T> head, int position, std::span<const float> inv_freq, float magnitude) {
+void rope(std::span<T> head, int position, std::span<const float> inv_freq, float attention_factor) {
   const size_t n = inv_freq.size();
   for (size_t i = 0; i < n; ++i) {
     const float angle = float(position) * inv_freq[i];
-    const double c = std::cos(double(angle)) * double(magnitude), s = std::sin(double(angle)) * double(magnitude);
+    const double c = std::cos(double(angle)) * double(attention_factor),
+                 s = std::sin(double(angle)) * double(attention_factor);
     const T a = head[i], b = head[i + n];
     head[i] = T(a * T(c) - b * T(s));
     head[i + n] = T(b * T(c) + a * T(s));

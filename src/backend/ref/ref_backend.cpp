@@ -2,24 +2,29 @@
 // another form.
 #include "backend/ref/ref_backend.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_tensor.h"
-#include "quant/affine.h"
+#include "backend/sample.h"
+#include "base/bandwidth.h"
+#include "base/host_memory.h"
+#include "quant/elements.h"
 
 namespace bumblebee {
 namespace {
 
 using ref::host;
 using ref::make_tensor;
-using ref::own;
+using ref::make_writable;
 using ref::RefWeight;
 using ref::row;
 
-struct RefFactors final : PackedFactors {
+struct RefLowRank final : PackedLowRank {
   std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
 };
@@ -27,31 +32,39 @@ struct RefFactors final : PackedFactors {
 /// Pages are allocated when first written: [layer][k or v][kv_head][page_size][head_dim].
 class RefKv final : public KvStore {
  public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
+  explicit RefKv(const KvShape& shape) : KvStore(shape), group_(shape.only_group()), pages_(size_t(shape.pages)) {}
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
-    const KvShape& s = shape();
     std::vector<double>& values = pages_[size_t(page)];
-    const size_t dim = size_t(s.head_dim);
-    if (values.empty()) values.resize(size_t(s.layers) * 2 * size_t(s.kv_heads) * size_t(s.page_size) * dim);
-    const size_t index =
-        ((size_t(layer) * 2 + size_t(which)) * size_t(s.kv_heads) + size_t(head)) * size_t(s.page_size) + size_t(token);
+    const size_t dim = size_t(group_.head_dim), heads = size_t(group_.kv_heads), tokens = size_t(shape().page_size);
+    if (values.empty()) values.resize(size_t(group_.layers) * 2 * heads * tokens * dim);
+    const size_t index = ((size_t(layer) * 2 + size_t(which)) * heads + size_t(head)) * tokens + size_t(token);
     return std::span(values).subspan(index * dim, dim);
   }
-  void copy_page(int from, int to) override { pages_[size_t(to)] = pages_[size_t(from)]; }
-  void release_page(int page) override { pages_[size_t(page)] = {}; }
+  void copy_pages(std::span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) pages_[size_t(copy.to)] = pages_[size_t(copy.from)];
+  }
+  void release_pages(std::span<const int32_t> pages) override {
+    for (const int32_t page : pages) pages_[size_t(page)] = {};
+  }
 
  private:
+  KvGroup group_;
   std::vector<std::vector<double>> pages_;
 };
 
 class RefOps final : public Ops {
  public:
   Batch batch;
+  SlotTable slots;
 
   Tensor embed(const Weight& table) override {
     Tensor y = make_tensor(batch.rows(), table.in);
-    for (int r = 0; r < y.rows(); ++r) decode_row<double>(host(table), batch.tokens[size_t(r)], row(y, r));
+    for (int r = 0; r < y.rows(); ++r) {
+      const int32_t token = batch.tokens[size_t(r)];
+      BB_CHECK(token >= 0 && token < table.out, "token ", token, " of ", table.out);
+      decode_row<double>(host(table), token, row(y, r));
+    }
     return y;
   }
 
@@ -71,35 +84,23 @@ class RefOps final : public Ops {
     }
   }
 
-  Tensor matmul_untransposed(const Tensor& x, const Weight& weight) override {
-    BB_CHECK(weight.out == x.cols());
-    Tensor y = make_tensor(x.rows(), weight.in);
-    std::vector<double> w(static_cast<size_t>(weight.in));
-    for (int n = 0; n < weight.out; ++n) {
-      decode_row<double>(host(weight), n, w);
-      for (int r = 0; r < x.rows(); ++r) {
-        const double factor = row(x, r)[size_t(n)];
-        for (int k = 0; k < weight.in; ++k) row(y, r)[size_t(k)] += factor * w[size_t(k)];
-      }
-    }
-    return y;
-  }
-
   void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) override {
     for (size_t m = 0; m < modules.size(); ++m) {
-      y[m] = own(y[m]);
+      BB_CHECK(bool(y[m]) != modules[m].replaced, "module ", modules[m].site);
+      y[m] = modules[m].replaced ? make_tensor(x.rows(), slots.at(slot(rows, 0), modules[m].site)->weight.out)
+                                 : make_writable(y[m]);
       for (int r = 0; r < x.rows(); ++r) {
-        const LoraEntry* entry = modules[m].table == nullptr ? nullptr : modules[m].table->at(slot(rows, r));
+        const LoraEntry* entry = slots.at(slot(rows, r), modules[m].site);
         const std::span<double> out = row(y[m], r);
         const bool bias_last = entry != nullptr && entry->comes_before_bias();
         if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
         if (entry != nullptr) {
-          if (entry->weight && !modules[m].has_weight) multiply(entry->weight, row(x, r), out);
+          if (entry->weight) multiply(entry->weight, row(x, r), out);
           for (const LoraEntry::Term& term : entry->terms) {
-            const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+            const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
             add_term(term, ref::times<double>(f.a, row(x, r)), out);
           }
-          if (entry->factor) ref::multiply<double>(out, row(entry->factor, 0));
+          if (entry->dora_scale) ref::multiply<double>(out, row(entry->dora_scale, 0));
         }
         const Tensor* bias = bias_last && entry->bias ? &entry->bias : modules[m].bias;
         if (bias_last && bias != nullptr) ref::add<double>(out, row(*bias, 0));
@@ -107,29 +108,29 @@ class RefOps final : public Ops {
     }
   }
 
-  void lora_embed(const LoraTable& table, Tensor& y) override {
-    y = own(y);
+  void lora_embed(int site, Tensor& y) override {
+    y = make_writable(y);
     for (int r = 0; r < y.rows(); ++r) {
-      const LoraEntry* entry = table.at(batch.slot[size_t(r)]);
+      const LoraEntry* entry = slots.at(batch.slot[size_t(r)], site);
       if (entry == nullptr) continue;
       const size_t token = size_t(batch.tokens[size_t(r)]);
       if (entry->weight) decode_row<double>(host(entry->weight), int(token), row(y, r));
       for (const LoraEntry::Term& term : entry->terms) {
-        const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+        const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
         std::vector<double> u;
         for (int i = 0; i < term.factors.rank; ++i) u.push_back(f.a[size_t(i) * size_t(term.factors.in) + token]);
         add_term(term, u, row(y, r));
       }
-      if (!entry->factor) continue;
-      const std::span<double> factor = row(entry->factor, 0);
-      for (int c = 0; c < y.cols(); ++c) row(y, r)[size_t(c)] *= factor[entry->factor_by_token ? token : size_t(c)];
+      if (!entry->dora_scale) continue;
+      const std::span<double> factor = row(entry->dora_scale, 0);
+      for (int c = 0; c < y.cols(); ++c) row(y, r)[size_t(c)] *= factor[entry->dora_scale_by_token ? token : size_t(c)];
     }
   }
 
-  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, const LoraTable& table) override {
+  Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) override {
     Tensor y = make_tensor(x.rows(), x.cols());
     for (int r = 0; r < x.rows(); ++r) {
-      const LoraEntry* entry = table.at(slot(rows, r));
+      const LoraEntry* entry = slots.at(slot(rows, r), site);
       const Tensor& w = entry != nullptr && entry->norm ? entry->norm : norm.w;
       for (size_t first = 0; first < size_t(x.cols()); first += size_t(width)) {
         ref::rms_norm<double>(row(x, r).subspan(first, size_t(width)), row(w, 0), double(norm.eps),
@@ -146,7 +147,7 @@ class RefOps final : public Ops {
   }
 
   void add(Tensor& x, const Tensor& delta) override {
-    x = own(x);
+    x = make_writable(x);
     for (int r = 0; r < x.rows(); ++r) {
       for (int c = 0; c < x.cols(); ++c) row(x, r)[size_t(c)] += row(delta, r)[size_t(c)];
     }
@@ -159,8 +160,8 @@ class RefOps final : public Ops {
 
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                  const RopeParams& rope) override {
-    turn(q, head_dim, q_norm, rope);
-    turn(k, head_dim, k_norm, rope);
+    rotate(q, head_dim, q_norm, rope);
+    rotate(k, head_dim, k_norm, rope);
   }
 
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -199,7 +200,8 @@ class RefOps final : public Ops {
     return out;
   }
 
-  Tensor glu(Activation, const Tensor& gate, const Tensor& up) override {
+  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override {
+    BB_CHECK(activation == Activation::silu);
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
       for (int c = 0; c < y.cols(); ++c)
@@ -208,16 +210,51 @@ class RefOps final : public Ops {
     return y;
   }
 
-  Tensor take_wanted(const Tensor& x) override {
-    Tensor y = make_tensor(int(batch.wanted.size()), x.cols());
+  Tensor gather_rows(const Tensor& x) override {
+    Tensor y = make_tensor(int(batch.logit_rows.size()), x.cols());
     for (int r = 0; r < y.rows(); ++r)
-      std::copy_n(row(x, batch.wanted[size_t(r)]).begin(), x.cols(), row(y, r).begin());
+      std::copy_n(row(x, batch.logit_rows[size_t(r)]).begin(), x.cols(), row(y, r).begin());
     return y;
   }
 
+  Sampled sample(const Tensor& logits) override {
+    check_choices(batch, logits.cols());
+    bool logprobs = false;
+    int tops = 0;
+    for (const SampleRow& s : batch.sample) {
+      if (s.mode == SampleRow::Mode::none || !s.logprob) continue;
+      logprobs = true;
+      tops = std::max(tops, s.top_logprobs);
+    }
+    Sampled out{.ids = ref::make_ints(logits.rows(), 1, kNotAsked), .logprobs = {}, .top_ids = {}};
+    if (logprobs) {
+      out.logprobs = make_tensor(logits.rows(), 1 + tops);
+      out.top_ids = ref::make_ints(logits.rows(), tops, -1);
+    }
+    SampleScratch scratch;
+    for (int r = 0; r < logits.rows(); ++r) {
+      const SampleRow asked = batch.sample.empty() ? SampleRow() : batch.sample[size_t(r)];
+      const std::vector<float> values(row(logits, r).begin(), row(logits, r).end());
+      const Choice choice = choose(
+          values, asked, std::span(batch.changes).subspan(size_t(asked.first_change), size_t(asked.changes)), scratch);
+      ref::ints(out.ids, r)[0] = choice.token;
+      if (!logprobs) continue;
+      const std::span<double> all = row(out.logprobs, r);
+      std::fill(all.begin(), all.end(), -std::numeric_limits<double>::infinity());
+      if (choice.token < 0 || !asked.logprob) continue;
+      all[0] = choice.logprobs.logprob;
+      for (size_t i = 0; i < choice.logprobs.top.size(); ++i) {
+        ref::ints(out.top_ids, r)[i] = choice.logprobs.top[i].first;
+        all[1 + i] = choice.logprobs.top[i].second;
+      }
+    }
+    return out;
+  }
+  Tensor copy(const Tensor& x) override { return ref::copy(x); }
+
  private:
   int32_t slot(RowSet rows, int r) const {
-    return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.wanted[size_t(r)])];
+    return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.logit_rows[size_t(r)])];
   }
 
   /// y = W x
@@ -231,13 +268,13 @@ class RefOps final : public Ops {
 
   /// y += scale·(B u + b)
   static void add_term(const LoraEntry::Term& term, std::span<const double> u, std::span<double> y) {
-    const auto& f = static_cast<const RefFactors&>(*term.factors.packed);
+    const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
     const std::vector<double> delta = ref::times<double>(f.b, u);
     for (size_t n = 0; n < y.size(); ++n) y[n] += double(term.scale) * (delta[n] + (f.bias.empty() ? 0.0 : f.bias[n]));
   }
 
-  void turn(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
-    t = own(t);
+  void rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
+    t = make_writable(t);
     const size_t dim = size_t(head_dim);
     std::vector<double> copy(dim);
     for (int r = 0; r < t.rows(); ++r) {
@@ -247,10 +284,48 @@ class RefOps final : public Ops {
           std::copy(head.begin(), head.end(), copy.begin());
           ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), head);
         }
-        ref::rope(head, batch.positions[size_t(r)], rope.inv_freq, rope.magnitude);
+        ref::rope(head, batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
       }
     }
   }
+};
+
+/// Doubles, as they are.
+class RefPending final : public Pending {
+ public:
+  explicit RefPending(Tensor tensor) : tensor_(std::move(tensor)) {}
+  void wait() override {}
+  std::span<const std::byte> bytes() const override {
+    const std::span<const std::byte> all =
+        tensor_.dtype() == DType::i32
+            ? std::as_bytes(std::span(static_cast<const ref::RefInts&>(*tensor_.buffer()).values))
+            : std::as_bytes(std::span(static_cast<const ref::RefBuffer&>(*tensor_.buffer()).values));
+    return all.subspan(tensor_.offset_bytes(), tensor_.size_bytes());
+  }
+  DType dtype() const override { return tensor_.dtype(); }
+
+ private:
+  Tensor tensor_;
+};
+
+class RefStream final : public Stream {
+ public:
+  void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
+    constexpr int kAny = 1 << 30;
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    ops_.batch = batch;
+    std::vector<int32_t> ids;
+    for (int r = 0; chosen && r < chosen.rows(); ++r) ids.push_back(ref::ints(chosen, r)[0]);
+    if (chosen) ops_.batch.resolve_chosen(ids);
+  }
+  StepOutputs run(const StepKey&, FunctionRef<StepOutputs()> body) override { return body(); }
+  RefOps& ops() override { return ops_; }
+  GradOps* grad_ops() override { return &grad_ops_; }
+  std::unique_ptr<Pending> fetch(const Tensor& tensor) override { return std::make_unique<RefPending>(tensor); }
+
+ private:
+  RefOps ops_;
+  ref::RefGradOps grad_ops_{ops_.batch};
 };
 
 class RefBackend final : public Backend {
@@ -269,26 +344,34 @@ class RefBackend final : public Backend {
       for (int c = 0; c < t.cols(); ++c) values[size_t(r) * size_t(t.cols()) + size_t(c)] = float(row(t, r)[size_t(c)]);
     }
   }
-  Weight prepare(const HostWeight& weight) override {
+  void read_bytes(const Tensor& t, std::span<std::byte> out) override {
+    BB_CHECK(out.size() == t.size_bytes());
+    if (t.rows() == 0 || t.cols() == 0) return;
+    const void* const from = t.dtype() == DType::i32 ? static_cast<const void*>(ref::ints(t, 0).data())
+                                                     : static_cast<const void*>(row(t, 0).data());
+    std::memcpy(out.data(), from, out.size());
+  }
+  Weight pack(const HostWeight& weight) override {
+    require_plain("ref", weight);
     auto packed = std::make_shared<RefWeight>();
     packed->host = weight;
     return {weight.format, weight.out, weight.in, std::move(packed)};
   }
-  Tensor prepare_vector(const HostWeight& vector) override {
+  Tensor pack_vector(const HostWeight& vector) override {
     Tensor t = make_tensor(1, vector.in);
     decode_row<double>(vector, 0, row(t, 0));
     return t;
   }
-  Factors prepare_factors(const HostFactors& f, FactorUse) override {
+  LowRankWeights pack_factors(const HostLowRank& f, LowRankUse) override {
     BB_CHECK(f.a.size() == size_t(f.rank) * size_t(f.in) && f.b.size() == size_t(f.out) * size_t(f.rank));
-    auto packed = std::make_shared<RefFactors>();
+    auto packed = std::make_shared<RefLowRank>();
     packed->a.assign(f.a.begin(), f.a.end());
     packed->b.assign(f.b.begin(), f.b.end());
     packed->bias.assign(f.bias.begin(), f.bias.end());
     return {f.rank, f.in, f.out, std::move(packed)};
   }
-  Tensor dora_factor(const Weight& weight, const HostFactors& f, float scale, std::span<const float> magnitude,
-                     bool by_column) override {
+  Tensor dora_scale(const Weight& weight, const HostLowRank& f, float scale, std::span<const float> magnitude,
+                    bool by_column) override {
     BB_CHECK(magnitude.size() == size_t(by_column ? weight.in : weight.out));
     std::vector<double> squares(magnitude.size()), w(static_cast<size_t>(weight.in));
     for (int n = 0; n < weight.out; ++n) {
@@ -307,27 +390,31 @@ class RefBackend final : public Backend {
     return factor;
   }
   std::unique_ptr<KvStore> make_kv(const KvShape& shape) override { return std::make_unique<RefKv>(shape); }
-  void bind(const Batch& batch, const KvStore* kv) override {
-    check(batch, kv != nullptr ? kv->shape().page_size : 1 << 30, kv != nullptr ? kv->shape().pages : 1 << 30, 1 << 30);
-    ops_.batch = batch;
+  void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) override {
+    stream_.ops().slots.set(slot, by_site);
   }
-  void run(const StepKey&, FunctionRef<void()> body) override { body(); }
-  Ops& ops() override { return ops_; }
-  GradOps* grad_ops() override { return &grad_ops_; }
+  MemoryUse memory() const override {
+    const HostMemory host = host_memory();
+    return {.total = host.total, .free = host.free};
+  }
+  Stream& stream() override { return stream_; }
 
  private:
-  RefOps ops_;
-  ref::RefGradOps grad_ops_{ops_.batch};
+  RefStream stream_;
 };
 
 }  // namespace
 
 BackendEntry ref_backend_entry() {
   return {.name = "ref",
-          .absent = [] { return std::string(); },
-          .lacks = [](const Format&) { return std::string(); },
-          .describe = [] { return std::string("scalar reference in f64, one thread"); },
-          .instruction_sets = [] { return std::vector<std::string>{"scalar"}; },
+          .count = [] { return 1; },
+          .absent = [](int) { return std::string(); },
+          .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
+          .describe = [](int) { return std::string("scalar reference in f64, one thread"); },
+          .memory_bytes = [](int) { return host_memory().total; },
+          .free_bytes = [](int) { return host_memory().free; },
+          .bandwidth = [](int, int) { return read_bandwidth(1); },
+          .instruction_sets = [](int) { return std::vector<std::string>{"scalar"}; },
           .create = [](const BackendOptions&) -> std::unique_ptr<Backend> { return std::make_unique<RefBackend>(); }};
 }
 

@@ -4,7 +4,7 @@
 #include "backend/dropout.h"
 #include "backend/ref/grad_math.h"
 #include "backend/ref/ref_tensor.h"
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::ref {
 namespace {
@@ -110,27 +110,27 @@ Tensor RefGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
   return dx;
 }
 
-void RefGradOps::turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
-                           const RopeParams& rope) const {
-  d = own(d);
+void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
+                             const RopeParams& rope) const {
+  d = make_writable(d);
   for (int r = 0; r < d.rows(); ++r) {
     for (int h = 0; h < d.cols() / head_dim; ++h)
-      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], rope.inv_freq, rope.magnitude);
+      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
   }
   if (norm == nullptr) return;
-  const Tensor turned = d;
+  const Tensor rotated = d;
   d = make_tensor(d.rows(), d.cols());
   for (int r = 0; r < d.rows(); ++r) {
     for (int h = 0; h < d.cols() / head_dim; ++h)
-      ref::rms_norm_dx(head_of(turned, r, h, head_dim), head_of(x, r, h, head_dim), row(norm->w, 0), double(norm->eps),
+      ref::rms_norm_dx(head_of(rotated, r, h, head_dim), head_of(x, r, h, head_dim), row(norm->w, 0), double(norm->eps),
                        head_of(d, r, h, head_dim));
   }
 }
 
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
-  turn_back(dq, q, head_dim, q_norm, rope);
-  turn_back(dk, k, head_dim, k_norm, rope);
+  rotate_back(dq, q, head_dim, q_norm, rope);
+  rotate_back(dk, k, head_dim, k_norm, rope);
 }
 
 void RefGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,

@@ -30,12 +30,23 @@ class RefGradOps final : public GradOps {
   void multiply_columns(Tensor& y, const Tensor& factor) override;
   Tensor column_dots(const Tensor& x, const Tensor& y) override;
   Tensor row_lengths(const Weight& weight, const Tensor& a, const Tensor& b, float scale) override;
+  void add_row(Tensor& y, const Tensor& delta) override;
+  void clear(std::span<const Tensor> y) override;
+  void axpby(std::span<const AxpbyTerm> terms) override;
+  void scale(std::span<const ScaleTerm> terms) override;
+  void divide(std::span<const Tensor> y, std::span<const Tensor> x) override;
+  void adam(std::span<const AdamTerm> terms) override;
+  void adafactor(std::span<AdafactorTerm> terms) override;
+  void orthogonalize(std::span<const Tensor> x, int steps) override;
+  void sum_squares(std::span<const Tensor> x, std::span<double> sums) override;
+  void read_all(std::span<const Tensor> x, std::span<float> flat) override;
+  void write_all(std::span<const float> flat, std::span<const Tensor> x) override;
 
  private:
   /// Calls body(row, head, first, count) for every query: `count` rows of the batch from `first` on are its keys.
   template <class Body>
   void for_queries(const AttentionParams& attention, Body body) const;
-  void turn_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const RopeParams& rope) const;
+  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const RopeParams& rope) const;
 
   const Batch& batch_;
 };

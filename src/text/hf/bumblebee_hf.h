@@ -65,6 +65,13 @@ BbHfStatus bb_hf_decode(const BbHfTokenizer* tokenizer, const uint32_t* ids, siz
 int bb_hf_id_of(const BbHfTokenizer* tokenizer, BbHfView token, uint32_t* out);
 int bb_hf_token_of(const BbHfTokenizer* tokenizer, uint32_t id, BbHfBytes* out);
 
+enum { BB_HF_TEXT = 0, BB_HF_FALLBACK_BYTE = 1, BB_HF_NOTHING = 2, BB_HF_SPECIAL = 4 };
+// What each id below vocab_size adds to a text: its kind (above; SPECIAL beside one of the others: decoding may skip
+// it) and the end of its bytes in `bytes`. At the start of a text, `strip` is dropped `strip_count` times at most.
+// Returns 0 where the decoder's text is not such bytes one after the other.
+int bb_hf_token_bytes(const BbHfTokenizer* tokenizer, BbHfBytes* kinds, BbHfIds* ends, BbHfBytes* bytes,
+                      BbHfBytes* strip, size_t* strip_count);
+
 typedef struct {
   uint64_t steps;
   size_t output_bytes;

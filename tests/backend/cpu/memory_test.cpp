@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace bumblebee::cpu {
 namespace {
 
@@ -23,12 +25,10 @@ TEST(Pool, AWarmStepAllocatesNothing) {
 
 TEST(Pool, SizesOfNearlyTheSameRowsShareBuffers) {
   const auto pool = std::make_shared<Pool>();
-  const float* first = nullptr;
-  {
-    const Tensor a = pool->make(1000, 1536);
-    first = data(a);
-  }
-  EXPECT_EQ(data(pool->make(1020, 1536)), first);
+  pool->make(1000, 1536);
+  EXPECT_GT(pool->cached_bytes(), 0u);
+  const Tensor b = pool->make(1020, 1536);
+  EXPECT_EQ(pool->cached_bytes(), 0u) << "the buffer that was free is used";
 }
 
 TEST(Pool, SizesThatNoLongerComeMakeRoom) {
@@ -65,6 +65,33 @@ TEST(Pool, ABufferMayOutliveIt) {
   data(kept)[7] = 1;
   EXPECT_EQ(data(kept)[7], 1);
 }
+
+#ifndef NDEBUG
+TEST(Guard, BuffersBeginAsNaN) {
+  const auto pool = std::make_shared<Pool>();
+  std::fill_n(data(pool->make(3, 5)), 15, 1.0f);
+  const Tensor again = pool->make(3, 5);
+  for (int i = 0; i < 15; ++i) EXPECT_TRUE(std::isnan(data(again)[i])) << i;
+  const AlignedBytes bytes = aligned_bytes(64);
+  EXPECT_TRUE(std::isnan(*reinterpret_cast<const float*>(bytes.get())));
+}
+
+TEST(GuardDeathTest, ReadingPastATensorKills) {
+  const auto pool = std::make_shared<Pool>();
+  pool->make(1, 4096);  // whatever was there before, and however much larger it was
+  const Tensor tensor = pool->make(3, 1000);
+  const volatile float* const end = data(tensor) + (3 * 1000 + 15) / 16 * 16;
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(data(tensor)) % 64, 0u);
+  EXPECT_TRUE(std::isnan(data(tensor)[2999]));
+  EXPECT_DEATH(static_cast<void>(*end), "");
+}
+
+TEST(GuardDeathTest, WritingPastScratchKills) {
+  const AlignedBytes bytes = aligned_bytes(200);
+  volatile std::byte* const end = bytes.get() + 256;
+  EXPECT_DEATH(*end = std::byte{0}, "");
+}
+#endif
 
 }  // namespace
 }  // namespace bumblebee::cpu

@@ -63,6 +63,11 @@ void Process::kill(int signal) const {
   if (pid_ > 0) ::kill(pid_, signal);
 }
 
+bool Process::ended() const {
+  siginfo_t what{};
+  return ::waitid(P_PID, id_t(pid_), &what, WEXITED | WNOHANG | WNOWAIT) == 0 && what.si_pid == pid_;
+}
+
 Outcome Process::wait(int timeout_ms) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
   int status = 0;

@@ -30,7 +30,9 @@ class Process {
 
   void kill(int signal) const;
   /// Waits until it has ended; kills it, and fails the test, after `timeout_ms`.
-  Outcome wait(int timeout_ms = 60'000);
+  Outcome wait(int timeout_ms = 1'200'000);
+  /// Whether it has ended by itself or otherwise; wait() tells how.
+  bool ended() const;
 
  private:
   pid_t pid_ = -1;

@@ -38,9 +38,11 @@ class AttendCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = backend.make_kv({.layers = spec_.layers,
-                                     .kv_heads = spec_.kv_heads,
-                                     .head_dim = spec_.head_dim,
+    const auto kv = backend.make_kv({.groups = {{.kind = KvGroup::Kind::attention,
+                                                 .layers = spec_.layers,
+                                                 .kv_heads = spec_.kv_heads,
+                                                 .head_dim = spec_.head_dim,
+                                                 .window = spec_.window}},
                                      .page_size = spec_.page_size,
                                      .pages = page_count_ + 2,
                                      .dtype = spec_.cached});
@@ -155,10 +157,10 @@ class AttendCase final : public OpCase {
       const int rows = past ? p.past : p.rows;
       if (rows > 0) batch.append(std::vector<int32_t>(size_t(rows), 0), past ? 0 : p.past, table, Batch::Want::none);
     }
-    backend.bind(batch, &kv);
+    backend.stream().bind(batch, &kv);
     const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
     Tensor out;
-    backend.run({batch.rows(), 0, false}, [&] { out = backend.ops().attend(kv, spec_.layer, q, k, v, params()); });
+    eagerly(backend, [&] { out = backend.stream().ops().attend(kv, spec_.layer, q, k, v, params()); });
     return out;
   }
 

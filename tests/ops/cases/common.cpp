@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "quant/affine.h"
+#include "quant/elements.h"
 
 namespace bumblebee::op_cases {
 
@@ -20,10 +20,10 @@ void bind_plain(Backend& backend, const PlainBatch& plain) {
   batch.positions = plain.positions;
   for (int i = int(batch.positions.size()); i < plain.rows; ++i) batch.positions.push_back(i);
   batch.slot = plain.slot.empty() ? std::vector<int32_t>(size_t(plain.rows), -1) : plain.slot;
-  batch.wanted = plain.wanted;
+  batch.logit_rows = plain.logit_rows;
   batch.segments = {{0, plain.rows, 0, 0}};
   batch.pages = {0};
-  backend.bind(batch, nullptr);
+  backend.stream().bind(batch, nullptr);
 }
 
 HostMatrix random_rows(Random& random, int rows, int cols) {

@@ -21,11 +21,11 @@ using testing_support::sum_error;
 
 Output read_output(Backend& backend, const std::string& what, const Tensor& tensor);
 
-/// Binds `rows` rows of one sequence without a cache, at the positions, slots and wanted rows given (defaults: 0.., -1,
+/// Binds `rows` rows of one sequence without a cache, at the positions, slots and logit rows given (defaults: 0.., -1,
 /// none).
 struct PlainBatch {
   int rows = 0;
-  std::vector<int32_t> tokens = {}, positions = {}, slot = {}, wanted = {};
+  std::vector<int32_t> tokens = {}, positions = {}, slot = {}, logit_rows = {};
 };
 void bind_plain(Backend& backend, const PlainBatch& batch);
 

@@ -34,11 +34,11 @@ class PackedCase final : public OpCase {
   std::vector<Output> run(Backend& backend) const override {
     Batch batch;
     for (const int length : spec_.lengths)
-      batch.append(std::vector<int32_t>(size_t(length), 0), 0, {0}, Batch::Want::none);
-    backend.bind(batch, nullptr);
+      batch.append(std::vector<int32_t>(size_t(length), 0), 0, std::vector<int32_t>{0}, Batch::Want::none);
+    backend.stream().bind(batch, nullptr);
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     const Tensor q = upload(q_), k = upload(k_), v = upload(v_);
-    GradOps& grad = *backend.grad_ops();
+    GradOps& grad = *backend.stream().grad_ops();
     Tensor lse;
     const Tensor out = grad.attend_packed(q, k, v, params(), lse);
     if (op() == "attend_packed") return {read_output(backend, "out", out), read_output(backend, "lse", lse)};

@@ -32,11 +32,11 @@ class MatmulDxCase final : public OpCase {
     std::vector<Weight> weights;
     for (size_t t = 0; t < dy_.size(); ++t) {
       dy.push_back(backend.upload(dy_[t].values, rows_, dy_[t].cols));
-      weights.push_back(backend.prepare(weights_[t]));
+      weights.push_back(backend.pack(weights_[t]));
     }
     std::vector<const Weight*> pointers;
     for (const Weight& w : weights) pointers.push_back(&w);
-    return {read_output(backend, "dx", backend.grad_ops()->matmul_dx(dy, pointers))};
+    return {read_output(backend, "dx", backend.stream().grad_ops()->matmul_dx(dy, pointers))};
   }
 
   /// As matmul, summed over all outputs.
@@ -82,7 +82,7 @@ class GemmCase final : public OpCase {
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     Tensor c = beta_ == 0 ? Tensor() : upload(c_);
     const Tensor seen = c;
-    backend.grad_ops()->gemm(alpha_, upload(a_), op_a_, upload(b_), op_b_, beta_, c);
+    backend.stream().grad_ops()->gemm(alpha_, upload(a_), op_a_, upload(b_), op_b_, beta_, c);
     std::vector<Output> outputs = {read_output(backend, "c", c)};
     if (seen) outputs.push_back(read_output(backend, "the other handle on c", seen));
     return outputs;
@@ -134,13 +134,13 @@ class HeadLossCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = h_.rows});
-    const Weight head = backend.prepare(head_);
+    const Weight head = backend.pack(head_);
     const Tensor h = backend.upload(h_.values, h_.rows, h_.cols);
     const Tensor bias = bias_.empty() ? Tensor() : backend.upload(bias_, 1, head_.out);
     std::vector<float> losses(targets_.size(), -1.0f), again = losses;
     Tensor dh;
-    const double total = backend.grad_ops()->head_loss(h, head, bias, targets_, weights_, losses, &dh);
-    const double same = backend.grad_ops()->head_loss(h, head, bias, targets_, weights_, again, nullptr);
+    const double total = backend.stream().grad_ops()->head_loss(h, head, bias, targets_, weights_, losses, &dh);
+    const double same = backend.stream().grad_ops()->head_loss(h, head, bias, targets_, weights_, again, nullptr);
     return {{"losses", h_.rows, 1, losses},
             read_output(backend, "dh", dh),
             {"total", 1, 1, {float(total)}},
@@ -211,7 +211,8 @@ class RowLengthsCase final : public OpCase {
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = 1});
     const Tensor a = backend.upload(a_.values, a_.rows, a_.cols), b = backend.upload(b_.values, b_.rows, b_.cols);
-    return {read_output(backend, "lengths", backend.grad_ops()->row_lengths(backend.prepare(weight_), a, b, 0.7f))};
+    return {
+        read_output(backend, "lengths", backend.stream().grad_ops()->row_lengths(backend.pack(weight_), a, b, 0.7f))};
   }
 
   /// Errors of elements add up to a length no longer than theirs; the root halves that of the sum of squares.

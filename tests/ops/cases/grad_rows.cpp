@@ -47,7 +47,7 @@ class RmsNormDxCase final : public OpCase {
     bind_plain(backend, {.rows = x_.rows});
     const NormParams norm{backend.upload(w_, 1, int(w_.size())), 1e-6f};
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols), dy = backend.upload(dy_.values, x_.rows, x_.cols);
-    return {read_output(backend, "dx", backend.grad_ops()->rms_norm_dx(dy, x, norm))};
+    return {read_output(backend, "dx", backend.stream().grad_ops()->rms_norm_dx(dy, x, norm))};
   }
 
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
@@ -67,7 +67,7 @@ class RmsNormDxCase final : public OpCase {
 struct TurnSpec {
   int heads = 1, kv_heads = 1, head_dim = 16, dims = 0;  // dims 0: the whole head
   bool norms = false, shared = false;
-  float magnitude = 1;
+  float attention_factor = 1;
   std::vector<int32_t> positions = {0};
 };
 
@@ -81,7 +81,7 @@ class NormRopeDxCase final : public OpCase {
     q_norm_ = random.normals(size_t(spec.head_dim), 1);
     k_norm_ = random.normals(size_t(spec.head_dim), 1);
     rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
-    rope_.magnitude = spec.magnitude;
+    rope_.attention_factor = spec.attention_factor;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
   }
 
@@ -92,23 +92,23 @@ class NormRopeDxCase final : public OpCase {
         k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
     Tensor dq = upload(dq_), dk = upload(dk_);
     const Tensor held = spec_.shared ? dq : Tensor();
-    backend.grad_ops()->norm_rope_dx(dq, dk, spec_.norms ? upload(q_) : Tensor(), spec_.norms ? upload(k_) : Tensor(),
-                                     spec_.head_dim, spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr,
-                                     rope_);
+    backend.stream().grad_ops()->norm_rope_dx(dq, dk, spec_.norms ? upload(q_) : Tensor(),
+                                              spec_.norms ? upload(k_) : Tensor(), spec_.head_dim,
+                                              spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr, rope_);
     std::vector<Output> outputs = {read_output(backend, "dq", dq), read_output(backend, "dk", dk)};
     if (held) outputs.push_back(read_output(backend, "the other handle on dq", held));
     return outputs;
   }
 
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
-    std::vector<std::vector<double>> bounds = {turned(dq_, q_, q_norm_), turned(dk_, k_, k_norm_)};
+    std::vector<std::vector<double>> bounds = {rotated(dq_, q_, q_norm_), rotated(dk_, k_, k_norm_)};
     if (spec_.shared) bounds.emplace_back(dq_.values.size(), 0);
     return bounds;
   }
 
  private:
-  /// A pair (a, b) turns with an error of 6u·(|a| + |b|)·magnitude, as it does forward.
-  std::vector<double> turned(const HostMatrix& d, const HostMatrix& x, const std::vector<float>& w) const {
+  /// A pair (a, b) is rotated with an error of 6u·(|a| + |b|)·attention_factor, as it is forward.
+  std::vector<double> rotated(const HostMatrix& d, const HostMatrix& x, const std::vector<float>& w) const {
     const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size();
     std::vector<double> bound(d.values.size()), size(dim);
     for (size_t first = 0; first < bound.size(); first += dim) {
@@ -119,7 +119,7 @@ class NormRopeDxCase final : public OpCase {
           continue;
         }
         const double other = std::abs(double(d.values[first + (i < half ? i + half : i - half)]));
-        size[i] = (own + other) * double(rope_.magnitude);
+        size[i] = (own + other) * double(rope_.attention_factor);
       }
       const auto out = std::span(bound).subspan(first, dim);
       if (spec_.norms) {
@@ -152,7 +152,7 @@ class GluDxCase final : public OpCase {
     bind_plain(backend, {.rows = gate_.rows});
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     Tensor dgate, dup;
-    backend.grad_ops()->glu_dx(Activation::silu, upload(dy_), upload(gate_), upload(up_), dgate, dup);
+    backend.stream().grad_ops()->glu_dx(Activation::silu, upload(dy_), upload(gate_), upload(up_), dgate, dup);
     return {read_output(backend, "dgate", dgate), read_output(backend, "dup", dup)};
   }
 
@@ -186,7 +186,7 @@ class TapeCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = x_.rows});
-    GradOps& grad = *backend.grad_ops();
+    GradOps& grad = *backend.stream().grad_ops();
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y = backend.upload(y_.values, y_.rows, y_.cols);
     const Tensor seen = y;  // y is written in place all the same
@@ -254,8 +254,12 @@ void add_norm_rope_dx(Cases& cases) {
     }
     add("shared" + suffix,
         {.heads = 4, .kv_heads = 2, .head_dim = 16, .norms = norms, .shared = true, .positions = {3, 4, 5}});
-    add("magnitude" + suffix,
-        {.heads = 2, .kv_heads = 2, .head_dim = 32, .norms = norms, .magnitude = 1.1386294f, .positions = {9, 10}});
+    add("attention_factor" + suffix, {.heads = 2,
+                                      .kv_heads = 2,
+                                      .head_dim = 32,
+                                      .norms = norms,
+                                      .attention_factor = 1.1386294f,
+                                      .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
     std::vector<int32_t> many(33);

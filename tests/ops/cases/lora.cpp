@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "quant/elements.h"
 #include "tests/ops/cases/common.h"
 
 namespace bumblebee::op_cases {
@@ -20,13 +21,13 @@ struct HostTerm {
 /// What a slot does to a module, on the host.
 struct HostEntry {
   std::vector<HostTerm> terms;
-  std::vector<float> factor, bias;
+  std::vector<float> dora_scale, bias;
   std::optional<HostWeight> weight;
 };
 
 struct Parts {
   std::vector<int> ranks = {};  // of the terms
-  bool inner_bias = false, factor = false, bias = false, weight = false;
+  bool inner_bias = false, dora_scale = false, bias = false, weight = false;
 };
 
 HostEntry random_entry(Random& random, const Parts& parts, int in, int out) {
@@ -39,9 +40,9 @@ HostEntry random_entry(Random& random, const Parts& parts, int in, int out) {
                            {}});
     if (parts.inner_bias) entry.terms.back().bias = random.normals(size_t(out), 0.1);
   }
-  if (parts.factor) {
-    entry.factor = random.normals(size_t(out), 0.2);
-    for (float& f : entry.factor) f += 1;
+  if (parts.dora_scale) {
+    entry.dora_scale = random.normals(size_t(out), 0.2);
+    for (float& f : entry.dora_scale) f += 1;
   }
   if (parts.bias) entry.bias = random.normals(size_t(out), 1);
   if (parts.weight)
@@ -49,28 +50,48 @@ HostEntry random_entry(Random& random, const Parts& parts, int in, int out) {
   return entry;
 }
 
-/// Entries on a backend, with the table that points to them.
+/// Entries on a backend: what each slot does to one module; null for nothing.
 struct Uploaded {
-  std::vector<std::unique_ptr<LoraEntry>> entries;
-  LoraTable table;
+  std::vector<std::unique_ptr<LoraEntry>> slots;
 };
 
-Uploaded upload(Backend& backend, const std::vector<std::optional<HostEntry>>& slots, int in, int out, FactorUse use) {
+/// Slots of a backend while this lives; module t is site t.
+class BoundSlots {
+ public:
+  BoundSlots(Backend& backend, const std::vector<const Uploaded*>& modules)
+      : backend_(backend), count_(modules.front()->slots.size()) {
+    for (size_t s = 0; s < count_; ++s) {
+      std::vector<const LoraEntry*> by_site;
+      for (const Uploaded* module : modules) by_site.push_back(module->slots[s].get());
+      backend.set_slot(int32_t(s), by_site);
+    }
+  }
+  BoundSlots(const BoundSlots&) = delete;
+  ~BoundSlots() {
+    for (size_t s = 0; s < count_; ++s) backend_.set_slot(int32_t(s), {});
+  }
+
+ private:
+  Backend& backend_;
+  size_t count_;
+};
+
+Uploaded upload(Backend& backend, const std::vector<std::optional<HostEntry>>& slots, int in, int out, LowRankUse use) {
   Uploaded uploaded;
   for (const auto& slot : slots) {
-    uploaded.table.slots.push_back(nullptr);
+    uploaded.slots.push_back(nullptr);
     if (!slot) continue;
     auto entry = std::make_unique<LoraEntry>();
     for (const HostTerm& t : slot->terms) {
       entry->terms.push_back(
-          {backend.prepare_factors({.rank = t.rank, .in = in, .out = out, .a = t.a, .b = t.b, .bias = t.bias}, use),
+          {backend.pack_factors({.rank = t.rank, .in = in, .out = out, .a = t.a, .b = t.b, .bias = t.bias}, use),
            t.scale});
     }
-    if (!slot->factor.empty()) entry->factor = backend.upload(slot->factor, 1, int(slot->factor.size()));
+    if (!slot->dora_scale.empty())
+      entry->dora_scale = backend.upload(slot->dora_scale, 1, int(slot->dora_scale.size()));
     if (!slot->bias.empty()) entry->bias = backend.upload(slot->bias, 1, out);
-    if (slot->weight) entry->weight = backend.prepare(*slot->weight);
-    uploaded.table.slots.back() = entry.get();
-    uploaded.entries.push_back(std::move(entry));
+    if (slot->weight) entry->weight = backend.pack(*slot->weight);
+    uploaded.slots.back() = std::move(entry);
   }
   return uploaded;
 }
@@ -78,8 +99,8 @@ Uploaded upload(Backend& backend, const std::vector<std::optional<HostEntry>>& s
 struct Shape {
   int in = 0;
   std::vector<int> outs;
-  std::vector<int32_t> slot;    // of the batch's rows
-  std::vector<int32_t> wanted;  // when not empty, x holds these rows only
+  std::vector<int32_t> slot;        // of the batch's rows
+  std::vector<int32_t> logit_rows;  // when not empty, x holds these rows only
 };
 
 class LoraCase final : public OpCase {
@@ -102,21 +123,28 @@ class LoraCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = int(shape_.slot.size()), .slot = shape_.slot, .wanted = shape_.wanted});
+    bind_plain(backend, {.rows = int(shape_.slot.size()), .slot = shape_.slot, .logit_rows = shape_.logit_rows});
     std::vector<Uploaded> uploaded;
     std::vector<Tensor> y, held, biases;
     for (size_t t = 0; t < y_.size(); ++t) {
-      uploaded.push_back(upload(backend, tables_[t], shape_.in, shape_.outs[t], FactorUse::linear));
+      uploaded.push_back(upload(backend, tables_[t], shape_.in, shape_.outs[t], LowRankUse::linear));
       y.push_back(backend.upload(y_[t].values, rows(), shape_.outs[t]));
       if (!bias_.empty()) biases.push_back(backend.upload(bias_[t], 1, shape_.outs[t]));
     }
     if (shared_) held = y;
     std::vector<LoraModule> modules;
-    for (size_t t = 0; t < y.size(); ++t)
-      modules.push_back({&uploaded[t].table, bias_.empty() ? nullptr : &biases[t], false});
+    std::vector<const Uploaded*> tables;
+    for (size_t t = 0; t < y.size(); ++t) {
+      tables.push_back(&uploaded[t]);
+      // Where every row brings its own weight, the product is not there yet.
+      const bool replaced = replaces(t);
+      if (replaced) y[t] = {};
+      modules.push_back({.site = int(t), .bias = bias_.empty() ? nullptr : &biases[t], .replaced = replaced});
+    }
+    const BoundSlots bound(backend, tables);
     const Tensor x = backend.upload(x_.values, rows(), shape_.in);
-    const RowSet set = shape_.wanted.empty() ? RowSet::all : RowSet::wanted;
-    backend.run({rows(), 0, true}, [&] { backend.ops().lora(x, set, modules, y); });
+    const RowSet set = shape_.logit_rows.empty() ? RowSet::all : RowSet::logit_rows;
+    eagerly(backend, [&] { backend.stream().ops().lora(x, set, modules, y); });
     std::vector<Output> outputs;
     for (const Tensor& t : y) outputs.push_back(read_output(backend, "y", t));
     for (const Tensor& t : held) outputs.push_back(read_output(backend, "the other handle on y", t));
@@ -139,7 +167,7 @@ class LoraCase final : public OpCase {
           if (e == nullptr && !biased) continue;
           double error = 0, size = std::abs(double(y_[t].values[at]));
           if (e != nullptr) error = entry_error(*e, r, n, precision, size);
-          const double f = e == nullptr || e->factor.empty() ? 1 : std::abs(double(e->factor[n]));
+          const double f = e == nullptr || e->dora_scale.empty() ? 1 : std::abs(double(e->dora_scale[n]));
           const double b = !biased ? 0 : std::abs(double(e != nullptr && !e->bias.empty() ? e->bias[n] : bias_[t][n]));
           bound[at] =
               f * error + 2 * kRoundF32 * (f * size + b) + 2 * kRoundF32 * std::abs(double(reference[t].values[at]));
@@ -154,10 +182,19 @@ class LoraCase final : public OpCase {
   }
 
  private:
-  int rows() const { return int(shape_.wanted.empty() ? shape_.slot.size() : shape_.wanted.size()); }
+  int rows() const { return int(shape_.logit_rows.empty() ? shape_.slot.size() : shape_.logit_rows.size()); }
+
+  bool replaces(size_t t) const {
+    bool all = !shared_;
+    for (int r = 0; r < rows(); ++r) {
+      const HostEntry* e = entry(t, r);
+      all = all && e != nullptr && e->weight;
+    }
+    return all;
+  }
 
   const HostEntry* entry(size_t t, int r) const {
-    const int32_t slot = shape_.slot[shape_.wanted.empty() ? size_t(r) : size_t(shape_.wanted[size_t(r)])];
+    const int32_t slot = shape_.slot[shape_.logit_rows.empty() ? size_t(r) : size_t(shape_.logit_rows[size_t(r)])];
     if (slot < 0 || size_t(slot) >= tables_[t].size() || !tables_[t][size_t(slot)]) return nullptr;
     return &*tables_[t][size_t(slot)];
   }
@@ -205,7 +242,7 @@ class LoraEmbedCase final : public OpCase {
     for (const Parts& parts : slots) {
       HostEntry entry = random_entry(random, parts, vocab, dims);
       for (HostTerm& term : entry.terms) term.a = random.normals(size_t(term.rank) * size_t(vocab), 1);
-      if (parts.factor && by_token) entry.factor = random.normals(size_t(vocab), 1);
+      if (parts.dora_scale && by_token) entry.dora_scale = random.normals(size_t(vocab), 1);
       if (parts.weight) entry.weight = testing_support::random_dense(random, vocab, dims, DType::bf16, 1);
       entries_.emplace_back(std::move(entry));
     }
@@ -220,10 +257,11 @@ class LoraEmbedCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = y_.rows, .tokens = tokens_, .slot = slot_});
-    const Uploaded uploaded = upload(backend, entries_, vocab_, dims_, FactorUse::embedding);
-    for (const auto& entry : uploaded.entries) entry->factor_by_token = by_token_;
+    const Uploaded uploaded = upload(backend, entries_, vocab_, dims_, LowRankUse::embedding);
+    for (const auto& entry : uploaded.slots) entry->dora_scale_by_token = by_token_;
+    const BoundSlots bound(backend, {&uploaded});
     Tensor y = backend.upload(y_.values, y_.rows, dims_);
-    backend.run({y_.rows, 0, true}, [&] { backend.ops().lora_embed(uploaded.table, y); });
+    eagerly(backend, [&] { backend.stream().ops().lora_embed(0, y); });
     return {read_output(backend, "y", y)};
   }
 
@@ -249,7 +287,7 @@ class LoraEmbedCase final : public OpCase {
           size += double(t.scale) * magnitude;
           error += 2 * kRoundF32 * size;
         }
-        const double f = e.factor.empty() ? 1 : std::abs(double(e.factor[by_token_ ? token : n]));
+        const double f = e.dora_scale.empty() ? 1 : std::abs(double(e.dora_scale[by_token_ ? token : n]));
         bound[at] = f * (error + kRoundF32 * size) + kRoundF32 * std::abs(double(reference[0].values[at]));
       }
     }
@@ -266,24 +304,25 @@ class LoraEmbedCase final : public OpCase {
 
 class LoraNormCase final : public OpCase {
  public:
-  LoraNormCase(const std::string& variant, int cols, int width, std::vector<int32_t> wanted)
-      : OpCase("lora_norm", variant), width_(width), wanted_(std::move(wanted)) {
+  LoraNormCase(const std::string& variant, int cols, int width, std::vector<int32_t> logit_rows)
+      : OpCase("lora_norm", variant), width_(width), logit_rows_(std::move(logit_rows)) {
     Random random(seed_of(name()));
-    x_ = random_rows(random, wanted_.empty() ? int(slot_.size()) : int(wanted_.size()), cols);
+    x_ = random_rows(random, logit_rows_.empty() ? int(slot_.size()) : int(logit_rows_.size()), cols);
     for (std::vector<float>& weight : weights_) weight = random.normals(size_t(width), 1);
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = int(slot_.size()), .slot = slot_, .wanted = wanted_});
-    LoraEntry first, second;
-    first.norm = backend.upload(weights_[1], 1, width_);
-    second.norm = backend.upload(weights_[2], 1, width_);
-    const LoraTable table{{&first, nullptr, &second}};
+    bind_plain(backend, {.rows = int(slot_.size()), .slot = slot_, .logit_rows = logit_rows_});
+    Uploaded uploaded;
+    for (int s = 0; s < 3; ++s) uploaded.slots.push_back(s == 1 ? nullptr : std::make_unique<LoraEntry>());
+    uploaded.slots[0]->norm = backend.upload(weights_[1], 1, width_);
+    uploaded.slots[2]->norm = backend.upload(weights_[2], 1, width_);
+    const BoundSlots bound(backend, {&uploaded});
     const NormParams norm{backend.upload(weights_[0], 1, width_), 1e-5f};
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y;
-    backend.run({x_.rows, 0, true}, [&] {
-      y = backend.ops().lora_norm(x, wanted_.empty() ? RowSet::all : RowSet::wanted, width_, norm, table);
+    eagerly(backend, [&] {
+      y = backend.stream().ops().lora_norm(x, logit_rows_.empty() ? RowSet::all : RowSet::logit_rows, width_, norm, 0);
     });
     return {read_output(backend, "y", y)};
   }
@@ -297,7 +336,7 @@ class LoraNormCase final : public OpCase {
 
  private:
   int width_;
-  std::vector<int32_t> slot_ = {0, 2, 2, -1, 1, 7, 0}, wanted_;
+  std::vector<int32_t> slot_ = {0, 2, 2, -1, 1, 7, 0}, logit_rows_;
   HostMatrix x_;
   std::vector<float> weights_[3];
 };
@@ -317,7 +356,7 @@ void add_lora(Cases& cases) {
   add("mixed", {128, {64, 16, 16}, {-1, 0, 0, 1, 2, 3, 3, -1, 1}, {}}, ranks);
   add("mixed_shared", {128, {64, 16, 16}, {3, 2, 1, 0, -1}, {}}, ranks, false, true);
   add("slot_past_the_table", {64, {20}, {0, 7, -1}, {}}, {{.ranks = {8}}});
-  add("wanted_rows", {64, {20}, {0, 1, -1, 1, 1, 0}, {1, 2, 4, 5}}, {{.ranks = {8}}, {.ranks = {3}}});
+  add("logit_rows", {64, {20}, {0, 1, -1, 1, 1, 0}, {1, 2, 4, 5}}, {{.ranks = {8}}, {.ranks = {3}}});
   add("many_rows",
       {256,
        {96},
@@ -331,25 +370,25 @@ void add_lora(Cases& cases) {
   add("terms", {96, {40, 24}, {0, 1, 1, -1, 0, 0, 0}, {}}, {{.ranks = {8, 3, 16}}, {.ranks = {1, 1}}});
   add("inner_bias", {96, {40}, {0, 0, 1, -1}, {}},
       {{.ranks = {8}, .inner_bias = true}, {.ranks = {4, 2}, .inner_bias = true}});
-  const std::vector<Parts> everything = {{.ranks = {8}, .factor = true},
-                                         {.ranks = {5, 2}, .inner_bias = true, .factor = true, .bias = true},
+  const std::vector<Parts> everything = {{.ranks = {8}, .dora_scale = true},
+                                         {.ranks = {5, 2}, .inner_bias = true, .dora_scale = true, .bias = true},
                                          {.bias = true},
                                          {.weight = true},
                                          {.ranks = {4}, .weight = true},
-                                         {.ranks = {3}, .factor = true, .bias = true, .weight = true},
+                                         {.ranks = {3}, .dora_scale = true, .bias = true, .weight = true},
                                          {.ranks = {9}}};
   for (const bool bias : {false, true}) {
     const std::string with = bias ? "_with_bias" : "";
     add("everything" + with, {80, {48, 17}, {0, 1, 1, 2, 3, 3, 3, -1, 4, 5, 6, 6, 0}, {}}, everything, bias);
-    add("everything_wanted" + with, {80, {48}, {0, 1, 1, 2, 3, 3, 3, -1, 4, 5, 6, 6, 0}, {0, 2, 4, 7, 8, 11, 12}},
+    add("everything_logit_rows" + with, {80, {48}, {0, 1, 1, 2, 3, 3, 3, -1, 4, 5, 6, 6, 0}, {0, 2, 4, 7, 8, 11, 12}},
         everything, bias, true);
-    add("dora_one_row" + with, {64, {33}, {0}, {}}, {{.ranks = {8}, .factor = true}}, bias);
+    add("dora_one_row" + with, {64, {33}, {0}, {}}, {{.ranks = {8}, .dora_scale = true}}, bias);
   }
 }
 
 void add_lora_embed(Cases& cases) {
   const std::vector<Parts> slots = {
-      {.ranks = {8}}, {.ranks = {3, 1}}, {.weight = true}, {.ranks = {5}, .factor = true}};
+      {.ranks = {8}}, {.ranks = {3, 1}}, {.weight = true}, {.ranks = {5}, .dora_scale = true}};
   cases.push_back(std::make_unique<LoraEmbedCase>("by_feature", 40, 33, slots, false));
   cases.push_back(std::make_unique<LoraEmbedCase>("by_token", 40, 64, slots, true));
   cases.push_back(std::make_unique<LoraEmbedCase>("inner_bias", 7, 5,
@@ -359,7 +398,7 @@ void add_lora_embed(Cases& cases) {
 void add_lora_norm(Cases& cases) {
   cases.push_back(std::make_unique<LoraNormCase>("rows", 70, 70, std::vector<int32_t>{}));
   cases.push_back(std::make_unique<LoraNormCase>("heads", 128, 32, std::vector<int32_t>{}));
-  cases.push_back(std::make_unique<LoraNormCase>("wanted", 64, 64, std::vector<int32_t>{1, 3, 5}));
+  cases.push_back(std::make_unique<LoraNormCase>("logit_rows", 64, 64, std::vector<int32_t>{1, 3, 5}));
 }
 
 }  // namespace bumblebee::op_cases

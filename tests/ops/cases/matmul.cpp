@@ -1,4 +1,4 @@
-// matmul, matmul_untransposed and embed: everything that reads a stored weight, through every format, with weights at
+// matmul and embed: everything that reads a stored weight, through every format, with weights at
 // odd addresses.
 #include <algorithm>
 #include <cmath>
@@ -60,14 +60,14 @@ class MatmulCase final : public OpCase {
     std::vector<Weight> weights;
     std::vector<Tensor> biases;
     for (size_t i = 0; i < weights_.size(); ++i) {
-      weights.push_back(backend.prepare(weights_[i]));
+      weights.push_back(backend.pack(weights_[i]));
       biases.push_back(biases_[i].empty() ? Tensor() : backend.upload(biases_[i], 1, int(biases_[i].size())));
     }
     std::vector<MatmulTerm> terms;
     for (size_t i = 0; i < weights.size(); ++i) terms.push_back({&weights[i], biases[i] ? &biases[i] : nullptr});
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     std::vector<Tensor> y(terms.size());
-    backend.run({x_.rows, 0, false}, [&] { backend.ops().matmul(x, terms, y); });
+    eagerly(backend, [&] { backend.stream().ops().matmul(x, terms, y); });
     std::vector<Output> outputs;
     for (size_t i = 0; i < y.size(); ++i) outputs.push_back(read_output(backend, "y" + std::to_string(i), y[i]));
     return outputs;
@@ -107,51 +107,6 @@ class MatmulCase final : public OpCase {
   std::vector<std::vector<float>> biases_;
 };
 
-class UntransposedCase final : public OpCase {
- public:
-  UntransposedCase(const std::string& variant, int rows, int out, int in, const Format& format)
-      : OpCase("matmul_untransposed", variant) {
-    Random random(seed_of(name()));
-    x_ = random_rows(random, rows, out);
-    weight_ = random_weight(random, out, in, format, 1 / std::sqrt(double(out)), odd_bytes());
-  }
-
-  std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = x_.rows});
-    const Weight weight = backend.prepare(weight_);
-    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
-    Tensor y;
-    backend.run({x_.rows, 0, false}, [&] { y = backend.ops().matmul_untransposed(x, weight); });
-    return {read_output(backend, "y", y)};
-  }
-
-  /// As matmul, summed over `out`. Gradients are never rounded to int8, so fast is the same.
-  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
-    const WideWeight wide = widen(weight_);
-    std::vector<double> bound(reference[0].values.size());
-    for (int r = 0; r < x_.rows; ++r) {
-      for (int k = 0; k < wide.in; ++k) {
-        double magnitude = 0;
-        for (int n = 0; n < wide.out; ++n)
-          magnitude += std::abs(double(x_.row(r)[n])) * wide.magnitude[size_t(n) * size_t(wide.in) + size_t(k)];
-        const size_t i = size_t(r) * size_t(wide.in) + size_t(k);
-        bound[i] = sum_error(wide.out, 8) * magnitude + kRoundF32 * std::abs(double(reference[0].values[i]));
-      }
-    }
-    return {bound};
-  }
-
-  Cost cost() const override {
-    return {double(weight_.codes.size() + weight_.scales.size() + weight_.biases.size()) +
-                4.0 * x_.rows * (weight_.out + weight_.in),
-            2.0 * x_.rows * weight_.out * weight_.in};
-  }
-
- private:
-  HostMatrix x_;
-  HostWeight weight_;
-};
-
 class EmbedCase final : public OpCase {
  public:
   EmbedCase(const std::string& variant, const std::vector<int32_t>& tokens, int vocab, int in, const Format& format)
@@ -162,9 +117,9 @@ class EmbedCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = int(tokens_.size()), .tokens = tokens_});
-    const Weight table = backend.prepare(table_);
+    const Weight table = backend.pack(table_);
     Tensor y;
-    backend.run({int(tokens_.size()), 0, false}, [&] { y = backend.ops().embed(table); });
+    eagerly(backend, [&] { y = backend.stream().ops().embed(table); });
     return {read_output(backend, "y", y)};
   }
 
@@ -227,17 +182,6 @@ void add_matmul(Cases& cases) {
        {Format::affine(8, 128, DType::f32, DType::f32), 1, true}});
   add("terms_mixed_rows", 19, 128,
       {{Format::affine(6, 64, DType::bf16, DType::bf16), 33, true}, {Format::dense(DType::f16), 40, false}});
-}
-
-void add_matmul_untransposed(Cases& cases) {
-  for (const int rows : {1, 2, 7, 33}) {
-    cases.push_back(std::make_unique<UntransposedCase>("rows" + std::to_string(rows), rows, 37, 128, kQ4));
-  }
-  for (const int out : {1, 3, 64})
-    cases.push_back(std::make_unique<UntransposedCase>("out" + std::to_string(out), 3, out, 64, kQ4));
-  for (const Format& format : every_format())
-    cases.push_back(std::make_unique<UntransposedCase>(label(format), 3, 21, 128, format));
-  cases.push_back(std::make_unique<UntransposedCase>("dense_odd", 3, 5, 7, Format::dense(DType::bf16)));
 }
 
 void add_embed(Cases& cases) {

@@ -11,7 +11,7 @@ struct RopeSpec {
   int heads = 1, kv_heads = 1, head_dim = 16;
   int dims = 0;  // 0: the whole head
   bool norms = false, shared = false;
-  float magnitude = 1;
+  float attention_factor = 1;
   std::vector<int32_t> positions = {0};
 };
 
@@ -25,7 +25,7 @@ class NormRopeCase final : public OpCase {
     q_norm_ = random.normals(size_t(spec.head_dim), 1);
     k_norm_ = random.normals(size_t(spec.head_dim), 1);
     rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
-    rope_.magnitude = spec.magnitude;
+    rope_.attention_factor = spec.attention_factor;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
   }
 
@@ -35,9 +35,9 @@ class NormRopeCase final : public OpCase {
         k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
     Tensor q = backend.upload(q_.values, q_.rows, q_.cols), k = backend.upload(k_.values, k_.rows, k_.cols);
     const Tensor held_q = spec_.shared ? q : Tensor(), held_k = spec_.shared ? k : Tensor();
-    backend.run({q_.rows, 0, false}, [&] {
-      backend.ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr, spec_.norms ? &k_norm : nullptr,
-                              rope_);
+    eagerly(backend, [&] {
+      backend.stream().ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr,
+                                       spec_.norms ? &k_norm : nullptr, rope_);
     });
     std::vector<Output> outputs = {read_output(backend, "q", q), read_output(backend, "k", k)};
     if (spec_.shared) {
@@ -47,9 +47,9 @@ class NormRopeCase final : public OpCase {
     return outputs;
   }
 
-  /// a·cos - b·sin: cos and sin, times the magnitude, are each a rounding off (two for a library's f32 sine); two
-  /// products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and b
-  /// relatively.
+  /// a·cos - b·sin: cos and sin, times the attention factor, are each a rounding off (two for a library's f32 sine);
+  /// two products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and
+  /// b relatively.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
     std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_), rotated(k_, k_norm_)};
     if (spec_.shared) {
@@ -73,7 +73,7 @@ class NormRopeCase final : public OpCase {
         head[i] = std::abs(double(x.values[first + i])) * (spec_.norms ? inverse * std::abs(double(norm[i])) : 1);
       for (size_t i = 0; i < dim; ++i) {
         const double size =
-            i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.magnitude) : head[i];
+            i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.attention_factor) : head[i];
         bound[first + i] = error * size;
       }
     }
@@ -102,8 +102,12 @@ void add_norm_rope(Cases& cases) {
         {.heads = 4, .kv_heads = 2, .head_dim = 64, .norms = norms, .positions = {131071, 0, 40000, 5, 5, 1000000}});
     add("shared" + suffix,
         {.heads = 4, .kv_heads = 2, .head_dim = 16, .norms = norms, .shared = true, .positions = {3, 4, 5}});
-    add("magnitude" + suffix,
-        {.heads = 2, .kv_heads = 2, .head_dim = 32, .norms = norms, .magnitude = 1.1386294f, .positions = {9, 10}});
+    add("attention_factor" + suffix, {.heads = 2,
+                                      .kv_heads = 2,
+                                      .head_dim = 32,
+                                      .norms = norms,
+                                      .attention_factor = 1.1386294f,
+                                      .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
     std::vector<int32_t> many(33);

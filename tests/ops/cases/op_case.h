@@ -11,6 +11,14 @@
 
 namespace bumblebee::op_cases {
 
+/// Runs operations at once, as a step that is not repeatable.
+inline void eagerly(Backend& backend, FunctionRef<void()> body) {
+  backend.stream().run({}, [&] {
+    body();
+    return StepOutputs();
+  });
+}
+
 /// What a result is allowed to have rounded.
 struct Precision {
   bool fast = false;  // activations of matmul rounded to int8 in groups of 64
@@ -51,10 +59,11 @@ using Cases = std::vector<std::unique_ptr<OpCase>>;
 const std::vector<std::string>& operations();
 /// All cases of one operation, edge shapes first.
 Cases cases_of(const std::string& operation);
+/// A few of them, for where all would take too long (chosen.cpp says which).
+Cases chosen_cases_of(const std::string& operation);
 
 void add_embed(Cases& cases);
 void add_matmul(Cases& cases);
-void add_matmul_untransposed(Cases& cases);
 void add_lora(Cases& cases);
 void add_lora_embed(Cases& cases);
 void add_lora_norm(Cases& cases);
@@ -64,7 +73,9 @@ void add_add(Cases& cases);
 void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
 void add_glu(Cases& cases);
-void add_take_wanted(Cases& cases);
+void add_gather_rows(Cases& cases);
+void add_sample(Cases& cases);
+void add_copy(Cases& cases);
 void add_attend_packed(Cases& cases);
 void add_attend_packed_dqkv(Cases& cases);
 void add_matmul_dx(Cases& cases);
@@ -78,5 +89,16 @@ void add_dropout(Cases& cases);
 void add_multiply_columns(Cases& cases);
 void add_column_dots(Cases& cases);
 void add_row_lengths(Cases& cases);
+void add_add_row(Cases& cases);
+void add_clear(Cases& cases);
+void add_axpby(Cases& cases);
+void add_scale(Cases& cases);
+void add_divide(Cases& cases);
+void add_adam(Cases& cases);
+void add_adafactor(Cases& cases);
+void add_orthogonalize(Cases& cases);
+void add_sum_squares(Cases& cases);
+void add_read_all(Cases& cases);
+void add_write_all(Cases& cases);
 
 }  // namespace bumblebee::op_cases

@@ -12,9 +12,8 @@ struct Operation {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
+constexpr std::array<Operation, 38> kOperations = {{{"embed", add_embed},
                                                     {"matmul", add_matmul},
-                                                    {"matmul_untransposed", add_matmul_untransposed},
                                                     {"lora", add_lora},
                                                     {"lora_embed", add_lora_embed},
                                                     {"lora_norm", add_lora_norm},
@@ -24,7 +23,9 @@ constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
                                                     {"norm_rope", add_norm_rope},
                                                     {"attend", add_attend},
                                                     {"glu", add_glu},
-                                                    {"take_wanted", add_take_wanted},
+                                                    {"gather_rows", add_gather_rows},
+                                                    {"sample", add_sample},
+                                                    {"copy", add_copy},
                                                     {"attend_packed", add_attend_packed},
                                                     {"attend_packed_dqkv", add_attend_packed_dqkv},
                                                     {"matmul_dx", add_matmul_dx},
@@ -37,7 +38,18 @@ constexpr std::array<Operation, 26> kOperations = {{{"embed", add_embed},
                                                     {"dropout", add_dropout},
                                                     {"multiply_columns", add_multiply_columns},
                                                     {"column_dots", add_column_dots},
-                                                    {"row_lengths", add_row_lengths}}};
+                                                    {"row_lengths", add_row_lengths},
+                                                    {"add_row", add_add_row},
+                                                    {"clear", add_clear},
+                                                    {"axpby", add_axpby},
+                                                    {"scale", add_scale},
+                                                    {"divide", add_divide},
+                                                    {"adam", add_adam},
+                                                    {"adafactor", add_adafactor},
+                                                    {"orthogonalize", add_orthogonalize},
+                                                    {"sum_squares", add_sum_squares},
+                                                    {"read_all", add_read_all},
+                                                    {"write_all", add_write_all}}};
 
 }  // namespace
 

@@ -33,7 +33,7 @@ class RmsNormCase final : public OpCase {
     const NormParams norm{backend.upload(w_, 1, x_.cols), 1e-6f};
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y;
-    backend.run({x_.rows, 0, false}, [&] { y = backend.ops().rms_norm(x, norm); });
+    eagerly(backend, [&] { y = backend.stream().ops().rms_norm(x, norm); });
     return {read_output(backend, "y", y), read_output(backend, "x", x)};
   }
 
@@ -66,11 +66,11 @@ class AddCase final : public OpCase {
     Tensor x = backend.upload(x_.values, x_.rows, x_.cols), y;
     const Tensor delta = backend.upload(delta_.values, x_.rows, x_.cols);
     const Tensor held = shared_ ? x : Tensor();
-    backend.run({x_.rows, 0, false}, [&] {
+    eagerly(backend, [&] {
       if (op() == "add") {
-        backend.ops().add(x, delta);
+        backend.stream().ops().add(x, delta);
       } else {
-        y = backend.ops().add_rms_norm(x, delta, norm);
+        y = backend.stream().ops().add_rms_norm(x, delta, norm);
       }
     });
     std::vector<Output> outputs = {read_output(backend, "x", x), read_output(backend, "delta", delta)};
@@ -113,7 +113,7 @@ class GluCase final : public OpCase {
     const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols),
                  up = backend.upload(up_.values, gate_.rows, gate_.cols);
     Tensor y;
-    backend.run({gate_.rows, 0, false}, [&] { y = backend.ops().glu(Activation::silu, gate, up); });
+    eagerly(backend, [&] { y = backend.stream().ops().glu(Activation::silu, gate, up); });
     return {read_output(backend, "y", y)};
   }
 
@@ -132,19 +132,19 @@ class GluCase final : public OpCase {
   HostMatrix gate_, up_;
 };
 
-class TakeWantedCase final : public OpCase {
+class GatherRowsCase final : public OpCase {
  public:
-  TakeWantedCase(const std::string& variant, int rows, int cols, const std::vector<int32_t>& wanted)
-      : OpCase("take_wanted", variant), wanted_(wanted) {
+  GatherRowsCase(const std::string& variant, int rows, int cols, const std::vector<int32_t>& logit_rows)
+      : OpCase("gather_rows", variant), logit_rows_(logit_rows) {
     Random random(seed_of(name()));
     x_ = {rows, cols, random.normals(size_t(rows) * size_t(cols), 1)};
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = x_.rows, .wanted = wanted_});
+    bind_plain(backend, {.rows = x_.rows, .logit_rows = logit_rows_});
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y;
-    backend.run({x_.rows, int(wanted_.size()), false}, [&] { y = backend.ops().take_wanted(x); });
+    eagerly(backend, [&] { y = backend.stream().ops().gather_rows(x); });
     return {read_output(backend, "y", y)};
   }
 
@@ -154,7 +154,35 @@ class TakeWantedCase final : public OpCase {
 
  private:
   HostMatrix x_;
-  std::vector<int32_t> wanted_;
+  std::vector<int32_t> logit_rows_;
+};
+
+class CopyCase final : public OpCase {
+ public:
+  CopyCase(const std::string& variant, int rows, int cols, int first) : OpCase("copy", variant), first_(first) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, cols);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    const int rows = x_.rows - first_;
+    bind_plain(backend, {.rows = rows});
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    eagerly(backend, [&] { y = backend.stream().ops().copy(x.slice_rows(first_, rows)); });
+    std::vector<Output> outputs = {read_output(backend, "y", y)};
+    backend.stream().grad_ops()->axpy(1, y, y);  // memory of its own: x stays
+    outputs.push_back(read_output(backend, "x", x));
+    return outputs;
+  }
+
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    return {std::vector<double>(reference[0].values.size(), 0), std::vector<double>(x_.values.size(), 0)};
+  }
+
+ private:
+  HostMatrix x_;
+  int first_;
 };
 
 }  // namespace
@@ -198,12 +226,19 @@ void add_glu(Cases& cases) {
   cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
 }
 
-void add_take_wanted(Cases& cases) {
-  cases.push_back(std::make_unique<TakeWantedCase>("none", 3, 8, std::vector<int32_t>()));
-  cases.push_back(std::make_unique<TakeWantedCase>("one_of_one", 1, 1, std::vector<int32_t>{0}));
-  cases.push_back(std::make_unique<TakeWantedCase>("last", 9, 33, std::vector<int32_t>{8}));
-  cases.push_back(std::make_unique<TakeWantedCase>("some", 9, 33, std::vector<int32_t>{0, 3, 4, 7}));
-  cases.push_back(std::make_unique<TakeWantedCase>("all", 4, 17, std::vector<int32_t>{0, 1, 2, 3}));
+void add_gather_rows(Cases& cases) {
+  cases.push_back(std::make_unique<GatherRowsCase>("none", 3, 8, std::vector<int32_t>()));
+  cases.push_back(std::make_unique<GatherRowsCase>("one_of_one", 1, 1, std::vector<int32_t>{0}));
+  cases.push_back(std::make_unique<GatherRowsCase>("last", 9, 33, std::vector<int32_t>{8}));
+  cases.push_back(std::make_unique<GatherRowsCase>("some", 9, 33, std::vector<int32_t>{0, 3, 4, 7}));
+  cases.push_back(std::make_unique<GatherRowsCase>("all", 4, 17, std::vector<int32_t>{0, 1, 2, 3}));
+}
+
+void add_copy(Cases& cases) {
+  for (const int cols : kWidths)
+    cases.push_back(std::make_unique<CopyCase>("cols" + std::to_string(cols), cols % 4 + 1, cols, 0));
+  cases.push_back(std::make_unique<CopyCase>("some_rows", 5, 33, 2));
+  cases.push_back(std::make_unique<CopyCase>("many_rows", 40, 1024, 0));
 }
 
 }  // namespace bumblebee::op_cases

@@ -1,23 +1,23 @@
 // What attention is made of: softmax in parts, and products of a few query vectors with a page of cached keys or
-// values, which are widened to f32 on the way. Included inside an instruction set's own namespace after rows.inl.h and
-// its int header.
+// values, which are widened to f32 on the way. Included inside an instruction set's own namespace after
+// elementwise.inl.h and its int header.
 #pragma once
 
 inline float max_scaled(const float* p, int count, float scale) {
-  F16 best = set1(-__builtin_inff());
+  F32x16 best = set1(-__builtin_inff());
   int i = 0;
   for (; i + 16 <= count; i += 16) best = max(best, mul(load(p + i), set1(scale)));
-  float highest = reduce_max(best);
-  for (; i < count; ++i) highest = p[i] * scale > highest ? p[i] * scale : highest;
-  return highest;
+  float maximum = reduce_max(best);
+  for (; i < count; ++i) maximum = p[i] * scale > maximum ? p[i] * scale : maximum;
+  return maximum;
 }
 
-inline float softmax_part(float* p, int count, float scale, float highest) {
-  const F16 f = set1(scale), h = set1(-highest);
-  F16 sum = zero();
+inline float softmax_part(float* p, int count, float scale, float maximum) {
+  const F32x16 f = set1(scale), h = set1(-maximum);
+  F32x16 sum = zero();
   int i = 0;
   for (; i + 16 <= count; i += 16) {
-    const F16 e = exp16(fma(load(p + i), f, h));
+    const F32x16 e = exp16(fma(load(p + i), f, h));
     store(p + i, e);
     sum = add(sum, e);
   }
@@ -30,7 +30,7 @@ inline float softmax_part(float* p, int count, float scale, float highest) {
 
 /// Sixteen elements of a cached row; i8 without its scale.
 template <Element ELEMENT>
-BB_INLINE F16 load_cached(const uint8_t* p) {
+BB_INLINE F32x16 load_cached(const uint8_t* p) {
   if constexpr (ELEMENT == Element::f32) return load(reinterpret_cast<const float*>(p));
   if constexpr (ELEMENT == Element::f16) return load_f16(p);
   if constexpr (ELEMENT == Element::bf16) return load_bf16(p);
@@ -45,7 +45,7 @@ inline constexpr size_t kCachedBytes = ELEMENT == Element::f32  ? 4
 /// with plain unrolled loops, so that the sums stay in registers.
 template <Element ELEMENT, int ROWS, int COLS, bool AHEAD>
 [[gnu::noinline]] void gemm_tile(const SmallGemm& g, const float* a, const uint8_t* b, float* c, const uint8_t* next) {
-  F16 acc[ROWS][COLS];
+  F32x16 acc[ROWS][COLS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
@@ -58,12 +58,12 @@ template <Element ELEMENT, int ROWS, int COLS, bool AHEAD>
       for (int i = 0; i < 16 * COLS * int(kCachedBytes<ELEMENT>); i += 64) prefetch(next + i);
       next += b_step;
     }
-    F16 value[COLS];
+    F32x16 value[COLS];
 #pragma GCC unroll 8
     for (int i = 0; i < COLS; ++i) value[i] = load_cached<ELEMENT>(b + size_t(16 * i) * kCachedBytes<ELEMENT>);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const F16 factor = set1(a[size_t(r) * a_stride]);
+      const F32x16 factor = set1(a[size_t(r) * a_stride]);
 #pragma GCC unroll 8
       for (int i = 0; i < COLS; ++i) acc[r][i] = fma(factor, value[i], acc[r][i]);
     }
@@ -160,17 +160,17 @@ inline void small_gemm(const SmallGemm& g) {
 }
 
 inline float store_i8(const float* x, int count, int8_t* out) {
-  F16 highest = zero();
+  F32x16 maximum = zero();
   int i = 0;
-  for (; i + 16 <= count; i += 16) highest = max(highest, abs(load(x + i)));
-  if (i < count) highest = max(highest, abs(load_n(x + i, count - i)));
-  const float most = reduce_max(highest);
-  const F16 inverse = set1(most > 0 ? 127.0f / most : 0.0f);
-  for (i = 0; i + 16 <= count; i += 16) store_rounded(out + i, mul(load(x + i), inverse));
+  for (; i + 16 <= count; i += 16) maximum = max(maximum, abs(load(x + i)));
+  if (i < count) maximum = max(maximum, abs(load_n(x + i, count - i)));
+  const float largest = reduce_max(maximum);
+  const F32x16 inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
+  for (i = 0; i + 16 <= count; i += 16) store_int8(out + i, mul(load(x + i), inverse));
   if (i < count) {
     int8_t t[16];
-    store_rounded(t, mul(load_n(x + i, count - i), inverse));
+    store_int8(t, mul(load_n(x + i, count - i), inverse));
     __builtin_memcpy(out + i, t, size_t(count - i));
   }
-  return most / 127.0f;
+  return largest / 127.0f;
 }

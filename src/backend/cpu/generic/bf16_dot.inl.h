@@ -8,7 +8,7 @@ inline void bf16_matvec(const WeightRows& w, int first, int last, const uint16_t
     const uint8_t* row = w.codes + size_t(n) * w.row_bytes;
     for (int r = 0; r < rows; ++r) {
       const auto* values = reinterpret_cast<const uint8_t*>(x + size_t(r) * x_stride);
-      F16 acc = zero();
+      F32x16 acc = zero();
       int k = 0;
       for (; k + 16 <= w.in; k += 16) acc = fma(load_bf16(row + 2 * k), load_bf16(values + 2 * k), acc);
       if (k < w.in)

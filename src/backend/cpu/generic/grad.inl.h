@@ -1,9 +1,9 @@
 // Derivatives that work row by row, and the mask of dropout. Included inside an instruction set's own namespace after
-// rows.inl.h and its int header.
+// elementwise.inl.h and its int header.
 #pragma once
 
 inline float dot(const float* x, const float* y, int count) {
-  F16 sum = zero();
+  F32x16 sum = zero();
   int i = 0;
   for (; i + 16 <= count; i += 16) sum = fma(load(x + i), load(y + i), sum);
   if (i < count) sum = fma(load_n(x + i, count - i), load_n(y + i, count - i), sum);
@@ -25,7 +25,7 @@ inline void transpose_rows(const float* x, size_t stride, int rows, int cols, fl
       const float* from = x + size_t(r) * stride + size_t(c);
       float* to = out + size_t(c) * out_stride + size_t(r);
       if (rows - r >= 16 && cols - c >= 16) {
-        I16 t[16];
+        I32x16 t[16];
         for (int i = 0; i < 16; ++i) t[i] = load_int(from + size_t(i) * stride);
         transpose(t);
         for (int i = 0; i < 16; ++i) store_int(to + size_t(i) * out_stride, t[i]);
@@ -41,8 +41,8 @@ inline void transpose_rows(const float* x, size_t stride, int rows, int cols, fl
 
 /// With r = 1/sqrt(mean(x²) + eps): r·w∘dy - x·r³·mean(w∘dy∘x).
 inline void rms_norm_dx(const float* dy, const float* x, const float* w, float eps, int count, float* dx) {
-  F16 squares = zero(), mixed = zero();
-  const auto sum = [&](F16 d, F16 v, F16 f) {
+  F32x16 squares = zero(), mixed = zero();
+  const auto sum = [&](F32x16 d, F32x16 v, F32x16 f) {
     squares = fma(v, v, squares);
     mixed = fma(mul(f, d), v, mixed);
   };
@@ -50,24 +50,25 @@ inline void rms_norm_dx(const float* dy, const float* x, const float* w, float e
   for (; i + 16 <= count; i += 16) sum(load(dy + i), load(x + i), load(w + i));
   if (const int n = count - i; n > 0) sum(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n));
   const float inverse = 1.0f / __builtin_sqrtf(reduce_add(squares) / float(count) + eps);
-  const F16 r = set1(inverse), back = set1(inverse * inverse * (reduce_add(mixed) / float(count)));
-  const auto value = [&](F16 d, F16 v, F16 f) { return mul(fnma(v, back, mul(f, d)), r); };
+  const F32x16 r = set1(inverse), back = set1(inverse * inverse * (reduce_add(mixed) / float(count)));
+  const auto value = [&](F32x16 d, F32x16 v, F32x16 f) { return mul(fnma(v, back, mul(f, d)), r); };
   for (i = 0; i + 16 <= count; i += 16) store(dx + i, value(load(dy + i), load(x + i), load(w + i)));
   if (const int n = count - i; n > 0) store_n(dx + i, value(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n)), n);
 }
 
 /// d silu(g) = s·(1 + g·(1 - s)) with s = sigmoid(g). e^-|g| gives s and 1 - s without a difference.
 inline void silu_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
-  const F16 one = set1(1.0f), half = set1(0.5f);
-  const auto slopes = [&](F16 d, F16 g, F16 u, F16& by_gate, F16& by_up) {
-    const F16 e = exp16(mul(abs(g), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
-    const F16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
-    const F16 up_share = fma(sign, half, half), down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
-    const F16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
+  const F32x16 one = set1(1.0f), half = set1(0.5f);
+  const auto slopes = [&](F32x16 d, F32x16 g, F32x16 u, F32x16& by_gate, F32x16& by_up) {
+    const F32x16 e = exp16(mul(abs(g), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
+    const F32x16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
+    const F32x16 up_share = fma(sign, half, half),
+                 down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
+    const F32x16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
     by_gate = mul(mul(d, u), mul(s, fma(g, rest, one)));
     by_up = mul(d, mul(g, s));
   };
-  F16 a, b;
+  F32x16 a, b;
   int i = 0;
   for (; i + 16 <= count; i += 16) {
     slopes(load(dy + i), load(gate + i), load(up + i), a, b);
@@ -82,18 +83,18 @@ inline void silu_mul_dx(const float* dy, const float* gate, const float* up, int
 }
 
 inline void softmax_dx(float* s, float* dp, const float* lse, const float* mean, float scale, int count) {
-  const F16 f = set1(scale);
-  const auto probability = [&](F16 score, F16 l) { return exp16(fma(score, f, mul(l, set1(-1.0f)))); };
-  const auto slope = [&](F16 p, F16 d, F16 m) { return mul(mul(p, f), fma(m, set1(-1.0f), d)); };
+  const F32x16 f = set1(scale);
+  const auto probability = [&](F32x16 score, F32x16 l) { return exp16(fma(score, f, mul(l, set1(-1.0f)))); };
+  const auto slope = [&](F32x16 p, F32x16 d, F32x16 m) { return mul(mul(p, f), fma(m, set1(-1.0f), d)); };
   int i = 0;
   for (; i + 16 <= count; i += 16) {
-    const F16 p = probability(load(s + i), load(lse + i));
+    const F32x16 p = probability(load(s + i), load(lse + i));
     store(dp + i, slope(p, load(dp + i), load(mean + i)));
     store(s + i, p);
   }
   if (i < count) {
     const int n = count - i;
-    const F16 p = probability(load_n(s + i, n), load_n(lse + i, n));
+    const F32x16 p = probability(load_n(s + i, n), load_n(lse + i, n));
     store_n(dp + i, slope(p, load_n(dp + i, n), load_n(mean + i, n)), n);
     store_n(s + i, p, n);
   }

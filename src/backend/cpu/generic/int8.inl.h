@@ -1,7 +1,7 @@
-// Fast mode: rounded activations, integer sums inside a unit of 32 or 64 inputs, f32 across units. With x ≈ s·v, a unit
-// of a weight row adds Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v) + bias·(s·Σ v). Σ q·v sums low digits and, for the few
-// outliers, 128 times high ones. Units are added in order, so every path gives the same bits. Here: what reads sixteen
-// weight rows at once. Included inside an instruction set's own namespace after its int and dot headers.
+// Fast mode: rounded activations, integer sums inside a block of 32 or 64 inputs, f32 across blocks. With x ≈ s·v, a
+// block of a weight row adds Σ (q·scale + bias)·x ≈ s·(scale·Σ q·v) + bias·(s·Σ v). Σ q·v sums low bytes and, for the
+// few outliers, 128 times high ones. Blocks are added in order, so every path gives the same bits. Here: what reads
+// sixteen weight rows at once. Included inside an instruction set's own namespace after its int and dot headers.
 #pragma once
 
 /// Sixteen weight rows from row n on; those past the last repeat it, and their results are dropped.
@@ -28,40 +28,27 @@ BB_INLINE void each_row(const TileRows& rows, size_t offset, const Body& body) {
   });
 }
 
-/// Codes of a row that one transposition takes: a cache line where codes can be used as they lie.
-template <int BITS>
-inline constexpr int kLineCodes = BITS == 4 ? kLine : 64;
+/// Inputs of a row that one transposition takes: a cache line where codes can be used as they lie.
+inline int chunk_inputs(int bits) { return bits == 4 ? NibbleCodes::kChunkInputs : ByteCodes<false>::kChunkInputs; }
 
-/// t[i] = the i-th four bytes of codes k.. of all sixteen rows; `left` codes of the row are left.
-template <int BITS>
-BB_INLINE void load_line(const TileRows& rows, int k, int left, I16 (&t)[16]) {
-  if constexpr (BITS == 4 || BITS == 8) {
-    const size_t offset = size_t(k) * BITS / 8;
-    if (rows.full && left >= kLineCodes<BITS>) {
-      each_row(
-          rows, offset, [&](auto i, const uint8_t* p) __attribute__((always_inline)) { t[i] = load_int(p); });
-    } else if (left >= kLineCodes<BITS>) {
-      for (int i = 0; i < 16; ++i) t[i] = load_int(rows.at(i) + offset);
-    } else {
-      for (int i = 0; i < 16; ++i) t[i] = load_int_n(rows.at(i) + offset, left * BITS / 8);
-    }
-  } else {
+/// t[i] = the i-th four bytes of the chunk of codes from input k on, of all sixteen rows; `left` inputs are left.
+BB_INLINE void load_chunk(const TileRows& rows, int bits, int k, int left, I32x16 (&t)[16]) {
+  const size_t offset = size_t(k) * size_t(bits) / 8;
+  if (!used_as_they_lie(bits)) {
+    alignas(64) uint8_t q[16][64];
     const int count = left < 64 ? left : 64;
-    for (int i = 0; i < 16; ++i) {
-      alignas(64) uint8_t q[64] = {};
-      for (int j = 0; j < count; j += 16) store_codes<BITS>(q + j, rows.at(i) + size_t(k + j) * BITS / 8);
-      t[i] = load_int(q);
-    }
+    if (count < 64) __builtin_memset(q, 0, sizeof q);
+    for (int i = 0; i < 16; ++i) unpack_codes(rows.at(i) + offset, bits, count, q[i]);
+    unroll<16>(BB_BODY(i) { t[i] = load_int(q[i]); });
+  } else if (left < chunk_inputs(bits)) {
+    for (int i = 0; i < 16; ++i) t[i] = load_int_n(rows.at(i) + offset, left * bits / 8);
+  } else if (rows.full) {
+    each_row(
+        rows, offset, [&](auto i, const uint8_t* p) __attribute__((always_inline)) { t[i] = load_int(p); });
+  } else {
+    for (int i = 0; i < 16; ++i) t[i] = load_int(rows.at(i) + offset);
   }
   transpose(t);
-}
-
-/// Step s of unit u of a line: four codes of each row, in the order of QuantLayout.
-template <int BITS, int UNIT>
-BB_INLINE I16 line_step(const I16 (&t)[16], int u, int s) {
-  constexpr int kHalf = UNIT / 8;
-  if constexpr (BITS == 4) return s < kHalf ? low_nibbles(t[u * kHalf + s]) : high_nibbles(t[u * kHalf + s - kHalf]);
-  return t[u * 2 * kHalf + s];
 }
 
 /// out[STRIDE·g + lane] = the scale (or bias) of group g0 + g of row `lane`, g < count <= 16.
@@ -69,7 +56,7 @@ template <int STRIDE>
 inline void load_scale_lanes(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g0, int count,
                              float* out) {
   const size_t size = element == Element::f32 ? 4 : 2, groups = size_t(w.in / w.group), end = size_t(last) * groups;
-  I16 t[16];
+  I32x16 t[16];
   if (size_t(n + 15) * groups + size_t(g0) + 16 <= end) {  // more than `count` may be read, but not past the last row
     p += (size_t(n) * groups + size_t(g0)) * size;
     if (element == Element::bf16) {
@@ -91,19 +78,8 @@ inline void load_scale_lanes(const uint8_t* p, Element element, const WeightRows
   }
 }
 
-template <bool WIDE>
-struct DotChoice {
-  using Type = Dot;
-};
-template <>
-struct DotChoice<true> {
-  using Type = WideDot;
-};
-template <int BITS>
-using DotOf = typename DotChoice<(BITS > 4)>::Type;
-
-/// A round's low and high digits, of rows of x that are `stride` apart.
-struct RowDigits {
+/// A stripe's low and high bytes, of rows of x that are `stride` apart.
+struct RowBytes {
   const int8_t *low, *high;
   size_t stride;
 };

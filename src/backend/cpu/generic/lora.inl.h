@@ -1,5 +1,5 @@
 // Low-rank terms: u = A x, then y += scale·(B u + b). Every sum has one order whatever the number of rows: over the
-// inputs in blocks of kBlock and 16 lanes, as products with weights have it; over the rank one after the other.
+// inputs in blocks of kDepthBlock and 16 lanes, as products with weights have it; over the rank one after the other.
 // Included inside an instruction set's own namespace.
 #pragma once
 
@@ -9,7 +9,7 @@ inline constexpr int kLoraCols = kLoraSums >= 24 ? 4 : kLoraSums > 1 ? 2 : 1;
 inline constexpr int kLoraRows = kLoraSums / kLoraCols;
 
 template <Element E>
-inline F16 lora_load(const uint8_t* p) {
+inline F32x16 lora_load(const uint8_t* p) {
   if constexpr (E == Element::bf16) return load_bf16(p);
   float t[16];
   __builtin_memcpy(t, p, sizeof t);
@@ -27,7 +27,7 @@ template <Element E, int ROWS, int RANKS>
 inline void shrink_tile(const LoraShrink& s, int rank, int row, int k0, int k1) {
   const uint8_t* a = s.a + size_t(rank) * s.a_stride * kLoraSize<E>;
   const float* x = s.x.data + size_t(row) * s.x.stride;
-  F16 acc[ROWS][RANKS];
+  F32x16 acc[ROWS][RANKS];
   for (int r = 0; r < ROWS; ++r) {
     for (int c = 0; c < RANKS; ++c) acc[r][c] = zero();
   }
@@ -37,20 +37,20 @@ inline void shrink_tile(const LoraShrink& s, int rank, int row, int k0, int k1) 
   const int wrap = s.depth - kAheadInRow / int(kLoraSize<E>);
   int k = k0;
   for (; k + 16 <= k1; k += 16) {
-    F16 w[RANKS];
+    F32x16 w[RANKS];
     for (int c = 0; c < RANKS; ++c) {
       const uint8_t* at = a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>;
       w[c] = lora_load<E>(at);
       if constexpr (ROWS == 1) __builtin_prefetch(at + (k < wrap ? ahead : ahead_of_next));
     }
     for (int r = 0; r < ROWS; ++r) {
-      const F16 v = load(x + size_t(r) * s.x.stride + k);
+      const F32x16 v = load(x + size_t(r) * s.x.stride + k);
       for (int c = 0; c < RANKS; ++c) acc[r][c] = fma(w[c], v, acc[r][c]);
     }
   }
   if (k < k1) {
     for (int c = 0; c < RANKS; ++c) {
-      const F16 w = load_elements_n(a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>, E, k1 - k);
+      const F32x16 w = load_elements_n(a + (size_t(c) * s.a_stride + size_t(k)) * kLoraSize<E>, E, k1 - k);
       for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(w, load_n(x + size_t(r) * s.x.stride + k, k1 - k), acc[r][c]);
     }
   }
@@ -83,7 +83,7 @@ inline void shrink_block(const LoraShrink& s, int k0, int k1) {
 template <Element E>
 inline void shrink_elements(const LoraShrink& s) {
   if (s.rows > kLoraRows || s.ranks <= kLoraCols) {
-    for (int k0 = 0; k0 < s.depth; k0 += kBlock) shrink_block<E>(s, k0, block_end(s.depth, k0));
+    for (int k0 = 0; k0 < s.depth; k0 += kDepthBlock) shrink_block<E>(s, k0, depth_block_end(s.depth, k0));
     return;
   }
   // Few rows: A is what is read, a few of its rows from end to end, as streams.
@@ -92,7 +92,7 @@ inline void shrink_elements(const LoraShrink& s) {
     part.a = s.a + size_t(i) * s.a_stride * kLoraSize<E>;
     part.u = s.u + i;
     part.ranks = s.ranks - i < kLoraCols ? s.ranks - i : kLoraCols;
-    for (int k0 = 0; k0 < s.depth; k0 += kBlock) shrink_block<E>(part, k0, block_end(s.depth, k0));
+    for (int k0 = 0; k0 < s.depth; k0 += kDepthBlock) shrink_block<E>(part, k0, depth_block_end(s.depth, k0));
   }
 }
 
@@ -106,7 +106,7 @@ inline void expand_tile(const LoraExpand& e, int n, int row) {
   const size_t block = size_t(e.rank) * 16 * kLoraSize<E>;
   const uint8_t* b = e.b + size_t(n / 16) * block;
   const float* u = e.u.data + size_t(row) * e.u.stride;
-  F16 acc[ROWS][BLOCKS];
+  F32x16 acc[ROWS][BLOCKS];
   if constexpr (ROWS > 2) {
     for (int r = 0; r < ROWS; ++r) {
       const float* y = e.y + size_t(row + r) * e.y_stride + n + kAheadTiles * 16 * BLOCKS;
@@ -114,21 +114,21 @@ inline void expand_tile(const LoraExpand& e, int n, int row) {
     }
   }
   for (int c = 0; c < BLOCKS; ++c) {
-    const F16 start = e.bias == nullptr ? zero() : load(e.bias + n + 16 * c);
+    const F32x16 start = e.bias == nullptr ? zero() : load(e.bias + n + 16 * c);
     for (int r = 0; r < ROWS; ++r) acc[r][c] = start;
   }
   for (int i = 0; i < e.rank; ++i, b += 16 * kLoraSize<E>) {
-    F16 w[BLOCKS];
+    F32x16 w[BLOCKS];
     for (int c = 0; c < BLOCKS; ++c) {
       w[c] = lora_load<E>(b + size_t(c) * block);
       if constexpr (ROWS == 1) __builtin_prefetch(b + size_t(c) * block + kAheadBytes);
     }
     for (int r = 0; r < ROWS; ++r) {
-      const F16 v = set1(u[size_t(r) * e.u.stride + size_t(i)]);
+      const F32x16 v = set1(u[size_t(r) * e.u.stride + size_t(i)]);
       for (int c = 0; c < BLOCKS; ++c) acc[r][c] = fma(w[c], v, acc[r][c]);
     }
   }
-  const F16 scale = set1(e.scale);
+  const F32x16 scale = set1(e.scale);
   for (int r = 0; r < ROWS; ++r) {
     float* y = e.y + size_t(row + r) * e.y_stride + n;
     for (int c = 0; c < BLOCKS; ++c, y += 16) {

@@ -3,7 +3,7 @@
 #pragma once
 
 /// Sixteen elements of any float type.
-inline F16 load_elements(const uint8_t* p, Element element) {
+inline F32x16 load_elements(const uint8_t* p, Element element) {
   if (element == Element::bf16) return load_bf16(p);
   if (element == Element::f16) return load_f16(p);
   float t[16];
@@ -15,44 +15,51 @@ inline F16 load_elements(const uint8_t* p, Element element) {
 inline void load_scales(const uint8_t* p, Element element, size_t first, int count, float* out) {
   const size_t size = element == Element::f32 ? 4 : 2;
   int i = 0;
-  for (; i + 16 <= count; i += 16) store(out + i, load_elements(p + (first + size_t(i)) * size, element));
+  if (element == Element::bf16) {
+    for (; i + 16 <= count; i += 16) store(out + i, load_bf16(p + (first + size_t(i)) * size));
+  } else {
+    for (; i + 16 <= count; i += 16) store(out + i, load_elements(p + (first + size_t(i)) * size, element));
+  }
   for (; i < count; ++i) out[i] = load_element(p, element, first + size_t(i));
 }
 
 struct ScaleBlock {
-  float scale[kBlock / 32], bias[kBlock / 32];
+  float scale[kDepthBlock / 32], bias[kDepthBlock / 32];
 };
 
-/// The scales and biases of row n for elements [k0, k1).
-inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBlock& s) {
+/// The scales and biases of row n for elements [k0, k1). A function of its own: it is called once in kDepthBlock
+/// inputs, and its cases would be repeated in every product.
+[[gnu::noinline]] inline void load_scale_block(const WeightRows& w, int n, int k0, int k1, ScaleBlock& s) {
   const size_t first = size_t(n) * size_t(w.in / w.group) + size_t(k0 / w.group);
   const int count = (k1 - k0) / w.group;
   load_scales(w.scales, w.element, first, count, s.scale);
   load_scales(w.biases, w.bias_element, first, count, s.bias);
 }
 
-inline int block_end(int in, int k0) { return in - k0 < kBlock ? in : k0 + kBlock; }
+inline int depth_block_end(int in, int k0) { return in - k0 < kDepthBlock ? in : k0 + kDepthBlock; }
 
-/// COLS weight rows at once: their sums are independent chains, which hides the latency of each.
+/// COLS weight rows at once: their sums are independent chains, which hides the latency of each. Where fewer are left,
+/// the last is repeated, and its copies' results are dropped.
 template <int BITS, int ROWS, int COLS>
-inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, float* y, size_t y_stride) {
+inline void affine_matvec_tile(const WeightRows& w, int n, int last, const FloatRows& x, float* y, size_t y_stride) {
   ScaleBlock s[COLS];
   float sum[ROWS][COLS] = {};
-  const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
-  for (int k0 = 0; k0 < w.in; k0 += kBlock) {
-    const int k1 = block_end(w.in, k0);
-    F16 acc[ROWS][COLS];
+  const uint8_t* codes[COLS];
+  for (int c = 0; c < COLS; ++c) codes[c] = w.codes + size_t(n + c < last ? n + c : last - 1) * w.row_bytes;
+  for (int k0 = 0; k0 < w.in; k0 += kDepthBlock) {
+    const int k1 = depth_block_end(w.in, k0);
+    F32x16 acc[ROWS][COLS];
     for (int c = 0; c < COLS; ++c) {
-      load_scale_block(w, n + c, k0, k1, s[c]);
+      load_scale_block(w, n + c < last ? n + c : last - 1, k0, k1, s[c]);
       for (int r = 0; r < ROWS; ++r) acc[r][c] = zero();
     }
     for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
 #pragma GCC unroll 4  // keeps the accumulators in registers
       for (int c = 0; c < COLS; ++c) {
         const Decoder<BITS> decode(s[c].scale[g], s[c].bias[g]);
-        const uint8_t* at = codes + size_t(c) * w.row_bytes;
+        const uint8_t* at = codes[c];
         for (int i = k; i < k + w.group; i += 32) {
-          const F16 a = decode(at + size_t(i) * BITS / 8), b = decode(at + size_t(i + 16) * BITS / 8);
+          const F32x16 a = decode(at + size_t(i) * BITS / 8), b = decode(at + size_t(i + 16) * BITS / 8);
           for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r][c]);
           for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, load(x.data + size_t(r) * x.stride + i + 16), acc[r][c]);
         }
@@ -63,21 +70,19 @@ inline void affine_matvec_tile(const WeightRows& w, int n, const FloatRows& x, f
     }
   }
   for (int r = 0; r < ROWS; ++r) {
-    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + size_t(n + c)] = sum[r][c];
+    for (int c = 0; c < COLS && n + c < last; ++c) y[size_t(r) * y_stride + size_t(n + c)] = sum[r][c];
   }
 }
 
 template <int BITS, int ROWS>
 inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y,
                                size_t y_stride) {
-  constexpr int kCols = ROWS == 1 ? 4 : 2;
-  int n = first;
-  for (; n + kCols <= last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, x, y, y_stride);
-  for (; n < last; ++n) affine_matvec_tile<BITS, ROWS, 1>(w, n, x, y, y_stride);
+  constexpr int kCols = kMatvecTile == 1 ? 1 : ROWS == 1 ? 4 : 2;
+  for (int n = first; n < last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, last, x, y, y_stride);
 }
 
 /// The last, incomplete sixteen elements of a dense row.
-inline F16 load_elements_n(const uint8_t* p, Element element, int n) {
+[[gnu::noinline]] inline F32x16 load_elements_n(const uint8_t* p, Element element, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = load_element(p, element, size_t(i));
   return load(t);
@@ -89,17 +94,17 @@ inline void dense_matvec_rows(const WeightRows& w, int first, int last, const Fl
   for (int n = first; n < last; ++n) {
     const uint8_t* row = w.codes + size_t(n) * w.row_bytes;
     float sum[ROWS] = {};
-    for (int k0 = 0; k0 < w.in; k0 += kBlock) {
-      const int k1 = block_end(w.in, k0);
-      F16 acc[ROWS];
+    for (int k0 = 0; k0 < w.in; k0 += kDepthBlock) {
+      const int k1 = depth_block_end(w.in, k0);
+      F32x16 acc[ROWS];
       for (int r = 0; r < ROWS; ++r) acc[r] = zero();
       int k = k0;
       for (; k + 16 <= k1; k += 16) {
-        const F16 a = load_elements(row + size_t(k) * size, w.element);
+        const F32x16 a = load_elements(row + size_t(k) * size, w.element);
         for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load(x.data + size_t(r) * x.stride + k), acc[r]);
       }
       if (k < k1) {
-        const F16 a = load_elements_n(row + size_t(k) * size, w.element, k1 - k);
+        const F32x16 a = load_elements_n(row + size_t(k) * size, w.element, k1 - k);
         for (int r = 0; r < ROWS; ++r) acc[r] = fma(a, load_n(x.data + size_t(r) * x.stride + k, k1 - k), acc[r]);
       }
       for (int r = 0; r < ROWS; ++r) sum[r] += reduce_add(acc[r]);
@@ -119,11 +124,17 @@ inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRow
       default: return dense_matvec_rows<4>(w, first, last, x, y, y_stride);
     }
   } else {
-    switch (rows) {
-      case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
-      case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
-      case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
-      default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+    if constexpr (kMatvecTile == 1) {
+      for (int r = 0; r < rows; ++r)
+        affine_matvec_rows<BITS, 1>(w, first, last, {x.data + size_t(r) * x.stride, x.stride}, y + size_t(r) * y_stride,
+                                    y_stride);
+    } else {
+      switch (rows) {
+        case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
+        case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
+        case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
+        default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+      }
     }
   }
 }
@@ -144,8 +155,8 @@ template <int BITS>
 inline void decode_affine(const WeightRows& w, int n, int k0, int k1, float* out) {
   const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
   ScaleBlock s;
-  for (; k0 < k1; k0 += kBlock, out += kBlock) {
-    const int end = block_end(k1, k0);
+  for (; k0 < k1; k0 += kDepthBlock, out += kDepthBlock) {
+    const int end = depth_block_end(k1, k0);
     load_scale_block(w, n, k0, end, s);
     for (int k = k0, g = 0; k < end; k += w.group, ++g) {
       const Decoder<BITS> decode(s.scale[g], s.bias[g]);
@@ -179,22 +190,22 @@ inline void decode_rows(const WeightRows& w, int first, int last, int k0, int k1
 template <int ROWS, int COLS>
 inline void dot_tile(const float* x, size_t x_stride, const float* w, size_t w_stride, int depth, float* y,
                      size_t y_stride) {
-  F16 acc[ROWS][COLS];
+  F32x16 acc[ROWS][COLS];
   for (int r = 0; r < ROWS; ++r) {
     for (int c = 0; c < COLS; ++c) acc[r][c] = zero();
   }
   int k = 0;
   for (; k + 16 <= depth; k += 16) {
-    F16 a[ROWS];
+    F32x16 a[ROWS];
     for (int r = 0; r < ROWS; ++r) a[r] = load(x + size_t(r) * x_stride + k);
     for (int c = 0; c < COLS; ++c) {
-      const F16 b = load(w + size_t(c) * w_stride + k);
+      const F32x16 b = load(w + size_t(c) * w_stride + k);
       for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, a[r], acc[r][c]);
     }
   }
   if (k < depth) {
     for (int c = 0; c < COLS; ++c) {
-      const F16 b = load_n(w + size_t(c) * w_stride + k, depth - k);
+      const F32x16 b = load_n(w + size_t(c) * w_stride + k, depth - k);
       for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, load_n(x + size_t(r) * x_stride + k, depth - k), acc[r][c]);
     }
   }

@@ -2,5 +2,5 @@
 #pragma once
 
 inline constexpr decltype(Kernels::decode_pairs) kDecodePairs = nullptr;
-inline constexpr decltype(Kernels::turn_pairs) kTurnPairs = nullptr;
+inline constexpr decltype(Kernels::transpose_pairs) kTransposePairs = nullptr;
 inline constexpr decltype(Kernels::gemm_bf16) kGemmBf16 = nullptr;

@@ -1,29 +1,29 @@
 // Fast mode: activations rounded to int8, one scale for kQuantGroup of them. A few values are many times larger than
 // their neighbours, and would coarsen all of them; so the scale is that of the largest value but kOutliers, and these
-// get a second digit. Included inside an instruction set's own namespace after its int header.
+// get a second byte. Included inside an instruction set's own namespace after its int header.
 #pragma once
 
 inline constexpr int kLargestOutlier = 127 * 128;
 
-/// The magnitudes of a, each with its place in the group in the last six bits, so that no two are equal.
-inline F16 numbered(F16 a, int first) {
-  alignas(64) static constexpr int32_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return as_float(bit_or(bit_and(as_int(abs(a)), int_set1(~63)), add(load_int(kPlaces), int_set1(first))));
+/// The magnitudes of a, each with its position in the group in the last six bits, so that no two are equal.
+inline F32x16 pack_index_in_low_bits(F32x16 a, int first) {
+  alignas(64) static constexpr int32_t kIndices[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return as_float(bit_or(bit_and(as_int(abs(a)), int_set1(~63)), add(load_int(kIndices), int_set1(first))));
 }
 inline uint32_t bits_of(float a) {
   uint32_t u;
   __builtin_memcpy(&u, &a, 4);
   return u;
 }
-inline float without_number(float a) {
+inline float clear_low_bits(float a) {
   const uint32_t u = bits_of(a) & ~63u;
   __builtin_memcpy(&a, &u, 4);
   return a;
 }
 
-struct Digits {
+struct OutlierBytes {
   int8_t low, high;
-  explicit Digits(float value) {
+  explicit OutlierBytes(float value) {
     const bool fits = value >= -float(kLargestOutlier) && value <= float(kLargestOutlier);  // NaN does not
     const int whole = fits ? int(value) : 0;
     low = int8_t(((whole + 64) & 127) - 64);
@@ -31,23 +31,23 @@ struct Digits {
   }
 };
 
-/// Puts the high digit of the value at `place` of group g where panels look for it; `slot` is the outlier's number.
-inline void place_outlier(int8_t high, int place, int slot, int g, QuantLayout layout, UnitOrder order,
+/// Puts the high byte of the value at `position` of group g where panels look for it; `slot` is the outlier's number.
+inline void store_outlier(int8_t high, int position, int slot, int g, QuantLayout layout, BlockOrder order,
                           Outlier* outliers) {
-  const int unit = place / layout.unit, in_unit = place % layout.unit, units = kQuantGroup / layout.unit;
-  const int at = layout.nibbles ? in_unit / 2 + in_unit % 2 * (layout.unit / 2) : in_unit;
-  for (int u = 0; u < units; ++u) {
-    Outlier& outlier = outliers[order.at(g * units + u) * kOutliers + slot];
+  const int block = position / layout.block, in_block = position % layout.block, blocks = kQuantGroup / layout.block;
+  const int at = layout.nibbles ? in_block / 2 + in_block % 2 * (layout.block / 2) : in_block;
+  for (int u = 0; u < blocks; ++u) {
+    Outlier& outlier = outliers[order.at(g * blocks + u) * kOutliers + slot];
     outlier = {};
-    if (u == unit) outlier = {uint32_t(uint8_t(high)) << (8 * (at % 4)), uint32_t(at / 4)};
+    if (u == block) outlier = {uint32_t(uint8_t(high)) << (8 * (at % 4)), uint32_t(at / 4)};
   }
 }
 
 inline void quantize_row(const float* x, int count, QuantLayout layout, const QuantRow& out) {
   alignas(64) int8_t values[kQuantGroup];
-  const int units = kQuantGroup / layout.unit, padded = padded_units(count, layout);
+  const int blocks = kQuantGroup / layout.block, padded = padded_blocks(count, layout);
   const bool direct = out.high != nullptr;
-  const UnitOrder order = {direct ? 0 : padded / kLanes};
+  const BlockOrder order = {direct ? 0 : padded / kLanes};
   if (direct) clear_high(padded / kLanes, out.high);
   for (int g = 0; g * kQuantGroup < count; ++g) {
     const float* p = x + g * kQuantGroup;
@@ -58,47 +58,48 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
       __builtin_memcpy(tail, p, size_t(n) * 4);
       p = tail;
     }
-    F16 v[4], key[4];
+    F32x16 v[4], key[4];
     for (int i = 0; i < 4; ++i) {
       v[i] = load(p + 16 * i);
-      key[i] = numbered(v[i], 16 * i);
+      key[i] = pack_index_in_low_bits(v[i], 16 * i);
     }
     float largest[kOutliers];
-    const auto most = [&] { return reduce_max(max(max(key[0], key[1]), max(key[2], key[3]))); };
+    const auto current_max = [&] { return reduce_max(max(max(key[0], key[1]), max(key[2], key[3]))); };
     for (float& found : largest) {
-      found = most();
-      for (F16& k : key) k = zero_where_equal(k, set1(found));
+      found = current_max();
+      for (F32x16& k : key) k = zero_where_equal(k, set1(found));
     }
-    const float common = without_number(most()) / 127.0f, apart = without_number(largest[0]) / float(kLargestOutlier);
+    const float common = clear_low_bits(current_max()) / 127.0f,
+                apart = clear_low_bits(largest[0]) / float(kLargestOutlier);
     float scale = common > apart ? common : apart;
     if (scale < 0x1p-100f) scale = 0;
-    const F16 inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
+    const F32x16 inverse = set1(scale > 0 ? 1.0f / scale : 0.0f);
     alignas(64) float rounded[kQuantGroup];
     for (int i = 0; i < 4; ++i) {
       v[i] = round(mul(v[i], inverse));
       store(rounded + 16 * i, v[i]);
-      store_rounded(values + 16 * i, v[i]);
+      store_int8(values + 16 * i, v[i]);
     }
     // Sums of whole numbers below 2^24: exact in any order.
     const float half[2] = {reduce_add(add(v[0], v[1])), reduce_add(add(v[2], v[3]))};
-    for (int u = 0; u < units; ++u) {
-      const int at = order.at(g * units + u);
+    for (int u = 0; u < blocks; ++u) {
+      const int at = order.at(g * blocks + u);
       out.scales[at] = scale;
-      out.sums[at] = scale * (units == 1 ? half[0] + half[1] : half[u]);
+      out.sums[at] = scale * (blocks == 1 ? half[0] + half[1] : half[u]);
     }
-    int places[kOutliers];
+    int positions[kOutliers];
     int8_t high[kOutliers];
     for (int i = 0; i < kOutliers; ++i) {
-      places[i] = int(bits_of(largest[i]) & 63u);
-      const Digits digits(rounded[places[i]]);
-      values[places[i]] = digits.low;
-      high[i] = digits.high;
-      if (!direct) place_outlier(digits.high, places[i], i, g, layout, order, out.outliers);
+      positions[i] = int(bits_of(largest[i]) & 63u);
+      const OutlierBytes bytes(rounded[positions[i]]);
+      values[positions[i]] = bytes.low;
+      high[i] = bytes.high;
+      if (!direct) store_outlier(bytes.high, positions[i], i, g, layout, order, out.outliers);
     }
-    place_group(values, g, layout, order, out.values);
-    if (direct) place_high(high, places, g, layout, out.high);
+    store_group(values, g, layout, order, out.values);
+    if (direct) store_high(high, positions, g, layout, out.high);
   }
-  for (int u = (count + kQuantGroup - 1) / kQuantGroup * units; u < padded; ++u) {
+  for (int u = (count + kQuantGroup - 1) / kQuantGroup * blocks; u < padded; ++u) {
     out.scales[order.at(u)] = 0;
     out.sums[order.at(u)] = 0;
   }

@@ -31,7 +31,7 @@ inline uint16_t narrow_f16(float value) {
   const uint32_t magnitude = u & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
   if (magnitude >= 0x47800000u) return uint16_t(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {  // the sum rounds for us
+  if (magnitude < 0x38800000u) {  // the sum stripes for us
     float small;
     __builtin_memcpy(&small, &magnitude, 4);
     small += 0.5f;
@@ -90,6 +90,17 @@ inline void split_codes(const uint8_t* p, uint64_t& low, uint64_t& high) {
   }
 }
 
+/// Eight codes from bit 0 up, a byte each: halves move apart, then quarters, then eighths.
+template <int BITS>
+inline uint64_t spread_codes(uint64_t x) {
+  constexpr uint64_t four = (uint64_t{1} << (4 * BITS)) - 1;
+  constexpr uint64_t two = ((uint64_t{1} << (2 * BITS)) - 1) * 0x0000000100000001u;
+  constexpr uint64_t one = ((uint64_t{1} << BITS) - 1) * 0x0001000100010001u;
+  x = (x & four) | (x >> (4 * BITS)) << 32;
+  x = (x & two) | ((x >> (2 * BITS)) & two) << 16;
+  return (x & one) | ((x >> BITS) & one) << 8;
+}
+
 /// Sixteen codes as bytes.
 template <int BITS>
 inline void unpack16(const uint8_t* p, uint8_t* q) {
@@ -98,10 +109,9 @@ inline void unpack16(const uint8_t* p, uint8_t* q) {
   } else {
     uint64_t low, high;
     split_codes<BITS>(p, low, high);
-    constexpr uint64_t mask = (1u << BITS) - 1u;
-    for (int i = 0; i < 8; ++i) {
-      q[i] = uint8_t((low >> (i * BITS)) & mask);
-      q[i + 8] = uint8_t((high >> (i * BITS)) & mask);
-    }
+    low = spread_codes<BITS>(low);
+    high = spread_codes<BITS>(high);
+    __builtin_memcpy(q, &low, 8);
+    __builtin_memcpy(q + 8, &high, 8);
   }
 }

@@ -1,7 +1,7 @@
-// The table of this instruction set. KERNEL_SET is its name as a string.
+// The table of this instruction set.
 #pragma once
 
-inline constexpr Kernels kTable = {.name = KERNEL_SET,
+inline constexpr Kernels kTable = {.name = BB_TEXT(BB_ISA),
                                    .matvec = matvec,
                                    .decode = decode_rows,
                                    .dot_block = dot_block,
@@ -25,7 +25,7 @@ inline constexpr Kernels kTable = {.name = KERNEL_SET,
                                    .lora_shrink = lora_shrink,
                                    .lora_expand = lora_expand,
                                    .decode_pairs = kDecodePairs,
-                                   .turn_pairs = kTurnPairs,
+                                   .transpose_pairs = kTransposePairs,
                                    .gemm_bf16 = kGemmBf16,
                                    .transpose = transpose_rows,
                                    .dot = dot,

@@ -1,38 +1,12 @@
 // Kernels for x86-64 with AVX-512 with VNNI, BF16 and VBMI (Sapphire Rapids, Zen 4 and later).
 #include <immintrin.h>
 
-#include "backend/cpu/kernels.h"
-
-#define KERNEL_SET "avx512_bf16"
-
-namespace bumblebee::cpu {
-namespace avx512_bf16 {
-// Each builds on those before it.
-// clang-format off
-#include "backend/cpu/generic/unroll.inl.h"
-#include "backend/cpu/generic/scalars.inl.h"
-#include "backend/cpu/isa/simd_avx512.h"
-#include "backend/cpu/generic/matmul.inl.h"
-#include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/isa/int_avx512.h"
-#include "backend/cpu/isa/dot_vnni.h"
-#include "backend/cpu/generic/places.inl.h"
-#include "backend/cpu/isa/high_vbmi.h"
-#include "backend/cpu/generic/quantize.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/isa/rows_avx512.h"
-#include "backend/cpu/isa/rows_vbmi.h"
-#include "backend/cpu/generic/int8_rows.inl.h"
-#include "backend/cpu/generic/int8_gemm.inl.h"
-#include "backend/cpu/generic/attention.inl.h"
-#include "backend/cpu/isa/bf16_dot_avx512.h"
-#include "backend/cpu/generic/lora.inl.h"
-#include "backend/cpu/generic/grad.inl.h"
-#include "backend/cpu/isa/bf16_gemm_avx512.h"
-#include "backend/cpu/generic/table.inl.h"
-// clang-format on
-}  // namespace avx512_bf16
-
-const Kernels& avx512_bf16_kernels() { return avx512_bf16::kTable; }
-
-}  // namespace bumblebee::cpu
+#define BB_ISA avx512_bf16
+#define BB_ISA_SIMD "backend/cpu/isa/simd_avx512.h"
+#define BB_ISA_INT "backend/cpu/isa/int_avx512.h"
+#define BB_ISA_DOT "backend/cpu/isa/dot_vnni.h"
+#define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_vbmi.h"
+#define BB_ISA_OUTLIERS "backend/cpu/isa/outliers_vbmi.h"
+#define BB_ISA_BF16_DOT "backend/cpu/isa/bf16_dot_avx512.h"
+#define BB_ISA_BF16_GEMM "backend/cpu/isa/bf16_gemm_avx512.h"
+#include "backend/cpu/generic/kernels.inl.h"

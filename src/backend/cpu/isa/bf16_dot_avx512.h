@@ -34,7 +34,7 @@ template <int ROWS, int COLS>
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
-    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + size_t(c)] = reduce_add(F16{sum[r][c]});
+    for (int c = 0; c < COLS; ++c) y[size_t(r) * y_stride + size_t(c)] = reduce_add(F32x16{sum[r][c]});
   }
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 /// Element i of each as the halves of word i.
-inline __m512i pair_up(F16 low, F16 high) {
+inline __m512i pair_up(F32x16 low, F32x16 high) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, __m512i(_mm512_cvtne2ps_pbh(high.v, low.v)));
@@ -25,7 +25,7 @@ struct PairRow {
 
 /// The same columns of the rows that are decoded next, a panel further: a line or two of each row, which no hardware
 /// stream follows. An address past the end does no harm, but must not be formed as a pointer.
-inline void ask_ahead(const WeightRows& w, const uint8_t* codes, int rows, int bytes) {
+inline void prefetch_next_panel(const WeightRows& w, const uint8_t* codes, int rows, int bytes) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(codes) + size_t(rows) * w.row_bytes;
   for (int i = 0; i < bytes + 63; i += 64)
     asm volatile("prefetcht1 %0" : : "m"(*reinterpret_cast<const char*>(at + size_t(i))));
@@ -37,8 +37,8 @@ inline void decode_affine_pairs(const WeightRows& w, int first, int last, int k0
   for (int j = 0; j < pairs; ++j) {
     const int n = first + 2 * j;
     const PairRow<BITS> a{w, n, true}, b{w, n + 1, n + 1 < last};
-    ask_ahead(w, a.codes(k0), last - first, (k1 - k0) * BITS / 8);
-    ask_ahead(w, b.codes(k0), last - first, (k1 - k0) * BITS / 8);
+    prefetch_next_panel(w, a.codes(k0), last - first, (k1 - k0) * BITS / 8);
+    prefetch_next_panel(w, b.codes(k0), last - first, (k1 - k0) * BITS / 8);
     for (int k = k0; k < k1;) {
       const int group = k / w.group, end = (group + 1) * w.group < k1 ? (group + 1) * w.group : k1;
       const Decoder<BITS> low = a.decoder(group), high = b.decoder(group);
@@ -81,7 +81,7 @@ inline void decode_pairs(const WeightRows& w, int first, int last, int k0, int k
   }
 }
 
-inline void turn_pairs(const float* x, size_t stride, int cols, int depth, uint32_t* out) {
+inline void transpose_pairs(const float* x, size_t stride, int cols, int depth, uint32_t* out) {
   const int pairs = (depth + 1) / 2;
   const auto sixteen = [](const float* p, int count) {
     return count >= 16 ? load(p) : count > 0 ? load_n(p, count) : zero();
@@ -165,5 +165,5 @@ inline void gemm_bf16(const Bf16Gemm& g) {
 }
 
 inline constexpr decltype(Kernels::decode_pairs) kDecodePairs = decode_pairs;
-inline constexpr decltype(Kernels::turn_pairs) kTurnPairs = turn_pairs;
+inline constexpr decltype(Kernels::transpose_pairs) kTransposePairs = transpose_pairs;
 inline constexpr decltype(Kernels::gemm_bf16) kGemmBf16 = gemm_bf16;

@@ -3,9 +3,11 @@
 #pragma once
 
 struct Dot {
-  using Sum = I16;  // 32 lanes of 16 bits
+  using Sum = __m512i;             // 32 sums of 16 bits
+  static constexpr int kBits = 4;  // widest codes
   static constexpr int kSteps = 8;
   static Sum zero() { return int_zero(); }
-  static Sum step(Sum s, I16 codes, I16 x) { return _mm512_add_epi16(s, _mm512_maddubs_epi16(codes, x)); }
-  static I16 total(Sum s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
+  static Sum step(Sum s, I32x16 codes, I32x16 x) { return _mm512_add_epi16(s, _mm512_maddubs_epi16(codes, x)); }
+  static I32x16 total(Sum s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
 };
+inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

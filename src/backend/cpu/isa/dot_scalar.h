@@ -2,11 +2,12 @@
 #pragma once
 
 struct Dot {
-  using Sum = I16;
+  using Sum = I32x16;
+  static constexpr int kBits = 8;         // widest codes
   static constexpr int kSteps = 1 << 16;  // steps before total()
   static Sum zero() { return int_zero(); }
-  static Sum from(I16 start) { return start; }
-  static Sum step(Sum s, const I16& codes, const I16& x) {
+  static Sum from(I32x16 start) { return start; }
+  static Sum step(Sum s, const I32x16& codes, const I32x16& x) {
     uint8_t q[64];
     int8_t v[64];
     __builtin_memcpy(q, &codes, 64);
@@ -14,6 +15,6 @@ struct Dot {
     for (int i = 0; i < 64; ++i) s.v[i / 4] += int32_t(q[i]) * int32_t(v[i]);
     return s;
   }
-  static I16 total(const Sum& s) { return s; }
+  static I32x16 total(const Sum& s) { return s; }
 };
-using WideDot = Dot;
+inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

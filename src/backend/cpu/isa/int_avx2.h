@@ -2,58 +2,58 @@
 // namespace after simd_avx2.h.
 #pragma once
 
-struct I16 {
+struct I32x16 {
   __m256i lo, hi;
 };
 
-inline I16 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline I16 load_int(const void* p) {
+inline I32x16 int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline I32x16 load_int(const void* p) {
   const auto* at = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
-inline void store_int(void* p, I16 a) {
+inline void store_int(void* p, I32x16 a) {
   auto* at = static_cast<__m256i*>(p);
   _mm256_storeu_si256(at, a.lo);
   _mm256_storeu_si256(at + 1, a.hi);
 }
 /// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
-inline I16 load_int_n(const void* p, int bytes) {
+inline I32x16 load_int_n(const void* p, int bytes) {
   alignas(32) uint8_t t[64] = {};
   for (int i = 0; i < bytes; i += 16) __builtin_memcpy(t + i, static_cast<const uint8_t*>(p) + i, 16);
   return load_int(t);
 }
-inline I16 add(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
-inline I16 times16(I16 a) { return {_mm256_slli_epi32(a.lo, 4), _mm256_slli_epi32(a.hi, 4)}; }
-inline I16 times128(I16 a) { return {_mm256_slli_epi32(a.lo, 7), _mm256_slli_epi32(a.hi, 7)}; }
-inline I16 int_set1(int a) { return {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
-inline I16 bit_and(I16 a, I16 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
-inline I16 bit_or(I16 a, I16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
-inline F16 zero_where_equal(F16 a, F16 b) {
+inline I32x16 add(I32x16 a, I32x16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I32x16 times16(I32x16 a) { return {_mm256_slli_epi32(a.lo, 4), _mm256_slli_epi32(a.hi, 4)}; }
+inline I32x16 times128(I32x16 a) { return {_mm256_slli_epi32(a.lo, 7), _mm256_slli_epi32(a.hi, 7)}; }
+inline I32x16 int_set1(int a) { return {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
+inline I32x16 bit_and(I32x16 a, I32x16 b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
+inline I32x16 bit_or(I32x16 a, I32x16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline F32x16 zero_where_equal(F32x16 a, F32x16 b) {
   return {_mm256_andnot_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_EQ_OQ), a.lo),
           _mm256_andnot_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_EQ_OQ), a.hi)};
 }
-inline F16 to_float(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
-inline I16 as_int(F16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
-inline F16 as_float(I16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
+inline F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline I32x16 as_int(F32x16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+inline F32x16 as_float(I32x16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 /// The first eight lanes, each two times.
-inline F16 each_twice(F16 a) {
+inline F32x16 dup_lanes(F32x16 a) {
   return {_mm256_permutevar8x32_ps(a.lo, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
           _mm256_permutevar8x32_ps(a.lo, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
 }
 /// Bytes as they lie: the low or high four bits of each.
-inline I16 low_nibbles(I16 a) {
+inline I32x16 low_nibbles(I32x16 a) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
 }
-inline I16 high_nibbles(I16 a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+inline I32x16 high_nibbles(I32x16 a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
 /// Four bytes in every lane.
-inline I16 broadcast4(const int8_t* p) {
+inline I32x16 broadcast4(const int8_t* p) {
   int quad;
   __builtin_memcpy(&quad, p, 4);
   return {_mm256_set1_epi32(quad), _mm256_set1_epi32(quad)};
 }
 /// Sixteen floats, rounded to nearest even, as bytes.
-inline void store_rounded(int8_t* p, F16 a) {
+inline void store_int8(int8_t* p, F32x16 a) {
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
@@ -91,7 +91,7 @@ BB_INLINE void transpose8(__m256i (&t)[8]) {
 }
 
 /// t[i] lane j <-> t[j] lane i, in four squares of eight
-BB_INLINE void transpose(I16 (&t)[16]) {
+BB_INLINE void transpose(I32x16 (&t)[16]) {
   __m256i a[8], b[8], c[8], d[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) a[i] = t[i].lo;
@@ -114,3 +114,5 @@ BB_INLINE void transpose(I16 (&t)[16]) {
 
 // int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
 inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+
+#include "backend/cpu/isa/unpack_avx2.h"

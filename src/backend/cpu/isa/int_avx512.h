@@ -2,42 +2,42 @@
 // namespace after simd_avx512.h.
 #pragma once
 
-using I16 = __m512i;
+using I32x16 = __m512i;
 
-inline I16 int_zero() { return _mm512_setzero_si512(); }
-inline I16 load_int(const void* p) { return _mm512_loadu_si512(p); }
+inline I32x16 int_zero() { return _mm512_setzero_si512(); }
+inline I32x16 load_int(const void* p) { return _mm512_loadu_si512(p); }
 /// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
-inline I16 load_int_n(const void* p, int bytes) {
+inline I32x16 load_int_n(const void* p, int bytes) {
   return _mm512_maskz_loadu_epi32(__mmask16((1u << (bytes / 4)) - 1u), p);
 }
-inline void store_int(void* p, I16 a) { _mm512_storeu_si512(p, a); }
-inline I16 add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
-inline I16 times16(I16 a) { return _mm512_slli_epi32(a, 4); }
-inline I16 times128(I16 a) { return _mm512_slli_epi32(a, 7); }
-inline I16 int_set1(int a) { return _mm512_set1_epi32(a); }
-inline I16 bit_and(I16 a, I16 b) { return _mm512_and_si512(a, b); }
-inline I16 bit_or(I16 a, I16 b) { return _mm512_or_si512(a, b); }
-inline F16 zero_where_equal(F16 a, F16 b) {
+inline void store_int(void* p, I32x16 a) { _mm512_storeu_si512(p, a); }
+inline I32x16 add(I32x16 a, I32x16 b) { return _mm512_add_epi32(a, b); }
+inline I32x16 times16(I32x16 a) { return _mm512_slli_epi32(a, 4); }
+inline I32x16 times128(I32x16 a) { return _mm512_slli_epi32(a, 7); }
+inline I32x16 int_set1(int a) { return _mm512_set1_epi32(a); }
+inline I32x16 bit_and(I32x16 a, I32x16 b) { return _mm512_and_si512(a, b); }
+inline I32x16 bit_or(I32x16 a, I32x16 b) { return _mm512_or_si512(a, b); }
+inline F32x16 zero_where_equal(F32x16 a, F32x16 b) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ), a.v)};
 }
-inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a)}; }
-inline I16 as_int(F16 a) { return _mm512_castps_si512(a.v); }
-inline F16 as_float(I16 a) { return {_mm512_castsi512_ps(a)}; }
+inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a)}; }
+inline I32x16 as_int(F32x16 a) { return _mm512_castps_si512(a.v); }
+inline F32x16 as_float(I32x16 a) { return {_mm512_castsi512_ps(a)}; }
 /// The first eight lanes, each two times.
-inline F16 each_twice(F16 a) {
+inline F32x16 dup_lanes(F32x16 a) {
   return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), a.v)};
 }
 /// Bytes as they lie: the low or high four bits of each.
-inline I16 low_nibbles(I16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
-inline I16 high_nibbles(I16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
+inline I32x16 low_nibbles(I32x16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline I32x16 high_nibbles(I32x16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
 /// Four bytes in every lane.
-inline I16 broadcast4(const int8_t* p) {
+inline I32x16 broadcast4(const int8_t* p) {
   int quad;
   __builtin_memcpy(&quad, p, 4);
   return _mm512_set1_epi32(quad);
 }
 /// Sixteen floats, rounded to nearest even, as bytes.
-inline void store_rounded(int8_t* p, F16 a) {
+inline void store_int8(int8_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
 /// Sixteen codes as bytes; reads 2·BITS of them.
@@ -57,7 +57,7 @@ BB_INLINE void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*s
 BB_INLINE void prefetch_far(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
 /// t[i] lane j <-> t[j] lane i
-BB_INLINE void transpose(I16 (&t)[16]) {
+BB_INLINE void transpose(I32x16 (&t)[16]) {
   __m512i a[16], b[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
@@ -85,3 +85,5 @@ BB_INLINE void transpose(I16 (&t)[16]) {
 
 // int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
 inline constexpr int kDirectRows = 4, kIntRows = 6, kIntCols = 4;
+
+#include "backend/cpu/isa/unpack_avx2.h"

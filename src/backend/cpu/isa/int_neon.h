@@ -2,97 +2,100 @@
 // namespace after simd_neon.h.
 #pragma once
 
-struct I16 {
+struct I32x16 {
   int32x4_t v[4];
 };
 
-inline I16 int_zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
-inline I16 load_int(const void* p) {
+inline I32x16 int_zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
+inline I32x16 load_int(const void* p) {
   const auto* at = static_cast<const uint8_t*>(p);
-  I16 a;
+  I32x16 a;
   for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vld1q_u8(at + 16 * i));
   return a;
 }
 /// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
-inline I16 load_int_n(const void* p, int bytes) {
-  I16 a = int_zero();
+inline I32x16 load_int_n(const void* p, int bytes) {
+  I32x16 a = int_zero();
   for (int i = 0; i < bytes / 16; ++i) a.v[i] = vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p) + 16 * i));
   return a;
 }
-inline void store_int(void* p, I16 a) {
+inline void store_int(void* p, I32x16 a) {
   for (int i = 0; i < 4; ++i) vst1q_u8(static_cast<uint8_t*>(p) + 16 * i, vreinterpretq_u8_s32(a.v[i]));
 }
-inline I16 add(I16 a, I16 b) {
+inline I32x16 add(I32x16 a, I32x16 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
   return a;
 }
-inline I16 times16(I16 a) {
+inline I32x16 times16(I32x16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], 4);
   return a;
 }
-inline I16 times128(I16 a) {
+inline I32x16 times128(I32x16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], 7);
   return a;
 }
-inline I16 int_set1(int a) {
+inline I32x16 int_set1(int a) {
   const int32x4_t v = vdupq_n_s32(a);
   return {{v, v, v, v}};
 }
-inline I16 bit_and(I16 a, I16 b) {
+inline I32x16 bit_and(I32x16 a, I32x16 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vandq_s32(a.v[i], b.v[i]);
   return a;
 }
-inline I16 bit_or(I16 a, I16 b) {
+inline I32x16 bit_or(I32x16 a, I32x16 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vorrq_s32(a.v[i], b.v[i]);
   return a;
 }
-inline F16 zero_where_equal(F16 a, F16 b) {
+inline F32x16 zero_where_equal(F32x16 a, F32x16 b) {
   for (int i = 0; i < 4; ++i)
     a.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vceqq_f32(a.v[i], b.v[i])));
   return a;
 }
-inline F16 to_float(I16 a) {
-  F16 f;
+inline F32x16 to_float(I32x16 a) {
+  F32x16 f;
   for (int i = 0; i < 4; ++i) f.v[i] = vcvtq_f32_s32(a.v[i]);
   return f;
 }
-inline I16 as_int(F16 a) {
-  I16 b;
+inline I32x16 as_int(F32x16 a) {
+  I32x16 b;
   for (int i = 0; i < 4; ++i) b.v[i] = vreinterpretq_s32_f32(a.v[i]);
   return b;
 }
-inline F16 as_float(I16 a) {
-  F16 b;
+inline F32x16 as_float(I32x16 a) {
+  F32x16 b;
   for (int i = 0; i < 4; ++i) b.v[i] = vreinterpretq_f32_s32(a.v[i]);
   return b;
 }
 /// The first eight lanes, each two times.
-inline F16 each_twice(F16 a) {
+inline F32x16 dup_lanes(F32x16 a) {
   return {
       {vzip1q_f32(a.v[0], a.v[0]), vzip2q_f32(a.v[0], a.v[0]), vzip1q_f32(a.v[1], a.v[1]), vzip2q_f32(a.v[1], a.v[1])}};
 }
 /// Bytes as they lie: the low or high four bits of each.
-inline I16 low_nibbles(I16 a) {
+inline I32x16 low_nibbles(I32x16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(a.v[i]), vdupq_n_u8(15)));
   return a;
 }
-inline I16 high_nibbles(I16 a) {
+inline I32x16 high_nibbles(I32x16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.v[i]), 4));
   return a;
 }
 /// Four bytes in every lane.
-inline I16 broadcast4(const int8_t* p) {
+inline I32x16 broadcast4(const int8_t* p) {
   int quad;
   __builtin_memcpy(&quad, p, 4);
   const int32x4_t a = vdupq_n_s32(quad);
   return {{a, a, a, a}};
 }
 /// Sixteen floats, rounded to nearest even, as bytes.
-inline void store_rounded(int8_t* p, F16 a) {
+inline void store_int8(int8_t* p, F32x16 a) {
   const int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[0])), vqmovn_s32(vcvtnq_s32_f32(a.v[1])));
   const int16x8_t high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[2])), vqmovn_s32(vcvtnq_s32_f32(a.v[3])));
   vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
+inline constexpr bool kUnpacks32 = false;
+template <int BITS>
+void store_codes32(uint8_t* out, const uint8_t* p);
 /// Sixteen codes as bytes; reads 2·BITS of them.
 template <int BITS>
 inline void store_codes(uint8_t* out, const uint8_t* p) {
@@ -113,8 +116,8 @@ BB_INLINE void transpose4(int32x4_t& a, int32x4_t& b, int32x4_t& c, int32x4_t& d
 }
 
 /// t[i] lane j <-> t[j] lane i, in sixteen squares of four
-BB_INLINE void transpose(I16 (&t)[16]) {
-  I16 out[16];
+BB_INLINE void transpose(I32x16 (&t)[16]) {
+  I32x16 out[16];
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) {
       int32x4_t a = t[4 * i].v[j], b = t[4 * i + 1].v[j], c = t[4 * i + 2].v[j], d = t[4 * i + 3].v[j];

@@ -2,91 +2,94 @@
 // namespace after simd_scalar.h.
 #pragma once
 
-struct I16 {
+struct I32x16 {
   int32_t v[16];
 };
 
-inline I16 int_zero() { return {}; }
-inline I16 load_int(const void* p) {
-  I16 a;
+inline I32x16 int_zero() { return {}; }
+inline I32x16 load_int(const void* p) {
+  I32x16 a;
   __builtin_memcpy(&a, p, 64);
   return a;
 }
 /// The first `bytes` (a multiple of 16, below 64); the others are zero and not read.
-inline I16 load_int_n(const void* p, int bytes) {
-  I16 a = {};
+inline I32x16 load_int_n(const void* p, int bytes) {
+  I32x16 a = {};
   __builtin_memcpy(&a, p, size_t(bytes));
   return a;
 }
-inline void store_int(void* p, I16 a) { __builtin_memcpy(p, &a, 64); }
-inline I16 add(I16 a, I16 b) {
+inline void store_int(void* p, I32x16 a) { __builtin_memcpy(p, &a, 64); }
+inline I32x16 add(I32x16 a, I32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
   return a;
 }
-inline I16 times16(I16 a) {
+inline I32x16 times16(I32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] *= 16;
   return a;
 }
-inline I16 times128(I16 a) {
+inline I32x16 times128(I32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] *= 128;
   return a;
 }
-inline I16 int_set1(int a) {
-  I16 b;
+inline I32x16 int_set1(int a) {
+  I32x16 b;
   for (int i = 0; i < 16; ++i) b.v[i] = a;
   return b;
 }
-inline I16 bit_and(I16 a, I16 b) {
+inline I32x16 bit_and(I32x16 a, I32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] &= b.v[i];
   return a;
 }
-inline I16 bit_or(I16 a, I16 b) {
+inline I32x16 bit_or(I32x16 a, I32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] |= b.v[i];
   return a;
 }
-inline F16 zero_where_equal(F16 a, F16 b) {
+inline F32x16 zero_where_equal(F32x16 a, F32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] == b.v[i] ? 0.0f : a.v[i];
   return a;
 }
-inline F16 to_float(I16 a) {
-  F16 f;
+inline F32x16 to_float(I32x16 a) {
+  F32x16 f;
   for (int i = 0; i < 16; ++i) f.v[i] = float(a.v[i]);
   return f;
 }
-inline I16 as_int(F16 a) { return load_int(&a); }
-inline F16 as_float(I16 a) {
-  F16 f;
+inline I32x16 as_int(F32x16 a) { return load_int(&a); }
+inline F32x16 as_float(I32x16 a) {
+  F32x16 f;
   __builtin_memcpy(&f, &a, 64);
   return f;
 }
 /// The first eight lanes, each two times.
-inline F16 each_twice(F16 a) {
-  F16 b;
+inline F32x16 dup_lanes(F32x16 a) {
+  F32x16 b;
   for (int i = 0; i < 16; ++i) b.v[i] = a.v[i / 2];
   return b;
 }
 /// Bytes as they lie: the low or high four bits of each.
-inline I16 low_nibbles(I16 a) {
+inline I32x16 low_nibbles(I32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] &= 0x0f0f0f0f;
   return a;
 }
-inline I16 high_nibbles(I16 a) {
+inline I32x16 high_nibbles(I32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] = int32_t((uint32_t(a.v[i]) >> 4) & 0x0f0f0f0fu);
   return a;
 }
 /// Four bytes in every lane.
-inline I16 broadcast4(const int8_t* p) {
-  I16 a;
+inline I32x16 broadcast4(const int8_t* p) {
+  I32x16 a;
   for (int i = 0; i < 16; ++i) __builtin_memcpy(&a.v[i], p, 4);
   return a;
 }
 /// Sixteen floats, rounded to nearest even, as bytes.
-inline void store_rounded(int8_t* p, F16 a) {
+inline void store_int8(int8_t* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) {
     const float r = __builtin_rintf(a.v[i]);
     p[i] = r >= 127 ? int8_t(127) : r >= -128 ? int8_t(r) : int8_t(-128);
   }
 }
+inline constexpr bool kUnpacks32 = false;
+template <int BITS>
+void store_codes32(uint8_t* out, const uint8_t* p);
 /// Sixteen codes as bytes; reads 2·BITS of them.
 template <int BITS>
 inline void store_codes(uint8_t* out, const uint8_t* p) {
@@ -95,7 +98,7 @@ inline void store_codes(uint8_t* out, const uint8_t* p) {
 inline void prefetch(const void*) {}
 inline void prefetch_far(const void*) {}
 /// t[i] lane j <-> t[j] lane i
-inline void transpose(I16 (&t)[16]) {
+inline void transpose(I32x16 (&t)[16]) {
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < i; ++j) {
       const int32_t a = t[i].v[j];

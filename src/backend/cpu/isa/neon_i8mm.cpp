@@ -1,37 +1,9 @@
 // Kernels for 64-bit ARM with mixed-sign dot products (ARMv8.6 and later).
 #include <arm_neon.h>
 
-#include "backend/cpu/kernels.h"
-
-#define KERNEL_SET "neon_i8mm"
-
-namespace bumblebee::cpu {
-namespace neon_i8mm {
-// Each builds on those before it.
-// clang-format off
-#include "backend/cpu/generic/unroll.inl.h"
-#include "backend/cpu/generic/scalars.inl.h"
-#include "backend/cpu/isa/simd_neon.h"
-#include "backend/cpu/generic/matmul.inl.h"
-#include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/isa/int_neon.h"
-#include "backend/cpu/isa/dot_neon_i8mm.h"
-#include "backend/cpu/generic/places.inl.h"
-#include "backend/cpu/generic/high_in_place.inl.h"
-#include "backend/cpu/generic/quantize.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/isa/rows_neon.h"
-#include "backend/cpu/generic/int8_rows.inl.h"
-#include "backend/cpu/generic/int8_gemm.inl.h"
-#include "backend/cpu/generic/attention.inl.h"
-#include "backend/cpu/generic/bf16_dot.inl.h"
-#include "backend/cpu/generic/lora.inl.h"
-#include "backend/cpu/generic/grad.inl.h"
-#include "backend/cpu/generic/no_bf16_gemm.inl.h"
-#include "backend/cpu/generic/table.inl.h"
-// clang-format on
-}  // namespace neon_i8mm
-
-const Kernels& neon_i8mm_kernels() { return neon_i8mm::kTable; }
-
-}  // namespace bumblebee::cpu
+#define BB_ISA neon_i8mm
+#define BB_ISA_SIMD "backend/cpu/isa/simd_neon.h"
+#define BB_ISA_INT "backend/cpu/isa/int_neon.h"
+#define BB_ISA_DOT "backend/cpu/isa/dot_neon_i8mm.h"
+#define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_neon.h"
+#include "backend/cpu/generic/kernels.inl.h"

@@ -1,35 +1,7 @@
 // Kernels for any processor.
-#include "backend/cpu/kernels.h"
-
-#define KERNEL_SET "scalar"
-
-namespace bumblebee::cpu {
-namespace scalar {
-// Each builds on those before it.
-// clang-format off
-#include "backend/cpu/generic/unroll.inl.h"
-#include "backend/cpu/generic/scalars.inl.h"
-#include "backend/cpu/isa/simd_scalar.h"
-#include "backend/cpu/generic/matmul.inl.h"
-#include "backend/cpu/generic/rows.inl.h"
-#include "backend/cpu/isa/int_scalar.h"
-#include "backend/cpu/isa/dot_scalar.h"
-#include "backend/cpu/generic/places.inl.h"
-#include "backend/cpu/generic/high_in_place.inl.h"
-#include "backend/cpu/generic/quantize.inl.h"
-#include "backend/cpu/generic/int8.inl.h"
-#include "backend/cpu/isa/rows_scalar.h"
-#include "backend/cpu/generic/int8_rows.inl.h"
-#include "backend/cpu/generic/int8_gemm.inl.h"
-#include "backend/cpu/generic/attention.inl.h"
-#include "backend/cpu/generic/bf16_dot.inl.h"
-#include "backend/cpu/generic/lora.inl.h"
-#include "backend/cpu/generic/grad.inl.h"
-#include "backend/cpu/generic/no_bf16_gemm.inl.h"
-#include "backend/cpu/generic/table.inl.h"
-// clang-format on
-}  // namespace scalar
-
-const Kernels& scalar_kernels() { return scalar::kTable; }
-
-}  // namespace bumblebee::cpu
+#define BB_ISA scalar
+#define BB_ISA_SIMD "backend/cpu/isa/simd_scalar.h"
+#define BB_ISA_INT "backend/cpu/isa/int_scalar.h"
+#define BB_ISA_DOT "backend/cpu/isa/dot_scalar.h"
+#define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_scalar.h"
+#include "backend/cpu/generic/kernels.inl.h"

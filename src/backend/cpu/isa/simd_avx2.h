@@ -1,56 +1,59 @@
-// Sixteen floats as two AVX2 registers. Included inside an instruction set's own namespace.
+// F32x16: sixteen f32 as two AVX2 registers. Half-width elements are widened when loaded (load_f16, load_bf16).
+// Included inside an instruction set's own namespace.
 #pragma once
 
-struct F16 {
+struct F32x16 {
   __m256 lo, hi;
 };
 
-inline F16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
-inline F16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-inline F16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline void store(float* p, F16 a) {
+inline F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline F32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
 }
 /// The first n lanes (n < 16); the others are zero.
-inline F16 load_n(const float* p, int n) {
+inline F32x16 load_n(const float* p, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = p[i];
   return load(t);
 }
-inline void store_n(float* p, F16 a, int n) {
+inline void store_n(float* p, F32x16 a, int n) {
   float t[16];
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = t[i];
 }
-inline F16 add(F16 a, F16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
-inline F16 mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-inline F16 div(F16 a, F16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-inline F16 fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
-inline F16 fnma(F16 a, F16 b, F16 c) {
+inline F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F32x16 div(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
 }
-inline F16 max(F16 a, F16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
-inline F16 min(F16 a, F16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline __m256 abs8(__m256 a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-inline F16 abs(F16 a) { return {abs8(a.lo), abs8(a.hi)}; }
+inline F32x16 abs(F32x16 a) { return {abs8(a.lo), abs8(a.hi)}; }
 inline __m256 round8(__m256 a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline F16 round(F16 a) { return {round8(a.lo), round8(a.hi)}; }
+inline F32x16 round(F32x16 a) { return {round8(a.lo), round8(a.hi)}; }
 /// a·2^n for integral n in [-126, 127]
 inline __m256 scale2_8(__m256 a, __m256 n) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return _mm256_mul_ps(a, _mm256_castsi256_ps(exponent));
 }
-inline F16 scale2(F16 a, F16 n) { return {scale2_8(a.lo, n.lo), scale2_8(a.hi, n.hi)}; }
+inline F32x16 scale2(F32x16 a, F32x16 n) { return {scale2_8(a.lo, n.lo), scale2_8(a.hi, n.hi)}; }
 
 /// One fixed tree for every instruction set: halves are added until one lane is left.
-inline float reduce_add(F16 a) {
+inline float reduce_add(F32x16 a) {
   const __m256 b = _mm256_add_ps(a.lo, a.hi);
   const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
   const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
-inline float reduce_max(F16 a) {
+inline float reduce_max(F32x16 a) {
   const __m256 b = _mm256_max_ps(a.lo, a.hi);
   const __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
   const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
@@ -61,23 +64,23 @@ inline __m256 widen_bf16(const void* p) {
   return _mm256_castsi256_ps(
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16));
 }
-inline F16 load_bf16(const void* p) { return {widen_bf16(p), widen_bf16(static_cast<const uint16_t*>(p) + 8)}; }
-inline F16 load_f16(const void* p) {
+inline F32x16 load_bf16(const void* p) { return {widen_bf16(p), widen_bf16(static_cast<const uint16_t*>(p) + 8)}; }
+inline F32x16 load_f16(const void* p) {
   const auto* at = static_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
 }
-inline F16 load_i8(const void* p) {
+inline F32x16 load_i8(const void* p) {
   const auto* at = static_cast<const __m128i*>(p);
   const __m256i hi =
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + 8)));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at))), _mm256_cvtepi32_ps(hi)};
 }
-inline void store_f16(void* p, F16 a) {
+inline void store_f16(void* p, F32x16 a) {
   auto* at = static_cast<__m128i*>(p);
   _mm_storeu_si128(at, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   _mm_storeu_si128(at + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline void store_bf16(void* p, F16 a) {
+inline void store_bf16(void* p, F32x16 a) {
   float t[16];
   store(t, a);
   narrow_bf16(t, 16, static_cast<uint16_t*>(p));
@@ -105,7 +108,7 @@ template <int BITS>
 struct Decoder {
   __m256 scale, bias;
   Decoder(float s, float b) : scale(_mm256_set1_ps(s)), bias(_mm256_set1_ps(b)) {}
-  F16 operator()(const uint8_t* p) const {
+  F32x16 operator()(const uint8_t* p) const {
     const __m128i q = codes16<BITS>(p);
     const __m256 lo = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
     const __m256 hi = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(q, q)));
@@ -113,5 +116,6 @@ struct Decoder {
   }
 };
 
+inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 2, kTileN = 2;
 inline constexpr int kGemmRows = 6, kGemmSums = 6;  // small_gemm: rows, and sums of 16 columns held at once

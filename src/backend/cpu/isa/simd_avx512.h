@@ -1,52 +1,53 @@
-// Sixteen floats as one AVX-512 register. Included inside an instruction set's own namespace.
+// F32x16: sixteen f32 as one AVX-512 register. Half-width elements are widened when loaded (load_f16, load_bf16).
+// Included inside an instruction set's own namespace.
 #pragma once
 
-struct F16 {
+struct F32x16 {
   __m512 v;
 };
 
-inline F16 zero() { return {_mm512_setzero_ps()}; }
-inline F16 set1(float x) { return {_mm512_set1_ps(x)}; }
-inline F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline void store(float* p, F16 a) { _mm512_storeu_ps(p, a.v); }
+inline F32x16 zero() { return {_mm512_setzero_ps()}; }
+inline F32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
 inline __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1u); }
 /// The first n lanes (n < 16); the others are zero.
-inline F16 load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
-inline void store_n(float* p, F16 a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
-inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
-inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
-inline F16 div(F16 a, F16 b) { return {_mm512_div_ps(a.v, b.v)}; }
-inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline F16 fnma(F16 a, F16 b, F16 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
-inline F16 max(F16 a, F16 b) { return {_mm512_max_ps(a.v, b.v)}; }
-inline F16 min(F16 a, F16 b) { return {_mm512_min_ps(a.v, b.v)}; }
-inline F16 abs(F16 a) { return {_mm512_abs_ps(a.v)}; }
-inline F16 round(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline F32x16 load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+inline void store_n(float* p, F32x16 a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+inline F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 round(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 /// a·2^n for integral n
-inline F16 scale2(F16 a, F16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+inline F32x16 scale2(F32x16 a, F32x16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 /// One fixed tree for every instruction set: halves are added until one lane is left.
 inline __m256 add_halves(__m512 v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
-inline float reduce_add(F16 a) {
+inline float reduce_add(F32x16 a) {
   const __m256 b = add_halves(a.v);
   const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
   const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
-inline float reduce_max(F16 a) { return _mm512_reduce_max_ps(a.v); }
+inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 
-inline F16 load_bf16(const void* p) {
+inline F32x16 load_bf16(const void* p) {
   return {_mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
 }
-inline F16 load_i8(const void* p) {
+inline F32x16 load_i8(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }
-inline F16 load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
-inline void store_f16(void* p, F16 a) {
+inline F32x16 load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
+inline void store_f16(void* p, F32x16 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline void store_bf16(void* p, F16 a) {
+inline void store_bf16(void* p, F32x16 a) {
   const __m512i u = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
@@ -93,11 +94,12 @@ struct Decoder {
       b = _mm512_set1_ps(bias);
     }
   }
-  F16 operator()(const uint8_t* p) const {
+  F32x16 operator()(const uint8_t* p) const {
     if constexpr (BITS <= 4) return {_mm512_permutexvar_ps(codes16<BITS>(p), a)};  // looks at the low four bits only
     return {_mm512_fmadd_ps(_mm512_cvtepi32_ps(codes16<BITS>(p)), a, b)};
   }
 };
 
+inline constexpr int kMatvecTile = kMatvecRows;      // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 4, kTileN = 6;         // dot_block: accumulators held at once
 inline constexpr int kGemmRows = 6, kGemmSums = 24;  // small_gemm: rows, and sums of 16 columns held at once

@@ -1,65 +1,66 @@
-// Sixteen floats as four NEON registers. Included inside an instruction set's own namespace.
+// F32x16: sixteen f32 as four NEON registers. Half-width elements are widened when loaded (load_f16, load_bf16).
+// Included inside an instruction set's own namespace.
 #pragma once
 
-struct F16 {
+struct F32x16 {
   float32x4_t v[4];
 };
 
 template <class Op>
-inline F16 each(Op op) {
+inline F32x16 each(Op op) {
   return {{op(0), op(1), op(2), op(3)}};
 }
 
-inline F16 set1(float x) {
+inline F32x16 set1(float x) {
   return each([&](int) { return vdupq_n_f32(x); });
 }
-inline F16 zero() { return set1(0); }
-inline F16 load(const float* p) {
+inline F32x16 zero() { return set1(0); }
+inline F32x16 load(const float* p) {
   return each([&](int i) { return vld1q_f32(p + 4 * i); });
 }
-inline void store(float* p, F16 a) {
+inline void store(float* p, F32x16 a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }
 /// The first n lanes (n < 16); the others are zero.
-inline F16 load_n(const float* p, int n) {
+inline F32x16 load_n(const float* p, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = p[i];
   return load(t);
 }
-inline void store_n(float* p, F16 a, int n) {
+inline void store_n(float* p, F32x16 a, int n) {
   float t[16];
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = t[i];
 }
-inline F16 add(F16 a, F16 b) {
+inline F32x16 add(F32x16 a, F32x16 b) {
   return each([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
 }
-inline F16 mul(F16 a, F16 b) {
+inline F32x16 mul(F32x16 a, F32x16 b) {
   return each([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
 }
-inline F16 div(F16 a, F16 b) {
+inline F32x16 div(F32x16 a, F32x16 b) {
   return each([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
-inline F16 fma(F16 a, F16 b, F16 c) {
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return each([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
-inline F16 fnma(F16 a, F16 b, F16 c) {
+inline F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) {
   return each([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); });
 }
-inline F16 max(F16 a, F16 b) {
+inline F32x16 max(F32x16 a, F32x16 b) {
   return each([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); });
 }
-inline F16 min(F16 a, F16 b) {
+inline F32x16 min(F32x16 a, F32x16 b) {
   return each([&](int i) { return vminq_f32(a.v[i], b.v[i]); });
 }
-inline F16 abs(F16 a) {
+inline F32x16 abs(F32x16 a) {
   return each([&](int i) { return vabsq_f32(a.v[i]); });
 }
-inline F16 round(F16 a) {
+inline F32x16 round(F32x16 a) {
   return each([&](int i) { return vrndnq_f32(a.v[i]); });
 }
 /// a·2^n for integral n in [-126, 127]
-inline F16 scale2(F16 a, F16 n) {
+inline F32x16 scale2(F32x16 a, F32x16 n) {
   return each([&](int i) {
     const int32x4_t exponent = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23);
     return vmulq_f32(a.v[i], vreinterpretq_f32_s32(exponent));
@@ -67,32 +68,34 @@ inline F16 scale2(F16 a, F16 n) {
 }
 
 /// One fixed tree for every instruction set: halves are added until one lane is left.
-inline float reduce_add(F16 a) {
+inline float reduce_add(F32x16 a) {
   const float32x4_t c = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
   const float32x2_t d = vadd_f32(vget_low_f32(c), vget_high_f32(c));
   return vget_lane_f32(d, 0) + vget_lane_f32(d, 1);
 }
-inline float reduce_max(F16 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3]))); }
+inline float reduce_max(F32x16 a) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3])));
+}
 
-inline F16 load_bf16(const void* p) {
+inline F32x16 load_bf16(const void* p) {
   const auto* at = static_cast<const uint16_t*>(p);
   return each([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(at + 4 * i), 16)); });
 }
-inline F16 load_i8(const void* p) {
+inline F32x16 load_i8(const void* p) {
   const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));
   const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
   return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
 }
-inline F16 load_f16(const void* p) {
+inline F32x16 load_f16(const void* p) {
   const auto* at = static_cast<const uint16_t*>(p);
   return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
 }
-inline void store_f16(void* p, F16 a) {
+inline void store_f16(void* p, F32x16 a) {
   auto* at = static_cast<uint16_t*>(p);
   for (int i = 0; i < 4; ++i) vst1_u16(at + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
-inline void store_bf16(void* p, F16 a) {
+inline void store_bf16(void* p, F32x16 a) {
   float t[16];
   store(t, a);
   narrow_bf16(t, 16, static_cast<uint16_t*>(p));
@@ -119,7 +122,7 @@ template <int BITS>
 struct Decoder {
   float32x4_t scale, bias;
   Decoder(float s, float b) : scale(vdupq_n_f32(s)), bias(vdupq_n_f32(b)) {}
-  F16 operator()(const uint8_t* p) const {
+  F32x16 operator()(const uint8_t* p) const {
     const uint8x16_t q = codes16<BITS>(p);
     const uint16x8_t lo = vmovl_u8(vget_low_u8(q)), hi = vmovl_u8(vget_high_u8(q));
     const uint32x4_t w[4] = {vmovl_u16(vget_low_u16(lo)), vmovl_u16(vget_high_u16(lo)), vmovl_u16(vget_low_u16(hi)),
@@ -128,5 +131,6 @@ struct Decoder {
   }
 };
 
+inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once
 inline constexpr int kTileM = 2, kTileN = 2;
 inline constexpr int kGemmRows = 6, kGemmSums = 6;  // small_gemm: rows, and sums of 16 columns held at once

@@ -6,6 +6,7 @@ mod ops;
 mod pyjson;
 mod pystr;
 mod template;
+mod token_bytes;
 mod tokenizer;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -226,6 +227,29 @@ pub unsafe extern "C" fn bb_hf_token_of(tokenizer: *const Tokenizer, id: u32, ou
     match catch_unwind(AssertUnwindSafe(|| (*tokenizer).token_of(id))) {
         Ok(Some(text)) => {
             *out = Buffer::new(text.into_bytes());
+            1
+        }
+        _ => 0,
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn bb_hf_token_bytes(
+    tokenizer: *const Tokenizer,
+    kinds: *mut Buffer<u8>,
+    ends: *mut Buffer<u32>,
+    bytes: *mut Buffer<u8>,
+    strip: *mut Buffer<u8>,
+    strip_count: *mut usize,
+) -> i32 {
+    match catch_unwind(AssertUnwindSafe(|| (*tokenizer).token_bytes())) {
+        Ok(Some(table)) => {
+            *kinds = Buffer::new(table.kinds);
+            *ends = Buffer::new(table.ends);
+            *bytes = Buffer::new(table.bytes);
+            let (content, count) = table.strip.unwrap_or_default();
+            *strip = Buffer::new(content.to_string().into_bytes());
+            *strip_count = count;
             1
         }
         _ => 0,

@@ -2,6 +2,7 @@
 //! where a control token must not be seen can be hidden from the first step and shown to all the others.
 
 use crate::guard::Sentinels;
+use crate::token_bytes::{token_bytes, TokenBytes, SPECIAL};
 use crate::{Failure, Outcome, Span, Status};
 use serde_json::{json, Value as Json};
 use std::collections::HashSet;
@@ -241,6 +242,16 @@ impl Tokenizer {
             return Err(bad_request(format!("token id: expected one below {}, got {id}", self.vocab_size)));
         }
         self.inner.decode(ids, skip_special).map_err(bad_request)
+    }
+
+    pub fn token_bytes(&self) -> Option<TokenBytes> {
+        let mut table = token_bytes(&self.inner, self.vocab_size)?;
+        for id in &self.special {
+            if let Some(kind) = table.kinds.get_mut(*id as usize) {
+                *kind |= SPECIAL;
+            }
+        }
+        Some(table)
     }
 
     pub fn id_of(&self, token: &str) -> Option<u32> {

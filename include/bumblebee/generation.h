@@ -1,0 +1,139 @@
+// Text generation as a serving: built once from a model, a tokenizer and a config, then run from any number of threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bumblebee/adapter.h"
+#include "bumblebee/generation_config.h"
+#include "bumblebee/model.h"
+#include "bumblebee/tokenizer.h"
+
+namespace bumblebee::text {
+
+/// Stops a running request from any thread; copies share the flag.
+class CancelHandle {
+ public:
+  CancelHandle() : flag_(std::make_shared<std::atomic<bool>>(false)) {}
+  void cancel() { flag_->store(true, std::memory_order_relaxed); }
+  bool cancelled() const { return flag_->load(std::memory_order_relaxed); }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> flag_;
+};
+
+enum class FinishReason : uint8_t { stop, length, cancelled };
+const char* to_string(FinishReason reason);  // "stop", "length", "cancelled"
+
+/// What to continue. Exactly one of `text`, `messages` and `tokens` is used: messages when there are any, else tokens
+/// when there are any, else text.
+struct Input {
+  std::string text;               // continued as it is; control tokens in it stay text unless parse_control_tokens
+  std::vector<Message> messages;  // rendered with the model's chat template
+  ChatOptions chat;
+  std::vector<int32_t> tokens;
+  bool parse_control_tokens = false;
+  std::optional<GenerationConfig> config;  // instead of the serving's
+  std::optional<uint64_t> seed;            // instead of the config's
+  std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's
+  bool without_adapters = false;           // the base, also where the serving has adapters; excludes `adapters`
+  CancelHandle cancel;
+
+  Input() = default;
+  Input(std::string t) : text(std::move(t)) {}  // NOLINT: run("text") should read as in Bumblebee
+  Input(const char* t) : text(t) {}             // NOLINT
+};
+
+struct TokenSummary {
+  int input = 0, output = 0;
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  double logprob = 0;  // natural log, of the distribution before temperature and filters
+  std::vector<std::pair<int32_t, double>> top;
+};
+
+struct Timings {
+  double queue_s = 0;    // from the call to the first step
+  double ttft_s = 0;     // from the call to the first token
+  double prefill_s = 0;  // computing the prompt
+  double decode_s = 0;   // from the first token to the last
+};
+
+struct Result {
+  std::string text;
+  std::vector<int32_t> tokens;  // the new ones, without the ending token
+  TokenSummary token_summary;
+  FinishReason finish_reason = FinishReason::stop;
+  std::vector<TokenLogprob> logprobs;
+  Timings timings;
+};
+
+/// Receives pieces of text as they become certain (whole UTF-8 characters, no part of a stop string), on the thread
+/// that called stream(). Returning false cancels the request; what it throws, stream() throws.
+using TextCallback = std::function<bool(std::string_view piece)>;
+
+struct ServingLimits {
+  int batch_size = 1;  // requests computed at once; more wait
+  /// Tokens of prompt and output together; 0: the model's context, or as much of it as kv_bytes holds.
+  int sequence_length = 0;
+};
+
+struct GenerationOptions {
+  ServingLimits limits;
+  int prefill_chunk = 512;  // prompt tokens computed in one step, so that others' tokens are not held up
+  std::vector<WeightedAdapter> adapters = {};  // of requests that name none; empty: the base
+  /// Memory for keys and values at most; 0: half of what the device leaves beside the weights. It bounds how many
+  /// tokens all running requests hold together; more requests wait.
+  uint64_t kv_bytes = 0;
+};
+
+/// What a serving has room for.
+struct GenerationLimits {
+  int sequence_length = 0;  // tokens of prompt and output together
+  uint64_t kv_bytes = 0;    // of keys and values that the device may hold
+};
+
+namespace detail {
+class Generator;
+}
+
+/// A serving. A handle; every method may be called from any thread, and requests from different threads share batches.
+class Generation {
+ public:
+  /// Generates to the end. Throws Error(bad_request) for an input that does not fit (a prompt longer than the sequence
+  /// length is an error, never a truncation), for an empty prompt and for settings out of range. A cancelled request
+  /// returns what it had.
+  Result run(const Input& input) const;
+  /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is
+  /// run. Adapters of a request are packed when it comes, if they are not yet; one that does not fit is refused here.
+  std::vector<Result> run(std::span<const Input> inputs) const;
+  /// As run(), with the text in pieces while it is made.
+  Result stream(const Input& input, const TextCallback& piece) const;
+
+  GenerationLimits limits() const;
+
+  /// Replaces the serving's own adapters, for requests that come from now on; those that run keep theirs. Throws what
+  /// Model::prepare_adapters() throws, and changes nothing then.
+  void set_adapters(const std::vector<WeightedAdapter>& adapters) const;
+
+  explicit Generation(std::shared_ptr<detail::Generator> generator) : generator_(std::move(generator)) {}
+
+ private:
+  std::shared_ptr<detail::Generator> generator_;
+};
+
+/// Builds the serving. Throws Error(bad_config) when the tokenizer has more tokens than the model has rows, or when
+/// options are out of range, Error(out_of_memory) with the bytes needed when one sequence of the length asked for does
+/// not fit into kv_bytes; for its adapters, what Model::prepare_adapters() throws.
+Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+                      const GenerationOptions& options = {});
+
+}  // namespace bumblebee::text

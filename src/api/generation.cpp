@@ -1,0 +1,254 @@
+// The generation serving: inputs to tokens, tokens through the engine, answers to text. Everything per request is on
+// the caller's stack; the engine is the only thing that callers share.
+#include "bumblebee/generation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "api/model_state.h"
+#include "api/text_sink.h"
+#include "api/tokenizer_state.h"
+#include "base/error.h"
+#include "engine/engine.h"
+
+namespace bumblebee::text {
+
+const char* to_string(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::cancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+namespace detail {
+namespace {
+
+/// Requests that are computed together. Whatever happens, none outlives its listener: the destructor cancels and waits.
+class Group {
+ public:
+  Group(engine::Engine& engine, const txt::Tokenizer& tokenizer) : engine_(engine), tokenizer_(tokenizer) {}
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+  ~Group() {
+    abandoned_.store(true, std::memory_order_relaxed);
+    for (Member& member : members_) {
+      if (!member.job || member.waited) continue;
+      try {
+        member.job->wait();
+      } catch (...) {  // nobody listens any more
+      }
+    }
+  }
+
+  /// Checks one request; nothing runs before start().
+  void add(engine::Request request, CancelHandle cancel, bool streams) {
+    engine_.check(request);
+    Member member{.sink = std::make_unique<api::TextSink>(tokenizer_, request.config, streams),
+                  .request = std::move(request),
+                  .cancel = cancel,
+                  .job = nullptr,
+                  .input = 0};
+    member.input = int(member.request.prompt.size());
+    member.request.sink = member.sink.get();
+    member.request.cancelled = [this, cancel] {
+      return cancel.cancelled() || abandoned_.load(std::memory_order_relaxed);
+    };
+    members_.push_back(std::move(member));
+  }
+
+  void start() {
+    for (Member& member : members_) member.job = engine_.submit(std::move(member.request));
+  }
+
+  std::vector<Result> wait(const TextCallback* callback) {
+    std::vector<Result> results;
+    for (Member& member : members_) results.push_back(result_of(member, callback));
+    return results;
+  }
+
+ private:
+  struct Member {
+    std::unique_ptr<api::TextSink> sink;
+    engine::Request request;
+    CancelHandle cancel;
+    std::shared_ptr<engine::Job> job;
+    int input = 0;
+    bool waited = false;
+  };
+
+  /// What a caller has heard of an answer.
+  struct Heard {
+    std::string text;
+    size_t tokens = 0;
+    bool enough = false;
+  };
+  /// Hands pieces to the caller until there are no more, on the caller's thread: however long the callback takes, it
+  /// holds up nobody else's tokens. What it throws, the caller gets.
+  void stream(Member& member, const TextCallback& callback, Heard& heard) {
+    while (const auto piece = member.sink->next_piece()) {
+      if (heard.enough) continue;
+      heard.text += piece->text;
+      heard.tokens = piece->tokens;
+      heard.enough = !callback(piece->text) || member.cancel.cancelled();
+      if (heard.enough) abandoned_.store(true, std::memory_order_relaxed);
+    }
+  }
+
+  Result result_of(Member& member, const TextCallback* callback) {
+    const bool streams = callback != nullptr && *callback;
+    Heard heard;
+    if (streams) stream(member, *callback, heard);
+    member.waited = true;
+    engine::GenerationResult generated = member.job->wait();
+    member.sink->flush();
+    if (streams) stream(member, *callback, heard);
+    Result result;
+    result.text = member.sink->take_text();
+    result.finish_reason = member.sink->stopped() ? FinishReason::stop : generated.reason;
+    if (heard.enough) {  // what was computed after the caller had enough is nobody's
+      result.text = std::move(heard.text);
+      result.finish_reason = FinishReason::cancelled;
+      generated.tokens.resize(heard.tokens);
+      if (!generated.logprobs.empty()) generated.logprobs.resize(heard.tokens);
+    }
+    result.token_summary = {.input = member.input, .output = int(generated.tokens.size())};
+    result.tokens = std::move(generated.tokens);
+    result.logprobs = std::move(generated.logprobs);
+    result.timings = generated.timings;
+    return result;
+  }
+
+  engine::Engine& engine_;
+  const txt::Tokenizer& tokenizer_;
+  std::atomic<bool> abandoned_{false};
+  std::vector<Member> members_;
+};
+
+/// Options of the engine and its executor, once the sequence length is one that the model and its memory have.
+std::unique_ptr<engine::Engine> make_engine(const api::ModelState& model, const GenerationOptions& options) {
+  const ModelInfo& info = model.info;
+  engine::EngineOptions engine{.batch_size = options.limits.batch_size,
+                               .sequence_length = options.limits.sequence_length,
+                               .prefill_chunk = options.prefill_chunk,
+                               .vocab = info.vocab,
+                               .d_model = info.hidden};
+  uint64_t bytes = options.kv_bytes > 0 ? options.kv_bytes : exec::default_cache_bytes(*model.device);
+  if (engine.sequence_length == 0) {
+    // The whole context, or as much of it as the memory for keys and values holds.
+    const uint64_t page = info.kv_bytes(exec::kPageSize, model.options.kv_type);
+    const uint64_t tokens = bytes / page * exec::kPageSize;
+    engine.sequence_length = int(std::clamp<uint64_t>(tokens, exec::kPageSize, uint64_t(info.context)));
+  }
+  engine::check_options(engine, info.context);
+  auto executor = model.make_executor({.sequences = engine.batch_size,
+                                       .sequence_length = engine.sequence_length,
+                                       .spare_pages = engine::kSparePages,
+                                       .dtype = {},
+                                       .bytes = bytes});
+  return std::make_unique<engine::Engine>(std::move(executor), engine);
+}
+
+}  // namespace
+
+class Generator {
+ public:
+  Generator(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+            const GenerationOptions& options)
+      : model_(model.state()),
+        tokenizer_(tokenizer),
+        config_(config),
+        adapters_(model_->open(options.adapters)),
+        engine_(make_engine(*model_, options)) {}
+
+  GenerationLimits limits() const {
+    const exec::MemoryReport memory = engine_->memory();
+    return {.sequence_length = engine_->sequence_length(), .kv_bytes = uint64_t(memory.pages) * memory.page_bytes};
+  }
+
+  void set_adapters(const std::vector<WeightedAdapter>& adapters) {
+    auto set = model_->open(adapters);
+    const std::lock_guard lock(mutex_);
+    adapters_.swap(set);
+  }
+
+  std::vector<Result> run(std::span<const Input> inputs, const TextCallback* piece) {
+    Group group(*engine_, tokenizer_.state()->tokenizer);
+    for (const Input& input : inputs) group.add(request_of(input), input.cancel, piece != nullptr && *piece);
+    group.start();
+    return group.wait(piece);
+  }
+
+ private:
+  std::shared_ptr<const lora::AdapterSet> adapters_of(const Input& input) const {
+    if (input.without_adapters && !input.adapters.empty())
+      throw Error(ErrorCode::bad_request, "generation", "adapters and without_adapters exclude each other");
+    if (input.without_adapters) return nullptr;
+    if (!input.adapters.empty()) return model_->open(input.adapters);
+    const std::lock_guard lock(mutex_);
+    return adapters_;
+  }
+
+  engine::Request request_of(const Input& input) const {
+    engine::Request request;
+    request.adapters = adapters_of(input);
+    request.config = input.config.value_or(config_);
+    validate(request.config);
+    request.seed = input.seed.value_or(request.config.seed);
+    if (!input.messages.empty()) {
+      request.prompt = tokenizer_.apply_chat_template(input.messages, input.chat).tokens;
+    } else if (!input.tokens.empty()) {
+      request.prompt = input.tokens;
+    } else {
+      request.prompt = tokenizer_.encode(
+          input.text, {.add_special_tokens = true, .parse_control_tokens = input.parse_control_tokens});
+    }
+    return request;
+  }
+
+  const std::shared_ptr<api::ModelState> model_;
+  const Tokenizer tokenizer_;
+  const GenerationConfig config_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const lora::AdapterSet> adapters_;  // of requests that name none; under mutex_
+  const std::unique_ptr<engine::Engine> engine_;
+};
+
+}  // namespace detail
+
+Result Generation::run(const Input& input) const { return stream(input, nullptr); }
+
+std::vector<Result> Generation::run(std::span<const Input> inputs) const {
+  const std::shared_ptr<detail::Generator> generator = generator_;
+  return generator->run(inputs, nullptr);
+}
+
+Result Generation::stream(const Input& input, const TextCallback& piece) const {
+  const std::shared_ptr<detail::Generator> generator =
+      generator_;  // lives until the answer is there, whoever drops this handle meanwhile
+  return std::move(generator->run(std::span(&input, 1), &piece).front());
+}
+
+GenerationLimits Generation::limits() const { return generator_->limits(); }
+
+void Generation::set_adapters(const std::vector<WeightedAdapter>& adapters) const {
+  generator_->set_adapters(adapters);
+}
+
+Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+                      const GenerationOptions& options) {
+  validate(config);
+  if (tokenizer.vocab_size() > model.info().vocab) {
+    throw Error(ErrorCode::bad_config, "generation",
+                cat("the tokenizer does not belong to the model: expected at most ", model.info().vocab,
+                    " tokens, got ", tokenizer.vocab_size()));
+  }
+  return Generation(std::make_shared<detail::Generator>(model, tokenizer, config, options));
+}
+
+}  // namespace bumblebee::text

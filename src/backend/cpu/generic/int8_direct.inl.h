@@ -1,0 +1,119 @@
+// A few rows of int8 activations against weight rows, each of which is read from end to end, as one stream that
+// hardware follows. A register holds a stripe: the sums of sixteen blocks, a lane each. block_sums() and kRowAhead come
+// from the instruction set. Included after int8.inl.h.
+#pragma once
+
+/// The scales (or biases) of the stripe of blocks that begins with group g of row n; groups past the row's end are
+/// zero.
+inline F32x16 stripe_scales(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g,
+                            bool two_blocks) {
+  const size_t size = element == Element::f32 ? 4 : 2, groups = size_t(w.in / w.group);
+  const int left = w.in / w.group - g, wanted = two_blocks ? kLanes / 2 : kLanes;
+  p += (size_t(n) * groups + size_t(g)) * size;
+  // Eight more than wanted may be read where other rows follow.
+  const bool whole =
+      left >= wanted && (!two_blocks || size_t(n) * groups + size_t(g) + kLanes <= size_t(last) * groups);
+  const F32x16 s = whole ? load_elements(p, element) : load_elements_n(p, element, left < wanted ? left : wanted);
+  return two_blocks ? dup_lanes(s) : s;
+}
+
+/// The codes of a stripe that cannot be used as they lie in `out`, with codes of zero past the row's end.
+[[gnu::noinline]] inline const uint8_t* stage_stripe(const uint8_t* p, int bits, int inputs, int all, uint8_t* out) {
+  if (inputs < all) __builtin_memset(out, 0, size_t(all));
+  unpack_codes(p, bits, inputs, out);
+  return out;
+}
+
+/// One row of w times ROWS rows of x, by lanes; the first high bytes are `high` bytes after the first low ones.
+template <class Codes, int BLOCK, int ROWS>
+BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& x, size_t high, F32x16 (&acc)[ROWS]) {
+  constexpr int kDepth = kLanes * BLOCK;
+  alignas(64) uint8_t staged[kDepth];
+  const int bits = Codes::kNibbles ? 4 : w.bits;
+  const size_t bytes = size_t(kDepth) * size_t(bits) / 8;
+  const bool staging = !Codes::kNibbles && !used_as_they_lie(bits);
+  const bool two_blocks = w.group > BLOCK;
+  const uint8_t* p = w.codes + size_t(n) * w.row_bytes;
+  unroll<ROWS>(BB_BODY(r) { acc[r] = zero(); });
+  const int8_t* high_stripe = x.values + high;
+  for (int k = 0; k < w.in; k += kDepth, p += bytes, high_stripe += kHighStripe<BLOCK>) {
+    const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
+    const int inputs = w.in - k < kDepth ? w.in - k : kDepth;
+    if (kRowAhead > 0 && inputs == kDepth) {
+      if constexpr (Codes::kNibbles) {
+        unroll<kDepth / 128>(BB_BODY(i) { prefetch(p + kRowAhead + 64 * i); });
+      } else {
+        for (size_t i = 0; i < bytes; i += 128) {
+          prefetch(p + kRowAhead + i);
+          prefetch(p + kRowAhead + i + 64);
+        }
+      }
+    }
+    const uint8_t* codes = staging || inputs < kDepth ? stage_stripe(p, bits, inputs, kDepth, staged) : p;
+    I32x16 sum[ROWS];
+    block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, sum);
+    const int u = k / BLOCK, g = two_blocks ? u / 2 : u;
+    const F32x16 s = stripe_scales(w.scales, w.element, w, n, last, g, two_blocks);
+    const F32x16 b = stripe_scales(w.biases, w.bias_element, w, n, last, g, two_blocks);
+    unroll<ROWS>(BB_BODY(r) {
+      const size_t at = size_t(r) * x.block_stride + size_t(u);
+      acc[r] = fma(mul(to_float(sum[r]), s), load(x.scales + at), acc[r]);
+      acc[r] = fma(b, load(x.sums + at), acc[r]);
+    });
+  }
+}
+
+/// `count` weight rows from n on, at most 16, times ROWS rows of x.
+template <class Codes, int BLOCK, int ROWS>
+inline void direct_rows(const WeightRows& w, int n, int count, int last, const QuantRows& x, size_t high, float* y,
+                        size_t y_stride) {
+  alignas(64) float lanes[ROWS][16][kLanes] = {};
+  for (int i = 0; i < count; ++i) {
+    F32x16 acc[ROWS];
+    row_lanes<Codes, BLOCK, ROWS>(w, n + i, last, x, high, acc);
+    unroll<ROWS>(BB_BODY(r) { store(lanes[r][i], acc[r]); });
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    I32x16 t[16];
+    for (int i = 0; i < 16; ++i) t[i] = load_int(lanes[r][i]);
+    transpose(t);
+    F32x16 sum = zero();
+    for (int i = 0; i < kLanes; ++i) sum = add(sum, as_float(t[i]));
+    float* out = y + size_t(r) * y_stride + size_t(n);
+    if (count == 16) {
+      store(out, sum);
+    } else {
+      store_n(out, sum, count);
+    }
+  }
+}
+
+/// Weight rows [first, last) times a few rows of x, two at a time, for which sixteen weight rows stay in the cache.
+template <class Codes, int BLOCK>
+inline void int8_direct_rows(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                             size_t y_stride) {
+  const size_t high = size_t(rows) * x.stride;
+  for (int n = first; n < last; n += 16) {
+    const int count = last - n < 16 ? last - n : 16;
+    int r = 0;
+    for (; r + 2 <= rows; r += 2)
+      direct_rows<Codes, BLOCK, 2>(w, n, count, last, x.from(r), high, y + size_t(r) * y_stride, y_stride);
+    if (r < rows) direct_rows<Codes, BLOCK, 1>(w, n, count, last, x.from(r), high, y + size_t(r) * y_stride, y_stride);
+  }
+}
+
+template <class Codes>
+inline void int8_direct_codes(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                              size_t y_stride) {
+  if (w.group == 32) return int8_direct_rows<Codes, 32>(w, first, last, x, rows, y, y_stride);
+  return int8_direct_rows<Codes, 64>(w, first, last, x, rows, y, y_stride);
+}
+
+inline void int8_direct(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
+                        size_t y_stride) {
+  if (w.bits == 4) return int8_direct_codes<NibbleCodes>(w, first, last, x, rows, y, y_stride);
+  if constexpr (kNarrowBits < 8) {
+    if (w.bits > kNarrowBits) return int8_direct_codes<ByteCodes<false>>(w, first, last, x, rows, y, y_stride);
+  }
+  return int8_direct_codes<ByteCodes<true>>(w, first, last, x, rows, y, y_stride);
+}

@@ -1,0 +1,43 @@
+// Sums an array that no cache holds, for about a second, and keeps the best pass.
+#include "base/bandwidth.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "base/thread_pool.h"
+
+namespace bumblebee {
+
+double read_bandwidth(int threads) {
+  using Clock = std::chrono::steady_clock;
+  constexpr size_t kWords = size_t{64} << 20;  // 512 MB: larger than any cache
+  const std::unique_ptr<uint64_t[]> memory(new uint64_t[kWords]);
+  ThreadPool pool(threads);
+  // Written first by the threads that read it, so that with several nodes each reads its own.
+  pool.for_ranges(int64_t(kWords), 4096,
+                  [&](int64_t first, int64_t last, int) { std::fill(memory.get() + first, memory.get() + last, 1); });
+  std::atomic<uint64_t> sink{0};  // keeps the reads alive
+  double best = 0;
+  const auto start = Clock::now();
+  do {
+    const auto begin = Clock::now();
+    pool.for_ranges(int64_t(kWords), 4096, [&](int64_t first, int64_t last, int) {
+      uint64_t sums[8] = {};
+      int64_t i = first;
+      for (; i + 8 <= last; i += 8) {
+        for (int lane = 0; lane < 8; ++lane) sums[lane] += memory[size_t(i + lane)];
+      }
+      uint64_t sum = 0;
+      for (uint64_t s : sums) sum += s;
+      sink.fetch_add(sum, std::memory_order_relaxed);
+    });
+    const double elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
+    best = std::max(best, double(kWords * sizeof(uint64_t)) / elapsed);
+  } while (Clock::now() - start < std::chrono::milliseconds(900));
+  return best;
+}
+
+}  // namespace bumblebee

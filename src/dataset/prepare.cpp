@@ -1,0 +1,173 @@
+// Reads, filters, shuffles by counters, splits, writes.
+#include "dataset/prepare.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_set>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/utf8.h"
+#include "dataset/post_reader.h"
+#include "dataset/shuffle.h"
+
+namespace bumblebee {
+
+const char* to_string(PostFormat format) {
+  switch (format) {
+    case PostFormat::automatic: return "auto";
+    case PostFormat::lines: return "lines";
+    case PostFormat::paragraphs: return "paragraphs";
+    case PostFormat::json: return "json";
+    case PostFormat::jsonl: return "jsonl";
+    case PostFormat::csv: return "csv";
+  }
+  return "?";
+}
+
+}  // namespace bumblebee
+
+namespace bumblebee::dataset {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check(const PrepareOptions& options) {
+  const auto refuse = [](std::string_view where, const std::string& what) {
+    throw Error(ErrorCode::bad_request, where, what);
+  };
+  if (!(options.split_ratio > 0 && options.split_ratio <= 1))
+    refuse("split_ratio", cat("expected a share above 0 and up to 1, got ", options.split_ratio));
+  if (!(options.test_ratio >= 0 && options.split_ratio + options.test_ratio <= 1))
+    refuse("test_ratio", cat("expected a share from 0 to 1 - split_ratio, got ", options.test_ratio));
+  if (options.min_length < 0) refuse("min_length", cat("expected 0 or more, got ", options.min_length));
+  if (options.max_length < 0 || (options.max_length > 0 && options.max_length < options.min_length))
+    refuse("max_length", cat("expected 0 or at least min_length = ", options.min_length, ", got ", options.max_length));
+  if (options.prompt.find_first_not_of(" \t\r\n") == std::string::npos)
+    refuse("prompt", "expected a text: an empty turn cannot be learned from");
+  if (!valid_utf8(options.prompt) || !valid_utf8(options.system_prompt)) refuse("prompt", "expected UTF-8");
+}
+
+/// The text with runs of white space as one space: what makes two texts the same.
+std::string identity(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const bool space = c == ' ' || c == '\n' || c == '\t' || c == '\r';
+    if (!space) out += c;
+    if (space && !out.ends_with(' ')) out += ' ';
+  }
+  return out;
+}
+
+LengthStatistics statistics(std::vector<int64_t> lengths) {
+  LengthStatistics out;
+  out.count = int64_t(lengths.size());
+  if (lengths.empty()) return out;
+  std::sort(lengths.begin(), lengths.end());
+  const auto rank = [&lengths](double share) { return lengths[size_t(std::ceil(share * double(lengths.size()))) - 1]; };
+  for (const int64_t length : lengths) out.total += length;
+  out.shortest = lengths.front();
+  out.median = rank(0.5);
+  out.percentile95 = rank(0.95);
+  out.longest = lengths.back();
+  out.mean = double(out.total) / double(out.count);
+  return out;
+}
+
+std::string row_of(const std::string& text, const PrepareOptions& options) {
+  OrderedJson messages = OrderedJson::array();
+  if (!options.system_prompt.empty()) messages.push_back({{"role", "system"}, {"content", options.system_prompt}});
+  messages.push_back({{"role", "user"}, {"content", options.prompt}});
+  messages.push_back({{"role", "assistant"}, {"content", text}});
+  return OrderedJson{{"messages", std::move(messages)}}.dump();
+}
+
+std::vector<std::string> collect(const std::vector<fs::path>& sources, const PrepareOptions& options,
+                                 PrepareResult& result) {
+  std::vector<std::string> kept;
+  std::vector<int64_t> lengths;
+  std::unordered_set<std::string> seen;
+  for (const fs::path& path : sources) {
+    PostFile file = read_posts(path, options);
+    result.sources.push_back({path.string(), file.format, int64_t(file.posts.size())});
+    result.texts += int64_t(file.posts.size());
+    for (Post& post : file.posts) {
+      const int64_t length = count_characters(post.text);
+      if (length == 0 || length < options.min_length) {
+        ++result.too_short;
+      } else if (options.max_length > 0 && length > options.max_length) {
+        ++result.too_long;
+      } else if (!seen.insert(identity(post.text)).second) {
+        ++result.duplicates;
+      } else {
+        lengths.push_back(length);
+        kept.push_back(std::move(post.text));
+      }
+    }
+  }
+  result.characters = statistics(std::move(lengths));
+  return kept;
+}
+
+void split(int64_t count, const PrepareOptions& options, PrepareResult& result) {
+  result.test = std::llround(double(count) * options.test_ratio);
+  result.valid = std::llround(double(count) * (1 - options.split_ratio - options.test_ratio));
+  const bool validates = 1 - options.split_ratio - options.test_ratio > 1e-9;
+  if (validates && count >= 2) result.valid = std::max<int64_t>(result.valid, 1);
+  result.valid = std::min(result.valid, count - 1);  // something must be left to learn from
+  result.test = std::min(result.test, count - 1 - result.valid);
+  result.train = count - result.valid - result.test;
+}
+
+void write(const fs::path& directory, const std::vector<std::string>& rows, const PrepareResult& result) {
+  std::error_code failure;
+  fs::create_directories(directory, failure);
+  if (failure) throw Error(ErrorCode::bad_file, directory.string(), cat("cannot create: ", failure.message()));
+  size_t next = 0;
+  const auto file = [&](const char* name, int64_t count) {
+    std::string text;
+    for (int64_t i = 0; i < count; ++i) text += rows[next++] + "\n";
+    if (count > 0) {
+      write_text_file(directory / name, text);
+    } else {
+      fs::remove(directory / name, failure);  // of an earlier run: its texts could be in another split now
+    }
+  };
+  file("train.jsonl", result.train);
+  file("valid.jsonl", result.valid);
+  file("test.jsonl", result.test);
+}
+
+}  // namespace
+
+PrepareResult prepare(const std::vector<fs::path>& sources, const fs::path& directory, const PrepareOptions& options,
+                      const CountTokens& count) {
+  check(options);
+  for (const char* name : {"train.jsonl", "valid.jsonl", "test.jsonl"}) {
+    if (!options.overwrite && fs::exists(directory / name))
+      throw Error(ErrorCode::bad_file, (directory / name).string(),
+                  "exists already, and overwriting was not asked for");
+  }
+  PrepareResult result;
+  std::vector<std::string> rows = collect(sources, options, result);
+  if (rows.empty()) {
+    throw Error(ErrorCode::bad_file, sources.empty() ? "prepare" : sources.front().string(),
+                cat("no valid content: ", result.texts, " texts found, ", result.too_short, " too short, ",
+                    result.too_long, " too long"));
+  }
+  shuffle(rows, options.seed, 0, ShuffleOf::posts);
+  std::vector<int64_t> tokens;
+  for (std::string& row : rows) {
+    row = row_of(row, options);
+    if (count) tokens.push_back(count(row));
+  }
+  result.tokens = statistics(std::move(tokens));
+  split(int64_t(rows.size()), options, result);
+  write(directory, rows, result);
+  return result;
+}
+
+}  // namespace bumblebee::dataset

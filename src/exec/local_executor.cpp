@@ -1,0 +1,178 @@
+// Bind, run, fetch: once.
+#include "exec/local_executor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "nn/infer_pass.h"
+
+namespace bumblebee::exec {
+namespace {
+
+KvShape kv_shape(const nn::ModelDims& dims, DType dtype, int pages) {
+  return {.groups = {{.kind = KvGroup::Kind::attention,
+                      .layers = dims.layers,
+                      .kv_heads = dims.kv_heads,
+                      .head_dim = dims.head_dim,
+                      .window = 0}},
+          .page_size = kPageSize,
+          .pages = pages,
+          .dtype = dtype};
+}
+
+int64_t pages_for(int64_t tokens) { return (tokens + kPageSize - 1) / kPageSize; }
+
+/// Pages for what is asked, or as many as fit.
+int page_count(DeviceModel& device, const CacheLimits& limits, uint64_t page) {
+  constexpr int64_t kMost = int64_t{1} << 24;
+  const uint64_t bytes = limits.bytes > 0 ? limits.bytes : default_cache_bytes(device);
+  const int64_t one = pages_for(limits.sequence_length), pages = limits.sequences * one + limits.spare_pages;
+  const int64_t fit = int64_t(std::min<uint64_t>(bytes / page, uint64_t(kMost)));
+  if (fit < one) {
+    throw Error(ErrorCode::out_of_memory, "cache",
+                cat("keys and values of one sequence of ", limits.sequence_length, " tokens: expected at most ", bytes,
+                    " bytes, got ", uint64_t(one) * page,
+                    "; shorten the sequence length, allow more bytes, or store keys and values as int8"));
+  }
+  return int(std::min(pages, fit));
+}
+
+}  // namespace
+
+uint64_t default_cache_bytes(DeviceModel& device) {
+  const MemoryUse use = device.backend().memory();
+  return (use.free - std::min(use.free, use.weights)) / 2;
+}
+
+uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens) {
+  return uint64_t(pages_for(tokens)) * page_bytes(kv_shape(dims, dtype, 1));
+}
+
+LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLimits& limits)
+    : device_(std::move(device)) {
+  if (limits.sequence_length == 0) return;
+  const nn::ModelDims& dims = device_->model().dims();
+  page_bytes_ = page_bytes(kv_shape(dims, limits.dtype, 1));
+  pages_ = page_count(*device_, limits, page_bytes_);
+  const DeviceModel::Turn turn(*device_);
+  device_->backend().expect({.rows = 0, .logit_rows = 0, .sequences = limits.sequences, .pages = pages_});
+  kv_ = device_->backend().make_kv(kv_shape(dims, limits.dtype, pages_));
+}
+
+LocalExecutor::~LocalExecutor() {
+  const DeviceModel::Turn turn(*device_);
+  device_->backend().stream().forget(this);
+  for (InFlight& step : steps_) step = {};
+  kv_.reset();
+}
+
+template <class T>
+std::span<const T> LocalExecutor::Fetched::wait(size_t count) {
+  if (pending == nullptr) return {};
+  pending->wait();
+  const std::span<const std::byte> bytes = pending->bytes();
+  BB_CHECK(bytes.size() >= count * sizeof(T) && size_of(pending->dtype()) == sizeof(T), "bytes ", bytes.size());
+  return {reinterpret_cast<const T*>(bytes.data()), count};
+}
+
+std::span<const float> LocalExecutor::Fetched::wait_floats(size_t count) {
+  if (pending == nullptr) return {};
+  if (pending->dtype() == DType::f32) return wait<float>(count);  // as it is: no copy where memory is shared
+  pending->wait();
+  converted.resize(pending->bytes().size() / size_t(size_of(pending->dtype())));
+  read_floats(*pending, converted);
+  return std::span<const float>(converted).first(count);
+}
+
+Ticket LocalExecutor::launch(const Step& step) {
+  BB_CHECK(kv_ != nullptr, "this executor has no cache");
+  InFlight& flight = steps_[(last_ + 1) % steps_.size()];
+  const DeviceModel::Turn turn(*device_);
+  Stream& stream = device_->backend().stream();
+  flight = {.ticket = last_ + 1,
+            .done = false,
+            .logit_rows = step.batch.logit_rows.size(),
+            .rows = size_t(step.batch.rows()),
+            .outputs = {},
+            .logits = {},
+            .hidden = {},
+            .ids = {},
+            .logprobs = {},
+            .top_ids = {},
+            .tops = std::max(step.batch.most_logprobs(), 0),
+            .result = {}};
+  kv_->copy_pages(step.copies);
+
+  const int rows = stream.bucket(step.batch.rows());
+  const int logit_rows = step.batch.logit_rows.empty() ? 0 : stream.bucket(int(step.batch.logit_rows.size()));
+  Batch padded;
+  const Batch* batch = &step.batch;
+  if (rows != step.batch.rows() || size_t(logit_rows) != step.batch.logit_rows.size()) {
+    padded = step.batch;
+    padded.pad(rows, logit_rows);
+    batch = &padded;
+  }
+  const LoraShape& lora = device_->slots_.shape(batch->slot);
+  stream.bind(*batch, kv_.get(), steps_[last_ % steps_.size()].outputs.sampled.ids);
+  const bool samples = !step.batch.sample.empty();
+  const StepKey key{.program = this,
+                    .rows = rows,
+                    .logit_rows = logit_rows,
+                    .adapters = lora.id,
+                    .hidden = step.wants.hidden,
+                    .sample = samples,
+                    .logprobs = step.batch.most_logprobs()};
+  flight.outputs = stream.run(key, [&] {
+    nn::InferPass pass(stream.ops(), *kv_, {.lora = &lora, .logits = logit_rows > 0, .hidden = step.wants.hidden});
+    StepOutputs outputs;
+    outputs.logits = device_->model().forward(pass);
+    outputs.hidden = pass.hidden();
+    if (samples) outputs.sampled = stream.ops().sample(outputs.logits);
+    return outputs;
+  });
+  const Sampled& sampled = flight.outputs.sampled;
+  if (sampled.ids) flight.ids.pending = stream.fetch(sampled.ids);
+  if (sampled.logprobs) flight.logprobs.pending = stream.fetch(sampled.logprobs);
+  if (sampled.top_ids) flight.top_ids.pending = stream.fetch(sampled.top_ids);
+  if (step.wants.logits && logit_rows > 0) flight.logits.pending = stream.fetch(flight.outputs.logits);
+  if (step.wants.hidden) flight.hidden.pending = stream.fetch(flight.outputs.hidden);
+  return ++last_;
+}
+
+const StepResult& LocalExecutor::wait(Ticket ticket) {
+  InFlight& flight = steps_[ticket % steps_.size()];
+  BB_CHECK(ticket > 0 && flight.ticket == ticket, "ticket ", ticket, " of ", last_);
+  if (flight.done) return flight.result;
+  const nn::ModelDims& dims = device_->model().dims();
+  const size_t logit_rows = flight.logit_rows, tops = size_t(flight.tops);
+  flight.result = {.ids = flight.ids.wait<int32_t>(logit_rows),
+                   .logprobs = flight.logprobs.wait<double>(logit_rows * (1 + tops)),
+                   .top_ids = flight.top_ids.wait<int32_t>(logit_rows * tops),
+                   .tops = flight.tops,
+                   .logits = flight.logits.wait_floats(logit_rows * size_t(dims.vocab)),
+                   .hidden = flight.hidden.wait_floats(flight.rows * size_t(dims.d_model))};
+  flight.done = true;
+  return flight.result;
+}
+
+void LocalExecutor::release_pages(std::span<const int32_t> pages) {
+  const DeviceModel::Turn turn(*device_);
+  kv_->release_pages(pages);
+}
+
+MemoryReport LocalExecutor::memory() const {
+  return {.device = device_->backend().memory(), .page_bytes = page_bytes_, .pages = pages_};
+}
+
+void LocalExecutor::eagerly(const Batch& batch, FunctionRef<void(Stream& stream, KvStore* kv)> body) {
+  const DeviceModel::Turn turn(*device_);
+  Stream& stream = device_->backend().stream();
+  stream.bind(batch, kv_.get());
+  stream.run({.program = nullptr, .rows = batch.rows(), .logit_rows = int(batch.logit_rows.size())}, [&] {
+    body(stream, kv_.get());
+    return StepOutputs();
+  });
+}
+
+}  // namespace bumblebee::exec

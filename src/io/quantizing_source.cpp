@@ -1,0 +1,78 @@
+// Quantization works on blocks of rows, so that the f32 copy of a matrix never exists as a whole.
+#include "io/quantizing_source.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <mutex>
+
+#include "base/error.h"
+#include "quant/affine.h"
+#include "quant/elements.h"
+
+namespace bumblebee {
+namespace {
+
+constexpr int kBlockRows = 64;
+
+/// Rows [first, first + rows) of `dense`, quantized into their place in `out`.
+void quantize_rows(const HostWeight& dense, int first, int rows, const Format& format, QuantizedMatrix& out) {
+  const int in = dense.in;
+  std::vector<float> values(size_t(rows) * size_t(in));
+  for (int r = 0; r < rows; ++r)
+    decode_row<float>(dense, first + r, std::span(values).subspan(size_t(r) * size_t(in), size_t(in)));
+  const QuantizedMatrix block =
+      quantize_affine(values, rows, in, format.bits, format.group, format.scale, AffineVariant::cpu);
+  const size_t parts = size_t(in / format.group) * size_t(size_of(format.scale));
+  std::copy(block.codes.begin(), block.codes.end(),
+            out.codes.begin() + ptrdiff_t(size_t(first) * row_bytes(format, in)));
+  std::copy(block.scales.begin(), block.scales.end(), out.scales.begin() + ptrdiff_t(size_t(first) * parts));
+  std::copy(block.biases.begin(), block.biases.end(), out.biases.begin() + ptrdiff_t(size_t(first) * parts));
+}
+
+}  // namespace
+
+HostWeight QuantizingSource::matrix(const std::string& path, int out, int in) {
+  HostWeight dense = source_.matrix(path, out, in);
+  if (dense.format.kind != Format::Kind::dense || in % group_ != 0) return dense;
+  HostWeight weight{.format = Format::affine(bits_, group_, dense.format.scale, dense.format.scale),
+                    .out = out,
+                    .in = in,
+                    .codes = {},
+                    .scales = {},
+                    .biases = {},
+                    .name = dense.name,
+                    .keep = nullptr};
+  if (pool_ == nullptr) return weight;
+
+  auto matrix = std::make_shared<QuantizedMatrix>();
+  const size_t parts = size_t(out) * size_t(in / group_) * size_t(size_of(weight.format.scale));
+  matrix->codes.resize(size_t(out) * row_bytes(weight.format, in));
+  matrix->scales.resize(parts);
+  matrix->biases.resize(parts);
+  std::mutex mutex;
+  std::exception_ptr error;  // a pool's body must not throw
+  pool_->for_each((out + kBlockRows - 1) / kBlockRows, [&](int64_t block, int) {
+    try {
+      const int first = int(block) * kBlockRows;
+      quantize_rows(dense, first, std::min(kBlockRows, out - first), weight.format, *matrix);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      error = std::current_exception();
+    }
+  });
+  if (error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error& e) {
+      throw Error(e.code(), path, cat("cannot be quantized: ", e.what()));
+    }
+  }
+  weight.codes = matrix->codes;
+  weight.scales = matrix->scales;
+  weight.biases = matrix->biases;
+  weight.keep = std::move(matrix);
+  return weight;
+}
+
+}  // namespace bumblebee

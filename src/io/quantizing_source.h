@@ -1,0 +1,30 @@
+// A weight source that stands before a checkpoint and quantizes its dense matrices on the way.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "quant/weight_source.h"
+
+namespace bumblebee {
+
+/// Quantizes dense matrices whose rows are whole groups, as mlx-lm's convert does (others stay dense). Without a pool
+/// it only says which format they would get, and reads nothing.
+class QuantizingSource final : public WeightSource {
+ public:
+  QuantizingSource(WeightSource& source, int bits, int group, ThreadPool* pool)
+      : source_(source), bits_(bits), group_(group), pool_(pool) {}
+  HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
+  bool has(const std::string& name) const override { return source_.has(name); }
+  void ignore(const std::string& name) override { source_.ignore(name); }
+  std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }
+
+ private:
+  WeightSource& source_;
+  int bits_, group_;
+  ThreadPool* pool_;
+};
+
+}  // namespace bumblebee

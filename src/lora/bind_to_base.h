@@ -1,0 +1,37 @@
+// Holds an adapter against a base: every module must exist there, be of a kind that the change is for, and have its
+// sizes. An adapter that fits only in part would run and be wrong, so it is refused with the names of what does not
+// fit.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lora/adapter.h"
+#include "nn/model.h"
+
+namespace bumblebee::lora {
+
+struct Base {
+  std::vector<nn::TargetModule> target_modules;  // Model::target_modules()
+  bool tied_head = false;                        // the head multiplies by the embedding's table
+  std::string name;                              // for messages
+};
+
+/// What an adapter does to each module of a base. Points into the adapter, which outlives it: nothing is copied.
+struct BoundAdapter {
+  const Adapter* adapter = nullptr;
+  std::map<std::string, const ModuleDelta*> modules;        // by path, as in the base
+  std::vector<std::unique_ptr<const ModuleDelta>> derived;  // changes of a tied head that follow from the embedding's
+};
+
+/// The adapter as it acts on this base: the same, but where the head is tied. mlx-lm then applies a change of the
+/// embedding to the head too, which becomes an `lm_head` entry of its own here. PEFT leaves the head as it was, except
+/// that a saved copy of the base's own embedding (`shared_weight`) is the head's as well.
+/// Throws Error(bad_request) listing up to eight modules and the count when any of them does not fit, and when there is
+/// none at all.
+BoundAdapter bind_to_base(const Adapter& adapter, const Base& base);
+BoundAdapter bind_to_base(Adapter&& adapter, const Base& base) = delete;  // it would not outlive what points into it
+
+}  // namespace bumblebee::lora

@@ -1,0 +1,16 @@
+// Rotary position settings of a config, turned into one table of inverse frequencies. Types that are not implemented
+// are refused by name: a wrong rotation gives plausible nonsense on long texts.
+#pragma once
+
+#include "backend/ops.h"
+#include "base/json.h"
+
+namespace bumblebee::models {
+
+/// Reads `rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`. Types: default, linear, llama3
+/// (Llama 3.1), yarn (Peng et al., 2023). Arithmetic is f32 in the order transformers uses, so that angles agree to the
+/// last bit or nearly. `context` is max_position_embeddings, `default_theta` what the family uses when the config says
+/// nothing.
+RopeParams read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta);
+
+}  // namespace bumblebee::models

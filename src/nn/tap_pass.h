@@ -1,0 +1,32 @@
+// The interpreter of golden tests: it computes, and shows every intermediate on the way.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "nn/infer_pass.h"
+
+namespace bumblebee::nn {
+
+/// An InferPass that shows each intermediate by name ("layers.0.q", "layers.0.attn", "final_norm", ...), so that a
+/// wrong result names the first operation that diverged.
+class TapPass final : public InferPass {
+ public:
+  using Tap = std::function<void(const std::string& name, const Tensor& value)>;
+  TapPass(Ops& ops, KvStore& kv, Tap tap, const InferOptions& options = {});
+
+  Residual embed(const Embedding& embedding) override;
+  Tensor norm(Residual& residual, const RmsNorm& norm) override;
+  using Pass::linear;
+  void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) override;
+  void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
+  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
+
+ private:
+  void show(const char* name, const Tensor& value);
+  Tap tap_;
+};
+
+}  // namespace bumblebee::nn

@@ -1,0 +1,76 @@
+// The automaton's state is the longest suffix of the text that begins some stop string: exactly what must be held back.
+#include "text/stop_strings.h"
+
+#include <algorithm>
+#include <deque>
+
+namespace bumblebee::txt {
+
+int StopStrings::child(int node, uint8_t byte) const {
+  for (const auto& [b, to] : nodes_[size_t(node)].next) {
+    if (b == byte) return to;
+  }
+  return -1;
+}
+
+StopStrings::StopStrings(const std::vector<std::string>& stops) : nodes_(1) {
+  for (const std::string& stop : stops) {
+    int node = 0;
+    for (char c : stop) {
+      int to = child(node, uint8_t(c));
+      if (to < 0) {
+        to = int(nodes_.size());
+        const int depth = nodes_[size_t(node)].depth + 1;
+        nodes_.push_back({.next = {}, .fail = 0, .depth = depth, .match = 0});
+        nodes_[size_t(node)].next.emplace_back(uint8_t(c), to);
+      }
+      node = to;
+    }
+    nodes_[size_t(node)].match = int(stop.size());
+  }
+  std::deque<int> queue = {0};
+  while (!queue.empty()) {
+    const int node = queue.front();
+    queue.pop_front();
+    for (const auto& [byte, to] : nodes_[size_t(node)].next) {
+      queue.push_back(to);
+      if (node == 0) continue;
+      int fail = nodes_[size_t(node)].fail, target = child(fail, byte);
+      while (target < 0 && fail != 0) target = child(fail = nodes_[size_t(fail)].fail, byte);
+      Node& node_to = nodes_[size_t(to)];
+      node_to.fail = std::max(target, 0);
+      node_to.match = std::max(node_to.match, nodes_[size_t(node_to.fail)].match);
+    }
+  }
+}
+
+std::string StopStrings::push(std::string_view piece) {
+  if (matched_) return {};
+  if (nodes_.size() == 1) return std::string(piece);
+  held_.append(piece);
+  for (size_t i = held_.size() - piece.size(); i < held_.size(); ++i) {
+    int to = child(state_, uint8_t(held_[i]));
+    while (to < 0 && state_ != 0) {
+      state_ = nodes_[size_t(state_)].fail;
+      to = child(state_, uint8_t(held_[i]));
+    }
+    state_ = std::max(to, 0);
+    if (const int length = nodes_[size_t(state_)].match; length > 0) {
+      matched_ = true;
+      std::string certain = held_.substr(0, i + 1 - size_t(length));
+      held_.clear();
+      return certain;
+    }
+  }
+  const size_t certain_size = held_.size() - size_t(nodes_[size_t(state_)].depth);
+  std::string certain = held_.substr(0, certain_size);
+  held_.erase(0, certain_size);
+  return certain;
+}
+
+std::string StopStrings::flush() {
+  state_ = 0;
+  return std::exchange(held_, {});
+}
+
+}  // namespace bumblebee::txt

@@ -1,0 +1,87 @@
+// An executor without a model: its cache is an array that holds the token written to each cell, and the token it
+// chooses is a hash of what a sequence reads back through its page table. A page shared by mistake, copied too late or
+// written for somebody else gives another token at once.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "exec/executor.h"
+
+namespace bumblebee::engine {
+
+/// Plays steps on an array instead of a KV store: cell = the token written there.
+class PlayedStore {
+ public:
+  PlayedStore(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
+  void play(const exec::Step& step) {
+    for (const PageCopy& c : step.copies) {
+      for (int i = 0; i < page_size_; ++i)
+        cells_[size_t(c.to * page_size_ + i)] = cells_[size_t(c.from * page_size_ + i)];
+    }
+    for (const Segment& segment : step.batch.segments) {
+      for (int i = 0; i < segment.rows; ++i)
+        at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
+    }
+  }
+  std::vector<int32_t> read(const Batch& batch, const Segment& segment) {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < segment.past + segment.rows; ++i) tokens.push_back(at(batch, segment, i));
+    return tokens;
+  }
+
+ private:
+  int32_t& at(const Batch& batch, const Segment& segment, int position) {
+    const int32_t page = batch.pages[size_t(segment.first_page + position / page_size_)];
+    return cells_[size_t(page * page_size_ + position % page_size_)];
+  }
+  int page_size_;
+  std::vector<int32_t> cells_;
+};
+
+class ScriptedExecutor final : public exec::Executor {
+ public:
+  ScriptedExecutor(int pages, int vocab) : pages_(pages), vocab_(vocab), store_(pages, exec::kPageSize) {}
+
+  /// What comes after these tokens.
+  static int32_t next(const std::vector<int32_t>& tokens, int vocab) {
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (const int32_t token : tokens) hash = (hash ^ uint64_t(uint32_t(token))) * 0x100000001B3u;
+    return int32_t((hash >> 20) % uint64_t(vocab));
+  }
+
+  exec::Ticket launch(const exec::Step& step) override {
+    check(step.batch, exec::kPageSize, pages_);
+    store_.play(step);
+    Result& result = results_[++last_ % results_.size()];
+    result.ids.clear();
+    for (const Segment& segment : step.batch.segments) {
+      const int32_t row = segment.first + segment.rows - 1;
+      for (const int32_t logit_row : step.batch.logit_rows) {
+        if (logit_row == row) result.ids.push_back(next(store_.read(step.batch, segment), vocab_));
+      }
+    }
+    result.view = {};
+    result.view.ids = result.ids;
+    return last_;
+  }
+  const exec::StepResult& wait(exec::Ticket ticket) override { return results_[ticket % results_.size()].view; }
+  exec::SlotLease slot(const std::shared_ptr<const lora::AdapterSet>&) override { return {}; }
+  void release_pages(std::span<const int32_t>) override {}
+  int pages() const override { return pages_; }
+  exec::MemoryReport memory() const override { return {}; }
+  void eagerly(const Batch&, FunctionRef<void(Stream&, KvStore*)>) override { BB_CHECK(false); }
+
+ private:
+  struct Result {
+    std::vector<int32_t> ids;
+    exec::StepResult view;
+  };
+  int pages_, vocab_;
+  PlayedStore store_;
+  std::array<Result, 2> results_;
+  exec::Ticket last_ = 0;
+};
+
+}  // namespace bumblebee::engine

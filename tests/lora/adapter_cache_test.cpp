@@ -1,0 +1,182 @@
+// The cache: which compositions mean something, what is shared, what leaves when memory is short, and that nothing
+// changes under those who use it.
+#include "lora/adapter_cache.h"
+#include "lora/identity.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "models/registry.h"
+#include "tests/models/adapting.h"
+#include "tests/support/backends.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using models::AdapterOptions;
+using models::random_adapter;
+using testing_support::MemoryWeights;
+using testing_support::TinyModel;
+
+constexpr uint64_t kPlenty = uint64_t{1} << 32;
+
+class AdapterCacheTest : public testing::Test {
+ protected:
+  explicit AdapterCacheTest(const TinyModel& tiny = {}) : tiny_(tiny), backend_(testing_support::create_reference()) {
+    MemoryWeights weights = tiny_.weights();
+    nn::Loader load(weights, backend_.get());
+    model_ = models::make_model(models::read_spec(tiny_.config(), "tiny"), load);
+  }
+
+  AdapterCache cache(uint64_t limit = kPlenty) { return AdapterCache(*backend_, *model_, "tiny", limit); }
+  std::shared_ptr<const Adapter> adapter(const AdapterOptions& options, uint64_t seed) const {
+    return identify(random_adapter(tiny_, options, seed));
+  }
+  int q_site() const {
+    for (size_t i = 0; i < model_->target_modules().size(); ++i) {
+      if (model_->target_modules()[i].name == "model.layers.0.self_attn.q_proj") return int(i);
+    }
+    return -1;
+  }
+  std::string refusal(AdapterCache& cache, const std::vector<AdapterCache::Part>& parts,
+                      ErrorCode code = ErrorCode::bad_request) const {
+    try {
+      cache.open(parts);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    ADD_FAILURE() << "accepted";
+    return "";
+  }
+
+  TinyModel tiny_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<nn::Model> model_;
+};
+
+using testing::Test;
+
+bool says(const std::string& text, const std::string& part) {
+  if (text.find(part) != std::string::npos) return true;
+  ADD_FAILURE() << "expected '" << part << "' in: " << text;
+  return false;
+}
+
+TEST_F(AdapterCacheTest, IdentityIsContentsAndScales) {
+  const Adapter one = random_adapter(tiny_, {}, 1);
+  const AdapterId id = identify(one)->id;
+  EXPECT_EQ(to_string(id).size(), 32u);
+  Adapter other = one;
+  other.name = "another name";
+  EXPECT_EQ(identify(other)->id, id);
+  other.modules.begin()->second.low_rank->scale *= 2;
+  EXPECT_NE(identify(other)->id, id) << "scale";
+  other = one;
+  other.modules.begin()->second.low_rank->b.values.back() += 1;
+  EXPECT_NE(identify(other)->id, id) << "value";
+  other = one;
+  other.modules.erase(other.modules.begin());
+  EXPECT_NE(identify(other)->id, id) << "module";
+}
+
+TEST_F(AdapterCacheTest, ASetIsItsAdaptersAndWeightsInAnyOrder) {
+  AdapterCache cache = this->cache();
+  const auto a = adapter({}, 1), b = adapter({.rank = 2}, 2);
+  const std::vector<AdapterCache::Part> ab = {{a, 1}, {b, 0.5f}}, ba = {{b, 0.5f}, {a, 1}}, a_only = {{a, 1}, {b, 0}},
+                                        heavier = {{a, 1}, {b, 0.6f}};
+  const auto set = cache.open(ab);
+  EXPECT_EQ(cache.open(ba), set);
+  EXPECT_NE(cache.open(heavier)->id, set->id);
+  EXPECT_NE(cache.open(a_only)->id, set->id);
+  EXPECT_EQ(cache.open(a_only)->adapters.size(), 1u);
+  EXPECT_EQ(cache.open({}), nullptr);
+  EXPECT_EQ(cache.use().adapters, 2);
+  const auto& entry = set->entries.at(q_site());
+  ASSERT_EQ(entry.terms.size(), 2u);
+}
+
+TEST_F(AdapterCacheTest, RefusesWhatHasNoMeaning) {
+  AdapterCache cache = this->cache();
+  const auto lora = adapter({}, 1), dora = adapter({.dora = true}, 2), other_dora = adapter({.dora = true}, 3),
+             full = adapter({.full = true, .norms = true}, 4), other_full = adapter({.full = true}, 5),
+             norms = adapter({.norms = true}, 6);
+  says(refusal(cache, {{lora, 1}, {lora, 0.5f}}), "got it twice");
+  says(refusal(cache, {{lora, NAN}}), "finite number");
+  says(refusal(cache, {{dora, 1}, {other_dora, 1}}), "DoRA rescales whole rows");
+  says(refusal(cache, {{dora, 1}, {lora, 1}}), "DoRA rescales whole rows");
+  says(refusal(cache, {{dora, 1}, {full, 1}}), "DoRA rescales whole rows");
+  says(refusal(cache, {{dora, 0.5f}}), "weight: expected 1 or 0, got 0.5");
+  says(refusal(cache, {{full, 2}}), "weight: expected 1 or 0, got 2");
+  says(refusal(cache, {{norms, 0.5f}}), "replaces its weight");
+  says(refusal(cache, {{full, 1}, {other_full, 1}}), "expected one adapter that replaces it");
+  const std::vector<AdapterCache::Part> together = {{full, 1}, {lora, 0.5f}};
+  EXPECT_NE(cache.open(together), nullptr) << "a delta over somebody's full weights means what it says";
+}
+
+TEST_F(AdapterCacheTest, RefusesWhatDoesNotFit) {
+  AdapterCache cache = this->cache();
+  TinyModel larger = tiny_;
+  larger.d_ff += 32;
+  says(refusal(cache, {{identify(random_adapter(larger, {}, 1)), 1}}), "does not fit the base");
+  EXPECT_EQ(cache.use().bytes, 0u);
+  EXPECT_EQ(cache.use().adapters, 0);
+}
+
+TEST_F(AdapterCacheTest, RefusesDoraOnARowOfLengthZero) {
+  AdapterCache cache = this->cache();
+  Adapter dora = random_adapter(tiny_, {.modules = {"q_proj"}, .dora = true}, 1);
+  // A weight of zeros in place of the base's, and no delta: there is nothing to rescale.
+  ModuleDelta& change = dora.modules.begin()->second;
+  change.weight = Matrix{tiny_.heads * tiny_.head_dim, tiny_.d_model,
+                         std::vector<float>(size_t(tiny_.heads * tiny_.head_dim * tiny_.d_model), 0.0f)};
+  change.low_rank->scale = 0;
+  says(refusal(cache, {{identify(dora), 1}}, ErrorCode::bad_file), "DoRA divides by the length of row 0");
+  EXPECT_EQ(cache.use().bytes, 0u) << "what was packed before is given back";
+}
+
+TEST_F(AdapterCacheTest, MemoryIsBoundedAndTheLongestUnusedLeaves) {
+  uint64_t one = 0;
+  {
+    AdapterCache cache = this->cache();
+    cache.open(std::vector<AdapterCache::Part>{{adapter({}, 1), 1}});
+    one = cache.use().bytes;
+    ASSERT_GT(one, 0u);
+  }
+  AdapterCache cache = this->cache(3 * one);
+  EXPECT_EQ(cache.use().limit, 3 * one);
+  const auto open = [&](uint64_t seed) { return cache.open(std::vector<AdapterCache::Part>{{adapter({}, seed), 1}}); };
+  const auto held = open(1);
+  open(2);
+  open(3);
+  open(2);
+  EXPECT_EQ(cache.use().adapters, 3);
+  open(4);  // 3 has not been used for longest; 1 is held
+  EXPECT_EQ(cache.use().adapters, 3);
+  EXPECT_EQ(cache.use().bytes, 3 * one);
+  EXPECT_FALSE(cache.unload(adapter({}, 3)->id));
+  EXPECT_TRUE(cache.unload(adapter({}, 2)->id));
+  const auto fourth = open(4), second = open(2);
+  const std::string message = refusal(cache, {{adapter({}, 5), 1}}, ErrorCode::out_of_memory);
+  says(message, "raise max_adapter_bytes");
+  EXPECT_EQ(cache.use().bytes, 3 * one) << "what was packed of it is given back";
+}
+
+TEST_F(AdapterCacheTest, UnloadingLeavesThoseWhoUseIt) {
+  AdapterCache cache = this->cache();
+  const auto known = adapter({}, 1);
+  auto set = cache.open(std::vector<AdapterCache::Part>{{known, 1}});
+  const uint64_t bytes = cache.use().bytes;
+  EXPECT_TRUE(cache.unload(known->id));
+  EXPECT_FALSE(cache.unload(known->id));
+  EXPECT_EQ(cache.use().adapters, 0);
+  EXPECT_EQ(cache.use().bytes, bytes);
+  EXPECT_TRUE(set->entries.contains(q_site()));
+  set = nullptr;
+  EXPECT_EQ(cache.use().bytes, 0u);
+}
+
+}  // namespace
+}  // namespace bumblebee::lora

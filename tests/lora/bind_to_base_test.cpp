@@ -1,0 +1,175 @@
+// Fitting to a base: what does not fit is listed; what a tied head means is spelled out.
+#include "lora/bind_to_base.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/lora/adapter_files.h"
+
+namespace bumblebee::lora {
+namespace {
+
+using namespace testing;
+using Kind = nn::TargetModule::Kind;
+
+const std::string kQ0 = layer(0, "self_attn.q_proj");
+
+/// The base that the directories of adapter_files.h are for.
+Base base(int layers = 2, bool tied = false) {
+  Base base{{{"model.embed_tokens", 9, 4, Kind::embedding, false}}, tied, "base"};
+  for (int i = 0; i < layers; ++i) {
+    base.target_modules.push_back({layer(i, "input_layernorm"), 4, 4, Kind::norm, false});
+    base.target_modules.push_back({layer(i, "self_attn.q_proj"), 4, 6, Kind::linear, true});
+    base.target_modules.push_back({layer(i, "mlp.down_proj"), 5, 4, Kind::linear, false});
+  }
+  base.target_modules.push_back({"lm_head", 4, 9, Kind::linear, false});
+  return base;
+}
+
+void expect_misfit(Adapter adapter, const Base& on, const std::string& part) {
+  adapter.name = "mine";
+  try {
+    bind_to_base(adapter, on);
+    ADD_FAILURE() << "it fits; expected an error with: " << part;
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::bad_request);
+    const std::string text = e.what();
+    EXPECT_NE(text.find(part), std::string::npos) << text << "\nexpected: " << part;
+    EXPECT_NE(text.find("adapter 'mine' does not fit the base 'base'"), std::string::npos) << text;
+  }
+}
+
+TEST(BindToBase, LeavesWhatFitsAsItIs) {
+  for (Directory d : {mlx_directory(), peft_directory()}) {
+    const Adapter adapter = d.read();
+    for (const bool tied : {false, true}) {
+      const BoundAdapter bound = bind_to_base(adapter, base(2, tied));
+      EXPECT_EQ(bound.modules.size(), adapter.modules.size());
+      for (const auto& [path, change] : adapter.modules)
+        EXPECT_EQ(bound.modules.at(path), &change) << "nothing is copied";
+    }
+  }
+}
+
+TEST(BindToBase, ListsModulesThatTheBaseLacks) {
+  Adapter adapter = mlx_directory().read();
+  adapter.modules["model.layers.0.mlp.experts"] = adapter.modules.at(kQ0);
+  expect_misfit(adapter, base(), "got 1 of 5: 'model.layers.0.mlp.experts'");
+  Adapter foreign;
+  for (int i = 0; i < 20; ++i) foreign.modules[cat("transformer.h.", i, ".attn")] = adapter.modules.at(kQ0);
+  expect_misfit(foreign, base(), "none of its 20 modules is in the base");
+  expect_misfit(foreign, base(), "and 12 more");
+  expect_misfit(Adapter{}, base(), "expected modules, got none");
+  expect_misfit(mlx_directory().read(), base(1), "got 2 of 4");
+}
+
+TEST(BindToBase, ListsOtherSizes) {
+  Base other = base();
+  for (nn::TargetModule& module : other.target_modules) {
+    if (module.name == kQ0) module.in = 8;
+  }
+  expect_misfit(mlx_directory().read(), other,
+                "other sizes: expected none, got 1 of 4: '" + kQ0 + " (inputs of A: expected 8, got 4)'");
+  other = base();
+  for (nn::TargetModule& module : other.target_modules) {
+    if (module.kind == Kind::linear && module.name != "lm_head") module.out = 16;
+  }
+  expect_misfit(mlx_directory().read(), other, "got 4 of 4");
+}
+
+TEST(BindToBase, ListsPartsThatAModuleCannotTake) {
+  const Adapter good = peft_directory().read();
+  const auto with = [&](const std::string& path, const ModuleDelta& change) {
+    Adapter adapter = good;
+    adapter.modules[path] = change;
+    return adapter;
+  };
+  const std::string down = layer(0, "mlp.down_proj"), norm = layer(0, "input_layernorm");
+  expect_misfit(with(norm, good.modules.at(kQ0)), base(), "a norm cannot have factors");
+  ModuleDelta change = good.modules.at(down);
+  change.bias = std::vector<float>(4, 1.0f);
+  expect_misfit(with(down, change), base(), "bias: the base has none here");
+  change = good.modules.at(kQ0);
+  change.bias = std::vector<float>(5, 1.0f);
+  expect_misfit(with(kQ0, change), base(), "bias: expected [6], got [5]");
+  change.bias = std::vector<float>(6, 1.0f);
+  const Adapter biased = with(kQ0, change);
+  EXPECT_EQ(*bind_to_base(biased, base()).modules.at(kQ0), change);
+  change = {};
+  change.weight = Matrix{1, 5, std::vector<float>(5)};
+  expect_misfit(with(norm, change), base(), "weight: expected [1, 4], got [1, 5]");
+  change.weight = Matrix{4, 9, std::vector<float>(36)};
+  expect_misfit(with("model.embed_tokens", change), base(), "weight: expected [9, 4], got [4, 9]");
+  change = good.modules.at(kQ0);
+  change.low_rank->magnitude.assign(4, 1.0f);
+  expect_misfit(with(kQ0, change), base(), "magnitude: expected [6], got [4]");
+}
+
+TEST(BindToBase, MissesWhatTheConfigNames) {
+  Directory d = peft_directory();
+  d.remove(kPeft + kQ0 + ".lora_A.weight");
+  d.remove(kPeft + kQ0 + ".lora_B.weight");
+  expect_misfit(d.read(), base(), "its config names and its tensors lack: expected none, got 1: '" + kQ0);
+  d.config["target_modules"] = "all-linear";
+  expect_misfit(d.read(), base(), "got 1: '" + kQ0);
+  d.config["target_modules"] = nullptr;
+  const Adapter without = d.read();
+  EXPECT_EQ(bind_to_base(without, base()).modules.size(), 3u);
+}
+
+/// Trained on the last two layers of two; on a base of four that would be layers 2 and 3.
+TEST(BindToBase, KnowsAnAdapterOfABaseWithFewerLayers) {
+  expect_misfit(mlx_directory().read(), base(4), "it changes other layers of a base with 4: expected none of 4");
+  Directory d = mlx_directory();
+  d.config["num_layers"] = -1;
+  expect_misfit(d.read(), base(4), "its tensors lack: expected none, got 4");
+  expect_misfit(peft_directory().read(), base(4), "its tensors lack: expected none, got 4");
+}
+
+Adapter with_embedding(Directory d, bool mlx) {
+  if (mlx) {
+    d.config["lora_parameters"]["keys"].push_back("model.embed_tokens");
+    d.tensors.push_back({"model.embed_tokens.lora_a", {9, 2}, DType::f32, {}});
+    d.tensors.push_back({"model.embed_tokens.lora_b", {2, 4}, DType::f32, {}});
+  } else {
+    d.config["target_modules"].push_back("embed_tokens");
+    d.tensors.push_back({kPeft + "model.embed_tokens.lora_embedding_A", {2, 9}, DType::f32, {}});
+    d.tensors.push_back({kPeft + "model.embed_tokens.lora_embedding_B", {4, 2}, DType::f32, {}});
+  }
+  return d.read();
+}
+
+TEST(BindToBase, MlxAdaptsATiedHeadWithItsEmbedding) {
+  const Adapter adapter = with_embedding(mlx_directory(), true);
+  EXPECT_FALSE(bind_to_base(adapter, base()).modules.contains("lm_head"));
+  const BoundAdapter tied = bind_to_base(adapter, base(2, true));
+  ASSERT_TRUE(tied.modules.contains("lm_head"));
+  const LowRank &table = *tied.modules.at("model.embed_tokens")->low_rank,
+                &head = *tied.modules.at("lm_head")->low_rank;
+  ASSERT_EQ(head.a.cols, 4);
+  ASSERT_EQ(head.b.rows, 9);
+  EXPECT_EQ(head.scale, table.scale);
+  for (size_t k = 0; k < 2; ++k) {
+    for (size_t d = 0; d < 4; ++d) EXPECT_EQ(head.a.values[k * 4 + d], table.b.values[d * 2 + k]);
+    for (size_t t = 0; t < 9; ++t) EXPECT_EQ(head.b.values[t * 2 + k], table.a.values[k * 9 + t]);
+  }
+  Adapter both = adapter;
+  both.modules["lm_head"] = *tied.modules.at("lm_head");
+  both.targets.reset();
+  expect_misfit(both, base(2, true), "expected one of the two, got both");
+}
+
+TEST(BindToBase, PeftLeavesATiedHeadUnlessTheBasesOwnWeightWasSaved) {
+  Adapter adapter = with_embedding(peft_directory(), false);
+  EXPECT_FALSE(bind_to_base(adapter, base(2, true)).modules.contains("lm_head"));
+  ModuleDelta& table = adapter.modules.at("model.embed_tokens");
+  table.weight = Matrix{9, 4, std::vector<float>(36, 0.5f)};
+  EXPECT_FALSE(bind_to_base(adapter, base(2, true)).modules.contains("lm_head")) << "modules_to_save is a copy";
+  table.shared_weight = true;
+  const BoundAdapter tied = bind_to_base(adapter, base(2, true));
+  EXPECT_EQ(tied.modules.at("lm_head")->weight, table.weight);
+  EXPECT_FALSE(tied.modules.at("lm_head")->low_rank);
+  EXPECT_FALSE(bind_to_base(adapter, base()).modules.contains("lm_head"));
+}
+
+}  // namespace
+}  // namespace bumblebee::lora
