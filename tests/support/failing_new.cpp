@@ -24,10 +24,16 @@ int64_t live_allocations() { return g_live; }
 
 namespace {
 
-void* allocate(size_t size, size_t alignment) {
+void* allocate_or_null(size_t size, size_t alignment) noexcept {
   void* p = nullptr;
-  if (fails_now() || ::posix_memalign(&p, alignment, size == 0 ? 1 : size) != 0) throw std::bad_alloc();
+  if (fails_now() || ::posix_memalign(&p, alignment, size == 0 ? 1 : size) != 0) return nullptr;
   ++g_live;
+  return p;
+}
+
+void* allocate(size_t size, size_t alignment) {
+  void* p = allocate_or_null(size, alignment);
+  if (p == nullptr) throw std::bad_alloc();
   return p;
 }
 
@@ -42,9 +48,16 @@ void release(void* p) {
 
 namespace support = bumblebee::testing_support;
 
-// The other forms call these.
+// Forms for arrays call these, or a sanitizer's own, which agree among themselves. The forms that return null are freed
+// by the deletes below and therefore stand here.
 void* operator new(size_t size) { return support::allocate(size, alignof(std::max_align_t)); }
 void* operator new(size_t size, std::align_val_t alignment) { return support::allocate(size, size_t(alignment)); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  return support::allocate_or_null(size, alignof(std::max_align_t));
+}
+void* operator new(size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return support::allocate_or_null(size, size_t(alignment));
+}
 void operator delete(void* p) noexcept { support::release(p); }
 void operator delete(void* p, size_t) noexcept { support::release(p); }
 void operator delete(void* p, std::align_val_t) noexcept { support::release(p); }
