@@ -32,7 +32,7 @@ int bits_of(Quantization quantization) {
     case Quantization::int6: return 6;
     case Quantization::int8: return 8;
   }
-  BB_CHECK(false);
+  BB_UNREACHABLE();
 }
 
 /// The width and group that most quantized modules have; zeros when none is quantized.

@@ -82,6 +82,9 @@ namespace detail {
       ::bumblebee::detail::check_failed(#cond, __FILE__, __LINE__, ::bumblebee::cat("" __VA_OPT__(, ) __VA_ARGS__)); \
   } while (false)
 
+// After a switch over all values of an enum: what an unoptimised build too knows not to return.
+#define BB_UNREACHABLE() ::bumblebee::detail::check_failed("unreachable", __FILE__, __LINE__, "")
+
 #ifdef NDEBUG
 #define BB_DCHECK(cond, ...) ((void)0)
 #else

@@ -73,7 +73,7 @@ std::string_view to_string(OptimizerKind kind) {
     case OptimizerKind::sgd: return "sgd";
     case OptimizerKind::adafactor: return "adafactor";
   }
-  BB_CHECK(false);
+  BB_UNREACHABLE();
 }
 
 namespace {
@@ -126,7 +126,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, Backe
     case OptimizerKind::sgd: return make_sgd(options, backend);
     case OptimizerKind::adafactor: return make_adafactor(options, backend);
   }
-  BB_CHECK(false);
+  BB_UNREACHABLE();
 }
 
 }  // namespace bumblebee::train
