@@ -19,11 +19,11 @@ std::optional<uint64_t> number_in(const std::string& path) {
 }
 
 /// "MemAvailable" of /proc/meminfo, in bytes.
-std::optional<uint64_t> meminfo(const std::string& key) {
+std::optional<uint64_t> available_memory() {
   std::ifstream file("/proc/meminfo");
   for (std::string name; file >> name;) {
     uint64_t kib = 0;
-    if (name == key + ":" && file >> kib) return kib * 1024;
+    if (name == "MemAvailable:" && file >> kib) return kib * 1024;
     std::getline(file, name);
   }
   return std::nullopt;
@@ -41,7 +41,7 @@ void limit_by(const std::string& folder, const char* most, const char* used, Hos
 
 HostMemory host_memory() {
   const uint64_t installed = uint64_t(::sysconf(_SC_PHYS_PAGES)) * uint64_t(::sysconf(_SC_PAGE_SIZE));
-  HostMemory memory{.total = installed, .free = std::min(installed, meminfo("MemAvailable").value_or(installed))};
+  HostMemory memory{.total = installed, .free = std::min(installed, available_memory().value_or(installed))};
   std::ifstream groups("/proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
     // "0::/path" is version 2, "4:memory:/path" version 1.

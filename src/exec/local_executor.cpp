@@ -90,18 +90,11 @@ Ticket LocalExecutor::launch(const Step& step) {
   InFlight& flight = steps_[(last_ + 1) % steps_.size()];
   const DeviceModel::Turn turn(*device_);
   Stream& stream = device_->backend().stream();
-  flight = {.ticket = last_ + 1,
-            .done = false,
-            .logit_rows = step.batch.logit_rows.size(),
-            .rows = size_t(step.batch.rows()),
-            .outputs = {},
-            .logits = {},
-            .hidden = {},
-            .ids = {},
-            .logprobs = {},
-            .top_ids = {},
-            .tops = std::max(step.batch.most_logprobs(), 0),
-            .result = {}};
+  flight = {};
+  flight.ticket = last_ + 1;
+  flight.logit_rows = step.batch.logit_rows.size();
+  flight.rows = size_t(step.batch.rows());
+  flight.tops = std::max(step.batch.most_logprobs(), 0);
   kv_->copy_pages(step.copies);
 
   const int rows = stream.bucket(step.batch.rows());
