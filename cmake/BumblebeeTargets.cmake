@@ -3,6 +3,9 @@ set(BB_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND BB_WARNINGS -Wno-restrict)  # false alarms on string concatenation in GCC 12 (its bug 105651)
 endif()
+if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND BB_WARNINGS -Wno-subobject-linkage)  # takes a file that a unity build includes for a header
+endif()
 if(BB_DEV)
   list(APPEND BB_WARNINGS -Werror)
 endif()
@@ -32,6 +35,24 @@ function(bb_layer name)
   set_property(GLOBAL APPEND PROPERTY BB_LAYERS ${target})
 endfunction()
 
+# Of a test's own code, which takes longer to optimise than to run.
+function(bb_test_flags target)
+  if(NOT BB_SANITIZE)
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
+endfunction()
+
+# bb_test_library(name SOURCES ... LIBS ...): what tests of several folders share.
+function(bb_test_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  bb_common(${name})
+  bb_test_flags(${name})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
+  target_compile_definitions(${name} PRIVATE BB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
+  target_link_libraries(${name} PUBLIC ${ARG_LIBS} GTest::gtest)
+endfunction()
+
 # bb_add_test(name SOURCES ... LIBS ... [LABELS ...] [DEFINITIONS ...] [SHARDS n] [FILTER pattern]
 #             [CHECKED_MEMORY [pattern]] [CHECKED_THREADS [pattern]]): a GoogleTest program for ctest. Its folder under tests/
 # becomes a label too, and the target tests_<folder> builds all programs of that folder. FILTER: GoogleTest's own. With CHECKED_MEMORY
@@ -59,9 +80,7 @@ function(bb_add_test name)
   endforeach()
   add_executable(${name} ${ARG_SOURCES})
   bb_common(${name})
-  if(NOT BB_SANITIZE)
-    target_compile_options(${name} PRIVATE -O1)  # a test's own code takes longer to optimise than to run
-  endif()
+  bb_test_flags(${name})
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${name} PRIVATE BB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data" ${ARG_DEFINITIONS})

@@ -13,6 +13,12 @@
 
 namespace bumblebee::cli {
 
+std::optional<DType> dtype_of(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  if (name == "float16" || name == "f16") return DType::f16;
+  return name == "bfloat16" || name == "bf16" ? DType::bf16 : DType::f32;
+}
+
 namespace {
 
 void print_as_json(const ConversionReport& report, const std::string& output) {

@@ -4,13 +4,18 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "commands/output_directory.h"
 #include "io/conversion.h"
 #include "options/common.h"
+#include "tensor/dtype.h"
 
 namespace bumblebee::cli {
+
+/// What --dtype names; nothing where it is not given.
+std::optional<DType> dtype_of(const std::string& name);
 
 struct ConversionJob {
   std::string label;  // of the progress bar

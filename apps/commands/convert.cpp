@@ -27,12 +27,6 @@ struct ConvertFlags {
                *output_flag_option = nullptr;
 };
 
-std::optional<DType> dtype_of(const std::string& name) {
-  if (name.empty()) return std::nullopt;
-  if (name == "float16" || name == "f16") return DType::f16;
-  return name == "bfloat16" || name == "bf16" ? DType::bf16 : DType::f32;
-}
-
 AffineVariant variant_of(const std::string& name) { return name == "gpu" ? AffineVariant::gpu : AffineVariant::cpu; }
 
 ConversionJob from_gguf(const ConvertFlags& flags, const std::string& source) {

@@ -29,7 +29,7 @@ std::string operating_system() {
   return std::string(name.sysname) + " " + name.release + " " + name.machine;
 }
 
-std::string joined(const std::vector<std::string>& words) {
+std::string list_of(const std::vector<std::string>& words) {
   std::string out;
   for (const std::string& word : words) out += (out.empty() ? "" : " ") + word;
   return out.empty() ? "none" : out;
@@ -108,11 +108,11 @@ void print_as_text(const std::vector<DeviceInfo>& found, const ThreadingInfo& th
   row("system", operating_system());
   std::vector<std::string> present, absent;
   for (const auto& [name, is_there] : cpu_features()) (is_there ? present : absent).push_back(name);
-  row("cpu features", joined(present));
-  row("not there", joined(absent));
+  row("cpu features", list_of(present));
+  row("not there", list_of(absent));
   for (const DeviceInfo& device : found) {
     row("device", device.name + ": " + device.description);
-    row("  kernels", device.kernels + " (available: " + joined(device.kernels_available) + ")");
+    row("  kernels", device.kernels + " (available: " + list_of(device.kernels_available) + ")");
     row("  threads", std::to_string(device.threads));
     row("  memory", human_bytes(double(device.memory_bytes)) + ", " + human_bytes(double(device.free_bytes)) + " free");
   }

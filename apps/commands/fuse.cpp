@@ -10,6 +10,7 @@
 #include "bumblebee/tokenizer.h"
 #include "commands/adapter_source.h"
 #include "commands/commands.h"
+#include "commands/conversion.h"
 #include "commands/output_directory.h"
 #include "lora/fuse.h"
 #include "lora/merge.h"
@@ -41,12 +42,6 @@ struct Divergence {
   double fused = 0, base = 0;  // of the fused model, and of the base without the adapter
   uint64_t tokens = 0;
 };
-
-std::optional<DType> dtype_of(const std::string& name) {
-  if (name.empty()) return std::nullopt;
-  if (name == "float16" || name == "f16") return DType::f16;
-  return name == "bfloat16" || name == "bf16" ? DType::bf16 : DType::f32;
-}
 
 /// The adapters added up, as files' readers have them.
 lora::Adapter read_adapters(const FuseFlags& flags) {

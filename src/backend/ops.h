@@ -3,6 +3,7 @@
 // spelled out in backend/ref/math.h.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -33,6 +34,9 @@ struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
   int window = 0;
+
+  /// The first position that a query at `position` sees.
+  int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
 };
 
 enum class Activation : uint8_t { silu };

@@ -59,8 +59,6 @@ class SplitReader {
   Dataset out_;
 };
 
-bool blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
-
 Dataset read_file(const fs::path& path, const RowEncoder& encoder, int max_seq_length) {
   SplitReader reader(encoder, max_seq_length, path.string());
   if (!fs::exists(path)) return reader.finish();

@@ -14,8 +14,6 @@ namespace {
   throw Error(ErrorCode::bad_file, where, what);
 }
 
-bool blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
-
 std::string short_form(const OrderedJson& value) {
   std::string text = value.dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;

@@ -13,6 +13,9 @@
 
 namespace bumblebee::dataset {
 
+/// Nothing but spaces, tabs and line ends.
+inline bool blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
+
 class RowEncoder {
  public:
   /// All must outlive the encoder; `chat` may be null.

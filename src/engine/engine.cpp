@@ -155,11 +155,13 @@ void Engine::enqueue(const std::shared_ptr<Job>& job) {
   sequence.alternatives = contrastive ? std::get<ContrastiveSearch>(request.config.strategy).top_k : 1;
   sequence.adapters = std::move(request.adapters);
   sequence.tokens = std::move(request.prompt);
+  std::exception_ptr refusal;
   try {
     scheduler_.submit(std::move(sequence));
   } catch (const Error&) {
-    return job->fail(std::current_exception());
+    refusal = std::current_exception();
   }
+  if (refusal) return job->fail(std::move(refusal));
   try {
     waiting_.emplace(id, job);
   } catch (...) {
@@ -183,7 +185,7 @@ void Engine::activate() {
     } catch (...) {
       error = std::current_exception();
     }
-    if (error) fail(id, error);
+    if (error) fail(id, std::move(error));
   }
 }
 
@@ -276,7 +278,7 @@ void Engine::deliver(const PlannedStep& planned, const exec::StepResult& result)
     } catch (...) {
       error = std::current_exception();
     }
-    if (error) fail(group.id, error);
+    if (error) fail(group.id, std::move(error));
   }
 }
 
@@ -362,14 +364,14 @@ void Engine::end(RequestId id, text::FinishReason reason) {
   job->succeed(std::move(result));
 }
 
-void Engine::fail(RequestId id, const std::exception_ptr& error) noexcept {
+void Engine::fail(RequestId id, std::exception_ptr error) noexcept {
   std::shared_ptr<Job> job;
   if (auto waiting = waiting_.extract(id)) job = std::move(waiting.mapped());
   if (auto node = active_.extract(id)) job = node.mapped().job;
   scheduler_.finish(id);
   if (job == nullptr) return;
   if (error) {
-    job->fail(error);
+    job->fail(std::move(error));  // whoever waits is its only owner from here on
   } else {
     shut_down(*job);
   }

@@ -88,7 +88,7 @@ class Engine {
   bool ends(RequestId id, Active& active, int32_t token);
   void end(RequestId id, text::FinishReason reason);
   /// Null: the serving was shut down.
-  void fail(RequestId id, const std::exception_ptr& error) noexcept;
+  void fail(RequestId id, std::exception_ptr error) noexcept;
   /// After a shortage of memory in the loop itself: the active requests are given up, those that wait go on.
   void shed() noexcept;
   void release_memory();

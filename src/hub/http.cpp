@@ -25,11 +25,6 @@ constexpr size_t kHeaders = 256;
 constexpr int kPoll_ms = 50;
 constexpr long kReceiveBytes = 512 * 1024;  // libcurl's largest buffer: fewer, larger writes
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
 std::string lower(std::string_view text) {
   std::string out(text);
   std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return char(std::tolower(c)); });

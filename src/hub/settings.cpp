@@ -14,12 +14,12 @@
 namespace fs = std::filesystem;
 
 namespace bumblebee::hub {
-namespace {
-
 std::string environment(const std::string& name) {
   const char* value = std::getenv(name.c_str());
   return value == nullptr ? "" : value;
 }
+
+namespace {
 
 std::string first_of(std::initializer_list<const char*> names) {
   for (const char* name : names) {

@@ -11,6 +11,9 @@ namespace bumblebee::hub {
 
 using Milliseconds = std::chrono::milliseconds;
 
+/// A variable of the environment; empty where it is not set.
+std::string environment(const std::string& name);
+
 /// How often and how patiently a failed request is repeated. Attempts start again from 1 whenever bytes arrive.
 struct RetryPolicy {
   int attempts = 6;

@@ -19,11 +19,6 @@ namespace fs = std::filesystem;
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr size_t kLargestIndex = size_t{64} << 20;
 
-bool starts_with(std::string_view text, std::string_view start) { return text.substr(0, start.size()) == start; }
-bool ends_with(std::string_view text, std::string_view end) {
-  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
-}
-
 std::vector<fs::path> list(const fs::path& directory) {
   std::error_code error;
   std::vector<fs::path> files;
@@ -38,12 +33,12 @@ std::vector<fs::path> list(const fs::path& directory) {
   const std::string expected = "expected model.safetensors or model-*.safetensors";
   for (const auto& file : files) {
     const std::string name = file.filename().string();
-    if (ends_with(name, ".gguf")) {
+    if (name.ends_with(".gguf")) {
       throw Error(ErrorCode::unsupported, directory.string(),
                   cat("weights: ", expected, ", got ", in_quotes(name), ": convert it with `bumblebee convert ", name,
                       " DIR`"));
     }
-    if (ends_with(name, ".bin") || ends_with(name, ".pt") || ends_with(name, ".pth")) {
+    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
       throw Error(ErrorCode::unsupported, directory.string(),
                   cat("weights: ", expected, ", got ", in_quotes(name),
                       ": pickle files can run code when read and are refused"));
@@ -98,7 +93,7 @@ void Checkpoint::open_files() {
   if (fs::exists(directory_ / kIndexName, error)) return open_indexed(directory_ / kIndexName);
   for (const auto& path : present) {
     const std::string name = path.filename().string();
-    if (starts_with(name, "model") && ends_with(name, ".safetensors")) add_file(path);
+    if (name.starts_with("model") && name.ends_with(".safetensors")) add_file(path);
   }
   if (files_.empty()) refuse_directory(directory_, present);
 }
@@ -118,7 +113,7 @@ void Checkpoint::open_indexed(const fs::path& path) {
                   cat("weight_map of ", in_quotes(name), ": expected a file inside the directory, got ", brief(value)));
     }
     const std::string shard = value.get<std::string>();
-    if (!ends_with(shard, ".safetensors")) {
+    if (!shard.ends_with(".safetensors")) {
       throw Error(ErrorCode::unsupported, path.string(),
                   cat("weight_map of ", in_quotes(name), ": expected a .safetensors file, got ", in_quotes(shard)));
     }
@@ -156,7 +151,7 @@ void Checkpoint::add_file(const fs::path& path) {
 void Checkpoint::find_prefix() {
   if (!config_.has_text_config()) return;
   const auto it = tensors_.lower_bound("language_model.");
-  if (it != tensors_.end() && starts_with(it->first, "language_model.")) prefix_ = "language_model.";
+  if (it != tensors_.end() && it->first.starts_with("language_model.")) prefix_ = "language_model.";
 }
 
 Checkpoint::Found Checkpoint::find(const std::string& name) const {
@@ -177,7 +172,7 @@ std::vector<std::string> Checkpoint::unclaimed() const {
   std::vector<std::string> result;
   for (const auto& [name, found] : tensors_) {
     // Beside a prefixed text model lie the vision tower and its projector, which a language model does not have.
-    if (!prefix_.empty() && !starts_with(name, prefix_)) continue;
+    if (!prefix_.empty() && !name.starts_with(prefix_)) continue;
     if (claimed_.count(name) == 0) result.push_back(name);
   }
   return result;

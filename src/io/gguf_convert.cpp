@@ -1,4 +1,4 @@
-// Plan every tensor, write the small files, then stream the weights. Exactness is measured on every element, not
+// TensorPlan every tensor, write the small files, then stream the weights. Exactness is measured on every element, not
 // assumed.
 #include "io/gguf_convert.h"
 
@@ -27,7 +27,7 @@ constexpr float kLargestF16 = 65504.0f;
 
 enum class Route : uint8_t { copy, regroup, encode };
 
-struct Plan {
+struct TensorPlan {
   GgufTensorName source;
   Route route = Route::copy;
   MatrixTarget target;  // for copy only path (full name), dtype and shape
@@ -60,9 +60,9 @@ class Converter {
   }
 
  private:
-  Plan plan(const GgufTensorName& source) const {
+  TensorPlan plan(const GgufTensorName& source) const {
     const GgufTensor& tensor = *source.tensor;
-    Plan result{source, Route::copy, {}};
+    TensorPlan result{source, Route::copy, {}};
     const bool matrix = tensor.shape.size() == 2;
     result.target = {matrix ? module_path(source.name) : source.name, DType::f32, std::nullopt, tensor.shape};
     const bool regrid =
@@ -120,7 +120,7 @@ class Converter {
   /// The width of most modules at the top, an entry for each one that differs, false for dense ones.
   Json quantization_json() const {
     std::map<std::pair<int, int>, int> counts;
-    for (const Plan& plan : plans_) {
+    for (const TensorPlan& plan : plans_) {
       if (plan.target.spec) ++counts[{plan.target.spec->bits, plan.target.spec->group}];
     }
     if (counts.empty()) return nullptr;
@@ -131,7 +131,7 @@ class Converter {
       return Json{{"bits", bits}, {"group_size", group}, {"mode", "affine"}};
     };
     Json result = entry(top.first, top.second);
-    for (const Plan& plan : plans_) {
+    for (const TensorPlan& plan : plans_) {
       if (plan.target.shape.size() != 2) continue;
       if (!plan.target.spec) {
         result[module_path(plan.source.name)] = false;
@@ -142,7 +142,7 @@ class Converter {
     return result;
   }
 
-  static std::vector<TensorSpec> specs(const Plan& plan) {
+  static std::vector<TensorSpec> specs(const TensorPlan& plan) {
     if (plan.route == Route::copy) return {{plan.source.name, plan.target.dtype, plan.target.shape}};
     return tensors_of(plan.target);
   }
@@ -150,7 +150,7 @@ class Converter {
   void stream(const ConversionProgress& callback) {
     std::vector<TensorSpec> all;
     uint64_t total = 0, parameters = 0;
-    for (const Plan& plan : plans_) {
+    for (const TensorPlan& plan : plans_) {
       for (TensorSpec& spec : specs(plan)) all.push_back(std::move(spec));
       total += plan.source.tensor->end - plan.source.tensor->begin;
       uint64_t count = 1;
@@ -160,7 +160,7 @@ class Converter {
     CheckpointWriter writer(directory_, all, parameters);
     ProgressMeter progress(callback, total);
     const StreamContext context{writer, pool_, progress, options_.variant};
-    for (const Plan& plan : plans_) {
+    for (const TensorPlan& plan : plans_) {
       const double error = plan.route == Route::copy      ? copy(plan, context)
                            : plan.route == Route::regroup ? regroup(plan, context)
                                                           : encode(plan, context);
@@ -180,7 +180,7 @@ class Converter {
     return size_t(tensor.shape.back()) / size_t(block.elements) * size_t(block.bytes);
   }
 
-  std::span<const std::byte> row(const Plan& plan, uint64_t index) const {
+  std::span<const std::byte> row(const TensorPlan& plan, uint64_t index) const {
     const GgufTensor& tensor = *plan.source.tensor;
     const uint64_t rows = tensor.shape[0];
     return file_.bytes(tensor).subspan(size_t(source_row(index, rows, plan.source.heads)) * row_size(tensor),
@@ -189,7 +189,7 @@ class Converter {
 
   /// Dense, same type: bytes as they are, rows in the checkpoint's order. A vector with heads (a bias of q or k) is
   /// reordered too.
-  double copy(const Plan& plan, const StreamContext& context) const {
+  double copy(const TensorPlan& plan, const StreamContext& context) const {
     const GgufTensor& tensor = *plan.source.tensor;
     const auto bytes = file_.bytes(tensor);
     if (plan.source.heads == 0) {
@@ -204,7 +204,7 @@ class Converter {
     return 0;
   }
 
-  double encode(const Plan& plan, const StreamContext& context) const {
+  double encode(const TensorPlan& plan, const StreamContext& context) const {
     const GgufTensor& tensor = *plan.source.tensor;
     RowReader rows{tensor.shape[0], tensor.shape.back(), [&](uint64_t index, std::span<float> values) {
                      decode_gguf(tensor.type, row(plan, index), values);
@@ -214,7 +214,7 @@ class Converter {
 
   /// Blocks of 32 to groups of 32: the codes are put in element order and packed as MLX packs them, then every element
   /// is decoded from what was written and compared with what the block meant.
-  double regroup(const Plan& plan, const StreamContext& context) const {
+  double regroup(const TensorPlan& plan, const StreamContext& context) const {
     const GgufTensor& tensor = *plan.source.tensor;
     const uint64_t out = tensor.shape[0], groups = tensor.shape.back() / 32;
     const int bits = plan.target.spec->bits;
@@ -273,7 +273,7 @@ class Converter {
   GgufConvertOptions options_;
   ThreadPool pool_;
   GgufModel model_;
-  std::vector<Plan> plans_;
+  std::vector<TensorPlan> plans_;
   ConversionReport report_;
 };
 

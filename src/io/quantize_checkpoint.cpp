@@ -18,17 +18,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool ends_with(std::string_view text, std::string_view end) {
-  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
-}
-
-struct Plan {
+struct ModulePlan {
   StoredModule module;
   bool encode = false;  // through f32; else bytes are copied
   MatrixTarget target;
 };
 
-std::vector<std::string> parts_of(const Plan& plan) {
+std::vector<std::string> parts_of(const ModulePlan& plan) {
   if (plan.module.format.kind == Format::Kind::dense) return {plan.module.name};
   return {plan.module.name + ".weight", plan.module.name + ".scales", plan.module.name + ".biases"};
 }
@@ -74,16 +70,16 @@ class Rewriter {
   /// Linear, Embedding and SwitchLinear weights; everything else of two dimensions in these families is one of them.
   static bool quantizable(const StoredModule& module) {
     const bool experts = module.shape.size() == 3 && module.name.find(".switch_mlp.") != std::string::npos;
-    return ends_with(module.name, ".weight") && (module.shape.size() == 2 || experts);
+    return module.name.ends_with(".weight") && (module.shape.size() == 2 || experts);
   }
 
   /// mlx-lm keeps the router of a mixture of experts at 8 bits.
   AffineSpec spec_for(const std::string& path) const {
-    return ends_with(path, ".mlp.gate") ? AffineSpec{8, 64} : *options_.quantize;
+    return path.ends_with(".mlp.gate") ? AffineSpec{8, 64} : *options_.quantize;
   }
 
-  Plan plan(const StoredModule& module) {
-    Plan result{module, false, {}};
+  ModulePlan plan(const StoredModule& module) {
+    ModulePlan result{module, false, {}};
     const bool dense = module.format.kind == Format::Kind::dense;
     if (dense && !is_float(module.format.scale)) {
       if (options_.quantize || options_.dtype)
@@ -118,7 +114,7 @@ class Rewriter {
     return result;
   }
 
-  std::vector<TensorSpec> specs(const Plan& plan) const {
+  std::vector<TensorSpec> specs(const ModulePlan& plan) const {
     std::vector<TensorSpec> result;
     if (!plan.encode) {
       for (const std::string& name : parts_of(plan)) result.push_back(*checkpoint_->find(name).tensor);
@@ -145,7 +141,7 @@ class Rewriter {
         return Json{{"bits", spec.bits}, {"group_size", spec.group}, {"mode", "affine"}};
       };
       Json quantization = entry(*options_.quantize);
-      for (const Plan& plan : plans_) {
+      for (const ModulePlan& plan : plans_) {
         if (plan.target.spec && *plan.target.spec != *options_.quantize)
           quantization[plan.target.path] = entry(*plan.target.spec);
       }
@@ -167,14 +163,14 @@ class Rewriter {
     static const std::set<std::string> kKinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".jsonl", ".md"};
     for (const auto& entry : fs::directory_iterator(checkpoint_->directory())) {
       const std::string name = entry.path().filename().string();
-      const bool ours = name == "config.json" || ends_with(name, ".index.json");
+      const bool ours = name == "config.json" || name.ends_with(".index.json");
       if (!entry.is_regular_file() || ours) continue;
       const bool text = kKinds.count(entry.path().extension().string()) > 0 || name == "LICENSE" || name == "NOTICE";
       if (text) {
         std::error_code error;
         fs::copy_file(entry.path(), directory_ / name, fs::copy_options::overwrite_existing, error);
         if (error) throw Error(ErrorCode::bad_file, entry.path().string(), cat("cannot copy: ", error.message()));
-      } else if (!ends_with(name, ".safetensors") && name[0] != '.') {
+      } else if (!name.ends_with(".safetensors") && name[0] != '.') {
         report_.notes.push_back(cat("file ", in_quotes(name), " not copied"));
       }
     }
@@ -183,7 +179,7 @@ class Rewriter {
   void stream(const ConversionProgress& callback) {
     std::vector<TensorSpec> all;
     uint64_t total = 0;
-    for (const Plan& plan : plans_) {
+    for (const ModulePlan& plan : plans_) {
       for (TensorSpec& spec : specs(plan)) all.push_back(std::move(spec));
       total += plan.module.bytes;
     }
@@ -191,7 +187,7 @@ class Rewriter {
     CheckpointWriter writer(directory_, all, checkpoint_->parameters());
     ProgressMeter progress(callback, total);
     const StreamContext context{writer, pool_, progress, options_.variant};
-    for (const Plan& plan : plans_) {
+    for (const ModulePlan& plan : plans_) {
       const double error = plan.encode ? encode(plan, context) : copy(plan, context);
       uint64_t bytes = 0;
       for (const TensorSpec& spec : specs(plan)) bytes += spec.size_bytes();
@@ -204,7 +200,7 @@ class Rewriter {
     writer.finish();
   }
 
-  double copy(const Plan& plan, const StreamContext& context) const {
+  double copy(const ModulePlan& plan, const StreamContext& context) const {
     for (const std::string& name : parts_of(plan)) {
       const auto bytes = checkpoint_->find(name).bytes();
       context.writer.append(bytes);
@@ -214,7 +210,7 @@ class Rewriter {
     return 0;
   }
 
-  double encode(const Plan& plan, const StreamContext& context) const {
+  double encode(const ModulePlan& plan, const StreamContext& context) const {
     const StoredModule& module = plan.module;
     if (module.bytes == 0) return 0;
     const bool dense = module.format.kind == Format::Kind::dense;
@@ -244,7 +240,7 @@ class Rewriter {
   fs::path directory_;
   RewriteOptions options_;
   ThreadPool pool_;
-  std::vector<Plan> plans_;
+  std::vector<ModulePlan> plans_;
   ConversionReport report_;
 };
 

@@ -51,6 +51,9 @@ struct ModuleDelta {
   friend bool operator==(const ModuleDelta&, const ModuleDelta&) = default;
 };
 
+/// What PEFT puts before the name of every module in its files of tensors.
+inline constexpr std::string_view kPeftPrefix = "base_model.model.";
+
 enum class Kind : uint8_t { lora, dora, full };
 enum class Dialect : uint8_t { mlx, peft };
 

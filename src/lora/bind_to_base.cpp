@@ -12,7 +12,7 @@ namespace bumblebee::lora {
 namespace {
 
 using TargetModules = std::unordered_map<std::string, const nn::TargetModule*>;
-using Kind = nn::TargetModule::Kind;
+using ModuleKind = nn::TargetModule::Kind;
 
 std::string pair_text(int rows, int cols) { return cat("[", rows, ", ", cols, "]"); }
 
@@ -20,11 +20,11 @@ std::string shape_of(const Matrix& matrix) { return pair_text(matrix.rows, matri
 
 /// What is wrong with these factors at this module; empty when nothing is.
 std::string low_rank_problem(const LowRank& low, const nn::TargetModule& module, Dialect dialect) {
-  if (module.kind == Kind::norm) return "a norm cannot have factors";
+  if (module.kind == ModuleKind::norm) return "a norm cannot have factors";
   if (low.a.cols != module.in) return cat("inputs of A: expected ", module.in, ", got ", low.a.cols);
   if (low.b.rows != module.out) return cat("outputs of B: expected ", module.out, ", got ", low.b.rows);
   if (low.magnitude.empty()) return "";
-  const bool per_token = module.kind == Kind::embedding && dialect == Dialect::mlx;
+  const bool per_token = module.kind == ModuleKind::embedding && dialect == Dialect::mlx;
   const auto size = size_t(per_token ? module.in : module.out);
   if (low.magnitude.size() != size) return cat("magnitude: expected [", size, "], got [", low.magnitude.size(), "]");
   return "";
@@ -32,8 +32,8 @@ std::string low_rank_problem(const LowRank& low, const nn::TargetModule& module,
 
 std::string weight_problem(const Matrix& weight, const nn::TargetModule& module) {
   int rows = module.out, cols = module.in;
-  if (module.kind == Kind::embedding) std::swap(rows, cols);
-  if (module.kind == Kind::norm) rows = 1;
+  if (module.kind == ModuleKind::embedding) std::swap(rows, cols);
+  if (module.kind == ModuleKind::norm) rows = 1;
   if (weight.rows == rows && weight.cols == cols) return "";
   return cat("weight: expected ", pair_text(rows, cols), ", got ", shape_of(weight));
 }
@@ -70,11 +70,12 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind == Kind::norm || adapter.modules.contains(module.name)) continue;
-    if (adapter.targets->covers(module.name, layers, module.kind == Kind::embedding)) missing.push_back(module.name);
+    if (module.kind == ModuleKind::norm || adapter.modules.contains(module.name)) continue;
+    if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
+      missing.push_back(module.name);
   }
   for (const auto& [path, change] : adapter.modules) {
-    if (change.low_rank && !adapter.targets->covers(path, layers, modules.at(path)->kind == Kind::embedding))
+    if (change.low_rank && !adapter.targets->covers(path, layers, modules.at(path)->kind == ModuleKind::embedding))
       outside.push_back(path);
   }
   if (!outside.empty()) {
@@ -94,7 +95,7 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
 void tie_head(BoundAdapter& bound, const Base& base) {
   const Adapter& adapter = *bound.adapter;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind != Kind::embedding || !bound.modules.contains(module.name)) continue;
+    if (module.kind != ModuleKind::embedding || !bound.modules.contains(module.name)) continue;
     const ModuleDelta& table = *bound.modules.at(module.name);
     const auto own_head = bound.modules.find("lm_head");
     ModuleDelta head;

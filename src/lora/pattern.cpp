@@ -243,19 +243,19 @@ class PatternParser {
 
   int compile(const Node& node, int next) {
     if (++work_ > 16 * kStates) broken("too many repetitions");  // of nothing: they make no states
-    using Kind = Node::Kind;
+    using NodeKind = Node::Kind;
     using Step = Pattern::Step;
     switch (node.kind) {
-      case Kind::empty: return next;
-      case Kind::bytes: return add({Step::byte, next, -1, node.bytes});
-      case Kind::begin: return add({Step::begin, next, -1, {}});
-      case Kind::end: return add({Step::end, next, -1, {}});
-      case Kind::boundary: return add({Step::boundary, next, -1, {}});
-      case Kind::no_boundary: return add({Step::no_boundary, next, -1, {}});
-      case Kind::sequence:
+      case NodeKind::empty: return next;
+      case NodeKind::bytes: return add({Step::byte, next, -1, node.bytes});
+      case NodeKind::begin: return add({Step::begin, next, -1, {}});
+      case NodeKind::end: return add({Step::end, next, -1, {}});
+      case NodeKind::boundary: return add({Step::boundary, next, -1, {}});
+      case NodeKind::no_boundary: return add({Step::no_boundary, next, -1, {}});
+      case NodeKind::sequence:
         for (size_t i = node.parts.size(); i-- > 0;) next = compile(node.parts[i], next);
         return next;
-      case Kind::choice: {
+      case NodeKind::choice: {
         int first = compile(node.parts.back(), next);
         for (size_t i = node.parts.size() - 1; i-- > 0;)
           first = add({Step::split, compile(node.parts[i], next), first, {}});

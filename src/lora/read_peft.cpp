@@ -9,8 +9,6 @@
 namespace bumblebee::lora {
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.";
-
 using Modules = std::map<std::string, ModuleTensors>;
 
 Modules sort(const TensorSet& tensors) {
@@ -29,7 +27,7 @@ Modules sort(const TensorSet& tensors) {
                    cat("expected no name of an adapter inside, as save_pretrained() writes, got ", in_quotes(rest)));
     }
   }
-  return sort_tensors(tensors, kPrefix,
+  return sort_tensors(tensors, kPeftPrefix,
                       {{".lora_A.weight", &ModuleTensors::a},
                        {".lora_B.weight", &ModuleTensors::b},
                        {".lora_B.bias", &ModuleTensors::b_bias},

@@ -8,8 +8,6 @@
 namespace bumblebee::lora {
 namespace {
 
-constexpr const char* kPrefix = "base_model.model.";
-
 std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
 void add_targets(const Adapter& adapter, Json& config) {
@@ -58,7 +56,7 @@ void add_scales(const Adapter& adapter, Json& config) {
 }
 
 void add_tensors(const std::string& path, const ModuleDelta& change, bool inner_bias, TensorWriter& tensors) {
-  const std::string at = kPrefix + path;
+  const std::string at = std::string(kPeftPrefix) + path;
   if (change.low_rank) {
     const LowRank& low = *change.low_rank;
     const bool embedding = is_embedding(path);

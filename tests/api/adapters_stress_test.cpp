@@ -17,14 +17,14 @@
 namespace bumblebee::engine {
 namespace {
 
-const Repository kTiny = local(BB_TEST_DATA "/apps/tiny");
+const Repository kModel = local(BB_TEST_DATA "/apps/tiny");
 constexpr int kVersions = 16, kNames = 6, kPrompts = 5, kClients = 3;
 
 Model load(uint64_t max_adapter_bytes) {
   ModelOptions options;
   options.threads = 1;
   options.max_adapter_bytes = max_adapter_bytes;
-  return load_model(kTiny, options);
+  return load_model(kModel, options);
 }
 
 /// Versions of every kind: factors of all ranks, DoRA, whole weights.
@@ -71,7 +71,7 @@ text::Generation serving(const Model& model, int batch) {
   text::GenerationOptions options;
   options.limits = {.batch_size = batch, .sequence_length = 64};
   options.prefill_chunk = 7;
-  return text::generation(model, load_tokenizer(kTiny), config, options);
+  return text::generation(model, load_tokenizer(kModel), config, options);
 }
 
 /// Answers of a model of its own, one request at a time.

@@ -6,7 +6,6 @@
 namespace bumblebee::apps_test {
 namespace {
 
-std::string golden(const std::string& name) { return std::string(BB_TEST_DATA) + "/goldens/" + name; }
 const std::string kBase = golden("models/qwen3"), kLora = golden("adapters/mlx_lora"),
                   kPeft = golden("adapters/peft_layers"), kFull = golden("adapters/mlx_full");
 

@@ -8,7 +8,6 @@
 namespace bumblebee::apps_test {
 namespace {
 
-std::string golden(const std::string& name) { return std::string(BB_TEST_DATA) + "/goldens/" + name; }
 std::string golden_adapter(const std::string& name) { return golden("adapters/" + name); }
 
 TEST(AdapterInfo, SaysWhatAnAdapterIs) {

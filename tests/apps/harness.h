@@ -11,6 +11,9 @@
 
 namespace bumblebee::apps_test {
 
+/// A path below tests/data/goldens.
+inline std::string golden(const std::string& name) { return BB_TEST_DATA "/goldens/" + name; }
+
 struct Outcome {
   int status = -1;  // exit status, or 128 + signal
   std::string out, err;

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "tests/hub/etags.h"
 
 namespace fs = std::filesystem;
 
@@ -15,8 +16,6 @@ namespace bumblebee::hub {
 namespace {
 
 const std::string kCommit = "0123456789abcdef0123456789abcdef01234567";
-const std::string kSha1 = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
-const std::string kSha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 class RepositoryCacheTest : public ::testing::Test {
  protected:

@@ -5,12 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "tests/hub/etags.h"
 
 namespace bumblebee::hub {
 namespace {
-
-const std::string kSha1 = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
-const std::string kSha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 Json file(const std::string& path, int64_t size = 5) {
   return {{"type", "file"}, {"path", path}, {"oid", kSha1}, {"size", size}};

@@ -15,6 +15,7 @@
 #include "quant/affine.h"
 #include "quant/elements.h"
 #include "tests/io/files.h"
+#include "tests/support/golden_file.h"
 #include "tests/support/random.h"
 
 namespace bumblebee::lora::testing {
@@ -81,6 +82,12 @@ struct Directory {
 };
 
 inline std::string layer(int i, const std::string& module) { return cat("model.layers.", i, ".", module); }
+inline const std::string kQ0 = layer(0, "self_attn.q_proj"), kQ1 = layer(1, "self_attn.q_proj");
+
+/// One of tests/data/goldens/adapters.
+inline Adapter golden_adapter(const std::string& name) {
+  return read_adapter(testing_support::golden_path("adapters/" + name));
+}
 
 /// mlx-lm, rank 2, two layers of q_proj [6, 4] and down_proj [4, 5].
 inline Directory mlx_directory() {

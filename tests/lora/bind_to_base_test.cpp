@@ -9,19 +9,17 @@ namespace bumblebee::lora {
 namespace {
 
 using namespace testing;
-using Kind = nn::TargetModule::Kind;
-
-const std::string kQ0 = layer(0, "self_attn.q_proj");
+using ModuleKind = nn::TargetModule::Kind;
 
 /// The base that the directories of adapter_files.h are for.
 Base base(int layers = 2, bool tied = false) {
-  Base base{{{"model.embed_tokens", 9, 4, Kind::embedding, false}}, tied, "base"};
+  Base base{{{"model.embed_tokens", 9, 4, ModuleKind::embedding, false}}, tied, "base"};
   for (int i = 0; i < layers; ++i) {
-    base.target_modules.push_back({layer(i, "input_layernorm"), 4, 4, Kind::norm, false});
-    base.target_modules.push_back({layer(i, "self_attn.q_proj"), 4, 6, Kind::linear, true});
-    base.target_modules.push_back({layer(i, "mlp.down_proj"), 5, 4, Kind::linear, false});
+    base.target_modules.push_back({layer(i, "input_layernorm"), 4, 4, ModuleKind::norm, false});
+    base.target_modules.push_back({layer(i, "self_attn.q_proj"), 4, 6, ModuleKind::linear, true});
+    base.target_modules.push_back({layer(i, "mlp.down_proj"), 5, 4, ModuleKind::linear, false});
   }
-  base.target_modules.push_back({"lm_head", 4, 9, Kind::linear, false});
+  base.target_modules.push_back({"lm_head", 4, 9, ModuleKind::linear, false});
   return base;
 }
 
@@ -71,7 +69,7 @@ TEST(BindToBase, ListsOtherSizes) {
                 "other sizes: expected none, got 1 of 4: '" + kQ0 + " (inputs of A: expected 8, got 4)'");
   other = base();
   for (nn::TargetModule& module : other.target_modules) {
-    if (module.kind == Kind::linear && module.name != "lm_head") module.out = 16;
+    if (module.kind == ModuleKind::linear && module.name != "lm_head") module.out = 16;
   }
   expect_misfit(mlx_directory().read(), other, "got 4 of 4");
 }

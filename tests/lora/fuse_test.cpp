@@ -17,8 +17,6 @@ using testing_support::GoldenFile;
 
 constexpr const char* kQuantized = "widths/b4_g64_tied_bf16";
 
-Adapter golden(const std::string& name) { return read_adapter(golden_path("adapters/" + name)); }
-
 double error_of(const std::filesystem::path& directory, const std::string& name) {
   const GoldenFile file("adapters/" + name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(directory);
@@ -43,8 +41,8 @@ TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
   for (const auto& [name, base] : cases) {
     SCOPED_TRACE(name);
     const test::TemporaryDirectory scratch;
-    const FuseReport report =
-        fuse_checkpoint(golden_path(base), scratch.path(), golden(name), {.dequantize = true, .dtype = DType::f32});
+    const FuseReport report = fuse_checkpoint(golden_path(base), scratch.path(), golden_adapter(name),
+                                              {.dequantize = true, .dtype = DType::f32});
     // As in goldens_test: f32 angles, and one rounding of each weight.
     EXPECT_LE(error_of(scratch.path(), name), 1e-5 + 15 * 8 * testing_support::kRoundF32);
     ASSERT_FALSE(report.losses.empty());
@@ -55,7 +53,7 @@ TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
 }
 
 TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
-  const Adapter adapter = golden("mlx_quantized");
+  const Adapter adapter = golden_adapter("mlx_quantized");
   const test::TemporaryDirectory scratch;
   const FuseReport report = fuse_checkpoint(golden_path(kQuantized), scratch.path(), adapter, {});
   const auto before = Checkpoint::open(golden_path(kQuantized)), after = Checkpoint::open(scratch.path());
@@ -80,8 +78,8 @@ TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
 TEST(Fuse, RefusesWhatACheckpointCannotHold) {
   const auto refused = [](const char* name, const char* base, const std::string& part) {
     const test::TemporaryDirectory scratch;
-    test::expect_error([&] { fuse_checkpoint(golden_path(base), scratch.path() / "out", golden(name), {}); }, part,
-                       name);
+    test::expect_error([&] { fuse_checkpoint(golden_path(base), scratch.path() / "out", golden_adapter(name), {}); },
+                       part, name);
     EXPECT_FALSE(std::filesystem::exists(scratch.path() / "out"));
   };
   refused("peft_lora_bias", "models/qwen3", "the base has no bias here");

@@ -15,7 +15,6 @@ using namespace testing;
 
 constexpr ErrorCode kFile = ErrorCode::bad_file, kConfig = ErrorCode::bad_config, kNot = ErrorCode::unsupported;
 
-const std::string kQ0 = layer(0, "self_attn.q_proj"), kQ1 = layer(1, "self_attn.q_proj");
 const std::string kA = kPeft + kQ0 + ".lora_A.weight", kB = kPeft + kQ0 + ".lora_B.weight";
 
 struct Bad {

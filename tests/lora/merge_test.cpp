@@ -14,8 +14,6 @@ namespace {
 
 using namespace testing;
 
-Adapter golden(const std::string& name) { return read_adapter(testing_support::golden_path("adapters/" + name)); }
-
 /// scale·BA as f64 [rows·cols]; zeros where the adapter does not change the module.
 std::vector<double> dense(const Adapter& adapter, const std::string& path, size_t size) {
   std::vector<double> values(size);
@@ -30,7 +28,7 @@ std::vector<double> dense(const Adapter& adapter, const std::string& path, size_
 
 TEST(Merge, IsTheLinearCombination) {
   const std::vector<Weighted> parts = {
-      {golden("mlx_lora"), 0.7}, {golden("peft_regex"), -1.3}, {golden("peft_rslora"), 2}};
+      {golden_adapter("mlx_lora"), 0.7}, {golden_adapter("peft_regex"), -1.3}, {golden_adapter("peft_rslora"), 2}};
   const Merged merged = merge(parts);
   ASSERT_EQ(merged.notes.size(), 1u);
   EXPECT_EQ(merged.adapter.name, "mlx_lora+peft_regex+peft_rslora");
@@ -62,7 +60,7 @@ TEST(Merge, IsTheLinearCombination) {
 }
 
 TEST(Merge, EqualAndBinaryFactorsAreExact) {
-  const Adapter a = golden("mlx_lora");
+  const Adapter a = golden_adapter("mlx_lora");
   const Merged one = merge({{a, 1}});
   EXPECT_TRUE(one.notes.empty());
   EXPECT_EQ(one.adapter.modules, a.modules);
@@ -78,25 +76,25 @@ TEST(Merge, EqualAndBinaryFactorsAreExact) {
 }
 
 TEST(Merge, RefusesWhatDoesNotCombine) {
-  const Adapter lora = golden("mlx_lora");
+  const Adapter lora = golden_adapter("mlx_lora");
   const auto refused = [&](const std::vector<Weighted>& parts, const std::string& part) {
     test::expect_error([&] { merge(parts); }, part, part);
   };
   refused({}, "got none");
-  refused({{lora, 1}, {golden("peft_dora"), 1}}, "DoRA does not combine linearly");
-  refused({{golden("mlx_full"), 1}}, "do not combine linearly");
-  refused({{lora, 1}, {golden("peft_saved"), 1}}, "do not combine linearly");
+  refused({{lora, 1}, {golden_adapter("peft_dora"), 1}}, "DoRA does not combine linearly");
+  refused({{golden_adapter("mlx_full"), 1}}, "do not combine linearly");
+  refused({{lora, 1}, {golden_adapter("peft_saved"), 1}}, "do not combine linearly");
   refused({{lora, NAN}}, "expected a finite number");
   Adapter other = lora;
   std::swap(other.modules.at("model.layers.0.mlp.down_proj"), other.modules.at("model.layers.0.self_attn.q_proj"));
   refused({{lora, 1}, {other, 1}}, "as in the first adapter");
-  Adapter peft = golden("peft_lora");
-  peft.modules["model.embed_tokens"] = golden("mlx_head").modules.at("model.embed_tokens");
-  refused({{golden("mlx_head"), 1}, {peft, 1}}, "different things by an adapted embedding");
+  Adapter peft = golden_adapter("peft_lora");
+  peft.modules["model.embed_tokens"] = golden_adapter("mlx_head").modules.at("model.embed_tokens");
+  refused({{golden_adapter("mlx_head"), 1}, {peft, 1}}, "different things by an adapted embedding");
 }
 
 TEST(Merge, AddsTheBiasesOfB) {
-  const Adapter a = golden("peft_lora_bias");
+  const Adapter a = golden_adapter("peft_lora_bias");
   const Merged merged = merge({{a, 1}, {a, 1}});
   for (const auto& [path, change] : a.modules) {
     const LowRank &one = *change.low_rank, &sum = *merged.adapter.modules.at(path).low_rank;

@@ -13,8 +13,7 @@ namespace {
 
 using namespace testing;
 
-const std::string kQ0 = layer(0, "self_attn.q_proj"), kQ1 = layer(1, "self_attn.q_proj"),
-                  kDown1 = layer(1, "mlp.down_proj");
+const std::string kDown1 = layer(1, "mlp.down_proj");
 
 const LowRank& low(const Adapter& adapter, const std::string& path) { return *adapter.modules.at(path).low_rank; }
 

@@ -15,8 +15,6 @@ namespace {
 using namespace testing;
 using testing_support::golden_path;
 
-Adapter golden(const std::string& name) { return read_adapter(golden_path("adapters/" + name)); }
-
 Adapter through(const Adapter& adapter, Dialect to, const WriteOptions& options = {},
                 std::vector<std::string>* notes = nullptr) {
   const test::TemporaryDirectory scratch;
@@ -38,7 +36,7 @@ TEST(WriteAdapter, EveryGoldenInItsOwnFormat) {
   ASSERT_GE(goldens().size(), 27u);
   for (const std::string& name : goldens()) {
     SCOPED_TRACE(name);
-    const Adapter adapter = golden(name), back = through(adapter, adapter.dialect);
+    const Adapter adapter = golden_adapter(name), back = through(adapter, adapter.dialect);
     EXPECT_EQ(back.modules, adapter.modules);
     EXPECT_EQ(back.kind, adapter.kind);
     EXPECT_EQ(back.base, adapter.base);
@@ -49,17 +47,18 @@ TEST(WriteAdapter, TheOtherFormatHoldsTheSameBits) {
   for (const char* name :
        {"mlx_lora", "mlx_last_layer", "mlx_quantized", "mlx_dora", "mlx_dora_quantized", "mlx_twin"}) {
     SCOPED_TRACE(name);
-    const Adapter adapter = golden(name), peft = through(adapter, Dialect::peft);
+    const Adapter adapter = golden_adapter(name), peft = through(adapter, Dialect::peft);
     EXPECT_EQ(peft.dialect, Dialect::peft);
     EXPECT_EQ(peft.modules, adapter.modules);
     EXPECT_EQ(through(peft, Dialect::mlx, {.layers = 2}).modules, adapter.modules);
   }
   for (const char* name : {"peft_lora", "peft_rslora", "peft_regex", "peft_exclude", "peft_dora", "peft_dora_biased"}) {
     SCOPED_TRACE(name);
-    const Adapter adapter = golden(name);
+    const Adapter adapter = golden_adapter(name);
     EXPECT_EQ(through(adapter, Dialect::mlx).modules, adapter.modules);
   }
-  EXPECT_EQ(through(golden("mlx_head"), Dialect::peft, {.untied_head = true}).modules, golden("mlx_head").modules);
+  EXPECT_EQ(through(golden_adapter("mlx_head"), Dialect::peft, {.untied_head = true}).modules,
+            golden_adapter("mlx_head").modules);
 }
 
 double distance(const LowRank& a, const LowRank& b) {
@@ -80,7 +79,7 @@ double distance(const LowRank& a, const LowRank& b) {
 
 /// Ranks from 1 to 5 and three scales in one rank and one scale: zeros change nothing, folding rounds B once.
 TEST(WriteAdapter, MlxTakesPatternsByPaddingAndFolding) {
-  const Adapter adapter = golden("peft_patterns");
+  const Adapter adapter = golden_adapter("peft_patterns");
   std::vector<std::string> notes;
   const Adapter mlx = through(adapter, Dialect::mlx, {}, &notes);
   ASSERT_EQ(notes.size(), 1u);
@@ -94,7 +93,7 @@ TEST(WriteAdapter, MlxTakesPatternsByPaddingAndFolding) {
 }
 
 TEST(WriteAdapter, MlxNeedsToKnowWhichLayersAreLast) {
-  const Adapter adapter = golden("peft_layers");  // layer 1 only
+  const Adapter adapter = golden_adapter("peft_layers");  // layer 1 only
   test::expect_error([&] { through(adapter, Dialect::mlx); }, "give the base", "no base");
   EXPECT_EQ(through(adapter, Dialect::mlx, {.layers = 2}).modules, adapter.modules);
   std::vector<std::string> notes;
@@ -111,7 +110,7 @@ TEST(WriteAdapter, MlxNeedsToKnowWhichLayersAreLast) {
 
 TEST(WriteAdapter, RefusesWhatAFormatCannotHold) {
   const auto refused = [](const char* name, Dialect to, const std::string& part) {
-    test::expect_error([&] { through(golden(name), to); }, part, name);
+    test::expect_error([&] { through(golden_adapter(name), to); }, part, name);
   };
   refused("peft_lora_bias", Dialect::mlx, "no place for a bias of B");
   refused("peft_saved", Dialect::mlx, "no place for whole weights");
@@ -125,7 +124,7 @@ TEST(WriteAdapter, RefusesWhatAFormatCannotHold) {
 
 /// Layers that differ become whole paths.
 TEST(WriteAdapter, PeftNamesWholePathsWhereLayersDiffer) {
-  Adapter adapter = golden("mlx_lora");
+  Adapter adapter = golden_adapter("mlx_lora");
   adapter.modules.erase("model.layers.0.self_attn.q_proj");
   const test::TemporaryDirectory scratch;
   write_adapter(adapter, Dialect::peft, scratch.path());

@@ -19,21 +19,6 @@ using namespace testing_support;
 
 constexpr uint64_t kPlenty = uint64_t{1} << 32;
 
-std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
-  Random random(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& t : tokens) t = random.integer(0, vocab - 1);
-  return tokens;
-}
-
-std::vector<Target> every_target() {
-  register_replay_backend();
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
-                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
-  for (const Target& target : targets()) list.push_back(target);
-  return list;
-}
-
 /// A runner with adapters and slots for sets.
 class Adapted {
  public:

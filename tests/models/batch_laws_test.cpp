@@ -15,14 +15,6 @@ namespace {
 
 using namespace testing_support;
 
-std::vector<Target> every_target() {
-  register_replay_backend();
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
-                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
-  for (const Target& target : targets()) list.push_back(target);
-  return list;
-}
-
 std::vector<TinyModel> tiny_models() {
   return {{.family = "qwen3", .tied = true},
           {.family = "llama", .heads = 6, .kv_heads = 2, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
@@ -34,13 +26,6 @@ std::vector<TinyModel> tiny_models() {
            .head_dim = 32,
            .d_ff = 128,
            .format = Format::affine(3, 64, DType::f16, DType::f16)}};
-}
-
-std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
-  Random random(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& t : tokens) t = random.integer(0, vocab - 1);
-  return tokens;
 }
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
@@ -166,14 +151,6 @@ TEST_P(InstructionSets, WithFusedMultiplyAddAgreeBitForBit) {
     EXPECT_EQ(logits, first) << target.name();
   }
   EXPECT_FALSE(first.empty());
-}
-
-std::vector<Target> exact_targets() {
-  std::vector<Target> list;
-  for (const Target& target : every_target()) {
-    if (!target.options.fast) list.push_back(target);
-  }
-  return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, NarrowCaches, testing::Combine(testing::ValuesIn(exact_targets()), testing::Range(0, 4)),

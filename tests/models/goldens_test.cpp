@@ -37,17 +37,6 @@ std::vector<std::string> all_cases() {
   return names;
 }
 
-/// Every exact target on one thread, the best one also on three, and the reference.
-std::vector<Target> exact_targets() {
-  register_replay_backend();
-  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
-                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
-  for (const Target& target : targets()) {
-    if (!target.options.fast) list.push_back(target);
-  }
-  return list;
-}
-
 /// Relative to the root mean square of a tensor. The reference computes in f64; only inverse frequencies and angles are
 /// f32, as models are trained with, where the goldens have f64: at 12 positions an angle is off by at most 11·4·2^-24
 /// = 2.6e-6, and so are q and k after rotation, times a peak of about three deviations. The f32 targets add, at each

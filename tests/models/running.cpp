@@ -2,10 +2,33 @@
 #include "tests/models/running.h"
 
 #include "nn/tap_pass.h"
+#include "tests/support/random.h"
+#include "tests/support/replay_backend.h"
 
 namespace bumblebee::models {
 
 using namespace testing_support;
+
+std::vector<Target> every_target() {
+  register_replay_backend();
+  std::vector<Target> list = {{"ref", {.threads = 1, .fast = false, .instruction_set = "scalar"}},
+                              {"replay", {.threads = 1, .fast = false, .instruction_set = "scalar"}}};
+  for (const Target& target : targets()) list.push_back(target);
+  return list;
+}
+
+std::vector<Target> exact_targets() {
+  std::vector<Target> list = every_target();
+  std::erase_if(list, [](const Target& target) { return target.options.fast; });
+  return list;
+}
+
+std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
+  Random random(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& t : tokens) t = random.integer(0, vocab - 1);
+  return tokens;
+}
 
 Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSource& source, const Options& options)
     : backend_(std::move(backend)), options_(options), free_(Random(options.page_seed).permutation(options.pages)) {

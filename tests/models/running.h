@@ -15,6 +15,12 @@
 
 namespace bumblebee::models {
 
+/// What this machine can run, the reference and its replay included; and those of them that round no activations.
+std::vector<testing_support::Target> every_target();
+std::vector<testing_support::Target> exact_targets();
+
+std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab);
+
 /// Some tokens of one sequence in a batch.
 struct Chunk {
   int sequence = 0;

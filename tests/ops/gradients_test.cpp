@@ -19,7 +19,7 @@ using Matrix = std::vector<std::vector<C>>;
 
 constexpr double kStep = 1e-30;
 
-Matrix widen(const HostMatrix& m) {
+Matrix complex_of(const HostMatrix& m) {
   Matrix wide(size_t(m.rows));
   for (int r = 0; r < m.rows; ++r) wide[size_t(r)].assign(m.row(r), m.row(r) + m.cols);
   return wide;
@@ -88,7 +88,7 @@ TEST_F(Gradients, OfPackedAttention) {
       const Tensor out = grad_.attend_packed(upload(q), upload(k), upload(v), a, lse);
       grad_.attend_packed_dqkv(upload(dout), upload(q), upload(k), upload(v), out, lse, a, dq, dk, dv);
 
-      Matrix x = widen(q), keys = widen(k), values = widen(v);
+      Matrix x = complex_of(q), keys = complex_of(k), values = complex_of(v);
       const auto forward = [&] {
         Matrix y(10, std::vector<C>(12));
         for (int first = 0, s = 0; s < 3; first += lengths[size_t(s++)]) {
@@ -133,8 +133,8 @@ TEST_F(Gradients, OfNorms) {
   for (const int width : {7, 14}) {
     const HostMatrix x = normal(3, 14), dy = normal(3, 14), w = normal(1, width);
     const NormParams norm{upload(w), 1e-3f};
-    Matrix wide = widen(x);
-    const Matrix weight = widen(w);
+    Matrix wide = complex_of(x);
+    const Matrix weight = complex_of(w);
     const auto loss = [&] {
       Matrix y(3, std::vector<C>(14));
       for (size_t r = 0; r < 3; ++r) {
@@ -169,8 +169,8 @@ TEST_F(Gradients, OfNormsAndRotationPerHead) {
       EXPECT_EQ(read("kept", kept).values, dq.values);
       const auto check = [&](const HostMatrix& m, const HostMatrix& c, const HostMatrix& weight, double eps,
                              const Tensor& got) {
-        Matrix x = widen(m);
-        const Matrix w = widen(weight);
+        Matrix x = complex_of(m);
+        const Matrix w = complex_of(weight);
         const auto loss = [&] {
           Matrix y = x;
           for (size_t r = 0; r < 3; ++r) {
@@ -197,7 +197,7 @@ TEST_F(Gradients, OfGatedUnits) {
   gate.values[6] = -40;
   Tensor dgate, dup;
   grad_.glu_dx(Activation::silu, upload(dy), upload(gate), upload(up), dgate, dup);
-  Matrix g = widen(gate), u = widen(up);
+  Matrix g = complex_of(gate), u = complex_of(up);
   const auto loss = [&] {
     Matrix y = u;
     for (size_t r = 0; r < 2; ++r) {
@@ -221,8 +221,8 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     const double total =
         grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, &dh);
 
-    const WideWeight w = op_cases::widen(host);
-    Matrix x = widen(h);
+    const WideWeight w = widen(host);
+    Matrix x = complex_of(h);
     const auto loss = [&] {
       C sum = 0;
       for (size_t r = 0; r < 5; ++r) {
@@ -254,11 +254,11 @@ TEST_F(Gradients, OfProductsThatShareAnInput) {
   const Weight w1 = ref_->pack(first), w2 = ref_->pack(second);
   const Tensor dy[] = {upload(dy1), upload(dy2)};
   const Weight* const weights[] = {&w1, &w2};
-  Matrix wide = widen(x);
+  Matrix wide = complex_of(x);
   const auto loss = [&] {
     C sum = 0;
     for (const auto& [host, c] : {std::pair(&first, &dy1), std::pair(&second, &dy2)}) {
-      const WideWeight w = op_cases::widen(*host);
+      const WideWeight w = widen(*host);
       for (size_t r = 0; r < 2; ++r) {
         for (size_t i = 0; i < size_t(w.out) * 64; ++i)
           sum += double(c->row(int(r))[i / 64]) * w.value[i] * wide[r][i % 64];
@@ -290,7 +290,7 @@ TEST_F(Gradients, OfFactorsByColumn) {
   grad_.multiply_columns(y, upload(f));
   const Output got = read("y", y);
   for (size_t i = 0; i < 24; ++i) EXPECT_EQ(got.values[i], x.values[i] * f.values[i % 6]);
-  Matrix factor = widen(f);
+  Matrix factor = complex_of(f);
   const auto loss = [&] {
     C sum = 0;
     for (size_t i = 0; i < 24; ++i) sum += double(c.values[i]) * double(x.values[i]) * factor[0][i % 6];
@@ -302,7 +302,7 @@ TEST_F(Gradients, OfFactorsByColumn) {
 TEST_F(Gradients, RowLengthsAreThoseOfTheSum) {
   const HostWeight host = random_weight(random_, 9, 32, Format::affine(4, 32, DType::bf16, DType::bf16), 0.2);
   const HostMatrix a = normal(3, 32), b = normal(9, 3);
-  const WideWeight w = op_cases::widen(host);
+  const WideWeight w = widen(host);
   const Output got = read("lengths", grad_.row_lengths(ref_->pack(host), upload(a), upload(b), 0.5f));
   ASSERT_EQ(got.cols, 9);
   for (size_t n = 0; n < 9; ++n) {

@@ -1,17 +1,15 @@
-# bb_test_support: what the tests of several layers share. Included by each folder that needs it.
+# What the tests of several folders share. Included by each folder that needs it; every target is made once.
+set(here ${CMAKE_CURRENT_LIST_DIR})
 if(NOT TARGET bb_test_support)
-  add_library(bb_test_support STATIC
-    ${CMAKE_CURRENT_LIST_DIR}/golden_file.cpp ${CMAKE_CURRENT_LIST_DIR}/memory_weights.cpp ${CMAKE_CURRENT_LIST_DIR}/random.cpp
-    ${CMAKE_CURRENT_LIST_DIR}/tiny_model.cpp ${CMAKE_CURRENT_LIST_DIR}/tolerance.cpp)
-  bb_common(bb_test_support)
-  target_include_directories(bb_test_support PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
-  target_compile_definitions(bb_test_support PRIVATE BB_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
-  target_link_libraries(bb_test_support PUBLIC bumblebee_backend GTest::gtest)
+  bb_test_library(bb_test_support
+    SOURCES ${here}/golden_file.cpp ${here}/memory_weights.cpp ${here}/random.cpp ${here}/tiny_model.cpp ${here}/tolerance.cpp
+    LIBS bumblebee_backend)
+  # The device "replay" around the reference; needs the registry.
+  bb_test_library(bb_replay SOURCES ${here}/replay_backend.cpp ${here}/replay_ops.cpp LIBS bb_test_support bumblebee_backends)
 endif()
-
-# bb_replay: the device "replay" around the reference; needs the registry.
-if(NOT TARGET bb_replay)
-  add_library(bb_replay STATIC ${CMAKE_CURRENT_LIST_DIR}/replay_backend.cpp ${CMAKE_CURRENT_LIST_DIR}/replay_ops.cpp)
-  bb_common(bb_replay)
-  target_link_libraries(bb_replay PUBLIC bb_test_support bumblebee_backends)
+# Models on every device, with and without adapters.
+if(NOT TARGET bb_test_models AND TARGET bumblebee_exec)
+  bb_test_library(bb_test_models
+    SOURCES ${here}/../models/adapting.cpp ${here}/../models/running.cpp
+    LIBS bb_replay bumblebee_exec bumblebee_io)
 endif()

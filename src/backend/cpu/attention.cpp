@@ -103,14 +103,6 @@ struct CpuOps::AttentionTask {
   int spans() const { return last_span - first_span + 1; }
 };
 
-namespace {
-
-int first_visible(const AttentionParams& a, int position) {
-  return a.window > 0 ? std::max(0, position - a.window + 1) : 0;
-}
-
-}  // namespace
-
 std::vector<CpuOps::AttentionTask> CpuOps::attention_tasks(const AttentionParams& a) const {
   const int task_rows = std::max(1, kTaskVectors / (a.heads / a.kv_heads));
   std::vector<AttentionTask> tasks;
@@ -119,7 +111,7 @@ std::vector<CpuOps::AttentionTask> CpuOps::attention_tasks(const AttentionParams
     for (int r = 0; r < s.rows; r += task_rows) {
       const int rows = std::min(task_rows, s.rows - r), first = s.past + r, last = first + rows - 1;
       for (int h = 0; h < a.kv_heads; ++h)
-        tasks.push_back({int(i), h, r, rows, first, last, first_visible(a, first) / kSpan, last / kSpan});
+        tasks.push_back({int(i), h, r, rows, first, last, a.first_visible(first) / kSpan, last / kSpan});
     }
   }
   return tasks;
@@ -129,7 +121,7 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
                          const float* q, float* scores, const SoftmaxState& state) {
   const int group = a.heads / a.kv_heads, dim = a.head_dim, page_size = kv.shape().page_size;
   const bool scaled = kv.element() == Element::i8;
-  const int begin = std::max(span * kSpan, first_visible(a, task.first_position)),
+  const int begin = std::max(span * kSpan, a.first_visible(task.first_position)),
             end = std::min((span + 1) * kSpan, task.last_position + 1);
   const Segment& s = batch_.segments[size_t(task.segment)];
   state.clear();
@@ -153,7 +145,7 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
                    .next = kv.values(id, layer, task.head)});
     for (int i = 0; i < state.vectors; ++i) {
       const int position = task.first_position + i / group;
-      const int low = std::clamp(first_visible(a, position) - start, 0, depth),
+      const int low = std::clamp(a.first_visible(position) - start, 0, depth),
                 high = std::clamp(position + 1 - start, low, depth);
       float* p = scores + size_t(i) * size_t(page_size);
       std::fill(p, p + low, 0.0f);

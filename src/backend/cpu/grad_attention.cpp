@@ -15,14 +15,8 @@ constexpr int kBlockRows = 64;  // queries of a task, and keys of a block
 static_assert(kBlockRows % Operands::kEntry == 0);
 constexpr size_t kB = kBlockRows;
 
-int first_visible(const AttentionParams& a, int position) {
-  return a.window > 0 ? std::max(0, position - a.window + 1) : 0;
-}
-
 /// The first key of the block that the first visible one is in.
-int first_block(const AttentionParams& a, int position) { return first_visible(a, position) / kBlockRows * kBlockRows; }
-
-size_t up_to(int count, int multiple) { return size_t((count + multiple - 1) / multiple * multiple); }
+int first_block(const AttentionParams& a, int position) { return a.first_visible(position) / kBlockRows * kBlockRows; }
 
 }  // namespace
 
@@ -99,7 +93,7 @@ void CpuGradOps::attend_block(const Packed& packed, const Tensor& q, const Atten
   float totals[kBlockRows];
   for (int i = 0; i < rows; ++i) {
     float* const p = scores + size_t(i) * stride;
-    const int low = first_visible(a, first + i) - begin, high = first + i + 1 - begin;
+    const int low = a.first_visible(first + i) - begin, high = first + i + 1 - begin;
     std::fill(p, p + low, 0.0f);
     std::fill(p + high, p + stride, 0.0f);
     const float highest = k_.max_scaled(p + low, high - low, a.scale);

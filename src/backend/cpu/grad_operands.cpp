@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kTransposeRows = 16;  // transposed at a time on the way to bf16
 
-size_t up_to(int count, int multiple) { return size_t((count + multiple - 1) / multiple * multiple); }
 size_t transposed_stride(int count) { return up_to(count, 16) + 16; }  // f32
 size_t half_stride(int depth) { return up_to(depth, 32) + 32; }        // bf16
 size_t tile_words(int depth) { return size_t(depth + 1) / 2 * kPairCols; }

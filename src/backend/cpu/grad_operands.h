@@ -6,6 +6,9 @@
 
 namespace bumblebee::cpu {
 
+/// `count` rounded up to a multiple.
+inline size_t up_to(int count, int multiple) { return size_t((count + multiple - 1) / multiple * multiple); }
+
 class Operands {
  public:
   Operands(const Kernels& kernels, bool bf16) : k_(kernels), bf16_(bf16) {}

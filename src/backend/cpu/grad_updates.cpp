@@ -9,7 +9,7 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr int64_t kSerialWork = 1 << 14;  // elements below which waking other threads does not pay
+constexpr int64_t kSerialElements = 1 << 14;  // elements below which waking other threads does not pay
 constexpr int64_t kGrain = 64;
 
 int64_t count(const Tensor& t) { return int64_t{t.rows()} * t.cols(); }
@@ -28,7 +28,7 @@ void for_elements(ThreadPool& threads, size_t terms, const TensorOf& tensor_of, 
       begin = end;
     }
   };
-  if (total < kSerialWork) {
+  if (total < kSerialElements) {
     part(0, total, 0);
   } else {
     threads.for_ranges(total, kGrain, part);

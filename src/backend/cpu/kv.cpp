@@ -10,7 +10,7 @@
 namespace bumblebee::cpu {
 namespace {
 
-Element element_of(DType dtype) {
+Element cached_element(DType dtype) {
   if (dtype == DType::f32) return Element::f32;
   if (dtype == DType::f16) return Element::f16;
   if (dtype == DType::bf16) return Element::bf16;
@@ -22,7 +22,7 @@ Element element_of(DType dtype) {
 
 CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
     : KvStore(s),
-      element_(element_of(s.dtype)),
+      element_(cached_element(s.dtype)),
       scales_at_(size_t(s.only_group().head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
       head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
       kv_heads_(s.only_group().kv_heads),

@@ -12,8 +12,8 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr int64_t kSerialWork = 1 << 15;  // multiply-adds below which waking other threads does not pay
-constexpr int kShrinkRows = 48;           // rows of x at once, which stay in the second-level cache
+constexpr int64_t kSerialProducts = 1 << 15;  // multiply-adds below which waking other threads does not pay
+constexpr int kShrinkRows = 48;               // rows of x at once, which stay in the second-level cache
 
 const CpuLowRank& packed(const LowRankWeights& f) { return static_cast<const CpuLowRank&>(*f.packed); }
 size_t size_of(Element element) { return element == Element::bf16 ? 2 : 4; }
@@ -172,7 +172,7 @@ void CpuOps::lora_shrink(const Tensor& x, const LoraWork& work) {
     for (const Term& term : terms) all_ranks += term.term->factors.rank;
   }
   const int threads = threads_.threads();
-  const bool serial = threads == 1 || work.shrink < kSerialWork;
+  const bool serial = threads == 1 || work.shrink < kSerialProducts;
   const auto pieces_of = [&](const Run& run, int rank) {
     if (serial || run.count >= 8 * threads) return 1;
     const int64_t each = std::max(all_ranks / (2 * threads), std::clamp<int64_t>(all_ranks / threads, 4, 8));
@@ -299,7 +299,7 @@ void CpuOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modu
       base += (out + 15) / 16 * 16;
     }
   };
-  if (work.expand < kSerialWork) {
+  if (work.expand < kSerialProducts) {
     finish(0, total, 0);
   } else {
     threads_.for_ranges(total, 64, finish);

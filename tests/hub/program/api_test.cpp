@@ -15,8 +15,6 @@ namespace fs = std::filesystem;
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kWeights = "model.safetensors";
-
 class Api : public HubTest {
  protected:
   void SetUp() override {

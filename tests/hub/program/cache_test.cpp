@@ -9,7 +9,6 @@ namespace fs = std::filesystem;
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kWeights = "model.safetensors";
 const Environment kOffline = {{"HF_HUB_OFFLINE", "1"}};
 
 class Cache : public HubTest {

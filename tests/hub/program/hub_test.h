@@ -14,6 +14,8 @@
 
 namespace bumblebee::hub_test {
 
+inline const std::string kWeights = "model.safetensors", kToken = "hf_secretSECRETsecretSECRET";
+
 struct PublishedFile {
   std::filesystem::path source;
   uint64_t size = 0;

@@ -13,8 +13,6 @@ namespace fs = std::filesystem;
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kWeights = "model.safetensors";
-
 class Processes : public HubTest {
  protected:
   static uint64_t sent(const std::string& where = "cdn") {

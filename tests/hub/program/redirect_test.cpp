@@ -6,9 +6,7 @@ namespace fs = std::filesystem;
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kToken = "hf_secretSECRETsecretSECRET";
 const Environment kWithToken = {{"HF_TOKEN", kToken}};
-const std::string kWeights = "model.safetensors";
 
 class Redirect : public HubTest {
  protected:

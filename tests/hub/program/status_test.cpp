@@ -6,8 +6,6 @@
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kToken = "hf_secretSECRETsecretSECRET";
-
 class Status : public HubTest {};
 
 struct Place {

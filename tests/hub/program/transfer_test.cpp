@@ -9,7 +9,6 @@ namespace bumblebee::hub_test {
 namespace {
 
 constexpr size_t kSize = 300'000;
-const std::string kWeights = "model.safetensors";
 
 class Transfer : public HubTest {
  protected:

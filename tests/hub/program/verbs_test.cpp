@@ -6,8 +6,6 @@ namespace fs = std::filesystem;
 namespace bumblebee::hub_test {
 namespace {
 
-const std::string kWeights = "model.safetensors";
-
 class Verbs : public HubTest {
  protected:
   nlohmann::json json(std::vector<std::string> arguments, const Environment& more = {}, int status = 0) const {

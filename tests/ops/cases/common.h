@@ -19,6 +19,9 @@ using testing_support::Random;
 using testing_support::seed_of;
 using testing_support::sum_error;
 
+/// What most checkpoints have.
+inline constexpr Format kQ4 = {Format::Kind::affine, DType::bf16, DType::bf16, 4, 64};
+
 Output read_output(Backend& backend, const std::string& what, const Tensor& tensor);
 
 /// Binds `rows` rows of one sequence without a cache, at the positions, slots and logit rows given (defaults: 0.., -1,

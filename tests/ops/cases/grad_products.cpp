@@ -7,8 +7,6 @@
 namespace bumblebee::op_cases {
 namespace {
 
-constexpr Format kQ4 = {Format::Kind::affine, DType::bf16, DType::bf16, 4, 64};
-
 struct DxTerm {
   Format format;
   int out = 0;

@@ -6,7 +6,7 @@
 namespace bumblebee::op_cases {
 namespace {
 
-constexpr int kWidths[] = {1, 2, 7, 15, 16, 17, 33, 64, 100, 257, 2048};
+constexpr int kGradWidths[] = {1, 2, 7, 15, 16, 17, 33, 64, 100, 257, 2048};
 constexpr double kTiny = 0x1p-126;
 
 /// Bounds of rms_norm_dx for one run: r·w∘dy - x·r³·mean(w∘dy∘x), where |dy| <= size and dy is off by `own`·size. r has
@@ -224,7 +224,7 @@ class TapeCase final : public OpCase {
 };
 
 void add_tape(Cases& cases, const std::string& op, float factor) {
-  for (const int cols : kWidths)
+  for (const int cols : kGradWidths)
     cases.push_back(std::make_unique<TapeCase>(op, "cols" + std::to_string(cols), cols % 4 + 1, cols, factor));
   cases.push_back(std::make_unique<TapeCase>(op, "many_rows", 41, 1024, factor));
 }
@@ -235,7 +235,7 @@ void add_rms_norm_dx(Cases& cases) {
   const auto add = [&](const std::string& variant, int rows, int cols, int width, double deviation) {
     cases.push_back(std::make_unique<RmsNormDxCase>(variant, rows, cols, width, deviation));
   };
-  for (const int cols : kWidths) add("cols" + std::to_string(cols), cols % 5 + 1, cols, cols, 1);
+  for (const int cols : kGradWidths) add("cols" + std::to_string(cols), cols % 5 + 1, cols, cols, 1);
   add("per_head", 3, 80, 20, 1);
   add("small_as_eps", 4, 64, 64, 1e-3);
   add("large", 4, 64, 64, 1e6);
@@ -269,7 +269,7 @@ void add_norm_rope_dx(Cases& cases) {
 }
 
 void add_glu_dx(Cases& cases) {
-  for (const int cols : kWidths)
+  for (const int cols : kGradWidths)
     cases.push_back(
         std::make_unique<GluDxCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
   cases.push_back(

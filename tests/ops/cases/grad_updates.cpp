@@ -8,10 +8,10 @@
 namespace bumblebee::op_cases {
 namespace {
 
-struct Shape {
+struct Matrix {
   int rows = 1, cols = 1;
 };
-using Shapes = std::vector<Shape>;
+using Shapes = std::vector<Matrix>;
 
 /// A list of tensors for each of several operands, all of the same shapes.
 class ListCase : public OpCase {
@@ -21,7 +21,7 @@ class ListCase : public OpCase {
     Random random(seed_of(name()));
     for (int i = 0; i < operands; ++i) {
       operands_.emplace_back();
-      for (const Shape& s : shapes) operands_.back().push_back(random_rows(random, s.rows, s.cols));
+      for (const Matrix& s : shapes) operands_.back().push_back(random_rows(random, s.rows, s.cols));
     }
   }
 
@@ -138,7 +138,7 @@ class AdafactorCase final : public OpCase {
   AdafactorCase(const std::string& variant, const Shapes& shapes, float beta)
       : OpCase("adafactor", variant), beta_(beta) {
     Random random(seed_of(name()));
-    for (const Shape& s : shapes) {
+    for (const Matrix& s : shapes) {
       One one{random_rows(random, s.rows, s.cols), {}, {1, s.cols, random.normals(size_t(s.cols), 1)}};
       if (s.rows > 1) one.rows = {1, s.rows, random.normals(size_t(s.rows), 1)};
       for (HostMatrix* m : {&one.rows, &one.cols}) {
@@ -259,7 +259,7 @@ class ReadAllCase final : public ListCase {
  private:
   std::vector<Output> call(GradOps& grad, const Operands& x) const override {
     size_t size = 0;
-    for (const Shape& s : shapes_) size += size_t(s.rows) * size_t(s.cols);
+    for (const Matrix& s : shapes_) size += size_t(s.rows) * size_t(s.cols);
     std::vector<float> flat(size);
     grad.read_all(x[0], flat);
     return {{"flat", 1, int(size), flat}};
@@ -273,7 +273,7 @@ class WriteAllCase final : public ListCase {
  private:
   std::vector<Output> call(GradOps& grad, const Operands& x) const override {
     std::vector<float> flat;
-    for (const Shape& s : shapes_) {
+    for (const Matrix& s : shapes_) {
       for (int i = 0; i < s.rows * s.cols; ++i) flat.push_back(float(flat.size()) + 0.5f);
     }
     grad.write_all(flat, x[0]);

@@ -141,8 +141,6 @@ class EmbedCase final : public OpCase {
   HostWeight table_;
 };
 
-constexpr Format kQ4 = {Format::Kind::affine, DType::bf16, DType::bf16, 4, 64};
-
 }  // namespace
 
 void add_matmul(Cases& cases) {
