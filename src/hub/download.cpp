@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/format.h"
 #include "hub/cache.h"
 #include "hub/client.h"
 #include "hub/download_progress.h"
@@ -60,11 +61,7 @@ std::string listed(const std::vector<std::string>& names) {
   return names.size() <= 3 ? text : cat(text, " and ", names.size() - 3, " more");
 }
 
-std::string megabytes(uint64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f MB", double(bytes) / 1e6);
-  return text;
-}
+std::string megabytes(uint64_t bytes) { return format("{:.2f} MB", double(bytes) / 1e6); }
 
 class Job {
  public:
