@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/format.h"
+#include "base/log.h"
 #include "hub/cache.h"
 #include "hub/client.h"
 #include "hub/download_progress.h"
@@ -90,6 +91,10 @@ class Job {
     if (thrown) std::rethrow_exception(thrown);
     if (failure) std::rethrow_exception(failure);
     if (what_.progress) what_.progress(progress_.read());
+    if (!result_.stale.empty())
+      log(LogLevel::warning, "hub not heard: id='", what_.id, "' used=", result_.commit, " why='", result_.stale, "'");
+    log(LogLevel::info, "hub files: id='", what_.id, "' commit=", result_.commit, " files=", result_.files,
+        " fetched_files=", result_.fetched_files, " bytes=", result_.bytes, " fetched_bytes=", result_.fetched_bytes);
     return std::move(result_);
   }
 
