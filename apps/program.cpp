@@ -10,6 +10,7 @@
 #include "options/common.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
+#include "ui/log.h"
 #include "ui/terminal.h"
 
 namespace bumblebee::cli {
@@ -45,6 +46,7 @@ int parse_and_run(Parser& app, Session& session) {
   }
   if (session.common->color == "always") set_color_mode(ColorMode::always);
   if (session.common->color == "never") set_color_mode(ColorMode::never);
+  show_log(session.common->log_level);
   return session.run();
 }
 

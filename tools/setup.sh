@@ -4,7 +4,7 @@
 
 # What each purpose needs: COMMAND:PACKAGE where any provider of the command will do, PACKAGE alone for headers and libraries.
 setup_program=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache git:git python3:python3
-  nlohmann-json3-dev libcli11-dev libfmt-dev libyaml-cpp-dev libcurl4-openssl-dev libssl-dev libedit-dev libgtest-dev libbenchmark-dev)
+  nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libyaml-cpp-dev libcurl4-openssl-dev libssl-dev libedit-dev libgtest-dev libbenchmark-dev)
 setup_tests=(clang-format-15:clang-format-15 qemu-aarch64-static:qemu-user-static aarch64-linux-gnu-g++:g++-aarch64-linux-gnu
   googletest npm:npm)
 setup_fuzz=(clang++-14:clang-14 libclang-rt-14-dev)

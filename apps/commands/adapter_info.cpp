@@ -1,6 +1,8 @@
 // One table row per module of a layer, with the size of its change in every layer as a sparkline.
 #include "commands/adapter_info.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -40,18 +42,11 @@ std::string range_text(const std::vector<T>& values) {
   if (values.empty()) return "none";
   std::map<T, int> counts;
   for (const T value : values) ++counts[value];
-  char text[96];
-  const auto number = [](T value) {
-    char one[32];
-    std::snprintf(one, sizeof one, "%.7g", double(value));
-    return std::string(one);
-  };
-  if (counts.size() == 1) return number(values.front());
+  if (counts.size() == 1) return fmt::format("{:.7g}", double(values.front()));
   const auto most =
       std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  std::snprintf(text, sizeof text, "%s to %s (most %s)", number(counts.begin()->first).c_str(),
-                number(counts.rbegin()->first).c_str(), number(most->first).c_str());
-  return text;
+  return fmt::format("{:.7g} to {:.7g} (most {:.7g})", double(counts.begin()->first), double(counts.rbegin()->first),
+                     double(most->first));
 }
 
 /// One block per layer from 0 to `last`, its height in eighths of `largest`; '.' where the layer has no such module, 0
@@ -86,11 +81,7 @@ std::string layers_text(const std::set<int>& layers) {
   return text.empty() ? "none" : text;
 }
 
-void line(const char* name, const std::string& value) {
-  char head[32];
-  std::snprintf(head, sizeof head, "%-14s ", name);
-  write_out(head + value + "\n");
-}
+void line(const char* name, const std::string& value) { write_out(fmt::format("{:14} {}\n", name, value)); }
 
 void print_table(const lora::Adapter& adapter) {
   std::map<std::string, Row> rows;
@@ -107,9 +98,8 @@ void print_table(const lora::Adapter& adapter) {
   if (rows.empty()) return;
   size_t width = 6;
   for (const auto& [name, row] : rows) width = std::max(width, name.size());
-  char text[160];
-  std::snprintf(text, sizeof text, "\n%-*s %10s %10s %10s", int(width), "change", "smallest", "mean", "largest");
-  write_out(text + (last >= 0 ? "  |scale·BA| in layers 0 to " + std::to_string(last) : std::string()) + "\n");
+  write_out(fmt::format("\n{:{}} {:>10} {:>10} {:>10}{}\n", "change", width, "smallest", "mean", "largest",
+                        last >= 0 ? fmt::format("  |scale·BA| in layers 0 to {}", last) : ""));
   for (const auto& [name, row] : rows) {
     double sum = 0, low = INFINITY, high = 0;
     for (const auto& [layer, size] : row.sizes) {
@@ -117,9 +107,9 @@ void print_table(const lora::Adapter& adapter) {
       low = std::min(low, size);
       high = std::max(high, size);
     }
-    std::snprintf(text, sizeof text, "%-*s %10.4g %10.4g %10.4g", int(width), one_line(name).c_str(), low,
-                  sum / double(row.sizes.size()), high);
-    write_out(text + (row.sizes.contains(-1) ? std::string() : "  " + sparkline(row, last, largest)) + "\n");
+    write_out(fmt::format("{:{}} {:10.4g} {:10.4g} {:10.4g}{}\n", one_line(name), width, low,
+                          sum / double(row.sizes.size()), high,
+                          row.sizes.contains(-1) ? std::string() : "  " + sparkline(row, last, largest)));
   }
 }
 

@@ -1,5 +1,7 @@
 // `bench`: how fast a model is here. Flags, names of tests and the table follow llama-bench, so that figures can stand
 // side by side; docs/cli.md defines every field.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -178,12 +180,6 @@ OutJson row_of(const Setting& setting, const LoadBenchmark& loading) {
   return row;
 }
 
-std::string formatted(const char* format, double a, double b = 0) {
-  char text[96];
-  std::snprintf(text, sizeof text, format, a, b);
-  return text;
-}
-
 /// Prints rows as they come, JSON at the end.
 class Report {
  public:
@@ -233,9 +229,9 @@ class Report {
   std::vector<Column> columns(const OutJson& row) const {
     const bool loading = row.at("test").text() == "load";
     const std::string speed =
-        loading
-            ? formatted("load %.3f s, first token %.3f s", row.at("load_s").number(), row.at("first_token_s").number())
-            : formatted("%.2f ± %.2f", row.at("avg_ts").number(), row.at("stddev_ts").number());
+        loading ? fmt::format("load {:.3f} s, first token {:.3f} s", row.at("load_s").number(),
+                              row.at("first_token_s").number())
+                : fmt::format("{:.2f} ± {:.2f}", row.at("avg_ts").number(), row.at("stddev_ts").number());
     const OutJson share = row.at("bandwidth_share");
     std::vector<Column> out = {{"model", -30, row.at("model").text()},
                                {"size", 10, human_bytes(row.at("model_bytes").number())},
@@ -247,16 +243,12 @@ class Report {
     if (integers_of(flags_.rows) != std::vector<int>{1}) out.push_back({"rows", 5, row.at("rows").dump()});
     out.push_back({"test", 15, row.at("test").text()});
     out.push_back({"t/s", 18, speed});
-    out.push_back({"% of read", 9, share.is_null() ? "" : formatted("%.1f", 100 * share.number())});
+    out.push_back({"% of read", 9, share.is_null() ? "" : fmt::format("{:.1f}", 100 * share.number())});
     return out;
   }
 
   static std::string padded(const std::string& text, int width) {
-    // Columns of the screen: bytes that continue a character take none.
-    const auto shown =
-        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-    const std::string space(size_t(std::max<ptrdiff_t>(0, std::abs(width) - shown)), ' ');
-    return width < 0 ? text + space : space + text;
+    return width < 0 ? fmt::format("{:<{}}", text, -width) : fmt::format("{:>{}}", text, width);
   }
 
   void add_markdown(const OutJson& row) {

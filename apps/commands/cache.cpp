@@ -1,4 +1,6 @@
 // `cache`: what lies in the cache of the Hugging Face Hub; removing, pruning, verifying.
+#include <fmt/core.h>
+
 #include <cstdio>
 #include <ctime>
 
@@ -40,10 +42,8 @@ std::string joined(const std::vector<std::string>& words) {
 }
 
 void row(const std::string& name, uint64_t bytes, int files, int64_t modified, const std::string& note) {
-  char numbers[64];
-  std::snprintf(numbers, sizeof numbers, "%10s %6d  %-10s  ", human_bytes(double(bytes)).c_str(), files,
-                day(modified).c_str());
-  write_out(numbers + one_line(name) + (note.empty() ? "" : "  " + one_line(note)) + "\n");
+  write_out(fmt::format("{:>10} {:6}  {:10}  {}{}{}\n", human_bytes(double(bytes)), files, day(modified),
+                        one_line(name), note.empty() ? "" : "  ", one_line(note)));
 }
 
 OutJson as_json(const CacheListing& listing) {

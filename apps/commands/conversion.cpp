@@ -1,6 +1,8 @@
 // Runs a conversion under a progress bar and prints its report.
 #include "commands/conversion.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -55,8 +57,7 @@ void print_as_text(const ConversionReport& report, const std::string& output, bo
   bool exact = true;
   for (const auto& [key, group] : groups) {
     exact = exact && !key.first;
-    char error[64] = "";
-    if (key.first) std::snprintf(error, sizeof error, ", largest error %.3g", group.largest_error);
+    std::string error = key.first ? fmt::format(", largest error {:.3g}", group.largest_error) : "";
     std::string count =
         every_tensor ? "" : std::to_string(group.tensors) + (group.tensors == 1 ? " tensor, " : " tensors, ");
     write_out((key.first ? "rounded  " : "exact    ") + key.second + ": " + count + human_bytes(double(group.bytes)) +

@@ -1,4 +1,6 @@
 // `doctor`: what this machine offers and what the program makes of it. The first thing to attach to a bug report.
+#include <fmt/core.h>
+
 #include <sys/utsname.h>
 
 #include <cstdio>
@@ -35,11 +37,7 @@ std::string list_of(const std::vector<std::string>& words) {
   return out.empty() ? "none" : out;
 }
 
-void row(const char* name, const std::string& value) {
-  char start[32];
-  std::snprintf(start, sizeof start, "%-18s ", name);
-  write_out(start + value + "\n");
-}
+void row(const char* name, const std::string& value) { write_out(fmt::format("{:18} {}\n", name, value)); }
 
 /// "0-3,8"
 std::string ranges(const std::vector<int>& sorted) {
@@ -55,9 +53,7 @@ std::string ranges(const std::vector<int>& sorted) {
 }
 
 std::string quota_of(const ThreadingInfo& threads) {
-  char text[48] = "no quota";
-  if (threads.cpu_quota > 0) std::snprintf(text, sizeof text, "a quota of %.2f CPUs", threads.cpu_quota);
-  return text;
+  return threads.cpu_quota > 0 ? fmt::format("a quota of {:.2f} CPUs", threads.cpu_quota) : "no quota";
 }
 
 OutJson as_json(const ThreadingInfo& threads) {

@@ -1,5 +1,7 @@
 // `fuse`: adapters written into a model's weights, and what that loses against applying them at run time. Flags are
 // those of mlx_lm.fuse where it has them.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -166,23 +168,19 @@ void print_as_text(const lora::FuseReport& report, const std::string& output,
                    const std::optional<Divergence>& divergence) {
   size_t width = 6;
   for (const lora::FuseLoss& loss : report.losses) width = std::max(width, loss.module.size());
-  char text[400];
   const auto row = [&](const lora::FuseLoss& loss) {
-    std::snprintf(text, sizeof text, "%-*s %12.4g %12.4g %12.4g %9.2f%%\n", int(width), one_line(loss.module).c_str(),
-                  loss.weight, loss.change, loss.error, 100 * loss.relative());
-    write_out(text);
+    write_out(fmt::format("{:{}} {:12.4g} {:12.4g} {:12.4g} {:9.2f}%\n", one_line(loss.module), width, loss.weight,
+                          loss.change, loss.error, 100 * loss.relative()));
   };
-  std::snprintf(text, sizeof text, "%-*s %12s %12s %12s %10s\n", int(width), "module", "weight", "change", "lost",
-                "of change");
-  write_out(text);
+  write_out(
+      fmt::format("{:{}} {:>12} {:>12} {:>12} {:>10}\n", "module", width, "weight", "change", "lost", "of change"));
   for (const lora::FuseLoss& loss : report.losses) row(loss);
   row(total(report.losses));
   if (divergence) {
-    std::snprintf(text, sizeof text,
-                  "kl       %.6g nats per token from run-time application to the fused model; %.6g to the base without "
-                  "the adapter (%llu tokens)\n",
-                  divergence->fused, divergence->base, static_cast<unsigned long long>(divergence->tokens));
-    write_out(text);
+    write_out(
+        fmt::format("kl       {:.6g} nats per token from run-time application to the fused model; {:.6g} to the base "
+                    "without the adapter ({} tokens)\n",
+                    divergence->fused, divergence->base, divergence->tokens));
   }
   for (const std::string& note : report.conversion.notes) write_out("note     " + note + "\n");
   write_out("wrote    " + output + ": " + human_bytes(double(report.conversion.bytes)) + "\n");

@@ -1,6 +1,8 @@
 // From flags to a serving, and from a result to text or JSON.
 #include "commands/generation.h"
 
+#include <fmt/core.h>
+
 #include <chrono>
 #include <cstdio>
 
@@ -104,11 +106,9 @@ OutJson to_json(const text::Result& result, const ReadyModel& ready) {
 }
 
 std::string speed_line(const text::Result& result) {
-  char line[200];
-  std::snprintf(line, sizeof line, "[%d prompt tokens at %.1f/s, %d tokens at %.1f/s, first after %.2f s, %s]",
-                result.token_summary.input, prefill_speed(result), result.token_summary.output, decode_speed(result),
-                result.timings.ttft_s, text::to_string(result.finish_reason));
-  return line;
+  return fmt::format("[{} prompt tokens at {:.1f}/s, {} tokens at {:.1f}/s, first after {:.2f} s, {}]",
+                     result.token_summary.input, prefill_speed(result), result.token_summary.output,
+                     decode_speed(result), result.timings.ttft_s, text::to_string(result.finish_reason));
 }
 
 }  // namespace bumblebee::cli

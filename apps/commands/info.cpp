@@ -1,4 +1,6 @@
 // `info`: what a checkpoint or an adapter is and what it needs, without reading its weights.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -98,11 +100,7 @@ std::string format_of(const ModuleInfo& module) {
          " (" + module.dtype + ")";
 }
 
-void row(const char* name, const std::string& value) {
-  char line[32];
-  std::snprintf(line, sizeof line, "%-14s ", name);
-  write_out(line + value + "\n");
-}
+void row(const char* name, const std::string& value) { write_out(fmt::format("{:14} {}\n", name, value)); }
 
 void print_modules(const ModelInfo& info, bool all) {
   if (all) {

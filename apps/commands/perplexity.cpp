@@ -1,5 +1,7 @@
 // `perplexity`: how well a model predicts a text. The exact definition is in the help text and in docs/cli.md; both
 // must follow the code.
+#include <fmt/core.h>
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -100,11 +102,8 @@ int run(const PerplexityFlags& flags) {
                 {"tokens_per_s", double(tokens.size()) / seconds}});
     return int(ExitCode::ok);
   }
-  char line[160];
-  std::snprintf(line, sizeof line, "perplexity %.4f +- %.4f (%llu tokens scored in %llu windows of %d)\n",
-                score.perplexity(), score.standard_error(), static_cast<unsigned long long>(score.tokens),
-                static_cast<unsigned long long>(windows), flags.ctx_size);
-  write_out(line);
+  write_out(fmt::format("perplexity {:.4f} +- {:.4f} ({} tokens scored in {} windows of {})\n", score.perplexity(),
+                        score.standard_error(), score.tokens, windows, flags.ctx_size));
   if (flags.common.remarks()) std::fprintf(stderr, "[%.1f tokens/s]\n", double(tokens.size()) / seconds);
   return int(ExitCode::ok);
 }

@@ -1,6 +1,8 @@
 // `prepare`: texts become train.jsonl, valid.jsonl and test.jsonl, with a report of what was kept and how long it is.
 #include "bumblebee/prepare.h"
 
+#include <fmt/core.h>
+
 #include <cstdio>
 
 #include "commands/commands.h"
@@ -40,13 +42,9 @@ OutJson json_of(const LengthStatistics& lengths) {
 }
 
 std::string line_of(const char* name, const LengthStatistics& lengths) {
-  char text[200];
-  std::snprintf(text, sizeof text,
-                "%-11s%lld in all; shortest %lld, median %lld, mean %.1f, 95%% up to %lld, longest %lld\n", name,
-                static_cast<long long>(lengths.total), static_cast<long long>(lengths.shortest),
-                static_cast<long long>(lengths.median), lengths.mean, static_cast<long long>(lengths.percentile95),
-                static_cast<long long>(lengths.longest));
-  return text;
+  return fmt::format("{:11}{} in all; shortest {}, median {}, mean {:.1f}, 95% up to {}, longest {}\n", name,
+                     lengths.total, lengths.shortest, lengths.median, lengths.mean, lengths.percentile95,
+                     lengths.longest);
 }
 
 void print(const PrepareFlags& flags, const PrepareResult& result) {

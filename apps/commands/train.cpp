@@ -1,6 +1,8 @@
 // `train`: a new adapter on a loaded model, from the flags and files of mlx_lm.lora.
 #include "bumblebee/train.h"
 
+#include <fmt/core.h>
+
 #include <cmath>
 
 #include "commands/commands.h"
@@ -26,13 +28,12 @@ struct TrainVerbFlags {
 std::vector<std::pair<std::string, std::string>> facts(const std::string& model, const TrainConfig& config,
                                                        const TrainOptions& options) {
   const LoraOptions& lora = options.lora;
-  char rate[64];
-  std::snprintf(rate, sizeof rate, "%g", options.learning_rate);
   return {
       {"model", model},
       {"data", config.data.directory.string()},
       {"adapter", std::string(lora.type == FineTune::dora ? "dora" : "lora") + ", rank " + std::to_string(lora.rank)},
-      {"learning rate", options.schedule.name.empty() ? std::string(rate) : options.schedule.name},
+      {"learning rate",
+       options.schedule.name.empty() ? fmt::format("{:g}", options.learning_rate) : options.schedule.name},
       {"batch size", std::to_string(options.batch_size) + (options.packed ? ", packed" : "")},
       {"updates after", std::to_string(options.grad_accumulation_steps) + " batches"},
       {"max_seq_length", std::to_string(options.max_seq_length)},

@@ -1,8 +1,9 @@
 // Formats numbers the way mlx_lm.lora's users read them.
 #include "commands/train_output.h"
 
+#include <fmt/core.h>
+
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 
 #include "ui/interrupt.h"
@@ -12,26 +13,15 @@ namespace bumblebee::cli {
 
 namespace {
 
-__attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...) {
-  char text[256];
-  va_list arguments;
-  va_start(arguments, pattern);
-  std::vsnprintf(text, sizeof text, pattern, arguments);
-  va_end(arguments);
-  return text;
-}
-
 std::string memory(uint64_t bytes) { return bytes ? human_bytes(double(bytes)) : "not measured"; }
 
 std::string duration(double seconds) {
-  if (seconds < 100) return format("%.1f s", seconds);
-  if (seconds < 6000) return format("%.0f min", seconds / 60);
-  return format("%.1f h", seconds / 3600);
+  if (seconds < 100) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 6000) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
 }
 
 OutJson optional(const std::optional<double>& value) { return value ? OutJson(*value) : OutJson(nullptr); }
-
-long long count(int64_t value) { return static_cast<long long>(value); }
 
 }  // namespace
 
@@ -57,43 +47,41 @@ void TrainOutput::note(const std::string& text) {
 TrainCallbacks TrainOutput::callbacks() {
   TrainCallbacks out;
   out.started = [this](const TrainPlan& plan) {
-    line(format("training   %s of %s parameters (%.3f %%), %d modules in %d layers",
-                human_count(double(plan.trainable_parameters)).c_str(), human_count(double(plan.parameters)).c_str(),
-                100 * double(plan.trainable_parameters) / double(std::max<uint64_t>(plan.parameters, 1)), plan.modules,
-                plan.layers));
-    line(format("data       %lld rows to learn, %lld to validate; %lld cut; %lld batches of %lld tokens an epoch",
-                count(plan.rows), count(plan.valid_rows), count(plan.truncated_rows), count(plan.batches),
-                count(plan.tokens)));
+    line(fmt::format("training   {} of {} parameters ({:.3f} %), {} modules in {} layers",
+                     human_count(double(plan.trainable_parameters)), human_count(double(plan.parameters)),
+                     100 * double(plan.trainable_parameters) / double(std::max<uint64_t>(plan.parameters, 1)),
+                     plan.modules, plan.layers));
+    line(fmt::format("data       {} rows to learn, {} to validate; {} cut; {} batches of {} tokens an epoch", plan.rows,
+                     plan.valid_rows, plan.truncated_rows, plan.batches, plan.tokens));
   };
   out.progress = [this](const TrainProgress& now) {
     const double speed = now.seconds > 0 ? double(now.tokens) / now.seconds : 0;
-    std::string remark = format("loss %.3f  %.0f tokens/s", now.loss, speed);
+    std::string remark = fmt::format("loss {:.3f}  {:.0f} tokens/s", now.loss, speed);
     if (peak_memory_) remark += "  " + memory(peak_memory_);
     bar("training", uint64_t(now.iteration), uint64_t(now.iterations), remark, now.eta_s);
     return !interrupt::requested();
   };
   out.report = [this](const TrainReport& report) {
     peak_memory_ = report.peak_memory;
-    line(
-        format("Iter %d: Train loss %.3f, Learning Rate %.3e, It/sec %.3f, Tokens/sec %.1f, Trained Tokens %lld, "
-               "Gradient norm %.3g, Peak mem %s",
-               report.iteration, report.train_loss, report.learning_rate, report.iterations_per_second,
-               report.tokens_per_second, count(report.trained_tokens), report.gradient_norm,
-               memory(report.peak_memory).c_str()));
+    line(fmt::format(
+        "Iter {}: Train loss {:.3f}, Learning Rate {:.3e}, It/sec {:.3f}, Tokens/sec {:.1f}, Trained Tokens {}, "
+        "Gradient norm {:.3g}, Peak mem {}",
+        report.iteration, report.train_loss, report.learning_rate, report.iterations_per_second,
+        report.tokens_per_second, report.trained_tokens, report.gradient_norm, memory(report.peak_memory)));
   };
   out.validating = [this](int64_t done, int64_t total) {
     bar("validating", uint64_t(done), uint64_t(total), {});
     return !interrupt::requested();
   };
   out.validated = [this](const ValidationReport& report) {
-    line(format("Iter %d: Val loss %.3f, Val took %.1f s%s", report.iteration, report.loss, report.seconds,
-                report.best ? " (best)" : ""));
+    line(fmt::format("Iter {}: Val loss {:.3f}, Val took {:.1f} s{}", report.iteration, report.loss, report.seconds,
+                     report.best ? " (best)" : ""));
   };
   out.sampled = [this](const TrainSample& sample) {
-    line(format("Iter %d: ", sample.iteration) + one_line(sample.prompt) + " -> " + one_line(sample.text));
+    line(fmt::format("Iter {}: {} -> {}", sample.iteration, one_line(sample.prompt), one_line(sample.text)));
   };
   out.saved = [this](const TrainSaved& saved) {
-    if (common_.verbose) note(format("iteration %d: saved ", saved.iteration) + saved.path.string());
+    if (common_.verbose) note(fmt::format("iteration {}: saved {}", saved.iteration, saved.path.string()));
   };
   out.note = [this](const std::string& text) { note(text); };
   return out;
@@ -125,13 +113,13 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
        duration(result.seconds));
   line("adapter    " + one_line(result.adapter.string()));
   if (result.best_val_loss && !result.best.empty()) {
-    line(format("best       %s (iteration %d, validation loss %.3f)", one_line(result.best.string()).c_str(),
-                result.best_iteration, *result.best_val_loss));
+    line(fmt::format("best       {} (iteration {}, validation loss {:.3f})", one_line(result.best.string()),
+                     result.best_iteration, *result.best_val_loss));
   }
   line("report     " + one_line(record.report_path().string()));
 }
 
-void TrainOutput::test(double loss) { line(format("Test loss %.3f, Test ppl %.3f.", loss, std::exp(loss))); }
+void TrainOutput::test(double loss) { line(fmt::format("Test loss {:.3f}, Test ppl {:.3f}.", loss, std::exp(loss))); }
 
 void TrainOutput::plan(const TrainPlan& plan) {
   bar_.reset();
@@ -152,7 +140,7 @@ void TrainOutput::plan(const TrainPlan& plan) {
     return;
   }
   callbacks().started(plan);
-  line(format("longest    %d tokens", plan.longest_row));
+  line(fmt::format("longest    {} tokens", plan.longest_row));
   line("memory     " + memory(plan.memory_bytes) + " at most, beside the loaded model");
   line("time       " + (plan.seconds > 0 ? duration(plan.seconds) : "not measured"));
 }

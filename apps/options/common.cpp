@@ -36,6 +36,11 @@ void add_common_flags(Parser& verb, CommonFlags& common) {
       ->option_text("WHEN")
       ->check(one_of({"auto", "always", "never"}))
       ->group("Output");
+  verb.add_option("--log-level", common.log_level,
+                  "Events of the library on standard error: off, error, warning, info or debug (default off)")
+      ->option_text("LEVEL")
+      ->check(one_of({"off", "error", "warning", "info", "debug"}))
+      ->group("Output");
 }
 
 std::string environment_twin(const Option& option) {

@@ -1,6 +1,8 @@
 // Ranges, lists and files as CLI11 validators, and parsers of token lists.
 #include "options/validators.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
@@ -12,7 +14,6 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
-#include <sstream>
 
 #include "ui/exit_codes.h"
 
@@ -40,11 +41,7 @@ std::vector<std::string> words_of(const std::string& text) {
   return words;
 }
 
-std::string shortest(double value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
+std::string shortest(double value) { return fmt::format("{:g}", value); }
 
 }  // namespace
 

@@ -1,6 +1,8 @@
 // Lines are drawn over those of the last time: the cursor goes up by as many as there were.
 #include "ui/download_bars.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -30,10 +32,8 @@ std::string short_name(const std::string& path) {
 
 std::string line(const std::string& name, uint64_t done, uint64_t total, const std::string& tail) {
   const double fraction = total == 0 ? 1 : double(done) / double(total);
-  char amount[80];
-  std::snprintf(amount, sizeof amount, " %3.0f%%  %s / %s", 100 * fraction, human_bytes(double(done)).c_str(),
-                human_bytes(double(total)).c_str());
-  const std::string text = amount + tail;
+  const std::string text =
+      fmt::format(" {:3.0f}%  {} / {}{}", 100 * fraction, human_bytes(double(done)), human_bytes(double(total)), tail);
   const int room = terminal_columns() - kNameColumns - int(text.size()) - 4;
   return short_name(name) + (room >= 8 ? " " + bar(fraction, std::min(room, 30)) : "") + text;
 }
@@ -46,10 +46,9 @@ DownloadBars::DownloadBars(ProgressBar::Visible visible)
 std::string DownloadBars::total_line(const HubProgress& progress, Clock::time_point now) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double speed = seconds > 0 ? double(progress.done - std::min(progress.done, first_done_)) / seconds : 0;
-  char tail[80] = "";
+  std::string tail;
   if (speed > 0)
-    std::snprintf(tail, sizeof tail, "  %s/s  %.0f s left", human_bytes(speed).c_str(),
-                  double(progress.total - progress.done) / speed);
+    tail = fmt::format("  {}/s  {:.0f} s left", human_bytes(speed), double(progress.total - progress.done) / speed);
   const std::string name =
       "all: " + std::to_string(progress.files_done) + " of " + std::to_string(progress.files_total) + " files";
   return line(name, progress.done, progress.total, tail);

@@ -1,6 +1,8 @@
 // Draws at most twenty times a second.
 #include "ui/progress.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -24,11 +26,10 @@ void ProgressBar::update(uint64_t done, uint64_t total, std::string_view remark,
   double seconds = std::chrono::duration<double>(now - start_).count();
   std::string amount = unit_ == Unit::bytes ? human_bytes(double(done)) + " / " + human_bytes(double(total))
                                             : std::to_string(done) + " / " + std::to_string(total);
-  char percent[16], time[64];
   double left = seconds_left >= 0 ? seconds_left : fraction > 0 ? seconds * (1 - fraction) / fraction : 0;
-  std::snprintf(percent, sizeof percent, " %3.0f%%  ", 100 * fraction);
-  std::snprintf(time, sizeof time, left < 600 ? "  %.0f s left" : "  %.0f min left", left < 600 ? left : left / 60);
-  std::string tail = percent + amount + (remark.empty() ? "" : "  ") + std::string(remark) + time;
+  std::string time = left < 600 ? fmt::format("{:.0f} s", left) : fmt::format("{:.0f} min", left / 60);
+  std::string tail =
+      fmt::format(" {:3.0f}%  {}{}{}  {} left", 100 * fraction, amount, remark.empty() ? "" : "  ", remark, time);
 
   int room = terminal_columns() - int(label_.size()) - int(tail.size()) - 4;
   std::string bar;

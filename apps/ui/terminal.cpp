@@ -1,6 +1,8 @@
 // Asks the terminal, and writes to standard output with every failure noticed.
 #include "ui/terminal.h"
 
+#include <fmt/core.h>
+
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -27,9 +29,8 @@ bool colored(std::FILE* stream) {
 std::string scaled(double value, const std::array<const char*, 5>& units) {
   size_t unit = 0;
   while (value >= 999.5 && unit + 1 < units.size()) value /= 1000, ++unit;
-  char text[48];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.3g %s", value, units[unit]);
-  std::string out = text;
+  std::string out =
+      unit == 0 ? fmt::format("{:.0f} {}", value, units[0]) : fmt::format("{:.3g} {}", value, units[unit]);
   if (!out.empty() && out.back() == ' ') out.pop_back();
   return out;
 }
@@ -72,9 +73,7 @@ std::string one_line(std::string_view text) {
     if (c == '\n') {
       out += "\\n";
     } else if (byte < 0x20 || byte == 0x7f) {
-      char escaped[8];
-      std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
-      out += escaped;
+      out += fmt::format("\\x{:02x}", byte);
     } else {
       out += c;
     }

@@ -13,6 +13,7 @@
 #include "api/text_sink.h"
 #include "api/tokenizer_state.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "engine/engine.h"
 
 namespace bumblebee::text {
@@ -151,6 +152,11 @@ std::unique_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
                                        .spare_pages = engine::kSparePages,
                                        .dtype = {},
                                        .bytes = bytes});
+  const exec::MemoryReport memory = executor->memory();
+  log(LogLevel::info, "memory planned: kv_bytes=", uint64_t(memory.pages) * memory.page_bytes, " of=", bytes,
+      " pages=", memory.pages, " sequences=", engine.batch_size, " sequence_length=", engine.sequence_length,
+      " context=", info.context, " weight_bytes=", memory.device.weights, " free_bytes=", memory.device.free,
+      " adapter_limit_bytes=", model.device->adapters().use().limit);
   return std::make_unique<engine::Engine>(std::move(executor), engine);
 }
 

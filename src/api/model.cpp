@@ -3,6 +3,7 @@
 #include "bumblebee/model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -12,6 +13,9 @@
 #include "api/recording_source.h"
 #include "backend/registry.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "base/thread_pool.h"
+#include "bumblebee/device.h"
 #include "io/checkpoint.h"
 #include "io/quantizing_source.h"
 #include "models/registry.h"
@@ -136,7 +140,19 @@ std::unique_ptr<exec::Executor> ModelState::make_executor(exec::CacheLimits limi
 
 ModelInfo inspect_model(const Repository& repository) { return make_plan(repository.directory(), 0, 0).info; }
 
+/// Which device was chosen, with what it brings.
+void log_device(const ModelOptions& options, int threads) {
+  if (!is_logged(LogLevel::info)) return;
+  for (const DeviceInfo& device : devices()) {
+    if (device.name != options.device) continue;
+    log(LogLevel::info, "device chosen: device=", device.name, " kernels=", device.kernels, " threads=", threads,
+        " precision=", options.precision == Precision::fast ? "fast" : "exact", " memory_bytes=", device.memory_bytes,
+        " free_bytes=", device.free_bytes, " description='", device.description, "'");
+  }
+}
+
 Model load_model(const Repository& repository, const ModelOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
   const auto directory = repository.directory();
   Plan plan = make_plan(directory, 0, 0);
   const int bits = quantize_to(repository, plan.info, options);
@@ -156,7 +172,11 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
                                                            .pin = api::pin_of(options.pinning),
                                                            .fast = options.precision == Precision::fast,
                                                            .instruction_set = {}});
+  log_device(options, options.threads > 0 ? options.threads : available_cores());
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
+  log(LogLevel::info, "checkpoint opened: model='", repository.name(), "' architecture=", state->info.architecture,
+      " parameters=", state->info.parameters, " weight_bytes=", state->info.weight_bytes, " bits=", state->info.bits,
+      " group_size=", state->info.group_size, " quantized_here=", bits > 0 ? "yes" : "no");
   std::optional<ThreadPool> pool;
   if (bits > 0) pool.emplace(options.threads);
   QuantizingSource quantizing(*checkpoint, bits, options.group_size, pool ? &*pool : nullptr);
@@ -164,6 +184,8 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
                     progress_of(options, state->info.weight_bytes));
   std::unique_ptr<nn::Model> model = models::make_model(plan.spec, loader);
   backend->finish_packing();
+  log(LogLevel::info, "weights packed: model='", repository.name(), "' bytes=", backend->memory().weights,
+      " seconds=", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   state->options.progress = nullptr;  // the caller's; not to be kept
   state->device = std::make_shared<exec::DeviceModel>(std::move(backend), std::move(model), repository.name(),
                                                       options.max_adapter_bytes);

@@ -1,11 +1,14 @@
 // The text of errors, names of their codes and the end of the road for failed checks.
 #include "base/error.h"
 
+#include <fmt/args.h>
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
+
+#include "base/format.h"
 
 namespace bumblebee {
 
@@ -42,6 +45,21 @@ std::string detail::cat(const CatArg* first, size_t count) {
     }
   }
   return fmt::to_string(out);
+}
+
+std::string detail::format(const char* pattern, const CatArg* arguments, size_t count) {
+  fmt::dynamic_format_arg_store<fmt::format_context> store;
+  for (const CatArg* arg = arguments; arg != arguments + count; ++arg) {
+    switch (arg->kind) {
+      case CatArg::Kind::text: store.push_back(arg->text); break;
+      case CatArg::Kind::character: store.push_back(arg->character); break;
+      case CatArg::Kind::integer: store.push_back(arg->integer); break;
+      case CatArg::Kind::natural: store.push_back(arg->natural); break;
+      case CatArg::Kind::real: store.push_back(arg->real); break;
+      case CatArg::Kind::pointer: store.push_back(arg->pointer); break;
+    }
+  }
+  return fmt::vformat(pattern, store);
 }
 
 void detail::check_failed(const char* expression, const char* file, int line, const std::string& message) {

@@ -3,12 +3,16 @@
 
 #include <atomic>
 #include <mutex>
+#include <string>
 #include <utility>
+
+#include "base/format.h"
 
 namespace bumblebee {
 namespace {
 
-std::atomic<bool> listening = false;
+constexpr int kNobody = 1 + int(LogLevel::error);
+std::atomic<int> threshold = kNobody;
 
 struct Sink {
   std::mutex mutex;
@@ -33,19 +37,24 @@ std::string_view to_string(LogLevel level) {
   return "unknown";
 }
 
-void set_log_sink(LogSink call) {
+void set_log_sink(LogSink call, LogLevel least) {
   const std::lock_guard lock(sink().mutex);
-  listening = call != nullptr;
+  threshold = call == nullptr ? kNobody : int(least);
   sink().call = std::move(call);
 }
 
-bool is_logged() { return listening; }
+bool is_logged(LogLevel level) { return int(level) >= threshold.load(std::memory_order_relaxed); }
 
-void log(LogLevel level, std::string_view message) noexcept {
-  if (!listening) return;
+void detail::log(LogLevel level, std::string_view message) noexcept {
   try {
+    std::string line;  // names come from files and from the network
+    for (const char c : message) {
+      const auto byte = static_cast<unsigned char>(c);
+      const bool is_control = byte < 0x20 || byte == 0x7f;
+      line += is_control ? bumblebee::format("\\x{:02x}", int(byte)) : std::string(1, c);
+    }
     const std::lock_guard lock(sink().mutex);
-    if (sink().call) sink().call(level, message);
+    if (sink().call && is_logged(level)) sink().call(level, line);
   } catch (...) {  // a sink that fails must not fail what is logged about
   }
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee::engine {
 namespace {
@@ -126,6 +127,7 @@ void Engine::loop() noexcept {
     try {
       iterate(arrived);
     } catch (...) {  // only memory can be missing here: everything else is a request's own affair
+      log(LogLevel::error, "memory is short: requests=", active_.size() + arrived.size());
       for (const auto& job : arrived) job->fail(job->out_of_memory);
       arrived.clear();
       shed();
@@ -239,11 +241,14 @@ void Engine::step() {
   } catch (const std::exception& error) {
     what = error.what();
   }
+  log(LogLevel::error, "step failed: code=", to_string(code), " segments=", planned->segments.size(),
+      " rows=", planned->step.batch.tokens.size(), " what='", what, "'");
   for (const StepSegment& segment : planned->segments) {
     if (active_.contains(segment.id)) fail(segment.id, error_of(code, "the step failed: " + what));
   }
   if (!executor_->lost()) return;
   // Nothing will ever run again here: whoever waits hears of it now.
+  log(LogLevel::error, "device lost: requests=", active_.size() + waiting_.size());
   while (!active_.empty()) fail(active_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
   while (!waiting_.empty()) fail(waiting_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
 }
@@ -361,6 +366,8 @@ void Engine::end(RequestId id, text::FinishReason reason) {
     result.timings = timings(active.first_step.value_or(now), active.first_token.value_or(now));
   }  // gives the adapters back before anybody hears of the end
   scheduler_.finish(id);
+  log(LogLevel::debug, "request ended: id=", id, " tokens=", result.tokens.size(), " queue_s=", result.timings.queue_s,
+      " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s);
   job->succeed(std::move(result));
 }
 

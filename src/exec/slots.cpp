@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee::exec {
 
@@ -40,6 +41,7 @@ int32_t Slots::acquire(const std::shared_ptr<const lora::AdapterSet>& set) {
   known_.clear();
   free_.pop_back();
   slots_[size_t(slot)] = {.set = set, .references = 1};
+  log(LogLevel::debug, "slot taken: slot=", slot, " adapters=", set->adapters.size(), " used=", by_set_.size());
   return slot;
 }
 
@@ -52,6 +54,7 @@ void Slots::release(int32_t slot) {
   known_.clear();
   backend_.set_slot(slot, {});  // which frees, and allocates nothing
   free_.push_back(slot);
+  log(LogLevel::debug, "slot freed: slot=", slot, " used=", by_set_.size());
 }
 
 const LoraShape& Slots::intern(std::vector<uint8_t> flags) {

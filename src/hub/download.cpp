@@ -14,6 +14,8 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/format.h"
+#include "base/log.h"
 #include "hub/cache.h"
 #include "hub/client.h"
 #include "hub/download_progress.h"
@@ -60,11 +62,7 @@ std::string listed(const std::vector<std::string>& names) {
   return names.size() <= 3 ? text : cat(text, " and ", names.size() - 3, " more");
 }
 
-std::string megabytes(uint64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f MB", double(bytes) / 1e6);
-  return text;
-}
+std::string megabytes(uint64_t bytes) { return format("{:.2f} MB", double(bytes) / 1e6); }
 
 class Job {
  public:
@@ -93,6 +91,10 @@ class Job {
     if (thrown) std::rethrow_exception(thrown);
     if (failure) std::rethrow_exception(failure);
     if (what_.progress) what_.progress(progress_.read());
+    if (!result_.stale.empty())
+      log(LogLevel::warning, "hub not heard: id='", what_.id, "' used=", result_.commit, " why='", result_.stale, "'");
+    log(LogLevel::info, "hub files: id='", what_.id, "' commit=", result_.commit, " files=", result_.files,
+        " fetched_files=", result_.fetched_files, " bytes=", result_.bytes, " fetched_bytes=", result_.fetched_bytes);
     return std::move(result_);
   }
 

@@ -7,11 +7,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <random>
 
 #include "base/error.h"
+#include "base/format.h"
 
 namespace fs = std::filesystem;
 
@@ -70,9 +70,7 @@ void sync_directory(const fs::path& path) {
 
 std::string unique_suffix() {
   thread_local std::random_device device;
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", unsigned(device()));
-  return text;
+  return format("{:08x}", device());
 }
 
 uint64_t free_bytes(const fs::path& path) {

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee::hub {
 namespace {
@@ -391,6 +392,10 @@ TransferResult Http::get(const Request& request) {
           {}, TransferError::redirects, cat("expected an http or https URL, got '", request.url.substr(0, 200), "'")};
     authorised = authorised && impl_->trusted(origin);
     TransferResult result = impl_->exchange(request, at, authorised, hub_headers);
+    // Without its query, in which content servers have signatures.
+    log(LogLevel::debug, "hub request: url='", at.substr(0, at.find('?')),
+        "' range_from=", request.range_from.value_or(0), " status=", result.response ? result.response->status : 0,
+        result.response ? "" : " error='", result.response ? "" : result.message, result.response ? "" : "'");
     const std::string target = result.response ? result.response->header("location") : "";
     if (!result.response || !is_redirect(result.response->status) || target.empty()) return result;
     url.go(target);
@@ -410,8 +415,11 @@ bool Http::pause(int attempt, const Response* answer) {
   const int64_t asked = answer == nullptr ? 0 : asked_seconds(*answer);
   if (asked > policy.longest_retry_after.count() / 1000) return false;
   const Milliseconds growing = policy.first_wait * (int64_t{1} << std::min(attempt - 1, 20));
-  const auto until =
-      Clock::now() + std::max({std::min(growing, policy.longest_wait), Milliseconds(asked * 1000), Milliseconds(0)});
+  const Milliseconds wait =
+      std::max({std::min(growing, policy.longest_wait), Milliseconds(asked * 1000), Milliseconds(0)});
+  log(LogLevel::warning, "hub retries: attempt=", attempt, " of=", policy.attempts,
+      " wait_s=", double(wait.count()) / 1000, " status=", answer == nullptr ? 0 : answer->status);
+  const auto until = Clock::now() + wait;
   for (auto now = Clock::now(); now < until; now = Clock::now()) {
     impl_->check_stop();
     std::this_thread::sleep_for(std::min<Clock::duration>(until - now, Milliseconds(kPoll_ms)));

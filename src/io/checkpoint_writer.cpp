@@ -3,10 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cstdio>
-
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/format.h"
 
 namespace bumblebee {
 namespace {
@@ -33,9 +32,8 @@ CheckpointWriter::CheckpointWriter(fs::path directory, const std::vector<TensorS
     shards_.back().bytes += bytes;
   }
   for (size_t i = 0; i < shards_.size(); ++i) {
-    char name[64];
-    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards_.size());
-    shards_[i].name = shards_.size() == 1 ? "model.safetensors" : name;
+    shards_[i].name =
+        shards_.size() == 1 ? "model.safetensors" : format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());
   }
   next_shard();
 }

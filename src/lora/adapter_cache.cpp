@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/blake2b.h"
+#include "base/log.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -119,6 +120,7 @@ void AdapterCache::make_room(uint64_t bytes, const std::string& name) {
                       bytes_->load(std::memory_order_relaxed), " in use and ", bytes,
                       " more for one part of it; raise max_adapter_bytes, or wait for requests to end"));
     }
+    log(LogLevel::info, "adapter left: adapter='", oldest->second.adapter->name(), "' for='", name, "' limit=", limit_);
     held_.erase(oldest);
   }
 }
@@ -131,6 +133,8 @@ std::shared_ptr<const PackedAdapter> AdapterCache::packed(const Adapter& adapter
       pack_adapter(adapter, backend_, model_, name_, bytes_, [&](uint64_t bytes) { make_room(bytes, adapter.name); });
   const std::lock_guard lock(mutex_);
   held_[adapter.id] = {made, ++clock_};
+  log(LogLevel::info, "adapter packed: adapter='", adapter.name, "' model='", name_,
+      "' held_bytes=", bytes_->load(std::memory_order_relaxed), " limit=", limit_, " adapters=", held_.size());
   return made;
 }
 
@@ -173,6 +177,7 @@ bool AdapterCache::unload(const AdapterId& id) {
   if (found == held_.end()) return false;
   last = std::move(found->second.adapter);
   held_.erase(found);
+  log(LogLevel::info, "adapter unloaded: adapter='", last->name(), "' in_use=", last.use_count() > 1 ? "yes" : "no");
   return true;
 }
 

@@ -17,7 +17,7 @@
 namespace bumblebee::lora {
 namespace {
 
-constexpr size_t kMostPatterns = 4096, kMostStates = 400'000;
+constexpr size_t kMostPatterns = 4096, kMostSteps = 400'000;
 
 /// Read elsewhere in this file.
 constexpr std::string_view kRead[] = {"alpha_pattern",
@@ -127,13 +127,13 @@ std::vector<std::pair<Pattern, T>> read_patterns(const AdapterConfig& config, co
   }
   const std::string where = cat(config.where, ", '", key, "'");
   const Json& values = *config.find(key);
-  size_t states = 0;
+  size_t steps = 0;
   for (const auto& [pattern, ignored] : it->items()) {
     if (pattern.find('\0') != std::string::npos) throw Error(ErrorCode::bad_config, where, "a zero byte in a pattern");
-    // As PEFT does: the pattern may stand for the end of the path, after a dot.
-    patterns.emplace_back(Pattern("(?:.*\\.)?(?:" + pattern + ")$", where), read(values, pattern.c_str(), where));
-    states += patterns.back().first.cost();
-    if (states > kMostStates) throw Error(ErrorCode::bad_config, where, "too many or too large patterns");
+    // As PEFT has it, down to the numbers of groups: the pattern may stand for the end of the path, after a dot.
+    patterns.emplace_back(Pattern("(.*\\.)?(" + pattern + ")$", where), read(values, pattern.c_str(), where));
+    steps += patterns.back().first.cost();
+    if (steps > kMostSteps) throw Error(ErrorCode::bad_config, where, "too many or too large patterns");
   }
   return patterns;
 }

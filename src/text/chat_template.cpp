@@ -7,14 +7,14 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "text/hf_bridge.h"
+#include "rust/bridge.h"
 
 namespace bumblebee::txt {
 
 namespace {
 
 struct FreeTemplate {
-  void operator()(BbHfTemplate* raw) const { bb_hf_template_free(raw); }
+  void operator()(BbTemplate* raw) const { bb_template_free(raw); }
 };
 
 std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
@@ -41,7 +41,7 @@ struct ChatTemplate::Impl {
   struct Named {
     std::string name;
     std::string source;
-    std::unique_ptr<BbHfTemplate, FreeTemplate> raw;
+    std::unique_ptr<BbTemplate, FreeTemplate> raw;
   };
   std::vector<Named> templates;
   std::string named_json;
@@ -75,20 +75,20 @@ ChatTemplate ChatTemplate::from_parts(std::vector<std::pair<std::string, std::st
   for (const auto& [name, text] : named_tokens) named[name] = text;
   impl->named_json = named.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   const std::string control_json = dump(Json(control));
-  const BbHfTemplateLimits raw_limits = {limits.steps, limits.output_bytes,
-                                         static_cast<size_t>(std::max(limits.recursion, 1)),
-                                         static_cast<size_t>(std::max(limits.json_depth, 1))};
+  const BbTemplateLimits raw_limits = {limits.steps, limits.output_bytes,
+                                       static_cast<size_t>(std::max(limits.recursion, 1)),
+                                       static_cast<size_t>(std::max(limits.json_depth, 1))};
   for (auto& [name, source] : templates) {
     const std::string where = "chat template " + name;
     if (source.size() > limits.source_bytes) {
       throw Error(ErrorCode::bad_file, where,
                   cat("source size: expected at most ", limits.source_bytes, " bytes, got ", source.size()));
     }
-    BbHfTemplate* raw = nullptr;
-    hf::Bytes error;
-    hf::check(bb_hf_template_new(hf::view(source), hf::view(control_json), raw_limits, &raw, error.out()), error,
-              where);
-    impl->templates.push_back({name, std::move(source), std::unique_ptr<BbHfTemplate, FreeTemplate>(raw)});
+    BbTemplate* raw = nullptr;
+    rust::Bytes error;
+    rust::check(bb_template_new(rust::view(source), rust::view(control_json), raw_limits, &raw, error.out()), error,
+                where);
+    impl->templates.push_back({name, std::move(source), std::unique_ptr<BbTemplate, FreeTemplate>(raw)});
   }
   return ChatTemplate(std::move(impl));
 }
@@ -118,20 +118,20 @@ RenderedPrompt ChatTemplate::render(const RenderRequest& request) const {
                 cat("input budget: expected at most ", impl_->limits.input_bytes,
                     " bytes of messages, tools and arguments, got ", input));
   }
-  BbHfRenderRequest raw = {};
-  raw.messages_json = hf::view(request.messages_json);
-  raw.tools_json = hf::view(tools ? request.tools_json : std::string_view());
-  raw.kwargs_json = hf::view(request.kwargs_json);
-  raw.named_json = hf::view(impl_->named_json);
+  BbRenderRequest raw = {};
+  raw.messages_json = rust::view(request.messages_json);
+  raw.tools_json = rust::view(tools ? request.tools_json : std::string_view());
+  raw.kwargs_json = rust::view(request.kwargs_json);
+  raw.named_json = rust::view(impl_->named_json);
   raw.add_generation_prompt = request.add_generation_prompt ? 1 : 0;
   raw.trust_content = request.trust_content ? 1 : 0;
   raw.now = request.now;
-  hf::Bytes text;
-  hf::Spans guards;
-  hf::Bytes error;
-  hf::check(bb_hf_template_render(chosen.raw.get(), &raw, text.out(), guards.out(), error.out()), error, where);
+  rust::Bytes text;
+  rust::Spans guards;
+  rust::Bytes error;
+  rust::check(bb_template_render(chosen.raw.get(), &raw, text.out(), guards.out(), error.out()), error, where);
   RenderedPrompt prompt{text.str(), {}};
-  for (const BbHfSpan& span : guards.values()) prompt.guarded.push_back({span.begin, span.end});
+  for (const BbSpan& span : guards.values()) prompt.guarded.push_back({span.begin, span.end});
   return prompt;
 }
 

@@ -8,7 +8,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "text/hf_bridge.h"
+#include "rust/bridge.h"
 
 namespace bumblebee::txt {
 
@@ -20,7 +20,7 @@ constexpr size_t kMaxFileBytes = size_t{128} << 20;
 constexpr size_t kMaxTextBytes = size_t{64} << 20;
 
 struct FreeTokenizer {
-  void operator()(BbHfTokenizer* raw) const { bb_hf_tokenizer_free(raw); }
+  void operator()(BbTokenizer* raw) const { bb_tokenizer_free(raw); }
 };
 
 std::string special_tokens_json(const TokenizerConfig& config) {
@@ -33,29 +33,28 @@ std::string special_tokens_json(const TokenizerConfig& config) {
   return list.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::optional<TokenBytes> read_token_bytes(const BbHfTokenizer* tokenizer) {
-  hf::Bytes kinds, bytes, strip;
-  hf::Ids ends;
+std::optional<TokenBytes> read_token_bytes(const BbTokenizer* tokenizer) {
+  rust::Bytes kinds, bytes, strip;
+  rust::Ids ends;
   size_t strip_count = 0;
-  if (bb_hf_token_bytes(tokenizer, kinds.out(), ends.out(), bytes.out(), strip.out(), &strip_count) == 0)
+  if (bb_token_bytes(tokenizer, kinds.out(), ends.out(), bytes.out(), strip.out(), &strip_count) == 0)
     return std::nullopt;
   TokenBytes table{.tokens = {}, .bytes = bytes.str(), .strip = strip.str(), .strip_count = strip_count};
   table.tokens.reserve(ends.values().size());
   for (size_t i = 0; i < ends.values().size(); ++i) {
     const int kind = kinds.text()[i];
-    table.tokens.push_back({.kind = TokenBytes::Kind(kind & ~BB_HF_SPECIAL),
-                            .special = (kind & BB_HF_SPECIAL) != 0,
-                            .end = ends.values()[i]});
+    table.tokens.push_back(
+        {.kind = TokenBytes::Kind(kind & ~BB_SPECIAL), .special = (kind & BB_SPECIAL) != 0, .end = ends.values()[i]});
   }
   return table;
 }
 
-std::vector<int32_t> to_ids(const hf::Ids& ids) { return {ids.values().begin(), ids.values().end()}; }
+std::vector<int32_t> to_ids(const rust::Ids& ids) { return {ids.values().begin(), ids.values().end()}; }
 
 }  // namespace
 
 struct Tokenizer::Impl {
-  std::unique_ptr<BbHfTokenizer, FreeTokenizer> raw;
+  std::unique_ptr<BbTokenizer, FreeTokenizer> raw;
   TokenizerConfig config;
   std::vector<AddedToken> added;
   std::unordered_set<int32_t> special;
@@ -66,19 +65,19 @@ struct Tokenizer::Impl {
 
   std::optional<int32_t> id_of(std::string_view token) const {
     uint32_t id = 0;
-    if (bb_hf_id_of(raw.get(), hf::view(token), &id) == 0) return std::nullopt;
+    if (bb_id_of(raw.get(), rust::view(token), &id) == 0) return std::nullopt;
     return static_cast<int32_t>(id);
   }
 
-  std::vector<int32_t> encode(std::string_view text, uint32_t flags, std::span<const BbHfSpan> guards) const {
+  std::vector<int32_t> encode(std::string_view text, uint32_t flags, std::span<const BbSpan> guards) const {
     if (text.size() > kMaxTextBytes) {
       throw Error(ErrorCode::bad_request, "tokenizer",
                   cat("text: expected at most ", kMaxTextBytes, " bytes, got ", text.size()));
     }
-    hf::Ids ids;
-    hf::Bytes error;
-    hf::check(bb_hf_encode(raw.get(), hf::view(text), flags, guards.data(), guards.size(), ids.out(), error.out()),
-              error, "tokenizer");
+    rust::Ids ids;
+    rust::Bytes error;
+    rust::check(bb_encode(raw.get(), rust::view(text), flags, guards.data(), guards.size(), ids.out(), error.out()),
+                error, "tokenizer");
     return to_ids(ids);
   }
 };
@@ -89,12 +88,12 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
                 cat("size: expected at most ", kMaxFileBytes, " bytes, got ", tokenizer_json.size()));
   }
   auto impl = std::make_shared<Impl>();
-  BbHfTokenizer* raw = nullptr;
-  hf::Bytes info_text;
-  hf::Bytes error;
+  BbTokenizer* raw = nullptr;
+  rust::Bytes info_text;
+  rust::Bytes error;
   const std::string special = special_tokens_json(config);
-  hf::check(bb_hf_tokenizer_new(hf::view(tokenizer_json), hf::view(special), &raw, info_text.out(), error.out()), error,
-            where);
+  rust::check(bb_tokenizer_new(rust::view(tokenizer_json), rust::view(special), &raw, info_text.out(), error.out()),
+              error, where);
   impl->raw.reset(raw);
   const Json info = Json::parse(info_text.text());
   impl->vocab_size = info.at("vocab_size").get<int>();
@@ -132,8 +131,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   uint32_t flags = 0;
-  if (options.add_special_tokens) flags |= BB_HF_ADD_SPECIAL;
-  if (options.control == ControlTokens::parse) flags |= BB_HF_PARSE_CONTROL;
+  if (options.add_special_tokens) flags |= BB_ADD_SPECIAL;
+  if (options.control == ControlTokens::parse) flags |= BB_PARSE_CONTROL;
   return impl_->encode(text, flags, {});
 }
 
@@ -146,10 +145,10 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::s
 }
 
 std::vector<int32_t> Tokenizer::encode(const RenderedPrompt& prompt) const {
-  std::vector<BbHfSpan> guards;
+  std::vector<BbSpan> guards;
   guards.reserve(prompt.guarded.size());
   for (const TextSpan& span : prompt.guarded) guards.push_back({span.begin, span.end});
-  return impl_->encode(prompt.text, BB_HF_PARSE_CONTROL, guards);
+  return impl_->encode(prompt.text, BB_PARSE_CONTROL, guards);
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
@@ -162,18 +161,18 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
     }
     raw.push_back(static_cast<uint32_t>(id));
   }
-  hf::Bytes text;
-  hf::Bytes error;
-  hf::check(bb_hf_decode(impl_->raw.get(), raw.data(), raw.size(), skip_special ? 1 : 0, text.out(), error.out()),
-            error, "tokenizer");
+  rust::Bytes text;
+  rust::Bytes error;
+  rust::check(bb_decode(impl_->raw.get(), raw.data(), raw.size(), skip_special ? 1 : 0, text.out(), error.out()), error,
+              "tokenizer");
   return text.str();
 }
 
 std::optional<int32_t> Tokenizer::id_of(std::string_view token) const { return impl_->id_of(token); }
 
 std::optional<std::string> Tokenizer::token_of(int32_t id) const {
-  hf::Bytes text;
-  if (id < 0 || bb_hf_token_of(impl_->raw.get(), static_cast<uint32_t>(id), text.out()) == 0) return std::nullopt;
+  rust::Bytes text;
+  if (id < 0 || bb_token_of(impl_->raw.get(), static_cast<uint32_t>(id), text.out()) == 0) return std::nullopt;
   return text.str();
 }
 

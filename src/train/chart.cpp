@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 
 #include "base/error.h"
+#include "base/format.h"
 
 namespace bumblebee::train {
 namespace {
@@ -56,11 +56,7 @@ double step_for(double span, int most) {
   return 10 * power;
 }
 
-std::string fixed(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f", value);
-  return text;
-}
+std::string fixed(double value) { return format("{:.1f}", value); }
 
 class Frame {
  public:
@@ -116,11 +112,7 @@ class Frame {
 
 }  // namespace
 
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
+std::string short_number(double value) { return format("{:.4g}", value); }
 
 std::string escape_html(const std::string& text) {
   std::string out;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <sstream>
 
 #include "tests/apps/harness.h"
 
@@ -96,6 +97,38 @@ TEST(Environment, AMistakeNamesTheVariable) {
   Outcome got = with({{"BUMBLEBEE_TEMP", "hot"}}, {"generate", "-m", tiny_model(), "-p", "x"});
   EXPECT_EQ(got.status, 2);
   EXPECT_NE(got.err.find("BUMBLEBEE_TEMP"), std::string::npos) << got.err;
+}
+
+/// The levels of the lines, each of which must be "TIME LEVEL event: figures".
+std::set<std::string> levels_in(const std::string& log) {
+  std::set<std::string> levels;
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string time, level;
+    words >> time >> level;
+    EXPECT_EQ(time.size(), std::string("2026-01-01T00:00:00.000Z").size()) << line;
+    EXPECT_NE(line.find("="), std::string::npos) << line;
+    levels.insert(level);
+  }
+  return levels;
+}
+
+TEST(Environment, TheLogIsSilentUnlessAsked) {
+  const std::vector<std::string> call = {"generate", "-m", tiny_model(), "-p", "x", "-n", "2", "--raw"};
+  const Outcome quiet = run(call);
+  EXPECT_EQ(quiet.err, "");
+  EXPECT_EQ(with({{"BUMBLEBEE_LOG_LEVEL", "error"}}, call).err, "");
+  const Outcome info = with({{"BUMBLEBEE_LOG_LEVEL", "info"}}, call);
+  EXPECT_EQ(info.out, quiet.out);
+  EXPECT_EQ(levels_in(info.err), std::set<std::string>{"info"});
+  for (const char* event : {" device chosen: device=cpu kernels=", " checkpoint opened: model='",
+                            " weights packed: ", " memory planned: kv_bytes="})
+    EXPECT_NE(info.err.find(event), std::string::npos) << event << "\n" << info.err;
+  std::vector<std::string> debug = call;
+  debug.insert(debug.end(), {"--log-level", "debug"});
+  EXPECT_EQ(levels_in(with({{"BUMBLEBEE_LOG_LEVEL", "error"}}, debug).err), (std::set<std::string>{"debug", "info"}));
+  EXPECT_EQ(info.err.find('\x1b'), std::string::npos);
 }
 
 TEST(Environment, NoColorInPipesUnlessAsked) {

@@ -10,6 +10,8 @@
 #include <sstream>
 #include <string>
 
+#include "base/format.h"
+
 namespace bumblebee {
 namespace {
 
@@ -89,6 +91,12 @@ TEST(Cat, WritesNumbersWithSixDigitsAsAStream) {
     }
   }
   EXPECT_EQ(cat(std::numeric_limits<double>::quiet_NaN()), streamed(std::numeric_limits<double>::quiet_NaN()));
+}
+
+TEST(Format, TakesPatternsOfFmt) {
+  EXPECT_EQ(format("{:05}-of-{:05}", size_t{3}, 12), "00003-of-00012");
+  EXPECT_EQ(format("{:08x} {:.2f} {:.4g} {}{}", 0xabcu, 2.0, 1e-5f, std::string("x"), 'y'), "00000abc 2.00 1e-05 xy");
+  EXPECT_EQ(format("{{}}"), "{}");
 }
 
 TEST(CheckDeathTest, AbortsWithExpressionValuesAndPlace) {

@@ -19,7 +19,7 @@ class Log : public ::testing::Test {
 TEST_F(Log, ReachesTheSinkInOrder) {
   std::vector<std::pair<LogLevel, std::string>> lines;
   set_log_sink([&](LogLevel level, std::string_view message) { lines.emplace_back(level, message); });
-  EXPECT_TRUE(is_logged());
+  EXPECT_TRUE(is_logged(LogLevel::debug));
   log(LogLevel::warning, "first");
   log(LogLevel::info, "second");
   const std::vector<std::pair<LogLevel, std::string>> want = {{LogLevel::warning, "first"}, {LogLevel::info, "second"}};
@@ -29,10 +29,28 @@ TEST_F(Log, ReachesTheSinkInOrder) {
 TEST_F(Log, IsSilentWithoutASink) {
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
-  EXPECT_FALSE(is_logged());
+  EXPECT_FALSE(is_logged(LogLevel::error));
   log(LogLevel::error, "nobody hears this");
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+TEST_F(Log, LevelsBelowTheLeastAreDropped) {
+  std::vector<std::string> lines;
+  set_log_sink([&](LogLevel, std::string_view message) { lines.emplace_back(message); }, LogLevel::warning);
+  EXPECT_FALSE(is_logged(LogLevel::info));
+  log(LogLevel::debug, "d");
+  log(LogLevel::info, "i");
+  log(LogLevel::warning, "w");
+  log(LogLevel::error, "e");
+  EXPECT_EQ(lines, (std::vector<std::string>{"w", "e"}));
+}
+
+TEST_F(Log, OneEventIsOneLineOfItsParts) {
+  std::string line;
+  set_log_sink([&](LogLevel, std::string_view message) { line = message; });
+  log(LogLevel::info, "loaded: name='", std::string("a\nb\033[2J\x7fé"), "' bytes=", uint64_t{7}, " seconds=", 0.5);
+  EXPECT_EQ(line, "loaded: name='a\\x0ab\\x1b[2J\\x7fé' bytes=7 seconds=0.5");
 }
 
 TEST_F(Log, ForgetsAReplacedSink) {

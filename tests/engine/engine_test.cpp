@@ -6,6 +6,7 @@
 
 #include "backend/registry.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "exec/local_executor.h"
 #include "models/registry.h"
 #include "tests/engine/scripted_executor.h"
@@ -408,6 +409,37 @@ TEST(ScriptedEngine, EverySequenceReadsItsOwnTokens) {
     }
     EXPECT_EQ(jobs[i]->wait().tokens, want) << "request " << i;
   }
+}
+
+TEST(ScriptedEngine, AStepThatFailsEndsItsRequestsAndIsLogged) {
+  class Failing final : public ScriptedExecutor {
+   public:
+    using ScriptedExecutor::ScriptedExecutor;
+    exec::Ticket launch(const exec::Step& step) override {
+      if (++steps_ == 3) throw Error(ErrorCode::device, "cpu", "out of order");
+      return ScriptedExecutor::launch(step);
+    }
+
+   private:
+    int steps_ = 0;
+  };
+  const auto some = [](int tokens) {
+    GenerationConfig config;
+    config.max_new_tokens = tokens;
+    return config;
+  };
+  std::vector<std::string> lines;
+  set_log_sink([&](LogLevel level, std::string_view line) { lines.push_back(cat(to_string(level), " ", line)); });
+  {
+    Engine engine(std::make_unique<Failing>(9, 1000),
+                  {.batch_size = 1, .sequence_length = 300, .prefill_chunk = 50, .vocab = 1000, .d_model = 1});
+    EXPECT_THROW((void)engine.submit(work_of({1, 2, 3}, some(9)))->wait(), Error);
+    EXPECT_EQ(engine.submit(work_of({1, 2, 3}, some(4)))->wait().tokens.size(), 4u);
+  }
+  set_log_sink({});
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0], "error step failed: code=device segments=1 rows=1 what='[cpu] out of order'");
+  EXPECT_TRUE(lines[1].starts_with("debug request ended: id=2 tokens=4 queue_s=")) << lines[1];
 }
 
 }  // namespace

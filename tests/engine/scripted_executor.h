@@ -40,7 +40,7 @@ class PlayedStore {
   std::vector<int32_t> cells_;
 };
 
-class ScriptedExecutor final : public exec::Executor {
+class ScriptedExecutor : public exec::Executor {
  public:
   ScriptedExecutor(int pages, int vocab) : pages_(pages), vocab_(vocab), store_(pages, exec::kPageSize) {}
 

@@ -2,9 +2,11 @@
 #include "hub/download.h"
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "tests/hub/program/hub_test.h"
 
 namespace bumblebee::hub_test {
@@ -54,7 +56,16 @@ TEST_F(DownloadTest, BrokenBodies) {
   mock().fault({{"where", "cdn"}, {"reset_at", 10'000}, {"skip", 2}, {"times", 1}});
   mock().fault({{"where", "cdn"}, {"ignore_range", true}, {"ranged", true}, {"skip", 3}, {"times", 1}});
   mock().fault({{"where", "hub"}, {"drop", true}, {"times", 2}});
+  std::map<std::string, int> events;
+  set_log_sink([&](LogLevel, std::string_view line) {
+    ++events[std::string(line.substr(0, line.find(':')))];
+    EXPECT_EQ(line.find('?'), std::string::npos) << "a query may hold a signature: " << line;
+  });
   succeeds();
+  set_log_sink({});
+  EXPECT_GE(events["hub retries"], 4);
+  EXPECT_GT(events["hub request"], events["hub retries"]);
+  EXPECT_EQ(events["hub files"], 1);
 }
 
 TEST_F(DownloadTest, WrongBytes) {

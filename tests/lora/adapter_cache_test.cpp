@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "models/registry.h"
 #include "tests/models/adapting.h"
 #include "tests/support/backends.h"
@@ -148,6 +149,8 @@ TEST_F(AdapterCacheTest, MemoryIsBoundedAndTheLongestUnusedLeaves) {
   AdapterCache cache = this->cache(3 * one);
   EXPECT_EQ(cache.use().limit, 3 * one);
   const auto open = [&](uint64_t seed) { return cache.open(std::vector<AdapterCache::Part>{{adapter({}, seed), 1}}); };
+  std::vector<std::string> events;
+  set_log_sink([&](LogLevel, std::string_view line) { events.emplace_back(line.substr(0, line.find(':'))); });
   const auto held = open(1);
   open(2);
   open(3);
@@ -158,6 +161,10 @@ TEST_F(AdapterCacheTest, MemoryIsBoundedAndTheLongestUnusedLeaves) {
   EXPECT_EQ(cache.use().bytes, 3 * one);
   EXPECT_FALSE(cache.unload(adapter({}, 3)->id));
   EXPECT_TRUE(cache.unload(adapter({}, 2)->id));
+  set_log_sink({});
+  const std::string packed = "adapter packed";
+  EXPECT_EQ(events, (std::vector{packed, packed, packed, std::string("adapter left"), packed,
+                                 std::string("adapter unloaded")}));
   const auto fourth = open(4), second = open(2);
   const std::string message = refusal(cache, {{adapter({}, 5), 1}}, ErrorCode::out_of_memory);
   says(message, "raise max_adapter_bytes");

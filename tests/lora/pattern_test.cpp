@@ -1,86 +1,95 @@
-// The matcher against Python's re.fullmatch: what it says of each pair was checked with CPython 3.11.
+// Patterns against Python's own re (tools/goldens/patterns.py), and their limits.
 #include "lora/pattern.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
 #include "tests/io/files.h"
 
 namespace bumblebee::lora {
 namespace {
 
-bool matches(const std::string& pattern, const std::string& text) { return Pattern(pattern, "c").matches(text); }
+const Json& goldens() {
+  static const Json all =
+      parse_json(read_text_file(std::string(BB_TEST_DATA) + "/goldens/patterns.json", 1 << 20), "goldens");
+  return all;
+}
+
+/// The code with which a pattern is refused, none where it is taken.
+std::optional<ErrorCode> refusal(const std::string& pattern) {
+  try {
+    Pattern(pattern, "c");
+    return std::nullopt;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("[c, pattern '"), std::string::npos) << error.what();
+    return error.code();
+  }
+}
 
 TEST(Pattern, MatchesAsPythonDoes) {
-  const std::string q = "model.layers.11.self_attn.q_proj";
-  struct Case {
-    const char* pattern;
-    std::string text;
-    bool want;
-  };
-  const Case cases[] = {
-      {"", "", true},
-      {"", "a", false},
-      {"a|b", "b", true},
-      {"a|", "", true},
-      {"ab*", "abbb", true},
-      {"(ab)*", "ababa", false},
-      {"(?:ab)+?", "abab", true},
-      {"a?b", "b", true},
-      {"a{2}", "aa", true},
-      {"a{2}", "aaa", false},
-      {"a{2,}", "aaaa", true},
-      {"a{,2}", "", true},
-      {"a{1,2}", "aaa", false},
-      {"a{x}", "a{x}", true},
-      {"a.c", "abc", true},
-      {"a.c", "a\nc", false},
-      {"a\\.c", "abc", false},
-      {"[a-c]+", "abcabc", true},
-      {"[^a-c]+", "xyz", true},
-      {"[^a-c]+", "xbz", false},
-      {"[]a]+", "]a", true},
-      {"[a-]+", "a-a", true},
-      {"[\\d_]+", "1_2", true},
-      {"\\d\\D\\w\\W\\s\\S", "1ab- x", true},
-      {"^a$", "a", true},
-      {"a^b", "ab", false},
-      {"a\\b\\.b", "a.b", true},
-      {"a\\bb", "ab", false},
-      {"a\\Bb", "ab", true},
-      {".*q_proj", q, true},
-      {".*\\.layers\\.(1|11)\\..*\\.(q|v)_proj$", q, true},
-      {"model\\.layers\\.\\d\\..*", q, false},
-      {R"((?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|k_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention)\.(?:(?:q_proj|k_proj))))",
-       q, true},
-      {R"((?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|k_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention)\.(?:(?:q_proj|k_proj))))",
-       "model.layers.11.mlp.q_proj", false},
-      {"(a*)*b", std::string(40, 'a'), false},  // exponential in a matcher that backtracks
-      {"(a|a)*c", std::string(40, 'a'), false},
-      {"(?:(?:){10}){1000}a", "a", true},
-  };
-  for (const Case& c : cases) EXPECT_EQ(matches(c.pattern, c.text), c.want) << c.pattern << " on " << c.text;
+  size_t answers = 0;
+  for (const Json& matter : goldens()["matters"]) {
+    for (const Json& asked : matter["patterns"]) {
+      const std::string text = asked[0], wanted = asked[1];
+      try {
+        const Pattern pattern(text, "c");
+        for (size_t i = 0; i < wanted.size(); ++i, ++answers) {
+          const std::string name = matter["names"][i];
+          EXPECT_EQ(pattern.matches(name), wanted[i] == '1') << text << " on '" << name << "'";
+        }
+      } catch (const Error& error) {
+        ADD_FAILURE() << text << ": " << error.what();
+      }
+    }
+  }
+  EXPECT_GE(answers, 8000u);
 }
 
-TEST(Pattern, RefusesWhatItDoesNotUnderstand) {
-  const std::pair<const char*, const char*> cases[] = {
-      {"(?!vision).*", "'(?!'"}, {"(?=a)", "'(?='"},       {"(?<=a)b", "'(?<'"},
-      {"(?P<n>a)", "'(?P'"},     {"(?i)a", "'(?i'"},       {"(a)\\1", "escape"},
-      {"\\Za", "escape"},        {"[[:alpha:]]", "[: :]"}, {"a**", "repetition of a repetition"},
-  };
-  for (const auto& [pattern, part] : cases) {
-    test::expect_error([&] { Pattern(pattern, "c"); }, part, pattern);
-    test::expect_error([&] { Pattern(pattern, "c"); }, "not supported", pattern);
+TEST(Pattern, RefusesWhatPythonRefuses) {
+  for (const std::string pattern : goldens()["malformed"])
+    EXPECT_EQ(refusal(pattern), ErrorCode::bad_config) << pattern;
+}
+
+TEST(Pattern, RefusesByNameWhatItDoesNotUnderstand) {
+  for (const std::string pattern : goldens()["refused"]) EXPECT_NE(refusal(pattern), std::nullopt) << pattern;
+  for (const char* pattern :
+       {"(a)?(?(1)b)", "a{1,2}+", "(?m)a", "(?x)a", "(?a)a", "\\N{DIGIT ONE}", "(?=a)*", "(?:)?"}) {
+    EXPECT_EQ(refusal(pattern), ErrorCode::unsupported) << pattern;
+    test::expect_error([&] { Pattern(pattern, "c"); }, "not supported: name the modules in a list", pattern);
   }
 }
 
-TEST(Pattern, RefusesBrokenAndHugeOnes) {
-  const std::string deep(100, '(');
+TEST(Pattern, TakesSomeThatPythonRefuses) {
+  for (const std::string pattern : goldens()["taken"]) EXPECT_EQ(refusal(pattern), std::nullopt) << pattern;
+}
+
+TEST(Pattern, RefusesHugeOnes) {
   for (const std::string& pattern :
-       {std::string("(a"), std::string("a)"), std::string("[a"), std::string("*a"), std::string("a\\"),
-        std::string("[b-a]"), std::string("a{3,2}"), std::string("a{2000}"), std::string("((a{1000}){1000}){1000}"),
-        std::string("(((((((){1000}){1000}){1000}){1000}){1000}){1000})"), deep, std::string(10000, 'a')}) {
-    test::expect_error([&] { Pattern(pattern, "file"); }, "[file]", pattern.substr(0, 30));
+       {std::string("((a{1000}){1000}){1000}"), std::string("(((((((){1000}){1000}){1000}){1000}){1000}){1000})"),
+        std::string("a{99999999999999999999}"), std::string(5000, '('), std::string(10000, 'a'),
+        std::string("\\w{1000}"), std::string("(?=((\\w{100}){100}))a"), std::string("\xff")}) {
+    EXPECT_EQ(refusal(pattern), ErrorCode::bad_config) << pattern.substr(0, 30);
   }
+}
+
+TEST(Pattern, StepsBackAreLimited) {
+  EXPECT_FALSE(Pattern("(a*)*b", "c").matches(std::string(256, 'a'))) << "linear";
+  const std::string name(256, 'a');
+  for (const char* pattern : {"(?=a)(a|a)*(?!c)b", "(a*)*\\1b"}) {
+    test::expect_error([&] { (void)Pattern(pattern, "c").matches(name); }, "goes back more than", pattern);
+  }
+}
+
+TEST(Pattern, NamesAreLinesOfText) {
+  const Pattern all(".*", "c");
+  test::expect_error([&] { (void)all.matches("a\n"); }, "line breaks", "line break");
+  test::expect_error([&] { (void)all.matches("a\xff"); }, "UTF-8", "no UTF-8");
 }
 
 }  // namespace

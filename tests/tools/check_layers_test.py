@@ -93,7 +93,7 @@ class CheckLayersTest(unittest.TestCase):
         self.assertEqual([("src/base/y.h", 1, "opening")], self.violations({"src/base/y.h": "// Here.\n"}))
         self.assertEqual([("tests/base/x_test.cpp", 1, "opening")], self.violations({"tests/base/x_test.cpp": "int x;\n"}))
         self.assertEqual([("tools/x.py", 1, "opening")], self.violations({"tools/x.py": "#!/usr/bin/env python3\nimport os\n"}))
-        self.assertEqual([("src/text/hf/src/lib.rs", 1, "opening")], self.violations({"src/text/hf/src/lib.rs": "use std;\n"}))
+        self.assertEqual([("src/rust/src/lib.rs", 1, "opening")], self.violations({"src/rust/src/lib.rs": "use std;\n"}))
         self.assertEqual([("src/base/empty.cpp", 1, "opening")], self.violations({"src/base/empty.cpp": ""}))
 
     def test_files_stay_short(self):

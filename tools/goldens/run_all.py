@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes all goldens (models, quantization, sampling, GGUF blocks, tokens, templates) afresh and holds the committed ones to them; exits 1 on a difference.
+"""Makes all goldens (models, quantization, sampling, patterns, GGUF blocks, tokens, templates) afresh and holds the committed ones to them; exits 1 on a difference.
 
 Installs its own environment (requirements.txt, about 2 GB) in a cache directory the first time. Where the program has
 been built, it also compares every width with mlx-lm; with --smollm2 DIR --gguf FILE the real model too.
@@ -94,6 +94,7 @@ def inside(arguments):
         script("quant.py", "--out", fresh)
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
+        script("patterns.py", "--out", fresh / "patterns.json")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")
         script("training.py", "--out", fresh / "training")

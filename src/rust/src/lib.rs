@@ -1,8 +1,9 @@
-//! The C ABI over Hugging Face `tokenizers` and `minijinja` (see bumblebee_hf.h). This file only crosses the border: pointers in,
-//! owned buffers out, panics caught, stacks fixed. The work is in tokenizer.rs and template.rs.
+//! The C ABI over Hugging Face `tokenizers` and `minijinja` (see text.h), and what it shares with that of pattern.rs. This file only
+//! crosses the border: pointers in, owned buffers out, panics caught, stacks fixed. The work is in tokenizer.rs and template.rs.
 
 mod guard;
 mod ops;
+mod pattern;
 mod pyjson;
 mod pystr;
 mod template;
@@ -23,6 +24,7 @@ pub enum Status {
     BadFile = 1,
     Unsupported = 2,
     BadRequest = 3,
+    BadConfig = 4,
 }
 
 pub struct Failure {
@@ -89,17 +91,17 @@ pub struct Span {
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_bytes_free(bytes: Buffer<u8>) {
+pub unsafe extern "C" fn bb_bytes_free(bytes: Buffer<u8>) {
     bytes.free()
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_ids_free(ids: Buffer<u32>) {
+pub unsafe extern "C" fn bb_ids_free(ids: Buffer<u32>) {
     ids.free()
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_spans_free(spans: Buffer<Span>) {
+pub unsafe extern "C" fn bb_spans_free(spans: Buffer<Span>) {
     spans.free()
 }
 
@@ -124,7 +126,7 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 unsafe fn guarded(error: *mut Buffer<u8>, on_panic: Status, work: impl FnOnce() -> Outcome<()>) -> Status {
     quiet_panics();
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let message = format!("the text engine gave up: {}", panic_text(payload.as_ref()));
+        let message = format!("the Rust library gave up: {}", panic_text(payload.as_ref()));
         Err(Failure::new(on_panic, message))
     });
     match outcome {
@@ -146,13 +148,13 @@ fn on_own_stack<T: Send>(on_panic: Status, work: impl FnOnce() -> Outcome<T> + S
             .spawn_scoped(scope, work)
             .map_err(|e| Failure::new(Status::BadRequest, format!("no thread for the text engine: {e}")))?;
         thread.join().unwrap_or_else(|payload| {
-            Err(Failure::new(on_panic, format!("the text engine gave up: {}", panic_text(payload.as_ref()))))
+            Err(Failure::new(on_panic, format!("the Rust library gave up: {}", panic_text(payload.as_ref()))))
         })
     })
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_tokenizer_new(
+pub unsafe extern "C" fn bb_tokenizer_new(
     tokenizer_json: View,
     special_json: View,
     out: *mut *mut Tokenizer,
@@ -169,14 +171,14 @@ pub unsafe extern "C" fn bb_hf_tokenizer_new(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_tokenizer_free(tokenizer: *mut Tokenizer) {
+pub unsafe extern "C" fn bb_tokenizer_free(tokenizer: *mut Tokenizer) {
     if !tokenizer.is_null() {
         drop(Box::from_raw(tokenizer));
     }
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_encode(
+pub unsafe extern "C" fn bb_encode(
     tokenizer: *const Tokenizer,
     text: View,
     flags: u32,
@@ -194,7 +196,7 @@ pub unsafe extern "C" fn bb_hf_encode(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_decode(
+pub unsafe extern "C" fn bb_decode(
     tokenizer: *const Tokenizer,
     ids: *const u32,
     count: usize,
@@ -210,7 +212,7 @@ pub unsafe extern "C" fn bb_hf_decode(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_id_of(tokenizer: *const Tokenizer, token: View, out: *mut u32) -> i32 {
+pub unsafe extern "C" fn bb_id_of(tokenizer: *const Tokenizer, token: View, out: *mut u32) -> i32 {
     let found =
         catch_unwind(AssertUnwindSafe(|| std::str::from_utf8(token.bytes()).ok().and_then(|text| (*tokenizer).id_of(text))));
     match found {
@@ -223,7 +225,7 @@ pub unsafe extern "C" fn bb_hf_id_of(tokenizer: *const Tokenizer, token: View, o
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_token_of(tokenizer: *const Tokenizer, id: u32, out: *mut Buffer<u8>) -> i32 {
+pub unsafe extern "C" fn bb_token_of(tokenizer: *const Tokenizer, id: u32, out: *mut Buffer<u8>) -> i32 {
     match catch_unwind(AssertUnwindSafe(|| (*tokenizer).token_of(id))) {
         Ok(Some(text)) => {
             *out = Buffer::new(text.into_bytes());
@@ -234,7 +236,7 @@ pub unsafe extern "C" fn bb_hf_token_of(tokenizer: *const Tokenizer, id: u32, ou
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_token_bytes(
+pub unsafe extern "C" fn bb_token_bytes(
     tokenizer: *const Tokenizer,
     kinds: *mut Buffer<u8>,
     ends: *mut Buffer<u32>,
@@ -266,7 +268,7 @@ pub struct TemplateLimits {
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_template_new(
+pub unsafe extern "C" fn bb_template_new(
     source: View,
     control_json: View,
     limits: TemplateLimits,
@@ -282,7 +284,7 @@ pub unsafe extern "C" fn bb_hf_template_new(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_template_free(template: *mut Template) {
+pub unsafe extern "C" fn bb_template_free(template: *mut Template) {
     if !template.is_null() {
         let template = Box::from_raw(template);
         // A deep syntax tree is dropped by recursion, so it needs the same stack as its making.
@@ -305,7 +307,7 @@ pub struct RenderRequest {
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bb_hf_template_render(
+pub unsafe extern "C" fn bb_template_render(
     template: *const Template,
     request: *const RenderRequest,
     text: *mut Buffer<u8>,
