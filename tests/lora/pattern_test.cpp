@@ -15,7 +15,7 @@
 namespace bumblebee::lora {
 namespace {
 
-const Json& goldens() {
+const Json& golden_patterns() {
   static const Json all =
       parse_json(read_text_file(std::string(BB_TEST_DATA) + "/goldens/patterns.json", 1 << 20), "goldens");
   return all;
@@ -34,7 +34,7 @@ std::optional<ErrorCode> refusal(const std::string& pattern) {
 
 TEST(Pattern, MatchesAsPythonDoes) {
   size_t answers = 0;
-  for (const Json& matter : goldens()["matters"]) {
+  for (const Json& matter : golden_patterns()["matters"]) {
     for (const Json& asked : matter["patterns"]) {
       const std::string text = asked[0], wanted = asked[1];
       try {
@@ -52,12 +52,12 @@ TEST(Pattern, MatchesAsPythonDoes) {
 }
 
 TEST(Pattern, RefusesWhatPythonRefuses) {
-  for (const std::string pattern : goldens()["malformed"])
+  for (const std::string pattern : golden_patterns()["malformed"])
     EXPECT_EQ(refusal(pattern), ErrorCode::bad_config) << pattern;
 }
 
 TEST(Pattern, RefusesByNameWhatItDoesNotUnderstand) {
-  for (const std::string pattern : goldens()["refused"]) EXPECT_NE(refusal(pattern), std::nullopt) << pattern;
+  for (const std::string pattern : golden_patterns()["refused"]) EXPECT_NE(refusal(pattern), std::nullopt) << pattern;
   for (const char* pattern :
        {"(a)?(?(1)b)", "a{1,2}+", "(?m)a", "(?x)a", "(?a)a", "\\N{DIGIT ONE}", "(?=a)*", "(?:)?"}) {
     EXPECT_EQ(refusal(pattern), ErrorCode::unsupported) << pattern;
@@ -66,7 +66,7 @@ TEST(Pattern, RefusesByNameWhatItDoesNotUnderstand) {
 }
 
 TEST(Pattern, TakesSomeThatPythonRefuses) {
-  for (const std::string pattern : goldens()["taken"]) EXPECT_EQ(refusal(pattern), std::nullopt) << pattern;
+  for (const std::string pattern : golden_patterns()["taken"]) EXPECT_EQ(refusal(pattern), std::nullopt) << pattern;
 }
 
 TEST(Pattern, RefusesHugeOnes) {
