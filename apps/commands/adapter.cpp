@@ -36,8 +36,11 @@ lora::WriteOptions write_options(const AdapterVerbFlags& flags) {
 
 int write(const AdapterVerbFlags& flags, const lora::Adapter& adapter, lora::Dialect to,
           std::vector<std::string> notes) {
-  OutputDirectory directory(flags.output,
-                            flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
+  std::vector<std::filesystem::path> inputs;
+  for (const std::string& path : flags.paths) inputs.push_back(AdapterSource::parse(path).directory(flags.common));
+  if (!flags.base.empty()) inputs.push_back(hub_source(flags.base, flags.common).directory());
+  OutputDirectory directory(
+      flags.output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse, inputs);
   for (std::string& note : lora::write_adapter(adapter, to, directory.work(), write_options(flags)))
     notes.push_back(std::move(note));
   directory.finish();
@@ -106,7 +109,8 @@ void add_adapter(Parser& app, Session& session) {
       ->option_text("MODEL");
   verb->add_flag("--untied-head", flags->untied_head,
                  "The base's head is not tied to its embedding (as --base finds out)");
-  verb->add_flag("--force", flags->force, "Replace the output directory when it holds an adapter");
+  verb->add_flag("--force", flags->force,
+                 "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer(
       "convert writes the same numbers in the other format; what that format has no place for is refused. merge "
       "writes\n"

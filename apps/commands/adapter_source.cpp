@@ -29,13 +29,16 @@ AdapterSource AdapterSource::parse(const std::string& text) {
   return result;
 }
 
+std::filesystem::path AdapterSource::directory(const CommonFlags& common) const {
+  return hub_source(source, common).directory();
+}
+
 lora::Adapter AdapterSource::read(const CommonFlags& common, const std::optional<float>& scale) const {
-  const std::filesystem::path directory = hub_source(source, common).directory();
   lora::ReadOptions options;
   options.scale = scale;
   // A directory of the Hugging Face cache is named by a commit: the repository's name says more.
   if (!std::filesystem::exists(source)) options.name = source.substr(source.rfind('/') + 1);
-  return lora::read_adapter(directory, options);
+  return lora::read_adapter(directory(common), options);
 }
 
 }  // namespace bumblebee::cli

@@ -71,7 +71,7 @@ void print_as_text(const ConversionReport& report, const std::string& output, bo
 }  // namespace
 
 int run_conversion(const ConversionJob& job, const CommonFlags& common) {
-  OutputDirectory directory(job.output, job.existing);
+  OutputDirectory directory(job.output, job.existing, {&job.source, 1});
   ConversionReport report;
   {
     ProgressBar bar(job.label, ProgressBar::Unit::bytes, common.progress());

@@ -19,7 +19,7 @@ std::optional<DType> dtype_of(const std::string& name);
 
 struct ConversionJob {
   std::string label;  // of the progress bar
-  std::filesystem::path output;
+  std::filesystem::path source, output;
   OutputDirectory::Existing existing = OutputDirectory::Existing::refuse;
   /// Converts into `directory`, calling `progress`.
   std::function<ConversionReport(const std::filesystem::path& directory, const ConversionProgress& progress)> convert;

@@ -37,6 +37,7 @@ ConversionJob from_gguf(const ConvertFlags& flags, const std::string& source) {
   options.variant = variant_of(flags.variant);
   options.threads = flags.threads;
   ConversionJob job;
+  job.source = source;
   job.convert = [source, options](const std::filesystem::path& directory, const ConversionProgress& progress) {
     return convert_gguf(source, directory, options, progress);
   };
@@ -54,6 +55,7 @@ ConversionJob from_directory(const ConvertFlags& flags, const std::string& sourc
   options.threads = flags.threads;
   std::filesystem::path directory = hub_source(source, flags.common).directory();
   ConversionJob job;
+  job.source = directory;
   job.convert = [directory, options](const std::filesystem::path& target, const ConversionProgress& progress) {
     return rewrite_checkpoint(directory, target, options, progress);
   };
@@ -108,7 +110,8 @@ void add_convert(Parser& app, Session& session) {
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024));
-  verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
+  verb->add_flag("--force", flags->force,
+                 "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer(
       "Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 of a GGUF file keep their codes and lose nothing; F16, BF16 and F32 stay as "
       "they\n"

@@ -202,8 +202,10 @@ int run(const FuseFlags& flags) {
   options.dtype = dtype_of(flags.dtype);
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
   options.threads = flags.threads;
-  OutputDirectory directory(output,
-                            flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse);
+  std::vector<std::filesystem::path> inputs = {source, flags.text == "-" ? "" : flags.text};
+  for (const std::string& text : flags.adapters) inputs.push_back(AdapterSource::parse(text).directory(flags.common));
+  OutputDirectory directory(
+      output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse, inputs);
   const lora::FuseReport report = fuse(flags, source, directory.work(), adapter, options);
   std::optional<Divergence> divergence;
   if (!tokens.empty()) divergence = measure(flags, source, directory.work(), tokens);
@@ -242,7 +244,8 @@ void add_fuse(Parser& app, Session& session) {
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024));
-  verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
+  verb->add_flag("--force", flags->force,
+                 "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer(
       "A quantized base is quantized again as it was, which rounds away most of a small change; adapters applied at\n"
       "run time lose nothing. The table has Frobenius norms: of W, of the change W' - W, of what storing W' loses, "

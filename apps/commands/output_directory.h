@@ -1,28 +1,38 @@
-// Where convert and quantize write: a directory that appears under its name only when it is complete.
+// Where convert, quantize, fuse and adapter write: files that appear under their names only when all of them are
+// complete.
 #pragma once
 
 #include <filesystem>
+#include <set>
+#include <span>
+#include <string>
 
 namespace bumblebee::cli {
 
-/// Prepares a fresh directory beside `path`; finish() puts it in place, otherwise it is removed with everything in it.
+/// Prepares a fresh directory beside `path`; finish() puts its files in place, otherwise it is removed with everything
+/// in it. Replacing touches only what such a run wrote there and nobody changed since (base/output_paths.h); other
+/// files stay where they are.
 class OutputDirectory {
  public:
   enum class Existing : unsigned char { refuse, replace };
 
-  /// Throws UsageError when `path` exists and may not be replaced, Error(bad_file) when nothing can be written there.
-  OutputDirectory(std::filesystem::path path, Existing existing);
+  /// `inputs` are what will be read. Throws Error(bad_request) when `path` is, holds or lies in one of them, UsageError
+  /// when `path` exists and may not be replaced, Error(bad_file) when nothing can be written there.
+  OutputDirectory(std::filesystem::path path, Existing existing, std::span<const std::filesystem::path> inputs);
   ~OutputDirectory();
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
 
   /// Where to write.
   const std::filesystem::path& work() const { return work_; }
+  /// Throws Error(bad_file), with everything as it was, when a file of the user's stands in the way.
   void finish();
 
  private:
+  void replace(const std::set<std::string>& names);
+
   std::filesystem::path path_, work_;
-  bool finished_ = false;
+  std::set<std::string> old_;  // what is replaced
 };
 
 }  // namespace bumblebee::cli

@@ -28,6 +28,7 @@ int run(const QuantizeFlags& flags) {
   options.threads = flags.threads;
   ConversionJob job;
   job.label = "quantizing";
+  job.source = source;
   job.output = flags.output;
   job.existing = flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse;
   job.convert = [source, options](const std::filesystem::path& target, const ConversionProgress& progress) {
@@ -55,7 +56,8 @@ void add_quantize(Parser& app, Session& session) {
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024));
-  verb->add_flag("--force", flags->force, "Replace the output directory when it holds a model");
+  verb->add_flag("--force", flags->force,
+                 "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer("Example:\n  bumblebee quantize dense-dir small-dir --bits 4 --group-size 64");
   on_chosen(*verb, session, flags, run);
 }

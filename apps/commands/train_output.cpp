@@ -53,6 +53,7 @@ TrainCallbacks TrainOutput::callbacks() {
                      plan.modules, plan.layers));
     line(fmt::format("data       {} rows to learn, {} to validate; {} cut; {} batches of {} tokens an epoch", plan.rows,
                      plan.valid_rows, plan.truncated_rows, plan.batches, plan.tokens));
+    for (const std::string& adapter : plan.on_top_of) line("on top of  " + one_line(adapter));
   };
   out.progress = [this](const TrainProgress& now) {
     const double speed = now.seconds > 0 ? double(now.tokens) / now.seconds : 0;
@@ -135,6 +136,7 @@ void TrainOutput::plan(const TrainPlan& plan) {
                 {"tokens_per_epoch", plan.tokens},
                 {"batches_per_epoch", plan.batches},
                 {"longest_row", plan.longest_row},
+                {"on_top_of", plan.on_top_of},
                 {"memory_bytes", plan.memory_bytes},
                 {"seconds", plan.seconds}});
     return;

@@ -213,7 +213,7 @@ void TrainFlags::add_output(Parser& verb) {
       ->check(one_of({"mlx", "peft"}));
   group(toggle(verb, "--resume", "Go on from the newest checkpoint in --adapter-path, bit for bit",
                [](TrainConfig& c, bool v) { c.options.resume = v; }));
-  group(toggle(verb, "--overwrite", "Forget the checkpoints of an earlier run in --adapter-path",
+  group(toggle(verb, "--overwrite", "Replace an adapter and checkpoints that lie in --adapter-path, whoever made them",
                [](TrainConfig& c, bool v) { c.options.overwrite = v; }));
   group(toggle(verb, "--no-save-best", "Keep no copy of the adapter with the lowest validation loss",
                [](TrainConfig& c, bool v) { c.options.save_best = !v; }));

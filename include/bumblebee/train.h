@@ -83,13 +83,14 @@ struct TrainPlan {
   uint64_t trainable_parameters = 0, parameters = 0;
   int modules = 0, layers = 0;  // adapted
   int64_t rows = 0, valid_rows = 0, test_rows = 0;
-  int64_t truncated_rows = 0;  // of all splits: longer than max_seq_length
-  int64_t tokens = 0;          // of one epoch, as batched
-  int64_t batches = 0;         // of one epoch
-  int longest_row = 0;         // tokens, before truncation
-  int first_iteration = 1;     // after a resume, the next one
-  uint64_t memory_bytes = 0;   // estimate of the peak beyond the loaded model
-  double seconds = 0;          // estimate of the whole run; 0: not measured
+  int64_t truncated_rows = 0;               // of all splits: longer than max_seq_length
+  int64_t tokens = 0;                       // of one epoch, as batched
+  int64_t batches = 0;                      // of one epoch
+  int longest_row = 0;                      // tokens, before truncation
+  int first_iteration = 1;                  // after a resume, the next one
+  std::vector<std::string> on_top_of = {};  // "name:weight" of each frozen adapter underneath
+  uint64_t memory_bytes = 0;                // estimate of the peak beyond the loaded model
+  double seconds = 0;                       // estimate of the whole run; 0: not measured
 };
 
 /// After every iteration (a batch).
@@ -172,8 +173,8 @@ struct TrainOptions {
   std::filesystem::path adapter_path = "adapters";
   AdapterFormat format = AdapterFormat::mlx;
   std::filesystem::path resume_adapter_file = {};  // weights to begin with: an adapter's directory or file of mlx-lm
-  bool resume = false;       // goes on from the newest checkpoint in adapter_path, bit for bit; at the start if none
-  bool overwrite = false;    // forgets an earlier run's checkpoints in adapter_path, which are an error otherwise
+  bool resume = false;     // goes on from the newest checkpoint in adapter_path, bit for bit; at the start if none
+  bool overwrite = false;  // removes adapters and checkpoints from adapter_path, whoever made them; an error otherwise
   int keep_checkpoints = 2;  // the newest; 0: writes none
   bool save_best = true;     // adapter_path/best: lowest validation loss
   int early_stopping = 0;    // stops after so many validations in a row without a better loss; 0: never

@@ -94,15 +94,20 @@ class Session {
                 .base_directory = state_.directory,
                 .precision = state_.options.precision == Precision::fast ? "fast" : "exact",
                 .frozen = {},
+                .files = {},
                 .sample = {}} {
     const nn::Model& base = state_.model();
+    if (!data.directory.empty())
+      for (const char* name : {"train.jsonl", "valid.jsonl", "test.jsonl"})
+        inputs_.files.push_back(data.directory / name);
     bound_.reserve(options.on_top_of.size());
     for (const WeightedAdapter& one : options.on_top_of) {
       const lora::Adapter& adapter = *one.adapter.state()->adapter;
       bound_.push_back(lora::bind_to_base(adapter, {.target_modules = base.target_modules(),
                                                     .tied_head = base.dims().tied_head,
                                                     .name = state_.directory.string()}));
-      inputs_.frozen.push_back({&bound_.back(), one.weight, lora::to_string(adapter.id)});
+      inputs_.files.push_back(adapter.where);
+      inputs_.frozen.push_back({&bound_.back(), one.weight, adapter.name, lora::to_string(adapter.id)});
     }
     if (!options.sample_prompts.empty()) {
       sampler_.emplace(model, tokenizer, options);

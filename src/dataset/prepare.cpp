@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <unordered_set>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/output_paths.h"
 #include "base/utf8.h"
 #include "dataset/post_reader.h"
 #include "dataset/shuffle.h"
@@ -34,6 +36,8 @@ namespace bumblebee::dataset {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kSplits[] = {"train.jsonl", "valid.jsonl", "test.jsonl"};
 
 void check(const PrepareOptions& options) {
   const auto refuse = [](std::string_view where, const std::string& what) {
@@ -136,9 +140,13 @@ void write(const fs::path& directory, const std::vector<std::string>& rows, cons
       fs::remove(directory / name, failure);  // of an earlier run: its texts could be in another split now
     }
   };
-  file("train.jsonl", result.train);
-  file("valid.jsonl", result.valid);
-  file("test.jsonl", result.test);
+  file(kSplits[0], result.train);
+  file(kSplits[1], result.valid);
+  file(kSplits[2], result.test);
+  std::set<std::string> written;
+  for (const char* name : kSplits)
+    if (fs::exists(directory / name)) written.insert(name);
+  write_manifest(directory, written);
 }
 
 }  // namespace
@@ -146,10 +154,16 @@ void write(const fs::path& directory, const std::vector<std::string>& rows, cons
 PrepareResult prepare(const std::vector<fs::path>& sources, const fs::path& directory, const PrepareOptions& options,
                       const CountTokens& count) {
   check(options);
-  for (const char* name : {"train.jsonl", "valid.jsonl", "test.jsonl"}) {
-    if (!options.overwrite && fs::exists(directory / name))
+  const std::set<std::string> ours = written_files(directory);
+  for (const char* name : kSplits) {
+    require_apart(directory / name, sources);
+    if (!fs::exists(directory / name)) continue;
+    if (!options.overwrite)
       throw Error(ErrorCode::bad_file, (directory / name).string(),
                   "exists already, and overwriting was not asked for");
+    if (!ours.contains(name))
+      throw Error(ErrorCode::bad_file, (directory / name).string(),
+                  "is not as an earlier run wrote it and would be replaced: move it away");
   }
   PrepareResult result;
   std::vector<std::string> rows = collect(sources, options, result);

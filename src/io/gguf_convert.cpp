@@ -12,6 +12,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/output_paths.h"
 #include "io/gguf.h"
 #include "io/gguf_model.h"
 #include "io/gguf_tokenizer.h"
@@ -281,6 +282,7 @@ class Converter {
 
 ConversionReport convert_gguf(const std::filesystem::path& source, const std::filesystem::path& target,
                               const GgufConvertOptions& options, const ConversionProgress& progress) {
+  require_apart(target, {&source, 1});
   const auto file = GgufFile::open(source);
   return Converter(*file, target, options).run(progress);
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "base/output_paths.h"
 #include "io/checkpoint.h"
 #include "io/quote.h"
 #include "io/tensor_stream.h"
@@ -248,6 +249,7 @@ class Rewriter {
 
 ConversionReport rewrite_checkpoint(const fs::path& source, const fs::path& target, const RewriteOptions& options,
                                     const ConversionProgress& progress) {
+  require_apart(target, {&source, 1});
   return Rewriter(source, target, options).run(progress);
 }
 

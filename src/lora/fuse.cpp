@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/output_paths.h"
 #include "lora/dense.h"
 #include "lora/writers.h"
 #include "quant/elements.h"
@@ -183,6 +184,7 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
 
 FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                            const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress) {
+  require_apart(target, {&source, 1});
   Base base;
   {
     const auto checkpoint = Checkpoint::open(source);

@@ -63,6 +63,8 @@ class MlxWriter {
                    {"num_layers", layers_},
                    {"lora_parameters", {{"rank", rank_}, {"scale", double(scale_)}, {"dropout", 0.0}, {"keys", keys}}}};
     if (!adapter_.base.empty()) config["model"] = adapter_.base;
+    if (const auto under = adapter_.facts.find("on_top_of"); under != adapter_.facts.end())
+      config["on_top_of"] = under->second;
     tensors_.write(directory / "adapters.safetensors", {{"format", "mlx"}});
     write_adapter_config(directory, config);
     return notes();

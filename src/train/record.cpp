@@ -93,6 +93,7 @@ struct TrainRecord::State {
          {"tokens_per_epoch", plan.tokens},
          {"batches_per_epoch", plan.batches},
          {"longest_row", plan.longest_row},
+         {"on_top_of", plan.on_top_of},
          {"estimated_memory_bytes", plan.memory_bytes}});
     for (const Json& line : before) add(line);
   }

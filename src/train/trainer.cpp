@@ -9,7 +9,9 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/output_paths.h"
 #include "lora/identity.h"
+#include "train/earlier_run.h"
 #include "train/hashing.h"
 #include "train/save_adapter.h"
 
@@ -89,6 +91,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   for (const FrozenAdapter& one : in_.frozen) {
     params_.freeze(*one.adapter, one.weight);
     frozen.push_back({one.id, one.weight});
+    plan_.on_top_of.push_back(cat(one.name.empty() ? one.id : one.name, ":", one.weight));
   }
   if (!options_.resume_adapter_file.empty()) {
     const lora::Adapter begun = read_weights(options_.resume_adapter_file, params_.scale());
@@ -125,10 +128,30 @@ lora::Adapter Trainer::adapter() const {
   in_.device.run([&] { adapter = params_.adapter("adapter", options_.base_model); });
   // Part of an adapter's identity, which is to be that of the files.
   adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
+  for (const std::string& one : plan_.on_top_of) {
+    std::string& said = adapter.facts["on_top_of"];
+    said += (said.empty() ? "" : ", ") + one;
+  }
   return adapter;
 }
 
+/// Nobody's adapter is lost without a word: neither one that was trained here nor one that was brought along.
+void Trainer::check_directory() const {
+  const std::filesystem::path& directory = options_.adapter_path;
+  std::vector<std::filesystem::path> inputs = in_.files;
+  inputs.insert(inputs.end(), {in_.base_directory, options_.resume_adapter_file});
+  require_apart(directory, inputs);
+  // A run that is resumed may have ended before its first checkpoint: what lies there is its own then.
+  if (options_.overwrite || (options_.resume && std::filesystem::is_directory(directory / "checkpoints"))) return;
+  const std::vector<std::filesystem::path> earlier = earlier_adapters(directory);
+  if (earlier.empty()) return;
+  throw Error(ErrorCode::bad_request, directory.string(),
+              cat("holds an adapter already (", earlier.front().filename().string(),
+                  "): expected a directory without one; overwrite it, or choose another adapter_path"));
+}
+
 void Trainer::begin() {
+  check_directory();
   if (options_.verify_base) {
     const std::string files = in_.base_directory.empty() ? "" : hash_weights(in_.base_directory);
     base_hash_ = probe(in_.device, params_) + files;
@@ -144,6 +167,7 @@ void Trainer::begin() {
                   "holds the checkpoints of an earlier run: resume it, overwrite it, or choose another adapter_path");
     }
   }
+  if (options_.overwrite) remove_earlier(earlier_adapters(options_.adapter_path));
   plan_.first_iteration = state_.iteration + 1;
   for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     if (split->truncated > 0)

@@ -23,7 +23,7 @@ namespace bumblebee::train {
 struct FrozenAdapter {
   const lora::BoundAdapter* adapter = nullptr;
   float weight = 1;
-  std::string id;
+  std::string name, id;  // the first for people
 };
 
 struct TrainerInputs {
@@ -33,6 +33,7 @@ struct TrainerInputs {
   std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
   std::string precision;                 // of the device: another one gives other bits
   std::vector<FrozenAdapter> frozen;
+  std::vector<std::filesystem::path> files;  // of data and frozen adapters: the new adapter may not lie over them
   /// Answers options.sample_prompts with the adapter; may be empty.
   std::function<std::vector<TrainSample>(lora::Adapter adapter)> sample;
 };
@@ -55,6 +56,7 @@ class Trainer {
 
  private:
   lora::Adapter adapter() const;
+  void check_directory() const;
   void begin();
   void resume(const Snapshot& snapshot);
   Snapshot snapshot() const;

@@ -41,22 +41,85 @@ TEST(Convert, TextReportSaysWhatBecameOfTheWeights) {
   EXPECT_NE(got.out.find("exact"), std::string::npos) << got.out;
 }
 
-TEST(Convert, RefusesAnExistingOutputUnlessForced) {
+TEST(Convert, ForceReplacesWhatAnEarlierRunWroteAndNothingElse) {
   Scratch scratch;
+  const auto convert = [&](const char* where, bool force) {
+    std::vector<std::string> words = {"convert", tiny_gguf(), (scratch / where).string()};
+    if (force) words.push_back("--force");
+    return run(words);
+  };
+  // A model that somebody else put there, and photos: both stay.
   copy_tiny_model(scratch / "there");
-  std::string config = read_file(scratch / "there" / "config.json");
-  Outcome refused = run({"convert", tiny_gguf(), (scratch / "there").string()});
-  EXPECT_EQ(refused.status, 2) << refused.err;
-  EXPECT_EQ(read_file(scratch / "there" / "config.json"), config) << "untouched";
-  Outcome forced = run({"convert", tiny_gguf(), (scratch / "there").string(), "--force"});
-  EXPECT_EQ(forced.status, 0) << forced.err;
-  EXPECT_NE(read_file(scratch / "there" / "config.json"), config);
-
   std::filesystem::create_directory(scratch / "photos");
   write_file(scratch / "photos" / "a", "precious");
-  EXPECT_EQ(run({"convert", tiny_gguf(), (scratch / "photos").string(), "--force"}).status, 2)
-      << "--force replaces models only";
+  const std::string config = read_file(scratch / "there" / "config.json");
+  for (const char* where : {"there", "photos"}) {
+    for (const bool force : {false, true}) {
+      const Outcome refused = convert(where, force);
+      EXPECT_EQ(refused.status, 2) << where << refused.err;
+    }
+  }
+  EXPECT_EQ(read_file(scratch / "there" / "config.json"), config);
   EXPECT_EQ(read_file(scratch / "photos" / "a"), "precious");
+
+  // Its own output is replaced; what lies beside it is not.
+  ASSERT_EQ(convert("mine", false).status, 0);
+  EXPECT_EQ(convert("mine", false).status, 2) << "not without --force";
+  std::filesystem::create_directory(scratch / "mine" / "sub");
+  write_file(scratch / "mine" / "sub" / "y", "precious");
+  write_file(scratch / "mine" / "notes.txt", "precious");
+  std::filesystem::remove(scratch / "mine" / "tokenizer.json");
+  const Outcome forced = convert("mine", true);
+  EXPECT_EQ(forced.status, 0) << forced.err;
+  EXPECT_TRUE(std::filesystem::exists(scratch / "mine" / "tokenizer.json"));
+  EXPECT_EQ(read_file(scratch / "mine" / "sub" / "y"), "precious");
+  EXPECT_EQ(read_file(scratch / "mine" / "notes.txt"), "precious");
+
+  // A file that was edited since is the user's.
+  write_file(scratch / "mine" / "config.json", "{\"edited\": 1}");
+  const Outcome edited = convert("mine", true);
+  EXPECT_NE(edited.status, 0);
+  EXPECT_NE(edited.err.find("config.json"), std::string::npos) << edited.err;
+  EXPECT_EQ(read_file(scratch / "mine" / "config.json"), "{\"edited\": 1}");
+  EXPECT_TRUE(std::filesystem::exists(scratch / "mine" / "tokenizer.json")) << "nothing was moved";
+  size_t entries = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(scratch.path())) entries += entry.exists();
+  EXPECT_EQ(entries, 3u) << "no folder is left beside them";
+}
+
+TEST(Convert, AnOutputOverAnInputIsRefusedInEveryVerb) {
+  Scratch scratch;
+  copy_tiny_model(scratch / "base");
+  std::filesystem::copy(golden("adapters/mlx_lora"), scratch / "adapter");
+  std::filesystem::copy(tiny_gguf(), scratch / "base" / "model.gguf");
+  const std::string base = (scratch / "base").string(), adapter = (scratch / "adapter").string(),
+                    gguf = (scratch / "base" / "model.gguf").string();
+  const auto contents = [&] {
+    std::string all;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch.path()))
+      if (entry.is_regular_file()) all += entry.path().string() + read_file(entry.path());
+    return all;
+  };
+  const std::string before = contents();
+  const std::vector<std::vector<std::string>> calls = {
+      {"convert", gguf, base},
+      {"convert", base, base, "-d"},
+      {"convert", base, base + "/out", "-d"},
+      {"convert", base, scratch.path().string(), "-d"},
+      {"quantize", base, base},
+      {"fuse", base, base, "--adapter", adapter},
+      {"fuse", base, adapter, "--adapter", adapter},
+      {"adapter", "convert", adapter, adapter, "--to", "peft"},
+      {"adapter", "convert", adapter, adapter + "/peft", "--to", "peft"},
+      {"adapter", "merge", adapter + ":0.5", "-o", adapter},
+      {"adapter", "convert", adapter, base, "--to", "peft", "--base", base}};
+  for (std::vector<std::string> words : calls) {
+    words.push_back("--force");
+    const Outcome got = run(words);
+    EXPECT_NE(got.status, 0) << words[0] << ' ' << words[2];
+    EXPECT_NE(got.err.find("apart from the input"), std::string::npos) << words[0] << ": " << got.err;
+  }
+  EXPECT_EQ(contents(), before);
 }
 
 TEST(Convert, AFailureLeavesNothingBehind) {

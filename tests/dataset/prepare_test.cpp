@@ -217,6 +217,30 @@ TEST_F(Prepare, FewTextsStillValidate) {
   EXPECT_EQ(run({folder_ / "two.txt"}, {.split_ratio = 1, .overwrite = true}).valid, 0);
 }
 
+TEST_F(Prepare, OnlyFilesOfAnEarlierRunAreReplaced) {
+  const fs::path posts = write("posts.txt", numbered(20)), data = folder_ / "data";
+  const auto complaint = [&](const fs::path& source) {
+    try {
+      run({source}, {.overwrite = true});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  fs::create_directories(data);
+  for (const char* name : {"train.jsonl", "valid.jsonl", "test.jsonl"}) {  // also one that this run would not write
+    std::ofstream(data / name) << "mine";
+    EXPECT_NE(complaint(posts).find("not as an earlier run wrote it"), std::string::npos) << name;
+    EXPECT_EQ(rows(name), std::vector<std::string>{"mine"});
+    fs::remove(data / name);
+  }
+  EXPECT_EQ(complaint(posts), "");
+  EXPECT_EQ(complaint(posts), "");
+  EXPECT_NE(complaint(data / "train.jsonl").find("apart from the input"), std::string::npos);
+  std::ofstream(data / "train.jsonl", std::ios::app) << "one more by hand\n";
+  EXPECT_NE(complaint(posts).find("not as an earlier run wrote it"), std::string::npos);
+}
+
 TEST_F(Prepare, NothingLeftIsAnError) {
   expect_error(ErrorCode::bad_file, "no valid content", {write("empty.txt", " \n\n")});
   expect_error(ErrorCode::bad_file, "2 too short", {write("short.txt", "a\nb\n")}, {.min_length = 5});

@@ -132,7 +132,11 @@ TEST(QuantizeCheckpoint, NamesTheTensorThatIsNotFinite) {
   write_safetensors(d.path() / "model.safetensors", {{{"lm_head.weight", DType::bf16, {1, 64}}, as_bytes(bytes)}});
   RewriteOptions options;
   options.quantize = AffineSpec{4, 64};
-  expect_error([&] { rewrite_checkpoint(d.path(), d.path() / "x", options); }, "lm_head", "infinity");
+  const TemporaryDirectory out;
+  expect_error([&] { rewrite_checkpoint(d.path(), out.path() / "x", options); }, "lm_head", "infinity");
+  for (const std::filesystem::path& over : {d.path(), d.path() / "x", d.path().parent_path()})
+    expect_error([&] { rewrite_checkpoint(d.path(), over, options); }, "expected a place apart from the input",
+                 over.string());
 }
 
 TEST(CheckpointWriter, SplitsIntoShardsAndWritesTheIndex) {

@@ -234,7 +234,8 @@ TEST(Trainer, AnEarlierRunIsNeitherMixedInNorLostByAccident) {
   World world;
   TrainOptions options = small_run(scratch.path());
   world.train(options);
-  EXPECT_NE(std::string(caught([&] { world.train(options); }).what()).find("earlier run"), std::string::npos);
+  EXPECT_NE(std::string(caught([&] { world.train(options); }).what()).find("holds an adapter already"),
+            std::string::npos);
   options.resume = true;
   options.lora.dropout = 0.5f;
   EXPECT_NE(std::string(caught([&] { world.train(options); }).what()).find("dropout"), std::string::npos);
@@ -244,6 +245,61 @@ TEST(Trainer, AnEarlierRunIsNeitherMixedInNorLostByAccident) {
   options.resume = false;
   options.overwrite = true;
   EXPECT_EQ(world.train(options).end, TrainEnd::finished);
+}
+
+TEST(Trainer, AnAdapterOfSomebodyElseIsNeverOverwrittenByAccident) {
+  for (const char* name :
+       {"adapters.safetensors", "adapter_model.safetensors", "adapter_config.json", "best/adapters.safetensors",
+        "0000100_adapters.safetensors", "checkpoint-20/adapter_model.safetensors"}) {
+    SCOPED_TRACE(name);
+    const test::TemporaryDirectory scratch;
+    std::filesystem::create_directories((scratch.path() / name).parent_path());
+    test::write_bytes(scratch.path() / name, "precious");
+    World world;
+    TrainOptions options = small_run(scratch.path());
+    options.adapter_path = scratch.path();
+    for (const int checkpoints : {0, 2}) {
+      options.keep_checkpoints = checkpoints;
+      const Error refused = caught([&] { world.train(options); });
+      EXPECT_EQ(refused.code(), ErrorCode::bad_request);
+      EXPECT_NE(std::string(refused.what()).find("holds an adapter already"), std::string::npos) << refused.what();
+    }
+    options.resume = true;  // there is no run of ours to go on from
+    EXPECT_NE(std::string(caught([&] { world.train(options); }).what()).find("holds an adapter"), std::string::npos);
+    EXPECT_EQ(read_text_file(scratch.path() / name, 100), "precious");
+    EXPECT_FALSE(std::filesystem::exists(scratch.path() / "checkpoints")) << "a refusal leaves nothing behind";
+  }
+}
+
+TEST(Trainer, ANewRunLeavesNothingThatCouldBeTakenForItsOwn) {
+  const test::TemporaryDirectory scratch;
+  World world;
+  TrainOptions options = small_run(scratch.path());
+  options.adapter_path = scratch.path();
+  options.overwrite = true;
+  for (const char* name : {"0000007_adapters.safetensors", "best/adapters.safetensors",
+                           "checkpoint-5/adapter_config.json", "adapter_model.safetensors", "notes.txt"}) {
+    std::filesystem::create_directories((scratch.path() / name).parent_path());
+    test::write_bytes(scratch.path() / name, "old");
+  }
+  options.save_best = false;
+  world.train(options);
+  for (const char* name : {"0000007_adapters.safetensors", "best", "checkpoint-5", "adapter_model.safetensors"})
+    EXPECT_FALSE(std::filesystem::exists(scratch.path() / name)) << name;
+  EXPECT_EQ(read_text_file(scratch.path() / "notes.txt", 10), "old") << "what no training makes stays";
+}
+
+TEST(Trainer, AnAdapterDoesNotLieOverItsInputs) {
+  const test::TemporaryDirectory scratch;
+  World world;
+  TrainOptions options = small_run(scratch.path());
+  options.adapter_path = scratch.path() / "data";
+  TrainerInputs in = world.inputs(options);
+  in.files = {scratch.path() / "data" / "train.jsonl"};
+  EXPECT_NE(std::string(caught([&] { Trainer(in).run(); }).what()).find("one that holds it"), std::string::npos);
+  in.files.clear();
+  in.base_directory = scratch.path();
+  EXPECT_NE(std::string(caught([&] { Trainer(in).run(); }).what()).find("one inside it"), std::string::npos);
 }
 
 TEST(Trainer, StopsEarlyAndKeepsTheBest) {

@@ -56,6 +56,7 @@ class World {
             .base_directory = {},
             .precision = "test",
             .frozen = {},
+            .files = {},
             .sample = {}};
   }
   TrainResult train(const TrainOptions& options) {
