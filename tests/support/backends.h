@@ -50,6 +50,24 @@ inline std::vector<Target> targets_of_one_thread() {
   return list;
 }
 
+/// `names` and the cards of this machine.
+inline std::vector<std::string> with_cards(std::vector<std::string> names) {
+  for (const BackendEntry& entry : backends()) {
+    if (entry.own_memory && entry.absent(0).empty()) names.emplace_back(entry.name);
+  }
+  return names;
+}
+
+/// Whether it computes in f64 and keeps every type of cache in it.
+inline bool is_reference(const Target& target) { return target.backend == "ref" || target.backend == "replay"; }
+
+/// Of results of whole models whose rows took different kernels, relative to their root mean square; 0: none do. On
+/// cards in fast precision, steps of more than 32 rows multiply with x as two bf16 numbers (2^-18 relative), smaller
+/// ones with x as it is. As with narrow caches, scores move most: by that times the largest, about 30 in tiny models.
+inline double between_kinds_of_rows(const Target& target, int layers) {
+  return target.backend == "cuda" && target.options.fast ? layers * 30 * 0x1p-18 : 0;
+}
+
 /// Whether a backend has derivatives; says so where it has not.
 inline bool can_train(const std::string& backend) {
   static std::map<std::string, bool> known;

@@ -139,7 +139,7 @@ uint64_t free_bytes(int device) {
 
 /// Of copying, counting what is read and what is written: what a card's memory does at best.
 double bandwidth(int device, int) {
-  constexpr size_t kBytes = size_t{1} << 30;
+  constexpr size_t kBytes = size_t{512} << 20;
   constexpr int kTimes = 8;
   const auto on = std::make_shared<const Device>(device);
   const DeviceBytes from(on, kBytes), to(on, kBytes);

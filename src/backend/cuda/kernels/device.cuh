@@ -49,7 +49,7 @@ __device__ inline const SiteView* site_of(const BatchView& batch, int row, int s
   const SlotTableView& table = *batch.slots;
   if (slot < 0 || slot >= table.count) return nullptr;
   const SlotView& view = table.slots[slot];
-  if (site >= view.count || view.sites[site].present == 0) return nullptr;
+  if (site < 0 || site >= view.count || view.sites[site].present == 0) return nullptr;
   return &view.sites[site];
 }
 

@@ -46,75 +46,132 @@ __device__ inline void load_words(const uint8_t* at, uint32_t* words) {
   }
 }
 
-/// Code i as a float: put into the mantissa of 2^23, from which that is then taken.
+/// Where code i of a block is taken from, so that it need not be shifted: in place, where it lies in the mantissa of a
+/// float, else from the word's upper half, else (across two words) from its own place. It is then 2^place too large.
+template <int BITS>
+struct CodeAt {
+  __host__ __device__ static constexpr int first_bit(int i) { return i * BITS % 32; }
+  __host__ __device__ static constexpr int place(int i) {
+    const int bit = first_bit(i);
+    return bit + BITS <= 23 ? bit : bit + BITS <= 32 ? bit - 16 : 0;
+  }
+};
+
+/// Code i times 2^place: put into the mantissa of 2^23, from which that is then taken.
 template <int BITS>
 __device__ inline float code_of(const uint32_t* words, int i) {
-  const int at = i * BITS, word = at / 32, shift = at % 32;
-  uint32_t value = words[word] >> shift;
-  if (shift + BITS > 32) value = __funnelshift_r(words[word], words[word + 1], shift);
-  return __uint_as_float((value & ((1u << BITS) - 1u)) | 0x4b000000u) - 8388608.0f;
+  const int word = i * BITS / 32, bit = CodeAt<BITS>::first_bit(i), place = CodeAt<BITS>::place(i);
+  uint32_t value = words[word];
+  if (bit + BITS > 32) {
+    value = __funnelshift_r(words[word], words[word + 1], bit);
+  } else if (bit + BITS > 23) {
+    value >>= 16;
+  }
+  return __uint_as_float((value & (((1u << BITS) - 1u) << place)) | 0x4b000000u) - 8388608.0f;
 }
 
 /// Columns of x that are in shared memory at once.
 template <int R>
 inline constexpr int kColumns = (R >= 8 ? 1 : R >= 4 ? 2 : R >= 2 ? 4 : 8) * kTileCodes;
 
-/// Rows [first, first + R) of x, columns [k, k + count), into shared memory, each block of 32 at kStride floats; zeros
-/// for rows past the end.
-template <int R>
-__device__ inline void stage_x(const float* x, int rows, int first, int in, int k, int count, float* xs) {
-  constexpr int kRow = kColumns<R> / kBlock * kStride;
+/// Rows [first, first + R) of x, columns [k, k + count), into shared memory: each block of 32 at kStride floats, its sum
+/// in `sums`, each entry by 2^place smaller; zeros for rows past the end.
+template <int BITS, int R>
+__device__ inline void stage_x(const float* x, int rows, int first, int in, int k, int count, float* xs, float* sums) {
+  constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;
+  const int i0 = int(threadIdx.x) * 4 % kBlock;
+  float shrink[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) shrink[j] = __int_as_float((127 - CodeAt<BITS>::place(i0 + j)) << 23);
+#pragma unroll
   for (int r = 0; r < R; ++r) {
     const float* row = x + size_t(first + r) * size_t(in) + size_t(k);
     for (int i = int(threadIdx.x) * 4; i < count; i += kThreads * 4) {
       float4 v = {0, 0, 0, 0};
       if (first + r < rows) v = *reinterpret_cast<const float4*>(row + i);
-      *reinterpret_cast<float4*>(xs + r * kRow + i / kBlock * kStride + i % kBlock) = v;
+      float sum = (v.x + v.y) + (v.z + v.w);  // of the block: its eight threads follow each other
+      const unsigned mask = __activemask();
+      for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(mask, sum, offset);
+      if (i % kBlock == 0) sums[r * kSums + i / kBlock] = sum;
+      v.x *= shrink[0], v.y *= shrink[1], v.z *= shrink[2], v.w *= shrink[3];
+      *reinterpret_cast<float4*>(xs + r * kRow + i / kBlock * kStride + i0) = v;
     }
   }
 }
 
-template <int BITS, int R, int NR>
+/// Where NR rows of W begin; the last rows again where there are fewer.
+template <int NR>
+struct Rows {
+  const uint8_t* codes[NR];
+  uint32_t group[NR];  // first of the row, in scales and biases
+  int shift;           // columns to groups
+
+  __device__ Rows(const WeightView& w, int n0) : shift(w.group == 32 ? 5 : w.group == 64 ? 6 : 7) {
+#pragma unroll
+    for (int i = 0; i < NR; ++i) {
+      const int n = min(n0 + i, w.out - 1);
+      codes[i] = w.codes + size_t(n) * w.row_bytes;
+      group[i] = uint32_t(n) * uint32_t(w.in >> shift);
+    }
+  }
+};
+
+/// A lane's block of each of them. BF16: of scales and biases, as MLX has them; else whatever they are.
+template <int BITS, int NR, bool BF16>
+struct Blocks {
+  uint32_t words[NR][BITS];
+  float scale[NR], bias[NR];
+
+  __device__ void load(const WeightView& w, const Rows<NR>& rows, int at) {
+#pragma unroll
+    for (int i = 0; i < NR; ++i) {
+      load_words<BITS>(rows.codes[i] + uint32_t(at / kBlock) * uint32_t(4 * BITS), words[i]);
+      const uint32_t group = rows.group[i] + uint32_t(at >> rows.shift);
+      if constexpr (BF16) {
+        scale[i] = to_float(__ldg(static_cast<const __nv_bfloat16*>(w.scales) + group));
+        bias[i] = to_float(__ldg(static_cast<const __nv_bfloat16*>(w.biases) + group));
+      } else {
+        scale[i] = load_element(w.scales, w.scale, group);
+        bias[i] = load_element(w.biases, w.bias, group);
+      }
+    }
+  }
+};
+
+template <int BITS, int R, int NR, bool BF16>
 __global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int rows, Terms terms) {
   extern __shared__ float xs[];
-  constexpr int kRow = kColumns<R> / kBlock * kStride;
+  constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;
+  float* const sums = xs + R * kRow;
   const int t = term_of(terms, int(blockIdx.x));
   const ProductTerm& term = terms.term[t];
   const WeightView& w = term.weight;
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int n0 = ((int(blockIdx.x) - terms.first_block[t]) * kWarps + warp) * NR;
-  const int first = int(blockIdx.y) * R, groups = w.in / w.group;
+  const int first = int(blockIdx.y) * R;
   float acc[NR][R] = {};
+  const Rows<NR> starts(w, n0);
+  Blocks<BITS, NR, BF16> next;
+  if (lane * kBlock < w.in) next.load(w, starts, lane * kBlock);
   for (int k = 0; k < w.in; k += kColumns<R>) {
     const int count = min(kColumns<R>, w.in - k);
     if (k > 0) __syncthreads();
-    stage_x<R>(x, rows, first, w.in, k, count, xs);
+    stage_x<BITS, R>(x, rows, first, w.in, k, count, xs, sums);
     __syncthreads();
     for (int b = lane; b < count / kBlock; b += kWarp) {
-      const int at = k + b * kBlock;
-      uint32_t words[NR][BITS];
-      float scale[NR], bias[NR];
-#pragma unroll
-      for (int i = 0; i < NR; ++i) {
-        const int n = min(n0 + i, w.out - 1);
-        load_words<BITS>(w.codes + size_t(n) * w.row_bytes + size_t(at / kBlock) * (4 * BITS), words[i]);
-        const size_t group = size_t(n) * size_t(groups) + size_t(at / w.group);
-        scale[i] = load_element(w.scales, w.scale, group);
-        bias[i] = load_element(w.biases, w.bias, group);
-      }
-      float part[NR][R] = {}, sum[R] = {};
+      const Blocks<BITS, NR, BF16> now = next;
+      const int ahead = k + (b + kWarp) * kBlock;  // asked for while this one is worked on
+      if (ahead < w.in) next.load(w, starts, ahead);
+      float part[NR][R] = {};
 #pragma unroll
       for (int j = 0; j < kBlock; j += 4) {
         float4 v[R];
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          v[r] = *reinterpret_cast<const float4*>(xs + r * kRow + b * kStride + j);
-          sum[r] += (v[r].x + v[r].y) + (v[r].z + v[r].w);
-        }
+        for (int r = 0; r < R; ++r) v[r] = *reinterpret_cast<const float4*>(xs + r * kRow + b * kStride + j);
 #pragma unroll
         for (int i = 0; i < NR; ++i) {
-          const float q0 = code_of<BITS>(words[i], j), q1 = code_of<BITS>(words[i], j + 1),
-                      q2 = code_of<BITS>(words[i], j + 2), q3 = code_of<BITS>(words[i], j + 3);
+          const float q0 = code_of<BITS>(now.words[i], j), q1 = code_of<BITS>(now.words[i], j + 1),
+                      q2 = code_of<BITS>(now.words[i], j + 2), q3 = code_of<BITS>(now.words[i], j + 3);
 #pragma unroll
           for (int r = 0; r < R; ++r) {
             part[i][r] = fmaf(q0, v[r].x, part[i][r]);
@@ -125,9 +182,10 @@ __global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int ro
         }
       }
 #pragma unroll
-      for (int i = 0; i < NR; ++i) {
+      for (int r = 0; r < R; ++r) {
+        const float sum = sums[r * kSums + b];
 #pragma unroll
-        for (int r = 0; r < R; ++r) acc[i][r] = fmaf(scale[i], part[i][r], fmaf(bias[i], sum[r], acc[i][r]));
+        for (int i = 0; i < NR; ++i) acc[i][r] = fmaf(now.scale[i], part[i][r], fmaf(now.bias[i], sum, acc[i][r]));
       }
     }
   }
@@ -201,11 +259,19 @@ int place(Terms& terms, int rows_a_block) {
 
 template <int BITS, int R, int NR>
 void run_affine(const float* x, int rows, Terms terms, cudaStream_t stream) {
+  bool bf16 = true;
+  for (int t = 0; t < terms.count; ++t)
+    bf16 = bf16 && terms.term[t].weight.scale == Element::bf16 && terms.term[t].weight.bias == Element::bf16;
   const unsigned blocks = unsigned(place(terms, kWarps * NR));
-  constexpr size_t kMost = sizeof(float) * R * (kColumns<R> / kBlock) * kStride;
+  constexpr size_t kMost = sizeof(float) * R * (kColumns<R> / kBlock) * (kStride + 1);
   static_assert(kMost <= 48 * 1024);
-  launch("matmul", affine_kernel<BITS, R, NR>, {blocks, unsigned((rows + R - 1) / R)}, {kThreads}, kMost, stream, x,
-         rows, terms);
+  const auto start = [&](auto* kernel) {
+    launch("matmul", kernel, {blocks, unsigned((rows + R - 1) / R)}, {kThreads}, kMost, stream, x, rows, terms);
+  };
+  if constexpr (BITS == 4 || BITS == 8) {
+    if (bf16) return start(affine_kernel<BITS, R, NR, true>);
+  }
+  start(affine_kernel<BITS, R, NR, false>);
 }
 
 template <int BITS>

@@ -38,18 +38,37 @@ __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
   for (int i = int(threadIdx.x); i < a.width; i += int(blockDim.x)) y[i] = x[i] * inverse * w[i];
 }
 
+/// A thread keeps its part of the row, where that is not too long, between the two passes over it.
 __global__ void add_rms_norm_kernel(float* x, const float* delta, const float* w, float eps, float* y, int cols) {
   __shared__ float scratch[32];
+  constexpr int kKept = 8;
   const size_t first = size_t(blockIdx.x) * size_t(cols);
-  float squares = 0;
-  for (int i = int(threadIdx.x); i < cols; i += int(blockDim.x)) {
+  const int step = int(blockDim.x);
+  float kept[kKept] = {}, squares = 0;
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = int(threadIdx.x) + j * step;
+    if (i >= cols) continue;
+    kept[j] = x[first + size_t(i)] + delta[first + size_t(i)];
+    squares = fmaf(kept[j], kept[j], squares);
+  }
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    if (int(threadIdx.x) + j * step < cols) x[first + size_t(int(threadIdx.x) + j * step)] = kept[j];
+  }
+  for (int i = int(threadIdx.x) + kKept * step; i < cols; i += step) {
     const float sum = x[first + size_t(i)] + delta[first + size_t(i)];
     x[first + size_t(i)] = sum;
     squares = fmaf(sum, sum, squares);
   }
   if (y == nullptr) return;
   const float inverse = 1 / sqrtf(block_sum(squares, scratch) / float(cols) + eps);
-  for (int i = int(threadIdx.x); i < cols; i += int(blockDim.x))
+#pragma unroll
+  for (int j = 0; j < kKept; ++j) {
+    const int i = int(threadIdx.x) + j * step;
+    if (i < cols) y[first + size_t(i)] = kept[j] * inverse * w[i];
+  }
+  for (int i = int(threadIdx.x) + kKept * step; i < cols; i += step)
     y[first + size_t(i)] = x[first + size_t(i)] * inverse * w[i];
 }
 
@@ -92,7 +111,7 @@ __global__ void gather_kernel(const float* x, float* y, int cols, BatchView batc
 }
 
 /// Whole warps, so that narrow rows do not wake many that have nothing to do.
-int threads_for(int cols) { return cols >= 2048 ? 512 : cols >= 256 ? 128 : 32; }
+int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : cols >= 256 ? 128 : 32; }
 
 }  // namespace
 

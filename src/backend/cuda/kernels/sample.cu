@@ -13,7 +13,7 @@
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / kWarp, kChunk = 1024;
+constexpr int kThreads = 1024, kWarps = kThreads / kWarp, kChunk = 2 * kThreads;  // the sort: a thread for each pair
 
 struct Workspace {
   float* scores;     // [vocab]
@@ -44,14 +44,28 @@ __device__ inline float score_of(uint64_t key) {
   return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
+/// f(i, scores[i]) for all ids of this thread; many are asked for before the first is looked at.
+template <class F>
+__device__ inline void for_each(const float* scores, int vocab, F f) {
+  constexpr int kAhead = 8;
+  int i = int(threadIdx.x);
+  for (; i + (kAhead - 1) * kThreads < vocab; i += kAhead * kThreads) {
+    float values[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) values[j] = scores[i + j * kThreads];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) f(i + j * kThreads, values[j]);
+  }
+  for (; i < vocab; i += kThreads) f(i, scores[i]);
+}
+
 /// The largest key of scores above -infinity; 0: there is none.
 __device__ uint64_t best_key(const float* scores, int vocab, Shared& s) {
   uint64_t best = 0;
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-    if (scores[i] == -INFINITY) continue;
-    const uint64_t key = key_of(scores[i], i);
+  for_each(scores, vocab, [&](int i, float score) {
+    const uint64_t key = score == -INFINITY ? 0 : key_of(score, i);
     best = key > best ? key : best;
-  }
+  });
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     const uint64_t other = __shfl_xor_sync(0xffffffffu, best, offset);
     best = other > best ? other : best;
@@ -69,8 +83,9 @@ __device__ int count_below(const float* scores, int vocab, uint64_t below, bool 
   if (threadIdx.x == 0) s.number = 0;
   __syncthreads();
   int count = 0;
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads)
-    count += (masked || scores[i] != -INFINITY) && key_of(scores[i], i) < below ? 1 : 0;
+  for_each(scores, vocab, [&](int i, float score) {
+    count += (masked || score != -INFINITY) && key_of(score, i) < below ? 1 : 0;
+  });
   count = __reduce_add_sync(0xffffffffu, count);
   if (threadIdx.x % kWarp == 0) atomicAdd(&s.number, count);
   __syncthreads();
@@ -84,13 +99,13 @@ __device__ uint64_t select_key(const float* scores, int vocab, uint64_t below, i
     __syncthreads();
     for (int i = int(threadIdx.x); i < 256; i += kThreads) s.counts[i] = 0;
     __syncthreads();
-    for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-      if (!masked && scores[i] == -INFINITY) continue;
-      const uint64_t key = key_of(scores[i], i);
-      if (key >= below) continue;
-      if (shift < 56 && key >> (shift + 8) != prefix >> (shift + 8)) continue;
+    for_each(scores, vocab, [&](int i, float score) {
+      if (!masked && score == -INFINITY) return;
+      const uint64_t key = key_of(score, i);
+      if (key >= below) return;
+      if (shift < 56 && key >> (shift + 8) != prefix >> (shift + 8)) return;
       atomicAdd(&s.counts[key >> shift & 255], 1);
-    }
+    });
     __syncthreads();
     if (threadIdx.x == 0) {
       int digit = 255, left = wanted;
@@ -105,11 +120,11 @@ __device__ uint64_t select_key(const float* scores, int vocab, uint64_t below, i
     if (wanted == s.number2 && shift > 0) {  // the whole of this digit: its smallest key is the one
       __syncthreads();
       uint64_t least = ~uint64_t(0);
-      for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-        if (!masked && scores[i] == -INFINITY) continue;
-        const uint64_t key = key_of(scores[i], i);
+      for_each(scores, vocab, [&](int i, float score) {
+        if (!masked && score == -INFINITY) return;
+        const uint64_t key = key_of(score, i);
         if (key < below && key >= prefix && key < least) least = key;
-      }
+      });
       for (int offset = kWarp / 2; offset > 0; offset /= 2) {
         const uint64_t other = __shfl_xor_sync(0xffffffffu, least, offset);
         least = other < least ? other : least;
@@ -129,11 +144,11 @@ __device__ int gather_sorted(const float* scores, int vocab, uint64_t from, uint
   if (threadIdx.x == 0) s.number = 0;
   for (int i = int(threadIdx.x); i < kChunk; i += kThreads) s.keys[i] = 0;
   __syncthreads();
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-    if (!masked && scores[i] == -INFINITY) continue;
-    const uint64_t key = key_of(scores[i], i);
+  for_each(scores, vocab, [&](int i, float score) {
+    if (!masked && score == -INFINITY) return;
+    const uint64_t key = key_of(score, i);
     if (key >= from && key < below) s.keys[atomicAdd(&s.number, 1)] = key;
-  }
+  });
   __syncthreads();
   for (int size = 2; size <= kChunk; size *= 2) {
     for (int step = size / 2; step > 0; step /= 2) {
@@ -186,9 +201,9 @@ __device__ double ordered_sum(const float* scores, int vocab, double max, const 
 }
 
 __device__ void mask_below(float* scores, int vocab, uint64_t least) {
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-    if (key_of(scores[i], i) < least) scores[i] = -INFINITY;
-  }
+  for_each(scores, vocab, [&](int i, float score) {
+    if (key_of(score, i) < least) scores[i] = -INFINITY;
+  });
   __syncthreads();
 }
 
@@ -232,9 +247,6 @@ __device__ void keep_top_p(float* scores, int vocab, double top_p, double max, c
   }
 }
 
-__device__ int draw(const SampleView& row, const float* scores, int vocab, double max, const ExpTable& table,
-                    Workspace& work, Shared& s);
-
 /// Philox 4x32-10, as base/rng.h.
 __device__ double uniform01(uint64_t key, uint64_t counter) {
   uint32_t c[4] = {uint32_t(counter), uint32_t(counter >> 32), 0, 0};
@@ -271,10 +283,10 @@ __device__ int draw(const SampleView& row, const float* scores, int vocab, doubl
 __device__ int process(const float* logits, const SampleView& row, const ChangeView* changes, int vocab, float* scores,
                        uint64_t& best, Shared& s) {
   int bad = 0;
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads) {
-    bad |= logits[i] < INFINITY ? 0 : 1;
-    scores[i] = logits[i];
-  }
+  for_each(logits, vocab, [&](int i, float logit) {
+    bad |= logit < INFINITY ? 0 : 1;
+    scores[i] = logit;
+  });
   if (__syncthreads_or(bad) != 0) return kNotFinite;
   for (int i = int(threadIdx.x); i < row.changes; i += kThreads) {
     const ChangeView& c = changes[row.first_change + i];
@@ -289,7 +301,7 @@ __device__ int process(const float* logits, const SampleView& row, const ChangeV
     __syncthreads();
   }
   if (best_key(scores, vocab, s) == 0) return kAllMasked;
-  for (int i = int(threadIdx.x); i < vocab; i += kThreads) scores[i] = __fdiv_rn(scores[i], row.temperature);
+  for_each(scores, vocab, [&](int i, float score) { scores[i] = __fdiv_rn(score, row.temperature); });
   __syncthreads();
   best = best_key(scores, vocab, s);
   return best == 0 ? kAllMasked : 0;
