@@ -16,7 +16,8 @@ namespace {
 
 std::vector<BackendEntry>& entries() {
   static std::vector<BackendEntry> list = {
-      cpu_backend_entry(), ref_backend_entry(),
+      cpu_backend_entry(),
+      ref_backend_entry(),
 #ifdef BB_WITH_CUDA
       cuda_backend_entry(),
 #endif

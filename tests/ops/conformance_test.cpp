@@ -89,7 +89,8 @@ TEST_P(ChosenConformance, MatchesTheReference) {
 TEST(ChosenCases, HaveTheSameBitsOnEverySetThatFuses) {
   std::vector<std::unique_ptr<Backend>> backends;
   for (const Target& target : targets_of_one_thread()) {
-    if (target.backend == "cpu" && !target.options.fast && target.options.instruction_set != "scalar") backends.push_back(target.create());
+    if (target.backend == "cpu" && !target.options.fast && target.options.instruction_set != "scalar")
+      backends.push_back(target.create());
   }
   for (const std::string& operation : operations()) {
     for (const auto& op_case : chosen_cases_of(operation)) {

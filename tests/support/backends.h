@@ -26,8 +26,8 @@ struct Target {
 
 inline std::unique_ptr<Backend> create_reference() { return require_device("ref", {}).entry->create({}); }
 
-/// Every backend but the reference that is there, with every instruction set, on one thread; of the host's, the best one
-/// also on three, which divides nothing evenly.
+/// Every backend but the reference that is there, with every instruction set, on one thread; of the host's, the best
+/// one also on three, which divides nothing evenly.
 inline std::vector<Target> targets() {
   std::vector<Target> list;
   for (const BackendEntry& entry : backends()) {
@@ -63,16 +63,20 @@ inline bool is_reference(const Target& target) { return target.backend == "ref" 
 
 /// Of results of whole models whose rows took different kernels, relative to their root mean square; 0: none do. On
 /// cards in fast precision, steps of more than 32 rows multiply with x as two bf16 numbers (2^-18 relative), smaller
-/// ones with x as it is. As with narrow caches, scores move most: by that times the largest, about 30 in tiny models.
+/// ones with x as it is. As with narrow caches, scores move most, by that of q and of k times the largest, which is
+/// about 30 in tiny models.
 inline double between_kinds_of_rows(const Target& target, int layers) {
-  return target.backend == "cuda" && target.options.fast ? layers * 30 * 0x1p-18 : 0;
+  return target.backend == "cuda" && target.options.fast ? layers * 2 * 30 * 0x1p-18 : 0;
 }
 
 /// Whether a backend has derivatives; says so where it has not.
 inline bool can_train(const std::string& backend) {
   static std::map<std::string, bool> known;
   const auto [at, fresh] = known.try_emplace(backend);
-  if (fresh) at->second = require_device(backend, {}).entry->create({.threads = 1, .instruction_set = {}})->stream().grad_ops() != nullptr;
+  if (fresh)
+    at->second =
+        require_device(backend, {}).entry->create({.threads = 1, .instruction_set = {}})->stream().grad_ops() !=
+        nullptr;
   if (fresh && !at->second) std::printf("not run: %s: derivatives\n", backend.c_str());
   return at->second;
 }

@@ -84,11 +84,10 @@ void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const
   std::ranges::copy(batch.logit_rows, array_at<int32_t>(out, layout.logit_rows, batch.logit_rows.size()).begin());
   std::ranges::transform(batch.sample, array_at<SampleView>(out, layout.sample, batch.sample.size()).begin(), view_of);
   std::ranges::copy(pages, array_at<const uint8_t*>(out, layout.pages, pages.size()).begin());
-  std::ranges::transform(batch.changes, array_at<ChangeView>(out, layout.changes, batch.changes.size()).begin(),
-                         [](const LogitChange& c) {
-                           return ChangeView{
-                               .token = c.token, .add = c.add, .penalty = c.penalty, .subtract = c.subtract};
-                         });
+  std::ranges::transform(
+      batch.changes, array_at<ChangeView>(out, layout.changes, batch.changes.size()).begin(), [](const LogitChange& c) {
+        return ChangeView{.token = c.token, .add = c.add, .penalty = c.penalty, .subtract = c.subtract};
+      });
 }
 
 BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte* base, const SlotTableView* slots) {

@@ -58,9 +58,7 @@ class CudaBackend final : public Backend {
     check(cudaStreamSynchronize(device_->compute()), "read");
   }
 
-  Weight pack(const HostWeight& weight) override {
-    return upload_weight(device_, uploader_, weight, weight_bytes_);
-  }
+  Weight pack(const HostWeight& weight) override { return upload_weight(device_, uploader_, weight, weight_bytes_); }
   Tensor pack_vector(const HostWeight& vector) override {
     std::vector<float> values(size_t(vector.in));
     decode_row<float>(vector, 0, values);

@@ -17,11 +17,13 @@ thread_local int current_device = 0;
 
 /// Errors after which every later call fails too, until the process ends.
 bool never_goes_away(cudaError_t status) {
-  constexpr std::array kErrors = {cudaErrorECCUncorrectable, cudaErrorHardwareStackError, cudaErrorIllegalInstruction,
-                                  cudaErrorMisalignedAddress, cudaErrorInvalidAddressSpace, cudaErrorInvalidPc,
-                                  cudaErrorLaunchFailure, cudaErrorIllegalAddress, cudaErrorLaunchTimeout,
-                                  cudaErrorAssert, cudaErrorContextIsDestroyed, cudaErrorNvlinkUncorrectable,
-                                  cudaErrorDevicesUnavailable, cudaErrorUnknown};
+  constexpr std::array kErrors = {cudaErrorECCUncorrectable,    cudaErrorHardwareStackError,
+                                  cudaErrorIllegalInstruction,  cudaErrorMisalignedAddress,
+                                  cudaErrorInvalidAddressSpace, cudaErrorInvalidPc,
+                                  cudaErrorLaunchFailure,       cudaErrorIllegalAddress,
+                                  cudaErrorLaunchTimeout,       cudaErrorAssert,
+                                  cudaErrorContextIsDestroyed,  cudaErrorNvlinkUncorrectable,
+                                  cudaErrorDevicesUnavailable,  cudaErrorUnknown};
   return std::find(kErrors.begin(), kErrors.end(), status) != kErrors.end();
 }
 
@@ -157,9 +159,7 @@ PinnedBytes::~PinnedBytes() {
   if (data_ != nullptr) (void)cudaFreeHost(data_);
 }
 
-Event::Event() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "create event");
-}
+Event::Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "create event"); }
 Event::Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
 Event& Event::operator=(Event&& other) noexcept {
   std::swap(event_, other.event_);

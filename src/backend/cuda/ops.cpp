@@ -73,9 +73,8 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
     const Weight& weight = *terms[t].weight;
     BB_CHECK(weight.in == x.cols(), "in ", weight.in, " cols ", x.cols());
     y[t] = pool_->make(x.rows(), weight.out);
-    const ProductTerm term = {.weight = view_of(weight),
-                              .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr,
-                              .y = data(y[t])};
+    const ProductTerm term = {
+        .weight = view_of(weight), .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr, .y = data(y[t])};
     if (fast_ && x.rows() > kFewRows && has_matmul_many(term.weight)) {
       many[size_t(many_count++)] = term;
       if (many_count == kMaxTerms) run_many();

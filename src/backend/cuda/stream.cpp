@@ -92,9 +92,9 @@ void CudaStream::bind(const Batch& batch, const KvStore* kv, const Tensor& chose
     drop_all();
     region_ = DeviceBytes(device_, std::max(2 * layout.bytes, kLeast));
   }
-  cuda::check(cudaMemcpyAsync(region_.data(), staging.bytes.data(), layout.bytes, cudaMemcpyHostToDevice,
-                              device_->compute()),
-              "bind");
+  cuda::check(
+      cudaMemcpyAsync(region_.data(), staging.bytes.data(), layout.bytes, cudaMemcpyHostToDevice, device_->compute()),
+      "bind");
   staging.done.record(device_->compute());
   ops_.bind(batch, view_region(batch, layout, region_.data(), ops_.slots().view()));
   if (chosen && std::any_of(batch.tokens.begin(), batch.tokens.end(), [](int32_t t) { return t < 0; }))

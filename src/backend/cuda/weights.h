@@ -19,9 +19,7 @@ struct CudaLowRank final : PackedLowRank {
   size_t bytes() const override { return memory.size(); }
 };
 
-inline const WeightView& view_of(const Weight& weight) {
-  return static_cast<const CudaWeight&>(*weight.packed).view;
-}
+inline const WeightView& view_of(const Weight& weight) { return static_cast<const CudaWeight&>(*weight.packed).view; }
 
 Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& weight,
                      const ByteCounter& counter);

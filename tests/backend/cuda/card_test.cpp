@@ -110,7 +110,8 @@ TEST_F(OnCard, AFullCardIsAnErrorAndWorksOn) {
 TEST_F(OnCard, AReplayedStepIsTheEagerOne) {
   if (backend_ == nullptr) return;
   Random random(5);
-  const Weight table = backend_->pack(random_weight(random, 50, 64, Format::affine(4, 32, DType::bf16, DType::bf16), 1));
+  const Weight table =
+      backend_->pack(random_weight(random, 50, 64, Format::affine(4, 32, DType::bf16, DType::bf16), 1));
   Stream& stream = backend_->stream();
   const int program = 0;
   const auto step = [&](int32_t token) {

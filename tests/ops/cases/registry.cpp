@@ -65,9 +65,7 @@ const std::vector<std::string>& operations() {
 }
 
 bool is_of_training(const std::string& operation) {
-  const auto named = [](std::string_view name) {
-    return [name](const Operation& o) { return name == o.name; };
-  };
+  const auto named = [](std::string_view name) { return [name](const Operation& o) { return name == o.name; }; };
   return std::find_if(kOperations.begin(), kOperations.end(), named(operation)) >=
          std::find_if(kOperations.begin(), kOperations.end(), named("attend_packed"));
 }

@@ -12,7 +12,7 @@ struct AttendArgs {
   const float* q = nullptr;  // [rows, heads·head_dim]
   const float* k = nullptr;  // [rows, kv_heads·head_dim]
   const float* v = nullptr;
-  float* out = nullptr;      // [rows, heads·head_dim]
+  float* out = nullptr;  // [rows, heads·head_dim]
   int layer = 0, heads = 0, window = 0;
   float scale = 1;
 };

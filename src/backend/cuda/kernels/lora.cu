@@ -38,7 +38,8 @@ __global__ void shrink_kernel(LoraArgs a, BatchView batch) {
     const float* x = a.x + size_t(row) * size_t(a.in);
     const size_t first = size_t(rank) * size_t(a.in);
     float sum = 0;
-    for (int k = lane; k < a.in; k += kWarp) sum = fmaf(load_element(term.a, term.element, first + size_t(k)), x[k], sum);
+    for (int k = lane; k < a.in; k += kWarp)
+      sum = fmaf(load_element(term.a, term.element, first + size_t(k)), x[k], sum);
     sum = warp_sum(sum);
     if (lane == 0) a.u[size_t(row) * size_t(a.ranks) + size_t(wanted)] = sum;
     return;

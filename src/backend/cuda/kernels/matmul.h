@@ -1,5 +1,5 @@
-// The one door to matrix products: y[t] = x·W[t]ᵀ + bias[t] for a few weights that share x. Who calls knows pointers and
-// shapes only, so that kernels behind it can be exchanged.
+// The one door to matrix products: y[t] = x·W[t]ᵀ + bias[t] for a few weights that share x. Who calls knows pointers
+// and shapes only, so that kernels behind it can be exchanged.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -57,6 +57,13 @@ struct CodeAt {
   }
 };
 
+/// (value & mask) | bits, as one instruction; left to itself the compiler takes two.
+__device__ inline uint32_t masked_or(uint32_t value, uint32_t mask, uint32_t bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(value), "r"(mask), "r"(bits));
+  return result;
+}
+
 /// Code i times 2^place: put into the mantissa of 2^23, from which that is then taken.
 template <int BITS>
 __device__ inline float code_of(const uint32_t* words, int i) {
@@ -67,15 +74,19 @@ __device__ inline float code_of(const uint32_t* words, int i) {
   } else if (bit + BITS > 23) {
     value >>= 16;
   }
-  return __uint_as_float((value & (((1u << BITS) - 1u) << place)) | 0x4b000000u) - 8388608.0f;
+  return __uint_as_float(masked_or(value, ((1u << BITS) - 1u) << place, 0x4b000000u)) - 8388608.0f;
 }
 
 /// Columns of x that are in shared memory at once.
 template <int R>
-inline constexpr int kColumns = (R >= 8 ? 1 : R >= 4 ? 2 : R >= 2 ? 4 : 8) * kTileCodes;
+inline constexpr int kColumns = (R >= 8   ? 1
+                                 : R >= 4 ? 2
+                                 : R >= 2 ? 4
+                                          : 8) *
+                                kTileCodes;
 
-/// Rows [first, first + R) of x, columns [k, k + count), into shared memory: each block of 32 at kStride floats, its sum
-/// in `sums`, each entry by 2^place smaller; zeros for rows past the end.
+/// Rows [first, first + R) of x, columns [k, k + count), into shared memory: each block of 32 at kStride floats, its
+/// sum in `sums`, each entry by 2^place smaller; zeros for rows past the end.
 template <int BITS, int R>
 __device__ inline void stage_x(const float* x, int rows, int first, int in, int k, int count, float* xs, float* sums) {
   constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;
@@ -86,7 +97,8 @@ __device__ inline void stage_x(const float* x, int rows, int first, int in, int 
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     const float* row = x + size_t(first + r) * size_t(in) + size_t(k);
-    for (int i = int(threadIdx.x) * 4; i < count; i += kThreads * 4) {
+#pragma unroll 2
+    for (unsigned i = threadIdx.x * 4; i < unsigned(count); i += kThreads * 4) {
       float4 v = {0, 0, 0, 0};
       if (first + r < rows) v = *reinterpret_cast<const float4*>(row + i);
       float sum = (v.x + v.y) + (v.z + v.w);  // of the block: its eight threads follow each other
@@ -170,14 +182,15 @@ __global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int ro
         for (int r = 0; r < R; ++r) v[r] = *reinterpret_cast<const float4*>(xs + r * kRow + b * kStride + j);
 #pragma unroll
         for (int i = 0; i < NR; ++i) {
-          const float q0 = code_of<BITS>(now.words[i], j), q1 = code_of<BITS>(now.words[i], j + 1),
-                      q2 = code_of<BITS>(now.words[i], j + 2), q3 = code_of<BITS>(now.words[i], j + 3);
+          float q[4];
+#pragma unroll
+          for (int c = 0; c < 4; ++c) q[c] = code_of<BITS>(now.words[i], j + c);
 #pragma unroll
           for (int r = 0; r < R; ++r) {
-            part[i][r] = fmaf(q0, v[r].x, part[i][r]);
-            part[i][r] = fmaf(q1, v[r].y, part[i][r]);
-            part[i][r] = fmaf(q2, v[r].z, part[i][r]);
-            part[i][r] = fmaf(q3, v[r].w, part[i][r]);
+            part[i][r] = fmaf(q[0], v[r].x, part[i][r]);
+            part[i][r] = fmaf(q[1], v[r].y, part[i][r]);
+            part[i][r] = fmaf(q[2], v[r].z, part[i][r]);
+            part[i][r] = fmaf(q[3], v[r].w, part[i][r]);
           }
         }
       }

@@ -9,9 +9,9 @@ namespace bumblebee::cuda {
 namespace {
 
 constexpr int kThreads = 256, kParts = 2;
-constexpr int kTile = 128;   // rows of x, and of W
-constexpr int kDepth = 64;   // columns at a time
-constexpr int kSpan = 32;    // columns whose sum of x is known: what every group is a multiple of
+constexpr int kTile = 128;          // rows of x, and of W
+constexpr int kDepth = 64;          // columns at a time
+constexpr int kSpan = 32;           // columns whose sum of x is known: what every group is a multiple of
 constexpr int kPitch = kDepth + 8;  // bf16 elements of a row in shared memory: ldmatrix without conflicts
 constexpr int kSpans = kDepth / kSpan;
 

@@ -16,9 +16,9 @@ namespace {
 constexpr int kThreads = 1024, kWarps = kThreads / kWarp, kChunk = 2 * kThreads;  // the sort: a thread for each pair
 
 struct Workspace {
-  float* scores;     // [vocab]
-  double* running;   // [vocab] of unmasked tokens
-  int32_t* tokens;   // [vocab] whose
+  float* scores;    // [vocab]
+  double* running;  // [vocab] of unmasked tokens
+  int32_t* tokens;  // [vocab] whose
 };
 
 struct Shared {
@@ -83,9 +83,8 @@ __device__ int count_below(const float* scores, int vocab, uint64_t below, bool 
   if (threadIdx.x == 0) s.number = 0;
   __syncthreads();
   int count = 0;
-  for_each(scores, vocab, [&](int i, float score) {
-    count += (masked || score != -INFINITY) && key_of(score, i) < below ? 1 : 0;
-  });
+  for_each(scores, vocab,
+           [&](int i, float score) { count += (masked || score != -INFINITY) && key_of(score, i) < below ? 1 : 0; });
   count = __reduce_add_sync(0xffffffffu, count);
   if (threadIdx.x % kWarp == 0) atomicAdd(&s.number, count);
   __syncthreads();

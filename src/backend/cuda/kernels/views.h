@@ -75,13 +75,13 @@ struct RegionHeader {
 struct BatchView {
   const RegionHeader* header = nullptr;
   const SlotTableView* slots = nullptr;
-  int32_t* tokens = nullptr;             // [rows]
-  const int32_t* positions = nullptr;    // [rows]
-  const int32_t* slot = nullptr;         // [rows]
-  const int32_t* cached = nullptr;       // [rows] place in the row's sequence; -1: padding
-  const int32_t* first_page = nullptr;   // [rows] of the row's sequence, in `pages`
-  const int32_t* logit_rows = nullptr;   // [logit_rows]
-  const SampleView* sample = nullptr;    // [logit_rows], or null: nobody asks
+  int32_t* tokens = nullptr;              // [rows]
+  const int32_t* positions = nullptr;     // [rows]
+  const int32_t* slot = nullptr;          // [rows]
+  const int32_t* cached = nullptr;        // [rows] place in the row's sequence; -1: padding
+  const int32_t* first_page = nullptr;    // [rows] of the row's sequence, in `pages`
+  const int32_t* logit_rows = nullptr;    // [logit_rows]
+  const SampleView* sample = nullptr;     // [logit_rows], or null: nobody asks
   const uint8_t* const* pages = nullptr;  // addresses
   int32_t rows = 0, logit_row_count = 0;
 };
