@@ -1,4 +1,4 @@
-// A row by itself, whatever its neighbours' slots: a warp sums one rank of u = A x, a thread one column of y.
+// A row by itself, whatever its neighbours' slots: a block sums one rank of u = A x, a thread one column of y.
 #include "backend/cuda/kernels/lora.h"
 
 #include "backend/cuda/kernels/device.cuh"
@@ -25,23 +25,35 @@ __global__ void replace_kernel(LoraArgs a, BatchView batch) {
   if (lane == 0) a.y[size_t(row) * size_t(a.out) + size_t(n)] = sum;
 }
 
-/// u of a row: terms one after the other, so many ranks each.
+/// Σ a[i]·x[i] of this thread's elements, eight of them asked for at a time.
+template <class T>
+__device__ inline float partial_dot(const T* a, const float* x, int count) {
+  float sum = 0;
+#pragma unroll 8
+  for (int k = int(threadIdx.x); k < count; k += kThreads) sum = fmaf(to_float(a[k]), x[k], sum);
+  return sum;
+}
+
+/// u of a row: terms one after the other, so many ranks each. A block for each rank.
 __global__ void shrink_kernel(LoraArgs a, BatchView batch) {
-  const int row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp;
-  const int wanted = int(blockIdx.y) * kWarps + int(threadIdx.x) / kWarp;
+  __shared__ float scratch[32];
+  const int row = int(blockIdx.x), wanted = int(blockIdx.y);
   const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
   if (site == nullptr) return;
   int rank = wanted;
-  for (int t = 0; t < site->terms; rank -= site->term[t++].rank) {
+  for (int t = 0; t < site->terms; ++t) {
     const LowRankView& term = site->term[t];
-    if (rank >= term.rank) continue;
+    if (rank >= term.rank) {
+      rank -= term.rank;
+      continue;
+    }
     const float* x = a.x + size_t(row) * size_t(a.in);
     const size_t first = size_t(rank) * size_t(a.in);
-    float sum = 0;
-    for (int k = lane; k < a.in; k += kWarp)
-      sum = fmaf(load_element(term.a, term.element, first + size_t(k)), x[k], sum);
-    sum = warp_sum(sum);
-    if (lane == 0) a.u[size_t(row) * size_t(a.ranks) + size_t(wanted)] = sum;
+    const float mine = term.element == Element::bf16
+                           ? partial_dot(static_cast<const __nv_bfloat16*>(term.a) + first, x, a.in)
+                           : partial_dot(static_cast<const float*>(term.a) + first, x, a.in);
+    const float sum = block_sum(mine, scratch);
+    if (threadIdx.x == 0) a.u[size_t(row) * size_t(a.ranks) + size_t(wanted)] = sum;
     return;
   }
 }
@@ -51,8 +63,9 @@ template <class U>
 __device__ inline float add_terms(const SiteView& site, int n, int out, float y, U u) {
   int first = 0;
   for (int t = 0; t < site.terms; ++t) {
-    const LowRankView& term = site.term[t];
+    const LowRankView term = site.term[t];
     float sum = 0;
+#pragma unroll 8
     for (int i = 0; i < term.rank; ++i)
       sum = fmaf(load_element(term.b, term.element, size_t(i) * size_t(out) + size_t(n)), u(t, first + i, i), sum);
     if (term.bias != nullptr) sum += term.bias[n];
@@ -136,7 +149,7 @@ void lora_replace(const LoraArgs& a, const BatchView& batch, cudaStream_t stream
 }
 
 void lora_apply(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {
-  launch("lora_shrink", shrink_kernel, {unsigned(a.rows), blocks_of(a.ranks, kWarps)}, {kThreads}, 0, stream, a, batch);
+  launch("lora_shrink", shrink_kernel, {unsigned(a.rows), unsigned(a.ranks)}, {kThreads}, 0, stream, a, batch);
   launch("lora_expand", expand_kernel, {blocks_of(a.out, kThreads), unsigned(a.rows)}, {kThreads}, 0, stream, a, batch);
 }
 
