@@ -56,8 +56,7 @@ void add_loading_flags(Parser& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
   verb.add_option(
           "--device", flags.device,
-          "Device: cpu, cuda (cuda:N of several), ref (slow, exact reference), or auto: a card that can run the "
-          "model, else cpu; see 'bumblebee doctor' (default cpu)")
+          "cpu, cuda[:N], ref (slow, exact), auto (a card if it can, else cpu); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
       ->group("Model");
   verb.add_option("--precision", flags.precision,

@@ -289,12 +289,7 @@ void run_affine(const float* x, int rows, Terms terms, cudaStream_t stream) {
 
 template <int BITS>
 void run_affine(const float* x, int rows, const Terms& terms, cudaStream_t stream) {
-  constexpr int kWide = 16384;  // with fewer rows of W, each has a warp of its own: there would not be warps enough
-  int out = 0;
-  for (int t = 0; t < terms.count; ++t) out += terms.term[t].weight.out;
-  if (rows == 1 && out < kWide) {
-    run_affine<BITS, 1, 1>(x, rows, terms, stream);
-  } else if (rows == 1) {
+  if (rows == 1) {
     run_affine<BITS, 1, 2>(x, rows, terms, stream);
   } else if (rows == 2) {
     run_affine<BITS, 2, 2>(x, rows, terms, stream);
