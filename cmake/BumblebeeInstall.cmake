@@ -25,6 +25,10 @@ foreach(archive ${BB_ARCHIVES})
   get_filename_component(name ${archive} NAME)
   list(APPEND BB_ARCHIVE_NAMES ${name})
 endforeach()
+set(BB_SYSTEM_LIBS "")
+if(BB_WITH_CUDA)
+  set(BB_SYSTEM_LIBS rt)  # of the CUDA runtime, which is one of BB_ARCHIVES
+endif()
 configure_package_config_file(cmake/bumblebeeConfig.cmake.in ${CMAKE_BINARY_DIR}/package/bumblebeeConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/bumblebee PATH_VARS CMAKE_INSTALL_INCLUDEDIR CMAKE_INSTALL_LIBDIR)
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/package/bumblebeeConfigVersion.cmake COMPATIBILITY SameMinorVersion)

@@ -15,7 +15,7 @@ function(bb_common target)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
     PRIVATE ${PROJECT_SOURCE_DIR}/src)
   # a*b+c rounds twice unless the source says fma: the compiler may not decide that per processor.
-  target_compile_options(${target} PRIVATE ${BB_WARNINGS} -ffp-contract=off)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:${BB_WARNINGS};-ffp-contract=off>)
   if(BB_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${BB_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     if(NOT target MATCHES "base|quant|backend|op_cases")  # what does not compute takes longer to optimise than to run

@@ -37,7 +37,7 @@ for name in BACKENDS:
     ALLOWED[f"backend/{name}"] = ["backend", "quant", "tensor", "base", "error"]
 
 # The program's commands that work on files rather than on models may use the file layers.
-FILE_COMMANDS = re.compile(r"^apps/.*(adapter|conver(t|sion)|fuse|inspect|logits|quantize)")
+FILE_COMMANDS = re.compile(r"^apps/.*(adapter|conver(t|sion)|fuse|inspect|logits|output_directory|quantize)")
 FILE_LAYERS = ["lora", "io", "quant", "tensor", "base"]
 
 REGISTRY = "src/backend/registry.cpp"

@@ -107,9 +107,10 @@ struct Setting {
   int threads = 0;
 };
 
-Setting setting_of(const BenchFlags& flags, const ModelInfo& info, int threads) {
+/// The device "auto" is what it comes to for this model.
+Setting setting_of(const BenchFlags& flags, const ModelInfo& info, int threads, const std::string& device_name) {
   Setting out{.model = short_name(flags.model.model),
-              .backend = flags.model.device,
+              .backend = device_name,
               .instruction_set = "",
               .precision = flags.model.precision,
               .kv_type = flags.model.kv_type_used(),
@@ -118,7 +119,7 @@ Setting setting_of(const BenchFlags& flags, const ModelInfo& info, int threads) 
               .threads = threads};
   for (const DeviceInfo& device : devices()) {
     if (device.name == "cpu") out.cpu = device.description;
-    if (device.name != flags.model.device) continue;
+    if (device.name != device_name) continue;
     out.instruction_set = device.kernels;
     if (threads == 0) out.threads = device.threads;
   }
@@ -275,13 +276,13 @@ void measure(const BenchFlags& flags, int threads, const std::vector<BenchmarkTe
     const LoadBenchmark loading =
         benchmark_load(source(chosen.model, flags.common), options,
                        {.repetitions = flags.repetitions, .measure_bandwidth = !flags.no_bandwidth});
-    report.add(row_of(setting_of(flags, loading.info, threads), loading));
+    report.add(row_of(setting_of(flags, loading.info, threads, loading.device), loading));
   }
   if (tests.empty()) return;
 
   std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   const LoadedModel loaded = load(chosen, flags.common);
-  const Setting setting = setting_of(flags, loaded.model.info(), threads);
+  const Setting setting = setting_of(flags, loaded.model.info(), threads, loaded.model.options().device);
   ProgressBar bar("bench", ProgressBar::Unit::items, flags.common.progress());
   BenchmarkOptions options;
   options.tests = tests;

@@ -93,7 +93,13 @@ void print_as_json(const std::vector<DeviceInfo>& found, const ThreadingInfo& th
                     {"memory_bytes", device.memory_bytes},
                     {"free_bytes", device.free_bytes}});
   }
-  OutJson out = {{"version", version()}, {"system", operating_system()}, {"cpu_features", features}, {"devices", list}};
+  OutJson missing = OutJson::object();
+  for (const AbsentDevice& device : absent_devices()) missing[device.name] = device.reason;
+  OutJson out = {{"version", version()},
+                 {"system", operating_system()},
+                 {"cpu_features", features},
+                 {"devices", list},
+                 {"absent_devices", missing}};
   out["threading"] = as_json(threads);
   out["memory_bandwidth_bytes_per_s"] = bandwidth > 0 ? OutJson(bandwidth) : OutJson(nullptr);
   print_json(out);
@@ -112,6 +118,7 @@ void print_as_text(const std::vector<DeviceInfo>& found, const ThreadingInfo& th
     row("  threads", std::to_string(device.threads));
     row("  memory", human_bytes(double(device.memory_bytes)) + ", " + human_bytes(double(device.free_bytes)) + " free");
   }
+  for (const AbsentDevice& device : absent_devices()) row("no device", device.name + ": " + device.reason);
   print_threads(threads);
   if (bandwidth > 0) {
     row("memory bandwidth", human_bytes(bandwidth) + "/s read");

@@ -39,8 +39,8 @@ struct Memory {
 };
 
 /// Half of what is free beside the weights, as a serving takes it.
-void plan(Memory& memory, const ModelInfo& info) {
-  memory.device = devices().front();
+void plan(Memory& memory, const ModelInfo& info, const DeviceInfo& device) {
+  memory.device = device;
   const uint64_t free = memory.device.free_bytes;
   memory.kv_budget = (free - std::min(free, memory.weights)) / 2;
   const uint64_t token = info.kv_bytes(1, kv_type_from(memory.kv_type));
@@ -50,7 +50,8 @@ void plan(Memory& memory, const ModelInfo& info) {
 std::string budget_line(const Memory& memory) {
   const std::string start = memory.device.name + ": " + human_bytes(double(memory.device.free_bytes)) + " of " +
                             human_bytes(double(memory.device.memory_bytes)) + " free";
-  if (memory.weights > memory.device.memory_bytes) return start + ": the weights do not fit";
+  if (memory.weights > (memory.device.own_memory ? memory.device.free_bytes : memory.device.memory_bytes))
+    return start + ": the weights do not fit";
   return start + "; beside the weights at most " + human_bytes(double(memory.kv_budget)) +
          " for keys and values (--kv-memory), " + std::to_string(memory.kv_tokens) + " tokens";
 }
@@ -142,6 +143,12 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
                     " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
                     " keys and values (" + memory.kv_type + ")");
   row("budget", budget_line(memory));
+  for (const DeviceInfo& device : devices()) {
+    if (!device.own_memory) continue;
+    Memory card = memory;
+    plan(card, info, device);
+    row("", budget_line(card));
+  }
 }
 
 int run(const InfoFlags& flags) {
@@ -158,7 +165,7 @@ int run(const InfoFlags& flags) {
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
   memory.weights = info.weight_bytes;
   memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type));
-  plan(memory, info);
+  plan(memory, info, devices().front());
   if (flags.common.json) {
     print_as_json(name, info, memory);
   } else {

@@ -54,8 +54,9 @@ void add_model_flags(Parser& verb, ModelFlags& flags) {
 
 void add_loading_flags(Parser& verb, ModelFlags& flags) {
   add_model_flag(verb, flags.model);
-  verb.add_option("--device", flags.device,
-                  "Device: cpu, or ref (slow, exact reference); see 'bumblebee doctor' (default cpu)")
+  verb.add_option(
+          "--device", flags.device,
+          "cpu, cuda[:N], ref (slow, exact), auto (a card if it can, else cpu); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
       ->group("Model");
   verb.add_option("--precision", flags.precision,

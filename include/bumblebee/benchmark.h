@@ -70,6 +70,7 @@ Adapter random_adapter(const Model& model, int rank, uint64_t seed);
 
 struct LoadBenchmark {
   ModelInfo info;
+  std::string device;                 // that it was loaded to
   std::vector<double> load_s;         // from the call to a model that can compute
   std::vector<double> first_token_s;  // from the same moment to the first token after a prompt of one token
   double median_load_s = 0, median_first_token_s = 0;

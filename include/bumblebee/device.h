@@ -9,13 +9,14 @@ namespace bumblebee {
 
 /// One device that can run models.
 struct DeviceInfo {
-  std::string name;         // what ModelOptions::device takes: "cpu", "ref", ...
+  std::string name;         // what ModelOptions::device takes: "cpu", "cuda" ("cuda:1" of several), "ref"
   std::string description;  // for people: processor name and kernel set
   std::string kernels;      // the instruction set that a model would use now, for instance "avx512_vnni"
   std::vector<std::string> kernels_available;
   int threads = 0;
   uint64_t memory_bytes = 0;  // that this process may use: the machine's, or what a control group allows
   uint64_t free_bytes = 0;    // of them, what nobody has taken now
+  bool own_memory = false;    // weights are copied to it, rather than used in their mapped files
 };
 
 /// Where the library's own threads run. automatic: each on the processors of its memory node when there are several
@@ -44,6 +45,13 @@ ThreadingInfo threading(int threads = 0, Pinning pinning = Pinning::automatic);
 
 /// Devices of this build on this machine, the one that is used by default first.
 std::vector<DeviceInfo> devices();
+
+/// A kind of device that this build knows and this machine has not.
+struct AbsentDevice {
+  std::string name;
+  std::string reason;  // for people
+};
+std::vector<AbsentDevice> absent_devices();
 
 /// Bytes per second of a plain parallel read of memory with `threads` threads (0: all), measured now; takes about a
 /// second.

@@ -32,7 +32,7 @@ using Progress = std::function<bool(uint64_t done, uint64_t total)>;
 struct ModelOptions {
   Quantization quantization = Quantization::as_stored;
   int group_size = 64;         // for quantization at load: 32, 64 or 128
-  std::string device = "cpu";  // a name from devices()
+  std::string device = "cpu";  // a name from devices(), or "auto": a card that can run it, else the processor
   int threads = 0;             // 0: one per core this process may use, within its quota
   Pinning pinning = Pinning::automatic;
   Precision precision = Precision::fast;

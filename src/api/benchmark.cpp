@@ -11,6 +11,7 @@
 
 #include "api/adapter_state.h"
 #include "api/model_state.h"
+#include "backend/registry.h"
 #include "base/error.h"
 #include "base/rng.h"
 #include "bumblebee/device.h"
@@ -267,10 +268,17 @@ void check(const ModelState& state, const BenchmarkOptions& options, int rows, i
   }
 }
 
+/// Of the memory that holds the weights.
+double bandwidth_of(const std::string& name, int threads) {
+  const Device device = require_device(name, {});
+  return device.entry->bandwidth(device.index, threads);
+}
+
 /// The bandwidth before and after a test. What ends one test begins the next, unless something else came between.
 class Bandwidth {
  public:
-  Bandwidth(const BenchmarkOptions& options, int threads) : options_(options), threads_(threads) {}
+  Bandwidth(const BenchmarkOptions& options, const ModelOptions& model)
+      : options_(options), device_(model.device), threads_(model.threads) {}
   double before() {
     if (last_ == 0) last_ = measured();
     return last_;
@@ -281,9 +289,10 @@ class Bandwidth {
  private:
   double measured() const {
     if (options_.read_bandwidth > 0 || !options_.measure_bandwidth) return options_.read_bandwidth;
-    return measure_read_bandwidth(threads_);
+    return bandwidth_of(device_, threads_);
   }
   const BenchmarkOptions& options_;
+  std::string device_;
   int threads_;
   double last_ = 0;
 };
@@ -386,7 +395,7 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
   };
   Bench bench(state, rows, length, options.prefill_chunk, options.seed, options.adapters);
   const Reads reads = bench.reads();
-  Bandwidth bandwidth(options, state.options.threads);
+  Bandwidth bandwidth(options, state.options);
   std::vector<BenchmarkResult> results;
   const std::span<const BenchmarkTest> tests(options.tests);
   for (size_t first = 0, last = 0; first < tests.size(); first = last) {
@@ -429,7 +438,7 @@ LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& m
     throw Error(ErrorCode::bad_request, "benchmark",
                 cat("repetitions: expected 1 to ", kMaxRepetitions, ", got ", options.repetitions));
   }
-  const auto bandwidth = [&] { return options.measure_bandwidth ? measure_read_bandwidth(model.threads) : 0; };
+  const auto bandwidth = [&] { return options.measure_bandwidth ? bandwidth_of(model.device, model.threads) : 0; };
   LoadBenchmark result;
   const double before = bandwidth();
   for (int i = 0; i <= options.repetitions; ++i) {
@@ -441,6 +450,7 @@ LoadBenchmark benchmark_load(const Repository& repository, const ModelOptions& m
     const double first_token_s = seconds_since(start);
     if (i == 0) {
       result.info = loaded.info();
+      result.device = loaded.options().device;
       result.weight_bytes = bench.reads().weights;
       continue;
     }

@@ -85,8 +85,18 @@ std::vector<DeviceInfo> devices() {
       info.threads = available_cores();
       info.memory_bytes = entry.memory_bytes(device);
       info.free_bytes = entry.free_bytes(device);
+      info.own_memory = entry.own_memory;
       result.push_back(std::move(info));
     }
+  }
+  return result;
+}
+
+std::vector<AbsentDevice> absent_devices() {
+  std::vector<AbsentDevice> result;
+  for (const BackendEntry& entry : backends()) {
+    if (std::string reason = entry.absent(0); !reason.empty())
+      result.push_back({std::string(entry.name), std::move(reason)});
   }
   return result;
 }

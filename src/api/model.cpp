@@ -165,6 +165,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   state->info = std::move(plan.info);
   state->directory = directory;
   state->options = options;
+  state->options.device = name_of(device);
   if (options.kv_type == KvType::by_precision)
     state->options.kv_type = options.precision == Precision::fast ? KvType::bf16 : KvType::f32;
   std::unique_ptr<Backend> backend = device.entry->create({.device = device.index,

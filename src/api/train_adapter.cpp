@@ -15,6 +15,7 @@
 #include "dataset/data_reader.h"
 #include "lora/bind_to_base.h"
 #include "train/estimate.h"
+#include "train/parameter.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
@@ -85,7 +86,7 @@ class Session {
  public:
   Session(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options)
       : state_(*model.state()),
-        splits_((train::check_options(options),
+        splits_((train::check_options(options), (void)train::require_grad_ops(state_.device->backend()),
                  fitting(read_splits(tokenizer, data, options, true), model.info(), options))),
         executor_(state_.make_executor({})),
         inputs_{.device = {*executor_, state_.device->backend(), state_.model()},

@@ -30,6 +30,7 @@ struct BackendOptions {
 struct MemoryUse {
   uint64_t total = 0, free = 0;
   uint64_t weights = 0;   // packed, or mapped from their files
+  uint64_t mapped = 0;    // of these: pages of files, which count as free as well
   uint64_t adapters = 0;  // low-rank factors
   uint64_t kv = 0;        // pages that have been written
   uint64_t steps = 0;     // activations, in use or kept for the next step
@@ -101,6 +102,9 @@ struct BackendEntry {
   double (*bandwidth)(int device, int threads);              // of reading, bytes/s, measured now
   std::vector<std::string> (*instruction_sets)(int device);  // best first
   std::unique_ptr<Backend> (*create)(const BackendOptions& options);
+  /// Weights are copied into memory of the device's own: what is free there now must hold them. Where they stay in
+  /// their mapped files, what the system can give must.
+  bool own_memory = false;
 };
 
 }  // namespace bumblebee

@@ -1,18 +1,62 @@
 // Names the concrete backends and refuses, before anything is read, what a device cannot do.
 #include "backend/registry.h"
 
+#include <algorithm>
 #include <charconv>
 #include <string>
 
 #include "backend/cpu/cpu_backend.h"
+#ifdef BB_WITH_CUDA
+#include "backend/cuda/cuda_backend.h"
+#endif
 #include "backend/ref/ref_backend.h"
 
 namespace bumblebee {
 namespace {
 
 std::vector<BackendEntry>& entries() {
-  static std::vector<BackendEntry> list = {cpu_backend_entry(), ref_backend_entry()};
+  static std::vector<BackendEntry> list = {
+      cpu_backend_entry(),
+      ref_backend_entry(),
+#ifdef BB_WITH_CUDA
+      cuda_backend_entry(),
+#endif
+  };
   return list;
+}
+
+/// What weights may fill: of a device that copies them, what is free now.
+uint64_t room_on(const Device& device) {
+  return device.entry->own_memory ? device.entry->free_bytes(device.index) : device.entry->memory_bytes(device.index);
+}
+
+void check_memory(std::string_view name, const Device& device, uint64_t bytes) {
+  if (bytes == 0) return;
+  const uint64_t there = room_on(device);
+  if (bytes <= there) return;
+  throw Error(ErrorCode::out_of_memory, name,
+              cat("memory of the device: expected at least ", bytes, " bytes for the weights and one sequence, got ",
+                  there, device.entry->own_memory ? " free" : ""));
+}
+
+bool able(const Device& device, std::span<const Format> formats, uint64_t bytes) {
+  const BackendEntry& entry = *device.entry;
+  return entry.absent(device.index).empty() &&
+         std::all_of(formats.begin(), formats.end(),
+                     [&](const Format& format) { return entry.lacks(device.index, format).empty(); }) &&
+         (bytes == 0 || bytes <= room_on(device));
+}
+
+/// The first device with memory of its own that can do it; else the host.
+std::string best_device(std::span<const Format> formats, uint64_t bytes) {
+  for (const BackendEntry& entry : backends()) {
+    if (!entry.own_memory) continue;
+    const int count = entry.count();
+    for (int device = 0; device < count; ++device) {
+      if (able({&entry, device}, formats, bytes)) return name_of({&entry, device});
+    }
+  }
+  return std::string(backends().front().name);
 }
 
 /// "cpu, ref": the devices of this machine that can do all formats.
@@ -21,31 +65,26 @@ std::string capable(std::span<const Format> formats) {
   for (const BackendEntry& entry : backends()) {
     const int count = entry.count();
     for (int device = 0; device < count; ++device) {
-      bool able = entry.absent(device).empty();
-      for (const Format& format : formats) able = able && entry.lacks(device, format).empty();
-      if (!able) continue;
-      names += (names.empty() ? "" : ", ") + std::string(entry.name);
-      if (count > 1) names += ":" + std::to_string(device);
+      if (able({&entry, device}, formats, 0)) names += (names.empty() ? "" : ", ") + name_of({&entry, device});
     }
   }
   return names.empty() ? "none" : names;
 }
 
-void check_memory(std::string_view name, const Device& device, uint64_t bytes) {
-  const uint64_t there = device.entry->memory_bytes(device.index);
-  if (bytes <= there) return;
-  throw Error(
-      ErrorCode::out_of_memory, name,
-      cat("memory of the device: expected at least ", bytes, " bytes for the weights and one sequence, got ", there));
-}
-
 }  // namespace
+
+std::string name_of(const Device& device) {
+  const std::string name(device.entry->name);
+  return device.entry->count() > 1 ? cat(name, ":", device.index) : name;
+}
 
 const std::vector<BackendEntry>& backends() { return entries(); }
 
 void register_backend(const BackendEntry& entry) { entries().push_back(entry); }
 
-Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes) {
+Device require_device(std::string_view wanted, std::span<const Format> formats, uint64_t bytes) {
+  const std::string best = wanted == "auto" ? best_device(formats, bytes) : "";
+  const std::string_view name = best.empty() ? wanted : best;
   const size_t colon = name.find(':');
   Device device;
   if (colon != std::string_view::npos) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,9 +23,12 @@ struct Device {
   int index = 0;
 };
 
-/// The device called `name`, after checking that it is there, can do every format and has `bytes` of memory; throws
-/// Error(device), naming the operation, the device and the devices that can, or Error(out_of_memory) with the bytes
-/// needed and had. Nothing is allocated.
+/// "cpu", "cuda", or "cuda:1" where there are several.
+std::string name_of(const Device& device);
+
+/// The device called `name` ("auto": the first card that can do it, else the processor), after checking that it is
+/// there, can do every format and has `bytes` of memory; throws Error(device), naming the operation, the device and the
+/// devices that can, or Error(out_of_memory) with the bytes needed and had. Nothing is allocated.
 Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0);
 
 }  // namespace bumblebee

@@ -42,7 +42,7 @@ int page_count(DeviceModel& device, const CacheLimits& limits, uint64_t page) {
 
 uint64_t default_cache_bytes(DeviceModel& device) {
   const MemoryUse use = device.backend().memory();
-  return (use.free - std::min(use.free, use.weights)) / 2;
+  return (use.free - std::min(use.free, use.mapped)) / 2;
 }
 
 uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens) {

@@ -9,6 +9,7 @@
 #include "base/mapped_file.h"
 #include "bumblebee/bumblebee.h"
 #include "tests/support/adapter_cases.h"
+#include "tests/support/backends.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/replay_backend.h"
 #include "tests/support/tolerance.h"
@@ -42,7 +43,7 @@ Adapter adapter_of(const std::string& name) { return load_adapter(local(golden_p
 
 std::vector<std::string> device_names() {
   testing_support::register_replay_backend();
-  return {"ref", "cpu", "replay"};
+  return testing_support::with_cards({"ref", "cpu", "replay"});
 }
 
 class AdapterAtRunTime : public testing::TestWithParam<std::tuple<std::string, std::string>> {};

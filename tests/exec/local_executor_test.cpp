@@ -13,7 +13,7 @@
 namespace bumblebee::exec {
 namespace {
 
-class OnExecutor : public testing::TestWithParam<const char*> {
+class OnExecutor : public testing::TestWithParam<std::string> {
  protected:
   OnExecutor() : device_(tiny_device(GetParam())) {}
 
@@ -35,8 +35,8 @@ class OnExecutor : public testing::TestWithParam<const char*> {
   std::shared_ptr<DeviceModel> device_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Devices, OnExecutor, testing::Values("ref", "cpu", "replay"),
-                         [](const auto& p) { return std::string(p.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, OnExecutor, testing::ValuesIn(testing_support::with_cards({"ref", "cpu", "replay"})),
+                         [](const auto& p) { return p.param; });
 
 const std::vector<int32_t> kPrompt = {3, 14, 15, 9, 26};
 

@@ -44,7 +44,7 @@ std::vector<std::string> all_cases() {
 /// 6·sqrt(n)·2^-24, and independent errors add up by their squares.
 double allowed(const Target& target, int operations, int longest) {
   constexpr double kRotation = 1e-5;
-  if (target.backend != "cpu") return kRotation;
+  if (is_reference(target)) return kRotation;
   return kRotation + 6 * kRoundF32 * std::sqrt(double(longest) * double(operations + 1));
 }
 

@@ -1,6 +1,8 @@
 // A model on a backend with a paged cache, driven the way an engine does it but by hand: what the model tests share.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,6 +14,7 @@
 #include "nn/infer_pass.h"
 #include "tests/support/backends.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tolerance.h"
 
 namespace bumblebee::models {
 
@@ -66,5 +69,16 @@ class Runner {
   std::vector<int32_t> free_;
   std::map<int, Sequence> sequences_;
 };
+
+/// Bit for bit, or within what kinds of rows may differ by.
+inline void expect_same_rows(const testing_support::Target& target, int layers, const std::vector<float>& got,
+                             const std::vector<float>& want, const std::string& what) {
+  const double allowed = testing_support::between_kinds_of_rows(target, layers);
+  if (allowed == 0) {
+    EXPECT_EQ(got, want) << what;
+  } else {
+    EXPECT_LE(testing_support::relative_to_rms(got, std::vector<double>(want.begin(), want.end())), allowed) << what;
+  }
+}
 
 }  // namespace bumblebee::models

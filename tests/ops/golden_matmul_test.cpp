@@ -53,6 +53,7 @@ void expect_products(Backend& backend, bool fast) {
       // largest input, about 3 deviations, per entry.
       EXPECT_LT(relative_to_rms(got, goldens().at(key + ".y").doubles()),
                 fast ? 4 * 3.0 / 254 : sum_error(128, 8) * std::sqrt(128.0) * 8);
+      if (backend.stream().grad_ops() == nullptr) continue;
       got.resize(size_t(x.rows()) * size_t(host.in));
       const Weight* const weights = &weight;
       backend.read(backend.stream().grad_ops()->matmul_dx(std::span(&flipped, 1), std::span(&weights, 1)), got);

@@ -15,7 +15,7 @@ using namespace op_cases;
 using namespace testing_support;
 
 class GradLaws : public testing::TestWithParam<Target> {};
-INSTANTIATE_TEST_SUITE_P(All, GradLaws, testing::ValuesIn(targets_of_one_thread()),
+INSTANTIATE_TEST_SUITE_P(All, GradLaws, testing::ValuesIn(training(targets_of_one_thread())),
                          [](const auto& p) { return p.param.name(); });
 
 TEST_P(GradLaws, ThreadsDoNotChangeABit) {

@@ -2,6 +2,8 @@
 // threads.
 #pragma once
 
+#include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,8 +26,8 @@ struct Target {
 
 inline std::unique_ptr<Backend> create_reference() { return require_device("ref", {}).entry->create({}); }
 
-/// Every backend but the reference that is there, with every instruction set, on one thread; the best one also on
-/// three, which divides nothing evenly.
+/// Every backend but the reference that is there, with every instruction set, on one thread; of the host's, the best
+/// one also on three, which divides nothing evenly.
 inline std::vector<Target> targets() {
   std::vector<Target> list;
   for (const BackendEntry& entry : backends()) {
@@ -34,7 +36,7 @@ inline std::vector<Target> targets() {
     for (const bool fast : {false, true}) {
       for (const std::string& set : sets)
         list.push_back({std::string(entry.name), {.threads = 1, .fast = fast, .instruction_set = set}});
-      if (!sets.empty())
+      if (!sets.empty() && !entry.own_memory)
         list.push_back({std::string(entry.name), {.threads = 3, .fast = fast, .instruction_set = sets.front()}});
     }
   }
@@ -45,6 +47,43 @@ inline std::vector<Target> targets() {
 inline std::vector<Target> targets_of_one_thread() {
   std::vector<Target> list = targets();
   std::erase_if(list, [](const Target& target) { return target.options.threads != 1; });
+  return list;
+}
+
+/// `names` and the cards of this machine.
+inline std::vector<std::string> with_cards(std::vector<std::string> names) {
+  for (const BackendEntry& entry : backends()) {
+    if (entry.own_memory && entry.absent(0).empty()) names.emplace_back(entry.name);
+  }
+  return names;
+}
+
+/// Whether it computes in f64 and keeps every type of cache in it.
+inline bool is_reference(const Target& target) { return target.backend == "ref" || target.backend == "replay"; }
+
+/// Of results of whole models whose rows took different kernels, relative to their root mean square; 0: none do. On
+/// cards in fast precision, steps of more than 32 rows multiply with x as two bf16 numbers (2^-18 relative), smaller
+/// ones with x as it is. As with narrow caches, scores move most, by that of q and of k times the largest, which is
+/// about 30 in tiny models.
+inline double between_kinds_of_rows(const Target& target, int layers) {
+  return target.backend == "cuda" && target.options.fast ? layers * 2 * 30 * 0x1p-18 : 0;
+}
+
+/// Whether a backend has derivatives; says so where it has not.
+inline bool can_train(const std::string& backend) {
+  static std::map<std::string, bool> known;
+  const auto [at, fresh] = known.try_emplace(backend);
+  if (fresh)
+    at->second =
+        require_device(backend, {}).entry->create({.threads = 1, .instruction_set = {}})->stream().grad_ops() !=
+        nullptr;
+  if (fresh && !at->second) std::printf("not run: %s: derivatives\n", backend.c_str());
+  return at->second;
+}
+
+/// Those of `list` that can train.
+inline std::vector<Target> training(std::vector<Target> list) {
+  std::erase_if(list, [](const Target& target) { return !can_train(target.backend); });
   return list;
 }
 

@@ -76,7 +76,7 @@ class Parameters {
 std::vector<std::unique_ptr<Backend>> devices() {
   std::vector<std::unique_ptr<Backend>> list;
   list.push_back(create_reference());
-  for (const Target& target : targets()) {
+  for (const Target& target : training(targets())) {
     if (!target.options.fast) list.push_back(target.create());
   }
   return list;

@@ -125,6 +125,7 @@ class CpuBackend final : public Backend {
     return {.total = host.total,
             .free = host.free,
             .weights = weight_bytes_->load(std::memory_order_relaxed),
+            .mapped = weight_bytes_->load(std::memory_order_relaxed),
             .adapters = adapter_bytes_->load(std::memory_order_relaxed),
             .kv = kv_bytes_->load(std::memory_order_relaxed),
             .steps = memory_->used_bytes() + memory_->cached_bytes()};

@@ -57,6 +57,8 @@ using Cases = std::vector<std::unique_ptr<OpCase>>;
 
 /// Names of the operations that have cases, in the order of ops.h and grad_ops.h.
 const std::vector<std::string>& operations();
+/// Whether it is one of grad_ops.h, which not every device has.
+bool is_of_training(const std::string& operation);
 /// All cases of one operation, edge shapes first.
 Cases cases_of(const std::string& operation);
 /// A few of them, for where all would take too long (chosen.cpp says which).

@@ -1,5 +1,7 @@
 // The table of operations.
+#include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "base/error.h"
 #include "tests/ops/cases/op_case.h"
@@ -60,6 +62,12 @@ const std::vector<std::string>& operations() {
     return list;
   }();
   return names;
+}
+
+bool is_of_training(const std::string& operation) {
+  const auto named = [](std::string_view name) { return [name](const Operation& o) { return name == o.name; }; };
+  return std::find_if(kOperations.begin(), kOperations.end(), named(operation)) >=
+         std::find_if(kOperations.begin(), kOperations.end(), named("attend_packed"));
 }
 
 Cases cases_of(const std::string& wanted) {

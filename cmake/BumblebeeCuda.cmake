@@ -1,0 +1,41 @@
+# Whether and with which compiler the CUDA backend is built: BB_CUDA AUTO takes nvcc where it is found (on PATH, in CUDAToolkit_ROOT,
+# /usr/local/cuda, or from tools/setup_cuda.sh) and goes without otherwise; ON fails without; OFF never looks. Sets BB_WITH_CUDA.
+set(BB_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (where nvcc is found), ON or OFF")
+set_property(CACHE BB_CUDA PROPERTY STRINGS AUTO ON OFF)
+# Cards of one major version share code: 80 also serves 8.6 and 8.9. Newer ones translate the last entry themselves.
+set(BB_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING "What the kernels are compiled for")
+set(BB_WITH_CUDA OFF)
+
+if(BB_CUDA AND NOT CMAKE_CROSSCOMPILING AND NOT BB_SANITIZE)
+  set(cache $ENV{XDG_CACHE_HOME})
+  if(NOT cache)
+    set(cache $ENV{HOME}/.cache)
+  endif()
+  find_program(BB_NVCC nvcc HINTS ENV CUDACXX ENV CUDAToolkit_ROOT /usr/local/cuda ${cache}/bumblebee/cuda-toolchain/nvidia/cu13
+    PATH_SUFFIXES bin)
+  if(BB_NVCC)
+    set(CMAKE_CUDA_COMPILER ${BB_NVCC})
+    if(NOT CMAKE_CUDA_COMPILER_LAUNCHER AND CMAKE_CXX_COMPILER_LAUNCHER)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+    endif()
+    set(CMAKE_CUDA_ARCHITECTURES ${BB_CUDA_ARCHITECTURES})
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
+      set(CMAKE_CUDA_STANDARD 20)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc 12 has it, which CMake 3.25 does not know
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+      # CMake's own search for the toolkit wants the shared runtime, which wheels do not bring under that name.
+      find_library(BB_CUDART cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
+      set(BB_WITH_CUDA ON)
+    endif()
+  endif()
+  if(NOT BB_WITH_CUDA AND NOT BB_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "BB_CUDA is ON, but there is no nvcc 12 or newer; tools/setup_cuda.sh installs one without root")
+  endif()
+endif()
+if(BB_WITH_CUDA)
+  message(STATUS "CUDA backend: ${BB_NVCC} ${CMAKE_CUDA_COMPILER_VERSION}, ${BB_CUDA_ARCHITECTURES}")
+else()
+  message(STATUS "CUDA backend: not built (BB_CUDA=${BB_CUDA})")
+endif()

@@ -1,0 +1,109 @@
+// Rows first, in the order of their alignment, then pages and changes, which have no fixed number.
+#include "backend/cuda/batch_region.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+constexpr std::array kBuckets = {1, 2, 4, 8, 16, 24, kRecordedRows};
+
+template <class T>
+std::span<T> array_at(std::span<std::byte> out, size_t at, size_t count) {
+  BB_CHECK(at + count * sizeof(T) <= out.size(), "at ", at, " of ", out.size());
+  return {reinterpret_cast<T*>(out.data() + at), count};
+}
+
+SampleView view_of(const SampleRow& row) {
+  return {.top_p = row.top_p,
+          .min_p = row.min_p,
+          .seed = row.seed,
+          .draw = row.draw,
+          .temperature = float(row.temperature),
+          .mode = int32_t(row.mode),
+          .logprob = row.logprob ? 1 : 0,
+          .top_logprobs = row.top_logprobs,
+          .top_k = row.top_k,
+          .forced = row.forced,
+          .first_change = row.first_change,
+          .changes = row.changes};
+}
+
+}  // namespace
+
+int bucket_of(int rows) {
+  const auto* const at = std::lower_bound(kBuckets.begin(), kBuckets.end(), rows);
+  return at == kBuckets.end() ? rows : *at;
+}
+
+RegionLayout plan_region(const Batch& batch) {
+  const size_t rows = size_t(std::max(batch.rows(), kRecordedRows));
+  const size_t logit_rows = std::max(batch.logit_rows.size(), size_t(kRecordedRows));
+  RegionLayout layout;
+  size_t at = 0;
+  const auto take = [&](size_t count, size_t size) {
+    const size_t begin = at;
+    at = (at + count * size + 15) / 16 * 16;
+    return begin;
+  };
+  take(1, sizeof(RegionHeader));
+  layout.sample = take(logit_rows, sizeof(SampleView));
+  layout.tokens = take(rows, sizeof(int32_t));
+  layout.positions = take(rows, sizeof(int32_t));
+  layout.slot = take(rows, sizeof(int32_t));
+  layout.cached = take(rows, sizeof(int32_t));
+  layout.first_page = take(rows, sizeof(int32_t));
+  layout.logit_rows = take(logit_rows, sizeof(int32_t));
+  layout.pages = take(batch.pages.size(), sizeof(const uint8_t*));
+  layout.changes = take(batch.changes.size(), sizeof(ChangeView));
+  layout.bytes = at;
+  return layout;
+}
+
+void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const uint8_t* const> pages,
+                 std::span<std::byte> out) {
+  const size_t rows = size_t(batch.rows());
+  array_at<RegionHeader>(out, 0, 1)[0] = {.changes_at = int64_t(layout.changes)};
+  std::ranges::copy(batch.tokens, array_at<int32_t>(out, layout.tokens, rows).begin());
+  std::ranges::copy(batch.positions, array_at<int32_t>(out, layout.positions, rows).begin());
+  std::ranges::copy(batch.slot, array_at<int32_t>(out, layout.slot, rows).begin());
+  const auto cached = array_at<int32_t>(out, layout.cached, rows);
+  const auto first_page = array_at<int32_t>(out, layout.first_page, rows);
+  std::ranges::fill(cached, -1);
+  std::ranges::fill(first_page, 0);
+  for (const Segment& segment : batch.segments) {
+    for (int i = 0; i < segment.rows; ++i) {
+      cached[size_t(segment.first + i)] = segment.past + i;
+      first_page[size_t(segment.first + i)] = segment.first_page;
+    }
+  }
+  std::ranges::copy(batch.logit_rows, array_at<int32_t>(out, layout.logit_rows, batch.logit_rows.size()).begin());
+  std::ranges::transform(batch.sample, array_at<SampleView>(out, layout.sample, batch.sample.size()).begin(), view_of);
+  std::ranges::copy(pages, array_at<const uint8_t*>(out, layout.pages, pages.size()).begin());
+  std::ranges::transform(
+      batch.changes, array_at<ChangeView>(out, layout.changes, batch.changes.size()).begin(), [](const LogitChange& c) {
+        return ChangeView{.token = c.token, .add = c.add, .penalty = c.penalty, .subtract = c.subtract};
+      });
+}
+
+BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte* base, const SlotTableView* slots) {
+  const auto ints = [&](size_t at) { return reinterpret_cast<int32_t*>(base + at); };
+  return {.header = reinterpret_cast<const RegionHeader*>(base),
+          .slots = slots,
+          .tokens = ints(layout.tokens),
+          .positions = ints(layout.positions),
+          .slot = ints(layout.slot),
+          .cached = ints(layout.cached),
+          .first_page = ints(layout.first_page),
+          .logit_rows = ints(layout.logit_rows),
+          .sample = batch.sample.empty() ? nullptr : reinterpret_cast<const SampleView*>(base + layout.sample),
+          .pages = reinterpret_cast<const uint8_t* const*>(base + layout.pages),
+          .rows = batch.rows(),
+          .logit_row_count = int32_t(batch.logit_rows.size())};
+}
+
+}  // namespace bumblebee::cuda

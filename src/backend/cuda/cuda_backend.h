@@ -1,0 +1,10 @@
+// NVIDIA cards of compute capability 8.0 and newer (docs/cuda.md).
+#pragma once
+
+#include "backend/backend.h"
+
+namespace bumblebee {
+
+BackendEntry cuda_backend_entry();
+
+}  // namespace bumblebee

@@ -1,0 +1,31 @@
+// Adapters of the batch's rows: what each row's slot does to a module, looked up on the device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/kernels/views.h"
+
+namespace bumblebee::cuda {
+
+struct LoraArgs {
+  const float* x = nullptr;     // [rows, in]
+  float* y = nullptr;           // [rows, out], in place
+  const float* bias = nullptr;  // [out] of the module, where y does not contain it yet; or null
+  float* u = nullptr;           // workspace [rows, ranks]
+  int rows = 0, in = 0, out = 0, site = 0;
+  int ranks = 0;            // the most that a slot's terms have together
+  bool logit_rows = false;  // x and y hold these only
+};
+
+/// y[r] = W x for rows whose slot brings its own weight.
+void lora_replace(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
+/// Biases, terms and DoRA's factors; see Ops::lora for their order.
+void lora_apply(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
+/// The same for rows of an embedding y [rows, out]; `u` and `x` are not used.
+void lora_embed(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
+
+/// squares[n] (or [k] by column) = Σ (W + scale·B A)² in f64. a [rank, in], b [out, rank] f32.
+void weight_squares(const WeightView& w, const float* a, const float* b, int rank, float scale, bool by_column,
+                    double* squares, cudaStream_t stream);
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,32 @@
+// The one door to matrix products: y[t] = x·W[t]ᵀ + bias[t] for a few weights that share x. Who calls knows pointers
+// and shapes only, so that kernels behind it can be exchanged.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/kernels/views.h"
+
+namespace bumblebee::cuda {
+
+struct ProductTerm {
+  WeightView weight;
+  const float* bias = nullptr;  // [out], or null
+  float* y = nullptr;           // [rows, out]
+};
+
+/// Up to so many rows take the few-row kernels.
+inline constexpr int kFewRows = 32;
+inline constexpr int kMaxTerms = 4;
+
+/// x [rows, in] f32. Up to kMaxTerms terms with one `in`. Sums are f32 and do not depend on the number of rows.
+void matmul_few(const float* x, int rows, const ProductTerm* terms, int count, cudaStream_t stream);
+
+/// Whether matmul_many has this format.
+bool has_matmul_many(const WeightView& weight);
+/// Bytes of workspace of matmul_many for x [rows, in].
+size_t matmul_many_workspace(int rows, int in);
+/// The same on tensor cores: x as the sum of two bf16 numbers (16 bits of mantissa), codes as they are, sums of at most
+/// 64 products promoted to f32.
+void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream);
+
+}  // namespace bumblebee::cuda

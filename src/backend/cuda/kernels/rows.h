@@ -1,0 +1,44 @@
+// Operations that work on each row by itself. All tensors are f32, dense, row-major, on the device; everything is
+// enqueued on the stream and returns at once. Errors of a launch throw Error(device).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/kernels/views.h"
+
+namespace bumblebee::cuda {
+
+struct RopeArgs {
+  const float* inv_freq = nullptr;  // [half]
+  int half = 0;
+  float attention_factor = 1;
+};
+
+/// Rows of the table for the batch's tokens -> y [rows, in]; a row of NaN for a token that is none.
+void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream);
+/// tokens[r] < 0 becomes chosen[-1 - tokens[r]].
+void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream);
+/// y = rms_norm of each run of `width` features; w null: no weight. `site` >= 0: the weight of the row's slot where it
+/// has one, where `logit_rows` says that x holds only these.
+struct NormArgs {
+  const float* x = nullptr;
+  const float* w = nullptr;
+  float* y = nullptr;
+  int rows = 0, cols = 0, width = 0;
+  float eps = 0;
+  int site = -1;
+  bool logit_rows = false;
+};
+void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream);
+/// x += delta [rows, cols], then y = rms_norm(x); y null: the sum only.
+void add_rms_norm(float* x, const float* delta, const float* w, float eps, float* y, int rows, int cols,
+                  cudaStream_t stream);
+/// Per head of x [rows, heads·dim], in place: norm (w null: none), then rotation at the batch's positions.
+void norm_rope(float* x, int heads, int dim, const float* w, float eps, const RopeArgs& rope, const BatchView& batch,
+               cudaStream_t stream);
+/// y = silu(gate)·up, `count` elements.
+void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);
+/// y[i] = x[logit_rows[i]].
+void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream);
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,97 @@
+// What kernels see of weights, of the bound batch and of adapters' slots: plain structs of device pointers, shared by
+// host and device code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bumblebee::cuda {
+
+enum class Element : int32_t { f32, f16, bf16, i8 };
+
+/// W [out, in] as MLX stores it. bits 0: dense, and `codes` are elements of type `scale`.
+struct WeightView {
+  const uint8_t* codes = nullptr;
+  const void* scales = nullptr;
+  const void* biases = nullptr;
+  size_t row_bytes = 0;  // of codes
+  int32_t out = 0, in = 0;
+  int32_t bits = 0, group = 0;
+  Element scale = Element::f32, bias = Element::f32;
+};
+
+/// One A [rank, in] and B [out, rank] pair. A is stored as it is for linears and as [in, rank] for embeddings; B as
+/// [rank, out].
+struct LowRankView {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  const float* bias = nullptr;  // [out], or null
+  int32_t rank = 0;
+  float scale = 0;
+  Element element = Element::f32;
+};
+
+/// What a slot does to one module; `present` 0: nothing.
+struct SiteView {
+  int32_t present = 0, before_bias = 0, terms = 0, dora_by_token = 0;
+  const LowRankView* term = nullptr;
+  const float* dora_scale = nullptr;
+  const float* bias = nullptr;
+  const float* norm = nullptr;
+  WeightView weight = {};  // codes null: none
+};
+
+struct SlotView {
+  const SiteView* sites = nullptr;
+  int64_t count = 0;
+};
+
+/// Batch::sample and its draw, as plain numbers.
+struct SampleView {
+  double top_p = 1, min_p = 0;
+  uint64_t seed = 0, draw = 0;
+  float temperature = 1;
+  int32_t mode = 0, logprob = 0, top_logprobs = 0, top_k = 0, forced = -1;
+  int32_t first_change = 0, changes = 0;
+};
+
+struct ChangeView {
+  int32_t token = 0;
+  float add = 0, penalty = 1, subtract = 0;
+};
+
+/// Slots by number; at one address for as long as the stream lives, since replayed steps keep their arguments.
+struct SlotTableView {
+  const SlotView* slots = nullptr;
+  int64_t count = 0;
+};
+
+/// What of a batch has no fixed place: at the start of its region.
+struct RegionHeader {
+  int64_t changes_at = 0;  // bytes from the region's start
+};
+
+/// The bound batch on the device (batch_region.h).
+struct BatchView {
+  const RegionHeader* header = nullptr;
+  const SlotTableView* slots = nullptr;
+  int32_t* tokens = nullptr;              // [rows]
+  const int32_t* positions = nullptr;     // [rows]
+  const int32_t* slot = nullptr;          // [rows]
+  const int32_t* cached = nullptr;        // [rows] place in the row's sequence; -1: padding
+  const int32_t* first_page = nullptr;    // [rows] of the row's sequence, in `pages`
+  const int32_t* logit_rows = nullptr;    // [logit_rows]
+  const SampleView* sample = nullptr;     // [logit_rows], or null: nobody asks
+  const uint8_t* const* pages = nullptr;  // addresses
+  int32_t rows = 0, logit_row_count = 0;
+};
+
+/// A cache's pages: [layer][K, V][kv_head]{ elements [page_size, head_dim], i8: f32 scales [page_size] }.
+struct KvView {
+  Element element = Element::f32;
+  int32_t page_size = 0, kv_heads = 0, head_dim = 0;
+  size_t head_bytes = 0;  // of one head's keys or values in one page
+  size_t scales_at = 0;   // from the head's start
+};
+
+}  // namespace bumblebee::cuda

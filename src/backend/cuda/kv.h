@@ -1,0 +1,37 @@
+// Pages of keys and values on the card. A page's memory is taken when a batch first names it, many pages at a time;
+// batches carry addresses, so that nothing on the device depends on where a page lies.
+#pragma once
+
+#include <vector>
+
+#include "backend/cuda/device.h"
+#include "backend/cuda/kernels/views.h"
+#include "backend/kv_store.h"
+
+namespace bumblebee::cuda {
+
+class CudaKv final : public KvStore {
+ public:
+  /// Throws Error(unsupported) for an element type or a head that the kernels cannot do.
+  CudaKv(std::shared_ptr<const Device> device, const KvShape& shape, ByteCounter counter);
+  void copy_pages(std::span<const PageCopy> copies) override;
+  /// Their memory serves other pages of this store.
+  void release_pages(std::span<const int32_t> pages) override;
+
+  const KvView& view() const { return view_; }
+  /// Addresses on the device. Throws Error(out_of_memory).
+  void resolve(std::span<const int32_t> pages, std::vector<const uint8_t*>& addresses);
+
+ private:
+  std::byte* page(int32_t page);
+
+  const std::shared_ptr<const Device> device_;
+  const uint64_t page_bytes_;
+  KvView view_;
+  std::vector<DeviceBytes> chunks_;
+  std::vector<std::byte*> free_;   // pages of chunks that nobody has
+  std::vector<std::byte*> pages_;  // by number; null: none yet
+  CountedBytes resident_;          // pages in use
+};
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,83 @@
+// A slot's row is one buffer: its modules, then their terms. Rewritten in the order of the compute stream, from memory
+// that the driver copies before the call returns.
+#include "backend/cuda/slots.h"
+
+#include <algorithm>
+
+#include "backend/cuda/weights.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+const float* data_or_null(const Tensor& tensor) { return tensor ? data(tensor) : nullptr; }
+
+}  // namespace
+
+CudaSlots::CudaSlots(std::shared_ptr<const Device> device, std::shared_ptr<Pool> pool)
+    : device_(std::move(device)), pool_(std::move(pool)), table_(pool_->take(sizeof(SlotTableView))) {
+  const SlotTableView none;
+  copy(&none, sizeof(none), *table_);
+}
+
+void CudaSlots::copy(const void* from, size_t size, const Buffer& to) {
+  device_->use();
+  const std::lock_guard lock(device_->recording());
+  check(cudaMemcpyAsync(address(to), from, size, cudaMemcpyHostToDevice, device_->compute()), "change a slot");
+  check(cudaStreamSynchronize(device_->compute()), "change a slot");
+}
+
+void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
+  host_.set(slot, by_site);
+  const size_t index = size_t(slot);
+  if (by_site.empty() && index >= views_.size()) return;
+  if (views_.size() <= index) {
+    views_.resize(index + 1);
+    sites_.resize(index + 1);
+  }
+  size_t terms = 0;
+  for (const LoraEntry* entry : by_site) terms += entry != nullptr ? entry->terms.size() : 0;
+  std::vector<std::byte> row(by_site.size() * sizeof(SiteView) + terms * sizeof(LowRankView));
+  std::shared_ptr<Buffer> buffer = row.empty() ? nullptr : pool_->take(row.size());
+  auto* sites = reinterpret_cast<SiteView*>(row.data());
+  auto* term = reinterpret_cast<LowRankView*>(sites + by_site.size());
+  Bounds bounds = bounds_;
+  for (size_t s = 0; s < by_site.size(); ++s) {
+    sites[s] = {};
+    const LoraEntry* entry = by_site[s];
+    if (entry == nullptr) continue;
+    const size_t offset = size_t(reinterpret_cast<std::byte*>(term) - row.data());
+    sites[s] = {.present = 1,
+                .before_bias = entry->comes_before_bias() ? 1 : 0,
+                .terms = int32_t(entry->terms.size()),
+                .dora_by_token = entry->dora_scale_by_token ? 1 : 0,
+                .term = reinterpret_cast<const LowRankView*>(address(*buffer) + offset),
+                .dora_scale = data_or_null(entry->dora_scale),
+                .bias = data_or_null(entry->bias),
+                .norm = data_or_null(entry->norm)};
+    if (entry->weight) sites[s].weight = view_of(entry->weight);
+    int ranks = 0;
+    for (const LoraEntry::Term& t : entry->terms) {
+      *term = static_cast<const CudaLowRank&>(*t.factors.packed).view;
+      term->scale = t.scale;
+      ranks += term++->rank;
+    }
+    bounds.ranks = std::max(bounds.ranks, ranks);
+    bounds.weights = bounds.weights || entry->weight;
+  }
+  if (buffer != nullptr) copy(row.data(), row.size(), *buffer);
+  sites_[index] = buffer;
+  views_[index] = {.sites = buffer == nullptr ? nullptr : reinterpret_cast<const SiteView*>(address(*buffer)),
+                   .count = int64_t(by_site.size())};
+  if (capacity_ < views_.size()) {
+    capacity_ = std::max<size_t>(2 * views_.size(), 16);
+    slots_ = pool_->take(capacity_ * sizeof(SlotView));
+  }
+  copy(views_.data(), views_.size() * sizeof(SlotView), *slots_);
+  const SlotTableView table = {.slots = reinterpret_cast<const SlotView*>(address(*slots_)),
+                               .count = int64_t(views_.size())};
+  copy(&table, sizeof(table), *table_);
+  if (bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights) ++bounds.version;
+  bounds_ = bounds;
+}
+
+}  // namespace bumblebee::cuda

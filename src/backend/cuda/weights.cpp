@@ -1,0 +1,94 @@
+// Parts of a matrix follow each other at multiples of 256 bytes, in one allocation.
+#include "backend/cuda/weights.h"
+
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/float16.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+constexpr size_t kAlignment = 256;
+size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+Element element_of(DType dtype) {
+  BB_CHECK(is_float(dtype), to_string(dtype));
+  return dtype == DType::f32 ? Element::f32 : dtype == DType::f16 ? Element::f16 : Element::bf16;
+}
+
+/// Bytes of values in the factors' type.
+std::vector<std::byte> stored(std::span<const float> values, Element element) {
+  std::vector<std::byte> bytes(values.size() * (element == Element::bf16 ? 2 : 4));
+  if (element == Element::f32) {
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    return bytes;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t rounded = f32_to_bf16(values[i]);
+    std::memcpy(bytes.data() + 2 * i, &rounded, 2);
+  }
+  return bytes;
+}
+
+/// [cols, rows] of m [rows, cols]
+std::vector<float> transposed(std::span<const float> m, size_t rows, size_t cols) {
+  std::vector<float> result(m.size());
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t c = 0; c < cols; ++c) result[c * rows + r] = m[r * cols + c];
+  }
+  return result;
+}
+
+}  // namespace
+
+Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& weight,
+                     const ByteCounter& counter) {
+  require_plain("cuda", weight);
+  const Format& f = weight.format;
+  const size_t scales_at = aligned(weight.codes.size()), biases_at = scales_at + aligned(weight.scales.size());
+  auto packed = std::make_shared<CudaWeight>();
+  packed->bytes = DeviceBytes(device, biases_at + aligned(weight.biases.size()), counter);
+  std::byte* const at = packed->bytes.data();
+  uploader.copy(weight.codes, at);
+  uploader.copy(weight.scales, at + scales_at);
+  uploader.copy(weight.biases, at + biases_at);
+  packed->view = {.codes = reinterpret_cast<const uint8_t*>(at),
+                  .scales = at + scales_at,
+                  .biases = at + biases_at,
+                  .row_bytes = row_bytes(f, weight.in),
+                  .out = weight.out,
+                  .in = weight.in,
+                  .bits = f.kind == Format::Kind::dense ? 0 : int32_t(f.bits),
+                  .group = int32_t(f.group),
+                  .scale = element_of(f.scale),
+                  .bias = element_of(f.bias)};
+  return {f, weight.out, weight.in, std::move(packed)};
+}
+
+LowRankWeights upload_factors(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostLowRank& f,
+                              LowRankUse use, bool fast, const ByteCounter& counter) {
+  const size_t rank = size_t(f.rank), in = size_t(f.in), out = size_t(f.out);
+  BB_CHECK(f.a.size() == rank * in && f.b.size() == out * rank && (f.bias.empty() || f.bias.size() == out));
+  const Element element = fast ? Element::bf16 : Element::f32;
+  const std::vector<std::byte> a =
+      use == LowRankUse::linear ? stored(f.a, element) : stored(transposed(f.a, rank, in), element);
+  const std::vector<std::byte> b = stored(transposed(f.b, out, rank), element);
+  const std::span<const std::byte> bias = std::as_bytes(f.bias);
+  const size_t b_at = aligned(a.size()), bias_at = b_at + aligned(b.size());
+  auto packed = std::make_shared<CudaLowRank>();
+  packed->memory = DeviceBytes(device, bias_at + aligned(bias.size()), counter);
+  std::byte* const at = packed->memory.data();
+  uploader.copy(a, at);
+  uploader.copy(b, at + b_at);
+  uploader.copy(bias, at + bias_at);
+  packed->view = {.a = at,
+                  .b = at + b_at,
+                  .bias = bias.empty() ? nullptr : reinterpret_cast<const float*>(at + bias_at),
+                  .rank = f.rank,
+                  .element = element};
+  return {f.rank, f.in, f.out, std::move(packed)};
+}
+
+}  // namespace bumblebee::cuda
