@@ -1,4 +1,5 @@
-// Paths are compared as the system resolves them; the manifest is JSON: {"files": {"config.json": {"size": 12, "blake2b": "…"}}}.
+// Paths are compared as the system resolves them; the manifest is JSON: {"files": {"config.json": {"size": 12,
+// "blake2b": "…"}}}.
 #include "base/output_paths.h"
 
 #include <nlohmann/json.hpp>
@@ -57,9 +58,10 @@ void require_apart(const fs::path& output, std::span<const fs::path> inputs) {
   for (const fs::path& input : inputs) {
     if (input.empty()) continue;
     const fs::path from = resolved(input);
-    const char* relation = to == from ? "the input itself" : holds(to, from) ? "one that holds it"
-                           : holds(from, to)                                  ? "one inside it"
-                                                                              : nullptr;
+    const char* relation = to == from        ? "the input itself"
+                           : holds(to, from) ? "one that holds it"
+                           : holds(from, to) ? "one inside it"
+                                             : nullptr;
     if (relation == nullptr) continue;
     throw Error(ErrorCode::bad_request, output.string(),
                 cat("output: expected a place apart from the input '", input.string(), "', got ", relation));

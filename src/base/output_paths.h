@@ -1,5 +1,5 @@
-// What keeps a user's files safe from an output: it may not be, hold or lie in an input, and replaces only files that were written by this
-// program and are still as it left them. A manifest beside them says which those are.
+// What keeps a user's files safe from an output: it may not be, hold or lie in an input, and replaces only files that
+// were written by this program and are still as it left them. A manifest beside them says which those are.
 #pragma once
 
 #include <filesystem>
@@ -12,11 +12,13 @@ namespace bumblebee {
 /// The manifest's name within the directory that it is about.
 inline constexpr const char* kManifestName = ".bumblebee-files.json";
 
-/// Throws Error(bad_request) where `output` is one of the inputs, holds it or lies in it, links followed. Empty inputs say nothing.
+/// Throws Error(bad_request) where `output` is one of the inputs, holds it or lies in it, links followed. Empty inputs
+/// say nothing.
 void require_apart(const std::filesystem::path& output, std::span<const std::filesystem::path> inputs);
 
-/// Paths below `directory` that its manifest names and that nobody changed since: of files up to a mebibyte the contents count, of larger
-/// ones the size. The manifest itself is among them. Empty without a manifest, or with one that cannot be read.
+/// Paths below `directory` that its manifest names and that nobody changed since: of files up to a mebibyte the
+/// contents count, of larger ones the size. The manifest itself is among them. Empty without a manifest, or with one
+/// that cannot be read.
 std::set<std::string> written_files(const std::filesystem::path& directory);
 
 /// Names all files of `names` (paths below `directory`) in its manifest, which is replaced. Throws Error(bad_file).

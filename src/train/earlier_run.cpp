@@ -17,8 +17,8 @@ bool digits(std::string_view text) {
 
 bool of_an_adapter(std::string_view name) {
   constexpr std::string_view kCopy = "_adapters.safetensors", kCheckpoint = "checkpoint-";
-  for (const char* known : {"adapters.safetensors", "adapter_model.safetensors", "adapter_model.bin",
-                            "adapter_config.json", "best"}) {
+  for (const char* known :
+       {"adapters.safetensors", "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json", "best"}) {
     if (name == known) return true;
   }
   if (name.ends_with(kCopy)) return digits(name.substr(0, name.size() - kCopy.size()));

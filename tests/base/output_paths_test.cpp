@@ -35,7 +35,8 @@ TEST_F(OutputPaths, AnOutputIsApartFromEveryInput) {
   write("model.gguf", "x");
   fs::create_directory_symlink("model", root_ / "link");
   const auto says = [&](const fs::path& output, const fs::path& input, const char* relation) {
-    EXPECT_NE(complaint(root_ / output, {"", root_ / input}).find(relation), std::string::npos) << output << ' ' << input;
+    EXPECT_NE(complaint(root_ / output, {"", root_ / input}).find(relation), std::string::npos)
+        << output << ' ' << input;
   };
   says("model", "model", "the input itself");
   says("model/", "model/../model", "the input itself");
@@ -58,8 +59,8 @@ TEST_F(OutputPaths, OnlyWhatIsAsItWasWrittenIsOurs) {
   write_manifest(root_, {"config.json", "model/parts/a.txt", "empty", "large", "absent"});
   const std::set<std::string> all = {kManifestName, "config.json", "empty", "large", "model/parts/a.txt"};
   EXPECT_EQ(written_files(root_), all);
-  EXPECT_EQ(files_below(root_), (std::set<std::string>{kManifestName, "config.json", "empty", "large", "model/parts/a.txt",
-                                                       "notes.txt"}));
+  EXPECT_EQ(files_below(root_),
+            (std::set<std::string>{kManifestName, "config.json", "empty", "large", "model/parts/a.txt", "notes.txt"}));
   write("config.json", "{ }");
   write("model/parts/a.txt", "b");  // the same size
   write("empty", "more");

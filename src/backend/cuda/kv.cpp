@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kChunk = uint64_t{64} << 20;
 
-Element element_of(DType dtype) {
+Element cached_element(DType dtype) {
   if (dtype == DType::f32) return Element::f32;
   if (dtype == DType::f16) return Element::f16;
   if (dtype == DType::bf16) return Element::bf16;
@@ -19,7 +19,7 @@ Element element_of(DType dtype) {
 }
 
 /// Heads begin at multiples of 16 bytes, whatever their size.
-size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
+size_t aligned_head(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 KvView view_of(const KvShape& shape) {
   const KvGroup& group = shape.only_group();
@@ -29,12 +29,12 @@ KvView view_of(const KvShape& shape) {
   }
   const size_t elements = size_t(shape.page_size) * size_t(group.head_dim) * size_t(size_of(shape.dtype));
   const size_t scales = shape.dtype == DType::i8 ? size_t(shape.page_size) * sizeof(float) : 0;
-  return {.element = element_of(shape.dtype),
+  return {.element = cached_element(shape.dtype),
           .page_size = shape.page_size,
           .kv_heads = group.kv_heads,
           .head_dim = group.head_dim,
-          .head_bytes = aligned(aligned(elements) + scales),
-          .scales_at = aligned(elements)};
+          .head_bytes = aligned_head(aligned_head(elements) + scales),
+          .scales_at = aligned_head(elements)};
 }
 
 }  // namespace
