@@ -1,0 +1,212 @@
+// Activations to digits: the same code in quantize_rows and in the first moments of a product, so that both give the
+// same bits.
+#pragma once
+
+#include "backend/cuda/kernels/digits.h"
+#include "backend/cuda/kernels/maps.h"
+#include "backend/cuda/kernels/product.h"
+
+namespace bumblebee::cuda {
+
+inline constexpr int kRoundThreads = 256;
+/// Up to so many octets of a row stay in a thread's registers between the norm and the rounding.
+inline constexpr int kKeptOctets = 2;
+
+struct Eight {
+  float v[8];
+};
+/// From L2: another block wrote them while this one was already running.
+__device__ __forceinline__ Eight load_eight(const float* from) {
+  const float4 a = __ldcg(reinterpret_cast<const float4*>(from)), b = __ldcg(reinterpret_cast<const float4*>(from) + 1);
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+__device__ __forceinline__ float sum_squares(const Eight& x, float sum) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(x.v[i], x.v[i], sum);
+  return sum;
+}
+
+/// The low bytes of four numbers.
+__device__ __forceinline__ uint32_t pack_bytes(int a, int b, int c, int d) {
+  return __byte_perm(__byte_perm(uint32_t(a), uint32_t(b), 0x0040), __byte_perm(uint32_t(c), uint32_t(d), 0x0040),
+                     0x5410);
+}
+
+/// Where digits go: those of `first_block` come first.
+struct RoundTarget {
+  uint8_t* digits;
+  StepGroup* steps;
+  int columns, first_block;
+};
+
+__device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int octet, const int (&v)[8]) {
+  Digits d[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) d[i] = split_digits(v[i]);
+  const int block = octet / 4 - to.first_block;
+  uint8_t* high = to.digits + digit_offset(block, to.columns, 2 * row, octet % 4);
+  *reinterpret_cast<uint2*>(high) = {pack_bytes(d[0].high, d[2].high, d[4].high, d[6].high),
+                                     pack_bytes(d[1].high, d[3].high, d[5].high, d[7].high)};
+  *reinterpret_cast<uint2*>(high + 32) = {pack_bytes(d[0].low, d[2].low, d[4].low, d[6].low),
+                                          pack_bytes(d[1].low, d[3].low, d[5].low, d[7].low)};
+}
+
+/// Digits and sums of one row's octet `octet`. Eight lanes that follow each other hold the 64 inputs of a step; all
+/// lanes of the warp take part.
+__device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, bool exact, const RoundTarget& to) {
+  // The bits of a magnitude order as the magnitudes do, and a NaN is the largest of all, so it reaches the step.
+  uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(x.v[i]) & 0x7fffffffu);
+#pragma unroll
+  for (int i = 1; i < 8; i *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, i));
+  const float magnitude = __uint_as_float(largest), steps = exact ? kExactSteps : kFastSteps;
+  // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
+  const float per_step = magnitude < 8.0e-28f ? 0.0f : steps / magnitude, step = magnitude / steps;
+  int v[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = to_steps(x.v[i], per_step);
+  for (int part = 0; part < (exact ? 2 : 1); ++part) {  // exact: two rows of two digits each
+    int w[8], sum = 0;
+    float unit = step;
+    int target = row;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) w[i] = v[i];
+    if (exact) {
+      target = 2 * row + part;
+      if (part == 0) unit *= 16384.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const Digits pairs = split_pairs(v[i]);
+        w[i] = part == 0 ? pairs.high : pairs.low;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += w[i];
+    store_digits(to, target, octet, w);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
+    if (octet % 8 == 0)
+      to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + target] = {
+          unit, unit * float(sum + other), unit * float(sum), unit * float(other)};
+  }
+}
+
+__device__ __forceinline__ Eight scaled(Eight x, const float* norm, float inverse, int at) {
+  if (norm == nullptr) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] *= inverse;
+    return x;
+  }
+  const float4 a = __ldg(reinterpret_cast<const float4*>(norm + at)),
+               b = __ldg(reinterpret_cast<const float4*>(norm + at) + 1);
+  const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x.v[i] = x.v[i] * inverse * w[i];
+  return x;
+}
+
+/// A thread's share of Σ x², over the block's warps; every thread of the block gets there, only some work.
+__device__ __forceinline__ void store_sum(float sum, float* scratch) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
+}
+__device__ __forceinline__ float inverse_rms(const float* scratch, int in, float eps) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kRoundThreads / 32; ++i) sum += scratch[i];
+  return 1.0f / sqrtf(sum / float(in) + eps);
+}
+
+/// What round_rows works on.
+struct RoundWork {
+  StageInput input;
+  int in, rows, out_row;  // out_row: the row of the target that row 0 becomes
+  bool exact;
+  int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
+};
+
+/// One row: what the norm read stays in registers.
+__device__ inline void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
+  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
+  const int from = with_norm ? 0 : first;
+  Eight kept[kKeptOctets];
+  float inverse = 1.0f;
+  if (works) {
+#pragma unroll
+    for (int i = 0; i < kKeptOctets; ++i) {
+      const int octet = from + tid + i * kRoundThreads;
+      kept[i] = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
+    }
+  }
+  if (with_norm) {
+    if (works) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kKeptOctets; ++i) sum = sum_squares(kept[i], sum);
+      for (int octet = tid + kKeptOctets * kRoundThreads; octet < octets; octet += kRoundThreads)
+        sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
+      store_sum(sum, scratch);
+    }
+    __syncthreads();
+    inverse = inverse_rms(scratch, w.in, w.input.eps);
+  }
+  if (!works) return;
+  const bool usable = from == first;  // those in registers are those to round
+#pragma unroll 1
+  for (int i = 0; first + tid + i * kRoundThreads < end; ++i) {
+    const int octet = first + tid + i * kRoundThreads;
+    Eight v = {};
+    if (usable && i == 0)
+      v = kept[0];
+    else if (usable && i == 1)
+      v = kept[1];
+    else if (octet < octets)
+      v = load_eight(w.input.x + octet * 8);
+    if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
+    round_octet(v, w.out_row, octet, w.exact, to);
+  }
+}
+
+/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of the
+/// block must call; there is no barrier at the end.
+__device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  if (w.rows == 1) return round_one(w, to, scratch);
+  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
+  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
+  if (with_norm) {
+    if (works) {
+#pragma unroll 2
+      for (int row = 0; row < w.rows; ++row) {
+        float sum = 0.0f;
+#pragma unroll 2
+        for (int octet = tid; octet < octets; octet += kRoundThreads)
+          sum = sum_squares(load_eight(w.input.x + int64_t(row) * w.in + octet * 8), sum);
+        store_sum(sum, scratch + row * (kRoundThreads / 32));
+      }
+    }
+    __syncthreads();
+  }
+  if (!works) return;
+  const auto load = [&](int item) {
+    const int row = item / of_row, octet = first + item % of_row;
+    return row < w.rows && octet < octets ? load_eight(w.input.x + int64_t(row) * w.in + octet * 8) : Eight{};
+  };
+  Eight next = load(tid);
+#pragma unroll 1
+  for (int item = tid; item < w.rows * of_row; item += kRoundThreads) {  // a warp's lanes share a row
+    Eight v = next;
+    next = load(item + kRoundThreads);
+    const int row = item / of_row, octet = first + item % of_row;
+    if (with_norm && octet < octets) {
+      const float inverse = inverse_rms(scratch + row * (kRoundThreads / 32), w.in, w.input.eps);
+      v = scaled(v, w.input.norm, inverse, octet * 8);
+    }
+    round_octet(v, w.out_row + row, octet, w.exact, to);
+  }
+}
+
+}  // namespace bumblebee::cuda
