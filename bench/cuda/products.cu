@@ -15,13 +15,13 @@
 
 using namespace bumblebee::cuda;
 
-#define CHECK_CUDA(call)                                                                    \
-  do {                                                                                      \
-    const cudaError_t status = (call);                                                      \
-    if (status != cudaSuccess) {                                                            \
+#define CHECK_CUDA(call)                                                                   \
+  do {                                                                                     \
+    const cudaError_t status = (call);                                                     \
+    if (status != cudaSuccess) {                                                           \
       std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(status)); \
-      std::exit(1);                                                                         \
-    }                                                                                       \
+      std::exit(1);                                                                        \
+    }                                                                                      \
   } while (0)
 
 namespace {
@@ -54,7 +54,8 @@ __global__ void instead_of_attention(const float* qkv, float* y, int q, int kv, 
   wait_for_inputs();
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   const float* row = qkv + size_t(blockIdx.y) * columns;
-  if (i < q) __stcg(y + size_t(blockIdx.y) * q + i, __ldcg(row + i) + __ldcg(row + q + i % kv) + __ldcg(row + q + kv + i % kv));
+  if (i < q)
+    __stcg(y + size_t(blockIdx.y) * q + i, __ldcg(row + i) + __ldcg(row + q + i % kv) + __ldcg(row + q + kv + i % kv));
 }
 
 template <class T>
@@ -109,7 +110,8 @@ class Rival {
     CHECK_CUDA(cudaGraphInstantiate(&run, graph, 0));
     std::vector<float> copies, graphs;
     for (int i = 0; i < 12; ++i) {
-      const float c = milliseconds([&] { CHECK_CUDA(cudaMemcpyAsync(to_, from_, kBytes, cudaMemcpyDeviceToDevice, stream)); });
+      const float c =
+          milliseconds([&] { CHECK_CUDA(cudaMemcpyAsync(to_, from_, kBytes, cudaMemcpyDeviceToDevice, stream)); });
       float g = 0;
       for (int j = 0; j < 2; ++j) g = milliseconds([&] { CHECK_CUDA(cudaGraphLaunch(run, stream)); });
       if (i > 1) copies.push_back(c), graphs.push_back(g);
@@ -117,7 +119,8 @@ class Rival {
     CHECK_CUDA(cudaGraphExecDestroy(run));
     CHECK_CUDA(cudaGraphDestroy(graph));
     const double copy = 2.0 * kBytes / median(copies) / 1e6, rate = bytes * repeats / median(graphs) / 1e6;
-    std::printf("%-34s %4d %10.2f %8.0f %8.0f %7.1f%%\n", name, rows, median(graphs) * 1e3 / repeats, rate, copy, 100 * rate / copy);
+    std::printf("%-34s %4d %10.2f %8.0f %8.0f %7.1f%%\n", name, rows, median(graphs) * 1e3 / repeats, rate, copy,
+                100 * rate / copy);
     std::fflush(stdout);
   }
 
@@ -185,8 +188,8 @@ class Bench {
           early.val.programmaticStreamSerializationAllowed = 1;
           config.attrs = &early;
           config.numAttrs = 1;
-          CHECK_CUDA(cudaLaunchKernelEx(&config, instead_of_attention, static_cast<const float*>(qkv_), mixed_, m_.q, m_.kv,
-                                        m_.q + 2 * m_.kv));
+          CHECK_CUDA(cudaLaunchKernelEx(&config, instead_of_attention, static_cast<const float*>(qkv_), mixed_, m_.q,
+                                        m_.kv, m_.q + 2 * m_.kv));
           enqueue(o(l, rows), rows);
           enqueue(gate_up(l, rows), rows);
           enqueue(down(l, rows), rows);
@@ -232,7 +235,9 @@ class Bench {
     s.term[1] = l.up, s.terms = 2, s.epilogue = ProductStage::Epilogue::silu_mul;
     return s;
   }
-  ProductStage down(const Layer& l, int rows) const { return added(stage(m_.inner, rows, inner_, false, l.down, hidden_)); }
+  ProductStage down(const Layer& l, int rows) const {
+    return added(stage(m_.inner, rows, inner_, false, l.down, hidden_));
+  }
   ProductStage head(int rows) const { return stage(m_.hidden, rows, hidden_, true, head_, logits_); }
   ProductStage added(ProductStage s) const {
     s.epilogue = ProductStage::Epilogue::add, s.residual = hidden_;
@@ -274,20 +279,26 @@ int main(int argc, char** argv) {
     }
     if (i + 1 == argc) return std::fprintf(stderr, "%s wants a value\n", flag.c_str()), 2;
     const char* value = argv[++i];
-    if (flag == "--model") o.model = value;
-    else if (flag == "--rows") o.rows = numbers(value);
-    else if (flag == "--bits") o.bits = std::atoi(value);
-    else if (flag == "--group") o.group = std::atoi(value);
-    else if (flag == "--only") o.only = value;
-    else return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
+    if (flag == "--model")
+      o.model = value;
+    else if (flag == "--rows")
+      o.rows = numbers(value);
+    else if (flag == "--bits")
+      o.bits = std::atoi(value);
+    else if (flag == "--group")
+      o.group = std::atoi(value);
+    else if (flag == "--only")
+      o.only = value;
+    else
+      return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
   }
   cudaDeviceProp card;
   CHECK_CUDA(cudaGetDeviceProperties(&card, 0));
   CHECK_CUDA(cudaStreamCreate(&stream));
   CHECK_CUDA(cudaEventCreate(&begin));
   CHECK_CUDA(cudaEventCreate(&end));
-  std::printf("%s, Qwen3-%s, %d bits, groups of %d%s\n%-34s %4s %10s %8s %8s %8s\n", card.name, o.model.c_str(), o.bits, o.group,
-              o.exact ? ", exact" : "", "shape", "rows", "us", "GB/s", "copy", "share");
+  std::printf("%s, Qwen3-%s, %d bits, groups of %d%s\n%-34s %4s %10s %8s %8s %8s\n", card.name, o.model.c_str(), o.bits,
+              o.group, o.exact ? ", exact" : "", "shape", "rows", "us", "GB/s", "copy", "share");
   Rival rival;
   Bench bench(o);
   if (o.only != "chain") bench.products(rival);

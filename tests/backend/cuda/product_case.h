@@ -1,9 +1,10 @@
 // A stage of products with random weights and inputs, its definition in f64, and how far the kernel may be from it.
 //
 // The bound, for one output: y = Σ over groups of s·Σ q·x + b·Σ x.
-//  digits   64 inputs share a step h = max|x| / 16256. A number of steps v = rint(x·p) has |v - x/h| <= 1/2 + 16256·2^-23,
-//           since p and the product are rounded; so Σ over 64 inputs 0.502·h·Σ|w| (exact: h = max|x| / 266330112, and
-//           2^-23·|x| for the two roundings, which no longer vanish beside half a step).
+//  digits   64 inputs share a step h = max|x| / 16256. A number of steps v = rint(x·p) has |v - x/h| <= 1/2 +
+//  16256·2^-22,
+//           since p (3 roundings) and the product are rounded; so Σ over 64 inputs 0.504·h·Σ|w| (exact: h = max|x| /
+//           266330112, and 2^-22·|x| for the roundings, which no longer vanish beside half a step).
 //  sums     integer sums are exact. They become f32, are multiplied by step and scale, and are added; 2·in/group terms,
 //           3 levels of a tree. (S(n) + 8u)·Σ|x|·(|s|q + |b|), as in docs/numerics.md.
 //  norm     a relative error of (S(in)/2 + 8u) of every x.
@@ -122,7 +123,8 @@ class ProductRun {
     stage.in = c.in, stage.rows = c.rows, stage.bits = c.bits, stage.group = c.group;
     stage.scale = c.scale, stage.exact = c.exact, stage.epilogue = c.epilogue;
     stage.residual = residual.get();
-    stage.input = {.kind = c.kind, .x = x.get(), .norm = norm.get(), .eps = 1e-6f, .rounded = {digits.get(), steps.get()}};
+    stage.input = {
+        .kind = c.kind, .x = x.get(), .norm = norm.get(), .eps = 1e-6f, .rounded = {digits.get(), steps.get()}};
     if (c.kind == StageInput::Kind::digits || !rounds_in_stage(c.rows, c.exact)) {
       if (c.kind == StageInput::Kind::digits) stage.input.kind = StageInput::Kind::plain;
       require(quantize_rows(stage.input, c.rows, c.in, c.exact, nullptr));
@@ -244,9 +246,9 @@ class ProductRun {
         weights += std::abs(s * q + b);
         largest = std::max(largest, std::abs(v));
       }
-      off += 0.502 * largest / steps * weights;
+      off += 0.504 * largest / steps * weights;
     }
-    if (c.exact) off += 0x1p-23 * weighted;
+    if (c.exact) off += 0x1p-22 * weighted;
     if (c.kind == StageInput::Kind::rms_norm) off += (rounding(c.in) / 2 + 8 * 0x1p-24) * weighted;
     const double terms = 2.0 * c.in / std::min(c.group, 64) + 3;
     Value v = {value, off + (rounding(terms) + 8 * 0x1p-24) * size};

@@ -31,16 +31,22 @@ TEST(Product, ShapesOfQwen3AtAllRows) {
     Epilogue epilogue;
   };
   const Shape shapes[] = {
-      {{4096, 1024, 1024}, 4096, Kind::rms_norm, Epilogue::store}, {{4096}, 4096, Kind::plain, Epilogue::add},
-      {{12288, 12288}, 4096, Kind::rms_norm, Epilogue::silu_mul},  {{4096}, 12288, Kind::plain, Epilogue::add},
-      {{2048, 1024, 1024}, 2048, Kind::rms_norm, Epilogue::store}, {{6144, 6144}, 2048, Kind::rms_norm, Epilogue::silu_mul},
-      {{2048}, 6144, Kind::plain, Epilogue::add},                  {{2048, 1024, 1024}, 1024, Kind::rms_norm, Epilogue::store},
-      {{1024}, 2048, Kind::plain, Epilogue::add},                  {{3072, 3072}, 1024, Kind::rms_norm, Epilogue::silu_mul},
+      {{4096, 1024, 1024}, 4096, Kind::rms_norm, Epilogue::store},
+      {{4096}, 4096, Kind::plain, Epilogue::add},
+      {{12288, 12288}, 4096, Kind::rms_norm, Epilogue::silu_mul},
+      {{4096}, 12288, Kind::plain, Epilogue::add},
+      {{2048, 1024, 1024}, 2048, Kind::rms_norm, Epilogue::store},
+      {{6144, 6144}, 2048, Kind::rms_norm, Epilogue::silu_mul},
+      {{2048}, 6144, Kind::plain, Epilogue::add},
+      {{2048, 1024, 1024}, 1024, Kind::rms_norm, Epilogue::store},
+      {{1024}, 2048, Kind::plain, Epilogue::add},
+      {{3072, 3072}, 1024, Kind::rms_norm, Epilogue::silu_mul},
       {{1024}, 3072, Kind::plain, Epilogue::add},
   };
   for (const Shape& s : shapes)
     for (int rows : {1, 2, 4, 8, 16, 32})
-      expect_close({.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
+      expect_close(
+          {.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
 }
 
 TEST(Product, Head) {
@@ -53,7 +59,8 @@ TEST(Product, EveryFormat) {
     for (int group : {32, 64, 128})
       for (ScaleType scale : {ScaleType::f16, ScaleType::bf16, ScaleType::f32})
         for (int rows : {1, 7, 16, 32})
-          expect_close({.outs = {80, 48}, .in = 1024, .rows = rows, .bits = bits, .group = group, .scale = scale, .bias = true});
+          expect_close(
+              {.outs = {80, 48}, .in = 1024, .rows = rows, .bits = bits, .group = group, .scale = scale, .bias = true});
 }
 
 TEST(Product, OddShapes) {
@@ -61,7 +68,8 @@ TEST(Product, OddShapes) {
     for (int group : {32, 64, 128})
       for (int in : {1, 3, 9, 15, 17, 37}) {
         expect_close({.outs = {1, 7, 8, 33}, .in = in * group, .rows = 3, .bits = bits, .group = group});
-        expect_close({.outs = {9}, .in = in * group, .rows = 12, .bits = bits, .group = group, .scale = ScaleType::f32});
+        expect_close(
+            {.outs = {9}, .in = in * group, .rows = 12, .bits = bits, .group = group, .scale = ScaleType::f32});
       }
   expect_close({.outs = {27, 27}, .in = 576, .rows = 5, .epilogue = Epilogue::silu_mul});
   expect_close({.outs = {1}, .in = 32, .rows = 1, .group = 32});
@@ -71,7 +79,13 @@ TEST(Product, Exact) {
   for (int bits : {3, 4, 8})
     for (int group : {32, 128})
       for (int rows : {1, 2, 3, 8, 16, 17})
-        expect_close({.outs = {100}, .in = 4096, .rows = rows, .bits = bits, .group = group, .exact = true, .kind = Kind::rms_norm});
+        expect_close({.outs = {100},
+                      .in = 4096,
+                      .rows = rows,
+                      .bits = bits,
+                      .group = group,
+                      .exact = true,
+                      .kind = Kind::rms_norm});
 }
 
 TEST(Product, ARowHasTheSameBitsInAnyCompany) {

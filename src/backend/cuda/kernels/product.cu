@@ -48,12 +48,17 @@ size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
 }
 
+int logarithm(int power_of_two) {
+  int bits = 0;
+  while (1 << bits < power_of_two) ++bits;
+  return bits;
+}
 int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 SharedPlan plan_shared(const ProductArgs& a) {
   int blocks = 0;
   for (int part = 0; part < a.parts; ++part) {
-    const int of_part = blocks_of_part(a.in, a.classes, a.width, part);
+    const int of_part = blocks_of_part(a, part);
     blocks = of_part > blocks ? of_part : blocks;
   }
   SharedPlan plan;
@@ -69,9 +74,14 @@ SharedPlan plan_shared(const ProductArgs& a) {
 /// As wide as x fits beside a ring of three stages: then few blocks wait for another's sums. The ring takes the rest.
 SharedPlan choose_shared(ProductArgs& a) {
   const int limit = tiles_of(a.virtual_rows) > 4 ? card().shared_alone : card().shared_beside;
+  a.stages = stages_of(a.in);
   a.classes = classes_of(a.in);
   a.depth = kLeastDepth + 1;
-  for (a.width = a.classes, a.parts = 1; a.width > 1 && plan_shared(a).total > limit; a.width /= 2) a.parts *= 2;
+  const auto set_width = [&](int width) {
+    a.width = width, a.parts = a.classes / width;
+    a.class_bits = logarithm(a.classes), a.width_bits = logarithm(width), a.part_bits = logarithm(a.parts);
+  };
+  for (set_width(a.classes); a.width > 1 && plan_shared(a).total > limit;) set_width(a.width / 2);
   a.depth = kMostDepth;
   while (a.depth > kLeastDepth && plan_shared(a).total > limit) --a.depth;
   return plan_shared(a);
@@ -143,11 +153,9 @@ cudaError_t launch_early(void (*kernel)(Params...), int grid, int block, int sha
   return cudaLaunchKernelEx(&config, kernel, Params(args)...);
 }
 
-__global__ void __launch_bounds__(kRoundThreads)
-    round_kernel(StageInput input, int in, int exact, int columns) {
+__global__ void __launch_bounds__(kRoundThreads) round_kernel(StageInput input, int in, int exact, int columns) {
   __shared__ float scratch[kRoundThreads / 32];
   launch_dependents();
-  wait_for_inputs();
   StageInput row = input;
   row.x += int64_t(blockIdx.x) * in;
   const RoundTarget to = {input.rounded.digits, static_cast<StepGroup*>(input.rounded.steps), columns, 0};
@@ -160,13 +168,16 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (a.tiles == 0) return cudaSuccess;
   a.arrived = static_cast<uint32_t*>(stage.workspace);
   a.partials = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
-  const ProductKernel kernel = find_kernel(stage.bits, stage.group, tiles_of(a.virtual_rows));
+  const ProductKernel kernel = find_kernel(stage.bits, stage.group, a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows));
   if (kernel == nullptr || plan.total > card().shared_alone) return cudaErrorInvalidValue;
   if (a.parts > 1 && (stage.workspace == nullptr || size_t(a.units) * 4 > kCounterBytes)) return cudaErrorInvalidValue;
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().shared_alone);
   if (allowed != cudaSuccess) return allowed;
-  const int side_by_side = card().processors / a.parts;
+  // Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
+  // two blocks do better.
+  const int tiles = tiles_of(a.virtual_rows), share = tiles == 2 || tiles == 4 ? 2 : 1;
+  const int side_by_side = share * card().processors / a.parts;
   const int columns = a.units < side_by_side ? a.units : side_by_side;
   return launch_early(kernel, columns * a.parts, kBlockThreads, plan.total, stream, a, plan);
 }
@@ -222,7 +233,8 @@ cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
     if (part.residual != nullptr) part.residual += count * part.term[0].stride;
     if (part.input.kind == StageInput::Kind::digits) {
       part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact);
-      part.input.rounded.steps = static_cast<char*>(part.input.rounded.steps) + step_bytes(count, stage.in, stage.exact);
+      part.input.rounded.steps =
+          static_cast<char*>(part.input.rounded.steps) + step_bytes(count, stage.in, stage.exact);
     } else {
       part.input.x += int64_t(count) * stage.in;
     }

@@ -15,7 +15,8 @@ inline constexpr int kStageRows = 32;
 
 enum class ScaleType : int32_t { f16, bf16, f32 };
 
-/// W [out, in]: planes on the device at 16-byte addresses. What follows a plane's end up to a multiple of 16 is not read.
+/// W [out, in]: planes on the device at 16-byte addresses. What follows a plane's end up to a multiple of 16 is not
+/// read.
 struct StageWeight {
   const void* codes = nullptr;
   const void* scales = nullptr;  // [out, in / group]
@@ -56,7 +57,8 @@ struct ProductStage {
   int32_t terms = 0;
   int32_t in = 0, rows = 0;
   int32_t bits = 4, group = 64;
-  ScaleType scale = ScaleType::bf16;  // of scales and biases; planes of two types are widened to f32 when they are loaded
+  ScaleType scale =
+      ScaleType::bf16;  // of scales and biases; planes of two types are widened to f32 when they are loaded
   bool exact = false;
   Epilogue epilogue = Epilogue::store;
   const float* residual = nullptr;  // strided as y

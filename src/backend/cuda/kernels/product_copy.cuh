@@ -28,6 +28,7 @@ struct TileSource {
   const uint8_t* scales;    // the row of scales or of biases that this lane copies
   int left[2];
   bool has_scales, whole;  // whole: sixteen rows, whose copies need no masks
+  int whole_until;         // tiles before this one are whole too, and of the same weights
 };
 __device__ __forceinline__ TileSource open_tile(const ProductArgs& a, int tile, uint32_t lane) {
   TileSource source = {};
@@ -45,7 +46,23 @@ __device__ __forceinline__ TileSource open_tile(const ProductArgs& a, int tile, 
     }
   }
   source.whole = a.copies_whole && source.left[0] >= 8 && source.left[1] >= 8;
+  const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
+  const int both = source.left[0] < source.left[1] ? source.left[0] : source.left[1];
+  source.whole_until = source.whole ? tile + (pairs ? both : both + 8) / (pairs ? 8 : kTileRows) : tile;
   return source;
+}
+/// The tile `step` tiles further on.
+__device__ __forceinline__ void advance_tile(const ProductArgs& a, TileSource& source, int tile, int step,
+                                             uint32_t lane) {
+  if (tile >= source.whole_until) {
+    source = open_tile(a, tile, lane);
+    return;
+  }
+  const int rows = step * (a.epilogue == ProductStage::Epilogue::silu_mul ? 8 : kTileRows);
+  const int64_t codes = int64_t(rows) * a.row_bytes;
+  source.codes[0] += codes;
+  source.codes[1] += codes;
+  source.scales += int64_t(rows) * (a.groups * a.scale_bytes);
 }
 
 /// A lane's row of scales (or biases) of one stage; those past the end of the row become 0.
@@ -98,8 +115,10 @@ __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileSourc
 #pragma unroll
   for (uint32_t i = 0; i < Bits; ++i) {
     const uint32_t chunk = lane + 32 * i, row = Bits == 4 ? lane / 8 + 4 * i : chunk / kChunks;
-    const uint32_t in_half = Bits == 4 ? lane / 8 + 4 * (i % 2) : row % 8, in_row = Bits == 4 ? lane % 8 : chunk % kChunks;
-    const uint8_t* from = (row < 8 ? source.codes[0] : source.codes[1]) + (int(in_half) * a.row_bytes + at + int(in_row * 16));
+    const uint32_t in_half = Bits == 4 ? lane / 8 + 4 * (i % 2) : row % 8,
+                   in_row = Bits == 4 ? lane % 8 : chunk % kChunks;
+    const uint8_t* from =
+        (row < 8 ? source.codes[0] : source.codes[1]) + (int(in_half) * a.row_bytes + at + int(in_row * 16));
     const uint32_t to = Bits == 4 ? slot + row * 128 + (in_row ^ in_half) * 16 : slot + stage_offset(Bits, row, in_row);
     copy_async_16(to, from);
   }

@@ -92,8 +92,8 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
 
 /// A tile's outputs, from its sums over all inputs.
 template <int Tiles>
-__device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane, Sums<Tiles> s,
-                                              const Sums<Tiles>& residual) {
+__device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
+                                              Sums<Tiles> s, const Sums<Tiles>& residual) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -128,7 +128,8 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
 
 /// The first half of a unit whose inputs are spread over blocks: what this block has, for others to see.
 template <int Tiles>
-__device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int part, const float* partials, uint32_t lane) {
+__device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int part, const float* partials,
+                                             uint32_t lane) {
   const int tiles = kConsumers / a.width;
   float* mine = a.partials + (int64_t(unit) * a.parts + part) * tiles * kSumFloats<Tiles>;
   for (int k = 0; k < tiles; ++k)

@@ -35,8 +35,8 @@ __device__ __forceinline__ void widen_scales(const ProductArgs& a, const uint8_t
   } else if (a.group == 64) {
     row[0] = wide ? floats(0) : widen(pairs(0), a.scale);
   } else {
-    row[0] = twice(wide ? *reinterpret_cast<const float2*>(from)
-                        : widen(*reinterpret_cast<const uint32_t*>(from), a.scale));
+    row[0] =
+        twice(wide ? *reinterpret_cast<const float2*>(from) : widen(*reinterpret_cast<const uint32_t*>(from), a.scale));
   }
 }
 
@@ -88,58 +88,154 @@ struct InputView {
 __device__ __forceinline__ float2 in_steps(const int (&d)[4], float step) {
   return {float(d[0] * 128 + d[1]) * step, float(d[2] * 128 + d[3]) * step};
 }
+/// What a group adds: s·Σ q·x + b·Σ x, with Σ q·x in `v`.
+__device__ __forceinline__ float of_group(float scale, float v, float bias, float sum) {
+  return fmaf(bias, sum, scale * v);
+}
 
-/// acc += a stage. Lane 4g + t has rows g and g + 8 of the tile for rows t, t + 4, .. of x.
+/// acc += a stage. Lane 4g + t has rows g and g + 8 of the tile for rows t, t + 4, .. of x. The sum of a stage is that
+/// of its four groups of 64 as a tree, as multiply_stage_one forms it too.
 template <int Bits, int Group, int Tiles>
-__device__ __forceinline__ void multiply_stage(const uint8_t* slot, const float* scales, const InputView& x, uint32_t lane,
-                                               float (&acc)[Tiles][2]) {
+__device__ __forceinline__ void multiply_stage(const uint8_t* slot, const float* scales, const InputView& x,
+                                               uint32_t lane, float (&acc)[Tiles][2]) {
   constexpr int kPlane = kTileRows * (kStageInputs / Group) / 4, kRow = kStageInputs / Group / 4;  // of float4
   const float4* scale_rows = reinterpret_cast<const float4*>(scales) + lane / 4 * kRow;
+  float earlier[Tiles][2];  // the first half's sum
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[4][4];
     load_codes<Bits>(slot, half, lane, a);
-    const int at = Group == 32 ? half : 0;
-    const float4 scale0 = scale_rows[at], scale1 = scale_rows[8 * kRow + at];
-    const float4 bias0 = scale_rows[kPlane + at], bias1 = scale_rows[kPlane + 8 * kRow + at];
+    float scale[2][4], bias[2][4];
 #pragma unroll
-    for (int group = 0; group < 2; ++group) {  // of 64 inputs, as many as share a step
+    for (int row = 0; row < 2; ++row) {
+      const float4 s = scale_rows[row * 8 * kRow + (Group == 32 ? half : 0)];
+      const float4 b = scale_rows[kPlane + row * 8 * kRow + (Group == 32 ? half : 0)];
+      scale[row][0] = s.x, scale[row][1] = s.y, scale[row][2] = s.z, scale[row][3] = s.w;
+      bias[row][0] = b.x, bias[row][1] = b.y, bias[row][2] = b.z, bias[row][3] = b.w;
+    }
 #pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) {
+    for (int tile = 0; tile < Tiles; ++tile) {
+      float sums[2][2];
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {  // of 64 inputs, as many as share a step
         const uint8_t* b = x.digits + (half * 4 + group * 2) * x.block_bytes + tile * 256;
         const uint2 b0 = *reinterpret_cast<const uint2*>(b), b1 = *reinterpret_cast<const uint2*>(b + x.block_bytes);
-        const uint8_t* step_at = x.steps + (half * 2 + group) * x.group_bytes + tile * 64;
+        const float4 shared =
+            *reinterpret_cast<const float4*>(x.steps + (half * 2 + group) * x.group_bytes + tile * 64);
         const int zero[4] = {};
         int d[4];
         multiply(d, a[group * 2], b0, zero);
         if constexpr (Group == 64) {
           multiply(d, a[group * 2 + 1], b1, d);
-          const float2 shared = *reinterpret_cast<const float2*>(step_at);
           const float2 v = in_steps(d, shared.x);
-          const bool low = half == 0;
-          const float s0 = group == 0 ? (low ? scale0.x : scale0.z) : (low ? scale0.y : scale0.w);
-          const float s1 = group == 0 ? (low ? scale1.x : scale1.z) : (low ? scale1.y : scale1.w);
-          const float c0 = group == 0 ? (low ? bias0.x : bias0.z) : (low ? bias0.y : bias0.w);
-          const float c1 = group == 0 ? (low ? bias1.x : bias1.z) : (low ? bias1.y : bias1.w);
-          acc[tile][0] = fmaf(c0, shared.y, fmaf(s0, v.x, acc[tile][0]));
-          acc[tile][1] = fmaf(c1, shared.y, fmaf(s1, v.y, acc[tile][1]));
+          const int at = half * 2 + group;
+          sums[group][0] = of_group(scale[0][at], v.x, bias[0][at], shared.y);
+          sums[group][1] = of_group(scale[1][at], v.y, bias[1][at], shared.y);
         } else {
           int e[4];
           multiply(e, a[group * 2 + 1], b1, zero);
-          const float4 shared = *reinterpret_cast<const float4*>(step_at);
           const float2 v = in_steps(d, shared.x), w = in_steps(e, shared.x);
-          acc[tile][0] = fmaf(group == 0 ? bias0.x : bias0.z, shared.z,
-                              fmaf(group == 0 ? scale0.x : scale0.z, v.x, acc[tile][0]));
-          acc[tile][0] = fmaf(group == 0 ? bias0.y : bias0.w, shared.w,
-                              fmaf(group == 0 ? scale0.y : scale0.w, w.x, acc[tile][0]));
-          acc[tile][1] = fmaf(group == 0 ? bias1.x : bias1.z, shared.z,
-                              fmaf(group == 0 ? scale1.x : scale1.z, v.y, acc[tile][1]));
-          acc[tile][1] = fmaf(group == 0 ? bias1.y : bias1.w, shared.w,
-                              fmaf(group == 0 ? scale1.y : scale1.w, w.y, acc[tile][1]));
+          const int at = group * 2;
+          sums[group][0] = of_group(scale[0][at], v.x, bias[0][at], shared.z) +
+                           of_group(scale[0][at + 1], w.x, bias[0][at + 1], shared.w);
+          sums[group][1] = of_group(scale[1][at], v.y, bias[1][at], shared.z) +
+                           of_group(scale[1][at + 1], w.y, bias[1][at + 1], shared.w);
         }
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float sum = sums[0][row] + sums[1][row];
+        if (half == 0)
+          earlier[tile][row] = sum;
+        else
+          acc[tile][row] += earlier[tile][row] + sum;
       }
     }
   }
+}
+
+/// Scales of one row as they lie in a stage. No branch, which would keep stages from running side by side: both
+/// readings of 16 bits are formed, and one is taken.
+template <bool Wide>
+struct ScaleRow {
+  const uint8_t* at;
+  bool bf16;
+  __device__ __forceinline__ float operator[](uint32_t i) const {
+    if constexpr (Wide) return reinterpret_cast<const float*>(at)[i];
+    const uint32_t bits = reinterpret_cast<const uint16_t*>(at)[i];
+    const float a = widen(bits, ScaleType::bf16).x, b = widen(bits, ScaleType::f16).x;
+    return bf16 ? a : b;
+  }
+};
+
+/// The same for one row of x, whose two columns of digits leave six free: columns 2j and 2j + 1 take the digits of
+/// group j of the stage and zeros for the others, so that lane 4g + t ends with the sum of group t and needs its scales
+/// only.
+template <int Bits, int Group, bool Wide>
+__device__ __forceinline__ float2 stage_sum_one(const ProductArgs& args, const uint8_t* slot, const InputView& x,
+                                                uint32_t lane) {
+  const uint2 digits[2] = {*reinterpret_cast<const uint2*>(x.digits),
+                           *reinterpret_cast<const uint2*>(x.digits + x.block_bytes)};
+  const float4 shared = *reinterpret_cast<const float4*>(x.steps);
+  const uint32_t own = lane / 8, group = lane % 4;
+  const uint32_t first = Group == 32 ? group * 2 : (args.group == 128 ? group / 2 : group);
+  const uint8_t* rows = slot + kTileRows * stage_pitch(Bits) + lane / 4 * uint32_t(args.stage_scales);
+  float scale[2][64 / Group], bias[2][64 / Group];
+#pragma unroll
+  for (uint32_t row = 0; row < 2; ++row) {
+    const ScaleRow<Wide> s = {rows + row * 8 * uint32_t(args.stage_scales), args.scale == ScaleType::bf16};
+    const ScaleRow<Wide> b = {s.at + kTileRows * args.stage_scales, s.bf16};
+#pragma unroll
+    for (uint32_t i = 0; i < 64 / Group; ++i) scale[row][i] = s[first + i], bias[row][i] = b[first + i];
+  }
+  int d[2][4] = {};  // first and second blocks of all groups
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint32_t a[4][4];
+    load_codes<Bits>(slot, half, lane, a);
+#pragma unroll
+    for (int block = 0; block < 4; ++block) {
+      const bool mine = own == uint32_t(half * 2 + block / 2);
+      const uint2 b = {mine ? digits[block % 2].x : 0u, mine ? digits[block % 2].y : 0u};
+      multiply(d[block % 2], a[block], b, d[block % 2]);
+    }
+  }
+  if constexpr (Group == 64) {
+    const int both[4] = {d[0][0] + d[1][0], d[0][1] + d[1][1], d[0][2] + d[1][2], d[0][3] + d[1][3]};
+    const float2 v = in_steps(both, shared.x);
+    return {of_group(scale[0][0], v.x, bias[0][0], shared.y), of_group(scale[1][0], v.y, bias[1][0], shared.y)};
+  } else {
+    const float2 v = in_steps(d[0], shared.x), w = in_steps(d[1], shared.x);
+    return {of_group(scale[0][0], v.x, bias[0][0], shared.z) + of_group(scale[0][1], w.x, bias[0][1], shared.w),
+            of_group(scale[1][0], v.y, bias[1][0], shared.z) + of_group(scale[1][1], w.y, bias[1][1], shared.w)};
+  }
+}
+/// Over the four groups of a stage.
+__device__ __forceinline__ float2 over_groups(float2 sum) {
+  sum.x += __shfl_xor_sync(0xffffffffu, sum.x, 1);
+  sum.y += __shfl_xor_sync(0xffffffffu, sum.y, 1);
+  sum.x += __shfl_xor_sync(0xffffffffu, sum.x, 2);
+  sum.y += __shfl_xor_sync(0xffffffffu, sum.y, 2);
+  return sum;
+}
+template <int Bits, int Group>
+__device__ __forceinline__ void multiply_stage_one(const ProductArgs& args, const uint8_t* slot, const InputView& x,
+                                                   uint32_t lane, float (&acc)[2]) {
+  const float2 sum = over_groups(args.scale == ScaleType::f32 ? stage_sum_one<Bits, Group, true>(args, slot, x, lane)
+                                                              : stage_sum_one<Bits, Group, false>(args, slot, x, lane));
+  acc[0] += sum.x;
+  acc[1] += sum.y;
+}
+/// Two stages side by side; scales of 16 bits.
+template <int Bits, int Group>
+__device__ __forceinline__ void multiply_stages_one(const ProductArgs& args, const uint8_t* slot, const uint8_t* second,
+                                                    const InputView& x, const InputView& later, uint32_t lane,
+                                                    float (&acc)[2]) {
+  const float2 own = stage_sum_one<Bits, Group, false>(args, slot, x, lane);
+  const float2 next = stage_sum_one<Bits, Group, false>(args, second, later, lane);
+  const float2 first = over_groups(own), last = over_groups(next);
+  acc[0] = (acc[0] + first.x) + last.x;
+  acc[1] = (acc[1] + first.y) + last.y;
 }
 
 }  // namespace bumblebee::cuda

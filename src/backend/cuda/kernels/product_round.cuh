@@ -5,6 +5,7 @@
 #include "backend/cuda/kernels/digits.h"
 #include "backend/cuda/kernels/maps.h"
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/ptx.cuh"
 
 namespace bumblebee::cuda {
 
@@ -62,7 +63,8 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
   for (int i = 1; i < 8; i *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, i));
   const float magnitude = __uint_as_float(largest), steps = exact ? kExactSteps : kFastSteps;
   // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
-  const float per_step = magnitude < 8.0e-28f ? 0.0f : steps / magnitude, step = magnitude / steps;
+  const float per_step = magnitude < 8.0e-28f ? 0.0f : __fdividef(steps, magnitude);
+  const float step = magnitude * (exact ? 1.0f / kExactSteps : 1.0f / kFastSteps);
   int v[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) v[i] = to_steps(x.v[i], per_step);
@@ -88,8 +90,8 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
     if (octet % 8 == 0)
-      to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + target] = {
-          unit, unit * float(sum + other), unit * float(sum), unit * float(other)};
+      to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + target] = {unit, unit * float(sum + other),
+                                                                                unit * float(sum), unit * float(other)};
   }
 }
 
@@ -117,7 +119,7 @@ __device__ __forceinline__ float inverse_rms(const float* scratch, int in, float
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kRoundThreads / 32; ++i) sum += scratch[i];
-  return 1.0f / sqrtf(sum / float(in) + eps);
+  return rsqrtf(sum / float(in) + eps);
 }
 
 /// What round_rows works on.
@@ -128,25 +130,33 @@ struct RoundWork {
   int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
 };
 
-/// One row: what the norm read stays in registers.
-__device__ inline void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+__device__ __forceinline__ Eight ones() { return {{1, 1, 1, 1, 1, 1, 1, 1}}; }
+
+/// One row: what the norm read stays in registers. Waits for x itself, and asks for the norm's weights before.
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
   const int from = with_norm ? 0 : first;
-  Eight kept[kKeptOctets];
-  float inverse = 1.0f;
-  if (works) {
+  Eight kept[kKeptOctets], norm[kKeptOctets];
 #pragma unroll
-    for (int i = 0; i < kKeptOctets; ++i) {
-      const int octet = from + tid + i * kRoundThreads;
-      kept[i] = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
-    }
+  for (int i = 0; i < kKeptOctets; ++i) {
+    const int octet = from + tid + i * kRoundThreads;
+    norm[i] =
+        with_norm && w.input.norm != nullptr && works && octet < octets ? load_eight(w.input.norm + octet * 8) : ones();
   }
+  wait_for_inputs();
+#pragma unroll
+  for (int i = 0; i < kKeptOctets; ++i) {
+    const int octet = from + tid + i * kRoundThreads;
+    kept[i] = works && octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
+  }
+  float inverse = 1.0f;
   if (with_norm) {
     if (works) {
       float sum = 0.0f;
 #pragma unroll
       for (int i = 0; i < kKeptOctets; ++i) sum = sum_squares(kept[i], sum);
+#pragma unroll 1
       for (int octet = tid + kKeptOctets * kRoundThreads; octet < octets; octet += kRoundThreads)
         sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
       store_sum(sum, scratch);
@@ -155,26 +165,31 @@ __device__ inline void round_one(const RoundWork& w, const RoundTarget& to, floa
     inverse = inverse_rms(scratch, w.in, w.input.eps);
   }
   if (!works) return;
-  const bool usable = from == first;  // those in registers are those to round
-#pragma unroll 1
-  for (int i = 0; first + tid + i * kRoundThreads < end; ++i) {
-    const int octet = first + tid + i * kRoundThreads;
-    Eight v = {};
-    if (usable && i == 0)
-      v = kept[0];
-    else if (usable && i == 1)
-      v = kept[1];
-    else if (octet < octets)
-      v = load_eight(w.input.x + octet * 8);
+  int done = 0;
+  if (from == first) {  // what is in registers is what is to be rounded
+#pragma unroll
+    for (int i = 0; i < kKeptOctets; ++i) {
+      const int octet = first + tid + i * kRoundThreads;
+      if (octet >= end) break;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) kept[i].v[j] = kept[i].v[j] * inverse * norm[i].v[j];
+      round_octet(kept[i], w.out_row, octet, w.exact, to);
+    }
+    done = kKeptOctets * kRoundThreads;
+  }
+#pragma unroll 2
+  for (int octet = first + tid + done; octet < end; octet += kRoundThreads) {
+    Eight v = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
     if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
     round_octet(v, w.out_row, octet, w.exact, to);
   }
 }
 
-/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of the
-/// block must call; there is no barrier at the end.
+/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of
+/// the block must call; there is no barrier at the end.
 __device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
   if (w.rows == 1) return round_one(w, to, scratch);
+  wait_for_inputs();
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
   const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
   if (with_norm) {

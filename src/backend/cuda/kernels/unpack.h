@@ -1,6 +1,6 @@
 // MLX's bit streams as bytes: eight consecutive codes (an octet, `bits` bytes) become four even and four odd ones, the
-// order in which activations are stored too (digits.h). The same text on host and device, so that it is tested without a
-// card.
+// order in which activations are stored too (digits.h). The same text on host and device, so that it is tested without
+// a card.
 #pragma once
 
 #include <cstdint>
