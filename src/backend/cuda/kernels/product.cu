@@ -162,7 +162,16 @@ __global__ void __launch_bounds__(kRoundThreads) round_kernel(StageInput input, 
   round_rows({row, in, 1, int(blockIdx.x), exact != 0, stages_of(in) * (kStageInputs / 32)}, to, scratch);
 }
 
+bool is_valid(const ProductStage& s) {
+  const bool pairs = s.epilogue == ProductStage::Epilogue::silu_mul, adds = s.epilogue == ProductStage::Epilogue::add;
+  const bool terms = pairs  ? s.terms == 2 && s.term[0].out == s.term[1].out
+                     : adds ? s.terms == 1 && s.residual != nullptr
+                            : s.terms >= 1 && s.terms <= kStageTerms;
+  return terms && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
+}
+
 cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream) {
+  if (!is_valid(stage)) return cudaErrorInvalidValue;
   ProductArgs a = {};
   const SharedPlan plan = fill_args(stage, rows, a);
   if (a.tiles == 0) return cudaSuccess;

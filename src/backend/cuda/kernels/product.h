@@ -75,7 +75,9 @@ size_t stage_workspace(const ProductStage& stage);
 /// x [rows, in] f32 -> `input.rounded`; `input.kind` is plain or rms_norm.
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, cudaStream_t stream);
 /// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
-/// kernel that writes weights must be followed by a kernel that does not begin early.
+/// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
+/// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may
+/// not run side by side on two streams.
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream);
 
 }  // namespace bumblebee::cuda

@@ -108,7 +108,7 @@ __device__ __noinline__ void copy_edge(const ProductArgs& a, const TileSource& s
 /// Asks for stage `stage` of a tile.
 template <int Bits>
 __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileSource& source, int stage, uint32_t slot,
-                                           uint32_t lane) {
+                                           uint32_t lane, uint64_t policy) {
   constexpr uint32_t kChunks = 2 * Bits;
   if (!source.whole || (stage + 1) * 32 * Bits > a.row_bytes) return copy_edge<Bits>(a, source, stage, slot, lane);
   const int at = stage * 32 * Bits;
@@ -120,7 +120,7 @@ __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileSourc
     const uint8_t* from =
         (row < 8 ? source.codes[0] : source.codes[1]) + (int(in_half) * a.row_bytes + at + int(in_row * 16));
     const uint32_t to = Bits == 4 ? slot + row * 128 + (in_row ^ in_half) * 16 : slot + stage_offset(Bits, row, in_row);
-    copy_async_16(to, from);
+    copy_async_16(to, from, policy);
   }
   copy_scales(a, source.scales + stage * a.stage_scales, a.stage_scales,
               slot + kTileRows * stage_pitch(Bits) + lane * uint32_t(a.stage_scales));

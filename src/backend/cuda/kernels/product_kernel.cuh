@@ -122,9 +122,10 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
   const uint8_t* ring = shared + warp * a.depth * a.slot_bytes;
   int next_unit = first_unit, next_stage = begin;  // what will be asked for
   TileSource source = open_tile(a, next_unit * tiles + own_tile, lane);
+  const uint64_t policy = read_once_policy();
   const auto ask = [&](const uint8_t* slot) {
     if (next_unit < a.units) {
-      copy_stage<Bits>(a, source, next_stage, shared_address(slot), lane);
+      copy_stage<Bits>(a, source, next_stage, shared_address(slot), lane, policy);
       if (++next_stage == end) {
         next_stage = begin;
         next_unit += stride;

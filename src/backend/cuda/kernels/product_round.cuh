@@ -10,8 +10,8 @@
 namespace bumblebee::cuda {
 
 inline constexpr int kRoundThreads = 256;
-/// Up to so many octets of a row stay in a thread's registers between the norm and the rounding.
-inline constexpr int kKeptOctets = 2;
+/// So many octets of a row, by its length, stay in a thread's registers from the first load to the rounding.
+inline constexpr int kKeptOctets = 2, kManyOctets = 6;
 
 struct Eight {
   float v[8];
@@ -53,8 +53,9 @@ __device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int
 }
 
 /// Digits and sums of one row's octet `octet`. Eight lanes that follow each other hold the 64 inputs of a step; all
-/// lanes of the warp take part.
-__device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, bool exact, const RoundTarget& to) {
+/// lanes of the warp take part, also where nothing is `wanted`.
+__device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, bool exact, const RoundTarget& to,
+                                            bool wanted = true) {
   // The bits of a magnitude order as the magnitudes do, and a NaN is the largest of all, so it reaches the step.
   uint32_t largest = 0;
 #pragma unroll
@@ -85,11 +86,11 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += w[i];
-    store_digits(to, target, octet, w);
+    if (wanted) store_digits(to, target, octet, w);
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
-    if (octet % 8 == 0)
+    if (wanted && octet % 8 == 0)
       to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + target] = {unit, unit * float(sum + other),
                                                                                 unit * float(sum), unit * float(other)};
   }
@@ -130,34 +131,32 @@ struct RoundWork {
   int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
 };
 
-__device__ __forceinline__ Eight ones() { return {{1, 1, 1, 1, 1, 1, 1, 1}}; }
-
-/// One row: what the norm read stays in registers. Waits for x itself, and asks for the norm's weights before.
+/// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
+/// Waits for x itself, and asks for the norm's weights before.
+template <int Octets>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
   const int from = with_norm ? 0 : first;
-  Eight kept[kKeptOctets], norm[kKeptOctets];
+  const auto there = [&](int i) { return works && from + tid + i * kRoundThreads < octets; };
+  const bool scales_early = Octets <= kKeptOctets && with_norm && w.input.norm != nullptr;
+  Eight kept[Octets], norm[Octets <= kKeptOctets ? Octets : 1] = {};
+  if (scales_early)
 #pragma unroll
-  for (int i = 0; i < kKeptOctets; ++i) {
-    const int octet = from + tid + i * kRoundThreads;
-    norm[i] =
-        with_norm && w.input.norm != nullptr && works && octet < octets ? load_eight(w.input.norm + octet * 8) : ones();
-  }
+    for (int i = 0; i < Octets && i < kKeptOctets; ++i)
+      if (there(i)) norm[i] = load_eight(w.input.norm + (from + tid + i * kRoundThreads) * 8);
   wait_for_inputs();
 #pragma unroll
-  for (int i = 0; i < kKeptOctets; ++i) {
-    const int octet = from + tid + i * kRoundThreads;
-    kept[i] = works && octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
-  }
+  for (int i = 0; i < Octets; ++i)
+    kept[i] = there(i) ? load_eight(w.input.x + (from + tid + i * kRoundThreads) * 8) : Eight{};
   float inverse = 1.0f;
   if (with_norm) {
     if (works) {
       float sum = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kKeptOctets; ++i) sum = sum_squares(kept[i], sum);
+      for (int i = 0; i < Octets; ++i) sum = sum_squares(kept[i], sum);
 #pragma unroll 1
-      for (int octet = tid + kKeptOctets * kRoundThreads; octet < octets; octet += kRoundThreads)
+      for (int octet = tid + Octets * kRoundThreads; octet < octets; octet += kRoundThreads)
         sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
       store_sum(sum, scratch);
     }
@@ -168,21 +167,31 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
   int done = 0;
   if (from == first) {  // what is in registers is what is to be rounded
 #pragma unroll
-    for (int i = 0; i < kKeptOctets; ++i) {
+    for (int i = 0; i < Octets; ++i) {
       const int octet = first + tid + i * kRoundThreads;
-      if (octet >= end) break;
+      if (i >= kKeptOctets && first + i * kRoundThreads >= end) break;
+      if (scales_early) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) kept[i].v[j] = kept[i].v[j] * inverse * norm[i].v[j];
-      round_octet(kept[i], w.out_row, octet, w.exact, to);
+        for (int j = 0; j < 8; ++j) kept[i].v[j] = kept[i].v[j] * inverse * norm[Octets <= kKeptOctets ? i : 0].v[j];
+      } else if (with_norm && octet < octets) {
+        kept[i] = scaled(kept[i], w.input.norm, inverse, octet * 8);
+      }
+      round_octet(kept[i], w.out_row, octet, w.exact, to, octet < end);
     }
-    done = kKeptOctets * kRoundThreads;
+    done = Octets * kRoundThreads;
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int octet = first + tid + done; octet < end; octet += kRoundThreads) {
     Eight v = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
     if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
     round_octet(v, w.out_row, octet, w.exact, to);
   }
+}
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  if (w.in > kKeptOctets * kRoundThreads * 8)
+    round_one<kManyOctets>(w, to, scratch);
+  else
+    round_one<kKeptOctets>(w, to, scratch);
 }
 
 /// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of

@@ -21,8 +21,15 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
-__device__ __forceinline__ void copy_async_16(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+/// What is read once shall leave L2 first.
+__device__ __forceinline__ uint64_t read_once_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ void copy_async_16(uint32_t to, const void* from, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy)
+               : "memory");
 }
 /// Copies `valid` bytes and fills up to the size with zeros; nothing is read where valid is 0.
 template <int Bytes>
