@@ -177,12 +177,27 @@ TEST(Digits, AreWithinInt8AndGiveTheNumberBack) {
   }
 }
 
+TEST(Digits, PackedAreTheDigits) {
+  for (int v = -16256; v + 3 <= 16256; ++v) {
+    uint32_t biased[4];
+    for (int i = 0; i < 4; ++i) biased[i] = kStepsBias + uint32_t(v + i);
+    const uint32_t high = high_digits(biased[0], biased[1], biased[2], biased[3]);
+    const uint32_t low = low_digits(biased[0], biased[1], biased[2], biased[3]);
+    for (int i = 0; i < 4; ++i) {
+      const Digits d = split_digits(v + i);
+      ASSERT_EQ(int8_t(byte_of(high, i)), d.high) << v;
+      ASSERT_EQ(int8_t(byte_of(low, i)), d.low) << v;
+    }
+  }
+}
+
 TEST(Digits, AStepIsAtMostHalfOff) {
   std::mt19937 random(5);
   std::uniform_real_distribution<float> draw(-1.0f, 1.0f);
   for (int i = 0; i < 10000; ++i) {
     const float largest = std::exp2(draw(random) * 40.0f), x = draw(random) * largest;
     const double steps = double(x) / (double(largest) / double(kFastSteps));
+    EXPECT_LE(std::abs(int(biased_steps(x, kFastSteps / largest) - kStepsBias) - steps), 0.504);
     EXPECT_LE(std::abs(to_steps(x, kFastSteps / largest) - steps), 0.504);
   }
 }

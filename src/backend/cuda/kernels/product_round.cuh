@@ -27,12 +27,6 @@ __device__ __forceinline__ float sum_squares(const Eight& x, float sum) {
   return sum;
 }
 
-/// The low bytes of four numbers.
-__device__ __forceinline__ uint32_t pack_bytes(int a, int b, int c, int d) {
-  return __byte_perm(__byte_perm(uint32_t(a), uint32_t(b), 0x0040), __byte_perm(uint32_t(c), uint32_t(d), 0x0040),
-                     0x5410);
-}
-
 /// Where digits go: those of `first_block` come first.
 struct RoundTarget {
   uint8_t* digits;
@@ -40,16 +34,27 @@ struct RoundTarget {
   int columns, first_block;
 };
 
-__device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int octet, const int (&v)[8]) {
-  Digits d[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) d[i] = split_digits(v[i]);
+/// Digits of eight biased numbers of steps.
+__device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8]) {
   const int block = octet / 4 - to.first_block;
   uint8_t* high = to.digits + digit_offset(block, to.columns, 2 * row, octet % 4);
-  *reinterpret_cast<uint2*>(high) = {pack_bytes(d[0].high, d[2].high, d[4].high, d[6].high),
-                                     pack_bytes(d[1].high, d[3].high, d[5].high, d[7].high)};
-  *reinterpret_cast<uint2*>(high + 32) = {pack_bytes(d[0].low, d[2].low, d[4].low, d[6].low),
-                                          pack_bytes(d[1].low, d[3].low, d[5].low, d[7].low)};
+  *reinterpret_cast<uint2*>(high) = {high_digits(v[0], v[2], v[4], v[6]), high_digits(v[1], v[3], v[5], v[7])};
+  *reinterpret_cast<uint2*>(high + 32) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
+}
+/// Digits, and what 64 inputs share: eight lanes that follow each other hold them.
+__device__ __forceinline__ void store_steps(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8],
+                                            float step, bool wanted) {
+  uint32_t total = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) total += v[i];
+  int sum = int(total - 8u * kStepsBias);
+  if (wanted) store_digits(to, row, octet, v);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
+  if (wanted && octet % 8 == 0)
+    to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {step, step * float(sum + other),
+                                                                           step * float(sum), step * float(other)};
 }
 
 /// Digits and sums of one row's octet `octet`. Eight lanes that follow each other hold the 64 inputs of a step; all
@@ -66,33 +71,21 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
   // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
   const float per_step = magnitude < 8.0e-28f ? 0.0f : __fdividef(steps, magnitude);
   const float step = magnitude * (exact ? 1.0f / kExactSteps : 1.0f / kFastSteps);
-  int v[8];
+  uint32_t v[8];
+  if (!exact) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) v[i] = to_steps(x.v[i], per_step);
-  for (int part = 0; part < (exact ? 2 : 1); ++part) {  // exact: two rows of two digits each
-    int w[8], sum = 0;
-    float unit = step;
-    int target = row;
+    for (int i = 0; i < 8; ++i) v[i] = biased_steps(x.v[i], per_step);
+    store_steps(to, row, octet, v, step, wanted);
+    return;
+  }
+#pragma unroll 1
+  for (int part = 0; part < 2; ++part) {  // two rows of two digits each
 #pragma unroll
-    for (int i = 0; i < 8; ++i) w[i] = v[i];
-    if (exact) {
-      target = 2 * row + part;
-      if (part == 0) unit *= 16384.0f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const Digits pairs = split_pairs(v[i]);
-        w[i] = part == 0 ? pairs.high : pairs.low;
-      }
+    for (int i = 0; i < 8; ++i) {
+      const Digits pairs = split_pairs(to_steps(x.v[i], per_step));
+      v[i] = uint32_t(part == 0 ? pairs.high : pairs.low) + kStepsBias;
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum += w[i];
-    if (wanted) store_digits(to, target, octet, w);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
-    if (wanted && octet % 8 == 0)
-      to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + target] = {unit, unit * float(sum + other),
-                                                                                unit * float(sum), unit * float(other)};
+    store_steps(to, 2 * row + part, octet, v, part == 0 ? step * 16384.0f : step, wanted);
   }
 }
 
