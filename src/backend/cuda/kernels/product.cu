@@ -112,6 +112,8 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.scale_copy = a.stage_scales > 16 ? 16 : a.stage_scales;
   if (a.groups * a.scale_bytes % a.scale_copy != 0) a.scale_copy = 0;
   a.copies_whole = a.row_bytes % 16 == 0 && a.scale_copy != 0;
+  a.whole_stages = a.in / kStageInputs;
+  a.four_rows = 4 * a.row_bytes;
   a.slot_bytes = kTileRows * stage_pitch(stage.bits) + 2 * kTileRows * a.stage_scales;
   a.exact = stage.exact;
   a.epilogue = stage.epilogue;

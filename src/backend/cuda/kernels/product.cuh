@@ -26,6 +26,8 @@ struct ProductArgs {
   int32_t row_bytes, groups, group, scale_bytes;
   ScaleType scale;
   int32_t copies_whole;  // rows of codes begin at 16-byte addresses, and those of scales where scale_copy wants them
+  int32_t whole_stages;  // of a row: those that end before it does
+  int32_t four_rows;     // bytes of codes
   int32_t scale_copy;    // bytes of an asynchronous copy of scales, 0: element by element
   int32_t stage_scales;  // bytes of a row's scales in a stage
   int32_t slot_bytes, depth;

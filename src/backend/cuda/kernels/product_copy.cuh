@@ -24,19 +24,26 @@ __device__ __forceinline__ TileHalf half_of_tile(const ProductArgs& a, int tile,
 
 /// A tile as one lane copies it.
 struct TileSource {
-  const uint8_t* codes[2];  // first row of either half
+  const uint8_t* codes[2];  // first row of either half, for four bits this lane's first 16 bytes of it
   const uint8_t* scales;    // the row of scales or of biases that this lane copies
   int left[2];
   bool has_scales, whole;  // whole: sixteen rows, whose copies need no masks
   int whole_until;         // tiles before this one are whole too, and of the same weights
 };
+/// What a lane's first copy is off a tile's first row. Four bits: eight lanes to a row.
+template <int Bits>
+__device__ __forceinline__ int lane_offset(const ProductArgs& a, uint32_t lane) {
+  return Bits == 4 ? int(lane / 8) * a.row_bytes + int(lane % 8) * 16 : 0;
+}
+template <int Bits>
 __device__ __forceinline__ TileSource open_tile(const ProductArgs& a, int tile, uint32_t lane) {
   TileSource source = {};
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
     const TileHalf part = half_of_tile(a, tile, int(half));
     const StageWeight& weight = a.term[part.term];
-    source.codes[half] = static_cast<const uint8_t*>(weight.codes) + int64_t(part.row) * a.row_bytes;
+    source.codes[half] =
+        static_cast<const uint8_t*>(weight.codes) + int64_t(part.row) * a.row_bytes + lane_offset<Bits>(a, lane);
     source.left[half] = part.left;
     if (half == lane / 8 % 2) {
       const void* plane = lane < 16 ? weight.scales : weight.biases;
@@ -52,10 +59,11 @@ __device__ __forceinline__ TileSource open_tile(const ProductArgs& a, int tile, 
   return source;
 }
 /// The tile `step` tiles further on.
+template <int Bits>
 __device__ __forceinline__ void advance_tile(const ProductArgs& a, TileSource& source, int tile, int step,
                                              uint32_t lane) {
   if (tile >= source.whole_until) {
-    source = open_tile(a, tile, lane);
+    source = open_tile<Bits>(a, tile, lane);
     return;
   }
   const int rows = step * (a.epilogue == ProductStage::Epilogue::silu_mul ? 8 : kTileRows);
@@ -94,7 +102,7 @@ __device__ __noinline__ void copy_edge(const ProductArgs& a, const TileSource& s
     const uint32_t row = i / kChunks, chunk = i % kChunks;
     const int at = stage * 32 * Bits + int(chunk) * 16, half = row < 8 ? 0 : 1;
     int valid = int(row % 8) < source.left[half] ? a.row_bytes - at : 0;
-    const uint8_t* from = source.codes[half] + int(row % 8) * a.row_bytes + at;
+    const uint8_t* from = source.codes[half] - lane_offset<Bits>(a, lane) + int(row % 8) * a.row_bytes + at;
     const uint32_t to = slot + stage_offset(Bits, row, chunk);
 #pragma unroll 1
     for (int word = 0; word < 16; word += 4, valid -= 4) copy_async_small<4>(to + word, from + word, valid > 0 ? 4 : 0);
@@ -109,21 +117,28 @@ __device__ __noinline__ void copy_edge(const ProductArgs& a, const TileSource& s
 template <int Bits>
 __device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileSource& source, int stage, uint32_t slot,
                                            uint32_t lane, uint64_t policy) {
-  constexpr uint32_t kChunks = 2 * Bits;
-  if (!source.whole || (stage + 1) * 32 * Bits > a.row_bytes) return copy_edge<Bits>(a, source, stage, slot, lane);
+  if (!source.whole || stage >= a.whole_stages) return copy_edge<Bits>(a, source, stage, slot, lane);
   const int at = stage * 32 * Bits;
+  if constexpr (Bits == 4) {
+    const uint32_t row = lane / 8, chunk = lane % 8;
+    const uint32_t to[2] = {slot + row * 128 + (chunk ^ row) * 16, slot + (row + 4) * 128 + (chunk ^ (row + 4)) * 16};
 #pragma unroll
-  for (uint32_t i = 0; i < Bits; ++i) {
-    const uint32_t chunk = lane + 32 * i, row = Bits == 4 ? lane / 8 + 4 * i : chunk / kChunks;
-    const uint32_t in_half = Bits == 4 ? lane / 8 + 4 * (i % 2) : row % 8,
-                   in_row = Bits == 4 ? lane % 8 : chunk % kChunks;
-    const uint8_t* from =
-        (row < 8 ? source.codes[0] : source.codes[1]) + (int(in_half) * a.row_bytes + at + int(in_row * 16));
-    const uint32_t to = Bits == 4 ? slot + row * 128 + (in_row ^ in_half) * 16 : slot + stage_offset(Bits, row, in_row);
-    copy_async_16(to, from, policy);
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* from = source.codes[half] + at;
+      copy_async_16(to[0] + half * 1024, from, policy);
+      copy_async_16(to[1] + half * 1024, from + a.four_rows, policy);
+    }
+  } else {
+    constexpr uint32_t kChunks = 2 * Bits;
+#pragma unroll
+    for (uint32_t i = 0; i < Bits; ++i) {
+      const uint32_t row = (lane + 32 * i) / kChunks, chunk = (lane + 32 * i) % kChunks;
+      const uint8_t* from = (row < 8 ? source.codes[0] : source.codes[1]) + (int(row % 8) * a.row_bytes + at);
+      copy_async_16(slot + stage_offset(Bits, row, chunk), from + chunk * 16, policy);
+    }
   }
-  copy_scales(a, source.scales + stage * a.stage_scales, a.stage_scales,
-              slot + kTileRows * stage_pitch(Bits) + lane * uint32_t(a.stage_scales));
+  copy_async_by_size(slot + kTileRows * stage_pitch(Bits) + lane * uint32_t(a.stage_scales),
+                     source.scales + stage * a.stage_scales, a.scale_copy, a.stage_scales);
 }
 
 }  // namespace bumblebee::cuda

@@ -80,6 +80,7 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
   int published = -1;
   for (int unit = first_unit, n = 0; unit < a.units; unit += stride, ++n) {
     const float* buffer = partials + (n % 2) * kConsumers * kSumFloats<Tiles>;
+    const bool wanted_again = unit + 2 * stride < a.units;
     if (a.parts == 1) {
       TileTarget target = target_of(a, unit * tiles);
       Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);  // asked for before the sums are there
@@ -87,6 +88,10 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
       for (int k = 0;;) {
         const Sums<Tiles> s =
             tree_sum<Tiles, false>(buffer + k * a.width * kSumFloats<Tiles>, kSumFloats<Tiles>, a.width, lane);
+        if (k + 1 == tiles) {
+          __syncwarp();
+          if (wanted_again) say_empty(n % 2);
+        }
         write_outputs<Tiles>(a, target, lane, s, residual);
         if (++k == tiles) break;
         target = target_of(a, unit * tiles + k);
@@ -95,11 +100,11 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
     } else {
       wait_full(n % 2);
       publish_unit<Tiles>(a, unit, part, buffer, lane);
+      __syncwarp();
+      if (wanted_again) say_empty(n % 2);
       if (published >= 0) collect_unit<Tiles>(a, published, part, lane);  // by now the other parts are there too
       published = unit;
     }
-    __syncwarp();
-    if (unit + 2 * stride < a.units) say_empty(n % 2);
   }
   if (published >= 0) collect_unit<Tiles>(a, published, part, lane);
 }
@@ -121,7 +126,7 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
   const int begin = class_begin(a, index), end = class_begin(a, index + 1);
   const uint8_t* ring = shared + warp * a.depth * a.slot_bytes;
   int next_unit = first_unit, next_stage = begin;  // what will be asked for
-  TileSource source = open_tile(a, next_unit * tiles + own_tile, lane);
+  TileSource source = open_tile<Bits>(a, next_unit * tiles + own_tile, lane);
   const uint64_t policy = read_once_policy();
   const auto ask = [&](const uint8_t* slot) {
     if (next_unit < a.units) {
@@ -129,7 +134,7 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
       if (++next_stage == end) {
         next_stage = begin;
         next_unit += stride;
-        advance_tile(a, source, next_unit * tiles + own_tile, stride * tiles, lane);
+        advance_tile<Bits>(a, source, next_unit * tiles + own_tile, stride * tiles, lane);
       }
     }
     copy_async_commit();
@@ -156,6 +161,7 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
   const InputView start = {shared + plan.digits + digits_at + int(lane % 4 * 8), shared + plan.steps + steps_at,
                            block_bytes, group_bytes};
   float* scales = reinterpret_cast<float*>(shared + plan.scales) + warp * kScaleFloats<Group>;
+  const int pair_end = a.scale == ScaleType::f32 ? begin : end;
   const uint8_t *slot = ring, *ring_end = ring + a.depth * a.slot_bytes;
   for (int unit = first_unit, n = 0; unit < a.units; unit += stride, ++n) {
     Sums<Tiles> sums = {};
@@ -171,7 +177,7 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
     int stage = begin;
     if constexpr (One) {  // two stages at a time, so that a warp has more than one chain of dependent instructions
 #pragma unroll 1
-      for (; stage + 1 < end && a.scale != ScaleType::f32; stage += 2) {
+      for (; stage + 1 < pair_end; stage += 2) {
         wait_for_oldest(a.depth - 1);
         __syncwarp();
         const uint8_t* second = slot + a.slot_bytes == ring_end ? ring : slot + a.slot_bytes;

@@ -31,6 +31,18 @@ __device__ __forceinline__ void copy_async_16(uint32_t to, const void* from, uin
   asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy)
                : "memory");
 }
+/// Copies 4, 8 or 16 bytes, and 16 more where `more` is above 16: predicates in place of branches, which cost as much
+/// as a stage's copies.
+__device__ __forceinline__ void copy_async_by_size(uint32_t to, const void* from, int size, int more) {
+  asm volatile(
+      "{\n.reg .pred p4, p8, p16, p32;\n"
+      "setp.eq.s32 p4, %2, 4;\nsetp.eq.s32 p8, %2, 8;\nsetp.eq.s32 p16, %2, 16;\nsetp.gt.s32 p32, %3, 16;\n"
+      "@p8 cp.async.ca.shared.global [%0], [%1], 8;\n@p16 cp.async.ca.shared.global [%0], [%1], 16;\n"
+      "@p4 cp.async.ca.shared.global [%0], [%1], 4;\n@p32 cp.async.ca.shared.global [%0 + 16], [%1 + 16], 16;\n}" ::"r"(
+          to),
+      "l"(from), "r"(size), "r"(more)
+      : "memory");
+}
 /// Copies `valid` bytes and fills up to the size with zeros; nothing is read where valid is 0.
 template <int Bytes>
 __device__ __forceinline__ void copy_async_small(uint32_t to, const void* from, int valid) {
