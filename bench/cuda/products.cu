@@ -1,0 +1,310 @@
+// Products of few rows at the speed of their bytes: one by one, and as the chain of a whole token, beside a copy in the
+// same run. One table: shape, rows, us, GB/s, share of the copy rate.
+// Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
+//   src/backend/cuda/kernels/product*.cu
+//   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact]
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/ptx.cuh"
+
+using namespace bumblebee::cuda;
+
+#define CHECK_CUDA(call)                                                                   \
+  do {                                                                                     \
+    const cudaError_t status = (call);                                                     \
+    if (status != cudaSuccess) {                                                           \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(status)); \
+      std::exit(1);                                                                        \
+    }                                                                                      \
+  } while (0)
+
+namespace {
+
+__device__ uint32_t scramble(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+__global__ void fill_codes(uint32_t* codes, size_t words, uint32_t seed) {
+  for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words; i += gridDim.x * blockDim.x)
+    codes[i] = scramble(uint32_t(i) * 0x9e3779b9u + seed);
+}
+/// bf16 scales of either sign, and biases that centre the codes.
+__global__ void fill_scales(uint16_t* scales, uint16_t* biases, size_t count, float size, float centre) {
+  for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+    const uint32_t r = scramble(uint32_t(i));
+    const float s = size * (0.5f + float(r & 0xffff) / 65536.0f) * (r >> 31 ? 1.0f : -1.0f);
+    scales[i] = uint16_t(__float_as_uint(s) >> 16);
+    biases[i] = uint16_t(__float_as_uint(-s * centre) >> 16);
+  }
+}
+__global__ void fill_floats(float* x, size_t count) {
+  for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    x[i] = float(scramble(uint32_t(i)) % 2001) / 1000.0f - 1.0f;
+}
+/// In the place of attention: every output depends on q, k and v.
+__global__ void instead_of_attention(const float* qkv, float* y, int q, int kv, int columns) {
+  launch_dependents();
+  wait_for_inputs();
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  const float* row = qkv + size_t(blockIdx.y) * columns;
+  if (i < q)
+    __stcg(y + size_t(blockIdx.y) * q + i, __ldcg(row + i) + __ldcg(row + q + i % kv) + __ldcg(row + q + kv + i % kv));
+}
+
+template <class T>
+T* device(size_t count) {
+  void* p = nullptr;
+  CHECK_CUDA(cudaMalloc(&p, count * sizeof(T) + 16));
+  CHECK_CUDA(cudaMemset(p, 0, count * sizeof(T) + 16));
+  return static_cast<T*>(p);
+}
+
+struct Options {
+  std::string model = "8b", only;
+  std::vector<int> rows = {1, 16};
+  int bits = 4, group = 64;
+  bool exact = false;
+};
+struct Model {
+  int layers, hidden, inner, q, kv, vocabulary;
+};
+
+cudaStream_t stream;
+cudaEvent_t begin, end;
+
+template <class F>
+float milliseconds(const F& f) {
+  CHECK_CUDA(cudaEventRecord(begin, stream));
+  f();
+  CHECK_CUDA(cudaEventRecord(end, stream));
+  CHECK_CUDA(cudaEventSynchronize(end));
+  float time = 0;
+  CHECK_CUDA(cudaEventElapsedTime(&time, begin, end));
+  return time;
+}
+float median(std::vector<float> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+/// A copy of 1 GiB and the graph, in turn.
+class Rival {
+ public:
+  Rival() : from_(device<char>(kBytes)), to_(device<char>(kBytes)) {
+    fill_codes<<<1024, 256, 0, stream>>>(reinterpret_cast<uint32_t*>(from_), kBytes / 4, 7);
+  }
+  template <class F>
+  void compare(const char* name, int rows, double bytes, int repeats, const F& enqueue) {
+    cudaGraph_t graph;
+    cudaGraphExec_t run;
+    CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    enqueue();
+    CHECK_CUDA(cudaStreamEndCapture(stream, &graph));
+    CHECK_CUDA(cudaGraphInstantiate(&run, graph, 0));
+    std::vector<float> copies, graphs;
+    for (int i = 0; i < 12; ++i) {
+      const float c =
+          milliseconds([&] { CHECK_CUDA(cudaMemcpyAsync(to_, from_, kBytes, cudaMemcpyDeviceToDevice, stream)); });
+      float g = 0;
+      for (int j = 0; j < 2; ++j) g = milliseconds([&] { CHECK_CUDA(cudaGraphLaunch(run, stream)); });
+      if (i > 1) copies.push_back(c), graphs.push_back(g);
+    }
+    CHECK_CUDA(cudaGraphExecDestroy(run));
+    CHECK_CUDA(cudaGraphDestroy(graph));
+    const double copy = 2.0 * kBytes / median(copies) / 1e6, rate = bytes * repeats / median(graphs) / 1e6;
+    std::printf("%-34s %4d %10.2f %8.0f %8.0f %7.1f%%\n", name, rows, median(graphs) * 1e3 / repeats, rate, copy,
+                100 * rate / copy);
+    std::fflush(stdout);
+  }
+
+ private:
+  static constexpr size_t kBytes = size_t(1) << 30;
+  char *from_, *to_;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options) : o_(options) {
+    m_ = options.model == "0.6b"   ? Model{28, 1024, 3072, 2048, 1024, 151936}
+         : options.model == "1.7b" ? Model{28, 2048, 6144, 2048, 1024, 151936}
+                                   : Model{36, 4096, 12288, 4096, 1024, 151936};
+    const size_t rows = kStageRows, widest = size_t(std::max(m_.inner, m_.q + 2 * m_.kv));
+    hidden_ = device<float>(rows * size_t(m_.hidden));
+    norm_ = device<float>(widest);
+    qkv_ = device<float>(rows * widest);
+    mixed_ = device<float>(rows * widest);
+    inner_ = device<float>(rows * widest);
+    logits_ = device<float>(rows * size_t(m_.vocabulary));
+    digits_ = {device<uint8_t>(digit_bytes(32, int(widest), true)), device<uint8_t>(step_bytes(32, int(widest), true))};
+    workspace_ = device<uint8_t>(size_t(256) << 20);
+    fill_floats<<<64, 256, 0, stream>>>(hidden_, rows * size_t(m_.hidden));
+    fill_floats<<<64, 256, 0, stream>>>(norm_, widest);
+    fill_floats<<<64, 256, 0, stream>>>(mixed_, rows * widest);
+    fill_floats<<<64, 256, 0, stream>>>(inner_, rows * widest);
+    for (int i = 0; i < m_.layers; ++i)
+      layers_.push_back({weight(m_.q + 2 * m_.kv, m_.hidden), weight(m_.hidden, m_.q), weight(m_.inner, m_.hidden),
+                         weight(m_.inner, m_.hidden), weight(m_.hidden, m_.inner)});
+    head_ = weight(m_.vocabulary, m_.hidden);
+    CHECK_CUDA(cudaStreamSynchronize(stream));
+  }
+
+  void products(Rival& rival) {
+    for (int rows : o_.rows) {
+      const auto each = [&](const char* what, int out, int in, const auto& stage) {
+        const std::string name = std::string(what) + " " + std::to_string(out) + " x " + std::to_string(in);
+        rival.compare(name.c_str(), rows, bytes(out, in), m_.layers, [&] {
+          for (const Layer& layer : layers_) enqueue(stage(layer, rows), rows);
+        });
+      };
+      each("qkv", m_.q + 2 * m_.kv, m_.hidden, [&](const Layer& l, int r) { return qkv(l, r); });
+      each("o", m_.hidden, m_.q, [&](const Layer& l, int r) { return o(l, r); });
+      each("gate+up", 2 * m_.inner, m_.hidden, [&](const Layer& l, int r) { return gate_up(l, r); });
+      each("down", m_.hidden, m_.inner, [&](const Layer& l, int r) { return down(l, r); });
+      const std::string name = "head " + std::to_string(m_.vocabulary) + " x " + std::to_string(m_.hidden);
+      rival.compare(name.c_str(), rows, bytes(m_.vocabulary, m_.hidden), 1, [&] { enqueue(head(rows), rows); });
+    }
+  }
+
+  void chain(Rival& rival) {
+    const double layer = bytes(m_.q + 2 * m_.kv, m_.hidden) + bytes(m_.hidden, m_.q) + bytes(2 * m_.inner, m_.hidden) +
+                         bytes(m_.hidden, m_.inner);
+    for (int rows : o_.rows) {
+      const auto layers = [&] {
+        for (const Layer& l : layers_) {
+          enqueue(qkv(l, rows), rows);
+          cudaLaunchConfig_t config = {};
+          config.gridDim = dim3(unsigned(m_.q + 127) / 128, unsigned(rows));
+          config.blockDim = dim3(128);
+          config.stream = stream;
+          cudaLaunchAttribute early = {};
+          early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+          early.val.programmaticStreamSerializationAllowed = 1;
+          config.attrs = &early;
+          config.numAttrs = 1;
+          CHECK_CUDA(cudaLaunchKernelEx(&config, instead_of_attention, static_cast<const float*>(qkv_), mixed_, m_.q,
+                                        m_.kv, m_.q + 2 * m_.kv));
+          enqueue(o(l, rows), rows);
+          enqueue(gate_up(l, rows), rows);
+          enqueue(down(l, rows), rows);
+        }
+      };
+      rival.compare("layers of a token", rows, layer * m_.layers, 1, layers);
+      rival.compare("token", rows, layer * m_.layers + bytes(m_.vocabulary, m_.hidden), 1, [&] {
+        layers();
+        enqueue(head(rows), rows);
+      });
+    }
+  }
+
+ private:
+  struct Layer {
+    StageWeight qkv, o, gate, up, down;
+  };
+
+  double bytes(int out, int in) const { return double(out) * in * (o_.bits / 8.0 + 4.0 / o_.group); }
+  StageWeight weight(int out, int in) {
+    const size_t words = size_t(out) * size_t(in) / 32 * size_t(o_.bits), groups = size_t(out) * size_t(in / o_.group);
+    StageWeight w;
+    uint32_t* codes = device<uint32_t>(words);
+    uint16_t *scales = device<uint16_t>(groups), *biases = device<uint16_t>(groups);
+    const float top = float((1 << o_.bits) - 1);
+    fill_codes<<<1024, 256, 0, stream>>>(codes, words, ++seed_);
+    fill_scales<<<1024, 256, 0, stream>>>(scales, biases, groups, 0.05f / top, top / 2);
+    w.codes = codes, w.scales = scales, w.biases = biases, w.out = out;
+    return w;
+  }
+  ProductStage stage(int in, int rows, const float* x, bool with_norm, StageWeight w, float* y) const {
+    ProductStage s;
+    w.y = y, w.stride = w.out;
+    s.term[0] = w, s.terms = 1, s.in = in, s.rows = rows, s.bits = o_.bits, s.group = o_.group, s.exact = o_.exact;
+    s.input = {with_norm ? StageInput::Kind::rms_norm : StageInput::Kind::plain, x, norm_, 1e-6f, digits_};
+    s.workspace = workspace_;
+    return s;
+  }
+  ProductStage qkv(const Layer& l, int rows) const { return stage(m_.hidden, rows, hidden_, true, l.qkv, qkv_); }
+  ProductStage o(const Layer& l, int rows) const { return added(stage(m_.q, rows, mixed_, false, l.o, hidden_)); }
+  ProductStage gate_up(const Layer& l, int rows) const {
+    ProductStage s = stage(m_.hidden, rows, hidden_, true, l.gate, inner_);
+    s.term[1] = l.up, s.terms = 2, s.epilogue = ProductStage::Epilogue::silu_mul;
+    return s;
+  }
+  ProductStage down(const Layer& l, int rows) const {
+    return added(stage(m_.inner, rows, inner_, false, l.down, hidden_));
+  }
+  ProductStage head(int rows) const { return stage(m_.hidden, rows, hidden_, true, head_, logits_); }
+  ProductStage added(ProductStage s) const {
+    s.epilogue = ProductStage::Epilogue::add, s.residual = hidden_;
+    return s;
+  }
+  void enqueue(ProductStage s, int rows) const {
+    if (!rounds_in_stage(rows, s.exact)) {
+      CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, stream));
+      s.input.kind = StageInput::Kind::digits;
+    }
+    CHECK_CUDA(launch_stage(s, stream));
+  }
+
+  Options o_;
+  Model m_;
+  std::vector<Layer> layers_;
+  StageWeight head_;
+  float *hidden_, *norm_, *qkv_, *mixed_, *inner_, *logits_;
+  DigitRows digits_;
+  void* workspace_;
+  uint32_t seed_ = 0;
+};
+
+std::vector<int> numbers(const char* text) {
+  std::vector<int> list;
+  for (char* at = const_cast<char*>(text); *at != 0; at += *at == ',') list.push_back(int(std::strtol(at, &at, 10)));
+  return list;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--exact") {
+      o.exact = true;
+      continue;
+    }
+    if (i + 1 == argc) return std::fprintf(stderr, "%s wants a value\n", flag.c_str()), 2;
+    const char* value = argv[++i];
+    if (flag == "--model")
+      o.model = value;
+    else if (flag == "--rows")
+      o.rows = numbers(value);
+    else if (flag == "--bits")
+      o.bits = std::atoi(value);
+    else if (flag == "--group")
+      o.group = std::atoi(value);
+    else if (flag == "--only")
+      o.only = value;
+    else
+      return std::fprintf(stderr, "unknown flag %s\n", flag.c_str()), 2;
+  }
+  cudaDeviceProp card;
+  CHECK_CUDA(cudaGetDeviceProperties(&card, 0));
+  CHECK_CUDA(cudaStreamCreate(&stream));
+  CHECK_CUDA(cudaEventCreate(&begin));
+  CHECK_CUDA(cudaEventCreate(&end));
+  std::printf("%s, Qwen3-%s, %d bits, groups of %d%s\n%-34s %4s %10s %8s %8s %8s\n", card.name, o.model.c_str(), o.bits,
+              o.group, o.exact ? ", exact" : "", "shape", "rows", "us", "GB/s", "copy", "share");
+  Rival rival;
+  Bench bench(o);
+  if (o.only != "chain") bench.products(rival);
+  if (o.only != "products") bench.chain(rival);
+  CHECK_CUDA(cudaDeviceSynchronize());
+  return 0;
+}

@@ -1,0 +1,83 @@
+// Products of a few rows with affine weights in MLX's own layout: y = x·Wᵀ for up to four weights that share x, at the
+// speed of their bytes. x is rounded to whole numbers (digits.h); sums of codes and digits are exact, sums over groups
+// are f32 in an order that the number of inputs alone decides, so a row has the same bits in any company.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bumblebee::cuda {
+
+inline constexpr int kStageTerms = 4;
+inline constexpr int kStageRows = 32;
+
+enum class ScaleType : int32_t { f16, bf16, f32 };
+
+/// W [out, in]: planes on the device at 16-byte addresses. What follows a plane's end up to a multiple of 16 is not
+/// read.
+struct StageWeight {
+  const void* codes = nullptr;
+  const void* scales = nullptr;  // [out, in / group]
+  const void* biases = nullptr;  // the same
+  const float* bias = nullptr;   // [out] of the linear, or null
+  float* y = nullptr;            // row r at y + r·stride
+  int64_t stride = 0;
+  int32_t out = 0;
+};
+
+/// x, rounded: what quantize_rows writes.
+struct DigitRows {
+  uint8_t* digits = nullptr;  // digit_bytes()
+  void* steps = nullptr;      // step_bytes()
+};
+
+struct StageInput {
+  enum class Kind : int32_t {
+    digits,    // `rounded` holds x
+    plain,     // x [rows, in] f32 is rounded by each block
+    rms_norm,  // and x / rms(x) · norm before that
+  };
+  Kind kind = Kind::plain;
+  const float* x = nullptr;
+  const float* norm = nullptr;  // [in], or null: all one
+  float eps = 0;
+  DigitRows rounded = {};
+};
+
+/// One kernel: weights of one format that share x.
+struct ProductStage {
+  enum class Epilogue : int32_t {
+    store,     // y[t] = x·W[t]ᵀ + bias[t]
+    add,       // y[t] = residual + x·W[t]ᵀ + bias[t]; one term; residual may be y
+    silu_mul,  // y[0] = silu(x·W[0]ᵀ)·(x·W[1]ᵀ); two terms with equal `out`
+  };
+  StageWeight term[kStageTerms];
+  int32_t terms = 0;
+  int32_t in = 0, rows = 0;
+  int32_t bits = 4, group = 64;
+  ScaleType scale =
+      ScaleType::bf16;  // of scales and biases; planes of two types are widened to f32 when they are loaded
+  bool exact = false;
+  Epilogue epilogue = Epilogue::store;
+  const float* residual = nullptr;  // strided as y
+  StageInput input;
+  void* workspace = nullptr;  // stage_workspace() bytes, zero before the first use; stages of one stream may share it
+};
+
+/// Whether a stage rounds x itself at `rows` rows; above that many it wants Kind::digits.
+bool rounds_in_stage(int rows, bool exact);
+size_t digit_bytes(int rows, int in, bool exact);
+size_t step_bytes(int rows, int in, bool exact);
+size_t stage_workspace(const ProductStage& stage);
+
+/// x [rows, in] f32 -> `input.rounded`; `input.kind` is plain or rms_norm.
+cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, cudaStream_t stream);
+/// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
+/// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
+/// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may
+/// not run side by side on two streams.
+cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream);
+
+}  // namespace bumblebee::cuda

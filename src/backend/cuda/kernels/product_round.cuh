@@ -1,0 +1,229 @@
+// Activations to digits: the same code in quantize_rows and in the first moments of a product, so that both give the
+// same bits.
+#pragma once
+
+#include "backend/cuda/kernels/digits.h"
+#include "backend/cuda/kernels/maps.h"
+#include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/ptx.cuh"
+
+namespace bumblebee::cuda {
+
+inline constexpr int kRoundThreads = 256;
+/// So many octets of a row, by its length, stay in a thread's registers from the first load to the rounding.
+inline constexpr int kKeptOctets = 2, kManyOctets = 6;
+
+struct Eight {
+  float v[8];
+};
+/// From L2: another block wrote them while this one was already running.
+__device__ __forceinline__ Eight load_eight(const float* from) {
+  const float4 a = __ldcg(reinterpret_cast<const float4*>(from)), b = __ldcg(reinterpret_cast<const float4*>(from) + 1);
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+__device__ __forceinline__ float sum_squares(const Eight& x, float sum) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(x.v[i], x.v[i], sum);
+  return sum;
+}
+
+/// Where digits go: those of `first_block` come first.
+struct RoundTarget {
+  uint8_t* digits;
+  StepGroup* steps;
+  int columns, first_block;
+};
+
+/// Digits of eight biased numbers of steps.
+__device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8]) {
+  const int block = octet / 4 - to.first_block;
+  uint8_t* high = to.digits + digit_offset(block, to.columns, 2 * row, octet % 4);
+  *reinterpret_cast<uint2*>(high) = {high_digits(v[0], v[2], v[4], v[6]), high_digits(v[1], v[3], v[5], v[7])};
+  *reinterpret_cast<uint2*>(high + 32) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
+}
+/// Digits, and what 64 inputs share: eight lanes that follow each other hold them.
+__device__ __forceinline__ void store_steps(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8],
+                                            float step, bool wanted) {
+  uint32_t total = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) total += v[i];
+  int sum = int(total - 8u * kStepsBias);
+  if (wanted) store_digits(to, row, octet, v);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
+  if (wanted && octet % 8 == 0)
+    to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {step, step * float(sum + other),
+                                                                           step * float(sum), step * float(other)};
+}
+
+/// Digits and sums of one row's octet `octet`. Eight lanes that follow each other hold the 64 inputs of a step; all
+/// lanes of the warp take part, also where nothing is `wanted`.
+__device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, bool exact, const RoundTarget& to,
+                                            bool wanted = true) {
+  // The bits of a magnitude order as the magnitudes do, and a NaN is the largest of all, so it reaches the step.
+  uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(x.v[i]) & 0x7fffffffu);
+#pragma unroll
+  for (int i = 1; i < 8; i *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, i));
+  const float magnitude = __uint_as_float(largest), steps = exact ? kExactSteps : kFastSteps;
+  // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
+  const float per_step = magnitude < 8.0e-28f ? 0.0f : __fdividef(steps, magnitude);
+  const float step = magnitude * (exact ? 1.0f / kExactSteps : 1.0f / kFastSteps);
+  uint32_t v[8];
+  if (!exact) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = biased_steps(x.v[i], per_step);
+    store_steps(to, row, octet, v, step, wanted);
+    return;
+  }
+#pragma unroll 1
+  for (int part = 0; part < 2; ++part) {  // two rows of two digits each
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const Digits pairs = split_pairs(to_steps(x.v[i], per_step));
+      v[i] = uint32_t(part == 0 ? pairs.high : pairs.low) + kStepsBias;
+    }
+    store_steps(to, 2 * row + part, octet, v, part == 0 ? step * 16384.0f : step, wanted);
+  }
+}
+
+__device__ __forceinline__ Eight scaled(Eight x, const float* norm, float inverse, int at) {
+  if (norm == nullptr) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] *= inverse;
+    return x;
+  }
+  const float4 a = __ldg(reinterpret_cast<const float4*>(norm + at)),
+               b = __ldg(reinterpret_cast<const float4*>(norm + at) + 1);
+  const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x.v[i] = x.v[i] * inverse * w[i];
+  return x;
+}
+
+/// A thread's share of Σ x², over the block's warps; every thread of the block gets there, only some work.
+__device__ __forceinline__ void store_sum(float sum, float* scratch) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
+}
+__device__ __forceinline__ float inverse_rms(const float* scratch, int in, float eps) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kRoundThreads / 32; ++i) sum += scratch[i];
+  return rsqrtf(sum / float(in) + eps);
+}
+
+/// What round_rows works on.
+struct RoundWork {
+  StageInput input;
+  int in, rows, out_row;  // out_row: the row of the target that row 0 becomes
+  bool exact;
+  int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
+};
+
+/// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
+/// Waits for x itself, and asks for the norm's weights before.
+template <int Octets>
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
+  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
+  const int from = with_norm ? 0 : first;
+  const auto there = [&](int i) { return works && from + tid + i * kRoundThreads < octets; };
+  const bool scales_early = Octets <= kKeptOctets && with_norm && w.input.norm != nullptr;
+  Eight kept[Octets], norm[Octets <= kKeptOctets ? Octets : 1] = {};
+  if (scales_early)
+#pragma unroll
+    for (int i = 0; i < Octets && i < kKeptOctets; ++i)
+      if (there(i)) norm[i] = load_eight(w.input.norm + (from + tid + i * kRoundThreads) * 8);
+  wait_for_inputs();
+#pragma unroll
+  for (int i = 0; i < Octets; ++i)
+    kept[i] = there(i) ? load_eight(w.input.x + (from + tid + i * kRoundThreads) * 8) : Eight{};
+  float inverse = 1.0f;
+  if (with_norm) {
+    if (works) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < Octets; ++i) sum = sum_squares(kept[i], sum);
+#pragma unroll 1
+      for (int octet = tid + Octets * kRoundThreads; octet < octets; octet += kRoundThreads)
+        sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
+      store_sum(sum, scratch);
+    }
+    __syncthreads();
+    inverse = inverse_rms(scratch, w.in, w.input.eps);
+  }
+  if (!works) return;
+  int done = 0;
+  if (from == first) {  // what is in registers is what is to be rounded
+#pragma unroll
+    for (int i = 0; i < Octets; ++i) {
+      const int octet = first + tid + i * kRoundThreads;
+      if (i >= kKeptOctets && first + i * kRoundThreads >= end) break;
+      if (scales_early) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) kept[i].v[j] = kept[i].v[j] * inverse * norm[Octets <= kKeptOctets ? i : 0].v[j];
+      } else if (with_norm && octet < octets) {
+        kept[i] = scaled(kept[i], w.input.norm, inverse, octet * 8);
+      }
+      round_octet(kept[i], w.out_row, octet, w.exact, to, octet < end);
+    }
+    done = Octets * kRoundThreads;
+  }
+#pragma unroll 1
+  for (int octet = first + tid + done; octet < end; octet += kRoundThreads) {
+    Eight v = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
+    if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
+    round_octet(v, w.out_row, octet, w.exact, to);
+  }
+}
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  if (w.in > kKeptOctets * kRoundThreads * 8)
+    round_one<kManyOctets>(w, to, scratch);
+  else
+    round_one<kKeptOctets>(w, to, scratch);
+}
+
+/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of
+/// the block must call; there is no barrier at the end.
+__device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
+  if (w.rows == 1) return round_one(w, to, scratch);
+  wait_for_inputs();
+  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
+  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
+  if (with_norm) {
+    if (works) {
+#pragma unroll 2
+      for (int row = 0; row < w.rows; ++row) {
+        float sum = 0.0f;
+#pragma unroll 2
+        for (int octet = tid; octet < octets; octet += kRoundThreads)
+          sum = sum_squares(load_eight(w.input.x + int64_t(row) * w.in + octet * 8), sum);
+        store_sum(sum, scratch + row * (kRoundThreads / 32));
+      }
+    }
+    __syncthreads();
+  }
+  if (!works) return;
+  const auto load = [&](int item) {
+    const int row = item / of_row, octet = first + item % of_row;
+    return row < w.rows && octet < octets ? load_eight(w.input.x + int64_t(row) * w.in + octet * 8) : Eight{};
+  };
+  Eight next = load(tid);
+#pragma unroll 1
+  for (int item = tid; item < w.rows * of_row; item += kRoundThreads) {  // a warp's lanes share a row
+    Eight v = next;
+    next = load(item + kRoundThreads);
+    const int row = item / of_row, octet = first + item % of_row;
+    if (with_norm && octet < octets) {
+      const float inverse = inverse_rms(scratch + row * (kRoundThreads / 32), w.in, w.input.eps);
+      v = scaled(v, w.input.norm, inverse, octet * 8);
+    }
+    round_octet(v, w.out_row + row, octet, w.exact, to);
+  }
+}
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,126 @@
+// Products of few rows on a card: against their definition within derived bounds, and equal bits in any company.
+#include <gtest/gtest.h>
+
+#include "tests/backend/cuda/product_case.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+using Kind = StageInput::Kind;
+using Epilogue = ProductStage::Epilogue;
+
+std::string name(const ProductCase& c) {
+  std::string text = std::to_string(c.bits) + " bits, groups of " + std::to_string(c.group) + ", scales " +
+                     std::to_string(int(c.scale)) + ", rows " + std::to_string(c.rows) + ", in " +
+                     std::to_string(c.in) + ", out";
+  for (int out : c.outs) text += " " + std::to_string(out);
+  return text + ", input " + std::to_string(int(c.kind)) + ", epilogue " + std::to_string(int(c.epilogue)) +
+         (c.exact ? ", exact" : "");
+}
+
+void expect_close(const ProductCase& c) {
+  const ProductRun run(c);
+  EXPECT_LE(run.worst(run.run()), 1.0) << name(c);
+}
+
+TEST(Product, ShapesOfQwen3AtAllRows) {
+  struct Shape {
+    std::vector<int> outs;
+    int in;
+    Kind kind;
+    Epilogue epilogue;
+  };
+  const Shape shapes[] = {
+      {{4096, 1024, 1024}, 4096, Kind::rms_norm, Epilogue::store},
+      {{4096}, 4096, Kind::plain, Epilogue::add},
+      {{12288, 12288}, 4096, Kind::rms_norm, Epilogue::silu_mul},
+      {{4096}, 12288, Kind::plain, Epilogue::add},
+      {{2048, 1024, 1024}, 2048, Kind::rms_norm, Epilogue::store},
+      {{6144, 6144}, 2048, Kind::rms_norm, Epilogue::silu_mul},
+      {{2048}, 6144, Kind::plain, Epilogue::add},
+      {{2048, 1024, 1024}, 1024, Kind::rms_norm, Epilogue::store},
+      {{1024}, 2048, Kind::plain, Epilogue::add},
+      {{3072, 3072}, 1024, Kind::rms_norm, Epilogue::silu_mul},
+      {{1024}, 3072, Kind::plain, Epilogue::add},
+  };
+  for (const Shape& s : shapes)
+    for (int rows : {1, 2, 4, 8, 16, 32})
+      expect_close(
+          {.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
+}
+
+TEST(Product, Head) {
+  for (int rows : {1, 16})
+    expect_close({.outs = {151936}, .in = 4096, .rows = rows, .kind = Kind::rms_norm, .most_outputs = 256});
+}
+
+TEST(Product, EveryFormat) {
+  for (int bits : {2, 3, 4, 5, 6, 8})
+    for (int group : {32, 64, 128})
+      for (ScaleType scale : {ScaleType::f16, ScaleType::bf16, ScaleType::f32})
+        for (int rows : {1, 7, 16, 32})
+          expect_close(
+              {.outs = {80, 48}, .in = 1024, .rows = rows, .bits = bits, .group = group, .scale = scale, .bias = true});
+}
+
+TEST(Product, OddShapes) {
+  for (int bits : {2, 3, 4, 5, 6, 8})
+    for (int group : {32, 64, 128})
+      for (int in : {1, 3, 9, 15, 17, 37}) {
+        expect_close({.outs = {1, 7, 8, 33}, .in = in * group, .rows = 3, .bits = bits, .group = group});
+        expect_close(
+            {.outs = {9}, .in = in * group, .rows = 12, .bits = bits, .group = group, .scale = ScaleType::f32});
+      }
+  expect_close({.outs = {27, 27}, .in = 576, .rows = 5, .epilogue = Epilogue::silu_mul});
+  expect_close({.outs = {1}, .in = 32, .rows = 1, .group = 32});
+}
+
+TEST(Product, Exact) {
+  for (int bits : {3, 4, 8})
+    for (int group : {32, 128})
+      for (int rows : {1, 2, 3, 8, 16, 17})
+        expect_close({.outs = {100},
+                      .in = 4096,
+                      .rows = rows,
+                      .bits = bits,
+                      .group = group,
+                      .exact = true,
+                      .kind = Kind::rms_norm});
+}
+
+TEST(Product, ARowHasTheSameBitsInAnyCompany) {
+  for (bool exact : {false, true})
+    for (int in : {1024, 4096, 12288})
+      for (Kind kind : {Kind::plain, Kind::rms_norm}) {
+        ProductCase c = {.outs = {64, 32}, .in = in, .rows = 32, .exact = exact, .kind = kind};
+        const ProductRun all(c);
+        const std::vector<float> together = all.run();
+        for (int rows : {1, 2, 3, 4, 5, 8, 9, 16, 17, 31}) {
+          c.rows = rows;
+          ProductRun some(c);
+          some.share_weights(all);
+          const std::vector<float>& x = all.x();
+          some.set_x({x.end() - rows * in, x.end()});
+          const std::vector<float> alone = some.run();
+          EXPECT_EQ(0, std::memcmp(alone.data(), together.data() + (32 - rows) * 96, alone.size() * sizeof(float)))
+              << name(c);
+        }
+      }
+}
+
+TEST(Product, WhatIsNotFiniteReachesTheOutput) {
+  for (float bad : {float(NAN), float(INFINITY)}) {
+    ProductRun run({.outs = {64}, .in = 256, .rows = 2});
+    std::vector<float> x = run.x();
+    x[256 + 100] = bad;
+    run.set_x(x);
+    const std::vector<float> y = run.run();
+    for (size_t i = 0; i < 64; ++i) {
+      EXPECT_TRUE(std::isfinite(y[i]));
+      EXPECT_FALSE(std::isfinite(y[64 + i]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee::cuda
