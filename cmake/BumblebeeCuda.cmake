@@ -11,9 +11,16 @@ if(BB_CUDA AND NOT CMAKE_CROSSCOMPILING AND NOT BB_SANITIZE)
   if(NOT cache)
     set(cache $ENV{HOME}/.cache)
   endif()
-  find_program(BB_NVCC nvcc HINTS ENV CUDACXX ENV CUDAToolkit_ROOT /usr/local/cuda ${cache}/bumblebee/cuda-toolchain/nvidia/cu13
+  find_program(BB_NVCC nvcc HINTS ENV CUDAToolkit_ROOT /usr/local/cuda ${cache}/bumblebee/cuda-toolchain/nvidia/cu13
     PATH_SUFFIXES bin)
+  set(version 0)
   if(BB_NVCC)
+    # Asked for before CMake tries the compiler: an old one does not know these cards, and that would end the configuration.
+    execute_process(COMMAND ${BB_NVCC} --version OUTPUT_VARIABLE words ERROR_QUIET)
+    string(REGEX MATCH "release ([0-9]+)" words "${words}")
+    set(version ${CMAKE_MATCH_1})
+  endif()
+  if(version GREATER_EQUAL 12)
     set(CMAKE_CUDA_COMPILER ${BB_NVCC})
     if(NOT CMAKE_CUDA_COMPILER_LAUNCHER AND CMAKE_CXX_COMPILER_LAUNCHER)
       set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
@@ -21,14 +28,12 @@ if(BB_CUDA AND NOT CMAKE_CROSSCOMPILING AND NOT BB_SANITIZE)
     set(CMAKE_CUDA_ARCHITECTURES ${BB_CUDA_ARCHITECTURES})
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     enable_language(CUDA)
-    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
-      set(CMAKE_CUDA_STANDARD 20)
-      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc 12 has it, which CMake 3.25 does not know
-      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
-      # CMake's own search for the toolkit wants the shared runtime, which wheels do not bring under that name.
-      find_library(BB_CUDART cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
-      set(BB_WITH_CUDA ON)
-    endif()
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc 12 has it, which CMake 3.25 does not know
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    # CMake's own search for the toolkit wants the shared runtime, which wheels do not bring under that name.
+    find_library(BB_CUDART cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
+    set(BB_WITH_CUDA ON)
   endif()
   if(NOT BB_WITH_CUDA AND NOT BB_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "BB_CUDA is ON, but there is no nvcc 12 or newer; tools/setup_cuda.sh installs one without root")

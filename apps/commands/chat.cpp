@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "commands/commands.h"
 #include "commands/generation.h"
@@ -83,13 +84,16 @@ class Conversation {
          " of keys and values]");
   }
 
-  void save(const std::string& path) const {
+  void save(const std::string& path) {
+    if (!saved_.contains(path) && std::filesystem::exists(path))
+      throw Error(ErrorCode::bad_file, path, "exists already, and this chat did not save it; choose another name");
     OutJson list = OutJson::array();
     for (const Message& message : messages_) list.push_back({{"role", message.role}, {"content", message.content}});
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
     out << OutJson{{"messages", list}}.dump(2) << '\n';
     out.close();
     if (!out) throw Error(ErrorCode::bad_file, path, "cannot write the conversation");
+    saved_.insert(path);
     note("[saved to " + path + "]");
   }
 
@@ -121,6 +125,7 @@ class Conversation {
   ChatOptions chat_;
   std::string system_;
   std::vector<Message> messages_;
+  std::set<std::string> saved_;  // files of this chat, which it may write again
   text::Result last_;
   uint64_t turns_ = 0;
 };

@@ -1,6 +1,8 @@
 // `logits`: the predictions for every position of a list of ids, into a safetensors file. Needs no tokenizer.
 #include <cstdio>
+#include <filesystem>
 
+#include "base/output_paths.h"
 #include "commands/commands.h"
 #include "io/safetensors.h"
 #include "options/adapter_flags.h"
@@ -23,13 +25,24 @@ struct LogitsFlags {
   const Option *tokens_option = nullptr, *file_option = nullptr;
 };
 
+void check_output(const LogitsFlags& flags) {
+  if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
+  const std::filesystem::path inputs[] = {source(flags.model.model, flags.common).directory(),
+                                          flags.tokens_file == "-" ? "" : flags.tokens_file};
+  try {
+    require_apart(flags.output, inputs);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 int run(const LogitsFlags& flags) {
   const Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
   if (!chosen) throw UsageError("no tokens given: use --tokens 1,2,3 or --tokens-file FILE");
   std::vector<int32_t> tokens = chosen == flags.tokens_option
                                     ? parse_token_list(flags.tokens, "--tokens")
                                     : parse_token_list(read_input(flags.tokens_file), "--tokens-file");
-  if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
+  check_output(flags);
   const std::vector<WeightedAdapter> adapters = load_adapters(flags.adapters, flags.common);
   LoadedModel loaded = load(flags.model, flags.common);
   const ModelInfo& info = loaded.model.info();

@@ -9,15 +9,15 @@
 
 namespace bumblebee::cli {
 
-/// Prepares a fresh directory beside `path`; finish() puts its files in place, otherwise it is removed with everything
-/// in it. Replacing touches only what such a run wrote there and nobody changed since (base/output_paths.h); other
-/// files stay where they are.
+/// Prepares a fresh directory beside `path`, or in it where it exists; finish() puts its files in place, otherwise it
+/// is removed with everything in it. Replacing touches only what such a run wrote there and nobody changed since
+/// (base/output_paths.h); other files stay where they are.
 class OutputDirectory {
  public:
   enum class Existing : unsigned char { refuse, replace };
 
-  /// `inputs` are what will be read. Throws Error(bad_request) when `path` is, holds or lies in one of them, UsageError
-  /// when `path` exists and may not be replaced, Error(bad_file) when nothing can be written there.
+  /// `inputs` are what will be read. Throws UsageError when `path` is, holds or lies in one of them, or exists and may
+  /// not be replaced; Error(bad_file) when nothing can be written there.
   OutputDirectory(std::filesystem::path path, Existing existing, std::span<const std::filesystem::path> inputs);
   ~OutputDirectory();
   OutputDirectory(const OutputDirectory&) = delete;
@@ -25,14 +25,16 @@ class OutputDirectory {
 
   /// Where to write.
   const std::filesystem::path& work() const { return work_; }
-  /// Throws Error(bad_file), with everything as it was, when a file of the user's stands in the way.
+  /// Throws Error(bad_file), with everything of the user's as it was, when a file came in the way meanwhile; what was
+  /// made stays in work() then.
   void finish();
 
  private:
+  void check_existing(Existing existing) const;
   void replace(const std::set<std::string>& names);
 
   std::filesystem::path path_, work_;
-  std::set<std::string> old_;  // what is replaced
+  bool replaces_ = false, keeps_work_ = false;
 };
 
 }  // namespace bumblebee::cli

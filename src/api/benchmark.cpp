@@ -257,7 +257,7 @@ void check(const ModelState& state, const BenchmarkOptions& options, int rows, i
           "1 to 65536");
   const int64_t pages = int64_t(rows) * ((int64_t(length) + kPageSize - 1) / kPageSize);
   require(pages <= kMaxPages, "rows", rows, "fewer sequences of this length");
-  const uint64_t memory = options.max_kv_bytes > 0 ? options.max_kv_bytes : state.device->backend().memory().total;
+  const uint64_t memory = options.max_kv_bytes > 0 ? options.max_kv_bytes : state.device->backend().memory().free;
   for (const BenchmarkTest& test : options.tests) {
     const uint64_t bytes = uint64_t(test.rows) * state.info.kv_bytes(int(length_of(test)), state.options.kv_type);
     if (bytes > memory) {

@@ -165,6 +165,7 @@ TrainResult train_adapter(const Model& model, const Tokenizer& tokenizer, const 
 TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
                         const TrainOptions& options, bool measure) {
   Session session(model, tokenizer, data, options);
+  session.trainer().check_directory();
   TrainPlan plan = session.trainer().plan();
   if (measure) {
     const double rows = double(plan.tokens) / double(plan.batches) * options.iters;

@@ -12,14 +12,20 @@ namespace bumblebee {
 /// The manifest's name within the directory that it is about.
 inline constexpr const char* kManifestName = ".bumblebee-files.json";
 
-/// Throws Error(bad_request) where `output` is one of the inputs, holds it or lies in it, links followed. Empty inputs
-/// say nothing.
+/// Throws Error(bad_request) where `output` is one of the inputs, holds it or lies in it, links followed. Of a
+/// directory that is an input, the files that it links to count too. Empty inputs say nothing.
 void require_apart(const std::filesystem::path& output, std::span<const std::filesystem::path> inputs);
 
-/// Paths below `directory` that its manifest names and that nobody changed since: of files up to a mebibyte the
-/// contents count, of larger ones the size. The manifest itself is among them. Empty without a manifest, or with one
-/// that cannot be read.
-std::set<std::string> written_files(const std::filesystem::path& directory);
+/// Names of a manifest, as paths below its directory. Others than those, absent files and whatever is reached through a
+/// link are in neither set.
+struct WrittenFiles {
+  std::set<std::string> ours;    // as they were written, by their contents; the manifest itself is among them
+  std::set<std::string> edited;  // by somebody else, since
+};
+
+/// Both are empty without a manifest, or with one that cannot be read. Files above a gigabyte are compared at 256
+/// places.
+WrittenFiles written_files(const std::filesystem::path& directory);
 
 /// Names all files of `names` (paths below `directory`) in its manifest, which is replaced. Throws Error(bad_file).
 void write_manifest(const std::filesystem::path& directory, const std::set<std::string>& names);

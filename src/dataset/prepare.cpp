@@ -154,7 +154,7 @@ void write(const fs::path& directory, const std::vector<std::string>& rows, cons
 PrepareResult prepare(const std::vector<fs::path>& sources, const fs::path& directory, const PrepareOptions& options,
                       const CountTokens& count) {
   check(options);
-  const std::set<std::string> ours = written_files(directory);
+  const std::set<std::string> ours = written_files(directory).ours;
   for (const char* name : kSplits) {
     require_apart(directory / name, sources);
     if (!fs::exists(directory / name)) continue;

@@ -22,6 +22,15 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kRedirects = 10;
 constexpr size_t kErrorBody = 65536;
+/// "https://host/path" of "https://user:password@host/path?query".
+std::string without_secrets(const std::string& url) {
+  const size_t scheme = url.find("://"), start = scheme == std::string::npos ? 0 : scheme + 3;
+  const size_t end = std::min(url.find_first_of("/?#", start), url.size());
+  const size_t at = url.substr(start, end - start).rfind('@');
+  const size_t host = at == std::string::npos ? start : start + at + 1;
+  return url.substr(0, start) + url.substr(host, std::min(url.find('?', host), url.size()) - host);
+}
+
 constexpr size_t kHeaders = 256;
 constexpr int kPoll_ms = 50;
 constexpr long kReceiveBytes = 512 * 1024;  // libcurl's largest buffer: fewer, larger writes
@@ -392,10 +401,10 @@ TransferResult Http::get(const Request& request) {
           {}, TransferError::redirects, cat("expected an http or https URL, got '", request.url.substr(0, 200), "'")};
     authorised = authorised && impl_->trusted(origin);
     TransferResult result = impl_->exchange(request, at, authorised, hub_headers);
-    // Without its query, in which content servers have signatures.
-    log(LogLevel::debug, "hub request: url='", at.substr(0, at.find('?')),
-        "' range_from=", request.range_from.value_or(0), " status=", result.response ? result.response->status : 0,
-        result.response ? "" : " error='", result.response ? "" : result.message, result.response ? "" : "'");
+    // Without its query, in which content servers have signatures, and without a password.
+    log(LogLevel::debug, "hub request: url='", without_secrets(at), "' range_from=", request.range_from.value_or(0),
+        " status=", result.response ? result.response->status : 0, result.response ? "" : " error='",
+        result.response ? "" : result.message, result.response ? "" : "'");
     const std::string target = result.response ? result.response->header("location") : "";
     if (!result.response || !is_redirect(result.response->status) || target.empty()) return result;
     url.go(target);

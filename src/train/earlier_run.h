@@ -7,11 +7,11 @@
 namespace bumblebee::train {
 
 /// Files and folders of `directory` that are an adapter's, whoever made it, or that could be taken for a new run's own:
-/// the adapter and its config in either format, best/, the numbered copies of both formats. In the order of their
-/// names; checkpoints and metrics are not among them.
+/// the adapter and its config in either format, best/ and the numbered copies of both formats where they hold an
+/// adapter. In the order of their names; checkpoints and metrics are not among them.
 std::vector<std::filesystem::path> earlier_adapters(const std::filesystem::path& directory);
 
-/// Removes them, each renamed first: what is half deleted must not look like an adapter.
-void remove_earlier(const std::vector<std::filesystem::path>& paths);
+/// Moves them into a folder of their own beside them, and returns it; empty for none. Throws Error(bad_file).
+std::filesystem::path set_aside(const std::vector<std::filesystem::path>& paths);
 
 }  // namespace bumblebee::train

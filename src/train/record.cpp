@@ -79,6 +79,7 @@ struct TrainRecord::State {
     std::string text;
     for (const Json& line : lines) text += dump(line) + "\n";
     write_text_file(metrics(), text);
+    if (!options.resume) fs::remove(report(), failure);  // an earlier run's
     file.reset(std::fopen(metrics().c_str(), "ab"));
     if (!file) throw Error(ErrorCode::bad_file, metrics().string(), "cannot be opened for writing");
     add({{"type", "start"},

@@ -16,6 +16,9 @@
 #include "train/save_adapter.h"
 
 namespace bumblebee::train {
+
+namespace fs = std::filesystem;
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -137,17 +140,45 @@ lora::Adapter Trainer::adapter() const {
 
 /// Nobody's adapter is lost without a word: neither one that was trained here nor one that was brought along.
 void Trainer::check_directory() const {
-  const std::filesystem::path& directory = options_.adapter_path;
-  std::vector<std::filesystem::path> inputs = in_.files;
-  inputs.insert(inputs.end(), {in_.base_directory, options_.resume_adapter_file});
+  const fs::path& directory = options_.adapter_path;
+  const bool ran_here = fs::is_directory(directory / "checkpoints");
+  if (!options_.overwrite && !(options_.resume && ran_here)) {
+    const std::vector<fs::path> earlier = earlier_adapters(directory);
+    if (!earlier.empty()) {
+      throw Error(ErrorCode::bad_request, directory.string(),
+                  cat("holds an adapter already (", earlier.front().filename().string(),
+                      "): ", ran_here ? "resume it, " : "", "overwrite it, or choose another adapter_path"));
+    }
+  }
+  std::vector<fs::path> inputs = in_.files;
+  inputs.push_back(in_.base_directory);
+  if (!options_.overwrite) inputs.push_back(options_.resume_adapter_file);  // is in memory by now
   require_apart(directory, inputs);
-  // A run that is resumed may have ended before its first checkpoint: what lies there is its own then.
-  if (options_.overwrite || (options_.resume && std::filesystem::is_directory(directory / "checkpoints"))) return;
-  const std::vector<std::filesystem::path> earlier = earlier_adapters(directory);
-  if (earlier.empty()) return;
-  throw Error(ErrorCode::bad_request, directory.string(),
-              cat("holds an adapter already (", earlier.front().filename().string(),
-                  "): expected a directory without one; overwrite it, or choose another adapter_path"));
+}
+
+/// Opens the checkpoints, and goes on from the newest where that is asked for. True: this is a new run.
+bool Trainer::open_checkpoints() {
+  const fs::path directory = options_.adapter_path / "checkpoints";
+  if (options_.keep_checkpoints == 0) {
+    // The lock of who may still train there, and a resume that finds none of another run.
+    if (options_.overwrite && fs::is_directory(directory)) CheckpointStore(directory, 1).clear();
+    return true;
+  }
+  store_ = std::make_unique<CheckpointStore>(directory, options_.keep_checkpoints);
+  if (options_.overwrite) store_->clear();
+  if (!options_.resume) {
+    if (store_->empty()) return true;
+    throw Error(ErrorCode::bad_request, options_.adapter_path.string(),
+                "holds the checkpoints of an earlier run: resume it, overwrite it, or choose another adapter_path");
+  }
+  const std::optional<Snapshot> snapshot = store_->newest();
+  if (snapshot) {
+    resume(*snapshot);
+  } else if (fs::exists(directory / "latest")) {
+    throw Error(ErrorCode::bad_file, directory.string(),
+                "'latest' names a checkpoint, and there is none: expected one to resume from; overwrite to begin anew");
+  }
+  return !snapshot;
 }
 
 void Trainer::begin() {
@@ -157,17 +188,7 @@ void Trainer::begin() {
     base_hash_ = probe(in_.device, params_) + files;
     identity_["base"] = base_hash_;
   }
-  if (options_.keep_checkpoints > 0) {
-    store_ = std::make_unique<CheckpointStore>(options_.adapter_path / "checkpoints", options_.keep_checkpoints);
-    if (options_.overwrite) store_->clear();
-    if (const std::optional<Snapshot> snapshot = options_.resume ? store_->newest() : std::nullopt) {
-      resume(*snapshot);
-    } else if (!options_.resume && !store_->empty()) {
-      throw Error(ErrorCode::bad_request, options_.adapter_path.string(),
-                  "holds the checkpoints of an earlier run: resume it, overwrite it, or choose another adapter_path");
-    }
-  }
-  if (options_.overwrite) remove_earlier(earlier_adapters(options_.adapter_path));
+  if (open_checkpoints()) replaced_ = set_aside(earlier_adapters(options_.adapter_path));
   plan_.first_iteration = state_.iteration + 1;
   for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
     if (split->truncated > 0)
@@ -394,18 +415,19 @@ void Trainer::report() {
 void Trainer::save(bool numbered) {
   const int layers = in_.device.model.dims().layers;
   const lora::Adapter now = adapter();
-  std::filesystem::path path = options_.adapter_path;
+  fs::path path = options_.adapter_path;
   if (numbered) {
     path = save_numbered(now, options_.format, layers, options_.adapter_path, state_.iteration);
   } else {
     for (const std::string& remark : save_adapter(now, options_.format, layers, options_.adapter_path)) note(remark);
   }
-  const auto tell = [&](const std::filesystem::path& where, TrainSaved::What what) {
+  const auto tell = [&](const fs::path& where, TrainSaved::What what) {
     if (options_.callbacks.saved)
       options_.callbacks.saved({.iteration = state_.iteration, .path = where, .what = what});
   };
   tell(path, TrainSaved::What::adapter);
   if (store_) tell(store_->save(snapshot()), TrainSaved::What::checkpoint);
+  if (!replaced_.empty()) fs::remove_all(std::exchange(replaced_, {}));  // something stands in its place now
 }
 
 /// While it lives, a step's activations wait for the next step.

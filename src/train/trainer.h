@@ -46,6 +46,10 @@ class Trainer {
   /// Checks and prepares everything but the first step. `inputs` must outlive it.
   explicit Trainer(const TrainerInputs& inputs);
 
+  /// Throws Error(bad_request) where options.adapter_path holds an adapter that nobody asked to replace, or lies over
+  /// what is read. run() begins with it.
+  void check_directory() const;
+
   const TrainPlan& plan() const { return plan_; }
   TrainPlan& plan() { return plan_; }
   LoraParams& params() { return params_; }
@@ -56,7 +60,7 @@ class Trainer {
 
  private:
   lora::Adapter adapter() const;
-  void check_directory() const;
+  bool open_checkpoints();
   void begin();
   void resume(const Snapshot& snapshot);
   Snapshot snapshot() const;
@@ -90,6 +94,7 @@ class Trainer {
   RunState state_;
   TrainEnd end_ = TrainEnd::finished;
   std::string base_hash_;
+  std::filesystem::path replaced_;  // where an earlier run's adapters are until this one has saved one; empty: none
   std::filesystem::path best_;
   // of this process, for its speed
   double window_seconds_ = 0, run_seconds_ = 0;

@@ -78,13 +78,30 @@ TEST(Convert, ForceReplacesWhatAnEarlierRunWroteAndNothingElse) {
   // A file that was edited since is the user's.
   write_file(scratch / "mine" / "config.json", "{\"edited\": 1}");
   const Outcome edited = convert("mine", true);
-  EXPECT_NE(edited.status, 0);
+  EXPECT_EQ(edited.status, 2);
   EXPECT_NE(edited.err.find("config.json"), std::string::npos) << edited.err;
   EXPECT_EQ(read_file(scratch / "mine" / "config.json"), "{\"edited\": 1}");
   EXPECT_TRUE(std::filesystem::exists(scratch / "mine" / "tokenizer.json")) << "nothing was moved";
   size_t entries = 0;
   for (const auto& entry : std::filesystem::directory_iterator(scratch.path())) entries += entry.exists();
   EXPECT_EQ(entries, 3u) << "no folder is left beside them";
+}
+
+TEST(Convert, ALinkedOutputIsReplacedWhereItLies) {
+  Scratch scratch;
+  std::filesystem::create_directory(scratch / "disk");
+  std::filesystem::create_directory_symlink("disk", scratch / "out");
+  for (int i = 0; i < 2; ++i) {
+    const Outcome got = run({"convert", tiny_gguf(), (scratch / "out").string(), "--force"});
+    EXPECT_EQ(got.status, 0) << got.err;
+    EXPECT_TRUE(std::filesystem::is_symlink(scratch / "out"));
+    EXPECT_TRUE(std::filesystem::exists(scratch / "disk" / "config.json"));
+  }
+  // What an interrupted run had set aside is named, not mixed in.
+  std::filesystem::create_directory(scratch / "disk" / ".bumblebee-old-0");
+  const Outcome got = run({"convert", tiny_gguf(), (scratch / "out").string(), "--force"});
+  EXPECT_EQ(got.status, 2);
+  EXPECT_NE(got.err.find(".bumblebee-old-0"), std::string::npos) << got.err;
 }
 
 TEST(Convert, AnOutputOverAnInputIsRefusedInEveryVerb) {
@@ -112,11 +129,12 @@ TEST(Convert, AnOutputOverAnInputIsRefusedInEveryVerb) {
       {"adapter", "convert", adapter, adapter, "--to", "peft"},
       {"adapter", "convert", adapter, adapter + "/peft", "--to", "peft"},
       {"adapter", "merge", adapter + ":0.5", "-o", adapter},
-      {"adapter", "convert", adapter, base, "--to", "peft", "--base", base}};
+      {"adapter", "convert", adapter, base, "--to", "peft", "--base", base},
+      {"logits", "-m", base, "--tokens", "1", "-o", base + "/model.safetensors"}};
   for (std::vector<std::string> words : calls) {
-    words.push_back("--force");
+    if (words[0] != "logits") words.push_back("--force");
     const Outcome got = run(words);
-    EXPECT_NE(got.status, 0) << words[0] << ' ' << words[2];
+    EXPECT_EQ(got.status, 2) << words[0] << ' ' << words[2];
     EXPECT_NE(got.err.find("apart from the input"), std::string::npos) << words[0] << ": " << got.err;
   }
   EXPECT_EQ(contents(), before);

@@ -49,25 +49,55 @@ TEST_F(OutputPaths, AnOutputIsApartFromEveryInput) {
     EXPECT_EQ(complaint(root_ / apart, {root_ / "model", root_ / "model.gguf", ""}), "") << apart;
 }
 
+TEST_F(OutputPaths, WhatAnInputLinksToIsAnInput) {
+  write("blob", "weights");
+  fs::create_symlink("../blob", root_ / "model" / "model.safetensors");
+  EXPECT_NE(complaint(root_, {root_ / "model"}), "");
+  fs::create_directories(root_ / "cache");
+  fs::rename(root_ / "blob", root_ / "cache" / "blob");
+  fs::remove(root_ / "model" / "model.safetensors");
+  fs::create_symlink("../cache/blob", root_ / "model" / "model.safetensors");
+  EXPECT_NE(complaint(root_ / "cache", {root_ / "model"}).find("one that holds it"), std::string::npos);
+  EXPECT_EQ(complaint(root_ / "out", {root_ / "model"}), "");
+}
+
 TEST_F(OutputPaths, OnlyWhatIsAsItWasWrittenIsOurs) {
-  EXPECT_TRUE(written_files(root_).empty());
+  using Names = std::set<std::string>;
+  EXPECT_TRUE(written_files(root_).ours.empty());
+  const std::string large((2 << 20) + 1, 'x');
   write("config.json", "{}");
   write("model/parts/a.txt", "a");
   write("empty", "");
-  write("large", std::string((1 << 20) + 1, 'x'));
+  write("large", large);
   write("notes.txt", "theirs");
   write_manifest(root_, {"config.json", "model/parts/a.txt", "empty", "large", "absent"});
-  const std::set<std::string> all = {kManifestName, "config.json", "empty", "large", "model/parts/a.txt"};
-  EXPECT_EQ(written_files(root_), all);
+  EXPECT_EQ(written_files(root_).ours, (Names{kManifestName, "config.json", "empty", "large", "model/parts/a.txt"}));
+  EXPECT_EQ(written_files(root_).edited, Names());
   EXPECT_EQ(files_below(root_),
-            (std::set<std::string>{kManifestName, "config.json", "empty", "large", "model/parts/a.txt", "notes.txt"}));
+            (Names{kManifestName, "config.json", "empty", "large", "model/parts/a.txt", "notes.txt"}));
   write("config.json", "{ }");
   write("model/parts/a.txt", "b");  // the same size
   write("empty", "more");
-  write("large", "short");
-  EXPECT_EQ(written_files(root_), std::set<std::string>{kManifestName});
+  std::string changed = large;
+  changed.back() = 'y';
+  write("large", changed);
+  EXPECT_EQ(written_files(root_).ours, Names{kManifestName});
+  EXPECT_EQ(written_files(root_).edited, (Names{"config.json", "empty", "large", "model/parts/a.txt"}));
   write(kManifestName, "not JSON");
-  EXPECT_TRUE(written_files(root_).empty());
+  EXPECT_TRUE(written_files(root_).ours.empty());
+}
+
+TEST_F(OutputPaths, AManifestReachesNothingOutside) {
+  write("outside", "x");
+  write("model/inside", "x");
+  fs::create_directories(root_ / "elsewhere");
+  write("elsewhere/y", "x");
+  fs::create_directory_symlink("../elsewhere", root_ / "model" / "sub");
+  fs::create_symlink("../outside", root_ / "model" / "link");
+  write_manifest(root_ / "model", {"inside", "../outside", (root_ / "outside").string(), "sub/y", "link", "./inside",
+                                   "parts/../inside"});
+  EXPECT_EQ(written_files(root_ / "model").ours, (std::set<std::string>{kManifestName, "inside"}));
+  EXPECT_TRUE(written_files(root_ / "model").edited.empty());
 }
 
 }  // namespace

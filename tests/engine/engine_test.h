@@ -11,6 +11,7 @@
 #include "bumblebee/device.h"
 #include "bumblebee/model.h"
 #include "engine/engine.h"
+#include "tests/support/backends.h"
 #include "tests/support/replay_backend.h"
 
 namespace bumblebee::engine {
@@ -26,9 +27,7 @@ inline Model load(const std::string& directory, const std::string& device) {
 
 inline std::vector<std::string> device_names() {
   testing_support::register_replay_backend();
-  std::vector<std::string> names;
-  for (const DeviceInfo& device : devices()) names.push_back(device.name);
-  return names;
+  return testing_support::with_cards({"cpu", "ref", "replay"});
 }
 
 /// An engine on a model.

@@ -289,6 +289,40 @@ TEST(Trainer, ANewRunLeavesNothingThatCouldBeTakenForItsOwn) {
   EXPECT_EQ(read_text_file(scratch.path() / "notes.txt", 10), "old") << "what no training makes stays";
 }
 
+TEST(Trainer, WhatIsReplacedStaysUntilSomethingStandsInItsPlace) {
+  const test::TemporaryDirectory scratch;
+  World world;
+  TrainOptions options = small_run(scratch.path());
+  options.adapter_path = scratch.path();
+  world.train(options);
+  std::filesystem::create_directories(scratch.path() / "best");
+  test::write_bytes(scratch.path() / "best" / "photo", "no adapter");
+  const std::string before = id_of(scratch.path());
+  options.overwrite = true;
+  options.keep_checkpoints = 0;
+  options.save_best = false;
+  options.callbacks.progress = [](const TrainProgress&) -> bool {
+    throw Error(ErrorCode::device, "test", "fell over");
+  };
+  EXPECT_EQ(caught([&] { world.train(options); }).code(), ErrorCode::device);
+  EXPECT_EQ(id_of(scratch.path() / ".replaced-0"), before);
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / "checkpoints" / "latest")) << "of the run that is replaced";
+
+  options.callbacks = {};
+  options.resume_adapter_file = scratch.path() / ".replaced-0";  // inside: in memory before anything is moved
+  EXPECT_EQ(world.train(options).end, TrainEnd::finished);
+  EXPECT_NE(id_of(scratch.path()), before);
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / ".replaced-1"));
+
+  options.overwrite = false;
+  options.resume = true;
+  options.resume_adapter_file.clear();
+  options.keep_checkpoints = 2;
+  test::write_bytes(scratch.path() / "checkpoints" / "latest", "step-0000012\n");
+  EXPECT_NE(std::string(caught([&] { world.train(options); }).what()).find("'latest' names a checkpoint"),
+            std::string::npos);
+}
+
 TEST(Trainer, AnAdapterDoesNotLieOverItsInputs) {
   const test::TemporaryDirectory scratch;
   World world;

@@ -86,10 +86,21 @@ class CudaBackend final : public Backend {
     return upload(result, 1, int(result.size()));
   }
   std::unique_ptr<KvStore> make_kv(const KvShape& shape) override {
-    return std::make_unique<CudaKv>(device_, shape, kv_bytes_);
+    auto kv = std::make_unique<CudaKv>(device_, shape, kv_bytes_);
+    // Pages come when they are first written: what can never fit is refused before somebody waits for it.
+    if (const uint64_t free = memory().free; kv->most_bytes() > free) {
+      throw Error(ErrorCode::out_of_memory, name(),
+                  cat("keys and values: expected at most ", free, " bytes, which are free, got ", kv->most_bytes()));
+    }
+    return kv;
   }
   void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) override {
-    stream_.ops().slots().set(slot, by_site);
+    try {
+      stream_.ops().slots().set(slot, by_site);
+    } catch (const Error&) {
+      // Freeing must not fail: whoever frees has no way to say so, and no row names the slot any more.
+      if (!by_site.empty()) throw;
+    }
   }
 
   MemoryUse memory() const override {
@@ -171,7 +182,11 @@ std::string target_of(const Probe& p) {
 BackendEntry cuda_backend_entry() {
   return {.name = "cuda",
           .count = cuda::count,
-          .absent = [](int device) { return cuda::absent_text(cuda::probe(device)); },
+          .absent =
+              [](int device) {
+                if (cuda::is_lost(device)) return std::string("the card was lost to an error; start the program again");
+                return cuda::absent_text(cuda::probe(device));
+              },
           .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
           .describe = cuda::describe,
           .memory_bytes = cuda::memory_bytes,

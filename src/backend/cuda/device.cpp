@@ -17,13 +17,19 @@ thread_local int current_device = 0;
 
 /// Errors after which every later call fails too, until the process ends.
 bool never_goes_away(cudaError_t status) {
-  constexpr std::array kErrors = {cudaErrorECCUncorrectable,    cudaErrorHardwareStackError,
-                                  cudaErrorIllegalInstruction,  cudaErrorMisalignedAddress,
-                                  cudaErrorInvalidAddressSpace, cudaErrorInvalidPc,
-                                  cudaErrorLaunchFailure,       cudaErrorIllegalAddress,
-                                  cudaErrorLaunchTimeout,       cudaErrorAssert,
-                                  cudaErrorContextIsDestroyed,  cudaErrorNvlinkUncorrectable,
-                                  cudaErrorDevicesUnavailable,  cudaErrorUnknown};
+  constexpr std::array kErrors = {cudaErrorECCUncorrectable,
+                                  cudaErrorHardwareStackError,
+                                  cudaErrorIllegalInstruction,
+                                  cudaErrorMisalignedAddress,
+                                  cudaErrorInvalidAddressSpace,
+                                  cudaErrorInvalidPc,
+                                  cudaErrorLaunchFailure,
+                                  cudaErrorIllegalAddress,
+                                  cudaErrorLaunchTimeout,
+                                  cudaErrorAssert,
+                                  cudaErrorContextIsDestroyed,
+                                  cudaErrorNvlinkUncorrectable,
+                                  cudaErrorUnknown};
   return std::find(kErrors.begin(), kErrors.end(), status) != kErrors.end();
 }
 
@@ -53,7 +59,12 @@ Probe probe(int index) {
     return result;
   }
   cudaDeviceProp properties;
-  if (index >= result.devices || cudaGetDeviceProperties(&properties, index) != cudaSuccess) return result;
+  if (index >= result.devices) return result;
+  if (const cudaError_t failed = cudaGetDeviceProperties(&properties, index); failed != cudaSuccess) {
+    (void)cudaGetLastError();
+    result.error = cudaGetErrorString(failed);
+    return result;
+  }
   result.name = properties.name;
   result.major = properties.major;
   result.minor = properties.minor;

@@ -19,6 +19,8 @@ class CudaKv final : public KvStore {
   void release_pages(std::span<const int32_t> pages) override;
 
   const KvView& view() const { return view_; }
+  /// Of all its pages, once each has been written.
+  uint64_t most_bytes() const { return uint64_t(shape().pages) * page_bytes_; }
   /// Addresses on the device. Throws Error(out_of_memory).
   void resolve(std::span<const int32_t> pages, std::vector<const uint8_t*>& addresses);
 

@@ -163,9 +163,9 @@ void CudaOps::add(Tensor& x, const Tensor& delta) {
 }
 
 const float* CudaOps::frequencies(const std::vector<float>& inv_freq) {
-  const auto [at, fresh] = frequencies_.try_emplace(inv_freq);
-  if (fresh) at->second = constant(std::as_bytes(std::span(inv_freq)));
-  return reinterpret_cast<const float*>(address(*at->second));
+  auto& known = frequencies_[inv_freq];
+  if (known == nullptr) known = constant(std::as_bytes(std::span(inv_freq)));
+  return reinterpret_cast<const float*>(address(*known));
 }
 
 void CudaOps::rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {

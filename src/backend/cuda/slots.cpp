@@ -69,8 +69,9 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
   views_[index] = {.sites = buffer == nullptr ? nullptr : reinterpret_cast<const SiteView*>(address(*buffer)),
                    .count = int64_t(by_site.size())};
   if (capacity_ < views_.size()) {
-    capacity_ = std::max<size_t>(2 * views_.size(), 16);
-    slots_ = pool_->take(capacity_ * sizeof(SlotView));
+    const size_t capacity = std::max<size_t>(2 * views_.size(), 16);
+    slots_ = pool_->take(capacity * sizeof(SlotView));
+    capacity_ = capacity;
   }
   copy(views_.data(), views_.size() * sizeof(SlotView), *slots_);
   const SlotTableView table = {.slots = reinterpret_cast<const SlotView*>(address(*slots_)),

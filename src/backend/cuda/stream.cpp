@@ -140,12 +140,23 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
       cuda::check(cudaStreamSynchronize(device_->compute()), "forget a step");
       drop(std::prev(programs_.end()));
     }
-    programs_.push_front({.key = key, .graph = nullptr, .outputs = {}});
+    programs_.push_front({.key = key, .graph = nullptr, .outputs = {}, .eager = false});
     return outputs;
   }
   programs_.splice(programs_.begin(), programs_, known);
   Recorded& recorded = programs_.front();
-  if (recorded.graph == nullptr) recorded.graph = record(body, recorded.outputs);
+  if (recorded.eager) return body();
+  if (recorded.graph == nullptr) {
+    try {
+      recorded.graph = record(body, recorded.outputs);
+    } catch (const Error& error) {
+      // A recording needs activations of its own. Without memory for them the step runs as it ran before.
+      if (error.code() != ErrorCode::out_of_memory) throw;
+      recorded.outputs = {};
+      recorded.eager = true;
+      return body();
+    }
+  }
   cuda::check(cudaGraphLaunch(recorded.graph, device_->compute()), "replay a step");
   return copied(recorded.outputs);
 }

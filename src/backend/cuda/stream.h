@@ -35,6 +35,7 @@ class CudaStream final : public Stream {
     StepKey key;
     cudaGraphExec_t graph = nullptr;
     StepOutputs outputs;
+    bool eager = false;  // there was no memory to record it
   };
   cudaGraphExec_t record(FunctionRef<StepOutputs()> body, StepOutputs& outputs);
   StepOutputs copied(const StepOutputs& outputs);

@@ -147,7 +147,10 @@ impl Translation {
         if !self.eat('?') {
             return self.nothing("(");
         }
-        let kind = self.take_while(1, |_| true) + &self.take_while(1, |c| "<=!".contains(c));
+        let mut kind = self.take_while(1, |_| true);
+        if kind == "<" || kind == "P" {
+            kind += &self.take_while(1, |c| "<=!".contains(c));
+        }
         match kind.as_str() {
             ":" => self.nothing("(?:"),
             "=" | "!" | "<=" | "<!" | ">" => {

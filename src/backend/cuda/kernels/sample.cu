@@ -289,6 +289,7 @@ __device__ int process(const float* logits, const SampleView& row, const ChangeV
   if (__syncthreads_or(bad) != 0) return kNotFinite;
   for (int i = int(threadIdx.x); i < row.changes; i += kThreads) {
     const ChangeView& c = changes[row.first_change + i];
+    if (unsigned(c.token) >= unsigned(vocab)) continue;  // a replayed step is not checked on the host
     float x = __fadd_rn(scores[c.token], c.add);
     x = x < 0 ? __fmul_rn(x, c.penalty) : __fdiv_rn(x, c.penalty);
     x = __fsub_rn(x, c.subtract);
