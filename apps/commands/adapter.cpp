@@ -2,9 +2,9 @@
 #include <filesystem>
 
 #include "bumblebee/model.h"
-#include "commands/adapter_source.h"
 #include "commands/commands.h"
 #include "commands/output_directory.h"
+#include "commands/read_adapter_source.h"
 #include "lora/merge.h"
 #include "lora/write_adapter.h"
 #include "options/hub_source.h"
@@ -52,6 +52,7 @@ int write(const AdapterVerbFlags& flags, const lora::Adapter& adapter, lora::Dia
                 {"notes", notes}});
     return int(ExitCode::ok);
   }
+  write_out(told_strengths(flags.paths));
   for (const std::string& note : notes) write_out("note     " + note + "\n");
   write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " +
             std::to_string(adapter.modules.size()) + " modules\n");
@@ -68,10 +69,8 @@ int convert(AdapterVerbFlags flags) {
   }
   if (flags.paths.size() != 1 || flags.output.empty())
     throw UsageError("expected one adapter and one output: bumblebee adapter convert ADAPTER DIR --to peft");
-  const AdapterSource source = AdapterSource::parse(flags.paths.front());
-  std::optional<float> scale;
-  if (source.number) scale = float(*source.number);
-  return write(flags, source.read(flags.common, scale), dialect(flags.to), {});
+  const lora::Merged one = sum_of({read(AdapterSource::parse(flags.paths.front()), flags.common)});
+  return write(flags, one.adapter, dialect(flags.to), one.notes);
 }
 
 int merge(const AdapterVerbFlags& flags) {
@@ -79,8 +78,7 @@ int merge(const AdapterVerbFlags& flags) {
   if (flags.paths.empty()) throw UsageError("no adapters given: bumblebee adapter merge A:0.7 B:0.3 -o DIR");
   std::vector<lora::Weighted> parts;
   for (const std::string& path : flags.paths) {
-    const AdapterSource source = AdapterSource::parse(path);
-    parts.push_back({source.read(flags.common), source.number.value_or(1.0)});
+    parts.push_back(read(AdapterSource::parse(path), flags.common));
   }
   const lora::Merged merged = lora::merge(parts);
   return write(flags, merged.adapter, flags.to.empty() ? merged.adapter.dialect : dialect(flags.to), merged.notes);
@@ -98,8 +96,9 @@ void add_adapter(Parser& app, Session& session) {
   auto flags = std::make_shared<AdapterVerbFlags>();
   Parser* verb = add_verb(app, {"adapter", "Convert an adapter between formats, or merge several into one"});
   verb->add_option("action", flags->action, "convert or merge")->check(one_of({"convert", "merge"}));
-  verb->add_option("paths", flags->paths,
-                   "convert: ADAPTER[:SCALE] DIR; merge: ADAPTER[:WEIGHT]... (each a directory, or org/name)");
+  verb->add_option(
+      "paths", flags->paths,
+      "convert: ADAPTER DIR; merge: ADAPTER... (each a directory or org/name, with :WEIGHT or :scale=X if wanted)");
   verb->add_option("--to", flags->to, "The format to write: mlx or peft (merge: as the first adapter)")
       ->option_text("FORMAT")
       ->check(one_of({"mlx", "peft"}));

@@ -39,17 +39,17 @@ void print_as_json(const ConversionReport& report, const std::string& output) {
       {{"output", output}, {"bytes", report.bytes}, {"exact", exact}, {"notes", report.notes}, {"tensors", tensors}});
 }
 
-struct Group {
+struct TensorGroup {
   size_t tensors = 0;
   uint64_t bytes = 0;
   double largest_error = 0;
 };
 
 void print_as_text(const ConversionReport& report, const std::string& output, bool every_tensor) {
-  std::map<std::pair<bool, std::string>, Group> groups;
+  std::map<std::pair<bool, std::string>, TensorGroup> groups;
   for (const TensorReport& tensor : report.tensors) {
     std::string change = tensor.source == tensor.target ? tensor.source : tensor.source + " -> " + tensor.target;
-    Group& group = groups[{!tensor.exact, every_tensor ? tensor.name + ": " + change : change}];
+    TensorGroup& group = groups[{!tensor.exact, every_tensor ? tensor.name + ": " + change : change}];
     ++group.tensors;
     group.bytes += tensor.bytes;
     group.largest_error = std::max(group.largest_error, tensor.largest_error);

@@ -10,12 +10,12 @@
 #include "bumblebee/adapter.h"
 #include "bumblebee/model.h"
 #include "bumblebee/tokenizer.h"
-#include "commands/adapter_source.h"
 #include "commands/commands.h"
 #include "commands/conversion.h"
 #include "commands/output_directory.h"
+#include "commands/read_adapter_source.h"
 #include "lora/fuse.h"
-#include "lora/merge.h"
+#include "options/adapter_flags.h"
 #include "options/hub_source.h"
 #include "options/model_flags.h"
 #include "options/validators.h"
@@ -50,24 +50,9 @@ lora::Adapter read_adapters(const FuseFlags& flags) {
   if (flags.adapters.empty()) throw UsageError("no adapter given: --adapter DIR");
   std::vector<lora::Weighted> parts;
   for (const std::string& text : flags.adapters) {
-    const AdapterSource source = AdapterSource::parse(text);
-    std::optional<float> scale;
-    if (source.number) scale = float(*source.number);
-    parts.push_back({source.read(flags.common, scale), 1.0});
+    parts.push_back(read(AdapterSource::parse(text), flags.common));
   }
-  return parts.size() == 1 ? std::move(parts.front().adapter) : lora::merge(parts).adapter;
-}
-
-/// The same, for run-time application.
-std::vector<WeightedAdapter> load_adapters(const FuseFlags& flags) {
-  std::vector<WeightedAdapter> adapters;
-  for (const std::string& text : flags.adapters) {
-    const AdapterSource source = AdapterSource::parse(text);
-    AdapterOptions options;
-    if (source.number) options.scale = float(*source.number);
-    adapters.emplace_back(load_adapter(hub_source(source.source, flags.common), options));
-  }
-  return adapters;
+  return sum_of(parts).adapter;
 }
 
 lora::FuseReport fuse(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& target,
@@ -103,7 +88,7 @@ Divergence measure(const FuseFlags& flags, const std::filesystem::path& source, 
   options.precision = Precision::exact;
   options.threads = flags.threads;
   const Model base = load_model(local(source), options), changed = load_model(local(fused), options);
-  const std::vector<WeightedAdapter> adapters = load_adapters(flags);
+  const std::vector<WeightedAdapter> adapters = load_adapters({flags.adapters}, flags.common);
   ProgressBar bar("measuring", ProgressBar::Unit::items, flags.common.progress());
   const auto window = size_t(std::min(flags.ctx_size, base.info().context));
   Divergence sum;
@@ -151,11 +136,12 @@ OutJson loss_json(const lora::FuseLoss& loss) {
           {"relative_error", loss.relative()}};
 }
 
-void print_as_json(const lora::FuseReport& report, const std::string& output,
+void print_as_json(const FuseFlags& flags, const lora::FuseReport& report, const std::string& output,
                    const std::optional<Divergence>& divergence) {
   OutJson modules = OutJson::array();
   for (const lora::FuseLoss& loss : report.losses) modules.push_back(loss_json(loss));
   OutJson out = {{"output", output}, {"bytes", report.conversion.bytes}, {"notes", report.conversion.notes}};
+  out["adapters"] = flags.adapters;
   out["loss"] = loss_json(total(report.losses));
   if (divergence) {
     out["kl"] = {{"fused", divergence->fused}, {"base", divergence->base}, {"tokens", divergence->tokens}};
@@ -164,7 +150,15 @@ void print_as_json(const lora::FuseReport& report, const std::string& output,
   print_json(out);
 }
 
-void print_as_text(const lora::FuseReport& report, const std::string& output,
+/// A line where what storing loses is more than what the adapter changes.
+std::string verdict(const lora::FuseReport& report) {
+  const lora::FuseLoss all = total(report.losses);
+  if (!(all.error > all.change)) return "";
+  return "warning  storing these weights loses more than the adapter changes: keep the adapter apart and apply it at "
+         "run time, or write dense weights (--dequantize)\n";
+}
+
+void print_as_text(const FuseFlags& flags, const lora::FuseReport& report, const std::string& output,
                    const std::optional<Divergence>& divergence) {
   size_t width = 6;
   for (const lora::FuseLoss& loss : report.losses) width = std::max(width, loss.module.size());
@@ -176,12 +170,14 @@ void print_as_text(const lora::FuseReport& report, const std::string& output,
       fmt::format("{:{}} {:>12} {:>12} {:>12} {:>10}\n", "module", width, "weight", "change", "lost", "of change"));
   for (const lora::FuseLoss& loss : report.losses) row(loss);
   row(total(report.losses));
+  write_out(verdict(report));
   if (divergence) {
     write_out(
         fmt::format("kl       {:.6g} nats per token from run-time application to the fused model; {:.6g} to the base "
                     "without the adapter ({} tokens)\n",
                     divergence->fused, divergence->base, divergence->tokens));
   }
+  write_out(told_strengths(flags.adapters));
   for (const std::string& note : report.conversion.notes) write_out("note     " + note + "\n");
   write_out("wrote    " + output + ": " + human_bytes(double(report.conversion.bytes)) + "\n");
 }
@@ -210,7 +206,8 @@ int run(const FuseFlags& flags) {
   std::optional<Divergence> divergence;
   if (!tokens.empty()) divergence = measure(flags, source, directory.work(), tokens);
   directory.finish();
-  flags.common.json ? print_as_json(report, output, divergence) : print_as_text(report, output, divergence);
+  flags.common.json ? print_as_json(flags, report, output, divergence)
+                    : print_as_text(flags, report, output, divergence);
   return int(ExitCode::ok);
 }
 
@@ -226,8 +223,8 @@ void add_fuse(Parser& app, Session& session) {
   flags->output_flag_option =
       verb->add_option("-o,--output-dir,--save-path", flags->output_flag, "The output, as above")->option_text("DIR");
   verb->add_option("--adapter,--adapter-path", flags->adapters,
-                   "An adapter, with another scale after ':' if wanted; several are added up")
-      ->option_text("SRC[:SCALE]")
+                   "An adapter, with a weight (1: as trained) or its scale; several are added up")
+      ->option_text("SRC[:WEIGHT|:scale=X]")
       ->one_each();
   verb->add_flag("-d,--dequantize", flags->dequantize, "Write dense weights: what is lost is one rounding to --dtype");
   verb->add_option("--dtype", flags->dtype, "Dense weights: float16, bfloat16, float32 (default: as stored)")

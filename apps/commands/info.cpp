@@ -101,13 +101,13 @@ std::string format_of(const ModuleInfo& module) {
          " (" + module.dtype + ")";
 }
 
-void row(const char* name, const std::string& value) { write_out(fmt::format("{:14} {}\n", name, value)); }
+void fact(const char* name, const std::string& value) { write_out(fmt::format("{:14} {}\n", name, value)); }
 
 void print_modules(const ModelInfo& info, bool all) {
   if (all) {
     for (const ModuleInfo& module : info.modules) {
-      row("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " +
-                        format_of(module));
+      fact("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " +
+                         format_of(module));
     }
     return;
   }
@@ -122,32 +122,32 @@ void print_modules(const ModelInfo& info, bool all) {
     group.bytes += module.bytes;
   }
   for (const auto& [format, group] : groups) {
-    row("format", format + ": " + std::to_string(group.modules) + (group.modules == 1 ? " matrix, " : " matrices, ") +
-                      human_bytes(double(group.bytes)));
+    fact("format", format + ": " + std::to_string(group.modules) + (group.modules == 1 ? " matrix, " : " matrices, ") +
+                       human_bytes(double(group.bytes)));
   }
 }
 
 void print_as_text(const std::string& name, const ModelInfo& info, const Memory& memory, const InfoFlags& flags) {
-  row("model", name);
-  row("architecture", info.architecture);
-  row("parameters", human_count(double(info.parameters)) + " (" + std::to_string(info.parameters) + ")");
-  row("weights", human_bytes(double(info.weight_bytes)));
+  fact("model", name);
+  fact("architecture", info.architecture);
+  fact("parameters", human_count(double(info.parameters)) + " (" + std::to_string(info.parameters) + ")");
+  fact("weights", human_bytes(double(info.weight_bytes)));
   print_modules(info, flags.common.verbose);
-  row("layers", std::to_string(info.layers) + ", hidden " + std::to_string(info.hidden) + ", intermediate " +
-                    std::to_string(info.intermediate));
-  row("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " +
-                   std::to_string(info.kv_heads) + " for keys and values");
-  row("vocabulary", std::to_string(info.vocab) + (info.tied_head ? ", tied to the head" : ""));
-  row("context", std::to_string(info.context) + " tokens");
-  row("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
-                    " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
-                    " keys and values (" + memory.kv_type + ")");
-  row("budget", budget_line(memory));
+  fact("layers", std::to_string(info.layers) + ", hidden " + std::to_string(info.hidden) + ", intermediate " +
+                     std::to_string(info.intermediate));
+  fact("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " +
+                    std::to_string(info.kv_heads) + " for keys and values");
+  fact("vocabulary", std::to_string(info.vocab) + (info.tied_head ? ", tied to the head" : ""));
+  fact("context", std::to_string(info.context) + " tokens");
+  fact("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
+                     " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
+                     " keys and values (" + memory.kv_type + ")");
+  fact("budget", budget_line(memory));
   for (const DeviceInfo& device : devices()) {
     if (!device.own_memory) continue;
     Memory card = memory;
     plan(card, info, device);
-    row("", budget_line(card));
+    fact("", budget_line(card));
   }
 }
 

@@ -20,6 +20,29 @@ std::string logits(const std::vector<std::string>& more, const std::map<std::str
   return read_file(path);
 }
 
+TEST(AdapterFlag, ANumberIsAShareOfWhatWasTrained) {
+  // mlx_lora's own scale is 2.
+  const double own = run({"info", kLora, "--json"}).json().at("modules").at(0).at("scale").get<double>();
+  const std::string whole = logits({"--adapter", kLora}), half = logits({"--adapter", kLora + ":0.5"});
+  EXPECT_EQ(logits({"--adapter", kLora + ":1"}), whole);
+  EXPECT_EQ(logits({"--adapter", kLora + ":scale=" + std::to_string(own)}), whole);
+  EXPECT_EQ(logits({"--adapter", kLora + ":scale=" + std::to_string(own / 2)}), half);
+  EXPECT_NE(half, whole);
+
+  // The same in the verbs that write: half of it, by each of them.
+  Scratch scratch;
+  const auto scale_of = [&](std::vector<std::string> call) {
+    const std::string out = (scratch / ("out" + std::to_string(call.size()) + call[1])).string();
+    call.insert(call.end(), {"-o", out});
+    const Outcome got = run(call);
+    EXPECT_EQ(got.status, 0) << got.err;
+    EXPECT_NE(got.out.find("0.5 of what was trained"), std::string::npos) << got.out;
+    return logits({"--adapter", out});
+  };
+  EXPECT_EQ(scale_of({"adapter", "convert", kLora + ":0.5", "--to", "peft"}), half);
+  EXPECT_EQ(scale_of({"adapter", "merge", kLora + ":0.5"}), half);
+}
+
 TEST(AdapterFlag, ChangesTheAnswerAndAScaleOfZeroDoesNot) {
   const std::string base = logits({}), adapted = logits({"--adapter", kLora});
   EXPECT_NE(adapted, base);
@@ -45,12 +68,13 @@ TEST(AdapterFlag, RefusalsNameTheAdapter) {
     EXPECT_NE(got.err.find(part), std::string::npos) << got.err;
     EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
   };
-  refused({"--adapter", kLora + ":much"}, 2, "expected SRC or SRC:SCALE");
+  refused({"--adapter", kLora + ":much"}, 2, "expected ADAPTER, ADAPTER:WEIGHT");
   refused({"--adapter", ":2"}, 2, "expected a source");
   refused({"--adapter", "/nowhere/at/all"}, 3, "/nowhere/at/all");
   refused({"--adapter", kLora, "--adapter", kLora}, 8, "got it twice");
   refused({"--adapter", kFull, "--adapter", kFull}, 8, "got it twice");
-  refused({"--adapter", kFull + ":2"}, 8, "no factors to scale");
+  refused({"--adapter", kFull + ":scale=2"}, 8, "no factors to scale");
+  refused({"--adapter", golden("adapters/mlx_dora") + ":0.5"}, 8, "expected 1 or 0, got 0.5");
   refused({"--adapter", golden("adapters/mlx_dora"), "--adapter", kLora}, 8, "DoRA rescales whole rows");
   const Outcome other = run({"generate", "-m", tiny_model(), "--raw", "-p", "x", "--adapter", kLora});
   EXPECT_EQ(other.status, 8) << other.err;
@@ -59,7 +83,7 @@ TEST(AdapterFlag, RefusalsNameTheAdapter) {
 
 TEST(AdapterFlag, EveryVerbThatRunsAModelHasIt) {
   for (const char* verb : {"generate", "chat", "logits", "perplexity", "bench"})
-    EXPECT_NE(run({verb, "--help"}).out.find("--adapter SRC[:SCALE]"), std::string::npos) << verb;
+    EXPECT_NE(run({verb, "--help"}).out.find("--adapter SRC[:WEIGHT|:scale=X]"), std::string::npos) << verb;
 }
 
 TEST(AdapterFlag, BenchSetsTheBaseBeside) {

@@ -64,7 +64,8 @@ TEST(Adapter, ConvertsThereAndBack) {
   EXPECT_EQ(modules(back), modules(golden_adapter("mlx_lora")));
 
   EXPECT_EQ(run({"adapter", "convert", golden_adapter("mlx_lora"), there, "--to", "peft"}).status, 2) << "it exists";
-  EXPECT_EQ(run({"adapter", "convert", golden_adapter("mlx_lora") + ":3", there, "--to", "peft", "--force"}).status, 0);
+  EXPECT_EQ(
+      run({"adapter", "convert", golden_adapter("mlx_lora") + ":scale=3", there, "--to", "peft", "--force"}).status, 0);
   EXPECT_EQ(modules(there).at(0).at("scale"), 3);
 }
 
