@@ -23,7 +23,7 @@ std::string bar(double fraction, int width) {
 }
 
 /// The end of a name says more than its beginning.
-std::string short_name(const std::string& path) {
+std::string last_part(const std::string& path) {
   std::string name = one_line(path);
   if (int(name.size()) > kNameColumns) name = "..." + name.substr(name.size() - size_t(kNameColumns) + 3);
   name.resize(size_t(kNameColumns), ' ');
@@ -35,7 +35,7 @@ std::string line(const std::string& name, uint64_t done, uint64_t total, const s
   const std::string text =
       fmt::format(" {:3.0f}%  {} / {}{}", 100 * fraction, human_bytes(double(done)), human_bytes(double(total)), tail);
   const int room = terminal_columns() - kNameColumns - int(text.size()) - 4;
-  return short_name(name) + (room >= 8 ? " " + bar(fraction, std::min(room, 30)) : "") + text;
+  return last_part(name) + (room >= 8 ? " " + bar(fraction, std::min(room, 30)) : "") + text;
 }
 
 }  // namespace

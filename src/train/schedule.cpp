@@ -18,7 +18,7 @@ struct Shape {
 constexpr Shape kShapes[] = {
     {"cosine_decay", 2, 3, 1}, {"exponential_decay", 2, 2, -1}, {"step_decay", 3, 3, 2}, {"linear_schedule", 3, 3, 2}};
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::bad_request, "lr_schedule", what); }
+[[noreturn]] void refuse_schedule(const std::string& what) { throw Error(ErrorCode::bad_request, "lr_schedule", what); }
 
 /// init + step·slope, `end` from `steps` on.
 float line(double init, double end, uint64_t steps, uint64_t step) {
@@ -28,30 +28,33 @@ float line(double init, double end, uint64_t steps, uint64_t step) {
 }  // namespace
 
 Schedule::Schedule(const ScheduleOptions& options, double constant) : options_(options), constant_(constant) {
-  if (!(constant >= 0) || !std::isfinite(constant)) refuse(cat("learning_rate: expected at least 0, got ", constant));
+  if (!(constant >= 0) || !std::isfinite(constant))
+    refuse_schedule(cat("learning_rate: expected at least 0, got ", constant));
   if (options.name.empty()) {
-    if (!options.arguments.empty() || options.warmup != 0) refuse("expected a name beside arguments and warmup");
+    if (!options.arguments.empty() || options.warmup != 0)
+      refuse_schedule("expected a name beside arguments and warmup");
     return;
   }
   const auto shape =
       std::find_if(std::begin(kShapes), std::end(kShapes), [&](const Shape& s) { return options.name == s.name; });
   if (shape == std::end(kShapes))
-    refuse(
+    refuse_schedule(
         cat("name: expected cosine_decay, exponential_decay, step_decay or linear_schedule, got '", options.name, "'"));
   const size_t given = options.arguments.size();
   if (given < shape->fewest || given > shape->most)
-    refuse(cat(options.name, ": expected ", shape->fewest, shape->most > shape->fewest ? " or 3" : "",
-               " arguments, got ", given));
+    refuse_schedule(cat(options.name, ": expected ", shape->fewest, shape->most > shape->fewest ? " or 3" : "",
+                        " arguments, got ", given));
   for (const double value : options.arguments) {
-    if (!std::isfinite(value)) refuse(cat(options.name, ": expected finite arguments, got ", value));
+    if (!std::isfinite(value)) refuse_schedule(cat(options.name, ": expected finite arguments, got ", value));
   }
   if (shape->count >= 0) {
     const double steps = options.arguments[size_t(shape->count)];
     if (!(steps >= 1) || steps != std::floor(steps) || steps > 1e15)
-      refuse(cat(options.name, ": expected a whole number of steps, at least 1, got ", steps));
+      refuse_schedule(cat(options.name, ": expected a whole number of steps, at least 1, got ", steps));
   }
-  if (options.warmup < 0) refuse(cat("warmup: expected at least 0, got ", options.warmup));
-  if (!std::isfinite(options.warmup_init)) refuse(cat("warmup_init: expected a number, got ", options.warmup_init));
+  if (options.warmup < 0) refuse_schedule(cat("warmup: expected at least 0, got ", options.warmup));
+  if (!std::isfinite(options.warmup_init))
+    refuse_schedule(cat("warmup_init: expected a number, got ", options.warmup_init));
 }
 
 float Schedule::rate(uint64_t step) const {
