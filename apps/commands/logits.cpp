@@ -2,8 +2,8 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "base/output_paths.h"
 #include "commands/commands.h"
+#include "commands/output_directory.h"
 #include "io/safetensors.h"
 #include "options/adapter_flags.h"
 #include "options/model_flags.h"
@@ -29,11 +29,7 @@ void check_output(const LogitsFlags& flags) {
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
   const std::filesystem::path inputs[] = {source(flags.model.model, flags.common).directory(),
                                           flags.tokens_file == "-" ? "" : flags.tokens_file};
-  try {
-    require_apart(flags.output, inputs);
-  } catch (const Error& error) {
-    throw UsageError(error.what());
-  }
+  check_apart(flags.output, inputs);
 }
 
 int run(const LogitsFlags& flags) {

@@ -58,15 +58,19 @@ void remove_empty_folders(const fs::path& root, const std::set<std::string>& nam
 
 }  // namespace
 
+void check_apart(const fs::path& output, std::span<const fs::path> inputs) {
+  try {
+    require_apart(output, inputs);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 OutputDirectory::OutputDirectory(fs::path path, Existing existing, std::span<const fs::path> inputs)
     : path_(std::move(path)) {
   if (path_.empty()) throw UsageError("no output directory given");
   if (!path_.has_filename()) path_ = path_.parent_path();  // "out/" is "out"
-  try {
-    require_apart(path_, inputs);
-  } catch (const Error& error) {
-    throw UsageError(error.what());
-  }
+  check_apart(path_, inputs);
   std::error_code failure;
   replaces_ = fs::exists(fs::symlink_status(path_));
   if (replaces_) {

@@ -9,6 +9,9 @@
 
 namespace bumblebee::cli {
 
+/// require_apart() of base/output_paths.h, as a mistake of the command line: throws UsageError.
+void check_apart(const std::filesystem::path& output, std::span<const std::filesystem::path> inputs);
+
 /// Prepares a fresh directory beside `path`, or in it where it exists; finish() puts its files in place, otherwise it
 /// is removed with everything in it. Replacing touches only what such a run wrote there and nobody changed since
 /// (base/output_paths.h); other files stay where they are.

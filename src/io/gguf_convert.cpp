@@ -1,4 +1,4 @@
-// TensorPlan every tensor, write the small files, then stream the weights. Exactness is measured on every element, not
+// Plan every tensor, write the small files, then stream the weights. Exactness is measured on every element, not
 // assumed.
 #include "io/gguf_convert.h"
 
