@@ -1,5 +1,5 @@
 // Every operation of the cpu backend by itself, against the limits of this machine: bench_ops [--small] and the flags
-// of Google Benchmark. docs/performance.md says how to read the counters.
+// of Google Benchmark. docs/internals/performance.md says how to read the counters.
 #include <cstdio>
 #include <cstring>
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Holds the source tree to its architecture: who may include whom (docs/architecture.md), that only src/backend/registry.cpp names
+# Holds the source tree to its architecture: who may include whom (docs/internals/architecture.md), that only src/backend/registry.cpp names
 # concrete backends, where build switches may be tested, how long a file may be, and that each file says what it is.
 # Usage: check_layers.py [ROOT]. Prints one line per violation, `path:line: rule: what`; exits with 1 if there is any.
 import os

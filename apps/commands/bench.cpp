@@ -1,5 +1,5 @@
 // `bench`: how fast a model is here. Flags, names of tests and the table follow llama-bench, so that figures can stand
-// side by side; docs/cli.md defines every field.
+// side by side; docs/inspect.md defines every field.
 #include <fmt/core.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// `perplexity`: how well a model predicts a text. The exact definition is in the help text and in docs/cli.md; both
+// `perplexity`: how well a model predicts a text. The exact definition is in the help text and in docs/inspect.md; both
 // must follow the code.
 #include <fmt/core.h>
 

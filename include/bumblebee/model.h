@@ -19,7 +19,7 @@ namespace bumblebee {
 enum class Quantization : uint8_t { as_stored, int2, int3, int4, int5, int6, int8 };
 
 /// fast: inside products, activations are rounded to int8 per 64 values for quantized weights, to bf16 for dense ones
-/// (docs/fidelity.md says what that costs). exact: they stay f32.
+/// (docs/internals/fidelity.md says what that costs). exact: they stay f32.
 enum class Precision : uint8_t { exact, fast };
 
 /// Element type of cached keys and values. by_precision is bf16 in fast precision and f32 in exact; int8 has one scale

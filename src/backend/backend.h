@@ -21,7 +21,7 @@ struct BackendOptions {
   int device = 0;               // of several of one kind
   int threads = 0;              // 0: one per core this process may use
   Pin pin = Pin::automatic;     // where its threads run
-  bool fast = false;            // may round activations (see docs/numerics.md)
+  bool fast = false;            // may round activations (see docs/internals/numerics.md)
   std::string instruction_set;  // force one of the kernels this machine can run; empty: the best, or BB_CPU when set
 };
 

@@ -1,4 +1,4 @@
-# Runs every benchmark of bench_ops once, at small sizes, and checks that each reports what docs/performance.md promises.
+# Runs every benchmark of bench_ops once, at small sizes, and checks that each reports what docs/internals/performance.md promises.
 # Usage: bench_ops_test.py BENCH_OPS.
 import json
 import math

@@ -85,7 +85,7 @@ TEST_P(ChosenConformance, MatchesTheReference) {
   expect_within_bounds(target, it->second);
 }
 
-/// docs/numerics.md: in exact precision the sets with a fused multiply-add compute the same bits.
+/// docs/internals/numerics.md: in exact precision the sets with a fused multiply-add compute the same bits.
 TEST(ChosenCases, HaveTheSameBitsOnEverySetThatFuses) {
   std::vector<std::unique_ptr<Backend>> backends;
   for (const Target& target : targets_of_one_thread()) {

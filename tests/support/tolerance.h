@@ -1,5 +1,5 @@
 // Where tolerances come from. Nothing here is tuned: every bound follows from sizes and from the rounding of one
-// operation, as docs/numerics.md, section "Tolerances", spells out.
+// operation, as docs/internals/numerics.md, section "Tolerances", spells out.
 #pragma once
 
 #include <cmath>

@@ -9,18 +9,18 @@
 namespace bumblebee::cpu {
 
 /// Sums over k are formed in blocks of this many elements, each block in 16 lanes, whatever the instruction set and the
-/// number of rows. That is what makes a row's result independent of its batch (docs/numerics.md).
+/// number of rows. That is what makes a row's result independent of its batch (docs/internals/numerics.md).
 inline constexpr int kDepthBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
-/// Activations of the fast mode are quantized with one scale for so many (docs/numerics.md). The scale is such that all
+/// Activations of the fast mode are quantized with one scale for so many (docs/internals/numerics.md). The scale is such that all
 /// of them fit int8 but the largest kOutliers, which are 128·high + low with both bytes in int8.
 inline constexpr int kQuantGroup = 64;
 inline constexpr int kOutliers = 2;
 /// Inputs whose codes of four bits are a cache line: a chunk of a row.
 inline constexpr int kNibbleChunk = 128;
 /// Blocks of a stripe. The fast mode sums a row in so many lanes: lane i takes block i of every stripe, in order; then
-/// lanes are added in order (docs/kernels.md draws it).
+/// lanes are added in order (docs/internals/kernels.md draws it).
 inline constexpr int kLanes = 16;
 /// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;

@@ -1,4 +1,4 @@
-// NVIDIA cards of compute capability 8.0 and newer (docs/cuda.md).
+// NVIDIA cards of compute capability 8.0 and newer (docs/internals/cuda.md).
 #pragma once
 
 #include "backend/backend.h"

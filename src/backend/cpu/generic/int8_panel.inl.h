@@ -1,6 +1,6 @@
 // Many rows of int8 activations: a panel of weight rows is decoded to bytes in the caches and meets all rows of x. Lane
 // l of a row's sums has blocks l, l + 16, ..., so a panel takes those first, then the blocks of the next lane: block by
-// block they are kLanes·BLOCK inputs apart. Drawn in docs/kernels.md. Included after int8.inl.h.
+// block they are kLanes·BLOCK inputs apart. Drawn in docs/internals/kernels.md. Included after int8.inl.h.
 #pragma once
 
 inline constexpr int kPanelTiles = kInt8Cols / 16;
