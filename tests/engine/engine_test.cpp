@@ -59,8 +59,8 @@ TEST_P(OnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
 }
 
 TEST_P(OnDevice, DecodeEqualsPrefillAtEveryBorder) {
-  // On cards the two multiply in different ways (docs/internals/numerics.md), 2^-17 apart. That rounds one key or value in 2^9 to
-  // another bf16, 2^-8 apart: 2^-12.5 of all of them, and logits of this model reach about ten.
+  // On cards the two multiply in different ways (docs/internals/numerics.md), 2^-17 apart. That rounds one key or value
+  // in 2^9 to another bf16, 2^-8 apart: 2^-12.5 of all of them, and logits of this model reach about ten.
   const double tolerance = GetParam() == "cuda" ? 10 * 0x1p-12 : kTolerance;
   const Model model = load(golden_model("qwen3"), GetParam());
   const std::vector<int32_t> tokens = some_tokens(132, model.info().vocab, 3);

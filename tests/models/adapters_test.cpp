@@ -92,8 +92,8 @@ std::vector<Option> options() {
 }
 
 /// Errors of f32 sums over a few layers, relative to the root mean square of the logits: sums of up to 256 products in
-/// every operation, of which there are about a dozen per layer (docs/internals/numerics.md, "Whole models"), times what sharp
-/// attention and deltas as large as the weights make of them.
+/// every operation, of which there are about a dozen per layer (docs/internals/numerics.md, "Whole models"), times what
+/// sharp attention and deltas as large as the weights make of them.
 constexpr double kF32Error = 3e-4;
 /// For the reference: weights of the dense model were rounded to f32 once, inverse frequencies are f32 in both.
 constexpr double kRefError = 2e-5;

@@ -1,6 +1,6 @@
 // A sequence's result does not depend on how its tokens were cut into steps, on who shared the batch or on which pages
-// it got: bit for bit, because every sum has one order (docs/internals/numerics.md). For the same reason the instruction sets
-// with a fused multiply-add agree with each other.
+// it got: bit for bit, because every sum has one order (docs/internals/numerics.md). For the same reason the
+// instruction sets with a fused multiply-add agree with each other.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -46,7 +46,8 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
     const Weight weight = backend_->pack(host);
     const HostMatrix all = random_rows(random, 40, 1216);
     const std::vector<float> together = matmul(all, weight);
-    // On a card in fast precision more than 32 rows are another kind (docs/internals/numerics.md), which the conformance covers.
+    // On a card in fast precision more than 32 rows are another kind (docs/internals/numerics.md), which the
+    // conformance covers.
     const bool kinds = between_kinds_of_rows(GetParam(), 1) > 0;
     const std::vector<float> few = kinds ? matmul({32, all.cols, {all.row(0), all.row(32)}}, weight) : together;
     for (const int count : {1, 2, 3, 4, 5, 9, 17, 39}) {

@@ -13,8 +13,8 @@ namespace bumblebee::cpu {
 inline constexpr int kDepthBlock = 1024;
 /// Rows of x that a matvec kernel takes at once; more go through decoded panels.
 inline constexpr int kMatvecRows = 4;
-/// Activations of the fast mode are quantized with one scale for so many (docs/internals/numerics.md). The scale is such that all
-/// of them fit int8 but the largest kOutliers, which are 128·high + low with both bytes in int8.
+/// Activations of the fast mode are quantized with one scale for so many (docs/internals/numerics.md). The scale is
+/// such that all of them fit int8 but the largest kOutliers, which are 128·high + low with both bytes in int8.
 inline constexpr int kQuantGroup = 64;
 inline constexpr int kOutliers = 2;
 /// Inputs whose codes of four bits are a cache line: a chunk of a row.

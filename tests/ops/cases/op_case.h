@@ -43,8 +43,8 @@ class OpCase {
   const std::string& op() const { return op_; }
   std::string name() const { return op_ + "/" + variant_; }
   virtual std::vector<Output> run(Backend& backend) const = 0;
-  /// For each output, for each element: the largest |got - reference| that rounding can explain. See docs/internals/numerics.md,
-  /// "Tolerances".
+  /// For each output, for each element: the largest |got - reference| that rounding can explain. See
+  /// docs/internals/numerics.md, "Tolerances".
   virtual std::vector<std::vector<double>> bounds(const Precision& precision,
                                                   const std::vector<Output>& reference) const = 0;
   virtual Cost cost() const { return {}; }
