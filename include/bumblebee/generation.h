@@ -46,7 +46,7 @@ struct Input {
   CancelHandle cancel;
 
   Input() = default;
-  Input(std::string t) : text(std::move(t)) {}  // NOLINT: run("text") should read as in Bumblebee
+  Input(std::string t) : text(std::move(t)) {}  // NOLINT: run("text") should read as in Elixir's
   Input(const char* t) : text(t) {}             // NOLINT
 };
 

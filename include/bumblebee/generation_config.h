@@ -1,5 +1,6 @@
-// How tokens are chosen and when generation ends. Field names and defaults follow Bumblebee's GenerationConfig; what
-// Bumblebee lacks (penalties, min-p, logit bias, stop strings, logprobs) follows transformers and the OpenAI API.
+// How tokens are chosen and when generation ends. Field names and defaults follow GenerationConfig of Elixir's
+// Bumblebee; what that lacks (penalties, min-p, logit bias, stop strings, logprobs) follows transformers and the OpenAI
+// API.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,7 @@ struct ContrastiveSearch {
 using Strategy = std::variant<GreedySearch, MultinomialSampling, ContrastiveSearch>;
 
 struct GenerationConfig {
-  std::optional<int> max_new_tokens;  // at most one of this and max_length; neither: 20, as Bumblebee has it
+  std::optional<int> max_new_tokens;  // at most one of this and max_length; neither: 20, as Elixir's Bumblebee has it
   std::optional<int> max_length;      // prompt included
   std::optional<int> min_new_tokens;  // at most one of this and min_length
   std::optional<int> min_length;

@@ -101,18 +101,5 @@ TEST(Documentation, NamesEveryVerbAndExitCode) {
   }
 }
 
-TEST(Documentation, NamesNoFlagThatDoesNotExist) {
-  std::string page;
-  for (const char* name : {"cli", "generate", "chat", "inspect", "convert", "adapters", "prepare", "training", "hub"})
-    page += read_file(std::string(BB_SOURCE_ROOT "/docs/") + name + ".md");
-  std::string known = run({"help", "--json"}).out + "\"--version\"";
-  for (size_t at = page.find("--"); at != std::string::npos; at = page.find("--", at + 2)) {
-    size_t end = page.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", at + 2);
-    std::string flag = page.substr(at, end - at);
-    if (flag.find_first_not_of('-') == std::string::npos) continue;  // a rule of a table
-    EXPECT_NE(known.find("\"" + flag + "\""), std::string::npos) << flag;
-  }
-}
-
 }  // namespace
 }  // namespace bumblebee::apps_test
