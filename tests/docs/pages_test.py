@@ -46,19 +46,21 @@ def is_flag(word, flags):
 
 
 class Pages(unittest.TestCase):
-    def each(self, chosen):
+    def each(self, chosen, check):
         for page in chosen:
             with self.subTest(page=str(page.relative_to(pages.ROOT))):
-                yield page, page.read_text()
+                check(page, page.read_text())
 
     def test_links_lead_to_files_and_headings(self):
-        for page, text in self.each(pages.all_pages()):
+        def check(page, text):
             for number, line in pages.prose(text):
                 for path, anchor in pages.links(line):
                     target = page.parent / path if path else page
                     self.assertTrue(target.exists(), f"line {number}: {path}")
                     if anchor and target.suffix == ".md":
                         self.assertIn(anchor, pages.anchors(target.read_text()), f"line {number}: {path}")
+
+        self.each(pages.all_pages(), check)
 
     def test_every_user_page_can_be_reached_from_the_readme(self):
         reached, todo = set(), [pages.ROOT / "README.md"]
@@ -76,7 +78,8 @@ class Pages(unittest.TestCase):
     def test_commands_and_flags_exist(self):
         flags = known_flags()
         everywhere = set.union(*flags.values()) | NO_VERB
-        for page, text in self.each(pages.user_pages()):
+
+        def check(_, text):
             said = [(number, span) for number, line in pages.own_cells(text) for span in pages.spans(line)]
             for number, span in said:
                 if re.match(r"bumblebee [a-z]", span):
@@ -87,6 +90,8 @@ class Pages(unittest.TestCase):
                 for line in block.text.replace("\\\n", " ").split("\n") if block.language == "sh" else []:
                     if re.search(r"(^|/| )bumblebee [a-z]", line):
                         self.assertEqual(unknown(line.replace("build/release/", ""), flags), [], f"block of line {block.line}: {line}")
+
+        self.each(pages.user_pages(), check)
 
     def test_every_verb_has_a_page(self):
         text = "".join(page.read_text() for page in pages.user_pages())
