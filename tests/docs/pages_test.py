@@ -93,11 +93,6 @@ class Pages(unittest.TestCase):
 
         self.each(pages.user_pages(), check)
 
-    def test_every_verb_has_a_page(self):
-        text = "".join(page.read_text() for page in pages.user_pages())
-        for verb in known_flags():
-            self.assertTrue(re.search(rf"bumblebee {verb}\b", text) or f"`{verb}`" in text, verb)
-
 
 class Reading(unittest.TestCase):
     def test_blocks(self):

@@ -19,6 +19,11 @@ if(NOT output MATCHES "[0-9]+ tokens")
   message(FATAL_ERROR "embed_in_app printed something else:\n${output}")
 endif()
 run(${WORK}/prefix/bin/bumblebee --version)
+foreach(page README.md docs/getting-started.md docs/internals/architecture.md examples/my_posts/README.md)
+  if(NOT EXISTS ${WORK}/prefix/share/doc/bumblebee/${page})
+    message(FATAL_ERROR "not installed: ${page}, where the README leads")
+  endif()
+endforeach()
 # Another minor version is another interface until 1.0.
 file(WRITE ${WORK}/newer/CMakeLists.txt
   "cmake_minimum_required(VERSION 3.25)\nproject(newer LANGUAGES CXX)\nfind_package(bumblebee 0.2 QUIET)\n"
