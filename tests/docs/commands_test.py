@@ -29,7 +29,7 @@ import pages  # noqa: E402
 
 # The worked example has a test of its own, which looks at the files that it leaves (tests/apps/my_posts_test.cpp).
 ELSEWHERE = {"examples/my_posts/README.md"}
-NUMBER = r"[+-]?\d[\d.,:]*([eE][+-]?\d+)?( ?(ns|µs|ms|s|min|h|B|kB|MB|GB|TB|%)(?![\w]))?"
+NUMBER = r"(\d+ (h|min) )*[+-]?\d[\d.,:]*([eE][+-]?\d+)?( ?(ns|µs|ms|s|min|h|B|kB|MB|GB|TB|%)(?![\w]))?"
 
 
 def differences(shown, got, words):
