@@ -2,12 +2,11 @@
 #include "program.h"
 
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
 #include "bumblebee/version.h"
 #include "commands/commands.h"
 #include "options/common.h"
+#include "options/variables.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
 #include "ui/log.h"
@@ -19,23 +18,36 @@ namespace {
 
 constexpr const char* kEnvironmentHelp =
     "Environment: every flag has a variable, BUMBLEBEE_ and the flag's long name in capitals, '-' as '_':\n"
-    "--max-tokens is BUMBLEBEE_MAX_TOKENS. A flag on the command line beats its variable; an empty one counts as\n"
-    "unset. Flags without a value take 1 or 0. A variable holds one value, also of a flag that may be repeated.";
-
-bool truthy(const char* text) {
-  return text && *text && std::strcmp(text, "0") != 0 && std::strcmp(text, "false") != 0;
-}
+    "--max-tokens is BUMBLEBEE_MAX_TOKENS. Verbs that write or delete have variables of their own, with the verb's\n"
+    "name: BUMBLEBEE_TRAIN_ITERS. A flag on the command line beats its variable and those that exclude it; a variable\n"
+    "beats a file of --config; an empty one counts as unset. Flags without a value take 1 or 0. A variable holds one\n"
+    "value, also of a flag that may be repeated. 'bumblebee help VERB --json' lists a verb's.";
 
 ErrorFormat format_wanted(const Session& session) {
   if (session.common) return session.common->json ? ErrorFormat::text_and_json : ErrorFormat::text;
   // The command line was not understood; --json may still stand in it.
   bool typed = false;
   for (const std::string& argument : session.arguments) typed = typed || argument == "--json";
-  return typed || truthy(std::getenv("BUMBLEBEE_JSON")) ? ErrorFormat::text_and_json : ErrorFormat::text;
+  return typed || is_yes(variable("BUMBLEBEE_JSON")) ? ErrorFormat::text_and_json : ErrorFormat::text;
+}
+
+/// Whatever becomes of the command line, what nothing read is said: it may be the cause.
+std::optional<std::string> parsed(Parser& app, const Session& session) {
+  const auto say = [&app] {
+    for (const std::string& text : app.notes()) note(text);
+  };
+  try {
+    std::optional<std::string> answer = app.parse(session.arguments);
+    say();
+    return answer;
+  } catch (const UsageError&) {
+    say();
+    throw;
+  }
 }
 
 int parse_and_run(Parser& app, Session& session) {
-  if (const std::optional<std::string> answer = app.parse(session.arguments)) {
+  if (const std::optional<std::string> answer = parsed(app, session)) {
     write_out(*answer);
     return int(ExitCode::ok);
   }
@@ -82,12 +94,13 @@ int run_program(int count, char** arguments) {
   interrupt::install();
   Session session;
   session.arguments.assign(arguments + (count > 0 ? 1 : 0), arguments + count);
+  Parser app("Runs MLX 4-bit language models on this machine.", "bumblebee", version());
   try {
-    Parser app("Runs MLX 4-bit language models on this machine.", "bumblebee", version());
     add_verbs(app, session);
     return parse_and_run(app, session);
   } catch (...) {
-    return int(report_current_exception(format_wanted(session)));
+    return int(report_current_exception(format_wanted(session),
+                                        [&app](const std::string& message) { return app.in_flags(message); }));
   }
 }
 

@@ -95,6 +95,7 @@ int run(const AdapterVerbFlags& flags) {
 void add_adapter(Parser& app, Session& session) {
   auto flags = std::make_shared<AdapterVerbFlags>();
   Parser* verb = add_verb(app, {"adapter", "Convert an adapter between formats, or merge several into one"});
+  verb->own_variables();
   verb->add_option("action", flags->action, "convert or merge")->check(one_of({"convert", "merge"}));
   verb->add_option(
       "paths", flags->paths,

@@ -46,11 +46,7 @@ std::string format_of(const BenchFlags& flags) {
 
 /// How many adapters the rows of a test use, in turns; beside the base when nothing else is asked.
 std::vector<int> adapter_counts(const BenchFlags& flags) {
-  if (!flags.adapter_count.empty()) {
-    if (flags.adapter_rank == 0 && flags.adapters.adapters.empty())
-      throw UsageError("--adapter-count: expected --adapter or --adapter-rank beside it, got neither");
-    return integers_of(flags.adapter_count);
-  }
+  if (!flags.adapter_count.empty()) return integers_of(flags.adapter_count);
   if (!flags.adapters.adapters.empty()) return {0, int(flags.adapters.adapters.size())};
   return flags.adapter_rank > 0 ? std::vector<int>{0, 1} : std::vector<int>{0};
 }
@@ -348,15 +344,16 @@ void add_bench(Parser& app, Session& session) {
   add_list(*verb, flags->n_depth, {"-d,--n-depth", "Tokens in the cache before a test (default 0)", 0, kMost})
       ->group("Tests");
   add_list(*verb, flags->rows, {"--rows", "Sequences that generate together (default 1)", 1, 1024})->group("Tests");
-  verb->add_option("--adapter-rank", flags->adapter_rank,
-                   "Adapters of random numbers of this rank, for every linear layer but the head")
-      ->option_text("N")
-      ->check(integer_between(1, 4096))
-      ->excludes(verb->get_option("--adapter"))
-      ->group("Tests");
+  Option* rank = verb->add_option("--adapter-rank", flags->adapter_rank,
+                                  "Adapters of random numbers of this rank, for every linear layer but the head")
+                     ->option_text("N")
+                     ->check(integer_between(1, 4096))
+                     ->excludes(verb->get_option("--adapter"))
+                     ->group("Tests");
   add_list(
       *verb, flags->adapter_count,
       {"--adapter-count", "Adapters that the rows of a test use in turns; 0: the base (default 0 and all)", 0, 1024})
+      ->needs({verb->get_option("--adapter"), rank})
       ->group("Tests");
   verb->add_option("-r,--repetitions", flags->repetitions, "Times that each test is run (default 5)")
       ->option_text("N")

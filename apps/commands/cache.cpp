@@ -1,5 +1,6 @@
 // `cache`: what lies in the cache of the Hugging Face Hub; removing, pruning, verifying.
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <ctime>
@@ -22,7 +23,7 @@ struct CacheFlags {
   CommonFlags common;
   std::string action;
   std::vector<std::string> targets;
-  bool dry_run = false, revisions = false;
+  bool dry_run = false, revisions = false, names = false, yes = false;
 };
 
 std::string shown(const CachedRepository& one) { return one.type == "model" ? one.id : one.type + "/" + one.id; }
@@ -78,6 +79,10 @@ int list(const CacheFlags& flags) {
     print_json(as_json(listing));
     return int(ExitCode::ok);
   }
+  if (flags.names) {
+    for (const CachedRepository& one : listing.repositories) write_out(one_line(shown(one)) + "\n");
+    return int(ExitCode::ok);
+  }
   for (const CachedRepository& one : listing.repositories) {
     std::vector<std::string> refs;
     for (const CachedRevision& revision : one.revisions)
@@ -109,8 +114,21 @@ int report(const CacheFlags& flags, const CacheRemoval& removal) {
   return int(ExitCode::ok);
 }
 
+/// Asks a person: what goes is gone for Python's tools as well.
+bool agreed(const std::vector<std::string>& targets) {
+  const CacheRemoval would = remove_cached(targets, CacheAct::report);
+  if (would.removed.empty()) return true;
+  std::fprintf(stderr, "remove %s (%s), for all tools that share this cache? [y/N] ",
+               one_line(joined(would.removed)).c_str(), human_bytes(double(would.bytes)).c_str());
+  const int answer = std::getchar();
+  return answer == 'y' || answer == 'Y';
+}
+
 int remove(const CacheFlags& flags) {
   if (flags.targets.empty()) throw UsageError("nothing named: bumblebee cache rm org/name, or org/name@revision");
+  if (!flags.dry_run && !flags.yes && !flags.common.json && ::isatty(STDIN_FILENO) == 1 && is_terminal(stderr) &&
+      !agreed(flags.targets))
+    throw Error(ErrorCode::cancelled, "cache rm", "nothing was removed");
   return report(flags, remove_cached(flags.targets, flags.dry_run ? CacheAct::report : CacheAct::remove));
 }
 
@@ -168,12 +186,21 @@ int verify(const CacheFlags& flags) {
                        {"unverifiable", result.unverifiable}});
   }
   if (flags.common.json) print_json({{"good", good}, {"results", results}});
+  if (results.empty() && !flags.common.json) write_out("no models to verify\n");
   if (!good && !flags.common.json)
     std::fputs("bumblebee: remove what is bad ('bumblebee cache rm org/name@commit') and pull it again\n", stderr);
   return int(good ? ExitCode::ok : ExitCode::bad_file);
 }
 
-int run(const CacheFlags& flags) {
+int run(const CacheFlags& given) {
+  CacheFlags flags = given;
+  if (flags.action == "list") flags.action = "ls";
+  if (flags.action == "remove" || flags.action == "delete") flags.action = "rm";
+  if ((flags.revisions || flags.names) && flags.action != "ls")
+    throw UsageError("--revisions and --names are flags of 'cache ls'");
+  if (flags.yes && flags.action != "rm") throw UsageError("--yes is a flag of 'cache rm'");
+  if (flags.dry_run && flags.action != "rm" && flags.action != "prune")
+    throw UsageError("--dry-run is a flag of 'cache rm' and 'cache prune'");
   if (flags.action == "ls") return list(flags);
   if (flags.action == "rm") return remove(flags);
   if (flags.action == "prune") return prune(flags);
@@ -186,10 +213,15 @@ int run(const CacheFlags& flags) {
 void add_cache(Parser& app, Session& session) {
   auto flags = std::make_shared<CacheFlags>();
   Parser* verb = add_verb(app, {"cache", "Look after downloaded models: list, remove, prune, verify"});
-  verb->add_option("action", flags->action, "ls, rm, prune or verify")->check(one_of({"ls", "rm", "prune", "verify"}));
+  verb->own_variables();
+  verb->add_option("action", flags->action, "ls (list), rm (remove), prune or verify")
+      ->check(one_of({"ls", "list", "rm", "remove", "delete", "prune", "verify"}))
+      ->suggests({"ls", "rm", "prune", "verify"});
   verb->add_option("targets", flags->targets,
                    "rm: org/name, org/name@revision or a commit; verify: org/name[@revision] (none: all models)");
   verb->add_flag("--revisions", flags->revisions, "ls: a line for each revision as well");
+  verb->add_flag("--names", flags->names, "ls: only the names, for scripts");
+  verb->add_flag("-y,--yes", flags->yes, "rm: do not ask, as a terminal is asked otherwise");
   verb->add_flag("--dry-run", flags->dry_run, "rm, prune: only say what would go");
   verb->footer(
       "prune removes revisions that no branch or tag leads to, and what interrupted downloads left. verify hashes "

@@ -83,6 +83,7 @@ void add_convert(Parser& app, Session& session) {
   auto flags = std::make_shared<ConvertFlags>();
   flags->session = &session;
   Parser* verb = add_verb(app, {"convert", "Convert a GGUF file or a checkpoint to an MLX-format directory"});
+  verb->own_variables();
   flags->source_option = verb->add_option("source", flags->source, "MODEL.gguf, a checkpoint directory, or org/name");
   flags->output_option = verb->add_option("output", flags->output, "The directory to make");
   flags->model_option =
@@ -93,23 +94,27 @@ void add_convert(Parser& app, Session& session) {
                    "Dense weights and scales: float16, bfloat16, float32 (default: as stored; GGUF: float16)")
       ->option_text("TYPE")
       ->check(one_of({"float16", "bfloat16", "float32", "f16", "bf16", "f32"}));
-  verb->add_flag("-q,--quantize", flags->quantize, "Quantize a dense checkpoint");
-  verb->add_option("--q-bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")
-      ->option_text("N")
-      ->check(one_of({"2", "3", "4", "5", "6", "8"}));
-  verb->add_option("--q-group-size", flags->group_size, "Weights per scale: 32, 64 or 128 (default 64)")
-      ->option_text("N")
-      ->check(one_of({"32", "64", "128"}));
-  verb->add_option("--q-mode", flags->mode, "affine")->option_text("MODE")->check(one_of({"affine"}));
-  verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
-      ->option_text("V")
-      ->check(one_of({"cpu", "gpu"}));
+  const Option* quantize = verb->add_flag("-q,--quantize", flags->quantize, "Quantize a dense checkpoint");
+  Option* bits = verb->add_option("--q-bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")
+                     ->option_text("N")
+                     ->check(one_of({"2", "3", "4", "5", "6", "8"}));
+  Option* group = verb->add_option("--q-group-size", flags->group_size, "Weights per scale: 32, 64 or 128 (default 64)")
+                      ->option_text("N")
+                      ->check(one_of({"32", "64", "128"}));
+  Option* mode = verb->add_option("--q-mode", flags->mode, "affine")->option_text("MODE")->check(one_of({"affine"}));
+  Option* variant =
+      verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
+          ->option_text("V")
+          ->check(one_of({"cpu", "gpu"}));
   verb->add_flag("-d,--dequantize", flags->dequantize, "Make quantized weights dense");
-  verb->add_flag("--requantize", flags->requantize,
-                 "GGUF: quantize what has no exact counterpart (K-quants, dense), as --q-bits says");
+  const Option* requantize =
+      verb->add_flag("--requantize", flags->requantize,
+                     "GGUF: quantize what has no exact counterpart (K-quants, dense), as --q-bits says");
+  for (Option* option : {bits, group, mode, variant}) option->needs({quantize, requantize});
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
-      ->check(integer_between(0, 1024));
+      ->check(integer_between(0, 1024))
+      ->shared();
   verb->add_flag("--force", flags->force,
                  "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer(

@@ -217,6 +217,7 @@ void add_fuse(Parser& app, Session& session) {
   auto flags = std::make_shared<FuseFlags>();
   flags->session = &session;
   Parser* verb = add_verb(app, {"fuse", "Write adapters into a model's weights, and say what that loses"});
+  verb->own_variables();
   flags->source_option = verb->add_option("source", flags->source, "The base: a checkpoint directory, or org/name");
   flags->output_option = verb->add_option("output", flags->output, "The directory to make");
   flags->model_option = verb->add_option("-m,--model", flags->model, "The base, as above")->option_text("MODEL");
@@ -233,14 +234,17 @@ void add_fuse(Parser& app, Session& session) {
   verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
       ->option_text("V")
       ->check(one_of({"cpu", "gpu"}));
-  verb->add_option("--text", flags->text, "A text to measure the whole model on ('-': standard input)")
-      ->option_text("FILE");
+  const Option* text =
+      verb->add_option("--text", flags->text, "A text to measure the whole model on ('-': standard input)")
+          ->option_text("FILE");
   verb->add_option("-c,--ctx-size", flags->ctx_size, "Tokens per window of --text (default 256)")
       ->option_text("N")
+      ->needs({text})
       ->check(integer_between(2, 1 << 30));
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
-      ->check(integer_between(0, 1024));
+      ->check(integer_between(0, 1024))
+      ->shared();
   verb->add_flag("--force", flags->force,
                  "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer(

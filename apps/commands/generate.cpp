@@ -2,10 +2,13 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <string_view>
 
 #include "commands/commands.h"
 #include "commands/generation.h"
 #include "options/chat_flags.h"
+#include "options/hub_source.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
@@ -21,29 +24,76 @@ struct GenerateFlags {
   SamplingFlags sampling;
   AdapterFlags adapters;
   ChatFlags chat;
-  std::string prompt, file, tokens, positional;
-  bool raw = false;
+  std::string prompt, file, tokens;
+  std::vector<std::string> words;  // as typed without a flag: the prompt, or the model and the prompt
+  bool raw = false, escapes = false;
   bool parse_control_tokens = false;
   int ctx_size = 0;
   std::string kv_memory;
   const Session* session = nullptr;
-  const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr;
+  const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr,
+               *model_option = nullptr;
 };
 
+/// `generate MODEL PROMPT`, as Ollama has it: where no flag names the model and the first word can be one, it is.
+void take_model(GenerateFlags& flags) {
+  if (flags.words.empty() || flags.session->typed(*flags.model_option)) return;
+  const std::string& first = flags.words.front();
+  std::error_code ignored;
+  const bool place = std::filesystem::exists(first, ignored);
+  const bool only_place = flags.model.model.empty() && looks_like_repository(first);
+  const bool a_prompt_follows = flags.words.size() > 1 && looks_like_repository(first);
+  if (!place && !only_place && !a_prompt_follows) return;
+  flags.model.model = first;
+  flags.words.erase(flags.words.begin());
+}
+
+/// \n, \t and \\ as a line end, a tab and a backslash, where --escapes asks for it; else a note, since that was meant.
+std::string with_escapes(const GenerateFlags& flags, const std::string& text, const std::string& flag) {
+  if (!flags.escapes) {
+    if (text.find("\\n") != std::string::npos)
+      note("'\\n' in " + flag + " is a backslash and an n; --escapes (-e) makes it a line end");
+    return text;
+  }
+  std::string out;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char next = text[at] == '\\' && at + 1 < text.size() ? text[at + 1] : '\0';
+    const size_t which = std::string_view("nt\\").find(next);
+    const bool escape = next != '\0' && which != std::string_view::npos;
+    out += escape ? "\n\t\\"[which] : text[at];
+    at += escape ? 1 : 0;
+  }
+  return out;
+}
+
+/// A file ends with a line end, which is not a part of the message; --raw takes all of it.
+std::string message_of(std::string text, bool raw) {
+  if (!raw && text.ends_with('\n')) text.pop_back();
+  if (!raw && text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
 std::string prompt_text(const GenerateFlags& flags, const Option* chosen) {
-  if (chosen == flags.file_option && chosen) return read_input(flags.file);
+  if (chosen == flags.file_option && chosen) return message_of(read_input(flags.file), flags.raw);
   if (!chosen) {
     if (::isatty(STDIN_FILENO) == 1)
-      throw UsageError("no prompt given: use -p TEXT, -f FILE, or '-p -' for standard input");
-    return read_input("-");
+      throw UsageError(
+          "no prompt given: use -p TEXT, -f FILE, or '-p -' for standard input; 'bumblebee chat' holds a conversation");
+    return message_of(read_input("-"), flags.raw);
   }
-  const std::string& text = chosen == flags.prompt_option ? flags.prompt : flags.positional;
-  return text == "-" ? read_input("-") : text;
+  std::string text = flags.prompt;
+  if (chosen == flags.positional_option) {
+    text.clear();
+    for (const std::string& word : flags.words) text += (text.empty() ? "" : " ") + word;
+  }
+  if (text == "-") return message_of(read_input("-"), flags.raw);
+  return with_escapes(flags, text, chosen == flags.prompt_option ? "-p" : "the prompt");
 }
 
 text::Input make_input(const GenerateFlags& flags) {
-  const Option* chosen =
-      exclusive(*flags.session, {flags.prompt_option, flags.file_option, flags.tokens_option, flags.positional_option});
+  std::vector<const Option*> sources = {flags.prompt_option, flags.file_option, flags.tokens_option};
+  if (!flags.words.empty()) sources.push_back(flags.positional_option);
+  const Option* chosen = exclusive(*flags.session, sources);
   text::Input input;
   bool as_is = flags.raw || chosen == flags.tokens_option;
   if (chosen && chosen == flags.tokens_option) {
@@ -64,13 +114,18 @@ text::Input make_input(const GenerateFlags& flags) {
     input.parse_control_tokens = flags.parse_control_tokens;
     return input;
   }
-  if (!flags.chat.system_prompt.empty()) input.messages.push_back({"system", flags.chat.system_prompt, {}});
+  if (!flags.chat.system_prompt.empty()) {
+    input.messages.push_back({"system", with_escapes(flags, flags.chat.system_prompt, "--system-prompt"), {}});
+  }
   input.messages.push_back({"user", std::move(prompt), {}});
   input.chat = flags.chat.options();
   return input;
 }
 
-int run(const GenerateFlags& flags) {
+int run(const GenerateFlags& given) {
+  GenerateFlags flags = given;
+  take_model(flags);
+  for (std::string& text : flags.sampling.stop) text = with_escapes(flags, text, "--stop");
   text::Input input = make_input(flags);
   ReadyModel ready =
       load_serving({flags.model, flags.sampling, flags.adapters, flags.ctx_size, flags.kv_memory}, flags.common);
@@ -104,6 +159,7 @@ int run(const GenerateFlags& flags) {
     });
     if (failure) std::rethrow_exception(failure);
     write_out("\n");
+    if (const std::string cut = cut_note(result, ready, flags.sampling); !cut.empty()) note(cut);
     if (flags.common.remarks()) {
       std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), speed_line(result).c_str(),
                    style(stderr, Style::reset));
@@ -119,8 +175,11 @@ void add_generate(Parser& app, Session& session) {
   flags->session = &session;
   Parser* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
-  flags->positional_option = verb->add_option("prompt", flags->positional, "The prompt, as -p");
+  flags->positional_option =
+      verb->add_option("prompt", flags->words, "The prompt, as -p; before it, the model in place of -m")
+          ->option_text("[MODEL] PROMPT");
   add_model_flags(*verb, flags->model);
+  flags->model_option = verb->get_option("--model");
   add_adapter_flags(*verb, flags->adapters);
   add_ctx_flag(*verb, flags->ctx_size);
   add_kv_memory_flag(*verb, flags->kv_memory);
@@ -134,18 +193,24 @@ void add_generate(Parser& app, Session& session) {
           ->option_text("IDS")
           ->group("Prompt");
   verb->add_flag("--raw", flags->raw, "Continue the text as it is, without the chat template")->group("Prompt");
+  verb->add_flag("-e,--escapes", flags->escapes,
+                 "In -p, --system-prompt and --stop, \\n, \\t and \\\\ are a line end, a tab and a backslash")
+      ->group("Prompt");
   verb->add_flag("--parse-control-tokens", flags->parse_control_tokens,
                  "With --raw: text such as <|im_start|> becomes that token")
       ->group("Prompt");
   add_chat_flags(*verb, flags->chat);
   add_sampling_flags(*verb, flags->sampling);
-  verb->add_option("--logprobs", flags->sampling.logprobs,
-                   "With --json: log probabilities of the tokens and of the N likeliest")
-      ->option_text("N")
-      ->check(integer_between(0, 20))
-      ->group("Output");
-  verb->footer("Example:\n  bumblebee generate -m DIR -p \"Why is the sky blue?\" -n 100");
+  Option* logprobs = verb->add_option("--logprobs", flags->sampling.logprobs,
+                                      "With --json: log probabilities of the tokens and of the N likeliest")
+                         ->option_text("N")
+                         ->check(integer_between(0, 20))
+                         ->group("Output");
+  verb->footer(
+      "Examples:\n  bumblebee generate -m DIR -p \"Why is the sky blue?\" -n 100\n"
+      "  bumblebee run DIR \"Why is the sky blue?\"");
   on_chosen(*verb, session, flags, run);
+  logprobs->needs({verb->get_option("--json")});
 }
 
 }  // namespace bumblebee::cli

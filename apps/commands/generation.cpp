@@ -105,6 +105,16 @@ OutJson to_json(const text::Result& result, const ReadyModel& ready) {
   return out;
 }
 
+std::string cut_note(const text::Result& result, const ReadyModel& ready, const SamplingFlags& flags) {
+  if (result.finish_reason != text::FinishReason::length) return "";
+  const int limit = ready.serving.limits().sequence_length;
+  if (result.token_summary.input + result.token_summary.output >= limit)
+    return fmt::format("the answer is cut: the context of {} tokens is full; --ctx-size and --kv-memory make more room",
+                       limit);
+  if (flags.max_tokens) return "";
+  return fmt::format("the answer is cut at {} tokens; -n sets another limit", result.token_summary.output);
+}
+
 std::string speed_line(const text::Result& result) {
   return fmt::format("[{} prompt tokens at {:.1f}/s, {} tokens at {:.1f}/s, first after {:.2f} s, {}]",
                      result.token_summary.input, prefill_speed(result), result.token_summary.output,

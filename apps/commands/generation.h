@@ -39,6 +39,10 @@ double decode_speed(const text::Result& result);   // the same; the first token 
 /// The object that --json prints.
 OutJson to_json(const text::Result& result, const ReadyModel& ready);
 
+/// Why an answer ends in the middle, and which flag lengthens it. Empty for answers that ended, and where -n asked for
+/// just so many tokens.
+std::string cut_note(const text::Result& result, const ReadyModel& ready, const SamplingFlags& flags);
+
 /// "[35 prompt tokens at 210/s, 64 tokens at 41.3/s, first after 0.17 s, stop]"
 std::string speed_line(const text::Result& result);
 

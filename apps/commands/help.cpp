@@ -1,6 +1,7 @@
 // `help`: help of the program or of one verb; with --json everything the parser knows, for tools that generate
 // documentation.
 #include "commands/commands.h"
+#include "commands/manual.h"
 #include "ui/exit_codes.h"
 #include "ui/json_out.h"
 #include "ui/terminal.h"
@@ -12,6 +13,7 @@ namespace {
 struct HelpFlags {
   CommonFlags common;
   std::string verb;
+  bool man = false;
   const Parser* app = nullptr;
 };
 
@@ -23,6 +25,7 @@ OutJson describe(const Option& option) {
   out["names"] = names;
   out["positional"] = option.positional_name().empty() ? OutJson(nullptr) : OutJson(option.positional_name());
   out["takes_value"] = option.takes_value();
+  out["values"] = option.words();
   out["environment"] = option.environment();
   out["description"] = option.description();
   return out;
@@ -36,25 +39,24 @@ OutJson describe(const Parser& verb) {
 }
 
 int run(const HelpFlags& flags) {
+  const Parser* chosen = nullptr;
+  for (const Parser* verb : flags.app->verbs()) {
+    if (!flags.verb.empty() && verb->check_name(flags.verb)) chosen = verb;
+  }
+  if (chosen == nullptr && !flags.verb.empty())
+    throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
   if (flags.common.json) {
     OutJson verbs = OutJson::array();
     for (const Parser* verb : flags.app->verbs()) {
-      if (flags.verb.empty() || verb->check_name(flags.verb)) verbs.push_back(describe(*verb));
+      if (chosen == nullptr || verb == chosen) verbs.push_back(describe(*verb));
     }
-    if (verbs.empty()) throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
     print_json({{"verbs", verbs}});
-    return int(ExitCode::ok);
+  } else if (flags.man) {
+    write_out(manual_page(*flags.app, chosen));
+  } else {
+    write_out(chosen == nullptr ? flags.app->help() : chosen->help());
   }
-  if (flags.verb.empty()) {
-    write_out(flags.app->help());
-    return int(ExitCode::ok);
-  }
-  for (const Parser* verb : flags.app->verbs()) {
-    if (!verb->check_name(flags.verb)) continue;
-    write_out(verb->help());
-    return int(ExitCode::ok);
-  }
-  throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
+  return int(ExitCode::ok);
 }
 
 }  // namespace
@@ -64,6 +66,7 @@ void add_help(Parser& app, Session& session) {
   flags->app = &app;
   Parser* verb = add_verb(app, {"help", "Explain the program, or one verb"});
   verb->add_option("verb", flags->verb, "The verb to explain");
+  verb->add_flag("--man", flags->man, "As a page for man: bumblebee help generate --man | man -l -");
   verb->footer("With --json: every verb and flag with its environment variable.");
   on_chosen(*verb, session, flags, run);
 }

@@ -96,6 +96,7 @@ void add_prepare(Parser& app, Session& session) {
   PrepareOptions& options = flags->options;
   Parser* verb =
       add_verb(app, {"prepare", "Make training data of texts: one file to learn from, one to validate with"});
+  verb->own_variables();
   verb->add_option("posts", flags->posts, "Files of texts: .txt, .json, .jsonl, .csv");
   verb->add_option("-o,--output-dir", flags->output, "Where train.jsonl, valid.jsonl and test.jsonl go")
       ->option_text("DIR");

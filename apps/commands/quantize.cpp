@@ -42,6 +42,7 @@ int run(const QuantizeFlags& flags) {
 void add_quantize(Parser& app, Session& session) {
   auto flags = std::make_shared<QuantizeFlags>();
   Parser* verb = add_verb(app, {"quantize", "Quantize a dense checkpoint"});
+  verb->own_variables();
   verb->add_option("source", flags->source, "The dense checkpoint: a directory, or org/name")->required();
   verb->add_option("output", flags->output, "The directory to make")->required();
   verb->add_option("--bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")
@@ -55,7 +56,8 @@ void add_quantize(Parser& app, Session& session) {
       ->check(one_of({"cpu", "gpu"}));
   verb->add_option("-t,--threads", flags->threads, "Threads (default 0: one per core)")
       ->option_text("N")
-      ->check(integer_between(0, 1024));
+      ->check(integer_between(0, 1024))
+      ->shared();
   verb->add_flag("--force", flags->force,
                  "Replace what an earlier run wrote in the output directory; other files stay");
   verb->footer("Example:\n  bumblebee quantize dense-dir small-dir --bits 4 --group-size 64");

@@ -22,6 +22,7 @@ struct TrainVerbFlags {
   ModelFlags model;
   AdapterFlags adapters;
   TrainFlags train;
+  const Option* model_option = nullptr;
   bool dry_run = false;
 };
 
@@ -75,7 +76,8 @@ TrainResult recorded(const TrainRecord& record, Train&& train) {
 int run(const TrainVerbFlags& flags) {
   const TrainConfig config = flags.train.config();
   ModelFlags model_flags = flags.model;
-  if (model_flags.model.empty()) model_flags.model = config.model;
+  // BUMBLEBEE_MODEL is the default of all verbs: what the file says of this training comes first.
+  if (!config.model.empty() && !flags.model_option->typed()) model_flags.model = config.model;
   const Repository from = source(model_flags.model, flags.common);
   TrainOutput output(flags.common);
   for (const std::string& note : config.notes) output.note(note);
@@ -110,7 +112,9 @@ int run(const TrainVerbFlags& flags) {
 void add_train(Parser& app, Session& session) {
   auto flags = std::make_shared<TrainVerbFlags>();
   Parser* verb = add_verb(app, {"train", "Train an adapter on a model, whose weights stay as they are"});
+  verb->own_variables();
   add_model_flags(*verb, flags->model);
+  flags->model_option = verb->get_option("--model");
   add_adapter_flags(*verb, flags->adapters);
   flags->train.add_to(*verb);
   verb->add_flag("--dry-run", flags->dry_run,

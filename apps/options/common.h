@@ -35,9 +35,6 @@ struct Session {
   bool typed(const Option& option) const;
 };
 
-/// The same for any arguments.
-bool typed(const Option& option, const std::vector<std::string>& arguments);
-
 struct Verb {
   const char* name;
   const char* description;
@@ -58,10 +55,6 @@ void on_chosen(Parser& verb, Session& session, std::shared_ptr<Flags> flags, int
     session.run = [flags, run] { return run(*flags); };
   });
 }
-
-/// BUMBLEBEE_<FLAG> for a flag's first long name: "--max-tokens" gives "BUMBLEBEE_MAX_TOKENS". Empty for --help and
-/// positionals.
-std::string environment_twin(const Option& option);
 
 /// At most one of the options may be typed. When several have values, those from the environment yield to a typed one;
 /// returns the one that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.

@@ -1,10 +1,10 @@
 // The bars live as long as the options that draw them.
 #include "options/hub_source.h"
 
-#include <cctype>
-#include <cstdlib>
 #include <memory>
 
+#include "bumblebee/error.h"
+#include "options/variables.h"
 #include "ui/download_bars.h"
 #include "ui/interrupt.h"
 
@@ -13,12 +13,7 @@ namespace bumblebee::cli {
 namespace {
 
 /// huggingface_hub's variable, with its words for true.
-bool bars_disabled() {
-  const char* value = std::getenv("HF_HUB_DISABLE_PROGRESS_BARS");
-  std::string word = value == nullptr ? "" : value;
-  for (char& c : word) c = char(std::tolower(static_cast<unsigned char>(c)));
-  return word == "1" || word == "on" || word == "yes" || word == "true";
-}
+bool bars_disabled() { return is_yes(variable("HF_HUB_DISABLE_PROGRESS_BARS")); }
 
 }  // namespace
 
@@ -32,7 +27,16 @@ HubOptions hub_options(const CommonFlags& common) {
   return options;
 }
 
+bool looks_like_repository(const std::string& text) {
+  const size_t slash = text.find('/');
+  return slash != std::string::npos && slash > 0 && slash + 1 < text.size() &&
+         text.find_first_of(" \t\n") == std::string::npos;
+}
+
 Repository hub_source(const std::string& text, const CommonFlags& common) {
+  if (text.ends_with(".gguf"))
+    throw Error(ErrorCode::bad_file, text,
+                "expected a directory, got a GGUF file: 'bumblebee convert " + text + " DIR' makes one of it");
   return repository(text, hub_options(common));
 }
 

@@ -11,6 +11,9 @@ namespace bumblebee::cli {
 /// Options of the Hub as a command line has them.
 HubOptions hub_options(const CommonFlags& common);
 
+/// "org/name", perhaps with a folder or a revision: what may be a repository, whether or not it is one.
+bool looks_like_repository(const std::string& text);
+
 /// repository() with hub_options().
 Repository hub_source(const std::string& text, const CommonFlags& common);
 

@@ -14,7 +14,8 @@ Option* add_model_flag(Parser& verb, std::string& model) {
   return verb
       .add_option("-m,--model", model, "Model: a directory, or org/name[/folder][@revision] of the Hugging Face Hub")
       ->option_text("MODEL")
-      ->group("Model");
+      ->group("Model")
+      ->shared();
 }
 
 void add_kv_type_flags(Parser& verb, std::string& kv_type) {
@@ -41,7 +42,8 @@ Option* add_pin_flag(Parser& verb, std::string& pin) {
       .add_option("--pin", pin,
                   "Bind threads: none, cores (one each), or auto (default): to memory nodes where there are several")
       ->option_text("P")
-      ->check(one_of({"auto", "none", "cores"}));
+      ->check(one_of({"auto", "none", "cores"}))
+      ->shared();
 }
 
 void add_model_flags(Parser& verb, ModelFlags& flags) {
@@ -49,7 +51,8 @@ void add_model_flags(Parser& verb, ModelFlags& flags) {
   verb.add_option("-t,--threads", flags.threads, "Threads (default 0: one per core)")
       ->option_text("N")
       ->check(integer_between(0, 1024))
-      ->group("Model");
+      ->group("Model")
+      ->shared();
 }
 
 void add_loading_flags(Parser& verb, ModelFlags& flags) {
@@ -58,22 +61,26 @@ void add_loading_flags(Parser& verb, ModelFlags& flags) {
           "--device", flags.device,
           "cpu, cuda[:N], ref (slow, exact), auto (a card if it can, else cpu); see 'bumblebee doctor' (default cpu)")
       ->option_text("NAME")
-      ->group("Model");
+      ->suggests({"cpu", "cuda", "auto", "ref"})
+      ->group("Model")
+      ->shared();
   verb.add_option("--precision", flags.precision,
-                  "fast rounds activations inside products to 8 bits, exact keeps them in f32 (default fast)")
+                  "fast (default): inputs of products are rounded to 8 bits; exact: nothing is, to compare with others")
       ->option_text("P")
       ->check(one_of({"exact", "fast"}))
       ->group("Model");
   add_kv_type_flags(verb, flags.kv_type);
-  verb.add_option("--quantization", flags.quantization,
-                  "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
-      ->option_text("INT")
-      ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
-      ->group("Model");
+  const Option* quantization =
+      verb.add_option("--quantization", flags.quantization,
+                      "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
+          ->option_text("INT")
+          ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
+          ->group("Model");
   add_pin_flag(verb, flags.pin)->group("Model");
   verb.add_option("--group-size", flags.group_size, "Group size for --quantization: 32, 64 or 128 (default 64)")
       ->option_text("N")
       ->check(one_of({"32", "64", "128"}))
+      ->needs({quantization})
       ->group("Model");
 }
 

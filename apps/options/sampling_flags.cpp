@@ -3,11 +3,13 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <random>
 
 #include "options/validators.h"
 #include "ui/exit_codes.h"
+#include "ui/terminal.h"
 
 namespace bumblebee::cli {
 
@@ -18,22 +20,34 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 void add_choice_flags(Parser& verb, SamplingFlags& flags) {
   auto number = [&verb](const std::string& names, std::optional<double>& to, double low, double high,
                         const std::string& what) {
-    verb.add_option(names, to, what)->option_text("X")->check(number_between(low, high))->group("Sampling");
+    return verb.add_option(names, to, what)->option_text("X")->check(number_between(low, high))->group("Sampling");
   };
-  number("--temp,--temperature", flags.temperature, 0, 100, "Temperature; 0 always takes the likeliest token");
-  verb.add_option("--top-k", flags.top_k, "Draw from the N likeliest tokens only (0: off)")
-      ->option_text("N")
-      ->check(integer_between(0, kMaxInt))
-      ->group("Sampling");
-  number("--top-p", flags.top_p, 0, 1, "Draw from the likeliest tokens that together have probability X (1: off)");
-  number("--min-p", flags.min_p, 0, 1, "Drop tokens less likely than X times the likeliest (0: off)");
+  Option* temperature =
+      number("--temp,--temperature", flags.temperature, 0, 100, "Temperature; 0 always takes the likeliest token");
+  Option* top_k = verb.add_option("--top-k", flags.top_k, "Draw from the N likeliest tokens only (0: off)")
+                      ->option_text("N")
+                      ->check(integer_between(0, kMaxInt))
+                      ->group("Sampling");
+  Option* top_p =
+      number("--top-p", flags.top_p, 0, 1, "Draw from the likeliest tokens that together have probability X (1: off)");
+  Option* min_p = number("--min-p", flags.min_p, 0, 1, "Drop tokens less likely than X times the likeliest (0: off)");
   verb.add_option("--seed", flags.seed, "Seed; the same seed gives the same text (default: a fresh one)")
       ->option_text("N")
       ->check(integer_between(0, std::numeric_limits<int64_t>::max()))
       ->group("Sampling");
-  verb.add_flag("--greedy", flags.greedy, "Always take the likeliest token")->group("Sampling");
-  number("--contrastive-alpha", flags.contrastive_alpha, 0, 1,
-         "Contrastive search with this alpha over --top-k candidates");
+  Option* contrastive = number("--contrastive-alpha", flags.contrastive_alpha, 0, 1,
+                               "Contrastive search with this alpha over --top-k candidates");
+  contrastive->excludes(top_p)->excludes(min_p);
+  const auto is_zero = [](const std::string&, const std::string& theirs) {
+    return std::strtod(theirs.c_str(), nullptr) == 0;
+  };
+  verb.add_flag("--greedy", flags.greedy, "Always take the likeliest token")
+      ->excludes(temperature, is_zero)
+      ->excludes(top_k)
+      ->excludes(top_p)
+      ->excludes(min_p)
+      ->excludes(contrastive)
+      ->group("Sampling");
   number("--repeat-penalty,--repetition-penalty", flags.repeat_penalty, 1e-6, 1e6,
          "Divide the scores of tokens of the prompt and the answer by X (1: off)");
   number("--presence-penalty", flags.presence_penalty, -1e6, 1e6,
@@ -74,12 +88,6 @@ void parse_bias(const std::string& text, std::map<int32_t, double>& biases) {
 
 void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
   bool filters = flags.top_p || flags.min_p || (flags.top_k && !flags.contrastive_alpha);
-  if (flags.greedy && (filters || flags.contrastive_alpha || (flags.temperature && *flags.temperature > 0))) {
-    throw UsageError("--greedy excludes --temp, --top-k, --top-p, --min-p and --contrastive-alpha");
-  }
-  if (flags.contrastive_alpha && (flags.top_p || flags.min_p))
-    throw UsageError("--contrastive-alpha excludes --top-p and --min-p");
-
   if (flags.contrastive_alpha) {
     ContrastiveSearch search;
     search.alpha = *flags.contrastive_alpha;
@@ -94,6 +102,7 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
   }
   if (flags.temperature) config.temperature = *flags.temperature;
   if (flags.temperature && *flags.temperature == 0) {
+    if (filters) note("--top-k, --top-p and --min-p have no effect at temperature 0, which takes the likeliest token");
     config.strategy = GreedySearch{};
     config.temperature = 1.0;
     return;

@@ -253,12 +253,22 @@ void TrainFlags::add_to(Parser& verb) {
   add_cadence(verb);
   add_output(verb);
   add_without_effect(verb);
+  verb.get_option("--learning-rate")->excludes(verb.get_option("--lr-schedule"));
+  effects_ = {{verb.get_option("--sample-tokens"), "--sample-prompt",
+               [](const TrainConfig& c) { return !c.options.sample_prompts.empty(); }},
+              {verb.get_option("--test-batches"), "--test", [](const TrainConfig& c) { return c.options.test; }},
+              {verb.get_option("--warmup-init"), "--warmup",
+               [](const TrainConfig& c) { return c.options.schedule.warmup > 0; }}};
 }
 
 TrainConfig TrainFlags::config() const {
   TrainConfig config;
   if (!file_.empty()) read_train_config(file_, config);
   for (const auto& apply : apply_) apply(config);
+  for (const Effect& effect : effects_) {
+    if (effect.option->typed() && !effect.has(config))
+      throw UsageError(effect.option->name() + " has no effect without " + effect.needed);
+  }
   if (!config.train && !config.options.test) config.train = true;
   if (config.data.directory.empty())
     throw UsageError("no data given: use --data DIR, or 'data' in the file of --config");

@@ -29,6 +29,13 @@ class TrainFlags {
   void add_without_effect(Parser& verb);
 
   std::string file_;
+  /// Flags that change nothing unless something else is set, by a flag or in the file.
+  struct Effect {
+    const Option* option;
+    const char* needed;
+    bool (*has)(const TrainConfig&);
+  };
+  std::vector<Effect> effects_;
   std::vector<std::function<void(TrainConfig&)>> apply_;  // one a flag; does nothing where it was not given
 };
 

@@ -107,12 +107,13 @@ Check number_between(double low, double high) {
 }
 
 Check one_of(std::vector<std::string> words) {
-  return [words = std::move(words)](const std::string& text) -> std::string {
+  const auto look = [words](const std::string& text) -> std::string {
     if (std::find(words.begin(), words.end(), text) != words.end()) return {};
     std::string list;
     for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
     return "expected one of " + list + ", got '" + text + "'";
   };
+  return Check(look, words);
 }
 
 std::vector<int32_t> parse_token_list(std::string_view text, std::string_view flag) {

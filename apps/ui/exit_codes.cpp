@@ -68,8 +68,9 @@ Described describe_current_exception() {
 
 }  // namespace
 
-ExitCode report_current_exception(ErrorFormat format) {
+ExitCode report_current_exception(ErrorFormat format, const std::function<std::string(const std::string&)>& worded) {
   Described error = describe_current_exception();
+  if (worded) error.message = worded(error.message);
   // One event, one line: a path or a JSON snippet in the message must not break the line that a log collector reads.
   std::string line = one_line(error.message);
   std::fprintf(stderr, "%sbumblebee: error:%s %s\n", style(stderr, Style::error), style(stderr, Style::reset),

@@ -2,6 +2,7 @@
 // table.
 #pragma once
 
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -38,9 +39,10 @@ class UsageError : public std::runtime_error {
 std::string_view exit_code_help();
 
 /// Reports the exception being handled: one line `bumblebee: error: ...` on stderr and, when the caller asked for JSON,
-/// `{"error": {"code": ..., "message": ...}}` on stdout. Returns the status to exit with. Call it only inside a catch
-/// block.
+/// `{"error": {"code": ..., "message": ...}}` on stdout. `worded` has the last word on the message. Returns the status
+/// to exit with. Call it only inside a catch block.
 enum class ErrorFormat : unsigned char { text, text_and_json };
-ExitCode report_current_exception(ErrorFormat format);
+ExitCode report_current_exception(ErrorFormat format,
+                                  const std::function<std::string(const std::string&)>& worded = {});
 
 }  // namespace bumblebee::cli

@@ -65,6 +65,8 @@ void write_out(std::string_view text) {
   if (!written) throw std::runtime_error(std::string("[stdout] cannot write: ") + std::strerror(errno));
 }
 
+void note(const std::string& text) { std::fprintf(stderr, "bumblebee: note: %s\n", one_line(text).c_str()); }
+
 std::string one_line(std::string_view text) {
   std::string out;
   out.reserve(text.size());

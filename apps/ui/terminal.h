@@ -25,6 +25,9 @@ int terminal_columns();
 /// success).
 void write_out(std::string_view text);
 
+/// One line on standard error, "bumblebee: note: ...": what has no effect, or went another way than one might think.
+void note(const std::string& text);
+
 /// `text` with control characters as escapes, so that it stays on one line and cannot steer a terminal.
 std::string one_line(std::string_view text);
 

@@ -90,6 +90,9 @@ Trainer::Trainer(const TrainerInputs& inputs)
       stream_(in_.data.train, batches_of(options_, true)) {
   if (!in_.data.valid.empty() && options_.val_batches != 0)
     valid_ = std::make_unique<BatchStream>(in_.data.valid, batches_of(options_, false));
+  if (valid_ == nullptr && options_.early_stopping > 0)
+    throw Error(ErrorCode::bad_request, "train",
+                "early_stopping: expected rows to validate with (valid.jsonl, and val_batches other than 0), got none");
   Json frozen = Json::array();
   for (const FrozenAdapter& one : in_.frozen) {
     params_.freeze(*one.adapter, one.weight);

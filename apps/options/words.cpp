@@ -1,0 +1,179 @@
+// Two tables and a distance between words.
+#include "options/words.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+namespace bumblebee::cli {
+
+namespace {
+
+/// Slips from one word to the other: a character too many, too few or another one, or two neighbours exchanged.
+size_t distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> before(b.size() + 1), row(b.size() + 1), next(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    next[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + size_t(a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) next[j] = std::min(next[j], before[j - 2] + 1);
+    }
+    before = std::exchange(row, next);
+  }
+  return row[b.size()];
+}
+
+constexpr std::string_view kOneDevice = "a model lies on one device as a whole; --device says on which";
+constexpr std::string_view kNoDraft = "there is no speculative decoding yet";
+constexpr std::string_view kNoGrammar = "answers cannot be held to a grammar yet";
+constexpr std::string_view kPromptCache = "the keys and values of a prompt cannot be kept in a file yet";
+constexpr std::string_view kNoXtc = "there is no XTC sampling; --min-p and --top-p cut the unlikely";
+constexpr std::string_view kMapped = "weights are read from the mapped file; nothing has to be said";
+constexpr std::string_view kOneKv = "--kv-type says how keys and values are kept, both alike";
+constexpr std::string_view kNoUpload = "nothing is uploaded; the folder can be, with 'hf upload'";
+constexpr std::string_view kBatches = "prompts are computed in chunks of the engine's own size";
+constexpr std::string_view kNotIgnored = "endings are what the model's files say; --min-tokens puts them off";
+
+constexpr PeerWord kFlags[] = {
+    {"--adapter-path", "--adapter", ""},
+    {"--lora", "--adapter", ""},
+    {"--lora-scaled", "", "a weight follows the adapter's name: --adapter SRC:0.5"},
+    {"--system", "--system-prompt", ""},
+    {"-sys", "--system-prompt", ""},
+    {"--hf-repo", "--model", ""},
+    {"--repo", "--model", ""},
+    {"--hf-path", "--model", ""},
+    {"-hf", "--model", ""},
+    {"-hfr", "--model", ""},
+    {"--model-path", "--model", ""},
+    {"--n-predict", "--max-tokens", ""},
+    {"--predict", "--max-tokens", ""},
+    {"--num-predict", "--max-tokens", ""},
+    {"--max-new-tokens", "--max-tokens", ""},
+    {"--min-new-tokens", "--min-tokens", ""},
+    {"--context-length", "--ctx-size", ""},
+    {"--num-ctx", "--ctx-size", ""},
+    {"--sequence-length", "--ctx-size", ""},
+    {"--reverse-prompt", "--stop", ""},
+    {"--extra-eos-token", "--stop", ""},
+    {"--ignore-chat-template", "--raw", ""},
+    {"--chat-template-config", "--chat-template-kwargs", ""},
+    {"--chat-template-args", "--chat-template-kwargs", ""},
+    {"--cache-type-k", "", kOneKv},
+    {"--cache-type-v", "", kOneKv},
+    {"-ctk", "", kOneKv},
+    {"-ctv", "", kOneKv},
+    {"--prompt-tokens", "--n-prompt", ""},
+    {"--generation-tokens", "--n-gen", ""},
+    {"--data-path", "--file", ""},
+    {"--de-quantize", "--dequantize", ""},
+    {"--num-threads", "--threads", ""},
+    {"--threads-batch", "", "prompts and answers are computed with the same --threads"},
+    {"-tb", "", "prompts and answers are computed with the same --threads"},
+    {"--lora-layers", "--num-layers", ""},
+    {"--lora-rank", "--rank", ""},
+    {"--epochs", "", "a run is as long as --iters says; --dry-run prints how many batches an epoch has"},
+    {"--verbose-prompt", "", "'bumblebee tokenize' shows a text's tokens"},
+    {"--think", "", "--chat-template-kwargs '{\"enable_thinking\": true}', where the model's template knows it"},
+    {"--nothink", "--no-thinking", ""},
+    {"--max-kv-size", "", "nothing is dropped from a context; --ctx-size says how long it may grow"},
+    {"--kv-group-size", "", "cached int8 keys and values have one scale a token and head; there is nothing to choose"},
+    {"--quantized-kv-start", "", "keys and values are of one type from the first token on"},
+    {"--prompt-cache-file", "", kPromptCache},
+    {"--prompt-cache", "", kPromptCache},
+    {"--prefill-response", "", "an answer cannot be begun for the model, except with --raw"},
+    {"--prefill-step-size", "", kBatches},
+    {"--batch-size", "", kBatches},
+    {"--ubatch-size", "", kBatches},
+    {"-ub", "", kBatches},
+    {"--draft-model", "", kNoDraft},
+    {"--num-draft-tokens", "", kNoDraft},
+    {"--model-draft", "", kNoDraft},
+    {"-md", "", kNoDraft},
+    {"--xtc-probability", "", kNoXtc},
+    {"--xtc-threshold", "", kNoXtc},
+    {"--grammar", "", kNoGrammar},
+    {"--json-schema", "", kNoGrammar},
+    {"--gpu-layers", "", kOneDevice},
+    {"--n-gpu-layers", "", kOneDevice},
+    {"-ngl", "", kOneDevice},
+    {"-sm", "", kOneDevice},
+    {"-mg", "", kOneDevice},
+    {"-dev", "--device", ""},
+    {"--mlock", "", kMapped},
+    {"--no-mmap", "", kMapped},
+    {"--flash-attn", "", "attention never stores its scores; there is nothing to choose"},
+    {"-fa", "", "attention never stores its scores; there is nothing to choose"},
+    {"--numa", "", "--pin says how threads are bound to memory nodes"},
+    {"--ignore-eos", "", kNotIgnored},
+    {"--repeat-last-n", "", "--repeat-penalty looks at the whole prompt and answer"},
+    {"--jinja", "", "chat templates are always Jinja's"},
+    {"--conversation", "", "'bumblebee chat' holds conversations"},
+    {"--interactive", "", "'bumblebee chat' holds conversations"},
+    {"-cnv", "", "'bumblebee chat' holds conversations"},
+    {"-no-cnv", "--raw", ""},
+    {"--no-conversation", "--raw", ""},
+    {"-pg", "", "-p and -n are measured apart; -d N measures generation after N tokens"},
+    {"-nkvo", "", kOneDevice},
+    {"--offline", "", "HF_HUB_OFFLINE=1 asks nothing of the Hub"},
+    {"--trust-remote-code", "", "no code of a model's is ever run; there is nothing to trust"},
+    {"--upload-repo", "", kNoUpload},
+    {"--export-gguf", "", "no GGUF is written; llama.cpp's convert_hf_to_gguf.py reads the dense folder of --dequantize"},
+    {"--gguf-path", "", "no GGUF is written; llama.cpp's convert_hf_to_gguf.py reads the dense folder of --dequantize"},
+    {"--quant-predicate", "", "every module gets the same bits; mixed recipes are not implemented"},
+};
+
+constexpr PeerWord kVerbs[] = {
+    {"list", "cache ls", ""},
+    {"ls", "cache ls", ""},
+    {"rm", "cache rm", ""},
+    {"scan", "cache ls", ""},
+    {"manage", "cache", ""},
+    {"version", "--version", ""},
+    {"ps", "", "models live as long as the program that loaded them; 'bumblebee cache ls' lists what was downloaded"},
+    {"stop", "", "models live as long as the program that loaded them; Ctrl-C ends it"},
+    {"serve", "", "there is no server yet"},
+    {"server", "", "there is no server yet"},
+    {"push", "", kNoUpload},
+    {"upload", "", kNoUpload},
+    {"cp", "", "a model is a folder; the system's cp copies it"},
+    {"lora", "train", ""},
+    {"finetune", "train", ""},
+    {"fine-tune", "train", ""},
+    {"download", "pull", ""},
+    {"benchmark", "bench", ""},
+    {"eval", "perplexity", ""},
+    {"evaluate", "perplexity", ""},
+    {"ppl", "perplexity", ""},
+    {"complete", "generate", ""},
+    {"create", "", "an adapter is made with 'bumblebee train', a model of a GGUF file with 'bumblebee convert'"},
+    {"cache_prompt", "", kPromptCache},
+};
+
+const PeerWord* word_of(std::span<const PeerWord> words, std::string_view theirs) {
+  const auto at = std::find_if(words.begin(), words.end(), [&](const PeerWord& one) { return one.theirs == theirs; });
+  return at == words.end() ? nullptr : &*at;
+}
+
+}  // namespace
+
+std::string nearest(std::string_view word, const std::vector<std::string>& known) {
+  std::string best;
+  size_t least = std::max<size_t>(1, std::min<size_t>(3, word.size() / 3)) + 1;
+  for (const std::string& one : known) {
+    const size_t slips = distance(word, one);
+    if (slips >= least) continue;
+    least = slips;
+    best = one;
+  }
+  if (!best.empty() || word.size() < 4) return best;
+  const auto begins = [&](const std::string& one) { return one.starts_with(word); };
+  const bool one = std::count_if(known.begin(), known.end(), begins) == 1;
+  return one ? *std::find_if(known.begin(), known.end(), begins) : std::string();
+}
+
+const PeerWord* peer_flag(std::string_view theirs) { return word_of(kFlags, theirs); }
+const PeerWord* peer_verb(std::string_view theirs) { return word_of(kVerbs, theirs); }
+
+}  // namespace bumblebee::cli

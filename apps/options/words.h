@@ -1,0 +1,25 @@
+// Words that were meant: the nearest of those there are, and what other programs of this kind call our flags and verbs.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bumblebee::cli {
+
+/// The word of `known` that `word` was probably meant to be: few slips away, or the only one that begins so. Empty when
+/// none is near.
+std::string nearest(std::string_view word, const std::vector<std::string>& known);
+
+/// What a word of mlx_lm, llama.cpp or Ollama is here.
+struct PeerWord {
+  std::string_view theirs;  // as typed: "-ngl", "--lora", "list"
+  std::string_view ours;    // the flag or the verb of the same meaning; empty when there is none
+  std::string_view remark;  // said in its place when there is none
+};
+
+/// Null for words of nobody's. A flag counts only for verbs that have ours, or lack both.
+const PeerWord* peer_flag(std::string_view theirs);
+const PeerWord* peer_verb(std::string_view theirs);
+
+}  // namespace bumblebee::cli
