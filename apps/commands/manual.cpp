@@ -42,7 +42,8 @@ std::string heading(const std::string& page, const std::string& does) {
 
 std::string entry(const Option& option) {
   std::string names;
-  for (const std::string& name : option.short_names()) names += (names.empty() ? "" : ", ") + ("\\fB\\-" + name + "\\fR");
+  for (const std::string& name : option.short_names())
+    names += (names.empty() ? "" : ", ") + ("\\fB\\-" + name + "\\fR");
   for (const std::string& name : option.long_names())
     names += (names.empty() ? "" : ", ") + ("\\fB\\-\\-" + roff(name) + "\\fR");
   if (names.empty()) names = "\\fI" + roff(option.positional_name()) + "\\fR";

@@ -5,6 +5,7 @@
 
 #include "options/validators.h"
 #include "ui/exit_codes.h"
+#include "ui/terminal.h"
 
 namespace bumblebee::cli {
 
@@ -21,7 +22,8 @@ nlohmann::ordered_json parse(const std::string& text, const std::string& flag) {
   try {
     return nlohmann::ordered_json::parse(text, shallow);
   } catch (const std::exception& e) {
-    throw UsageError(flag + ": expected JSON: " + e.what());
+    const std::string why = e.what();  // behind the library's own name of the error, "[json.exception...] "
+    throw UsageError(flag + ": expected JSON: " + why.substr(why.starts_with('[') ? why.find("] ") + 2 : 0));
   }
 }
 
@@ -71,6 +73,21 @@ ChatOptions ChatFlags::options() const {
   if (!kwargs.empty()) out.template_kwargs = kwargs.dump();
   out.trust_content = trust_content;
   return out;
+}
+
+void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messages, const ChatOptions& options) {
+  if (options.tools.empty() && options.template_kwargs.empty()) return;
+  const auto rendered = tokenizer.apply_chat_template(messages, options).tokens;
+  ChatOptions without = options;
+  without.tools.clear();
+  if (!options.tools.empty() && tokenizer.apply_chat_template(messages, without).tokens == rendered)
+    throw Error(ErrorCode::unsupported, "--tools",
+                "the chat template has no place for tools: the model would not see them");
+  without = options;
+  without.template_kwargs.clear();
+  if (!options.template_kwargs.empty() && tokenizer.apply_chat_template(messages, without).tokens == rendered)
+    note("--chat-template-kwargs or --no-thinking: the chat template makes the same prompt without " +
+         options.template_kwargs);
 }
 
 }  // namespace bumblebee::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "bumblebee/tokenizer.h"
 #include "options/parser.h"
@@ -20,6 +21,10 @@ struct ChatFlags {
   /// kind.
   ChatOptions options() const;
 };
+
+/// Renders `messages` with and without what the flags gave: throws Error(unsupported) where the model's template has no
+/// place for --tools, so that the model would not see them, and notes variables of the template that it does not use.
+void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messages, const ChatOptions& options);
 
 void add_chat_flags(Parser& verb, ChatFlags& flags);
 

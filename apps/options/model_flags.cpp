@@ -74,7 +74,8 @@ void add_loading_flags(Parser& verb, ModelFlags& flags) {
       verb.add_option("--quantization", flags.quantization,
                       "Quantize a dense model while loading: int2, int3, int4, int5, int6 or int8")
           ->option_text("INT")
-          ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8"}))
+          ->check(one_of({"none", "int2", "int3", "int4", "int5", "int6", "int8", "2", "3", "4", "5", "6", "8"}))
+          ->suggests({"int2", "int3", "int4", "int5", "int6", "int8"})
           ->group("Model");
   add_pin_flag(verb, flags.pin)->group("Model");
   verb.add_option("--group-size", flags.group_size, "Group size for --quantization: 32, 64 or 128 (default 64)")
@@ -108,12 +109,13 @@ ModelOptions ModelFlags::options() const {
   out.precision = precision == "exact" ? Precision::exact : Precision::fast;
   out.kv_type = kv_type_from(kv_type);
   out.group_size = group_size;
-  if (quantization == "int2") out.quantization = Quantization::int2;
-  if (quantization == "int3") out.quantization = Quantization::int3;
-  if (quantization == "int4") out.quantization = Quantization::int4;
-  if (quantization == "int5") out.quantization = Quantization::int5;
-  if (quantization == "int6") out.quantization = Quantization::int6;
-  if (quantization == "int8") out.quantization = Quantization::int8;
+  const std::string bits = quantization.starts_with("int") ? quantization.substr(3) : quantization;
+  if (bits == "2") out.quantization = Quantization::int2;
+  if (bits == "3") out.quantization = Quantization::int3;
+  if (bits == "4") out.quantization = Quantization::int4;
+  if (bits == "5") out.quantization = Quantization::int5;
+  if (bits == "6") out.quantization = Quantization::int6;
+  if (bits == "8") out.quantization = Quantization::int8;
   return out;
 }
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cctype>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "options/parser.h"
@@ -18,21 +17,41 @@ struct FieldFlag {
 };
 
 constexpr FieldFlag kFieldFlags[] = {
-    {"sequence_length", "ctx-size"},
-    {"max_new_tokens", "max-tokens"},
-    {"min_new_tokens", "min-tokens"},
-    {"no_repeat_ngram_length", "no-repeat-ngram"},
-    {"alpha", "contrastive-alpha"},
-    {"without_adapters", "adapter"},
-    {"top_logprobs", "logprobs"},
-    {"kv_bytes", "kv-memory"},
+    {"sequence_length", "ctx-size"},  {"max_new_tokens", "max-tokens"},
+    {"min_new_tokens", "min-tokens"}, {"no_repeat_ngram_length", "no-repeat-ngram"},
+    {"alpha", "contrastive-alpha"},   {"without_adapters", "adapter"},
+    {"top_logprobs", "logprobs"},     {"kv_bytes", "kv-memory"},
     {"overwrite", "force"},
 };
 
-/// Phrases of the library that mean a field.
-constexpr std::pair<std::string_view, std::string_view> kPhrases[] = {
-    {"the sequence length", "sequence_length"},
+/// Sentences of the library, and what they are for whoever has the flag.
+struct Phrase {
+  std::string_view theirs, ours, flag;
 };
+
+constexpr Phrase kPhrases[] = {
+    {"the sequence length", "--ctx-size", "ctx-size"},
+    {"resume it, overwrite it, or choose another adapter_path",
+     "--resume goes on with it, --overwrite replaces it; or choose another --adapter-path", "resume"},
+    {"overwrite it, or choose another adapter_path", "--overwrite replaces it; or choose another --adapter-path",
+     "resume"},
+    {"exists already, and overwriting was not asked for", "exists already; --force replaces it", "force"},
+    {"give the base", "--base names it", "base"},
+    {"no column '", "no such --column: '", "column"},
+    {"could not be allocated", "could not be allocated; a smaller --ctx-size or --kv-type int8 needs less",
+     "kv-memory"},
+    {"could not be allocated",
+     "could not be allocated; --grad-checkpoint, a smaller --batch-size or --max-seq-length needs less",
+     "grad-checkpoint"},
+};
+
+const Option* flag_named(std::string_view name, const Parser& verb) {
+  for (const Option* option : verb.options()) {
+    const std::vector<std::string> names = option->long_names();
+    if (std::find(names.begin(), names.end(), name) != names.end()) return option;
+  }
+  return nullptr;
+}
 
 const Option* flag_of(const std::string& field, const Parser& verb) {
   std::string name = field;
@@ -40,11 +59,17 @@ const Option* flag_of(const std::string& field, const Parser& verb) {
   for (const FieldFlag& one : kFieldFlags) {
     if (one.field == field) name = one.flag;
   }
-  for (const Option* option : verb.options()) {
-    const std::vector<std::string> names = option->long_names();
-    if (std::find(names.begin(), names.end(), name) != names.end()) return option;
+  return flag_named(name, verb);
+}
+
+std::string with_phrases(std::string text, const Parser& verb) {
+  for (const Phrase& phrase : kPhrases) {
+    const size_t at = text.find(phrase.theirs);
+    if (at == std::string::npos || flag_named(phrase.flag, verb) == nullptr) continue;
+    text.replace(at, phrase.theirs.size(), phrase.ours);
+    break;
   }
-  return nullptr;
+  return text;
 }
 
 bool in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
@@ -60,12 +85,8 @@ bool speaks_of_options(const std::string& message) {
 }  // namespace
 
 std::string in_flags(const std::string& message, const Parser& verb) {
-  if (!speaks_of_options(message)) return message;
-  std::string text = message;
-  for (const auto& [phrase, field] : kPhrases) {
-    for (size_t at = text.find(phrase); at != std::string::npos; at = text.find(phrase, at))
-      text.replace(at, phrase.size(), field);
-  }
+  const std::string text = with_phrases(message, verb);
+  if (!speaks_of_options(text)) return text;
   const size_t start = text.find(']') + 1;
   std::string out = text.substr(0, start), from_files;
   bool quoted = false;

@@ -17,7 +17,8 @@ size_t distance(std::string_view a, std::string_view b) {
     next[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
       next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + size_t(a[i - 1] != b[j - 1])});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) next[j] = std::min(next[j], before[j - 2] + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        next[j] = std::min(next[j], before[j - 2] + 1);
     }
     before = std::exchange(row, next);
   }
@@ -119,7 +120,8 @@ constexpr PeerWord kFlags[] = {
     {"--offline", "", "HF_HUB_OFFLINE=1 asks nothing of the Hub"},
     {"--trust-remote-code", "", "no code of a model's is ever run; there is nothing to trust"},
     {"--upload-repo", "", kNoUpload},
-    {"--export-gguf", "", "no GGUF is written; llama.cpp's convert_hf_to_gguf.py reads the dense folder of --dequantize"},
+    {"--export-gguf", "",
+     "no GGUF is written; llama.cpp's convert_hf_to_gguf.py reads the dense folder of --dequantize"},
     {"--gguf-path", "", "no GGUF is written; llama.cpp's convert_hf_to_gguf.py reads the dense folder of --dequantize"},
     {"--quant-predicate", "", "every module gets the same bits; mixed recipes are not implemented"},
 };

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <new>
+#include <system_error>
 
 #include "ui/json_out.h"
 #include "ui/terminal.h"
@@ -59,6 +60,10 @@ Described describe_current_exception() {
     return {ExitCode::usage, "usage", e.what()};
   } catch (const std::bad_alloc&) {
     return {ExitCode::out_of_memory, "out_of_memory", "[memory] not enough memory"};
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::resource_unavailable_try_again) return {ExitCode::internal, "internal", e.what()};
+    return {ExitCode::out_of_memory, "out_of_memory",
+            "[threads] the system starts no further thread: limits of memory or of processes; fewer need less (-t)"};
   } catch (const std::exception& e) {
     return {ExitCode::internal, "internal", e.what()};
   } catch (...) {

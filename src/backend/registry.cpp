@@ -117,8 +117,8 @@ Device require_device(std::string_view wanted, std::span<const Format> formats, 
   std::string operation = "matmul";
   if (!formats.empty()) operation += "(" + to_string(formats.front()) + ")";
   throw Error(ErrorCode::device, name,
-              cat("no such device in this build: '", name, "', wanted for ", operation,
-                  "; devices that can: ", capable(formats)));
+              cat("no such device in this build: '", name, "'; devices that can: ", capable(formats), " (wanted for ",
+                  operation, ")"));
 }
 
 }  // namespace bumblebee

@@ -41,7 +41,8 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   if (size > 0) {
     void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
     if (mapped == MAP_FAILED)
-      throw Error(ErrorCode::bad_file, path.string(), cat("cannot map: ", std::strerror(errno)));
+      throw Error(errno == ENOMEM ? ErrorCode::out_of_memory : ErrorCode::bad_file, path.string(),
+                  cat("cannot map: ", std::strerror(errno)));
     data = static_cast<const std::byte*>(mapped);
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));

@@ -48,7 +48,7 @@ std::optional<text::TokenLogprob> logprob_of(const GenerationConfig& config, con
 
 void check_options(const EngineOptions& options, int context) {
   const auto require = [](bool ok, const char* field, int value, const std::string& expected) {
-    if (!ok) throw Error(ErrorCode::bad_config, "generation", cat(field, ": expected ", expected, ", got ", value));
+    if (!ok) throw Error(ErrorCode::bad_request, "generation", cat(field, ": expected ", expected, ", got ", value));
   };
   require(options.batch_size >= 1 && options.batch_size <= 1024, "batch_size", options.batch_size, "1 to 1024");
   require(options.sequence_length >= 2 && options.sequence_length <= context, "sequence_length",

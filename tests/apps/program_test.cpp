@@ -79,14 +79,39 @@ TEST(Completions, KnowEveryVerbAndFlag) {
 TEST(Completions, BashCompletesWithThem) {
   Scratch scratch;
   write_file(scratch / "completions", run({"completions", "bash"}).out);
-  std::string script = "source '" + (scratch / "completions").string() +
-                       "'; COMP_WORDS=(bumblebee per); COMP_CWORD=1; _bumblebee; echo \"${COMPREPLY[@]}\" >'" +
-                       (scratch / "out").string() +
-                       "'; COMP_WORDS=(bumblebee run --max); COMP_CWORD=2; _bumblebee; echo \"${COMPREPLY[@]}\" >>'" +
-                       (scratch / "out").string() + "'";
-  write_file(scratch / "script", script);
-  ASSERT_EQ(std::system(("bash '" + (scratch / "script").string() + "'").c_str()), 0);
-  EXPECT_EQ(read_file(scratch / "out"), "perplexity\n--max-tokens\n");
+  std::filesystem::create_directories(scratch / "cache" / "models--org--tiny" / "snapshots" / "abc");
+  const auto proposed = [&](const std::string& line) {
+    write_file(scratch / "script",
+               "source '" + (scratch / "completions").string() + "'; export HF_HUB_CACHE='" +
+                   (scratch / "cache").string() + "'; COMP_WORDS=(" BB_PROGRAM " " + line +
+                   "); COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )); _bumblebee; echo \"${COMPREPLY[@]}\" >'" +
+                   (scratch / "out").string() + "'");
+    EXPECT_EQ(std::system(("bash '" + (scratch / "script").string() + "'").c_str()), 0) << line;
+    return read_file(scratch / "out");
+  };
+  EXPECT_EQ(proposed("per"), "perplexity\n");
+  EXPECT_EQ(proposed("run --max"), "--max-tokens\n");
+  EXPECT_EQ(proposed("generate --kv-type ''"), "auto f32 f16 bf16 int8\n");
+  EXPECT_EQ(proposed("generate --device cu"), "cuda\n");
+  EXPECT_EQ(proposed("generate -m or"), "org/tiny\n");
+  EXPECT_EQ(proposed("cache r"), "rm\n");
+  EXPECT_EQ(proposed("cache rm or"), "org/tiny\n");
+  EXPECT_EQ(proposed("help quan"), "quantize\n");
+}
+
+TEST(Manual, HasAPageForEveryVerb) {
+  EXPECT_NE(run({"help", "--man"}).out.find("\n.SH VERBS\n"), std::string::npos);
+  for (const nlohmann::json& verb : verbs()) {
+    const std::string name = verb.at("name");
+    const std::string page = run({"help", name, "--man"}).out;
+    EXPECT_TRUE(page.starts_with(".TH BUMBLEBEE-")) << page.substr(0, 80);
+    for (const nlohmann::json& option : verb.at("options")) {
+      for (std::string word : option.at("names").get<std::vector<std::string>>()) {
+        for (size_t at = word.find('-'); at != std::string::npos; at = word.find('-', at + 2)) word.insert(at, "\\");
+        EXPECT_NE(page.find("\\fB" + word + "\\fR"), std::string::npos) << name << " " << word;
+      }
+    }
+  }
 }
 
 TEST(Documentation, NamesEveryVerbAndExitCode) {

@@ -24,6 +24,12 @@ foreach(page README.md docs/getting-started.md docs/internals/architecture.md ex
     message(FATAL_ERROR "not installed: ${page}, where the README leads")
   endif()
 endforeach()
+foreach(page man/man1/bumblebee.1 man/man1/bumblebee-generate.1 bash-completion/completions/bumblebee
+    zsh/site-functions/_bumblebee fish/vendor_completions.d/bumblebee.fish)
+  if(NOT EXISTS ${WORK}/prefix/share/${page})
+    message(FATAL_ERROR "not installed: ${page}, where man or a shell looks for it")
+  endif()
+endforeach()
 # Another minor version is another interface until 1.0.
 file(WRITE ${WORK}/newer/CMakeLists.txt
   "cmake_minimum_required(VERSION 3.25)\nproject(newer LANGUAGES CXX)\nfind_package(bumblebee 0.2 QUIET)\n"

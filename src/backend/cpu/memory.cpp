@@ -32,7 +32,7 @@ class CpuBuffer : public Buffer {
 
 AlignedBytes from_malloc(size_t size, size_t alignment) {
   void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
-  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+  if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat(size, " bytes could not be allocated"));
 #ifdef MADV_HUGEPAGE
   // A wish: its failure changes nothing.
   if (size >= kHugePage) ::madvise(p, size / kPage * kPage, MADV_HUGEPAGE);
@@ -44,7 +44,7 @@ AlignedBytes guarded(size_t size) {
   try {
     return AlignedBytes(map_guarded(size, kAlignment), {size});
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::out_of_memory, "cpu", cat("allocation failed: expected ", size, " bytes"));
+    throw Error(ErrorCode::out_of_memory, "cpu", cat(size, " bytes could not be allocated"));
   }
 }
 
