@@ -24,7 +24,8 @@ constexpr const char* kEnvironmentHelp =
     "value, also of a flag that may be repeated. 'bumblebee help VERB --json' lists a verb's.";
 
 ErrorFormat format_wanted(const Session& session) {
-  if (session.common) return session.common->json ? ErrorFormat::text_and_json : ErrorFormat::text;
+  if (session.understood && session.common)
+    return session.common->json ? ErrorFormat::text_and_json : ErrorFormat::text;
   // The command line was not understood; --json may still stand in it.
   bool typed = false;
   for (const std::string& argument : session.arguments) typed = typed || argument == "--json";
@@ -51,6 +52,7 @@ int parse_and_run(Parser& app, Session& session) {
     write_out(*answer);
     return int(ExitCode::ok);
   }
+  session.understood = true;
   if (!session.run) {
     std::string help = app.help();
     std::fputs(help.c_str(), stderr);

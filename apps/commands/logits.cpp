@@ -25,8 +25,20 @@ struct LogitsFlags {
   const Option *tokens_option = nullptr, *file_option = nullptr;
 };
 
+/// Whether the file is one of ours, which another run may replace.
+bool holds_logits(const std::string& path) {
+  try {
+    const auto file = SafetensorsFile::open(path);
+    return file->tensors().size() == 1 && file->tensors().front().name == "logits";
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 void check_output(const LogitsFlags& flags) {
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
+  if (std::filesystem::is_regular_file(flags.output) && !holds_logits(flags.output))
+    throw UsageError("'" + flags.output + "' exists already and holds no logits; choose another name");
   const std::filesystem::path inputs[] = {source(flags.model.model, flags.common).directory(),
                                           flags.tokens_file == "-" ? "" : flags.tokens_file};
   check_apart(flags.output, inputs);

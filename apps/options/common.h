@@ -30,6 +30,7 @@ struct Session {
   std::vector<std::string> arguments;   // as typed, after the program's name
   std::function<int()> run;             // the chosen verb; empty when there was nothing to choose
   const CommonFlags* common = nullptr;  // of the chosen verb
+  bool understood = false;              // the whole command line was
 
   /// Whether `option` was typed, as opposed to coming from its environment variable.
   bool typed(const Option& option) const;

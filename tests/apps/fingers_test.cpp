@@ -141,6 +141,18 @@ TEST(Fingers, TheLineEndOfAFileIsNoPartOfTheMessage) {
   EXPECT_EQ(tokens("hi\n", true), tokens("hi", true) + 1);
 }
 
+TEST(Fingers, LogitsReplaceLogitsOnly) {
+  Scratch scratch;
+  write_file(scratch / "posts.txt", "mine");
+  const auto logits = [&](const std::string& name) {
+    return run({"logits", "-m", tiny_model(), "--tokens", "1,2", "-o", (scratch / name).string()});
+  };
+  EXPECT_EQ(logits("posts.txt").status, 2);
+  EXPECT_TRUE(read_file(scratch / "posts.txt") == "mine");
+  EXPECT_EQ(logits("out").status, 0);
+  EXPECT_EQ(logits("out").status, 0);
+}
+
 TEST(Fingers, ACutAnswerSaysSo) {
   const std::vector<std::string> call = {"generate", "-m", tiny_model(), "-p", "x", "--raw", "--logit-bias", "65=1000"};
   Outcome got = run(call);
