@@ -46,7 +46,6 @@ ConversionJob from_gguf(const ConvertFlags& flags, const std::string& source) {
 
 ConversionJob from_directory(const ConvertFlags& flags, const std::string& source) {
   if (flags.requantize) throw UsageError("--requantize works on a GGUF file; for a directory use --quantize");
-  if (flags.quantize && flags.dequantize) throw UsageError("--quantize and --dequantize exclude each other");
   RewriteOptions options;
   if (flags.quantize) options.quantize = AffineSpec{flags.bits, flags.group_size};
   options.dequantize = flags.dequantize;
@@ -106,7 +105,7 @@ void add_convert(Parser& app, Session& session) {
       verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
           ->option_text("V")
           ->check(one_of({"cpu", "gpu"}));
-  verb->add_flag("-d,--dequantize", flags->dequantize, "Make quantized weights dense");
+  verb->add_flag("-d,--dequantize", flags->dequantize, "Make quantized weights dense")->excludes(quantize);
   const Option* requantize =
       verb->add_flag("--requantize", flags->requantize,
                      "GGUF: quantize what has no exact counterpart (K-quants, dense), as --q-bits says");

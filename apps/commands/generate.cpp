@@ -95,18 +95,10 @@ text::Input make_input(const GenerateFlags& flags) {
   if (!flags.words.empty()) sources.push_back(flags.positional_option);
   const Option* chosen = exclusive(*flags.session, sources);
   text::Input input;
-  bool as_is = flags.raw || chosen == flags.tokens_option;
   if (chosen && chosen == flags.tokens_option) {
     input.tokens = parse_token_list(flags.tokens, "--tokens");
-    as_is = true;
-  } else {
-    as_is = flags.raw;
+    return input;
   }
-  if (as_is && flags.chat.any())
-    throw UsageError("flags of a conversation (--system-prompt, --tools, ...) exclude --raw and --tokens");
-  if (!as_is && flags.parse_control_tokens)
-    throw UsageError("--parse-control-tokens needs --raw; for a conversation use --trust-content");
-  if (!input.tokens.empty()) return input;
 
   std::string prompt = prompt_text(flags, chosen);
   if (flags.raw) {
@@ -189,18 +181,23 @@ void add_generate(Parser& app, Session& session) {
                              ->group("Prompt");
   flags->file_option =
       verb->add_option("-f,--file", flags->file, "Read the prompt from a file")->option_text("FILE")->group("Prompt");
-  flags->tokens_option =
-      verb->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3; implies --raw")
-          ->option_text("IDS")
-          ->group("Prompt");
-  verb->add_flag("--raw", flags->raw, "Continue the text as it is, without the chat template")->group("Prompt");
+  Option* tokens = verb->add_option("--tokens", flags->tokens, "The prompt as token ids, such as 1,2,3; implies --raw")
+                       ->option_text("IDS")
+                       ->group("Prompt");
+  flags->tokens_option = tokens;
+  Option* raw =
+      verb->add_flag("--raw", flags->raw, "Continue the text as it is, without the chat template")->group("Prompt");
   verb->add_flag("-e,--escapes", flags->escapes,
                  "In -p, --system-prompt and --stop, \\n, \\t and \\\\ are a line end, a tab and a backslash")
       ->group("Prompt");
   verb->add_flag("--parse-control-tokens", flags->parse_control_tokens,
-                 "With --raw: text such as <|im_start|> becomes that token")
+                 "With --raw: text such as <|im_start|> becomes that token (in a conversation: --trust-content)")
+      ->needs({raw})
       ->group("Prompt");
-  add_chat_flags(*verb, flags->chat);
+  for (const Option* of_a_conversation : add_chat_flags(*verb, flags->chat)) {
+    raw->excludes(of_a_conversation);
+    tokens->excludes(of_a_conversation);
+  }
   add_sampling_flags(*verb, flags->sampling);
   Option* logprobs = verb->add_option("--logprobs", flags->sampling.logprobs,
                                       "With --json: log probabilities of the tokens and of the N likeliest")

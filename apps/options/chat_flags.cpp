@@ -29,32 +29,29 @@ nlohmann::ordered_json parse(const std::string& text, const std::string& flag) {
 
 }  // namespace
 
-void add_chat_flags(Parser& verb, ChatFlags& flags) {
+std::vector<const Option*> add_chat_flags(Parser& verb, ChatFlags& flags) {
   auto text = [&verb](const char* name, std::string& to, const char* metavar, const char* what) {
-    verb.add_option(name, to, what)->option_text(metavar)->group("Conversation");
+    return verb.add_option(name, to, what)->option_text(metavar)->group("Conversation");
   };
-  text("--system-prompt", flags.system_prompt, "TEXT", "What the model is told first");
-  text("--chat-template", flags.chat_template, "TEXT", "A Jinja template instead of the model's own");
-  text("--chat-template-file", flags.chat_template_file, "FILE", "The same, from a file");
-  text("--chat-template-kwargs", flags.chat_template_kwargs, "JSON",
-       "Variables for the template: {\"enable_thinking\": false}");
-  text("--tools", flags.tools, "FILE", "A JSON array of tools for the template");
-  verb.add_flag("--no-thinking", flags.no_thinking, "Short for enable_thinking = false in --chat-template-kwargs")
-      ->group("Conversation");
-  verb.add_flag("--trust-content", flags.trust_content, "Let messages contain control tokens such as <|im_start|>")
-      ->group("Conversation");
-}
-
-bool ChatFlags::any() const {
-  return !system_prompt.empty() || !chat_template.empty() || !chat_template_file.empty() ||
-         !chat_template_kwargs.empty() || !tools.empty() || no_thinking || trust_content;
+  const Option* system = text("--system-prompt", flags.system_prompt, "TEXT", "What the model is told first");
+  const Option* own =
+      text("--chat-template", flags.chat_template, "TEXT", "A Jinja template instead of the model's own");
+  const Option* file =
+      text("--chat-template-file", flags.chat_template_file, "FILE", "The same, from a file")->excludes(own);
+  const Option* kwargs = text("--chat-template-kwargs", flags.chat_template_kwargs, "JSON",
+                              "Variables for the template: {\"enable_thinking\": false}");
+  const Option* tools = text("--tools", flags.tools, "FILE", "A JSON array of tools for the template");
+  const Option* plain =
+      verb.add_flag("--no-thinking", flags.no_thinking, "Short for enable_thinking = false in --chat-template-kwargs")
+          ->group("Conversation");
+  const Option* trust =
+      verb.add_flag("--trust-content", flags.trust_content, "Let messages contain control tokens such as <|im_start|>")
+          ->group("Conversation");
+  return {system, own, file, kwargs, tools, plain, trust};
 }
 
 ChatOptions ChatFlags::options() const {
   ChatOptions out;
-  if (!chat_template.empty() && !chat_template_file.empty()) {
-    throw UsageError("--chat-template and --chat-template-file exclude each other");
-  }
   out.chat_template = chat_template_file.empty() ? chat_template : read_input(chat_template_file);
   if (!tools.empty()) {
     out.tools = read_input(tools);

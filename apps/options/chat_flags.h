@@ -15,8 +15,6 @@ struct ChatFlags {
   bool no_thinking = false;
   bool trust_content = false;
 
-  /// Whether any of them was given.
-  bool any() const;
   /// Reads the files that the flags name. Throws UsageError for contradictions and for JSON that is not of the expected
   /// kind.
   ChatOptions options() const;
@@ -26,6 +24,7 @@ struct ChatFlags {
 /// place for --tools, so that the model would not see them, and notes variables of the template that it does not use.
 void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messages, const ChatOptions& options);
 
-void add_chat_flags(Parser& verb, ChatFlags& flags);
+/// Returns them all: what renders no conversation excludes them.
+std::vector<const Option*> add_chat_flags(Parser& verb, ChatFlags& flags);
 
 }  // namespace bumblebee::cli

@@ -376,7 +376,12 @@ void Parser::note_unread_variables(const Parser& verb) {
     } else if (twin == options.end() && !known.contains(name)) {
       const auto ends = [&](const std::string& one) { return one.ends_with("_" + rest); };
       const auto longer = std::find_if(known.begin(), known.end(), ends);
-      const std::string near = longer != known.end() ? *longer : nearest(name, {known.begin(), known.end()});
+      std::vector<std::string> rests;  // what all begin with says nothing of how near they are
+      for (const std::string& one : known) rests.push_back(one.substr(kVariablePrefix.size()));
+      const std::string like = nearest(rest, rests);
+      const std::string near = longer != known.end() ? *longer
+                               : like.empty()        ? ""
+                                                     : std::string(kVariablePrefix) + like;
       body_->notes.push_back("nothing reads the variable " + name +
                              (near.empty() ? "" : "; did you mean " + near + "?"));
     }

@@ -137,6 +137,7 @@ TEST(Environment, ATypedFlagBeatsVariablesThatItExcludes) {
   EXPECT_EQ(outcome({{"BUMBLEBEE_TOP_K", "5"}, {"BUMBLEBEE_TOP_P", "0.5"}}, {"--greedy"}).out, greedy);
   EXPECT_EQ(outcome({{"BUMBLEBEE_KV_BITS", "8"}}, {"--kv-type", "f32", "--greedy"}).status, 0);
   EXPECT_EQ(outcome({{"BUMBLEBEE_KV_TYPE", "f32"}}, {"--kv-bits", "8", "--greedy"}).status, 0);
+  EXPECT_EQ(outcome({{"BUMBLEBEE_SYSTEM_PROMPT", "Be brief."}}, {"--greedy"}).out, greedy) << "the call has --raw";
   // A flag that is switched off excludes nothing, and two that mean the same agree.
   EXPECT_EQ(outcome({{"BUMBLEBEE_GREEDY", "0"}, {"BUMBLEBEE_TEMP", "5"}}, {"--seed", "1"}).out, drawn);
   EXPECT_EQ(outcome({{"BUMBLEBEE_GREEDY", "1"}}, {"--temp", "0"}).out, greedy);

@@ -99,10 +99,41 @@ TEST_F(Train, AFileOfMlxLmRunsAndTheCommandLineWins) {
 TEST_F(Train, ATwinBeatsTheFileAndAFlagBeatsATwin) {
   write_file(scratch_ / "lora.yaml", "data: " + data() + "\niters: 7\nval_batches: 0\nnum_layers: 2\n");
   const std::string file = (scratch_ / "lora.yaml").string();
-  EXPECT_EQ(train({"-c", file, "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"), 3);
-  EXPECT_EQ(
-      train({"-c", file, "--iters", "2", "--overwrite", "--json"}, {{"BUMBLEBEE_ITERS", "3"}}).json().at("iterations"),
-      2);
+  EXPECT_EQ(train({"-c", file, "--json"}, {{"BUMBLEBEE_TRAIN_ITERS", "3"}}).json().at("iterations"), 3);
+  EXPECT_EQ(train({"-c", file, "--iters", "2", "--overwrite", "--json"}, {{"BUMBLEBEE_TRAIN_ITERS", "3"}})
+                .json()
+                .at("iterations"),
+            2);
+}
+
+TEST_F(Train, WhatIsSetForOtherVerbsDoesNotReachIt) {
+  const Outcome got = train({"--data", data(), "--iters", "1", "--val-batches", "0"},
+                            {{"BUMBLEBEE_ADAPTER", "/nonexistent"}, {"BUMBLEBEE_SEED", "7"}});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_NE(got.err.find("BUMBLEBEE_ADAPTER does not reach 'train', whose variable is BUMBLEBEE_TRAIN_ADAPTER"),
+            std::string::npos)
+      << got.err;
+  // The default model of all verbs comes after what a file says of this training.
+  write_file(scratch_ / "lora.yaml", "model: /nonexistent/of-the-file\ndata: " + data() + "\n");
+  const Outcome file =
+      run(Call{{"train", "-c", (scratch_ / "lora.yaml").string()}, {{"BUMBLEBEE_MODEL", tiny_model()}}, {}, 0, {}});
+  EXPECT_NE(file.err.find("/nonexistent/of-the-file"), std::string::npos) << file.err;
+}
+
+TEST_F(Train, RefusesToStopEarlyWithoutRowsToValidateWith) {
+  const Outcome got = train({"--data", data(), "--iters", "2", "--val-batches", "0", "--early-stopping", "2"});
+  EXPECT_EQ(got.status, 8);
+  EXPECT_NE(got.err.find("error: --early-stopping: expected rows to validate with"), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("--val-batches"), std::string::npos) << got.err;
+}
+
+TEST_F(Train, ErrorsNameItsFlags) {
+  ASSERT_EQ(train({"--data", data(), "--iters", "1", "--val-batches", "0"}).status, 0);
+  const Outcome got = train({"--data", data(), "--iters", "1", "--val-batches", "0"});
+  EXPECT_EQ(got.status, 8);
+  EXPECT_NE(got.err.find("--resume goes on with it, --overwrite replaces it; or choose another --adapter-path"),
+            std::string::npos)
+      << got.err;
 }
 
 TEST_F(Train, ResumesAndItsRecordGoesOn) {
