@@ -37,11 +37,11 @@ bool holds_logits(const std::string& path) {
 
 void check_output(const LogitsFlags& flags) {
   if (flags.output.empty()) throw UsageError("no output given: use -o FILE");
-  if (std::filesystem::is_regular_file(flags.output) && !holds_logits(flags.output))
-    throw UsageError("'" + flags.output + "' exists already and holds no logits; choose another name");
   const std::filesystem::path inputs[] = {source(flags.model.model, flags.common).directory(),
                                           flags.tokens_file == "-" ? "" : flags.tokens_file};
   check_apart(flags.output, inputs);
+  if (std::filesystem::is_regular_file(flags.output) && !holds_logits(flags.output))
+    throw UsageError("'" + flags.output + "' exists already and holds no logits; choose another name");
 }
 
 int run(const LogitsFlags& flags) {
