@@ -26,6 +26,11 @@ def known_flags():
     return out
 
 
+def peers_flags():
+    """Flags of other programs that the parser answers."""
+    return set(re.findall(r'\{"(-[^"]+)"', (pages.ROOT / "apps/options/words.cpp").read_text()))
+
+
 def unknown(command, flags):
     """What of a command line the program does not know. Flags are the words that begin with a dash and are no numbers."""
     words = re.sub(r"""(["']).*?\1""", "TEXT", command.split(" #")[0]).split()
@@ -77,7 +82,7 @@ class Pages(unittest.TestCase):
 
     def test_commands_and_flags_exist(self):
         flags = known_flags()
-        everywhere = set.union(*flags.values()) | NO_VERB
+        everywhere = set.union(*flags.values()) | NO_VERB | peers_flags()
 
         def check(_, text):
             said = [(number, span) for number, line in pages.own_cells(text) for span in pages.spans(line)]
