@@ -56,7 +56,7 @@ struct ModelInfo {
   uint64_t parameters = 0;
   uint64_t weight_bytes = 0;
   int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocab = 0;
-  int context = 0;  // max_position_embeddings
+  int context = 0;  // max_position_embeddings, or what yarn and linear scaling make of it
   bool tied_head = false;
   int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;

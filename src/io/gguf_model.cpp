@@ -153,6 +153,7 @@ class Reader {
     }
     if (type == "linear" && factor) {
       model_.config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", shortest_double(*factor)}};
+      if (original) model_.config["rope_scaling"]["original_max_position_embeddings"] = *original;
     } else if (type == "yarn" && factor && original) {
       model_.config["rope_scaling"] = {
           {"rope_type", "yarn"}, {"factor", shortest_double(*factor)}, {"original_max_position_embeddings", *original}};

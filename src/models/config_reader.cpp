@@ -15,7 +15,7 @@ constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
 void refuse_foreign_settings(const Json& config, std::string_view where) {
-  constexpr std::array<const char*, 15> keys = {"final_logit_softcapping",
+  constexpr std::array<const char*, 20> keys = {"final_logit_softcapping",
                                                 "attn_logit_softcapping",
                                                 "query_pre_attn_scalar",
                                                 "logits_scaling",
@@ -29,12 +29,23 @@ void refuse_foreign_settings(const Json& config, std::string_view where) {
                                                 "clip_qkv",
                                                 "use_qk_norm",
                                                 "attention_sink_size",
-                                                "rope_interleaved"};
+                                                "rope_interleaved",
+                                                "rope_traditional",
+                                                "use_bidirectional_attention",
+                                                "attention_chunk_size",
+                                                "use_parallel_residual",
+                                                "alibi"};
   for (const char* key : keys) {
     const auto it = config.find(key);
     if (it == config.end() || it->is_null() || *it == false || *it == 0) continue;
     throw Error(ErrorCode::unsupported, where,
                 cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
+  }
+  if (!bool_or(config, "is_causal", where, true))
+    throw Error(ErrorCode::unsupported, where, "'is_causal': expected true, this model looks ahead");
+  for (const char* key : {"rotary_pct", "scale_emb"}) {
+    if (const double value = number_or(config, key, where, 1); value != 1)
+      throw Error(ErrorCode::unsupported, where, cat("'", key, "': expected 1 for this family, got ", value));
   }
 }
 
@@ -97,7 +108,9 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
   if (!(spec.eps >= 0))
     throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
-  spec.rope = read_rope(config, where, d.head_dim, d.context, defaults.theta);
+  Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta);
+  spec.rope = std::move(rope.params);
+  d.context = rope.context;
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
 }

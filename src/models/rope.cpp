@@ -1,11 +1,13 @@
-// Inverse frequencies per rope type.
+// What the places of a config say together, then inverse frequencies per rope type.
 #include "models/rope.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numbers>
+#include <set>
 
 #include "base/error.h"
 
@@ -20,6 +22,8 @@ std::vector<float> base_periods(double theta, int dims) {
   return periods;
 }
 
+bool given(const Json& object, const char* key) { return object.contains(key) && !object[key].is_null(); }
+
 double positive(const Json& object, const char* key, std::string_view where, double fallback) {
   const double value = number_or(object, key, where, fallback);
   if (!(value > 0))
@@ -28,8 +32,14 @@ double positive(const Json& object, const char* key, std::string_view where, dou
 }
 
 double factor_of(const Json& scaling, std::string_view where) {
-  if (!scaling.contains("factor")) throw Error(ErrorCode::bad_config, where, "rope scaling: missing key 'factor'");
+  if (!given(scaling, "factor")) throw Error(ErrorCode::bad_config, where, "rope scaling: missing key 'factor'");
   return positive(scaling, "factor", where, 1);
+}
+
+/// Null or absent beside an original length, it is how much longer the context is.
+double yarn_factor(const Json& scaling, std::string_view where, int context) {
+  if (given(scaling, "factor") || !given(scaling, "original_max_position_embeddings")) return factor_of(scaling, where);
+  return context / positive(scaling, "original_max_position_embeddings", where, context);
 }
 
 void scale_llama3(const Json& scaling, std::string_view where, int context, std::vector<float>& inv_freq) {
@@ -54,7 +64,7 @@ void scale_llama3(const Json& scaling, std::string_view where, int context, std:
 /// Returns the factor that q and k are multiplied by.
 float scale_yarn(const Json& scaling, std::string_view where, int context, double theta, int dims,
                  std::vector<float>& inv_freq) {
-  const double factor = factor_of(scaling, where);
+  const double factor = yarn_factor(scaling, where, context);
   const double original = positive(scaling, "original_max_position_embeddings", where, context);
   const double fast = positive(scaling, "beta_fast", where, 32), slow = positive(scaling, "beta_slow", where, 1);
   const auto dimension = [&](double rotations) {
@@ -75,51 +85,139 @@ float scale_yarn(const Json& scaling, std::string_view where, int context, doubl
     inv_freq[i] = interpolated * ramp + (1.0f / periods[i]) * (1 - ramp);
   }
   const auto get_mscale = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
-  if (scaling.contains("attention_factor") && !scaling["attention_factor"].is_null())
-    return float(positive(scaling, "attention_factor", where, 1));
+  if (given(scaling, "attention_factor")) return float(positive(scaling, "attention_factor", where, 1));
   const double mscale = number_or(scaling, "mscale", where, 0), all = number_or(scaling, "mscale_all_dim", where, 0);
   return float(mscale != 0 && all != 0 ? get_mscale(mscale) / get_mscale(all) : get_mscale(1));
 }
 
+/// One place's object without nulls, its type under the newer name. Transformers 5 may write it once for each kind of
+/// layer.
+Json settings_at(const Json& config, const std::string& key, std::string_view where) {
+  const auto it = config.find(key);
+  if (it == config.end() || it->is_null()) return Json::object();
+  if (!it->is_object())
+    throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected an object, got ", brief(*it)));
+  Json settings = Json::object();
+  std::string kind;  // of layer, the first
+  for (const auto& [name, value] : it->items()) {
+    if (value.is_null()) continue;
+    const bool of_a_kind = value.is_object();
+    if (of_a_kind == kind.empty() && !settings.empty())
+      throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected settings or kinds of layers, got both"));
+    if (!of_a_kind) {
+      settings[name] = value;
+      continue;
+    }
+    Json one = settings_at(*it, name, where);
+    if (!kind.empty() && one != settings) {
+      throw Error(
+          ErrorCode::unsupported, where,
+          cat("'", key, ".", kind, "' and '", key, ".", name, "' disagree: expected one rotation for all layers"));
+    }
+    if (kind.empty()) kind = name;
+    settings = std::move(one);
+  }
+  if (settings.contains("type")) {
+    const Json type = settings["type"];
+    settings.erase("type");
+    if (settings.value("rope_type", type) != type) {
+      throw Error(ErrorCode::bad_config, where,
+                  cat("'", key, ".type' and '", key, ".rope_type' disagree: got ", brief(type), " and ",
+                      brief(settings["rope_type"])));
+    }
+    settings["rope_type"] = type;
+  }
+  return settings;
+}
+
+/// Keys whose meaning is known here: what another would change cannot be told.
+void refuse_unknown(const Json& settings, const std::string& place, std::string_view where) {
+  static const std::set<std::string> kKnown = {
+      "rope_theta", "rope_type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
+      "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor",
+      "partial_rotary_factor",
+      // Without effect on text: sections of image positions, lists of a type that is refused, how the weights were
+      // made.
+      "mrope_section", "mrope_interleaved", "short_factor", "long_factor", "finetuned"};
+  for (const auto& [name, value] : settings.items()) {
+    if (kKnown.contains(name)) continue;
+    throw Error(ErrorCode::unsupported, where,
+                cat("'", place, ".", name, "' is not understood and could change the result, got ", brief(value)));
+  }
+}
+
+/// Everything that is said of the rotation, wherever it stands: transformers 4 writes `rope_theta` at the top and
+/// `rope_scaling`, transformers 5 `rope_parameters`, and people and tools add to either. Two places may say different
+/// things, but not of the same: transformers lets one of them win, and which one depends on its version.
+Json all_settings(const Json& config, std::string_view where) {
+  Json all = Json::object();
+  std::map<std::string, std::string> said_by;
+  const auto say = [&](const std::string& name, const Json& value, const std::string& place) {
+    if (value.is_null()) return;
+    if (all.contains(name) && all[name] != value) {
+      throw Error(
+          ErrorCode::bad_config, where,
+          cat("'", said_by[name], "' and '", place, "' disagree: got ", brief(all[name]), " and ", brief(value)));
+    }
+    all[name] = value;
+    said_by[name] = place;
+  };
+  for (const char* key : {"rope_theta", "partial_rotary_factor", "original_max_position_embeddings"})
+    if (config.contains(key)) say(key, config[key], key);
+  Json parameters = settings_at(config, "rope_parameters", where);
+  const Json scaling = settings_at(config, "rope_scaling", where);
+  // Written by transformers 5 where nothing was said; scaling beside it was added later.
+  if (parameters.value("rope_type", Json()) == "default" && scaling.contains("rope_type"))
+    parameters.erase("rope_type");
+  const std::pair<const char*, const Json*> places[] = {{"rope_parameters", &parameters}, {"rope_scaling", &scaling}};
+  for (const auto& [place, settings] : places) {
+    refuse_unknown(*settings, place, where);
+    for (const auto& [name, value] : settings->items()) say(name, value, cat(place, ".", name));
+  }
+  if (all.contains("factor") && !all.contains("rope_type")) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'", said_by["factor"], "': expected a 'rope_type' beside it, got none"));
+  }
+  return all;
+}
+
+/// max_position_embeddings stays what it was when a model is stretched by its config alone.
+int lengthened(const Json& settings, std::string_view where, int context, double factor) {
+  const double length = factor * positive(settings, "original_max_position_embeddings", where, context);
+  return int(std::clamp(length, double(context), double(1 << 30)));
+}
+
 }  // namespace
 
-RopeParams read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta) {
-  const auto object_at = [&](const char* key) -> Json {
-    const auto it = config.find(key);
-    if (it == config.end() || it->is_null()) return Json::object();
-    if (!it->is_object())
-      throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected an object, got ", brief(*it)));
-    return *it;
-  };
-  const Json parameters = object_at("rope_parameters");
-  const Json scaling = parameters.empty() ? object_at("rope_scaling") : parameters;
-
-  const double theta = positive(parameters, "rope_theta", where, positive(config, "rope_theta", where, default_theta));
+Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta) {
+  const Json settings = all_settings(config, where);
+  const double theta = positive(settings, "rope_theta", where, default_theta);
   if (theta <= 1) throw Error(ErrorCode::bad_config, where, cat("'rope_theta': expected more than 1, got ", theta));
-  for (const Json* place : std::initializer_list<const Json*>{&config, &scaling}) {
-    if (number_or(*place, "partial_rotary_factor", where, 1) != 1) {
-      throw Error(ErrorCode::unsupported, where,
-                  "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
-    }
+  if (number_or(settings, "partial_rotary_factor", where, 1) != 1) {
+    throw Error(ErrorCode::unsupported, where,
+                "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
   }
-  const std::string type = string_or(scaling, "rope_type", where, string_or(scaling, "type", where, "default"));
+  const std::string type = string_or(settings, "rope_type", where, "default");
 
-  RopeParams rope;
+  Rope result{.params = {}, .context = context};
+  RopeParams& rope = result.params;
   rope.dims = head_dim;
   for (float period : base_periods(theta, head_dim)) rope.inv_freq.push_back(1.0f / period);
-  if (type == "default") return rope;
+  if (type == "default") return result;
   if (type == "linear") {
-    const float factor = float(factor_of(scaling, where));
-    for (float& f : rope.inv_freq) f /= factor;
+    const double factor = factor_of(settings, where);
+    for (float& f : rope.inv_freq) f /= float(factor);
+    result.context = lengthened(settings, where, context, factor);
   } else if (type == "llama3") {
-    scale_llama3(scaling, where, context, rope.inv_freq);
+    scale_llama3(settings, where, context, rope.inv_freq);
   } else if (type == "yarn") {
-    rope.attention_factor = scale_yarn(scaling, where, context, theta, head_dim, rope.inv_freq);
+    rope.attention_factor = scale_yarn(settings, where, context, theta, head_dim, rope.inv_freq);
+    result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else {
     throw Error(ErrorCode::unsupported, where,
                 cat("rope type: expected default, linear, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
-  return rope;
+  return result;
 }
 
 }  // namespace bumblebee::models

@@ -7,10 +7,15 @@
 
 namespace bumblebee::models {
 
-/// Reads `rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`. Types: default, linear, llama3
-/// (Llama 3.1), yarn (Peng et al., 2023). Arithmetic is f32 in the order transformers uses, so that angles agree to the
-/// last bit or nearly. `context` is max_position_embeddings, `default_theta` what the family uses when the config says
-/// nothing.
-RopeParams read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta);
+struct Rope {
+  RopeParams params;
+  int context = 0;  // longer than max_position_embeddings where linear or yarn scaling stretches it
+};
+
+/// Reads `rope_theta`, `rope_scaling` and transformers 5's `rope_parameters` together; places that disagree are
+/// refused. Types: default, linear, llama3 (Llama 3.1), yarn (Peng et al., 2023). Arithmetic is f32 in the order
+/// transformers uses, so that angles agree to the last bit or nearly. `context` is max_position_embeddings,
+/// `default_theta` what the family uses when the config says nothing.
+Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta);
 
 }  // namespace bumblebee::models

@@ -51,6 +51,15 @@ constexpr Refusal kRefusals[] = {
     {"local_experts", R"({"num_local_experts": 8})", ErrorCode::unsupported, "num_local_experts"},
     {"clip_qkv", R"({"clip_qkv": 8.0})", ErrorCode::unsupported, "clip_qkv"},
     {"qk_norm_of_llama", R"({"use_qk_norm": true})", ErrorCode::unsupported, "use_qk_norm"},
+    {"traditional_rope", R"({"rope_traditional": true})", ErrorCode::unsupported, "rope_traditional"},
+    {"looks_ahead", R"({"is_causal": false})", ErrorCode::unsupported, "is_causal"},
+    {"looks_ahead_too", R"({"use_bidirectional_attention": true})", ErrorCode::unsupported,
+     "use_bidirectional_attention"},
+    {"chunks", R"({"attention_chunk_size": 8192})", ErrorCode::unsupported, "attention_chunk_size"},
+    {"parallel", R"({"use_parallel_residual": true})", ErrorCode::unsupported, "use_parallel_residual"},
+    {"alibi", R"({"alibi": true})", ErrorCode::unsupported, "alibi"},
+    {"rotary_pct", R"({"rotary_pct": 0.25})", ErrorCode::unsupported, "rotary_pct"},
+    {"scaled_embedding", R"({"scale_emb": 12})", ErrorCode::unsupported, "scale_emb"},
     {"interleaved_rope", R"({"rope_interleaved": true})", ErrorCode::unsupported, "rope_interleaved"},
     {"partial_rotary", R"({"partial_rotary_factor": 0.5})", ErrorCode::unsupported, "partial_rotary_factor"},
     {"rope_dynamic", R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", ErrorCode::unsupported, "'dynamic'"},
@@ -136,6 +145,14 @@ TEST(Config, ReadsSizesAndDefaults) {
   EXPECT_EQ(read_spec(config, "x").decoder.dims.kv_heads, 4);
   config["head_dim"] = 32;
   EXPECT_EQ(read_spec(config, "x").decoder.dims.head_dim, 32);
+}
+
+TEST(Config, YarnLengthensTheContext) {
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
+    Json config = config_of(family);
+    config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}};
+    EXPECT_EQ(read_spec(config, "x").decoder.dims.context, 2048) << family;
+  }
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {

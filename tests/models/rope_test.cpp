@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <numbers>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -16,9 +17,11 @@ namespace {
 
 constexpr int kDim = 16, kContext = 512;
 
-RopeParams read(const char* text) {
+Rope read_whole(const std::string& text) {
   return read_rope(parse_json(text, "config.json"), "config.json", kDim, kContext, 10000);
 }
+
+RopeParams read(const char* text) { return read_whole(text).params; }
 
 std::string refusal(const char* text, ErrorCode code) {
   try {
@@ -110,6 +113,95 @@ TEST(Rope, RefusesTypesThatAreNotImplemented) {
   }
 }
 
+TEST(Rope, PlacesAddUp) {
+  const auto same = [](const char* text, const char* as) {
+    const Rope got = read_whole(text), want = read_whole(as);
+    EXPECT_EQ(got.params.inv_freq, want.params.inv_freq) << text;
+    EXPECT_EQ(got.params.attention_factor, want.params.attention_factor) << text;
+    EXPECT_EQ(got.context, want.context) << text;
+  };
+  const char* yarn = R"({"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": null}})";
+  // Saved by transformers 5, and scaling added as the model's card says.
+  same(
+      R"({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_scaling": {"type": "yarn", "factor": 4}})",
+      yarn);
+  same(R"({"rope_parameters": {"rope_type": "yarn", "factor": 4, "rope_theta": 1e6}, "rope_scaling": null})", yarn);
+  same(R"({"rope_parameters": {"rope_type": "yarn", "factor": 4, "rope_theta": 1e6}, "rope_theta": 1000000,
+           "rope_scaling": {"type": "yarn", "rope_type": "yarn", "factor": 4.0}})",
+       yarn);
+  same(R"({"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"rope_type": "yarn", "factor": 4}})", yarn);
+  same(
+      R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "rope_theta": 1e6, "original_max_position_embeddings": 512}})",
+      yarn);
+  same(
+      R"({"rope_theta": 1e6, "original_max_position_embeddings": 512, "rope_scaling": {"rope_type": "yarn", "factor": 4}})",
+      yarn);
+  // A configuration's rope_scaling as transformers 5 has it, written down by a tool.
+  same(R"({"rope_scaling": {"rope_theta": 5e5, "rope_type": "default"}})", R"({"rope_theta": 5e5})");
+  same(R"({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4, "rope_theta": 1e6},
+                               "sliding_attention": {"type": "yarn", "factor": 4, "rope_theta": 1e6}}})",
+       yarn);
+  same(
+      R"({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}, "sliding_attention": null}})",
+      R"({"rope_theta": 5e5})");
+  same(R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})", "{}");
+}
+
+TEST(Rope, PlacesThatDisagreeAreBothNamed) {
+  const std::tuple<const char*, const char*, const char*> cases[] = {
+      {R"({"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})", "'rope_theta'",
+       "'rope_parameters.rope_theta'"},
+      {R"({"rope_theta": 1e4, "rope_scaling": {"rope_type": "default", "rope_theta": 1e6}})", "'rope_theta'",
+       "'rope_scaling.rope_theta'"},
+      {R"({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"rope_type": "linear", "factor": 2, "rope_theta": 1e6}})",
+       "'rope_parameters.rope_theta'", "'rope_scaling.rope_theta'"},
+      {R"({"rope_parameters": {"rope_type": "yarn", "factor": 4}, "rope_scaling": {"rope_type": "linear", "factor": 4}})",
+       "'rope_parameters.rope_type'", "'rope_scaling.rope_type'"},
+      {R"({"rope_parameters": {"rope_type": "yarn", "factor": 4}, "rope_scaling": {"rope_type": "default"}})",
+       "'rope_parameters.rope_type'", "'rope_scaling.rope_type'"},
+      {R"({"rope_parameters": {"rope_type": "yarn", "factor": 4}, "rope_scaling": {"rope_type": "yarn", "factor": 2}})",
+       "'rope_parameters.factor'", "'rope_scaling.factor'"},
+      {R"({"original_max_position_embeddings": 64,
+           "rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 128}})",
+       "'original_max_position_embeddings'", "'rope_scaling.original_max_position_embeddings'"},
+      {R"({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}})", "'rope_scaling.type'",
+       "'rope_scaling.rope_type'"},
+  };
+  for (const auto& [text, one, other] : cases) {
+    const std::string message = refusal(text, ErrorCode::bad_config);
+    EXPECT_NE(message.find(one), std::string::npos) << message;
+    EXPECT_NE(message.find(other), std::string::npos) << message;
+  }
+  const std::string layers = refusal(
+      R"({"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}})",
+      ErrorCode::unsupported);
+  EXPECT_NE(layers.find("'rope_parameters.full_attention' and 'rope_parameters.sliding_attention'"), std::string::npos);
+}
+
+TEST(Rope, WhatStretchesTheContextLengthensIt) {
+  const auto context = [](const char* scaling) {
+    return read_whole(cat(R"({"rope_scaling": )", scaling, "}")).context;
+  };
+  EXPECT_EQ(context("null"), kContext);
+  EXPECT_EQ(context(R"({"type": "yarn", "factor": 4})"), 4 * kContext);
+  EXPECT_EQ(context(R"({"type": "yarn", "factor": 4, "original_max_position_embeddings": 256})"), 1024);
+  EXPECT_EQ(context(R"({"type": "yarn", "factor": 1.25, "original_max_position_embeddings": 100})"), kContext);
+  EXPECT_EQ(context(R"({"type": "yarn", "factor": null, "original_max_position_embeddings": 128})"), kContext);
+  EXPECT_EQ(context(R"({"type": "linear", "factor": 2.5})"), 1280);
+  EXPECT_EQ(context(R"({"type": "linear", "factor": 1e30})"), 1 << 30);
+  // max_position_embeddings of Llama 3.1 and later is the stretched length already.
+  EXPECT_EQ(context(R"({"type": "llama3", "factor": 32, "original_max_position_embeddings": 64})"), kContext);
+}
+
+TEST(Rope, RefusesWhatItDoesNotKnow) {
+  EXPECT_NE(refusal(R"({"rope_parameters": {"rope_type": "yarn", "factor": 4, "llama_4_scaling_beta": 0.1}})",
+                    ErrorCode::unsupported)
+                .find("'rope_parameters.llama_4_scaling_beta'"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"rope_scaling": {"factor": 4}})", ErrorCode::bad_config).find("'rope_type'"),
+            std::string::npos);
+}
+
 TEST(Rope, RefusesPartsOfHeads) {
   for (const char* text : {R"({"partial_rotary_factor": 0.5})",
                            R"({"rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 10000}})",
@@ -122,7 +214,8 @@ TEST(Rope, RefusesPartsOfHeads) {
 TEST(Rope, RefusesValuesOutOfRange) {
   for (const char* text :
        {R"({"rope_theta": 0})", R"({"rope_theta": -5})", R"({"rope_theta": 1})", R"({"rope_theta": "10000"})",
-        R"({"rope_scaling": "linear"})", R"({"rope_scaling": [1]})", R"({"rope_scaling": {"type": "linear"}})",
+        R"({"rope_scaling": "linear"})", R"({"rope_scaling": [1]})",
+        R"({"rope_scaling": {"type": "linear", "factor": null}})", R"({"rope_scaling": {"type": "linear"}})",
         R"({"rope_scaling": {"type": "linear", "factor": 0}})",
         R"({"rope_scaling": {"type": "linear", "factor": "2"}})", R"({"rope_scaling": {"type": 3}})",
         R"({"rope_scaling": {"rope_type": "yarn"}})", R"({"rope_scaling": {"rope_type": "yarn", "factor": -1}})",
