@@ -35,10 +35,10 @@ ReadyModel load_serving(const ServingFlags& flags, const CommonFlags& common) {
   Repository repository = source(flags.model.model, common);
   repository.directory();  // a download is no part of the time to load
   auto start = std::chrono::steady_clock::now();
-  GenerationConfig config = load_generation_config(repository);
+  Tokenizer tokenizer = load_tokenizer(repository);
+  GenerationConfig config = load_generation_config(repository, tokenizer);
   apply(flags.sampling, config);
   validate(config);
-  Tokenizer tokenizer = load_tokenizer(repository);
   text::GenerationOptions options;
   options.limits.sequence_length = flags.ctx_size;
   options.kv_bytes = bytes_of(flags.kv_memory);

@@ -14,6 +14,8 @@
 
 namespace bumblebee {
 
+class Tokenizer;
+
 /// Always the most likely token.
 struct GreedySearch {};
 
@@ -51,17 +53,21 @@ struct GenerationConfig {
 
   std::vector<int32_t> eos_token_ids;  // any of them ends generation; not part of the text
   std::optional<int32_t> bos_token_id, pad_token_id;
-  std::vector<std::string> stop_strings;  // the text ends before the first of them
+  // The text ends before the first of them. Control tokens, which are not part of the text, are found when spelled
+  // here.
+  std::vector<std::string> stop_strings;
 
   bool logprobs = false;
   int top_logprobs = 0;  // at most 20; implies logprobs
   uint64_t seed = 0;
 };
 
-/// Reads `generation_config.json`, or what `config.json` says when there is none. Throws Error(unsupported) for a
-/// setting that changes the result and is not implemented (beam search for instance), Error(bad_config) for values out
-/// of range.
+/// Reads `generation_config.json`, or what `config.json` says when there is none. `eos_token_ids` are those of both
+/// files (a nested `text_config` too) and the tokenizer's. Throws Error(unsupported) for a setting that changes the
+/// result and is not implemented (beam search for instance), Error(bad_config) for values out of range. Without a
+/// tokenizer the directory's own is loaded for it, where it has one.
 GenerationConfig load_generation_config(const Repository& repository);
+GenerationConfig load_generation_config(const Repository& repository, const Tokenizer& tokenizer);
 
 /// Throws Error(bad_request) naming the field when a value is out of range or two settings exclude each other.
 void validate(const GenerationConfig& config);

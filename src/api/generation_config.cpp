@@ -5,12 +5,16 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 
+#include "api/tokenizer_state.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
+#include "bumblebee/tokenizer.h"
 
 namespace bumblebee {
 namespace {
@@ -244,7 +248,40 @@ void validate(const GenerationConfig& config) {
           cat("expected 0 to 20, got ", config.top_logprobs));
 }
 
-GenerationConfig load_generation_config(const Repository& repository) {
+namespace {
+
+/// A word of the vocabulary, and no token that stands beside it.
+bool is_word(const txt::Tokenizer& tokenizer, int32_t id) {
+  const auto& added = tokenizer.added_tokens();
+  return tokenizer.token_of(id) && std::none_of(added.begin(), added.end(), [&](const auto& t) { return t.id == id; });
+}
+
+/// All that any file says: each of them is stale or incomplete in some repository, and an answer that runs on past its
+/// end is worse than one that ends at a token which no answer contains.
+std::vector<int32_t> endings(const Json& own, const Json& model, std::string_view own_name, std::string_view model_name,
+                             const txt::Tokenizer* tokenizer) {
+  std::vector<int32_t> all = ids(own, "eos_token_id", own_name);
+  const bool said = !all.empty();
+  const auto add = [&](int32_t id) {
+    if (std::find(all.begin(), all.end(), id) == all.end()) all.push_back(id);
+  };
+  const auto text = model.find("text_config");
+  for (const Json* level : {&model, text != model.end() && text->is_object() ? &*text : nullptr}) {
+    if (level == nullptr) continue;
+    for (const int32_t id : ids(*level, "eos_token_id", model_name)) {
+      if (said && tokenizer != nullptr && is_word(*tokenizer, id)) {
+        // Llama's default of 2, say, in a config for another vocabulary.
+        log(LogLevel::warning, "ending left out: id=", id, " file=", model_name, " reason=an ordinary word");
+        continue;
+      }
+      add(id);
+    }
+  }
+  if (tokenizer != nullptr && tokenizer->eos_id()) add(*tokenizer->eos_id());
+  return all;
+}
+
+GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* tokenizer) {
   const auto directory = repository.directory();
   const auto own = directory / "generation_config.json", model = directory / "config.json";
   const bool has_own = std::filesystem::exists(own), has_model = std::filesystem::exists(model);
@@ -269,9 +306,9 @@ GenerationConfig load_generation_config(const Repository& repository) {
   read_sequences(json, config, where);
   read_stop_strings(json, config, where);
 
-  // The ids come from whichever file has them; generation_config.json wins.
+  config.eos_token_ids = endings(has_own ? json : Json::object(), fallback, where, model.string(), tokenizer);
+  // These come from whichever file has them; generation_config.json wins.
   const auto source = [&](const char* key) -> const Json& { return given(json, key) ? json : fallback; };
-  config.eos_token_ids = ids(source("eos_token_id"), "eos_token_id", where);
   config.bos_token_id = one_id(source("bos_token_id"), "bos_token_id", where);
   config.pad_token_id = one_id(source("pad_token_id"), "pad_token_id", where);
   try {
@@ -280,6 +317,19 @@ GenerationConfig load_generation_config(const Repository& repository) {
     throw Error(ErrorCode::bad_config, where, error.what());
   }
   return config;
+}
+
+}  // namespace
+
+GenerationConfig load_generation_config(const Repository& repository) {
+  std::optional<txt::Tokenizer> tokenizer;
+  if (std::filesystem::exists(repository.directory() / "tokenizer.json"))
+    tokenizer = txt::Tokenizer::load(repository.directory());
+  return read_files(repository, tokenizer ? &*tokenizer : nullptr);
+}
+
+GenerationConfig load_generation_config(const Repository& repository, const Tokenizer& tokenizer) {
+  return read_files(repository, &tokenizer.state()->tokenizer);
 }
 
 }  // namespace bumblebee

@@ -2,8 +2,10 @@
 // on the caller's own. One per request.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -20,13 +22,20 @@ class TextSink final : public engine::TokenSink {
  public:
   /// `streams`: pieces are kept for next_piece().
   TextSink(const txt::Tokenizer& tokenizer, const GenerationConfig& config, bool streams)
-      : decoder_(tokenizer), stops_(config.stop_strings), streams_(streams), known_(tokenizer.vocab_size()) {}
+      : decoder_(tokenizer), stops_(config.stop_strings), streams_(streams), known_(tokenizer.vocab_size()) {
+    for (const txt::AddedToken& token : tokenizer.added_tokens()) {
+      const auto spells = [&](const std::string& stop) { return stop.find(token.text) != std::string::npos; };
+      if (token.special && std::any_of(config.stop_strings.begin(), config.stop_strings.end(), spells))
+        hidden_.emplace(token.id, token.text);
+    }
+  }
 
   StopReason take(int32_t token) override {
     ++tokens_;
     // A model may have more rows than the tokenizer has tokens; such an id spells nothing.
     if (token >= known_) return StopReason::none;
     give(stops_.push(decoder_.push(token)));
+    if (const auto hidden = hidden_.find(token); hidden != hidden_.end()) give(stops_.push(hidden->second, false));
     return stops_.matched() ? StopReason::stop : StopReason::none;
   }
   void ended() noexcept override {
@@ -71,6 +80,7 @@ class TextSink final : public engine::TokenSink {
 
   txt::StreamDecoder decoder_;
   txt::StopStrings stops_;
+  std::map<int32_t, std::string> hidden_;  // control tokens that a stop string spells
   const bool streams_;
   int known_;
   size_t tokens_ = 0;

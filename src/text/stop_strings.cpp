@@ -2,6 +2,7 @@
 #include "text/stop_strings.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <deque>
 
 namespace bumblebee::txt {
@@ -44,10 +45,21 @@ StopStrings::StopStrings(const std::vector<std::string>& stops) : nodes_(1) {
   }
 }
 
-std::string StopStrings::push(std::string_view piece) {
+std::string StopStrings::release(size_t size) {
+  std::string text;
+  for (size_t i = 0; i < size; ++i) {
+    if (shown_[i]) text += held_[i];
+  }
+  held_.erase(0, size);
+  shown_.erase(shown_.begin(), shown_.begin() + ptrdiff_t(size));
+  return text;
+}
+
+std::string StopStrings::push(std::string_view piece, bool shown) {
   if (matched_) return {};
-  if (nodes_.size() == 1) return std::string(piece);
+  if (nodes_.size() == 1) return shown ? std::string(piece) : std::string();
   held_.append(piece);
+  shown_.resize(held_.size(), shown);
   for (size_t i = held_.size() - piece.size(); i < held_.size(); ++i) {
     int to = child(state_, uint8_t(held_[i]));
     while (to < 0 && state_ != 0) {
@@ -57,20 +69,17 @@ std::string StopStrings::push(std::string_view piece) {
     state_ = std::max(to, 0);
     if (const int length = nodes_[size_t(state_)].match; length > 0) {
       matched_ = true;
-      std::string certain = held_.substr(0, i + 1 - size_t(length));
+      std::string certain = release(i + 1 - size_t(length));
       held_.clear();
       return certain;
     }
   }
-  const size_t certain_size = held_.size() - size_t(nodes_[size_t(state_)].depth);
-  std::string certain = held_.substr(0, certain_size);
-  held_.erase(0, certain_size);
-  return certain;
+  return release(held_.size() - size_t(nodes_[size_t(state_)].depth));
 }
 
 std::string StopStrings::flush() {
   state_ = 0;
-  return std::exchange(held_, {});
+  return release(held_.size());
 }
 
 }  // namespace bumblebee::txt

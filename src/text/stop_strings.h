@@ -17,8 +17,9 @@ class StopStrings {
  public:
   explicit StopStrings(const std::vector<std::string>& stops);
 
-  /// Takes more text; returns what is certain to come before any stop string. After a match everything is dropped.
-  std::string push(std::string_view piece);
+  /// Takes more text; returns what is certain to come before any stop string. After a match everything is dropped. What
+  /// is not `shown`, a control token's text, is only looked for.
+  std::string push(std::string_view piece, bool shown = true);
   /// The end of the text: what was held back, unless a stop string was found.
   std::string flush();
   bool matched() const { return matched_; }
@@ -31,11 +32,14 @@ class StopStrings {
     int match = 0;  // length of the longest stop string that ends here, 0 for none
   };
   int child(int node, uint8_t byte) const;
+  /// The first `size` bytes that are held, as far as they are shown; they are held no longer.
+  std::string release(size_t size);
 
   std::vector<Node> nodes_;
   int state_ = 0;
   bool matched_ = false;
-  std::string held_;  // never longer than the longest stop string
+  std::string held_;         // never longer than the longest stop string
+  std::vector<bool> shown_;  // of each byte of it
 };
 
 }  // namespace bumblebee::txt

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "bumblebee/tokenizer.h"
 
 namespace bumblebee {
 namespace {
@@ -46,7 +47,7 @@ TEST_F(GenerationConfigTest, ReadsQwen3) {
   EXPECT_EQ(sampling.top_k, 20);
   EXPECT_DOUBLE_EQ(sampling.top_p, 0.95);
   EXPECT_DOUBLE_EQ(config.temperature, 0.6);
-  EXPECT_EQ(config.eos_token_ids, (std::vector<int32_t>{151645, 151643}));
+  EXPECT_EQ(config.eos_token_ids, (std::vector<int32_t>{151645, 151643, 1})) << "and config.json's";
   EXPECT_EQ(config.bos_token_id, 151643);
   EXPECT_FALSE(config.max_new_tokens || config.max_length);
 }
@@ -58,7 +59,38 @@ TEST_F(GenerationConfigTest, FallsBackToConfigJson) {
   EXPECT_EQ(alone.eos_token_ids, std::vector<int32_t>{2});
   EXPECT_FALSE(alone.max_length);  // transformers' own default, nobody's choice
   EXPECT_EQ(load(R"({"do_sample": false})").eos_token_ids, std::vector<int32_t>{2});
-  EXPECT_EQ(load(R"({"eos_token_id": 9})").eos_token_ids, std::vector<int32_t>{9});
+  EXPECT_EQ(load(R"({"eos_token_id": 9})").eos_token_ids, (std::vector<int32_t>{9, 2}));
+}
+
+TEST_F(GenerationConfigTest, EndingsAreAllThatAnyFileSays) {
+  using Ids = std::vector<int32_t>;
+  const std::filesystem::path tiny = BB_TEST_DATA "/apps/tiny";  // 256 <|endoftext|>, 257 <|im_start|>, 258 <|im_end|>
+  const auto endings = [&](const char* own, const char* model, const char* tokenizer) {
+    for (const char* name : {"generation_config.json", "config.json", "tokenizer.json", "tokenizer_config.json"})
+      std::filesystem::remove(directory_ / name);
+    if (own != nullptr) write("generation_config.json", own);
+    write("config.json", model);
+    if (tokenizer == nullptr) return load_generation_config(local(directory_)).eos_token_ids;
+    std::filesystem::copy_file(tiny / "tokenizer.json", directory_ / "tokenizer.json");
+    write("tokenizer_config.json", tokenizer);
+    const Ids ids = load_generation_config(local(directory_)).eos_token_ids;
+    EXPECT_EQ(load_generation_config(local(directory_), load_tokenizer(local(directory_))).eos_token_ids, ids);
+    return ids;
+  };
+  EXPECT_EQ(endings(nullptr, "{}", R"({"eos_token": "<|im_end|>"})"), Ids{258});
+  EXPECT_EQ(endings(nullptr, "{}", R"({"eos_token": {"content": "<|im_end|>", "special": true}})"), Ids{258});
+  EXPECT_EQ(endings(R"({"eos_token_id": [256]})", R"({"eos_token_id": 256})", R"({"eos_token": "<|im_end|>"})"),
+            (Ids{256, 258}));
+  EXPECT_EQ(endings(R"({"eos_token_id": 256})", R"({"text_config": {"eos_token_id": [257, 256]}})", "{}"),
+            (Ids{256, 257}));
+  EXPECT_EQ(endings(nullptr, R"({"eos_token_id": 256, "text_config": {"eos_token_id": 258}})", nullptr),
+            (Ids{256, 258}));
+  EXPECT_EQ(endings(R"({"do_sample": false})", R"({"text_config": {"eos_token_id": 258}})", nullptr), Ids{258});
+  EXPECT_EQ(endings(R"({"eos_token_id": null})", R"({"eos_token_id": null})", R"({"eos_token": null})"), Ids{});
+  EXPECT_EQ(endings("{}", "{}", R"({"eos_token": "<|nowhere|>"})"), Ids{}) << "the model has no such token";
+  // A default of transformers in a config for another vocabulary: 35 is '#' there.
+  EXPECT_EQ(endings(R"({"eos_token_id": 258})", R"({"eos_token_id": 35})", "{}"), Ids{258});
+  EXPECT_EQ(endings("{}", R"({"eos_token_id": 35})", "{}"), Ids{35}) << "nobody says otherwise";
 }
 
 TEST_F(GenerationConfigTest, ReadsTheOtherKeys) {

@@ -51,6 +51,23 @@ TEST(StopStrings, FindsTheFirstAcrossBorders) {
   }
 }
 
+TEST(StopStrings, WhatIsNotShownIsFoundAndNeverGivenOut) {
+  const auto run = [](const std::vector<std::string>& stops,
+                      const std::vector<std::pair<std::string, bool>>& pieces) -> Outcome {
+    StopStrings matcher(stops);
+    std::string out;
+    for (const auto& [text, shown] : pieces) out += matcher.push(text, shown);
+    const bool matched = matcher.matched();
+    return {out + matcher.flush(), matched};
+  };
+  EXPECT_EQ(run({"<|end|>"}, {{"Bye", true}, {"<|end|>", false}, {"x", true}}), (Outcome{"Bye", true}));
+  EXPECT_EQ(run({"\n<|end|>user"}, {{"Bye\n", true}, {"<|end|>", false}, {"user", true}}), (Outcome{"Bye", true}));
+  EXPECT_EQ(run({"\n<|end|>user"}, {{"Bye\n", true}, {"<|end|>", false}, {"us", true}}), (Outcome{"Bye\nus", false}));
+  EXPECT_EQ(run({"<|end|>x"}, {{"a", true}, {"<|end|>", false}, {"b", true}}), (Outcome{"ab", false}));
+  EXPECT_EQ(run({"<|end|>"}, {{"a <|end|>", true}}), (Outcome{"a ", true})) << "spelled in words";
+  EXPECT_EQ(run({}, {{"a", true}, {"<|end|>", false}}), (Outcome{"a", false}));
+}
+
 TEST(StopStrings, AgreesWithAPlainSearchOnRandomText) {
   std::mt19937 random(5);
   int matches = 0;
