@@ -211,8 +211,11 @@ class Generator {
     } else if (!input.tokens.empty()) {
       request.prompt = input.tokens;
     } else {
+      // As in mlx-lm, a text that spells its beginning gets no second one.
+      const auto& bos = tokenizer_.state()->tokenizer.config().bos_token;
+      const bool begins = input.parse_control_tokens && bos && !bos->empty() && input.text.starts_with(*bos);
       request.prompt = tokenizer_.encode(
-          input.text, {.add_special_tokens = true, .parse_control_tokens = input.parse_control_tokens});
+          input.text, {.add_special_tokens = !begins, .parse_control_tokens = input.parse_control_tokens});
     }
     return request;
   }

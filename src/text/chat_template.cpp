@@ -149,6 +149,11 @@ std::vector<std::string> ChatTemplate::names() const {
   return names;
 }
 
+bool ChatTemplate::uses_clock() const {
+  return std::any_of(impl_->templates.begin(), impl_->templates.end(),
+                     [](const Impl::Named& one) { return one.source.find("strftime_now") != std::string::npos; });
+}
+
 const std::string& ChatTemplate::source(std::string_view name) const { return impl_->require(name).source; }
 
 }  // namespace bumblebee::txt

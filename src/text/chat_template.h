@@ -62,6 +62,8 @@ class ChatTemplate {
                         std::string_view kwargs_json = {}, bool add_generation_prompt = true) const;
 
   std::vector<std::string> names() const;
+  /// Whether a template asks for the time, so that a rendering is not the same on another day.
+  bool uses_clock() const;
   /// Source of a named template. Throws Error(bad_request) naming those that exist.
   const std::string& source(std::string_view name = "default") const;
 

@@ -26,7 +26,13 @@ struct FreeTokenizer {
 std::string special_tokens_json(const TokenizerConfig& config) {
   Json list = Json::array();
   for (const DeclaredToken& token : config.declared_tokens) {
-    if (token.special) list.push_back({{"content", token.text}, {"id", token.id}});
+    list.push_back({{"content", token.text},
+                    {"id", token.id},
+                    {"special", token.special},
+                    {"single_word", token.single_word},
+                    {"lstrip", token.lstrip},
+                    {"rstrip", token.rstrip},
+                    {"normalized", token.normalized}});
   }
   for (const std::string& text : config.additional_special_tokens) list.push_back({{"content", text}});
   for (const auto& [name, text] : config.named_tokens) list.push_back({{"content", text}});
@@ -63,6 +69,10 @@ struct Tokenizer::Impl {
   std::optional<TokenBytes> token_bytes;
   std::optional<int32_t> bos, eos, pad, unk;
 
+  /// What tokenizer_config.json says of an end of a text, where tokenizer.json's post-processor does the opposite.
+  enum class Change : uint8_t { none, add, remove };
+  Change at_begin = Change::none, at_end = Change::none;
+
   std::optional<int32_t> id_of(std::string_view token) const {
     uint32_t id = 0;
     if (bb_id_of(raw.get(), rust::view(token), &id) == 0) return std::nullopt;
@@ -78,7 +88,25 @@ struct Tokenizer::Impl {
     rust::Bytes error;
     rust::check(bb_encode(raw.get(), rust::view(text), flags, guards.data(), guards.size(), ids.out(), error.out()),
                 error, "tokenizer");
-    return to_ids(ids);
+    std::vector<int32_t> result = to_ids(ids);
+    if ((flags & BB_ADD_SPECIAL) == 0) return result;
+    if (at_begin == Change::add) result.insert(result.begin(), *bos);
+    if (at_begin == Change::remove) result.erase(result.begin());
+    if (at_end == Change::add) result.push_back(*eos);
+    if (at_end == Change::remove) result.pop_back();
+    return result;
+  }
+
+  void read_changes() {
+    const std::vector<int32_t> bare = encode("a", 0, {}), whole = encode("a", BB_ADD_SPECIAL, {});
+    const auto change = [&](std::optional<bool> wanted, std::optional<int32_t> token, int32_t there) {
+      const bool has_it = token && !bare.empty() && whole.size() > bare.size() && there == *token;
+      if (!wanted || !token || *wanted == has_it) return Change::none;
+      return *wanted ? Change::add : Change::remove;
+    };
+    const Change first = change(config.add_bos_token, bos, whole.empty() ? -1 : whole.front());
+    at_end = change(config.add_eos_token, eos, whole.empty() ? -1 : whole.back());
+    at_begin = first;
   }
 };
 
@@ -96,6 +124,13 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
               error, where);
   impl->raw.reset(raw);
   const Json info = Json::parse(info_text.text());
+  const Json& prefix = info.at("add_prefix_space");
+  if (config.add_prefix_space && prefix.is_boolean() && prefix != *config.add_prefix_space) {
+    // Transformers 4 follows the config, transformers 5 the other file, and its class may have a mind of its own.
+    throw Error(ErrorCode::bad_config, where,
+                cat("'pre_tokenizer.add_prefix_space' and tokenizer_config.json's 'add_prefix_space' disagree: got ",
+                    prefix.get<bool>() ? "true" : "false", " and ", *config.add_prefix_space ? "true" : "false"));
+  }
   impl->vocab_size = info.at("vocab_size").get<int>();
   impl->byte_fallback = info.at("byte_fallback").get<bool>();
   for (const Json& token : info.at("added")) {
@@ -112,6 +147,7 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
   impl->pad = id_of(config.pad_token);
   impl->unk = id_of(config.unk_token);
   impl->config = std::move(config);
+  impl->read_changes();
   return Tokenizer(std::move(impl));
 }
 

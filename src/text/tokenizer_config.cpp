@@ -26,6 +26,12 @@ std::optional<std::string> token_text(const OrderedJson& value) {
   return std::nullopt;
 }
 
+std::optional<bool> flag_at(const OrderedJson& object, const char* key, std::string_view where) {
+  if (!object.contains(key) || object[key].is_null()) return std::nullopt;
+  if (!object[key].is_boolean()) throw Error(ErrorCode::bad_config, where, cat(key, ": expected true or false"));
+  return object[key].get<bool>();
+}
+
 bool names_a_token(const std::string& key, const OrderedJson& value) {
   return key.ends_with("_token") && !key.starts_with("add_") && token_text(value).has_value();
 }
@@ -44,7 +50,7 @@ void read_tokens(TokenizerConfig& config, const OrderedJson& object) {
   for (const auto& [key, value] : object.items()) {
     if (names_a_token(key, value)) set_named(config, key, *token_text(value));
   }
-  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+  for (const char* key : {"additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"}) {
     if (!object.contains(key)) continue;
     const OrderedJson& extra = object[key];
     for (const auto& [name, value] : extra.items()) {
@@ -53,7 +59,8 @@ void read_tokens(TokenizerConfig& config, const OrderedJson& object) {
       if (extra.is_object()) {
         set_named(config, name, *text);  // {"image_token": "<image>"}: also a variable of the templates
       } else {
-        config.additional_special_tokens.push_back(*text);
+        auto& list = config.additional_special_tokens;
+        if (std::find(list.begin(), list.end(), *text) == list.end()) list.push_back(*text);
       }
     }
   }
@@ -71,9 +78,17 @@ void read_declared(TokenizerConfig& config, const OrderedJson& object, std::stri
       throw Error(ErrorCode::bad_config, where,
                   cat("added_tokens_decoder: expected ids with a content, got key \"", key, "\""));
     }
-    const bool special =
-        value.is_object() && value.contains("special") && value["special"].is_boolean() && value["special"].get<bool>();
-    config.declared_tokens.push_back({std::stoi(key), *text, special});
+    const auto flag = [&](const char* name, bool fallback) {
+      return value.is_object() ? flag_at(value, name, where).value_or(fallback) : fallback;
+    };
+    const bool special = flag("special", false);
+    config.declared_tokens.push_back({.id = std::stoi(key),
+                                      .text = *text,
+                                      .special = special,
+                                      .single_word = flag("single_word", false),
+                                      .lstrip = flag("lstrip", false),
+                                      .rstrip = flag("rstrip", false),
+                                      .normalized = flag("normalized", !special)});
   }
 }
 
@@ -95,7 +110,13 @@ void read_templates(TokenizerConfig& config, const OrderedJson& object, std::str
     set_template(config, "default", value.get<std::string>());
     return;
   }
-  if (!value.is_array()) throw Error(ErrorCode::bad_config, where, "chat_template: expected a string or an array");
+  if (value.is_object()) {
+    OrderedJson list = OrderedJson::array();
+    for (const auto& [name, source] : value.items()) list.push_back({{"name", name}, {"template", source}});
+    return read_templates(config, {{"chat_template", list}}, where);
+  }
+  if (!value.is_array())
+    throw Error(ErrorCode::bad_config, where, "chat_template: expected a string, an array or an object");
   for (const OrderedJson& entry : value) {
     const bool whole = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
                        entry.contains("template") && entry["template"].is_string();
@@ -105,6 +126,21 @@ void read_templates(TokenizerConfig& config, const OrderedJson& object, std::str
     }
     set_template(config, entry["name"].get<std::string>(), entry["template"].get<std::string>());
   }
+}
+
+/// Settings that make other ids or prompts in the programs that read them, and are not done here.
+void refuse_foreign(const OrderedJson& object, std::string_view where) {
+  const auto refuse = [&](const char* key, const char* why) {
+    throw Error(ErrorCode::unsupported, where, cat("'", key, "': ", why));
+  };
+  if (flag_at(object, "split_special_tokens", where).value_or(false))
+    refuse("split_special_tokens", "expected false: control tokens of a template would be spelled in letters");
+  if (flag_at(object, "fix_mistral_regex", where).value_or(false))
+    refuse("fix_mistral_regex", "expected false: save tokenizer.json with the corrected pattern instead");
+  if (object.contains("chat_template_type") && !object["chat_template_type"].is_null())
+    refuse("chat_template_type", "a template that is Python code of mlx-lm cannot be rendered");
+  if (object.contains("tokenizer_class") && object["tokenizer_class"] == "NewlineTokenizer")
+    refuse("tokenizer_class", "mlx-lm's NewlineTokenizer, which writes <n> for line ends, is not implemented");
 }
 
 void finish(TokenizerConfig& config) {
@@ -149,12 +185,20 @@ void read_named_templates(TokenizerConfig& config, const std::filesystem::path& 
 TokenizerConfig TokenizerConfig::from_json(std::string_view tokenizer_config, std::string_view special_tokens_map,
                                            std::string_view where) {
   TokenizerConfig config;
-  if (!special_tokens_map.empty()) read_tokens(config, parse_object(special_tokens_map, "special_tokens_map.json"));
+  const OrderedJson map =
+      special_tokens_map.empty() ? OrderedJson::object() : parse_object(special_tokens_map, "special_tokens_map.json");
+  read_tokens(config, map);
   if (!tokenizer_config.empty()) {
     const OrderedJson object = parse_object(tokenizer_config, where);
+    refuse_foreign(object, where);
     read_tokens(config, object);
+    // A config without it is of the time when the map was the one that was kept.
+    if (!object.contains("added_tokens_decoder")) read_tokens(config, map);
     read_declared(config, object, where);
     read_templates(config, object, where);
+    config.add_prefix_space = flag_at(object, "add_prefix_space", where);
+    config.add_bos_token = flag_at(object, "add_bos_token", where);
+    config.add_eos_token = flag_at(object, "add_eos_token", where);
     if (object.contains("tokenizer_class") && object["tokenizer_class"].is_string()) {
       config.tokenizer_class = object["tokenizer_class"].get<std::string>();
     }

@@ -17,7 +17,7 @@ namespace bumblebee::txt {
 struct DeclaredToken {
   int32_t id = 0;
   std::string text;
-  bool special = false;
+  bool special = false, single_word = false, lstrip = false, rstrip = false, normalized = true;
 };
 
 struct TokenizerConfig {
@@ -32,6 +32,9 @@ struct TokenizerConfig {
   /// {name, source}; the unnamed one is called "default". Already merged in transformers' order of precedence.
   std::vector<std::pair<std::string, std::string>> chat_templates;
   std::string tokenizer_class;
+  /// Whether a text gets them at its ends, where the file says so.
+  std::optional<bool> add_bos_token, add_eos_token;
+  std::optional<bool> add_prefix_space;
 
   /// Missing files leave fields empty; a file that is there and broken throws Error(bad_file | bad_config).
   static TokenizerConfig load(const std::filesystem::path& directory);

@@ -24,12 +24,6 @@ std::string read(const std::filesystem::path& path) {
   return text.str();
 }
 
-/// Python opens text files with universal newlines, and so were the goldens' templates read.
-std::string unix_newlines(std::string text) {
-  for (size_t at = text.find("\r\n"); at != std::string::npos; at = text.find("\r\n", at)) text.erase(at, 1);
-  return text;
-}
-
 void compare_all(const std::filesystem::path& templates, const std::filesystem::path& rendered, size_t at_least) {
   const OrderedJson conversations = OrderedJson::parse(read(std::string(BB_TEST_DATA) + "/text/conversations.json"));
   std::vector<std::pair<std::string, std::string>> named;
@@ -47,7 +41,7 @@ void compare_all(const std::filesystem::path& templates, const std::filesystem::
     // A guard that is on must not change what ordinary chats look like, whatever the control tokens are called.
     for (const std::vector<std::string>& control :
          {std::vector<std::string>{}, {"<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "<bos!>", "<eos!>"}}) {
-      ChatTemplate chat = ChatTemplate::from_parts({{"default", unix_newlines(read(path))}}, named, control);
+      ChatTemplate chat = ChatTemplate::from_parts({{"default", read(path)}}, named, control);
       for (const OrderedJson& entry : conversations["cases"]) {
         const std::string name = entry["name"];
         const std::string messages = entry["messages"].dump();

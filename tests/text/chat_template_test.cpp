@@ -21,6 +21,12 @@ std::string chat(std::string_view role, std::string_view content) {
   return Json::array({{{"role", role}, {"content", content}}}).dump();
 }
 
+std::string replaced(std::string text, std::string_view from, std::string_view to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+  return text;
+}
+
 int controls(const Tokenizer& tokenizer, const RenderedPrompt& prompt) {
   int count = 0;
   for (const int32_t id : tokenizer.encode(prompt)) count += tokenizer.is_control(id) ? 1 : 0;
@@ -40,6 +46,49 @@ TEST(ChatTemplate, OrdinaryChatHasTheTokenizersOwnIds) {
   EXPECT_TRUE(prompt.guarded.empty());
   EXPECT_EQ(tokenizer.encode(prompt),
             tokenizer.encode(prompt.text, {.add_special_tokens = false, .control = ControlTokens::parse}));
+}
+
+TEST(ChatTemplate, LineEndsAreUnixs) {
+  const std::string source =
+      "{%- for m in messages %}\n    {{- m.role + ':\n' + m.content }}\n{%- endfor %}\n"
+      "{% if true %}\nlast\n\n{% endif %}\nend\n";
+  const std::string messages = chat("user", "a\r\nb\rc");  // what somebody wrote stays
+  const std::string want = "user:\na\r\nb\rclast\n\nend";
+  for (const char* ending : {"\n", "\r\n", "\r"}) EXPECT_EQ(render(replaced(source, "\n", ending), messages), want);
+  EXPECT_EQ(render("{{ 'a\\r\\nb' }}"), "a\r\nb") << "as an escape it was meant";
+}
+
+TEST(ChatTemplate, ArgumentsThatAreTextAreReadUnlessTheTemplateKnowsThem) {
+  const std::string calls =
+      "{% for m in messages %}{% for c in m.tool_calls %}{{ (c.function or c).arguments | tojson }};{% endfor %}"
+      "{% if m.function_call %}{{ m.function_call.arguments | tojson }}{% endif %}{% endfor %}";
+  const auto call = [](const Json& arguments) {
+    return Json::array({{{"role", "assistant"},
+                         {"tool_calls",
+                          {{{"function", {{"name", "f"}, {"arguments", arguments}}}},
+                           {{"name", "g"}, {"arguments", arguments}}}},
+                         {"function_call", {{"name", "h"}, {"arguments", arguments}}}}})
+        .dump();
+  };
+  const std::string read = R"({"a": "<s>", "b": [1, 2.5]};{"a": "<s>", "b": [1, 2.5]};{"a": "<s>", "b": [1, 2.5]})";
+  EXPECT_EQ(render(calls, call({{"a", "<s>"}, {"b", {1, 2.5}}})), read);
+  EXPECT_EQ(render(calls, call(R"({"a":"<s>","b":[1,2.5]})")), read);
+  EXPECT_EQ(render(calls, call(" ")), "{};{};{}");
+  EXPECT_EQ(render(calls, call("[1]")), R"("[1]";"[1]";"[1]")") << "no arguments of a call";
+  EXPECT_EQ(render(calls, call("{broken")), R"("{broken";"{broken";"{broken")");
+  const std::string knows =
+      "{% for c in messages[0].tool_calls %}{% set a = (c.function or c).arguments %}{% if a is string %}{{ a }}"
+      "{% endif %}{% endfor %}{# arguments is not string #}";
+  EXPECT_EQ(render(knows, call(R"({"a":1})")), R"({"a":1}{"a":1})");
+  const Tokenizer tokenizer = small_tokenizer();
+  const ChatTemplate guarded = ChatTemplate::from_source(calls, tokenizer);
+  EXPECT_EQ(controls(tokenizer, guarded.render(call(R"({"a":"\u003cs>"})"))), 0) << "nor does an escape spell one";
+}
+
+TEST(ChatTemplate, KnowsWhetherItAsksForTheTime) {
+  const Tokenizer tokenizer = small_tokenizer();
+  EXPECT_FALSE(ChatTemplate::from_source(kChatml, tokenizer).uses_clock());
+  EXPECT_TRUE(ChatTemplate::from_source("{{ strftime_now('%Y') }}", tokenizer).uses_clock());
 }
 
 TEST(ChatTemplate, ContentCannotSpellAControlToken) {

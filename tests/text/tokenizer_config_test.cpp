@@ -44,7 +44,13 @@ TEST_F(ConfigDirectory, TokensFromBothFiles) {
   write("tokenizer_config.json",
         R"({"bos_token": "<b>", "pad_token": null, "add_bos_token": true, "image_token": "<i>", "tokenizer_class": "X",
             "additional_special_tokens": ["<x>", {"content": "<y>"}], "extra_special_tokens": {"audio_token": "<a>"}})");
-  const TokenizerConfig config = TokenizerConfig::load(directory_);
+  TokenizerConfig config = TokenizerConfig::load(directory_);
+  EXPECT_EQ(config.bos_token, "<old>") << "before added_tokens_decoder, transformers lets the map win";
+  write("tokenizer_config.json",
+        R"({"bos_token": "<b>", "pad_token": null, "add_bos_token": true, "image_token": "<i>", "tokenizer_class": "X",
+            "added_tokens_decoder": {}, "model_specific_special_tokens": {"video_token": "<v>"},
+            "additional_special_tokens": ["<x>", {"content": "<y>"}], "extra_special_tokens": {"audio_token": "<a>"}})");
+  config = TokenizerConfig::load(directory_);
   EXPECT_EQ(config.bos_token, "<b>");
   EXPECT_EQ(config.eos_token, "<e>");
   EXPECT_EQ(config.unk_token, "<u>");
@@ -53,11 +59,14 @@ TEST_F(ConfigDirectory, TokensFromBothFiles) {
   EXPECT_EQ(config.tokenizer_class, "X");
   size_t images = 0;
   for (const auto& [name, text] : config.named_tokens)
-    images += (name == "image_token" && text == "<i>") || (name == "audio_token" && text == "<a>");
-  EXPECT_EQ(images, 2u);
+    images += (name == "image_token" && text == "<i>") || (name == "audio_token" && text == "<a>") ||
+              (name == "video_token" && text == "<v>");
+  EXPECT_EQ(images, 3u);
 }
 
 TEST_F(ConfigDirectory, JinjaFileReplacesTheConfigs) {
+  write("tokenizer_config.json", R"({"chat_template": {"default": "A", "rag": "R"}})");
+  EXPECT_EQ(templates(), "default=A;rag=R;");
   write("tokenizer_config.json",
         R"({"chat_template": [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]})");
   EXPECT_EQ(templates(), "default=A;tool_use=B;");

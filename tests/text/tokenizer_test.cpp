@@ -55,6 +55,79 @@ TEST(Tokenizer, MergesAndNames) {
   EXPECT_TRUE(tokenizer.encode("").empty());
 }
 
+/// small_tokenizer() with a post-processor of `before`, the text and `after`.
+Tokenizer with_ends(const std::vector<std::string>& before, const std::vector<std::string>& after, const char* config) {
+  Json file = testing::small_tokenizer_json();
+  Json single = Json::array(), tokens = Json::object();
+  const auto put = [&](const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+      single.push_back({{"SpecialToken", {{"id", name}, {"type_id", 0}}}});
+      tokens[name] = {{"id", name}, {"ids", {name == "<s>" ? 261 : 260}}, {"tokens", {name}}};
+    }
+  };
+  put(before);
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  put(after);
+  if (!tokens.empty())
+    file["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", tokens}};
+  return Tokenizer::from_bytes(file.dump(), TokenizerConfig::from_json(config));
+}
+
+TEST(Tokenizer, DeclaredPropertiesOfTokensWin) {
+  // 263 <think> is in tokenizer.json, without properties; 265 is next after all tokens.
+  const auto ids = [](const char* declared, std::string_view text) {
+    return testing::small_tokenizer(TokenizerConfig::from_json(cat(R"({"added_tokens_decoder": )", declared, "}")))
+        .encode(text, {.control = ControlTokens::parse});
+  };
+  const std::vector<int32_t> spaced = {97, 32, 263, 32, 97};
+  EXPECT_EQ(ids("{}", "a <think> a"), spaced);
+  EXPECT_EQ(ids(R"({"263": {"content": "<think>", "normalized": false}})", "a <think> a"), spaced);
+  EXPECT_EQ(ids(R"({"263": {"content": "<think>", "lstrip": true, "rstrip": true}})", "a <think> a"),
+            (std::vector<int32_t>{97, 263, 97}));
+  EXPECT_EQ(ids(R"({"265": {"content": "<new>"}})", "<new>"), std::vector<int32_t>{265});
+  EXPECT_EQ(ids(R"({"270": {"content": "<new>"}})", "<n").size(), 2u) << "no place for it";
+  EXPECT_EQ(ids(R"({"270": {"content": "<new>"}})", "<new>").size(), 5u);
+  EXPECT_THROW(TokenizerConfig::from_json(R"({"added_tokens_decoder": {"1": {"content": "x", "lstrip": "no"}}})"),
+               Error);
+  const Tokenizer named = testing::small_tokenizer(TokenizerConfig::from_json(
+      R"({"eos_token": "<think>", "added_tokens_decoder": {"263": {"content": "<think>", "special": false}}})"));
+  EXPECT_TRUE(named.is_special(263)) << "a named token is special";
+}
+
+TEST(Tokenizer, TheConfigSaysWhatATextGetsAtItsEnds) {
+  using Names = std::vector<std::string>;
+  const std::string named = R"({"bos_token": "<s>", "eos_token": "<|im_end|>")";
+  const auto ids = [&](const Names& before, const Names& after, const std::string& more, std::string_view text = "b") {
+    return with_ends(before, after, (named + more + "}").c_str()).encode(text, {.control = ControlTokens::parse});
+  };
+  const std::vector<int32_t> bare = {98}, bos = {261, 98}, eos = {98, 260}, both = {261, 98, 260};
+  for (const Names& before : {Names{}, Names{"<s>"}}) {
+    for (const Names& after : {Names{}, Names{"<|im_end|>"}}) {
+      const bool has_bos = !before.empty(), has_eos = !after.empty();
+      const auto want = [&](bool b, bool e) { return b ? e ? both : bos : e ? eos : bare; };
+      EXPECT_EQ(ids(before, after, ""), want(has_bos, has_eos)) << "nothing said: tokenizer.json's own";
+      EXPECT_EQ(ids(before, after, R"(, "add_bos_token": null)"), want(has_bos, has_eos));
+      for (const bool b : {false, true}) {
+        EXPECT_EQ(ids(before, after, cat(", \"add_bos_token\": ", b ? "true" : "false")), want(b, has_eos));
+        EXPECT_EQ(ids(before, after, cat(", \"add_eos_token\": ", b ? "true" : "false")), want(has_bos, b));
+        for (const bool e : {false, true}) {
+          EXPECT_EQ(
+              ids(before, after,
+                  cat(", \"add_bos_token\": ", b ? "true" : "false", ", \"add_eos_token\": ", e ? "true" : "false")),
+              want(b, e));
+        }
+      }
+    }
+  }
+  EXPECT_EQ(ids({"<s>"}, {}, R"(, "add_bos_token": false)", "<s>b"), bos) << "the one of the text stays";
+  EXPECT_EQ(ids({}, {}, R"(, "add_bos_token": true, "add_eos_token": true)", ""), (std::vector<int32_t>{261, 260}));
+  const Tokenizer tokenizer = with_ends({}, {}, R"({"bos_token": "<s>", "add_bos_token": true})");
+  EXPECT_EQ(tokenizer.encode("b", {.add_special_tokens = false}), bare);
+  EXPECT_EQ(with_ends({}, {}, R"({"add_bos_token": true})").encode("b"), bare) << "there is none to add";
+  EXPECT_THROW(TokenizerConfig::from_json(R"({"add_bos_token": "yes"})"), Error);
+}
+
 TEST(Tokenizer, ControlTokensAreTextUnlessAskedFor) {
   const Tokenizer tokenizer = small_tokenizer();
   for (const AddedToken& token : tokenizer.added_tokens()) {

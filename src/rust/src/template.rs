@@ -23,6 +23,8 @@ pub struct Template {
     /// The source that is compiled: generation blocks are scopes.
     prepared: String,
     controls: Option<AhoCorasick>,
+    /// It asks itself whether a call's arguments are text.
+    knows_text_arguments: bool,
     limits: TemplateLimits,
 }
 
@@ -44,6 +46,7 @@ impl Template {
     pub fn new(source: &[u8], control_json: &[u8], limits: TemplateLimits) -> Outcome<Self> {
         let bad_file = |message: String| Failure::new(Status::BadFile, message);
         let source = std::str::from_utf8(source).map_err(|e| bad_file(format!("expected UTF-8: {e}")))?;
+        let source = &source.replace("\r\n", "\n").replace('\r', "\n"); // as jinja2's lexer does before anything else
         let controls: Vec<String> = serde_json::from_slice(control_json).map_err(|e| bad_file(e.to_string()))?;
         let prepared = accept_generation_blocks(source);
         let env = environment(limits);
@@ -53,12 +56,16 @@ impl Template {
         let controls: Vec<&String> = controls.iter().filter(|c| !c.is_empty()).collect();
         let matcher =
             if controls.is_empty() { None } else { Some(AhoCorasick::new(controls).map_err(|e| bad_file(e.to_string()))?) };
-        Ok(Template { env, rules, source: source.to_string(), prepared, controls: matcher, limits })
+        let knows_text_arguments = asks_for_kind_of_arguments(source);
+        Ok(Template { env, rules, source: source.to_string(), prepared, controls: matcher, knows_text_arguments, limits })
     }
 
     pub fn render(&self, input: &Input) -> Outcome<(String, Vec<Span>)> {
         let (mut messages, tools, kwargs) = self.parse(input)?;
         alias_reasoning(&mut messages);
+        if !self.knows_text_arguments {
+            read_arguments(&mut messages);
+        }
         let mut walker = Walker {
             rules: (!input.trust_content).then_some(&self.rules),
             sentinels: Sentinels::new(
@@ -236,6 +243,39 @@ fn alias_reasoning(messages: &mut Json) {
                 map.insert("thinking".into(), reasoning.clone());
             }
             map.insert("reasoning_content".into(), reasoning);
+        }
+    }
+}
+
+/// `arguments is string`, `call.function.arguments is not mapping`: such a template writes text as it came.
+fn asks_for_kind_of_arguments(source: &str) -> bool {
+    source.match_indices("arguments").any(|(at, word)| {
+        let mut words = source[at + word.len()..].split_whitespace();
+        words.next() == Some("is")
+            && words.find(|w| *w != "not").is_some_and(|w| w.starts_with("string") || w.starts_with("mapping"))
+    })
+}
+
+/// OpenAI's format has the arguments of a call as text that holds JSON. Templates are written for the object, and would encode the text
+/// once more, quotes and all.
+fn read_arguments(messages: &mut Json) {
+    let read = |call: &mut Json| {
+        let Some(arguments) = call.get_mut("arguments") else { return };
+        let Some(text) = arguments.as_str() else { return };
+        let parsed = if text.trim().is_empty() { Ok(Json::Object(Map::new())) } else { serde_json::from_str(text) };
+        if let Ok(object @ Json::Object(_)) = parsed {
+            *arguments = object;
+        }
+    };
+    for message in messages.as_array_mut().into_iter().flatten() {
+        if let Some(call) = message.get_mut("function_call") {
+            read(call);
+        }
+        for call in message.get_mut("tool_calls").and_then(Json::as_array_mut).into_iter().flatten() {
+            read(call);
+            if let Some(function) = call.get_mut("function") {
+                read(function);
+            }
         }
     }
 }

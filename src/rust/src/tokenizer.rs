@@ -136,7 +136,10 @@ impl Tokenizer {
         let mut added: Vec<(u32, AddedToken)> = self.inner.get_added_tokens_decoder().into_iter().collect();
         added.sort_by_key(|(id, _)| *id);
         let added: Vec<Json> = added.into_iter().map(|(id, token)| json!([id, token.content, token.special])).collect();
-        json!({"vocab_size": self.vocab_size, "byte_fallback": self.byte_fallback, "added": added}).to_string()
+        let splitter = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
+        let prefix = splitter.get("add_prefix_space").and_then(Json::as_bool);
+        json!({"vocab_size": self.vocab_size, "byte_fallback": self.byte_fallback, "added": added, "add_prefix_space": prefix})
+            .to_string()
     }
 
     /// Bytes that are not UTF-8 become U+FFFD, one for each maximal broken part.
@@ -263,35 +266,43 @@ impl Tokenizer {
     }
 }
 
-/// Sidecar files may call tokens special that tokenizer.json does not. A token is only added under the id it is declared with: a
-/// new id would have no row in the model's embedding.
+/// Sidecar files may declare tokens that tokenizer.json lacks, or with other properties, which transformers lets win; and may name tokens,
+/// which then are special. A token is only added under the id it is declared with: a new id would have no row in the model's embedding.
 fn declare_special(inner: &mut tokenizers::Tokenizer, special_json: &[u8]) -> Outcome<()> {
     if special_json.is_empty() {
         return Ok(());
     }
-    let wanted: Json = serde_json::from_slice(special_json).map_err(bad_file)?;
+    let entries: Vec<Json> = serde_json::from_slice(special_json).map_err(bad_file)?;
+    let (declared, named): (Vec<&Json>, Vec<&Json>) = entries.iter().partition(|entry| entry["id"].is_u64());
+    let content = |entry: &Json| entry["content"].as_str().unwrap_or_default().to_string();
+    let mut names: HashSet<String> = named.into_iter().map(content).filter(|name| !name.is_empty()).collect();
     let mut missing = Vec::new();
-    for entry in wanted.as_array().into_iter().flatten() {
-        let content = entry["content"].as_str().unwrap_or_default();
-        if content.is_empty() {
+    for entry in declared {
+        let text = content(entry);
+        if text.is_empty() {
             continue;
         }
-        let known = inner.token_to_id(content);
-        let already = known.and_then(|id| inner.get_added_tokens_decoder().get(&id).map(|t| t.special)).unwrap_or(false);
-        if already {
-            continue;
-        }
-        match (known, entry["id"].as_u64()) {
-            (Some(_), _) => missing.push((0, AddedToken::from(content, true))),
-            (None, Some(id)) => missing.push((id, AddedToken::from(content, true))),
-            (None, None) => {}
+        let flag = |name: &str| entry[name].as_bool().unwrap_or(false);
+        let special = names.remove(&text) || flag("special");
+        let token = AddedToken::from(text, special)
+            .single_word(flag("single_word"))
+            .lstrip(flag("lstrip"))
+            .rstrip(flag("rstrip"))
+            .normalized(flag("normalized"));
+        missing.push((entry["id"].as_u64().unwrap_or(0), token));
+    }
+    let added = inner.get_added_tokens_decoder();
+    for name in names {
+        let known = inner.token_to_id(&name);
+        if let Some(id) = known.filter(|id| !added.get(id).is_some_and(|token| token.special)) {
+            missing.push((u64::from(id), AddedToken::from(name, true)));
         }
     }
     missing.sort_by_key(|(id, _)| *id);
     for (id, token) in missing {
         let fits = inner.token_to_id(&token.content).is_some() || inner.get_vocab_size(true) as u64 == id;
         if fits {
-            inner.add_special_tokens([token]).map_err(bad_file)?;
+            inner.add_tokens([token]).map_err(bad_file)?;
         }
     }
     Ok(())
