@@ -16,17 +16,31 @@
 #include "lora/bind_to_base.h"
 #include "train/estimate.h"
 #include "train/parameter.h"
+#include "train/run_date.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
 namespace {
 
-dataset::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
-                            bool train) {
+bool asks_for_date(const Tokenizer& tokenizer) {
+  return tokenizer.has_chat_template() && tokenizer.state()->chat_template().uses_clock();
+}
+
+/// Of the run that is resumed, else now.
+std::string date_of(const TrainOptions& options) {
+  const std::string begun = options.resume ? train::date_of_run(options.adapter_path) : "";
+  return begun.empty() ? train::local_time() : begun;
+}
+
+dataset::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options, bool train,
+                            const std::string& date) {
   std::optional<txt::ChatTemplate> chat;
   if (tokenizer.has_chat_template()) chat = tokenizer.state()->chat_template();
   return dataset::read_data(data, tokenizer.state()->tokenizer, chat ? &*chat : nullptr,
-                            {.max_seq_length = options.max_seq_length, .train = train, .test = options.test || !train});
+                            {.max_seq_length = options.max_seq_length,
+                             .train = train,
+                             .test = options.test || !train,
+                             .now = train::seconds_at(date)});
 }
 
 dataset::Splits fitting(dataset::Splits splits, const ModelInfo& info, const TrainOptions& options) {
@@ -47,7 +61,7 @@ class Sampler {
       : model_(model),
         tokenizer_(tokenizer),
         options_(options),
-        config_(load_generation_config(local(model.state()->directory))) {
+        config_(load_generation_config(local(model.state()->directory), tokenizer)) {
     config_.strategy = GreedySearch{};
     config_.max_length.reset();
     config_.min_length.reset();
@@ -86,8 +100,9 @@ class Session {
  public:
   Session(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options)
       : state_(*model.state()),
+        date_(date_of(options)),
         splits_((train::check_options(options), (void)train::require_grad_ops(state_.device->backend()),
-                 fitting(read_splits(tokenizer, data, options, true), model.info(), options))),
+                 fitting(read_splits(tokenizer, data, options, true, date_), model.info(), options))),
         executor_(state_.make_executor({})),
         inputs_{.device = {*executor_, state_.device->backend(), state_.model()},
                 .data = splits_,
@@ -95,6 +110,7 @@ class Session {
                 .base_directory = state_.directory,
                 .precision = state_.options.precision == Precision::fast ? "fast" : "exact",
                 .frozen = {},
+                .date = asks_for_date(tokenizer) && splits_.train.format != dataset::DataFormat::text ? date_ : "",
                 .files = {},
                 .sample = {}} {
     const nn::Model& base = state_.model();
@@ -132,6 +148,7 @@ class Session {
 
  private:
   api::ModelState& state_;
+  const std::string date_;
   dataset::Splits splits_;
   std::unique_ptr<exec::Executor> executor_;
   std::vector<lora::BoundAdapter> bound_;
@@ -166,6 +183,7 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
                         const TrainOptions& options, bool measure) {
   Session session(model, tokenizer, data, options);
   session.trainer().check_directory();
+  session.trainer().note_data();
   TrainPlan plan = session.trainer().plan();
   if (measure) {
     const double rows = double(plan.tokens) / double(plan.batches) * options.iters;
@@ -176,7 +194,8 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
 
 double test_loss(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options,
                  const std::vector<WeightedAdapter>& adapters) {
-  const dataset::Splits splits = fitting(read_splits(tokenizer, data, options, false), model.info(), options);
+  const dataset::Splits splits =
+      fitting(read_splits(tokenizer, data, options, false, train::local_time()), model.info(), options);
   train::BatchStream stream(splits.test, {.batch_size = options.batch_size,
                                           .max_seq_length = options.max_seq_length,
                                           .seed = options.seed,

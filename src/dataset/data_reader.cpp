@@ -31,6 +31,7 @@ class SplitReader {
     if (out_.format == DataFormat::none) out_.format = encoder_.detect(row, where);
     DataRow encoded = encoder_.encode(row, out_.format, where);
     encoded.line = line;
+    out_.began_twice += encoded.began_twice ? 1 : 0;
     out_.longest = std::max(out_.longest, int(encoded.tokens.size()));
     if (int64_t(encoded.tokens.size()) > max_seq_length_) {
       encoded.tokens.resize(size_t(max_seq_length_));
@@ -103,7 +104,7 @@ Splits read_data(const TrainData& data, const txt::Tokenizer& tokenizer, const t
     throw Error(ErrorCode::bad_file, data.directory.string(),
                 "expected a directory with train.jsonl, valid.jsonl or test.jsonl (data sets are not downloaded)");
   }
-  const RowEncoder encoder(data, tokenizer, chat);
+  const RowEncoder encoder(data, tokenizer, chat, options.now);
   Splits out;
   if (options.train) {
     out.train = read_split(data, data.train, "train", encoder, options.max_seq_length);

@@ -15,6 +15,7 @@ struct ReadOptions {
   int max_seq_length = 2048;  // tokens of a row, target of the last input included; longer ones are truncated
   bool train = true;          // an empty or missing training split is an error
   bool test = false;          // the same for the test split; without it, the test split is not read
+  double now = -1;            // RenderRequest::now
 };
 
 /// The splits of `data`. `chat` may be null when the tokenizer has no template: only text rows can be read then.

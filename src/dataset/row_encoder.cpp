@@ -30,6 +30,12 @@ const std::string& text_of(const OrderedJson& row, const std::string& key, std::
   return text;
 }
 
+/// Data sets whose columns must have one type keep tools and calls as text that holds a JSON list.
+OrderedJson list_in_text(const OrderedJson& value, std::string_view where) {
+  if (!value.is_string() || !value.get_ref<const std::string&>().starts_with('[')) return value;
+  return parse_ordered_json(value.get_ref<const std::string&>(), where);
+}
+
 void check_message(const OrderedJson& message, size_t index, std::string_view where) {
   const std::string name = cat("message ", index + 1);
   if (!message.is_object()) broken(where, cat(name, ": expected an object, got ", short_form(message)));
@@ -68,8 +74,9 @@ DataFormat RowEncoder::detect(const OrderedJson& row, std::string_view where) co
 DataRow RowEncoder::encode(const OrderedJson& row, DataFormat format, std::string_view where) const {
   if (!row.is_object()) broken(where, cat("expected a JSON object, got ", short_form(row)));
   if (format == DataFormat::text) return encode_text(row, where);
-  const auto tools = row.find("tools");
-  const OrderedJson* given = tools == row.end() || tools->is_null() ? nullptr : &*tools;
+  const auto found = row.find("tools");
+  const OrderedJson tools = found == row.end() ? OrderedJson() : list_in_text(*found, where);
+  const OrderedJson* given = tools.is_null() ? nullptr : &tools;
   if (given && !given->is_array()) broken(where, cat("'tools': expected an array, got ", short_form(*given)));
   if (format == DataFormat::completions) {
     return encode_chat({{{"role", "user"}, {"content", text_of(row, data_.prompt_feature, where)}},
@@ -80,8 +87,13 @@ DataRow RowEncoder::encode(const OrderedJson& row, DataFormat format, std::strin
   if (messages == row.end()) broken(where, cat("missing key '", data_.chat_feature, "', which the first row has"));
   if (!messages->is_array() || messages->empty())
     broken(where, cat("'", data_.chat_feature, "': expected a list of messages, got ", short_form(*messages)));
-  for (size_t i = 0; i < messages->size(); ++i) check_message((*messages)[i], i, where);
-  return encode_chat(*messages, given, where);
+  OrderedJson turns = *messages;
+  for (size_t i = 0; i < turns.size(); ++i) {
+    const auto calls = turns[i].is_object() ? turns[i].find("tool_calls") : turns[i].end();
+    if (calls != turns[i].end()) *calls = list_in_text(*calls, where);
+    check_message(turns[i], i, where);
+  }
+  return encode_chat(turns, given, where);
 }
 
 DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) const {
@@ -91,7 +103,15 @@ DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) 
   if (!eos) throw Error(ErrorCode::unsupported, where, "the tokenizer names no token that ends a text (eos_token)");
   DataRow out;
   // Whoever prepared a text may have spelled control tokens in it, as a template would; mlx-lm reads them so.
-  out.tokens = tokenizer_.encode(text_of(row, data_.text_feature, where), {.control = txt::ControlTokens::parse});
+  const std::string& text = text_of(row, data_.text_feature, where);
+  out.tokens = tokenizer_.encode(text, {.control = txt::ControlTokens::parse});
+  const std::optional<int32_t> bos = tokenizer_.bos_id();
+  if (bos && out.tokens.size() > 1 && out.tokens[0] == *bos && out.tokens[1] == *bos) {
+    // mlx-lm learns both; no other text of the model's begins so.
+    const auto bare = tokenizer_.encode(text, {.add_special_tokens = false, .control = txt::ControlTokens::parse});
+    out.began_twice = bare.size() < out.tokens.size();
+    if (out.began_twice) out.tokens.erase(out.tokens.begin());
+  }
   if (out.tokens.empty() || out.tokens.back() != *eos) out.tokens.push_back(*eos);
   if (out.tokens.size() < 2) broken(where, "the text is one token: nothing follows that could be learned");
   return out;
@@ -100,7 +120,12 @@ DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) 
 std::vector<int32_t> RowEncoder::render(const OrderedJson& messages, const std::string& tools, std::string_view kwargs,
                                         bool generation_prompt, std::string_view where) const {
   try {
-    return tokenizer_.encode(chat_->render(dump(messages), tools, kwargs, generation_prompt));
+    const std::string text = dump(messages);
+    return tokenizer_.encode(chat_->render({.messages_json = text,
+                                            .tools_json = tools,
+                                            .kwargs_json = kwargs,
+                                            .add_generation_prompt = generation_prompt,
+                                            .now = now_}));
   } catch (const Error& error) {
     throw Error(error.code() == ErrorCode::bad_request ? ErrorCode::bad_file : error.code(), where, error.what());
   }

@@ -19,8 +19,8 @@ inline bool blank(std::string_view text) { return text.find_first_not_of(" \t\r\
 class RowEncoder {
  public:
   /// All must outlive the encoder; `chat` may be null.
-  RowEncoder(const TrainData& data, const txt::Tokenizer& tokenizer, const txt::ChatTemplate* chat)
-      : data_(data), tokenizer_(tokenizer), chat_(chat) {}
+  RowEncoder(const TrainData& data, const txt::Tokenizer& tokenizer, const txt::ChatTemplate* chat, double now = -1)
+      : data_(data), tokenizer_(tokenizer), chat_(chat), now_(now) {}
 
   /// Which format the first row of a file has. Throws Error(bad_config) when it has none.
   DataFormat detect(const OrderedJson& row, std::string_view where) const;
@@ -43,6 +43,7 @@ class RowEncoder {
   const TrainData& data_;
   const txt::Tokenizer& tokenizer_;
   const txt::ChatTemplate* chat_;
+  const double now_;
 };
 
 }  // namespace bumblebee::dataset

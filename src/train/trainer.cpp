@@ -122,6 +122,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   identity_["on_top_of"] = frozen;
   identity_["data"] = in_.data.train.hash();
   identity_["valid_data"] = in_.data.valid.hash();
+  if (!in_.date.empty()) identity_["date"] = in_.date;
   identity_["device"] = std::string(in_.device.backend.name()) + " " + in_.precision;
 }
 
@@ -184,6 +185,23 @@ bool Trainer::open_checkpoints() {
   return !snapshot;
 }
 
+/// What became of rows that the user would not see by looking at them.
+void Trainer::note_data() const {
+  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
+    if (split->truncated > 0)
+      note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
+               options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
+    if (split->unscored > 0)
+      note(cat(split->name, ": ", split->unscored,
+               " rows have nothing to learn within max_seq_length and were left out"));
+    if (split->began_twice > 0)
+      note(cat(split->name, ": ", split->began_twice,
+               " rows spell the token that begins a text, which is not put before them once more"));
+  }
+  if (!in_.date.empty())
+    note(cat("the chat template writes the date into the rows: ", in_.date, " in all of them, also when resumed"));
+}
+
 void Trainer::begin() {
   check_directory();
   if (options_.verify_base) {
@@ -193,14 +211,7 @@ void Trainer::begin() {
   }
   if (open_checkpoints()) replaced_ = set_aside(earlier_adapters(options_.adapter_path));
   plan_.first_iteration = state_.iteration + 1;
-  for (const dataset::Dataset* split : {&in_.data.train, &in_.data.valid, &in_.data.test}) {
-    if (split->truncated > 0)
-      note(cat(split->name, ": ", split->truncated, " of ", split->size(), " rows are longer than max_seq_length ",
-               options_.max_seq_length, " and were truncated; the longest has ", split->longest, " tokens"));
-    if (split->unscored > 0)
-      note(cat(split->name, ": ", split->unscored,
-               " rows have nothing to learn within max_seq_length and were left out"));
-  }
+  note_data();
   if (options_.callbacks.started) options_.callbacks.started(plan_);
 }
 
@@ -210,7 +221,8 @@ void Trainer::resume(const Snapshot& snapshot) {
     throw Error(ErrorCode::bad_file, where, "state.json: expected an object with 'run'");
   Json now = identity_;
   const Json began = snapshot.state.value("options", Json());
-  if (began.is_object() && !began.contains("base")) now.erase("base");  // it was not verified then
+  for (const char* key : {"base", "date"})  // not verified then; not kept then
+    if (began.is_object() && !began.contains(key)) now.erase(key);
   check_identity(began, now, where);
   state_ = read_run_state(snapshot.state["run"], where);
   std::vector<std::vector<float>> values, gradients;

@@ -33,6 +33,7 @@ struct TrainerInputs {
   std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
   std::string precision;                 // of the device: another one gives other bits
   std::vector<FrozenAdapter> frozen;
+  std::string date;                          // at which rows were rendered that name it (run_date.h); else empty
   std::vector<std::filesystem::path> files;  // of data and frozen adapters: the new adapter may not lie over them
   /// Answers options.sample_prompts with the adapter; may be empty.
   std::function<std::vector<TrainSample>(lora::Adapter adapter)> sample;
@@ -49,6 +50,9 @@ class Trainer {
   /// Throws Error(bad_request) where options.adapter_path holds an adapter that nobody asked to replace, or lies over
   /// what is read. run() begins with it.
   void check_directory() const;
+
+  /// Tells the listener what was cut, left out or changed in the rows. run() does too.
+  void note_data() const;
 
   const TrainPlan& plan() const { return plan_; }
   TrainPlan& plan() { return plan_; }

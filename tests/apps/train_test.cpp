@@ -155,6 +155,51 @@ TEST_F(Train, ResumesAndItsRecordGoesOn) {
   EXPECT_EQ(reported, (std::vector<int>{2, 4, 6, 8, 10, 12}));
 }
 
+TEST_F(Train, ARunKeepsItsDateWhenItIsResumedOnAnotherDay) {
+  copy_tiny_model(scratch_ / "dated");
+  nlohmann::json config = nlohmann::json::parse(read_file(scratch_ / "dated" / "tokenizer_config.json"));
+  config["chat_template"] = "{{ strftime_now('%d %b %Y %H:%M:%S') }}" + config["chat_template"].get<std::string>();
+  write_file(scratch_ / "dated" / "tokenizer_config.json", config.dump());
+  const auto train_in = [&](const char* zone, const char* iters, const char* resume) {
+    std::vector<std::string> words = {"train",
+                                      "-m",
+                                      (scratch_ / "dated").string(),
+                                      "--adapter-path",
+                                      adapter().string(),
+                                      "--data",
+                                      data(),
+                                      "--num-layers",
+                                      "-1",
+                                      "-t",
+                                      "2",
+                                      "--iters",
+                                      iters};
+    if (*resume != 0) words.push_back(resume);
+    return run(Call{words, {{"TZ", zone}}, {}, 0, {}});
+  };
+  const Outcome first = train_in("Etc/GMT+12", "2", "");
+  ASSERT_EQ(first.status, 0) << first.err;
+  EXPECT_NE((first.out + first.err).find("writes the date into the rows"), std::string::npos) << first.out << first.err;
+  const Outcome other_day = train_in("Pacific/Kiritimati", "4", "--resume");  // 26 hours later
+  EXPECT_EQ(other_day.status, 0) << other_day.err;
+}
+
+TEST_F(Train, ADryRunSaysWhatBecameOfRows) {
+  copy_tiny_model(scratch_ / "m");
+  nlohmann::json config = nlohmann::json::parse(read_file(scratch_ / "m" / "tokenizer_config.json"));
+  config["add_bos_token"] = true;
+  write_file(scratch_ / "m" / "tokenizer_config.json", config.dump());
+  fs::create_directory(scratch_ / "text");
+  write_file(scratch_ / "text" / "train.jsonl", "{\"text\": \"<|endoftext|>Once upon a time\"}\n");
+  const Outcome got = run({"train", "-m", (scratch_ / "m").string(), "--adapter-path", adapter().string(), "--data",
+                           (scratch_ / "text").string(), "--num-layers", "-1", "--batch-size", "1", "--max-seq-length",
+                           "12", "--dry-run", "--json"});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_EQ(got.json().at("longest_row"), 18) << "the beginning once, 16 letters, the end";
+  EXPECT_NE(got.err.find("1 rows spell the token that begins a text"), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("truncated"), std::string::npos) << got.err;
+}
+
 TEST_F(Train, PackedBatchesAndPeftsFormat) {
   const Outcome got = train({"--data", data(), "--packed", "--batch-size", "1", "--max-seq-length", "128", "--iters",
                              "3", "--format", "peft", "--rslora", "--scale", "16", "--json"});

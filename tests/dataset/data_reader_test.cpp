@@ -49,6 +49,50 @@ TEST_F(DataReader, TheFirstRowSaysTheFormat) {
   expect_error({R"({"question":"a","answer":"b"})"}, ErrorCode::bad_config, "got 'question', 'answer'");
 }
 
+TEST_F(DataReader, ListsMayBeText) {
+  const Json call = {{"function", {{"name", "f"}, {"arguments", {{"a", 1}}}}}};
+  const Json tool = {{"type", "function"}, {"function", {{"name", "f"}}}};
+  const auto row = [](const Json& calls, const Json& tools) {
+    return Json{{"messages", {{{"role", "user"}, {"content", "x"}}, {{"role", "assistant"}, {"tool_calls", calls}}}},
+                {"tools", tools}}
+        .dump();
+  };
+  const std::string source =
+      "{{ tools | tojson }}{% for m in messages %}{{ m.role }}{{ (m.tool_calls or []) | tojson }}{% endfor %}";
+  chat_ = txt::ChatTemplate::from_source(source, tokenizer_);
+  const Json calls = Json::array({call}), tools = Json::array({tool});
+  const std::string want = text(train({row(calls, tools)}).rows[0]);
+  EXPECT_NE(want.find("\"a\": 1"), std::string::npos) << want;
+  EXPECT_EQ(text(train({row(calls.dump(), tools.dump())}).rows[0]), want);
+  expect_error({row(calls, "[broken")}, ErrorCode::bad_file, "train:1");
+  expect_error({row(calls, "none")}, ErrorCode::bad_file, "'tools': expected an array");
+}
+
+TEST_F(DataReader, ATextThatSpellsItsBeginningGetsNoSecondOne) {
+  Json file = parse_json(read_text_file(BB_TEST_DATA "/apps/tiny/tokenizer.json", 1 << 20), "tokenizer.json");
+  txt::TokenizerConfig config = txt::TokenizerConfig::from_json(
+      R"({"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "add_bos_token": true})");
+  tokenizer_ = txt::Tokenizer::from_bytes(file.dump(), config);
+  const Dataset plain = train({R"({"text": "Once"})"});
+  const Dataset spelled = train({R"({"text": "<|endoftext|>Once"})", R"({"text": "Once"})"});
+  EXPECT_EQ(spelled.rows[0].tokens, plain.rows[0].tokens);
+  EXPECT_EQ(spelled.rows[0].tokens.front(), 256);
+  EXPECT_EQ(spelled.began_twice, 1);
+  EXPECT_EQ(plain.began_twice, 0);
+  config.add_bos_token.reset();
+  tokenizer_ = txt::Tokenizer::from_bytes(file.dump(), config);
+  const Dataset own = train({R"({"text": "<|endoftext|><|endoftext|>Once"})"});  // nothing is put before it
+  EXPECT_EQ(own.rows[0].tokens.size(), plain.rows[0].tokens.size() + 1);
+  EXPECT_EQ(own.began_twice, 0);
+}
+
+TEST_F(DataReader, EveryRowIsOfTheSameMoment) {
+  chat_ = txt::ChatTemplate::from_source("{{ strftime_now('%Y %H:%M:%S') }}", tokenizer_);
+  TrainData data;
+  data.train = {kChat};
+  EXPECT_EQ(text(read(data, {.now = 86400.0 * 365}).train.rows[0]).substr(0, 4), "1971");
+}
+
 TEST_F(DataReader, KeysCanBeNamed) {
   TrainData data;
   data.train = {R"({"question":"a","answer":"b"})"};
