@@ -165,6 +165,7 @@ class Rewriter {
     for (const auto& entry : fs::directory_iterator(checkpoint_->directory())) {
       const std::string name = entry.path().filename().string();
       const bool ours = name == "config.json" || name.ends_with(".index.json");
+      if (entry.is_directory() && name[0] != '.') copy_directory(entry.path());
       if (!entry.is_regular_file() || ours) continue;
       const bool text = kKinds.count(entry.path().extension().string()) > 0 || name == "LICENSE" || name == "NOTICE";
       if (text) {
@@ -174,6 +175,22 @@ class Rewriter {
       } else if (!name.ends_with(".safetensors") && name[0] != '.') {
         report_.notes.push_back(cat("file ", in_quotes(name), " not copied"));
       }
+    }
+  }
+
+  /// Templates beside the first one (tool_use, rag) have a folder; the others hold what is no part of the model.
+  void copy_directory(const fs::path& folder) {
+    if (folder.filename() != "additional_chat_templates") {
+      report_.notes.push_back(cat("folder ", in_quotes(folder.filename().string()), " not copied"));
+      return;
+    }
+    std::error_code error;
+    fs::create_directory(directory_ / folder.filename(), error);
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      if (!entry.is_regular_file() || entry.path().extension() != ".jinja") continue;
+      fs::copy_file(entry.path(), directory_ / folder.filename() / entry.path().filename(),
+                    fs::copy_options::overwrite_existing, error);
+      if (error) throw Error(ErrorCode::bad_file, entry.path().string(), cat("cannot copy: ", error.message()));
     }
   }
 

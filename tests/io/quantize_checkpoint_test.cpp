@@ -28,6 +28,9 @@ void make_dense(const std::filesystem::path& directory,
   write_bytes(directory / "tokenizer.json", "{}");
   write_bytes(directory / "chat_template.jinja", "{{ x }}");
   write_bytes(directory / "modeling.py", "never copied");
+  std::filesystem::create_directories(directory / "additional_chat_templates");
+  write_bytes(directory / "additional_chat_templates" / "tool_use.jinja", "{{ tools }}");
+  std::filesystem::create_directories(directory / "onnx");
   const std::string embed = random_bf16(5 * 128, 1), odd = random_bf16(4 * 96, 2), norm = random_bf16(128, 3);
   write_safetensors(directory / "model.safetensors",
                     {{{"model.embed_tokens.weight", DType::bf16, {5, 128}}, as_bytes(embed)},
@@ -60,12 +63,15 @@ TEST(QuantizeCheckpoint, EqualsTheQuantizer) {
     EXPECT_TRUE(std::equal(after.biases.begin(), after.biases.end(), expected.biases.begin(), expected.biases.end()));
     // 96 inputs are no multiple of 64.
     EXPECT_EQ(result->matrix("model.layers.0.mlp.down_proj", 4, 96).format, Format::dense(DType::bf16));
-    ASSERT_EQ(report.notes.size(), 2u);
-    EXPECT_NE(cat(report.notes[0], report.notes[1]).find("down_proj"), std::string::npos);
-    EXPECT_NE(cat(report.notes[0], report.notes[1]).find("modeling.py"), std::string::npos);
+    ASSERT_EQ(report.notes.size(), 3u);
+    const std::string notes = cat(report.notes[0], report.notes[1], report.notes[2]);
+    for (const char* name : {"down_proj", "modeling.py", "onnx"})
+      EXPECT_NE(notes.find(name), std::string::npos) << notes;
     EXPECT_EQ(result->config().json->at("quantization")["bits"], 4);
     EXPECT_FALSE(result->config().json->contains("_name_or_path"));
     EXPECT_EQ(read_bytes(out / "chat_template.jinja"), "{{ x }}");
+    EXPECT_EQ(read_bytes(out / "additional_chat_templates" / "tool_use.jinja"), "{{ tools }}");
+    EXPECT_FALSE(std::filesystem::exists(out / "onnx"));
     EXPECT_FALSE(std::filesystem::exists(out / "modeling.py"));
   }
 }
