@@ -86,7 +86,9 @@ TEST(Tokenizer, DeclaredPropertiesOfTokensWin) {
   EXPECT_EQ(ids(R"({"263": {"content": "<think>", "lstrip": true, "rstrip": true}})", "a <think> a"),
             (std::vector<int32_t>{97, 263, 97}));
   EXPECT_EQ(ids(R"({"265": {"content": "<new>"}})", "<new>"), std::vector<int32_t>{265});
-  EXPECT_EQ(ids(R"({"270": {"content": "<new>"}})", "<n").size(), 2u) << "no place for it";
+  EXPECT_EQ(ids(R"({"265": {"content": "<new>"}, "266": {"content": "<one>"}})", "<one><new>"),
+            (std::vector<int32_t>{266, 265}));
+  EXPECT_EQ(ids(R"({"264": {"content": "<new>"}})", "<new>").size(), 5u) << "another token's place";
   EXPECT_EQ(ids(R"({"270": {"content": "<new>"}})", "<new>").size(), 5u);
   EXPECT_THROW(TokenizerConfig::from_json(R"({"added_tokens_decoder": {"1": {"content": "x", "lstrip": "no"}}})"),
                Error);

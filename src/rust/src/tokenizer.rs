@@ -276,6 +276,7 @@ fn declare_special(inner: &mut tokenizers::Tokenizer, special_json: &[u8]) -> Ou
     let (declared, named): (Vec<&Json>, Vec<&Json>) = entries.iter().partition(|entry| entry["id"].is_u64());
     let content = |entry: &Json| entry["content"].as_str().unwrap_or_default().to_string();
     let mut names: HashSet<String> = named.into_iter().map(content).filter(|name| !name.is_empty()).collect();
+    let added = inner.get_added_tokens_decoder();
     let mut missing = Vec::new();
     for entry in declared {
         let text = content(entry);
@@ -289,9 +290,11 @@ fn declare_special(inner: &mut tokenizers::Tokenizer, special_json: &[u8]) -> Ou
             .lstrip(flag("lstrip"))
             .rstrip(flag("rstrip"))
             .normalized(flag("normalized"));
-        missing.push((entry["id"].as_u64().unwrap_or(0), token));
+        let known = inner.token_to_id(&token.content);
+        if known.and_then(|id| added.get(&id)) != Some(&token) {
+            missing.push((entry["id"].as_u64().unwrap_or(0), token));
+        }
     }
-    let added = inner.get_added_tokens_decoder();
     for name in names {
         let known = inner.token_to_id(&name);
         if let Some(id) = known.filter(|id| !added.get(id).is_some_and(|token| token.special)) {
@@ -299,11 +302,16 @@ fn declare_special(inner: &mut tokenizers::Tokenizer, special_json: &[u8]) -> Ou
         }
     }
     missing.sort_by_key(|(id, _)| *id);
-    for (id, token) in missing {
-        let fits = inner.token_to_id(&token.content).is_some() || inner.get_vocab_size(true) as u64 == id;
-        if fits {
-            inner.add_tokens([token]).map_err(bad_file)?;
-        }
+    let mut next = inner.get_vocab_size(true) as u64;
+    missing.retain(|(id, token)| {
+        let known = inner.token_to_id(&token.content).is_some();
+        let fits = known || *id == next;
+        next += u64::from(fits && !known);
+        fits
+    });
+    if !missing.is_empty() {
+        // At once: each call makes the matcher of all tokens anew.
+        inner.add_tokens(missing.into_iter().map(|(_, token)| token)).map_err(bad_file)?;
     }
     Ok(())
 }
