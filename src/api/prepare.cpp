@@ -10,7 +10,7 @@
 
 namespace bumblebee {
 
-PrepareResult prepare_data(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& directory,
+PrepareResult prepare_data(const std::vector<PostSource>& sources, const std::filesystem::path& directory,
                            const PrepareOptions& options, const Tokenizer* tokenizer) {
   if (!tokenizer || !tokenizer->has_chat_template()) return dataset::prepare(sources, directory, options, {});
   const txt::ChatTemplate chat = tokenizer->state()->chat_template();

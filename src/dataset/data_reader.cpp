@@ -60,9 +60,16 @@ class SplitReader {
   Dataset out_;
 };
 
-Dataset read_file(const fs::path& path, const RowEncoder& encoder, int max_seq_length) {
-  SplitReader reader(encoder, max_seq_length, path.string());
-  if (!fs::exists(path)) return reader.finish();
+/// Calls each(row, line or index from 1) until it returns false. A file that is missing has no rows.
+template <class Each>
+void for_rows(const TrainData& data, const std::vector<std::string>& rows, std::string_view split, Each&& each) {
+  if (!rows.empty() || data.directory.empty()) {
+    for (size_t i = 0; i < rows.size(); ++i)
+      if (!each(rows[i], int64_t(i) + 1)) return;
+    return;
+  }
+  const fs::path path = data.directory / cat(split, ".jsonl");
+  if (!fs::exists(path)) return;
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   std::string_view rest(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
   if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);
@@ -70,17 +77,19 @@ Dataset read_file(const fs::path& path, const RowEncoder& encoder, int max_seq_l
     const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string_view text = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (!blank(text)) reader.add(text, line);
+    if (!blank(text) && !each(text, line)) return;
   }
-  return reader.finish();
 }
 
 Dataset read_split(const TrainData& data, const std::vector<std::string>& rows, const char* name,
                    const RowEncoder& encoder, int max_seq_length) {
-  if (rows.empty() && !data.directory.empty())
-    return read_file(data.directory / (std::string(name) + ".jsonl"), encoder, max_seq_length);
-  SplitReader reader(encoder, max_seq_length, name);
-  for (size_t i = 0; i < rows.size(); ++i) reader.add(rows[i], int64_t(i) + 1);
+  const bool of_file = rows.empty() && !data.directory.empty();
+  SplitReader reader(encoder, max_seq_length,
+                     of_file ? (data.directory / cat(name, ".jsonl")).string() : std::string(name));
+  for_rows(data, rows, name, [&reader](std::string_view text, int64_t line) {
+    reader.add(text, line);
+    return true;
+  });
   return reader.finish();
 }
 
@@ -116,6 +125,17 @@ Splits read_data(const TrainData& data, const txt::Tokenizer& tokenizer, const t
     require(out.test, data, "test");
   }
   return out;
+}
+
+void for_learned_texts(const TrainData& data, std::string_view split, const RowEncoder& encoder,
+                       const std::function<bool(LearnedText text, int64_t line)>& each) {
+  const std::vector<std::string>& rows = split == "train" ? data.train : split == "valid" ? data.valid : data.test;
+  DataFormat format = DataFormat::none;
+  for_rows(data, rows, split, [&](std::string_view text, int64_t line) {
+    const OrderedJson row = parse_ordered_json(text, cat(split, ":", line), kRowLimits);
+    if (format == DataFormat::none) format = encoder.detect(row, split);
+    return each(encoder.learned(row, format), line);
+  });
 }
 
 }  // namespace bumblebee::dataset

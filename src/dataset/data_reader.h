@@ -2,10 +2,13 @@
 // error with file and line; what is cut or left out is counted.
 #pragma once
 
+#include <functional>
+#include <string_view>
 #include <vector>
 
 #include "bumblebee/train.h"
 #include "dataset/dataset.h"
+#include "dataset/row_encoder.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -23,5 +26,9 @@ struct ReadOptions {
 /// and for a mask over text rows, `unsupported` for a template that is missing.
 Splits read_data(const TrainData& data, const txt::Tokenizer& tokenizer, const txt::ChatTemplate* chat,
                  const ReadOptions& options);
+
+/// Reads a split ("train", "valid", "test") once more, as text; `line` as in DataRow. False from `each` ends it.
+void for_learned_texts(const TrainData& data, std::string_view split, const RowEncoder& encoder,
+                       const std::function<bool(LearnedText text, int64_t line)>& each);
 
 }  // namespace bumblebee::dataset

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bumblebee::dataset {
@@ -20,6 +21,12 @@ struct DataRow {
 
 enum class DataFormat : uint8_t { none, completions, chat, text };
 const char* to_string(DataFormat format);
+
+/// A row as text: of a text row the whole, else the last message.
+struct LearnedText {
+  std::vector<std::pair<std::string, std::string>> before;  // roles and contents of the turns before it
+  std::string text;
+};
 
 struct Dataset {
   std::string name;  // of the file, for messages; rows in memory: "train", "valid", "test"

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
+#include "dataset/archive_reader.h"
 #include "dataset/csv.h"
 
 namespace bumblebee::dataset {
@@ -41,6 +42,14 @@ class Collector {
   void add(std::string_view text, int64_t line) {
     if (!valid_utf8(text)) throw Error(ErrorCode::bad_file, at(line), "the text is not UTF-8");
     posts.push_back({with_plain_line_ends(trimmed(text)), line});
+  }
+
+  void add(std::vector<Post> archived) {
+    for (Post& post : archived) {
+      add(post.text, post.line);
+      post.text = std::move(posts.back().text);
+      posts.back() = std::move(post);
+    }
   }
 
   void add_value(const Json& value, int64_t line) {
@@ -141,7 +150,9 @@ PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, 
   if (options.format != PostFormat::automatic) return options.format;
   std::string ending = path.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return char(std::tolower(c)); });
-  if (ending == ".json") return PostFormat::json;
+  if (ending == ".car") return PostFormat::bluesky;
+  if (is_twitter(bytes)) return PostFormat::twitter;
+  if (ending == ".json") return is_bluesky_json(bytes) ? PostFormat::bluesky : PostFormat::json;
   if (ending == ".jsonl" || ending == ".ndjson") return PostFormat::jsonl;
   if (ending == ".csv") return PostFormat::csv;
   if (!options.separator.empty()) return PostFormat::paragraphs;
@@ -165,14 +176,26 @@ PostFile parse_posts(std::string_view bytes, PostFormat format, std::string_view
     case PostFormat::json: read_json(bytes, where, out); break;
     case PostFormat::jsonl: read_jsonl(bytes, out); break;
     case PostFormat::csv: read_csv(bytes, where, options.column, out); break;
+    case PostFormat::twitter: out.add(read_twitter(bytes, where)); break;
+    case PostFormat::bluesky: out.add(read_bluesky(bytes, where)); break;
   }
-  return {format, std::move(out.posts)};
+  return {format, std::move(out.posts), {}};
 }
 
 PostFile read_posts(const std::filesystem::path& path, const PrepareOptions& options) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   const std::string_view bytes(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
-  return parse_posts(bytes, format_of(path, bytes, options), path.string(), options);
+  PostFile file_of = parse_posts(bytes, format_of(path, bytes, options), path.string(), options);
+  if (options.format == PostFormat::automatic && options.separator.empty() &&
+      file_of.format == PostFormat::paragraphs) {
+    int64_t lines = 0;
+    for_lines(bytes, [&lines](std::string_view line, int64_t) { lines += trimmed(line).empty() ? 0 : 1; });
+    constexpr int64_t kManyLines = 8;  // of a paragraph
+    if (lines >= kManyLines * int64_t(file_of.posts.size()))
+      file_of.note = cat(path.string(), ": ", lines, " lines are ", file_of.posts.size(),
+                         " paragraphs, because it has empty lines; if each line is a text, the format is lines");
+  }
+  return file_of;
 }
 
 }  // namespace bumblebee::dataset

@@ -12,13 +12,15 @@
 namespace bumblebee::dataset {
 
 struct Post {
-  std::string text;  // UTF-8, without white space around it; may be empty
-  int64_t line = 0;  // where it begins; in JSON, which element
+  std::string text;                    // UTF-8, without white space around it; may be empty
+  int64_t line = 0;                    // where it begins; in JSON, which element; in a repository, which block
+  bool reply = false, repost = false;  // of archives: an answer to somebody; somebody else's words
 };
 
 struct PostFile {
   PostFormat format = PostFormat::lines;  // never automatic
   std::vector<Post> posts;
+  std::string note = {};  // for people: the format was guessed, and may be another
 };
 
 /// Throws Error(bad_file), naming file and line, for what is not UTF-8 or breaks its format, and for a column that is

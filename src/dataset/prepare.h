@@ -14,7 +14,7 @@ namespace bumblebee::dataset {
 using CountTokens = std::function<int64_t(const std::string& row)>;
 
 /// As prepare_data(); `count` may be empty.
-PrepareResult prepare(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& directory,
+PrepareResult prepare(const std::vector<PostSource>& sources, const std::filesystem::path& directory,
                       const PrepareOptions& options, const CountTokens& count);
 
 }  // namespace bumblebee::dataset

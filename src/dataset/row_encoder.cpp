@@ -96,6 +96,25 @@ DataRow RowEncoder::encode(const OrderedJson& row, DataFormat format, std::strin
   return encode_chat(turns, given, where);
 }
 
+LearnedText RowEncoder::learned(const OrderedJson& row, DataFormat format) const {
+  const auto text_in = [](const OrderedJson& object, const std::string& key) {
+    const auto found = object.find(key);
+    return found == object.end() || !found->is_string() ? std::string() : found->get<std::string>();
+  };
+  if (format == DataFormat::text) return {{}, text_in(row, data_.text_feature)};
+  if (format == DataFormat::completions)
+    return {{{"user", text_in(row, data_.prompt_feature)}}, text_in(row, data_.completion_feature)};
+  LearnedText out;
+  const auto messages = row.find(data_.chat_feature);
+  if (messages == row.end() || !messages->is_array()) return out;
+  for (const OrderedJson& message : *messages)
+    if (message.is_object()) out.before.emplace_back(text_in(message, "role"), text_in(message, "content"));
+  if (out.before.empty()) return out;
+  out.text = std::move(out.before.back().second);
+  out.before.pop_back();
+  return out;
+}
+
 DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) const {
   if (data_.mask_prompt)
     throw Error(ErrorCode::bad_config, where, "text rows have no prompt that mask_prompt could leave out");

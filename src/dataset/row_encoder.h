@@ -27,6 +27,8 @@ class RowEncoder {
   /// Throws Error(bad_file) for a row that breaks its format, Error(unsupported) when a template is needed and missing,
   /// Error(bad_config) for a mask over text. The row is not truncated.
   DataRow encode(const OrderedJson& row, DataFormat format, std::string_view where) const;
+  /// What a row that encode() takes teaches to write, and what precedes it.
+  LearnedText learned(const OrderedJson& row, DataFormat format) const;
 
  private:
   DataRow encode_text(const OrderedJson& row, std::string_view where) const;

@@ -52,6 +52,26 @@ TEST(Prepare, SaysWhatItDid) {
   EXPECT_EQ(got.out.find("tokens"), std::string::npos) << "without a model there are none";
 }
 
+TEST(Prepare, WeightsAndPromptsOfTheCommandLine) {
+  Scratch scratch;
+  write_file(scratch / "a.txt", "first\nsecond\n");
+  write_file(scratch / "b=2.txt", "third\n");
+  write_file(scratch / "prompts.txt", "Say one.\n\nSay two.\n");
+  const std::string data = (scratch / "data").string();
+  const Outcome got = run({"prepare", (scratch / "a.txt").string() + "=3", (scratch / "b=2.txt").string(), "-o", data,
+                           "--prompts", (scratch / "prompts.txt").string(), "--split-ratio", "1"});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_NE(got.out.find("2 texts (lines), weight 3"), std::string::npos) << got.out;
+  EXPECT_NE(got.out.find("7 to train (3 texts)"), std::string::npos) << got.out;
+  EXPECT_NE(got.out.find("prompt     2, one drawn for each"), std::string::npos) << got.out;
+  EXPECT_EQ(rows_of(scratch / "data/train.jsonl").size(), 7u);
+  EXPECT_EQ(run({"prepare", (scratch / "a.txt").string() + "=x", "-o", data}).status, 2);
+  EXPECT_EQ(run({"prepare", (scratch / "a.txt").string() + "=0", "-o", data}).status, 2);
+  EXPECT_EQ(run({"prepare", (scratch / "a.txt").string(), "-o", data, "--prompts", "/nonexistent"}).status, 2);
+  const Outcome plain = run({"prepare", (scratch / "a.txt").string(), "-o", data, "--force"});
+  EXPECT_NE(plain.out.find("prompt     Write a post. (--prompt sets it)"), std::string::npos) << plain.out;
+}
+
 TEST(Prepare, MistakesHaveTheirCodes) {
   Scratch scratch;
   const std::string data = (scratch / "data").string();

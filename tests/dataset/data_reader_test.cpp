@@ -93,6 +93,30 @@ TEST_F(DataReader, EveryRowIsOfTheSameMoment) {
   EXPECT_EQ(text(read(data, {.now = 86400.0 * 365}).train.rows[0]).substr(0, 4), "1971");
 }
 
+TEST_F(DataReader, RowsAsTextAreWhatIsTaughtAndWhatPrecedesIt) {
+  TrainData data;
+  data.train = {R"({"messages":[{"role":"system","content":"Be."},{"role":"user","content":"Hi"},
+                  {"role":"assistant","content":"Yo"}]})",
+                kChat};
+  data.valid = {R"({"prompt":"a","completion":"b"})"};
+  data.test = {R"({"text":"words alone"})"};
+  const RowEncoder encoder(data, tokenizer_, &chat_);
+  const auto texts = [&](const char* split, size_t most = 10) {
+    std::vector<std::string> out;
+    for_learned_texts(data, split, encoder, [&](const LearnedText& row, int64_t line) {
+      std::string all = std::to_string(line);
+      for (const auto& [role, content] : row.before) all += " " + role + "=" + content;
+      out.push_back(all + " " + row.text);
+      return out.size() < most;
+    });
+    return out;
+  };
+  EXPECT_EQ(texts("train"), (std::vector<std::string>{"1 system=Be. user=Hi Yo", "2 user=Hi Yo"}));
+  EXPECT_EQ(texts("train", 1).size(), 1u);
+  EXPECT_EQ(texts("valid"), std::vector<std::string>{"1 user=a b"});
+  EXPECT_EQ(texts("test"), std::vector<std::string>{"1 words alone"});
+}
+
 TEST_F(DataReader, KeysCanBeNamed) {
   TrainData data;
   data.train = {R"({"question":"a","answer":"b"})"};

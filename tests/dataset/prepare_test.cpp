@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -94,7 +96,7 @@ class Prepare : public ::testing::Test {
     std::ofstream(folder_ / name, std::ios::binary) << text;
     return folder_ / name;
   }
-  PrepareResult run(const std::vector<fs::path>& sources, const PrepareOptions& options = {},
+  PrepareResult run(const std::vector<PostSource>& sources, const PrepareOptions& options = {},
                     const CountTokens& count = {}) {
     return prepare(sources, folder_ / "data", options, count);
   }
@@ -116,7 +118,7 @@ class Prepare : public ::testing::Test {
     for (int i = 0; i < count; ++i) out += "text number " + std::to_string(i) + "\n";
     return out;
   }
-  void expect_error(ErrorCode code, const std::string& part, const std::vector<fs::path>& sources,
+  void expect_error(ErrorCode code, const std::string& part, const std::vector<PostSource>& sources,
                     const PrepareOptions& options = {}) {
     try {
       run(sources, options);
@@ -131,7 +133,7 @@ class Prepare : public ::testing::Test {
 };
 
 TEST_F(Prepare, RowsAreConversations) {
-  run({write("posts.txt", "Grüße \"you\"\n")}, {.prompt = "Write.", .system_prompt = "Be me."});
+  run({write("posts.txt", "Grüße \"you\"\n")}, {.prompts = {"Write."}, .system_prompt = "Be me."});
   ASSERT_EQ(rows("train.jsonl").size(), 1u);
   EXPECT_EQ(rows("train.jsonl")[0],
             R"({"messages":[{"role":"system","content":"Be me."},{"role":"user","content":"Write."},)"
@@ -139,6 +141,80 @@ TEST_F(Prepare, RowsAreConversations) {
   run({folder_ / "posts.txt"}, {.overwrite = true});
   EXPECT_EQ(Json::parse(rows("train.jsonl")[0])["messages"].size(), 2u);
   EXPECT_EQ(Json::parse(rows("train.jsonl")[0])["messages"][0]["content"], "Write a post.");
+}
+
+TEST_F(Prepare, WeightsAreCopiesInTrainingAlone) {
+  const PostSource often(write("often.txt", numbered(40)), 3),
+      half(write("half.txt",
+                 [] {
+                   std::string out;
+                   for (int i = 0; i < 400; ++i) out += "rare text " + std::to_string(i) + "\n";
+                   return out;
+                 }()),
+           0.5);
+  const PrepareResult result = run({often, half}, {.split_ratio = 0.8});
+  std::map<std::string, int> counts;
+  for (const std::string& text : answers("train.jsonl")) ++counts[text];
+  int rare = 0;
+  for (const auto& [text, count] : counts) {
+    EXPECT_EQ(count, text.starts_with("text") ? 3 : 1) << text;
+    rare += text.starts_with("rare") ? 1 : 0;
+  }
+  EXPECT_GT(rare, 120);
+  EXPECT_LT(rare, 200) << "half of some 320";
+  EXPECT_EQ(result.train_texts, int64_t(counts.size()));
+  EXPECT_EQ(result.train, int64_t(rows("train.jsonl").size()));
+  EXPECT_EQ(result.valid, 88);
+  std::set<std::string> valid;
+  for (const std::string& text : answers("valid.jsonl")) {
+    EXPECT_TRUE(valid.insert(text).second) << "once each";
+    EXPECT_FALSE(counts.contains(text)) << "no text in two files";
+  }
+  EXPECT_EQ(result.sources[0].weight, 3);
+}
+
+TEST_F(Prepare, TheLargerWeightOfATextThatIsInTwoSourcesCounts) {
+  const PrepareResult result = run(
+      {PostSource(write("a.txt", "same words\n")), PostSource(write("b.txt", "same  words\n"), 2)}, {.split_ratio = 1});
+  EXPECT_EQ(result.duplicates, 1);
+  EXPECT_EQ(result.train, 2);
+  for (const double wrong : {0.0, -1.0, 1001.0, std::nan("")})
+    expect_error(ErrorCode::bad_request, "weight", {PostSource(folder_ / "a.txt", wrong)}, {.overwrite = true});
+}
+
+TEST_F(Prepare, EachRowGetsOneOfThePrompts) {
+  run({write("posts.txt", numbered(200))}, {.prompts = {"One.", "Two.", "Three."}, .split_ratio = 1});
+  std::map<std::string, int> counts;
+  for (const std::string& row : rows("train.jsonl")) ++counts[Json::parse(row)["messages"][0]["content"]];
+  ASSERT_EQ(counts.size(), 3u);
+  for (const auto& [prompt, count] : counts) EXPECT_GT(count, 40) << prompt;
+  const Texts before = rows("train.jsonl");
+  run({folder_ / "posts.txt"}, {.prompts = {"One.", "Two.", "Three."}, .split_ratio = 1, .overwrite = true});
+  EXPECT_EQ(rows("train.jsonl"), before) << "a function of the seed";
+}
+
+TEST_F(Prepare, ArchivesAreKnownByWhatTheyHold) {
+  const fs::path tweets = write("tweets.js", R"(window.YTD.tweets.part0 = [{"tweet": {"full_text": "my first tweet"}},
+    {"tweet": {"full_text": "RT @a: theirs"}}, {"tweet": {"full_text": "@a an answer", "in_reply_to_user_id_str": "1"}}])");
+  const fs::path posts = write("posts.json", R"([{"$type": "app.bsky.feed.post", "text": "my first post"}])");
+  PrepareResult result = run({tweets, posts}, {.split_ratio = 1});
+  EXPECT_EQ(result.sources[0].format, PostFormat::twitter);
+  EXPECT_EQ(result.sources[1].format, PostFormat::bluesky);
+  EXPECT_EQ(result.reposts, 1);
+  EXPECT_EQ(result.train, 3);
+  result = run({tweets, posts}, {.split_ratio = 1, .replies = false, .overwrite = true});
+  EXPECT_EQ(result.replies, 1);
+  EXPECT_EQ(result.train, 2);
+}
+
+TEST_F(Prepare, LinesThatAStrayEmptyOneMakesParagraphsAreNoted) {
+  std::string text = numbered(30);
+  text.insert(text.find("text number 15"), "\n");
+  const PrepareResult guessed = run({write("posts.txt", text)});
+  EXPECT_EQ(guessed.texts, 2);
+  ASSERT_EQ(guessed.notes.size(), 1u);
+  EXPECT_NE(guessed.notes[0].find("30 lines are 2 paragraphs"), std::string::npos) << guessed.notes[0];
+  EXPECT_TRUE(run({folder_ / "posts.txt"}, {.format = PostFormat::paragraphs, .overwrite = true}).notes.empty());
 }
 
 TEST_F(Prepare, SplitsShareNothingAndLoseNothing) {
@@ -258,7 +334,7 @@ TEST_F(Prepare, OptionsOutOfRangeAreNamed) {
   expect_error(ErrorCode::bad_request, "split_ratio", {posts}, {.split_ratio = 1.5});
   expect_error(ErrorCode::bad_request, "test_ratio", {posts}, {.split_ratio = 0.9, .test_ratio = 0.2});
   expect_error(ErrorCode::bad_request, "max_length", {posts}, {.min_length = 5, .max_length = 4});
-  expect_error(ErrorCode::bad_request, "prompt", {posts}, {.prompt = " "});
+  expect_error(ErrorCode::bad_request, "prompt", {posts}, {.prompts = {" "}});
   expect_error(ErrorCode::bad_file, "nowhere.txt", {folder_ / "nowhere.txt"});
 }
 
