@@ -44,16 +44,21 @@ int write(const AdapterVerbFlags& flags, const lora::Adapter& adapter, lora::Dia
   for (std::string& note : lora::write_adapter(adapter, to, directory.work(), write_options(flags)))
     notes.push_back(std::move(note));
   directory.finish();
+  const auto under = adapter.facts.find("on_top_of");
+  const std::string needs = under == adapter.facts.end() ? "" : under->second;
   if (flags.common.json) {
     print_json({{"output", flags.output},
                 {"format", to == lora::Dialect::mlx ? "mlx" : "peft"},
                 {"modules", adapter.modules.size()},
+                {"on_top_of", needs},
                 {"exact", notes.empty()},
                 {"notes", notes}});
     return int(ExitCode::ok);
   }
   write_out(told_strengths(flags.paths));
   for (const std::string& note : notes) write_out("note     " + note + "\n");
+  if (!needs.empty())
+    write_out("note     trained on top of " + one_line(needs) + ": needed too, unless it is among what was merged\n");
   write_out("wrote    " + flags.output + ": " + std::string(to_string(to)) + ", " +
             std::to_string(adapter.modules.size()) + " modules\n");
   return int(ExitCode::ok);

@@ -1,8 +1,11 @@
 // --adapter, on every verb that runs a model.
 #include "options/adapter_flags.h"
 
+#include <cstdio>
+
 #include "options/adapter_source.h"
 #include "options/hub_source.h"
+#include "ui/terminal.h"
 
 namespace bumblebee::cli {
 
@@ -20,6 +23,11 @@ std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const Comm
     const AdapterSource source = AdapterSource::parse(text);
     loaded.emplace_back(load_adapter(hub_source(source.source, common), {.scale = source.scale, .name = ""}),
                         float(source.weight));
+  }
+  if (loaded.size() == 1 && !loaded.front().adapter.info().on_top_of.empty()) {
+    const AdapterInfo& info = loaded.front().adapter.info();
+    std::fprintf(stderr, "note: %s was trained on top of %s; without that it is not what was trained\n",
+                 one_line(info.name).c_str(), one_line(info.on_top_of).c_str());
   }
   return loaded;
 }

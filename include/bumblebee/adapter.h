@@ -31,13 +31,14 @@ struct AdapterModule {
 
 struct AdapterInfo {
   std::string name;
-  std::string format;  // "mlx-lm" or "PEFT"
-  std::string kind;    // "lora", "dora" or "full"
-  std::string base;    // the base it was made for, as its config has it; may be empty
-  std::string id;      // 32 hexadecimal digits: a hash of tensors and scales
-  int rank = 0;        // the largest of the modules
-  float scale = 0;     // of the first module that has one
-  uint64_t bytes = 0;  // as f32
+  std::string format;     // "mlx-lm" or "PEFT"
+  std::string kind;       // "lora", "dora" or "full"
+  std::string base;       // the base it was made for, as its config has it; may be empty
+  std::string on_top_of;  // adapters that it was trained with underneath, which it needs; empty: none
+  std::string id;         // 32 hexadecimal digits: a hash of tensors and scales
+  int rank = 0;           // the largest of the modules
+  float scale = 0;        // of the first module that has one
+  uint64_t bytes = 0;     // as f32
   std::vector<AdapterModule> modules;
 };
 

@@ -17,6 +17,7 @@ AdapterInfo describe(const lora::Adapter& adapter) {
                    .format = std::string(lora::to_string(adapter.dialect)),
                    .kind = std::string(lora::to_string(adapter.kind)),
                    .base = adapter.base,
+                   .on_top_of = adapter.facts.contains("on_top_of") ? adapter.facts.at("on_top_of") : "",
                    .id = lora::to_string(adapter.id),
                    .rank = 0,
                    .scale = 0,

@@ -40,6 +40,16 @@ const Json* AdapterConfig::find(const char* key) const {
   return it == json->end() || it->is_null() ? nullptr : &*it;
 }
 
+void add_common_facts(const Json& object, const char* dropout_key, std::string_view where,
+                      std::map<std::string, std::string>& facts) {
+  if (dropout_key != nullptr) {
+    const auto dropout = object.find(dropout_key);
+    if (dropout != object.end() && dropout->is_number() && *dropout != 0) facts["dropout"] = dropout->dump();
+  }
+  if (std::string under = string_or(object, "on_top_of", where, ""); !under.empty())
+    facts["on_top_of"] = std::move(under);
+}
+
 bool is_off(const Json& value) {
   if (value.is_null()) return true;
   if (value.is_boolean()) return !value.get<bool>();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,11 @@ struct AdapterConfig {
   /// The value of a key; null when it is absent or null.
   const Json* find(const char* key) const;
 };
+
+/// Facts that both formats have: what training dropped, under the format's own `dropout_key` (null: not looked for),
+/// and what the adapter was trained on top of, which is a key of ours.
+void add_common_facts(const Json& object, const char* dropout_key, std::string_view where,
+                      std::map<std::string, std::string>& facts);
 
 /// What Python calls false: how an option looks that is off.
 bool is_off(const Json& value);

@@ -115,6 +115,14 @@ Merged merge(const std::vector<Weighted>& parts) {
     }
     if (same) adapter.facts["num_layers"] = it->second;
   }
+  // What any of them was trained on top of, the sum needs too.
+  std::set<std::string> named;
+  for (const Weighted& part : parts) {
+    const auto under = part.adapter.facts.find("on_top_of");
+    if (under == part.adapter.facts.end() || !named.insert(under->second).second) continue;
+    std::string& all = adapter.facts["on_top_of"];
+    all += (all.empty() ? "" : ", ") + under->second;
+  }
   if (rounded > 0)
     merged.notes.push_back(
         cat("weights times scales differ: B of ", rounded, " modules was scaled, each value rounded once (2^-24)"));

@@ -45,6 +45,7 @@ constexpr std::string_view kHarmless[] = {"auto_mapping",   "base_model_name_or_
                                           "loftq_config",   "lora_dropout",
                                           "lora_ga_config", "megatron_config",
                                           "megatron_core",  "merge_weights",
+                                          "on_top_of",  // ours, read_peft() keeps it
                                           "peft_version",   "qalora_group_size",
                                           "revision",       "runtime_config",
                                           "task_type",      "unsloth_fixed"};

@@ -218,8 +218,9 @@ Adapter read_mlx(const TensorSet& tensors, const AdapterConfig& config, const Re
   if (c.rank != 0) adapter.facts["rank"] = std::to_string(c.rank);
   if (c.scale) adapter.facts["scale"] = cat(*c.scale);
   if (c.alpha) adapter.facts["alpha"] = cat(*c.alpha);
-  if (std::string under = string_or(config.json, "on_top_of", config.where, ""); !under.empty())
-    adapter.facts["on_top_of"] = std::move(under);  // ours: without it, the adapter is not what was trained
+  const Json* parameters = config.find("lora_parameters");
+  if (parameters != nullptr) add_common_facts(*parameters, "dropout", config.where, adapter.facts);
+  add_common_facts(config.json, nullptr, config.where, adapter.facts);
   if (c.kind == Kind::full) {
     read_full(tensors, adapter);
   } else {

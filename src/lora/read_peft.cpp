@@ -178,6 +178,7 @@ Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config) {
   adapter.facts["r"] = std::to_string(c.r);
   adapter.facts["lora_alpha"] = cat(c.alpha);
   if (c.rslora) adapter.facts["use_rslora"] = "true";
+  add_common_facts(config.json, "lora_dropout", config.where, adapter.facts);
   for (const auto& [path, module] : modules) {
     ModuleDelta& change = adapter.modules[path];
     if (module.a != nullptr) change.low_rank = read_low_rank(tensors, path, module, c, config);

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -66,6 +67,16 @@ void write_adapter_config(const std::filesystem::path& directory, const Json& co
 Json number(double value) {
   if (std::trunc(value) == value && std::abs(value) < 1e15) return Json(int64_t(value));
   return Json(value);
+}
+
+double dropout_of(const Adapter& adapter) {
+  const auto said = adapter.facts.find("dropout");
+  return said == adapter.facts.end() ? 0 : std::strtod(said->second.c_str(), nullptr);
+}
+
+void add_on_top_of(const Adapter& adapter, Json& config) {
+  if (const auto under = adapter.facts.find("on_top_of"); under != adapter.facts.end())
+    config["on_top_of"] = under->second;
 }
 
 std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const std::filesystem::path& directory,

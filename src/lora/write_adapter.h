@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "lora/adapter.h"
 
 namespace bumblebee::lora {
@@ -14,6 +15,7 @@ struct WriteOptions {
   int layers = 0;  // of the base; 0: not known. Needed for mlx-lm when the changed layers are not all, nor the last
   bool untied_head = false;  // the base's head has a weight of its own: only then do both formats mean the same by an
                              // adapted embedding
+  Kept<Json> config = {};    // an object: further keys of mlx-lm's config, which are not the writer's own
 };
 
 /// Writes the files of `to` into `directory`, which must exist, each one whole or not at all. Returns remarks, such as

@@ -45,7 +45,10 @@ int count_layers(const Adapter& adapter, const Layout& layout, const WriteOption
 class MlxWriter {
  public:
   MlxWriter(const Adapter& adapter, const WriteOptions& options)
-      : adapter_(adapter), layout_(Layout::of(adapter)), layers_(count_layers(adapter, layout_, options)) {
+      : adapter_(adapter),
+        further_(*options.config),
+        layout_(Layout::of(adapter)),
+        layers_(count_layers(adapter, layout_, options)) {
     for (const auto& [path, change] : adapter.modules) rank_ = std::max(rank_, change.low_rank->rank());
     scale_ = most_common<float>(adapter, [](const LowRank& low) { return low.scale; });
     if (options.layers > 0) layout_.last = options.layers - 1;
@@ -59,12 +62,13 @@ class MlxWriter {
     Json keys = Json::array();
     for (const std::string& key : layout_.inside) keys.push_back(key);
     for (const std::string& key : layout_.outside) keys.push_back(key);
-    Json config = {{"fine_tune_type", std::string(to_string(adapter_.kind))},
-                   {"num_layers", layers_},
-                   {"lora_parameters", {{"rank", rank_}, {"scale", double(scale_)}, {"dropout", 0.0}, {"keys", keys}}}};
+    Json config = further_.is_object() ? further_ : Json::object();
+    config["fine_tune_type"] = std::string(to_string(adapter_.kind));
+    config["num_layers"] = layers_;
+    config["lora_parameters"] = {
+        {"rank", rank_}, {"scale", double(scale_)}, {"dropout", dropout_of(adapter_)}, {"keys", keys}};
     if (!adapter_.base.empty()) config["model"] = adapter_.base;
-    if (const auto under = adapter_.facts.find("on_top_of"); under != adapter_.facts.end())
-      config["on_top_of"] = under->second;
+    add_on_top_of(adapter_, config);
     tensors_.write(directory / "adapters.safetensors", {{"format", "mlx"}});
     write_adapter_config(directory, config);
     return notes();
@@ -121,6 +125,7 @@ class MlxWriter {
   }
 
   const Adapter& adapter_;
+  const Json& further_;
   Layout layout_;
   int layers_ = -1, rank_ = 0, rounded_ = 0, filled_ = 0;
   float scale_ = 0;

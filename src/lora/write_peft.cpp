@@ -98,12 +98,13 @@ std::vector<std::string> write_peft(const Adapter& adapter, const std::filesyste
                  {"inference_mode", true},
                  {"init_lora_weights", true},
                  {"lora_bias", inner_bias},
-                 {"lora_dropout", 0.0},
+                 {"lora_dropout", dropout_of(adapter)},
                  {"modules_to_save", saved.empty() ? Json(nullptr) : saved},
                  {"use_dora", adapter.kind == Kind::dora},
                  {"use_rslora", false}};
   add_targets(adapter, config);
   add_scales(adapter, config);
+  add_on_top_of(adapter, config);
   tensors.write(directory / "adapter_model.safetensors", {{"format", "pt"}});
   write_adapter_config(directory, config);
   return {};

@@ -64,6 +64,11 @@ class TensorWriter {
   std::vector<Values> values_;
 };
 
+/// What training dropped of A's inputs: a fact of the config that both formats have.
+double dropout_of(const Adapter& adapter);
+/// Ours, in both formats: without what it was trained on top of, an adapter is not what was trained.
+void add_on_top_of(const Adapter& adapter, Json& config);
+
 /// Sorted keys, indented; whole numbers without a point.
 void write_adapter_config(const std::filesystem::path& directory, const Json& config);
 Json number(double value);

@@ -26,6 +26,14 @@ std::vector<double> dense(const Adapter& adapter, const std::string& path, size_
   return values;
 }
 
+TEST(Merge, KeepsWhatItsPartsNeedUnderneath) {
+  Adapter first = golden_adapter("mlx_lora"), second = first, third = first;
+  EXPECT_FALSE(merge({{first}, {second}}).adapter.facts.contains("on_top_of"));
+  second.facts["on_top_of"] = "style:1";
+  third.facts["on_top_of"] = "facts:0.5";
+  EXPECT_EQ(merge({{first}, {second}, {third}, {second}}).adapter.facts.at("on_top_of"), "style:1, facts:0.5");
+}
+
 TEST(Merge, IsTheLinearCombination) {
   const std::vector<Weighted> parts = {
       {golden_adapter("mlx_lora"), 0.7}, {golden_adapter("peft_regex"), -1.3}, {golden_adapter("peft_rslora"), 2}};

@@ -78,6 +78,17 @@ double distance(const LowRank& a, const LowRank& b) {
 }
 
 /// Ranks from 1 to 5 and three scales in one rank and one scale: zeros change nothing, folding rounds B once.
+TEST(WriteAdapter, WhatItNeedsUnderneathAndItsDropoutStay) {
+  Adapter adapter = golden_adapter("mlx_lora");
+  adapter.facts["on_top_of"] = "style:0.5";
+  adapter.facts["dropout"] = "0.05";
+  for (const Dialect to : {Dialect::mlx, Dialect::peft}) {
+    const Adapter back = through(adapter, to);
+    EXPECT_EQ(back.facts.at("on_top_of"), "style:0.5") << to_string(to);
+    EXPECT_EQ(back.facts.at("dropout"), "0.05") << to_string(to);
+  }
+}
+
 TEST(WriteAdapter, MlxTakesPatternsByPaddingAndFolding) {
   const Adapter adapter = golden_adapter("peft_patterns");
   std::vector<std::string> notes;
