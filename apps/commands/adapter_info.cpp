@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -113,7 +115,30 @@ void print_table(const lora::Adapter& adapter) {
   }
 }
 
-void print_as_text(const lora::Adapter& adapter, const std::string& name, uint64_t bytes, bool every) {
+/// adapter_training.json, which `train` leaves; null where there is none that can be read.
+OutJson training_record(const std::filesystem::path& directory) {
+  std::ifstream file(directory / "adapter_training.json", std::ios::binary);
+  return OutJson::parse({std::istreambuf_iterator<char>(file), {}});
+}
+
+void print_training(const OutJson& record) {
+  try {
+    const OutJson metrics = record.at("metrics"), rows = record.at("data").at("train"), base = record.at("base");
+    line("trained by", fmt::format("{}, {:.0f} iterations", one_line(record.at("program").text()),
+                                   metrics.at("iterations").number()));
+    line("data", fmt::format("{}: {:.0f} rows, hash {:.12}", one_line(record.at("data").at("directory").text()),
+                             rows.at("rows").number(), rows.at("hash").text()));
+    if (base.at("hash").is_string()) line("base's hash", base.at("hash").text().substr(0, 12));
+    if (!metrics.at("first_val_loss").is_null() && !metrics.at("val_loss").is_null())
+      line("validation", fmt::format("{:.3f} at the start, {:.3f} here", metrics.at("first_val_loss").number(),
+                                     metrics.at("val_loss").number()));
+  } catch (const std::exception&) {
+    line("trained by", "adapter_training.json is not as train writes it");
+  }
+}
+
+void print_as_text(const lora::Adapter& adapter, const std::string& name, uint64_t bytes, const OutJson& record,
+                   bool every) {
   std::vector<int> ranks;
   std::vector<float> scales;
   std::set<int> layers;
@@ -147,13 +172,14 @@ void print_as_text(const lora::Adapter& adapter, const std::string& name, uint64
   line("outside", list(outside));
   for (const auto& [what, count] : parts) line("modules", std::to_string(count) + " with " + what);
   line("size", human_bytes(double(bytes)) + " in f32");
+  if (!record.is_null()) print_training(record);
   if (every) {
     for (const auto& [path, change] : adapter.modules) line("module", one_line(path) + ": " + parts_of(change));
   }
   print_table(adapter);
 }
 
-void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64_t bytes) {
+void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64_t bytes, const OutJson& record) {
   OutJson modules = OutJson::array();
   for (const auto& [path, change] : adapter.modules) {
     OutJson module = {{"name", path}, {"layer", lora::layer_of(path)}};
@@ -179,6 +205,7 @@ void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64
               {"base", adapter.base},
               {"config", config},
               {"bytes", bytes},
+              {"training", record},
               {"modules", modules}});
 }
 
@@ -196,9 +223,9 @@ bool is_adapter_directory(const std::filesystem::path& directory) {
 void print_adapter(const std::filesystem::path& directory, const std::string& name, const CommonFlags& common) {
   const lora::Adapter adapter = lora::read_adapter(directory);
   if (common.json) {
-    print_as_json(adapter, name, size_bytes(adapter));
+    print_as_json(adapter, name, size_bytes(adapter), training_record(directory));
   } else {
-    print_as_text(adapter, name, size_bytes(adapter), common.verbose);
+    print_as_text(adapter, name, size_bytes(adapter), training_record(directory), common.verbose);
   }
 }
 

@@ -1,6 +1,8 @@
 // `train`: a new adapter on a loaded model, from the flags and files of mlx_lm.lora.
 #include "bumblebee/train.h"
 
+#include "bumblebee/version.h"
+
 #include <fmt/core.h>
 
 #include <cmath>
@@ -26,19 +28,46 @@ struct TrainVerbFlags {
   bool dry_run = false;
 };
 
+std::string rate_of(const TrainOptions& options) {
+  const ScheduleOptions& schedule = options.schedule;
+  if (schedule.name.empty()) return fmt::format("{:g}, constant", options.learning_rate);
+  std::string text = schedule.name + "(";
+  for (size_t i = 0; i < schedule.arguments.size(); ++i)
+    text += fmt::format("{}{:g}", i == 0 ? "" : ", ", schedule.arguments[i]);
+  text += ")";
+  if (schedule.warmup > 0) text += fmt::format(" after {} updates of warm-up", schedule.warmup);
+  return text;
+}
+
+std::string title(const std::string& model, const TrainOptions& options) {
+  const auto name = [](std::filesystem::path path) {
+    if (path.filename().empty()) path = path.parent_path();
+    return path.filename().string();
+  };
+  return "Adapter " + name(options.adapter_path) + " for " + name(model);
+}
+
+/// What the page says of the settings, in people's words.
 std::vector<std::pair<std::string, std::string>> facts(const std::string& model, const TrainConfig& config,
                                                        const TrainOptions& options) {
   const LoraOptions& lora = options.lora;
-  return {
-      {"model", model},
-      {"data", config.data.directory.string()},
-      {"adapter", std::string(lora.type == FineTune::dora ? "dora" : "lora") + ", rank " + std::to_string(lora.rank)},
-      {"learning rate",
-       options.schedule.name.empty() ? fmt::format("{:g}", options.learning_rate) : options.schedule.name},
-      {"batch size", std::to_string(options.batch_size) + (options.packed ? ", packed" : "")},
-      {"updates after", std::to_string(options.grad_accumulation_steps) + " batches"},
-      {"max_seq_length", std::to_string(options.max_seq_length)},
-      {"seed", std::to_string(options.seed)}};
+  std::string adapter = fmt::format("{}, rank {}, {} {:g}", lora.type == FineTune::dora ? "DoRA" : "LoRA", lora.rank,
+                                    lora.rslora ? "alpha" : "scale", lora.scale);
+  if (lora.rslora) adapter += ", rank-stabilized";
+  if (lora.dropout > 0) adapter += fmt::format(", dropout {:g}", lora.dropout);
+  std::string batch = fmt::format("{} rows of up to {} tokens", options.batch_size, options.max_seq_length);
+  if (options.packed) batch += ", packed";
+  if (options.grad_accumulation_steps > 1)
+    batch += fmt::format("; an update after each {}", options.grad_accumulation_steps);
+  return {{"model", model},
+          {"data", config.data.directory.string()},
+          {"learned", config.data.mask_prompt ? "the last message of each row" : "every token of each row"},
+          {"adapter", adapter},
+          {"optimizer", optimizer_name(options.optimizer.kind)},
+          {"learning rate", rate_of(options)},
+          {"batch", batch},
+          {"seed", std::to_string(options.seed)},
+          {"program", std::string("bumblebee ") + version()}};
 }
 
 /// --test without --train: how good is the adapter that lies in --adapter-path?
@@ -93,7 +122,7 @@ int run(const TrainVerbFlags& flags) {
     output.plan(plan_training(loaded.model, tokenizer, config.data, options, true));
     return int(ExitCode::ok);
   }
-  const TrainRecord record(options.adapter_path, {.title = "Training of " + options.adapter_path.string(),
+  const TrainRecord record(options.adapter_path, {.title = title(model_flags.model, options),
                                                   .facts = facts(model_flags.model, config, options),
                                                   .resume = options.resume});
   options.callbacks = record.callbacks(output.callbacks());

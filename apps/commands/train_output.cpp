@@ -21,6 +21,15 @@ std::string duration(double seconds) {
   return fmt::format("{:.1f} h", seconds / 3600);
 }
 
+const char* end_text(TrainEnd end) {
+  switch (end) {
+    case TrainEnd::early_stopped: return "stopped early, because validation no longer got better,";
+    case TrainEnd::cancelled: return "stopped";
+    case TrainEnd::finished: break;
+  }
+  return "finished";
+}
+
 OutJson optional(const std::optional<double>& value) { return value ? OutJson(*value) : OutJson(nullptr); }
 
 }  // namespace
@@ -51,9 +60,14 @@ TrainCallbacks TrainOutput::callbacks() {
                      human_count(double(plan.trainable_parameters)), human_count(double(plan.parameters)),
                      100 * double(plan.trainable_parameters) / double(std::max<uint64_t>(plan.parameters, 1)),
                      plan.modules, plan.layers));
-    line(fmt::format("data       {} rows to learn, {} to validate; {} cut; {} batches of {} tokens an epoch", plan.rows,
-                     plan.valid_rows, plan.truncated_rows, plan.batches, plan.tokens));
+    line(fmt::format("data       {} rows to learn, {} to validate, {} cut; all of them once: {} {}, {} tokens",
+                     plan.rows, plan.valid_rows, plan.truncated_rows, plan.batches,
+                     plan.batches == 1 ? "batch" : "batches", plan.tokens));
+    line(fmt::format("iterations {}, {:.3g} times over these rows", plan.iterations,
+                     double(plan.iterations) / double(std::max<int64_t>(plan.batches, 1))));
     for (const std::string& adapter : plan.on_top_of) line("on top of  " + one_line(adapter));
+    line("memory     " + memory(plan.memory_bytes) + " at most, beside the loaded model");
+    if (plan.seconds > 0) line("time       about " + duration(plan.seconds) + "; samples come on top");
   };
   out.progress = [this](const TrainProgress& now) {
     const double speed = now.seconds > 0 ? double(now.tokens) / now.seconds : 0;
@@ -74,6 +88,10 @@ TrainCallbacks TrainOutput::callbacks() {
     bar("validating", uint64_t(done), uint64_t(total), {});
     return !interrupt::requested();
   };
+  out.comparing = [this](int64_t done, int64_t total) {
+    bar("comparing", uint64_t(done), uint64_t(total), {});
+    return !interrupt::requested();
+  };
   out.validated = [this](const ValidationReport& report) {
     line(fmt::format("Iter {}: Val loss {:.3f}, Val took {:.1f} s{}", report.iteration, report.loss, report.seconds,
                      report.best ? " (best)" : ""));
@@ -88,6 +106,47 @@ TrainCallbacks TrainOutput::callbacks() {
   return out;
 }
 
+namespace {
+
+std::string copied(const CopiedText& c) {
+  if (c.words == 0) return "no word of it was learned";
+  return fmt::format("{} of its {} words in a row ({} characters, {} tokens) are as in {}", c.words, c.of_words,
+                     c.characters, c.tokens, one_line(c.where));
+}
+
+OutJson json_of(const CopiedText& c) {
+  return {{"text", c.text},     {"words", c.words},       {"characters", c.characters},
+          {"tokens", c.tokens}, {"of_words", c.of_words}, {"where", c.where}};
+}
+
+OutJson json_of(const std::vector<TrainComparison>& list) {
+  OutJson out = OutJson::array();
+  for (const TrainComparison& one : list)
+    out.push_back({{"prompt", one.prompt},
+                   {"without", one.without},
+                   {"with", one.with},
+                   {"copied_without", json_of(one.copied_without)},
+                   {"copied_with", json_of(one.copied_with)}});
+  return out;
+}
+
+}  // namespace
+
+void TrainOutput::comparisons(const TrainResult& result) {
+  const CopiedText* most = nullptr;
+  for (const TrainComparison& one : result.comparisons) {
+    line("\n" + one_line(one.prompt));
+    line("  without  " + one_line(one.without));
+    line("  with     " + one_line(one.with));
+    if (most == nullptr || one.copied_with.words > most->words) most = &one.copied_with;
+  }
+  if (most == nullptr) return;
+  line("\nby heart   at most: " + copied(*most));
+  if (result.held_out.words > 0)
+    line(fmt::format("           texts that it never saw share up to {} words in a row with those it learned",
+                     result.held_out.words));
+}
+
 void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
   bar_.reset();
   if (common_.json) {
@@ -96,10 +155,15 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
                 {"updates", result.updates},
                 {"trained_tokens", result.trained_tokens},
                 {"train_loss", result.train_loss},
+                {"first_val_loss", optional(result.first_val_loss)},
                 {"val_loss", optional(result.val_loss)},
                 {"best_val_loss", optional(result.best_val_loss)},
                 {"best_iteration", result.best_iteration},
+                {"first_test_loss", optional(result.first_test_loss)},
                 {"test_loss", optional(result.test_loss)},
+                {"verdict", result.verdict},
+                {"comparisons", json_of(result.comparisons)},
+                {"held_out_copied", json_of(result.held_out)},
                 {"adapter", result.adapter.string()},
                 {"best", result.best.string()},
                 {"adapter_id", result.adapter_id},
@@ -110,14 +174,20 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
     return;
   }
   if (result.test_loss) test(*result.test_loss);
-  line(std::string(to_string(result.end)) + " after " + std::to_string(result.iterations) + " iterations, " +
-       duration(result.seconds));
+  comparisons(result);
+  line(fmt::format("\n{} after {} iterations, {}", end_text(result.end), result.iterations, duration(result.seconds)));
   line("adapter    " + one_line(result.adapter.string()));
   if (result.best_val_loss && !result.best.empty()) {
     line(fmt::format("best       {} (iteration {}, validation loss {:.3f})", one_line(result.best.string()),
                      result.best_iteration, *result.best_val_loss));
   }
   line("report     " + one_line(record.report_path().string()));
+  if (result.first_val_loss && result.best_val_loss) {
+    line(
+        fmt::format("perplexity {:.2f} without the adapter, {:.2f} with it at its best, of texts that it did not learn",
+                    std::exp(*result.first_val_loss), std::exp(*result.best_val_loss)));
+  }
+  if (!result.verdict.empty()) line(one_line(result.verdict));
 }
 
 void TrainOutput::test(double loss) { line(fmt::format("Test loss {:.3f}, Test ppl {:.3f}.", loss, std::exp(loss))); }
@@ -143,8 +213,6 @@ void TrainOutput::plan(const TrainPlan& plan) {
   }
   callbacks().started(plan);
   line(fmt::format("longest    {} tokens", plan.longest_row));
-  line("memory     " + memory(plan.memory_bytes) + " at most, beside the loaded model");
-  line("time       " + (plan.seconds > 0 ? duration(plan.seconds) : "not measured"));
 }
 
 }  // namespace bumblebee::cli

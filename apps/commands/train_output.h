@@ -24,6 +24,7 @@ class TrainOutput {
  private:
   void bar(const char* label, uint64_t done, uint64_t total, const std::string& remark, double eta_s = -1);
   void line(const std::string& text);
+  void comparisons(const TrainResult& result);
 
   const CommonFlags& common_;
   std::unique_ptr<ProgressBar> bar_;

@@ -175,6 +175,7 @@ void read_cadence(YamlMap& map, TrainConfig& config) {
   map.integer("save_every", options.save_every, 1, kMost);
   map.integer("keep_checkpoints", options.keep_checkpoints, 0, kMost);
   map.integer("early_stopping", options.early_stopping, 0, kMost);
+  map.integer("report_samples", options.report_samples, 0, kMost);
   map.integer("sample_tokens", options.sample_tokens, 1, kMost);
   map.read("save_best", options.save_best);
   map.on("sample_prompts", [&](const YAML::Node& node) { options.sample_prompts = map.words(node, "sample_prompts"); });
@@ -218,6 +219,13 @@ void read_without_effect(YamlMap& map, TrainConfig& config) {
 }
 
 }  // namespace
+
+std::string optimizer_name(OptimizerKind kind) {
+  for (const char* name : {"adam", "adamw", "muon", "sgd"}) {
+    if (optimizer_from(name, {}) == kind) return name;
+  }
+  return "adafactor";
+}
 
 OptimizerKind optimizer_from(const std::string& name, std::string_view where) {
   std::string lower;

@@ -31,5 +31,7 @@ void read_train_config(const std::filesystem::path& path, TrainConfig& config);
 void parse_train_config(const std::string& text, std::string_view where, TrainConfig& config);
 
 OptimizerKind optimizer_from(const std::string& name, std::string_view where);
+/// The word that optimizer_from() takes.
+std::string optimizer_name(OptimizerKind kind);
 
 }  // namespace bumblebee::cli

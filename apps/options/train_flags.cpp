@@ -228,6 +228,14 @@ void TrainFlags::add_output(Parser& verb) {
   }))->check(integer_between(1, kMost));
 }
 
+void TrainFlags::add_report(Parser& verb) {
+  value<int>(verb, "--report-samples",
+             "Texts to draw with the adapter and without it when it is trained; 0: none (default 4)", "N",
+             [](TrainConfig& c, int v) { c.options.report_samples = v; })
+      ->check(integer_between(0, kMost))
+      ->group("Results");
+}
+
 void TrainFlags::add_without_effect(Parser& verb) {
   using std::string;
   const auto noted = [this, &verb](const char* names, const char* note) {
@@ -252,6 +260,7 @@ void TrainFlags::add_to(Parser& verb) {
   add_learning(verb);
   add_cadence(verb);
   add_output(verb);
+  add_report(verb);
   add_without_effect(verb);
   verb.get_option("--learning-rate")->excludes(verb.get_option("--lr-schedule"));
   effects_ = {{verb.get_option("--sample-tokens"), "--sample-prompt",

@@ -26,6 +26,7 @@ class TrainFlags {
   void add_learning(Parser& verb);
   void add_cadence(Parser& verb);
   void add_output(Parser& verb);
+  void add_report(Parser& verb);
   void add_without_effect(Parser& verb);
 
   std::string file_;

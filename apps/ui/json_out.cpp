@@ -47,6 +47,10 @@ OutJson::OutJson(std::initializer_list<OutJson> values) : OutJson(array()) {
 }
 
 OutJson OutJson::array() { return OutJson(Value{nlohmann::ordered_json::array()}); }
+OutJson OutJson::parse(const std::string& text) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, false);
+  return OutJson(Value{json.is_discarded() ? nlohmann::ordered_json(nullptr) : std::move(json)});
+}
 OutJson OutJson::object() { return OutJson(Value{nlohmann::ordered_json::object()}); }
 
 void OutJson::push_back(OutJson value) { value_->json.push_back(std::move(value.value_->json)); }

@@ -40,6 +40,8 @@ class OutJson {
   OutJson& operator=(OutJson other) noexcept;
   ~OutJson();
 
+  /// What a file of ours holds; null where it is no JSON.
+  static OutJson parse(const std::string& text);
   static OutJson array();
   static OutJson object();
 

@@ -88,9 +88,10 @@ struct TrainPlan {
   int64_t batches = 0;                      // of one epoch
   int longest_row = 0;                      // tokens, before truncation
   int first_iteration = 1;                  // after a resume, the next one
+  int iterations = 0;                       // the last one
   std::vector<std::string> on_top_of = {};  // "name:weight" of each frozen adapter underneath
   uint64_t memory_bytes = 0;                // estimate of the peak beyond the loaded model
-  double seconds = 0;                       // estimate of the whole run; 0: not measured
+  double seconds = 0;  // estimate of the run from here, by two batches measured; 0: not measured, too short a run
 };
 
 /// After every iteration (a batch).
@@ -129,6 +130,22 @@ struct TrainSample {
   std::string prompt = {}, text = {};
 };
 
+/// The longest run of words that a text shares with the texts that were learned; letter case and punctuation aside.
+struct CopiedText {
+  std::string text = {};  // the run, as the text has it; empty: none
+  int words = 0, tokens = 0;
+  int64_t characters = 0;
+  int of_words = 0;        // that the whole text has
+  std::string where = {};  // the row that has it: "train.jsonl:12"
+};
+
+/// After training: a prompt, what is written without the new adapter and with it, and what of it is copied.
+struct TrainComparison {
+  std::string prompt = {};
+  std::string without = {}, with = {};
+  CopiedText copied_without = {}, copied_with = {};
+};
+
 struct TrainSaved {
   int iteration = 0;
   std::filesystem::path path = {};
@@ -143,6 +160,7 @@ struct TrainCallbacks {
   std::function<void(const TrainReport& report)> report;
   std::function<void(const ValidationReport& report)> validated;
   std::function<bool(int64_t done, int64_t total)> validating;  // batches; false: as for progress
+  std::function<bool(int64_t done, int64_t total)> comparing;   // texts written after training; false: no more of them
   std::function<void(const TrainSample& sample)> sampled;
   std::function<void(const TrainSaved& saved)> saved;
   std::function<void(const std::string& text)> note;  // for people: what was truncated, rounded, resumed
@@ -184,6 +202,9 @@ struct TrainOptions {
   std::vector<WeightedAdapter> on_top_of = {};   // frozen adapters under the new one
   std::vector<std::string> sample_prompts = {};  // answered greedily with each validation
   int sample_tokens = 64;
+  /// Texts that are drawn with the best adapter and without it when training is over, with temperature 0.8, to the
+  /// sample_prompts or to what precedes the validation rows. 0: none.
+  int report_samples = 4;
   std::string base_model = {};  // named in the adapter's config
 
   TrainCallbacks callbacks;
@@ -196,14 +217,20 @@ struct TrainResult {
   TrainEnd end = TrainEnd::finished;
   int iterations = 0, updates = 0;  // since the beginning, also of the runs that were resumed
   int64_t trained_tokens = 0;
-  double train_loss = 0;                                                    // of the last report
-  std::optional<double> val_loss = {}, best_val_loss = {}, test_loss = {};  // nats per token
+  double train_loss = 0;  // of the last report
+  // Nats per token. The first two: before any step, which is without the adapter unless resume_adapter_file began it.
+  std::optional<double> first_val_loss = {}, first_test_loss = {};
+  std::optional<double> val_loss = {}, best_val_loss = {}, test_loss = {};
   int best_iteration = 0;
   std::filesystem::path adapter = {};  // directory of the last adapter
   std::filesystem::path best = {};     // of the best; empty: none was saved
+  std::string verdict = {};            // for people: did validation get better, where did it turn, what to change
   std::string adapter_id = {};         // Adapter::info().id of the last
   std::string base_hash = {};          // of the base's weights, the same before and after; empty: not verified
   double seconds = 0;                  // of this run
+  std::vector<TrainComparison> comparisons = {};
+  CopiedText held_out = {};  // the longest run that some rows of the validation share with those that were learned:
+                             // what two texts of one author have in common anyhow
 };
 
 /// Trains an adapter and saves it. Throws Error: `bad_request` for options that mean nothing, `bad_file` and

@@ -8,10 +8,12 @@
 #include <utility>
 
 #include "api/adapter_state.h"
+#include "api/compare_adapter.h"
 #include "api/model_state.h"
 #include "api/tokenizer_state.h"
 #include "base/error.h"
 #include "bumblebee/generation.h"
+#include "bumblebee/version.h"
 #include "dataset/data_reader.h"
 #include "lora/bind_to_base.h"
 #include "train/estimate.h"
@@ -106,9 +108,11 @@ class Session {
         executor_(state_.make_executor({})),
         inputs_{.device = {*executor_, state_.device->backend(), state_.model()},
                 .data = splits_,
+                .source = data,
                 .options = options,
                 .base_directory = state_.directory,
                 .precision = state_.options.precision == Precision::fast ? "fast" : "exact",
+                .program = cat("bumblebee ", version()),
                 .frozen = {},
                 .date = asks_for_date(tokenizer) && splits_.train.format != dataset::DataFormat::text ? date_ : "",
                 .files = {},
@@ -144,7 +148,6 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   train::Trainer& trainer() { return *trainer_; }
-  const train::TrainDevice& device() const { return inputs_.device; }
 
  private:
   api::ModelState& state_;
@@ -157,26 +160,19 @@ class Session {
   std::optional<train::Trainer> trainer_;
 };
 
-/// Seconds per row of activations, from two batches: the first warms the pools.
-double seconds_per_row(train::Trainer& trainer, const train::TrainDevice& device, const TrainOptions& options) {
-  double seconds = 0;
-  int64_t rows = 1;
-  for (int i = 0; i < 2; ++i) {
-    const train::TrainBatch batch = trainer.stream().next();
-    const auto start = std::chrono::steady_clock::now();
-    train::run_batch(device, trainer.params(), batch,
-                     {.checkpoint_layers = options.grad_checkpoint, .seed = options.seed});
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    rows = batch.rows();
-  }
-  return seconds / double(rows);
-}
-
 }  // namespace
 
 TrainResult train_adapter(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
                           const TrainOptions& options) {
-  return Session(model, tokenizer, data, options).trainer().run();
+  TrainResult result = Session(model, tokenizer, data, options).trainer().run();
+  if (options.report_samples == 0 || result.end == TrainEnd::cancelled || result.iterations == 0) return result;
+  try {
+    const Adapter trained = load_adapter(local(result.best.empty() ? result.adapter : result.best));
+    api::compare_adapter(model, tokenizer, data, options, trained, result);
+  } catch (const Error& error) {  // the adapter stands; only its report is shorter
+    if (options.callbacks.note) options.callbacks.note(cat("no texts to compare: ", error.what()));
+  }
+  return result;
 }
 
 TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const TrainData& data,
@@ -185,10 +181,7 @@ TrainPlan plan_training(const Model& model, const Tokenizer& tokenizer, const Tr
   session.trainer().check_directory();
   session.trainer().note_data();
   TrainPlan plan = session.trainer().plan();
-  if (measure) {
-    const double rows = double(plan.tokens) / double(plan.batches) * options.iters;
-    plan.seconds = rows * seconds_per_row(session.trainer(), session.device(), options);
-  }
+  if (measure) plan.seconds = session.trainer().measure();
   return plan;
 }
 

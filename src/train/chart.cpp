@@ -15,6 +15,17 @@ constexpr double kWidth = 640, kHeight = 240, kLeft = 64, kRight = 12, kTop = 28
 /// More points than this are averaged in runs: a curve has no more pixels, and the page stays small.
 constexpr size_t kMostPoints = 1000;
 
+constexpr int kTicks = 5;  // of the y axis
+
+/// 1, 2 or 5 times a power of ten: at most `most` steps in `span`.
+double step_for(double span, int most) {
+  const double raw = span / most, power = std::pow(10, std::floor(std::log10(raw)));
+  for (const double factor : {1.0, 2.0, 5.0}) {
+    if (raw <= factor * power) return factor * power;
+  }
+  return 10 * power;
+}
+
 struct Range {
   double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
   void add(double value) {
@@ -22,6 +33,12 @@ struct Range {
     high = std::max(high, value);
   }
   bool empty() const { return low > high; }
+  /// To whole steps, so that the axis has a number at both ends.
+  void round() {
+    const double step = step_for(high - low, kTicks);
+    const double bottom = std::floor(low / step + 1e-9) * step, top = std::ceil(high / step - 1e-9) * step;
+    if (std::isfinite(bottom) && std::isfinite(top) && bottom < top) low = bottom, high = top;
+  }
   void widen() {
     if (low < high) return;
     const double by = low == 0 ? 1 : std::abs(low) * 0.1;
@@ -47,15 +64,6 @@ std::vector<std::pair<double, double>> drawn(const Series& series) {
   return out;
 }
 
-/// 1, 2 or 5 times a power of ten: at most `most` steps in `span`.
-double step_for(double span, int most) {
-  const double raw = span / most, power = std::pow(10, std::floor(std::log10(raw)));
-  for (const double factor : {1.0, 2.0, 5.0}) {
-    if (raw <= factor * power) return factor * power;
-  }
-  return 10 * power;
-}
-
 std::string fixed(double value) { return format("{:.1f}", value); }
 
 class Frame {
@@ -68,7 +76,7 @@ class Frame {
 
   std::string axes(const Chart& chart) const {
     std::string out = cat("<text class=\"title\" x=\"", kLeft, "\" y=\"16\">", escape_html(chart.title), "</text>");
-    for_ticks(y_, 5, [&](double value) {
+    for_ticks(y_, kTicks, [&](double value) {
       const std::string y = fixed(at_y(value));
       out += cat("<line class=\"grid\" x1=\"", kLeft, "\" x2=\"", kWidth - kRight, "\" y1=\"", y, "\" y2=\"", y,
                  "\"/><text class=\"tick\" text-anchor=\"end\" x=\"", kLeft - 6, "\" y=\"", fixed(at_y(value) + 4),
@@ -91,6 +99,14 @@ class Frame {
       if (series.dots || points.size() == 1) {
         marks += cat("<circle class=\"", series.css, "\" cx=\"", px, "\" cy=\"", py, "\" r=\"3\"><title>",
                      escape_html(series.name), " at ", short_number(x), ": ", short_number(y), "</title></circle>");
+      }
+      if (series.best == x) {
+        const bool left = at_x(x) > kWidth / 2;
+        marks +=
+            cat("<circle class=\"best ", series.css, "\" cx=\"", px, "\" cy=\"", py,
+                "\" r=\"6\"/><text class=\"best\" text-anchor=\"", left ? "end" : "start", "\" x=\"",
+                fixed(at_x(x) + (left ? -10 : 10)), "\" y=\"", fixed(std::min(at_y(y) + 16, kHeight - kBottom - 4)),
+                "\">best: ", short_number(y), " at ", short_number(x), "</text>");
       }
     }
     return cat("<path class=\"", series.css, "\" d=\"", path, "\"/>", marks);
@@ -140,19 +156,20 @@ std::string svg(const Chart& chart) {
   if (chart.from_zero) y.add(0);
   x.widen();
   y.widen();
+  y.round();
   const Frame frame(x, y);
   std::string out = cat("<svg viewBox=\"0 0 ", kWidth, " ", kHeight, "\" role=\"img\" aria-label=\"",
                         escape_html(chart.title), "\">", frame.axes(chart));
-  double legend = kWidth - kRight;
+  std::string legend;
   for (size_t i = 0; i < lines.size(); ++i) {
     const Series& series = chart.series[i];
     if (lines[i].empty()) continue;
     out += frame.line(series, lines[i]);
     if (chart.series.size() < 2) continue;
-    out += cat("<text class=\"legend ", series.css, "\" text-anchor=\"end\" x=\"", legend, "\" y=\"16\">",
-               escape_html(series.name), "</text>");
-    legend -= 14 + 7.0 * double(series.name.size());
+    legend += cat("<tspan class=\"", series.css, "\" dx=\"12\">", escape_html(series.name), "</tspan>");
   }
+  if (!legend.empty())
+    out += cat("<text class=\"legend\" text-anchor=\"end\" x=\"", kWidth - kRight, "\" y=\"16\">", legend, "</text>");
   return out + "</svg>";
 }
 

@@ -1,6 +1,7 @@
 // Curves as inline SVG: axes with round numbers, a line for each series, nothing to load and nothing to run.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@ struct Series {
   std::string css;                                // class of the line, for its colour
   std::vector<std::pair<double, double>> points;  // x ascending; values that are not finite are left out
   bool dots = false;                              // a mark on every point
+  std::optional<double> best = {};                // the point at this x is marked and named
 };
 
 struct Chart {

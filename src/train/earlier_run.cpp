@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "train/settings.h"
 
 namespace bumblebee::train {
 
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kAdapterFiles[] = {"adapters.safetensors", "adapter_model.safetensors", "adapter_model.bin",
-                                         "adapter_config.json"};
+                                         "adapter_config.json", kRecordName};
 
 bool digits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;

@@ -31,6 +31,11 @@ std::string now() {
 /// JSON has no NaN: what is not finite becomes null.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
+Json copied(const CopiedText& c) {
+  return {{"text", c.text},     {"words", c.words},       {"characters", c.characters},
+          {"tokens", c.tokens}, {"of_words", c.of_words}, {"where", c.where}};
+}
+
 std::string dump(const Json& line) { return line.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 }  // namespace
@@ -63,7 +68,7 @@ struct TrainRecord::State {
       if (end == std::string_view::npos) break;
       Json line = Json::parse(rest.substr(0, end), nullptr, false);
       rest.remove_prefix(end + 1);
-      if (!line.is_object() || line.value("type", "") == "end") continue;
+      if (!line.is_object() || line.value("type", "") == "end" || line.value("type", "") == "comparison") continue;
       const auto iteration = line.find("iteration");
       const bool later = iteration != line.end() && iteration->is_number() && iteration->get<double>() >= next;
       if (!later) lines.push_back(std::move(line));
@@ -84,6 +89,7 @@ struct TrainRecord::State {
     if (!file) throw Error(ErrorCode::bad_file, metrics().string(), "cannot be opened for writing");
     add({{"type", "start"},
          {"first_iteration", plan.first_iteration},
+         {"iterations", plan.iterations},
          {"trainable_parameters", plan.trainable_parameters},
          {"modules", plan.modules},
          {"layers", plan.layers},
@@ -95,7 +101,8 @@ struct TrainRecord::State {
          {"batches_per_epoch", plan.batches},
          {"longest_row", plan.longest_row},
          {"on_top_of", plan.on_top_of},
-         {"estimated_memory_bytes", plan.memory_bytes}});
+         {"estimated_memory_bytes", plan.memory_bytes},
+         {"estimated_seconds", plan.seconds}});
     for (const Json& line : before) add(line);
   }
 
@@ -169,6 +176,14 @@ void TrainRecord::write_report() const {
 }
 
 void TrainRecord::finish(const TrainResult& result) const {
+  for (const TrainComparison& one : result.comparisons) {
+    state_->add({{"type", "comparison"},
+                 {"prompt", one.prompt},
+                 {"without", one.without},
+                 {"with", one.with},
+                 {"copied_without", copied(one.copied_without)},
+                 {"copied_with", copied(one.copied_with)}});
+  }
   Json line = {{"type", "end"},
                {"end", to_string(result.end)},
                {"iterations", result.iterations},
@@ -176,12 +191,19 @@ void TrainRecord::finish(const TrainResult& result) const {
                {"trained_tokens", result.trained_tokens},
                {"train_loss", number(result.train_loss)},
                {"best_iteration", result.best_iteration},
+               {"verdict", result.verdict},
+               {"held_out_copied", copied(result.held_out)},
                {"adapter_id", result.adapter_id},
                {"base_hash", result.base_hash},
                {"seconds", number(result.seconds)}};
-  if (result.val_loss) line["val_loss"] = number(*result.val_loss);
-  if (result.best_val_loss) line["best_val_loss"] = number(*result.best_val_loss);
-  if (result.test_loss) line["test_loss"] = number(*result.test_loss);
+  const auto optional = [&line](const char* key, const std::optional<double>& value) {
+    if (value) line[key] = number(*value);
+  };
+  optional("first_val_loss", result.first_val_loss);
+  optional("val_loss", result.val_loss);
+  optional("best_val_loss", result.best_val_loss);
+  optional("first_test_loss", result.first_test_loss);
+  optional("test_loss", result.test_loss);
   state_->add(std::move(line));
   state_->write_report();
 }

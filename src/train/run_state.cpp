@@ -40,6 +40,9 @@ Json to_json(const RunState& s) {
           {"learning_rate", s.learning_rate},
           {"gradient_norm", s.gradient_norm},
           {"train_loss", s.train_loss},
+          {"first_val_loss", optional(s.first_val_loss)},
+          {"first_test_loss", optional(s.first_test_loss)},
+          {"validated", s.validated},
           {"val_loss", optional(s.val_loss)},
           {"best_val_loss", optional(s.best_val_loss)},
           {"best_iteration", s.best_iteration},
@@ -60,6 +63,9 @@ RunState read_run_state(const Json& json, std::string_view where) {
   s.learning_rate = number_or(json, "learning_rate", where, 0);
   s.gradient_norm = number_or(json, "gradient_norm", where, 0);
   s.train_loss = number_or(json, "train_loss", where, 0);
+  s.first_val_loss = number(json, "first_val_loss", where);
+  s.first_test_loss = number(json, "first_test_loss", where);
+  s.validated = int(int_or(json, "validated", where, -1, kInt, -1));
   s.val_loss = number(json, "val_loss", where);
   s.best_val_loss = number(json, "best_val_loss", where);
   s.best_iteration = int(require_int(json, "best_iteration", where, 0, kInt));

@@ -21,9 +21,11 @@ struct RunState {
   // since the last report
   double window_loss = 0;
   int64_t window_tokens = 0;
-  double learning_rate = 0, gradient_norm = 0;  // of the last update
-  double train_loss = 0;                        // of the last report
-  std::optional<double> val_loss, best_val_loss;
+  double learning_rate = 0, gradient_norm = 0;                    // of the last update
+  double train_loss = 0;                                          // of the last report
+  std::optional<double> first_val_loss, val_loss, best_val_loss;  // the first: before any step
+  std::optional<double> first_test_loss;
+  int validated = -1;  // after this iteration; -1: never yet
   int best_iteration = 0;
   int validations_without_gain = 0;
 };

@@ -1,11 +1,14 @@
 // lora's readers and writers do the work; what is added are numbered copies.
 #include "train/save_adapter.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "lora/read_adapter.h"
 #include "lora/write_adapter.h"
+#include "train/settings.h"
 
 namespace bumblebee::train {
 namespace {
@@ -29,23 +32,26 @@ void copy_whole(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-std::vector<std::string> save_adapter(const lora::Adapter& adapter, AdapterFormat format, int layers,
+std::vector<std::string> save_adapter(const lora::Adapter& adapter, AdapterFormat format, const AdapterNotes& notes,
                                       const fs::path& directory) {
   std::error_code failed;
   fs::create_directories(directory, failed);
-  return lora::write_adapter(adapter, dialect_of(format), directory, {.layers = layers});
+  std::vector<std::string> remarks =
+      lora::write_adapter(adapter, dialect_of(format), directory, {.layers = notes.layers, .config = notes.config});
+  write_text_file(directory / kRecordName, notes.record->dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  return remarks;
 }
 
-fs::path save_numbered(const lora::Adapter& adapter, AdapterFormat format, int layers, const fs::path& directory,
-                       int iteration) {
-  save_adapter(adapter, format, layers, directory);
+fs::path save_numbered(const lora::Adapter& adapter, AdapterFormat format, const AdapterNotes& notes,
+                       const fs::path& directory, int iteration) {
+  save_adapter(adapter, format, notes, directory);
   if (format == AdapterFormat::mlx) {
     const fs::path copy = directory / (seven_digits(iteration) + "_adapters.safetensors");
     copy_whole(directory / "adapters.safetensors", copy);
     return copy;
   }
   const fs::path copy = directory / cat("checkpoint-", iteration);
-  save_adapter(adapter, format, layers, copy);
+  save_adapter(adapter, format, notes, copy);
   return copy;
 }
 

@@ -1,5 +1,5 @@
-// Cadence as mlx-lm: validation before iteration 1, every steps_per_eval and the last; then the step; then the report;
-// then the save.
+// Cadence: validation before the first step, after every steps_per_eval and the last; a step, then its report, then
+// validation, then the save. (mlx-lm validates before the step whose number it prints, and never the last state.)
 #include "train/trainer.h"
 
 #include <sys/resource.h>
@@ -9,11 +9,13 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/format.h"
 #include "base/output_paths.h"
 #include "lora/identity.h"
 #include "train/earlier_run.h"
 #include "train/hashing.h"
-#include "train/save_adapter.h"
+#include "train/settings.h"
+#include "train/verdict.h"
 
 namespace bumblebee::train {
 
@@ -39,6 +41,9 @@ BatchOptions batches_of(const TrainOptions& o, bool learning) {
           .short_data = !learning};
 }
 
+/// Shorter runs are over before their time would be known.
+constexpr int kWorthMeasuring = 10;
+
 const TrainOptions& checked(const TrainOptions& options) {
   check_options(options);
   return options;
@@ -51,33 +56,6 @@ std::unique_ptr<LoraParams> make_params(const TrainDevice& device, const TrainOp
 }
 
 }  // namespace
-
-void check_options(const TrainOptions& o) {
-  const auto refuse = [](const char* name, const std::string& expected, auto got) {
-    throw Error(ErrorCode::bad_request, "train", cat(name, ": expected ", expected, ", got ", got));
-  };
-  const auto at_least = [&](const char* name, int least, int got) {
-    if (got < least) refuse(name, cat("at least ", least), got);
-  };
-  at_least("iters", 1, o.iters);
-  at_least("batch_size", 1, o.batch_size);
-  at_least("grad_accumulation_steps", 1, o.grad_accumulation_steps);
-  at_least("max_seq_length", 2, o.max_seq_length);
-  at_least("val_batches", -1, o.val_batches);
-  at_least("test_batches", -1, o.test_batches);
-  at_least("steps_per_report", 1, o.steps_per_report);
-  at_least("steps_per_eval", 1, o.steps_per_eval);
-  at_least("save_every", 1, o.save_every);
-  at_least("keep_checkpoints", 0, o.keep_checkpoints);
-  at_least("early_stopping", 0, o.early_stopping);
-  at_least("sample_tokens", 1, o.sample_tokens);
-  if (!(o.max_grad_norm >= 0) || !std::isfinite(o.max_grad_norm))
-    refuse("max_grad_norm", "at least 0", o.max_grad_norm);
-  if (!(o.max_loss >= 0)) refuse("max_loss", "at least 0", o.max_loss);
-  if (o.adapter_path.empty()) refuse("adapter_path", "a directory", "none");
-  if (o.resume && o.keep_checkpoints == 0) refuse("keep_checkpoints", "at least 1 to resume", 0);
-  if (o.resume && o.overwrite) refuse("overwrite", "one of resume and overwrite", "both");
-}
 
 Trainer::Trainer(const TrainerInputs& inputs)
     : in_(inputs),
@@ -117,6 +95,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   }
   plan_.tokens = stream_.rows_per_epoch();
   plan_.batches = stream_.batches_per_epoch();
+  plan_.iterations = options_.iters;
 
   identity_ = identity(options_);
   identity_["on_top_of"] = frozen;
@@ -133,6 +112,7 @@ void Trainer::note(const std::string& text) const {
 lora::Adapter Trainer::adapter() const {
   lora::Adapter adapter;
   in_.device.run([&] { adapter = params_.adapter("adapter", options_.base_model); });
+  if (options_.lora.dropout > 0) adapter.facts["dropout"] = cat(options_.lora.dropout);
   // Part of an adapter's identity, which is to be that of the files.
   adapter.dialect = options_.format == AdapterFormat::mlx ? lora::Dialect::mlx : lora::Dialect::peft;
   for (const std::string& one : plan_.on_top_of) {
@@ -158,31 +138,6 @@ void Trainer::check_directory() const {
   inputs.push_back(in_.base_directory);
   if (!options_.overwrite) inputs.push_back(options_.resume_adapter_file);  // is in memory by now
   require_apart(directory, inputs);
-}
-
-/// Opens the checkpoints, and goes on from the newest where that is asked for. True: this is a new run.
-bool Trainer::open_checkpoints() {
-  const fs::path directory = options_.adapter_path / "checkpoints";
-  if (options_.keep_checkpoints == 0) {
-    // The lock of who may still train there, and a resume that finds none of another run.
-    if (options_.overwrite && fs::is_directory(directory)) CheckpointStore(directory, 1).clear();
-    return true;
-  }
-  store_ = std::make_unique<CheckpointStore>(directory, options_.keep_checkpoints);
-  if (options_.overwrite) store_->clear();
-  if (!options_.resume) {
-    if (store_->empty()) return true;
-    throw Error(ErrorCode::bad_request, options_.adapter_path.string(),
-                "holds the checkpoints of an earlier run: resume it, overwrite it, or choose another adapter_path");
-  }
-  const std::optional<Snapshot> snapshot = store_->newest();
-  if (snapshot) {
-    resume(*snapshot);
-  } else if (fs::exists(directory / "latest")) {
-    throw Error(ErrorCode::bad_file, directory.string(),
-                "'latest' names a checkpoint, and there is none: expected one to resume from; overwrite to begin anew");
-  }
-  return !snapshot;
 }
 
 /// What became of rows that the user would not see by looking at them.
@@ -211,77 +166,42 @@ void Trainer::begin() {
   }
   if (open_checkpoints()) replaced_ = set_aside(earlier_adapters(options_.adapter_path));
   plan_.first_iteration = state_.iteration + 1;
+  if (state_.iteration == 0 && options_.iters >= kWorthMeasuring) plan_.seconds = measure();
   note_data();
+  note_what_will_disappoint();
   if (options_.callbacks.started) options_.callbacks.started(plan_);
 }
 
-void Trainer::resume(const Snapshot& snapshot) {
-  const std::string where = (options_.adapter_path / "checkpoints").string();
-  if (!snapshot.state.is_object() || !snapshot.state.contains("run"))
-    throw Error(ErrorCode::bad_file, where, "state.json: expected an object with 'run'");
-  Json now = identity_;
-  const Json began = snapshot.state.value("options", Json());
-  for (const char* key : {"base", "date"})  // not verified then; not kept then
-    if (began.is_object() && !began.contains(key)) now.erase(key);
-  check_identity(began, now, where);
-  state_ = read_run_state(snapshot.state["run"], where);
-  std::vector<std::vector<float>> values, gradients;
-  std::vector<Optimizer::StoredState> states;
-  for (const Parameter& p : params_.parameters()) {
-    const auto load = [&](const std::string& part) -> const std::vector<float>* {
-      const auto found = snapshot.tensors.find(p.name + part);
-      if (found == snapshot.tensors.end()) return nullptr;
-      if (found->second.size() != p.size())
-        throw Error(ErrorCode::bad_file, where,
-                    cat("tensor '", found->first, "': expected ", p.size(), " values, got ", found->second.size()));
-      return &found->second;
-    };
-    const std::vector<float>* value = load("#value");
-    if (value == nullptr) throw Error(ErrorCode::bad_file, where, cat("tensor '", p.name, "#value' is missing"));
-    values.push_back(*value);
-    if (const std::vector<float>* gradient = load("#gradient")) gradients.push_back(*gradient);
-    const std::string prefix = p.name + "#state.";
-    Optimizer::StoredState state;
-    for (auto at = snapshot.tensors.lower_bound(prefix); at != snapshot.tensors.end() && at->first.starts_with(prefix);
-         ++at)
-      state[at->first.substr(prefix.size())] = at->second;
-    states.push_back(std::move(state));
+double Trainer::passes() const { return double(options_.iters) / double(std::max<int64_t>(1, plan_.batches)); }
+
+void Trainer::note_what_will_disappoint() const {
+  constexpr double kManyPasses = 20;
+  if (passes() > kManyPasses && options_.early_stopping == 0) {
+    note(cat(options_.iters, " iterations are ", format("{:.0f}", passes()), " passes over the same ", plan_.rows,
+             " rows, which it will know by heart: fewer iterations",
+             valid_ ? ", or early_stopping, which ends where validation turns" : ""));
   }
-  if (gradients.size() != (state_.accumulated > 0 ? values.size() : 0))
-    throw Error(ErrorCode::bad_file, where,
-                cat("gradients: expected ", state_.accumulated > 0 ? values.size() : 0, ", got ", gradients.size()));
-  if (state_.updates == 0) states.clear();
-  in_.device.run([&] {
-    optimizer_->restore(uint64_t(state_.updates), states, params_.parameters(), where);
-    params_.write(values);
-    if (!gradients.empty()) write_values(grad_, gradients, gradients_of(params_.parameters()));
-  });
-  stream_.seek(state_.cursor);
-  if (state_.best_iteration > 0 && options_.save_best) best_ = options_.adapter_path / "best";
-  note(cat("goes on after iteration ", state_.iteration));
 }
 
-Snapshot Trainer::snapshot() const {
-  Snapshot snapshot;
-  snapshot.iteration = state_.iteration;
-  snapshot.state = {{"version", 1}, {"options", identity_}, {"run", to_json(state_)}};
-  std::vector<std::string> names;
-  std::vector<Tensor> tensors;
-  const auto add = [&](const std::string& name, const Tensor& tensor) {
-    names.push_back(name);
-    tensors.push_back(tensor);
-  };
-  const std::vector<Parameter>& parameters = params_.parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    add(parameters[i].name + "#value", parameters[i].value);
-    if (state_.accumulated > 0) add(parameters[i].name + "#gradient", parameters[i].gradient);
-    if (optimizer_->states().empty()) continue;
-    for (const auto& [name, tensor] : optimizer_->states()[i]) add(parameters[i].name + "#state." + name, tensor);
+double Trainer::measure() {
+  BatchStream stream(in_.data.train, batches_of(options_, true));
+  double per_row = 0;
+  for (int i = 0; i < 2; ++i) {  // the first warms the pools
+    const TrainBatch batch = stream.next();
+    const auto start = Clock::now();
+    run_batch(in_.device, params_, batch, {.checkpoint_layers = options_.grad_checkpoint, .seed = options_.seed});
+    per_row = since(start) / double(batch.rows());
   }
-  std::vector<std::vector<float>> values;
-  in_.device.run([&] { values = read_values(grad_, tensors); });
-  for (size_t i = 0; i < names.size(); ++i) snapshot.tensors[names[i]] = std::move(values[i]);
-  return snapshot;
+  in_.device.run([&] { clear_gradients(grad_, params_.parameters()); });
+  double rows = double(plan_.tokens) / double(plan_.batches) * options_.iters;
+  if (valid_) {
+    const int64_t all = valid_->batches_per_epoch();
+    const int64_t batches = options_.val_batches < 0 ? all : std::min<int64_t>(all, options_.val_batches);
+    const double each = double(valid_->rows_per_epoch()) * double(batches) / double(all);
+    // Forward alone is a third of the work.
+    rows += each / 3 * (2 + (options_.iters - 1) / options_.steps_per_eval);
+  }
+  return rows * per_row;
 }
 
 std::string Trainer::name_rows(const TrainBatch& batch) const {
@@ -303,18 +223,21 @@ void Trainer::check_loss(const TrainBatch& batch, double mean) const {
 }
 
 bool Trainer::validation_is_due() const {
-  const int next = state_.iteration + 1;
-  return valid_ != nullptr && (next == 1 || next % options_.steps_per_eval == 0 || next == options_.iters);
+  const int done = state_.iteration;
+  if (!valid_ || end_ != TrainEnd::finished || state_.validated == done) return false;
+  return done % options_.steps_per_eval == 0 || done == options_.iters;
 }
 
-bool Trainer::validate() {
+void Trainer::validate() {
   const auto start = Clock::now();
   const MeanLoss mean = mean_loss(in_.device, params_, *valid_, options_.val_batches, options_.callbacks.validating);
   if (mean.cancelled) {
     end_ = TrainEnd::cancelled;
-    return false;
+    return;
   }
+  state_.validated = state_.iteration;
   state_.val_loss = mean.loss;
+  if (state_.iteration == 0) state_.first_val_loss = mean.loss;
   const bool best = !state_.best_val_loss || mean.loss < *state_.best_val_loss;
   if (best) {
     state_.best_val_loss = mean.loss;
@@ -330,24 +253,24 @@ bool Trainer::validate() {
                                   .seconds = since(start),
                                   .best = best});
   }
-  // Before the first step there is nothing to save: B is zero.
-  if (best && options_.save_best && state_.iteration > 0) {
-    best_ = options_.adapter_path / "best";
-    save_adapter(adapter(), options_.format, in_.device.model.dims().layers, best_);
-    if (options_.callbacks.saved)
-      options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
-  }
+  if (best) keep_best();
   if (in_.sample && options_.callbacks.sampled) {
     for (TrainSample& sample : in_.sample(adapter())) {
       sample.iteration = state_.iteration;
       options_.callbacks.sampled(sample);
     }
   }
-  if (options_.early_stopping > 0 && state_.validations_without_gain >= options_.early_stopping) {
+  if (options_.early_stopping > 0 && state_.validations_without_gain >= options_.early_stopping)
     end_ = TrainEnd::early_stopped;
-    return false;
-  }
-  return true;
+}
+
+void Trainer::keep_best() {
+  if (!options_.save_best || state_.iteration == 0)
+    return;  // before the first step there is nothing to save: B is zero
+  best_ = options_.adapter_path / "best";
+  save_adapter(adapter(), options_.format, notes(), best_);
+  if (options_.callbacks.saved)
+    options_.callbacks.saved({.iteration = state_.iteration, .path = best_, .what = TrainSaved::What::best});
 }
 
 void Trainer::update(const TrainBatch& batch) {
@@ -373,7 +296,7 @@ void Trainer::update_parameters(const TrainBatch& batch) {
   ++state_.updates;
 }
 
-bool Trainer::step() {
+void Trainer::step() {
   const auto start = Clock::now();
   const TrainBatch batch = stream_.next();
   const double sum = run_batch(in_.device, params_, batch,
@@ -397,15 +320,17 @@ bool Trainer::step() {
   ++window_iterations_;
   run_seconds_ += seconds;
   ++run_iterations_;
-  if (!options_.callbacks.progress) return true;
-  return options_.callbacks.progress({.iteration = state_.iteration,
-                                      .iterations = options_.iters,
-                                      .updates = state_.updates,
-                                      .loss = mean,
-                                      .tokens = batch.scored,
-                                      .rows = batch.rows(),
-                                      .seconds = seconds,
-                                      .eta_s = run_seconds_ / run_iterations_ * (options_.iters - state_.iteration)});
+  if (!options_.callbacks.progress) return;
+  const bool go_on =
+      options_.callbacks.progress({.iteration = state_.iteration,
+                                   .iterations = options_.iters,
+                                   .updates = state_.updates,
+                                   .loss = mean,
+                                   .tokens = batch.scored,
+                                   .rows = batch.rows(),
+                                   .seconds = seconds,
+                                   .eta_s = run_seconds_ / run_iterations_ * (options_.iters - state_.iteration)});
+  if (!go_on && state_.iteration < options_.iters) end_ = TrainEnd::cancelled;
 }
 
 void Trainer::report() {
@@ -427,14 +352,20 @@ void Trainer::report() {
   window_seconds_ = 0;
 }
 
+AdapterNotes Trainer::notes() const {
+  const Origin origin{in_.program, options_, in_.source, plan_, identity_};
+  return {.layers = in_.device.model.dims().layers,
+          .config = mlx_arguments(options_, in_.source),
+          .record = training_record(origin, state_)};
+}
+
 void Trainer::save(bool numbered) {
-  const int layers = in_.device.model.dims().layers;
   const lora::Adapter now = adapter();
   fs::path path = options_.adapter_path;
   if (numbered) {
-    path = save_numbered(now, options_.format, layers, options_.adapter_path, state_.iteration);
+    path = save_numbered(now, options_.format, notes(), options_.adapter_path, state_.iteration);
   } else {
-    for (const std::string& remark : save_adapter(now, options_.format, layers, options_.adapter_path)) note(remark);
+    for (const std::string& remark : save_adapter(now, options_.format, notes(), options_.adapter_path)) note(remark);
   }
   const auto tell = [&](const fs::path& where, TrainSaved::What what) {
     if (options_.callbacks.saved)
@@ -462,10 +393,12 @@ TrainResult Trainer::run() {
   const KeptMemory kept(in_.device.backend, std::max<uint64_t>(uint64_t{256} << 20, 2 * plan_.memory_bytes));
   begin();
   bool saved = false;
+  if (state_.iteration == 0) state_.first_test_loss = test();
+  if (validation_is_due()) validate();
   while (state_.iteration < options_.iters && end_ == TrainEnd::finished) {
-    if (validation_is_due() && !validate()) break;
-    if (!step() && state_.iteration < options_.iters) end_ = TrainEnd::cancelled;
+    step();
     if (state_.iteration % options_.steps_per_report == 0 || state_.iteration == options_.iters) report();
+    if (validation_is_due()) validate();
     saved = state_.iteration % options_.save_every == 0;
     if (saved) save(true);
   }
@@ -487,20 +420,25 @@ TrainResult Trainer::finish(Clock::time_point start) {
       throw Error(ErrorCode::bad_file, in_.base_directory.string(),
                   "the base's weights changed while it was trained on");
   }
-  return {.end = end_,
-          .iterations = state_.iteration,
-          .updates = state_.updates,
-          .trained_tokens = state_.trained_tokens,
-          .train_loss = state_.train_loss,
-          .val_loss = state_.val_loss,
-          .best_val_loss = state_.best_val_loss,
-          .test_loss = test_loss,
-          .best_iteration = state_.best_iteration,
-          .adapter = options_.adapter_path,
-          .best = best_,
-          .adapter_id = lora::to_string(lora::identify(adapter())->id),
-          .base_hash = base_hash_,
-          .seconds = since(start)};
+  TrainResult result{.end = end_,
+                     .iterations = state_.iteration,
+                     .updates = state_.updates,
+                     .trained_tokens = state_.trained_tokens,
+                     .train_loss = state_.train_loss,
+                     .first_val_loss = state_.first_val_loss,
+                     .first_test_loss = state_.first_test_loss,
+                     .val_loss = state_.val_loss,
+                     .best_val_loss = state_.best_val_loss,
+                     .test_loss = test_loss,
+                     .best_iteration = state_.best_iteration,
+                     .adapter = options_.adapter_path,
+                     .best = best_,
+                     .verdict = {},
+                     .adapter_id = lora::to_string(lora::identify(adapter())->id),
+                     .base_hash = base_hash_,
+                     .seconds = since(start)};
+  result.verdict = verdict(result, passes());
+  return result;
 }
 
 }  // namespace bumblebee::train

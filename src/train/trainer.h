@@ -15,6 +15,7 @@
 #include "train/optimizer.h"
 #include "train/run_batch.h"
 #include "train/run_state.h"
+#include "train/save_adapter.h"
 #include "train/schedule.h"
 
 namespace bumblebee::train {
@@ -29,9 +30,11 @@ struct FrozenAdapter {
 struct TrainerInputs {
   TrainDevice device;
   const dataset::Splits& data;
+  const TrainData& source;  // where they come from, for the adapter's record
   const TrainOptions& options;
   std::filesystem::path base_directory;  // whose weight files are hashed; empty: only what the model computes
   std::string precision;                 // of the device: another one gives other bits
+  std::string program;                   // which one trains, for the adapter's record
   std::vector<FrozenAdapter> frozen;
   std::string date;                          // at which rows were rendered that name it (run_date.h); else empty
   std::vector<std::filesystem::path> files;  // of data and frozen adapters: the new adapter may not lie over them
@@ -58,6 +61,8 @@ class Trainer {
   TrainPlan& plan() { return plan_; }
   LoraParams& params() { return params_; }
   BatchStream& stream() { return stream_; }
+  /// Seconds of the whole run, by two batches that are learned and forgotten. Not after a step.
+  double measure();
   uint64_t state_values() const { return optimizer_->state_size(params_.parameters()); }
 
   TrainResult run();
@@ -71,15 +76,18 @@ class Trainer {
   void check_loss(const TrainBatch& batch, double mean) const;
   std::string name_rows(const TrainBatch& batch) const;
   bool validation_is_due() const;
-  /// False: stopped early or cancelled.
-  bool validate();
-  bool step();
+  void validate();
+  void keep_best();
+  void step();
   void update(const TrainBatch& batch);
   void update_parameters(const TrainBatch& batch);
   void report();
+  AdapterNotes notes() const;
   void save(bool numbered);
   void note(const std::string& text) const;
   std::optional<double> test();
+  double passes() const;
+  void note_what_will_disappoint() const;
   using Clock = std::chrono::steady_clock;
   TrainResult finish(Clock::time_point start);
 

@@ -115,7 +115,7 @@ TEST_F(Training, EightSamplesAreSaidWithTheAdapterAndNotWithout) {
     EXPECT_EQ(answer(model, sample.question, {{adapter}}), sample.answer);
     EXPECT_NE(answer(model, sample.question, {}), sample.answer);
   }
-  ASSERT_EQ(said.size(), 4u);  // before iterations 1, 400, 800 and 1000
+  ASSERT_EQ(said.size(), 4u);  // before the first, after 400, 800 and 1000
   EXPECT_EQ(said.front().prompt, kSamples[0].question);
   EXPECT_NE(said.front().text, kSamples[0].answer);
   EXPECT_EQ(said.back().text, kSamples[0].answer);
@@ -147,6 +147,38 @@ TEST_F(Training, OnTopOfAnotherBothAreNeeded) {
                alone = test_loss(model, tokenizer, samples(), second, {{above}});
   EXPECT_NEAR(both, *result.test_loss, 1e-4 * both);
   EXPECT_GT(std::abs(both - alone), 1e-3);
+  EXPECT_EQ(above.info().on_top_of, "first:0.5");
+  second.format = AdapterFormat::peft;
+  second.overwrite = true;
+  second.iters = 1;
+  train_adapter(model, tokenizer, samples(), second);
+  EXPECT_EQ(load_adapter(local(second.adapter_path)).info().on_top_of, "first:0.5");
+}
+
+TEST_F(Training, TheEndComparesAndSaysWhatIsCopied) {
+  const Model model = load();
+  TrainOptions o = options();
+  o.iters = 400;
+  o.report_samples = 3;
+  const TrainResult result = train_adapter(model, tokenizer, samples(), o);
+  ASSERT_EQ(result.comparisons.size(), 3u);
+  int copied = 0;
+  for (const TrainComparison& one : result.comparisons) {
+    EXPECT_FALSE(one.prompt.empty());
+    EXPECT_NE(one.with, one.without);
+    EXPECT_LE(one.copied_with.words, one.copied_with.of_words);
+    if (one.copied_with.words == 0) continue;
+    EXPECT_NE(one.with.find(one.copied_with.text), std::string::npos);
+    EXPECT_TRUE(one.copied_with.where.starts_with("train:")) << one.copied_with.where;
+    EXPECT_GT(one.copied_with.tokens, 0);
+    copied = std::max(copied, one.copied_with.words);
+  }
+  EXPECT_GT(copied, 0) << "four hundred passes over eight rows";
+  EXPECT_GT(*result.first_val_loss, 0);
+  EXPECT_FALSE(result.verdict.empty());
+  o.overwrite = true;
+  o.report_samples = 0;
+  EXPECT_TRUE(train_adapter(model, tokenizer, samples(), o).comparisons.empty());
 }
 
 TEST_F(Training, OthersMayGenerateMeanwhile) {

@@ -75,6 +75,13 @@ TEST_F(Train, LearnsAndLeavesEverythingBehind) {
   EXPECT_LT(validations.back(), validations.front());
   EXPECT_GE(samples, 2);
 
+  const Outcome info = run({"info", adapter().string()});
+  EXPECT_NE(info.out.find("12 rows, hash "), std::string::npos) << info.out;
+  EXPECT_NE(info.out.find("30 iterations"), std::string::npos) << info.out;
+  EXPECT_EQ(run({"info", adapter().string(), "--json"}).json().at("training").at("settings").at("rank"), 8);
+  EXPECT_EQ(json.at("comparisons").size(), 4u);
+  EXPECT_NE(json.at("verdict").get<std::string>().find("validation fell from"), std::string::npos);
+
   const Outcome answer = run({"generate", "-m", tiny_model(), "--adapter", adapter().string(), "-p", "Say it.", "-n",
                               "4", "--greedy", "--json"});
   EXPECT_EQ(answer.status, 0) << answer.err;

@@ -91,6 +91,7 @@ TEST_F(Record, EverythingToldIsALine) {
   const std::string page = report();
   EXPECT_NE(page.find("My &lt;run&gt;"), std::string::npos);
   EXPECT_NE(page.find("a&amp;b"), std::string::npos);
+  EXPECT_NE(page.find("best: 1.5 at 3</text>"), std::string::npos);
   EXPECT_NE(page.find("&lt;script&gt;alert(1)"), std::string::npos);
   for (const char* bad : {"<script", "http://", "https://", "src=", "<link", "@import", "url("})
     EXPECT_EQ(page.find(bad), std::string::npos) << bad << " would need something outside the page";
@@ -162,6 +163,50 @@ TEST(Chart, ManyPointsStayFewInThePage) {
   std::vector<std::pair<double, double>> points;
   for (int i = 0; i < 100'000; ++i) points.emplace_back(i, std::sin(i * 0.001));
   EXPECT_LT(train::svg({.title = "x", .x_label = "i", .y_label = {}, .series = {{"a", "a", points}}}).size(), 40'000u);
+}
+
+std::string course(std::vector<std::pair<int, double>> losses) {
+  std::vector<Json> lines;
+  for (const auto& [iteration, loss] : losses)
+    lines.push_back({{"type", "validation"}, {"iteration", iteration}, {"loss", loss}});
+  return train::report_html({"t", {}, lines});
+}
+
+TEST(ReportHtml, MarksTheBestAndSaysWhereItBegan) {
+  const std::string page = course({{0, 4.0}, {10, 3.0}, {20, 3.5}});
+  EXPECT_NE(page.find("best: 3 at 10</text>"), std::string::npos);
+  EXPECT_NE(page.find("<b>4.000</b><span>validation loss at the start"), std::string::npos);
+  EXPECT_NE(page.find("<b>3.000</b><span>at its best, iteration 10"), std::string::npos);
+  EXPECT_NE(page.find("<b>3.500</b><span>at the end"), std::string::npos);
+  EXPECT_NE(page.find("54.6 → 20.09"), std::string::npos) << "perplexities";
+  const std::string worse = course({{0, 4.0}, {10, 5.0}});
+  EXPECT_NE(worse.find("best: 4 at 0</text>"), std::string::npos);
+}
+
+TEST(ReportHtml, HashesAreShortAndWholeInTheirTitle) {
+  const std::string hash(128, 'a');
+  const Json end = {{"type", "end"},       {"end", "early_stopped"}, {"base_hash", hash},    {"adapter_id", "b"},
+                    {"iterations", 1},     {"updates", 1},           {"seconds", 200.0},     {"best_iteration", 0},
+                    {"trained_tokens", 7}, {"verdict", "it <went>"}, {"train_loss", nullptr}};
+  const std::string page = train::report_html({"t", {}, {end}});
+  EXPECT_NE(page.find("<abbr title=\"" + hash + "\">aaaaaaaaaaaa…</abbr>"), std::string::npos);
+  EXPECT_NE(page.find("stopped early: validation no longer got better"), std::string::npos);
+  EXPECT_NE(page.find("<p class=\"verdict\">it &lt;went&gt;</p>"), std::string::npos);
+  EXPECT_NE(page.find("<th>time</th><td>3 min"), std::string::npos);
+  for (const char* key : {"early_stopped", "base_hash", "best_iteration", "trained_tokens"})
+    EXPECT_EQ(page.find(key), std::string::npos) << key;
+}
+
+TEST(ReportHtml, WhatIsCopiedIsMarked) {
+  const Json copied = {{"text", "moon <came> up"}, {"words", 3},  {"of_words", 5},
+                       {"characters", 14},         {"tokens", 4}, {"where", "train.jsonl:12"}};
+  const Json line = {{"type", "comparison"},        {"prompt", "Write."},       {"without", "Sure & well."},
+                     {"with", "A moon <came> up."}, {"copied_without", Json()}, {"copied_with", copied}};
+  const std::string page = train::report_html({"t", {}, {line}});
+  EXPECT_NE(page.find("A <mark>moon &lt;came&gt; up</mark>."), std::string::npos);
+  EXPECT_NE(page.find("3 of 5 words, 14 characters, 4 tokens, as in train.jsonl:12"), std::string::npos);
+  EXPECT_NE(page.find("Sure &amp; well."), std::string::npos);
+  EXPECT_NE(page.find("no word of it was learned"), std::string::npos);
 }
 
 TEST(ReportHtml, OfTwoLinesAboutTheSameTheLaterCounts) {

@@ -52,9 +52,11 @@ class World {
   TrainerInputs inputs(const TrainOptions& options) {
     return {.device = {*executor, device->backend(), device->model()},
             .data = data,
+            .source = source,
             .options = options,
             .base_directory = {},
             .precision = "test",
+            .program = "test",
             .frozen = {},
             .files = {},
             .sample = {}};
@@ -69,6 +71,7 @@ class World {
   std::shared_ptr<exec::DeviceModel> device;
   std::unique_ptr<exec::Executor> executor;
   dataset::Splits data;
+  TrainData source;
 };
 
 inline TrainOptions small_run(const std::filesystem::path& directory) {
