@@ -44,7 +44,7 @@ std::string title(const std::string& model, const TrainOptions& options) {
     if (path.filename().empty()) path = path.parent_path();
     return path.filename().string();
   };
-  return "Adapter " + name(options.adapter_path) + " for " + name(model);
+  return "Training of " + name(options.adapter_path) + " on " + name(model);
 }
 
 /// What the page says of the settings, in people's words.
@@ -128,7 +128,7 @@ int run(const TrainVerbFlags& flags) {
   options.callbacks = record.callbacks(output.callbacks());
   const TrainResult result =
       recorded(record, [&] { return train_adapter(loaded.model, tokenizer, config.data, options); });
-  output.result(result, record);
+  output.result(result, record, options.resume_adapter_file.empty());
   if (result.end == TrainEnd::cancelled) {
     throw Error(ErrorCode::cancelled, "train",
                 "stopped after iteration " + std::to_string(result.iterations) + "; --resume goes on from there");

@@ -147,7 +147,7 @@ void TrainOutput::comparisons(const TrainResult& result) {
                      result.held_out.words));
 }
 
-void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
+void TrainOutput::result(const TrainResult& result, const TrainRecord& record, bool from_nothing) {
   bar_.reset();
   if (common_.json) {
     print_json({{"end", to_string(result.end)},
@@ -173,6 +173,10 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
                 {"report", record.report_path().string()}});
     return;
   }
+  if (result.first_test_loss) {
+    line(fmt::format("Test ppl {:.3f} {}.", std::exp(*result.first_test_loss),
+                     from_nothing ? "without the adapter" : "as the adapter began"));
+  }
   if (result.test_loss) test(*result.test_loss);
   comparisons(result);
   line(fmt::format("\n{} after {} iterations, {}", end_text(result.end), result.iterations, duration(result.seconds)));
@@ -183,9 +187,9 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record) {
   }
   line("report     " + one_line(record.report_path().string()));
   if (result.first_val_loss && result.best_val_loss) {
-    line(
-        fmt::format("perplexity {:.2f} without the adapter, {:.2f} with it at its best, of texts that it did not learn",
-                    std::exp(*result.first_val_loss), std::exp(*result.best_val_loss)));
+    line(fmt::format("perplexity {:.2f} {}, {:.2f} with it at its best, of texts that it did not learn",
+                     std::exp(*result.first_val_loss), from_nothing ? "without the adapter" : "as the adapter began",
+                     std::exp(*result.best_val_loss)));
   }
   if (!result.verdict.empty()) line(one_line(result.verdict));
 }

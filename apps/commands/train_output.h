@@ -17,7 +17,8 @@ class TrainOutput {
   /// Callbacks that show, and stop at Ctrl-C. This object must outlive the training.
   TrainCallbacks callbacks();
   void note(const std::string& text);
-  void result(const TrainResult& result, const TrainRecord& record);
+  /// `from_nothing`: before the first step there was no adapter, only the model.
+  void result(const TrainResult& result, const TrainRecord& record, bool from_nothing);
   void plan(const TrainPlan& plan);
   void test(double loss);
 

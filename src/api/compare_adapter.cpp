@@ -31,7 +31,8 @@ Opening asked(const std::string& prompt, const std::vector<std::pair<std::string
     out.input.text = prompt;
     return out;
   }
-  for (const auto& [role, content] : turns) out.input.messages.push_back({.role = role, .content = content, .json = {}});
+  for (const auto& [role, content] : turns)
+    out.input.messages.push_back({.role = role, .content = content, .json = {}});
   return out;
 }
 
@@ -78,8 +79,8 @@ class Comparison {
       if (given || openings_.size() >= wanted) return held_out && held_out_.size() < kHeldOut;
       const bool continued = row.before.empty();
       const std::string shown = continued ? first_words(row.text) : row.before.back().second;
-      const bool new_one = std::none_of(openings_.begin(), openings_.end(),
-                                        [&](const Opening& one) { return one.shown == shown; });
+      const bool new_one =
+          std::none_of(openings_.begin(), openings_.end(), [&](const Opening& one) { return one.shown == shown; });
       if (new_one && !shown.empty()) openings_.push_back(asked(shown, row.before, !continued && chat_.has_value()));
       return true;
     };
@@ -130,8 +131,12 @@ class Comparison {
     });
     std::vector<CopiedText> out;
     for (train::CopiedRun& run : runs.runs()) {
-      CopiedText one{.text = std::move(run.text), .words = run.words, .tokens = 0, .characters = run.characters,
-                     .of_words = run.of_words, .where = {}};
+      CopiedText one{.text = std::move(run.text),
+                     .words = run.words,
+                     .tokens = 0,
+                     .characters = run.characters,
+                     .of_words = run.of_words,
+                     .where = {}};
       if (run.source >= 0) {
         one.tokens = int(tokenizer_.state()->tokenizer.encode(one.text, {.add_special_tokens = false}).size());
         one.where = cat(data_.train.empty() ? "train.jsonl:" : "train:", lines[size_t(run.source)]);

@@ -112,9 +112,11 @@ Post tweet(const Json& element, std::string_view where, int64_t index) {
 /// The record that an element of one of the API's lists holds, if it is a post of the list's owner.
 const Json* record_of(const Json& element) {
   const Json* record = &element;
-  if (const Json* post = object_in(element, "post")) record = post;         // an item of a feed
-  if (const Json* inner = object_in(*record, "record")) record = inner;     // a view of a post
-  else if (const Json* value = object_in(*record, "value")) record = value;  // of listRecords
+  if (const Json* post = object_in(element, "post")) record = post;  // an item of a feed
+  if (const Json* inner = object_in(*record, "record"))
+    record = inner;  // a view of a post
+  else if (const Json* value = object_in(*record, "value"))
+    record = value;  // of listRecords
   const std::string* type = text_in(*record, "$type");
   return type != nullptr && *type == kBlueskyPost ? record : nullptr;
 }

@@ -123,8 +123,7 @@ std::vector<Post> read_car(std::string_view bytes, std::string_view where) {
   Bytes file(bytes, std::string(where));
   Bytes header(file.take(file.varint()), cat(where, ": header"));
   const Head map = head(header);
-  if (map.major != Major::map)
-    header.fail("expected a CAR file (a repository of Bluesky) or JSON, got something else");
+  if (map.major != Major::map) header.fail("expected a CAR file (a repository of Bluesky) or JSON, got something else");
   uint64_t version = 0;
   for (uint64_t i = 0; i < map.value; ++i) {
     const std::string_view key = text(header, head(header));

@@ -102,11 +102,10 @@ class Frame {
       }
       if (series.best == x) {
         const bool left = at_x(x) > kWidth / 2;
-        marks +=
-            cat("<circle class=\"best ", series.css, "\" cx=\"", px, "\" cy=\"", py,
-                "\" r=\"6\"/><text class=\"best\" text-anchor=\"", left ? "end" : "start", "\" x=\"",
-                fixed(at_x(x) + (left ? -10 : 10)), "\" y=\"", fixed(std::min(at_y(y) + 16, kHeight - kBottom - 4)),
-                "\">best: ", short_number(y), " at ", short_number(x), "</text>");
+        marks += cat("<circle class=\"best ", series.css, "\" cx=\"", px, "\" cy=\"", py,
+                     "\" r=\"6\"/><text class=\"best\" text-anchor=\"", left ? "end" : "start", "\" x=\"",
+                     fixed(at_x(x) + (left ? -10 : 10)), "\" y=\"", fixed(at_y(y) + (at_y(y) < kTop + 24 ? 20 : -10)),
+                     "\">best: ", short_number(y), " at ", short_number(x), "</text>");
       }
     }
     return cat("<path class=\"", series.css, "\" d=\"", path, "\"/>", marks);

@@ -118,7 +118,10 @@ void CopiedRuns::add(std::string_view text) {
 std::vector<CopiedRun> CopiedRuns::runs() const {
   std::vector<CopiedRun> out;
   for (const Sample& sample : samples_) {
-    CopiedRun run{.text = {}, .words = sample.longest, .characters = 0, .of_words = int(sample.words.size()),
+    CopiedRun run{.text = {},
+                  .words = sample.longest,
+                  .characters = 0,
+                  .of_words = int(sample.words.size()),
                   .source = sample.source};
     if (sample.longest > 0) {
       const size_t begin = sample.words[size_t(sample.end - sample.longest)].begin;

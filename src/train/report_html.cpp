@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <map>
 
@@ -63,14 +64,7 @@ Json last_of(const std::vector<Json>& metrics, const char* type) {
 bool has(const Json& line, const char* key) { return line.is_object() && line.contains(key) && line[key].is_number(); }
 double value(const Json& line, const char* key) { return has(line, key) ? line[key].get<double>() : NAN; }
 
-std::string charts(const std::vector<Json>& metrics) {
-  const auto one = [&metrics](const char* title, const char* key) {
-    return svg({.title = title,
-                .x_label = "iteration",
-                .y_label = {},
-                .series = {{title, "b", curve(metrics, "train", key)}},
-                .from_zero = true});
-  };
+std::string loss_chart(const std::vector<Json>& metrics) {
   const auto validation = curve(metrics, "validation", "loss");
   const auto best = std::min_element(validation.begin(), validation.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -79,9 +73,20 @@ std::string charts(const std::vector<Json>& metrics) {
   return svg({.title = "Loss (nats per token)",
               .x_label = "iteration",
               .y_label = {},
-              .series = {measured, {"training", "b", curve(metrics, "train", "loss")}}}) +
-         one("Learning rate", "learning_rate") + one("Gradient norm, before clipping", "gradient_norm") +
-         one("Learned tokens per second", "tokens_per_second");
+              .series = {measured, {"training", "b", curve(metrics, "train", "loss")}}});
+}
+
+std::string other_charts(const std::vector<Json>& metrics) {
+  const auto one = [&metrics](const char* title, const char* key) {
+    return svg({.title = title,
+                .x_label = "iteration",
+                .y_label = {},
+                .series = {{title, "b", curve(metrics, "train", key)}},
+                .from_zero = true});
+  };
+  return cat("<h2>Other curves</h2>\n", one("Learning rate", "learning_rate"),
+             one("Gradient norm, before clipping", "gradient_norm"),
+             one("Learned tokens per second", "tokens_per_second"));
 }
 
 std::string fixed3(double number) { return format("{:.3f}", number); }
@@ -131,10 +136,12 @@ std::string comparisons(const std::vector<Json>& metrics) {
   std::string out;
   for (const Json& line : metrics) {
     if (line.value("type", "") != "comparison") continue;
+    constexpr int kWorthMarking = 3;  // words: shorter runs are everybody's
     const auto side = [&line](const char* css, const char* title, const char* text, const char* run) {
       const Json c = line.value(run, Json());
       return cat("<div class=\"text ", css, "\"><b>", title, "</b>",
-                 marked(line.value(text, std::string()), c.is_object() ? c.value("text", std::string()) : ""),
+                 marked(line.value(text, std::string()),
+                        c.is_object() && c.value("words", 0) >= kWorthMarking ? c.value("text", std::string()) : ""),
                  "<span class=\"copied\">", escape_html(copied(c)), "</span></div>");
     };
     out += cat("<div class=\"pair\"><div class=\"prompt\">", escape_html(line.value("prompt", "")), "</div>",
@@ -248,7 +255,8 @@ std::string facts(const ReportPage& page) {
 
 std::string verdict_of(const std::vector<Json>& metrics) {
   const Json end = last_of(metrics, "end");
-  const std::string text = end.is_object() ? end.value("verdict", "") : "";
+  std::string text = end.is_object() ? end.value("verdict", "") : "";
+  if (!text.empty()) text[0] = char(std::toupper(static_cast<unsigned char>(text[0])));
   return text.empty() ? "" : cat("<p class=\"verdict\">", escape_html(text), "</p>\n");
 }
 
@@ -259,8 +267,8 @@ std::string report_html(const ReportPage& page) {
       "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
       "content=\"width=device-width, initial-scale=1\">\n<title>",
       escape_html(page.title), "</title>\n<style>", kStyle, "</style>\n</head>\n<body>\n<h1>", escape_html(page.title),
-      "</h1>\n", verdict_of(page.metrics), numbers(page.metrics), charts(page.metrics), comparisons(page.metrics),
-      samples(page.metrics), facts(page), "</body>\n</html>\n");
+      "</h1>\n", verdict_of(page.metrics), numbers(page.metrics), loss_chart(page.metrics), comparisons(page.metrics),
+      samples(page.metrics), other_charts(page.metrics), facts(page), "</body>\n</html>\n");
 }
 
 }  // namespace bumblebee::train

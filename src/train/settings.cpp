@@ -45,9 +45,10 @@ Json or_null(const std::optional<T>& value) {
 
 Json mlx_arguments(const TrainOptions& o, const TrainData& data) {
   Json optimizers = Json::object();
-  for (const OptimizerKind kind : {OptimizerKind::adam, OptimizerKind::adamw, OptimizerKind::muon, OptimizerKind::sgd,
-                                   OptimizerKind::adafactor})
-    optimizers[std::string(to_string(kind))] = kind == o.optimizer.kind ? optimizer_settings(o.optimizer) : Json::object();
+  for (const OptimizerKind kind :
+       {OptimizerKind::adam, OptimizerKind::adamw, OptimizerKind::muon, OptimizerKind::sgd, OptimizerKind::adafactor})
+    optimizers[std::string(to_string(kind))] =
+        kind == o.optimizer.kind ? optimizer_settings(o.optimizer) : Json::object();
   Json schedule = nullptr;
   if (!o.schedule.name.empty()) {
     schedule = {{"name", o.schedule.name},

@@ -20,7 +20,8 @@ std::string advice(const TrainResult& result, double passes) {
                " passes over them): fewer iterations, a lower learning rate, more rows, or dropout");
   }
   if (learned > 1.05 * first) return "the loss of the rows that it learned rose too: a lower learning rate";
-  if (std::abs(*result.val_loss - first) < 0.01 * first) return "it hardly moved: more iterations or a higher learning rate";
+  if (std::abs(*result.val_loss - first) < 0.01 * first)
+    return "it hardly moved: more iterations or a higher learning rate";
   return "a lower learning rate or fewer iterations; validating more often (steps_per_eval) shows where it turned";
 }
 

@@ -109,7 +109,8 @@ TEST(Bluesky, BrokenRepositoriesNameTheirBlock) {
       EXPECT_EQ(error.code(), ErrorCode::bad_file);
     }
   }
-  EXPECT_NE(refusal([&] { read_bluesky(good.substr(0, good.size() - 1), "me.car"); }).find("cut off"), std::string::npos);
+  EXPECT_NE(refusal([&] { read_bluesky(good.substr(0, good.size() - 1), "me.car"); }).find("cut off"),
+            std::string::npos);
   EXPECT_NE(refusal([&] { read_bluesky(car({}, 2), "me.car"); }).find("version 1"), std::string::npos);
   refusal([] { read_bluesky("plain text, no archive", "me.txt"); });
   // Announces 2^64 - 1 items, and nests as deep as it is long.

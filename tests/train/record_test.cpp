@@ -191,7 +191,7 @@ TEST(ReportHtml, HashesAreShortAndWholeInTheirTitle) {
   const std::string page = train::report_html({"t", {}, {end}});
   EXPECT_NE(page.find("<abbr title=\"" + hash + "\">aaaaaaaaaaaa…</abbr>"), std::string::npos);
   EXPECT_NE(page.find("stopped early: validation no longer got better"), std::string::npos);
-  EXPECT_NE(page.find("<p class=\"verdict\">it &lt;went&gt;</p>"), std::string::npos);
+  EXPECT_NE(page.find("<p class=\"verdict\">It &lt;went&gt;</p>"), std::string::npos);
   EXPECT_NE(page.find("<th>time</th><td>3 min"), std::string::npos);
   for (const char* key : {"early_stopped", "base_hash", "best_iteration", "trained_tokens"})
     EXPECT_EQ(page.find(key), std::string::npos) << key;

@@ -28,12 +28,36 @@ TEST(Settings, TheConfigHasEveryKeyThatMlxLmWrites) {
   world.train(options);
   const Json config = json_of(options.adapter_path / "adapter_config.json");
   // CONFIG_DEFAULTS of mlx_lm/lora.py, 0.32.2
-  for (const char* key :
-       {"model", "train", "fine_tune_type", "optimizer", "optimizer_config", "data", "seed", "num_layers", "batch_size",
-        "iters", "val_batches", "learning_rate", "steps_per_report", "steps_per_eval", "resume_adapter_file",
-        "adapter_path", "save_every", "test", "test_batches", "max_seq_length", "config", "grad_checkpoint",
-        "grad_accumulation_steps", "clear_cache_threshold", "lr_schedule", "lora_parameters", "mask_prompt",
-        "report_to", "project_name", "trust_remote_code"})
+  for (const char* key : {"model",
+                          "train",
+                          "fine_tune_type",
+                          "optimizer",
+                          "optimizer_config",
+                          "data",
+                          "seed",
+                          "num_layers",
+                          "batch_size",
+                          "iters",
+                          "val_batches",
+                          "learning_rate",
+                          "steps_per_report",
+                          "steps_per_eval",
+                          "resume_adapter_file",
+                          "adapter_path",
+                          "save_every",
+                          "test",
+                          "test_batches",
+                          "max_seq_length",
+                          "config",
+                          "grad_checkpoint",
+                          "grad_accumulation_steps",
+                          "clear_cache_threshold",
+                          "lr_schedule",
+                          "lora_parameters",
+                          "mask_prompt",
+                          "report_to",
+                          "project_name",
+                          "trust_remote_code"})
     EXPECT_TRUE(config.contains(key)) << key;
   EXPECT_EQ(config["model"], "org/base");
   EXPECT_EQ(config["data"], "my/data");

@@ -50,8 +50,7 @@ TEST(Verdict, FlatIsNoTurn) {
 
 TEST(Verdict, BetterToTheEnd) {
   const std::string good = of({.first = 4, .best = 3, .now = 3, .learned = 3, .best_iteration = 60});
-  EXPECT_EQ(good,
-            "validation fell from 4.000 to 3.000 at iteration 60, the last: best/ holds the same adapter");
+  EXPECT_EQ(good, "validation fell from 4.000 to 3.000 at iteration 60, the last: best/ holds the same adapter");
 }
 
 TEST(Verdict, WithoutValidationItSaysSo) {
