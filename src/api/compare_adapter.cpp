@@ -93,7 +93,7 @@ class Comparison {
   }
 
   void write(const Adapter& trained, std::vector<TrainComparison>& out) {
-    GenerationConfig config = load_generation_config(local(model_.state()->directory));
+    GenerationConfig config = load_generation_config(local(model_.state()->directory), tokenizer_);
     config.strategy = MultinomialSampling{};
     config.temperature = kTemperature;
     config.max_length.reset();
