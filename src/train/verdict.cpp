@@ -44,6 +44,7 @@ std::string verdict(const TrainResult& r, double passes) {
   if (now < 1.005 * best) return text + (r.best.empty() ? " and stayed there" : " and stayed there: use best/");
   text += cat(" and ended at ", loss(now), now >= first ? ", no better than at the start" : "");
   text += r.best.empty() ? ": train for about as many iterations" : ": use best/";
+  if (now >= first) text += cat(". Next time: ", advice(r, passes));
   return text;
 }
 

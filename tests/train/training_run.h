@@ -57,6 +57,7 @@ class World {
             .base_directory = {},
             .precision = "test",
             .program = "test",
+            .date = {},
             .frozen = {},
             .files = {},
             .sample = {}};

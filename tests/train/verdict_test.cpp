@@ -41,6 +41,7 @@ TEST(Verdict, BetterAndThenWorseNamesWhereItTurned) {
   EXPECT_EQ(turned, "validation fell from 4.060 to 3.343 at iteration 11 and ended at 3.477: use best/");
   const std::string lost = of({.first = 4, .best = 3, .now = 5, .learned = 1, .best_iteration = 7, .kept = false});
   EXPECT_TRUE(says(lost, "ended at 5.000, no better than at the start: train for about as many iterations")) << lost;
+  EXPECT_TRUE(says(lost, "Next time: the loss of the rows that it learned fell to 1.000")) << lost;
 }
 
 TEST(Verdict, FlatIsNoTurn) {
