@@ -57,8 +57,8 @@ class World {
             .base_directory = {},
             .precision = "test",
             .program = "test",
-            .date = {},
             .frozen = {},
+            .date = {},
             .files = {},
             .sample = {}};
   }
