@@ -2,6 +2,7 @@
 // documentation.
 #include "commands/commands.h"
 #include "commands/manual.h"
+#include "options/words.h"
 #include "ui/exit_codes.h"
 #include "ui/json_out.h"
 #include "ui/terminal.h"
@@ -43,8 +44,13 @@ int run(const HelpFlags& flags) {
   for (const Parser* verb : flags.app->verbs()) {
     if (!flags.verb.empty() && verb->check_name(flags.verb)) chosen = verb;
   }
-  if (chosen == nullptr && !flags.verb.empty())
-    throw UsageError("no verb '" + flags.verb + "'; 'bumblebee help' lists them");
+  if (chosen == nullptr && !flags.verb.empty()) {
+    std::vector<std::string> verbs;
+    for (const Parser* verb : flags.app->verbs()) verbs.push_back(verb->name());
+    const std::string near = nearest(flags.verb, verbs);
+    throw UsageError("no verb '" + flags.verb + "'; " +
+                     (near.empty() ? "'bumblebee help' lists them" : "did you mean '" + near + "'?"));
+  }
   if (flags.common.json) {
     OutJson verbs = OutJson::array();
     for (const Parser* verb : flags.app->verbs()) {

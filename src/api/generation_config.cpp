@@ -287,7 +287,7 @@ GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* 
   const bool has_own = std::filesystem::exists(own), has_model = std::filesystem::exists(model);
   if (!has_own && !has_model) {
     throw Error(ErrorCode::bad_file, repository.name(),
-                cat("neither generation_config.json nor config.json in ", directory.string()));
+                cat("no model here: neither generation_config.json nor config.json in ", directory.string()));
   }
   const Json fallback = has_model ? read_object(model) : Json::object();
   const Json json = has_own ? read_object(own) : fallback;
