@@ -227,13 +227,15 @@ void add_fuse(Parser& app, Session& session) {
                    "An adapter, with a weight (1: as trained) or its scale; several are added up")
       ->option_text("SRC[:WEIGHT|:scale=X]")
       ->one_each();
-  verb->add_flag("-d,--dequantize", flags->dequantize, "Write dense weights: what is lost is one rounding to --dtype");
+  const Option* dequantize = verb->add_flag("-d,--dequantize", flags->dequantize,
+                                            "Write dense weights: what is lost is one rounding to --dtype");
   verb->add_option("--dtype", flags->dtype, "Dense weights: float16, bfloat16, float32 (default: as stored)")
       ->option_text("TYPE")
       ->check(one_of({"float16", "bfloat16", "float32", "f16", "bf16", "f32"}));
   verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
       ->option_text("V")
-      ->check(one_of({"cpu", "gpu"}));
+      ->check(one_of({"cpu", "gpu"}))
+      ->excludes(dequantize);
   const Option* text =
       verb->add_option("--text", flags->text, "A text to measure the whole model on ('-': standard input)")
           ->option_text("FILE");

@@ -2,7 +2,7 @@
 // documentation.
 #include "commands/commands.h"
 #include "commands/manual.h"
-#include "options/words.h"
+#include "options/nearest.h"
 #include "ui/exit_codes.h"
 #include "ui/json_out.h"
 #include "ui/terminal.h"

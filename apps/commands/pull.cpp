@@ -49,6 +49,9 @@ int run(const PullFlags& flags) {
   PullOptions options;
   options.hub = hub_options(flags.common);
   const std::string id = parse_hub_source(from == flags.source_option ? flags.source : flags.model, options.hub);
+  const std::string named = HubOptions().revision == options.hub.revision ? "" : options.hub.revision;
+  if (!flags.revision.empty() && !named.empty() && named != flags.revision)
+    throw UsageError("--revision " + flags.revision + " and the revision of the name, " + named + ", differ");
   if (!flags.revision.empty()) options.hub.revision = flags.revision;
   options.include = flags.include;
   options.exclude = flags.exclude;

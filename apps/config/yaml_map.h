@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bumblebee/error.h"
+#include "options/nearest.h"
 
 namespace bumblebee::cli {
 
@@ -31,6 +32,7 @@ class YamlMap {
   /// Calls use(node) when the key is there and is not null; either way the key is known then.
   template <class Use>
   void on(const std::string& key, Use&& use) {
+    known_.push_back(key);
     const auto found = values_.find(key);
     if (found == values_.end()) return;
     const YAML::Node node = found->second;
@@ -95,8 +97,12 @@ class YamlMap {
   void finish(const std::map<std::string, std::string>& hints = {}) const {
     if (values_.empty()) return;
     const auto& [key, node] = *values_.begin();
+    const std::string name = key.substr(0, 80), near = nearest(name, known_);
     const auto hint = hints.find(key);
-    fail(node, "unknown key '" + path(key.substr(0, 80)) + "'" + (hint == hints.end() ? "" : ": " + hint->second));
+    fail(node, "unknown key '" + path(name) + "'" +
+                   (hint != hints.end() ? ": " + hint->second
+                    : near.empty()      ? ""
+                                        : "; did you mean '" + near + "'?"));
   }
 
   std::string path(const std::string& key) const { return name_.empty() ? key : name_ + "." + key; }
@@ -120,6 +126,7 @@ class YamlMap {
 
   std::string where_, name_;
   std::map<std::string, YAML::Node> values_;
+  std::vector<std::string> known_;  // keys that were asked for
 };
 
 }  // namespace bumblebee::cli

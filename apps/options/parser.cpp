@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <deque>
+#include <filesystem>
 #include <set>
 
+#include "options/nearest.h"
 #include "options/variables.h"
 #include "options/wording.h"
 #include "options/words.h"
@@ -267,6 +269,7 @@ std::vector<std::string> Parser::in_our_words(std::vector<std::string> arguments
     const std::string name = argument.substr(0, argument.find('='));
     if (const Option* ours = flag(name)) {
       if (ours->takes_value() && name == argument) ++at;
+      if (name.size() == 2 && name != argument) argument.erase(2, 1);  // -n=5, whose value would be "=5"
       continue;
     }
     if (name[1] != '-' && flag("-" + name))
@@ -419,6 +422,9 @@ void Parser::refuse_extra(const Parser* verb, const std::vector<std::string>& ar
                  (later != arguments.end() ? "; flags follow the verb: bumblebee " + *later + " " + first + " ..."
                                            : "; 'bumblebee generate' answers a prompt, 'bumblebee chat' converses"),
              nullptr);
+    std::error_code ignored;
+    if (first.find('/') != std::string::npos || std::filesystem::exists(first, ignored))
+      refuse("no verb before '" + first + "'; 'bumblebee chat -m " + first + "' talks with a model", nullptr);
     if (const PeerWord* word = peer_verb(first)) {
       if (word->ours.empty()) refuse("no verb '" + first + "': " + std::string(word->remark), nullptr);
       refuse("no verb '" + first + "'; here it is 'bumblebee " + std::string(word->ours) + "'", nullptr);

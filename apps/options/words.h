@@ -1,15 +1,9 @@
-// Words that were meant: the nearest of those there are, and what other programs of this kind call our flags and verbs.
+// What other programs of this kind call our flags and verbs.
 #pragma once
 
-#include <string>
 #include <string_view>
-#include <vector>
 
 namespace bumblebee::cli {
-
-/// The word of `known` that `word` was probably meant to be: few slips away, or the only one that begins so. Empty when
-/// none is near.
-std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
 /// What a word of mlx_lm, llama.cpp or Ollama is here.
 struct PeerWord {

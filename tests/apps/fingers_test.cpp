@@ -30,6 +30,9 @@ TEST(Fingers, SlipsAreNamed) {
   refused({"list"}, "here it is 'bumblebee cache ls'");
   refused({"-m", "x", "-p", "hi"}, "no verb before '-m'; 'bumblebee generate' answers a prompt");
   refused({"--json", "info", "x"}, "flags follow the verb: bumblebee info --json");
+  refused({tiny_model()}, "'bumblebee chat -m " + tiny_model() + "' talks with a model");
+  refused({"help", "quantise"}, "did you mean 'quantize'?");
+  refused({"pull", "org/name@v1", "--revision", "v2"}, "--revision v2 and the revision of the name, v1, differ");
   refused({"info", "a", "b"}, "did not expect 'b'");
   refused({"tokenize", "--model"}, "--model: expected a value after it");
   refused({"prepare", "x", "-o", "y", "--seed", "x"}, "--seed: expected a number, got 'x'");
@@ -37,6 +40,7 @@ TEST(Fingers, SlipsAreNamed) {
 
 TEST(Fingers, WordsOfOtherProgramsWork) {
   EXPECT_EQ(run(generate({"-p", "x", "--n-predict", "3"})).out, "AAA\n");
+  EXPECT_EQ(run(generate({"-p=x", "-n=3"})).out, "AAA\n");
   EXPECT_EQ(run({"generate", "--hf-repo", tiny_model(), "--ignore-chat-template", "-p", "x", "--max-new-tokens=1",
                  "--logit-bias", "65=1000"})
                 .out,

@@ -172,7 +172,10 @@ TEST(TrainConfigFile, OurOwnKeysAreThereToo) {
 }
 
 TEST(TrainConfigFile, UnknownKeysAreNamedWithTheirLine) {
-  expect_error("iters: 5\nitres: 6\n", ErrorCode::bad_config, "[config.yaml:2] unknown key 'itres'");
+  expect_error("iters: 5\nitres: 6\n", ErrorCode::bad_config,
+               "[config.yaml:2] unknown key 'itres'; did you mean 'iters'?");
+  expect_error("batchsize: 6\n", ErrorCode::bad_config, "unknown key 'batchsize'; did you mean 'batch_size'?");
+  expect_error("lora_parameters: {rnak: 6}\n", ErrorCode::bad_config, "'lora_parameters.rnak'; did you mean 'rank'?");
   expect_error("lora_layers: 8\n", ErrorCode::bad_config, "num_layers");
   expect_error("use_dora: true\n", ErrorCode::bad_config, "fine_tune_type: dora");
   expect_error("lora_parameters:\n  rank: 8\n  alpha: 16\n", ErrorCode::bad_config,
