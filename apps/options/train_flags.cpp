@@ -262,6 +262,7 @@ void TrainFlags::add_to(Parser& verb) {
   add_output(verb);
   add_report(verb);
   add_without_effect(verb);
+  iters_ = verb.get_option("--iters");
   verb.get_option("--learning-rate")->excludes(verb.get_option("--lr-schedule"));
   effects_ = {{verb.get_option("--sample-tokens"), "--sample-prompt",
                [](const TrainConfig& c) { return !c.options.sample_prompts.empty(); }},
@@ -279,6 +280,8 @@ TrainConfig TrainFlags::config() const {
       throw UsageError(effect.option->name() + " has no effect without " + effect.needed);
   }
   if (!config.train && !config.options.test) config.train = true;
+  if (!config.train && iters_->typed())
+    config.notes.emplace_back("--iters: --test without --train measures the adapter that is there and trains nothing");
   if (config.data.directory.empty())
     throw UsageError("no data given: use --data DIR, or 'data' in the file of --config");
   const ScheduleOptions& schedule = config.options.schedule;

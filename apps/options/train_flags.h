@@ -30,6 +30,7 @@ class TrainFlags {
   void add_without_effect(Parser& verb);
 
   std::string file_;
+  const Option* iters_ = nullptr;
   /// Flags that change nothing unless something else is set, by a flag or in the file.
   struct Effect {
     const Option* option;
