@@ -261,18 +261,16 @@ Option* Parser::flag(const std::string& name) const {
 std::vector<std::string> Parser::in_our_words(std::vector<std::string> arguments) const {
   for (size_t at = 1; at < arguments.size() && arguments[at] != "--"; ++at) {
     std::string& argument = arguments[at];
-    if (argument.size() < 3 || argument.front() != '-') {
-      const Option* known_flag = flag(argument);
-      if (known_flag && known_flag->takes_value()) ++at;  // its value may look like anything
-      continue;
-    }
+    if (argument.size() < 2 || argument.front() != '-') continue;
     const std::string name = argument.substr(0, argument.find('='));
+    const bool bare = name.size() == argument.size();  // its value is the next argument, and may look like anything
     if (const Option* ours = flag(name)) {
-      if (ours->takes_value() && name == argument) ++at;
-      if (name.size() == 2 && name != argument) argument.erase(2, 1);  // -n=5, whose value would be "=5"
+      if (!ours->takes_value()) continue;
+      if (bare) ++at;
+      if (!bare && name.size() == 2) argument.erase(2, 1);  // -n=5, whose value would be "=5"
       continue;
     }
-    if (name[1] != '-' && flag("-" + name))
+    if (name[1] != '-' && name.size() > 2 && flag("-" + name))
       refuse("'" + name + "' is read as '" + name.substr(0, 2) + "' with the value '" + name.substr(2) +
                  "': a flag of several letters has two dashes, -" + name,
              this);
@@ -282,7 +280,7 @@ std::vector<std::string> Parser::in_our_words(std::vector<std::string> arguments
     const Option* ours = flag(std::string(word->ours));
     if (ours == nullptr) continue;
     argument = std::string(word->ours) + argument.substr(name.size());
-    if (ours->takes_value() && name.size() == argument.size()) ++at;
+    if (ours->takes_value() && bare) ++at;
   }
   return arguments;
 }

@@ -31,6 +31,8 @@ constexpr PeerWord kFlags[] = {
     {"-hf", "--model", ""},
     {"-hfr", "--model", ""},
     {"--model-path", "--model", ""},
+    {"-s", "--seed", ""},
+    {"-g", "--n-gen", ""},
     {"--n-predict", "--max-tokens", ""},
     {"--predict", "--max-tokens", ""},
     {"--num-predict", "--max-tokens", ""},

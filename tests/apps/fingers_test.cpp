@@ -56,6 +56,7 @@ TEST(Fingers, WordsOfOtherProgramsWork) {
   EXPECT_GT(with_system, prompt_tokens({}));
   EXPECT_EQ(prompt_tokens({"--system", "Be brief."}), with_system);
   EXPECT_EQ(prompt_tokens({"-sys", "Be brief."}), with_system);
+  EXPECT_EQ(prompt_tokens({"--system", "-ngl", "-s", "1"}), prompt_tokens({"--system-prompt", "-ngl", "--seed", "1"}));
   refused(generate({"-p", "x", "--adapter-path", "/nonexistent/adapter"}), "/nonexistent/adapter", 3);
   EXPECT_EQ(run({"version"}).status, 2);
   EXPECT_TRUE(run({"-v"}).out.starts_with("bumblebee ")) << run({"-v"}).err;
