@@ -179,7 +179,8 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record, b
   }
   if (result.test_loss) test(*result.test_loss);
   comparisons(result);
-  line(fmt::format("\n{} after {} iterations, {}", end_text(result.end), result.iterations, duration(result.seconds)));
+  line(fmt::format("\n{} after {} {}, {}", end_text(result.end), result.iterations,
+                   result.iterations == 1 ? "iteration" : "iterations", duration(result.seconds)));
   line("adapter    " + one_line(result.adapter.string()));
   if (result.best_val_loss && !result.best.empty()) {
     line(fmt::format("best       {} (iteration {}, validation loss {:.3f})", one_line(result.best.string()),
@@ -187,9 +188,10 @@ void TrainOutput::result(const TrainResult& result, const TrainRecord& record, b
   }
   line("report     " + one_line(record.report_path().string()));
   if (result.first_val_loss && result.best_val_loss) {
-    line(fmt::format("perplexity {:.2f} {}, {:.2f} with it at its best, of texts that it did not learn",
+    const bool gained = result.best_iteration > 0;
+    line(fmt::format("perplexity {:.2f} {}, {:.2f} with it{}, of texts that it did not learn",
                      std::exp(*result.first_val_loss), from_nothing ? "without the adapter" : "as the adapter began",
-                     std::exp(*result.best_val_loss)));
+                     std::exp(gained ? *result.best_val_loss : *result.val_loss), gained ? " at its best" : ""));
   }
   if (!result.verdict.empty()) line(one_line(result.verdict));
 }

@@ -102,11 +102,14 @@ std::string numbers(const std::vector<Json>& metrics) {
     const auto best = std::min_element(validation.begin(), validation.end(),
                                        [](const auto& a, const auto& b) { return a.second < b.second; });
     const auto [at, loss] = *best;
-    if (validation.front().first == 0) card(fixed3(validation.front().second), "validation loss at the start");
-    card(fixed3(loss), cat("at its best, iteration ", short_number(at)));
-    if (validation.back().first != at) card(fixed3(validation.back().second), "at the end");
-    if (validation.front().first == 0)
-      card(cat(short_number(std::exp(validation.front().second)), " → ", short_number(std::exp(loss))),
+    const auto [begun, first] = validation.front();
+    const auto [ended, last] = validation.back();
+    const bool whole = begun == 0, gained = at > 0;
+    if (whole) card(fixed3(first), "validation loss at the start");
+    if (gained || !whole) card(fixed3(loss), cat("at its best, iteration ", short_number(at)));
+    if (ended != at) card(fixed3(last), "at the end");
+    if (whole)
+      card(cat(short_number(std::exp(first)), " → ", short_number(std::exp(gained ? loss : last))),
            "perplexity of texts it did not see");
   }
   if (has(end, "test_loss")) {

@@ -37,7 +37,7 @@ std::string verdict(const TrainResult& r, double passes) {
   const double first = *r.first_val_loss, now = *r.val_loss, best = *r.best_val_loss;
   if (best >= first) {
     return cat("validation never got better than at the start (", loss(first), ", now ", loss(now),
-               "), so there is no best/. ", advice(r, passes));
+               "), so there is no best/; ", advice(r, passes));
   }
   std::string text = cat("validation fell from ", loss(first), " to ", loss(best), " at iteration ", r.best_iteration);
   if (now <= best) return text + (r.best.empty() ? "" : ", the last: best/ holds the same adapter");

@@ -181,6 +181,8 @@ TEST(ReportHtml, MarksTheBestAndSaysWhereItBegan) {
   EXPECT_NE(page.find("54.6 → 20.09"), std::string::npos) << "perplexities";
   const std::string worse = course({{0, 4.0}, {10, 5.0}});
   EXPECT_NE(worse.find("best: 4 at 0</text>"), std::string::npos);
+  EXPECT_EQ(worse.find("at its best"), std::string::npos) << "the untrained model is no best state";
+  EXPECT_NE(worse.find("54.6 → 148.4"), std::string::npos);
 }
 
 TEST(ReportHtml, HashesAreShortAndWholeInTheirTitle) {

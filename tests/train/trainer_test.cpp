@@ -70,6 +70,25 @@ TEST(Trainer, LearnsAndSaysWhatItDid) {
   EXPECT_FALSE(saved.empty());
 }
 
+TEST(Trainer, ItsTimeAndManyPassesOverFewRowsAreSaidBefore) {
+  const test::TemporaryDirectory scratch;
+  TrainOptions options = small_run(scratch.path());
+  options.iters = 200;  // of 7 batches
+  std::string notes;
+  double seconds = 0;
+  options.callbacks.note = [&](const std::string& text) { notes += text + "\n"; };
+  options.callbacks.started = [&](const TrainPlan& plan) { seconds = plan.seconds; };
+  options.callbacks.progress = [](const TrainProgress&) { return false; };
+  EXPECT_EQ(World().train(options).end, TrainEnd::cancelled);
+  EXPECT_NE(notes.find("200 iterations are 29 passes over the same 21 rows"), std::string::npos) << notes;
+  EXPECT_GT(seconds, 0);
+  notes.clear();
+  options.overwrite = true;
+  options.early_stopping = 3;
+  World().train(options);
+  EXPECT_EQ(notes.find("passes"), std::string::npos) << notes;
+}
+
 TEST(Trainer, AccumulatesWeightedByTokens) {
   // Three batches of one row before an update are one batch of three rows.
   World world("ref", false);
