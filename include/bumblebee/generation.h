@@ -38,7 +38,7 @@ struct Input {
   std::vector<Message> messages;  // rendered with the model's chat template
   ChatOptions chat;
   std::vector<int32_t> tokens;
-  bool parse_control_tokens = false;
+  bool parse_control_tokens = false;       // a text that spells its beginning then gets no second one
   std::optional<GenerationConfig> config;  // instead of the serving's
   std::optional<uint64_t> seed;            // instead of the config's
   std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's

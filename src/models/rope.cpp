@@ -208,6 +208,9 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     const double factor = factor_of(settings, where);
     for (float& f : rope.inv_freq) f /= float(factor);
     result.context = lengthened(settings, where, context, factor);
+  } else if (type == "dynamic") {
+    // The base grows with the length of a sequence from max_position_embeddings on; longer ones are not taken.
+    factor_of(settings, where);
   } else if (type == "llama3") {
     scale_llama3(settings, where, context, rope.inv_freq);
   } else if (type == "yarn") {
@@ -215,7 +218,7 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else {
     throw Error(ErrorCode::unsupported, where,
-                cat("rope type: expected default, linear, llama3 or yarn, got '", type.substr(0, 40), "'"));
+                cat("rope type: expected default, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
   return result;
 }

@@ -62,7 +62,6 @@ constexpr Refusal kRefusals[] = {
     {"scaled_embedding", R"({"scale_emb": 12})", ErrorCode::unsupported, "scale_emb"},
     {"interleaved_rope", R"({"rope_interleaved": true})", ErrorCode::unsupported, "rope_interleaved"},
     {"partial_rotary", R"({"partial_rotary_factor": 0.5})", ErrorCode::unsupported, "partial_rotary_factor"},
-    {"rope_dynamic", R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", ErrorCode::unsupported, "'dynamic'"},
     {"rope_longrope", R"({"rope_scaling": {"rope_type": "longrope"}})", ErrorCode::unsupported, "'longrope'"},
     {"rope_v5_unknown", R"({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}})", ErrorCode::unsupported,
      "'spiral'"},

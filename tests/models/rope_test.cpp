@@ -103,7 +103,7 @@ TEST(Rope, YarnScalesTheMagnitude) {
 }
 
 TEST(Rope, RefusesTypesThatAreNotImplemented) {
-  for (const char* type : {"dynamic", "longrope", "su", "mrope", "proportional", "", "LINEAR"}) {
+  for (const char* type : {"longrope", "su", "mrope", "proportional", "", "LINEAR"}) {
     const std::string text = cat(R"({"rope_scaling": {"rope_type": ")", type, R"(", "factor": 2}})");
     EXPECT_NE(refusal(text.c_str(), ErrorCode::unsupported).find(cat("got '", type, "'")), std::string::npos);
     const std::string older = cat(R"({"rope_scaling": {"type": ")", type, R"(", "factor": 2}})");
@@ -193,6 +193,12 @@ TEST(Rope, WhatStretchesTheContextLengthensIt) {
   EXPECT_EQ(context(R"({"type": "llama3", "factor": 32, "original_max_position_embeddings": 64})"), kContext);
 }
 
+TEST(Rope, DynamicScalingIsThePlainOneWithinTheContext) {
+  const Rope got = read_whole(R"({"rope_scaling": {"type": "dynamic", "factor": 2}})"), plain = read_whole("{}");
+  EXPECT_EQ(got.params.inv_freq, plain.params.inv_freq);
+  EXPECT_EQ(got.context, kContext) << "beyond it the table would depend on the sequence";
+}
+
 TEST(Rope, RefusesWhatItDoesNotKnow) {
   EXPECT_NE(refusal(R"({"rope_parameters": {"rope_type": "yarn", "factor": 4, "llama_4_scaling_beta": 0.1}})",
                     ErrorCode::unsupported)
@@ -215,8 +221,8 @@ TEST(Rope, RefusesValuesOutOfRange) {
   for (const char* text :
        {R"({"rope_theta": 0})", R"({"rope_theta": -5})", R"({"rope_theta": 1})", R"({"rope_theta": "10000"})",
         R"({"rope_scaling": "linear"})", R"({"rope_scaling": [1]})",
-        R"({"rope_scaling": {"type": "linear", "factor": null}})", R"({"rope_scaling": {"type": "linear"}})",
-        R"({"rope_scaling": {"type": "linear", "factor": 0}})",
+        R"({"rope_scaling": {"type": "linear", "factor": null}})", R"({"rope_scaling": {"type": "dynamic"}})",
+        R"({"rope_scaling": {"type": "linear"}})", R"({"rope_scaling": {"type": "linear", "factor": 0}})",
         R"({"rope_scaling": {"type": "linear", "factor": "2"}})", R"({"rope_scaling": {"type": 3}})",
         R"({"rope_scaling": {"rope_type": "yarn"}})", R"({"rope_scaling": {"rope_type": "yarn", "factor": -1}})",
         R"({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}})",
