@@ -37,7 +37,7 @@ lora::WriteOptions write_options(const AdapterVerbFlags& flags) {
 int write(const AdapterVerbFlags& flags, const lora::Adapter& adapter, lora::Dialect to,
           std::vector<std::string> notes) {
   std::vector<std::filesystem::path> inputs;
-  for (const std::string& path : flags.paths) inputs.push_back(AdapterSource::parse(path).directory(flags.common));
+  for (const std::string& path : flags.paths) inputs.push_back(AdapterSource::parse(path).place(flags.common));
   if (!flags.base.empty()) inputs.push_back(hub_source(flags.base, flags.common).directory());
   OutputDirectory directory(
       flags.output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse, inputs);

@@ -211,8 +211,11 @@ void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64
 
 }  // namespace
 
-bool is_adapter_directory(const std::filesystem::path& directory) {
+bool is_adapter(const std::filesystem::path& place) {
   std::error_code ignored;
+  const bool is_file = std::filesystem::is_regular_file(place, ignored);
+  if (is_file && place.extension() != ".safetensors") return false;
+  const std::filesystem::path directory = is_file ? place.parent_path() : place;
   const auto has = [&](const char* file) { return std::filesystem::exists(directory / file, ignored); };
   // Some trainers leave a config.json of the base beside the adapter.
   if (has("model.safetensors") || has("model.safetensors.index.json")) return false;
@@ -220,12 +223,15 @@ bool is_adapter_directory(const std::filesystem::path& directory) {
          has("adapter_model.bin") || has("adapters.npz");
 }
 
-void print_adapter(const std::filesystem::path& directory, const std::string& name, const CommonFlags& common) {
-  const lora::Adapter adapter = lora::read_adapter(directory);
+void print_adapter(const std::filesystem::path& place, const std::string& name, const CommonFlags& common) {
+  const lora::Adapter adapter = lora::read_adapter(place);
+  std::error_code ignored;
+  const OutJson record =
+      training_record(std::filesystem::is_regular_file(place, ignored) ? place.parent_path() : place);
   if (common.json) {
-    print_as_json(adapter, name, size_bytes(adapter), training_record(directory));
+    print_as_json(adapter, name, size_bytes(adapter), record);
   } else {
-    print_as_text(adapter, name, size_bytes(adapter), training_record(directory), common.verbose);
+    print_as_text(adapter, name, size_bytes(adapter), record, common.verbose);
   }
 }
 

@@ -199,7 +199,7 @@ int run(const FuseFlags& flags) {
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
   options.threads = flags.threads;
   std::vector<std::filesystem::path> inputs = {source, flags.text == "-" ? "" : flags.text};
-  for (const std::string& text : flags.adapters) inputs.push_back(AdapterSource::parse(text).directory(flags.common));
+  for (const std::string& text : flags.adapters) inputs.push_back(AdapterSource::parse(text).place(flags.common));
   OutputDirectory directory(
       output, flags.force ? OutputDirectory::Existing::replace : OutputDirectory::Existing::refuse, inputs);
   const lora::FuseReport report = fuse(flags, source, directory.work(), adapter, options);

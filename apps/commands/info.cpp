@@ -155,8 +155,8 @@ int run(const InfoFlags& flags) {
   const Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
   const Repository place = source(name, flags.common);
-  if (const std::filesystem::path directory = place.directory(); is_adapter_directory(directory)) {
-    print_adapter(directory, name, flags.common);
+  if (const std::filesystem::path where = place.place(); is_adapter(where)) {
+    print_adapter(where, name, flags.common);
     return int(ExitCode::ok);
   }
   ModelInfo info = inspect_model(place);

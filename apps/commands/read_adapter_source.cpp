@@ -13,7 +13,7 @@ lora::Weighted read(const AdapterSource& source, const CommonFlags& common) {
   options.scale = source.scale;
   // A directory of the Hugging Face cache is named by a commit: the repository's name says more.
   if (!std::filesystem::exists(source.source)) options.name = source.source.substr(source.source.rfind('/') + 1);
-  return {lora::read_adapter(source.directory(common), options), source.weight};
+  return {lora::read_adapter(source.place(common), options), source.weight};
 }
 
 lora::Merged sum_of(const std::vector<lora::Weighted>& parts) {

@@ -15,8 +15,16 @@ namespace fs = std::filesystem;
 constexpr int64_t kMost = std::numeric_limits<int>::max();
 constexpr size_t kLargestFile = size_t{1} << 20;
 
-void read_lora(const YAML::Node& node, const std::string& where, LoraOptions& lora) {
-  YamlMap map(node, where, "lora_parameters");
+/// Notes on what was read and has no effect.
+using Notes = std::vector<std::string>;
+
+void read_lora(const YAML::Node& node, const std::string& where, LoraOptions& lora, Notes& notes) {
+  YamlMap map(node, where, "lora_parameters", notes);
+  if (map.has("scale")) {  // both stood in mlx-lm's own defaults until 2025
+    map.on("alpha", [&](const YAML::Node& alpha) {
+      notes.push_back(map.at(alpha) + ": lora_parameters.alpha has no effect: mlx-lm multiplies by 'scale' alone");
+    });
+  }
   map.integer("rank", lora.rank, 1, kMost);
   map.read("scale", lora.scale);
   map.read("dropout", lora.dropout);
@@ -49,11 +57,12 @@ void read_adafactor(YamlMap& map, OptimizerOptions& options) {
   map.read("warmup_init", options.warmup_init);
 }
 
-OptimizerOptions read_optimizer(const YAML::Node& node, const std::string& where, const std::string& name) {
+OptimizerOptions read_optimizer(const YAML::Node& node, const std::string& where, const std::string& name,
+                                Notes& notes) {
   OptimizerOptions options;
   options.kind = optimizer_from(name, where);
   if (node.IsNull()) return options;
-  YamlMap map(node, where, "optimizer_config." + name);
+  YamlMap map(node, where, "optimizer_config." + name, notes);
   switch (options.kind) {
     case OptimizerKind::adamw: map.read("weight_decay", options.weight_decay); [[fallthrough]];
     case OptimizerKind::adam:
@@ -74,9 +83,9 @@ OptimizerOptions read_optimizer(const YAML::Node& node, const std::string& where
   return options;
 }
 
-void read_schedule(const YAML::Node& node, const std::string& where, ScheduleOptions& schedule) {
+void read_schedule(const YAML::Node& node, const std::string& where, ScheduleOptions& schedule, Notes& notes) {
   schedule = {};
-  YamlMap map(node, where, "lr_schedule");
+  YamlMap map(node, where, "lr_schedule", notes);
   map.read("name", schedule.name);
   map.on("arguments", [&](const YAML::Node& list) { schedule.arguments = map.numbers(list, "arguments"); });
   map.integer("warmup", schedule.warmup, 0, kMost);
@@ -103,7 +112,7 @@ void read_hf_dataset(const YAML::Node& given, const std::string& where, TrainCon
     }
     node = given[0];
   }
-  YamlMap map(node, where, "hf_dataset");
+  YamlMap map(node, where, "hf_dataset", config.notes);
   std::string path;
   map.read("path", path);
   read_features(map, config.data);
@@ -136,7 +145,8 @@ void read_adapter_kind(YamlMap& map, TrainConfig& config) {
     config.options.lora.type = name == "dora" ? FineTune::dora : FineTune::lora;
   });
   map.integer("num_layers", config.options.lora.num_layers, -1, kMost);
-  map.on("lora_parameters", [&](const YAML::Node& node) { read_lora(node, map.where(), config.options.lora); });
+  map.on("lora_parameters",
+         [&](const YAML::Node& node) { read_lora(node, map.where(), config.options.lora, config.notes); });
 }
 
 void read_learning(YamlMap& map, TrainConfig& config) {
@@ -147,12 +157,13 @@ void read_learning(YamlMap& map, TrainConfig& config) {
   map.on("optimizer_config", [&](const YAML::Node& node) {
     if (!node.IsMap()) map.fail(node, "'optimizer_config': expected a mapping");
     for (const auto& entry : node) {
-      const OptimizerOptions one = read_optimizer(entry.second, map.where(), entry.first.Scalar());
+      const OptimizerOptions one = read_optimizer(entry.second, map.where(), entry.first.Scalar(), config.notes);
       config.optimizers[one.kind] = one;
     }
   });
   map.read("learning_rate", options.learning_rate);
-  map.on("lr_schedule", [&](const YAML::Node& node) { read_schedule(node, map.where(), options.schedule); });
+  map.on("lr_schedule",
+         [&](const YAML::Node& node) { read_schedule(node, map.where(), options.schedule, config.notes); });
   map.integer("batch_size", options.batch_size, 1, kMost);
   map.integer("iters", options.iters, 1, kMost);
   map.integer("grad_accumulation_steps", options.grad_accumulation_steps, 1, kMost);
@@ -257,7 +268,7 @@ void parse_train_config(const std::string& text, std::string_view where, TrainCo
                 "not YAML: " + error.msg);
   }
   if (root.IsNull()) return;
-  YamlMap map(root, name, "");
+  YamlMap map(root, name, "", config.notes);
   read_paths(map, config);
   read_adapter_kind(map, config);
   read_learning(map, config);

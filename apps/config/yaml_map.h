@@ -18,15 +18,22 @@ namespace bumblebee::cli {
 class YamlMap {
  public:
   /// `name` is the key that the mapping stands under, empty for the whole file. Throws Error(bad_config) when `node` is
-  /// no mapping, or has a key twice.
-  YamlMap(const YAML::Node& node, std::string where, std::string name)
+  /// no mapping. Of a key that stands there twice the last value counts, as in Python, and a note says so.
+  YamlMap(const YAML::Node& node, std::string where, std::string name, std::vector<std::string>& notes)
       : where_(std::move(where)), name_(std::move(name)) {
     if (!node.IsMap()) fail(node, "expected a mapping of keys to values");
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) fail(entry.first, "expected a key that is a word");
-      if (!values_.emplace(entry.first.Scalar(), entry.second).second)
-        fail(entry.first, "the key '" + entry.first.Scalar() + "' stands there twice");
+      const auto [value, fresh] = values_.try_emplace(entry.first.Scalar(), entry.second);
+      if (fresh) continue;
+      notes.push_back(at(entry.first) + ": the key '" + path(entry.first.Scalar()) + "' again; the last value counts");
+      value->second.reset(entry.second);
     }
+  }
+
+  bool has(const std::string& key) const {
+    const auto found = values_.find(key);
+    return found != values_.end() && !found->second.IsNull();
   }
 
   /// Calls use(node) when the key is there and is not null; either way the key is known then.

@@ -16,7 +16,8 @@ AdapterSource AdapterSource::parse(const std::string& text) {
   AdapterSource result{.source = text, .scale = {}};
   const size_t colon = text.rfind(':');
   std::error_code ignored;
-  if (colon != std::string::npos && !std::filesystem::exists(text, ignored)) {
+  const bool scheme = colon != std::string::npos && text.compare(colon, 3, "://") == 0;
+  if (colon != std::string::npos && !scheme && !std::filesystem::exists(text, ignored)) {
     std::string_view number = std::string_view(text).substr(colon + 1);
     const bool absolute = number.starts_with(kScale);
     if (absolute) number.remove_prefix(kScale.size());
@@ -36,8 +37,8 @@ AdapterSource AdapterSource::parse(const std::string& text) {
   return result;
 }
 
-std::filesystem::path AdapterSource::directory(const CommonFlags& common) const {
-  return hub_source(source, common).directory();
+std::filesystem::path AdapterSource::place(const CommonFlags& common) const {
+  return hub_source(source, common).place();
 }
 
 std::string AdapterSource::strength() const {

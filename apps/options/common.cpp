@@ -21,9 +21,9 @@ void add_common_flags(Parser& verb, CommonFlags& common) {
       ->group("Output")
       ->shared();
   verb.add_option("--log-level", common.log_level,
-                  "Events of the library on standard error: off, error, warning, info or debug (default off)")
+                  "What the library says: notes (default), events from error, warning, info or debug on, or off")
       ->option_text("LEVEL")
-      ->check(one_of({"off", "error", "warning", "info", "debug"}))
+      ->check(one_of({"off", "notes", "error", "warning", "info", "debug"}))
       ->group("Output")
       ->shared();
 }

@@ -16,7 +16,7 @@ struct CommonFlags {
   bool verbose = false;
   bool no_progress = false;
   std::string color = "auto";
-  std::string log_level = "off";
+  std::string log_level = "notes";
 
   ProgressBar::Visible progress() const {
     return no_progress || json ? ProgressBar::Visible::never : ProgressBar::Visible::on_terminal;

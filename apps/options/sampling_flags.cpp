@@ -1,6 +1,7 @@
 // Parses the flags of generation over the model's own defaults.
 #include "options/sampling_flags.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -24,9 +25,9 @@ void add_choice_flags(Parser& verb, SamplingFlags& flags) {
   };
   Option* temperature =
       number("--temp,--temperature", flags.temperature, 0, 100, "Temperature; 0 always takes the likeliest token");
-  Option* top_k = verb.add_option("--top-k", flags.top_k, "Draw from the N likeliest tokens only (0: off)")
+  Option* top_k = verb.add_option("--top-k", flags.top_k, "Draw from the N likeliest tokens only (0 or -1: off)")
                       ->option_text("N")
-                      ->check(integer_between(0, kMaxInt))
+                      ->check(integer_between(-1, kMaxInt))
                       ->group("Sampling");
   Option* top_p =
       number("--top-p", flags.top_p, 0, 1, "Draw from the likeliest tokens that together have probability X (1: off)");
@@ -112,7 +113,7 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
   // stays.
   auto* own = std::get_if<MultinomialSampling>(&config.strategy);
   MultinomialSampling sampling = own ? *own : MultinomialSampling{};
-  if (flags.top_k) sampling.top_k = *flags.top_k;
+  if (flags.top_k) sampling.top_k = std::max(0, *flags.top_k);
   if (flags.top_p) sampling.top_p = *flags.top_p;
   if (flags.min_p) sampling.min_p = *flags.min_p;
   config.strategy = sampling;

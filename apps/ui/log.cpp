@@ -5,7 +5,10 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/ansicolor_sink.h>
 
+#include <cstdio>
 #include <memory>
+#include <set>
+#include <string>
 
 #include "bumblebee/log.h"
 #include "ui/terminal.h"
@@ -13,6 +16,8 @@
 namespace bumblebee::cli {
 
 namespace {
+
+constexpr size_t kMostNotes = 50;
 
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
@@ -26,8 +31,26 @@ spdlog::level::level_enum level_of(LogLevel level) {
 
 }  // namespace
 
+namespace {
+
+/// What the library left out or took otherwise, as a person wants to hear of it: once, on a line without ceremony.
+/// Errors reach the person as such.
+void show_notes() {
+  set_log_sink(
+      [told = std::make_shared<std::set<std::string>>()](LogLevel one, std::string_view line) {
+        if (one != LogLevel::warning || !line.starts_with("[")) return;  // an event, not a note
+        if (told->size() >= kMostNotes || !told->emplace(line).second) return;
+        const char* clear = is_terminal(stderr) ? "\r\033[K" : "";
+        std::fprintf(stderr, "%snote: %.*s\n", clear, int(line.size()), line.data());
+      },
+      LogLevel::warning);
+}
+
+}  // namespace
+
 void show_log(const std::string& level) {
   if (level == "off") return set_log_sink({});
+  if (level == "notes") return show_notes();
   const bool colored = *style(stderr, Style::error) != '\0';
   auto out = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(colored ? spdlog::color_mode::always
                                                                                : spdlog::color_mode::never);

@@ -46,12 +46,19 @@ class Repository {
   /// Error(bad_file) when the directory does not exist, or when files are missing and the Hub may not be asked, and
   /// what pull() throws.
   std::filesystem::path directory() const;
+  /// The same, or the file that was named: an adapter may be one of the snapshots of a training.
+  std::filesystem::path place() const;
+  /// The same as directory(), where tokenizer and configs are enough: of the Hub's repositories, weights are not
+  /// fetched.
+  std::filesystem::path text_directory() const;
   /// What the user wrote, for messages.
   const std::string& name() const { return name_; }
 
  private:
   friend Repository hf(std::string, HubOptions);
   friend Repository local(std::filesystem::path);
+  std::filesystem::path place(bool weights) const;
+  std::filesystem::path checked(const std::filesystem::path& place) const;
   std::string name_;
   bool hub_ = false;
   HubOptions options_;
@@ -64,8 +71,10 @@ Repository hf(std::string id, HubOptions options = {});
 /// A directory. `~` is expanded.
 Repository local(std::filesystem::path directory);
 
-/// What a command line means by SRC: an existing directory, else "org/name[/folder][@revision]". `options` gives the
-/// rest; a revision and a folder in SRC win over its.
+/// What a command line means by SRC: what exists in the file system (a folder "models--org--name[/snapshots/COMMIT]" of
+/// a cache of the Hub is the repository), what lies in a directory that exists, else "org/name[/folder][@revision]",
+/// "hf://org/name..." or the address of its page. `options` gives the rest; a revision and a folder in SRC win over
+/// its.
 Repository repository(const std::string& source, HubOptions options = {});
 
 }  // namespace bumblebee

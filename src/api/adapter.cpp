@@ -68,7 +68,7 @@ std::shared_ptr<const lora::AdapterSet> ModelState::open(std::span<const Weighte
 const AdapterInfo& Adapter::info() const { return state_->info; }
 
 Adapter load_adapter(const Repository& repository, const AdapterOptions& options) {
-  return api::make_adapter(lora::read_adapter(repository.directory(), {.scale = options.scale, .name = options.name}));
+  return api::make_adapter(lora::read_adapter(repository.place(), {.scale = options.scale, .name = options.name}));
 }
 
 Adapter load_adapter(const Model& model, const Repository& repository, const AdapterOptions& options) {

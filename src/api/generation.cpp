@@ -252,10 +252,14 @@ void Generation::set_adapters(const std::vector<WeightedAdapter>& adapters) cons
 Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                       const GenerationOptions& options) {
   validate(config);
-  if (tokenizer.vocab_size() > model.info().vocab) {
+  const int table = model.info().vocab, ids = tokenizer.vocab_size();
+  if (ids / 2 > table) {
     throw Error(ErrorCode::bad_config, "generation",
-                cat("the tokenizer does not belong to the model: expected at most ", model.info().vocab,
-                    " tokens, got ", tokenizer.vocab_size()));
+                cat("the tokenizer does not belong to the model: expected about ", table, " tokens, got ", ids));
+  }
+  // Tokens that were added and never trained; a prompt that has one is refused.
+  if (ids > table) {
+    note("tokenizer", ids, " tokens, of which the model has ", table, ": ids from ", table, " on cannot be used");
   }
   return Generation(std::make_shared<detail::Generator>(model, tokenizer, config, options));
 }

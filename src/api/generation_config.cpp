@@ -42,6 +42,7 @@ std::vector<int32_t> ids(const Json& json, const char* key, std::string_view whe
   std::vector<int32_t> result;
   if (!given(json, key)) return result;
   const auto add = [&](const Json& value) {
+    if (value == -1) return;  // how some tools write "none"
     if (!value.is_number_integer() || value < 0 || value > kMaxId) {
       throw Error(ErrorCode::bad_config, where, cat(key, ": expected token ids, got ", brief(value)));
     }
@@ -63,7 +64,8 @@ std::optional<int32_t> one_id(const Json& json, const char* key, std::string_vie
 
 std::optional<int> count(const Json& json, const char* key, std::string_view where) {
   if (!given(json, key)) return std::nullopt;
-  return int(require_int(json, key, where, 0, kMaxTokens));
+  const int n = int(require_int(json, key, where, -1, kMaxTokens));
+  return n < 0 ? std::nullopt : std::optional(n);  // -1: none
 }
 
 /// Refuses `key` unless it is absent, null, false, an empty container or the number that switches it off.
@@ -107,7 +109,7 @@ void refuse_unimplemented(const Json& json, bool sampling, std::string_view wher
 }
 
 Strategy read_strategy(const Json& json, std::string_view where) {
-  const int top_k = int(int_or(json, "top_k", where, 0, kMaxId, 0));
+  const int top_k = std::max(0, int(int_or(json, "top_k", where, -1, kMaxId, 0)));  // -1: off, as in vLLM
   const double alpha = number_or(json, "penalty_alpha", where, 0);
   // Absent top_k is off, as in Bumblebee; transformers would fill in 50 here.
   if (bool_or(json, "do_sample", where, false)) {
@@ -136,7 +138,8 @@ void read_sequences(const Json& json, GenerationConfig& config, std::string_view
     if (!words.is_array()) refuse("bad_words_ids", words, where);
     for (const Json& word : words) {
       if (!word.is_array() || word.size() != 1 || !word[0].is_number_integer()) refuse("bad_words_ids", words, where);
-      config.suppressed_token_ids.push_back(ids(Json{{"bad_words_ids", word[0]}}, "bad_words_ids", where).front());
+      for (const int32_t id : ids(Json{{"bad_words_ids", word[0]}}, "bad_words_ids", where))
+        config.suppressed_token_ids.push_back(id);
     }
   }
   if (given(json, "sequence_bias")) {
@@ -146,7 +149,8 @@ void read_sequences(const Json& json, GenerationConfig& config, std::string_view
       const bool single =
           one.is_array() && one.size() == 2 && one[0].is_array() && one[0].size() == 1 && one[1].is_number();
       if (!single) refuse("sequence_bias", biases, where);
-      config.logit_bias[ids(Json{{"sequence_bias", one[0]}}, "sequence_bias", where).front()] += one[1].get<double>();
+      for (const int32_t id : ids(Json{{"sequence_bias", one[0]}}, "sequence_bias", where))
+        config.logit_bias[id] += one[1].get<double>();
     }
   }
 }
@@ -167,6 +171,15 @@ Json read_object(const std::filesystem::path& path) {
   if (!json.is_object())
     throw Error(ErrorCode::bad_config, path.string(), cat("expected a JSON object, got ", brief(json)));
   return json;
+}
+
+/// Nothing for a file that is no JSON: defaults are not worth a model. mlx-lm and transformers go on without it, too.
+std::optional<Json> read_if_json(const std::filesystem::path& path) try {
+  return read_object(path);
+} catch (const Error& error) {
+  if (error.code() != ErrorCode::bad_file) throw;
+  log(LogLevel::warning, error.what(), "; its settings are left out");
+  return {};
 }
 
 void require(bool ok, const char* field, const std::string& what) {
@@ -271,7 +284,7 @@ std::vector<int32_t> endings(const Json& own, const Json& model, std::string_vie
     for (const int32_t id : ids(*level, "eos_token_id", model_name)) {
       if (said && tokenizer != nullptr && is_word(*tokenizer, id)) {
         // Llama's default of 2, say, in a config for another vocabulary.
-        log(LogLevel::warning, "ending left out: id=", id, " file=", model_name, " reason=an ordinary word");
+        note(model_name, "'eos_token_id' ", id, " left out: an ordinary word of the tokenizer");
         continue;
       }
       add(id);
@@ -282,7 +295,7 @@ std::vector<int32_t> endings(const Json& own, const Json& model, std::string_vie
 }
 
 GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* tokenizer) {
-  const auto directory = repository.directory();
+  const auto directory = repository.text_directory();
   const auto own = directory / "generation_config.json", model = directory / "config.json";
   const bool has_own = std::filesystem::exists(own), has_model = std::filesystem::exists(model);
   if (!has_own && !has_model) {
@@ -290,8 +303,9 @@ GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* 
                 cat("no model here: neither generation_config.json nor config.json in ", directory.string()));
   }
   const Json fallback = has_model ? read_object(model) : Json::object();
-  const Json json = has_own ? read_object(own) : fallback;
-  const std::string where = (has_own ? own : model).string();
+  const std::optional<Json> found = has_own ? read_if_json(own) : std::nullopt;
+  const Json& json = found ? *found : fallback;
+  const std::string where = (found ? own : model).string();
 
   GenerationConfig config;
   config.strategy = read_strategy(json, where);
@@ -301,12 +315,12 @@ GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* 
   if (!std::holds_alternative<ContrastiveSearch>(config.strategy))
     config.temperature = number_or(json, "temperature", where, 1);
   config.repetition_penalty = number_or(json, "repetition_penalty", where, 1);
-  config.no_repeat_ngram_length = int(int_or(json, "no_repeat_ngram_size", where, 0, kMaxTokens, 0));
+  config.no_repeat_ngram_length = std::max(0, int(int_or(json, "no_repeat_ngram_size", where, -1, kMaxTokens, 0)));
   config.suppressed_token_ids = ids(json, "suppress_tokens", where);
   read_sequences(json, config, where);
   read_stop_strings(json, config, where);
 
-  config.eos_token_ids = endings(has_own ? json : Json::object(), fallback, where, model.string(), tokenizer);
+  config.eos_token_ids = endings(found ? json : Json::object(), fallback, where, model.string(), tokenizer);
   // These come from whichever file has them; generation_config.json wins.
   const auto source = [&](const char* key) -> const Json& { return given(json, key) ? json : fallback; };
   config.bos_token_id = one_id(source("bos_token_id"), "bos_token_id", where);
@@ -323,8 +337,8 @@ GenerationConfig read_files(const Repository& repository, const txt::Tokenizer* 
 
 GenerationConfig load_generation_config(const Repository& repository) {
   std::optional<txt::Tokenizer> tokenizer;
-  if (std::filesystem::exists(repository.directory() / "tokenizer.json"))
-    tokenizer = txt::Tokenizer::load(repository.directory());
+  const std::filesystem::path directory = repository.text_directory();
+  if (std::filesystem::exists(directory / "tokenizer.json")) tokenizer = txt::Tokenizer::load(directory);
   return read_files(repository, tokenizer ? &*tokenizer : nullptr);
 }
 

@@ -6,6 +6,7 @@
 #include "bumblebee/version.h"
 #include "hub/manage.h"
 #include "hub/names.h"
+#include "hub/source.h"
 
 namespace fs = std::filesystem;
 
@@ -21,16 +22,17 @@ hub::Settings hub_settings(const HubOptions& options) {
   return settings;
 }
 
-bool split_hub_source(const std::string& source, std::string& id, HubOptions& options) {
-  const size_t at = source.find('@');
-  const std::string path = source.substr(0, at);
-  const size_t slash = path.find('/');
-  const size_t second = slash == std::string::npos ? slash : path.find('/', slash + 1);
-  id = path.substr(0, second);
-  if (!hub::is_repository_id(id)) return false;
-  if (second != std::string::npos) options.subdir = path.substr(second + 1);
-  if (at != std::string::npos) options.revision = source.substr(at + 1);
-  return true;
+std::optional<std::string> split_hub_source(const std::string& source, HubOptions& options) {
+  std::optional<hub::Source> parts;
+  if (hub::is_address(source)) {
+    parts = hub::parse_address(source, hub::settings_from_environment().endpoint);
+  } else {
+    parts = hub::parse_name(source);
+  }
+  if (!parts) return {};
+  if (!parts->subdir.empty()) options.subdir = std::move(parts->subdir);
+  if (!parts->revision.empty()) options.revision = std::move(parts->revision);
+  return std::move(parts->id);
 }
 
 hub::Download hub_request(const std::string& id, const HubOptions& options) {
@@ -50,11 +52,11 @@ hub::Download hub_request(const std::string& id, const HubOptions& options) {
 }  // namespace api
 
 std::string parse_hub_source(const std::string& source, HubOptions& options) {
-  std::string id;
-  if (!api::split_hub_source(source, id, options))
+  std::optional<std::string> id = api::split_hub_source(source, options);
+  if (!id)
     throw Error(ErrorCode::bad_request, "hub",
                 cat("expected org/name[/folder][@revision], got '", source.substr(0, 200), "'"));
-  return id;
+  return std::move(*id);
 }
 
 PullResult pull(const std::string& id, const PullOptions& options) {

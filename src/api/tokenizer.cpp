@@ -19,7 +19,7 @@ OrderedJson message_json(const Message& message) {
   if (message.json.empty()) return {{"role", message.role}, {"content", message.content}};
   OrderedJson json;
   try {
-    json = parse_ordered_json(message.json, "message");
+    json = parse_ordered_json(message.json, "message", {.finite = true});
   } catch (const Error& error) {  // it came with the request, not from a file
     throw Error(ErrorCode::bad_request, "message", error.what());
   }
@@ -74,7 +74,7 @@ Prompt Tokenizer::apply_chat_template(std::span<const Message> messages, const C
 }
 
 Tokenizer load_tokenizer(const Repository& repository) {
-  return Tokenizer(std::make_shared<api::TokenizerState>(txt::Tokenizer::load(repository.directory())));
+  return Tokenizer(std::make_shared<api::TokenizerState>(txt::Tokenizer::load(repository.text_directory())));
 }
 
 }  // namespace bumblebee

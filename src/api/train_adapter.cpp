@@ -47,6 +47,13 @@ dataset::Splits read_splits(const Tokenizer& tokenizer, const TrainData& data, c
 
 dataset::Splits fitting(dataset::Splits splits, const ModelInfo& info, const TrainOptions& options) {
   for (const dataset::Dataset* split : {&splits.train, &splits.valid, &splits.test}) {
+    for (int64_t i = 0; i < split->size(); ++i) {  // a tokenizer may have more tokens than the model
+      const std::vector<int32_t>& tokens = split->rows[size_t(i)].tokens;
+      const int32_t largest = *std::max_element(tokens.begin(), tokens.end());
+      if (largest >= info.vocab)
+        throw Error(ErrorCode::bad_request, split->where(i),
+                    cat("token ", largest, ": expected ids below the model's vocabulary of ", info.vocab));
+    }
     const int longest = std::min(split->longest, options.max_seq_length);
     if (longest <= info.context) continue;
     throw Error(ErrorCode::bad_request, split->name,

@@ -1,17 +1,22 @@
-// A SAX pass checks depth and duplicate keys before any tree is built, so that a hostile file costs no memory and no
-// stack.
+// A SAX pass checks depth before any tree is built, so that a hostile file costs no memory and no stack.
 #include "base/json.h"
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <set>
 #include <vector>
 
 #include "base/error.h"
+#include "base/foreign_file.h"
+#include "base/log.h"
 
 namespace bumblebee {
 namespace {
+
+constexpr size_t kNamedKeys = 3;  // of those that are there twice
 
 /// Walks the text once: keeps only one set of keys per open object.
 class Guard : public nlohmann::json_sax<nlohmann::json> {
@@ -30,19 +35,20 @@ class Guard : public nlohmann::json_sax<nlohmann::json> {
   bool start_array(size_t) override { return open(); }
   bool end_array() override { return close(); }
   bool key(string_t& name) override {
-    if (!keys_.back().insert(name).second) {
-      throw Error(ErrorCode::bad_file, where_, cat("duplicate JSON key: '", name.substr(0, 200), "'"));
-    }
+    if (!keys_.back().insert(name).second && repeated_.size() < kNamedKeys) repeated_.push_back(name.substr(0, 100));
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& e) override {
     // nlohmann's message begins with an identifier in brackets; the part after it is for people.
     const std::string text = e.what();
     const size_t start = text.find("] ");
-    throw Error(
-        ErrorCode::bad_file, where_,
-        cat("invalid JSON at byte ", position, ": ", text.substr(start == std::string::npos ? 0 : start + 2, 200)));
+    error_ = cat("invalid JSON at byte ", position, ": ", text.substr(start == std::string::npos ? 0 : start + 2, 200));
+    return false;
   }
+
+  /// What is wrong with the text; empty: nothing.
+  const std::string& error() const { return error_; }
+  const std::vector<std::string>& repeated() const { return repeated_; }
 
  private:
   bool open() {
@@ -58,7 +64,45 @@ class Guard : public nlohmann::json_sax<nlohmann::json> {
   std::string_view where_;
   int limit_;
   std::vector<std::set<std::string>> keys_;
+  std::vector<std::string> repeated_;
+  std::string error_;
 };
+
+bool begins_number(char c) { return c == '-' || c == 'N' || c == 'I' || (c >= '0' && c <= '9'); }
+
+/// The value at the start of `rest` when Python reads it as a float that JSON cannot say; how long it is.
+std::pair<std::string_view, size_t> not_finite(std::string_view rest) {
+  for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
+    if (rest.starts_with(word)) return {word, word.size()};
+  }
+  const size_t length = std::min(rest.find_first_not_of("+-.0123456789eE"), rest.size());
+  const double value = std::strtod(std::string(rest.substr(0, length)).c_str(), nullptr);
+  if (!std::isinf(value)) return {"", length};
+  return {value > 0 ? "Infinity" : "-Infinity", length};
+}
+
+/// The text with such values as tagged objects; empty when it has none.
+std::string tagged(std::string_view text) {
+  std::string out;
+  size_t copied = 0;
+  for (size_t i = 0; i < text.size();) {
+    if (text[i] == '"') {
+      for (++i; i < text.size() && text[i] != '"'; ++i) i += text[i] == '\\' ? 1 : 0;
+      ++i;
+    } else if (begins_number(text[i])) {
+      const auto [word, length] = not_finite(text.substr(i));
+      if (!word.empty()) {
+        out += cat(text.substr(copied, i - copied), R"({"__float__": ")", word, R"("})");
+        copied = i + length;
+      }
+      i += std::max<size_t>(length, 1);
+    } else {
+      ++i;
+    }
+  }
+  if (copied > 0) out += text.substr(copied);
+  return out;
+}
 
 template <class J>
 J parse(std::string_view text, std::string_view where, const JsonLimits& limits) {
@@ -71,10 +115,26 @@ J parse(std::string_view text, std::string_view where, const JsonLimits& limits)
     throw Error(ErrorCode::bad_file, where, cat("invalid JSON at byte ", zero + 1, ": unexpected zero byte"));
   }
   Guard guard(where, limits.depth);
-  nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
+  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &guard)) {
+    if (const std::string what = foreign_content(text); !what.empty()) throw Error(ErrorCode::bad_file, where, what);
+    const std::string with_tags = limits.finite ? "" : tagged(text);
+    if (with_tags.empty()) throw Error(ErrorCode::bad_file, where, guard.error());
+    JsonLimits again = limits;
+    again.finite = true;  // once
+    return parse<J>(with_tags, where, again);
+  }
+  if (!guard.repeated().empty()) {
+    if (limits.repeated != nullptr) {
+      *limits.repeated = true;
+    } else {
+      std::string names;
+      for (const std::string& name : guard.repeated()) names += cat(names.empty() ? "'" : ", '", name, "'");
+      note(where, "more than once in an object, the last value counts: ", names);
+    }
+  }
   try {
     return J::parse(text.begin(), text.end());
-  } catch (const nlohmann::json::exception& e) {  // for instance a number out of range
+  } catch (const nlohmann::json::exception& e) {
     throw Error(ErrorCode::bad_file, where, cat("invalid JSON: ", e.what()));
   }
 }

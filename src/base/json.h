@@ -1,4 +1,4 @@
-// JSON read from outside: bounded in size and depth, duplicate keys refused, positions named. Writing is nlohmann's
+// JSON read from outside, as Python's json reads it: bounded in size and depth, positions named. Writing is nlohmann's
 // own. This header only names the library's types; files that look inside a value or build one include
 // <nlohmann/json.hpp>, which is most of what they cost to compile.
 #pragma once
@@ -40,10 +40,14 @@ extern template class Kept<OrderedJson>;
 struct JsonLimits {
   size_t bytes = size_t{64} << 20;
   int depth = 64;
+  bool finite = false;       // refuses NaN, Infinity and numbers beyond a double
+  bool* repeated = nullptr;  // set where an object has a key twice; without it, that is logged
 };
 
 /// Parses hostile text. `where` names the file in errors. Throws Error(bad_file) on a syntax error, too much depth or
-/// size, a duplicate key or text after the value.
+/// size, or text after the value, and says so when the text is a Git LFS pointer or a page of HTML. Of a key that is
+/// there twice the last value counts. NaN, Infinity and numbers beyond a double become {"__float__": "NaN"}, the form
+/// in which transformers and mlx-lm store them: harmless where nobody reads them, no number where somebody does.
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 

@@ -27,4 +27,11 @@ void log(LogLevel level, const Parts&... parts) noexcept {
   }
 }
 
+/// What a file or a setting says and this program left out or took otherwise, for the person who gave it: a warning
+/// whose line is "[where] what", as an error's is, where other remarks name an event.
+template <class... Parts>
+void note(std::string_view where, const Parts&... parts) noexcept {
+  log(LogLevel::warning, "[", where, "] ", parts...);
+}
+
 }  // namespace bumblebee

@@ -27,7 +27,11 @@ class SplitReader {
 
   void add(std::string_view text, int64_t line) {
     const std::string where = cat(out_.name, ":", line);
-    const OrderedJson row = parse_ordered_json(text, where, kRowLimits);
+    JsonLimits limits = kRowLimits;
+    bool repeated = false;
+    limits.repeated = &repeated;
+    const OrderedJson row = parse_ordered_json(text, where, limits);
+    out_.repeated += repeated ? 1 : 0;
     if (out_.format == DataFormat::none) out_.format = encoder_.detect(row, where);
     DataRow encoded = encoder_.encode(row, out_.format, where);
     encoded.line = line;
@@ -41,15 +45,19 @@ class SplitReader {
     if (encoded.scored() > 0) {
       out_.rows.push_back(std::move(encoded));
     } else {
-      ++out_.unscored;
+      ++(encoded.empty || encoded.tokens.size() < 2 ? out_.blank : out_.unscored);
     }
   }
 
   Dataset finish() {
-    if (out_.rows.empty() && out_.unscored > 0) {
+    if (out_.rows.empty() && out_.unscored + out_.blank > 0) {
+      const std::string empty = out_.blank > 0 ? cat(out_.blank, " rows are empty") : "";
+      const std::string late = out_.unscored > 0
+                                   ? cat(out_.unscored, " rows are longer than max_seq_length = ", max_seq_length_,
+                                         " before their last message begins")
+                                   : "";
       throw Error(ErrorCode::bad_config, out_.name,
-                  cat("nothing to learn: all ", out_.unscored,
-                      " rows are longer than max_seq_length = ", max_seq_length_, " before their last message begins"));
+                  cat("nothing to learn: ", empty, empty.empty() || late.empty() ? "" : ", ", late));
     }
     return std::move(out_);
   }
@@ -73,6 +81,10 @@ void for_rows(const TrainData& data, const std::vector<std::string>& rows, std::
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   std::string_view rest(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
   if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);
+  if (const size_t first = rest.find_first_not_of(" \t\r\n"); first != std::string_view::npos && rest[first] == '[')
+    throw Error(ErrorCode::bad_file, path.string(),
+                cat("expected a JSON object on each line, got a JSON array: `jq -c '.[]' ", path.string(),
+                    "` prints its elements as lines"));
   for (int64_t line = 1; !rest.empty(); ++line) {
     const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string_view text = rest.substr(0, end);

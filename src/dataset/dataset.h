@@ -11,10 +11,11 @@
 namespace bumblebee::dataset {
 
 struct DataRow {
-  std::vector<int32_t> tokens;  // at least 2, at most max_seq_length
+  std::vector<int32_t> tokens;  // at least 2 of rows that are kept, at most max_seq_length
   int32_t first_scored = 1;     // tokens[first_scored..] are predicted and scored; those before are only context
   int64_t line = 0;             // of the file, from 1 (index from 1 of rows in memory)
   bool began_twice = false;     // with the text's own token and the one put before it, which was left out
+  bool empty = false;           // the text, or the turn that alone is learned
 
   int64_t scored() const { return int64_t(tokens.size()) - first_scored; }
 };
@@ -36,7 +37,9 @@ struct Dataset {
   int64_t truncated = 0;  // rows that were longer than max_seq_length
   int64_t unscored = 0;   // rows left out, because the mask and the limit leave nothing to score
   int64_t began_twice = 0;
-  int longest = 0;  // tokens, before truncation
+  int64_t blank = 0;     // rows left out, because they say nothing where they are learned
+  int64_t repeated = 0;  // rows in which an object has a key twice: the last value counts
+  int longest = 0;       // tokens, before truncation
   bool empty() const { return rows.empty(); }
   int64_t size() const { return int64_t(rows.size()); }
   int64_t tokens() const;

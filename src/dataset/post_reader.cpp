@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/foreign_file.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
@@ -185,6 +186,8 @@ PostFile parse_posts(std::string_view bytes, PostFormat format, std::string_view
 PostFile read_posts(const std::filesystem::path& path, const PrepareOptions& options) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
   const std::string_view bytes(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+  if (const std::string what = foreign_content(bytes); !what.empty())
+    throw Error(ErrorCode::bad_file, path.string(), what);
   PostFile file_of = parse_posts(bytes, format_of(path, bytes, options), path.string(), options);
   if (options.format == PostFormat::automatic && options.separator.empty() &&
       file_of.format == PostFormat::paragraphs) {

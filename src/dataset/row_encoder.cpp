@@ -25,9 +25,27 @@ const std::string& text_of(const OrderedJson& row, const std::string& key, std::
   const auto value = row.find(key);
   if (value == row.end()) broken(where, cat("missing key '", key, "', which the first row has"));
   if (!value->is_string()) broken(where, cat("'", key, "': expected a string, got ", short_form(*value)));
-  const std::string& text = value->get_ref<const std::string&>();
-  if (blank(text)) broken(where, cat("'", key, "' is empty"));
-  return text;
+  return value->get_ref<const std::string&>();
+}
+
+/// NaN and Infinity are read as tagged objects (base/json.h); as part of a prompt they would be another text than
+/// Python's. In columns that nobody learns from they are nothing to complain of.
+void refuse_no_numbers(const std::string& json, std::string_view where) {
+  if (json.find("\"__float__\"") != std::string::npos)
+    broken(where, "NaN or Infinity in a message or a tool: expected a number that JSON has");
+}
+
+bool has_calls(const OrderedJson& message) {
+  const auto calls = message.find("tool_calls");
+  return calls != message.end() && calls->is_array() && !calls->empty();
+}
+
+/// Nothing is said in a turn. A tool, a user or a system prompt may well say nothing; in the last turn, which is
+/// learned, it is a gap in the data.
+bool is_empty(const OrderedJson& message) {
+  const auto content = message.find("content");
+  return !has_calls(message) && content != message.end() && content->is_string() &&
+         blank(content->get_ref<const std::string&>());
 }
 
 /// Data sets whose columns must have one type keep tools and calls as text that holds a JSON list.
@@ -42,18 +60,14 @@ void check_message(const OrderedJson& message, size_t index, std::string_view wh
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string() || blank(role->get_ref<const std::string&>()))
     broken(where, cat(name, ": expected a 'role' that is text"));
-  const auto calls = message.find("tool_calls");
-  const bool calls_tools = calls != message.end() && calls->is_array() && !calls->empty();
   const auto content = message.find("content");
   if (content == message.end() || content->is_null()) {
-    if (!calls_tools) broken(where, cat(name, " (", role->get<std::string>(), "): missing 'content'"));
+    if (!has_calls(message)) broken(where, cat(name, " (", role->get<std::string>(), "): missing 'content'"));
     return;
   }
   if (content->is_array())
     throw Error(ErrorCode::unsupported, where, cat(name, ": content in parts; expected one string"));
   if (!content->is_string()) broken(where, cat(name, ": 'content': expected a string, got ", short_form(*content)));
-  if (blank(content->get_ref<const std::string&>()) && !calls_tools)
-    broken(where, cat(name, " (", role->get<std::string>(), "): the turn is empty"));
 }
 
 }  // namespace
@@ -123,6 +137,7 @@ DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) 
   DataRow out;
   // Whoever prepared a text may have spelled control tokens in it, as a template would; mlx-lm reads them so.
   const std::string& text = text_of(row, data_.text_feature, where);
+  out.empty = text.empty();
   out.tokens = tokenizer_.encode(text, {.control = txt::ControlTokens::parse});
   const std::optional<int32_t> bos = tokenizer_.bos_id();
   if (bos && out.tokens.size() > 1 && out.tokens[0] == *bos && out.tokens[1] == *bos) {
@@ -132,7 +147,6 @@ DataRow RowEncoder::encode_text(const OrderedJson& row, std::string_view where) 
     if (out.began_twice) out.tokens.erase(out.tokens.begin());
   }
   if (out.tokens.empty() || out.tokens.back() != *eos) out.tokens.push_back(*eos);
-  if (out.tokens.size() < 2) broken(where, "the text is one token: nothing follows that could be learned");
   return out;
 }
 
@@ -156,10 +170,16 @@ DataRow RowEncoder::encode_chat(const OrderedJson& messages, const OrderedJson* 
                 "the model has no chat template; only rows of text can be learned with it");
   }
   const std::string tools_json = tools ? dump(*tools) : std::string();
+  refuse_no_numbers(tools_json, where);
+  refuse_no_numbers(dump(messages), where);
   DataRow out;
   out.tokens = render(messages, tools_json, {}, false, where);
   if (out.tokens.size() < 2) broken(where, "the template makes fewer than two tokens of the conversation");
-  if (data_.mask_prompt) out.first_scored = std::max(1, masked(messages, tools_json, out.tokens, where));
+  if (data_.mask_prompt) {
+    out.empty = is_empty(messages.back());
+    out.first_scored =
+        out.empty ? int32_t(out.tokens.size()) : std::max(1, masked(messages, tools_json, out.tokens, where));
+  }
   return out;
 }
 

@@ -9,8 +9,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
+#include <set>
 
 #include "base/error.h"
+#include "base/format.h"
 #include "base/mapped_file.h"
 #include "hub/files.h"
 #include "hub/names.h"
@@ -68,35 +71,91 @@ void copy_whole(const fs::path& from, const fs::path& to, const fs::path& beside
   fail_system(to, "write");
 }
 
-/// Shards that an index in `directory` names and the directory lacks.
-std::vector<std::string> missing_shards(const fs::path& directory) {
-  std::vector<std::string> missing;
+bool is_file(const fs::path& path) { return size_of(path) >= 0; }
+
+/// Shards that an index in `directory` names and the directory lacks. An index of which no shard is there, beside
+/// model.safetensors, is another packaging's: loading leaves it alone, and so does this.
+std::vector<std::string> missing_shards(const fs::path& directory, const std::set<std::string>& names) {
+  std::set<std::string> missing;
   const fs::path index = directory / "model.safetensors.index.json";
-  if (size_of(index) < 0) return missing;
+  if (!is_file(index)) return {};
   const Json root = parse_json(read_text_file(index, kTreeBytes), index.string());
   const auto map = root.is_object() ? root.find("weight_map") : root.end();
-  if (map == root.end() || !map->is_object()) return missing;  // whoever loads it says what is wrong
+  if (map == root.end() || !map->is_object()) return {};  // whoever loads it says what is wrong
+  bool any = false;
   for (const auto& [tensor, shard] : map->items()) {
     if (!shard.is_string() || !path_defect(shard.get<std::string>()).empty()) continue;
-    if (size_of(directory / shard.get<std::string>()) < 0) missing.push_back(shard.get<std::string>());
+    if (is_file(directory / shard.get<std::string>())) {
+      any = true;
+    } else {
+      missing.insert(shard.get<std::string>());
+    }
   }
-  std::sort(missing.begin(), missing.end());
-  missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+  if (!any && names.contains("model.safetensors")) return {};
+  return {missing.begin(), missing.end()};
+}
+
+/// The others of "model-00001-of-00003.safetensors" that `names` lacks.
+std::vector<std::string> missing_siblings(const std::set<std::string>& names) {
+  std::vector<std::string> missing;
+  constexpr std::string_view kHead = "model-", kOf = "-of-", kEnd = ".safetensors";
+  const auto is_number = [](std::string_view text) {
+    return text.size() == 5 && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  };
+  for (const std::string& name : names) {
+    const std::string_view view = name;
+    if (view.size() != kHead.size() + 5 + kOf.size() + 5 + kEnd.size() || !view.starts_with(kHead) ||
+        !view.ends_with(kEnd) || view.substr(11, 4) != kOf || !is_number(view.substr(6, 5)) ||
+        !is_number(view.substr(15, 5)))
+      continue;
+    const int count = std::stoi(name.substr(15, 5));
+    for (int i = 1; i <= count; ++i) {
+      const std::string sibling = cat(kHead, format("{:05}", i), view.substr(11));
+      if (!names.contains(sibling)) missing.push_back(sibling);
+    }
+    return missing;  // one set of shards
+  }
   return missing;
 }
 
-std::vector<std::string> missing_without_list(const fs::path& directory) {
+struct Without {
+  std::vector<std::string> certain, likely;
+};
+
+/// What a snapshot without a list lacks: any tool may have made it by fetching single files. `likely`: a repository
+/// may be whole without it, and loading says what it needs.
+Without missing_without_list(const fs::path& directory, bool weights) {
   std::error_code failure;
-  std::vector<std::string> missing;
-  bool any = false;
+  std::set<std::string> names;
+  Without missing;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, failure)) {
-    any = true;
-    // A link to a blob that is gone.
-    if (fs::is_symlink(entry.symlink_status(failure)) && !fs::exists(entry.path(), failure))
-      missing.push_back(entry.path().filename().string());
+    const std::string name = entry.path().filename().string();
+    if (fs::exists(entry.path(), failure)) {
+      names.insert(name);
+    } else if (weights || !is_weights(name)) {
+      missing.certain.push_back(name);  // a link to a blob that is gone
+    }
   }
-  if (!any) missing.emplace_back("(every file)");
-  for (std::string& shard : missing_shards(directory)) missing.push_back(std::move(shard));
+  if (names.empty() && missing.certain.empty()) missing.certain.emplace_back("(every file)");
+  if (!names.empty() && weights) {
+    // Weights of other kinds are refused by name when they are loaded: nothing that the Hub has would help.
+    const bool any = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+      return (is_weights(name) && needed(name)) || name.ends_with(".gguf") || name.ends_with(".bin") ||
+             name.ends_with(".pt") || name.ends_with(".pth") || name.ends_with(".npz");
+    });
+    std::vector<std::string> shards = missing_shards(directory, names);
+    if (shards.empty()) shards = missing_siblings(names);
+    if (!any && shards.empty()) missing.certain.emplace_back("the weights (*.safetensors)");
+    std::move(shards.begin(), shards.end(), std::back_inserter(missing.certain));
+  }
+  const bool adapter = names.contains("adapters.safetensors") || names.contains("adapter_model.safetensors");
+  if (adapter && !names.contains("adapter_config.json")) missing.likely.emplace_back("adapter_config.json");
+  const bool model = !adapter && !names.contains("adapter_config.json");
+  if (model && !names.empty()) {
+    for (const char* name : {"config.json", "tokenizer.json"}) {
+      if (!names.contains(name)) missing.likely.emplace_back(name);
+    }
+  }
   return missing;
 }
 
@@ -180,6 +239,10 @@ void RepositoryCache::write_absent(const std::string& commit, const std::string&
 } catch (const Error&) {
 }
 
+bool RepositoryCache::is_absent(const std::string& commit, const std::string& path) const {
+  return is_file(folder_ / ".no_exist" / commit / path);
+}
+
 void RepositoryCache::create() const {
   make_directories(folder_ / "blobs");
   std::error_code ignored;
@@ -192,14 +255,23 @@ void RepositoryCache::create() const {
 }
 
 std::vector<std::string> missing_files(const RepositoryCache& cache, const std::string& commit,
-                                       const Selection& selection) {
+                                       const Selection& selection, Doubt doubt) {
   const std::optional<Tree> tree = cache.read_tree(commit);
-  if (!tree) return missing_without_list(cache.snapshot(commit) / selection.subdir);
+  if (!tree) {
+    Without without = missing_without_list(cache.snapshot(commit) / selection.subdir, selection.weights);
+    if (doubt == Doubt::counts) {
+      for (std::string& name : without.likely) {
+        const std::string path = selection.subdir.empty() ? name : cat(selection.subdir, "/", name);
+        if (!cache.is_absent(commit, path)) without.certain.push_back(std::move(name));
+      }
+    }
+    return std::move(without.certain);
+  }
   std::vector<std::string> missing;
   const std::vector<std::string> chosen = select(*tree, selection);
   if (chosen.empty()) missing.emplace_back("(every file that is wanted)");
   for (const std::string& path : chosen) {
-    if (!cache.has_file(commit, path, tree->find(path)->second)) missing.push_back(path);
+    if (!path_defect(path).empty() || !cache.has_file(commit, path, tree->find(path)->second)) missing.push_back(path);
   }
   return missing;
 }

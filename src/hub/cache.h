@@ -49,6 +49,9 @@ class RepositoryCache {
   /// Notes that a commit has no such file: .no_exist/<commit>/<path>. Fails silently.
   void write_absent(const std::string& commit, const std::string& path) const;
 
+  /// Whether such a note is there.
+  bool is_absent(const std::string& commit, const std::string& path) const;
+
   /// Makes the folders, and the CACHEDIR.TAG of the cache. Throws Error(bad_file) when that is impossible.
   void create() const;
 
@@ -56,9 +59,14 @@ class RepositoryCache {
   std::filesystem::path cache_, folder_;
 };
 
-/// Files of a selection that a snapshot lacks. With a kept list: those of the list. Without one: shards that
-/// model.safetensors.index.json names; and "(any file)" for an empty folder.
+/// Whether a file counts as missing that a repository may well do without (a tokenizer).
+enum class Doubt : unsigned char { counts, passes };
+
+/// Files of a selection that a snapshot lacks. With a kept list: those of the list. Without one, as every tool leaves
+/// it that fetches single files: weights when there are none, shards that an index or a shard's own name speaks of,
+/// links to nothing, "(every file)" for an empty folder; in doubt also the config and the tokenizer, unless
+/// huggingface_hub noted that the repository has none.
 std::vector<std::string> missing_files(const RepositoryCache& cache, const std::string& commit,
-                                       const Selection& selection);
+                                       const Selection& selection, Doubt doubt = Doubt::counts);
 
 }  // namespace bumblebee::hub

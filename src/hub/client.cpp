@@ -154,10 +154,7 @@ Tree Client::list(const std::string& id, const std::string& commit, int attempts
     const size_t before = tree.size();
     add_tree_page(tree, parsed(*result.response, settings_, id), id);
     const std::string next = at_endpoint(next_page(result.response->header("link")), settings_);
-    if (next.empty()) {
-      check_tree(tree, id);
-      return tree;
-    }
+    if (next.empty()) return tree;
     if (origin_of(next) != origin_of(settings_.endpoint))
       throw Error(ErrorCode::network, id, cat("the list of files goes on at another host: ", quoted(next)));
     if (tree.size() == before && next == request.url) break;

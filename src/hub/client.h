@@ -30,7 +30,7 @@ class Client {
   /// The commit, 40 hexadecimal digits. A full commit is returned as it is, without a request. `attempts`: fewer than
   /// RetryPolicy has, when there is something to fall back to; 0: all.
   std::string resolve(const std::string& id, const std::string& revision, int attempts = 0);
-  /// All files of a commit, checked. Throws what add_tree_page() and check_tree() throw, too.
+  /// All files of a commit. Throws what add_tree_page() throws, too.
   Tree list(const std::string& id, const std::string& commit, int attempts = 0);
 
  private:

@@ -64,6 +64,17 @@ std::string listed(const std::vector<std::string>& names) {
 
 std::string megabytes(uint64_t bytes) { return format("{:.2f} MB", double(bytes) / 1e6); }
 
+/// The snapshot in the cache when nothing is missing; an empty path otherwise.
+fs::path whole_snapshot(const Settings& settings, const Download& what, Doubt doubt) try {
+  const RepositoryCache cache(settings.cache, what.id);
+  const std::string commit = cache.resolve(what.revision);
+  std::error_code ignored;
+  if (commit.empty() || !fs::is_directory(cache.snapshot(commit) / what.selection.subdir, ignored)) return {};
+  return missing_files(cache, commit, what.selection, doubt).empty() ? cache.snapshot(commit) : fs::path();
+} catch (const Error&) {  // a ref or an index that is broken: the Hub has a good one
+  return {};
+}
+
 class Job {
  public:
   Job(const Settings& settings, const Download& what)
@@ -130,7 +141,7 @@ class Job {
     try {
       Client client(settings_, http);
       // With something to fall back to, one question is enough.
-      const int attempts = cached_snapshot(settings_, what_).empty() ? 0 : 1;
+      const int attempts = whole_snapshot(settings_, what_, Doubt::passes).empty() ? 0 : 1;
       result_.commit = client.resolve(what_.id, what_.revision, attempts);
       std::optional<Tree> kept = cache_.read_tree(result_.commit);
       tree = kept ? std::move(*kept) : client.list(what_.id, result_.commit, attempts);
@@ -150,10 +161,13 @@ class Job {
       throw Error(ErrorCode::bad_file, what_.id,
                   cat("revision '", what_.revision, "' is not in the cache (no ", absent.string(), "), and ", why));
     }
-    const std::vector<std::string> missing = missing_files(cache_, commit, what_.selection);
+    const std::vector<std::string> missing = missing_files(cache_, commit, what_.selection, Doubt::passes);
     if (!missing.empty()) {
-      const std::string lacks = cat("the cache lacks ", listed(missing));
-      if (unavailable != nullptr) throw Unavailable(unavailable->code(), what_.id, cat(lacks, "; ", why));
+      const std::string lacks =
+          cat("the cache lacks ", listed(missing), " (`bumblebee pull ", what_.id, "` fetches what is missing)");
+      const std::string start = cat("[", what_.id, "] ");  // said once
+      const std::string_view rest = std::string_view(why).substr(why.starts_with(start) ? start.size() : 0);
+      if (unavailable != nullptr) throw Unavailable(unavailable->code(), what_.id, cat(lacks, "; ", rest));
       throw Error(ErrorCode::bad_file, what_.id, cat(lacks, ", and ", why));
     }
     result_.commit = commit;
@@ -169,6 +183,7 @@ class Job {
 
   void take(const Tree& tree, Http& http) {
     const std::vector<std::string> chosen = select(tree, what_.selection);
+    check_paths(chosen, what_.id);
     if (chosen.empty()) {
       const std::string in = what_.selection.subdir.empty() ? "" : cat(" in the folder '", what_.selection.subdir, "'");
       throw Error(ErrorCode::not_found, what_.id,
@@ -342,15 +357,7 @@ Downloaded download(const Settings& settings, const Download& what) {
 
 fs::path cached_snapshot(const Settings& settings, const Download& what) {
   check(what);
-  try {
-    const RepositoryCache cache(settings.cache, what.id);
-    const std::string commit = cache.resolve(what.revision);
-    std::error_code ignored;
-    if (commit.empty() || !fs::is_directory(cache.snapshot(commit) / what.selection.subdir, ignored)) return {};
-    return missing_files(cache, commit, what.selection).empty() ? cache.snapshot(commit) : fs::path();
-  } catch (const Error&) {  // a ref or an index that is broken: the Hub has a good one
-    return {};
-  }
+  return whole_snapshot(settings, what, Doubt::counts);
 }
 
 }  // namespace bumblebee::hub

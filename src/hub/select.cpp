@@ -75,9 +75,9 @@ bool left_out_folder(std::string_view folder) {
          std::find(kFolders.begin(), kFolders.end(), folder) != kFolders.end();
 }
 
-bool is_weights(std::string_view path) { return path.ends_with(".safetensors"); }
-
 }  // namespace
+
+bool is_weights(std::string_view path) { return path.ends_with(".safetensors"); }
 
 bool matches(std::string_view pattern, std::string_view name) {
   if (pattern.ends_with('/')) return matches_whole(std::string(pattern) + "*", name);
@@ -115,9 +115,10 @@ std::vector<std::string> select(const Tree& tree, const Selection& selection) {
   for (const auto& [path, file] : tree) {
     if (!inside(path) || any_matches(selection.exclude, path)) continue;
     const std::string below = path.substr(prefix.size());
-    const bool wanted = selection.include.empty()
-                            ? needed(below) && (!is_weights(path) || beside(path) || !weights_here)
-                            : any_matches(selection.include, path);
+    const bool wanted =
+        selection.include.empty()
+            ? needed(below) && (!is_weights(path) || (selection.weights && (beside(path) || !weights_here)))
+            : any_matches(selection.include, path);
     if (wanted) chosen.push_back(path);
   }
   return chosen;

@@ -43,12 +43,6 @@ TreeFile checked_file(const Json& entry, std::string_view where) {
   return file;
 }
 
-std::string checked_path(std::string path, std::string_view where) {
-  if (const std::string defect = path_defect(path); !defect.empty())
-    refuse(where, cat("'", shown(path), "' has ", defect));
-  return path;
-}
-
 }  // namespace
 
 void add_tree_page(Tree& tree, const Json& page, std::string_view where) {
@@ -57,15 +51,18 @@ void add_tree_page(Tree& tree, const Json& page, std::string_view where) {
     const std::string type = string_or(entry, "type", where, "");
     if (type == "directory") continue;
     if (type != "file") refuse(where, cat("'type': expected file or directory, got ", brief(Json(type))));
-    const std::string path = checked_path(string_or(entry, "path", where, ""), where);
+    const std::string path = string_or(entry, "path", where, "");
     if (tree.size() >= kMaxTreeFiles) refuse(where, cat("more than ", kMaxTreeFiles, " files"));
-    if (!tree.emplace(path, checked_file(entry, where)).second) refuse(where, cat("'", path, "' is there twice"));
+    if (!tree.emplace(path, checked_file(entry, where)).second)
+      refuse(where, cat("'", shown(path), "' is there twice"));
   }
 }
 
-void check_tree(const Tree& tree, std::string_view where) {
-  std::set<std::string> names, folders;
-  for (const auto& [path, file] : tree) {
+void check_paths(const std::vector<std::string>& paths, std::string_view where) {
+  std::set<std::string> names;
+  for (const std::string& path : paths) {
+    if (const std::string defect = path_defect(path); !defect.empty())
+      refuse(where, cat("'", shown(path), "' has ", defect));
     if (!names.insert(fold_case(path)).second) refuse(where, cat("'", path, "' differs from another in case only"));
   }
   for (const std::string& name : names) {
@@ -105,9 +102,8 @@ std::optional<Tree> tree_from_text(std::string_view text, std::string_view where
       file.lfs_size = uint64_t(require_int(entry, "lfs_size", where, 0, kLargestFile));
     }
     file.xet_hash = string_or(entry, "xet_hash", where, "");
-    tree.emplace(checked_path(path, where), std::move(file));
+    tree.emplace(path, std::move(file));
   }
-  check_tree(tree, where);
   return tree;
 } catch (const Error&) {
   return {};

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/json.h"
 
@@ -30,13 +31,13 @@ using Tree = std::map<std::string, TreeFile, std::less<>>;
 constexpr size_t kMaxTreeFiles = 200000;
 
 /// Adds one page of `GET /api/models/{id}/tree/{commit}?recursive=true`. `where` names the repository in errors. Throws
-/// Error(bad_file) for what no honest Hub sends: paths that path_defect() refuses, hashes that are none, sizes out of
-/// range, a path twice.
+/// Error(bad_file) for what no honest Hub sends: hashes that are none, sizes out of range, a path twice. Names of files
+/// are taken as they come: those that are fetched go through check_paths().
 void add_tree_page(Tree& tree, const Json& page, std::string_view where);
 
-/// Throws Error(bad_file) when two paths differ only in case, or one is a folder of another: they would overwrite each
-/// other on some file systems.
-void check_tree(const Tree& tree, std::string_view where);
+/// What becomes files must be free of what path_defect() refuses, and no two of them may differ only in case or be file
+/// and folder: they would overwrite each other on some file systems. Throws Error(bad_file).
+void check_paths(const std::vector<std::string>& paths, std::string_view where);
 
 /// The bytes of "trees/<commit>.json", equal to those that huggingface_hub writes.
 std::string tree_to_text(const Tree& tree);

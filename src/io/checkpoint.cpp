@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/mapped_file.h"
 #include "io/quote.h"
 
@@ -17,7 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr const char* kWhole = "model.safetensors";
 constexpr size_t kLargestIndex = size_t{64} << 20;
+constexpr const char* kOuter = "language_model.";        // as MLX's tools write the text half of a model with vision
+constexpr const char* kInner = "model.language_model.";  // as transformers does, with the head outside
+constexpr std::string_view kPlain = "model.";
 
 std::vector<fs::path> list(const fs::path& directory) {
   std::error_code error;
@@ -54,6 +59,22 @@ bool stays_inside(const fs::path& relative) {
                       [](const fs::path& part) { return part == ".." || part == "."; });
 }
 
+bool is_weights(const fs::path& path, std::string_view start) {
+  const std::string name = path.filename().string();
+  return name.starts_with(start) && name.ends_with(".safetensors");
+}
+
+/// Whether an index speaks of a packaging that is not here: none of its shards, but one file with everything. Tools
+/// that join shards leave such a one behind.
+bool is_of_others(const Json& map, const fs::path& directory) {
+  std::error_code error;
+  if (!fs::exists(directory / kWhole, error)) return false;
+  return std::none_of(map.begin(), map.end(), [&](const Json& shard) {
+    return !shard.is_string() || !stays_inside(shard.get<std::string>()) ||
+           fs::exists(directory / shard.get<std::string>(), error);
+  });
+}
+
 std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) {
   const uint64_t columns = weight.shape.empty() ? 0 : weight.shape.back(),
                  groups = scales.shape.empty() ? 0 : scales.shape.back();
@@ -67,6 +88,16 @@ std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) 
 }
 
 }  // namespace
+
+bool is_beside_text(std::string_view name) {
+  if (name.starts_with("mtp.")) return true;
+  for (const char* part : {"vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "mm_projector.",
+                           "audio_tower.", "embed_vision.", "embed_audio."}) {
+    const size_t at = name.find(part);
+    if (at == 0 || (at != std::string_view::npos && name[at - 1] == '.')) return true;
+  }
+  return false;
+}
 
 std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& directory) {
   std::error_code error;
@@ -90,15 +121,18 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const fs::path& directory) {
 void Checkpoint::open_files() {
   const auto present = list(directory_);
   std::error_code error;
-  if (fs::exists(directory_ / kIndexName, error)) return open_indexed(directory_ / kIndexName);
+  if (fs::exists(directory_ / kIndexName, error) && open_indexed(directory_ / kIndexName)) return;
   for (const auto& path : present) {
-    const std::string name = path.filename().string();
-    if (name.starts_with("model") && name.ends_with(".safetensors")) add_file(path);
+    if (is_weights(path, "model")) add_file(path);
+  }
+  if (!files_.empty()) return;
+  for (const auto& path : present) {
+    if (is_weights(path, "weight")) add_file(path);  // as MLX's first tools called them
   }
   if (files_.empty()) refuse_directory(directory_, present);
 }
 
-void Checkpoint::open_indexed(const fs::path& path) {
+bool Checkpoint::open_indexed(const fs::path& path) {
   JsonLimits limits;
   limits.bytes = kLargestIndex;
   const Json index = parse_json(read_text_file(path, kLargestIndex), path.string(), limits);
@@ -106,6 +140,10 @@ void Checkpoint::open_indexed(const fs::path& path) {
     throw Error(ErrorCode::bad_file, path.string(), "'weight_map': expected an object of tensor names and files");
   }
   const Json& map = index["weight_map"];
+  if (is_of_others(map, directory_)) {
+    note(path.string(), "left out: none of the shards that it names is here, ", kWhole, " is");
+    return false;
+  }
   std::map<std::string, const SafetensorsFile*> shards;
   for (const auto& [name, value] : map.items()) {
     if (!value.is_string() || !stays_inside(value.get<std::string>())) {
@@ -134,6 +172,7 @@ void Checkpoint::open_indexed(const fs::path& path) {
   }
   if (files_.empty())
     throw Error(ErrorCode::bad_file, path.string(), "'weight_map': expected at least one tensor, got none");
+  return true;
 }
 
 void Checkpoint::add_file(const fs::path& path) {
@@ -149,9 +188,23 @@ void Checkpoint::add_file(const fs::path& path) {
 }
 
 void Checkpoint::find_prefix() {
-  if (!config_.has_text_config()) return;
-  const auto it = tensors_.lower_bound("language_model.");
-  if (it != tensors_.end() && it->first.starts_with("language_model.")) prefix_ = "language_model.";
+  for (const char* prefix : {kOuter, kInner}) {
+    const auto it = tensors_.lower_bound(prefix);
+    if (it != tensors_.end() && it->first.starts_with(prefix)) prefix_ = prefix;
+  }
+}
+
+std::string Checkpoint::full(const std::string& name) const {
+  if (prefix_ != kInner) return prefix_ + name;
+  return name.starts_with(kPlain) ? kInner + name.substr(kPlain.size()) : name;
+}
+
+/// A config may name modules as they are called inside the text model.
+QuantizationConfig::Rule Checkpoint::rule(const std::string& path) const {
+  const QuantizationConfig::Rule own = config_.quantization.rule(path);
+  if (own.says != QuantizationConfig::Says::top_level || prefix_.empty() || !path.starts_with(prefix_)) return own;
+  const std::string rest = path.substr(prefix_.size());
+  return config_.quantization.rule(prefix_ == kInner ? cat(kPlain, rest) : rest);
 }
 
 Checkpoint::Found Checkpoint::find(const std::string& name) const {
@@ -169,12 +222,13 @@ bool Checkpoint::has(const std::string& name) const { return bool(find(full(name
 void Checkpoint::ignore(const std::string& name) { claimed_.insert(full(name)); }
 
 std::vector<std::string> Checkpoint::unclaimed() const {
-  std::vector<std::string> result;
+  std::vector<std::string> result, beside;
   for (const auto& [name, found] : tensors_) {
-    // Beside a prefixed text model lie the vision tower and its projector, which a language model does not have.
-    if (!prefix_.empty() && !name.starts_with(prefix_)) continue;
-    if (claimed_.count(name) == 0) result.push_back(name);
+    if (claimed_.count(name) > 0) continue;
+    (is_beside_text(name) || (prefix_ == kOuter && !name.starts_with(prefix_)) ? beside : result).push_back(name);
   }
+  if (!beside.empty())
+    note(directory_.string(), "left out ", beside.size(), " tensors beside the text model: ", list_names(beside));
   return result;
 }
 
@@ -185,7 +239,7 @@ std::optional<Format> Checkpoint::quantized_format(const std::string& path) cons
   const auto fail = [&](ErrorCode code, const std::string& what) {
     throw Error(code, weight.file->where(), cat("module ", in_quotes(path), ": ", what));
   };
-  const auto rule = config_.quantization.rule(path);
+  const auto rule = this->rule(path);
   using Says = QuantizationConfig::Says;
   if (!scales) {
     if (weight.tensor->dtype == DType::u32)

@@ -25,6 +25,9 @@ struct StoredModule {
   uint64_t bytes = 0;           // in the file, scales and biases included
 };
 
+/// Whether a tensor or module is of a part that text never passes: what sees or hears, or guesses tokens ahead (mtp).
+bool is_beside_text(std::string_view name);
+
 /// An open directory. Not safe for use by several threads at once (it counts claims); the weights it hands out are.
 class Checkpoint : public WeightSource {
  public:
@@ -68,17 +71,20 @@ class Checkpoint : public WeightSource {
  private:
   Checkpoint() = default;
   void open_files();
-  void open_indexed(const std::filesystem::path& index);
+  /// False when the index is another packaging's: nothing is opened then.
+  bool open_indexed(const std::filesystem::path& index);
   void add_file(const std::filesystem::path& path);
   void find_prefix();
-  std::string full(const std::string& name) const { return prefix_ + name; }
+  std::string full(const std::string& name) const;
+  QuantizationConfig::Rule rule(const std::string& path) const;
   HostWeight dense_matrix(const std::string& path, const Found& weight, int out, int in);
 
   std::filesystem::path directory_;
   HfConfig config_;
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
   std::map<std::string, Found, std::less<>> tensors_;
-  std::string prefix_;  // "language_model." when the text model is packed inside a vision model's checkpoint
+  std::string prefix_;  // when the text model is packed inside a vision model's checkpoint: "language_model.", or
+                        // "model.language_model." in place of "model."
   std::set<std::string> claimed_;
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
 };

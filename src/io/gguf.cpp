@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/foreign_file.h"
 #include "io/quote.h"
 
 namespace bumblebee {
@@ -150,6 +151,10 @@ GgufValue GgufFile::take_value(GgufKind kind, std::string_view what) {
 }
 
 void GgufFile::read() {
+  const auto first = file_.first(std::min<size_t>(file_.size(), 512));
+  if (const std::string what = foreign_content({reinterpret_cast<const char*>(first.data()), first.size()});
+      !what.empty())
+    throw Error(ErrorCode::bad_file, where_, what);
   if (take(4, "the magic number") != kMagic)
     throw Error(ErrorCode::bad_file, where_, "expected a GGUF file, got another beginning");
   const uint64_t version = take(4, "the version");

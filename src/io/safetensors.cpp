@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/foreign_file.h"
 #include "base/json.h"
 #include "io/quote.h"
 #include "io/safetensors_header.h"
@@ -59,6 +60,10 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::parse(std::span<const st
 }
 
 void SafetensorsFile::read_header() {
+  const auto first = file_.first(std::min<size_t>(file_.size(), 512));
+  if (const std::string what = foreign_content({reinterpret_cast<const char*>(first.data()), first.size()});
+      !what.empty())
+    throw Error(ErrorCode::bad_file, where_, what);
   if (file_.size() < kLengthBytes) {
     throw Error(ErrorCode::bad_file, where_,
                 cat("safetensors file too short: expected at least 8 bytes, got ", file_.size()));

@@ -3,9 +3,12 @@
 #include "lora/bind_to_base.h"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "io/checkpoint.h"
 #include "io/quote.h"
 
 namespace bumblebee::lora {
@@ -63,20 +66,38 @@ int layers_of(const Base& base) {
   return layers;
 }
 
+/// The base's name for a module that another packaging of the same model calls otherwise: the text half of a model with
+/// vision is "language_model.model...." in MLX's files and "model.language_model...." in transformers'.
+std::string base_path(const std::string& path, const TargetModules& modules) {
+  if (modules.contains(path)) return path;
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"language_model.", ""}, {"model.language_model.model.", "model."}, {"model.language_model.", "model."}};
+  for (const auto& [theirs, ours] : kNames) {
+    if (!path.starts_with(theirs)) continue;
+    std::string name = cat(ours, std::string_view(path).substr(theirs.size()));
+    if (modules.contains(name)) return name;
+  }
+  return path;
+}
+
+/// What changes which module, by the base's names.
+using Changes = std::map<std::string, const ModuleDelta*>;
+
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
 /// layers decides: an adapter for the last 16 of 28 layers is another one for a base of 36.
-void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules) {
+void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes) {
   if (!adapter.targets) return;
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind == ModuleKind::norm || adapter.modules.contains(module.name)) continue;
+    if (module.kind == ModuleKind::norm || changes.contains(module.name)) continue;
     if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
       missing.push_back(module.name);
   }
   for (const auto& [path, change] : adapter.modules) {
-    if (change.low_rank && !adapter.targets->covers(path, layers, modules.at(path)->kind == ModuleKind::embedding))
-      outside.push_back(path);
+    const auto module = modules.find(base_path(path, modules));
+    if (module == modules.end() || !change.low_rank) continue;
+    if (!adapter.targets->covers(path, layers, module->second->kind == ModuleKind::embedding)) outside.push_back(path);
   }
   if (!outside.empty()) {
     refuse(adapter, base,
@@ -130,15 +151,19 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   if (adapter.modules.empty()) refuse(adapter, base, "expected modules, got none");
   TargetModules modules;
   for (const nn::TargetModule& module : base.target_modules) modules.emplace(module.name, &module);
-  std::vector<std::string> unknown, wrong;
+  Changes changes;
+  std::vector<std::string> unknown, wrong, beside;
   for (const auto& [path, change] : adapter.modules) {
-    const auto it = modules.find(path);
+    const auto it = modules.find(base_path(path, modules));
     if (it == modules.end()) {
-      unknown.push_back(path);
+      (is_beside_text(path) ? beside : unknown).push_back(path);
     } else if (const std::string text = problem(change, *it->second, adapter.dialect); !text.empty()) {
       wrong.push_back(cat(path, " (", text, ")"));
+    } else if (!changes.emplace(it->first, &change).second) {
+      refuse(adapter, base, cat("expected one module for ", in_quotes(it->first), ", got two"));
     }
   }
+  if (changes.empty() && wrong.empty()) std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
   if (unknown.size() == adapter.modules.size()) {
     refuse(adapter, base, cat("none of its ", unknown.size(), " modules is in the base: ", list_names(unknown)));
   }
@@ -152,9 +177,11 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         adapter, base,
         cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
   }
-  check_targets(adapter, base, modules);
-  BoundAdapter bound{.adapter = &adapter, .modules = {}, .derived = {}};
-  for (const auto& [path, change] : adapter.modules) bound.modules.emplace(path, &change);
+  check_targets(adapter, base, modules, changes);
+  if (!beside.empty()) {
+    note(adapter.where, "left out ", beside.size(), " modules beside the text model: ", list_names(beside));
+  }
+  BoundAdapter bound{.adapter = &adapter, .modules = std::move(changes), .derived = {}};
   if (base.tied_head) tie_head(bound, base);
   return bound;
 }

@@ -39,16 +39,13 @@ constexpr std::string_view kRead[] = {"alpha_pattern",
 
 /// About training, initialisation, provenance or memory: the tensors compute the same whatever they say. With
 /// fan_in_fan_out only the layout of the base differs, and ours has one layout.
-constexpr std::string_view kHarmless[] = {"auto_mapping",   "base_model_name_or_path",
-                                          "corda_config",   "eva_config",
-                                          "fan_in_fan_out", "inference_mode",
-                                          "loftq_config",   "lora_dropout",
-                                          "lora_ga_config", "megatron_config",
-                                          "megatron_core",  "merge_weights",
-                                          "on_top_of",  // ours, read_peft() keeps it
-                                          "peft_version",   "qalora_group_size",
-                                          "revision",       "runtime_config",
-                                          "task_type",      "unsloth_fixed"};
+constexpr std::string_view kHarmless[] = {
+    "auto_mapping",   "base_model_name_or_path", "corda_config",  "eva_config",
+    "fan_in_fan_out", "inference_mode",          "loftq_config",  "lora_dropout",
+    "lora_ga_config", "megatron_config",         "megatron_core", "merge_weights",
+    "on_top_of",  // ours, read_peft() keeps it
+    "peft_version",   "qalora_group_size",       "revision",      "runtime_config",
+    "task_type",      "unsloth_fixed",           "velora_config"};
 
 /// Known to change what is computed.
 struct Refused {
@@ -71,8 +68,29 @@ bool is_listed(std::span<const std::string_view> list, std::string_view key) {
 
 /// Names of versions and notes of other tools.
 bool is_provenance(std::string_view key) {
-  return key.starts_with("_") || key.ends_with("_version") || key.ends_with("_comment") || key == "comment" ||
-         key == "name" || key == "description" || key == "license" || key == "tags";
+  constexpr std::string_view kNotes[] = {"author",
+                                         "base_model_class",
+                                         "base_model_name",
+                                         "created_at",
+                                         "created_by",
+                                         "dataset",
+                                         "date",
+                                         "epochs",
+                                         "framework",
+                                         "language",
+                                         "learning_rate",
+                                         "library_name",
+                                         "loraplus_lr_ratio",
+                                         "max_seq_length",
+                                         "model_type",
+                                         "random_state",
+                                         "seed",
+                                         "torch_dtype",
+                                         "trained_by",
+                                         "training_args",
+                                         "use_gradient_checkpointing"};
+  return is_listed(kNotes, key) || key.starts_with("_") || key.ends_with("_version") || key.ends_with("_comment") ||
+         key == "comment" || key == "name" || key == "description" || key == "license" || key == "tags";
 }
 
 void check_keys(const AdapterConfig& config) {

@@ -48,7 +48,7 @@ bool is_there(const fs::path& path) {
     const std::string name = it->path().filename().string();
     if (name.ends_with("_adapters.safetensors")) {
       throw Error(ErrorCode::bad_file, where,
-                  cat(kExpected, ", got only checkpoints like ", in_quotes(name), ": copy one to '", kMlxFile, "'"));
+                  cat(kExpected, ", got only snapshots like ", in_quotes(name), ": name one of them"));
     }
     if (name.ends_with(".gguf")) {
       throw Error(ErrorCode::unsupported, where, cat(kExpected, ", got ", in_quotes(name)));
@@ -69,23 +69,25 @@ float checked_scale(double scale, std::string_view where, std::string_view what)
   return value;
 }
 
-Adapter read_adapter(const fs::path& directory, const ReadOptions& options) {
+Adapter read_adapter(const fs::path& place, const ReadOptions& options) {
   if (options.scale && !std::isfinite(*options.scale)) {
-    throw Error(ErrorCode::bad_request, directory.string(),
-                cat("scale: expected a finite number, got ", *options.scale));
+    throw Error(ErrorCode::bad_request, place.string(), cat("scale: expected a finite number, got ", *options.scale));
   }
-  const bool mlx = is_there(directory / kMlxFile), peft = is_there(directory / kPeftFile);
-  if (mlx && peft) {
+  const bool is_file = place.extension() == ".safetensors" && fs::is_regular_file(place);
+  const fs::path directory = is_file ? place.parent_path() : place;
+  bool mlx = is_there(directory / kMlxFile), peft = is_there(directory / kPeftFile);
+  if (!is_file && mlx && peft) {
     throw Error(ErrorCode::bad_file, directory.string(), cat("two adapters: ", kExpected, ", got both"));
   }
-  if (!mlx && !peft) refuse(directory);
+  if (!is_file && !mlx && !peft) refuse(directory);
   const AdapterConfig config = AdapterConfig::open(directory);
-  const TensorSet tensors(SafetensorsFile::open(directory / (mlx ? kMlxFile : kPeftFile)));
+  if (is_file) mlx = config.find("peft_type") == nullptr;  // a snapshot of a training, named by itself
+  const TensorSet tensors(SafetensorsFile::open(is_file ? place : directory / (mlx ? kMlxFile : kPeftFile)));
   Adapter adapter = mlx ? read_mlx(tensors, config, options) : read_peft(tensors, config);
   adapter.where = tensors.where();
   adapter.name = options.name;
   if (adapter.name.empty()) {
-    const fs::path last = directory.filename().empty() ? directory.parent_path().filename() : directory.filename();
+    const fs::path last = place.filename().empty() ? place.parent_path().filename() : place.filename();
     adapter.name = last.string();
   }
   if (options.scale && set_scale(adapter, *options.scale) == 0) {

@@ -17,9 +17,10 @@ struct ReadOptions {
   std::string name = {};            // instead of the directory's
 };
 
-/// Reads the adapter in `directory`. Throws Error naming the file, and the tensor or key: `bad_file` for broken
+/// Reads the adapter in a directory, or one file of tensors with the config beside it, as training leaves its
+/// snapshots. Throws Error naming the file, and the tensor or key: `bad_file` for broken
 /// tensors, `bad_config` for a config that contradicts them or itself, `unsupported` for what is named and refused.
-Adapter read_adapter(const std::filesystem::path& directory, const ReadOptions& options = {});
+Adapter read_adapter(const std::filesystem::path& place, const ReadOptions& options = {});
 
 /// Reads one file of mlx-lm's factors without the config beside it, as mlx-lm's resume_adapter_file names one: all
 /// modules get `scale`. Throws as read_adapter() does.

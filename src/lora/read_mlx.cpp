@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "io/quote.h"
 #include "lora/adapter_config.h"
 #include "lora/readers.h"
@@ -14,8 +15,18 @@
 namespace bumblebee::lora {
 namespace {
 
+/// Which number multiplied B(A x) in the version of mlx-lm that wrote a file, by the keys that it wrote: all arguments
+/// of the run, so that each version's are there. Their history, as the releases on PyPI have it:
+///   0.6 to 0.13      lora_layers                        scale·alpha/rank
+///   0.14.0, 0.14.1   + use_dora                         scale·alpha/rank
+///   0.14.3 to 0.18   the same keys                      scale (June 2024)
+///   from 0.19        num_layers, fine_tune_type         scale (October 2024); alpha is in the defaults until 0.22.2
+enum class Formula : uint8_t { scale, scale_alpha_rank, unknown };
+
 /// adapter_config.json: all arguments of the training run, of which these matter here.
 struct MlxConfig {
+  Formula formula = Formula::unknown;
+
   Kind kind = Kind::lora;
   int64_t layers = 0;  // the last so many; 0 for all
   bool has_layers = false;
@@ -36,6 +47,18 @@ Kind read_kind(const AdapterConfig& config) {
   if (type == "full") return Kind::full;
   throw Error(ErrorCode::unsupported, config.where,
               cat("'fine_tune_type': expected lora, dora or full, got ", in_quotes(type)));
+}
+
+Formula formula_of(const AdapterConfig& config) {
+  const auto has = [&](const char* key) { return config.json->contains(key); };
+  if (has("num_layers") || has("fine_tune_type")) return Formula::scale;
+  for (const char* later : {"use_dora", "optimizer", "mask_prompt", "report_to", "wandb"}) {
+    if (has(later)) return Formula::unknown;
+  }
+  for (const char* argument : {"lora_layers", "seed", "batch_size", "iters", "steps_per_eval", "save_every"}) {
+    if (!has(argument)) return Formula::unknown;  // not as mlx-lm left it
+  }
+  return Formula::scale_alpha_rank;
 }
 
 void read_layers(const AdapterConfig& config, MlxConfig& result) {
@@ -63,7 +86,13 @@ void read_parameters(const AdapterConfig& config, MlxConfig& result) {
   for (const auto& [key, value] : parameters->items()) {
     if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_off(value))
       continue;
-    throw Error(ErrorCode::unsupported, where, cat("unknown key ", in_quotes(key), ": ", brief(value)));
+    // mlx-lm reads none of these; a tool that writes such a one may mean another result than mlx-lm's.
+    for (const char* other :
+         {"use_rslora", "rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform"}) {
+      if (key == other)
+        throw Error(ErrorCode::unsupported, where, cat("unknown key ", in_quotes(key), ": ", brief(value)));
+    }
+    note(where, "unknown key ", in_quotes(key), ": ", brief(value), ": left out, as in mlx-lm");
   }
   result.rank = int_or(*parameters, "rank", where, 1, INT32_MAX, 0);
   if (parameters->contains("scale") && !(*parameters)["scale"].is_null())
@@ -81,44 +110,48 @@ MlxConfig read_config(const AdapterConfig& config) {
   }
   MlxConfig result;
   result.kind = read_kind(config);
+  result.formula = formula_of(config);
   read_layers(config, result);
   read_parameters(config, result);
   return result;
 }
 
-/// The scale, once the rank of the tensors is known. Until June 2024 mlx-lm multiplied by scale·alpha/rank; the key
-/// alpha outlived that in users' files, and mlx-lm ignores it now. Which of the two a file was trained with cannot be
-/// told, so it is refused unless they are the same number.
+/// The scale, once the rank of the tensors is known. Where the keys do not date the file, it is refused unless both
+/// formulas give one number.
 double scale_of(const MlxConfig& config, int64_t rank, const std::string& where, bool overridden) {
   if (overridden) return 0;
   if (!config.scale) {
-    throw Error(ErrorCode::bad_config, where, "missing 'lora_parameters'.'scale': give the scale when loading");
+    throw Error(ErrorCode::bad_config, where,
+                "missing 'lora_parameters'.'scale': give the scale when loading (--adapter SRC:scale=NUMBER)");
   }
-  if (config.alpha && *config.alpha != double(rank)) {
-    throw Error(
-        ErrorCode::unsupported, where,
-        cat("'alpha' ", *config.alpha, " with rank ", rank,
-            ": mlx-lm before June 2024 trained with scale·alpha/rank = ", *config.scale * *config.alpha / double(rank),
-            ", later ones with scale = ", *config.scale, ": give the right one when loading"));
+  if (!config.alpha || config.formula == Formula::scale || *config.alpha == double(rank)) return *config.scale;
+  const double product = *config.scale * *config.alpha / double(rank);
+  if (config.formula == Formula::unknown) {
+    throw Error(ErrorCode::unsupported, where,
+                cat("'alpha' ", *config.alpha, " with rank ", rank,
+                    ": mlx-lm before June 2024 trained with scale·alpha/rank = ", product, ", later ones with scale = ",
+                    *config.scale, ": give the right one when loading (--adapter SRC:scale=", product,
+                    " or SRC:scale=", *config.scale, ")"));
   }
-  return *config.scale;
+  return product;
 }
 
-void check_layers(const TensorSet& tensors, const AdapterConfig& config, const MlxConfig& c,
-                  const std::map<std::string, ModuleTensors>& modules) {
-  if (c.layers <= 0) return;
+/// Whether the file has layers that the config does not count. Its tensors are what was trained: the config may be that
+/// of a later run of mlx-lm, which wrote it anew even to measure (--test).
+bool has_more_layers(const TensorSet& tensors, const AdapterConfig& config, const MlxConfig& c,
+                     const std::map<std::string, ModuleTensors>& modules) {
+  if (c.layers <= 0) return false;
   int low = INT32_MAX, high = -1;
   for (const auto& [path, module] : modules) {
     const int layer = layer_of(path);
-    if (layer < 0) continue;
+    if (layer < 0 || (c.keys && std::find(c.keys->begin(), c.keys->end(), path) != c.keys->end())) continue;
     low = std::min(low, layer);
     high = std::max(high, layer);
   }
-  if (high >= 0 && int64_t{high} - low >= c.layers) {
-    throw Error(ErrorCode::bad_config, config.where,
-                cat("'num_layers': expected at least ", int64_t{high} - low + 1, ", as ", tensors.where(),
-                    " has layers ", low, " to ", high, ", got ", c.layers));
-  }
+  if (high < 0 || int64_t{high} - low < c.layers) return false;
+  note(config.where, "'num_layers' is ", c.layers, ", but ", tensors.where(), " has layers ", low, " to ", high,
+       ": all of them are applied");
+  return true;
 }
 
 Targets targets_of(const MlxConfig& c, const AdapterConfig& config,
@@ -189,8 +222,12 @@ void read_factors(const TensorSet& tensors, const AdapterConfig& config, const M
                   Adapter& adapter) {
   const auto modules = sort_tensors(
       tensors, "", {{".lora_a", &ModuleTensors::a}, {".lora_b", &ModuleTensors::b}, {".m", &ModuleTensors::magnitude}});
-  check_layers(tensors, config, c, modules);
-  adapter.targets = targets_of(c, config, modules);
+  Targets targets = targets_of(c, config, modules);
+  if (!has_more_layers(tensors, config, c, modules)) adapter.targets = std::move(targets);
+  if (c.formula == Formula::scale_alpha_rank && c.alpha && !options.scale) {
+    note(config.where,
+         "its keys are those of mlx-lm before June 2024, which multiplied by scale·alpha/rank, not by scale");
+  }
   std::vector<std::string> other;
   for (const auto& [path, module] : modules) {
     LowRank low = read_low_rank(tensors, module, c);
@@ -217,7 +254,7 @@ Adapter read_mlx(const TensorSet& tensors, const AdapterConfig& config, const Re
   if (c.has_layers) adapter.facts["num_layers"] = c.layers == 0 ? "all" : std::to_string(c.layers);
   if (c.rank != 0) adapter.facts["rank"] = std::to_string(c.rank);
   if (c.scale) adapter.facts["scale"] = cat(*c.scale);
-  if (c.alpha) adapter.facts["alpha"] = cat(*c.alpha);
+  if (c.alpha) adapter.facts["alpha"] = cat(*c.alpha, c.formula == Formula::scale ? " (mlx-lm does not use it)" : "");
   const Json* parameters = config.find("lora_parameters");
   if (parameters != nullptr) add_common_facts(*parameters, "dropout", config.where, adapter.facts);
   add_common_facts(config.json, nullptr, config.where, adapter.facts);

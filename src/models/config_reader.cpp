@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
@@ -12,6 +13,15 @@ namespace bumblebee::models {
 namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;
+
+/// How a config says that it does without: null, false, 0, -1, nothing in a list; 1 for what multiplies or divides.
+bool is_off(std::string_view key, const Json& value) {
+  if (value.is_null() || value == false || (value.is_structured() && value.empty())) return true;
+  if (!value.is_number()) return false;
+  const bool factor =
+      key == "logits_scaling" || key == "logit_scale" || key == "embedding_multiplier" || key == "residual_multiplier";
+  return value == 0 || value == -1 || (factor && value == 1);
+}
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
 void refuse_foreign_settings(const Json& config, std::string_view where) {
@@ -37,7 +47,7 @@ void refuse_foreign_settings(const Json& config, std::string_view where) {
                                                 "alibi"};
   for (const char* key : keys) {
     const auto it = config.find(key);
-    if (it == config.end() || it->is_null() || *it == false || *it == 0) continue;
+    if (it == config.end() || is_off(key, *it)) continue;
     throw Error(ErrorCode::unsupported, where,
                 cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
   }
@@ -54,11 +64,14 @@ void check_architecture(const Json& config, std::string_view where) {
   if (it == config.end() || it->is_null()) return;
   if (!it->is_array())
     throw Error(ErrorCode::bad_config, where, cat("'architectures': expected a list, got ", brief(*it)));
+  // The head is another one in models that classify or give scores; other names only say how the model is packaged.
   for (const Json& name : *it) {
-    if (name.is_string() && name.get<std::string>().ends_with("ForCausalLM")) return;
+    const std::string text = name.is_string() ? name.get<std::string>() : "";
+    for (const char* head : {"Classification", "QuestionAnswering", "Reward", "MultipleChoice"}) {
+      if (text.find(head) != std::string::npos)
+        throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
+    }
   }
-  if (!it->empty())
-    throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
 }
 
 void check_activation(const Json& config, std::string_view where) {
@@ -117,7 +130,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
 
 void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& spec) {
   if (!bool_or(config, "use_sliding_window", where, false)) return refuse_layer_types(config, where);
-  const int window = int(int_or(config, "sliding_window", where, 1, int64_t{1} << 30, 4096));
+  const int window = std::max(0, int(int_or(config, "sliding_window", where, -1, int64_t{1} << 30, 4096)));
   const auto types = config.find("layer_types");
   if (types == config.end() || types->is_null()) {
     const int64_t first = int_or(config, "max_window_layers", where, 0, 65536, 28);

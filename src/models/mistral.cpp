@@ -8,9 +8,9 @@ namespace bumblebee::models {
 DecoderSpec read_mistral(const Json& config, std::string_view where) {
   DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 10000});
   refuse_layer_types(config, where);
-  // Absent means transformers' default of 4096, null means no window.
+  // Absent means transformers' default of 4096, null (or -1, in some files) no window.
   const bool absent = !has_key(config, "sliding_window");
-  const int window = int(int_or(config, "sliding_window", where, 1, int64_t{1} << 30, absent ? 4096 : 0));
+  const int window = std::max(0, int(int_or(config, "sliding_window", where, -1, int64_t{1} << 30, absent ? 4096 : 0)));
   std::fill(spec.windows.begin(), spec.windows.end(), window);
   return spec;
 }

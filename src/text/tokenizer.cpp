@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "base/foreign_file.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "rust/bridge.h"
@@ -115,6 +116,8 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
     throw Error(ErrorCode::bad_file, where,
                 cat("size: expected at most ", kMaxFileBytes, " bytes, got ", tokenizer_json.size()));
   }
+  if (const std::string what = foreign_content(tokenizer_json); !what.empty())
+    throw Error(ErrorCode::bad_file, where, what);
   auto impl = std::make_shared<Impl>();
   BbTokenizer* raw = nullptr;
   rust::Bytes info_text;

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/foreign_file.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 
@@ -93,6 +94,8 @@ void read_declared(TokenizerConfig& config, const OrderedJson& object, std::stri
 }
 
 void set_template(TokenizerConfig& config, const std::string& name, std::string source) {
+  if (const std::string what = foreign_content(source); !what.empty())
+    throw Error(ErrorCode::bad_file, cat("chat template ", name), what);
   for (auto& [known, text] : config.chat_templates) {
     if (known == name) {
       text = std::move(source);

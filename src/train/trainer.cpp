@@ -149,6 +149,10 @@ void Trainer::note_data() const {
     if (split->unscored > 0)
       note(cat(split->name, ": ", split->unscored,
                " rows have nothing to learn within max_seq_length and were left out"));
+    if (split->blank > 0)
+      note(cat(split->name, ": ", split->blank, " rows are empty where they would be learned, and were left out"));
+    if (split->repeated > 0)
+      note(cat(split->name, ": ", split->repeated, " rows have a key twice in an object; the last value counts"));
     if (split->began_twice > 0)
       note(cat(split->name, ": ", split->began_twice,
                " rows spell the token that begins a text, which is not put before them once more"));

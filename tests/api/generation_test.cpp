@@ -3,11 +3,16 @@
 #include "bumblebee/generation.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
 
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "base/utf8.h"
 #include "bumblebee/error.h"
+#include "bumblebee/log.h"
 
 namespace bumblebee::text {
 namespace {
@@ -49,6 +54,33 @@ TEST_F(TextTest, RunsAndCounts) {
   EXPECT_GE(result.timings.ttft_s, result.timings.prefill_s);
   EXPECT_EQ(generation(model_, tokenizer_, GenerationConfig{}).run("Hello").tokens.size() <= 20,
             true);  // Bumblebee's default
+}
+
+/// Tokens that were added and never trained: the model has no row for them, and nobody has to use them.
+TEST_F(TextTest, TheTokenizerMayHaveMoreTokensThanTheModel) {
+  const std::filesystem::path folder =
+      std::filesystem::path(::testing::TempDir()) / ("bb_tokenizer_" + std::to_string(::getpid()));
+  std::filesystem::copy(BB_TEST_DATA "/apps/tiny", folder);
+  nlohmann::json json = nlohmann::json::parse(std::ifstream(folder / "tokenizer.json"));
+  for (int id = 259; id < 300; ++id) {
+    nlohmann::json token = json["added_tokens"].back();
+    token["id"] = id;
+    token["content"] = "<added" + std::to_string(id) + ">";
+    json["added_tokens"].push_back(token);
+  }
+  std::ofstream(folder / "tokenizer.json") << json;
+  const Tokenizer larger = load_tokenizer(local(folder));
+  ASSERT_EQ(larger.vocab_size(), 300);
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  const Generation serving = generation(model_, larger, config(8));
+  set_log_sink({});
+  EXPECT_EQ(told, "[tokenizer] 300 tokens, of which the model has 288: ids from 288 on cannot be used");
+  EXPECT_EQ(serving.run("Hello").tokens, generation(model_, tokenizer_, config(8)).run("Hello").tokens);
+  Input beyond;
+  beyond.tokens = std::vector<int32_t>{72, 299};
+  EXPECT_THROW(serving.run(beyond), Error);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(TextTest, StreamsWhatRunReturns) {

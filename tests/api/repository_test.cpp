@@ -29,6 +29,7 @@ class RepositoryTest : public ::testing::Test {
     std::ofstream(folder / "refs" / "broken") << "../../../etc";
     snapshot_ = folder / "snapshots" / kCommit;
     std::ofstream(snapshot_ / "sub" / "config.json") << "{}";
+    for (const char* part : {"", "sub"}) std::ofstream(snapshot_ / part / "model.safetensors") << "x";
   }
   void TearDown() override {
     fs::remove_all(root_);
@@ -102,6 +103,52 @@ TEST_F(RepositoryTest, LocalDirectories) {
   EXPECT_NE(failure(local(root_ / "absent")).find("absent"), std::string::npos);
   EXPECT_NE(failure(local(root_ / "hub/models--org--name.v1/refs/main")).find("expected a directory"),
             std::string::npos);
+}
+
+TEST_F(RepositoryTest, FoldersOfTheCacheAreTheirRepository) {
+  const fs::path folder = root_ / "hub" / "models--org--name.v1";
+  EXPECT_EQ(repository(folder.string()).directory(), snapshot_);
+  EXPECT_EQ(repository(folder.string() + "/snapshots").directory(), snapshot_);
+  EXPECT_EQ(repository((snapshot_ / "sub").string()).directory(), snapshot_ / "sub");
+  fs::remove(snapshot_ / "model.safetensors");
+  const std::string told = failure(repository(snapshot_.string()));
+  EXPECT_NE(told.find("the cache lacks the weights"), std::string::npos) << told;
+  EXPECT_NE(told.find("bumblebee pull org/name.v1"), std::string::npos) << told;
+  EXPECT_EQ(repository(snapshot_.string()).text_directory(), snapshot_) << "a tokenizer needs no weights";
+}
+
+TEST_F(RepositoryTest, AddressesAreTheirRepository) {
+  ::setenv("HF_HUB_CACHE", (root_ / "hub").c_str(), 1);
+  for (const char* source : {"https://huggingface.co/org/name.v1", "huggingface.co/org/name.v1/tree/main",
+                             "https://hf.co/org/name.v1/blob/main/model.safetensors", "hf://org/name.v1"})
+    EXPECT_EQ(repository(source).directory(), snapshot_) << source;
+  EXPECT_EQ(repository("https://huggingface.co/org/name.v1/tree/pr%2F1/sub").directory(), snapshot_ / "sub");
+  EXPECT_THROW(repository("https://example.com/org/name.v1"), Error);
+  ::unsetenv("HF_HUB_CACHE");
+}
+
+TEST_F(RepositoryTest, WhatIsThereIsNeverARepositorysName) {
+  const fs::path before = fs::current_path();
+  fs::create_directories(root_ / "here/run");
+  fs::current_path(root_ / "here");
+  for (const char* file :
+       {"run/adapters.safetensors", "run/0000100_adapters.safetensors", "run/notes.txt", "run/m.gguf"})
+    std::ofstream(file) << "x";
+  EXPECT_EQ(repository("run/adapters.safetensors").directory(), "run") << "the directory's own file";
+  EXPECT_EQ(repository("run/0000100_adapters.safetensors").place(), "run/0000100_adapters.safetensors");
+  EXPECT_NE(failure(repository("run/notes.txt")).find("give the one that holds it, run"), std::string::npos);
+  // A directory that is there is mine, and so is what I misspell in it: the Hub does not hear of it.
+  const std::string told = failure(repository("run/best"));
+  EXPECT_NE(told.find("no such directory in run/"), std::string::npos) << told;
+  EXPECT_NE(told.find("hf://run/best"), std::string::npos) << told;
+  EXPECT_NE(failure(repository("run/best/x")).find("no such directory"), std::string::npos);
+  try {
+    repository("run/m.gguf").directory();
+    ADD_FAILURE() << "a GGUF file as a directory";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("bumblebee convert run/m.gguf DIR"), std::string::npos) << error.what();
+  }
+  fs::current_path(before);
 }
 
 }  // namespace

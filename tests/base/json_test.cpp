@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee {
 namespace {
@@ -47,8 +48,8 @@ TEST(ParseJson, NamesFileAndPosition) {
 
 TEST(ParseJson, RefusesWhatIsNotJson) {
   for (const std::string text :
-       {"{", "[1, 2", "{\"a\" 1}", "nul", "'a'", "[01]", "[1.]", "[+1]", "[NaN]", "[Infinity]", "\"\x01\"", "\"\\x\"",
-        "\"\\ud800\"", "\"\xff\"", "// comment\n1", "{a: 1}", "1e999"}) {
+       {"{", "[1, 2", "{\"a\" 1}", "nul", "'a'", "[01]", "[1.]", "[+1]", "[nan]", "[inf]", "[+Infinity]", "[NaNs]",
+        "\"\x01\"", "\"\\x\"", "\"\\ud800\"", "\"\xff\"", "// comment\n1", "{a: 1}"}) {
     EXPECT_NE(parse_error(text), "") << text;
   }
 }
@@ -60,12 +61,49 @@ TEST(ParseJson, RefusesTextAfterTheValue) {
             "[config.json] invalid JSON at byte 3: unexpected zero byte");
 }
 
-TEST(ParseJson, RefusesDuplicateKeysAtEveryLevel) {
-  EXPECT_EQ(parse_error(R"({"a": 1, "b": 2, "a": 3})"), "[config.json] duplicate JSON key: 'a'");
-  EXPECT_EQ(parse_error(R"([{"x": {"k": 1, "k": 1}}])"), "[config.json] duplicate JSON key: 'k'");
-  EXPECT_EQ(parse_error(R"({"a": 1, "\u0061": 2})"), "[config.json] duplicate JSON key: 'a'");
-  EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": 2}, {"b": {"a": 3}}])", "x").size(),
-            3u);  // the same key in different objects is fine
+/// As in Python; a remark names them, or the caller hears of it.
+TEST(ParseJson, OfAKeyThatIsThereTwiceTheLastValueCounts) {
+  std::vector<std::string> notes;
+  set_log_sink([&](LogLevel, std::string_view line) { notes.emplace_back(line); }, LogLevel::warning);
+  EXPECT_EQ(parse_json(R"({"a": 1, "b": 2, "a": 3})", "x.json")["a"], 3);
+  EXPECT_EQ(parse_json(R"({"a": {"k": 1}, "\u0061": [2]})", "x.json")["a"], Json::array({2}));
+  EXPECT_EQ(parse_ordered_json(R"({"a": 1, "b": 2, "a": {"c": 3}})", "x.json").dump(), R"({"a":{"c":3},"b":2})");
+  ASSERT_EQ(notes.size(), 3u);
+  EXPECT_EQ(notes[0], "[x.json] more than once in an object, the last value counts: 'a'");
+  bool repeated = false;
+  parse_json(R"([{"x": {"k": 1, "k": 1}}])", "x.json", {.repeated = &repeated});
+  EXPECT_TRUE(repeated);
+  repeated = false;
+  parse_json(R"([{"a": 1}, {"a": 2}, {"b": {"a": 3}}])", "x", {.repeated = &repeated});
+  EXPECT_FALSE(repeated) << "the same key in different objects";
+  EXPECT_EQ(notes.size(), 3u);
+  set_log_sink({});
+}
+
+/// Python writes and reads these; here they are no numbers, so that nothing is computed with them.
+TEST(ParseJson, TakesWhatPythonWritesForNumbersThatAreNone) {
+  const Json json =
+      parse_json(R"({"a": NaN, "b": [Infinity, -Infinity, 1e999, -1e999, 1], "c": "NaN, \"Infinity", "NaN": 2})", "x");
+  EXPECT_EQ(json["a"].dump(), R"({"__float__":"NaN"})");
+  EXPECT_EQ(
+      json["b"].dump(),
+      R"([{"__float__":"Infinity"},{"__float__":"-Infinity"},{"__float__":"Infinity"},{"__float__":"-Infinity"},1])");
+  EXPECT_EQ(json["c"], "NaN, \"Infinity");
+  EXPECT_EQ(json["NaN"], 2);
+  EXPECT_NE(error_of(ErrorCode::bad_config, [&] { number_or(json, "a", "x", 1); }).find("a finite number"),
+            std::string::npos);
+  EXPECT_NE(parse_error("{\"a\": NaN, ]"), "");
+  EXPECT_NE(parse_error("[NaN]", {.finite = true}).find("invalid JSON at byte 2"), std::string::npos);
+}
+
+TEST(ParseJson, SaysWhatLiesThereInPlaceOfTheFile) {
+  EXPECT_NE(parse_error("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 2471645608\n")
+                .find("a Git LFS pointer, not the file itself (2.47 GB)"),
+            std::string::npos);
+  EXPECT_NE(parse_error("\n<!DOCTYPE html>\n<html>").find("an HTML page"), std::string::npos);
+  EXPECT_NE(parse_error("<html lang=en>").find("an HTML page"), std::string::npos);
+  EXPECT_NE(parse_error("Entry not found").find("the Hub's answer 'Entry not found'"), std::string::npos);
+  EXPECT_NE(parse_error("version 1").find("invalid JSON"), std::string::npos);
 }
 
 TEST(ParseJson, BoundsDepth) {

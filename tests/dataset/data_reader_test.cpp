@@ -191,16 +191,51 @@ TEST_F(DataReader, BrokenRowsNameTheirLine) {
   broken(R"({"messages":[7]})", "message 1: expected an object");
   broken(R"({"messages":[{"content":"x"}]})", "message 1: expected a 'role'");
   broken(R"({"messages":[{"role":"user"}]})", "message 1 (user): missing 'content'");
-  broken(R"({"messages":[{"role":"user","content":" \n"}]})", "message 1 (user): the turn is empty");
-  broken(R"({"messages":[{"role":"user","content":"x"},{"role":"assistant","content":""}]})",
-         "message 2 (assistant): the turn is empty");
   broken(R"({"messages":[{"role":"user","content":"x"}],"tools":7})", "'tools': expected an array");
-  broken(R"({"messages":[],"messages":[]})", "duplicate");
-  expect_error({R"({"prompt":"x","completion":"y"})", R"({"prompt":"x","completion":""})"}, ErrorCode::bad_file,
-               "'completion' is empty");
+  broken(R"({"messages":[{"role":"user","content":NaN}]})", "'content': expected a string");
+  broken(R"({"messages":[{"role":"user","content":"x","score":NaN}]})", "NaN or Infinity in a message");
+  broken("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a Git LFS pointer");
   expect_error({R"({"prompt":"x","completion":"y"})", R"({"prompt":"x"})"}, ErrorCode::bad_file, "'completion'");
   expect_error({R"({"messages":[{"role":"user","content":[{"type":"image"}]}]})"}, ErrorCode::unsupported, "parts");
   expect_error({R"({"messages":[{"role":"assistant","content":"x"}]})"}, ErrorCode::bad_file, "only one", true);
+}
+
+/// A system prompt, a user or a tool that says nothing means just that; mlx-lm takes them all.
+TEST_F(DataReader, EmptyTurnsAreTurns) {
+  const Dataset data = train({R"({"messages":[{"role":"system","content":""},{"role":"user","content":"Hi"},
+      {"role":"tool","content":""},{"role":"assistant","content":"Yo"}]})",
+                              R"({"messages":[{"role":"user","content":" \n"},{"role":"assistant","content":""}]})"});
+  ASSERT_EQ(data.size(), 2);
+  EXPECT_EQ(data.blank, 0);
+  EXPECT_NE(text(data.rows[0]).find("<|im_start|>system\n<|im_end|>"), std::string::npos) << text(data.rows[0]);
+  const Dataset completions = train({R"({"prompt":"","completion":"b"})"}, true);
+  ASSERT_EQ(completions.size(), 1);
+  EXPECT_GT(completions.rows[0].scored(), 0);
+}
+
+TEST_F(DataReader, RowsThatSayNothingWhereTheyAreLearnedAreLeftOutAndCounted) {
+  const std::string empty = R"({"messages":[{"role":"user","content":"x"},{"role":"assistant","content":""}]})";
+  const Dataset data = train({kChat, empty, empty}, true);
+  EXPECT_EQ(data.size(), 1);
+  EXPECT_EQ(data.blank, 2);
+  EXPECT_EQ(data.unscored, 0);
+  EXPECT_EQ(train({kChat, empty}).size(), 2) << "the whole row is learned";
+  const Dataset texts = train({R"({"text":"ab"})", R"({"text":""})"});
+  EXPECT_EQ(texts.size(), 1);
+  EXPECT_EQ(texts.blank, 1);
+  expect_error({empty}, ErrorCode::bad_config, "nothing to learn: 1 rows are empty", true);
+}
+
+/// As Python's json reads them: a column that nobody learns from may hold anything.
+TEST_F(DataReader, RowsThatPythonReads) {
+  const Dataset plain = train({kChat});
+  const Dataset data = train(
+      {R"({"score":NaN,"limits":[Infinity,-Infinity,1e999],"messages":[{"role":"user","content":"Hi"},
+      {"role":"assistant","content":"Yo"}]})",
+       R"({"messages":"first","messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Yo"}]})"});
+  ASSERT_EQ(data.size(), 2);
+  EXPECT_EQ(data.repeated, 1);
+  for (const DataRow& row : data.rows) EXPECT_EQ(row.tokens, plain.rows[0].tokens);
 }
 
 TEST_F(DataReader, ACallOfAToolNeedsNoContent) {
@@ -252,6 +287,13 @@ TEST_F(DataReader, FilesGiveLinesAndMissingOnesAreErrors) {
     ADD_FAILURE() << "a broken line was accepted";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("valid.jsonl:2"), std::string::npos) << error.what();
+  }
+  std::ofstream(folder / "valid.jsonl") << "[\n  " << kChat << "\n]\n";
+  try {
+    read(data);
+    ADD_FAILURE() << "an array was accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("jq -c '.[]'"), std::string::npos) << error.what();
   }
   data.directory = folder / "nowhere";
   EXPECT_THROW(read(data), Error);

@@ -144,8 +144,49 @@ TEST_F(RepositoryCacheTest, MissingFilesWithoutAList) {
   write(cache_.snapshot(kCommit) / "config.json", "{}");
   write(cache_.snapshot(kCommit) / "model.safetensors.index.json",
         R"({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})");
+  write(cache_.snapshot(kCommit) / "tokenizer.json", "{}");
   write(cache_.snapshot(kCommit) / "model-1.safetensors", "x");
   EXPECT_EQ(missing_files(cache_, kCommit, {}), std::vector<std::string>{"model-2.safetensors"});
+}
+
+/// Every tool that fetches single files leaves such snapshots: a tokenizer, a config that somebody looked at.
+TEST_F(RepositoryCacheTest, WeightsMissingWithoutAList) {
+  using Names = std::vector<std::string>;
+  const fs::path snapshot = cache_.snapshot(kCommit);
+  const auto missing = [&](Doubt doubt = Doubt::counts, const Selection& selection = {}) {
+    return missing_files(cache_, kCommit, selection, doubt);
+  };
+  const Names weights = {"the weights (*.safetensors)"};
+  cache_.create();
+  write(snapshot / "config.json", "{}");
+  write(snapshot / "tokenizer.json", "{}");
+  EXPECT_EQ(missing(), weights);
+  EXPECT_EQ(missing(Doubt::counts, {.subdir = "", .include = {}, .exclude = {}, .weights = false}), Names());
+  write(snapshot / "model-00002-of-00003.safetensors", "x");
+  EXPECT_EQ(missing(), (Names{"model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"}));
+  // An index of another packaging than what is there says nothing of it.
+  write(snapshot / "model.safetensors.index.json", R"({"weight_map": {"a": "model-a.safetensors"}})");
+  fs::remove(snapshot / "model-00002-of-00003.safetensors");
+  EXPECT_EQ(missing(), Names{"model-a.safetensors"});
+  write(snapshot / "model.safetensors", "x");
+  EXPECT_EQ(missing(), Names());
+  fs::remove(snapshot / "tokenizer.json");
+  EXPECT_EQ(missing(), Names{"tokenizer.json"}) << "perhaps";
+  EXPECT_EQ(missing(Doubt::passes), Names()) << "the Hub cannot be asked, and a test of speed needs none";
+  write(cache_.folder() / ".no_exist" / kCommit / "tokenizer.json", "");
+  EXPECT_EQ(missing(), Names()) << "huggingface_hub noted that there is none";
+  // An adapter has no tokenizer and no model's config.
+  fs::remove_all(snapshot);
+  write(snapshot / "adapter_config.json", "{}");
+  EXPECT_EQ(missing(), weights);
+  write(snapshot / "adapters.safetensors", "x");
+  EXPECT_EQ(missing(), Names());
+  fs::remove(snapshot / "adapter_config.json");
+  EXPECT_EQ(missing(), Names{"adapter_config.json"});
+  // Weights of a kind that loading refuses by name: the Hub has no better ones.
+  fs::remove_all(snapshot);
+  for (const char* name : {"config.json", "tokenizer.json", "model.gguf"}) write(snapshot / name, "x");
+  EXPECT_EQ(missing(), Names());
 }
 
 TEST_F(RepositoryCacheTest, Absences) {

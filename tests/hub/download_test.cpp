@@ -79,7 +79,9 @@ TEST_F(DownloadTest, Refusals) {
   mock().fault({{"where", "cdn"}, {"status", 500}});
   fails(ErrorCode::network);
   mock().command({{"op", "clear"}});
-  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"json", "[{\"type\": \"file\", \"path\": \"../x\"}]"}});
+  const nlohmann::json outside = {
+      {"type", "file"}, {"path", "/x.json"}, {"size", 0}, {"oid", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}};
+  mock().fault({{"where", "hub"}, {"path", "*/tree/*"}, {"json", nlohmann::json::array({outside})}});
   std::filesystem::remove_all(cache_);
   fails(ErrorCode::bad_file);
   mock().command({{"op", "clear"}});

@@ -24,7 +24,9 @@ void expect_refused(const Json& page, const std::string& part = "") {
   Tree tree;
   try {
     add_tree_page(tree, page, "org/name");
-    check_tree(tree, "org/name");
+    std::vector<std::string> paths;
+    for (const auto& [path, file] : tree) paths.push_back(path);
+    check_paths(paths, "org/name");
     ADD_FAILURE() << "taken: " << page.dump();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("org/name"), std::string::npos) << error.what();
@@ -40,7 +42,6 @@ TEST(Tree, TakesFilesAndLeavesFolders) {
                 {file("a.json", 3), {{"type", "directory"}, {"path", "b"}, {"oid", kSha1}, {"size", 0}}, with_xet},
                 "org/name");
   add_tree_page(tree, Json::array(), "org/name");
-  check_tree(tree, "org/name");
   ASSERT_EQ(tree.size(), 2u);
   EXPECT_EQ(tree.at("a.json").etag(), kSha1);
   EXPECT_EQ(tree.at("a.json").bytes(), 3u);
@@ -76,6 +77,15 @@ TEST(Tree, Refuses) {
   Json link = file("a.json");
   link["type"] = "symlink";
   expect_refused(Json::array({link}));
+}
+
+TEST(Tree, NamesThatNobodyFetchesAreNobodysConcern) {
+  Tree tree;
+  add_tree_page(tree, {file("../x.json"), file("a\\b.png"), file("A.json"), file("a.json")}, "org/name");
+  EXPECT_EQ(tree.size(), 4u);
+  EXPECT_NO_THROW(check_paths({"a.json"}, "org/name"));
+  EXPECT_THROW(check_paths({"a.json", "A.json"}, "org/name"), Error);
+  EXPECT_THROW(check_paths({"../x.json"}, "org/name"), Error);
 }
 
 TEST(Tree, APathTwiceOnTwoPages) {
@@ -127,14 +137,12 @@ TEST(Tree, KeptAsPythonKeepsIt) {
 }
 
 TEST(Tree, KeptFilesThatAreNotGoodAreNone) {
-  for (
-      const char* text :
-      {"", "{", "null", "[]", "{}", R"({"format_version": 2, "files": {}})", R"({"format_version": 1})",
-       R"({"format_version": 1, "files": []})", R"({"format_version": 1, "files": {"a": 5}})",
-       R"({"format_version": 1, "files": {"a": {"size": 1}}})",
-       R"({"format_version": 1, "files": {"../a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
-       R"({"format_version": 1, "files": {"a": {"size": -1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
-       R"({"format_version": "1", "files": {}})"})
+  for (const char* text :
+       {"", "{", "null", "[]", "{}", R"({"format_version": 2, "files": {}})", R"({"format_version": 1})",
+        R"({"format_version": 1, "files": []})", R"({"format_version": 1, "files": {"a": 5}})",
+        R"({"format_version": 1, "files": {"a": {"size": 1}}})",
+        R"({"format_version": 1, "files": {"a": {"size": -1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"}}})",
+        R"({"format_version": "1", "files": {}})"})
     EXPECT_FALSE(tree_from_text(text, "x").has_value()) << text;
   EXPECT_TRUE(tree_from_text(
       R"({"format_version": 1, "files": {"a": {"size": 1, "blob_id": "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "later": 1}}})",

@@ -3,6 +3,8 @@
 
 #include "io/checkpoint.h"
 
+#include "base/error.h"
+#include "base/log.h"
 #include "quant/elements.h"
 #include "tests/io/files.h"
 
@@ -97,6 +99,14 @@ TEST(Checkpoint, ShardsWithoutIndexAndWithPartsInSeveralShards) {
   EXPECT_EQ(char(Checkpoint::open(d.path())->matrix("m", 2, 32).scales[0]), 'b');
 }
 
+TEST(Checkpoint, FilesAsMlxsFirstToolsCalledThem) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  save(d.path() / "weights.00.safetensors", {dense("a.weight", DType::f16, {1, 2})});
+  save(d.path() / "weights.01.safetensors", {dense("b.weight", DType::f16, {1, 2})});
+  EXPECT_EQ(Checkpoint::open(d.path())->names(), (std::vector<std::string>{"a.weight", "b.weight"}));
+}
+
 TEST(Checkpoint, AnIndexNamesTheShards) {
   const TemporaryDirectory d;
   write_bytes(d.path() / "config.json", "{}");
@@ -106,6 +116,60 @@ TEST(Checkpoint, AnIndexNamesTheShards) {
   write_bytes(d.path() / "model.safetensors.index.json",
               R"({"metadata":{},"weight_map":{"a.weight":"model-x.safetensors","b.weight":"model-y.safetensors"}})");
   EXPECT_EQ(Checkpoint::open(d.path())->names(), (std::vector<std::string>{"a.weight", "b.weight"}));
+}
+
+/// Whoever joins shards, or packs them anew, may leave the old index behind; mlx-lm never opens it.
+TEST(Checkpoint, AnIndexOfShardsThatAreNotHereIsLeftOut) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  save(d.path() / "model.safetensors", {dense("a.weight", DType::f16, {1, 2})});
+  write_bytes(
+      d.path() / "model.safetensors.index.json",
+      R"({"weight_map":{"a.weight":"model-00001-of-00002.safetensors","b.weight":"model-00002-of-00002.safetensors"}})");
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  EXPECT_EQ(Checkpoint::open(d.path())->names(), (std::vector<std::string>{"a.weight"}));
+  set_log_sink({});
+  EXPECT_NE(told.find("model.safetensors.index.json] left out"), std::string::npos) << told;
+  save(d.path() / "model-00001-of-00002.safetensors", {dense("a.weight", DType::f16, {1, 2})});
+  EXPECT_THROW(Checkpoint::open(d.path()), Error) << "some are here and some are not: nobody knows";
+}
+
+TEST(Checkpoint, SaysWhatLiesThereInPlaceOfTheWeights) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", "{}");
+  for (const auto& [text, part] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 134217728\n", "a Git LFS pointer"},
+           {"<!doctype html><html>", "an HTML page"}}) {
+    write_bytes(d.path() / "model.safetensors", text);
+    try {
+      Checkpoint::open(d.path());
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("model.safetensors]"), std::string::npos) << error.what();
+    }
+  }
+}
+
+/// As transformers writes it since 2025: the text model inside "model.", the head outside.
+TEST(Checkpoint, ATextModelInsideAVisionModelOfTransformers) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json",
+              R"({"text_config":{},"quantization":{"bits":4,"group_size":64,"model.m":{"bits":8,"group_size":32}}})");
+  save(d.path() / "model.safetensors",
+       quantized("model.language_model.m", 2, 32, 8, 32) +
+           std::vector<Piece>{dense("lm_head.weight", DType::f32, {1, 1}), dense("model.visual.w", DType::f32, {1}),
+                              dense("mtp.fc.weight", DType::f32, {1, 1})});
+  auto checkpoint = Checkpoint::open(d.path());
+  EXPECT_EQ(checkpoint->matrix("model.m", 2, 32).format.bits, 8) << "named as inside the text model";
+  EXPECT_TRUE(checkpoint->has("lm_head.weight"));
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  EXPECT_EQ(checkpoint->unclaimed(), std::vector<std::string>{"lm_head.weight"});
+  set_log_sink({});
+  EXPECT_NE(told.find("left out 2 tensors beside the text model: 'model.visual.w', 'mtp.fc.weight'"), std::string::npos)
+      << told;
 }
 
 TEST(Checkpoint, ATextModelInsideAVisionModel) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/log.h"
 #include "tests/lora/adapter_files.h"
 
 namespace bumblebee::lora {
@@ -121,6 +122,35 @@ TEST(BindToBase, KnowsAnAdapterOfABaseWithFewerLayers) {
   d.config["num_layers"] = -1;
   expect_misfit(d.read(), base(4), "its tensors lack: expected none, got 4");
   expect_misfit(peft_directory().read(), base(4), "its tensors lack: expected none, got 4");
+}
+
+/// Trained on the same model in another packaging: as the text half of one with vision.
+TEST(BindToBase, FindsModulesUnderTheNamesOfAnotherPackaging) {
+  Directory mlx = mlx_directory(), peft = peft_directory();
+  for (Tensor& tensor : mlx.tensors) tensor.name = "language_model." + tensor.name;
+  for (Tensor& tensor : peft.tensors)
+    tensor.name = kPeft + "model.language_model." + tensor.name.substr(kPeft.size() + std::string("model.").size());
+  for (Directory* d : {&mlx, &peft}) {
+    const Adapter adapter = d->read();
+    const BoundAdapter bound = bind_to_base(adapter, base());
+    ASSERT_EQ(bound.modules.size(), 4u);
+    EXPECT_TRUE(bound.modules.at(kQ0)->low_rank);
+  }
+  // What was trained to see is left out by name; alone, it is no adapter for text.
+  const std::string seen = kPeft + "model.visual.blocks.0.attn.q_proj";
+  peft.tensors.push_back({seen + ".lora_A.weight", {2, 3}, DType::f32, {}});
+  peft.tensors.push_back({seen + ".lora_B.weight", {3, 2}, DType::f32, {}});
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  const Adapter both = peft.read();
+  EXPECT_EQ(bind_to_base(both, base()).modules.size(), 4u);
+  set_log_sink({});
+  EXPECT_NE(told.find("left out 1 modules beside the text model: 'model.visual.blocks.0.attn.q_proj'"),
+            std::string::npos)
+      << told;
+  peft.tensors.erase(peft.tensors.begin(), peft.tensors.end() - 2);
+  const Adapter blind = peft.read();
+  expect_misfit(blind, base(), "none of its 1 modules is in the base");
 }
 
 Adapter with_embedding(Directory d, bool mlx) {

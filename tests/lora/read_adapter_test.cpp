@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "base/log.h"
 #include "tests/lora/adapter_files.h"
 
 namespace bumblebee::lora {
@@ -122,13 +123,96 @@ TEST(ReadMlx, OptionsOfTheConfig) {
   EXPECT_EQ(d.read().kind, Kind::lora);
 }
 
+/// What each release of mlx-lm wrote by its defaults (scale 10 and alpha 16 at rank 8), and multiplied by. The keys are
+/// those of the releases on PyPI.
+TEST(ReadMlx, TheKeysSayWhichVersionMultipliedByWhat) {
+  const std::vector<std::string> common = {"model",
+                                           "train",
+                                           "data",
+                                           "seed",
+                                           "batch_size",
+                                           "iters",
+                                           "val_batches",
+                                           "learning_rate",
+                                           "steps_per_report",
+                                           "steps_per_eval",
+                                           "resume_adapter_file",
+                                           "adapter_path",
+                                           "save_every",
+                                           "test",
+                                           "test_batches",
+                                           "max_seq_length",
+                                           "config",
+                                           "grad_checkpoint",
+                                           "lr_schedule"};
+  const auto scale = [&](const std::vector<std::string>& keys, bool alpha, const ReadOptions& options = {}) {
+    Directory d = mlx_directory();
+    d.config = Json::object();
+    for (const std::string& key : common) d.config[key] = nullptr;
+    for (const std::string& key : keys) d.config[key] = nullptr;
+    for (const char* key : {"num_layers", "lora_layers"}) {
+      if (d.config.contains(key)) d.config[key] = 2;
+    }
+    if (d.config.contains("fine_tune_type")) d.config["fine_tune_type"] = "lora";
+    if (d.config.contains("use_dora")) d.config["use_dora"] = false;
+    d.config["lora_parameters"] = {{"rank", 2}, {"dropout", 0.0}, {"scale", 10.0}};
+    if (alpha) d.config["lora_parameters"]["alpha"] = 4;
+    return low(d.read(options), kQ0).scale;
+  };
+  EXPECT_EQ(scale({"lora_layers"}, true), 20) << "0.6 to 0.13: scale·alpha/rank";
+  EXPECT_THROW(scale({"lora_layers", "use_dora"}, true), Error) << "0.14 to 0.18: the same keys before and after";
+  EXPECT_EQ(scale({"lora_layers", "use_dora"}, true, {.scale = 20.0f}), 20) << "the caller knows";
+  EXPECT_EQ(scale({"num_layers", "fine_tune_type"}, true), 10) << "0.19 to 0.22.2: alpha stood in the defaults";
+  EXPECT_EQ(scale({"num_layers", "fine_tune_type", "optimizer", "mask_prompt"}, false), 10) << "since 0.22.3";
+  EXPECT_EQ(scale({"num_layers"}, true), 10) << "written by hand, and no older";
+}
+
 TEST(ReadMlx, AnAlphaThatChangesNothingIsAccepted) {
   Directory d = mlx_directory();
-  d.config["lora_parameters"]["alpha"] = 2;  // the rank: scale·alpha/rank is the scale
+  d.config = {{"lora_layers", 2}, {"lora_parameters", {{"scale", 1.5}, {"alpha", 2}}}};  // the rank
   EXPECT_EQ(low(d.read(), kQ0).scale, 1.5f);
   d.config["lora_parameters"]["alpha"] = 16;
   EXPECT_THROW(d.read(), Error);
   EXPECT_EQ(low(d.read({.scale = 12.0f}), kQ0).scale, 12.0f) << "the caller knows";
+}
+
+/// Until 2024 mlx-lm wrote the config anew even to measure, so that the tensors alone say what was trained.
+TEST(ReadMlx, MoreLayersThanTheConfigSaysAreAllApplied) {
+  Directory d = mlx_directory();
+  d.config["num_layers"] = 1;
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  const Adapter adapter = d.read();
+  set_log_sink({});
+  EXPECT_EQ(adapter.modules, mlx_directory().read().modules);
+  EXPECT_FALSE(adapter.targets) << "the config does not say what was trained";
+  EXPECT_NE(told.find("'num_layers' is 1, but "), std::string::npos) << told;
+  EXPECT_NE(told.find("has layers 0 to 1: all of them are applied"), std::string::npos) << told;
+}
+
+TEST(ReadMlx, ParametersThatMlxLmDoesNotReadAreLeftOut) {
+  Directory d = mlx_directory();
+  d.config["lora_parameters"]["bias"] = "none";
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  EXPECT_EQ(d.read().modules, mlx_directory().read().modules);
+  set_log_sink({});
+  EXPECT_NE(told.find("unknown key 'bias': \"none\": left out"), std::string::npos) << told;
+}
+
+/// Numbered snapshots of a training lie beside its config.
+TEST(ReadAdapter, ASnapshotOfATrainingIsNamedByItsFile) {
+  const test::TemporaryDirectory scratch;
+  for (Directory d : {mlx_directory(), peft_directory()}) {
+    d.write(scratch.path() / "run");
+    const std::filesystem::path file = scratch.path() / "run" / "0000100_adapters.safetensors";
+    std::filesystem::rename(scratch.path() / "run" / d.file, file);
+    const Adapter adapter = read_adapter(file);
+    EXPECT_EQ(adapter.modules, d.read().modules);
+    EXPECT_EQ(adapter.name, "0000100_adapters.safetensors");
+    EXPECT_THROW(read_adapter(scratch.path() / "run"), Error);
+    std::filesystem::remove(file);
+  }
 }
 
 TEST(ReadMlx, DoraHasMagnitudes) {

@@ -121,10 +121,25 @@ TEST(Config, NeutralValuesOfForeignKeysAreFine) {
   Json config = config_of("llama");
   config.update(parse_json(
       R"({"final_logit_softcapping": null, "num_experts": 0, "rope_interleaved": false, "clip_qkv": null, "pretraining_tp": 1,
+    "no_rope_layers": [], "logit_scale": 1.0, "residual_multiplier": 1, "attention_sink_size": -1,
     "architectures": ["LlamaModel", "LlamaForCausalLM"], "partial_rotary_factor": 1.0, "layer_types": ["full_attention", "full_attention", "full_attention"],
     "hidden_act": "swish", "bos_token_id": 1, "some_future_key": {"a": 1}})",
       "x"));
   EXPECT_EQ(read_spec(config, "x").family, "llama");
+}
+
+/// How a model is packaged changes nothing; another head does.
+TEST(Config, NamesOfPackagings) {
+  for (const char* name : {"LlamaForConditionalGeneration", "LlamaModel", "MyLlamaLMHeadModel", "VllmLlama"}) {
+    Json config = config_of("llama");
+    config["architectures"] = {name};
+    EXPECT_EQ(read_spec(config, "x").family, "llama") << name;
+  }
+  for (const char* name : {"LlamaForSequenceClassification", "Qwen2ForRewardModel", "LlamaForTokenClassification"}) {
+    Json config = config_of("llama");
+    config["architectures"] = {name};
+    EXPECT_THROW(read_spec(config, "x"), Error) << name;
+  }
 }
 
 TEST(Config, ReadsSizesAndDefaults) {
@@ -169,6 +184,8 @@ TEST(Config, MistralsWindow) {
   EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 4096));  // absent: transformers' default
   config["sliding_window"] = nullptr;
   EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 0));
+  config["sliding_window"] = -1;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 0)) << "how some tools write none";
   config["sliding_window"] = 7;
   EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(3, 7));
 }

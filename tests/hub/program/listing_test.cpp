@@ -43,30 +43,28 @@ class Listing : public HubTest {
 };
 
 TEST_F(Listing, PathsThatLeadElsewhere) {
-  for (const char* path : {"../evil.json",
-                           "/etc/evil.json",
-                           "a/../../evil.json",
-                           "a//b.json",
-                           "./x.json",
-                           "",
-                           ".",
-                           "..",
-                           "a/./b.json",
-                           "a\\b.json",
-                           "..\\evil.json",
-                           "C:/evil.json",
-                           "C:evil.json",
-                           "x.json/",
-                           "/",
-                           "a/..",
-                           "new\nline.json",
-                           "tab\t.json",
-                           "\x7f.json",
-                           "\x01.json",
-                           "../../../../../../../../tmp/evil.json",
-                           "..",
-                           "refs/../../x.json"})
+  for (const char* path : {"/etc/evil.json", "a//b.json", "a\\b.json", "C:/evil.json", "C:evil.json", "new\nline.json",
+                           "tab\t.json", "\x7f.json", "\x01.json"})
     refused({file("config.json"), file(path)});
+}
+
+/// What is no part of a model is not fetched, and its name does not matter, until somebody asks for it.
+TEST_F(Listing, PathsThatLeadElsewhereAreLeftWhereTheyAre) {
+  for (const char* path :
+       {"../evil.json", "a/../../evil.json", "./x.json", "", ".", "..", "a/./b.json", "..\\evil.json", "x.json/", "/",
+        "a/..", "../../../../../../../../tmp/evil.json", "refs/../../x.json", "a\\b.png", "pictures/new\nline.png"}) {
+    SCOPED_TRACE(path);
+    fs::remove_all(cache_);
+    nlohmann::json config = file("config.json");
+    config["oid"] = commit_["config.json"].etag;
+    config["size"] = commit_["config.json"].size;
+    listed({config, file(path)});
+    pull();
+    expect_complete(commit_, {"config.json"});
+    fs::remove_all(cache_);
+    expect_error(run({"pull", "org/name", "--include", "*"}), {"org/name", "not to be trusted"}, 3);
+    EXPECT_FALSE(fs::exists(folder() / "snapshots"));
+  }
 }
 
 TEST_F(Listing, PathsThatAreNoText) {
@@ -90,6 +88,11 @@ TEST_F(Listing, PathsThatCollide) {
   refused({file("a.json"), file("a.json")});
   refused({file("a.json"), file("a.json/b.json")});
   refused({file("a.json"), file("A.json")});
+  nlohmann::json config = file("config.json");
+  config["oid"] = commit_["config.json"].etag;
+  config["size"] = commit_["config.json"].size;
+  listed({config, file("a.png"), file("A.png"), file("b"), file("b/c.png")});
+  pull();
 }
 
 TEST_F(Listing, HashesThatAreNone) {

@@ -118,6 +118,36 @@ TEST_F(Verbs, OtherVerbsTakeNamesToo) {
   expect_sound();
 }
 
+/// A cache in which another tool left the tokenizer and the config only.
+TEST_F(Verbs, ACacheThatLacksWeightsIsCompleted) {
+  const Commit commit = publish_tiny();
+  const auto leave = [&](const std::vector<std::string>& names) {
+    fs::remove_all(cache_);
+    for (const std::string& name : names)
+      write_file(snapshot(commit) / name, read_file(BB_TEST_DATA "/apps/tiny/" + name));
+    write_file(folder("org/tiny") / "refs/main", commit.sha);
+  };
+  const std::vector<std::string> generate = {"generate", "-m", "org/tiny", "-p", "Hi", "-n", "4", "--greedy", "--raw"};
+  const std::string expected =
+      run({"generate", "-m", BB_TEST_DATA "/apps/tiny", "-p", "Hi", "-n", "4", "--greedy", "--raw"}).out;
+  leave({"config.json", "tokenizer.json", "tokenizer_config.json"});
+  EXPECT_EQ(run({"tokenize", "-m", "org/tiny", "Hi"}, {{"HF_HUB_OFFLINE", "1"}}).out, "72 105\n") << "needs no weights";
+  expect_error(run(generate, {{"HF_HUB_OFFLINE", "1"}}),
+               {"org/tiny", "the cache lacks the weights", "bumblebee pull org/tiny"}, 3);
+  EXPECT_EQ(run(generate).out, expected);
+  leave({"config.json", "model.safetensors"});
+  expect_error(run(generate, {{"HF_HUB_OFFLINE", "1"}}), {"tokenizer.json"}, 3);
+  EXPECT_EQ(run(generate).out, expected) << "the tokenizer was missing";
+  // The folder that people see in the cache, and the address in their browser.
+  for (const std::string& source : {folder("org/tiny").string(), snapshot(commit).string(), mock().hub + "/org/tiny",
+                                    mock().hub + "/org/tiny/tree/main", std::string("hf://org/tiny")}) {
+    SCOPED_TRACE(source);
+    leave({"config.json"});
+    EXPECT_EQ(run({"generate", "-m", source, "-p", "Hi", "-n", "4", "--greedy", "--raw"}).out, expected);
+  }
+  EXPECT_EQ(run({"pull", mock().hub + "/org/tiny"}).out, snapshot(commit).string() + "\n");
+}
+
 TEST_F(Verbs, ABrokenDownloadIsNoModel) {
   const Commit commit = publish_tiny();
   mock().fault({{"where", "cdn"}, {"flip", 1000}});
