@@ -1,11 +1,9 @@
 // `chat`: a conversation at the terminal, or line by line from a pipe.
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <set>
 
 #include "commands/commands.h"
-#include "commands/generation.h"
+#include "commands/conversation.h"
 #include "options/chat_flags.h"
 #include "options/validators.h"
 #include "ui/exit_codes.h"
@@ -29,106 +27,21 @@ struct ChatVerbFlags {
 };
 
 constexpr const char* kHelp =
+    "  /retry          answer the last question anew\n"
+    "  /undo           take the last question and its answer back\n"
     "  /reset          forget the conversation\n"
-    "  /system TEXT    set what the model is told first, and forget the conversation\n"
+    "  /system TEXT    tell the model this first, and forget the conversation\n"
+    "  /system         show it; /system \"\" removes it\n"
+    "  /set NAME X     change a flag: /set temp 0.5, /set max-tokens 200\n"
+    "  /set            show them\n"
     "  /stats          speed of the last answer, and how full the context is\n"
     "  /save FILE      write the conversation as JSON\n"
+    "  /load FILE      go on with a conversation that was saved\n"
     "  /help           this list\n"
     "  /quit           leave (also Ctrl-D)\n"
     "  \"\"\"             begin and end a message of several lines\n"
+    "  a paste         is one message, whatever lines it has\n"
     "  Ctrl-C          stop the answer; at the prompt: drop the line\n";
-
-class Conversation {
- public:
-  Conversation(const ChatVerbFlags& flags, ReadyModel ready)
-      : flags_(flags), ready_(std::move(ready)), chat_(flags.chat.options()), system_(flags.chat.system_prompt) {
-    reset();
-  }
-
-  void reset() {
-    messages_.clear();
-    last_ = {};
-    if (!system_.empty()) messages_.push_back({"system", system_, {}});
-  }
-
-  void set_system(std::string text) {
-    system_ = std::move(text);
-    reset();
-  }
-
-  /// Asks and prints the answer. A refused question leaves the conversation as it was.
-  void ask(std::string question) {
-    text::Input input;
-    input.messages = messages_;
-    input.messages.push_back({"user", std::move(question), {}});
-    input.chat = chat_;
-    input.seed = ready_.config.seed + turns_;  // otherwise every turn would draw the same numbers
-    {
-      interrupt::Scope scope(input.cancel);
-      last_ = flags_.common.json ? ready_.serving.run(input) : stream(input);
-    }
-    ++turns_;
-    messages_ = std::move(input.messages);
-    messages_.push_back({"assistant", last_.text, {}});
-    if (flags_.common.json) print_json(to_json(last_, ready_));
-    if (flags_.common.verbose) note(speed_line(last_));
-  }
-
-  void stats() const {
-    if (last_.token_summary.input == 0) return note("nothing was asked yet");
-    int limit = ready_.serving.limits().sequence_length;
-    int used = last_.token_summary.input + last_.token_summary.output;
-    note(speed_line(last_));
-    note("[" + std::to_string(used) + " of " + std::to_string(limit) + " tokens of context, " +
-         human_bytes(double(ready_.model.info().kv_bytes(used, ready_.model.options().kv_type))) +
-         " of keys and values]");
-  }
-
-  void save(const std::string& path) {
-    if (!saved_.contains(path) && std::filesystem::exists(path))
-      throw Error(ErrorCode::bad_file, path, "exists already, and this chat did not save it; choose another name");
-    OutJson list = OutJson::array();
-    for (const Message& message : messages_) list.push_back({{"role", message.role}, {"content", message.content}});
-    std::ofstream out(path, std::ios::binary | std::ios::trunc);
-    out << OutJson{{"messages", list}}.dump(2) << '\n';
-    out.close();
-    if (!out) throw Error(ErrorCode::bad_file, path, "cannot write the conversation");
-    saved_.insert(path);
-    note("[saved to " + path + "]");
-  }
-
-  bool cancelled() const { return last_.finish_reason == text::FinishReason::cancelled; }
-
-  static void note(const std::string& text) {
-    std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), text.c_str(), style(stderr, Style::reset));
-  }
-
- private:
-  text::Result stream(const text::Input& input) const {
-    std::exception_ptr failure;
-    text::Result result = ready_.serving.stream(input, [&failure](std::string_view piece) {
-      try {
-        write_out(piece);
-        return true;
-      } catch (...) {
-        failure = std::current_exception();
-        return false;
-      }
-    });
-    if (failure) std::rethrow_exception(failure);
-    write_out("\n");
-    return result;
-  }
-
-  const ChatVerbFlags& flags_;
-  ReadyModel ready_;
-  ChatOptions chat_;
-  std::string system_;
-  std::vector<Message> messages_;
-  std::set<std::string> saved_;  // files of this chat, which it may write again
-  text::Result last_;
-  uint64_t turns_ = 0;
-};
 
 std::string trimmed(std::string_view text) {
   size_t first = text.find_first_not_of(" \t");
@@ -139,7 +52,7 @@ std::string trimmed(std::string_view text) {
 /// What a person typed, with """ blocks joined to one message.
 ReadLine read_message(LineReader& reader) {
   ReadLine line = reader.read(">>> ");
-  std::string start = trimmed(line.text);
+  const std::string start = trimmed(line.text);
   if (line.status != ReadStatus::line || !start.starts_with("\"\"\"")) return line;
   std::string text = start.substr(3);
   if (text.ends_with("\"\"\"")) return {ReadStatus::line, text.substr(0, text.size() - 3)};
@@ -160,24 +73,48 @@ ReadLine read_message(LineReader& reader) {
 
 enum class Next : unsigned char { go_on, leave };
 
+/// What is to be carried out rather than said: /name, alone or with more behind it. A path such as /etc/passwd, and
+/// what has several lines, is said.
+bool is_command(const std::string& line) {
+  const std::string name = line.substr(0, line.find(' '));
+  return name.size() > 1 && name[0] == '/' &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyz?", 1) == std::string::npos &&
+         line.find('\n') == std::string::npos;
+}
+
+std::string file_name(const std::string& command, const std::string& rest) {
+  if (rest.empty()) throw UsageError(command + ": expected a file name");
+  return rest;
+}
+
 Next command(const std::string& line, Conversation& conversation) {
-  size_t space = line.find(' ');
-  std::string name = line.substr(0, space);
-  std::string rest = space == std::string::npos ? "" : trimmed(line.substr(space));
+  const size_t space = line.find(' ');
+  const std::string name = line.substr(0, space);
+  const std::string rest = space == std::string::npos ? "" : trimmed(line.substr(space));
   if (name == "/quit" || name == "/exit" || name == "/bye") return Next::leave;
   if (name == "/help" || name == "/?") {
     std::fputs(kHelp, stderr);
   } else if (name == "/reset" || name == "/clear") {
     conversation.reset();
     Conversation::note("[the conversation is forgotten]");
+  } else if (name == "/retry") {
+    conversation.retry();
+  } else if (name == "/undo") {
+    conversation.undo();
+  } else if (name == "/system" && rest.empty()) {
+    Conversation::note(conversation.system().empty() ? "[no system prompt]" : conversation.system());
   } else if (name == "/system") {
-    conversation.set_system(rest);
-    Conversation::note(rest.empty() ? "[no system prompt]" : "[system prompt set]");
+    conversation.set_system(rest == "\"\"" ? "" : rest);
+    Conversation::note(rest == "\"\"" ? "[no system prompt; the conversation is forgotten]"
+                                      : "[system prompt set; the conversation is forgotten]");
+  } else if (name == "/set") {
+    conversation.set(rest);
   } else if (name == "/stats") {
     conversation.stats();
   } else if (name == "/save") {
-    if (rest.empty()) throw UsageError("/save: expected a file name");
-    conversation.save(rest);
+    conversation.save(file_name(name, rest));
+  } else if (name == "/load") {
+    conversation.load(file_name(name, rest));
   } else {
     throw UsageError("unknown command '" + name + "'; /help lists them");
   }
@@ -187,7 +124,7 @@ Next command(const std::string& line, Conversation& conversation) {
 /// One line of input; errors end a script but not a conversation.
 Next step(const std::string& line, Conversation& conversation, const LineReader& reader, const CommonFlags& common) {
   try {
-    if (line.starts_with('/')) return command(line, conversation);
+    if (const std::string start = trimmed(line); is_command(start)) return command(start, conversation);
     conversation.ask(line);
   } catch (...) {
     if (!reader.interactive()) throw;
@@ -198,8 +135,13 @@ Next step(const std::string& line, Conversation& conversation, const LineReader&
 
 int run(const ChatVerbFlags& flags) {
   flags.chat.options();  // reports contradictions before the model is loaded
-  ReadyModel ready =
-      load_serving({flags.model, flags.sampling, flags.adapters, flags.ctx_size, flags.kv_memory}, flags.common);
+  ReadyModel ready = load_serving({.model = flags.model,
+                                   .sampling = flags.sampling,
+                                   .adapters = flags.adapters,
+                                   .ctx_size = flags.ctx_size,
+                                   .kv_memory = flags.kv_memory,
+                                   .uncapped = Uncapped::yes},
+                                  flags.common);
   if (!ready.tokenizer.has_chat_template() && flags.chat.chat_template.empty() &&
       flags.chat.chat_template_file.empty()) {
     throw Error(ErrorCode::unsupported, flags.model.model,
@@ -211,17 +153,18 @@ int run(const ChatVerbFlags& flags) {
                        human_count(double(ready.model.info().parameters)) + " parameters, loaded in " +
                        std::to_string(ready.load_s).substr(0, 4) + " s; /help lists the commands]");
   }
-  Conversation conversation(flags, std::move(ready));
+  Conversation conversation(flags.common, flags.sampling, flags.chat, std::move(ready));
   for (;;) {
     interrupt::clear();
     ReadLine line = read_message(reader);
     if (line.status == ReadStatus::end) {
-      if (reader.interactive()) write_out("\n");
+      if (reader.interactive()) std::fputs("\n", stderr);
       return int(ExitCode::ok);
     }
     if (line.status == ReadStatus::interrupted) {
       if (!reader.interactive()) return int(ExitCode::cancelled);
-      write_out("\n");
+      std::fputs("\n", stderr);
+      if (line.text.empty()) Conversation::note("[Ctrl-D or /quit leaves]");
       continue;
     }
     if (trimmed(line.text).empty()) continue;
@@ -241,7 +184,7 @@ void add_chat(Parser& app, Session& session) {
   add_ctx_flag(*verb, flags->ctx_size);
   add_kv_memory_flag(*verb, flags->kv_memory);
   add_chat_flags(*verb, flags->chat);
-  add_sampling_flags(*verb, flags->sampling);
+  add_sampling_flags(*verb, flags->sampling, Uncapped::yes);
   verb->add_flag("--no-history", flags->no_history, "Do not keep the typed lines for the next session")
       ->group("Output");
   verb->footer(std::string("In the conversation:\n") + kHelp +

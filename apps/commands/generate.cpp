@@ -1,8 +1,10 @@
-// `generate`: one prompt, one answer, streamed as it is made.
+// `generate`: one prompt, one answer or several, streamed as they are made.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 #include <string_view>
 
 #include "commands/commands.h"
@@ -28,6 +30,7 @@ struct GenerateFlags {
   std::vector<std::string> words;  // as typed without a flag: the prompt, or the model and the prompt
   bool raw = false, escapes = false;
   bool parse_control_tokens = false;
+  int count = 1;
   int ctx_size = 0;
   std::string kv_memory;
   const Session* session = nullptr;
@@ -114,13 +117,23 @@ text::Input make_input(const GenerateFlags& flags) {
   return input;
 }
 
+void remark(const std::string& text) {
+  std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), text.c_str(), style(stderr, Style::reset));
+}
+
 int run(const GenerateFlags& given) {
+  constexpr int kAtOnce = 16;  // answers; more would take turns anyway, and each needs room for keys and values
   GenerateFlags flags = given;
   take_model(flags);
   for (std::string& text : flags.sampling.stop) text = with_escapes(flags, text, "--stop");
   text::Input input = make_input(flags);
-  ReadyModel ready =
-      load_serving({flags.model, flags.sampling, flags.adapters, flags.ctx_size, flags.kv_memory}, flags.common);
+  ReadyModel ready = load_serving({.model = flags.model,
+                                   .sampling = flags.sampling,
+                                   .adapters = flags.adapters,
+                                   .ctx_size = flags.ctx_size,
+                                   .kv_memory = flags.kv_memory,
+                                   .batch_size = std::min(flags.count, kAtOnce)},
+                                  flags.common);
   bool templated = !input.messages.empty();
   if (templated && input.chat.chat_template.empty() && !ready.tokenizer.has_chat_template()) {
     throw Error(
@@ -133,32 +146,27 @@ int run(const GenerateFlags& given) {
                  static_cast<unsigned long long>(ready.config.seed));
   }
 
+  std::vector<text::Input> inputs(size_t(flags.count), input);  // which share the handle that cancels
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i].seed = ready.config.seed + i;
+  if (flags.count > 1 && std::holds_alternative<GreedySearch>(ready.config.strategy))
+    note("all answers will be the same: the likeliest token is taken; --temp 0.8 draws different ones");
   interrupt::Scope scope(input.cancel);
-  text::Result result;
-  if (flags.common.json) {
-    result = ready.serving.run(input);
-    print_json(to_json(result, ready));
-  } else {
-    // The callback runs on the engine's thread: what goes wrong there is carried over here.
-    std::exception_ptr failure;
-    result = ready.serving.stream(input, [&failure](std::string_view piece) {
-      try {
-        write_out(piece);
-        return true;
-      } catch (...) {
-        failure = std::current_exception();
-        return false;
-      }
-    });
-    if (failure) std::rethrow_exception(failure);
-    write_out("\n");
-    if (const std::string cut = cut_note(result, ready, flags.sampling); !cut.empty()) note(cut);
-    if (flags.common.remarks()) {
-      std::fprintf(stderr, "%s%s%s\n", style(stderr, Style::dim), speed_line(result).c_str(),
-                   style(stderr, Style::reset));
+  const std::vector<text::Result> results =
+      flags.common.json ? ready.serving.run(inputs) : stream_answers(ready.serving, inputs, flags.common);
+  bool cancelled = false;
+  for (size_t i = 0; i < results.size(); ++i) {
+    cancelled = cancelled || results[i].finish_reason == text::FinishReason::cancelled;
+    if (flags.common.json) print_json(to_json(results[i], ready, *inputs[i].seed));
+    if (!flags.common.json && flags.common.remarks()) remark(speed_line(results[i]));
+  }
+  if (!flags.common.json) {
+    std::set<std::string> cuts;  // each said once
+    for (const text::Result& result : results) cuts.insert(cut_note(result, ready, flags.sampling));
+    for (const std::string& cut : cuts) {
+      if (!cut.empty()) note(cut);
     }
   }
-  return int(result.finish_reason == text::FinishReason::cancelled ? ExitCode::cancelled : ExitCode::ok);
+  return int(cancelled ? ExitCode::cancelled : ExitCode::ok);
 }
 
 }  // namespace
@@ -199,6 +207,10 @@ void add_generate(Parser& app, Session& session) {
     tokens->excludes(of_a_conversation);
   }
   add_sampling_flags(*verb, flags->sampling);
+  verb->add_option("--count", flags->count, "Answers to make, each with the next seed")
+      ->option_text("N")
+      ->check(integer_between(1, 1000))
+      ->group("Output");
   Option* logprobs = verb->add_option("--logprobs", flags->sampling.logprobs,
                                       "With --json: log probabilities of the tokens and of the N likeliest")
                          ->option_text("N")

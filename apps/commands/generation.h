@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "bumblebee/bumblebee.h"
 #include "options/adapter_flags.h"
@@ -14,7 +15,8 @@ namespace bumblebee::cli {
 struct ReadyModel {
   Model model;
   Tokenizer tokenizer;
-  GenerationConfig config;
+  GenerationConfig config;      // with the flags
+  GenerationConfig own_config;  // the model's own, without them
   text::Generation serving;
   double load_s = 0;
 };
@@ -25,6 +27,8 @@ struct ServingFlags {
   const AdapterFlags& adapters;
   int ctx_size = 0;
   std::string kv_memory;
+  Uncapped uncapped = Uncapped::no;
+  int batch_size = 1;  // answers made at once
 };
 
 Option* add_ctx_flag(Parser& verb, int& ctx_size);
@@ -36,8 +40,17 @@ ReadyModel load_serving(const ServingFlags& flags, const CommonFlags& common);
 double prefill_speed(const text::Result& result);  // tokens per second; 0 when nothing was measured
 double decode_speed(const text::Result& result);   // the same; the first token counts as prefill
 
-/// The object that --json prints.
-OutJson to_json(const text::Result& result, const ReadyModel& ready);
+/// Prints answers as they are made, one after the other with a line `---` between them. A prompt that takes more than a
+/// second shows how far it is.
+std::vector<text::Result> stream_answers(const text::Generation& serving, std::vector<text::Input> inputs,
+                                         const CommonFlags& common);
+
+/// What ended an answer that did not end by itself.
+enum class Cut : unsigned char { nothing, tokens, characters, context, stopped };
+Cut cut_by(const text::Result& result, const GenerationConfig& config, int sequence_length);
+
+/// The object that --json prints; `seed` is the one that repeats this answer.
+OutJson to_json(const text::Result& result, const ReadyModel& ready, uint64_t seed);
 
 /// Why an answer ends in the middle, and which flag lengthens it. Empty for answers that ended, and where -n asked for
 /// just so many tokens.

@@ -50,6 +50,29 @@ std::vector<const Option*> add_chat_flags(Parser& verb, ChatFlags& flags) {
   return {system, own, file, kwargs, tools, plain, trust};
 }
 
+std::vector<Message> read_conversation(const std::string& path) {
+  const auto fail = [&path](const std::string& what) { return Error(ErrorCode::bad_file, path, what); };
+  nlohmann::ordered_json json;
+  try {
+    json = parse(read_input(path), path);
+  } catch (const UsageError&) {
+    throw fail("expected JSON, as /save writes it");
+  }
+  if (json.is_object() && json.contains("messages")) json = nlohmann::ordered_json(json["messages"]);
+  if (!json.is_array() || json.empty()) throw fail("expected a list of messages, or an object with 'messages'");
+  std::vector<Message> messages;
+  for (const auto& one : json) {
+    const std::string where = "message " + std::to_string(messages.size() + 1) + ": ";
+    for (const char* key : {"role", "content"}) {
+      if (!one.is_object() || !one.contains(key) || !one[key].is_string())
+        throw fail(where + "expected a 'role' and a 'content' of text");
+    }
+    if (one.size() > 2) throw fail(where + "expected nothing but 'role' and 'content'");
+    messages.push_back({one["role"].get<std::string>(), one["content"].get<std::string>(), {}});
+  }
+  return messages;
+}
+
 ChatOptions ChatFlags::options() const {
   ChatOptions out;
   out.chat_template = chat_template_file.empty() ? chat_template : read_input(chat_template_file);

@@ -27,4 +27,7 @@ void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messa
 /// Returns them all: what renders no conversation excludes them.
 std::vector<const Option*> add_chat_flags(Parser& verb, ChatFlags& flags);
 
+/// The messages of a file: {"messages": [...]}, as chat's /save writes it, or the list alone. Throws Error(bad_file).
+std::vector<Message> read_conversation(const std::string& path);
+
 }  // namespace bumblebee::cli

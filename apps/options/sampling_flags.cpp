@@ -119,29 +119,68 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
   config.strategy = sampling;
 }
 
+/// What of "think,hashtags,emoji" is named; "none" is nothing.
+Strip parse_strip(std::string_view rest) {
+  Strip strip;
+  while (!rest.empty()) {
+    const std::string_view word = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), word.size() + 1));
+    if (word == "think") {
+      strip.think = true;
+    } else if (word == "hashtags") {
+      strip.hashtags = true;
+    } else if (word == "emoji") {
+      strip.emoji = true;
+    } else if (word != "none") {
+      throw UsageError("--strip: expected a list of think, hashtags and emoji, got '" + std::string(word) + "'");
+    }
+  }
+  return strip;
+}
+
+/// -1 is no limit, as in llama.cpp, Ollama and mlx-lm.
+std::string check_max_tokens(const std::string& text) {
+  if (text == "-1" || integer_between(1, kMaxInt)(text).empty()) return {};
+  return "expected an integer from 1, or -1 for no limit but the context, got '" + text + "'";
+}
+
 }  // namespace
 
-void add_sampling_flags(Parser& verb, SamplingFlags& flags) {
-  verb.add_option("-n,--max-tokens", flags.max_tokens,
-                  "Tokens to generate at most (default: generation_config.json, else " +
-                      std::to_string(kDefaultMaxTokens) + ")")
+void add_sampling_flags(Parser& verb, SamplingFlags& flags, Uncapped uncapped) {
+  verb.add_option(
+          "-n,--max-tokens", flags.max_tokens,
+          "Tokens to generate at most; -1: until the context is full (default: " +
+              (uncapped == Uncapped::yes ? std::string("-1")
+                                         : "generation_config.json, else " + std::to_string(kDefaultMaxTokens)) +
+              ")")
       ->option_text("N")
-      ->check(integer_between(1, kMaxInt))
+      ->check(check_max_tokens)
       ->group("Length");
   verb.add_option("--min-tokens", flags.min_tokens, "Tokens to generate at least")
       ->option_text("N")
       ->check(integer_between(0, kMaxInt))
+      ->group("Length");
+  verb.add_option("--min-chars", flags.min_chars, "Characters of text before the answer may end")
+      ->option_text("N")
+      ->check(integer_between(0, kMaxInt))
+      ->group("Length");
+  verb.add_option("--max-chars", flags.max_chars, "Characters of text at most; it ends with a sentence")
+      ->option_text("N")
+      ->check(integer_between(1, kMaxInt))
       ->group("Length");
   verb.add_option("-r,--stop", flags.stop, "End before this text; repeatable")
       ->option_text("TEXT")
       ->allow_extra_args(false)
       ->group("Length");
   add_choice_flags(verb, flags);
+  verb.add_option("--strip", flags.strip, "Leave out of the text: a list of think, hashtags and emoji")
+      ->option_text("WHAT")
+      ->group("Output");
 }
 
-void apply(const SamplingFlags& flags, GenerationConfig& config) {
-  if (flags.max_tokens) {
-    config.max_new_tokens = flags.max_tokens;
+void apply(const SamplingFlags& flags, GenerationConfig& config, Uncapped uncapped) {
+  if (flags.max_tokens || uncapped == Uncapped::yes) {
+    config.max_new_tokens = flags.max_tokens.value_or(-1) < 0 ? kNoLimit : *flags.max_tokens;
     config.max_length.reset();
   } else if (!config.max_new_tokens && !config.max_length) {
     config.max_new_tokens = kDefaultMaxTokens;
@@ -150,6 +189,9 @@ void apply(const SamplingFlags& flags, GenerationConfig& config) {
     config.min_new_tokens = flags.min_tokens;
     config.min_length.reset();
   }
+  if (flags.min_chars) config.min_chars = flags.min_chars;
+  if (flags.max_chars) config.max_chars = flags.max_chars;
+  if (!flags.strip.empty()) config.strip = parse_strip(flags.strip);
   apply_strategy(flags, config);
   if (flags.repeat_penalty) config.repetition_penalty = *flags.repeat_penalty;
   if (flags.presence_penalty) config.presence_penalty = *flags.presence_penalty;

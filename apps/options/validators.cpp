@@ -1,7 +1,9 @@
 // Ranges, lists and files as CLI11 validators, and parsers of token lists.
 #include "options/validators.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
@@ -13,9 +15,9 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <memory>
 
 #include "ui/exit_codes.h"
+#include "ui/interrupt.h"
 
 namespace bumblebee::cli {
 
@@ -148,14 +150,23 @@ std::vector<int32_t> parse_token_list(std::string_view text, std::string_view fl
 
 std::string read_input(const std::string& path) {
   auto fail = [&path](const std::string& why) { return Error(ErrorCode::bad_file, path == "-" ? "stdin" : path, why); };
-  auto close = [](std::FILE* f) { return f == stdin ? 0 : std::fclose(f); };
   if (path != "-" && std::filesystem::is_directory(path)) throw fail("expected a file, got a directory");
-  std::unique_ptr<std::FILE, decltype(close)> file(path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close);
-  if (!file) throw fail(std::string("cannot open: ") + std::strerror(errno));
+  const int file = path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) throw fail(std::string("cannot open: ") + std::strerror(errno));
+  // Not through stdio, which reads on after a terminal's end of file, and after Ctrl-C.
   std::string text;
-  char block[65536];
-  while (size_t got = std::fread(block, 1, sizeof block, file.get())) text.append(block, got);
-  if (std::ferror(file.get())) throw fail(std::string("cannot read: ") + std::strerror(errno));
+  std::vector<char> block(65536);
+  ssize_t got = 0;
+  bool stopped = false;
+  do {
+    stopped = !interrupt::wait_readable(file);
+    got = stopped ? 0 : ::read(file, block.data(), block.size());
+    if (got > 0) text.append(block.data(), size_t(got));
+  } while (got > 0 || (got < 0 && errno == EINTR));
+  const int failure = errno;
+  if (file != STDIN_FILENO) ::close(file);
+  if (stopped) throw Error(ErrorCode::cancelled, path == "-" ? "stdin" : path, "interrupted");
+  if (got < 0) throw fail(std::string("cannot read: ") + std::strerror(failure));
   return text;
 }
 

@@ -1,4 +1,4 @@
-// Lines are drawn over those of the last time: the cursor goes up by as many as there were.
+// A line for each of the files that come now, and one for all.
 #include "ui/download_bars.h"
 
 #include <fmt/core.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "ui/overlay.h"
 #include "ui/terminal.h"
 
 namespace bumblebee::cli {
@@ -14,7 +15,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr int kFiles = 8;
+constexpr size_t kFiles = 8;
 constexpr int kNameColumns = 34;
 
 std::string bar(double fraction, int width) {
@@ -65,24 +66,19 @@ void DownloadBars::update(const HubProgress& progress) {
   if (over) return clear();
   if (now - start_ < 300ms || now - last_ < 100ms) return;
   last_ = now;
-  std::string text = lines_ > 0 ? "\r\033[" + std::to_string(lines_) + "A" : "";
-  int lines = 0;
+  std::vector<std::string> lines;
   for (const HubFileProgress& file : progress.active) {
-    if (lines == kFiles) break;
-    text += line(file.path, file.done, file.total, "") + "\033[K\n";
-    ++lines;
+    if (lines.size() == kFiles) break;
+    lines.push_back(line(file.path, file.done, file.total, ""));
   }
-  text += total_line(progress, now) + "\033[K\n\033[J";  // and what is left of more lines
-  std::fputs(text.c_str(), stderr);
-  std::fflush(stderr);
-  lines_ = lines + 1;
+  lines.push_back(total_line(progress, now));
+  overlay::draw(lines);
+  drawn_ = true;
 }
 
 void DownloadBars::clear() {
-  if (lines_ == 0) return;
-  std::fprintf(stderr, "\r\033[%dA\033[J", lines_);
-  std::fflush(stderr);
-  lines_ = 0;
+  if (drawn_) overlay::draw({});
+  drawn_ = false;
 }
 
 }  // namespace bumblebee::cli

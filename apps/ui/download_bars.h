@@ -27,7 +27,7 @@ class DownloadBars {
   std::string total_line(const HubProgress& progress, Clock::time_point now);
 
   bool visible_;
-  int lines_ = 0;  // on the screen
+  bool drawn_ = false;
   Clock::time_point start_{}, last_{};
   uint64_t first_done_ = 0;  // what was there before: the speed counts without it
 };

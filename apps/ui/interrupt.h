@@ -13,6 +13,9 @@ void install();
 bool requested();
 void clear();
 
+/// Waits until `file` has something to read, or ends. False: Ctrl-C came, now or before; whichever thread heard it.
+bool wait_readable(int file);
+
 /// While alive, Ctrl-C cancels this request. At most one at a time.
 class Scope {
  public:

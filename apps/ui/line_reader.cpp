@@ -7,6 +7,7 @@
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "ui/interrupt.h"
 #include "ui/terminal.h"
@@ -35,6 +36,10 @@ namespace {
 ReadLine read_plain() {
   ReadLine out;
   for (;;) {
+    if (!interrupt::wait_readable(STDIN_FILENO)) {
+      out.status = ReadStatus::interrupted;
+      return out;
+    }
     char c = 0;
     ssize_t got = ::read(STDIN_FILENO, &c, 1);
     if (got == 1) {
@@ -46,8 +51,8 @@ ReadLine read_plain() {
     } else if (got == 0) {
       out.status = out.text.empty() ? ReadStatus::end : ReadStatus::line;
       return out;
-    } else if (errno != EINTR || interrupt::requested()) {
-      out.status = errno == EINTR ? ReadStatus::interrupted : ReadStatus::end;
+    } else if (errno != EINTR) {
+      out.status = ReadStatus::end;
       return out;
     }
   }
@@ -70,13 +75,39 @@ struct LineReader::Editor {
     return static_cast<Editor*>(self)->prompt.data();
   }
 
+  // What is pasted comes between two marks, where the terminal was asked for them: as one text with its line ends,
+  // which are no Enter. It stands in the line as it is.
+  static unsigned char paste(EditLine* e, wint_t) {
+    constexpr std::wstring_view kEnd = L"\033[201~";
+    std::wstring text;
+    while (!text.ends_with(kEnd)) {
+      wchar_t c = 0;
+      if (get_char(e, &c) != 1) return CC_EOF;
+      text += c;
+    }
+    text.resize(text.size() - kEnd.size());
+    std::wstring kept;
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == L'\r') {  // terminals send Enter's byte for a line end
+        kept += L'\n';
+        if (i + 1 < text.size() && text[i + 1] == L'\n') ++i;
+      } else if (text[i] >= 0x20 ? text[i] < 0x7f || text[i] >= 0xa0 : text[i] == L'\n' || text[i] == L'\t') {
+        kept += text[i];
+      }
+    }
+    while (kept.ends_with(L'\n')) kept.pop_back();
+    if (!kept.empty() && el_winsertstr(e, kept.c_str()) != 0) return CC_ERROR;
+    return CC_REFRESH;
+  }
+
   // libedit retries an interrupted read once by itself; ours gives up at once, so that one Ctrl-C is enough.
   static int get_char(EditLine*, wchar_t* out) {
     std::mbstate_t state{};
     for (;;) {
+      if (!interrupt::wait_readable(STDIN_FILENO)) return -1;
       char byte = 0;
       ssize_t got = ::read(STDIN_FILENO, &byte, 1);
-      if (got < 0 && errno == EINTR && !interrupt::requested()) continue;
+      if (got < 0 && errno == EINTR) continue;
       if (got <= 0) return got == 0 ? 0 : -1;
       size_t used = std::mbrtowc(out, &byte, 1, &state);
       if (used == size_t(-2)) continue;  // more bytes of this character follow
@@ -91,12 +122,19 @@ struct LineReader::Editor {
 
   explicit Editor(std::filesystem::path history_path) : path(std::move(history_path)) {
     std::setlocale(LC_CTYPE, "");
-    edit = el_init("bumblebee", stdin, stdout, stderr);
+    // The line is drawn where a person sees it, also in `chat | tee log`.
+    edit = el_init("bumblebee", stdin, is_terminal(stdout) ? stdout : stderr, stderr);
     if (!edit) return;
     el_set(edit, EL_CLIENTDATA, this);
     el_set(edit, EL_PROMPT_ESC, &Editor::show_prompt, '\1');
     el_set(edit, EL_EDITOR, "emacs");
     el_wset(edit, EL_GETCFN, &Editor::get_char);
+    el_wset(edit, EL_ADDFN, L"bumblebee-paste", L"Insert what is pasted", &Editor::paste);
+    constexpr const char* kKeys[][2] = {
+        {"\\e[200~", "bumblebee-paste"}, {"\\e[1;5C", "em-next-word"},      {"\\e[1;5D", "ed-prev-word"},
+        {"\\e[1;3C", "em-next-word"},    {"\\e[1;3D", "ed-prev-word"},      {"\\e[5~", "ed-prev-history"},
+        {"\\e[6~", "ed-next-history"},   {"\\e[3~", "ed-delete-next-char"}, {"\\ex", "ed-unassigned"}};
+    for (const auto& [key, action] : kKeys) el_set(edit, EL_BIND, key, action, nullptr);
     history = history_init();
     if (!history) return;
     ::history(history, &event, H_SETSIZE, 1000);
@@ -117,14 +155,23 @@ struct LineReader::Editor {
     if (history) history_end(history);
   }
 
+  static void marks_pastes(bool on) {
+    std::FILE* out = is_terminal(stdout) ? stdout : stderr;
+    std::fputs(on ? "\033[?2004h" : "\033[?2004l", out);
+    std::fflush(out);
+  }
+
   ReadLine read(const std::string& text) {
     prompt = text;
     int count = 0;
+    marks_pastes(true);
     const char* got = el_gets(edit, &count);
+    marks_pastes(false);
     if (!got || count <= 0) {
-      bool stopped = interrupt::requested();
+      const LineInfo* line = el_line(edit);
+      std::string dropped(line->buffer, size_t(line->lastchar - line->buffer));
       el_reset(edit);
-      return {stopped ? ReadStatus::interrupted : ReadStatus::end, {}};
+      return {interrupt::requested() ? ReadStatus::interrupted : ReadStatus::end, std::move(dropped)};
     }
     std::string line(got, size_t(count));
     if (line.back() == '\n') line.pop_back();
@@ -137,7 +184,7 @@ struct LineReader::Editor {
 struct LineReader::Editor {
   explicit Editor(const std::filesystem::path&) {}
   ReadLine read(const std::string& prompt) {
-    write_out(prompt);
+    std::fputs(prompt.c_str(), stderr);
     return read_plain();
   }
 };
@@ -145,7 +192,7 @@ struct LineReader::Editor {
 #endif
 
 LineReader::LineReader(std::filesystem::path history)
-    : interactive_(::isatty(STDIN_FILENO) == 1 && is_terminal(stdout)) {
+    : interactive_(::isatty(STDIN_FILENO) == 1 && (is_terminal(stdout) || is_terminal(stderr))) {
   if (interactive_) editor_ = std::make_unique<Editor>(std::move(history));
 }
 

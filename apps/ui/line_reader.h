@@ -13,7 +13,7 @@ enum class ReadStatus : unsigned char { line, end, interrupted };
 
 struct ReadLine {
   ReadStatus status = ReadStatus::end;
-  std::string text;  // without the newline
+  std::string text;  // without the newline; with those that were pasted. Interrupted: what is dropped
 };
 
 class LineReader {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "bumblebee/log.h"
+#include "ui/overlay.h"
 #include "ui/terminal.h"
 
 namespace bumblebee::cli {
@@ -54,10 +55,8 @@ void show_log(const std::string& level) {
   const bool colored = *style(stderr, Style::error) != '\0';
   auto out = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>(colored ? spdlog::color_mode::always
                                                                                : spdlog::color_mode::never);
-  // A bar may stand in the line: it is drawn again below.
-  const std::string clear = is_terminal(stderr) ? "\r\033[K" : "";
-  out->set_formatter(std::make_unique<spdlog::pattern_formatter>(clear + "%Y-%m-%dT%H:%M:%S.%eZ %^%l%$ %v",
-                                                                 spdlog::pattern_time_type::utc));
+  out->set_formatter(
+      std::make_unique<spdlog::pattern_formatter>("%Y-%m-%dT%H:%M:%S.%eZ %^%l%$ %v", spdlog::pattern_time_type::utc));
   const auto logger = std::make_shared<spdlog::logger>("bumblebee", std::move(out));
   logger->set_level(spdlog::level::trace);
   logger->flush_on(spdlog::level::trace);
@@ -67,7 +66,7 @@ void show_log(const std::string& level) {
   }
   set_log_sink(
       [logger](LogLevel one, std::string_view line) {
-        logger->log(level_of(one), spdlog::string_view_t(line.data(), line.size()));
+        overlay::above([&] { logger->log(level_of(one), spdlog::string_view_t(line.data(), line.size())); });
       },
       least);
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "ui/overlay.h"
 #include "ui/terminal.h"
 
 namespace bumblebee::cli {
@@ -28,8 +29,8 @@ void ProgressBar::update(uint64_t done, uint64_t total, std::string_view remark,
                                             : std::to_string(done) + " / " + std::to_string(total);
   double left = seconds_left >= 0 ? seconds_left : fraction > 0 ? seconds * (1 - fraction) / fraction : 0;
   std::string time = left < 600 ? fmt::format("{:.0f} s", left) : fmt::format("{:.0f} min", left / 60);
-  std::string tail =
-      fmt::format(" {:3.0f}%  {}{}{}  {} left", 100 * fraction, amount, remark.empty() ? "" : "  ", remark, time);
+  std::string tail = fmt::format(" {:3.0f}%  {}{}{}", 100 * fraction, amount, remark.empty() ? "" : "  ", remark);
+  if (done > 0 || seconds_left >= 0) tail += "  " + time + " left";
 
   int room = terminal_columns() - int(label_.size()) - int(tail.size()) - 4;
   std::string bar;
@@ -40,15 +41,13 @@ void ProgressBar::update(uint64_t done, uint64_t total, std::string_view remark,
     int filled = int(fraction * width);
     bar = " [" + std::string(size_t(filled), '#') + std::string(size_t(width - filled), '.') + "]";
   }
-  std::fprintf(stderr, "\r%s%s%s\033[K", label_.c_str(), bar.c_str(), tail.c_str());
-  std::fflush(stderr);
+  overlay::draw({label_ + bar + tail});
   drawn_ = true;
 }
 
 void ProgressBar::clear() {
   if (!drawn_) return;
-  std::fputs("\r\033[K", stderr);
-  std::fflush(stderr);
+  overlay::draw({});
   drawn_ = false;
 }
 

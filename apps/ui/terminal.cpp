@@ -11,13 +11,16 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace bumblebee::cli {
 
 namespace {
 
-// The one piece of process-wide state: a terminal is process-wide too.
+// Process-wide state: a terminal is process-wide too.
 ColorMode color_mode = ColorMode::automatic;
+// Whether standard output has begun a line on its terminal; for who holds it.
+bool in_line = false;
 
 bool colored(std::FILE* stream) {
   if (color_mode != ColorMode::automatic) return color_mode == ColorMode::always;
@@ -61,8 +64,22 @@ int terminal_columns() {
 
 void write_out(std::string_view text) {
   errno = 0;
+  const auto held = hold_terminal();
+  static const bool terminal = is_terminal(stdout);
+  if (terminal && !text.empty()) in_line = text.back() != '\n';
   bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (!written) throw std::runtime_error(std::string("[stdout] cannot write: ") + std::strerror(errno));
+}
+
+std::unique_lock<std::mutex> hold_terminal() {
+  static std::mutex* const only = new std::mutex;  // threads may still log while the process ends
+  return std::unique_lock(*only);
+}
+
+void end_line() {
+  if (!std::exchange(in_line, false)) return;
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
 }
 
 void note(const std::string& text) { std::fprintf(stderr, "bumblebee: note: %s\n", one_line(text).c_str()); }
@@ -70,14 +87,19 @@ void note(const std::string& text) { std::fprintf(stderr, "bumblebee: note: %s\n
 std::string one_line(std::string_view text) {
   std::string out;
   out.reserve(text.size());
-  for (char c : text) {
-    auto byte = static_cast<unsigned char>(c);
-    if (c == '\n') {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // U+0080 to U+009F steer terminals too: in UTF-8, C2 and one of these bytes.
+    const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
+    if (byte == '\n') {
       out += "\\n";
     } else if (byte < 0x20 || byte == 0x7f) {
       out += fmt::format("\\x{:02x}", byte);
+    } else if (byte == 0xc2 && next >= 0x80 && next < 0xa0) {
+      out += fmt::format("\\x{:02x}", next);
+      ++i;
     } else {
-      out += c;
+      out += text[i];
     }
   }
   return out;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,10 @@ int terminal_columns();
 /// Writes to standard output and flushes. Throws std::runtime_error when that fails (a full disk must not look like
 /// success).
 void write_out(std::string_view text);
+/// Held by whoever writes to the terminal, so that threads do not write into each other's lines; write_out() takes it.
+std::unique_lock<std::mutex> hold_terminal();
+/// Ends a line that write_out() began on a terminal, if there is one. For who holds the terminal.
+void end_line();
 
 /// One line on standard error, "bumblebee: note: ...": what has no effect, or went another way than one might think.
 void note(const std::string& text);

@@ -28,6 +28,24 @@ class CancelHandle {
   std::shared_ptr<std::atomic<bool>> flag_;
 };
 
+/// Requests that follow each other: the turns of a conversation. What one has computed stays with the serving, and the
+/// next computes only what its prompt adds to that (TokenSummary::reused); no answer depends on it. A session's
+/// requests come one after the other; of two at once, one computes everything. Its keys and values are part of the
+/// serving's memory, leave when others need the room, and are given up with the first request after the last copy is
+/// gone.
+class Session {
+ public:
+  Session() : id_(std::make_shared<char>()) {}
+  const std::shared_ptr<const void>& id() const { return id_; }
+
+ private:
+  std::shared_ptr<const void> id_;
+};
+
+/// Told several times a second, on the thread that called, how many of the prompt's tokens are computed, until all are.
+/// What it throws, the call throws.
+using PromptProgress = std::function<void(int done, int total)>;
+
 enum class FinishReason : uint8_t { stop, length, cancelled };
 const char* to_string(FinishReason reason);  // "stop", "length", "cancelled"
 
@@ -43,6 +61,8 @@ struct Input {
   std::optional<uint64_t> seed;            // instead of the config's
   std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's
   bool without_adapters = false;           // the base, also where the serving has adapters; excludes `adapters`
+  std::optional<Session> session;  // goes on where its last request ended; contrastive search computes everything
+  PromptProgress prompt_progress;
   CancelHandle cancel;
 
   Input() = default;
@@ -52,6 +72,7 @@ struct Input {
 
 struct TokenSummary {
   int input = 0, output = 0;
+  int reused = 0;  // of the input, computed by an earlier request of the session
 };
 
 struct TokenLogprob {
@@ -117,6 +138,10 @@ class Generation {
   std::vector<Result> run(std::span<const Input> inputs) const;
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;
+  /// The same for several, which are computed together: all pieces of the first, then those of the second, and so on;
+  /// `input` says whose. Returning false cancels them all.
+  std::vector<Result> stream(std::span<const Input> inputs,
+                             const std::function<bool(size_t input, std::string_view piece)>& piece) const;
 
   GenerationLimits limits() const;
 

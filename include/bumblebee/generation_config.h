@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -33,6 +34,18 @@ struct ContrastiveSearch {
   double alpha = 0.6;
 };
 
+/// What is left out of an answer's text; its tokens stay. Blanks around what goes become one, or none at an edge.
+struct Strip {
+  bool think = false;     // <think>...</think>, <thinking>, [THINK], also unclosed, or opened by the prompt
+  bool hashtags = false;  // #word, where it is no number and stands by itself
+  bool emoji = false;     // also sequences and flags; digits and © stay
+
+  bool any() const { return think || hashtags || emoji; }
+};
+
+/// For max_new_tokens: until the sequence is full.
+inline constexpr int kNoLimit = std::numeric_limits<int>::max();
+
 using Strategy = std::variant<GreedySearch, MultinomialSampling, ContrastiveSearch>;
 
 struct GenerationConfig {
@@ -40,6 +53,13 @@ struct GenerationConfig {
   std::optional<int> max_length;      // prompt included
   std::optional<int> min_new_tokens;  // at most one of this and min_length
   std::optional<int> min_length;
+  /// Of the text, in characters (code points), after `strip`. No token that ends the answer is chosen before it has
+  /// min_chars.
+  std::optional<int> min_chars;
+  /// The text ends with the last sentence that ends within max_chars (and not before min_chars), as soon as one goes
+  /// beyond; where there is none, with a word. Streamed text comes a sentence at a time.
+  std::optional<int> max_chars;
+  Strip strip;
 
   Strategy strategy = GreedySearch{};
   double temperature = 1.0;         // divides the logits; 0 means greedy

@@ -33,7 +33,10 @@ namespace {
 /// Requests that are computed together. Whatever happens, none outlives its listener: the destructor cancels and waits.
 class Group {
  public:
-  Group(engine::Engine& engine, const txt::Tokenizer& tokenizer) : engine_(engine), tokenizer_(tokenizer) {}
+  /// `piece`: hears the text of each member, the first one's first; empty: nobody does.
+  using Listener = std::function<bool(size_t member, std::string_view piece)>;
+  Group(engine::Engine& engine, const txt::Tokenizer& tokenizer, const Listener& piece)
+      : engine_(engine), tokenizer_(tokenizer), piece_(piece) {}
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
   ~Group() {
@@ -48,11 +51,13 @@ class Group {
   }
 
   /// Checks one request; nothing runs before start().
-  void add(engine::Request request, CancelHandle cancel, bool streams) {
+  void add(engine::Request request, const Input& input) {
     engine_.check(request);
-    Member member{.sink = std::make_unique<api::TextSink>(tokenizer_, request.config, streams),
+    const CancelHandle cancel = input.cancel;
+    Member member{.sink = std::make_unique<api::TextSink>(tokenizer_, request.config, request.prompt, bool(piece_)),
                   .request = std::move(request),
                   .cancel = cancel,
+                  .progress = input.prompt_progress,
                   .job = nullptr,
                   .input = 0};
     member.input = int(member.request.prompt.size());
@@ -67,9 +72,9 @@ class Group {
     for (Member& member : members_) member.job = engine_.submit(std::move(member.request));
   }
 
-  std::vector<Result> wait(const TextCallback* callback) {
+  std::vector<Result> wait() {
     std::vector<Result> results;
-    for (Member& member : members_) results.push_back(result_of(member, callback));
+    for (size_t i = 0; i < members_.size(); ++i) results.push_back(result_of(i));
     return results;
   }
 
@@ -78,6 +83,7 @@ class Group {
     std::unique_ptr<api::TextSink> sink;
     engine::Request request;
     CancelHandle cancel;
+    PromptProgress progress;
     std::shared_ptr<engine::Job> job;
     int input = 0;
     bool waited = false;
@@ -91,34 +97,38 @@ class Group {
   };
   /// Hands pieces to the caller until there are no more, on the caller's thread: however long the callback takes, it
   /// holds up nobody else's tokens. What it throws, the caller gets.
-  void stream(Member& member, const TextCallback& callback, Heard& heard) {
+  void stream(size_t index, Heard& heard) {
+    Member& member = members_[index];
     while (const auto piece = member.sink->next_piece()) {
       if (heard.enough) continue;
       heard.text += piece->text;
       heard.tokens = piece->tokens;
-      heard.enough = !callback(piece->text) || member.cancel.cancelled();
+      heard.enough = !piece_(index, piece->text) || member.cancel.cancelled();
       if (heard.enough) abandoned_.store(true, std::memory_order_relaxed);
     }
   }
 
-  Result result_of(Member& member, const TextCallback* callback) {
-    const bool streams = callback != nullptr && *callback;
+  Result result_of(size_t index) {
+    Member& member = members_[index];
     Heard heard;
-    if (streams) stream(member, *callback, heard);
+    if (member.progress) member.sink->await_prompt(member.progress);
+    if (piece_) stream(index, heard);
     member.waited = true;
     engine::GenerationResult generated = member.job->wait();
     member.sink->flush();
-    if (streams) stream(member, *callback, heard);
+    if (piece_) stream(index, heard);
     Result result;
     result.text = member.sink->take_text();
-    result.finish_reason = member.sink->stopped() ? FinishReason::stop : generated.reason;
+    result.finish_reason = member.sink->stopped() ? FinishReason::stop
+                           : member.sink->cut()   ? FinishReason::length
+                                                  : generated.reason;
     if (heard.enough) {  // what was computed after the caller had enough is nobody's
       result.text = std::move(heard.text);
       result.finish_reason = FinishReason::cancelled;
       generated.tokens.resize(heard.tokens);
       if (!generated.logprobs.empty()) generated.logprobs.resize(heard.tokens);
     }
-    result.token_summary = {.input = member.input, .output = int(generated.tokens.size())};
+    result.token_summary = {.input = member.input, .output = int(generated.tokens.size()), .reused = generated.reused};
     result.tokens = std::move(generated.tokens);
     result.logprobs = std::move(generated.logprobs);
     result.timings = generated.timings;
@@ -127,6 +137,7 @@ class Group {
 
   engine::Engine& engine_;
   const txt::Tokenizer& tokenizer_;
+  const Listener& piece_;
   std::atomic<bool> abandoned_{false};
   std::vector<Member> members_;
 };
@@ -183,11 +194,11 @@ class Generator {
     adapters_.swap(set);
   }
 
-  std::vector<Result> run(std::span<const Input> inputs, const TextCallback* piece) {
-    Group group(*engine_, tokenizer_.state()->tokenizer);
-    for (const Input& input : inputs) group.add(request_of(input), input.cancel, piece != nullptr && *piece);
+  std::vector<Result> run(std::span<const Input> inputs, const Group::Listener& piece) {
+    Group group(*engine_, tokenizer_.state()->tokenizer, piece);
+    for (const Input& input : inputs) group.add(request_of(input), input);
     group.start();
-    return group.wait(piece);
+    return group.wait();
   }
 
  private:
@@ -206,6 +217,7 @@ class Generator {
     request.config = input.config.value_or(config_);
     validate(request.config);
     request.seed = input.seed.value_or(request.config.seed);
+    if (input.session) request.session = input.session->id();
     if (!input.messages.empty()) {
       request.prompt = tokenizer_.apply_chat_template(input.messages, input.chat).tokens;
     } else if (!input.tokens.empty()) {
@@ -234,13 +246,21 @@ Result Generation::run(const Input& input) const { return stream(input, nullptr)
 
 std::vector<Result> Generation::run(std::span<const Input> inputs) const {
   const std::shared_ptr<detail::Generator> generator = generator_;
-  return generator->run(inputs, nullptr);
+  return generator->run(inputs, {});
+}
+
+std::vector<Result> Generation::stream(std::span<const Input> inputs,
+                                       const std::function<bool(size_t, std::string_view)>& piece) const {
+  const std::shared_ptr<detail::Generator> generator = generator_;
+  return generator->run(inputs, piece);
 }
 
 Result Generation::stream(const Input& input, const TextCallback& piece) const {
   const std::shared_ptr<detail::Generator> generator =
       generator_;  // lives until the answer is there, whoever drops this handle meanwhile
-  return std::move(generator->run(std::span(&input, 1), &piece).front());
+  detail::Group::Listener listener;
+  if (piece) listener = [&piece](size_t, std::string_view text) { return piece(text); };
+  return std::move(generator->run(std::span(&input, 1), listener).front());
 }
 
 GenerationLimits Generation::limits() const { return generator_->limits(); }

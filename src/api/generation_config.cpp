@@ -205,6 +205,17 @@ void validate_strategy(const Strategy& strategy) {
   }
 }
 
+void validate_characters(const GenerationConfig& config) {
+  require(!config.min_chars || *config.min_chars >= 0, "min_chars",
+          cat("expected 0 or more, got ", config.min_chars.value_or(0)));
+  require(!config.max_chars || *config.max_chars >= 1, "max_chars",
+          cat("expected 1 or more, got ", config.max_chars.value_or(0)));
+  if (config.min_chars && config.max_chars) {
+    require(*config.min_chars <= *config.max_chars, "min_chars",
+            cat("expected at most max_chars (", *config.max_chars, "), got ", *config.min_chars));
+  }
+}
+
 void validate_lengths(const GenerationConfig& config) {
   require(!(config.max_new_tokens && config.max_length), "max_new_tokens",
           "only one of max_new_tokens and max_length may be given, got both");
@@ -232,6 +243,7 @@ void validate_lengths(const GenerationConfig& config) {
 
 void validate(const GenerationConfig& config) {
   validate_lengths(config);
+  validate_characters(config);
   validate_strategy(config.strategy);
   require(std::isfinite(config.temperature) && config.temperature >= 0, "temperature",
           cat("expected a finite number from 0, got ", config.temperature));

@@ -48,10 +48,17 @@ bool is_logged(LogLevel level) { return int(level) >= threshold.load(std::memory
 void detail::log(LogLevel level, std::string_view message) noexcept {
   try {
     std::string line;  // names come from files and from the network
-    for (const char c : message) {
-      const auto byte = static_cast<unsigned char>(c);
-      const bool is_control = byte < 0x20 || byte == 0x7f;
-      line += is_control ? bumblebee::format("\\x{:02x}", int(byte)) : std::string(1, c);
+    for (size_t i = 0; i < message.size(); ++i) {
+      const auto byte = static_cast<unsigned char>(message[i]);
+      // U+0080 to U+009F are controls too: in UTF-8, C2 and one of these bytes.
+      const auto next = i + 1 < message.size() ? static_cast<unsigned char>(message[i + 1]) : 0;
+      const bool is_wide = byte == 0xc2 && next >= 0x80 && next < 0xa0;
+      if (byte < 0x20 || byte == 0x7f || is_wide) {
+        line += bumblebee::format("\\x{:02x}", int(is_wide ? next : byte));
+        i += is_wide;
+      } else {
+        line += message[i];
+      }
     }
     const std::lock_guard lock(sink().mutex);
     if (sink().call && is_logged(level)) sink().call(level, line);

@@ -140,6 +140,7 @@ void Engine::loop() noexcept {
 }
 
 void Engine::iterate(std::vector<std::shared_ptr<Job>>& arrived) {
+  scheduler_.forget_orphans();
   for (; !arrived.empty(); arrived.erase(arrived.begin())) enqueue(arrived.front());
   end_cancelled();
   activate();
@@ -156,6 +157,7 @@ void Engine::enqueue(const std::shared_ptr<Job>& job) {
   sequence.max_new = max_new(request);
   sequence.alternatives = contrastive ? std::get<ContrastiveSearch>(request.config.strategy).top_k : 1;
   sequence.adapters = std::move(request.adapters);
+  if (!contrastive) sequence.session = std::move(request.session);  // the search wants the hidden states of all tokens
   sequence.tokens = std::move(request.prompt);
   std::exception_ptr refusal;
   try {
@@ -184,6 +186,10 @@ void Engine::activate() {
       place->second.contrastive = ContrastiveSearcher::make(job->request.config, options_.d_model);
       place->second.slot = executor_->slot(sequence.adapters);
       sequence.slot = place->second.slot.slot();
+      if (TokenSink* sink = job->request.sink; sink != nullptr) {
+        place->second.sampler.ban_end(sink->must_go_on());
+        sink->prompt_computed(sequence.computed);
+      }
     } catch (...) {
       error = std::current_exception();
     }
@@ -275,6 +281,9 @@ void Engine::deliver(const PlannedStep& planned, const exec::StepResult& result)
     std::exception_ptr error;
     try {
       Active& active = active_.at(group.id);
+      const Sequence& sequence = scheduler_.at(group.id);
+      if (TokenSink* sink = active.job->request.sink; sink != nullptr && sequence.length() == sequence.prompt)
+        sink->prompt_computed(sequence.computed);
       if (active.contrastive) {
         advance_contrastive(active, group, planned, result);
       } else if (group.wants_logits) {
@@ -337,8 +346,10 @@ bool Engine::emit(RequestId id, Active& active, std::optional<text::TokenLogprob
   TokenSink* sink = active.job->request.sink;
   const auto reason = sink == nullptr ? TokenSink::StopReason::none : sink->take(sequence.tokens.back());
   if (reason == TokenSink::StopReason::stop) return end(id, text::FinishReason::stop), false;
+  if (reason == TokenSink::StopReason::length) return end(id, text::FinishReason::length), false;
   if (reason == TokenSink::StopReason::cancelled) return end(id, text::FinishReason::cancelled), false;
   if (sequence.length() - sequence.prompt >= sequence.max_new) return end(id, text::FinishReason::length), false;
+  if (sink != nullptr) active.sampler.ban_end(sink->must_go_on());
   return true;
 }
 
@@ -357,6 +368,7 @@ void Engine::end(RequestId id, text::FinishReason reason) {
     job = std::move(waiting.mapped());
     result.timings = timings(now, now);
   } else {
+    result.reused = scheduler_.at(id).reused;
     const std::span<const int32_t> output = scheduler_.at(id).output();
     result.tokens.assign(output.begin(), output.end());
     auto node = active_.extract(id);
@@ -365,9 +377,9 @@ void Engine::end(RequestId id, text::FinishReason reason) {
     result.logprobs = std::move(active.logprobs);
     result.timings = timings(active.first_step.value_or(now), active.first_token.value_or(now));
   }  // gives the adapters back before anybody hears of the end
-  scheduler_.finish(id);
+  scheduler_.finish(id, Scheduler::Leaves::pages);
   log(LogLevel::debug, "request ended: id=", id, " tokens=", result.tokens.size(), " queue_s=", result.timings.queue_s,
-      " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s);
+      " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s, " reused=", result.reused);
   job->succeed(std::move(result));
 }
 

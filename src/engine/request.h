@@ -23,9 +23,13 @@ namespace bumblebee::engine {
 /// hears is handed over on the user's own thread.
 class TokenSink {
  public:
-  enum class StopReason : uint8_t { none, stop, cancelled };
+  enum class StopReason : uint8_t { none, stop, length, cancelled };
   virtual ~TokenSink() = default;
   virtual StopReason take(int32_t token) = 0;
+  /// Whether the next token may not be one that ends the answer.
+  virtual bool must_go_on() { return false; }
+  /// So many tokens of the prompt are computed.
+  virtual void prompt_computed(int) noexcept {}
   /// No more tokens come.
   virtual void ended() noexcept {}
 };
@@ -35,11 +39,14 @@ struct Request {
   GenerationConfig config;  // validated
   uint64_t seed = 0;
   std::shared_ptr<const lora::AdapterSet> adapters;  // null: the base
-  TokenSink* sink = nullptr;                         // outlives the job; may be null
-  std::function<bool()> cancelled;                   // the library's own: looked at between steps
+  /// Who goes on with what an earlier request left computed (kept_sequences.h); null: nobody. Only who it is counts.
+  std::shared_ptr<const void> session;
+  TokenSink* sink = nullptr;        // outlives the job; may be null
+  std::function<bool()> cancelled;  // the library's own: looked at between steps
 };
 
 struct GenerationResult {
+  int reused = 0;               // tokens of the prompt that an earlier request had computed
   std::vector<int32_t> tokens;  // without the ending token
   std::vector<text::TokenLogprob> logprobs;
   text::FinishReason reason = text::FinishReason::stop;

@@ -91,7 +91,7 @@ std::vector<int32_t> Sampler::masked_now(std::span<const int32_t> tokens) const 
       if (std::equal(tail, tokens.end(), tokens.begin() + ptrdiff_t(i))) masked.push_back(tokens[i + context]);
     }
   }
-  if (int(tokens.size()) - prompt_size_ < config_.min_new_tokens.value_or(0) ||
+  if (end_banned_ || int(tokens.size()) - prompt_size_ < config_.min_new_tokens.value_or(0) ||
       int(tokens.size()) < config_.min_length.value_or(0)) {
     for (int32_t id : config_.eos_token_ids) {
       if (id < vocab_) masked.push_back(id);

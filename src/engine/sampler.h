@@ -38,6 +38,9 @@ class Sampler {
   /// Counts a token that is part of the sequence now.
   void accept(int32_t token);
 
+  /// Until told otherwise, tokens that end the answer are masked.
+  void ban_end(bool banned) { end_banned_ = banned; }
+
   bool is_eos(int32_t token) const;
   const GenerationConfig& config() const { return config_; }
 
@@ -49,6 +52,7 @@ class Sampler {
   int prompt_size_ = 0;
   int vocab_ = 0;
   uint64_t seed_ = 0;
+  bool end_banned_ = false;
   std::vector<LogitChange> changes_;  // those of bias, penalties and suppressed tokens, by token
   std::unordered_map<int32_t, int> output_counts_;
 };

@@ -214,6 +214,133 @@ TEST_F(TextTest, OneFailingCallbackDoesNotHurtTheServing) {
   EXPECT_EQ(serving.run("x").tokens.size(), 4u);
 }
 
+TEST_F(TextTest, ASessionsTurnsComputeTheirOwnTokensOnly) {
+  const Generation serving = generation(model_, tokenizer_, config(6));
+  Input turn;
+  turn.session.emplace();
+  turn.tokens = tokenizer_.encode("A first message of some length. ");
+  const Result first = serving.run(turn);
+  EXPECT_EQ(first.token_summary.reused, 0);
+  turn.tokens.insert(turn.tokens.end(), first.tokens.begin(), first.tokens.end());
+  const int computed = int(turn.tokens.size()) - 1;  // the answer's last token was chosen, and never read
+  turn.tokens.push_back('?');
+  const Result second = serving.run(turn);
+  EXPECT_EQ(second.token_summary.reused, computed);
+  Input fresh;
+  fresh.tokens = turn.tokens;
+  const Result alone = serving.run(fresh);
+  EXPECT_EQ(alone.token_summary.reused, 0);
+  EXPECT_EQ(second.tokens, alone.tokens);
+  turn.config = config(6);
+  turn.config->strategy = ContrastiveSearch{};
+  EXPECT_EQ(serving.run(turn).token_summary.reused, 0) << "it compares the hidden states of all tokens";
+}
+
+TEST_F(TextTest, PromptsTellHowFarTheyAre) {
+  const Generation serving = generation(model_, tokenizer_, config(1),
+                                        {.limits = {.batch_size = 1, .sequence_length = 3000}, .prefill_chunk = 32});
+  Input input(std::string(2500, 'x'));
+  int last = 0, calls = 0;
+  const auto caller = std::this_thread::get_id();
+  input.prompt_progress = [&](int done, int total) {
+    EXPECT_EQ(total, 2500);
+    EXPECT_GE(done, last);
+    EXPECT_EQ(std::this_thread::get_id(), caller);
+    last = done;
+    ++calls;
+  };
+  serving.run(input);
+  EXPECT_GT(calls, 0);
+  input.prompt_progress = [](int, int) { throw std::runtime_error("enough"); };
+  EXPECT_THROW(serving.run(input), std::runtime_error);
+  EXPECT_EQ(serving.run("x").tokens.size(), 1u);
+}
+
+TEST_F(TextTest, StreamsSeveralOneAfterTheOther) {
+  const Generation serving = generation(model_, tokenizer_, config(6),
+                                        {.limits = {.batch_size = 3, .sequence_length = 64}, .prefill_chunk = 16});
+  const std::vector<Input> inputs = {"one", "two", "three"};
+  std::vector<std::string> heard(3);
+  size_t last = 0;
+  const auto results = serving.stream(inputs, [&](size_t input, std::string_view piece) {
+    EXPECT_GE(input, last);
+    last = input;
+    heard.at(input) += piece;
+    return true;
+  });
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(heard[i], results[i].text);
+    EXPECT_EQ(results[i].text, serving.run(inputs[i]).text);
+  }
+}
+
+/// Spells `text` byte by byte, then ends, unless that is not allowed yet: then '+' until it is.
+GenerationConfig spelling(const std::string& text) {
+  GenerationConfig c;
+  c.max_new_tokens = 100;
+  c.eos_token_ids = {258};
+  c.logit_bias[258] = 1000;
+  c.logit_bias['+'] = 500;
+  for (size_t i = 0; i < text.size(); ++i) c.forced_token_ids[int(i)] = uint8_t(text[i]);
+  return c;
+}
+
+TEST_F(TextTest, NoAnswerEndsBeforeItsCharacters) {
+  const Generation serving = generation(model_, tokenizer_, {});
+  Input input("x");
+  input.config = spelling("gr\xC3\xBC\xC3\x9F");
+  EXPECT_EQ(serving.run(input).text, "gr\xC3\xBC\xC3\x9F");
+  input.config->min_chars = 4;
+  EXPECT_EQ(serving.run(input).text, "gr\xC3\xBC\xC3\x9F") << "four characters, in six bytes";
+  input.config->min_chars = 7;
+  const Result result = serving.run(input);
+  EXPECT_EQ(result.text, "gr\xC3\xBC\xC3\x9F+++");
+  EXPECT_EQ(result.finish_reason, FinishReason::stop);
+  input.config = spelling("word \xF0\x9F\x98\x80 #tag");
+  input.config->min_chars = 8;
+  input.config->strip = {.hashtags = true, .emoji = true};
+  EXPECT_EQ(serving.run(input).text, "word +++") << "what goes does not count";
+}
+
+TEST_F(TextTest, ATextEndsWithASentenceWithinItsCharacters) {
+  const Generation serving = generation(model_, tokenizer_, {});
+  Input input("x");
+  input.config = spelling("One two. Three four. Five six seven.");
+  input.config->max_chars = 25;
+  std::string heard;
+  const Result result = serving.stream(input, [&](std::string_view piece) {
+    heard += piece;
+    return true;
+  });
+  EXPECT_EQ(result.text, "One two. Three four.");
+  EXPECT_EQ(heard, result.text);
+  EXPECT_EQ(result.finish_reason, FinishReason::length);
+  EXPECT_EQ(result.tokens.size(), 26u) << "the one that is too many was computed";
+  input.config->max_chars = 36;
+  EXPECT_EQ(serving.run(input).finish_reason, FinishReason::stop);
+  input.config->max_chars = 25;
+  input.config->min_chars = 22;
+  EXPECT_EQ(serving.run(input).text, "One two. Three four. Five") << "the last sentence would be too short";
+  input.config->min_chars = 26;
+  EXPECT_THROW(serving.run(input), Error);
+}
+
+TEST_F(TextTest, LeavesOutWhatIsAskedFor) {
+  const Generation serving = generation(model_, tokenizer_, {});
+  Input input("x");
+  input.config = spelling("<think>no. no.</think>\n\nYes #tag.");
+  input.config->strip = {.think = true, .hashtags = true};
+  const Result result = serving.run(input);
+  EXPECT_EQ(result.text, "Yes.");
+  EXPECT_EQ(result.tokens.size(), 33u) << "tokens are what was computed";
+  input.text = "Say it.<think>\n";
+  input.config = spelling("so</think>Yes");
+  input.config->strip.think = true;
+  EXPECT_EQ(serving.run(input).text, "Yes") << "the prompt had begun the thought";
+  input.text = "x";
+  EXPECT_EQ(serving.run(input).text, "soYes");
+}
+
 TEST_F(TextTest, PerRequestSettings) {
   const Generation serving = generation(model_, tokenizer_, config(4));
   Input input("x");

@@ -1,4 +1,4 @@
-// `chat` from a pipe: turns, commands, blocks of lines. Line editing needs a terminal and is not tested here.
+// `chat` from a pipe: turns, commands, blocks of lines. terminal_test.cpp and line_editing_test.cpp have the terminal.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -68,6 +68,89 @@ TEST(Chat, SavesTheConversation) {
   EXPECT_EQ(messages,
             nlohmann::json::parse(R"([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
                                                 {"role": "assistant", "content": "AAAA"}])"));
+}
+
+TEST(Chat, ATurnComputesOnlyItsOwnTokens) {
+  const std::vector<nlohmann::json> got = answers("one\ntwo\n/undo\nthree\n/reset\none\n");
+  ASSERT_EQ(got.size(), 4u);
+  const auto computed = [](const nlohmann::json& one) {
+    return one.at("prompt_tokens").get<int>() - one.at("prompt_tokens_reused").get<int>();
+  };
+  const int first = got[0].at("prompt_tokens");
+  EXPECT_EQ(got[0].at("prompt_tokens_reused"), 0);
+  // The answer's last byte, its end and line end; <|im_start|> user \n two <|im_end|> \n <|im_start|> assistant \n.
+  EXPECT_EQ(computed(got[1]), 1 + 2 + (1 + 5 + 3 + 1 + 1) + (1 + 10));
+  EXPECT_EQ(computed(got[2]), 4 + 2 + (1 + 10)) << "from 'three' on, which begins as 'two' does";
+  EXPECT_EQ(got[3].at("prompt_tokens"), first);
+  EXPECT_EQ(computed(got[3]), 1) << "the beginning is still there";
+}
+
+TEST(Chat, RetriesAndTakesBack) {
+  std::vector<nlohmann::json> got = answers("one\n/retry\ntwo\n/undo\ntwo\n");
+  ASSERT_EQ(got.size(), 4u);
+  EXPECT_EQ(got[1].at("prompt_tokens"), got[0].at("prompt_tokens"));
+  EXPECT_EQ(got[1].at("seed"), got[0].at("seed").get<uint64_t>() + 1) << "otherwise it would be the same";
+  EXPECT_EQ(got[3].at("prompt_tokens"), got[2].at("prompt_tokens"));
+  EXPECT_EQ(chat("/retry\n").status, 2);
+  EXPECT_EQ(chat("/undo\n").status, 2);
+}
+
+TEST(Chat, ShowsAndRemovesTheSystemPrompt) {
+  const Outcome got = chat("x\n/system\n/stats\n/system \"\"\n/system\n", {"--system-prompt", "Be kind."});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_NE(got.err.find("Be kind."), std::string::npos);
+  EXPECT_NE(got.err.find("tokens of context"), std::string::npos) << "showing it forgets nothing: " << got.err;
+  EXPECT_NE(got.err.find("[no system prompt]"), std::string::npos) << got.err;
+}
+
+TEST(Chat, SettingsChangeTheNextAnswer) {
+  const std::vector<nlohmann::json> got = answers("x\n/set n 2\nx\n/set max-tokens 6\nx\n");
+  ASSERT_EQ(got.size(), 3u);
+  EXPECT_EQ(got[0].at("tokens").size(), 4u);
+  EXPECT_EQ(got[1].at("tokens").size(), 2u);
+  EXPECT_EQ(got[2].at("tokens").size(), 6u);
+  const Outcome shown = chat("/set\n/set temp 0.5\n/set greedy\n/set max-tokens -1\n/set strip emoji\n");
+  EXPECT_EQ(shown.status, 0) << shown.err;
+  EXPECT_NE(shown.err.find("[greedy, max-tokens 4, seed "), std::string::npos) << shown.err;
+  EXPECT_NE(shown.err.find("[temp 0.5, top-k 0, top-p 1, min-p 0, max-tokens 4, seed "), std::string::npos);
+  EXPECT_NE(shown.err.find("[greedy, strip emoji, max-tokens -1, seed "), std::string::npos) << shown.err;
+  const Outcome wrong = chat("/set temp hot\n");
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_NE(wrong.err.find("/set: --temp"), std::string::npos) << wrong.err;
+  EXPECT_EQ(wrong.err.find("--help"), std::string::npos) << wrong.err;
+  EXPECT_EQ(chat("/set nonsense 1\n").status, 2);
+}
+
+TEST(Chat, GoesOnWithASavedConversation) {
+  Scratch scratch;
+  const std::string path = (scratch / "talk.json").string();
+  ASSERT_EQ(chat("Hello\n/save " + path + "\n", {"--system-prompt", "Be kind."}).status, 0);
+  const std::vector<nlohmann::json> whole = answers("Hello\nand then\n", {"--system-prompt", "Be kind."});
+  const Outcome got = chat("/load " + path + "\n/system\nand then\n/save " + path + "\n", {"--json"});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_EQ(got.json().at("prompt_tokens"), whole.at(1).at("prompt_tokens"));
+  EXPECT_NE(got.err.find("[3 messages; the last one: assistant: AAAA]"), std::string::npos) << got.err;
+  EXPECT_NE(got.err.find("Be kind."), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages").size(), 5u);
+  for (const char* wrong : {"", "{}", "[]", "no JSON", R"([{"role": "user"}])", R"([{"role": "user", "content": 1}])",
+                            R"([{"role": "user", "content": "x", "name": "y"}])"}) {
+    write_file(scratch / "wrong.json", wrong);
+    EXPECT_EQ(chat("/load " + (scratch / "wrong.json").string() + "\n").status, 3) << wrong;
+  }
+}
+
+TEST(Chat, ASlashIsNotAlwaysACommand) {
+  EXPECT_EQ(chat("/etc/passwd is a file\n/1\n  /quit\nx\n").out, "AAAA\nAAAA\n");
+}
+
+TEST(Chat, OnlyTheContextEndsAnAnswerUnlessAsked) {
+  const Outcome got =
+      run(Call{{"chat", "-m", tiny_model(), "--greedy", "--logit-bias", "65=1000", "-c", "640"}, {}, "x\n", 0, {}});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_GT(got.out.size(), 580u);
+  EXPECT_NE(got.err.find("[cut: the context of 640 tokens is full."), std::string::npos) << got.err;
+  const Outcome full = chat("a question that does not fit\n", {"-c", "8"});
+  EXPECT_NE(full.err.find("[chat] the context of 8 tokens is full"), std::string::npos) << full.err;
 }
 
 TEST(Chat, CommandsAnswerOnStderr) {

@@ -187,5 +187,63 @@ TEST(Generate, VerboseShowsTheSpeed) {
   EXPECT_NE(got.err.find("tokens at"), std::string::npos) << got.err;
 }
 
+TEST(Generate, SeveralAnswersToOnePrompt) {
+  std::vector<std::string> arguments = {"generate", "-m", tiny_model(), "-p", "Hi",      "-n", "6",
+                                        "--temp",   "1",  "--seed",     "7",  "--count", "3"};
+  const Outcome plain = run(arguments);
+  EXPECT_EQ(plain.status, 0) << plain.err;
+  arguments.push_back("--json");
+  const Outcome json = run(arguments);
+  std::vector<nlohmann::json> answers;
+  for (size_t at = 0, end = 0; at < json.out.size(); at = end + 1) {
+    end = json.out.find('\n', at);
+    answers.push_back(nlohmann::json::parse(json.out.substr(at, end - at)));
+  }
+  ASSERT_EQ(answers.size(), 3u);
+  EXPECT_EQ(plain.out, answers[0].at("text").get<std::string>() + "\n---\n" + answers[1].at("text").get<std::string>() +
+                           "\n---\n" + answers[2].at("text").get<std::string>() + "\n");
+  EXPECT_NE(answers[0].at("tokens"), answers[1].at("tokens"));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(answers[size_t(i)].at("seed"), 7 + i);
+    const nlohmann::json alone = run({"generate", "-m", tiny_model(), "-p", "Hi", "-n", "6", "--temp", "1", "--seed",
+                                      std::to_string(7 + i), "--json"})
+                                     .json();
+    EXPECT_EQ(alone.at("tokens"), answers[size_t(i)].at("tokens")) << "its seed repeats an answer by itself";
+  }
+  const Outcome same = run({"generate", "-m", tiny_model(), "-p", "Hi", "-n", "2", "--greedy", "-n-best", "2"});
+  EXPECT_NE(same.err.find("all answers will be the same"), std::string::npos) << same.err;
+}
+
+TEST(Generate, CharactersBoundTheText) {
+  const auto text = [](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"generate", "-m", tiny_model(), "-p", "Hi", "--greedy", "-n", "60", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome got = run(arguments);
+    EXPECT_EQ(got.status, 0) << got.err;
+    return got.json().at("text").get<std::string>();
+  };
+  // 258 is <|im_end|>, 65 is A: it would end at once, and may not.
+  EXPECT_EQ(text({"--logit-bias", "258=2000", "--logit-bias", "65=1000"}), "");
+  EXPECT_EQ(text({"--logit-bias", "258=2000", "--logit-bias", "65=1000", "--min-chars", "5"}), "AAAAA");
+  EXPECT_EQ(text({"--logit-bias", "65=1000", "--max-chars", "7"}), "AAAAAAA");
+  EXPECT_EQ(text({"--logit-bias", "65=1000", "--min-chars", "3", "--max-chars", "7", "-n", "2"}), "AA");
+  EXPECT_EQ(run({"generate", "-m", tiny_model(), "-p", "Hi", "--min-chars", "9", "--max-chars", "5"}).status, 8);
+  EXPECT_EQ(run({"generate", "-m", tiny_model(), "-p", "Hi", "--strip", "smileys"}).status, 2);
+}
+
+TEST(Generate, NoLimitIsTheContext) {
+  const Outcome got =
+      run({"generate", "-m", tiny_model(), "-p", "Hi", "--greedy", "--logit-bias", "65=1000", "-n", "-1", "-c", "700"});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_GT(got.out.size(), 640u);
+  EXPECT_NE(got.err.find("the context of 700 tokens is full"), std::string::npos) << got.err;
+  const Outcome unasked = run({"generate", "-m", tiny_model(), "-p", "Hi", "--greedy", "--logit-bias", "65=1000"});
+  EXPECT_EQ(unasked.out.size(), 513u);
+  EXPECT_NE(unasked.err.find("the answer is cut at 512 tokens; -n sets another limit, -n -1 none"), std::string::npos)
+      << unasked.err;
+  for (const char* wrong : {"0", "-2", "x"})
+    EXPECT_EQ(run({"generate", "-m", tiny_model(), "-p", "x", "-n", wrong}).status, 2);
+}
+
 }  // namespace
 }  // namespace bumblebee::apps_test

@@ -49,8 +49,9 @@ TEST_F(Log, LevelsBelowTheLeastAreDropped) {
 TEST_F(Log, OneEventIsOneLineOfItsParts) {
   std::string line;
   set_log_sink([&](LogLevel, std::string_view message) { line = message; });
-  log(LogLevel::info, "loaded: name='", std::string("a\nb\033[2J\x7fé"), "' bytes=", uint64_t{7}, " seconds=", 0.5);
-  EXPECT_EQ(line, "loaded: name='a\\x0ab\\x1b[2J\\x7fé' bytes=7 seconds=0.5");
+  log(LogLevel::info, "loaded: name='", std::string("a\nb\033[2J\x7fé\u009b1m"), "' bytes=", uint64_t{7},
+      " seconds=", 0.5);
+  EXPECT_EQ(line, "loaded: name='a\\x0ab\\x1b[2J\\x7fé\\x9b1m' bytes=7 seconds=0.5");
 }
 
 TEST_F(Log, ForgetsAReplacedSink) {
