@@ -157,7 +157,7 @@ std::string cut_note(const text::Result& result, const ReadyModel& ready, const 
 std::string speed_line(const text::Result& result) {
   const text::TokenSummary& tokens = result.token_summary;
   const std::string whole = tokens.reused > 0 ? fmt::format(" of {}", tokens.input) : "";
-  return fmt::format("[{}{} prompt tokens at {:.4g}/s, {} tokens at {:.1f}/s, first after {:.2f} s, {}]",
+  return fmt::format("[{}{} prompt tokens at {:.1f}/s, {} tokens at {:.1f}/s, first after {:.2f} s, {}]",
                      tokens.input - tokens.reused, whole, prefill_speed(result), tokens.output, decode_speed(result),
                      result.timings.ttft_s, text::to_string(result.finish_reason));
 }

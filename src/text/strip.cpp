@@ -15,6 +15,8 @@ constexpr std::array<std::string_view, 3> kClose = {"</think>", "</thinking>", "
 
 /// What the matchers below say beside how many bytes go.
 constexpr size_t kMore = 0, kStays = std::string_view::npos;
+/// Bytes that are held back at most until it is known where a hashtag or a row of emoji ends.
+constexpr size_t kLongest = 512;
 
 struct Range {
   char32_t first, last;
@@ -173,7 +175,7 @@ size_t Stripper::hashtag(std::string_view rest, bool end) {
     number = number && c >= '0' && c <= '9';
     word = at;
   }
-  if (!end) return kMore;
+  if (!end && rest.size() <= kLongest) return kMore;
   return number ? kStays : word;
 }
 
@@ -192,7 +194,7 @@ size_t Stripper::emoji(std::string_view rest, bool end) const {
     if (!joined && !goes_with_picture(c) && c != kJoiner && !is_emoji(c)) return at;
     joined = c == kJoiner;
   }
-  return end ? at : kMore;
+  return end || rest.size() > kLongest ? at : kMore;
 }
 
 void Stripper::removed() {

@@ -189,7 +189,7 @@ TEST(Generate, VerboseShowsTheSpeed) {
 
 TEST(Generate, SeveralAnswersToOnePrompt) {
   std::vector<std::string> arguments = {"generate", "-m", tiny_model(), "-p", "Hi",      "-n", "6",
-                                        "--temp",   "1",  "--seed",     "7",  "--count", "3"};
+                                        "--temp",   "50", "--seed",     "7",  "--count", "3"};
   const Outcome plain = run(arguments);
   EXPECT_EQ(plain.status, 0) << plain.err;
   arguments.push_back("--json");
@@ -205,7 +205,7 @@ TEST(Generate, SeveralAnswersToOnePrompt) {
   EXPECT_NE(answers[0].at("tokens"), answers[1].at("tokens"));
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(answers[size_t(i)].at("seed"), 7 + i);
-    const nlohmann::json alone = run({"generate", "-m", tiny_model(), "-p", "Hi", "-n", "6", "--temp", "1", "--seed",
+    const nlohmann::json alone = run({"generate", "-m", tiny_model(), "-p", "Hi", "-n", "6", "--temp", "50", "--seed",
                                       std::to_string(7 + i), "--json"})
                                      .json();
     EXPECT_EQ(alone.at("tokens"), answers[size_t(i)].at("tokens")) << "its seed repeats an answer by itself";

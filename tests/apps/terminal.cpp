@@ -35,10 +35,19 @@ Terminal::Terminal(std::vector<std::string> arguments) {
     return out;
   };
   const std::vector<char*> argv = pointers(arguments), environment = pointers(variables);
+  // Closed by exec: from then on the terminal is the program's, and Ctrl-C a signal to it.
+  int started[2];
+  if (::pipe2(started, O_CLOEXEC) != 0) std::abort();
   child_ = ::fork();
-  if (child_ != 0) return;
+  if (child_ != 0) {
+    ::close(started[1]);
+    char none = 0;
+    if (::read(started[0], &none, 1) != 0) std::abort();
+    ::close(started[0]);
+    return;
+  }
   ::setsid();
-  const int keyboard = ::open(name.c_str(), O_RDWR);  // becomes the controlling terminal: Ctrl-C is a signal
+  const int keyboard = ::open(name.c_str(), O_RDWR);
   ::ioctl(keyboard, TIOCSCTTY, 0);
   const winsize size{.ws_row = 24, .ws_col = 80, .ws_xpixel = 0, .ws_ypixel = 0};
   ::ioctl(keyboard, TIOCSWINSZ, &size);
