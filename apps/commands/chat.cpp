@@ -97,7 +97,7 @@ Next command(const std::string& line, Conversation& conversation) {
   } else if (name == "/reset" || name == "/clear") {
     conversation.reset();
     Conversation::note("[the conversation is forgotten]");
-  } else if (name == "/retry") {
+  } else if (name == "/retry" || name == "/regen") {
     conversation.retry();
   } else if (name == "/undo") {
     conversation.undo();

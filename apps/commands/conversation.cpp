@@ -122,8 +122,11 @@ void Conversation::answer(std::vector<Message> messages) {
     last_ = common_.json ? ready_.serving.run(input) : std::move(stream_answers(ready_.serving, {input}, common_)[0]);
   }
   ++turns_;
-  messages_ = std::move(messages);
-  messages_.push_back({"assistant", last_.text, {}});
+  const bool said = !cancelled() || !last_.text.empty();
+  if (said) {  // else Ctrl-C came before the answer began: there is no turn
+    messages_ = std::move(messages);
+    messages_.push_back({"assistant", last_.text, {}});
+  }
   if (common_.json) print_json(to_json(last_, ready_, seed));
   if (common_.verbose) note(speed_line(last_));
   if (!common_.json) remark_on_end();
@@ -134,7 +137,8 @@ void Conversation::remark_on_end() const {
   const int room = ready_.serving.limits().sequence_length;
   switch (cut_by(last_, ready_.config, room)) {
     case Cut::nothing: break;
-    case Cut::stopped: return note("[stopped]");
+    case Cut::stopped:
+      return note(last_.text.empty() ? "[stopped; the question is not part of the conversation]" : "[stopped]");
     case Cut::tokens:  // -n asked for it: a person is told what to do, a script knows
       if (!common_.remarks()) return;
       return note(fmt::format("[cut at {} tokens: /set max-tokens N allows more, -1 has no limit]",
