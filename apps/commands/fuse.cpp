@@ -52,7 +52,10 @@ lora::Adapter read_adapters(const FuseFlags& flags) {
   for (const std::string& text : flags.adapters) {
     parts.push_back(read(AdapterSource::parse(text), flags.common));
   }
-  return sum_of(parts).adapter;
+  lora::Adapter adapter = sum_of(parts).adapter;
+  const auto under = adapter.facts.find("on_top_of");
+  if (under != adapter.facts.end()) note_if_alone(parts.size(), adapter.name, under->second);
+  return adapter;
 }
 
 lora::FuseReport fuse(const FuseFlags& flags, const std::filesystem::path& source, const std::filesystem::path& target,

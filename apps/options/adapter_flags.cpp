@@ -17,6 +17,12 @@ void add_adapter_flags(Parser& verb, AdapterFlags& flags) {
       ->group("Model");
 }
 
+void note_if_alone(size_t adapters, const std::string& name, const std::string& on_top_of) {
+  if (adapters != 1 || on_top_of.empty()) return;
+  std::fprintf(stderr, "note: %s was trained on top of %s; without that it is not what was trained\n",
+               one_line(name).c_str(), one_line(on_top_of).c_str());
+}
+
 std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const CommonFlags& common) {
   std::vector<WeightedAdapter> loaded;
   for (const std::string& text : flags.adapters) {
@@ -24,11 +30,8 @@ std::vector<WeightedAdapter> load_adapters(const AdapterFlags& flags, const Comm
     loaded.emplace_back(load_adapter(hub_source(source.source, common), {.scale = source.scale, .name = ""}),
                         float(source.weight));
   }
-  if (loaded.size() == 1 && !loaded.front().adapter.info().on_top_of.empty()) {
-    const AdapterInfo& info = loaded.front().adapter.info();
-    std::fprintf(stderr, "note: %s was trained on top of %s; without that it is not what was trained\n",
-                 one_line(info.name).c_str(), one_line(info.on_top_of).c_str());
-  }
+  for (const WeightedAdapter& one : loaded)
+    note_if_alone(loaded.size(), one.adapter.info().name, one.adapter.info().on_top_of);
   return loaded;
 }
 

@@ -207,6 +207,27 @@ TEST_F(Train, ADryRunSaysWhatBecameOfRows) {
   EXPECT_NE(got.err.find("truncated"), std::string::npos) << got.err;
 }
 
+TEST_F(Train, WhatWasUnderneathIsToldWhereTheAdapterIsUsedAlone) {
+  ASSERT_EQ(train({"--data", data(), "--iters", "1", "--report-samples", "0"}).status, 0);
+  const std::string top = (scratch_ / "top").string(), below = adapter().string();
+  const Outcome on_top = run({"train", "-m", tiny_model(), "--data", data(), "--num-layers", "-1", "--iters", "1",
+                              "--report-samples", "0", "--adapter", below + ":0.5", "--adapter-path", top});
+  ASSERT_EQ(on_top.status, 0) << on_top.err;
+  const auto generate = [&](std::vector<std::string> adapters) {
+    std::vector<std::string> call = {"generate", "-m", tiny_model(), "-p", "x", "-n", "1"};
+    for (const std::string& one : adapters) call.insert(call.end(), {"--adapter", one});
+    return run(call).err;
+  };
+  EXPECT_NE(generate({top}).find("top was trained on top of adapter:0.5"), std::string::npos) << generate({top});
+  EXPECT_EQ(generate({below + ":0.5", top}).find("on top of"), std::string::npos);
+  EXPECT_EQ(generate({below}).find("on top of"), std::string::npos);
+  const Outcome fused = run({"fuse", tiny_model(), (scratch_ / "fused").string(), "--adapter", top, "-d"});
+  ASSERT_EQ(fused.status, 0) << fused.err;
+  EXPECT_NE(fused.err.find("trained on top of"), std::string::npos) << fused.err;
+  const Outcome merged = run({"adapter", "merge", top, below, "-o", (scratch_ / "merged").string(), "--json"});
+  EXPECT_EQ(merged.json().at("on_top_of"), "adapter:0.5") << merged.err;
+}
+
 TEST_F(Train, PackedBatchesAndPeftsFormat) {
   const Outcome got = train({"--data", data(), "--packed", "--batch-size", "1", "--max-seq-length", "128", "--iters",
                              "3", "--format", "peft", "--rslora", "--scale", "16", "--json"});
