@@ -78,11 +78,11 @@ class Ops {
   virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
 
   /// x += delta, then rms_norm(x): one pass over memory. `x` is replaced by its new value, in place when this is the
-  /// last handle.
-  virtual Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) = 0;
+  /// last handle. A delta that is given away need never exist: a backend may add where it is made.
+  virtual Tensor add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) = 0;
 
   /// x += delta without a norm.
-  virtual void add(Tensor& x, const Tensor& delta) = 0;
+  virtual void add(Tensor& x, Tensor delta) = 0;
 
   /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows,
   /// heads·head_dim], k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
@@ -93,8 +93,8 @@ class Ops {
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
 
-  /// act(gate)·up, elementwise.
-  virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
+  /// act(gate)·up, elementwise. Like delta, gate and up may be given away.
+  virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
 
   /// The rows of x that the bound batch wants.
   virtual Tensor gather_rows(const Tensor& x) = 0;

@@ -51,14 +51,13 @@ Tensor Decoder::forward(nn::Pass& p) const {
 
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
   const Block& b = blocks_[size_t(i)];
-  Tensor h = p.norm(r, b.attn_norm);
-  auto [q, k, v] = p.linear(h, b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
+  auto [q, k, v] = p.linear(p.norm(r, b.attn_norm), b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
   p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
   r += p.linear(p.attend(q, k, v, b.attention), b.o);
 
-  h = p.norm(r, b.mlp_norm);
-  auto [gate, up] = p.linear(h, b.gate, b.up);  // [rows, d_ff] each
-  r += p.linear(p.glu(Activation::silu, gate, up), b.down);
+  // Nobody else holds these, so a backend may keep them within a kernel.
+  auto [gate, up] = p.linear(p.norm(r, b.mlp_norm), b.gate, b.up);  // [rows, d_ff] each
+  r += p.linear(p.glu(Activation::silu, std::move(gate), std::move(up)), b.down);
 }
 
 }  // namespace bumblebee::models

@@ -77,8 +77,8 @@ Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, cons
   return ops_.attend(kv_, layer_, q, k, v, attention);
 }
 
-Tensor InferPass::glu(Activation activation, const Tensor& gate, const Tensor& up) {
-  return ops_.glu(activation, gate, up);
+Tensor InferPass::glu(Activation activation, Tensor gate, Tensor up) {
+  return ops_.glu(activation, std::move(gate), std::move(up));
 }
 
 Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {

@@ -28,7 +28,7 @@ class InferPass : public Pass {
   void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
-  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
   void layer(const Model& model, int i, Residual& residual) override;
   void flush_residual(Residual& residual) override;

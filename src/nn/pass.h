@@ -32,7 +32,7 @@ class Pass {
   virtual void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) = 0;
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
-  virtual Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) = 0;
+  virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
   /// Logits of the batch's logit rows: [logit_rows, vocab].
   virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its

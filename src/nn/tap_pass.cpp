@@ -58,8 +58,8 @@ Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const 
   return y;
 }
 
-Tensor TapPass::glu(Activation activation, const Tensor& gate, const Tensor& up) {
-  Tensor y = InferPass::glu(activation, gate, up);
+Tensor TapPass::glu(Activation activation, Tensor gate, Tensor up) {
+  Tensor y = InferPass::glu(activation, std::move(gate), std::move(up));
   show("glu", y);
   return y;
 }

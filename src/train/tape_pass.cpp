@@ -133,7 +133,7 @@ Tensor TapePass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const
   return y;
 }
 
-Tensor TapePass::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
   Tensor y = ops_.glu(activation, gate, up);
   if (!recording_) return y;
   const bool gate_needs = needs(gate), up_needs = needs(up);

@@ -46,7 +46,7 @@ class TapePass final : public nn::Pass {
   void linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
-  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   /// Returns nothing: logits of all rows never exist.
   Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
   void layer(const nn::Model& model, int i, nn::Residual& residual) override;

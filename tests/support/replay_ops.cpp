@@ -168,7 +168,7 @@ Tensor ReplayOps::rms_norm(const Tensor& x, const NormParams& norm) {
   return y;
 }
 
-Tensor ReplayOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) {
+Tensor ReplayOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   if (tape_ == nullptr) {
     Tensor y = made(inner_.add_rms_norm(x, delta, norm));
     made(x);
@@ -185,7 +185,7 @@ Tensor ReplayOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams&
   return y;
 }
 
-void ReplayOps::add(Tensor& x, const Tensor& delta) {
+void ReplayOps::add(Tensor& x, Tensor delta) {
   if (tape_ == nullptr) {
     inner_.add(x, delta);
     made(x);
@@ -233,7 +233,7 @@ Tensor ReplayOps::attend(KvStore& kv, int layer, const Tensor& q, const Tensor& 
   return y;
 }
 
-Tensor ReplayOps::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+Tensor ReplayOps::glu(Activation activation, Tensor gate, Tensor up) {
   if (tape_ == nullptr) return made(inner_.glu(activation, gate, up));
   const Tensor y = fresh(gate.rows(), gate.cols());
   tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {

@@ -40,13 +40,13 @@ class CpuOps final : public Ops {
   void lora_embed(int site, Tensor& y) override;
   Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) override;
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
-  Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
-  void add(Tensor& x, const Tensor& delta) override;
+  Tensor add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) override;
+  void add(Tensor& x, Tensor delta) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
-  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;

@@ -210,7 +210,7 @@ Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   return y;
 }
 
-Tensor CpuOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) {
+Tensor CpuOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   x = make_writable(x);
   Tensor y = memory_->make(x.rows(), x.cols());
   begin_quantizing(y);
@@ -222,7 +222,7 @@ Tensor CpuOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& no
   return y;
 }
 
-void CpuOps::add(Tensor& x, const Tensor& delta) {
+void CpuOps::add(Tensor& x, Tensor delta) {
   x = make_writable(x);
   for_rows(x.rows(), x.cols(), [&](int r) { k_.add(row(x, r), row(delta, r), x.cols()); });
 }
@@ -264,7 +264,7 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
   rotate_heads(k, head_dim, k_norm);
 }
 
-Tensor CpuOps::glu(Activation activation, const Tensor& gate, const Tensor& up) {
+Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
   BB_CHECK(activation == Activation::silu);
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);

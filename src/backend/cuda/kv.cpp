@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "backend/cuda/kernels/attend.h"
+#include "backend/cuda/kernels/rope.h"
 
 namespace bumblebee::cuda {
 namespace {

@@ -102,6 +102,16 @@ size_t Pool::used_bytes() const {
   return used_;
 }
 
+std::byte* ZeroedMemory::at_least(size_t size) {
+  if (size == 0) return nullptr;
+  if (grown_.empty() || grown_.back().size() < size) {
+    DeviceBytes bytes(device_, std::max(size, grown_.empty() ? 0 : 2 * grown_.back().size()));
+    check(cudaMemsetAsync(bytes.data(), 0, bytes.size(), device_->compute()), "workspace");
+    grown_.push_back(std::move(bytes));
+  }
+  return grown_.back().data();
+}
+
 PinnedBytes PinnedPool::take(size_t size) {
   const std::lock_guard lock(mutex_);
   const size_t wanted = rounded(size);

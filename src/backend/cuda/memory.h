@@ -52,6 +52,19 @@ T* elements(const Tensor& tensor) {
 }
 inline float* data(const Tensor& tensor) { return elements<float>(tensor); }
 
+/// Memory that is zero before its first use and that its users leave so. It grows, and keeps what it was: recorded steps
+/// know the addresses.
+class ZeroedMemory {
+ public:
+  explicit ZeroedMemory(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
+  /// For use on the compute stream; null for 0.
+  std::byte* at_least(size_t size);
+
+ private:
+  const std::shared_ptr<const Device> device_;
+  std::vector<DeviceBytes> grown_;  // the last one is the largest
+};
+
 /// Page-locked buffers of any size, kept for the next that asks.
 class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
  public:

@@ -3,20 +3,16 @@
 #include "backend/cuda/ops.h"
 
 #include <algorithm>
-#include <array>
 
-#include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/lora.h"
-#include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kernels/sample.h"
-#include "backend/cuda/kv.h"
 #include "backend/cuda/weights.h"
 
 namespace bumblebee::cuda {
 
 CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> pool, bool fast)
-    : device_(std::move(device)), constants_(pool), pool_(pool), fast_(fast), slots_(device_, pool) {
+    : device_(std::move(device)), constants_(pool), pool_(pool), fast_(fast), slots_(device_, pool), stage_workspace_(device_), attend_counters_(device_) {
   auto table = std::make_unique<ExpTable>();
   fill(*table);
   exp_table_ = constant(std::as_bytes(std::span(table.get(), 1)));
@@ -40,9 +36,14 @@ std::shared_ptr<Buffer> CudaOps::constant(std::span<const std::byte> bytes) {
   return buffer;
 }
 
-Tensor CudaOps::make_writable(Tensor& t) { return t.unique() ? t : copy(t); }
+Tensor CudaOps::make_writable(Tensor& t) { return t.unique() ? t : copied(t); }
 
 Tensor CudaOps::copy(const Tensor& x) {
+  settle();
+  return copied(x);
+}
+
+Tensor CudaOps::copied(const Tensor& x) {
   Tensor y = pool_->make(x.rows(), x.cols(), x.dtype());
   if (x.size_bytes() == 0) return y;
   check(cudaMemcpyAsync(elements<std::byte>(y), elements<std::byte>(x), x.size_bytes(), cudaMemcpyDeviceToDevice,
@@ -52,43 +53,15 @@ Tensor CudaOps::copy(const Tensor& x) {
 }
 
 Tensor CudaOps::embed(const Weight& table) {
+  settle();
   for (const int32_t token : tokens_) BB_CHECK(token < table.out, "token ", token, " of ", table.out);
   Tensor y = pool_->make(batch_.rows, table.in);
   cuda::embed(view_of(table), batch_, data(y), stream());
   return y;
 }
 
-void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
-  std::array<ProductTerm, kMaxTerms> few, many;
-  int few_count = 0, many_count = 0;
-  const auto run_few = [&] {
-    if (few_count > 0) matmul_few(data(x), x.rows(), few.data(), std::exchange(few_count, 0), stream());
-  };
-  const auto run_many = [&] {
-    if (many_count == 0) return;
-    const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
-    matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
-  };
-  for (size_t t = 0; t < terms.size(); ++t) {
-    const Weight& weight = *terms[t].weight;
-    BB_CHECK(weight.in == x.cols(), "in ", weight.in, " cols ", x.cols());
-    y[t] = pool_->make(x.rows(), weight.out);
-    const ProductTerm term = {
-        .weight = view_of(weight), .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr, .y = data(y[t])};
-    if (fast_ && x.rows() > kFewRows && has_matmul_many(term.weight)) {
-      many[size_t(many_count++)] = term;
-      if (many_count == kMaxTerms) run_many();
-    } else {
-      few[size_t(few_count++)] = term;
-      if (few_count == kMaxTerms) run_few();
-    }
-  }
-  if (x.rows() == 0) return;
-  run_few();
-  run_many();
-}
-
 void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) {
+  settle();
   const CudaSlots::Bounds& bounds = slots_.bounds();
   const bool logit_rows = rows == RowSet::logit_rows;
   for (size_t m = 0; m < modules.size(); ++m) {
@@ -118,11 +91,13 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
 }
 
 void CudaOps::lora_embed(int site, Tensor& y) {
+  settle();
   y = make_writable(y);
   cuda::lora_embed({.y = data(y), .rows = y.rows(), .out = y.cols(), .site = site}, batch_, stream());
 }
 
 Tensor CudaOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) {
+  settle();
   Tensor y = pool_->make(x.rows(), x.cols());
   cuda::rms_norm({.x = data(x),
                   .w = data(norm.w),
@@ -137,86 +112,21 @@ Tensor CudaOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormPar
   return y;
 }
 
-Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
-  Tensor y = pool_->make(x.rows(), x.cols());
-  cuda::rms_norm({.x = data(x),
-                  .w = data(norm.w),
-                  .y = data(y),
-                  .rows = x.rows(),
-                  .cols = x.cols(),
-                  .width = x.cols(),
-                  .eps = norm.eps},
-                 batch_, stream());
-  return y;
-}
-
-Tensor CudaOps::add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) {
-  x = make_writable(x);
-  Tensor y = pool_->make(x.rows(), x.cols());
-  cuda::add_rms_norm(data(x), data(delta), data(norm.w), norm.eps, data(y), x.rows(), x.cols(), stream());
-  return y;
-}
-
-void CudaOps::add(Tensor& x, const Tensor& delta) {
-  x = make_writable(x);
-  cuda::add_rms_norm(data(x), data(delta), nullptr, 0, nullptr, x.rows(), x.cols(), stream());
-}
-
 const float* CudaOps::frequencies(const std::vector<float>& inv_freq) {
   auto& known = frequencies_[inv_freq];
   if (known == nullptr) known = constant(std::as_bytes(std::span(inv_freq)));
   return reinterpret_cast<const float*>(address(*known));
 }
 
-void CudaOps::rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
-  t = make_writable(t);
-  const RopeArgs args = {.inv_freq = frequencies(rope.inv_freq),
-                         .half = int(rope.inv_freq.size()),
-                         .attention_factor = rope.attention_factor};
-  cuda::norm_rope(data(t), t.cols() / head_dim, head_dim, norm != nullptr ? data(norm->w) : nullptr,
-                  norm != nullptr ? norm->eps : 0, args, batch_, stream());
-}
-
-void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
-                        const RopeParams& rope) {
-  rotate(q, head_dim, q_norm, rope);
-  rotate(k, head_dim, k_norm, rope);
-}
-
-Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
-                       const AttentionParams& a) {
-  Tensor out = pool_->make(q.rows(), q.cols());
-  const AttendArgs args = {.kv = static_cast<const CudaKv&>(store).view(),
-                           .q = data(q),
-                           .k = data(k),
-                           .v = data(v),
-                           .out = data(out),
-                           .layer = layer,
-                           .heads = a.heads,
-                           .window = a.window,
-                           .scale = a.scale};
-  BB_CHECK(args.kv.head_dim == a.head_dim && args.kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
-  append_kv(args, batch_, stream());
-  const size_t bytes = attend_workspace(q.rows(), a.heads, a.head_dim);
-  const std::shared_ptr<Buffer> workspace = bytes > 0 ? pool_->take(bytes) : nullptr;
-  cuda::attend(args, batch_, workspace != nullptr ? address(*workspace) : nullptr, stream());
-  return out;
-}
-
-Tensor CudaOps::glu(Activation activation, const Tensor& gate, const Tensor& up) {
-  BB_CHECK(activation == Activation::silu);
-  Tensor y = pool_->make(gate.rows(), gate.cols());
-  silu_mul(data(gate), data(up), data(y), size_t(y.rows()) * size_t(y.cols()), stream());
-  return y;
-}
-
 Tensor CudaOps::gather_rows(const Tensor& x) {
+  settle();
   Tensor y = pool_->make(batch_.logit_row_count, x.cols());
   cuda::gather_rows(data(x), data(y), x.cols(), batch_, stream());
   return y;
 }
 
 Sampled CudaOps::sample(const Tensor& logits) {
+  settle();
   bool logprobs = false;
   int tops = 0;
   for (const SampleRow& row : sample_) {

@@ -1,13 +1,22 @@
-// The operations of a card: each takes memory from the pool and enqueues kernels. The bound batch is theirs.
+// The operations of a card: each takes memory from the pool and enqueues kernels. The bound batch is theirs. A norm, a
+// product and a rotation wait for the operation after them, which may be one kernel with them: a norm is part of the
+// product that takes it, a product adds to the residual or ends in silu(gate)·up, a rotation also fills the pages. That
+// is done only where nobody else holds what would have been written; handles say so, and results have the same bits.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cuda/batch_region.h"
+#include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/exact_math.h"
+#include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/slots.h"
 
@@ -21,6 +30,12 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
+  /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between needs.
+  void wait_for_next(bool waits);
+  /// Enqueues what waits.
+  void settle();
+  /// Forgets what waits: the step failed.
+  void drop_waiting();
   /// Where results come from until this is called again.
   void use(std::shared_ptr<Pool> pool) { pool_ = std::move(pool); }
 
@@ -30,21 +45,35 @@ class CudaOps final : public Ops {
   void lora_embed(int site, Tensor& y) override;
   Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) override;
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override;
-  Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override;
-  void add(Tensor& x, const Tensor& delta) override;
+  Tensor add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) override;
+  void add(Tensor& x, Tensor delta) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
-  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override;
+  Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 
  private:
-  /// The same when nobody else holds it, else a copy.
+  /// The same when nobody else holds it, else a copy. Nothing that waits is settled.
   Tensor make_writable(Tensor& t);
-  void rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope);
+  Tensor copied(const Tensor& x);
+  /// x [rows, in] f32, as a stage or quantize_rows reads it; a norm that waits for it becomes part of it.
+  StageInput input_of(const Tensor& x);
+  bool takes_stages(int rows, std::span<const MatmulTerm> terms) const;
+  void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y);
+  /// Enqueues the product that waits, as it is set up by now.
+  void launch_product();
+  void settle_product();
+  void settle_norm();
+  void settle_rotation();
+  /// The product that waits, if its outputs are these and nobody else holds them from then on.
+  bool take_product(std::span<Tensor* const> outputs);
+  /// x += delta where a product waits to be added.
+  bool add_product(Tensor& x, Tensor& delta);
+  HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
   const float* frequencies(const std::vector<float>& inv_freq);
   /// Enqueues a copy of host memory that need not live on.
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);
@@ -61,6 +90,28 @@ class CudaOps final : public Ops {
   std::vector<LogitChange> changes_;
   std::map<std::vector<float>, std::shared_ptr<Buffer>> frequencies_;
   std::shared_ptr<Buffer> exp_table_;
+
+  struct WaitingNorm {
+    Tensor x, y;  // y is not written yet
+    NormParams norm;
+  };
+  struct WaitingProduct {
+    ProductStage stage;
+    std::array<Tensor, kStageTerms> y;  // not written yet
+    Tensor input;                       // what the stage reads
+    std::shared_ptr<Buffer> digits, steps;
+  };
+  struct WaitingRotation {
+    Tensor q, k;  // not rotated yet
+    HeadRows q_heads, k_heads;
+    RopeArgs rope;
+    int head_dim = 0;
+  };
+  bool waits_ = false;
+  std::optional<WaitingNorm> norm_;
+  std::optional<WaitingProduct> product_;
+  std::optional<WaitingRotation> rotation_;
+  ZeroedMemory stage_workspace_, attend_counters_;
 };
 
 }  // namespace bumblebee::cuda

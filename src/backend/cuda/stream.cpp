@@ -107,7 +107,7 @@ cudaGraphExec_t CudaStream::record(FunctionRef<StepOutputs()> body, StepOutputs&
   cuda::check(cudaStreamBeginCapture(device_->compute(), cudaStreamCaptureModeThreadLocal), "record a step");
   ops_.use(recorded_);
   try {
-    outputs = body();
+    outputs = computed(body);
   } catch (...) {
     ops_.use(pool_);
     (void)cudaStreamEndCapture(device_->compute(), &graph);
@@ -124,9 +124,23 @@ cudaGraphExec_t CudaStream::record(FunctionRef<StepOutputs()> body, StepOutputs&
   return exec;
 }
 
+StepOutputs CudaStream::computed(FunctionRef<StepOutputs()> body) {
+  try {
+    ops_.wait_for_next(true);
+    StepOutputs outputs = body();
+    ops_.wait_for_next(false);
+    return outputs;
+  } catch (...) {
+    ops_.drop_waiting();
+    ops_.wait_for_next(false);
+    throw;
+  }
+}
+
 StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body) {
   device_->use();
-  if (!records_ || key.program == nullptr || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return body();
+  if (key.program == nullptr) return body();  // it may read what it computes
+  if (!records_ || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return computed(body);
   if (slots_version_ != ops_.slots().bounds().version) {
     cuda::check(cudaStreamSynchronize(device_->compute()), "change adapters");
     drop_all();
@@ -135,7 +149,7 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
   const auto known = std::find_if(programs_.begin(), programs_.end(), [&](const Recorded& r) { return r.key == key; });
   if (known == programs_.end()) {
     // Not recorded at once: most keys of a prompt come once, and what is made lazily must not be made in a recording.
-    StepOutputs outputs = body();
+    StepOutputs outputs = computed(body);
     if (programs_.size() == kMostRecorded) {
       cuda::check(cudaStreamSynchronize(device_->compute()), "forget a step");
       drop(std::prev(programs_.end()));
@@ -145,7 +159,7 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
   }
   programs_.splice(programs_.begin(), programs_, known);
   Recorded& recorded = programs_.front();
-  if (recorded.eager) return body();
+  if (recorded.eager) return computed(body);
   if (recorded.graph == nullptr) {
     try {
       recorded.graph = record(body, recorded.outputs);
@@ -154,7 +168,7 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
       if (error.code() != ErrorCode::out_of_memory) throw;
       recorded.outputs = {};
       recorded.eager = true;
-      return body();
+      return computed(body);
     }
   }
   cuda::check(cudaGraphLaunch(recorded.graph, device_->compute()), "replay a step");

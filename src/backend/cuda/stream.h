@@ -37,6 +37,8 @@ class CudaStream final : public Stream {
     StepOutputs outputs;
     bool eager = false;  // there was no memory to record it
   };
+  /// The body of a repeatable step, whose operations may wait for each other.
+  StepOutputs computed(FunctionRef<StepOutputs()> body);
   cudaGraphExec_t record(FunctionRef<StepOutputs()> body, StepOutputs& outputs);
   StepOutputs copied(const StepOutputs& outputs);
   void drop(std::list<Recorded>::iterator recorded);

@@ -146,14 +146,14 @@ class RefOps final : public Ops {
     return y;
   }
 
-  void add(Tensor& x, const Tensor& delta) override {
+  void add(Tensor& x, Tensor delta) override {
     x = make_writable(x);
     for (int r = 0; r < x.rows(); ++r) {
       for (int c = 0; c < x.cols(); ++c) row(x, r)[size_t(c)] += row(delta, r)[size_t(c)];
     }
   }
 
-  Tensor add_rms_norm(Tensor& x, const Tensor& delta, const NormParams& norm) override {
+  Tensor add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) override {
     add(x, delta);
     return rms_norm(x, norm);
   }
@@ -200,7 +200,7 @@ class RefOps final : public Ops {
     return out;
   }
 
-  Tensor glu(Activation activation, const Tensor& gate, const Tensor& up) override {
+  Tensor glu(Activation activation, Tensor gate, Tensor up) override {
     BB_CHECK(activation == Activation::silu);
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {

@@ -1,237 +1,363 @@
-// A warp has one head of one row: four groups of eight lanes take a token each, a lane an eighth of the head. A past is
-// always summed in kSplits strands of pages (strand s has pages s, s + kSplits, ...) and the strands in order, whether
-// one warp does them all or each has a block of its own: so a row's bits are the same in any batch.
+// A lane has eight elements of a head, so that 8, 16 or 32 lanes have one token; a warp takes up to four query heads that
+// share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s has chunks s, s + kStrands,
+// ...), a warp to a strand, kWide strands joined within a block, and these in order again: whether one block does all of
+// it or several. So a row's bits are the same in any batch.
 #include "backend/cuda/kernels/attend.h"
 
 #include <cmath>
+#include <type_traits>
 
-#include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
+#include "backend/cuda/kernels/pages.cuh"
+#include "backend/cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/rope.h"
 
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kSplits = 16;     // strands
+constexpr int kWide = 8;     // warps of a block, each with a strand
+constexpr int kSplits = 16;  // blocks of a row
+constexpr int kBlocks = 2;   // that shall fit on a multiprocessor
+constexpr int kStrands = kWide * kSplits;
 constexpr int kSplitRows = 32;  // with more rows than that there is work enough without splitting
-constexpr int kLanes = 8;       // lanes of one token
-constexpr int kGroups = kWarp / kLanes;
+constexpr int kChunk = 8;
+constexpr int kPart = 8;  // elements of a lane
 
-__device__ inline void store(float x, float* to) { *to = x; }
-__device__ inline void store(float x, __half* to) { *to = __float2half_rn(x); }
-__device__ inline void store(float x, __nv_bfloat16* to) { *to = __float2bfloat16_rn(x); }
+/// Eight elements of one token's key or value, as they lie in memory. Other blocks wrote some of them while this one was
+/// already running, so L1 may not answer.
+template <class T>
+struct HeadPart {
+  static constexpr int kWords = kPart * int(sizeof(T)) / 4;
+  uint32_t word[kWords] = {};
 
-/// Start of one head's keys (which 0) or values (1).
-__device__ inline const uint8_t* head_at(const KvView& kv, const uint8_t* page, int layer, int which, int head) {
-  return page + size_t((layer * 2 + which) * kv.kv_heads + head) * kv.head_bytes;
+  /// Whole: heads are whole octets, and so begin where wide loads may.
+  template <bool Whole>
+  __device__ void load(const T* at, int left) {
+    if constexpr (!Whole) return load_some(reinterpret_cast<const uint8_t*>(at), left);
+    if constexpr (kWords == 2) {
+      const uint2 v = __ldcg(reinterpret_cast<const uint2*>(at));
+      word[0] = v.x, word[1] = v.y;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWords / 4; ++i) {
+        const uint4 v = __ldcg(reinterpret_cast<const uint4*>(at) + i);
+        word[4 * i] = v.x, word[4 * i + 1] = v.y, word[4 * i + 2] = v.z, word[4 * i + 3] = v.w;
+      }
+    }
+  }
+  __device__ void values(float (&v)[kPart]) const {
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) {
+      if constexpr (sizeof(T) == 4)
+        v[i] = __uint_as_float(word[i]);
+      else if constexpr (sizeof(T) == 1)
+        v[i] = float(int8_t(word[i / 4] >> (i % 4 * 8)));
+      else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        v[i] = __uint_as_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+      else
+        v[i] = __half2float(__ushort_as_half(uint16_t(word[i / 2] >> (i % 2 * 16))));
+    }
+  }
+
+ private:
+  __device__ void load_some(const uint8_t* at, int left) {
+#pragma unroll
+    for (int i = 0; i < kPart * int(sizeof(T)); ++i)
+      if (i < left * int(sizeof(T))) word[i / 4] |= uint32_t(__ldcg(at + i)) << (i % 4 * 8);
+  }
+};
+
+/// What a warp knows of its row before anything is computed.
+struct Past {
+  int begin, last;  // tokens that are seen
+  const uint8_t* const* pages;
+};
+__device__ inline Past past_of(const AttendArgs& a, const BatchView& batch, int row) {
+  const int last = batch.cached[row];
+  return {a.window > 0 ? max(0, last - a.window + 1) : 0, last, batch.pages + batch.first_page[row]};
+}
+/// How many blocks' worth of strands there is something in.
+__device__ inline int splits_of(const Past& past) {
+  const int chunks = max(past.last, 0) / kChunk + 1;
+  return min(kSplits, (chunks + kWide - 1) / kWide);
 }
 
+/// One head's keys and values of one token.
 template <class T>
-__global__ void append_kernel(AttendArgs a, BatchView batch) {
-  const int row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-  const int at = batch.cached[row], dim = a.kv.head_dim;
-  if (at < 0) return;
-  const uint8_t* page = batch.pages[batch.first_page[row] + at / a.kv.page_size];
-  const int token = at % a.kv.page_size;
-  for (int h = warp; h < 2 * a.kv.kv_heads; h += int(blockDim.x) / kWarp) {
-    const int which = h / a.kv.kv_heads, head = h % a.kv.kv_heads;
-    const float* from = (which == 0 ? a.k : a.v) + (size_t(row) * size_t(a.kv.kv_heads) + size_t(head)) * size_t(dim);
-    uint8_t* to = const_cast<uint8_t*>(head_at(a.kv, page, a.layer, which, head));
-    if constexpr (sizeof(T) == 1) {
-      float most = 0;
-      for (int i = lane; i < dim; i += kWarp) most = fmaxf(most, fabsf(from[i]));
+struct TokenPlace {
+  const T *key, *value;
+  const float *key_step, *value_step;  // of int8
+};
+template <class T>
+__device__ inline TokenPlace<T> place_of(const AttendArgs& a, const Past& past, int kv_head, int t) {
+  const uint8_t *page = past.pages[t / a.kv.page_size], *keys = head_at(a.kv, page, a.layer, 0, kv_head),
+                *values = head_at(a.kv, page, a.layer, 1, kv_head);
+  const int token = t % a.kv.page_size, at = token * a.kv.head_dim;
+  return {reinterpret_cast<const T*>(keys) + at, reinterpret_cast<const T*>(values) + at,
+          reinterpret_cast<const float*>(keys + a.kv.scales_at) + token,
+          reinterpret_cast<const float*>(values + a.kv.scales_at) + token};
+}
+
+/// Brings the strand's first chunk to L2; it may be done before the rows of this step are in the pages.
+template <class T, int Lanes>
+__device__ void prefetch(const AttendArgs& a, const Past& past, int kv_head, int strand) {
+  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart;
+#pragma unroll 1
+  for (int t = strand * kChunk + lane / Lanes; t < (strand + 1) * kChunk; t += kWarp / Lanes) {
+    if (t < past.begin || t > past.last || first >= a.kv.head_dim) continue;
+    const TokenPlace<T> at = place_of<T>(a, past, kv_head, t);
+    prefetch_l2(at.key + first);
+    prefetch_l2(at.value + first);
+  }
+}
+
+/// A softmax that is not finished, of one head: the largest score, Σ exp(score - largest), and Σ of that times v, of
+/// which each lane of a token has its elements.
+struct Partial {
+  float largest = -INFINITY, total = 0, out[kPart] = {};
+};
+
+/// One strand of `Heads` heads that share keys and values.
+template <class T, int Lanes, int Heads, bool Whole>
+__device__ void strand_of(const AttendArgs& a, const Past& past, int kv_head, int strand,
+                          const float (&q)[Heads][kPart], Partial (&mine)[Heads]) {
+  constexpr int kGroups = kWarp / Lanes, kAhead = sizeof(T) == 4 ? 1 : 2;  // tokens side by side, and held at a time
+  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart;
+  const int left = a.kv.head_dim - first;
+  const bool there = left > 0;
+  for (int c = strand; c * kChunk <= past.last; c += kStrands) {
+    if ((c + 1) * kChunk <= past.begin) continue;
+#pragma unroll 1
+    for (int t0 = c * kChunk + lane / Lanes; t0 < (c + 1) * kChunk; t0 += kAhead * kGroups) {
+      HeadPart<T> k[kAhead], v[kAhead];
+      float key_step[kAhead], value_step[kAhead];
+      bool seen[kAhead], any = false;
 #pragma unroll
-      for (int offset = kWarp / 2; offset > 0; offset /= 2)
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, offset));
-      const float step = most / 127, inverse = most > 0 ? 127 / most : 0;
-      for (int i = lane; i < dim; i += kWarp)
-        reinterpret_cast<int8_t*>(to)[token * dim + i] = int8_t(fmaxf(-127, fminf(127, rintf(from[i] * inverse))));
-      if (lane == 0) reinterpret_cast<float*>(to + a.kv.scales_at)[token] = step;
-    } else {
-      for (int i = lane; i < dim; i += kWarp) store(from[i], reinterpret_cast<T*>(to) + token * dim + i);
+      for (int i = 0; i < kAhead; ++i) {
+        const int t = t0 + i * kGroups;
+        seen[i] = t >= past.begin && t <= past.last;
+        any = any || seen[i];
+        key_step[i] = value_step[i] = 1;
+        if (!seen[i]) continue;
+        const TokenPlace<T> at = place_of<T>(a, past, kv_head, t);
+        if (there) k[i].template load<Whole>(at.key + first, left), v[i].template load<Whole>(at.value + first, left);
+        if constexpr (sizeof(T) == 1) key_step[i] = __ldcg(at.key_step), value_step[i] = __ldcg(at.value_step);
+      }
+      float score[Heads][kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        float x[kPart];
+        k[i].values(x);
+#pragma unroll
+        for (int h = 0; h < Heads; ++h) {
+          float dot = 0;
+#pragma unroll
+          for (int e = 0; e < kPart; ++e) dot = fmaf(q[h][e], x[e], dot);
+          score[h][i] = dot;
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < Heads; ++h) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+#pragma unroll
+          for (int offset = Lanes / 2; offset > 0; offset /= 2)
+            score[h][i] += __shfl_xor_sync(0xffffffffu, score[h][i], offset);
+          score[h][i] *= a.scale * key_step[i];
+        }
+      }
+      if (!any) continue;  // all lanes of a token; no shuffle is among them
+#pragma unroll
+      for (int h = 0; h < Heads; ++h) {
+        float most = mine[h].largest;
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i)
+          if (seen[i]) most = fmaxf(most, score[h][i]);
+        const float shrink = expf(mine[h].largest - most);
+        mine[h].largest = most;
+        mine[h].total *= shrink;
+#pragma unroll
+        for (int e = 0; e < kPart; ++e) mine[h].out[e] *= shrink;
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          const float weight = seen[i] ? expf(score[h][i] - most) : 0.0f;
+          mine[h].total += weight;
+          score[h][i] = weight * value_step[i];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        float x[kPart];
+        v[i].values(x);
+#pragma unroll
+        for (int h = 0; h < Heads; ++h)
+#pragma unroll
+          for (int e = 0; e < kPart; ++e) mine[h].out[e] = fmaf(score[h][i], x[e], mine[h].out[e]);
+      }
+    }
+  }
+  __syncwarp();
+  // The tokens side by side as a tree, each lane with the other lanes that have its elements.
+#pragma unroll
+  for (int offset = Lanes; offset < kWarp; offset *= 2) {
+#pragma unroll
+    for (int h = 0; h < Heads; ++h) {
+      const float most = fmaxf(mine[h].largest, __shfl_xor_sync(0xffffffffu, mine[h].largest, offset));
+      const float weight = mine[h].total != 0 ? expf(mine[h].largest - most) : 0.0f;
+      mine[h].largest = most;
+      mine[h].total *= weight;
+      mine[h].total += __shfl_xor_sync(0xffffffffu, mine[h].total, offset);
+#pragma unroll
+      for (int e = 0; e < kPart; ++e) {
+        mine[h].out[e] *= weight;
+        mine[h].out[e] += __shfl_xor_sync(0xffffffffu, mine[h].out[e], offset);
+      }
     }
   }
 }
 
-/// A softmax that is not finished: the largest score, Σ exp(score - largest), and Σ of that times v.
-template <int E>
-struct Partial {
-  float largest = -INFINITY, total = 0, out[E] = {};
+/// One head as a warp joins it: lane l has elements l, l + 32, ...
+struct Joined {
+  static constexpr int kMost = kMaxHeadDim / kWarp;
+  float largest = -INFINITY, total = 0, out[kMost] = {};
 
-  __device__ void add(float largest2, float total2, const float* out2) {
-    if (total2 == 0) return;  // nothing was seen; NaN goes on
-    const float most = fmaxf(largest, largest2);
-    const float mine = expf(largest - most), other = expf(largest2 - most);
+  /// One more; NaN goes on, and what saw nothing adds nothing.
+  template <class F>
+  __device__ void add(float largest2, float total2, int dim, int lane, const F& out2) {
+    if (total2 == 0) return;
+    const float most = fmaxf(largest, largest2), mine = expf(largest - most), other = expf(largest2 - most);
     total = total * mine + total2 * other;
 #pragma unroll
-    for (int e = 0; e < E; ++e) out[e] = out[e] * mine + out2[e] * other;
+    for (int j = 0; j < kMost; ++j)
+      if (lane + j * kWarp < dim) out[j] = out[j] * mine + out2(lane + j * kWarp) * other;
     largest = most;
   }
 };
 
-/// E elements of one token's key or value from `first`, of `dim`.
-template <class T, int E>
-__device__ inline void load_head(const T* head, int first, int dim, float* values) {
-  constexpr int kBytes = E * int(sizeof(T));
-  if (dim == E * kLanes && kBytes % 16 == 0) {
-    alignas(16) T packed[E];
+/// Grid: rows, kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block that
+/// finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
+template <class T, int Lanes, int Heads, bool Whole>
+__global__ void __launch_bounds__(kWide* kWarp, kBlocks)
+    attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace) {
+  extern __shared__ float shared[];
+  __shared__ bool is_last;
+  const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;  // of heads that warps share
+  const int row = int(blockIdx.x), kv_head = int(blockIdx.y) / sets, h0 = int(blockIdx.y) % sets * Heads, warp = int(threadIdx.x) / kWarp;
+  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart, dim = a.kv.head_dim, width = 2 + dim;
+  const Past past = past_of(a, batch, row);
+  const int splits = splits_of(past);
+  const bool alone = gridDim.z == 1 || splits == 1;
+  const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
+  if (int(blockIdx.z) < splits) prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
+  wait_for_inputs();
+  // Not before: the product that made q, k and v has left by now, so that the next one's blocks spread evenly.
+  launch_dependents();
+  if (int(blockIdx.z) >= splits) return;
+  const auto finish = [&](int h, const Joined& all) {
 #pragma unroll
-    for (int i = 0; i < kBytes / 16; ++i)
-      reinterpret_cast<uint4*>(packed)[i] = reinterpret_cast<const uint4*>(head + first)[i];
+    for (int j = 0; j < Joined::kMost; ++j)
+      if (lane + j * kWarp < dim)
+        __stcg(a.out + index_of(h) * size_t(dim) + size_t(lane + j * kWarp), all.total != 0 ? all.out[j] / all.total : 0.0f);
+  };
+  float q[Heads][kPart];
 #pragma unroll
-    for (int e = 0; e < E; ++e) values[e] = to_float(packed[e]);
-  } else {
-#pragma unroll
-    for (int e = 0; e < E; ++e) values[e] = first + e < dim ? to_float(head[first + e]) : 0.0f;
+  for (int h = 0; h < Heads; ++h) {
+    HeadPart<float> part;
+    if (h0 + h < per_kv && first < dim)
+      part.template load<Whole>(a.q + index_of(h0 + h) * size_t(dim) + size_t(first), dim - first);
+    part.values(q[h]);
   }
-}
-
-/// One strand of one head; the same in all lanes of a token but `out`, of which each has its E elements.
-template <class T, int E>
-__device__ Partial<E> strand_of(const AttendArgs& a, const BatchView& batch, int row, int head, int strand,
-                                const float* q) {
-  const int lane = int(threadIdx.x) % kWarp, group = lane / kLanes, first = lane % kLanes * E;
-  const int last = batch.cached[row], dim = a.kv.head_dim, page_size = a.kv.page_size;
-  const int begin = a.window > 0 ? max(0, last - a.window + 1) : 0;
-  const uint8_t* const* pages = batch.pages + batch.first_page[row];
-  const int kv_head = head * a.kv.kv_heads / a.heads;
-  Partial<E> mine;
-  for (int p = strand; p * page_size <= last; p += kSplits) {
-    if ((p + 1) * page_size <= begin) continue;
-    const uint8_t* keys = head_at(a.kv, pages[p], a.layer, 0, kv_head);
-    const uint8_t* values = head_at(a.kv, pages[p], a.layer, 1, kv_head);
-    const int from = max(begin - p * page_size, 0), to = min(last - p * page_size + 1, page_size);
-    // All lanes stay together for the shuffles; tokens that are not seen weigh nothing.
-    for (int t0 = from / kGroups * kGroups; t0 < to; t0 += kGroups) {
-      const int t = t0 + group;
-      const bool seen = t >= from && t < to;
-      float k[E], dot = 0;
-      if (seen) {
-        load_head<T, E>(reinterpret_cast<const T*>(keys) + t * dim, first, dim, k);
+  const bool joins = warp < Heads && h0 + warp < per_kv;  // head h0 + warp
+  Joined all;
+  for (int split = int(blockIdx.z); split < splits; split += int(gridDim.z)) {
+    Partial mine[Heads];
+    strand_of<T, Lanes, Heads, Whole>(a, past, kv_head, split * kWide + warp, q, mine);
 #pragma unroll
-        for (int e = 0; e < E; ++e) dot = fmaf(q[e], k[e], dot);
+    for (int h = 0; h < Heads; ++h) {
+      float* to = shared + (warp * Heads + h) * width;
+      if (lane == 0) to[0] = mine[h].largest, to[1] = mine[h].total;
+      if (lane < Lanes && first < dim)
+#pragma unroll
+        for (int e = 0; e < kPart; ++e)
+          if (Whole || first + e < dim) to[2 + first + e] = mine[h].out[e];
+    }
+    __syncthreads();
+    if (joins) {
+      Joined sum;
+#pragma unroll 1
+      for (int w = 0; w < kWide; ++w) {
+        const float* from = shared + (w * Heads + warp) * width;
+        sum.add(from[0], from[1], dim, lane, [&](int i) { return from[2 + i]; });
       }
+      if (alone) {
+        all.add(sum.largest, sum.total, dim, lane, [&](int i) { return sum.out[i / kWarp]; });
+      } else {
+        float* to = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
+        if (lane == 0) __stcg(to, sum.largest), __stcg(to + 1, sum.total);
 #pragma unroll
-      for (int offset = kLanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, offset);
-      if (!seen) continue;
-      float v[E];
-      load_head<T, E>(reinterpret_cast<const T*>(values) + t * dim, first, dim, v);
-      float score = dot * a.scale, step = 1;
-      if constexpr (sizeof(T) == 1) {
-        score *= reinterpret_cast<const float*>(keys + a.kv.scales_at)[t];
-        step = reinterpret_cast<const float*>(values + a.kv.scales_at)[t];
+        for (int j = 0; j < Joined::kMost; ++j)
+          if (lane + j * kWarp < dim) __stcg(to + 2 + lane + j * kWarp, sum.out[j]);
       }
-      const float most = fmaxf(mine.largest, score);
-      const float shrink = expf(mine.largest - most), weight = expf(score - most);
-      mine.largest = most;
-      mine.total = mine.total * shrink + weight;
-#pragma unroll
-      for (int e = 0; e < E; ++e) mine.out[e] = mine.out[e] * shrink + weight * step * v[e];
     }
-    __syncwarp();
+    __syncthreads();
   }
-  // The groups in a fixed order, each lane with the other lane that has its elements.
-  Partial<E> all;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    const int source = g * kLanes + lane % kLanes;
-    float out[E];
-    const float largest = __shfl_sync(0xffffffffu, mine.largest, source);
-    const float total = __shfl_sync(0xffffffffu, mine.total, source);
-#pragma unroll
-    for (int e = 0; e < E; ++e) out[e] = __shfl_sync(0xffffffffu, mine.out[e], source);
-    all.add(largest, total, out);
+  if (alone) {
+    if (joins) finish(h0 + warp, all);
+    return;
   }
-  return all;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    uint32_t* arrived = workspace.arrived + row * int(gridDim.y) + int(blockIdx.y);
+    is_last = atomicAdd(arrived, 1u) + 1 == uint32_t(splits);
+    if (is_last) *arrived = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!is_last || !joins) return;
+  for (int split = 0; split < splits; ++split) {
+    const float* from = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
+    all.add(__ldcg(from), __ldcg(from + 1), dim, lane, [&](int i) { return __ldcg(from + 2 + i); });
+  }
+  finish(h0 + warp, all);
 }
 
-/// Grid: rows, kv heads, strands (1: every warp does them all). A warp for each query head of the kv head. Partials
-/// [rows, heads, strands, 2 + head_dim].
-template <class T, int E>
-__global__ void attend_kernel(AttendArgs a, BatchView batch, float* partials) {
-  const int row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp, first = lane % kLanes * E, dim = a.kv.head_dim;
-  const int per_kv = a.heads / a.kv.kv_heads;
-  const size_t width = size_t(2 + dim);
-  for (int h = int(threadIdx.x) / kWarp; h < per_kv; h += int(blockDim.x) / kWarp) {
-    const int head = int(blockIdx.y) * per_kv + h;
-    const size_t index = size_t(row) * size_t(a.heads) + size_t(head);
-    float q[E];
-#pragma unroll
-    for (int e = 0; e < E; ++e) q[e] = first + e < dim ? a.q[index * size_t(dim) + size_t(first + e)] : 0.0f;
-    if (gridDim.z > 1) {
-      const Partial<E> part = strand_of<T, E>(a, batch, row, head, int(blockIdx.z), q);
-      float* to = partials + (index * kSplits + blockIdx.z) * width;
-      if (lane >= kLanes) continue;
-      if (lane == 0) to[0] = part.largest, to[1] = part.total;
-      for (int e = 0; e < E; ++e) {
-        if (first + e < dim) to[2 + first + e] = part.out[e];
-      }
-      continue;
-    }
-    Partial<E> all;
-    for (int s = 0; s < kSplits; ++s) {
-      const Partial<E> part = strand_of<T, E>(a, batch, row, head, s, q);
-      all.add(part.largest, part.total, part.out);
-    }
-    if (lane >= kLanes) continue;
-    for (int e = 0; e < E; ++e) {
-      if (first + e < dim)
-        a.out[index * size_t(dim) + size_t(first + e)] = all.total != 0 ? all.out[e] / all.total : 0.0f;
-    }
-  }
+template <class T, int Lanes, int Heads, bool Whole>
+void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
+  const unsigned splits = workspace.partials != nullptr ? kSplits : 1;
+  const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;
+  launch_overlapping("attend", attend_kernel<T, Lanes, Heads, Whole>,
+                     {unsigned(batch.rows), unsigned(a.kv.kv_heads * sets), splits}, {kWide * kWarp},
+                     size_t(kWide * Heads * (2 + a.kv.head_dim)) * sizeof(float), stream, a, batch, workspace);
 }
-
-/// Joins the strands of one head, in order. The same arithmetic as above, element by element.
-__global__ void join_kernel(const float* partials, float* out, int dim) {
-  const size_t index = blockIdx.x, width = size_t(2 + dim);
-  const float* from = partials + index * kSplits * width;
-  for (int i = int(threadIdx.x); i < dim; i += int(blockDim.x)) {
-    Partial<1> all;
-    for (int s = 0; s < kSplits; ++s) all.add(from[s * width], from[s * width + 1], from + s * width + 2 + i);
-    out[index * size_t(dim) + size_t(i)] = all.total != 0 ? all.out[0] / all.total : 0.0f;
-  }
+template <class T, int Lanes>
+void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
+  if (a.heads == a.kv.kv_heads) return run<T, Lanes, 1, true>(a, batch, workspace, stream);
+  if (a.heads == 2 * a.kv.kv_heads) return run<T, Lanes, 2, true>(a, batch, workspace, stream);
+  run<T, Lanes, 4, true>(a, batch, workspace, stream);
 }
-
-template <class T, int E>
-void run(const AttendArgs& a, const BatchView& batch, float* partials, cudaStream_t stream) {
-  const int per_kv = a.heads / a.kv.kv_heads, warps = per_kv < 8 ? per_kv : 8;
-  const unsigned splits = partials != nullptr ? kSplits : 1;
-  launch("attend", attend_kernel<T, E>, {unsigned(batch.rows), unsigned(a.kv.kv_heads), splits},
-         {unsigned(warps * kWarp)}, 0, stream, a, batch, partials);
-  if (partials == nullptr) return;
-  launch("attend_join", join_kernel, {unsigned(batch.rows * a.heads)}, {128}, 0, stream, partials, a.out,
-         a.kv.head_dim);
-}
-
 template <class T>
-void run(const AttendArgs& a, const BatchView& batch, float* partials, cudaStream_t stream) {
-  if (a.kv.head_dim <= 64) return run<T, 8>(a, batch, partials, stream);
-  if (a.kv.head_dim <= 128) return run<T, 16>(a, batch, partials, stream);
-  run<T, 32>(a, batch, partials, stream);
+void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
+  if (a.kv.head_dim % kPart != 0) return run<T, kWarp, 1, false>(a, batch, workspace, stream);
+  if (a.kv.head_dim <= 64) return run<T, 8>(a, batch, workspace, stream);
+  if (a.kv.head_dim <= 128) return run<T, 16>(a, batch, workspace, stream);
+  run<T, 32>(a, batch, workspace, stream);
 }
 
 }  // namespace
 
-void append_kv(const AttendArgs& a, const BatchView& batch, cudaStream_t stream) {
-  const dim3 grid = {unsigned(batch.rows)}, block = {128};
-  switch (a.kv.element) {
-    case Element::f32: return launch("append_kv", append_kernel<float>, grid, block, 0, stream, a, batch);
-    case Element::f16: return launch("append_kv", append_kernel<__half>, grid, block, 0, stream, a, batch);
-    case Element::bf16: return launch("append_kv", append_kernel<__nv_bfloat16>, grid, block, 0, stream, a, batch);
-    case Element::i8: return launch("append_kv", append_kernel<Int8>, grid, block, 0, stream, a, batch);
-  }
-}
-
-size_t attend_workspace(int rows, int heads, int head_dim) {
+size_t attend_partials(int rows, int heads, int head_dim) {
   return rows > kSplitRows ? 0 : size_t(rows) * size_t(heads) * kSplits * size_t(2 + head_dim) * sizeof(float);
 }
 
-void attend(const AttendArgs& a, const BatchView& batch, void* workspace, cudaStream_t stream) {
-  float* partials = static_cast<float*>(workspace);
+size_t attend_counters(int heads) { return size_t(kSplitRows) * size_t(heads) * sizeof(uint32_t); }
+
+void attend(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
   switch (a.kv.element) {
-    case Element::f32: return run<float>(a, batch, partials, stream);
-    case Element::f16: return run<__half>(a, batch, partials, stream);
-    case Element::bf16: return run<__nv_bfloat16>(a, batch, partials, stream);
-    case Element::i8: return run<Int8>(a, batch, partials, stream);
+    case Element::f32: return run<float>(a, batch, workspace, stream);
+    case Element::f16: return run<__half>(a, batch, workspace, stream);
+    case Element::bf16: return run<__nv_bfloat16>(a, batch, workspace, stream);
+    case Element::i8: return run<Int8>(a, batch, workspace, stream);
   }
 }
 

@@ -1,4 +1,5 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
+#include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
 
@@ -17,24 +18,25 @@ namespace {
 /// Two blocks of this size share a multiprocessor that has 164 KiB or 228 KiB, of which each block costs one more.
 struct Card {
   int processors = 0, shared_beside = 0, shared_alone = 0;
-  bool early_launch = false;
 };
+Card read_card(int device) {
+  Card c;
+  int of_processor = 0, reserved = 0;
+  cudaDeviceGetAttribute(&c.processors, cudaDevAttrMultiProcessorCount, device);
+  cudaDeviceGetAttribute(&c.shared_alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
+  c.shared_beside = of_processor / 2 - reserved;
+  return c;
+}
+/// The calling thread's card; what is asked for once costs a launch's time.
 const Card& card() {
-  static const Card found = [] {
-    Card c;
-    int device = 0, of_processor = 0, of_block = 0, reserved = 0, major = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&c.processors, cudaDevAttrMultiProcessorCount, device);
-    cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-    cudaDeviceGetAttribute(&of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    c.shared_beside = of_processor / 2 - reserved;
-    c.shared_alone = of_block;
-    c.early_launch = major >= 9;
-    return c;
-  }();
-  return found;
+  thread_local Card known;
+  thread_local int known_device = -1;
+  int device = 0;
+  cudaGetDevice(&device);
+  if (device != known_device) known = read_card(device), known_device = device;
+  return known;
 }
 
 int padded_rows(int virtual_rows) {
@@ -139,22 +141,6 @@ ProductKernel find_kernel(int bits, int group, int tiles) {
   }
 }
 
-template <class... Params, class... Args>
-cudaError_t launch_early(void (*kernel)(Params...), int grid, int block, int shared, cudaStream_t stream,
-                         const Args&... args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(grid));
-  config.blockDim = dim3(unsigned(block));
-  config.dynamicSmemBytes = size_t(shared);
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = card().early_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, Params(args)...);
-}
-
 __global__ void __launch_bounds__(kRoundThreads) round_kernel(StageInput input, int in, int exact, int columns) {
   __shared__ float scratch[kRoundThreads / 32];
   launch_dependents();
@@ -190,7 +176,7 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   const int tiles = tiles_of(a.virtual_rows), share = tiles == 2 || tiles == 4 ? 2 : 1;
   const int side_by_side = share * card().processors / a.parts;
   const int columns = a.units < side_by_side ? a.units : side_by_side;
-  return launch_early(kernel, columns * a.parts, kBlockThreads, plan.total, stream, a, plan);
+  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(plan.total), stream, a, plan);
 }
 
 }  // namespace
@@ -222,7 +208,7 @@ cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact,
   StageInput part = input;
   for (int row = 0; row < rows; row += most) {
     const int count = rows - row < most ? rows - row : most;
-    const cudaError_t status = launch_early(round_kernel, count, kRoundThreads, 0, stream, part, in, int(exact),
+    const cudaError_t status = launch_early(round_kernel, unsigned(count), kRoundThreads, 0, stream, part, in, int(exact),
                                             2 * padded_rows(exact ? 2 * count : count));
     if (status != cudaSuccess) return status;
     part.x += int64_t(count) * in;

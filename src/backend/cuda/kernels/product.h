@@ -53,7 +53,7 @@ struct ProductStage {
     add,       // y[t] = residual + x·W[t]ᵀ + bias[t]; one term; residual may be y
     silu_mul,  // y[0] = silu(x·W[0]ᵀ)·(x·W[1]ᵀ); two terms with equal `out`
   };
-  StageWeight term[kStageTerms];
+  StageWeight term[kStageTerms] = {};
   int32_t terms = 0;
   int32_t in = 0, rows = 0;
   int32_t bits = 4, group = 64;

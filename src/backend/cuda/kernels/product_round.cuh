@@ -6,26 +6,12 @@
 #include "backend/cuda/kernels/maps.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/row_norm.cuh"
 
 namespace bumblebee::cuda {
 
-inline constexpr int kRoundThreads = 256;
 /// So many octets of a row, by its length, stay in a thread's registers from the first load to the rounding.
 inline constexpr int kKeptOctets = 2, kManyOctets = 6;
-
-struct Eight {
-  float v[8];
-};
-/// From L2: another block wrote them while this one was already running.
-__device__ __forceinline__ Eight load_eight(const float* from) {
-  const float4 a = __ldcg(reinterpret_cast<const float4*>(from)), b = __ldcg(reinterpret_cast<const float4*>(from) + 1);
-  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-}
-__device__ __forceinline__ float sum_squares(const Eight& x, float sum) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum = fmaf(x.v[i], x.v[i], sum);
-  return sum;
-}
 
 /// Where digits go: those of `first_block` come first.
 struct RoundTarget {
@@ -87,33 +73,6 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
     }
     store_steps(to, 2 * row + part, octet, v, part == 0 ? step * 16384.0f : step, wanted);
   }
-}
-
-__device__ __forceinline__ Eight scaled(Eight x, const float* norm, float inverse, int at) {
-  if (norm == nullptr) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x.v[i] *= inverse;
-    return x;
-  }
-  const float4 a = __ldg(reinterpret_cast<const float4*>(norm + at)),
-               b = __ldg(reinterpret_cast<const float4*>(norm + at) + 1);
-  const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) x.v[i] = x.v[i] * inverse * w[i];
-  return x;
-}
-
-/// A thread's share of Σ x², over the block's warps; every thread of the block gets there, only some work.
-__device__ __forceinline__ void store_sum(float sum, float* scratch) {
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
-}
-__device__ __forceinline__ float inverse_rms(const float* scratch, int in, float eps) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kRoundThreads / 32; ++i) sum += scratch[i];
-  return rsqrtf(sum / float(in) + eps);
 }
 
 /// What round_rows works on.

@@ -21,6 +21,8 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
+__device__ __forceinline__ void prefetch_l2(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 /// What is read once shall leave L2 first.
 __device__ __forceinline__ uint64_t read_once_policy() {
   uint64_t policy;

@@ -1,6 +1,9 @@
 // One block for a row (or a warp for a head): nothing here is read twice from memory.
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
+#include "backend/cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/rope.h"
+#include "backend/cuda/kernels/row_norm.cuh"
 #include "backend/cuda/kernels/rows.h"
 
 namespace bumblebee::cuda {
@@ -11,7 +14,8 @@ constexpr int kThreads = 256;
 __global__ void embed_kernel(WeightView table, BatchView batch, float* y) {
   const int row = int(blockIdx.x), token = batch.tokens[row];
   const bool known = token >= 0 && token < table.out;
-  for (int i = int(threadIdx.x); i < table.in; i += kThreads)
+  const int i = int(blockIdx.y) * kThreads + int(threadIdx.x);
+  if (i < table.in)
     y[size_t(row) * size_t(table.in) + size_t(i)] = known ? load_weight(table, token, i) : __int_as_float(0x7fc00000);
 }
 
@@ -38,66 +42,60 @@ __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
   for (int i = int(threadIdx.x); i < a.width; i += int(blockDim.x)) y[i] = x[i] * inverse * w[i];
 }
 
-/// A thread keeps its part of the row, where that is not too long, between the two passes over it.
-__global__ void add_rms_norm_kernel(float* x, const float* delta, const float* w, float eps, float* y, int cols) {
-  __shared__ float scratch[32];
-  constexpr int kKept = 8;
-  const size_t first = size_t(blockIdx.x) * size_t(cols);
-  const int step = int(blockDim.x);
-  float kept[kKept] = {}, squares = 0;
+/// Whether rows come in octets, which row_norm.cuh takes. Of the shape alone, so that a row has one order of sums.
+bool in_octets(int cols) { return cols % 8 == 0; }
+
+/// x += delta (null: nothing is added), then y = rms_norm(x) (null: no norm).
+__global__ void __launch_bounds__(kRoundThreads) row_kernel(float* x, const float* delta, float* y, NormArgs a,
+                                                            BatchView batch) {
+  __shared__ float scratch[kRoundThreads / kWarp];
+  constexpr int kKept = 2;
+  launch_dependents();
+  const int row = int(blockIdx.x), octets = a.cols / 8;
+  const float* w = a.w;
+  if (a.site >= 0) {
+    const SiteView* site = site_of(batch, a.logit_rows ? batch.logit_rows[row] : row, a.site);
+    if (site != nullptr && site->norm != nullptr) w = site->norm;
+  }
+  wait_for_inputs();
+  const size_t first = size_t(row) * size_t(a.cols);
+  x += first;
+  Eight kept[kKept] = {};
+  float squares = 0;
+  const auto take = [&](int octet) {
+    Eight v = load_eight(x + octet * 8);
+    if (delta == nullptr) return v;
+    const Eight d = load_eight(delta + first + octet * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v.v[i] += d.v[i];
+    store_eight(x + octet * 8, v);
+    return v;
+  };
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
-    const int i = int(threadIdx.x) + j * step;
-    if (i >= cols) continue;
-    kept[j] = x[first + size_t(i)] + delta[first + size_t(i)];
-    squares = fmaf(kept[j], kept[j], squares);
+    const int octet = int(threadIdx.x) + j * kRoundThreads;
+    if (octet >= octets) continue;
+    kept[j] = take(octet);
+    squares = sum_squares(kept[j], squares);
   }
-#pragma unroll
-  for (int j = 0; j < kKept; ++j) {
-    if (int(threadIdx.x) + j * step < cols) x[first + size_t(int(threadIdx.x) + j * step)] = kept[j];
-  }
-  for (int i = int(threadIdx.x) + kKept * step; i < cols; i += step) {
-    const float sum = x[first + size_t(i)] + delta[first + size_t(i)];
-    x[first + size_t(i)] = sum;
-    squares = fmaf(sum, sum, squares);
-  }
+  for (int octet = int(threadIdx.x) + kKept * kRoundThreads; octet < octets; octet += kRoundThreads)
+    squares = sum_squares(take(octet), squares);
   if (y == nullptr) return;
-  const float inverse = 1 / sqrtf(block_sum(squares, scratch) / float(cols) + eps);
+  store_sum(squares, scratch);
+  __syncthreads();
+  const float inverse = inverse_rms(scratch, a.cols, a.eps);
 #pragma unroll
   for (int j = 0; j < kKept; ++j) {
-    const int i = int(threadIdx.x) + j * step;
-    if (i < cols) y[first + size_t(i)] = kept[j] * inverse * w[i];
+    const int octet = int(threadIdx.x) + j * kRoundThreads;
+    if (octet < octets) store_eight(y + first + octet * 8, scaled(kept[j], w, inverse, octet * 8));
   }
-  for (int i = int(threadIdx.x) + kKept * step; i < cols; i += step)
-    y[first + size_t(i)] = x[first + size_t(i)] * inverse * w[i];
+  for (int octet = int(threadIdx.x) + kKept * kRoundThreads; octet < octets; octet += kRoundThreads)
+    store_eight(y + first + octet * 8, scaled(load_eight(x + octet * 8), w, inverse, octet * 8));
 }
 
-/// A warp for each head.
-__global__ void norm_rope_kernel(float* x, int heads, int dim, const float* w, float eps, RopeArgs rope,
-                                 BatchView batch) {
-  const int warps = int(blockDim.x) / kWarp, lane = int(threadIdx.x) % kWarp;
-  const int index = int(blockIdx.x) * warps + int(threadIdx.x) / kWarp;
-  if (index >= batch.rows * heads) return;
-  float* head = x + size_t(index) * size_t(dim);
-  float inverse = 1;
-  if (w != nullptr) {
-    float squares = 0;
-    for (int i = lane; i < dim; i += kWarp) squares = fmaf(head[i], head[i], squares);
-    inverse = 1 / sqrtf(warp_sum(squares) / float(dim) + eps);
-  }
-  const auto normed = [&](int i) { return w != nullptr ? head[i] * inverse * w[i] : head[i]; };
-  const float position = float(batch.positions[index / heads]);
-  for (int i = lane; i < rope.half; i += kWarp) {
-    float sine, cosine;
-    sincosf(__fmul_rn(position, rope.inv_freq[i]), &sine, &cosine);
-    sine *= rope.attention_factor;
-    cosine *= rope.attention_factor;
-    const float a = normed(i), b = normed(i + rope.half);
-    head[i] = a * cosine - b * sine;
-    head[i + rope.half] = b * cosine + a * sine;
-  }
-  if (w == nullptr) return;
-  for (int i = 2 * rope.half + lane; i < dim; i += kWarp) head[i] = normed(i);
+__global__ void add_kernel(float* x, const float* delta, size_t count) {
+  const size_t i = size_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) x[i] += delta[i];
 }
 
 __global__ void silu_mul_kernel(const float* gate, const float* up, float* y, size_t count) {
@@ -106,17 +104,21 @@ __global__ void silu_mul_kernel(const float* gate, const float* up, float* y, si
 }
 
 __global__ void gather_kernel(const float* x, float* y, int cols, BatchView batch) {
+  launch_dependents();
   const size_t from = size_t(batch.logit_rows[blockIdx.x]) * size_t(cols), to = size_t(blockIdx.x) * size_t(cols);
-  for (int i = int(threadIdx.x); i < cols; i += kThreads) y[to + size_t(i)] = x[from + size_t(i)];
+  const int i = int(blockIdx.y) * kThreads + int(threadIdx.x);
+  wait_for_inputs();
+  if (i < cols) __stcg(y + to + size_t(i), __ldcg(x + from + size_t(i)));
 }
 
-/// Whole warps, so that narrow rows do not wake many that have nothing to do.
-int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : cols >= 256 ? 128 : 32; }
+/// Whole warps, so that narrow rows do not wake many that have nothing to do; one for what may be a head, whose sum has
+/// the order of rope.cu.
+int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : cols > kMaxHeadDim ? 128 : kWarp; }
 
 }  // namespace
 
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream) {
-  launch("embed", embed_kernel, {unsigned(batch.rows)}, {kThreads}, 0, stream, table, batch, y);
+  launch("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, table, batch, y);
 }
 
 void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream) {
@@ -124,21 +126,24 @@ void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_ro
 }
 
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream) {
+  if (args.width == args.cols && in_octets(args.cols)) {
+    launch_overlapping("rms_norm", row_kernel, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
+                       const_cast<float*>(args.x), nullptr, args.y, args, batch);
+    return;
+  }
   launch("rms_norm", rms_norm_kernel, {unsigned(args.rows * (args.cols / args.width))},
          {unsigned(threads_for(args.width))}, 0, stream, args, batch);
 }
 
-void add_rms_norm(float* x, const float* delta, const float* w, float eps, float* y, int rows, int cols,
-                  cudaStream_t stream) {
-  launch("add_rms_norm", add_rms_norm_kernel, {unsigned(rows)}, {unsigned(threads_for(cols))}, 0, stream, x, delta, w,
-         eps, y, cols);
-}
-
-void norm_rope(float* x, int heads, int dim, const float* w, float eps, const RopeArgs& rope, const BatchView& batch,
-               cudaStream_t stream) {
-  constexpr int kHeads = 4;
-  launch("norm_rope", norm_rope_kernel, {unsigned((batch.rows * heads + kHeads - 1) / kHeads)}, {kHeads * kWarp}, 0,
-         stream, x, heads, dim, w, eps, rope, batch);
+void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
+  const size_t count = size_t(norm.rows) * size_t(norm.cols);
+  if (in_octets(norm.cols)) {
+    launch_overlapping("add_rms_norm", row_kernel, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, delta, norm.y,
+                       norm, batch);
+    return;
+  }
+  launch("add", add_kernel, {unsigned((count + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, x, delta, count);
+  if (norm.y != nullptr) rms_norm(norm, batch, stream);
 }
 
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream) {
@@ -147,7 +152,8 @@ void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaSt
 }
 
 void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream) {
-  launch("gather_rows", gather_kernel, {unsigned(batch.logit_row_count)}, {kThreads}, 0, stream, x, y, cols, batch);
+  launch_overlapping("gather_rows", gather_kernel,
+                     {unsigned(batch.logit_row_count), unsigned((cols + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, x, y, cols, batch);
 }
 
 }  // namespace bumblebee::cuda

@@ -8,12 +8,6 @@
 
 namespace bumblebee::cuda {
 
-struct RopeArgs {
-  const float* inv_freq = nullptr;  // [half]
-  int half = 0;
-  float attention_factor = 1;
-};
-
 /// Rows of the table for the batch's tokens -> y [rows, in]; a row of NaN for a token that is none.
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream);
 /// tokens[r] < 0 becomes chosen[-1 - tokens[r]].
@@ -30,12 +24,8 @@ struct NormArgs {
   bool logit_rows = false;
 };
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream);
-/// x += delta [rows, cols], then y = rms_norm(x); y null: the sum only.
-void add_rms_norm(float* x, const float* delta, const float* w, float eps, float* y, int rows, int cols,
-                  cudaStream_t stream);
-/// Per head of x [rows, heads·dim], in place: norm (w null: none), then rotation at the batch's positions.
-void norm_rope(float* x, int heads, int dim, const float* w, float eps, const RopeArgs& rope, const BatchView& batch,
-               cudaStream_t stream);
+/// x += delta [rows, cols], then norm.y = rms_norm(x); y null: the sum only. `norm.x` is x, and its width the whole row.
+void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
 /// y = silu(gate)·up, `count` elements.
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);
 /// y[i] = x[logit_rows[i]].

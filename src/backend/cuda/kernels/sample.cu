@@ -8,11 +8,13 @@
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/exact_math.h"
 #include "backend/cuda/kernels/launch.h"
+#include "backend/cuda/kernels/ptx.cuh"
 #include "backend/sample.h"
 
 namespace bumblebee::cuda {
 namespace {
 
+constexpr int kSlices = 64, kSliceThreads = 256;
 constexpr int kThreads = 1024, kWarps = kThreads / kWarp, kChunk = 2 * kThreads;  // the sort: a thread for each pair
 
 struct Workspace {
@@ -20,6 +22,13 @@ struct Workspace {
   double* running;  // [vocab] of unmasked tokens
   int32_t* tokens;  // [vocab] whose
 };
+
+/// The largest logit as it is: what most rows ask for, and what many blocks find sooner than one.
+__device__ inline bool is_plain_greedy(const SampleView& row) {
+  return row.mode == 1 && row.changes == 0 && row.forced < 0 && row.temperature == 1;
+}
+/// In the place of a key: a logit is NaN or +infinity.
+constexpr uint64_t kBadLogit = ~uint64_t(0);
 
 struct Shared {
   uint64_t keys[kChunk];
@@ -325,6 +334,52 @@ __device__ int choose(const float* logits, const SampleView& row, const ChangeVi
   return draw(row, work.scores, vocab, max, table, work, s);
 }
 
+/// Best keys of slices of plain greedy rows: [rows, kSlices].
+__global__ void __launch_bounds__(kSliceThreads) slice_kernel(SampleArgs a, BatchView batch, int first) {
+  __shared__ uint64_t scratch[kSliceThreads / kWarp];
+  launch_dependents();
+  const int r = first + int(blockIdx.x), slice = int(blockIdx.y);
+  const bool wanted = is_plain_greedy(batch.sample[r]);
+  wait_for_inputs();
+  if (!wanted) return;
+  const float* logits = a.logits + size_t(r) * size_t(a.vocab);
+  uint64_t best = 0;
+#pragma unroll 4
+  for (int i = slice * kSliceThreads + int(threadIdx.x); i < a.vocab; i += kSlices * kSliceThreads) {
+    const float logit = __ldcg(logits + i);
+    const uint64_t key = !(logit < INFINITY) ? kBadLogit : logit == -INFINITY ? 0 : key_of(logit, i);
+    best = key > best ? key : best;
+  }
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const uint64_t other = __shfl_xor_sync(0xffffffffu, best, offset);
+    best = other > best ? other : best;
+  }
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = best;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (const uint64_t other : scratch) best = other > best ? other : best;
+  __stcg(reinterpret_cast<unsigned long long*>(a.workspace) + size_t(blockIdx.x) * kSlices + size_t(slice), best);
+}
+
+/// What choose() would say, from the keys of the slices.
+__device__ int choose_greedy(const uint64_t* keys, Shared& s) {
+  if (threadIdx.x < kWarp) {
+    uint64_t best = 0;
+    for (int i = int(threadIdx.x); i < kSlices; i += kWarp) {
+      const uint64_t key = __ldcg(reinterpret_cast<const unsigned long long*>(keys) + i);
+      best = key > best ? key : best;
+    }
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const uint64_t other = __shfl_xor_sync(0xffffffffu, best, offset);
+      best = other > best ? other : best;
+    }
+    if (threadIdx.x == 0) s.key = best;
+  }
+  __syncthreads();
+  const uint64_t best = s.key;
+  return best == kBadLogit ? kNotFinite : best == 0 ? kAllMasked : id_of(best);
+}
+
 __device__ void write_logprobs(const SampleArgs& a, int r, const float* logits, int token, int top,
                                const ExpTable& table, Shared& s) {
   const uint64_t best = best_key(logits, a.vocab, s);
@@ -346,7 +401,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a, BatchVie
   __shared__ Shared s;
   const int r = first + int(blockIdx.x);
   const size_t vocab = size_t(a.vocab);
-  uint8_t* const memory = static_cast<uint8_t*>(a.workspace);
+  const uint64_t* const keys = static_cast<const uint64_t*>(a.workspace) + size_t(blockIdx.x) * kSlices;
+  uint8_t* const memory = static_cast<uint8_t*>(a.workspace) + kSampleRows * kSlices * sizeof(uint64_t);
   double* const running = reinterpret_cast<double*>(memory) + blockIdx.x * vocab;
   float* const floats = reinterpret_cast<float*>(memory + size_t(gridDim.x) * vocab * sizeof(double));
   int32_t* const ints = reinterpret_cast<int32_t*>(floats + size_t(gridDim.x) * vocab);
@@ -365,7 +421,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a, BatchVie
   const float* logits = a.logits + size_t(r) * vocab;
   const auto* changes =
       reinterpret_cast<const ChangeView*>(reinterpret_cast<const uint8_t*>(batch.header) + batch.header->changes_at);
-  const int token = choose(logits, row, changes, a.vocab, *a.table, work, s);
+  const int token = is_plain_greedy(row) ? choose_greedy(keys, s)
+                                         : choose(logits, row, changes, a.vocab, *a.table, work, s);
   if (threadIdx.x == 0) a.ids[r] = token;
   __syncthreads();
   if (a.logprobs != nullptr && row.logprob != 0 && token >= 0)
@@ -376,13 +433,17 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a, BatchVie
 
 size_t sample_workspace(int rows, int vocab) {
   return size_t(rows < kSampleRows ? rows : kSampleRows) * size_t(vocab) *
-         (sizeof(double) + sizeof(float) + sizeof(int32_t));
+             (sizeof(double) + sizeof(float) + sizeof(int32_t)) +
+         kSampleRows * kSlices * sizeof(uint64_t);
 }
 
 void sample(const SampleArgs& a, const BatchView& batch, cudaStream_t stream) {
   for (int first = 0; first < a.rows; first += kSampleRows) {
     const int rows = a.rows - first < kSampleRows ? a.rows - first : kSampleRows;
-    launch("sample", sample_kernel, {unsigned(rows)}, {kThreads}, 0, stream, a, batch, first, batch.sample != nullptr);
+    const bool asked = batch.sample != nullptr;
+    if (asked)
+      launch_overlapping("sample", slice_kernel, {unsigned(rows), kSlices}, {kSliceThreads}, 0, stream, a, batch, first);
+    launch("sample", sample_kernel, {unsigned(rows)}, {kThreads}, 0, stream, a, batch, first, asked);
   }
 }
 

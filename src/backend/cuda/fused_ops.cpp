@@ -1,0 +1,298 @@
+// Operations that may become one kernel with their neighbours, and which they take where they may not. Whether they do
+// changes no bit: a row normed by its product is normed in the order of row_norm.cuh, and sums end in the same places.
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "backend/cuda/kernels/attend.h"
+#include "backend/cuda/kernels/matmul.h"
+#include "backend/cuda/kernels/rows.h"
+#include "backend/cuda/kv.h"
+#include "backend/cuda/ops.h"
+#include "backend/cuda/weights.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+bool same(const Tensor& a, const Tensor& b) {
+  return a.buffer() == b.buffer() && a.offset_bytes() == b.offset_bytes() && a.rows() == b.rows() &&
+         a.cols() == b.cols();
+}
+
+ScaleType scale_type(Element element) {
+  BB_CHECK(element != Element::i8);
+  return element == Element::f32 ? ScaleType::f32 : element == Element::f16 ? ScaleType::f16 : ScaleType::bf16;
+}
+
+bool fits_stage(const WeightView& w) {
+  constexpr int kMostOutputs = 1 << 18;  // what a stage has counters for
+  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs;
+}
+
+/// Whether two weights may be terms of one stage.
+bool same_format(const WeightView& a, const WeightView& b) {
+  return a.bits == b.bits && a.group == b.group && a.scale == b.scale;
+}
+
+NormArgs args_of(const Tensor& x, const Tensor& y, const NormParams& norm) {
+  return {.x = data(x),
+          .w = data(norm.w),
+          .y = data(y),
+          .rows = x.rows(),
+          .cols = x.cols(),
+          .width = x.cols(),
+          .eps = norm.eps};
+}
+
+}  // namespace
+
+void CudaOps::drop_waiting() {
+  norm_.reset();
+  product_.reset();
+  rotation_.reset();
+}
+
+void CudaOps::wait_for_next(bool waits) {
+  settle();
+  waits_ = waits;
+}
+
+void CudaOps::settle() {
+  settle_product();
+  settle_rotation();
+  settle_norm();
+}
+
+void CudaOps::settle_norm() {
+  if (!norm_) return;
+  const WaitingNorm waiting = *std::exchange(norm_, {});
+  // One handle here, one more where the model still has it: what nobody can read need not be computed.
+  if (waiting.y.unique()) return;
+  cuda::rms_norm(args_of(waiting.x, waiting.y, waiting.norm), batch_, stream());
+}
+
+Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
+  settle();
+  Tensor y = pool_->make(x.rows(), x.cols());
+  norm_ = {.x = x, .y = y, .norm = norm};
+  if (!waits_) settle();
+  return y;
+}
+
+bool CudaOps::add_product(Tensor& x, Tensor& delta) {
+  Tensor* const outputs[] = {&delta};
+  if (!take_product(outputs)) return false;
+  settle_rotation();
+  settle_norm();  // of x as it was
+  x = make_writable(x);
+  ProductStage& stage = product_->stage;
+  stage.epilogue = ProductStage::Epilogue::add;
+  stage.residual = stage.term[0].y = data(x);
+  launch_product();
+  return true;
+}
+
+void CudaOps::add(Tensor& x, Tensor delta) {
+  if (add_product(x, delta)) return;
+  settle();
+  x = make_writable(x);
+  cuda::add_rms_norm(data(x), data(delta), {.x = data(x), .rows = x.rows(), .cols = x.cols(), .width = x.cols()},
+                     batch_, stream());
+}
+
+Tensor CudaOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
+  if (add_product(x, delta)) return rms_norm(x, norm);
+  settle();
+  x = make_writable(x);
+  Tensor y = pool_->make(x.rows(), x.cols());
+  cuda::add_rms_norm(data(x), data(delta), args_of(x, y, norm), batch_, stream());
+  return y;
+}
+
+StageInput CudaOps::input_of(const Tensor& x) {
+  if (norm_ && same(norm_->y, x))
+    return {StageInput::Kind::rms_norm, data(norm_->x), data(norm_->norm.w), norm_->norm.eps, {}};
+  settle_norm();
+  return {StageInput::Kind::plain, data(x), nullptr, 0, {}};
+}
+
+bool CudaOps::takes_stages(int rows, std::span<const MatmulTerm> terms) const {
+  return fast_ && rows > 0 && rows <= kStageRows && std::all_of(terms.begin(), terms.end(), [](const MatmulTerm& term) {
+           return fits_stage(view_of(*term.weight));
+         });
+}
+
+void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
+  const int rows = x.rows(), in = x.cols();
+  WaitingProduct product;
+  product.stage = {.in = in, .rows = rows, .input = input_of(x)};
+  product.input = product.stage.input.kind == StageInput::Kind::rms_norm ? norm_->x : x;
+  if (!rounds_in_stage(rows, false)) {
+    product.digits = pool_->take(digit_bytes(rows, in, false));
+    product.steps = pool_->take(step_bytes(rows, in, false));
+    StageInput& input = product.stage.input;
+    input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
+    check(quantize_rows(input, rows, in, false, stream()), "quantize_rows");
+    input.kind = StageInput::Kind::digits;
+  }
+  const WeightView* last = nullptr;
+  for (size_t t = 0; t < terms.size(); ++t) {
+    const WeightView& weight = view_of(*terms[t].weight);
+    if (last != nullptr && (!same_format(*last, weight) || product.stage.terms == kStageTerms)) {
+      product_ = product;
+      launch_product();
+      product.stage.terms = 0;
+      product.y = {};
+    }
+    last = &weight;
+    y[t] = pool_->make(rows, weight.out);
+    ProductStage& stage = product.stage;
+    stage.bits = weight.bits, stage.group = weight.group, stage.scale = scale_type(weight.scale);
+    product.y[size_t(stage.terms)] = y[t];
+    stage.term[stage.terms++] = {.codes = weight.codes,
+                                 .scales = weight.scales,
+                                 .biases = weight.biases,
+                                 .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr,
+                                 .y = data(y[t]),
+                                 .stride = weight.out,
+                                 .out = weight.out};
+  }
+  product_ = std::move(product);
+  if (!waits_) settle();
+}
+
+void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
+  settle_product();
+  settle_rotation();
+  for (const MatmulTerm& term : terms)
+    BB_CHECK(term.weight->in == x.cols(), "in ", term.weight->in, " cols ", x.cols());
+  if (takes_stages(x.rows(), terms)) return matmul_in_stages(x, terms, y);
+  settle_norm();
+  std::array<ProductTerm, kMaxTerms> few, many;
+  int few_count = 0, many_count = 0;
+  const auto run_few = [&] {
+    if (few_count > 0) matmul_few(data(x), x.rows(), few.data(), std::exchange(few_count, 0), stream());
+  };
+  const auto run_many = [&] {
+    if (many_count == 0) return;
+    const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
+    matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
+  };
+  for (size_t t = 0; t < terms.size(); ++t) {
+    const Weight& weight = *terms[t].weight;
+    y[t] = pool_->make(x.rows(), weight.out);
+    const ProductTerm term = {
+        .weight = view_of(weight), .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr, .y = data(y[t])};
+    if (fast_ && x.rows() > kFewRows && has_matmul_many(term.weight)) {
+      many[size_t(many_count++)] = term;
+      if (many_count == kMaxTerms) run_many();
+    } else {
+      few[size_t(few_count++)] = term;
+      if (few_count == kMaxTerms) run_few();
+    }
+  }
+  if (x.rows() == 0) return;
+  run_few();
+  run_many();
+}
+
+void CudaOps::launch_product() {
+  const WaitingProduct waiting = *std::exchange(product_, {});
+  ProductStage stage = waiting.stage;
+  stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
+  check(launch_stage(stage, stream()), "product");
+}
+
+void CudaOps::settle_product() {
+  if (product_) launch_product();
+}
+
+bool CudaOps::take_product(std::span<Tensor* const> outputs) {
+  if (!product_ || size_t(product_->stage.terms) != outputs.size()) return false;
+  for (size_t t = 0; t < outputs.size(); ++t)
+    if (!same(product_->y[t], *outputs[t])) return false;
+  std::array<Tensor, kStageTerms> held = std::exchange(product_->y, {});
+  const bool wanted = std::any_of(outputs.begin(), outputs.end(), [&](const Tensor* y) {
+    // One handle in `held`, one of the caller.
+    return y->buffer().use_count() > 2;
+  });
+  if (wanted) product_->y = std::move(held);
+  return !wanted;
+}
+
+Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
+  BB_CHECK(activation == Activation::silu);
+  Tensor* const outputs[] = {&gate, &up};
+  if (gate.cols() == up.cols() && take_product(outputs)) {
+    product_->stage.epilogue = ProductStage::Epilogue::silu_mul;
+    launch_product();
+    return gate;
+  }
+  settle();
+  Tensor y = pool_->make(gate.rows(), gate.cols());
+  silu_mul(data(gate), data(up), data(y), size_t(y.rows()) * size_t(y.cols()), stream());
+  return y;
+}
+
+HeadRows CudaOps::heads_of(const Tensor& t, int head_dim, const NormParams* norm) const {
+  return {.x = data(t),
+          .heads = t.cols() / head_dim,
+          .norm = norm != nullptr ? data(norm->w) : nullptr,
+          .eps = norm != nullptr ? norm->eps : 0};
+}
+
+void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
+                        const RopeParams& rope) {
+  settle();
+  q = make_writable(q);
+  k = make_writable(k);
+  rotation_ = {.q = q,
+               .k = k,
+               .q_heads = heads_of(q, head_dim, q_norm),
+               .k_heads = heads_of(k, head_dim, k_norm),
+               .rope = {.inv_freq = frequencies(rope.inv_freq),
+                        .half = int(rope.inv_freq.size()),
+                        .attention_factor = rope.attention_factor},
+               .head_dim = head_dim};
+  if (!waits_) settle();
+}
+
+void CudaOps::settle_rotation() {
+  if (!rotation_) return;
+  const WaitingRotation waiting = *std::exchange(rotation_, {});
+  cuda::norm_rope(waiting.q_heads, waiting.k_heads, waiting.head_dim, waiting.rope, batch_, stream());
+}
+
+Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
+                       const AttentionParams& a) {
+  const KvView& kv = static_cast<const CudaKv&>(store).view();
+  BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
+  settle_product();
+  if (rotation_ && same(rotation_->q, q) && same(rotation_->k, k) && rotation_->head_dim == a.head_dim) {
+    const WaitingRotation waiting = *std::exchange(rotation_, {});
+    settle_norm();
+    norm_rope_append(waiting.q_heads, waiting.k_heads, data(v), waiting.rope, kv, layer, batch_, stream());
+  } else {
+    settle();
+    append_kv(kv, layer, data(k), data(v), batch_, stream());
+  }
+  Tensor out = pool_->make(q.rows(), q.cols());
+  AttendWorkspace workspace;
+  const size_t bytes = attend_partials(q.rows(), a.heads, a.head_dim);
+  const std::shared_ptr<Buffer> partials = bytes > 0 ? pool_->take(bytes) : nullptr;
+  if (bytes > 0) {
+    workspace.partials = reinterpret_cast<float*>(address(*partials));
+    workspace.arrived = reinterpret_cast<uint32_t*>(attend_counters_.at_least(attend_counters(a.heads)));
+  }
+  cuda::attend({.kv = kv,
+                .q = data(q),
+                .out = data(out),
+                .layer = layer,
+                .heads = a.heads,
+                .window = a.window,
+                .scale = a.scale},
+               batch_, workspace, stream());
+  return out;
+}
+
+}  // namespace bumblebee::cuda

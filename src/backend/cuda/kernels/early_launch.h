@@ -1,0 +1,35 @@
+// Programmatic dependent launch: a kernel may begin while the one before it still runs, if it calls wait_for_inputs()
+// (ptx.cuh) before it touches what others write. Every such kernel must call it, needed or not: only then has all that
+// came earlier ended when it returns. Before sm_90 kernels follow each other. For nvcc only.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace bumblebee::cuda {
+
+inline bool can_launch_early() {
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return major >= 9;
+}
+
+/// Nothing happens for an empty grid.
+template <class... Params, class... Args>
+cudaError_t launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                         const Args&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = can_launch_early() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+}
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,36 @@
+// Heads of queries, keys and values on their way to attention: norm, rotation, and the pages.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/kernels/views.h"
+
+namespace bumblebee::cuda {
+
+struct RopeArgs {
+  const float* inv_freq = nullptr;  // [half]
+  int half = 0;
+  float attention_factor = 1;
+};
+
+/// Heads of one kind: x [rows, heads·head_dim], in place.
+struct HeadRows {
+  float* x = nullptr;
+  int heads = 0;
+  const float* norm = nullptr;  // [head_dim], or null
+  float eps = 0;
+};
+
+/// Per head: norm, then rotation at the batch's positions.
+void norm_rope(const HeadRows& q, const HeadRows& k, int head_dim, const RopeArgs& rope, const BatchView& batch,
+               cudaStream_t stream);
+/// Writes the rows' keys and values to their pages, rounded to the cache's type.
+void append_kv(const KvView& kv, int layer, const float* k, const float* v, const BatchView& batch,
+               cudaStream_t stream);
+/// Both, in one kernel, with the same bits.
+void norm_rope_append(const HeadRows& q, const HeadRows& k, const float* v, const RopeArgs& rope, const KvView& kv,
+                      int layer, const BatchView& batch, cudaStream_t stream);
+
+inline constexpr int kMaxHeadDim = 256;
+
+}  // namespace bumblebee::cuda
