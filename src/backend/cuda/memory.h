@@ -52,8 +52,8 @@ T* elements(const Tensor& tensor) {
 }
 inline float* data(const Tensor& tensor) { return elements<float>(tensor); }
 
-/// Memory that is zero before its first use and that its users leave so. It grows, and keeps what it was: recorded steps
-/// know the addresses.
+/// Memory that is zero before its first use and that its users leave so. It grows, and keeps what it was: recorded
+/// steps know the addresses.
 class ZeroedMemory {
  public:
   explicit ZeroedMemory(std::shared_ptr<const Device> device) : device_(std::move(device)) {}

@@ -12,7 +12,13 @@
 namespace bumblebee::cuda {
 
 CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> pool, bool fast)
-    : device_(std::move(device)), constants_(pool), pool_(pool), fast_(fast), slots_(device_, pool), stage_workspace_(device_), attend_counters_(device_) {
+    : device_(std::move(device)),
+      constants_(pool),
+      pool_(pool),
+      fast_(fast),
+      slots_(device_, pool),
+      stage_workspace_(device_),
+      attend_counters_(device_) {
   auto table = std::make_unique<ExpTable>();
   fill(*table);
   exp_table_ = constant(std::as_bytes(std::span(table.get(), 1)));

@@ -30,7 +30,8 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
-  /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between needs.
+  /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
+  /// needs.
   void wait_for_next(bool waits);
   /// Enqueues what waits.
   void settle();

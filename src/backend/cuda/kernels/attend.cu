@@ -1,7 +1,8 @@
-// A lane has eight elements of a head, so that 8, 16 or 32 lanes have one token; a warp takes up to four query heads that
-// share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s has chunks s, s + kStrands,
-// ...), a warp to a strand, kWide strands joined within a block, and these in order again: whether one block does all of
-// it or several. So a row's bits are the same in any batch.
+// A lane has eight elements of a head, so that 8, 16 or 32 lanes have one token; a warp takes up to two query heads
+// that share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s has chunks s, s +
+// kStrands,
+// ...), a warp to a strand, kWide strands joined within a block, and these in order again: whether one block does all
+// of it or several. So a row's bits are the same in any batch.
 #include "backend/cuda/kernels/attend.h"
 
 #include <cmath>
@@ -17,14 +18,16 @@ namespace {
 
 constexpr int kWide = 8;     // warps of a block, each with a strand
 constexpr int kSplits = 16;  // blocks of a row
-constexpr int kBlocks = 2;   // that shall fit on a multiprocessor
+/// A quarter of a multiprocessor has 16,384, of which three warps of a product take 9,216: a block finds room beside the
+/// product that made q, k and v, and is there when it ends.
+constexpr int kRegisters = 104;
 constexpr int kStrands = kWide * kSplits;
 constexpr int kSplitRows = 32;  // with more rows than that there is work enough without splitting
 constexpr int kChunk = 8;
 constexpr int kPart = 8;  // elements of a lane
 
-/// Eight elements of one token's key or value, as they lie in memory. Other blocks wrote some of them while this one was
-/// already running, so L1 may not answer.
+/// Eight elements of one token's key or value, as they lie in memory. Other blocks wrote some of them while this one
+/// was already running, so L1 may not answer.
 template <class T>
 struct HeadPart {
   static constexpr int kWords = kPart * int(sizeof(T)) / 4;
@@ -234,15 +237,18 @@ struct Joined {
   }
 };
 
-/// Grid: rows, kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block that
-/// finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
+/// Grid: rows, kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block
+/// that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
+///
+/// The product that comes next may not begin before these blocks end: there would be no room for its blocks beside them,
+/// so that they would gather on other multiprocessors, where two take twice as long, and all later ones with them.
 template <class T, int Lanes, int Heads, bool Whole>
-__global__ void __launch_bounds__(kWide* kWarp, kBlocks)
-    attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace) {
+__global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace) {
   extern __shared__ float shared[];
   __shared__ bool is_last;
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;  // of heads that warps share
-  const int row = int(blockIdx.x), kv_head = int(blockIdx.y) / sets, h0 = int(blockIdx.y) % sets * Heads, warp = int(threadIdx.x) / kWarp;
+  const int row = int(blockIdx.x), kv_head = int(blockIdx.y) / sets, h0 = int(blockIdx.y) % sets * Heads,
+            warp = int(threadIdx.x) / kWarp;
   const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart, dim = a.kv.head_dim, width = 2 + dim;
   const Past past = past_of(a, batch, row);
   const int splits = splits_of(past);
@@ -250,14 +256,13 @@ __global__ void __launch_bounds__(kWide* kWarp, kBlocks)
   const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
   if (int(blockIdx.z) < splits) prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
   wait_for_inputs();
-  // Not before: the product that made q, k and v has left by now, so that the next one's blocks spread evenly.
-  launch_dependents();
   if (int(blockIdx.z) >= splits) return;
   const auto finish = [&](int h, const Joined& all) {
 #pragma unroll
     for (int j = 0; j < Joined::kMost; ++j)
       if (lane + j * kWarp < dim)
-        __stcg(a.out + index_of(h) * size_t(dim) + size_t(lane + j * kWarp), all.total != 0 ? all.out[j] / all.total : 0.0f);
+        __stcg(a.out + index_of(h) * size_t(dim) + size_t(lane + j * kWarp),
+               all.total != 0 ? all.out[j] / all.total : 0.0f);
   };
   float q[Heads][kPart];
 #pragma unroll
@@ -333,8 +338,7 @@ void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& wor
 template <class T, int Lanes>
 void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
   if (a.heads == a.kv.kv_heads) return run<T, Lanes, 1, true>(a, batch, workspace, stream);
-  if (a.heads == 2 * a.kv.kv_heads) return run<T, Lanes, 2, true>(a, batch, workspace, stream);
-  run<T, Lanes, 4, true>(a, batch, workspace, stream);
+  run<T, Lanes, 2, true>(a, batch, workspace, stream);
 }
 template <class T>
 void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {

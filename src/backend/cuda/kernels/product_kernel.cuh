@@ -114,6 +114,7 @@ template <int Bits, int Group, int Tiles, bool One = false>
 __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
     product_kernel(const __grid_constant__ ProductArgs a, const SharedPlan plan) {
   extern __shared__ __align__(128) uint8_t shared[];
+  launch_dependents();
   const int warp = int(threadIdx.x / 32);
   const uint32_t lane = threadIdx.x % 32;
   const int part = int(blockIdx.x) & (a.parts - 1), first_unit = int(blockIdx.x) >> a.part_bits;
@@ -143,9 +144,6 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
     for (int i = 0; i < a.depth; ++i) ask(ring + i * a.slot_bytes);
   }
   take_input<One>(a, part, plan, shared);
-  // Not before: what came earlier has left by now, so that the next kernel's blocks spread evenly beside these. Two of
-  // them on one multiprocessor would take twice as long.
-  launch_dependents();
   __syncthreads();
   if (warp == kConsumers) return finish<Tiles>(a, part, first_unit, stride, partials, lane);
 

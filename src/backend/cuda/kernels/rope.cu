@@ -139,8 +139,7 @@ __global__ void append_kernel(KvView kv, int layer, const float* k, const float*
   const KvPlace place = place_of(kv, batch, row);
   for (int h = int(threadIdx.x) / kWarp; h < 2 * kv.kv_heads; h += int(blockDim.x) / kWarp) {
     const int which = h / kv.kv_heads, head = h % kv.kv_heads;
-    const float* from =
-        (which == 0 ? k : v) + (size_t(row) * size_t(kv.kv_heads) + size_t(head)) * size_t(kv.head_dim);
+    const float* from = (which == 0 ? k : v) + (size_t(row) * size_t(kv.kv_heads) + size_t(head)) * size_t(kv.head_dim);
     append<T>(kv, layer, which, head, place, from, lane);
   }
 }

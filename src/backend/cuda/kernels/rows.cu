@@ -46,8 +46,8 @@ __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
 bool in_octets(int cols) { return cols % 8 == 0; }
 
 /// x += delta (null: nothing is added), then y = rms_norm(x) (null: no norm).
-__global__ void __launch_bounds__(kRoundThreads) row_kernel(float* x, const float* delta, float* y, NormArgs a,
-                                                            BatchView batch) {
+__global__ void __launch_bounds__(kRoundThreads)
+    row_kernel(float* x, const float* delta, float* y, NormArgs a, BatchView batch) {
   __shared__ float scratch[kRoundThreads / kWarp];
   constexpr int kKept = 2;
   launch_dependents();
@@ -118,7 +118,8 @@ int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : co
 }  // namespace
 
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream) {
-  launch("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, table, batch, y);
+  launch("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)}, {kThreads}, 0,
+         stream, table, batch, y);
 }
 
 void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream) {
@@ -153,7 +154,8 @@ void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaSt
 
 void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream) {
   launch_overlapping("gather_rows", gather_kernel,
-                     {unsigned(batch.logit_row_count), unsigned((cols + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, x, y, cols, batch);
+                     {unsigned(batch.logit_row_count), unsigned((cols + kThreads - 1) / kThreads)}, {kThreads}, 0,
+                     stream, x, y, cols, batch);
 }
 
 }  // namespace bumblebee::cuda

@@ -24,7 +24,8 @@ struct NormArgs {
   bool logit_rows = false;
 };
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream);
-/// x += delta [rows, cols], then norm.y = rms_norm(x); y null: the sum only. `norm.x` is x, and its width the whole row.
+/// x += delta [rows, cols], then norm.y = rms_norm(x); y null: the sum only. `norm.x` is x, and its width the whole
+/// row.
 void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
 /// y = silu(gate)·up, `count` elements.
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);

@@ -421,8 +421,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a, BatchVie
   const float* logits = a.logits + size_t(r) * vocab;
   const auto* changes =
       reinterpret_cast<const ChangeView*>(reinterpret_cast<const uint8_t*>(batch.header) + batch.header->changes_at);
-  const int token = is_plain_greedy(row) ? choose_greedy(keys, s)
-                                         : choose(logits, row, changes, a.vocab, *a.table, work, s);
+  const int token =
+      is_plain_greedy(row) ? choose_greedy(keys, s) : choose(logits, row, changes, a.vocab, *a.table, work, s);
   if (threadIdx.x == 0) a.ids[r] = token;
   __syncthreads();
   if (a.logprobs != nullptr && row.logprob != 0 && token >= 0)
@@ -442,7 +442,8 @@ void sample(const SampleArgs& a, const BatchView& batch, cudaStream_t stream) {
     const int rows = a.rows - first < kSampleRows ? a.rows - first : kSampleRows;
     const bool asked = batch.sample != nullptr;
     if (asked)
-      launch_overlapping("sample", slice_kernel, {unsigned(rows), kSlices}, {kSliceThreads}, 0, stream, a, batch, first);
+      launch_overlapping("sample", slice_kernel, {unsigned(rows), kSlices}, {kSliceThreads}, 0, stream, a, batch,
+                         first);
     launch("sample", sample_kernel, {unsigned(rows)}, {kThreads}, 0, stream, a, batch, first, asked);
   }
 }
