@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kWide = 8;     // warps of a block, each with a strand
 constexpr int kSplits = 16;  // blocks of a row
-/// A quarter of a multiprocessor has 16,384, of which three warps of a product take 9,216: a block finds room beside the
-/// product that made q, k and v, and is there when it ends.
+/// A quarter of a multiprocessor has 16,384, of which three warps of a product take 9,216: a block finds room beside
+/// the product that made q, k and v, and is there when it ends.
 constexpr int kRegisters = 104;
 constexpr int kStrands = kWide * kSplits;
 constexpr int kSplitRows = 32;  // with more rows than that there is work enough without splitting
@@ -239,9 +239,6 @@ struct Joined {
 
 /// Grid: rows, kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block
 /// that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
-///
-/// The product that comes next may not begin before these blocks end: there would be no room for its blocks beside them,
-/// so that they would gather on other multiprocessors, where two take twice as long, and all later ones with them.
 template <class T, int Lanes, int Heads, bool Whole>
 __global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace) {
   extern __shared__ float shared[];
@@ -256,6 +253,7 @@ __global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView ba
   const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
   if (int(blockIdx.z) < splits) prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
   wait_for_inputs();
+  launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
   if (int(blockIdx.z) >= splits) return;
   const auto finish = [&](int h, const Joined& all) {
 #pragma unroll

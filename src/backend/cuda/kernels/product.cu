@@ -16,8 +16,10 @@ ProductKernel product_kernel_8bit(int group, int tiles);
 namespace {
 
 /// Two blocks of this size share a multiprocessor that has 164 KiB or 228 KiB, of which each block costs one more.
+/// A block of `apart` leaves room for one of `beside`, not for another like itself.
 struct Card {
-  int processors = 0, shared_beside = 0, shared_alone = 0;
+  static constexpr int kMargin = 256;
+  int processors = 0, shared_beside = 0, shared_apart = 0, shared_alone = 0;
 };
 Card read_card(int device) {
   Card c;
@@ -26,7 +28,8 @@ Card read_card(int device) {
   cudaDeviceGetAttribute(&c.shared_alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
-  c.shared_beside = of_processor / 2 - reserved;
+  c.shared_beside = of_processor / 2 - reserved - Card::kMargin;
+  c.shared_apart = of_processor / 2 - reserved + Card::kMargin;
   return c;
 }
 /// The calling thread's card; what is asked for once costs a launch's time.
@@ -176,7 +179,8 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   const int tiles = tiles_of(a.virtual_rows), share = tiles == 2 || tiles == 4 ? 2 : 1;
   const int side_by_side = share * card().processors / a.parts;
   const int columns = a.units < side_by_side ? a.units : side_by_side;
-  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(plan.total), stream, a, plan);
+  const int shared = stage.apart && share == 1 && plan.total < card().shared_apart ? card().shared_apart : plan.total;
+  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(shared), stream, a, plan);
 }
 
 }  // namespace
@@ -208,8 +212,8 @@ cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact,
   StageInput part = input;
   for (int row = 0; row < rows; row += most) {
     const int count = rows - row < most ? rows - row : most;
-    const cudaError_t status = launch_early(round_kernel, unsigned(count), kRoundThreads, 0, stream, part, in, int(exact),
-                                            2 * padded_rows(exact ? 2 * count : count));
+    const cudaError_t status = launch_early(round_kernel, unsigned(count), kRoundThreads, 0, stream, part, in,
+                                            int(exact), 2 * padded_rows(exact ? 2 * count : count));
     if (status != cudaSuccess) return status;
     part.x += int64_t(count) * in;
     part.rounded.digits += digit_bytes(count, in, exact);
