@@ -144,7 +144,8 @@ class Bench {
     mixed_ = device<float>(rows * widest);
     inner_ = device<float>(rows * widest);
     logits_ = device<float>(rows * size_t(m_.vocabulary));
-    digits_ = {device<uint8_t>(digit_bytes(32, int(widest), true)), device<uint8_t>(step_bytes(32, int(widest), true))};
+    digits_ = {device<uint8_t>(digit_bytes(32, int(widest), true, 32)),
+               device<uint8_t>(step_bytes(32, int(widest), true, 32))};
     workspace_ = device<uint8_t>(size_t(256) << 20);
     fill_floats<<<64, 256, 0, stream>>>(hidden_, rows * size_t(m_.hidden));
     fill_floats<<<64, 256, 0, stream>>>(norm_, widest);
@@ -257,7 +258,7 @@ class Bench {
   }
   void enqueue(ProductStage s, int rows) const {
     if (!rounds_in_stage(rows, s.exact)) {
-      CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, stream));
+      CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, rows_at_once(s), stream));
       s.input.kind = StageInput::Kind::digits;
     }
     CHECK_CUDA(launch_stage(s, stream));

@@ -59,6 +59,21 @@ inline std::vector<int32_t> some_tokens(int count, int vocab, unsigned salt) {
   return tokens;
 }
 
+inline GenerationConfig greedy(int max_new) {
+  GenerationConfig config;
+  config.max_new_tokens = max_new;
+  config.logprobs = true;
+  return config;
+}
+
+inline Request work_of(std::vector<int32_t> prompt, GenerationConfig config, uint64_t seed = 0) {
+  Request work;
+  work.prompt = std::move(prompt);
+  work.config = std::move(config);
+  work.seed = seed;
+  return work;
+}
+
 inline std::vector<std::vector<float>> all_logits(const Model& model, const std::vector<int32_t>& tokens) {
   std::vector<std::vector<float>> rows;
   model.logits(tokens, [&](int, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); });

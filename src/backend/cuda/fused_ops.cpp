@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <utility>
+#include <vector>
 
 #include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/matmul.h"
@@ -24,9 +25,15 @@ ScaleType scale_type(Element element) {
   return element == Element::f32 ? ScaleType::f32 : element == Element::f16 ? ScaleType::f16 : ScaleType::bf16;
 }
 
+constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
+
+ProductStage stage_of(const WeightView& w) {
+  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale)};
+}
+
+/// Of the weight and the card alone, so that a row takes the same kernel in any company.
 bool fits_stage(const WeightView& w) {
-  constexpr int kMostOutputs = 1 << 18;  // what a stage has counters for
-  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs;
+  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
 }
 
 /// Whether two weights may be terms of one stage.
@@ -116,44 +123,44 @@ StageInput CudaOps::input_of(const Tensor& x) {
   return {StageInput::Kind::plain, data(x), nullptr, 0, {}};
 }
 
-bool CudaOps::takes_stages(int rows, std::span<const MatmulTerm> terms) const {
-  return fast_ && rows > 0 && rows <= kStageRows && std::all_of(terms.begin(), terms.end(), [](const MatmulTerm& term) {
-           return fits_stage(view_of(*term.weight));
-         });
-}
-
-void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
+void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y) {
   const int rows = x.rows(), in = x.cols();
   WaitingProduct product;
-  product.stage = {.in = in, .rows = rows, .input = input_of(x)};
+  int at_once = kStageRows;
+  for (const MatmulTerm& term : terms) at_once = std::min(at_once, rows_at_once(stage_of(view_of(*term.weight))));
+  product.stage = {.in = in, .rows = rows, .at_once = at_once, .input = input_of(x)};
   product.input = product.stage.input.kind == StageInput::Kind::rms_norm ? norm_->x : x;
   if (!rounds_in_stage(rows, false)) {
-    product.digits = pool_->take(digit_bytes(rows, in, false));
-    product.steps = pool_->take(step_bytes(rows, in, false));
+    product.digits = pool_->take(digit_bytes(rows, in, false, at_once));
+    product.steps = pool_->take(step_bytes(rows, in, false, at_once));
     StageInput& input = product.stage.input;
     input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
-    check(quantize_rows(input, rows, in, false, stream()), "quantize_rows");
+    check(quantize_rows(input, rows, in, false, at_once, stream()), "quantize_rows");
     input.kind = StageInput::Kind::digits;
   }
   const WeightView* last = nullptr;
+  int outputs = 0;
   for (size_t t = 0; t < terms.size(); ++t) {
     const WeightView& weight = view_of(*terms[t].weight);
-    if (last != nullptr && (!same_format(*last, weight) || product.stage.terms == kStageTerms)) {
+    if (last != nullptr &&
+        (!same_format(*last, weight) || product.stage.terms == kStageTerms || outputs > kMostOutputs - weight.out)) {
       product_ = product;
       launch_product();
       product.stage.terms = 0;
       product.y = {};
+      outputs = 0;
     }
     last = &weight;
-    y[t] = pool_->make(rows, weight.out);
+    outputs += weight.out;
+    *y[t] = pool_->make(rows, weight.out);
     ProductStage& stage = product.stage;
     stage.bits = weight.bits, stage.group = weight.group, stage.scale = scale_type(weight.scale);
-    product.y[size_t(stage.terms)] = y[t];
+    product.y[size_t(stage.terms)] = *y[t];
     stage.term[stage.terms++] = {.codes = weight.codes,
                                  .scales = weight.scales,
                                  .biases = weight.biases,
                                  .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr,
-                                 .y = data(y[t]),
+                                 .y = data(*y[t]),
                                  .stride = weight.out,
                                  .out = weight.out};
   }
@@ -164,10 +171,8 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
 void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
   settle_product();
   settle_rotation();
-  for (const MatmulTerm& term : terms)
-    BB_CHECK(term.weight->in == x.cols(), "in ", term.weight->in, " cols ", x.cols());
-  if (takes_stages(x.rows(), terms)) return matmul_in_stages(x, terms, y);
-  settle_norm();
+  std::vector<MatmulTerm> staged;
+  std::vector<Tensor*> staged_y;
   std::array<ProductTerm, kMaxTerms> few, many;
   int few_count = 0, many_count = 0;
   const auto run_few = [&] {
@@ -178,8 +183,16 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
     const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
     matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
   };
+  const bool stages = fast_ && x.rows() > 0 && x.rows() <= kStageRows;
   for (size_t t = 0; t < terms.size(); ++t) {
     const Weight& weight = *terms[t].weight;
+    BB_CHECK(weight.in == x.cols(), "in ", weight.in, " cols ", x.cols());
+    if (stages && fits_stage(view_of(weight))) {
+      staged.push_back(terms[t]);
+      staged_y.push_back(&y[t]);
+      continue;
+    }
+    settle_norm();
     y[t] = pool_->make(x.rows(), weight.out);
     const ProductTerm term = {
         .weight = view_of(weight), .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr, .y = data(y[t])};
@@ -194,6 +207,7 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
   if (x.rows() == 0) return;
   run_few();
   run_many();
+  if (!staged.empty()) matmul_in_stages(x, staged, staged_y);
 }
 
 void CudaOps::launch_product() {
@@ -245,8 +259,17 @@ HeadRows CudaOps::heads_of(const Tensor& t, int head_dim, const NormParams* norm
 void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                         const RopeParams& rope) {
   settle();
+  BB_CHECK(head_dim <= kMaxHeadDim, "heads of ", head_dim);
   q = make_writable(q);
   k = make_writable(k);
+  // A single head is a whole row, which lora_norm norms as one: in that order here too.
+  const auto norm_alone = [&](Tensor& t, const NormParams*& norm) {
+    if (norm == nullptr || t.cols() != head_dim) return;
+    cuda::rms_norm(args_of(t, t, *norm), batch_, stream());
+    norm = nullptr;
+  };
+  norm_alone(q, q_norm);
+  norm_alone(k, k_norm);
   rotation_ = {.q = q,
                .k = k,
                .q_heads = heads_of(q, head_dim, q_norm),
@@ -269,7 +292,8 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   const KvView& kv = static_cast<const CudaKv&>(store).view();
   BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
   settle_product();
-  if (rotation_ && same(rotation_->q, q) && same(rotation_->k, k) && rotation_->head_dim == a.head_dim) {
+  const bool apart = rotation_ && v.buffer() != rotation_->q.buffer() && v.buffer() != rotation_->k.buffer();
+  if (apart && same(rotation_->q, q) && same(rotation_->k, k) && rotation_->head_dim == a.head_dim) {
     const WaitingRotation waiting = *std::exchange(rotation_, {});
     settle_norm();
     norm_rope_append(waiting.q_heads, waiting.k_heads, data(v), waiting.rope, kv, layer, batch_, stream());

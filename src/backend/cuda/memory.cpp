@@ -105,11 +105,26 @@ size_t Pool::used_bytes() const {
 std::byte* ZeroedMemory::at_least(size_t size) {
   if (size == 0) return nullptr;
   if (grown_.empty() || grown_.back().size() < size) {
-    DeviceBytes bytes(device_, std::max(size, grown_.empty() ? 0 : 2 * grown_.back().size()));
-    check(cudaMemsetAsync(bytes.data(), 0, bytes.size(), device_->compute()), "workspace");
+    const size_t generous = grown_.empty() ? size : std::max(size, 2 * grown_.back().size());
+    DeviceBytes bytes;
+    try {
+      bytes = DeviceBytes(device_, generous);
+    } catch (const Error&) {
+      if (generous == size) throw;
+      bytes = DeviceBytes(device_, size);
+    }
+    // Not on the compute stream, where it would become part of a step that is being recorded.
+    check(cudaMemsetAsync(bytes.data(), 0, bytes.size(), device_->upload()), "workspace");
+    check(cudaStreamSynchronize(device_->upload()), "workspace");
     grown_.push_back(std::move(bytes));
   }
   return grown_.back().data();
+}
+
+size_t ZeroedMemory::bytes() const {
+  size_t sum = 0;
+  for (const DeviceBytes& bytes : grown_) sum += bytes.size();
+  return sum;
 }
 
 PinnedBytes PinnedPool::take(size_t size) {

@@ -57,8 +57,9 @@ inline float* data(const Tensor& tensor) { return elements<float>(tensor); }
 class ZeroedMemory {
  public:
   explicit ZeroedMemory(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
-  /// For use on the compute stream; null for 0.
+  /// For use on the compute stream; null for 0. Throws Error(out_of_memory).
   std::byte* at_least(size_t size);
+  size_t bytes() const;
 
  private:
   const std::shared_ptr<const Device> device_;

@@ -30,6 +30,7 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
+  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes(); }
   /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
   /// needs.
   void wait_for_next(bool waits);
@@ -63,8 +64,7 @@ class CudaOps final : public Ops {
   Tensor copied(const Tensor& x);
   /// x [rows, in] f32, as a stage or quantize_rows reads it; a norm that waits for it becomes part of it.
   StageInput input_of(const Tensor& x);
-  bool takes_stages(int rows, std::span<const MatmulTerm> terms) const;
-  void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y);
+  void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
   /// Enqueues the product that waits, as it is set up by now.
   void launch_product();
   void settle_product();

@@ -164,8 +164,10 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
     try {
       recorded.graph = record(body, recorded.outputs);
     } catch (const Error& error) {
-      // A recording needs activations of its own. Without memory for them the step runs as it ran before.
-      if (error.code() != ErrorCode::out_of_memory) throw;
+      // A recording needs activations of its own, and drivers before 12.3 cannot record kernels that begin early. Where
+      // it fails the step runs as it ran before.
+      if (error.code() != ErrorCode::out_of_memory && (error.code() != ErrorCode::device || is_lost(device_->index())))
+        throw;
       recorded.outputs = {};
       recorded.eager = true;
       return computed(body);

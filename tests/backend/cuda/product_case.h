@@ -118,16 +118,18 @@ class ProductRun {
       if (!pair) column += w.out;
     }
     OnDevice<float> x(std::span<const float>{x_}), norm(std::span<const float>{norm_});
-    OnDevice<uint8_t> digits(digit_bytes(c.rows, c.in, c.exact)), steps(step_bytes(c.rows, c.in, c.exact));
     stage.terms = int(host_.size());
     stage.in = c.in, stage.rows = c.rows, stage.bits = c.bits, stage.group = c.group;
     stage.scale = c.scale, stage.exact = c.exact, stage.epilogue = c.epilogue;
     stage.residual = residual.get();
+    const int at_once = rows_at_once(stage);
+    OnDevice<uint8_t> digits(digit_bytes(c.rows, c.in, c.exact, at_once)),
+        steps(step_bytes(c.rows, c.in, c.exact, at_once));
     stage.input = {
         .kind = c.kind, .x = x.get(), .norm = norm.get(), .eps = 1e-6f, .rounded = {digits.get(), steps.get()}};
     if (c.kind == StageInput::Kind::digits || !rounds_in_stage(c.rows, c.exact)) {
       if (c.kind == StageInput::Kind::digits) stage.input.kind = StageInput::Kind::plain;
-      require(quantize_rows(stage.input, c.rows, c.in, c.exact, nullptr));
+      require(quantize_rows(stage.input, c.rows, c.in, c.exact, at_once, nullptr));
       stage.input.kind = StageInput::Kind::digits;
     }
     OnDevice<uint8_t> workspace(stage_workspace(stage));

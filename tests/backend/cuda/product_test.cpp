@@ -49,6 +49,13 @@ TEST(Product, ShapesOfQwen3AtAllRows) {
           {.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
 }
 
+TEST(Product, ManyInputsAreTakenFewRowsAtOnce) {
+  for (const int in : {18944, 28672})
+    for (const int bits : {4, 8})
+      for (const int rows : {1, 4, 16, 17, 24, 32})
+        expect_close({.outs = {96}, .in = in, .rows = rows, .bits = bits, .kind = Kind::plain, .most_outputs = 96});
+}
+
 TEST(Product, Head) {
   for (int rows : {1, 16})
     expect_close({.outs = {151936}, .in = 4096, .rows = rows, .kind = Kind::rms_norm, .most_outputs = 256});

@@ -1,8 +1,7 @@
 // A lane has eight elements of a head, so that 8, 16 or 32 lanes have one token; a warp takes up to two query heads
-// that share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s has chunks s, s +
-// kStrands,
-// ...), a warp to a strand, kWide strands joined within a block, and these in order again: whether one block does all
-// of it or several. So a row's bits are the same in any batch.
+// that share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s: chunks s, s +
+// kStrands and so on), a warp to a strand, kWide strands joined within a block, and these in order again: whether one
+// block does all of it or several. So a row's bits are the same in any batch.
 #include "backend/cuda/kernels/attend.h"
 
 #include <cmath>

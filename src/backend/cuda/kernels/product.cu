@@ -15,7 +15,7 @@ ProductKernel product_kernel_8bit(int group, int tiles);
 
 namespace {
 
-/// Two blocks of this size share a multiprocessor that has 164 KiB or 228 KiB, of which each block costs one more.
+/// Two blocks of `beside` share a multiprocessor.
 /// A block of `apart` leaves room for one of `beside`, not for another like itself.
 struct Card {
   static constexpr int kMargin = 256;
@@ -46,9 +46,6 @@ int padded_rows(int virtual_rows) {
   return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
 }
 int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
-/// Rows of one launch.
-int rows_at_once(bool exact) { return exact ? 16 : 32; }
-
 size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
 }
@@ -176,7 +173,8 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (allowed != cudaSuccess) return allowed;
   // Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
   // two blocks do better.
-  const int tiles = tiles_of(a.virtual_rows), share = tiles == 2 || tiles == 4 ? 2 : 1;
+  const int tiles = tiles_of(a.virtual_rows),
+            share = (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
   const int side_by_side = share * card().processors / a.parts;
   const int columns = a.units < side_by_side ? a.units : side_by_side;
   const int shared = stage.apart && share == 1 && plan.total < card().shared_apart ? card().shared_apart : plan.total;
@@ -187,28 +185,39 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
 
 bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 4; }
 
-size_t digit_bytes(int rows, int in, bool exact) {
-  const int most = rows_at_once(exact);
+int rows_at_once(const ProductStage& stage) {
+  for (int rows = stage.exact ? kStageRows / 2 : kStageRows; rows > 0; rows /= 2) {
+    ProductArgs a = {};
+    if (fill_args(stage, rows, a).total <= card().shared_alone) return rows;
+  }
+  return 0;
+}
+
+size_t digit_bytes(int rows, int in, bool exact, int most) {
   size_t bytes = 0;
   for (int row = 0; row < rows; row += most)
     bytes += digit_bytes_at_once(rows - row < most ? rows - row : most, in, exact);
   return bytes;
 }
 
-size_t step_bytes(int rows, int in, bool exact) {  // 16 bytes for 64 inputs of 2 digits
-  return digit_bytes(rows, in, exact) / (2 * kStepGroup) * sizeof(StepGroup);
+size_t step_bytes(int rows, int in, bool exact, int at_once) {  // 16 bytes for 64 inputs of 2 digits
+  return digit_bytes(rows, in, exact, at_once) / (2 * kStepGroup) * sizeof(StepGroup);
 }
+
+namespace {
+int launched_rows(const ProductStage& stage) { return stage.at_once > 0 ? stage.at_once : rows_at_once(stage); }
+}  // namespace
 
 size_t stage_workspace(const ProductStage& stage) {
   ProductArgs a = {};
-  const int most = rows_at_once(stage.exact);
+  const int most = launched_rows(stage);
   fill_args(stage, stage.rows < most ? stage.rows : most, a);
   const size_t tile = size_t(tiles_of(a.virtual_rows)) * 64 * sizeof(float);
   return a.parts == 1 ? 0 : kCounterBytes + size_t(a.units) * size_t(kConsumers / a.width) * size_t(a.parts) * tile;
 }
 
-cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, cudaStream_t stream) {
-  const int most = rows_at_once(exact);
+cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int most, cudaStream_t stream) {
+  if (most <= 0) return cudaErrorInvalidValue;
   StageInput part = input;
   for (int row = 0; row < rows; row += most) {
     const int count = rows - row < most ? rows - row : most;
@@ -216,14 +225,15 @@ cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact,
                                             int(exact), 2 * padded_rows(exact ? 2 * count : count));
     if (status != cudaSuccess) return status;
     part.x += int64_t(count) * in;
-    part.rounded.digits += digit_bytes(count, in, exact);
-    part.rounded.steps = static_cast<char*>(part.rounded.steps) + step_bytes(count, in, exact);
+    part.rounded.digits += digit_bytes(count, in, exact, count);
+    part.rounded.steps = static_cast<char*>(part.rounded.steps) + step_bytes(count, in, exact, count);
   }
   return cudaSuccess;
 }
 
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
-  const int most = rows_at_once(stage.exact);
+  const int most = launched_rows(stage);
+  if (most <= 0) return cudaErrorInvalidValue;
   ProductStage part = stage;
   for (int row = 0; row < stage.rows; row += most) {
     const int count = stage.rows - row < most ? stage.rows - row : most;
@@ -233,9 +243,9 @@ cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
       if (term.y != nullptr) term.y += count * term.stride;
     if (part.residual != nullptr) part.residual += count * part.term[0].stride;
     if (part.input.kind == StageInput::Kind::digits) {
-      part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact);
+      part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact, count);
       part.input.rounded.steps =
-          static_cast<char*>(part.input.rounded.steps) + step_bytes(count, stage.in, stage.exact);
+          static_cast<char*>(part.input.rounded.steps) + step_bytes(count, stage.in, stage.exact, count);
     } else {
       part.input.x += int64_t(count) * stage.in;
     }

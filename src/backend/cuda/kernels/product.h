@@ -56,9 +56,9 @@ struct ProductStage {
   StageWeight term[kStageTerms] = {};
   int32_t terms = 0;
   int32_t in = 0, rows = 0;
+  int32_t at_once = 0;  // rows of one launch, as in quantize_rows; 0: rows_at_once()
   int32_t bits = 4, group = 64;
-  ScaleType scale =
-      ScaleType::bf16;  // of scales and biases; planes of two types are widened to f32 when they are loaded
+  ScaleType scale = ScaleType::bf16;  // of scales and biases
   bool exact = false;
   /// No two of its blocks share a multiprocessor. Where kernels overlap, a stage's blocks gather on multiprocessors
   /// that the one before has left, two of them take twice as long there, and so does every stage after. Every other one
@@ -67,17 +67,23 @@ struct ProductStage {
   Epilogue epilogue = Epilogue::store;
   const float* residual = nullptr;  // strided as y
   StageInput input;
-  void* workspace = nullptr;  // stage_workspace() bytes, zero before the first use; stages of one stream may share it
+  /// stage_workspace() bytes, zero before the first use. Stages of one stream may share it; it grows between steps
+  /// only.
+  void* workspace = nullptr;
 };
 
 /// Whether a stage rounds x itself at `rows` rows; above that many it wants Kind::digits.
 bool rounds_in_stage(int rows, bool exact);
-size_t digit_bytes(int rows, int in, bool exact);
-size_t step_bytes(int rows, int in, bool exact);
+/// The most rows of one launch for which there is shared memory on this card: a power of two, of the format and the
+/// length of inputs alone. 0: not even one, so the weight is not for stages.
+int rows_at_once(const ProductStage& stage);
+/// `at_once`: rows of x are rounded in blocks of so many, as the stages that read them take them.
+size_t digit_bytes(int rows, int in, bool exact, int at_once);
+size_t step_bytes(int rows, int in, bool exact, int at_once);
 size_t stage_workspace(const ProductStage& stage);
 
 /// x [rows, in] f32 -> `input.rounded`; `input.kind` is plain or rms_norm.
-cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, cudaStream_t stream);
+cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int at_once, cudaStream_t stream);
 /// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
 /// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
 /// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may
