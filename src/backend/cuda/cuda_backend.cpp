@@ -112,8 +112,7 @@ class CudaBackend final : public Backend {
             .weights = weight_bytes_->load(std::memory_order_relaxed),
             .adapters = adapter_bytes_->load(std::memory_order_relaxed),
             .kv = kv_bytes_->load(std::memory_order_relaxed),
-            .steps = pool_->used_bytes() + pool_->cached_bytes() + stream_.recorded_bytes() +
-                     stream_.ops().workspace_bytes()};
+            .steps = pool_->used_bytes() + pool_->cached_bytes() + stream_.recorded_bytes()};
   }
   bool lost() const override { return is_lost(device_->index()); }
   Stream& stream() override { return stream_; }

@@ -28,7 +28,7 @@ ScaleType scale_type(Element element) {
 constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
 
 ProductStage stage_of(const WeightView& w) {
-  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale)};
+  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale), .input = {}};
 }
 
 /// Of the weight and the card alone, so that a row takes the same kernel in any company.

@@ -26,8 +26,8 @@ class CudaStream final : public Stream {
   std::unique_ptr<Pending> fetch(const Tensor& tensor) override;
   int bucket(int rows) const override { return bucket_of(rows); }
 
-  /// Of recorded steps.
-  size_t recorded_bytes() const { return recorded_->used_bytes() + recorded_->cached_bytes(); }
+  /// Of recorded steps, and what operations keep.
+  size_t recorded_bytes() const { return recorded_->used_bytes() + recorded_->cached_bytes() + ops_.workspace_bytes(); }
 
  private:
   /// All graphs share one pool, since one runs at a time; what they leave is copied out of it at once.
