@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "hub/names.h"
@@ -37,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     hub::add_tree_page(tree, parse_json(text, "fuzz"), "fuzz");
     use(tree);
     std::vector<std::string> paths;
-    for (const hub::TreeFile& file : tree) paths.push_back(file.path);
+    for (const auto& [path, file] : tree) paths.push_back(path);
     hub::check_paths(paths, "fuzz");
   } catch (const Error&) {
     // the right answer to a list that is none
