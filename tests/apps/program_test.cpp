@@ -90,7 +90,7 @@ TEST(Completions, BashCompletesWithThem) {
     return read_file(scratch / "out");
   };
   EXPECT_EQ(proposed("per"), "perplexity\n");
-  EXPECT_EQ(proposed("run --max"), "--max-tokens\n");
+  EXPECT_EQ(proposed("run --max"), "--max-tokens --max-chars\n");
   EXPECT_EQ(proposed("generate --kv-type ''"), "auto f32 f16 bf16 int8\n");
   EXPECT_EQ(proposed("generate --device cu"), "cuda\n");
   EXPECT_EQ(proposed("generate -m or"), "org/tiny\n");
