@@ -1,6 +1,10 @@
 // Products of few rows on a card: against their definition within derived bounds, and equal bits in any company.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
 #include "tests/backend/cuda/product_case.h"
 
 namespace bumblebee::cuda {
@@ -18,12 +22,25 @@ std::string name(const ProductCase& c) {
          (c.exact ? ", exact" : "");
 }
 
+class Product : public testing::Test {
+ protected:
+  void SetUp() override {
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status == cudaSuccess && count > 0) return;
+    std::printf("not run: cuda: %s\n", cudaGetErrorString(status));
+    const char* required = std::getenv("BB_REQUIRE_GPU");
+    if (required != nullptr && std::string_view(required) == "1") FAIL() << "no card";
+    GTEST_SKIP();
+  }
+};
+
 void expect_close(const ProductCase& c) {
   const ProductRun run(c);
   EXPECT_LE(run.worst(run.run()), 1.0) << name(c);
 }
 
-TEST(Product, ShapesOfQwen3AtAllRows) {
+TEST_F(Product, ShapesOfQwen3AtAllRows) {
   struct Shape {
     std::vector<int> outs;
     int in;
@@ -49,19 +66,19 @@ TEST(Product, ShapesOfQwen3AtAllRows) {
           {.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
 }
 
-TEST(Product, ManyInputsAreTakenFewRowsAtOnce) {
+TEST_F(Product, ManyInputsAreTakenFewRowsAtOnce) {
   for (const int in : {18944, 28672})
     for (const int bits : {4, 8})
       for (const int rows : {1, 4, 16, 17, 24, 32})
         expect_close({.outs = {96}, .in = in, .rows = rows, .bits = bits, .kind = Kind::plain, .most_outputs = 96});
 }
 
-TEST(Product, Head) {
+TEST_F(Product, Head) {
   for (int rows : {1, 16})
     expect_close({.outs = {151936}, .in = 4096, .rows = rows, .kind = Kind::rms_norm, .most_outputs = 256});
 }
 
-TEST(Product, EveryFormat) {
+TEST_F(Product, EveryFormat) {
   for (int bits : {2, 3, 4, 5, 6, 8})
     for (int group : {32, 64, 128})
       for (ScaleType scale : {ScaleType::f16, ScaleType::bf16, ScaleType::f32})
@@ -70,7 +87,7 @@ TEST(Product, EveryFormat) {
               {.outs = {80, 48}, .in = 1024, .rows = rows, .bits = bits, .group = group, .scale = scale, .bias = true});
 }
 
-TEST(Product, OddShapes) {
+TEST_F(Product, OddShapes) {
   for (int bits : {2, 3, 4, 5, 6, 8})
     for (int group : {32, 64, 128})
       for (int in : {1, 3, 9, 15, 17, 37}) {
@@ -82,7 +99,7 @@ TEST(Product, OddShapes) {
   expect_close({.outs = {1}, .in = 32, .rows = 1, .group = 32});
 }
 
-TEST(Product, Exact) {
+TEST_F(Product, Exact) {
   for (int bits : {3, 4, 8})
     for (int group : {32, 128})
       for (int rows : {1, 2, 3, 8, 16, 17})
@@ -95,7 +112,7 @@ TEST(Product, Exact) {
                       .kind = Kind::rms_norm});
 }
 
-TEST(Product, ARowHasTheSameBitsInAnyCompany) {
+TEST_F(Product, ARowHasTheSameBitsInAnyCompany) {
   for (bool exact : {false, true})
     for (int in : {1024, 4096, 12288})
       for (Kind kind : {Kind::plain, Kind::rms_norm}) {
@@ -115,7 +132,7 @@ TEST(Product, ARowHasTheSameBitsInAnyCompany) {
       }
 }
 
-TEST(Product, WhatIsNotFiniteReachesTheOutput) {
+TEST_F(Product, WhatIsNotFiniteReachesTheOutput) {
   for (float bad : {float(NAN), float(INFINITY)}) {
     ProductRun run({.outs = {64}, .in = 256, .rows = 2});
     std::vector<float> x = run.x();
