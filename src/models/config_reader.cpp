@@ -67,7 +67,7 @@ void check_architecture(const Json& config, std::string_view where) {
   // The head is another one in models that classify or give scores; other names only say how the model is packaged.
   for (const Json& name : *it) {
     const std::string text = name.is_string() ? name.get<std::string>() : "";
-    for (const char* head : {"Classification", "QuestionAnswering", "Reward", "MultipleChoice"}) {
+    for (const char* head : {"Classification", "QuestionAnswering", "Reward", "MultipleChoice", "MaskedLM"}) {
       if (text.find(head) != std::string::npos)
         throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
     }
