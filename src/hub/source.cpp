@@ -90,8 +90,8 @@ Place place_of(std::string_view address) {
 
 /// Whether a file's address is a way of naming its folder: every model or adapter has one of these, and only one.
 bool stands_for_its_folder(std::string_view file) {
-  constexpr std::array<std::string_view, 6> kFiles = {"config.json",         "model.safetensors",
-                                                      "adapter_config.json", "model.safetensors.index.json",
+  constexpr std::array<std::string_view, 6> kFiles = {"config.json",          "model.safetensors",
+                                                      "adapter_config.json",  "model.safetensors.index.json",
                                                       "adapters.safetensors", "adapter_model.safetensors"};
   return std::find(kFiles.begin(), kFiles.end(), file) != kFiles.end();
 }
@@ -167,9 +167,11 @@ Source parse_address(std::string_view text, std::string_view endpoint) {
     source = parse_name(joined(parts, 0, 2));
     if (source && parts.size() > 3) source->revision = parts[3];
     if (source && file && parts.size() > 4 && !stands_for_its_folder(parts.back())) {
+      const std::string revision = parts[3] == "main" ? "" : "@" + parts[3];
       throw Error(ErrorCode::bad_request, text.substr(0, 200),
                   cat("the address of one file: expected a model's page or one of its folders; `bumblebee pull ",
-                      source->id, parts[3] == "main" ? "" : "@" + parts[3], " --include '", joined(parts, 4, parts.size()), "'` fetches a file alone"));
+                      source->id, revision, " --include '", joined(parts, 4, parts.size()),
+                      "'` fetches a file alone"));
     }
     if (source && view != "commit")
       source->subdir = joined(parts, 4, std::max<size_t>(4, parts.size() - (file ? 1 : 0)));

@@ -84,7 +84,7 @@ void read_parameters(const AdapterConfig& config, MlxConfig& result) {
     throw Error(ErrorCode::bad_config, where, cat("expected an object, got ", brief(*parameters)));
   }
   for (const auto& [key, value] : parameters->items()) {
-    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_off(value))
+    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_falsy(value))
       continue;
     // mlx-lm reads none of these; a tool that writes such a one may mean another result than mlx-lm's.
     for (const char* other :

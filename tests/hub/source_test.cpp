@@ -68,8 +68,9 @@ TEST(Source, Addresses) {
 
 TEST(Source, AMirrorBelowAPath) {
   for (const char* mirror : {"https://mirror.corp/hf", "https://Mirror.corp:443/hf/"}) {
-    for (const char* text : {"https://mirror.corp/hf/org/name/tree/v1/a", "HTTPS://MIRROR.corp:443/hf/org/name/tree/v1/a",
-                             "https://HuggingFace.co:443/org/name/tree/v1/a"}) {
+    for (const char* text :
+         {"https://mirror.corp/hf/org/name/tree/v1/a", "HTTPS://MIRROR.corp:443/hf/org/name/tree/v1/a",
+          "https://HuggingFace.co:443/org/name/tree/v1/a"}) {
       EXPECT_TRUE(is_address(text)) << text;
       EXPECT_EQ(shown(parse_address(text, mirror)), "org/name|v1|a") << text;
     }

@@ -195,8 +195,7 @@ TEST(Checkpoint, AHeadOutsideTheTextModelOfAVisionModel) {
   save(d.path() / "model.safetensors", inside + std::vector<Piece>{outside});
   auto checkpoint = Checkpoint::open(d.path());
   EXPECT_TRUE(checkpoint->has("lm_head.weight"));
-  EXPECT_EQ(checkpoint->unclaimed(),
-            (std::vector<std::string>{"language_model.model.norm.weight", "lm_head.weight"}));
+  EXPECT_EQ(checkpoint->unclaimed(), (std::vector<std::string>{"language_model.model.norm.weight", "lm_head.weight"}));
   EXPECT_EQ(checkpoint->matrix("lm_head", 3, 2).name, "lm_head");
   checkpoint->vector("model.norm.weight", 2);
   EXPECT_TRUE(checkpoint->unclaimed().empty());
