@@ -65,12 +65,6 @@ std::string id_of(std::string_view folder) {
   return is_repository_id(id) ? id : std::string();
 }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
-  return out;
-}
-
 /// An address in two: the host as it is compared, and what comes after it.
 struct Place {
   std::string host;       // in lower case, without the port that https has anyway
@@ -79,10 +73,10 @@ struct Place {
 
 Place place_of(std::string_view address) {
   for (const std::string_view scheme : {"https://", "http://"}) {
-    if (lower(address.substr(0, scheme.size())) == scheme) address.remove_prefix(scheme.size());
+    if (fold_case(address.substr(0, scheme.size())) == scheme) address.remove_prefix(scheme.size());
   }
   const size_t end = std::min(address.find('/'), address.size());
-  Place place{lower(address.substr(0, end)), address.substr(end)};
+  Place place{fold_case(address.substr(0, end)), address.substr(end)};
   constexpr std::string_view kPort = ":443";
   if (place.host.ends_with(kPort)) place.host.resize(place.host.size() - kPort.size());
   return place;
@@ -139,7 +133,7 @@ bool is_address(std::string_view text) {
   constexpr std::array<std::string_view, 5> kStarts = {"https://", "http://", "huggingface.co/", "hf.co/",
                                                        "www.huggingface.co/"};
   return std::any_of(kStarts.begin(), kStarts.end(),
-                     [&](std::string_view start) { return lower(text.substr(0, start.size())) == start; });
+                     [&](std::string_view start) { return fold_case(text.substr(0, start.size())) == start; });
 }
 
 Source parse_address(std::string_view text, std::string_view endpoint) {
@@ -170,8 +164,7 @@ Source parse_address(std::string_view text, std::string_view endpoint) {
       const std::string revision = parts[3] == "main" ? "" : "@" + parts[3];
       throw Error(ErrorCode::bad_request, text.substr(0, 200),
                   cat("the address of one file: expected a model's page or one of its folders; `bumblebee pull ",
-                      source->id, revision, " --include '", joined(parts, 4, parts.size()),
-                      "'` fetches a file alone"));
+                      source->id, revision, " --include '", joined(parts, 4, parts.size()), "'` fetches a file alone"));
     }
     if (source && view != "commit")
       source->subdir = joined(parts, 4, std::max<size_t>(4, parts.size() - (file ? 1 : 0)));

@@ -188,9 +188,9 @@ Json all_settings(const Json& config, std::string_view where) {
 int lengthened(const Json& settings, std::string_view where, int context, double factor) {
   const double length = factor * positive(settings, "original_max_position_embeddings", where, context);
   if (length > kLargestStretch * double(context)) {
-    throw Error(ErrorCode::bad_config, where,
-                cat("rope 'factor': expected at most ", kLargestStretch, " times the context of ", context, ", got ",
-                    factor));
+    throw Error(
+        ErrorCode::bad_config, where,
+        cat("rope 'factor': expected at most ", kLargestStretch, " times the context of ", context, ", got ", factor));
   }
   return int(std::clamp(length, double(context), double(1 << 30)));
 }

@@ -74,8 +74,8 @@ TEST(Source, AMirrorBelowAPath) {
       EXPECT_TRUE(is_address(text)) << text;
       EXPECT_EQ(shown(parse_address(text, mirror)), "org/name|v1|a") << text;
     }
-    for (const char* text : {"https://mirror.corp/org/name", "https://mirror.corp/hfx/org/name",
-                             "https://mirror.corp:8443/hf/org/name"})
+    for (const char* text :
+         {"https://mirror.corp/org/name", "https://mirror.corp/hfx/org/name", "https://mirror.corp:8443/hf/org/name"})
       EXPECT_THROW(parse_address(text, mirror), Error) << text;
   }
 }

@@ -93,11 +93,11 @@ TEST(ChatTemplate, ArgumentsThatAreTextAreReadUnlessTheTemplateKnowsThem) {
             R"({"a": 1})"},
            {"{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}", "a=1"},
            {"{% set all = c.function.arguments %}{{ all.a }}", "1"}}) {
-    const std::string one = Json::array({{{"role", "assistant"},
-                                          {"tool_calls",
-                                           Json::array({{{"type", "function"},
-                                                         {"function", {{"name", "f"}, {"arguments", text}}}}})}}})
-                                .dump();
+    const std::string one =
+        Json::array({{{"role", "assistant"},
+                      {"tool_calls",
+                       Json::array({{{"type", "function"}, {"function", {{"name", "f"}, {"arguments", text}}}}})}}})
+            .dump();
     EXPECT_EQ(render(cat("{% for c in messages[0].tool_calls %}", source, "{% endfor %}"), one), want) << source;
   }
   const Tokenizer tokenizer = small_tokenizer();
