@@ -255,11 +255,11 @@ fn takes_text_arguments(source: &str) -> bool {
         let rest = &source[at + word.len()..];
         let subscript = rest.strip_prefix("']").or_else(|| rest.strip_prefix("\"]"));
         let rest = subscript.unwrap_or(rest).trim_start_matches(|c: char| c.is_whitespace() || c == ')');
-        let mut words = rest.split_whitespace();
-        if words.next() == Some("is")
-            && words.find(|w| *w != "not").is_some_and(|w| w.starts_with("string") || w.starts_with("mapping"))
-        {
-            return true;
+        if let Some(test) = rest.strip_prefix("is").filter(|t| t.starts_with(char::is_whitespace)) {
+            let kind = test.split_whitespace().find(|w| *w != "not").unwrap_or_default();
+            if kind.starts_with("string") || kind.starts_with("mapping") {
+                return true;
+            }
         }
         let starts = |with: &[&str]| with.iter().any(|w| rest.starts_with(w));
         if let Some(open) = source[end..at].rfind("{%") {
