@@ -68,7 +68,7 @@ int run(const ConvertFlags& flags) {
   if (!to) throw UsageError("no output directory given: bumblebee convert MODEL.gguf DIRECTORY");
   const std::string& source = from == flags.source_option ? flags.source : flags.model;
   // A name that ends in .gguf means a file even when there is none: the message should be about the file.
-  bool gguf = std::filesystem::is_regular_file(source) || source.ends_with(".gguf");
+  bool gguf = std::filesystem::is_regular_file(source) || names_gguf(source);
   ConversionJob job = gguf ? from_gguf(flags, source) : from_directory(flags, source);
   job.label = "converting";
   job.output = to == flags.output_option ? flags.output : flags.output_flag;

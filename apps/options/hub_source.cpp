@@ -33,8 +33,10 @@ bool looks_like_repository(const std::string& text) {
          text.find_first_of(" \t\n") == std::string::npos;
 }
 
+bool names_gguf(const std::string& text) { return text.ends_with(".gguf") && text.find("://") == std::string::npos; }
+
 Repository hub_source(const std::string& text, const CommonFlags& common) {
-  if (text.ends_with(".gguf"))
+  if (names_gguf(text))
     throw Error(ErrorCode::bad_file, text,
                 "expected a directory, got a GGUF file: 'bumblebee convert " + text + " DIR' makes one of it");
   return repository(text, hub_options(common));

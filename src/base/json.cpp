@@ -104,8 +104,9 @@ std::string tagged(std::string_view text) {
   return out;
 }
 
+/// `is_copy`: tagged() made the text, and its places are none of the file's.
 template <class J>
-J parse(std::string_view text, std::string_view where, const JsonLimits& limits) {
+J parse(std::string_view text, std::string_view where, const JsonLimits& limits, bool is_copy = false) {
   if (text.size() > limits.bytes) {
     throw Error(ErrorCode::bad_file, where,
                 cat("JSON too large: expected at most ", limits.bytes, " bytes, got ", text.size()));
@@ -117,11 +118,13 @@ J parse(std::string_view text, std::string_view where, const JsonLimits& limits)
   Guard guard(where, limits.depth);
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &guard)) {
     if (const std::string what = foreign_content(text); !what.empty()) throw Error(ErrorCode::bad_file, where, what);
+    if (is_copy)
+      throw Error(ErrorCode::bad_file, where, "invalid JSON, even with its NaN and Infinity taken for values");
     const std::string with_tags = limits.finite ? "" : tagged(text);
     if (with_tags.empty()) throw Error(ErrorCode::bad_file, where, guard.error());
     JsonLimits again = limits;
-    again.finite = true;  // once
-    return parse<J>(with_tags, where, again);
+    again.bytes = with_tags.size();  // the file's were counted
+    return parse<J>(with_tags, where, again, true);
   }
   if (!guard.repeated().empty()) {
     if (limits.repeated != nullptr) {
@@ -230,6 +233,13 @@ std::string string_or(const Json& object, const char* key, std::string_view wher
 }
 
 bool is_object(const Json& value) { return value.is_object(); }
+bool is_falsy(const Json& value) {
+  if (value.is_null()) return true;
+  if (value.is_boolean()) return !value.get<bool>();
+  if (value.is_number()) return value.get<double>() == 0;
+  if (value.is_string()) return value.get_ref<const std::string&>().empty();
+  return value.empty();
+}
 bool has_key(const Json& object, const char* key) { return object.contains(key); }
 
 std::string brief(const Json& value) {

@@ -62,6 +62,8 @@ bool bool_or(const Json& object, const char* key, std::string_view where, bool f
 std::string string_or(const Json& object, const char* key, std::string_view where, std::string_view fallback);
 
 bool is_object(const Json& value);
+/// What Python calls false, which is how its libraries test whether an option is off.
+bool is_falsy(const Json& value);
 bool has_key(const Json& object, const char* key);
 
 /// A short rendering of a value for error messages, never longer than about 60 characters.

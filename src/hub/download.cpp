@@ -202,6 +202,7 @@ class Job {
       cache_.write_tree(result_.commit, tree);
     }
     // Last: until everything is there, the ref leads to the older snapshot, which is whole.
+    if (older_has_more()) return;
     try {
       cache_.write_ref(what_.revision, result_.commit);
     } catch (const Error& error) {  // a cache that is only read needs no newer ref
@@ -209,6 +210,21 @@ class Job {
         throw Error(error.code(), what_.id,
                     cat("everything is there, but not under the name '", what_.revision, "': ", error.what()));
     }
+  }
+
+  /// Whether the ref leads to a snapshot with weights, and this one has none: a look at the text alone would take the
+  /// model away from whoever is offline later.
+  bool older_has_more() const try {
+    if (what_.selection.weights) return false;
+    Selection whole = what_.selection;
+    whole.weights = true;
+    const auto lacks = [&](const std::string& commit) {
+      return !missing_files(cache_, commit, whole, Doubt::passes).empty();
+    };
+    const std::string older = cache_.resolve(what_.revision);
+    return !older.empty() && older != result_.commit && !lacks(older) && lacks(result_.commit);
+  } catch (const Error&) {  // a broken ref leads nowhere
+    return false;
   }
 
   void make_tasks(const Tree& tree, const std::vector<std::string>& chosen) {

@@ -65,6 +65,31 @@ std::string id_of(std::string_view folder) {
   return is_repository_id(id) ? id : std::string();
 }
 
+/// An address in two: the host as it is compared, and what comes after it.
+struct Place {
+  std::string host;       // in lower case, without the port that https has anyway
+  std::string_view path;  // empty, or from its '/' on
+};
+
+Place place_of(std::string_view address) {
+  for (const std::string_view scheme : {"https://", "http://"}) {
+    if (fold_case(address.substr(0, scheme.size())) == scheme) address.remove_prefix(scheme.size());
+  }
+  const size_t end = std::min(address.find('/'), address.size());
+  Place place{fold_case(address.substr(0, end)), address.substr(end)};
+  constexpr std::string_view kPort = ":443";
+  if (place.host.ends_with(kPort)) place.host.resize(place.host.size() - kPort.size());
+  return place;
+}
+
+/// Whether a file's address is a way of naming its folder: every model or adapter has one of these, and only one.
+bool stands_for_its_folder(std::string_view file) {
+  constexpr std::array<std::string_view, 6> kFiles = {"config.json",          "model.safetensors",
+                                                      "adapter_config.json",  "model.safetensors.index.json",
+                                                      "adapters.safetensors", "adapter_model.safetensors"};
+  return std::find(kFiles.begin(), kFiles.end(), file) != kFiles.end();
+}
+
 bool folder_exists(const fs::path& path) {
   std::error_code ignored;
   return fs::is_directory(path, ignored);
@@ -107,7 +132,8 @@ std::optional<Source> parse_name(std::string_view text) {
 bool is_address(std::string_view text) {
   constexpr std::array<std::string_view, 5> kStarts = {"https://", "http://", "huggingface.co/", "hf.co/",
                                                        "www.huggingface.co/"};
-  return std::any_of(kStarts.begin(), kStarts.end(), [&](std::string_view start) { return text.starts_with(start); });
+  return std::any_of(kStarts.begin(), kStarts.end(),
+                     [&](std::string_view start) { return fold_case(text.substr(0, start.size())) == start; });
 }
 
 Source parse_address(std::string_view text, std::string_view endpoint) {
@@ -115,16 +141,16 @@ Source parse_address(std::string_view text, std::string_view endpoint) {
     throw Error(ErrorCode::bad_request, text.substr(0, 200),
                 cat(what, ": expected the page of a model, such as ", endpoint, "/org/name"));
   };
-  std::string_view rest = text.substr(0, text.find_first_of("?#")), mirror = endpoint;
-  for (const char* scheme : {"https://", "http://"}) {
-    take(rest, scheme);
-    take(mirror, scheme);
-  }
-  const std::string_view host = rest.substr(0, rest.find('/'));
-  if (host != mirror && host != "huggingface.co" && host != "www.huggingface.co" && host != "hf.co")
+  while (endpoint.ends_with('/')) endpoint.remove_suffix(1);
+  Place place = place_of(text.substr(0, text.find_first_of("?#")));
+  const Place mirror = place_of(endpoint);
+  std::string_view below = place.path;
+  if (place.host == mirror.host && take(below, mirror.path) && (below.empty() || below.starts_with('/'))) {
+    place.path = below;
+  } else if (place.host != "huggingface.co" && place.host != "www.huggingface.co" && place.host != "hf.co") {
     refuse("another site than the Hub's");
-  rest.remove_prefix(host.size());
-  std::vector<std::string> parts = split(rest);
+  }
+  std::vector<std::string> parts = split(place.path);
   if (!parts.empty() && parts[0] == "models") parts.erase(parts.begin());
   if (!parts.empty() && (parts[0] == "datasets" || parts[0] == "spaces")) refuse(cat("one of the Hub's ", parts[0]));
   if (parts.size() >= 2 && parts[1].ends_with(".git")) parts[1].resize(parts[1].size() - 4);
@@ -134,6 +160,12 @@ Source parse_address(std::string_view text, std::string_view endpoint) {
   if (file || view == "tree" || view == "commit") {
     source = parse_name(joined(parts, 0, 2));
     if (source && parts.size() > 3) source->revision = parts[3];
+    if (source && file && parts.size() > 4 && !stands_for_its_folder(parts.back())) {
+      const std::string revision = parts[3] == "main" ? "" : "@" + parts[3];
+      throw Error(ErrorCode::bad_request, text.substr(0, 200),
+                  cat("the address of one file: expected a model's page or one of its folders; `bumblebee pull ",
+                      source->id, revision, " --include '", joined(parts, 4, parts.size()), "'` fetches a file alone"));
+    }
     if (source && view != "commit")
       source->subdir = joined(parts, 4, std::max<size_t>(4, parts.size() - (file ? 1 : 0)));
   } else if (view == "discussions" || view == "commits") {

@@ -22,8 +22,9 @@ std::optional<Source> parse_name(std::string_view text);
 /// Whether this is an address ("https://...", "huggingface.co/..."), which no file is called.
 bool is_address(std::string_view text);
 
-/// The address of a model's page, of a folder or a file there (then its folder), at `endpoint` or huggingface.co.
-/// Throws Error(bad_request) for other places, and for data sets and spaces.
+/// The address of a model's page, of a folder there, or of a file that stands for its folder (config.json,
+/// model.safetensors, an adapter's), at `endpoint`, which may have a path, or huggingface.co. Throws
+/// Error(bad_request) for other files and places, and for data sets and spaces.
 Source parse_address(std::string_view text, std::string_view endpoint);
 
 /// "<cache>/models--org--name[/snapshots[/<commit>[/folder]]]", the folders of a cache of the Hub; without a commit,

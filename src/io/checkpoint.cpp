@@ -23,6 +23,7 @@ constexpr size_t kLargestIndex = size_t{64} << 20;
 constexpr const char* kOuter = "language_model.";        // as MLX's tools write the text half of a model with vision
 constexpr const char* kInner = "model.language_model.";  // as transformers does, with the head outside
 constexpr std::string_view kPlain = "model.";
+constexpr std::string_view kHead = "lm_head";
 
 std::vector<fs::path> list(const fs::path& directory) {
   std::error_code error;
@@ -73,6 +74,11 @@ bool is_of_others(const Json& map, const fs::path& directory) {
     return !shard.is_string() || !stays_inside(shard.get<std::string>()) ||
            fs::exists(directory / shard.get<std::string>(), error);
   });
+}
+
+/// The head's module or one of its tensors, outside any packaging.
+bool is_head(std::string_view name) {
+  return name.starts_with(kHead) && (name.size() == kHead.size() || name[kHead.size()] == '.');
 }
 
 std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) {
@@ -192,11 +198,20 @@ void Checkpoint::find_prefix() {
     const auto it = tensors_.lower_bound(prefix);
     if (it != tensors_.end() && it->first.starts_with(prefix)) prefix_ = prefix;
   }
+  head_outside_ = prefix_ == kOuter && !find(cat(kOuter, kHead, ".weight")) && find(cat(kHead, ".weight"));
 }
 
 std::string Checkpoint::full(const std::string& name) const {
+  if (head_outside_ && is_head(name)) return name;
   if (prefix_ != kInner) return prefix_ + name;
   return name.starts_with(kPlain) ? kInner + name.substr(kPlain.size()) : name;
+}
+
+std::string Checkpoint::plain(const std::string& name) const {
+  const bool inside = !prefix_.empty() && name.starts_with(prefix_);
+  const std::string rest = inside ? name.substr(prefix_.size()) : name;
+  std::string own = inside && prefix_ == kInner ? cat(kPlain, rest) : rest;
+  return is_beside_text(name) || full(own) != name ? std::string() : own;
 }
 
 /// A config may name modules as they are called inside the text model.
@@ -225,7 +240,8 @@ std::vector<std::string> Checkpoint::unclaimed() const {
   std::vector<std::string> result, beside;
   for (const auto& [name, found] : tensors_) {
     if (claimed_.count(name) > 0) continue;
-    (is_beside_text(name) || (prefix_ == kOuter && !name.starts_with(prefix_)) ? beside : result).push_back(name);
+    const bool outside = prefix_ == kOuter && !name.starts_with(prefix_) && !is_head(name);
+    (is_beside_text(name) || outside ? beside : result).push_back(name);
   }
   if (!beside.empty())
     note(directory_.string(), "left out ", beside.size(), " tensors beside the text model: ", list_names(beside));

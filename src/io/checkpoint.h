@@ -53,6 +53,10 @@ class Checkpoint : public WeightSource {
     std::span<const std::byte> bytes() const { return file->bytes(*tensor); }
   };
   Found find(const std::string& name) const;
+  /// The name in the files of what the text model calls `name`, a module or a tensor, whether it is there or not.
+  std::string full(const std::string& name) const;
+  /// The other way round; empty for what lies beside the text model.
+  std::string plain(const std::string& name) const;
   /// Every tensor name, sorted.
   std::vector<std::string> names() const;
   const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const { return files_; }
@@ -75,7 +79,6 @@ class Checkpoint : public WeightSource {
   bool open_indexed(const std::filesystem::path& index);
   void add_file(const std::filesystem::path& path);
   void find_prefix();
-  std::string full(const std::string& name) const;
   QuantizationConfig::Rule rule(const std::string& path) const;
   HostWeight dense_matrix(const std::string& path, const Found& weight, int out, int in);
 
@@ -85,6 +88,7 @@ class Checkpoint : public WeightSource {
   std::map<std::string, Found, std::less<>> tensors_;
   std::string prefix_;  // when the text model is packed inside a vision model's checkpoint: "language_model.", or
                         // "model.language_model." in place of "model."
+  bool head_outside_ = false;  // "language_model.model...." beside a plain "lm_head"
   std::set<std::string> claimed_;
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
 };

@@ -14,15 +14,6 @@ namespace {
 constexpr size_t kLargestConfig = size_t{16} << 20;
 constexpr int kDefaultBits = 4, kDefaultGroup = 64;
 
-/// What Python calls false: mlx-lm tests these values for truth.
-bool is_falsy(const Json& value) {
-  if (value.is_null()) return true;
-  if (value.is_boolean()) return !value.get<bool>();
-  if (value.is_number()) return value.get<double>() == 0;
-  if (value.is_string()) return value.get_ref<const std::string&>().empty();
-  return value.empty();
-}
-
 const Json* find(const Json& object, const char* key) {
   if (!object.is_object()) return nullptr;
   const auto it = object.find(key);

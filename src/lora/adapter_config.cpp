@@ -50,14 +50,6 @@ void add_common_facts(const Json& object, const char* dropout_key, std::string_v
     facts["on_top_of"] = std::move(under);
 }
 
-bool is_off(const Json& value) {
-  if (value.is_null()) return true;
-  if (value.is_boolean()) return !value.get<bool>();
-  if (value.is_number()) return value.get<double>() == 0;
-  if (value.is_string()) return value.get_ref<const std::string&>().empty();
-  return value.empty();
-}
-
 std::vector<std::string> strings_or(const Json& object, const char* key, std::string_view where) {
   const auto it = object.find(key);
   if (it == object.end() || it->is_null()) return {};

@@ -30,8 +30,6 @@ struct AdapterConfig {
 void add_common_facts(const Json& object, const char* dropout_key, std::string_view where,
                       std::map<std::string, std::string>& facts);
 
-/// What Python calls false: how an option looks that is off.
-bool is_off(const Json& value);
 /// A list of strings under `key`, or one string as a list; empty when absent or null. Throws Error(bad_config).
 std::vector<std::string> strings_or(const Json& object, const char* key, std::string_view where);
 

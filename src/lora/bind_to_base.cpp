@@ -66,18 +66,11 @@ int layers_of(const Base& base) {
   return layers;
 }
 
-/// The base's name for a module that another packaging of the same model calls otherwise: the text half of a model with
-/// vision is "language_model.model...." in MLX's files and "model.language_model...." in transformers'.
+/// The base's name for a module that another packaging of the same model calls otherwise.
 std::string base_path(const std::string& path, const TargetModules& modules) {
   if (modules.contains(path)) return path;
-  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
-      {"language_model.", ""}, {"model.language_model.model.", "model."}, {"model.language_model.", "model."}};
-  for (const auto& [theirs, ours] : kNames) {
-    if (!path.starts_with(theirs)) continue;
-    std::string name = cat(ours, std::string_view(path).substr(theirs.size()));
-    if (modules.contains(name)) return name;
-  }
-  return path;
+  std::string name = plain_path(path);
+  return modules.contains(name) ? name : path;
 }
 
 /// What changes which module, by the base's names.
@@ -146,6 +139,15 @@ void tie_head(BoundAdapter& bound, const Base& base) {
 }
 
 }  // namespace
+
+std::string plain_path(std::string_view path) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"language_model.", ""}, {"model.language_model.model.", "model."}, {"model.language_model.", "model."}};
+  for (const auto& [theirs, ours] : kNames) {
+    if (path.starts_with(theirs)) return cat(ours, path.substr(theirs.size()));
+  }
+  return std::string(path);
+}
 
 BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   if (adapter.modules.empty()) refuse(adapter, base, "expected modules, got none");

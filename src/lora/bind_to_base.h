@@ -19,6 +19,10 @@ struct Base {
   std::string name;                              // for messages
 };
 
+/// A module's name inside the text model, where a packaging calls it otherwise: the text half of a model with vision is
+/// "language_model.model...." in MLX's files and "model.language_model...." in transformers'.
+std::string plain_path(std::string_view path);
+
 /// What an adapter does to each module of a base. Points into the adapter, which outlives it: nothing is copied.
 struct BoundAdapter {
   const Adapter* adapter = nullptr;

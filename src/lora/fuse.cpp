@@ -37,13 +37,15 @@ void store_and_load(std::span<const float> row, DType dtype, const std::optional
 
 class Fusion : public WeightChanges {
  public:
-  Fusion(const BoundAdapter& bound, AffineVariant variant) : variant_(variant) {
+  /// Parts are found by the names in the checkpoint's files; what is reported has the model's.
+  Fusion(const BoundAdapter& bound, const Checkpoint& checkpoint, AffineVariant variant) : variant_(variant) {
     for (const auto& [path, from] : bound.modules) {
+      const std::string stored = checkpoint.full(path);
       const ModuleDelta& change = *from;
       if (change.weight || change.low_rank) {
         Part part{path, std::make_unique<DenseDelta>(change, is_embedding(path), bound.adapter->dialect), nullptr, 0,
                   nullptr};
-        parts_.emplace(path, std::move(part));
+        parts_.emplace(stored, std::move(part));
       }
       if (change.bias || (change.low_rank && !change.low_rank->b_bias.empty())) {
         Part part{path + ".bias", nullptr, change.bias ? &*change.bias : nullptr, 0, nullptr};
@@ -51,7 +53,7 @@ class Fusion : public WeightChanges {
           part.added = &change.low_rank->b_bias;
           part.scale = change.low_rank->scale;
         }
-        parts_.emplace(path + ".bias", std::move(part));
+        parts_.emplace(stored + ".bias", std::move(part));
       }
     }
   }
@@ -153,8 +155,9 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
   for (const StoredModule& stored : checkpoint.modules()) {
     const bool dense = stored.format.kind == Format::Kind::dense;
     if (dense && !stored.name.ends_with(".weight")) continue;  // biases and buffers
-    const std::string path = dense ? without(stored.name, ".weight") : stored.name;
-    nn::TargetModule module{path, 0, 0, ModuleKind::linear, bool(checkpoint.find(path + ".bias"))};
+    const std::string in_file = dense ? without(stored.name, ".weight") : stored.name, path = checkpoint.plain(in_file);
+    if (path.empty()) continue;
+    nn::TargetModule module{path, 0, 0, ModuleKind::linear, bool(checkpoint.find(in_file + ".bias"))};
     if (stored.shape.size() == 1) {
       module.kind = ModuleKind::norm;
       module.in = module.out = int(stored.shape[0]);
@@ -185,15 +188,13 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
 FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                            const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress) {
   require_apart(target, {&source, 1});
-  Base base;
-  {
-    const auto checkpoint = Checkpoint::open(source);
-    base = base_of(*checkpoint, source.string());
-  }
+  auto checkpoint = Checkpoint::open(source);
+  const Base base = base_of(*checkpoint, source.string());
   BoundAdapter bound = bind_to_base(adapter, base);
   check_head(bound, base);
   check_parts(bound, base);
-  const Fusion fusion(bound, options.variant);
+  const Fusion fusion(bound, *checkpoint, options.variant);
+  checkpoint.reset();
   RewriteOptions rewrite;
   rewrite.dequantize = options.dequantize;
   rewrite.dtype = options.dtype;

@@ -12,7 +12,8 @@
 
 namespace bumblebee::lora {
 
-/// The modules of a checkpoint that an adapter may change, by the names of its tensors; no weight is read.
+/// The modules of a checkpoint that an adapter may change, by the names that its model has for them; no weight is
+/// read.
 Base base_of(const Checkpoint& checkpoint, const std::string& name);
 
 struct FuseOptions {

@@ -2,9 +2,11 @@
 #include "lora/merge.h"
 
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "base/error.h"
+#include "lora/bind_to_base.h"
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
@@ -75,26 +77,44 @@ bool combine(const std::string& path, const std::vector<Part>& parts, LowRank& r
   return exact;
 }
 
+/// An adapter's changes by the modules' names inside the text model: two adapters may have learned under different
+/// packagings of one base.
+std::map<std::string, const LowRank*> by_plain_path(const Adapter& adapter) {
+  std::map<std::string, const LowRank*> changes;
+  for (const auto& [path, change] : adapter.modules) {
+    if (!changes.emplace(plain_path(path), &*change.low_rank).second)
+      throw Error(ErrorCode::bad_request, adapter.where, cat("expected one module '", plain_path(path), "', got two"));
+  }
+  return changes;
+}
+
 }  // namespace
 
 Merged merge(const std::vector<Weighted>& parts) {
   check(parts);
-  std::set<std::string> paths;
+  std::map<std::string, std::set<std::string>> paths;  // every spelling of each module
+  std::vector<std::map<std::string, const LowRank*>> changes;
+  bool differ = false;
   for (const Weighted& part : parts) {
-    for (const auto& [path, change] : part.adapter.modules) paths.insert(path);
+    changes.push_back(by_plain_path(part.adapter));
+    for (const auto& [path, change] : part.adapter.modules) {
+      std::set<std::string>& spellings = paths[plain_path(path)];
+      spellings.insert(path);
+      differ = differ || spellings.size() > 1;
+    }
   }
   Merged merged;
   Adapter& adapter = merged.adapter;
   adapter.dialect = parts.front().adapter.dialect;
   adapter.base = parts.front().adapter.base;
   int rounded = 0;
-  for (const std::string& path : paths) {
+  for (const auto& [plain, spellings] : paths) {
+    const std::string& path = differ ? plain : *spellings.begin();
     std::vector<Part> here;
-    for (const auto& [part, weight] : parts) {
-      const auto it = part.modules.find(path);
-      if (it == part.modules.end()) continue;
-      const LowRank& low = *it->second.low_rank;
-      here.push_back({&low, weight * double(low.scale), &part});
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const auto it = changes[i].find(plain);
+      if (it == changes[i].end()) continue;
+      here.push_back({it->second, parts[i].weight * double(it->second->scale), &parts[i].adapter});
     }
     LowRank low;
     rounded += !combine(path, here, low);

@@ -95,7 +95,7 @@ bool is_provenance(std::string_view key) {
 
 void check_keys(const AdapterConfig& config) {
   for (const auto& [key, value] : config.json->items()) {
-    if (is_off(value) || is_listed(kRead, key) || is_listed(kHarmless, key) || is_provenance(key)) continue;
+    if (is_falsy(value) || is_listed(kRead, key) || is_listed(kHarmless, key) || is_provenance(key)) continue;
     for (const Refused& refused : kRefused) {
       if (key == refused.key) {
         throw Error(ErrorCode::unsupported, config.where,

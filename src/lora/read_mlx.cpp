@@ -17,8 +17,8 @@ namespace {
 
 /// Which number multiplied B(A x) in the version of mlx-lm that wrote a file, by the keys that it wrote: all arguments
 /// of the run, so that each version's are there. Their history, as the releases on PyPI have it:
-///   0.6 to 0.13      lora_layers                        scale·alpha/rank
-///   0.14.0, 0.14.1   + use_dora                         scale·alpha/rank
+///   0.6 to 0.13.0    lora_layers                        scale·alpha/rank
+///   0.13.1 to 0.14.1 + use_dora                         scale·alpha/rank
 ///   0.14.3 to 0.18   the same keys                      scale (June 2024)
 ///   from 0.19        num_layers, fine_tune_type         scale (October 2024); alpha is in the defaults until 0.22.2
 enum class Formula : uint8_t { scale, scale_alpha_rank, unknown };
@@ -84,7 +84,7 @@ void read_parameters(const AdapterConfig& config, MlxConfig& result) {
     throw Error(ErrorCode::bad_config, where, cat("expected an object, got ", brief(*parameters)));
   }
   for (const auto& [key, value] : parameters->items()) {
-    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_off(value))
+    if (key == "rank" || key == "scale" || key == "alpha" || key == "dropout" || key == "keys" || is_falsy(value))
       continue;
     // mlx-lm reads none of these; a tool that writes such a one may mean another result than mlx-lm's.
     for (const char* other :

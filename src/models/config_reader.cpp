@@ -14,13 +14,11 @@ namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
-/// How a config says that it does without: null, false, 0, -1, nothing in a list; 1 for what multiplies or divides.
+/// How a config says that it does without: what Python calls false, -1; 1 for what multiplies or divides.
 bool is_off(std::string_view key, const Json& value) {
-  if (value.is_null() || value == false || (value.is_structured() && value.empty())) return true;
-  if (!value.is_number()) return false;
   const bool factor =
       key == "logits_scaling" || key == "logit_scale" || key == "embedding_multiplier" || key == "residual_multiplier";
-  return value == 0 || value == -1 || (factor && value == 1);
+  return is_falsy(value) || value == -1 || (factor && value == 1);
 }
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
@@ -67,7 +65,7 @@ void check_architecture(const Json& config, std::string_view where) {
   // The head is another one in models that classify or give scores; other names only say how the model is packaged.
   for (const Json& name : *it) {
     const std::string text = name.is_string() ? name.get<std::string>() : "";
-    for (const char* head : {"Classification", "QuestionAnswering", "Reward", "MultipleChoice"}) {
+    for (const char* head : {"Classification", "QuestionAnswering", "Reward", "MultipleChoice", "MaskedLM"}) {
       if (text.find(head) != std::string::npos)
         throw Error(ErrorCode::unsupported, where, cat("'architectures': expected a ...ForCausalLM, got ", brief(*it)));
     }

@@ -10,9 +10,12 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee::models {
 namespace {
+
+constexpr int kLargestStretch = 1024;  // of a context; what is used goes up to 64
 
 /// theta^(i/dims) as transformers has it: the exponent and the power are f32.
 std::vector<float> base_periods(double theta, int dims) {
@@ -184,6 +187,11 @@ Json all_settings(const Json& config, std::string_view where) {
 /// max_position_embeddings stays what it was when a model is stretched by its config alone.
 int lengthened(const Json& settings, std::string_view where, int context, double factor) {
   const double length = factor * positive(settings, "original_max_position_embeddings", where, context);
+  if (length > kLargestStretch * double(context)) {
+    throw Error(
+        ErrorCode::bad_config, where,
+        cat("rope 'factor': expected at most ", kLargestStretch, " times the context of ", context, ", got ", factor));
+  }
   return int(std::clamp(length, double(context), double(1 << 30)));
 }
 
@@ -208,6 +216,11 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     const double factor = factor_of(settings, where);
     for (float& f : rope.inv_freq) f /= float(factor);
     result.context = lengthened(settings, where, context, factor);
+    // Some configs say the stretched length already, and which of the two is meant they do not say.
+    if (!given(settings, "original_max_position_embeddings") && result.context != context) {
+      note(where, "context taken for ", result.context, ", 'max_position_embeddings' ", context,
+           " times the rope's factor: without 'original_max_position_embeddings' it may be ", context, " already");
+    }
   } else if (type == "dynamic") {
     // The base grows with the length of a sequence from max_position_embeddings on; longer ones are not taken.
     factor_of(settings, where);

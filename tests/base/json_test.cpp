@@ -92,7 +92,10 @@ TEST(ParseJson, TakesWhatPythonWritesForNumbersThatAreNone) {
   EXPECT_EQ(json["NaN"], 2);
   EXPECT_NE(error_of(ErrorCode::bad_config, [&] { number_or(json, "a", "x", 1); }).find("a finite number"),
             std::string::npos);
-  EXPECT_NE(parse_error("{\"a\": NaN, ]"), "");
+  const std::string broken = parse_error("{\"a\": NaN, ]");
+  EXPECT_NE(broken.find("invalid JSON"), std::string::npos) << broken;
+  EXPECT_EQ(broken.find("at byte"), std::string::npos) << "the place is none of the file's: " << broken;
+  EXPECT_EQ(broken.find("__float__"), std::string::npos) << broken;
   EXPECT_NE(parse_error("[NaN]", {.finite = true}).find("invalid JSON at byte 2"), std::string::npos);
 }
 

@@ -51,6 +51,18 @@ TEST_F(DownloadTest, Whole) {
   EXPECT_EQ(hub::cached_snapshot(settings_, what_), snapshot(commit_));
 }
 
+TEST_F(DownloadTest, TextAloneTakesNoWeightsAway) {
+  const Commit first = commit_;
+  succeeds();
+  commit_ = publish(small_model(200'000, 5));
+  what_.selection.weights = false;
+  EXPECT_EQ(hub::download(settings_, what_).commit, commit_.sha);
+  what_.selection.weights = true;
+  EXPECT_EQ(hub::cached_snapshot(settings_, what_), snapshot(first)) << "offline there is still a model";
+  succeeds();
+  EXPECT_EQ(hub::cached_snapshot(settings_, what_), snapshot(commit_));
+}
+
 TEST_F(DownloadTest, BrokenBodies) {
   mock().fault({{"where", "cdn"}, {"truncate_at", 70'000}, {"times", 2}});
   mock().fault({{"where", "cdn"}, {"reset_at", 10'000}, {"skip", 2}, {"times", 1}});

@@ -66,6 +66,36 @@ TEST(Source, Addresses) {
     EXPECT_FALSE(is_address(text)) << text;
 }
 
+TEST(Source, AMirrorBelowAPath) {
+  for (const char* mirror : {"https://mirror.corp/hf", "https://Mirror.corp:443/hf/"}) {
+    for (const char* text :
+         {"https://mirror.corp/hf/org/name/tree/v1/a", "HTTPS://MIRROR.corp:443/hf/org/name/tree/v1/a",
+          "https://HuggingFace.co:443/org/name/tree/v1/a"}) {
+      EXPECT_TRUE(is_address(text)) << text;
+      EXPECT_EQ(shown(parse_address(text, mirror)), "org/name|v1|a") << text;
+    }
+    for (const char* text :
+         {"https://mirror.corp/org/name", "https://mirror.corp/hfx/org/name", "https://mirror.corp:8443/hf/org/name"})
+      EXPECT_THROW(parse_address(text, mirror), Error) << text;
+  }
+}
+
+/// It does not mean the whole repository in silence.
+TEST(Source, TheAddressOfOneFile) {
+  for (const char* file : {"config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json",
+                           "adapters.safetensors", "adapter_model.safetensors"})
+    EXPECT_EQ(shown(parse_address(cat("https://hf.co/org/name/blob/v1/a/", file), kMirror)), "org/name|v1|a") << file;
+  for (const char* view : {"blob", "resolve", "raw"}) {
+    try {
+      parse_address(cat("https://hf.co/org/name/", view, "/v1/a/q4.gguf?download=true"), kMirror);
+      ADD_FAILURE() << view;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("bumblebee pull org/name@v1 --include 'a/q4.gguf'"), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST(Source, FoldersOfACache) {
   const fs::path root = fs::path(::testing::TempDir()) / ("bb_hub_source_" + std::to_string(::getpid()));
   const fs::path folder = root / "models--org--name";

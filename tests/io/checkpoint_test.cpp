@@ -185,6 +185,33 @@ TEST(Checkpoint, ATextModelInsideAVisionModel) {
   EXPECT_TRUE(checkpoint->unclaimed().empty());
 }
 
+/// The head outside the text model is its head all the same: without it the model would be taken for a tied one.
+TEST(Checkpoint, AHeadOutsideTheTextModelOfAVisionModel) {
+  const TemporaryDirectory d;
+  const Piece outside = dense("lm_head.weight", DType::f32, {3, 2});
+  const std::vector<Piece> inside = {dense("language_model.model.norm.weight", DType::f32, {2}),
+                                     dense("vision_tower.w", DType::f32, {1})};
+  write_bytes(d.path() / "config.json", R"({"text_config":{}})");
+  save(d.path() / "model.safetensors", inside + std::vector<Piece>{outside});
+  auto checkpoint = Checkpoint::open(d.path());
+  EXPECT_TRUE(checkpoint->has("lm_head.weight"));
+  EXPECT_EQ(checkpoint->unclaimed(), (std::vector<std::string>{"language_model.model.norm.weight", "lm_head.weight"}));
+  EXPECT_EQ(checkpoint->matrix("lm_head", 3, 2).name, "lm_head");
+  checkpoint->vector("model.norm.weight", 2);
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+  EXPECT_EQ(checkpoint->plain("language_model.model.norm.weight"), "model.norm.weight");
+  EXPECT_EQ(checkpoint->plain("lm_head"), "lm_head");
+  EXPECT_EQ(checkpoint->plain("vision_tower.w"), "");
+
+  save(d.path() / "model.safetensors",
+       inside + std::vector<Piece>{outside, dense("language_model.lm_head.weight", DType::f32, {3, 2})});
+  checkpoint = Checkpoint::open(d.path());
+  EXPECT_EQ(checkpoint->full("lm_head"), "language_model.lm_head");
+  checkpoint->matrix("lm_head", 3, 2);
+  checkpoint->vector("model.norm.weight", 2);
+  EXPECT_EQ(checkpoint->unclaimed(), std::vector<std::string>{"lm_head.weight"}) << "two heads: one is left over";
+}
+
 TEST(Checkpoint, ListsModules) {
   const TemporaryDirectory d;
   write_bytes(d.path() / "config.json",

@@ -52,6 +52,44 @@ TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
   }
 }
 
+/// `from` as the text half of a model with vision: every name of the model after `model`, the head as `head`.
+void package(const std::string& from, const std::filesystem::path& to, const std::string& model,
+             const std::string& head) {
+  const auto checkpoint = Checkpoint::open(golden_path(from));
+  const float eye = 1;
+  std::vector<TensorView> views = {
+      {{"vision_tower.proj.weight", DType::f32, {1, 1}}, std::as_bytes(std::span(&eye, 1))}};
+  for (const std::string& name : checkpoint->names()) {
+    const Checkpoint::Found found = checkpoint->find(name);
+    const bool inside = name.starts_with("model.");
+    views.push_back({{inside ? model + name.substr(std::string("model.").size()) : head + name, found.tensor->dtype,
+                      found.tensor->shape},
+                     found.bytes()});
+  }
+  std::filesystem::create_directories(to);
+  write_safetensors(to / "model.safetensors", views);
+  std::filesystem::copy_file(std::filesystem::path(golden_path(from)) / "config.json", to / "config.json");
+}
+
+TEST(Fuse, IntoEveryPackagingOfAModelWithVision) {
+  const std::pair<const char*, const char*> packagings[] = {
+      {"language_model.model.", "language_model."}, {"language_model.model.", ""}, {"model.language_model.", ""}};
+  for (const auto& [model, head] : packagings) {
+    for (const char* name : {"peft_saved", "peft_embedding", "mlx_head"}) {
+      SCOPED_TRACE(cat(model, "|", head, "|", name));
+      const test::TemporaryDirectory scratch;
+      const Adapter adapter = golden_adapter(name);
+      package("models/qwen3", scratch.path() / "base", model, head);
+      const FuseReport report =
+          fuse_checkpoint(scratch.path() / "base", scratch.path() / "out", adapter, {.dtype = DType::f32});
+      EXPECT_LE(error_of(scratch.path() / "out", name), 1e-5 + 15 * 8 * testing_support::kRoundF32);
+      ASSERT_EQ(report.losses.size(), adapter.modules.size());
+      for (const FuseLoss& loss : report.losses)
+        EXPECT_TRUE(adapter.modules.contains(loss.module)) << "reported by the model's name: " << loss.module;
+    }
+  }
+}
+
 TEST(Fuse, BackIntoFourBitsSaysWhatItLoses) {
   const Adapter adapter = golden_adapter("mlx_quantized");
   const test::TemporaryDirectory scratch;

@@ -83,6 +83,27 @@ TEST(Merge, EqualAndBinaryFactorsAreExact) {
   for (const auto& [path, change] : none.adapter.modules) EXPECT_EQ(delta_norm(*change.low_rank), 0) << path;
 }
 
+/// Learned from two packagings of one base, they change the same modules; a file with both names would fit no base.
+TEST(Merge, AcrossPackagings) {
+  const Adapter plain = golden_adapter("mlx_lora");
+  const auto packaged = [&](const std::string& before) {
+    Adapter adapter = plain;
+    adapter.modules.clear();
+    for (const auto& [path, change] : plain.modules)
+      adapter.modules[before + path.substr(before == "language_model." ? 0 : std::string("model.").size())] = change;
+    return adapter;
+  };
+  const Adapter mlx = packaged("language_model."), transformers = packaged("model.language_model.");
+  const auto same = merge({{plain, 1}, {plain, 0.5}}).adapter.modules;
+  EXPECT_EQ(merge({{plain, 1}, {mlx, 0.5}}).adapter.modules, same);
+  EXPECT_EQ(merge({{transformers, 1}, {mlx, 0.5}}).adapter.modules, same);
+  for (const auto& [path, change] : merge({{mlx, 1}, {mlx, 0.5}}).adapter.modules)
+    EXPECT_TRUE(mlx.modules.contains(path)) << "as all of them spell it: " << path;
+  Adapter both = plain;
+  both.modules.insert(mlx.modules.begin(), mlx.modules.end());
+  test::expect_error([&] { merge({{both, 1}}); }, "got two", "one module, two names");
+}
+
 TEST(Merge, RefusesWhatDoesNotCombine) {
   const Adapter lora = golden_adapter("mlx_lora");
   const auto refused = [&](const std::vector<Weighted>& parts, const std::string& part) {

@@ -159,7 +159,7 @@ TEST(ReadMlx, TheKeysSayWhichVersionMultipliedByWhat) {
     if (alpha) d.config["lora_parameters"]["alpha"] = 4;
     return low(d.read(options), kQ0).scale;
   };
-  EXPECT_EQ(scale({"lora_layers"}, true), 20) << "0.6 to 0.13: scale·alpha/rank";
+  EXPECT_EQ(scale({"lora_layers"}, true), 20) << "0.6 to 0.13.0: scale·alpha/rank";
   EXPECT_THROW(scale({"lora_layers", "use_dora"}, true), Error) << "0.14 to 0.18: the same keys before and after";
   EXPECT_EQ(scale({"lora_layers", "use_dora"}, true, {.scale = 20.0f}), 20) << "the caller knows";
   EXPECT_EQ(scale({"num_layers", "fine_tune_type"}, true), 10) << "0.19 to 0.22.2: alpha stood in the defaults";

@@ -135,7 +135,8 @@ TEST(Config, NamesOfPackagings) {
     config["architectures"] = {name};
     EXPECT_EQ(read_spec(config, "x").family, "llama") << name;
   }
-  for (const char* name : {"LlamaForSequenceClassification", "Qwen2ForRewardModel", "LlamaForTokenClassification"}) {
+  for (const char* name :
+       {"LlamaForSequenceClassification", "Qwen2ForRewardModel", "LlamaForTokenClassification", "LlamaForMaskedLM"}) {
     Json config = config_of("llama");
     config["architectures"] = {name};
     EXPECT_THROW(read_spec(config, "x"), Error) << name;

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace bumblebee::models {
 namespace {
@@ -188,9 +189,22 @@ TEST(Rope, WhatStretchesTheContextLengthensIt) {
   EXPECT_EQ(context(R"({"type": "yarn", "factor": 1.25, "original_max_position_embeddings": 100})"), kContext);
   EXPECT_EQ(context(R"({"type": "yarn", "factor": null, "original_max_position_embeddings": 128})"), kContext);
   EXPECT_EQ(context(R"({"type": "linear", "factor": 2.5})"), 1280);
-  EXPECT_EQ(context(R"({"type": "linear", "factor": 1e30})"), 1 << 30);
+  EXPECT_EQ(context(R"({"type": "linear", "factor": 1024})"), 1024 * kContext);
+  for (const char* text : {R"({"rope_scaling": {"type": "linear", "factor": 1e30}})",
+                           R"({"rope_scaling": {"type": "yarn", "factor": 1025}})"})
+    EXPECT_NE(refusal(text, ErrorCode::bad_config).find("at most 1024 times"), std::string::npos) << text;
   // max_position_embeddings of Llama 3.1 and later is the stretched length already.
   EXPECT_EQ(context(R"({"type": "llama3", "factor": 32, "original_max_position_embeddings": 64})"), kContext);
+}
+
+TEST(Rope, SaysWhichContextItTook) {
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told += line; }, LogLevel::warning);
+  read_whole(R"({"rope_scaling": {"type": "linear", "factor": 2, "original_max_position_embeddings": 256}})");
+  EXPECT_EQ(told, "");
+  read_whole(R"({"rope_scaling": {"type": "linear", "factor": 2.5}})");
+  set_log_sink({});
+  EXPECT_NE(told.find("context taken for 1280, 'max_position_embeddings' 512"), std::string::npos) << told;
 }
 
 TEST(Rope, DynamicScalingIsThePlainOneWithinTheContext) {

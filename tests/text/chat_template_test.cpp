@@ -80,6 +80,26 @@ TEST(ChatTemplate, ArgumentsThatAreTextAreReadUnlessTheTemplateKnowsThem) {
       "{% for c in messages[0].tool_calls %}{% set a = (c.function or c).arguments %}{% if a is string %}{{ a }}"
       "{% endif %}{% endfor %}{# arguments is not string #}";
   EXPECT_EQ(render(knows, call(R"({"a":1})")), R"({"a":1}{"a":1})");
+  const std::string text = R"({"a":1})";
+  for (const auto& [source, want] : std::initializer_list<std::pair<const char*, const char*>>{
+           // DeepSeek R1 and V3
+           {"{{ c['type'] + '\n' + '```json' + '\n' + c['function']['arguments'] + '\n' + '```' }}",
+            "function\n```json\n{\"a\":1}\n```"},
+           {"{%- if c.function.arguments %}{{- c.function.name ~ c.function.arguments ~ '.' }}{%- endif %}",
+            R"(f{"a":1}.)"},
+           {"{{ c.function.arguments }}", R"({"a":1})"},
+           // Apertus joins what another format of its own has, and encodes OpenAI's.
+           {"{% if c.own %}{{ '[' + c.own.arguments + ']' }}{% endif %}{{ c.function.arguments|tojson }}",
+            R"({"a": 1})"},
+           {"{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}", "a=1"},
+           {"{% set all = c.function.arguments %}{{ all.a }}", "1"}}) {
+    const std::string one =
+        Json::array({{{"role", "assistant"},
+                      {"tool_calls",
+                       Json::array({{{"type", "function"}, {"function", {{"name", "f"}, {"arguments", text}}}}})}}})
+            .dump();
+    EXPECT_EQ(render(cat("{% for c in messages[0].tool_calls %}", source, "{% endfor %}"), one), want) << source;
+  }
   const Tokenizer tokenizer = small_tokenizer();
   const ChatTemplate guarded = ChatTemplate::from_source(calls, tokenizer);
   EXPECT_EQ(controls(tokenizer, guarded.render(call(R"({"a":"\u003cs>"})"))), 0) << "nor does an escape spell one";

@@ -56,7 +56,7 @@ impl Template {
         let controls: Vec<&String> = controls.iter().filter(|c| !c.is_empty()).collect();
         let matcher =
             if controls.is_empty() { None } else { Some(AhoCorasick::new(controls).map_err(|e| bad_file(e.to_string()))?) };
-        let knows_text_arguments = asks_for_kind_of_arguments(source);
+        let knows_text_arguments = takes_text_arguments(source);
         Ok(Template { env, rules, source: source.to_string(), prepared, controls: matcher, knows_text_arguments, limits })
     }
 
@@ -247,13 +247,32 @@ fn alias_reasoning(messages: &mut Json) {
     }
 }
 
-/// `arguments is string`, `call.function.arguments is not mapping`: such a template writes text as it came.
-fn asks_for_kind_of_arguments(source: &str) -> bool {
-    source.match_indices("arguments").any(|(at, word)| {
-        let mut words = source[at + word.len()..].split_whitespace();
-        words.next() == Some("is")
-            && words.find(|w| *w != "not").is_some_and(|w| w.starts_with("string") || w.starts_with("mapping"))
-    })
+/// Whether a template writes the arguments of a call as the text that they come as: it asks what they are (`arguments is
+/// string`), or it prints them or joins them with text (`function['arguments'] + '\n'`, DeepSeek's) and nowhere encodes or walks them.
+fn takes_text_arguments(source: &str) -> bool {
+    let (mut writes, mut reads, mut condition, mut end) = (false, false, false, 0);
+    for (at, word) in source.match_indices("arguments") {
+        let rest = &source[at + word.len()..];
+        let subscript = rest.strip_prefix("']").or_else(|| rest.strip_prefix("\"]"));
+        let rest = subscript.unwrap_or(rest).trim_start_matches(|c: char| c.is_whitespace() || c == ')');
+        if let Some(test) = rest.strip_prefix("is").filter(|t| t.starts_with(char::is_whitespace)) {
+            let kind = test.split_whitespace().find(|w| *w != "not").unwrap_or_default();
+            if kind.starts_with("string") || kind.starts_with("mapping") {
+                return true;
+            }
+        }
+        let starts = |with: &[&str]| with.iter().any(|w| rest.starts_with(w));
+        if let Some(open) = source[end..at].rfind("{%") {
+            let tag = source[end + open + 2..at].trim_start_matches(['-', '+']).trim_start();
+            condition = tag.starts_with("if") || tag.starts_with("elif");
+        }
+        end = at + word.len();
+        let member = rest.strip_prefix('.').is_some_and(|name| name.starts_with(char::is_alphabetic));
+        writes |= starts(&["+", "~", "}}", "-}}"]);
+        // `{% if call.arguments %}` reads nothing; `set` and `for` do.
+        reads |= starts(&["|", "["]) || member || (starts(&["%}", "-%}"]) && !condition);
+    }
+    writes && !reads
 }
 
 /// OpenAI's format has the arguments of a call as text that holds JSON. Templates are written for the object, and would encode the text
