@@ -229,7 +229,7 @@ void add_fuse(Parser& app, Session& session) {
   verb->add_option("--adapter,--adapter-path", flags->adapters,
                    "An adapter, with a weight (1: as trained) or its scale; several are added up")
       ->option_text("SRC[:WEIGHT|:scale=X]")
-      ->one_each();
+      ->allow_extra_args(false);
   const Option* dequantize = verb->add_flag("-d,--dequantize", flags->dequantize,
                                             "Write dense weights: what is lost is one rounding to --dtype");
   verb->add_option("--dtype", flags->dtype, "Dense weights: float16, bfloat16, float32 (default: as stored)")
