@@ -133,7 +133,10 @@ std::string bash(const Parser& app) {
          "_bumblebee_files() { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- \"$current\"); }\n"
          "_bumblebee_folders() { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- \"$current\"); }\n"
          "_bumblebee_models() {\n"
-         "  _bumblebee_words \"$(\"${COMP_WORDS[0]}\" cache ls --names 2>/dev/null)\"\n"
+         "  local name\n"  // not compgen -W, which expands what it is given: names of folders are not ours
+         "  while IFS= read -r name; do\n"
+         "    [[ $name == \"$current\"* ]] && COMPREPLY+=(\"$name\")\n"
+         "  done < <(\"${COMP_WORDS[0]}\" cache ls --names 2>/dev/null)\n"
          "  (( ${#COMPREPLY[@]} )) || _bumblebee_files\n"
          "}\n"
          "_bumblebee() {\n"

@@ -175,6 +175,19 @@ TEST(Environment, AVariableWithoutEffectDoesNotHurt) {
   EXPECT_EQ(with({{"BUMBLEBEE_GROUP_SIZE", "128"}, {"BUMBLEBEE_LOGPROBS", "3"}}, call).status, 0);
 }
 
+TEST(Environment, AVariableOfAnotherActionDoesNotHurt) {
+  Scratch scratch;
+  std::filesystem::create_directories(scratch / "cache" / "models--org--tiny" / "snapshots" / "abc");
+  std::map<std::string, std::string> environment = {{"HF_HUB_CACHE", (scratch / "cache").string()}};
+  for (const char* name : {"YES", "DRY_RUN"}) environment[std::string("BUMBLEBEE_CACHE_") + name] = "1";
+  Outcome got = with(environment, {"cache", "ls"});
+  EXPECT_EQ(got.status, 0) << got.err;
+  for (const char* name : {"NAMES", "REVISIONS"}) environment[std::string("BUMBLEBEE_CACHE_") + name] = "1";
+  got = with(environment, {"cache", "prune"});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_EQ(with(environment, {"cache", "prune", "--names"}).status, 2) << "where it is typed it is a mistake";
+}
+
 TEST(Environment, WhatWritesHasVariablesOfItsOwn) {
   Scratch scratch;
   write_file(scratch / "posts.txt", "one\ntwo\nthree\nfour\n");
