@@ -16,6 +16,7 @@ struct CompletionFlags {
   CommonFlags common;
   std::string shell;
   const Parser* app = nullptr;
+  const Option* json_option = nullptr;
 };
 
 /// What may stand as a value.
@@ -252,7 +253,7 @@ int run(const CompletionFlags& flags) {
   std::string script = flags.shell == "bash"  ? bash(*flags.app)
                        : flags.shell == "zsh" ? zsh(*flags.app)
                                               : fish(*flags.app);
-  if (flags.common.json) {
+  if (flags.common.json && flags.json_option->typed()) {  // a variable says nothing of what a shell reads
     print_json({{"shell", flags.shell}, {"script", script}});
   } else {
     write_out(script);
@@ -269,6 +270,7 @@ void add_completions(Parser& app, Session& session) {
   verb->add_option("shell", flags->shell, "bash, zsh or fish")->required()->check(one_of({"bash", "zsh", "fish"}));
   verb->footer("Example:\n  source <(bumblebee completions bash)");
   on_chosen(*verb, session, flags, run);
+  flags->json_option = verb->get_option("--json");
 }
 
 }  // namespace bumblebee::cli

@@ -303,7 +303,8 @@ void Parser::settle_variables(const Parser& verb) {
   };
   for (Option& option : options) {
     option.typed_ = option.count() > 0;
-    if (option.typed_) given.push_back(&option);
+    const bool off = option.typed_ && option.is_flag() && !option.option_->as<bool>();  // --flag=false
+    if (option.typed_ && !off) given.push_back(&option);
   }
   for (Option& option : options) {
     if (option.typed_) continue;
