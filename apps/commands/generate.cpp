@@ -38,15 +38,16 @@ struct GenerateFlags {
                *model_option = nullptr;
 };
 
-/// `generate MODEL PROMPT`, as Ollama has it: where no flag names the model and the first word can be one, it is.
+/// `generate MODEL PROMPT`, as Ollama has it: where no flag names the model and the first word can be one, it is. Where
+/// the variable names one, that takes a model's directory: the prompt may begin with any/word.
 void take_model(GenerateFlags& flags) {
-  if (flags.words.empty() || flags.session->typed(*flags.model_option)) return;
+  if (flags.words.empty() || flags.model_option->typed()) return;
   const std::string& first = flags.words.front();
   std::error_code ignored;
-  const bool place = std::filesystem::exists(first, ignored);
-  const bool only_place = flags.model.model.empty() && looks_like_repository(first);
-  const bool a_prompt_follows = flags.words.size() > 1 && looks_like_repository(first);
-  if (!place && !only_place && !a_prompt_follows) return;
+  const bool model = flags.model.model.empty()
+                         ? looks_like_repository(first) || std::filesystem::exists(first, ignored)
+                         : std::filesystem::exists(std::filesystem::path(first) / "config.json", ignored);
+  if (!model) return;
   flags.model.model = first;
   flags.words.erase(flags.words.begin());
 }
