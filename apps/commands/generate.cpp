@@ -33,7 +33,6 @@ struct GenerateFlags {
   int count = 1;
   int ctx_size = 0;
   std::string kv_memory;
-  const Session* session = nullptr;
   const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr,
                *model_option = nullptr;
 };
@@ -97,7 +96,7 @@ std::string prompt_text(const GenerateFlags& flags, const Option* chosen) {
 text::Input make_input(const GenerateFlags& flags) {
   std::vector<const Option*> sources = {flags.prompt_option, flags.file_option, flags.tokens_option};
   if (!flags.words.empty()) sources.push_back(flags.positional_option);
-  const Option* chosen = exclusive(*flags.session, sources);
+  const Option* chosen = exclusive(sources);
   text::Input input;
   if (chosen && chosen == flags.tokens_option) {
     input.tokens = parse_token_list(flags.tokens, "--tokens");
@@ -174,7 +173,6 @@ int run(const GenerateFlags& given) {
 
 void add_generate(Parser& app, Session& session) {
   auto flags = std::make_shared<GenerateFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
   flags->positional_option =
