@@ -1,7 +1,9 @@
 # Writes what `bumblebee help --man` and `bumblebee completions` print to where man and the shells look for it.
 # PROGRAM: the program; MAN, DATA: the directories.
+set(PLAIN ${CMAKE_COMMAND} -E env --unset=BUMBLEBEE_JSON --unset=BUMBLEBEE_MAN ${PROGRAM})  # whatever the shell has set
+
 function(write_output file)
-  execute_process(COMMAND ${PROGRAM} ${ARGN} OUTPUT_VARIABLE text ERROR_VARIABLE error RESULT_VARIABLE status)
+  execute_process(COMMAND ${PLAIN} ${ARGN} OUTPUT_VARIABLE text ERROR_VARIABLE error RESULT_VARIABLE status)
   if(NOT status EQUAL 0)
     message(FATAL_ERROR "bumblebee ${ARGN}: ${error}")
   endif()
@@ -10,7 +12,7 @@ function(write_output file)
 endfunction()
 
 write_output("${MAN}/bumblebee.1" help --man)
-execute_process(COMMAND ${PROGRAM} help --json OUTPUT_VARIABLE help COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${PLAIN} help --json OUTPUT_VARIABLE help COMMAND_ERROR_IS_FATAL ANY)
 string(JSON count LENGTH "${help}" verbs)
 math(EXPR last "${count} - 1")
 foreach(at RANGE ${last})

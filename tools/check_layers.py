@@ -36,8 +36,8 @@ BACKENDS = ["ref", "cpu", "cuda", "mlx"]
 for name in BACKENDS:
     ALLOWED[f"backend/{name}"] = ["backend", "quant", "tensor", "base", "error"]
 
-# The program's commands that work on files rather than on models may use the file layers.
-FILE_COMMANDS = re.compile(r"^apps/.*(adapter|conver(t|sion)|fuse|inspect|logits|output_directory|quantize)")
+# The program's commands that work on files rather than on models, or write one, may use the file layers.
+FILE_COMMANDS = re.compile(r"^apps/.*(adapter|conver(t|sion|sation)|fuse|inspect|logits|output_directory|quantize)")
 FILE_LAYERS = ["lora", "io", "quant", "tensor", "base"]
 
 REGISTRY = "src/backend/registry.cpp"

@@ -34,13 +34,12 @@ struct BenchFlags {
   int repetitions = 5;
   std::string format = "md";
   bool load = false, no_warmup = false, no_bandwidth = false;
-  const Session* session = nullptr;
   const Option *json_option = nullptr, *format_option = nullptr;
 };
 
 std::string format_of(const BenchFlags& flags) {
   if (flags.common.json && flags.format == "json") return "json";
-  const Option* chosen = exclusive(*flags.session, {flags.json_option, flags.format_option});
+  const Option* chosen = exclusive({flags.json_option, flags.format_option});
   return chosen != nullptr && chosen == flags.json_option && flags.common.json ? "json" : flags.format;
 }
 
@@ -331,7 +330,6 @@ Option* add_list(Parser& verb, std::vector<std::string>& values, const List& lis
 
 void add_bench(Parser& app, Session& session) {
   auto flags = std::make_shared<BenchFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"bench", "Measure how fast a model is here"});
   add_loading_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);

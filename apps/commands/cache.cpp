@@ -24,6 +24,7 @@ struct CacheFlags {
   std::string action;
   std::vector<std::string> targets;
   bool dry_run = false, revisions = false, names = false, yes = false;
+  const Option *dry_run_option = nullptr, *revisions_option = nullptr, *names_option = nullptr, *yes_option = nullptr;
 };
 
 std::string shown(const CachedRepository& one) { return one.type == "model" ? one.id : one.type + "/" + one.id; }
@@ -72,6 +73,16 @@ OutJson as_json(const CacheListing& listing) {
           {"warnings", listing.warnings}};
 }
 
+/// Whether its id can be given to a verb: a folder may have any name, and what completes a command line is run there.
+bool has_usable_name(const CachedRepository& one) {
+  HubOptions ignored;
+  try {
+    return one.type == "model" && parse_hub_source(one.id, ignored) == one.id;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 int list(const CacheFlags& flags) {
   if (!flags.targets.empty()) throw UsageError("cache ls takes no names");
   const CacheListing listing = list_cache();
@@ -80,7 +91,9 @@ int list(const CacheFlags& flags) {
     return int(ExitCode::ok);
   }
   if (flags.names) {
-    for (const CachedRepository& one : listing.repositories) write_out(one_line(shown(one)) + "\n");
+    for (const CachedRepository& one : listing.repositories) {
+      if (has_usable_name(one)) write_out(one.id + "\n");
+    }
     return int(ExitCode::ok);
   }
   for (const CachedRepository& one : listing.repositories) {
@@ -192,15 +205,23 @@ int verify(const CacheFlags& flags) {
   return int(good ? ExitCode::ok : ExitCode::bad_file);
 }
 
+/// A flag that the action does not have: refused where it was typed, without effect where it comes from its variable.
+void leave_out(bool& flag, const Option* option, const char* refusal) {
+  if (flag && option->typed()) throw UsageError(refusal);
+  flag = false;
+}
+
 int run(const CacheFlags& given) {
   CacheFlags flags = given;
   if (flags.action == "list") flags.action = "ls";
   if (flags.action == "remove" || flags.action == "delete") flags.action = "rm";
-  if ((flags.revisions || flags.names) && flags.action != "ls")
-    throw UsageError("--revisions and --names are flags of 'cache ls'");
-  if (flags.yes && flags.action != "rm") throw UsageError("--yes is a flag of 'cache rm'");
-  if (flags.dry_run && flags.action != "rm" && flags.action != "prune")
-    throw UsageError("--dry-run is a flag of 'cache rm' and 'cache prune'");
+  if (flags.action != "ls") {
+    leave_out(flags.revisions, flags.revisions_option, "--revisions and --names are flags of 'cache ls'");
+    leave_out(flags.names, flags.names_option, "--revisions and --names are flags of 'cache ls'");
+  }
+  if (flags.action != "rm") leave_out(flags.yes, flags.yes_option, "--yes is a flag of 'cache rm'");
+  if (flags.action != "rm" && flags.action != "prune")
+    leave_out(flags.dry_run, flags.dry_run_option, "--dry-run is a flag of 'cache rm' and 'cache prune'");
   if (flags.action == "ls") return list(flags);
   if (flags.action == "rm") return remove(flags);
   if (flags.action == "prune") return prune(flags);
@@ -219,10 +240,10 @@ void add_cache(Parser& app, Session& session) {
       ->suggests({"ls", "rm", "prune", "verify"});
   verb->add_option("targets", flags->targets,
                    "rm: org/name, org/name@revision or a commit; verify: org/name[@revision] (none: all models)");
-  verb->add_flag("--revisions", flags->revisions, "ls: a line for each revision as well");
-  verb->add_flag("--names", flags->names, "ls: only the names, for scripts");
-  verb->add_flag("-y,--yes", flags->yes, "rm: do not ask, as a terminal is asked otherwise");
-  verb->add_flag("--dry-run", flags->dry_run, "rm, prune: only say what would go");
+  flags->revisions_option = verb->add_flag("--revisions", flags->revisions, "ls: a line for each revision as well");
+  flags->names_option = verb->add_flag("--names", flags->names, "ls: only the names of models, for scripts");
+  flags->yes_option = verb->add_flag("-y,--yes", flags->yes, "rm: do not ask, as a terminal is asked otherwise");
+  flags->dry_run_option = verb->add_flag("--dry-run", flags->dry_run, "rm, prune: only say what would go");
   verb->footer(
       "prune removes revisions that no branch or tag leads to, and what interrupted downloads left. verify hashes "
       "every\n"

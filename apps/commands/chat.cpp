@@ -49,7 +49,7 @@ std::string trimmed(std::string_view text) {
   return std::string(text.substr(first, text.find_last_not_of(" \t") - first + 1));
 }
 
-/// What a person typed, with """ blocks joined to one message.
+/// What a person typed, with """ blocks joined to one message. The end of the input ends a block too.
 ReadLine read_message(LineReader& reader) {
   ReadLine line = reader.read(">>> ");
   const std::string start = trimmed(line.text);
@@ -58,6 +58,7 @@ ReadLine read_message(LineReader& reader) {
   if (text.ends_with("\"\"\"")) return {ReadStatus::line, text.substr(0, text.size() - 3)};
   for (;;) {
     ReadLine more = reader.read("... ");
+    if (more.status == ReadStatus::end) return {ReadStatus::line, text};
     if (more.status != ReadStatus::line) return more;
     std::string end = trimmed(more.text);
     bool last = end.ends_with("\"\"\"");

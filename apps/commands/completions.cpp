@@ -16,6 +16,7 @@ struct CompletionFlags {
   CommonFlags common;
   std::string shell;
   const Parser* app = nullptr;
+  const Option* json_option = nullptr;
 };
 
 /// What may stand as a value.
@@ -133,7 +134,10 @@ std::string bash(const Parser& app) {
          "_bumblebee_files() { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- \"$current\"); }\n"
          "_bumblebee_folders() { compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- \"$current\"); }\n"
          "_bumblebee_models() {\n"
-         "  _bumblebee_words \"$(\"${COMP_WORDS[0]}\" cache ls --names 2>/dev/null)\"\n"
+         "  local name\n"  // not compgen -W, which expands what it is given: names of folders are not ours
+         "  while IFS= read -r name; do\n"
+         "    [[ $name == \"$current\"* ]] && COMPREPLY+=(\"$name\")\n"
+         "  done < <(\"${COMP_WORDS[0]}\" cache ls --names 2>/dev/null)\n"
          "  (( ${#COMPREPLY[@]} )) || _bumblebee_files\n"
          "}\n"
          "_bumblebee() {\n"
@@ -249,7 +253,7 @@ int run(const CompletionFlags& flags) {
   std::string script = flags.shell == "bash"  ? bash(*flags.app)
                        : flags.shell == "zsh" ? zsh(*flags.app)
                                               : fish(*flags.app);
-  if (flags.common.json) {
+  if (flags.common.json && flags.json_option->typed()) {  // a variable says nothing of what a shell reads
     print_json({{"shell", flags.shell}, {"script", script}});
   } else {
     write_out(script);
@@ -266,6 +270,7 @@ void add_completions(Parser& app, Session& session) {
   verb->add_option("shell", flags->shell, "bash, zsh or fish")->required()->check(one_of({"bash", "zsh", "fish"}));
   verb->footer("Example:\n  source <(bumblebee completions bash)");
   on_chosen(*verb, session, flags, run);
+  flags->json_option = verb->get_option("--json");
 }
 
 }  // namespace bumblebee::cli

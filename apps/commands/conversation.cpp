@@ -5,8 +5,8 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
+#include "base/atomic_file.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
 #include "ui/terminal.h"
@@ -89,7 +89,7 @@ void Conversation::retry() {
   if (!messages.empty() && messages.back().role == "assistant") messages.pop_back();
   if (messages.empty() || messages.back().role != "user") throw UsageError("/retry: nothing was asked yet");
   answer(std::move(messages));
-  if (std::holds_alternative<GreedySearch>(ready_.config.strategy))
+  if (!cancelled() && std::holds_alternative<GreedySearch>(ready_.config.strategy))
     note("[greedy, so the answer is the same: /set temp 0.8 draws another]");
 }
 
@@ -122,23 +122,27 @@ void Conversation::answer(std::vector<Message> messages) {
     last_ = common_.json ? ready_.serving.run(input) : std::move(stream_answers(ready_.serving, {input}, common_)[0]);
   }
   ++turns_;
-  const bool said = !cancelled() || !last_.text.empty();
-  if (said) {  // else Ctrl-C came before the answer began: there is no turn
+  const bool anew = messages.size() < messages_.size();  // /retry, with an answer that there is
+  const bool asked = messages.size() > messages_.size();
+  const bool said = !cancelled() || (!last_.text.empty() && !anew);
+  if (said) {  // else Ctrl-C came before the answer began, and there is no turn; or the answer of before stays
     messages_ = std::move(messages);
     messages_.push_back({"assistant", last_.text, {}});
   }
   if (common_.json) print_json(to_json(last_, ready_, seed));
   if (common_.verbose) note(speed_line(last_));
-  if (!common_.json) remark_on_end();
+  if (common_.json) return;
+  remark_on_end(anew             ? "[stopped; the answer of before stays]"
+                : said || !asked ? "[stopped]"
+                                 : "[stopped; the question is not part of the conversation]");
 }
 
-/// An answer that did not end by itself says so, and what lets it go on.
-void Conversation::remark_on_end() const {
+/// An answer that did not end by itself says so, and what lets it go on; `stopped` where Ctrl-C ended it.
+void Conversation::remark_on_end(const char* stopped) const {
   const int room = ready_.serving.limits().sequence_length;
   switch (cut_by(last_, ready_.config, room)) {
     case Cut::nothing: break;
-    case Cut::stopped:
-      return note(last_.text.empty() ? "[stopped; the question is not part of the conversation]" : "[stopped]");
+    case Cut::stopped: return note(stopped);
     case Cut::tokens:  // -n asked for it: a person is told what to do, a script knows
       if (!common_.remarks()) return;
       return note(fmt::format("[cut at {} tokens: /set max-tokens N allows more, -1 has no limit]",
@@ -166,6 +170,10 @@ void Conversation::set(const std::string& setting) {
   for (const char* draws : {"--temp", "--temperature", "--top-k", "--top-p", "--min-p", "--contrastive-alpha"}) {
     if (words[1] == draws) changed.greedy = false;
   }
+  for (const char* draws : {"--temp", "--temperature", "--top-p", "--min-p"}) {
+    if (words[1] == draws) changed.contrastive_alpha = {};
+  }
+  if (words[1] == "--contrastive-alpha") changed.top_p = changed.min_p = {};
   if (words[1] == "--greedy") {
     changed.temperature = changed.top_p = changed.min_p = changed.contrastive_alpha = {};
     changed.top_k = {};
@@ -201,10 +209,7 @@ void Conversation::save(const std::string& path) {
     throw Error(ErrorCode::bad_file, path, "exists already, and is not of this chat; choose another name");
   OutJson list = OutJson::array();
   for (const Message& message : messages_) list.push_back({{"role", message.role}, {"content", message.content}});
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out << OutJson{{"messages", list}}.dump(2) << '\n';
-  out.close();
-  if (!out) throw Error(ErrorCode::bad_file, path, "cannot write the conversation");
+  write_text_file(path, OutJson{{"messages", list}}.dump(2) + "\n");
   files_.insert(path);
   note("[saved to " + path + "]");
 }

@@ -17,7 +17,7 @@ class Conversation {
 
   /// Asks and prints the answer. A refused question leaves the conversation as it was.
   void ask(std::string question);
-  /// Answers the last question anew.
+  /// Answers the last question anew; what Ctrl-C stops leaves the answer of before.
   void retry();
   /// Takes the last question and its answer back.
   void undo();
@@ -38,7 +38,7 @@ class Conversation {
 
  private:
   void answer(std::vector<Message> messages);
-  void remark_on_end() const;
+  void remark_on_end(const char* stopped) const;
 
   const CommonFlags& common_;
   SamplingFlags sampling_;

@@ -22,7 +22,6 @@ struct ConvertFlags {
   int bits = 4, group_size = 64;
   std::string mode = "affine", dtype, variant = "cpu";
   int threads = 0;
-  const Session* session = nullptr;
   const Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
                *output_flag_option = nullptr;
 };
@@ -62,8 +61,8 @@ ConversionJob from_directory(const ConvertFlags& flags, const std::string& sourc
 }
 
 int run(const ConvertFlags& flags) {
-  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
-  const Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
+  const Option* from = exclusive({flags.source_option, flags.model_option});
+  const Option* to = exclusive({flags.output_option, flags.output_flag_option});
   if (!from) throw UsageError("no source given: bumblebee convert MODEL.gguf DIRECTORY");
   if (!to) throw UsageError("no output directory given: bumblebee convert MODEL.gguf DIRECTORY");
   const std::string& source = from == flags.source_option ? flags.source : flags.model;
@@ -80,7 +79,6 @@ int run(const ConvertFlags& flags) {
 
 void add_convert(Parser& app, Session& session) {
   auto flags = std::make_shared<ConvertFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"convert", "Convert a GGUF file or a checkpoint to an MLX-format directory"});
   verb->own_variables();
   flags->source_option = verb->add_option("source", flags->source, "MODEL.gguf, a checkpoint directory, or org/name");

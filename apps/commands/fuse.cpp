@@ -34,7 +34,6 @@ struct FuseFlags {
   std::vector<std::string> adapters;
   bool dequantize = false, force = false;
   int threads = 0, ctx_size = 256;
-  const Session* session = nullptr;
   const Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
                *output_flag_option = nullptr;
 };
@@ -186,8 +185,8 @@ void print_as_text(const FuseFlags& flags, const lora::FuseReport& report, const
 }
 
 int run(const FuseFlags& flags) {
-  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
-  const Option* to = exclusive(*flags.session, {flags.output_option, flags.output_flag_option});
+  const Option* from = exclusive({flags.source_option, flags.model_option});
+  const Option* to = exclusive({flags.output_option, flags.output_flag_option});
   if (from == nullptr) throw UsageError("no model given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   if (to == nullptr) throw UsageError("no output directory given: bumblebee fuse MODEL DIR --adapter ADAPTER");
   const std::filesystem::path source =
@@ -218,7 +217,6 @@ int run(const FuseFlags& flags) {
 
 void add_fuse(Parser& app, Session& session) {
   auto flags = std::make_shared<FuseFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"fuse", "Write adapters into a model's weights, and say what that loses"});
   verb->own_variables();
   flags->source_option = verb->add_option("source", flags->source, "The base: a checkpoint directory, or org/name");
@@ -229,7 +227,7 @@ void add_fuse(Parser& app, Session& session) {
   verb->add_option("--adapter,--adapter-path", flags->adapters,
                    "An adapter, with a weight (1: as trained) or its scale; several are added up")
       ->option_text("SRC[:WEIGHT|:scale=X]")
-      ->one_each();
+      ->allow_extra_args(false);
   const Option* dequantize = verb->add_flag("-d,--dequantize", flags->dequantize,
                                             "Write dense weights: what is lost is one rounding to --dtype");
   verb->add_option("--dtype", flags->dtype, "Dense weights: float16, bfloat16, float32 (default: as stored)")

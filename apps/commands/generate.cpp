@@ -33,20 +33,20 @@ struct GenerateFlags {
   int count = 1;
   int ctx_size = 0;
   std::string kv_memory;
-  const Session* session = nullptr;
   const Option *prompt_option = nullptr, *file_option = nullptr, *tokens_option = nullptr, *positional_option = nullptr,
                *model_option = nullptr;
 };
 
-/// `generate MODEL PROMPT`, as Ollama has it: where no flag names the model and the first word can be one, it is.
+/// `generate MODEL PROMPT`, as Ollama has it: where no flag names the model and the first word can be one, it is. Where
+/// the variable names one, that takes a model's directory: the prompt may begin with any/word.
 void take_model(GenerateFlags& flags) {
-  if (flags.words.empty() || flags.session->typed(*flags.model_option)) return;
+  if (flags.words.empty() || flags.model_option->typed()) return;
   const std::string& first = flags.words.front();
   std::error_code ignored;
-  const bool place = std::filesystem::exists(first, ignored);
-  const bool only_place = flags.model.model.empty() && looks_like_repository(first);
-  const bool a_prompt_follows = flags.words.size() > 1 && looks_like_repository(first);
-  if (!place && !only_place && !a_prompt_follows) return;
+  const bool model = flags.model.model.empty()
+                         ? looks_like_repository(first) || std::filesystem::exists(first, ignored)
+                         : std::filesystem::exists(std::filesystem::path(first) / "config.json", ignored);
+  if (!model) return;
   flags.model.model = first;
   flags.words.erase(flags.words.begin());
 }
@@ -96,7 +96,7 @@ std::string prompt_text(const GenerateFlags& flags, const Option* chosen) {
 text::Input make_input(const GenerateFlags& flags) {
   std::vector<const Option*> sources = {flags.prompt_option, flags.file_option, flags.tokens_option};
   if (!flags.words.empty()) sources.push_back(flags.positional_option);
-  const Option* chosen = exclusive(*flags.session, sources);
+  const Option* chosen = exclusive(sources);
   text::Input input;
   if (chosen && chosen == flags.tokens_option) {
     input.tokens = parse_token_list(flags.tokens, "--tokens");
@@ -173,7 +173,6 @@ int run(const GenerateFlags& given) {
 
 void add_generate(Parser& app, Session& session) {
   auto flags = std::make_shared<GenerateFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"generate", "Answer one prompt"});
   verb->alias("run");
   flags->positional_option =

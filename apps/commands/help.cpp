@@ -15,6 +15,7 @@ struct HelpFlags {
   CommonFlags common;
   std::string verb;
   bool man = false;
+  const Option* json_option = nullptr;
   const Parser* app = nullptr;
 };
 
@@ -51,7 +52,7 @@ int run(const HelpFlags& flags) {
     throw UsageError("no verb '" + flags.verb + "'; " +
                      (near.empty() ? "'bumblebee help' lists them" : "did you mean '" + near + "'?"));
   }
-  if (flags.common.json) {
+  if (flags.common.json && (!flags.man || flags.json_option->typed())) {  // a variable says nothing of pages
     OutJson verbs = OutJson::array();
     for (const Parser* verb : flags.app->verbs()) {
       if (chosen == nullptr || verb == chosen) verbs.push_back(describe(*verb));
@@ -75,6 +76,7 @@ void add_help(Parser& app, Session& session) {
   verb->add_flag("--man", flags->man, "As a page for man: bumblebee help generate --man | man -l -");
   verb->footer("With --json: every verb and flag with its environment variable.");
   on_chosen(*verb, session, flags, run);
+  flags->json_option = verb->get_option("--json");
 }
 
 }  // namespace bumblebee::cli

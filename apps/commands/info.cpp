@@ -24,7 +24,6 @@ struct InfoFlags {
   std::string model, directory;
   int ctx_size = 0;
   std::string kv_type = "auto";
-  const Session* session = nullptr;
   const Option *model_option = nullptr, *directory_option = nullptr;
 };
 
@@ -152,7 +151,7 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
 }
 
 int run(const InfoFlags& flags) {
-  const Option* chosen = exclusive(*flags.session, {flags.model_option, flags.directory_option});
+  const Option* chosen = exclusive({flags.model_option, flags.directory_option});
   const std::string& name = chosen == flags.directory_option ? flags.directory : flags.model;
   const Repository place = source(name, flags.common);
   if (const std::filesystem::path where = place.place(); is_adapter(where)) {
@@ -178,7 +177,6 @@ int run(const InfoFlags& flags) {
 
 void add_info(Parser& app, Session& session) {
   auto flags = std::make_shared<InfoFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"info", "Describe a model or an adapter: weights, memory, changes"});
   verb->alias("show");
   flags->directory_option = verb->add_option("directory", flags->directory, "The model, as -m, or an adapter");

@@ -21,7 +21,6 @@ struct LogitsFlags {
   ModelFlags model;
   AdapterFlags adapters;
   std::string tokens, tokens_file, output;
-  const Session* session = nullptr;
   const Option *tokens_option = nullptr, *file_option = nullptr;
 };
 
@@ -45,7 +44,7 @@ void check_output(const LogitsFlags& flags) {
 }
 
 int run(const LogitsFlags& flags) {
-  const Option* chosen = exclusive(*flags.session, {flags.tokens_option, flags.file_option});
+  const Option* chosen = exclusive({flags.tokens_option, flags.file_option});
   if (!chosen) throw UsageError("no tokens given: use --tokens 1,2,3 or --tokens-file FILE");
   std::vector<int32_t> tokens = chosen == flags.tokens_option
                                     ? parse_token_list(flags.tokens, "--tokens")
@@ -80,7 +79,6 @@ int run(const LogitsFlags& flags) {
 
 void add_logits(Parser& app, Session& session) {
   auto flags = std::make_shared<LogitsFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"logits", "Write the predictions for every position of some tokens"});
   add_model_flags(*verb, flags->model);
   add_adapter_flags(*verb, flags->adapters);

@@ -18,7 +18,6 @@ struct PullFlags {
   std::string source, model, revision;
   std::vector<std::string> include, exclude;
   int jobs = 8;
-  const Session* session = nullptr;
   const Option *source_option = nullptr, *model_option = nullptr;
 };
 
@@ -44,7 +43,7 @@ void remark(const PullFlags& flags, const PullResult& result) {
 }
 
 int run(const PullFlags& flags) {
-  const Option* from = exclusive(*flags.session, {flags.source_option, flags.model_option});
+  const Option* from = exclusive({flags.source_option, flags.model_option});
   if (from == nullptr) throw UsageError("no repository given: bumblebee pull org/name");
   PullOptions options;
   options.hub = hub_options(flags.common);
@@ -70,7 +69,6 @@ int run(const PullFlags& flags) {
 
 void add_pull(Parser& app, Session& session) {
   auto flags = std::make_shared<PullFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"pull", "Download a model or an adapter from the Hugging Face Hub"});
   flags->source_option = verb->add_option("source", flags->source,
                                           "org/name[/folder][@revision] (revision: branch, tag, commit, refs/pr/N)");

@@ -19,7 +19,6 @@ struct TokenizeFlags {
   bool no_special_tokens = false;
   bool pieces = false;
   bool lines = false;
-  const Session* session = nullptr;
   const Option *text_option = nullptr, *file_option = nullptr;
 };
 
@@ -27,7 +26,6 @@ struct DetokenizeFlags {
   CommonFlags common;
   std::string model, ids, file;
   bool skip_special_tokens = false;
-  const Session* session = nullptr;
   const Option *ids_option = nullptr, *file_option = nullptr;
 };
 
@@ -63,8 +61,8 @@ std::vector<std::string> split_lines(const std::string& text) {
   return lines;
 }
 
-std::string text_from(const Session& session, const Option* argument, const Option* file, const std::string& what) {
-  const Option* chosen = exclusive(session, {argument, file});
+std::string text_from(const Option* argument, const Option* file, const std::string& what) {
+  const Option* chosen = exclusive({argument, file});
   if (!chosen && ::isatty(STDIN_FILENO) == 1)
     throw UsageError("no " + what + " given: pass it as an argument, or use -f FILE");
   if (!chosen) return read_input("-");
@@ -73,7 +71,7 @@ std::string text_from(const Session& session, const Option* argument, const Opti
 }
 
 int run_tokenize(const TokenizeFlags& flags) {
-  std::string text = text_from(*flags.session, flags.text_option, flags.file_option, "text");
+  std::string text = text_from(flags.text_option, flags.file_option, "text");
   Tokenizer tokenizer = load_tokenizer(source(flags.model, flags.common));
   EncodeOptions options;
   options.parse_control_tokens = flags.parse_control_tokens;
@@ -88,7 +86,7 @@ int run_tokenize(const TokenizeFlags& flags) {
 }
 
 int run_detokenize(const DetokenizeFlags& flags) {
-  std::string text = text_from(*flags.session, flags.ids_option, flags.file_option, "token ids");
+  std::string text = text_from(flags.ids_option, flags.file_option, "token ids");
   std::vector<int32_t> ids = parse_token_list(text, "ids");
   Tokenizer tokenizer = load_tokenizer(source(flags.model, flags.common));
   std::string decoded = tokenizer.decode(ids, flags.skip_special_tokens);
@@ -104,7 +102,6 @@ int run_detokenize(const DetokenizeFlags& flags) {
 
 void add_tokenize(Parser& app, Session& session) {
   auto flags = std::make_shared<TokenizeFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"tokenize", "Turn text into token ids"});
   flags->text_option = verb->add_option("text", flags->text, "The text; '-' reads standard input");
   add_model_flag(*verb, flags->model);
@@ -125,7 +122,6 @@ void add_tokenize(Parser& app, Session& session) {
 
 void add_detokenize(Parser& app, Session& session) {
   auto flags = std::make_shared<DetokenizeFlags>();
-  flags->session = &session;
   Parser* verb = add_verb(app, {"detokenize", "Turn token ids into text"});
   flags->ids_option = verb->add_option("ids", flags->ids, "Ids such as 1,2,3; '-' reads standard input");
   add_model_flag(*verb, flags->model);

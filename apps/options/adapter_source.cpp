@@ -16,8 +16,9 @@ AdapterSource AdapterSource::parse(const std::string& text) {
   AdapterSource result{.source = text, .scale = {}};
   const size_t colon = text.rfind(':');
   std::error_code ignored;
-  const bool scheme = colon != std::string::npos && text.compare(colon, 3, "://") == 0;
-  if (colon != std::string::npos && !scheme && !std::filesystem::exists(text, ignored)) {
+  // http://host:8080/org/name
+  const bool address = colon != std::string::npos && text.find('/', colon) != std::string::npos;
+  if (colon != std::string::npos && !address && !std::filesystem::exists(text, ignored)) {
     std::string_view number = std::string_view(text).substr(colon + 1);
     const bool absolute = number.starts_with(kScale);
     if (absolute) number.remove_prefix(kScale.size());

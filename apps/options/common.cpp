@@ -9,8 +9,6 @@ namespace bumblebee::cli {
 
 bool CommonFlags::remarks() const { return verbose || (!json && is_terminal(stderr)); }
 
-bool Session::typed(const Option& option) const { return option.typed(); }
-
 void add_common_flags(Parser& verb, CommonFlags& common) {
   verb.add_flag("--json", common.json, "Print JSON on standard output, for programs")->group("Output")->shared();
   verb.add_flag("-v,--verbose", common.verbose, "Say more on standard error")->group("Output")->shared();
@@ -28,12 +26,12 @@ void add_common_flags(Parser& verb, CommonFlags& common) {
       ->shared();
 }
 
-const Option* exclusive(const Session& session, const std::vector<const Option*>& options) {
+const Option* exclusive(const std::vector<const Option*>& options) {
   const Option* from_typed = nullptr;
   const Option* from_environment = nullptr;
   for (const Option* option : options) {
     if (option->count() == 0) continue;
-    const Option*& slot = session.typed(*option) ? from_typed : from_environment;
+    const Option*& slot = option->typed() ? from_typed : from_environment;
     if (slot) throw UsageError(slot->origin() + " and " + option->origin() + " exclude each other");
     slot = option;
   }

@@ -31,9 +31,6 @@ struct Session {
   std::function<int()> run;             // the chosen verb; empty when there was nothing to choose
   const CommonFlags* common = nullptr;  // of the chosen verb
   bool understood = false;              // the whole command line was
-
-  /// Whether `option` was typed, as opposed to coming from its environment variable.
-  bool typed(const Option& option) const;
 };
 
 struct Verb {
@@ -59,6 +56,6 @@ void on_chosen(Parser& verb, Session& session, std::shared_ptr<Flags> flags, int
 
 /// At most one of the options may be typed. When several have values, those from the environment yield to a typed one;
 /// returns the one that counts, or nullptr. Throws UsageError when two are typed, or two come from the environment.
-const Option* exclusive(const Session& session, const std::vector<const Option*>& options);
+const Option* exclusive(const std::vector<const Option*>& options);
 
 }  // namespace bumblebee::cli

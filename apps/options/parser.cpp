@@ -92,10 +92,6 @@ Option* Option::suggests(std::vector<std::string> words) { return words_ = std::
 Option* Option::shared() { return shared_ = true, this; }
 Option* Option::required() { return option_->required(), this; }
 Option* Option::allow_extra_args(bool value) { return option_->allow_extra_args(value), this; }
-Option* Option::one_each() {
-  option_->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  return this;
-}
 
 size_t Option::count() const { return option_->count(); }
 std::string Option::value() const { return option_->as<std::string>(); }
@@ -307,7 +303,8 @@ void Parser::settle_variables(const Parser& verb) {
   };
   for (Option& option : options) {
     option.typed_ = option.count() > 0;
-    if (option.typed_) given.push_back(&option);
+    const bool off = option.typed_ && option.is_flag() && !option.option_->as<bool>();  // --flag=false
+    if (option.typed_ && !off) given.push_back(&option);
   }
   for (Option& option : options) {
     if (option.typed_) continue;

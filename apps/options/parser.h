@@ -56,8 +56,6 @@ class Option {
   Option* suggests(std::vector<std::string> words);
   /// A flag that may be repeated takes one value each time when false.
   Option* allow_extra_args(bool value);
-  /// Takes exactly one value each time, and may be repeated.
-  Option* one_each();
 
   size_t count() const;                          // values given; 0: keeps its default
   bool typed() const { return typed_; }          // on the command line, as opposed to in its variable

@@ -30,10 +30,6 @@ spdlog::level::level_enum level_of(LogLevel level) {
   return spdlog::level::err;
 }
 
-}  // namespace
-
-namespace {
-
 /// What the library left out or took otherwise, as a person wants to hear of it: once, on a line without ceremony.
 /// Errors reach the person as such.
 void show_notes() {
@@ -41,8 +37,7 @@ void show_notes() {
       [told = std::make_shared<std::set<std::string>>()](LogLevel one, std::string_view line) {
         if (one != LogLevel::warning || !line.starts_with("[")) return;  // an event, not a note
         if (told->size() >= kMostNotes || !told->emplace(line).second) return;
-        const char* clear = is_terminal(stderr) ? "\r\033[K" : "";
-        std::fprintf(stderr, "%snote: %.*s\n", clear, int(line.size()), line.data());
+        overlay::above([&] { std::fprintf(stderr, "note: %.*s\n", int(line.size()), line.data()); });
       },
       LogLevel::warning);
 }

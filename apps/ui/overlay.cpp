@@ -32,6 +32,7 @@ void show(const std::vector<std::string>& lines) {
 void draw(const std::vector<std::string>& lines) {
   const auto held = hold_terminal();
   std::vector<std::string>& old = drawn();
+  if (old.empty() && !lines.empty() && is_terminal(stderr)) end_line();
   if (lines.size() != old.size()) {
     erase(old);
     show(lines);

@@ -71,6 +71,7 @@ TEST(AdapterFlag, RefusalsNameTheAdapter) {
   refused({"--adapter", kLora + ":much"}, 2, "expected ADAPTER, ADAPTER:WEIGHT");
   refused({"--adapter", ":2"}, 2, "expected a source");
   refused({"--adapter", "/nowhere/at/all"}, 3, "/nowhere/at/all");
+  refused({"--adapter", "/nowhere:8080/at/all"}, 3, "/nowhere:8080/at/all");
   refused({"--adapter", kLora, "--adapter", kLora}, 8, "got it twice");
   refused({"--adapter", kFull, "--adapter", kFull}, 8, "got it twice");
   refused({"--adapter", kFull + ":scale=2"}, 8, "no factors to scale");

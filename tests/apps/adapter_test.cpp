@@ -162,6 +162,14 @@ TEST(Fuse, MeasuresTheWholeModelOnAText) {
   EXPECT_EQ(entries, 4);
 }
 
+TEST(Fuse, TakesEveryAdapterThatIsNamed) {
+  Scratch scratch;
+  const Outcome got = run({"fuse", "--adapter", "/nowhere/at/all", "--adapter", golden_adapter("peft_lora"),
+                           golden("models/qwen3"), (scratch / "out").string()});
+  EXPECT_EQ(got.status, 3) << "the last one alone would do: " << got.out;
+  EXPECT_NE(got.err.find("/nowhere/at/all"), std::string::npos) << got.err;
+}
+
 TEST(Fuse, Refuses) {
   Scratch scratch;
   const std::string out = (scratch / "out").string();

@@ -50,6 +50,9 @@ TEST(Chat, ABlockIsOneMessage) {
   std::vector<nlohmann::json> spread = answers("\"\"\"\nfirst\nsecond\n\"\"\"\n");
   ASSERT_EQ(spread.size(), 1u);
   EXPECT_EQ(spread[0].at("prompt_tokens"), block[0].at("prompt_tokens"));
+  std::vector<nlohmann::json> open = answers("\"\"\"first\nsecond");
+  ASSERT_EQ(open.size(), 1u) << "what ends with the input is said as well";
+  EXPECT_EQ(open[0].at("prompt_tokens"), block[0].at("prompt_tokens"));
 }
 
 TEST(Chat, SystemPromptByFlagAndByCommand) {
@@ -114,6 +117,12 @@ TEST(Chat, SettingsChangeTheNextAnswer) {
   EXPECT_NE(shown.err.find("[greedy, max-tokens 4, seed "), std::string::npos) << shown.err;
   EXPECT_NE(shown.err.find("[temp 0.5, top-k 0, top-p 1, min-p 0, max-tokens 4, seed "), std::string::npos);
   EXPECT_NE(shown.err.find("[greedy, strip emoji, max-tokens -1, seed "), std::string::npos) << shown.err;
+  // What excludes each other takes turns.
+  const Outcome turns = chat("/set contrastive-alpha 0.6\n/set top-p 0.5\n/set contrastive-alpha 0.6\n/set temp 0.5\n");
+  EXPECT_EQ(turns.status, 0) << turns.err;
+  EXPECT_NE(turns.err.find("[contrastive-alpha 0.6, "), std::string::npos) << turns.err;
+  EXPECT_NE(turns.err.find("top-p 0.5"), std::string::npos) << turns.err;
+  EXPECT_NE(turns.err.find("[temp 0.5, top-k 0, top-p 1, "), std::string::npos) << turns.err;
   const Outcome wrong = chat("/set temp hot\n");
   EXPECT_EQ(wrong.status, 2);
   EXPECT_NE(wrong.err.find("/set: --temp"), std::string::npos) << wrong.err;

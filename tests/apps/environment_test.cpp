@@ -141,6 +141,9 @@ TEST(Environment, ATypedFlagBeatsVariablesThatItExcludes) {
   // A flag that is switched off excludes nothing, and two that mean the same agree.
   EXPECT_EQ(outcome({{"BUMBLEBEE_GREEDY", "0"}, {"BUMBLEBEE_TEMP", "5"}}, {"--seed", "1"}).out, drawn);
   EXPECT_EQ(outcome({{"BUMBLEBEE_GREEDY", "1"}}, {"--temp", "0"}).out, greedy);
+  // So does one that is typed, and its variable loses all the same.
+  EXPECT_EQ(outcome({{"BUMBLEBEE_GREEDY", "1"}}, {"--greedy=false", "--temp", "5", "--seed", "1"}).out, drawn);
+  EXPECT_EQ(outcome({{"BUMBLEBEE_TEMP", "5"}, {"BUMBLEBEE_SEED", "1"}}, {"--greedy=false"}).out, drawn);
   // Two variables are refused by their names, two flags by theirs.
   Outcome got = outcome({{"BUMBLEBEE_GREEDY", "1"}, {"BUMBLEBEE_TOP_K", "5"}}, {});
   EXPECT_EQ(got.status, 2);
@@ -173,6 +176,27 @@ TEST(Environment, AVariableOfNothingIsSaid) {
 TEST(Environment, AVariableWithoutEffectDoesNotHurt) {
   const std::vector<std::string> call = {"generate", "-m", tiny_model(), "-p", "x", "-n", "2"};
   EXPECT_EQ(with({{"BUMBLEBEE_GROUP_SIZE", "128"}, {"BUMBLEBEE_LOGPROBS", "3"}}, call).status, 0);
+}
+
+TEST(Environment, PagesAndScriptsAreJsonOnlyWhereTyped) {
+  const std::map<std::string, std::string> json = {{"BUMBLEBEE_JSON", "1"}};
+  EXPECT_EQ(with(json, {"help", "--man"}).out, run({"help", "--man"}).out);
+  EXPECT_EQ(with(json, {"completions", "bash"}).out, run({"completions", "bash"}).out);
+  EXPECT_EQ(run({"completions", "bash", "--json"}).json().at("shell"), "bash");
+  EXPECT_TRUE(with(json, {"help"}).json().contains("verbs"));
+}
+
+TEST(Environment, AVariableOfAnotherActionDoesNotHurt) {
+  Scratch scratch;
+  std::filesystem::create_directories(scratch / "cache" / "models--org--tiny" / "snapshots" / "abc");
+  std::map<std::string, std::string> environment = {{"HF_HUB_CACHE", (scratch / "cache").string()}};
+  for (const char* name : {"YES", "DRY_RUN"}) environment[std::string("BUMBLEBEE_CACHE_") + name] = "1";
+  Outcome got = with(environment, {"cache", "ls"});
+  EXPECT_EQ(got.status, 0) << got.err;
+  for (const char* name : {"NAMES", "REVISIONS"}) environment[std::string("BUMBLEBEE_CACHE_") + name] = "1";
+  got = with(environment, {"cache", "prune"});
+  EXPECT_EQ(got.status, 0) << got.err;
+  EXPECT_EQ(with(environment, {"cache", "prune", "--names"}).status, 2) << "where it is typed it is a mistake";
 }
 
 TEST(Environment, WhatWritesHasVariablesOfItsOwn) {

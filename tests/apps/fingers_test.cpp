@@ -74,9 +74,10 @@ TEST(Fingers, WordsWithoutACounterpartGetASentence) {
 
 TEST(Fingers, RunTakesModelAndPrompt) {
   const std::vector<std::string> flags = {"--raw", "-n", "2", "--logit-bias", "65=1000"};
+  std::map<std::string, std::string> environment;
   const auto outcome = [&](std::vector<std::string> words, const std::string& input = "") {
     words.insert(words.end(), flags.begin(), flags.end());
-    return run(Call{words, {}, input, 0, {}});
+    return run(Call{words, environment, input, 0, {}});
   };
   EXPECT_EQ(outcome({"run", tiny_model(), "x"}).out, "AA\n");
   EXPECT_EQ(outcome({"run", tiny_model(), "x", "y"}).out, "AA\n");
@@ -85,6 +86,12 @@ TEST(Fingers, RunTakesModelAndPrompt) {
   const Outcome got = outcome({"run", "Why is the sky blue?"});
   EXPECT_EQ(got.status, 2);
   EXPECT_NE(got.err.find("no model given"), std::string::npos) << got.err;
+  // Where the variable names a model, only a directory of one takes its place.
+  environment = {{"BUMBLEBEE_MODEL", tiny_model()}};
+  EXPECT_EQ(outcome({"run", "and/or", "what?"}).out, "AA\n");
+  EXPECT_EQ(outcome({"run", "/", "is", "the", "root"}).out, "AA\n");
+  environment = {{"BUMBLEBEE_MODEL", "/nonexistent/dir"}};
+  EXPECT_EQ(outcome({"run", tiny_model(), "x"}).out, "AA\n");
 }
 
 TEST(Fingers, AGgufFileSaysHowToConvertIt) {

@@ -97,6 +97,9 @@ TEST(Completions, BashCompletesWithThem) {
   EXPECT_EQ(proposed("cache r"), "rm\n");
   EXPECT_EQ(proposed("cache rm or"), "org/tiny\n");
   EXPECT_EQ(proposed("help quan"), "quantize\n");
+  // A folder of the cache may be called anything: nothing of it is run.
+  std::filesystem::create_directories(scratch / "cache" / "models--org--$(touch ran)" / "snapshots" / "abc");
+  EXPECT_EQ(proposed("cache rm or"), "org/tiny\n");
 }
 
 TEST(Manual, HasAPageForEveryVerb) {
