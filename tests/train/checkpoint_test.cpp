@@ -41,6 +41,15 @@ TEST(CheckpointStore, GivesBackTheNewestBitForBit) {
   EXPECT_TRUE(std::signbit(got.tensors.at("b")[0]));
 }
 
+TEST(CheckpointStore, APathThatIsNotUtf8IsNoReasonToLoseARun) {
+  const test::TemporaryDirectory scratch;
+  CheckpointStore store(scratch.path(), 2);
+  Snapshot snapshot = some(1);
+  snapshot.state["data"] = "caf\xE9.jsonl";
+  store.save(snapshot);
+  EXPECT_EQ(store.newest()->state["data"], "caf\uFFFD.jsonl");
+}
+
 TEST(CheckpointStore, SavesAStepAgainInItsPlace) {
   const test::TemporaryDirectory scratch;
   CheckpointStore store(scratch.path(), 3);
