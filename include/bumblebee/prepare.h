@@ -39,8 +39,8 @@ struct PrepareOptions {
   bool overwrite = false;  // replaces the files of an earlier run, which are an error otherwise
 };
 
-/// A file, and how often each of its texts is learned: 3 puts it into train.jsonl three times, 0.5 leaves out every
-/// other one. Validation and test have every text once.
+/// A file, and how often each of its texts is learned: 3 puts it into train.jsonl three times, 0.5 once or not at all,
+/// by a draw for each text. Validation and test have every text once.
 struct PostSource {
   std::filesystem::path path;
   double weight = 1;
