@@ -34,7 +34,7 @@ struct PrepareOptions {
   double test_ratio = 0;                                 // go to test.jsonl; the rest to valid.jsonl
   int64_t min_length = 1;                                // characters (code points); shorter texts are left out
   int64_t max_length = 0;                                // longer ones too; 0: no limit
-  bool replies = true;                                   // of archives: answers to others stay too
+  bool replies = true;                                   // of archives: answers to others stay; own threads always
   uint64_t seed = 0;                                     // of the shuffle before the split, of draws
   bool overwrite = false;  // replaces the files of an earlier run, which are an error otherwise
 };
