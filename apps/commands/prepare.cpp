@@ -53,6 +53,7 @@ std::vector<std::string> prompts_from(const std::string& path) {
   std::ifstream file(path);
   std::vector<std::string> prompts;
   for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);  // a mark that editors put before the text
     if (line.ends_with('\r')) line.pop_back();
     if (line.find_first_not_of(" \t") != std::string::npos) prompts.push_back(line);
   }

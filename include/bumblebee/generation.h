@@ -43,7 +43,7 @@ class Session {
 };
 
 /// Told several times a second, on the thread that called, how many of the prompt's tokens are computed, until all are.
-/// What it throws, the call throws.
+/// A prompt that is computed at once, being short or reused, may not call it at all. What it throws, the call throws.
 using PromptProgress = std::function<void(int done, int total)>;
 
 enum class FinishReason : uint8_t { stop, length, cancelled };
@@ -139,7 +139,8 @@ class Generation {
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;
   /// The same for several, which are computed together: all pieces of the first, then those of the second, and so on;
-  /// `input` says whose. Returning false cancels them all.
+  /// `input` says whose. Returning false cancels them all, and nothing more is told; an input's own handle cancels
+  /// that input alone.
   std::vector<Result> stream(std::span<const Input> inputs,
                              const std::function<bool(size_t input, std::string_view piece)>& piece) const;
 
@@ -155,9 +156,10 @@ class Generation {
   std::shared_ptr<detail::Generator> generator_;
 };
 
-/// Builds the serving. Throws Error(bad_config) when the tokenizer has more tokens than the model has rows, or when
-/// options are out of range, Error(out_of_memory) with the bytes needed when one sequence of the length asked for does
-/// not fit into kv_bytes; for its adapters, what Model::prepare_adapters() throws.
+/// Builds the serving. Throws Error(bad_config) when the tokenizer has more than twice as many tokens as the model has
+/// rows (fewer are noted in the log, and prompts with ids that the model lacks are refused), or when options are out of
+/// range, Error(out_of_memory) with the bytes needed when one sequence of the length asked for does not fit into
+/// kv_bytes; for its adapters, what Model::prepare_adapters() throws.
 Generation generation(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                       const GenerationOptions& options = {});
 

@@ -34,13 +34,13 @@ struct PrepareOptions {
   double test_ratio = 0;                                 // go to test.jsonl; the rest to valid.jsonl
   int64_t min_length = 1;                                // characters (code points); shorter texts are left out
   int64_t max_length = 0;                                // longer ones too; 0: no limit
-  bool replies = true;                                   // of archives: answers to others stay too
+  bool replies = true;                                   // of archives: answers to others stay; own threads always
   uint64_t seed = 0;                                     // of the shuffle before the split, of draws
   bool overwrite = false;  // replaces the files of an earlier run, which are an error otherwise
 };
 
-/// A file, and how often each of its texts is learned: 3 puts it into train.jsonl three times, 0.5 leaves out every
-/// other one. Validation and test have every text once.
+/// A file, and how often each of its texts is learned: 3 puts it into train.jsonl three times, 0.5 once or not at all,
+/// by a draw for each text. Validation and test have every text once.
 struct PostSource {
   std::filesystem::path path;
   double weight = 1;

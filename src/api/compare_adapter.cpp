@@ -5,6 +5,7 @@
 
 #include "api/model_state.h"
 #include "api/tokenizer_state.h"
+#include "api/unloading.h"
 #include "base/error.h"
 #include "bumblebee/generation.h"
 #include "dataset/data_reader.h"
@@ -53,16 +54,17 @@ class Comparison {
   void run(const Adapter& trained, TrainResult& result) {
     find_openings();
     if (openings_.empty()) return;
-    write(trained, result.comparisons);
+    std::vector<TrainComparison> pairs = write(trained);
     std::vector<std::string> texts = held_out_;
-    for (const TrainComparison& one : result.comparisons) texts.insert(texts.end(), {one.without, one.with});
+    for (const TrainComparison& one : pairs) texts.insert(texts.end(), {one.without, one.with});
     const std::vector<CopiedText> copied = copied_of(texts);
     for (size_t i = 0; i < held_out_.size(); ++i)
       if (copied[i].words > result.held_out.words) result.held_out = copied[i];
-    for (size_t i = 0; i < result.comparisons.size(); ++i) {
-      result.comparisons[i].copied_without = copied[held_out_.size() + 2 * i];
-      result.comparisons[i].copied_with = copied[held_out_.size() + 2 * i + 1];
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      pairs[i].copied_without = copied[held_out_.size() + 2 * i];
+      pairs[i].copied_with = copied[held_out_.size() + 2 * i + 1];
     }
+    result.comparisons = std::move(pairs);  // not before: without the figures they would say that nothing was copied
   }
 
  private:
@@ -92,7 +94,8 @@ class Comparison {
     }
   }
 
-  void write(const Adapter& trained, std::vector<TrainComparison>& out) {
+  /// What is refused (a conversation that the context does not hold) is left out; when nothing else is there, thrown.
+  std::vector<TrainComparison> write(const Adapter& trained) {
     GenerationConfig config = load_generation_config(local(model_.state()->directory), tokenizer_);
     config.strategy = MultinomialSampling{};
     config.temperature = kTemperature;
@@ -100,21 +103,32 @@ class Comparison {
     config.min_length.reset();
     config.max_new_tokens = std::clamp(longest_, options_.sample_tokens, std::max(options_.sample_tokens, kMostTokens));
     const text::Generation serving = text::generation(model_, tokenizer_, config);
+    const Unloading unloading(model_, trained);
     const int64_t total = 2 * int64_t(options_.report_samples);
+    std::vector<TrainComparison> out;
+    std::optional<Error> refused;
     for (int i = 0; i < options_.report_samples; ++i) {
       const Opening& opening = openings_[size_t(i) % openings_.size()];
       text::Input input = opening.input;
       input.seed = options_.seed + uint64_t(i);
       input.adapters = options_.on_top_of;
       TrainComparison one{.prompt = opening.shown};
-      one.without = serving.run(input).text;
+      try {
+        one.without = serving.run(input).text;
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::bad_request) throw;
+        refused = error;
+        if (!told(2 * i + 2, total)) break;
+        continue;
+      }
       if (!told(2 * i + 1, total)) break;
       input.adapters.emplace_back(trained);
       one.with = serving.run(input).text;
       out.push_back(std::move(one));
       if (!told(2 * i + 2, total)) break;
     }
-    model_.unload_adapter(trained);
+    if (out.empty() && refused) throw *refused;
+    return out;
   }
 
   bool told(int64_t done, int64_t total) const {

@@ -103,14 +103,16 @@ class Group {
       if (heard.enough) continue;
       heard.text += piece->text;
       heard.tokens = piece->tokens;
-      heard.enough = !piece_(index, piece->text) || member.cancel.cancelled();
-      if (heard.enough) abandoned_.store(true, std::memory_order_relaxed);
+      stopped_ = !piece_(index, piece->text);
+      if (stopped_) abandoned_.store(true, std::memory_order_relaxed);
+      heard.enough = stopped_ || member.cancel.cancelled();
     }
   }
 
   Result result_of(size_t index) {
     Member& member = members_[index];
     Heard heard;
+    heard.enough = stopped_;
     if (member.progress) member.sink->await_prompt(member.progress);
     if (piece_) stream(index, heard);
     member.waited = true;
@@ -138,6 +140,7 @@ class Group {
   engine::Engine& engine_;
   const txt::Tokenizer& tokenizer_;
   const Listener& piece_;
+  bool stopped_ = false;  // the callback wants no more, of nobody
   std::atomic<bool> abandoned_{false};
   std::vector<Member> members_;
 };

@@ -11,6 +11,7 @@
 #include "api/compare_adapter.h"
 #include "api/model_state.h"
 #include "api/tokenizer_state.h"
+#include "api/unloading.h"
 #include "base/error.h"
 #include "bumblebee/generation.h"
 #include "bumblebee/version.h"
@@ -80,6 +81,7 @@ class Sampler {
   std::vector<TrainSample> answer(lora::Adapter adapter) {
     if (!serving_) serving_ = text::generation(model_, tokenizer_, config_);
     const Adapter now = api::make_adapter(std::move(adapter));
+    const api::Unloading unloading(model_, now);
     std::vector<TrainSample> samples;
     for (const std::string& prompt : options_.sample_prompts) {
       text::Input input;
@@ -92,7 +94,6 @@ class Sampler {
       input.adapters.emplace_back(now);
       samples.push_back({.iteration = 0, .prompt = prompt, .text = serving_->run(input).text});
     }
-    model_.unload_adapter(now);
     return samples;
   }
 
@@ -176,7 +177,7 @@ TrainResult train_adapter(const Model& model, const Tokenizer& tokenizer, const 
   try {
     const Adapter trained = load_adapter(local(result.best.empty() ? result.adapter : result.best));
     api::compare_adapter(model, tokenizer, data, options, trained, result);
-  } catch (const Error& error) {  // the adapter stands; only its report is shorter
+  } catch (const std::exception& error) {  // the adapter stands; only its report is shorter
     if (options.callbacks.note) options.callbacks.note(cat("no texts to compare: ", error.what()));
   }
   return result;

@@ -3,6 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <charconv>
+#include <set>
+
 #include "base/error.h"
 #include "base/json.h"
 #include "dataset/car_reader.h"
@@ -14,6 +17,34 @@ constexpr JsonLimits kArchiveLimits = {.bytes = size_t{1} << 30, .depth = 64};
 constexpr std::string_view kSpace = " \t\r\n";
 
 std::string at(std::string_view where, size_t index) { return cat(where, ": element ", index + 1); }
+
+/// The UTF-16 unit that a \\uXXXX at `at` spells; 0 where there is none.
+unsigned unit_at(std::string_view bytes, size_t at) {
+  if (at + 6 > bytes.size() || bytes[at] != '\\' || bytes[at + 1] != 'u') return 0;
+  unsigned unit = 0;
+  const char* end = bytes.data() + at + 6;
+  return std::from_chars(end - 4, end, unit, 16).ptr == end ? unit : 0;
+}
+
+/// Networks cut texts between the halves of a character: a half alone is U+FFFD, and no reason to refuse the archive.
+Json parse_archive(std::string_view bytes, std::string_view where) {
+  const auto high = [](unsigned unit) { return unit >= 0xD800 && unit < 0xDC00; };
+  const auto low = [](unsigned unit) { return unit >= 0xDC00 && unit < 0xE000; };
+  std::string mended;
+  for (size_t at = bytes.find('\\'); at < bytes.size(); at = bytes.find('\\', at)) {
+    const unsigned unit = unit_at(bytes, at);
+    if (!high(unit) && !low(unit)) {
+      at += 2;
+    } else if (high(unit) && low(unit_at(bytes, at + 6))) {
+      at += 12;
+    } else {
+      if (mended.empty()) mended = bytes;
+      mended.replace(at, 6, "\\uFFFD");
+      at += 6;
+    }
+  }
+  return parse_json(mended.empty() ? bytes : mended, where, kArchiveLimits);
+}
 
 const Json* object_in(const Json& value, const char* key) {
   if (!value.is_object()) return nullptr;
@@ -78,12 +109,42 @@ std::string_view without_names(std::string_view text) {
     if (!text.starts_with('@')) return text;
     size_t end = 1;
     while (end < text.size() && is_word(text[end])) ++end;
-    if (end == 1) return text;
+    if (end == 1 || (end < text.size() && kSpace.find(text[end]) == std::string_view::npos)) return text;
     text.remove_prefix(end);
   }
 }
 
-Post tweet(const Json& element, std::string_view where, int64_t index) {
+const Json& inside(const Json& element) {
+  const Json* inner = object_in(element, "tweet");
+  return inner == nullptr ? element : *inner;
+}
+
+/// Whom an archive is of: who goes on below a tweet of their own answers nobody else.
+struct Owner {
+  std::set<std::string_view> tweets, names;  // ids
+
+  explicit Owner(const Json& list) {
+    for (const Json& element : list) {
+      if (const std::string* id = text_in(inside(element), "id_str")) tweets.insert(*id);
+    }
+    for (const Json& element : list) {
+      const Json& one = inside(element);
+      const Json* user = object_in(one, "user");
+      if (const std::string* id = user == nullptr ? nullptr : text_in(*user, "id_str")) names.insert(*id);
+      const std::string* name = text_in(one, "in_reply_to_user_id_str");
+      if (name != nullptr && has(tweets, text_in(one, "in_reply_to_status_id_str"))) names.insert(*name);
+    }
+  }
+  static bool has(const std::set<std::string_view>& ids, const std::string* id) {
+    return id != nullptr && ids.contains(*id);
+  }
+  bool is_answered_by(const Json& one) const {
+    return has(tweets, text_in(one, "in_reply_to_status_id_str")) ||
+           has(names, text_in(one, "in_reply_to_user_id_str"));
+  }
+};
+
+Post tweet(const Json& element, const Owner& owner, std::string_view where, int64_t index) {
   Post post;
   post.line = index;
   if (const Json* note = object_in(element, "noteTweet")) {  // the whole of a long tweet
@@ -93,8 +154,7 @@ Post tweet(const Json& element, std::string_view where, int64_t index) {
     post.text = without_links(without_entities(*text));
     return post;
   }
-  const Json* inner = object_in(element, "tweet");
-  const Json& one = inner == nullptr ? element : *inner;
+  const Json& one = inside(element);
   const std::string* text = text_in(one, "full_text");
   if (text == nullptr) text = text_in(one, "text");
   if (text == nullptr) {
@@ -106,6 +166,7 @@ Post tweet(const Json& element, std::string_view where, int64_t index) {
                is_given(one, "in_reply_to_user_id_str");
   const std::string plain = without_links(without_entities(*text));
   post.text = post.reply ? std::string(without_names(plain)) : plain;
+  post.reply = post.reply && !owner.is_answered_by(one);
   return post;
 }
 
@@ -121,19 +182,36 @@ const Json* record_of(const Json& element) {
   return type != nullptr && *type == kBlueskyPost ? record : nullptr;
 }
 
+/// Who an address of Bluesky belongs to: at://WHO/what/which.
+std::string_view owner_of(const std::string* uri) {
+  constexpr std::string_view kHead = "at://";
+  if (uri == nullptr || !uri->starts_with(kHead)) return {};
+  return std::string_view(*uri).substr(kHead.size(), uri->find('/', kHead.size()) - kHead.size());
+}
+
+bool answers_oneself(const Json& view, const Json& record) {
+  const Json* reply = object_in(record, "reply");
+  const Json* parent = reply == nullptr ? nullptr : object_in(*reply, "parent");
+  const std::string_view author = owner_of(text_in(view, "uri"));
+  return parent != nullptr && !author.empty() && author == owner_of(text_in(*parent, "uri"));
+}
+
 Post bluesky(const Json& element, const Json& record, std::string_view where, int64_t index) {
   const std::string* text = text_in(record, "text");
   if (text == nullptr) throw Error(ErrorCode::bad_file, where, cat("expected a post with 'text', got ", brief(record)));
   Post post;
   post.text = *text;
   post.line = index;
-  post.reply = record.contains("reply");
-  post.repost = element.contains("reason") && object_in(element, "post") != nullptr;
+  const Json* view = object_in(element, "post");
+  post.reply = record.contains("reply") && !answers_oneself(view == nullptr ? element : *view, record);
+  const Json* reason = object_in(element, "reason");  // why it is in the feed: a pinned post has one too
+  const std::string* type = reason == nullptr ? nullptr : text_in(*reason, "$type");
+  post.repost = view != nullptr && type != nullptr && type->ends_with("#reasonRepost");
   return post;
 }
 
 std::vector<Post> read_bluesky_json(std::string_view bytes, std::string_view where) {
-  const Json json = parse_json(bytes, where, kArchiveLimits);
+  const Json json = parse_archive(bytes, where);
   Json alone = Json::array();
   const Json* list = &json;
   if (json.is_object()) {
@@ -173,10 +251,11 @@ std::vector<Post> read_twitter(std::string_view bytes, std::string_view where) {
     const size_t last = bytes.find_last_not_of(" \t\r\n;");
     bytes = bytes.substr(0, last == std::string_view::npos ? 0 : last + 1);
   }
-  const Json list = parse_json(bytes, where, kArchiveLimits);
+  const Json list = parse_archive(bytes, where);
   if (!list.is_array()) throw Error(ErrorCode::bad_file, where, cat("expected an array of tweets, got ", brief(list)));
   std::vector<Post> posts;
-  for (size_t i = 0; i < list.size(); ++i) posts.push_back(tweet(list[i], at(where, i), int64_t(i) + 1));
+  const Owner owner(list);
+  for (size_t i = 0; i < list.size(); ++i) posts.push_back(tweet(list[i], owner, at(where, i), int64_t(i) + 1));
   return posts;
 }
 

@@ -2,6 +2,8 @@
 // nesting costs no stack. https://ipld.io/specs/transport/car/carv1, https://ipld.io/specs/codecs/dag-cbor
 #include "dataset/car_reader.h"
 
+#include <optional>
+
 #include "base/error.h"
 
 namespace bumblebee::dataset {
@@ -82,25 +84,52 @@ std::string_view text(Bytes& in, const Head& h) {
   return in.take(h.value);
 }
 
-/// Adds the block's post, if it is one.
-void read_block(Bytes in, int64_t number, std::vector<Post>& posts) {
+/// Where the value of a key is, if `in` is a map that has it.
+std::optional<Bytes> value_of(Bytes in, std::string_view wanted) {
+  const Head map = head(in);
+  if (map.major != Major::map) return std::nullopt;
+  for (uint64_t i = 0; i < map.value; ++i) {
+    if (text(in, head(in)) == wanted) return in;
+    skip(in);
+  }
+  return std::nullopt;
+}
+
+struct Found {
+  std::vector<Post> posts;
+  std::vector<std::string_view> answered;  // the address that each post answers; may be empty
+  std::string_view author;                 // the repository's
+};
+
+std::string_view answered_by(const Bytes& reply) {
+  const std::optional<Bytes> parent = value_of(reply, "parent");
+  std::optional<Bytes> uri = parent ? value_of(*parent, "uri") : std::nullopt;
+  if (!uri) return {};
+  const Head h = head(*uri);
+  return h.major == Major::text ? uri->take(h.value) : std::string_view{};
+}
+
+/// Adds the block's post, if it is one; the repository's own block names its author.
+void read_block(Bytes in, int64_t number, Found& found) {
   const Head map = head(in);
   if (map.major != Major::map) return;
-  std::string_view type, words;
+  std::string_view type, words, did, answered;
   Post post;
   for (uint64_t i = 0; i < map.value; ++i) {
     const std::string_view key = text(in, head(in));
     Bytes value = in;
     skip(in);
-    if (key == "reply") post.reply = true;
-    if (key != "$type" && key != "text") continue;
+    if (key == "reply") post.reply = true, answered = answered_by(value);
+    if (key != "$type" && key != "text" && key != "did") continue;
     const Head h = head(value);
-    if (h.major == Major::text) (key == "text" ? words : type) = value.take(h.value);
+    if (h.major == Major::text) (key == "text" ? words : key == "did" ? did : type) = value.take(h.value);
   }
+  if (type.empty() && !did.empty()) found.author = did;
   if (type != kBlueskyPost) return;
   post.text = words;
   post.line = number;
-  posts.push_back(std::move(post));
+  found.posts.push_back(std::move(post));
+  found.answered.push_back(answered);
 }
 
 /// Whether the block behind it is DAG-CBOR.
@@ -132,13 +161,17 @@ std::vector<Post> read_car(std::string_view bytes, std::string_view where) {
     if (key == "version") version = head(value).value;
   }
   if (version != 1) header.fail(cat("expected version 1 of CAR, got ", version));
-  std::vector<Post> posts;
+  Found found;
   for (int64_t number = 1; !file.empty(); ++number) {
     const std::string at = cat(where, ": block ", number);
     Bytes block(file.take(file.varint()), at);
-    if (read_cid(block)) read_block(block, number, posts);
+    if (read_cid(block)) read_block(block, number, found);
   }
-  return posts;
+  const std::string own = cat("at://", found.author, "/");
+  for (size_t i = 0; i < found.posts.size(); ++i) {  // who goes on below an own post answers nobody else
+    if (!found.author.empty() && found.answered[i].starts_with(own)) found.posts[i].reply = false;
+  }
+  return std::move(found.posts);
 }
 
 }  // namespace bumblebee::dataset

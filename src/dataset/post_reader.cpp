@@ -25,6 +25,11 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(space) - begin + 1);
 }
 
+std::string_view without_byte_order_mark(std::string_view bytes) {
+  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  return bytes;
+}
+
 std::string with_plain_line_ends(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -149,10 +154,15 @@ void read_csv(std::string_view bytes, std::string_view where, const std::string&
 
 PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, const PrepareOptions& options) {
   if (options.format != PostFormat::automatic) return options.format;
+  bytes = without_byte_order_mark(bytes);
   std::string ending = path.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return char(std::tolower(c)); });
   if (ending == ".car") return PostFormat::bluesky;
   if (is_twitter(bytes)) return PostFormat::twitter;
+  if (ending == ".js") {
+    throw Error(ErrorCode::bad_file, path.string(),
+                "expected a file of Twitter's archive, which begins with 'window.YTD.'; name the format of another");
+  }
   if (ending == ".json") return is_bluesky_json(bytes) ? PostFormat::bluesky : PostFormat::json;
   if (ending == ".jsonl" || ending == ".ndjson") return PostFormat::jsonl;
   if (ending == ".csv") return PostFormat::csv;
@@ -168,7 +178,7 @@ PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, 
 }
 
 PostFile parse_posts(std::string_view bytes, PostFormat format, std::string_view where, const PrepareOptions& options) {
-  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  bytes = without_byte_order_mark(bytes);
   Collector out(where, options);
   switch (format) {
     case PostFormat::automatic: BB_CHECK(false, "the format is chosen before");

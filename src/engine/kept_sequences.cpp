@@ -7,10 +7,8 @@
 namespace bumblebee::engine {
 namespace {
 
-/// Whether two sets are one, also when it is gone: a new one at its address is another.
-template <class A, class B>
-bool same(const A& a, const B& b) {
-  return !a.owner_before(b) && !b.owner_before(a);
+lora::AdapterId id_of(const Sequence& sequence) {
+  return sequence.adapters ? sequence.adapters->id : lora::AdapterId{};  // the base
 }
 
 }  // namespace
@@ -25,7 +23,7 @@ bool KeptSequences::resume(Sequence& sequence) noexcept {
   Kept& kept = found->second;
   const auto prompt_end = sequence.tokens.begin() + (sequence.prompt - 1);
   const auto differs = std::mismatch(sequence.tokens.begin(), prompt_end, kept.tokens.begin(), kept.tokens.end()).first;
-  const int common = same(kept.adapters, sequence.adapters) ? int(differs - sequence.tokens.begin()) : 0;
+  const int common = kept.adapters == id_of(sequence) ? int(differs - sequence.tokens.begin()) : 0;
   if (common == 0) {
     drop(kept);  // whatever comes of this request takes its place
     return false;
@@ -44,7 +42,7 @@ void KeptSequences::leave(Sequence& sequence) noexcept {
   drop(kept);
   kept.tokens = std::move(sequence.tokens);
   kept.tokens.resize(size_t(sequence.computed));
-  kept.adapters = sequence.adapters;
+  kept.adapters = id_of(sequence);
   kept.pages = sequence.pages;
   kept.left = ++clock_;
   pages_ += int(table_.pages(kept.pages).size());
@@ -54,7 +52,7 @@ void KeptSequences::drop(Kept& kept) noexcept {
   if (kept.pages < 0) return;
   pages_ -= int(table_.pages(kept.pages).size());
   table_.close(std::exchange(kept.pages, -1));
-  kept.tokens = {};
+  std::vector<int32_t>().swap(kept.tokens);  // an assignment would keep the memory
 }
 
 bool KeptSequences::drop_oldest() noexcept {

@@ -32,7 +32,7 @@ class KeptSequences {
  private:
   struct Kept {
     std::vector<int32_t> tokens;  // computed
-    std::weak_ptr<const lora::AdapterSet> adapters;
+    lora::AdapterId adapters;     // by what they are: nobody holds the set between two turns
     PageTable::Sequence pages = -1;  // -1: a request goes on with them
     uint64_t left = 0;               // when
   };

@@ -99,14 +99,12 @@ void SentenceLimit::end_sentence(const Place& place) {
 
 /// No sentence ends in time: the last whole word, or all that fits where that would be too short.
 std::string SentenceLimit::end_at_word(bool whole) {
-  size_t end = held_.size();
-  if (!whole) {
-    const size_t blank = held_.find_last_of(" \t\n");
-    const int64_t characters =
-        blank == std::string::npos ? 0 : taken_.characters - count_characters(std::string_view(held_).substr(blank));
-    if (blank != std::string::npos && blank > certain_ && characters >= std::max<int64_t>(least_, 1)) end = blank;
+  size_t end = whole ? std::string::npos : held_.find_last_of(" \t\n");
+  if (end != std::string::npos && end > certain_) {
+    while (end > 0 && is_gap(held_[end - 1])) --end;  // before it is counted: no blanks are left at the end
+    const int64_t characters = taken_.characters - count_characters(std::string_view(held_).substr(end));
+    if (characters >= std::max<int64_t>(least_, 1)) held_.resize(end);
   }
-  held_.resize(end);
   while (!held_.empty() && is_gap(held_.back())) held_.pop_back();
   return std::exchange(held_, {});
 }

@@ -15,7 +15,8 @@ struct StripOptions {
 /// tokens, which a decoder skips.
 bool is_thought_tag(std::string_view text);
 
-/// The result does not depend on how the text was cut into pieces.
+/// The result does not depend on how the text was cut into pieces, but within a hashtag or a row of emoji of more than
+/// 512 bytes: that much is held back at most, and what comes after may stay.
 class Stripper {
  public:
   explicit Stripper(const StripOptions& options);

@@ -127,7 +127,7 @@ fs::path CheckpointStore::save(const Snapshot& snapshot) {
   fs::remove_all(aside);
   fs::create_directory(aside);
   write_tensors(aside / "tensors.safetensors", snapshot);
-  write_text_file(aside / "state.json", snapshot.state.dump(1) + "\n");
+  write_text_file(aside / "state.json", snapshot.state.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   Json manifest;
   for (const char* name : kFiles) manifest[name] = hash_file(aside / name);
   write_text_file(aside / "manifest.json", manifest.dump(1) + "\n");

@@ -42,7 +42,10 @@ void Trainer::resume(const Snapshot& snapshot) {
   for (const char* key : {"base", "date"})  // not verified then; not kept then
     if (began.is_object() && !began.contains(key)) now.erase(key);
   check_identity(began, now, where);
-  state_ = read_run_state(snapshot.state["run"], where);
+  const Json& run = snapshot.state["run"];
+  state_ = read_run_state(run, where);
+  if (!run.contains("validated") && state_.val_loss)  // not written then: it came with the multiples
+    state_.validated = state_.iteration - state_.iteration % options_.steps_per_eval;
   std::vector<std::vector<float>> values, gradients;
   std::vector<Optimizer::StoredState> states;
   for (const Parameter& p : params_.parameters()) {

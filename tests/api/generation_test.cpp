@@ -274,6 +274,22 @@ TEST_F(TextTest, StreamsSeveralOneAfterTheOther) {
   }
 }
 
+TEST_F(TextTest, SeveralAreCancelledTogetherOrOneByOne) {
+  const Generation serving = generation(model_, tokenizer_, config(40),
+                                        {.limits = {.batch_size = 3, .sequence_length = 64}, .prefill_chunk = 16});
+  std::vector<Input> inputs = {"one", "two", "three"};
+  int calls = 0;
+  for (const Result& result : serving.stream(inputs, [&](size_t, std::string_view) { return ++calls < 2; }))
+    EXPECT_EQ(result.finish_reason, FinishReason::cancelled);
+  EXPECT_EQ(calls, 2) << "false is the last word";
+  const auto results = serving.stream(inputs, [&](size_t input, std::string_view) {
+    if (input == 0) inputs[0].cancel.cancel();
+    return true;
+  });
+  EXPECT_EQ(results[0].finish_reason, FinishReason::cancelled);
+  for (const size_t i : {1, 2}) EXPECT_EQ(results[i].text, serving.run(inputs[i]).text);
+}
+
 /// Spells `text` byte by byte, then ends, unless that is not allowed yet: then '+' until it is.
 GenerationConfig spelling(const std::string& text) {
   GenerationConfig c;

@@ -181,6 +181,24 @@ TEST_F(Training, TheEndComparesAndSaysWhatIsCopied) {
   EXPECT_TRUE(train_adapter(model, tokenizer, samples(), o).comparisons.empty());
 }
 
+TEST_F(Training, WhatFailsInTheComparisonFailsNoTraining) {
+  const Model model = load();
+  TrainOptions o = options();
+  o.iters = 1;
+  o.report_samples = 2;
+  std::string note;
+  o.callbacks.note = [&](const std::string& text) { note = text; };
+  o.callbacks.comparing = [](int64_t done, int64_t) -> bool {
+    if (done == 2) throw std::bad_alloc();
+    return true;
+  };
+  const TrainResult result = train_adapter(model, tokenizer, samples(), o);
+  EXPECT_EQ(result.iterations, 1);
+  EXPECT_TRUE(result.comparisons.empty()) << "half a comparison would say that nothing was learned by heart";
+  EXPECT_TRUE(note.starts_with("no texts to compare")) << note;
+  EXPECT_EQ(model.adapter_memory().adapters, 0);
+}
+
 TEST_F(Training, OthersMayGenerateMeanwhile) {
   const Model model = load();
   TrainOptions o = options("alone");

@@ -56,7 +56,7 @@ TEST(Prepare, WeightsAndPromptsOfTheCommandLine) {
   Scratch scratch;
   write_file(scratch / "a.txt", "first\nsecond\n");
   write_file(scratch / "b=2.txt", "third\n");
-  write_file(scratch / "prompts.txt", "Say one.\n\nSay two.\n");
+  write_file(scratch / "prompts.txt", "\xEF\xBB\xBFSay one.\n\nSay two.\n");
   const std::string data = (scratch / "data").string();
   const Outcome got = run({"prepare", (scratch / "a.txt").string() + "=3", (scratch / "b=2.txt").string(), "-o", data,
                            "--prompts", (scratch / "prompts.txt").string(), "--split-ratio", "1"});

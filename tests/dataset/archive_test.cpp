@@ -56,6 +56,22 @@ TEST(Twitter, LongTweetsAndOldArchives) {
   EXPECT_EQ(texts(read_twitter(R"([{"text": "of 2012"}])", "tweets.json")), Texts{"of 2012"});
 }
 
+TEST(Twitter, OwnThreadsAreNoReplies) {
+  const std::string threads = R"(window.YTD.tweets.part0 = [
+    {"tweet": {"id_str": "1", "full_text": "begun"}},
+    {"tweet": {"id_str": "2", "full_text": "@friend on", "in_reply_to_status_id_str": "1",
+               "in_reply_to_user_id_str": "9"}},
+    {"tweet": {"full_text": "below a lost one", "in_reply_to_status_id_str": "0", "in_reply_to_user_id_str": "9"}},
+    {"tweet": {"full_text": "@other's idea", "in_reply_to_status_id_str": "7", "in_reply_to_user_id_str": "8"}}])";
+  EXPECT_EQ(texts(read_twitter(threads, "tweets.js")),
+            (Texts{"begun", "on", "below a lost one", "re: @other's idea"}));
+}
+
+TEST(Twitter, HalfACharacterIsNoReasonToRefuse) {
+  EXPECT_EQ(texts(read_twitter(R"([{"text": "\uD83D\uDE00 \uD83D, \uDE00 \\uD83D"}])", "tweets.json")),
+            Texts{"\U0001F600 \uFFFD, \uFFFD \\uD83D"});
+}
+
 TEST(Twitter, OtherFilesOfTheArchiveAreRefused) {
   const std::string like =
       refusal([] { read_twitter(R"(window.YTD.like.part0 = [{"like": {"fullText": "x"}}])", "like.js"); });
@@ -100,6 +116,16 @@ TEST(Bluesky, ARepositoryGivesItsPosts) {
   EXPECT_EQ(read_bluesky(bytes, "me.car").back().line, 5);
 }
 
+TEST(Bluesky, OwnThreadsOfARepositoryAreNoReplies) {
+  const auto to = [](const std::string& uri) {
+    return text_item("reply") + cbor(5, 1) + text_item("parent") + cbor(5, 1) + text_item("uri") + text_item(uri);
+  };
+  const std::string bytes = car(section(post_block("app.bsky.feed.post", "on", to("at://did:plc:me/post/1"))) +
+                                section(post_block("app.bsky.feed.post", "yes", to("at://did:plc:you/post/1"))) +
+                                section(cbor(5, 1) + text_item("did") + text_item("did:plc:me")));
+  EXPECT_EQ(texts(read_bluesky(bytes, "me.car")), (Texts{"on", "re: yes"}));
+}
+
 TEST(Bluesky, BrokenRepositoriesNameTheirBlock) {
   const std::string good = car(section(post_block("app.bsky.feed.post", "words")));
   for (size_t cut = 1; cut < good.size(); ++cut) {
@@ -131,6 +157,11 @@ TEST(Bluesky, JsonOfTheApiWithoutTheWordsOfOthers) {
     {"post": {"record": {"$type": "app.bsky.feed.post", "text": "of another"}},
      "reason": {"$type": "app.bsky.feed.defs#reasonRepost"}}]})";
   EXPECT_EQ(texts(read_bluesky(feed, "feed.json")), Texts{"re: mine"});
+  const std::string own = R"({"feed": [
+    {"post": {"uri": "at://did:plc:me/p/2", "record": {"$type": "app.bsky.feed.post", "text": "pinned",
+              "reply": {"parent": {"uri": "at://did:plc:me/p/1"}}}},
+     "reason": {"$type": "app.bsky.feed.defs#reasonPin"}}]})";
+  EXPECT_EQ(texts(read_bluesky(own, "feed.json")), Texts{"pinned"}) << "neither a repost nor an answer to others";
   EXPECT_EQ(texts(read_bluesky(R"([{"$type": "app.bsky.feed.post", "text": "alone"}])", "a.json")), Texts{"alone"});
   EXPECT_EQ(texts(read_bluesky(R"({"$type": "app.bsky.feed.post", "text": "one"})", "a.json")), Texts{"one"});
   EXPECT_FALSE(is_bluesky_json(R"([{"text": "x"}])"));

@@ -81,6 +81,9 @@ TEST(PostReader, TheFormatFollowsFromTheNameAndTheGaps) {
   EXPECT_EQ(format_of("a", "one\n\ntwo\n", {}), PostFormat::paragraphs);
   EXPECT_EQ(format_of("a", "one\ntwo\n", {.separator = "%"}), PostFormat::paragraphs);
   EXPECT_EQ(format_of("a.csv", "", {.format = PostFormat::lines}), PostFormat::lines);
+  EXPECT_EQ(format_of("tweets.js", "\xEF\xBB\xBFwindow.YTD.tweets.part0 = []", {}), PostFormat::twitter);
+  EXPECT_THROW(format_of("app.js", "export const a = 1;\n", {}), Error) << "a program";
+  EXPECT_EQ(format_of("app.js", "", {.format = PostFormat::lines}), PostFormat::lines);
 }
 
 class Prepare : public ::testing::Test {

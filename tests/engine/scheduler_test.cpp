@@ -15,6 +15,13 @@
 namespace bumblebee::engine {
 namespace {
 
+/// As a request opens it: a new object, the same adapters by their number.
+std::shared_ptr<const lora::AdapterSet> set_of(uint8_t number) {
+  auto set = std::make_shared<lora::AdapterSet>();
+  set->id.bytes[0] = number;
+  return set;
+}
+
 struct Simulated {
   std::vector<int32_t> tokens;    // prompt and output
   std::vector<int32_t> proposed;  // branches in flight
@@ -193,8 +200,7 @@ class Simulation {
   int32_t token_ = 0;
   std::vector<std::shared_ptr<const void>> sessions_ = {std::make_shared<int>(), std::make_shared<int>(),
                                                         std::make_shared<int>()};
-  std::vector<std::shared_ptr<const lora::AdapterSet>> adapters_ = {
-      std::make_shared<lora::AdapterSet>(), std::make_shared<lora::AdapterSet>(), std::make_shared<lora::AdapterSet>()};
+  std::vector<std::shared_ptr<const lora::AdapterSet>> adapters_ = {set_of(1), set_of(2), set_of(3)};
   std::array<std::vector<int32_t>, 3> left_;  // by the last request of each session
 };
 
@@ -305,15 +311,13 @@ TEST(Scheduler, ASessionGoesOnWithItsOwnPages) {
 TEST(Scheduler, ASessionComputesAnewWithOtherAdapters) {
   Scheduler scheduler(kTenPages);
   const auto session = std::make_shared<int>();
-  auto set = std::make_shared<const lora::AdapterSet>();
-  leave_ten(scheduler, 1, session, set);
+  leave_ten(scheduler, 1, session, set_of(1));
   EXPECT_EQ(reused(scheduler, 2, session), 0) << "the base";
   scheduler.finish(2);
-  leave_ten(scheduler, 3, session, set);
-  set = std::make_shared<const lora::AdapterSet>();  // perhaps at the same address
-  EXPECT_EQ(reused(scheduler, 4, session, set), 0);
+  leave_ten(scheduler, 3, session, set_of(1));
+  EXPECT_EQ(reused(scheduler, 4, session, set_of(2)), 0);
   scheduler.finish(4, Scheduler::Leaves::pages);
-  EXPECT_EQ(reused(scheduler, 5, session, set), 11) << "all but the last, which says what comes next";
+  EXPECT_EQ(reused(scheduler, 5, session, set_of(2)), 11) << "all but the last, which says what comes next";
 }
 
 TEST(Scheduler, KeptPagesAreSpare) {

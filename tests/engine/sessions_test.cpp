@@ -76,5 +76,25 @@ TEST(ScriptedEngine, ASecondTurnsRowsAreItsOwn) {
   EXPECT_EQ(answer.tokens.front(), ScriptedExecutor::next(conversation, kVocab));
 }
 
+TEST(ScriptedEngine, ASessionWithAdaptersOpensThemAnewEachTurn) {
+  constexpr int kVocab = 1000;
+  std::vector<int> rows;
+  Engine engine(std::make_unique<CountingExecutor>(9, kVocab, rows),
+                {.batch_size = 1, .sequence_length = 300, .prefill_chunk = 512, .vocab = kVocab, .d_model = 1});
+  const auto session = std::make_shared<int>();
+  const auto reused = [&](uint8_t adapter) {
+    auto set = std::make_shared<lora::AdapterSet>();
+    set->id.bytes[0] = adapter;
+    Request work = work_of(some_tokens(100, kVocab, 1), {});
+    work.config.max_new_tokens = 3;
+    work.session = session;
+    work.adapters = std::move(set);
+    return engine.submit(std::move(work))->wait().reused;
+  };
+  EXPECT_EQ(reused(1), 0);
+  EXPECT_EQ(reused(1), 99) << "nobody held the set between the turns";
+  EXPECT_EQ(reused(2), 0);
+}
+
 }  // namespace
 }  // namespace bumblebee::engine

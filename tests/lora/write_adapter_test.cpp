@@ -61,6 +61,12 @@ TEST(WriteAdapter, TheOtherFormatHoldsTheSameBits) {
             golden_adapter("mlx_head").modules);
 }
 
+TEST(WriteAdapter, ABaseWhosePathIsNotUtf8) {
+  Adapter adapter = golden_adapter("mlx_lora");
+  adapter.base = "models/caf\xE9";
+  for (const Dialect to : {Dialect::mlx, Dialect::peft}) EXPECT_EQ(through(adapter, to).base, "models/caf\uFFFD");
+}
+
 double distance(const LowRank& a, const LowRank& b) {
   const ModuleDelta left{a, {}, {}}, right{b, {}, {}};
   const DenseDelta x(left, false, Dialect::peft), y(right, false, Dialect::peft);

@@ -68,6 +68,8 @@ TEST(SentenceLimit, WithoutASentenceItEndsWithAWord) {
   EXPECT_EQ(ended("onetwothreefour", 5), "onetw");
   EXPECT_EQ(ended("Short. And then a long one that goes", 20, 10), "Short. And then a") << "the sentence is too short";
   EXPECT_EQ(ended("One. aaaaaaaaaaaaaaaaaaaaaaaaa", 12, 10), "One. aaaaaaa");
+  EXPECT_EQ(ended("one two   threefour", 13, 7), "one two");
+  EXPECT_EQ(ended("one two   threefour", 13, 9), "one two   thr") << "blanks that go do not count";
   EXPECT_EQ(ended("voilà à à", 8), "voilà à");
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/io/files.h"
+#include "tests/train/training_run.h"
 
 namespace bumblebee::train {
 namespace {
@@ -39,6 +40,15 @@ TEST(CheckpointStore, GivesBackTheNewestBitForBit) {
   EXPECT_EQ(got.state, want.state);
   EXPECT_EQ(got.tensors, want.tensors);
   EXPECT_TRUE(std::signbit(got.tensors.at("b")[0]));
+}
+
+TEST(CheckpointStore, APathThatIsNotUtf8IsNoReasonToLoseARun) {
+  const test::TemporaryDirectory scratch;
+  CheckpointStore store(scratch.path(), 2);
+  Snapshot snapshot = some(1);
+  snapshot.state["data"] = "caf\xE9.jsonl";
+  store.save(snapshot);
+  EXPECT_EQ(store.newest()->state["data"], "caf\uFFFD.jsonl");
 }
 
 TEST(CheckpointStore, SavesAStepAgainInItsPlace) {
@@ -102,6 +112,25 @@ TEST(CheckpointStore, ClearsOnRequest) {
   store.clear();
   EXPECT_TRUE(store.empty());
   EXPECT_EQ(names_in(scratch.path()), std::vector<std::string>{"lock"});
+}
+
+TEST(Trainer, ARunThatDidNotWriteWhenItValidatedIsNotValidatedAgain) {
+  const test::TemporaryDirectory scratch;
+  World world;
+  TrainOptions options = small_run(scratch.path());
+  options.iters = 10;
+  world.train(options);
+  {
+    CheckpointStore store(options.adapter_path / "checkpoints", 3);
+    Snapshot old = *store.newest();
+    old.state["run"].erase("validated");
+    store.save(old);
+  }
+  options.resume = true;
+  int validated = 0;
+  options.callbacks.validated = [&](const ValidationReport&) { ++validated; };
+  world.train(options);
+  EXPECT_EQ(validated, 0);
 }
 
 }  // namespace
