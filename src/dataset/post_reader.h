@@ -28,7 +28,8 @@ struct PostFile {
 PostFile read_posts(const std::filesystem::path& path, const PrepareOptions& options);
 /// The same from memory.
 PostFile parse_posts(std::string_view bytes, PostFormat format, std::string_view where, const PrepareOptions& options);
-/// What `automatic` stands for. Throws Error(bad_file) for a .js that is not of Twitter's archive: a program, not texts.
+/// What `automatic` stands for. Throws Error(bad_file) for a .js that is not of Twitter's archive: a program, not
+/// texts.
 PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, const PrepareOptions& options);
 
 }  // namespace bumblebee::dataset

@@ -31,8 +31,8 @@ class KeptSequences {
 
  private:
   struct Kept {
-    std::vector<int32_t> tokens;  // computed
-    lora::AdapterId adapters;     // by what they are: nobody holds the set between two turns
+    std::vector<int32_t> tokens;     // computed
+    lora::AdapterId adapters;        // by what they are: nobody holds the set between two turns
     PageTable::Sequence pages = -1;  // -1: a request goes on with them
     uint64_t left = 0;               // when
   };

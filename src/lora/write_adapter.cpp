@@ -62,8 +62,7 @@ void TensorWriter::write(const std::filesystem::path& path, const std::map<std::
 
 void write_adapter_config(const std::filesystem::path& directory, const Json& config) {
   // A path of the file system, which it may name, need not be UTF-8.
-  write_text_file(directory / "adapter_config.json",
-                  config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_text_file(directory / "adapter_config.json", config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 Json number(double value) {

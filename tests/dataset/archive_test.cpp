@@ -63,8 +63,7 @@ TEST(Twitter, OwnThreadsAreNoReplies) {
                "in_reply_to_user_id_str": "9"}},
     {"tweet": {"full_text": "below a lost one", "in_reply_to_status_id_str": "0", "in_reply_to_user_id_str": "9"}},
     {"tweet": {"full_text": "@other's idea", "in_reply_to_status_id_str": "7", "in_reply_to_user_id_str": "8"}}])";
-  EXPECT_EQ(texts(read_twitter(threads, "tweets.js")),
-            (Texts{"begun", "on", "below a lost one", "re: @other's idea"}));
+  EXPECT_EQ(texts(read_twitter(threads, "tweets.js")), (Texts{"begun", "on", "below a lost one", "re: @other's idea"}));
 }
 
 TEST(Twitter, HalfACharacterIsNoReasonToRefuse) {
