@@ -2,6 +2,7 @@
 //! crosses the border: pointers in, owned buffers out, panics caught, stacks fixed. The work is in tokenizer.rs and template.rs.
 
 mod guard;
+mod messages;
 mod ops;
 mod pattern;
 mod pyjson;
