@@ -2,9 +2,12 @@
 // failure.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
 #include <string_view>
+#include <utility>
 
 #include "backend/registry.h"
 #include "base/error.h"
@@ -143,6 +146,55 @@ TEST_F(OnCard, AReplayedStepIsTheEagerOne) {
     for (int32_t token = 0; token < 6; ++token) EXPECT_EQ(step(token), eager[size_t(token)]) << round << " " << token;
   }
   stream.forget(&program);
+}
+
+/// What became one kernel with its neighbours, and the same while somebody holds what lies between: the bits of
+/// operations that are enqueued one by one, eagerly, recorded and replayed.
+TEST_F(OnCard, FusedOperationsHaveTheBitsOfSingleOnes) {
+  if (backend_ == nullptr) return;
+  Random random(7);
+  const auto weight = [&](int out, int in) {
+    return backend_->pack(random_weight(random, out, in, Format::affine(4, 64, DType::bf16, DType::bf16), 1));
+  };
+  const Weight gate = weight(128, 256), up = weight(128, 256), down = weight(256, 128);
+  const NormParams norm{backend_->upload(random.normals(256, 1), 1, 256), 1e-5f};
+  Stream& stream = backend_->stream();
+  Ops& ops = stream.ops();
+  const int fused = 0, kept = 0;
+  for (const int rows : {1, 4, 7, 32}) {
+    const Tensor input = backend_->upload(random.normals(size_t(rows) * 256, 1), rows, 256);
+    Batch batch;
+    batch.append(std::vector<int32_t>(size_t(rows), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
+    stream.bind(batch, nullptr);
+    const auto run = [&](const int* program, bool holds) {
+      const StepOutputs out = stream.run({.program = program, .rows = rows, .logit_rows = rows}, [&] {
+        Tensor x = ops.copy(input);
+        std::array<Tensor, 2> pair;
+        const std::array<MatmulTerm, 2> terms = {{{&gate, nullptr}, {&up, nullptr}}};
+        ops.matmul(ops.rms_norm(x, norm), terms, pair);
+        const Tensor held_gate = holds ? pair[0] : Tensor();
+        const Tensor mixed = ops.glu(Activation::silu, std::move(pair[0]), std::move(pair[1]));
+        const MatmulTerm last{&down, nullptr};
+        Tensor delta;
+        ops.matmul(mixed, {&last, 1}, {&delta, 1});
+        const Tensor held_delta = holds ? delta : Tensor();
+        const Tensor y = ops.add_rms_norm(x, std::move(delta), norm);
+        return StepOutputs{.logits = x, .hidden = holds ? held_delta : y, .sampled = {}};
+      });
+      std::vector<float> values(size_t(rows) * 512);
+      const auto x = stream.fetch(out.logits), y = stream.fetch(out.hidden);
+      read_floats(*x, std::span(values).first(values.size() / 2));
+      read_floats(*y, std::span(values).last(values.size() / 2));
+      return values;
+    };
+    const std::vector<float> single = run(nullptr, false), single_held = run(nullptr, true);
+    for (int round = 0; round < 3; ++round) {
+      EXPECT_EQ(run(&fused, false), single) << rows << " rows, round " << round;
+      EXPECT_EQ(run(&kept, true), single_held) << rows << " rows, round " << round;
+    }
+    stream.forget(&fused);
+    stream.forget(&kept);
+  }
 }
 
 }  // namespace
