@@ -137,7 +137,7 @@ std::string bash(const Parser& app) {
          "  local name\n"  // not compgen -W, which expands what it is given: names of folders are not ours
          "  while IFS= read -r name; do\n"
          "    [[ $name == \"$current\"* ]] && COMPREPLY+=(\"$name\")\n"
-         "  done < <(\"${COMP_WORDS[0]}\" cache ls --names 2>/dev/null)\n"
+         "  done < <(\"${COMP_WORDS[0]}\" cache ls --names --json=false 2>/dev/null)\n"
          "  (( ${#COMPREPLY[@]} )) || _bumblebee_files\n"
          "}\n"
          "_bumblebee() {\n"
@@ -191,7 +191,7 @@ std::string zsh(const Parser& app) {
          "# zsh completion of bumblebee: put it as _bumblebee into a directory of $fpath\n"
          "_bumblebee_models() {\n"
          "  local -a models\n"
-         "  models=(${(f)\"$(_call_program models bumblebee cache ls --names 2>/dev/null)\"})\n"
+         "  models=(${(f)\"$(_call_program models bumblebee cache ls --names --json=false 2>/dev/null)\"})\n"
          "  compadd -a models\n"
          "  _files\n"
          "}\n"
@@ -219,7 +219,7 @@ std::string zsh(const Parser& app) {
 
 std::string fish_value(Value value, const std::vector<std::string>& words) {
   if (value == Value::words) return " -f -a '" + joined(words, " ") + "'";
-  if (value == Value::models) return " -F -a '(bumblebee cache ls --names 2>/dev/null)'";
+  if (value == Value::models) return " -F -a '(bumblebee cache ls --names --json=false 2>/dev/null)'";
   return value == Value::folders ? " -f -a '(__fish_complete_directories)'" : value == Value::files ? " -F" : "";
 }
 
