@@ -36,29 +36,6 @@ TEST(Terminal, CtrlCStopsTheAnswerOnly) {
   EXPECT_EQ(terminal.status(), 0);
 }
 
-TEST(Terminal, ARetryThatIsStoppedKeepsTheAnswer) {
-  Scratch scratch;
-  const std::string path = (scratch / "saved.json").string();
-  Terminal terminal(chat_arguments({"-t", "1"}));
-  terminal.wait_for(kPrompt);
-  terminal.type("one\r");
-  terminal.wait_for("[cut at 4 tokens");
-  terminal.wait_for(kPrompt);
-  terminal.type("/set max-tokens -1\r");
-  terminal.wait_for("max-tokens -1, seed");
-  terminal.wait_for(kPrompt);
-  terminal.type("/retry\r");
-  terminal.wait_for("AAAAAA");
-  terminal.type("\x03");
-  const std::string stopped = "[stopped; the answer of before stays]";
-  if (!terminal.comes_before(stopped, "[cut")) GTEST_SKIP() << "the answer was complete before the key came";
-  terminal.wait_for(stopped);
-  terminal.wait_for(kPrompt);
-  terminal.type("/save " + path + "\r");
-  terminal.wait_for("[saved");
-  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages")[1].at("content"), "AAAA");
-}
-
 TEST(Terminal, AFullContextSaysWhatToDo) {
   Terminal terminal(chat_arguments({"-n", "-1", "-c", "64"}));
   terminal.wait_for(kPrompt);
