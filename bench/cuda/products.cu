@@ -33,9 +33,9 @@ __device__ uint32_t scramble(uint32_t x) {
   x = (x ^ (x >> 15)) * 0x846ca68bu;
   return x ^ (x >> 16);
 }
-__global__ void fill_codes(uint32_t* codes, size_t words, uint32_t seed, size_t period) {
+__global__ void fill_codes(uint32_t* codes, size_t words, uint32_t seed) {
   for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words; i += gridDim.x * blockDim.x)
-    codes[i] = scramble(uint32_t(i % period) * 0x9e3779b9u + seed);
+    codes[i] = scramble(uint32_t(i) * 0x9e3779b9u + seed);
 }
 /// bf16 scales of either sign, and biases that centre the codes.
 __global__ void fill_scales(uint16_t* scales, uint16_t* biases, size_t count, float size, float centre) {
@@ -72,7 +72,7 @@ struct Options {
   std::string model = "8b", only;
   std::vector<int> rows = {1, 16};
   int bits = 4, group = 64;
-  bool exact = false, packed = false, repeat = false;
+  bool exact = false;
 };
 struct Model {
   int layers, hidden, inner, q, kv, vocabulary;
@@ -100,7 +100,7 @@ float median(std::vector<float> v) {
 class Rival {
  public:
   Rival() : from_(device<char>(kBytes)), to_(device<char>(kBytes)) {
-    fill_codes<<<1024, 256, 0, stream>>>(reinterpret_cast<uint32_t*>(from_), kBytes / 4, 7, kBytes);
+    fill_codes<<<1024, 256, 0, stream>>>(reinterpret_cast<uint32_t*>(from_), kBytes / 4, 7);
   }
   template <class F>
   void compare(const char* name, int rows, double bytes, int repeats, const F& enqueue) {
@@ -215,20 +215,10 @@ class Bench {
   StageWeight weight(int out, int in) {
     const size_t words = size_t(out) * size_t(in) / 32 * size_t(o_.bits), groups = size_t(out) * size_t(in / o_.group);
     StageWeight w;
-    uint32_t* codes;
-    uint16_t *scales, *biases;
-    if (o_.packed) {
-      const auto up = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
-      char* all = device<char>(up(words * 4) + 2 * up(groups * 2));
-      codes = reinterpret_cast<uint32_t*>(all);
-      scales = reinterpret_cast<uint16_t*>(all + up(words * 4));
-      biases = reinterpret_cast<uint16_t*>(all + up(words * 4) + up(groups * 2));
-    } else {
-      codes = device<uint32_t>(words);
-      scales = device<uint16_t>(groups), biases = device<uint16_t>(groups);
-    }
+    uint32_t* codes = device<uint32_t>(words);
+    uint16_t *scales = device<uint16_t>(groups), *biases = device<uint16_t>(groups);
     const float top = float((1 << o_.bits) - 1);
-    fill_codes<<<1024, 256, 0, stream>>>(codes, words, o_.repeat ? 1 : ++seed_, o_.repeat ? size_t(1) << 22 : words);
+    fill_codes<<<1024, 256, 0, stream>>>(codes, words, ++seed_);
     fill_scales<<<1024, 256, 0, stream>>>(scales, biases, groups, 0.05f / top, top / 2);
     w.codes = codes, w.scales = scales, w.biases = biases, w.out = out;
     return w;
@@ -288,10 +278,6 @@ int main(int argc, char** argv) {
     const std::string flag = argv[i];
     if (flag == "--exact") {
       o.exact = true;
-      continue;
-    }
-    if (flag == "--packed" || flag == "--repeat") {
-      (flag == "--packed" ? o.packed : o.repeat) = true;
       continue;
     }
     if (i + 1 == argc) return std::fprintf(stderr, "%s wants a value\n", flag.c_str()), 2;

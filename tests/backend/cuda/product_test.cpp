@@ -1,7 +1,6 @@
 // Products of few rows on a card: against their definition within derived bounds, and equal bits in any company.
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
@@ -28,10 +27,9 @@ class Product : public testing::Test {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status == cudaSuccess && count > 0) return;
-    std::printf("not run: cuda: %s\n", cudaGetErrorString(status));
     const char* required = std::getenv("BB_REQUIRE_GPU");
-    if (required != nullptr && std::string_view(required) == "1") FAIL() << "no card";
-    GTEST_SKIP();
+    if (required != nullptr && std::string_view(required) == "1") FAIL() << cudaGetErrorString(status);
+    GTEST_SKIP() << cudaGetErrorString(status);
   }
 };
 
