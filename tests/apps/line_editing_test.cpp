@@ -7,6 +7,15 @@
 namespace bumblebee::apps_test {
 namespace {
 
+/// The conversation so far, as `/save` writes it.
+nlohmann::json saved_messages(Terminal& terminal) {
+  const Scratch scratch;
+  const std::string path = (scratch / "talk.json").string();
+  terminal.type("/save " + path + "\r");
+  terminal.wait_for("[saved");
+  return nlohmann::json::parse(read_file(path)).at("messages");
+}
+
 TEST(Terminal, APasteIsOneMessage) {
   Terminal terminal(chat_arguments());
   EXPECT_NE(terminal.wait_for(kPrompt).find("\x1b[?2004h"), std::string::npos)
@@ -16,14 +25,10 @@ TEST(Terminal, APasteIsOneMessage) {
   terminal.type(" and more\r");
   terminal.wait_for("AAAA");
   terminal.wait_for(kPrompt);
-  Scratch scratch;
-  const std::string path = (scratch / "talk.json").string();
-  terminal.type("/save " + path + "\r");
-  terminal.wait_for("[saved");
+  const nlohmann::json messages = saved_messages(terminal);
   terminal.wait_for(kPrompt);
   terminal.type("/quit\r");
   EXPECT_EQ(terminal.status(), 0);
-  const nlohmann::json messages = nlohmann::json::parse(read_file(path)).at("messages");
   ASSERT_EQ(messages.size(), 2u);
   EXPECT_EQ(messages[0].at("content"), "first line\n/quit\n\tthird[31m and more") << "no control characters";
 }
@@ -34,11 +39,7 @@ TEST(Terminal, KeysOfOtherTerminalsTypeNothing) {
   terminal.type("one two\x1b[1;5D\x1b[1;5DX\x1b[5~\x1b[6~\r");  // twice a word to the left; page up and down
   terminal.wait_for("AAAA");
   terminal.wait_for(kPrompt);
-  Scratch scratch;
-  const std::string path = (scratch / "talk.json").string();
-  terminal.type("/save " + path + "\r");
-  terminal.wait_for("[saved");
-  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages")[0].at("content"), "Xone two");
+  EXPECT_EQ(saved_messages(terminal)[0].at("content"), "Xone two");
 }
 
 TEST(Terminal, CtrlCAtThePromptDropsTheLine) {
