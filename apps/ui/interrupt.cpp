@@ -40,7 +40,9 @@ void install() {
   struct sigaction action {};
   action.sa_handler = on_sigint;
   sigemptyset(&action.sa_mask);
-  action.sa_flags = 0;  // no SA_RESTART: a read at the prompt must return
+  // What is being written must not be cut short by the key. Whoever reads waits with wait_readable(), which hears of
+  // it.
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   std::signal(SIGPIPE, SIG_DFL);
 }

@@ -1,6 +1,7 @@
 // Line editing with libedit where the build found it, plain reading elsewhere.
 #include "ui/line_reader.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -68,12 +69,14 @@ struct LineReader::Editor {
   HistEvent event{};
   std::filesystem::path path;
   std::string prompt;
+  int typed_ahead = 0;  // bytes that came before the prompt, when the keys were the terminal's own
 
-  static char* show_prompt(EditLine* e) {
+  static Editor& of(EditLine* e) {
     void* self = nullptr;
     el_get(e, EL_CLIENTDATA, &self);
-    return static_cast<Editor*>(self)->prompt.data();
+    return *static_cast<Editor*>(self);
   }
+  static char* show_prompt(EditLine* e) { return of(e).prompt.data(); }
 
   // What is pasted comes between two marks, where the terminal was asked for them: as one text with its line ends,
   // which are no Enter. It stands in the line as it is.
@@ -101,7 +104,8 @@ struct LineReader::Editor {
   }
 
   // libedit retries an interrupted read once by itself; ours gives up at once, so that one Ctrl-C is enough.
-  static int get_char(EditLine*, wchar_t* out) {
+  static int get_char(EditLine* e, wchar_t* out) {
+    Editor& self = of(e);
     std::mbstate_t state{};
     for (;;) {
       if (!interrupt::wait_readable(STDIN_FILENO)) return -1;
@@ -109,6 +113,9 @@ struct LineReader::Editor {
       ssize_t got = ::read(STDIN_FILENO, &byte, 1);
       if (got < 0 && errno == EINTR) continue;
       if (got <= 0) return got == 0 ? 0 : -1;
+      const bool before_prompt = self.typed_ahead > 0;
+      if (before_prompt) --self.typed_ahead;
+      if (before_prompt && byte == '\0') byte = '\4';
       size_t used = std::mbrtowc(out, &byte, 1, &state);
       if (used == size_t(-2)) continue;  // more bytes of this character follow
       if (used == size_t(-1)) {
@@ -130,10 +137,11 @@ struct LineReader::Editor {
     el_set(edit, EL_EDITOR, "emacs");
     el_wset(edit, EL_GETCFN, &Editor::get_char);
     el_wset(edit, EL_ADDFN, L"bumblebee-paste", L"Insert what is pasted", &Editor::paste);
-    constexpr const char* kKeys[][2] = {
-        {"\\e[200~", "bumblebee-paste"}, {"\\e[1;5C", "em-next-word"},      {"\\e[1;5D", "ed-prev-word"},
-        {"\\e[1;3C", "em-next-word"},    {"\\e[1;3D", "ed-prev-word"},      {"\\e[5~", "ed-prev-history"},
-        {"\\e[6~", "ed-next-history"},   {"\\e[3~", "ed-delete-next-char"}, {"\\ex", "ed-unassigned"}};
+    constexpr const char* kKeys[][2] = {{"\\e[200~", "bumblebee-paste"}, {"\\e[1;5C", "em-next-word"},
+                                        {"\\e[1;5D", "ed-prev-word"},    {"\\e[1;3C", "em-next-word"},
+                                        {"\\e[1;3D", "ed-prev-word"},    {"\\e[5~", "ed-prev-history"},
+                                        {"\\e[6~", "ed-next-history"},   {"\\e[3~", "ed-delete-next-char"},
+                                        {"\\ex", "ed-unassigned"},       {"^@", "em-set-mark"}};
     for (const auto& [key, action] : kKeys) el_set(edit, EL_BIND, key, action, nullptr);
     history = history_init();
     if (!history) return;
@@ -165,6 +173,9 @@ struct LineReader::Editor {
     prompt = text;
     int count = 0;
     marks_pastes(true);
+    // Before the prompt shows, or what is typed at once would still be the terminal's. It keeps a Ctrl-D as a NUL.
+    el_set(edit, EL_PREP_TERM, 1);
+    if (::ioctl(STDIN_FILENO, FIONREAD, &typed_ahead) != 0) typed_ahead = 0;
     const char* got = el_gets(edit, &count);
     marks_pastes(false);
     if (!got || count <= 0) {

@@ -90,17 +90,6 @@ std::string Terminal::wait_for(const std::string& text) {
   }
 }
 
-bool Terminal::comes_before(const std::string& text, const std::string& other) {
-  for (;;) {
-    const size_t at = unread_.find(text), at_other = unread_.find(other);
-    if (at != std::string::npos || at_other != std::string::npos) return at < at_other;
-    if (!read_more()) {
-      ADD_FAILURE() << "the program ended before it showed '" << text << "'; it showed: " << unread_;
-      return true;
-    }
-  }
-}
-
 int Terminal::status() {
   while (read_more()) {
   }

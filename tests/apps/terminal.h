@@ -24,8 +24,6 @@ class Terminal {
   /// Waits until `text` has come since the last call, and returns what came up to its end. Fails the test when the
   /// program ends before.
   std::string wait_for(const std::string& text);
-  /// Waits for whichever comes first; whether it was `text`. Both may come later still.
-  bool comes_before(const std::string& text, const std::string& other);
   /// Waits for the program's end; its status as in Outcome.
   int status();
   /// What came since the last wait_for() until the end, after status().

@@ -29,10 +29,42 @@ TEST(Terminal, CtrlCStopsTheAnswerOnly) {
   terminal.type("one\r");
   terminal.wait_for("AAA");
   terminal.type("\x03");
-  if (!terminal.comes_before("[stopped]", "[cut")) GTEST_SKIP() << "the answer was complete before the key came";
-  terminal.wait_for("[stopped]");
-  terminal.wait_for(kPrompt);
+  const std::string shown = terminal.wait_for(kPrompt);
+  if (shown.find("[cut") != std::string::npos) GTEST_SKIP() << "the answer was complete before the key came";
+  EXPECT_NE(shown.find("[stopped]"), std::string::npos) << shown;
+  EXPECT_EQ(shown.find("error"), std::string::npos) << shown;
   terminal.type("/quit\r");
+  EXPECT_EQ(terminal.status(), 0);
+}
+
+TEST(Terminal, ARetryThatIsStoppedKeepsTheAnswer) {
+  Scratch scratch;
+  const std::string path = (scratch / "saved.json").string();
+  Terminal terminal(chat_arguments({"-t", "1"}));
+  terminal.wait_for(kPrompt);
+  terminal.type("one\r");
+  terminal.wait_for("[cut at 4 tokens");
+  terminal.wait_for(kPrompt);
+  terminal.type("/set max-tokens -1\r");
+  terminal.wait_for("max-tokens -1, seed");
+  terminal.wait_for(kPrompt);
+  terminal.type("/retry\r");
+  terminal.wait_for("AAAAAA");
+  terminal.type("\x03");
+  const std::string shown = terminal.wait_for(kPrompt);
+  if (shown.find("[cut") != std::string::npos) GTEST_SKIP() << "the answer was complete before the key came";
+  EXPECT_NE(shown.find("[stopped; the answer of before stays]"), std::string::npos) << shown;
+  terminal.type("/save " + path + "\r");
+  terminal.wait_for("[saved");
+  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages")[1].at("content"), "AAAA");
+}
+
+TEST(Terminal, CtrlDWhileTheAnswerComesLeavesAfterIt) {
+  Terminal terminal(chat_arguments({"-n", "200", "-t", "1"}));
+  terminal.wait_for(kPrompt);
+  terminal.type("one\r");
+  terminal.wait_for("AAA");
+  terminal.type("\x04");
   EXPECT_EQ(terminal.status(), 0);
 }
 
