@@ -29,7 +29,7 @@ ALLOWED = {
     "dataset": ["text", "io", "quant", "tensor", "base", "error", "public"],
     "train": ["dataset"] + BELOW_ENGINE,
     "api": ["engine", "train", "dataset"] + BELOW_ENGINE,
-    "serve": ["public", "base", "error"],
+    "serve": ["public", "rust", "base", "error"],
     "apps": ["public", "error"],
 }
 BACKENDS = ["ref", "cpu", "cuda", "mlx"]

@@ -22,6 +22,10 @@ ExitCode exit_code(ErrorCode code) {
     case ErrorCode::not_found: return ExitCode::not_found;
     case ErrorCode::forbidden: return ExitCode::forbidden;
     case ErrorCode::network: return ExitCode::network;
+    case ErrorCode::too_long: return ExitCode::bad_request;
+    case ErrorCode::busy:
+    case ErrorCode::timed_out:
+    case ErrorCode::draining: return ExitCode::unavailable;
   }
   return ExitCode::internal;
 }
@@ -40,6 +44,7 @@ std::string_view exit_code_help() {
          "  9    not_found: no such repository, revision or file on the Hub, or in its cache\n"
          "  10   forbidden: the Hub wants a token, another one, or its terms accepted\n"
          "  11   network: the Hub cannot be reached, or answers with failures\n"
+         "  12   unavailable: a queue is full, a time ran out, or the program is shutting down\n"
          "  130  cancelled with Ctrl-C";
 }
 

@@ -24,6 +24,7 @@ enum class ExitCode : int {
   not_found = 9,
   forbidden = 10,
   network = 11,
+  unavailable = 12,
   cancelled = 130,  // what a shell reports for a program ended by Ctrl-C
 };
 

@@ -12,6 +12,7 @@
 #include "bumblebee/model.h"
 #include "bumblebee/prepare.h"
 #include "bumblebee/repository.h"
+#include "bumblebee/serving.h"
 #include "bumblebee/tokenizer.h"
 #include "bumblebee/train.h"
 #include "bumblebee/train_record.h"

@@ -21,6 +21,10 @@ enum class ErrorCode : uint8_t {
   not_found,  // on the Hub or in its cache: a repository, a revision, a file
   forbidden,  // the Hub wants a token, another one, or its terms accepted
   network,    // the Hub cannot be reached, or answers with failures
+  too_long,   // a request that the context or the memory for keys and values cannot hold: TooLong has the numbers
+  busy,       // a serving's queue is full; later, it may not be
+  timed_out,  // a request's time in the queue or its deadline ran out
+  draining,   // a serving that takes nothing new, since it is being shut down
 };
 
 /// The name of a code as it is printed in JSON and logs, for instance "bad_file".
@@ -34,6 +38,18 @@ class Error : public std::runtime_error {
 
  private:
   ErrorCode code_;
+};
+
+/// Error(too_long), with its numbers.
+class TooLong : public Error {
+ public:
+  TooLong(std::string_view where, std::string_view what, int64_t tokens, int64_t limit)
+      : Error(ErrorCode::too_long, where, what), tokens_(tokens), limit_(limit) {}
+  int64_t tokens() const noexcept { return tokens_; }  // of the request
+  int64_t limit() const noexcept { return limit_; }    // tokens that a request may have
+
+ private:
+  int64_t tokens_, limit_;
 };
 
 }  // namespace bumblebee

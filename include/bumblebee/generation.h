@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -65,6 +66,20 @@ struct Input {
   PromptProgress prompt_progress;
   CancelHandle cancel;
 
+  int n = 1;  // answers to this input, 1 to 64, with seeds of their own; submit() only, run() wants 1
+  bool ignore_eos = false;              // goes on after tokens that end the answer
+  std::vector<int32_t> stop_token_ids;  // end the answer too; not part of the text
+  bool skip_special_tokens = true;      // control tokens are no text; off: they are
+  bool cache = true;                    // may use what others computed of the same prompt, and leave its own
+  /// Who shares computed prompts: requests of one salt. At most 64 bytes; results never depend on it.
+  std::string cache_salt;
+
+  int priority = 0;       // lower is served first
+  std::string batch_key;  // one of GenerationOptions::batch_keys, or empty
+  std::string client;     // whose request this is: places are shared out fairly between clients
+  std::optional<std::chrono::milliseconds> queue_timeout;  // Error(timed_out) unless it runs by then
+  std::optional<std::chrono::milliseconds> deadline;       // Error(timed_out) unless it is over by then
+
   Input() = default;
   Input(std::string t) : text(std::move(t)) {}  // NOLINT: run("text") should read as in Elixir's
   Input(const char* t) : text(t) {}             // NOLINT
@@ -95,6 +110,9 @@ struct Result {
   FinishReason finish_reason = FinishReason::stop;
   std::vector<TokenLogprob> logprobs;
   Timings timings;
+  uint64_t seed = 0;                   // that draws came from
+  std::optional<int32_t> stop_token;   // the token that ended it
+  std::optional<std::string> stop_string;  // the text that ended it, of GenerationConfig::stop_strings
 };
 
 /// Receives pieces of text as they become certain (whole UTF-8 characters, no part of a stop string), on the thread
@@ -114,6 +132,14 @@ struct GenerationOptions {
   /// Memory for keys and values at most; 0: half of what the device leaves beside the weights. It bounds how many
   /// tokens all running requests hold together; more requests wait.
   uint64_t kv_bytes = 0;
+  int max_waiting = 1024;                  // sequences that wait at most; more are refused with Error(busy)
+  int64_t max_waiting_tokens = 4'000'000;  // of their prompts
+  int max_active_per_client = 0;           // 0: no limit
+  int step_target_ms = 200;  // how long a step may take while somebody's answer grows: prompts are cut to fit
+  int batch_timeout_ms = 0;  // how long an idle serving waits for company before it starts
+  std::vector<std::string> batch_keys;  // classes of requests that places are shared out between, as Nx.Serving's
+  bool prefix_cache = true;             // keeps what was computed, for prompts that begin alike
+  std::function<void()> on_step;        // after all deltas of a step; on the serving's thread, may not block
 };
 
 /// What a serving has room for.
@@ -121,6 +147,10 @@ struct GenerationLimits {
   int sequence_length = 0;  // tokens of prompt and output together
   uint64_t kv_bytes = 0;    // of keys and values that the device may hold
 };
+
+class Listener;       // serving.h
+class Request;        // serving.h
+struct ServingStats;  // serving.h
 
 namespace detail {
 class Generator;
@@ -144,7 +174,15 @@ class Generation {
   std::vector<Result> stream(std::span<const Input> inputs,
                              const std::function<bool(size_t input, std::string_view piece)>& piece) const;
 
+  /// Queues a request and returns at once. Throws Error: what run() throws for an input that does not fit, TooLong,
+  /// `busy` when the queue is full, `draining` after drain(). `listener` may be null.
+  Request submit(const Input& input, std::shared_ptr<Listener> listener) const;
+
   GenerationLimits limits() const;
+  ServingStats stats() const;
+  /// Refuses new requests from now on, waits for those that are there, and cancels what is left after `timeout`. True
+  /// when all ended by themselves.
+  bool drain(std::chrono::milliseconds timeout) const;
 
   /// Replaces the serving's own adapters, for requests that come from now on; those that run keep theirs. Throws what
   /// Model::prepare_adapters() throws, and changes nothing then.

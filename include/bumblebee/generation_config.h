@@ -89,6 +89,18 @@ struct GenerationConfig {
 GenerationConfig load_generation_config(const Repository& repository);
 GenerationConfig load_generation_config(const Repository& repository, const Tokenizer& tokenizer);
 
+/// What a request says of choosing tokens, over what the model's author says.
+struct SamplingOverrides {
+  std::optional<double> temperature;  // 0: greedy
+  std::optional<int> top_k;
+  std::optional<double> top_p, min_p;  // top_p 0: greedy
+  std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
+  std::optional<uint64_t> seed;
+};
+/// Lays them over `config`: asking for a temperature or a filter means asking for a draw; filters that are not named
+/// stay. Nothing is checked: validate() does.
+void apply(const SamplingOverrides& overrides, GenerationConfig& config);
+
 /// Throws Error(bad_request) naming the field when a value is out of range or two settings exclude each other.
 void validate(const GenerationConfig& config);
 

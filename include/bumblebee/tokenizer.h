@@ -60,8 +60,15 @@ class Tokenizer {
   /// The token as the vocabulary spells it.
   std::string token_of(int32_t id) const;
   int vocab_size() const;
+  /// The bytes that a token stands for in the middle of a text; nothing where the decoder gives single tokens none.
+  std::optional<std::string> bytes_of(int32_t id) const;
+  bool is_special(int32_t id) const;
+  /// No token stands for more bytes of text; 0 where that is not known.
+  int max_token_bytes() const;
 
   bool has_chat_template() const;
+  /// The model's own template, as its files have it; empty where there is none.
+  std::string chat_template() const;
   /// Renders a conversation. Throws Error(unsupported) when there is no template, Error(bad_request) when the template
   /// refuses the conversation (its raise_exception) or exceeds a budget.
   Prompt apply_chat_template(std::span<const Message> messages, const ChatOptions& options = {}) const;

@@ -27,6 +27,10 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::not_found: return "not_found";
     case ErrorCode::forbidden: return "forbidden";
     case ErrorCode::network: return "network";
+    case ErrorCode::too_long: return "too_long";
+    case ErrorCode::busy: return "busy";
+    case ErrorCode::timed_out: return "timed_out";
+    case ErrorCode::draining: return "draining";
   }
   return "unknown";
 }
