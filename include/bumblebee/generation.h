@@ -137,9 +137,9 @@ struct GenerationOptions {
   int max_active_per_client = 0;           // 0: no limit
   int step_target_ms = 200;  // how long a step may take while somebody's answer grows: prompts are cut to fit
   int batch_timeout_ms = 0;  // how long an idle serving waits for company before it starts
-  std::vector<std::string> batch_keys;  // classes of requests that places are shared out between, as Nx.Serving's
+  std::vector<std::string> batch_keys = {};  // classes of requests that places are shared out between, as Nx.Serving's
   bool prefix_cache = true;             // keeps what was computed, for prompts that begin alike
-  std::function<void()> on_step;        // after all deltas of a step; on the serving's thread, may not block
+  std::function<void()> on_step = {};   // after all deltas of a step; on the serving's thread, may not block
 };
 
 /// What a serving has room for.
