@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bumblebee/error.h"
 #include "bumblebee/generation.h"
 
 namespace bumblebee::text {
