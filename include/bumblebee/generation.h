@@ -66,8 +66,8 @@ struct Input {
   PromptProgress prompt_progress;
   CancelHandle cancel;
 
-  int n = 1;  // answers to this input, 1 to 64, with seeds of their own; submit() only, run() wants 1
-  bool ignore_eos = false;              // goes on after tokens that end the answer
+  int n = 1;                // answers to this input, 1 to 64, with seeds of their own; submit() only, run() wants 1
+  bool ignore_eos = false;  // goes on after tokens that end the answer
   std::vector<int32_t> stop_token_ids;  // end the answer too; not part of the text
   bool skip_special_tokens = true;      // control tokens are no text; off: they are
   bool cache = true;                    // may use what others computed of the same prompt, and leave its own
@@ -110,8 +110,8 @@ struct Result {
   FinishReason finish_reason = FinishReason::stop;
   std::vector<TokenLogprob> logprobs;
   Timings timings;
-  uint64_t seed = 0;                   // that draws came from
-  std::optional<int32_t> stop_token;   // the token that ended it
+  uint64_t seed = 0;                       // that draws came from
+  std::optional<int32_t> stop_token;       // the token that ended it
   std::optional<std::string> stop_string;  // the text that ended it, of GenerationConfig::stop_strings
 };
 
@@ -138,8 +138,8 @@ struct GenerationOptions {
   int step_target_ms = 200;  // how long a step may take while somebody's answer grows: prompts are cut to fit
   int batch_timeout_ms = 0;  // how long an idle serving waits for company before it starts
   std::vector<std::string> batch_keys = {};  // classes of requests that places are shared out between, as Nx.Serving's
-  bool prefix_cache = true;             // keeps what was computed, for prompts that begin alike
-  std::function<void()> on_step = {};   // after all deltas of a step; on the serving's thread, may not block
+  bool prefix_cache = true;                  // keeps what was computed, for prompts that begin alike
+  std::function<void()> on_step = {};        // after all deltas of a step; on the serving's thread, may not block
 };
 
 /// What a serving has room for.

@@ -21,13 +21,13 @@ struct ServerOptions {
   int port = 8080;                 // 0: any that is free
   /// Files with one key a line. Without api_keys only loopback may be listened on, unless `insecure`.
   std::filesystem::path api_key_file, admin_key_file;
-  bool insecure = false;  // another address than loopback without keys; any Host
+  bool insecure = false;                           // another address than loopback without keys; any Host
   std::filesystem::path tls_certificate, tls_key;  // PEM
   std::vector<std::string> allowed_hosts;          // beside the address itself, for the Host header
   std::vector<std::string> allowed_origins;        // of browsers; CORS is off without
 
-  std::string model_name;                // in answers and lists; empty: the directory's
-  std::string tool_parser = "auto";      // "hermes", "llama", "mistral", "none"
+  std::string model_name;                 // in answers and lists; empty: the directory's
+  std::string tool_parser = "auto";       // "hermes", "llama", "mistral", "none"
   std::string reasoning_parser = "auto";  // "think", "none"
   std::string reasoning_field = "reasoning_content";
   std::optional<std::filesystem::path> adapter_root;  // adapters may be loaded from below it
@@ -53,8 +53,8 @@ namespace serve {
 class ServerState;
 }
 
-/// A running server. It listens from the constructor on and answers 503 until it has a model. Every method may be called
-/// from any thread.
+/// A running server. It listens from the constructor on and answers 503 until it has a model. Every method may be
+/// called from any thread.
 class Server {
  public:
   /// Throws Error(bad_request) for options that exclude each other, Error(bad_file) for keys and certificates that

@@ -19,17 +19,17 @@ namespace bumblebee::text {
 
 /// What one step adds to one answer. Views are valid during the call.
 struct Delta {
-  int index = 0;           // which of Input::n answers
-  std::string_view text;   // whole UTF-8 characters, no part of a stop string; may be empty
-  std::span<const int32_t> tokens;          // since the last delta of this answer
-  std::span<const TokenLogprob> logprobs;   // of these tokens, where the config asks for them
-  int input = 0, cached = 0;                // tokens of the prompt, and how many of them were not computed again
+  int index = 0;                              // which of Input::n answers
+  std::string_view text;                      // whole UTF-8 characters, no part of a stop string; may be empty
+  std::span<const int32_t> tokens;            // since the last delta of this answer
+  std::span<const TokenLogprob> logprobs;     // of these tokens, where the config asks for them
+  int input = 0, cached = 0;                  // tokens of the prompt, and how many of them were not computed again
   std::optional<FinishReason> finish_reason;  // with the last delta of this answer
 };
 
 /// Hears of one request, on the serving's own threads, one call at a time: deltas, then exactly one of on_end and
-/// on_error. It may not block: whoever is slow buffers and drops. Destroyed when the request is over and its handles are
-/// gone, on any thread.
+/// on_error. It may not block: whoever is slow buffers and drops. Destroyed when the request is over and its handles
+/// are gone, on any thread.
 class Listener {
  public:
   virtual ~Listener() = default;
@@ -60,8 +60,8 @@ class Request {
 
 /// Counters since the serving was built, and what is there now. Taken without a lock: each figure is right by itself.
 struct ServingStats {
-  int running = 0, waiting = 0;  // sequences, siblings of Input::n counted one by one
-  int64_t waiting_tokens = 0;    // of their prompts
+  int running = 0, waiting = 0;                     // sequences, siblings of Input::n counted one by one
+  int64_t waiting_tokens = 0;                       // of their prompts
   int pages = 0, pages_used = 0, pages_cached = 0;  // of keys and values; cached: held by nobody but the cache
   int page_tokens = 0;
   uint64_t page_bytes = 0;

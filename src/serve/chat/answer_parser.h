@@ -17,16 +17,16 @@ struct AnswerEvent {
     arguments,  // of the call that was begun last: a piece of its JSON, as the model wrote it
   };
   Kind kind = Kind::content;
-  int tool = 0;           // index of the call in the answer
-  std::string id, name;   // of a tool_call
-  std::string text;       // of the others
+  int tool = 0;          // index of the call in the answer
+  std::string id, name;  // of a tool_call
+  std::string text;      // of the others
 };
 
 /// How a model writes calls of tools.
 enum class ToolFormat : uint8_t { none, hermes, llama, mistral };
 
 struct AnswerFormat {
-  bool reasoning = false;  // splits <think>...</think> (and its like) off
+  bool reasoning = false;   // splits <think>...</think> (and its like) off
   bool in_thought = false;  // the prompt opened a thought
   ToolFormat tools = ToolFormat::none;
   std::vector<std::string> tool_names;  // those that the request gave; another name is no call

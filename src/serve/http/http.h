@@ -19,12 +19,12 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 /// The head of a request. Names of headers are lower case; what was sent twice stands there twice.
 struct HttpHead {
-  std::string method;   // as sent, for instance "POST"
-  std::string path;     // as sent, before the '?': not decoded
-  std::string query;    // after it
+  std::string method;  // as sent, for instance "POST"
+  std::string path;    // as sent, before the '?': not decoded
+  std::string query;   // after it
   Headers headers;
-  std::string peer;     // address without port
-  int version = 11;     // 10, 11 or 20
+  std::string peer;  // address without port
+  int version = 11;  // 10, 11 or 20
   bool tls = false;
   std::optional<uint64_t> content_length;
 
@@ -71,14 +71,14 @@ class HttpHandler {
 };
 
 struct HttpOptions {
-  std::vector<std::string> addresses;  // numeric, for instance "127.0.0.1" and "::1"
-  int port = 0;                        // 0: any; the same for all addresses
-  std::filesystem::path tls_certificate, tls_key;  // PEM; empty: no TLS
+  std::vector<std::string> addresses;                             // numeric, for instance "127.0.0.1" and "::1"
+  int port = 0;                                                   // 0: any; the same for all addresses
+  std::filesystem::path tls_certificate, tls_key;                 // PEM; empty: no TLS
   int max_connections = 2048, max_connections_per_address = 256;  // loopback has no limit of its own
   size_t max_header_bytes = 16 << 10;
   int max_headers = 100;
   std::chrono::milliseconds header_timeout{10'000}, body_idle_timeout{30'000}, idle_timeout{75'000};
-  std::chrono::milliseconds write_stall{30'000};  // without a byte taken: gone
+  std::chrono::milliseconds write_stall{30'000};                    // without a byte taken: gone
   uint64_t max_body_bytes = 8 << 20, max_bodies_bytes = 256 << 20;  // of one request; of all that are being read
   int threads = 1;
 };
