@@ -3,12 +3,12 @@
 #include "bumblebee/generation.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <utility>
 
+#include "api/adapter_state.h"
 #include "api/model_state.h"
 #include "api/text_sink.h"
 #include "api/tokenizer_state.h"
@@ -40,12 +40,9 @@ class Group {
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
   ~Group() {
-    abandoned_.store(true, std::memory_order_relaxed);
+    abandon();
     for (Member& member : members_) {
-      if (!member.job || member.waited) continue;
-      try {
-        member.job->wait();
-      } catch (...) {  // nobody listens any more
+      while (member.id != 0 && !member.sink->wait_ended()) {
       }
     }
   }
@@ -53,23 +50,19 @@ class Group {
   /// Checks one request; nothing runs before start().
   void add(engine::Request request, const Input& input) {
     engine_.check(request);
-    const CancelHandle cancel = input.cancel;
-    Member member{.sink = std::make_unique<api::TextSink>(tokenizer_, request.config, request.prompt, bool(piece_)),
+    Member member{.sink = std::make_shared<api::TextSink>(tokenizer_, request.config, request.prompt, bool(piece_)),
                   .request = std::move(request),
-                  .cancel = cancel,
+                  .cancel = input.cancel,
                   .progress = input.prompt_progress,
-                  .job = nullptr,
+                  .id = 0,
                   .input = 0};
     member.input = int(member.request.prompt.size());
-    member.request.sink = member.sink.get();
-    member.request.cancelled = [this, cancel] {
-      return cancel.cancelled() || abandoned_.load(std::memory_order_relaxed);
-    };
+    member.request.sink = member.sink;
     members_.push_back(std::move(member));
   }
 
   void start() {
-    for (Member& member : members_) member.job = engine_.submit(std::move(member.request));
+    for (Member& member : members_) member.id = engine_.submit(std::move(member.request));
   }
 
   std::vector<Result> wait() {
@@ -80,13 +73,12 @@ class Group {
 
  private:
   struct Member {
-    std::unique_ptr<api::TextSink> sink;
+    std::shared_ptr<api::TextSink> sink;
     engine::Request request;
     CancelHandle cancel;
     PromptProgress progress;
-    std::shared_ptr<engine::Job> job;
+    engine::RequestId id = 0;  // 0: not submitted
     int input = 0;
-    bool waited = false;
   };
 
   /// What a caller has heard of an answer.
@@ -99,24 +91,39 @@ class Group {
   /// holds up nobody else's tokens. What it throws, the caller gets.
   void stream(size_t index, Heard& heard) {
     Member& member = members_[index];
-    while (const auto piece = member.sink->next_piece()) {
+    while (const auto piece = member.sink->next_piece([this] { pass_on_cancels(); })) {
+      pass_on_cancels();
       if (heard.enough) continue;
       heard.text += piece->text;
       heard.tokens = piece->tokens;
       stopped_ = !piece_(index, piece->text);
-      if (stopped_) abandoned_.store(true, std::memory_order_relaxed);
+      if (stopped_) abandon();
       heard.enough = stopped_ || member.cancel.cancelled();
     }
+  }
+
+  void pass_on_cancels() {
+    for (const Member& member : members_) {
+      if (member.cancel.cancelled()) engine_.cancel(member.id);
+    }
+  }
+  void abandon() {
+    for (const Member& member : members_) engine_.cancel(member.id);
   }
 
   Result result_of(size_t index) {
     Member& member = members_[index];
     Heard heard;
     heard.enough = stopped_;
-    if (member.progress) member.sink->await_prompt(member.progress);
+    if (member.progress) {
+      member.sink->await_prompt([&](int done, int total) {
+        pass_on_cancels();
+        member.progress(done, total);
+      });
+    }
     if (piece_) stream(index, heard);
-    member.waited = true;
-    engine::GenerationResult generated = member.job->wait();
+    while (!member.sink->wait_ended()) pass_on_cancels();
+    engine::GenerationResult generated = member.sink->take_result();
     member.sink->flush();
     if (piece_) stream(index, heard);
     Result result;
@@ -130,7 +137,7 @@ class Group {
       generated.tokens.resize(heard.tokens);
       if (!generated.logprobs.empty()) generated.logprobs.resize(heard.tokens);
     }
-    result.token_summary = {.input = member.input, .output = int(generated.tokens.size()), .reused = generated.reused};
+    result.token_summary = {.input = member.input, .output = int(generated.tokens.size()), .reused = generated.cached};
     result.tokens = std::move(generated.tokens);
     result.logprobs = std::move(generated.logprobs);
     result.timings = generated.timings;
@@ -141,7 +148,6 @@ class Group {
   const txt::Tokenizer& tokenizer_;
   const Listener& piece_;
   bool stopped_ = false;  // the callback wants no more, of nobody
-  std::atomic<bool> abandoned_{false};
   std::vector<Member> members_;
 };
 
@@ -152,7 +158,14 @@ std::unique_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
                                .sequence_length = options.limits.sequence_length,
                                .prefill_chunk = options.prefill_chunk,
                                .vocab = info.vocab,
-                               .d_model = info.hidden};
+                               .d_model = info.hidden,
+                               .max_waiting = options.max_waiting,
+                               .max_waiting_tokens = options.max_waiting_tokens,
+                               .max_active_per_key = options.max_active_per_client,
+                               .step_target_ms = options.step_target_ms,
+                               .batch_timeout_ms = options.batch_timeout_ms,
+                               .prefix_cache = options.prefix_cache,
+                               .on_step = options.on_step};
   uint64_t bytes = options.kv_bytes > 0 ? options.kv_bytes : exec::default_cache_bytes(*model.device);
   if (engine.sequence_length == 0) {
     // The whole context, or as much of it as the memory for keys and values holds.
@@ -183,8 +196,10 @@ class Generator {
       : model_(model.state()),
         tokenizer_(tokenizer),
         config_(config),
-        adapters_(model_->open(options.adapters)),
-        engine_(make_engine(*model_, options)) {}
+        adapters_(options.adapters),
+        engine_(make_engine(*model_, options)) {
+    model_->open(adapters_);
+  }
 
   GenerationLimits limits() const {
     const exec::MemoryReport memory = engine_->memory();
@@ -192,9 +207,10 @@ class Generator {
   }
 
   void set_adapters(const std::vector<WeightedAdapter>& adapters) {
-    auto set = model_->open(adapters);
+    const auto set = model_->open(adapters);
+    auto copy = adapters;
     const std::lock_guard lock(mutex_);
-    adapters_.swap(set);
+    adapters_.swap(copy);
   }
 
   std::vector<Result> run(std::span<const Input> inputs, const Group::Listener& piece) {
@@ -205,22 +221,25 @@ class Generator {
   }
 
  private:
-  std::shared_ptr<const lora::AdapterSet> adapters_of(const Input& input) const {
+  std::vector<WeightedAdapter> adapters_of(const Input& input) const {
     if (input.without_adapters && !input.adapters.empty())
       throw Error(ErrorCode::bad_request, "generation", "adapters and without_adapters exclude each other");
-    if (input.without_adapters) return nullptr;
-    if (!input.adapters.empty()) return model_->open(input.adapters);
+    if (input.without_adapters) return {};
+    if (!input.adapters.empty()) {
+      model_->open(input.adapters);  // refused here, where it does not fit
+      return input.adapters;
+    }
     const std::lock_guard lock(mutex_);
     return adapters_;
   }
 
   engine::Request request_of(const Input& input) const {
     engine::Request request;
-    request.adapters = adapters_of(input);
+    for (const WeightedAdapter& part : adapters_of(input))
+      request.adapters.push_back({part.adapter.state()->adapter, part.weight});
     request.config = input.config.value_or(config_);
     validate(request.config);
     request.seed = input.seed.value_or(request.config.seed);
-    if (input.session) request.session = input.session->id();
     if (!input.messages.empty()) {
       request.prompt = tokenizer_.apply_chat_template(input.messages, input.chat).tokens;
     } else if (!input.tokens.empty()) {
@@ -239,7 +258,7 @@ class Generator {
   const Tokenizer tokenizer_;
   const GenerationConfig config_;
   mutable std::mutex mutex_;
-  std::shared_ptr<const lora::AdapterSet> adapters_;  // of requests that name none; under mutex_
+  std::vector<WeightedAdapter> adapters_;  // of requests that name none; under mutex_
   const std::unique_ptr<engine::Engine> engine_;
 };
 

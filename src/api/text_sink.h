@@ -48,7 +48,7 @@ class TextSink final : public engine::TokenSink {
     }
   }
 
-  StopReason take(int32_t token) override {
+  StopReason take(int32_t token, const text::TokenLogprob*) override {
     ++tokens_;
     // A model may have more rows than the tokenizer has tokens; such an id spells nothing.
     if (token >= known_) return StopReason::none;
@@ -64,15 +64,34 @@ class TextSink final : public engine::TokenSink {
     return limit_.full() ? StopReason::length : StopReason::none;
   }
   bool must_go_on() override { return limit_.characters() < least_; }
-  void prompt_computed(int tokens) noexcept override {
+  void prompt_computed(int tokens, int) noexcept override {
     const std::lock_guard lock(mutex_);
     computed_ = tokens;
     more_.notify_all();
   }
-  void ended() noexcept override {
+  void ended(engine::GenerationResult result) noexcept override {
     const std::lock_guard lock(mutex_);
+    result_ = std::move(result);
     ended_ = true;
     more_.notify_all();
+  }
+  void failed(std::exception_ptr error) noexcept override {
+    const std::lock_guard lock(mutex_);
+    error_ = std::move(error);
+    ended_ = true;
+    more_.notify_all();
+  }
+  /// Whether it is over, awaited for a moment.
+  bool wait_ended() {
+    using namespace std::chrono_literals;
+    std::unique_lock lock(mutex_);
+    return more_.wait_for(lock, 20ms, [this] { return ended_; });
+  }
+  /// Once it is over; throws the request's error.
+  engine::GenerationResult take_result() {
+    const std::lock_guard lock(mutex_);
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    return std::move(result_);
   }
 
   struct Piece {
@@ -80,9 +99,15 @@ class TextSink final : public engine::TokenSink {
     size_t tokens = 0;  // of the answer, up to the one that completed the piece
   };
   /// The next piece of text, awaited; nothing once no more tokens come. On the caller's thread, as flush().
-  std::optional<Piece> next_piece() {
+  template <class Poll>
+  std::optional<Piece> next_piece(const Poll& poll) {
+    using namespace std::chrono_literals;
     std::unique_lock lock(mutex_);
-    more_.wait(lock, [this] { return ended_ || !pieces_.empty(); });
+    while (!more_.wait_for(lock, 20ms, [this] { return ended_ || !pieces_.empty(); })) {
+      lock.unlock();
+      poll();
+      lock.lock();
+    }
     if (pieces_.empty()) return std::nullopt;
     Piece piece = std::move(pieces_.front());
     pieces_.pop_front();
@@ -155,6 +180,8 @@ class TextSink final : public engine::TokenSink {
   std::deque<Piece> pieces_;  // that nobody has heard yet
   int computed_ = 0;          // of the prompt
   bool ended_ = false;
+  engine::GenerationResult result_;
+  std::exception_ptr error_;
 };
 
 }  // namespace bumblebee::api

@@ -74,6 +74,12 @@ class Backend {
   /// slot. Entries live until then. Between steps, under the lock of the stream.
   virtual void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) = 0;
 
+  /// Calls body(0) to body(count - 1) on the threads that compute on the host, where there are some. Between steps,
+  /// under the lock of the stream. The body must not throw.
+  virtual void in_parallel(int count, FunctionRef<void(int)> body) {
+    for (int i = 0; i < count; ++i) body(i);
+  }
+
   virtual MemoryUse memory() const = 0;
   /// Reserves what steps of at most this size need. Throws Error(out_of_memory) with the figure needed and the figure
   /// free.

@@ -12,24 +12,14 @@
 namespace bumblebee::engine {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// Bumblebee's default when neither max_new_tokens nor max_length is given.
 constexpr int kDefaultMaxNewTokens = 20;
 
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 /// A separate exception for every request: one object shared between threads would be counted by all of them.
 std::exception_ptr error_of(ErrorCode code, const std::string& what) {
   return std::make_exception_ptr(Error(code, "engine", what));
-}
-
-void shut_down(Job& job) noexcept {
-  try {
-    job.fail(error_of(ErrorCode::cancelled, "the serving was shut down"));
-  } catch (...) {
-    job.fail(job.out_of_memory);
-  }
 }
 
 /// The logprobs of one logit row, where its request asks for them.
@@ -87,10 +77,13 @@ int Engine::max_new(const Request& request) const {
 
 void Engine::check(const Request& request) const {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "generation", what); };
+  BB_CHECK(request.sink != nullptr);
   if (request.prompt.empty()) refuse("the prompt has no tokens");
   if (request.prompt.size() >= size_t(limits_.sequence_length)) {
-    refuse(cat("prompt: expected fewer tokens than the sequence length of ", limits_.sequence_length, ", got ",
-               request.prompt.size(), "; shorten it or raise the sequence length"));
+    throw TooLong("generation",
+                  cat("prompt: expected fewer tokens than the sequence length of ", limits_.sequence_length, ", got ",
+                      request.prompt.size(), "; shorten it or raise the sequence length"),
+                  int64_t(request.prompt.size()), limits_.sequence_length);
   }
   if (request.config.max_length && *request.config.max_length <= int(request.prompt.size())) {
     refuse(cat("the prompt has ", request.prompt.size(), " tokens, but max_length is ", *request.config.max_length,
@@ -103,16 +96,85 @@ void Engine::check(const Request& request) const {
   require_ids(request.config, options_.vocab);
 }
 
-std::shared_ptr<Job> Engine::submit(Request request) {
-  check(request);
-  auto job = std::make_shared<Job>(std::move(request));
+void Engine::require_room(int requests) const {
+  const std::lock_guard lock(mutex_);
+  if (draining_) throw Error(ErrorCode::draining, "engine", "the serving is shutting down: it takes nothing new");
+  if (int64_t(incoming_.size()) + requests > options_.max_waiting) {
+    throw Error(ErrorCode::busy, "engine",
+                cat("the queue is full: expected at most ", options_.max_waiting, " waiting requests"));
+  }
+}
+
+RequestId Engine::submit(Request request) {
+  std::vector<Request> one;
+  one.push_back(std::move(request));
+  return submit(std::move(one)).front();
+}
+
+std::vector<RequestId> Engine::submit(std::vector<Request> requests) {
+  require_room(int(requests.size()));
+  for (const Request& request : requests) check(request);
+  std::vector<RequestId> ids;
+  std::vector<std::shared_ptr<Job>> jobs;
+  ids.reserve(requests.size());
+  for (Request& request : requests) jobs.push_back(std::make_shared<Job>(0, std::move(request)));
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) throw Error(ErrorCode::cancelled, "engine", "the serving was shut down");
-    incoming_.push_back(job);
+    incoming_.reserve(incoming_.size() + jobs.size());
+    alive_.reserve(alive_.size() + jobs.size());
+    cancelled_.reserve(alive_.size() + jobs.size());
+    for (const auto& job : jobs) {
+      job->id = next_id_++;
+      ids.push_back(job->id);
+      alive_.emplace(job->id, false);
+      incoming_.push_back(job);
+    }
   }
   wake_.notify_one();
-  return job;
+  return ids;
+}
+
+void Engine::cancel(RequestId id) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = alive_.find(id);
+    if (found == alive_.end() || found->second) return;
+    found->second = true;
+    cancelled_.push_back(id);
+  }
+  wake_.notify_one();
+}
+
+text::ServingStats Engine::stats() const { return {}; }
+
+bool Engine::drain(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  const auto over = [this] { return alive_.empty(); };
+  if (ended_.wait_for(lock, timeout, over)) return true;
+  for (auto& [id, cancelled] : alive_) {
+    if (!std::exchange(cancelled, true)) cancelled_.push_back(id);
+  }
+  wake_.notify_one();
+  ended_.wait(lock, over);
+  return false;
+}
+
+void Engine::forget(RequestId id) noexcept {
+  const std::lock_guard lock(mutex_);
+  alive_.erase(id);
+  if (alive_.empty()) ended_.notify_all();
+}
+
+void Engine::tell_end(const Job& job, GenerationResult result) noexcept {
+  forget(job.id);
+  job.request.sink->ended(std::move(result));
+}
+
+void Engine::tell_failure(const Job& job, std::exception_ptr error) noexcept {
+  forget(job.id);
+  job.request.sink->failed(std::move(error));
 }
 
 void Engine::loop() noexcept {
@@ -120,7 +182,7 @@ void Engine::loop() noexcept {
   while (true) {
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stopping_ || !incoming_.empty() || !scheduler_.idle(); });
+      wake_.wait(lock, [this] { return stopping_ || !incoming_.empty() || !cancelled_.empty() || !scheduler_.idle(); });
       if (stopping_) break;
       arrived.swap(incoming_);
     }
@@ -128,19 +190,17 @@ void Engine::loop() noexcept {
       iterate(arrived);
     } catch (...) {  // only memory can be missing here: everything else is a request's own affair
       log(LogLevel::error, "memory is short: requests=", active_.size() + arrived.size());
-      for (const auto& job : arrived) job->fail(job->out_of_memory);
+      for (const auto& job : arrived) tell_failure(*job, job->out_of_memory);
       arrived.clear();
       shed();
     }
   }
-  const std::lock_guard lock(mutex_);
   while (!active_.empty()) fail(active_.begin()->first, nullptr);
   while (!waiting_.empty()) fail(waiting_.begin()->first, nullptr);
-  for (const auto& job : incoming_) shut_down(*job);
+  for (const auto& job : incoming_) tell_failure(*job, job->out_of_memory);
 }
 
 void Engine::iterate(std::vector<std::shared_ptr<Job>>& arrived) {
-  scheduler_.forget_orphans();
   for (; !arrived.empty(); arrived.erase(arrived.begin())) enqueue(arrived.front());
   end_cancelled();
   activate();
@@ -149,15 +209,13 @@ void Engine::iterate(std::vector<std::shared_ptr<Job>>& arrived) {
 }
 
 void Engine::enqueue(const std::shared_ptr<Job>& job) {
-  const RequestId id = next_id_++;
+  const RequestId id = job->id;
   Request& request = job->request;
   const bool contrastive = ContrastiveSearcher::make(request.config, options_.d_model).has_value();
   Sequence sequence;
   sequence.id = id;
   sequence.max_new = max_new(request);
   sequence.alternatives = contrastive ? std::get<ContrastiveSearch>(request.config.strategy).top_k : 1;
-  sequence.adapters = std::move(request.adapters);
-  if (!contrastive) sequence.session = std::move(request.session);  // the search wants the hidden states of all tokens
   sequence.tokens = std::move(request.prompt);
   std::exception_ptr refusal;
   try {
@@ -165,7 +223,7 @@ void Engine::enqueue(const std::shared_ptr<Job>& job) {
   } catch (const Error&) {
     refusal = std::current_exception();
   }
-  if (refusal) return job->fail(std::move(refusal));
+  if (refusal) return tell_failure(*job, std::move(refusal));
   try {
     waiting_.emplace(id, job);
   } catch (...) {
@@ -184,12 +242,11 @@ void Engine::activate() {
           id, job, Sampler(job->request.config, sequence.tokens, options_.vocab, job->request.seed));
       waiting_.erase(id);
       place->second.contrastive = ContrastiveSearcher::make(job->request.config, options_.d_model);
+      sequence.adapters = executor_->open(job->request.adapters);
       place->second.slot = executor_->slot(sequence.adapters);
       sequence.slot = place->second.slot.slot();
-      if (TokenSink* sink = job->request.sink; sink != nullptr) {
-        place->second.sampler.ban_end(sink->must_go_on());
-        sink->prompt_computed(sequence.computed);
-      }
+      place->second.sampler.ban_end(job->request.sink->must_go_on());
+      job->request.sink->prompt_computed(sequence.computed, sequence.cached);
     } catch (...) {
       error = std::current_exception();
     }
@@ -198,15 +255,15 @@ void Engine::activate() {
 }
 
 void Engine::end_cancelled() {
-  const auto is_cancelled = [](const Job& job) { return job.request.cancelled && job.request.cancelled(); };
   std::vector<RequestId> cancelled;
-  for (const auto& [id, job] : waiting_) {
-    if (is_cancelled(*job)) cancelled.push_back(id);
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled.assign(cancelled_.begin(), cancelled_.end());
+    cancelled_.clear();
   }
-  for (const auto& [id, active] : active_) {
-    if (is_cancelled(*active.job)) cancelled.push_back(id);
+  for (RequestId id : cancelled) {
+    if (waiting_.contains(id) || active_.contains(id)) end(id, text::FinishReason::cancelled);
   }
-  for (RequestId id : cancelled) end(id, text::FinishReason::cancelled);
 }
 
 /// What each logit row is to be chosen by. Rows whose choice is the host's ask for logits instead.
@@ -282,8 +339,8 @@ void Engine::deliver(const PlannedStep& planned, const exec::StepResult& result)
     try {
       Active& active = active_.at(group.id);
       const Sequence& sequence = scheduler_.at(group.id);
-      if (TokenSink* sink = active.job->request.sink; sink != nullptr && sequence.length() == sequence.prompt)
-        sink->prompt_computed(sequence.computed);
+      if (sequence.length() == sequence.prompt)
+        active.job->request.sink->prompt_computed(sequence.computed, sequence.cached);
       if (active.contrastive) {
         advance_contrastive(active, group, planned, result);
       } else if (group.wants_logits) {
@@ -336,6 +393,7 @@ void Engine::advance_contrastive(Active& active, const Group& group, const Plann
 bool Engine::ends(RequestId id, Active& active, int32_t token) {
   if (!active.first_token) active.first_token = Clock::now();
   if (!active.sampler.is_eos(token)) return false;
+  active.stop_token = token;
   end(id, text::FinishReason::stop);
   return true;
 }
@@ -343,13 +401,13 @@ bool Engine::ends(RequestId id, Active& active, int32_t token) {
 bool Engine::emit(RequestId id, Active& active, std::optional<text::TokenLogprob> logprob) {
   if (logprob) active.logprobs.push_back(std::move(*logprob));
   const Sequence& sequence = scheduler_.at(id);
-  TokenSink* sink = active.job->request.sink;
-  const auto reason = sink == nullptr ? TokenSink::StopReason::none : sink->take(sequence.tokens.back());
+  TokenSink* const sink = active.job->request.sink.get();
+  const auto reason = sink->take(sequence.tokens.back(), logprob ? &active.logprobs.back() : nullptr);
   if (reason == TokenSink::StopReason::stop) return end(id, text::FinishReason::stop), false;
   if (reason == TokenSink::StopReason::length) return end(id, text::FinishReason::length), false;
   if (reason == TokenSink::StopReason::cancelled) return end(id, text::FinishReason::cancelled), false;
   if (sequence.length() - sequence.prompt >= sequence.max_new) return end(id, text::FinishReason::length), false;
-  if (sink != nullptr) active.sampler.ban_end(sink->must_go_on());
+  active.sampler.ban_end(sink->must_go_on());
   return true;
 }
 
@@ -368,19 +426,20 @@ void Engine::end(RequestId id, text::FinishReason reason) {
     job = std::move(waiting.mapped());
     result.timings = timings(now, now);
   } else {
-    result.reused = scheduler_.at(id).reused;
+    result.cached = scheduler_.at(id).cached;
     const std::span<const int32_t> output = scheduler_.at(id).output();
     result.tokens.assign(output.begin(), output.end());
     auto node = active_.extract(id);
     Active& active = node.mapped();
     job = active.job;
     result.logprobs = std::move(active.logprobs);
+    result.stop_token = active.stop_token;
     result.timings = timings(active.first_step.value_or(now), active.first_token.value_or(now));
   }  // gives the adapters back before anybody hears of the end
-  scheduler_.finish(id, Scheduler::Leaves::pages);
+  scheduler_.finish(id);
   log(LogLevel::debug, "request ended: id=", id, " tokens=", result.tokens.size(), " queue_s=", result.timings.queue_s,
-      " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s, " reused=", result.reused);
-  job->succeed(std::move(result));
+      " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s, " cached=", result.cached);
+  tell_end(*job, std::move(result));
 }
 
 void Engine::fail(RequestId id, std::exception_ptr error) noexcept {
@@ -389,11 +448,14 @@ void Engine::fail(RequestId id, std::exception_ptr error) noexcept {
   if (auto node = active_.extract(id)) job = node.mapped().job;
   scheduler_.finish(id);
   if (job == nullptr) return;
-  if (error) {
-    job->fail(std::move(error));  // whoever waits is its only owner from here on
-  } else {
-    shut_down(*job);
+  if (error == nullptr) {
+    try {
+      error = error_of(ErrorCode::cancelled, "the serving was shut down");
+    } catch (...) {
+      error = job->out_of_memory;
+    }
   }
+  tell_failure(*job, std::move(error));
 }
 
 void Engine::shed() noexcept {

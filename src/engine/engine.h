@@ -2,7 +2,9 @@
 // devices, locks and adapters' tables are the executor's.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,8 +12,12 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "base/error.h"
+#include "bumblebee/serving.h"
 #include "engine/contrastive.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
@@ -24,7 +30,14 @@ struct EngineOptions {
   int batch_size = 1;
   int sequence_length = 0;
   int prefill_chunk = 512;
-  int vocab = 0, d_model = 0;  // of the model
+  int vocab = 0, d_model = 0;              // of the model
+  int max_waiting = 1024;                  // requests; more are refused with Error(busy)
+  int64_t max_waiting_tokens = 4'000'000;  // of their prompts
+  int max_active_per_key = 0;              // 0: no limit
+  int step_target_ms = 200;                // of a step while somebody's answer grows
+  int batch_timeout_ms = 0;                // how long an idle engine waits for company
+  bool prefix_cache = true;
+  std::function<void()> on_step = {};  // after all that sinks hear of a step; on the engine's thread, may not block
 };
 
 /// Pages that alternatives of contrastive search may need beside the sequences' own; validate() allows 64 of them.
@@ -44,13 +57,40 @@ class Engine {
 
   /// Checks a request as submit() does, without queueing it.
   void check(const Request& request) const;
-  /// Queues a request, from any thread. Throws Error(bad_request) when it does not fit.
-  std::shared_ptr<Job> submit(Request request);
+  /// Throws Error(busy) when there is no place for so many more, Error(draining) after drain(): worth asking before
+  /// prompts are made.
+  void require_room(int requests) const;
+  /// Queues requests, from any thread: all, or none when it throws. Their numbers are in order. Throws what
+  /// require_room() throws, TooLong, and Error(bad_request) for what can never run.
+  std::vector<RequestId> submit(std::vector<Request> requests);
+  RequestId submit(Request request);
+  /// Ends a request with what it has; unknown numbers are fine. From any thread.
+  void cancel(RequestId id) noexcept;
+
+  /// Counters, without a lock: each is right by itself.
+  text::ServingStats stats() const;
+  /// Refuses new requests, waits for those that are there and cancels the rest after `timeout`. True when all ended by
+  /// themselves.
+  bool drain(std::chrono::milliseconds timeout);
 
   int sequence_length() const { return limits_.sequence_length; }
   exec::MemoryReport memory() const { return executor_->memory(); }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  /// A request that was submitted.
+  struct Job {
+    explicit Job(RequestId i, Request r)
+        : id(i),
+          request(std::move(r)),
+          out_of_memory(std::make_exception_ptr(
+              Error(ErrorCode::out_of_memory, "engine", "not enough memory to go on with this request"))) {}
+    RequestId id;
+    Request request;  // its prompt moves on to the scheduler's sequence
+    /// Ready-made: to be told of a shortage must not need memory.
+    std::exception_ptr out_of_memory;
+    Clock::time_point called = Clock::now();
+  };
   /// A request from its activation to its end. Its tokens are the scheduler's.
   struct Active {
     Active(std::shared_ptr<Job> j, Sampler s) : job(std::move(j)), sampler(std::move(s)) {}
@@ -59,7 +99,8 @@ class Engine {
     std::optional<ContrastiveSearcher> contrastive;
     exec::SlotLease slot;
     std::vector<text::TokenLogprob> logprobs;
-    std::optional<std::chrono::steady_clock::time_point> first_step, first_token;
+    std::optional<Clock::time_point> first_step, first_token;
+    std::optional<int32_t> stop_token;
   };
   /// The segments of one request in a step, which lie together.
   struct Group {
@@ -75,6 +116,9 @@ class Engine {
   void enqueue(const std::shared_ptr<Job>& job);
   void activate();
   void end_cancelled();
+  void tell_end(const Job& job, GenerationResult result) noexcept;
+  void tell_failure(const Job& job, std::exception_ptr error) noexcept;
+  void forget(RequestId id) noexcept;
   void step();
   void describe_choices(PlannedStep& planned);
   std::vector<Group> groups_of(const PlannedStep& planned) const;
@@ -101,12 +145,15 @@ class Engine {
   Scheduler scheduler_;
   std::map<RequestId, std::shared_ptr<Job>> waiting_;  // in the scheduler's queue
   std::map<RequestId, Active> active_;
-  RequestId next_id_ = 1;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;  // what follows
   std::condition_variable wake_;
+  std::condition_variable ended_;
   std::vector<std::shared_ptr<Job>> incoming_;
-  bool stopping_ = false;
+  std::unordered_map<RequestId, bool> alive_;  // requests that are not over; whether they were cancelled
+  std::vector<RequestId> cancelled_;           // with room for all that are alive
+  RequestId next_id_ = 1;
+  bool stopping_ = false, draining_ = false;
   std::thread thread_;  // last: starts when everything else is there
 };
 

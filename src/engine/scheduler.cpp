@@ -8,8 +8,7 @@
 
 namespace bumblebee::engine {
 
-Scheduler::Scheduler(const SchedulerLimits& limits)
-    : limits_(limits), table_(limits.pages, limits.page_size), kept_(table_) {
+Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), table_(limits.pages, limits.page_size) {
   BB_CHECK(limits.batch_size > 0 && limits.prefill_chunk > 0 && limits.sequence_length > 0);
 }
 
@@ -46,8 +45,7 @@ std::vector<RequestId> Scheduler::activate() {
     BB_CHECK(fresh, "request ", id, " twice");
     try {
       waiting_.front().tokens.reserve(size_t(waiting_.front().prompt) + size_t(waiting_.front().max_new));
-      kept_.prepare(waiting_.front());
-      if (!kept_.resume(waiting_.front())) waiting_.front().pages = table_.open();
+      waiting_.front().pages = table_.open();
     } catch (...) {
       active_.erase(place);
       throw;
@@ -56,7 +54,6 @@ std::vector<RequestId> Scheduler::activate() {
     waiting_.pop_front();
     place->second.reserved = needed;
     reserved_ += needed;
-    while (reserved_ + kept_.pages() > limits_.pages) BB_CHECK(kept_.drop_oldest(), "more is reserved than there is");
   }
   return activated;
 }
@@ -161,25 +158,21 @@ void Scheduler::truncate(RequestId id, int length) {
   table_.truncate(sequence.pages, sequence.computed);
 }
 
-void Scheduler::close(Sequence& sequence, Leaves leaves) {
-  if (leaves == Leaves::pages && sequence.session && sequence.pages >= 0) {
-    kept_.leave(sequence);
-  } else if (sequence.pages >= 0) {
-    table_.close(sequence.pages);
-  }
+void Scheduler::close(Sequence& sequence) {
+  if (sequence.pages >= 0) table_.close(sequence.pages);
   for (PageTable::Sequence branch : sequence.branches) {
     if (branch != sequence.pages) table_.close(branch);
   }
   reserved_ -= sequence.reserved;
 }
 
-void Scheduler::finish(RequestId id, Leaves leaves) {
+void Scheduler::finish(RequestId id) {
   const auto waiting =
       std::find_if(waiting_.begin(), waiting_.end(), [id](const Sequence& request) { return request.id == id; });
   if (waiting != waiting_.end()) waiting_.erase(waiting);
   const auto found = active_.find(id);
   if (found == active_.end()) return;
-  close(found->second, leaves);
+  close(found->second);
   active_.erase(found);
 }
 

@@ -2,7 +2,7 @@
 //
 // Policy. Requests become active in the order they came, when a place in the batch is free and the pages of prompt and
 // longest answer can be reserved: an active request never runs out of memory, and one that is too large waits at the
-// head of the queue. What a finished sequence leaves to its session stays where nobody needs the pages. A step holds
+// head of the queue. A step holds
 // one row (or one per alternative) for every sequence that is generating, and prompt tokens up to `prefill_chunk`,
 // oldest request first. Both travel in one batch, so that the weights are read once for all of them.
 #pragma once
@@ -13,7 +13,6 @@
 #include <optional>
 #include <vector>
 
-#include "engine/kept_sequences.h"
 #include "engine/sequence.h"
 #include "exec/executor.h"
 
@@ -57,12 +56,8 @@ class Scheduler {
   void keep_branch(RequestId id, int branch);
   /// Forgets the tokens from `length` on, which is at least the prompt's; those that are kept and computed stay so.
   void truncate(RequestId id, int length);
-  /// Forgets a request, wherever it is; unknown ids are fine. Its pages are free afterwards, or its session's where
-  /// `leaves` says that what they hold is right. Never fails.
-  enum class Leaves : uint8_t { nothing, pages };
-  void finish(RequestId id, Leaves leaves = Leaves::nothing);
-  /// Gives up what is kept for sessions that nobody has any more.
-  void forget_orphans() { kept_.drop_orphans(); }
+  /// Forgets a request, wherever it is; unknown ids are fine. Its pages are free afterwards. Never fails.
+  void finish(RequestId id);
 
   /// An active or waiting request.
   Sequence& at(RequestId id);
@@ -85,11 +80,10 @@ class Scheduler {
   int pages_needed(const Sequence& request) const;
   int plan(Sequence& sequence, int budget, std::vector<Piece>& pieces, std::vector<PageCopy>& copies);
   void plan_branches(Sequence& sequence, std::vector<Piece>& pieces, std::vector<PageCopy>& copies);
-  void close(Sequence& sequence, Leaves leaves);
+  void close(Sequence& sequence);
 
   SchedulerLimits limits_;
   PageTable table_;
-  KeptSequences kept_;
   std::deque<Sequence> waiting_;
   std::map<RequestId, Sequence> active_;  // ids ascend with time, so this is the order of arrival
   int reserved_ = 0;

@@ -23,11 +23,10 @@ struct Sequence {
   /// What its keys and values depend on beside the tokens: pages may be shared by sequences of one identity only.
   std::shared_ptr<const lora::AdapterSet> adapters;  // null: the base
   int32_t slot = -1;                                 // how a batch names them, from activation on
-  std::shared_ptr<const void> session;               // who may go on with it (kept_sequences.h); null: nobody
 
   // The scheduler's own.
   int computed = 0;  // tokens whose keys and values are cached, or are being computed
-  int reused = 0;    // of these, what an earlier request had computed
+  int cached = 0;    // of these, what others had computed
   int reserved = 0;  // pages
   PageTable::Sequence pages = -1;
   std::vector<int32_t> proposed;              // alternatives for the next token, to be computed

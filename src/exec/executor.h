@@ -63,6 +63,8 @@ class Executor {
   /// Waits for one of the last two steps; what it returns is valid until the second next launch.
   virtual const StepResult& wait(Ticket ticket) = 0;
 
+  /// The set of these adapters, as AdapterCache::open() gives it: from any thread.
+  virtual std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) = 0;
   /// What rows name to be computed with `set` (null: -1, the base), until the lease ends. Waits for a running step.
   virtual SlotLease slot(const std::shared_ptr<const lora::AdapterSet>& set) = 0;
 
@@ -73,6 +75,11 @@ class Executor {
   virtual MemoryReport memory() const = 0;
   /// After an error that leaves the device useless for this process: no step will be computed any more.
   virtual bool lost() const { return false; }
+
+  /// Calls body(0) to body(count - 1) on the threads that compute on the host, between steps. It must not throw.
+  virtual void in_parallel(int count, FunctionRef<void(int)> body) {
+    for (int i = 0; i < count; ++i) body(i);
+  }
 
   /// A step that is not repeatable, whose operations run as they are called and whose tensors may be read at once: a
   /// pass that remembers or shows what it does. `kv` is this executor's cache, null where it has none.

@@ -158,6 +158,11 @@ MemoryReport LocalExecutor::memory() const {
   return {.device = device_->backend().memory(), .page_bytes = page_bytes_, .pages = pages_};
 }
 
+void LocalExecutor::in_parallel(int count, FunctionRef<void(int)> body) {
+  const DeviceModel::Turn turn(*device_);
+  device_->backend().in_parallel(count, body);
+}
+
 void LocalExecutor::eagerly(const Batch& batch, FunctionRef<void(Stream& stream, KvStore* kv)> body) {
   const DeviceModel::Turn turn(*device_);
   Stream& stream = device_->backend().stream();

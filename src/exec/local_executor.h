@@ -32,11 +32,15 @@ class LocalExecutor final : public Executor {
 
   Ticket launch(const Step& step) override;
   const StepResult& wait(Ticket ticket) override;
+  std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
+    return device_->adapters().open(parts);
+  }
   SlotLease slot(const std::shared_ptr<const lora::AdapterSet>& set) override { return device_->slot(set); }
   void release_pages(std::span<const int32_t> pages) override;
   int pages() const override { return pages_; }
   MemoryReport memory() const override;
   bool lost() const override { return device_->backend().lost(); }
+  void in_parallel(int count, FunctionRef<void(int)> body) override;
   void eagerly(const Batch& batch, FunctionRef<void(Stream& stream, KvStore* kv)> body) override;
 
  private:

@@ -11,6 +11,7 @@
 #include "bumblebee/device.h"
 #include "bumblebee/model.h"
 #include "engine/engine.h"
+#include "tests/engine/answer.h"
 #include "tests/support/backends.h"
 #include "tests/support/replay_backend.h"
 

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <random>
 #include <set>
@@ -29,7 +28,6 @@ struct Simulated {
   int left = 0, alternatives = 1;
   int32_t slot = -1;
   int identity = 0;  // of its adapters
-  int session = -1;
 };
 
 class Simulation {
@@ -50,8 +48,6 @@ class Simulation {
       if (!requests_.empty() && pick(25) == 0) cancel();
       for (const RequestId id : scheduler_.activate()) {
         scheduler_.at(id).slot = requests_.at(id).slot;
-        reused += scheduler_.at(id).reused;
-        ASSERT_LT(scheduler_.at(id).reused, int(requests_.at(id).prompt));
       }
       const auto step = scheduler_.next();
       if (step) consume(*step);
@@ -61,14 +57,11 @@ class Simulation {
       ASSERT_TRUE(step || requests_.empty()) << "nothing runs although requests wait";
       if (::testing::Test::HasFatalFailure()) return;
     }
-    sessions_.clear();
-    scheduler_.forget_orphans();
     EXPECT_EQ(scheduler_.pages().free, limits_.pages);
     EXPECT_TRUE(scheduler_.idle());
     EXPECT_GT(finished, 30);
   }
   int finished = 0;
-  int64_t reused = 0;
 
  private:
   int pick(int below) { return int(random_() % unsigned(below)); }
@@ -78,12 +71,6 @@ class Simulation {
     request.id = next_id_++;
     request.max_new = 1 + pick(8);
     request.alternatives = pick(3) == 0 ? 1 + pick(4) : 1;
-    const int session = pick(4) - 1;
-    if (session >= 0) {  // goes on with a part of what the session's last request said, or does not
-      request.session = sessions_[size_t(session)];
-      const std::vector<int32_t>& before = left_[size_t(session)];
-      request.tokens.assign(before.begin(), before.begin() + pick(int(before.size()) + 1));
-    }
     const int room = std::max(1, limits_.sequence_length - request.length());
     for (int i = 0, n = 1 + pick(room); i < n; ++i) request.tokens.push_back(token_++);
     Simulated simulated{.tokens = request.tokens,
@@ -92,8 +79,7 @@ class Simulation {
                         .left = request.max_new,
                         .alternatives = request.alternatives,
                         .slot = pick(3) - 1,
-                        .identity = 0,
-                        .session = session};
+                        .identity = 0};
     if (simulated.slot >= 0) {  // a slot is used again for other adapters
       simulated.identity = 1 + pick(3);
       request.adapters = adapters_[size_t(simulated.identity) - 1];
@@ -110,15 +96,8 @@ class Simulation {
   void cancel() { finish(std::next(requests_.begin(), pick(int(requests_.size())))->first); }
 
   void finish(RequestId id) {
-    const Simulated& request = requests_.at(id);
-    const bool leaves = pick(4) > 0;
-    if (leaves && request.session >= 0) left_[size_t(request.session)] = request.tokens;
-    scheduler_.finish(id, leaves ? Scheduler::Leaves::pages : Scheduler::Leaves::nothing);
+    scheduler_.finish(id);
     requests_.erase(id);
-    if (pick(20) == 0) {  // a session's owner goes, and another comes
-      sessions_[0] = std::make_shared<int>();
-      scheduler_.forget_orphans();
-    }
   }
 
   void consume(const PlannedStep& planned) {
@@ -198,22 +177,16 @@ class Simulation {
   std::map<RequestId, Simulated> requests_;
   RequestId next_id_ = 1;
   int32_t token_ = 0;
-  std::vector<std::shared_ptr<const void>> sessions_ = {std::make_shared<int>(), std::make_shared<int>(),
-                                                        std::make_shared<int>()};
   std::vector<std::shared_ptr<const lora::AdapterSet>> adapters_ = {set_of(1), set_of(2), set_of(3)};
-  std::array<std::vector<int32_t>, 3> left_;  // by the last request of each session
 };
 
 TEST(Scheduler, RandomSchedulesKeepSequencesApart) {
-  int64_t reused = 0;
   for (unsigned seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
     Simulation simulation(seed);
     simulation.run();
     if (HasFatalFailure()) return;
-    reused += simulation.reused;
   }
-  EXPECT_GT(reused, 1000) << "sessions go on with what they left";
 }
 
 Sequence request(RequestId id, int prompt, int max_new) {
@@ -264,90 +237,6 @@ TEST(Scheduler, WaitsForPagesInOrder) {
   step = next(scheduler);
   ASSERT_EQ(step->segments.size(), 2u);
   EXPECT_EQ(step->segments[0].id, 2u);
-}
-
-/// Ten tokens computed with `adapters`, and left to the session.
-void leave_ten(Scheduler& scheduler, RequestId id, const std::shared_ptr<const void>& session,
-               std::shared_ptr<const lora::AdapterSet> adapters = nullptr) {
-  Sequence sequence = request(id, 10, 2);
-  sequence.session = session;
-  sequence.adapters = std::move(adapters);
-  scheduler.submit(std::move(sequence));
-  ASSERT_TRUE(next(scheduler));
-  scheduler.finish(id, Scheduler::Leaves::pages);
-}
-
-/// How many of twelve tokens, of which ten are as above, a session need not compute.
-int reused(Scheduler& scheduler, RequestId id, const std::shared_ptr<const void>& session,
-           std::shared_ptr<const lora::AdapterSet> adapters = nullptr) {
-  Sequence sequence = request(id, 12, 2);
-  sequence.tokens.back() = 7;
-  sequence.session = session;
-  sequence.adapters = std::move(adapters);
-  scheduler.submit(std::move(sequence));
-  EXPECT_TRUE(next(scheduler));
-  return scheduler.at(id).reused;
-}
-
-constexpr SchedulerLimits kTenPages = {
-    .batch_size = 4, .sequence_length = 40, .prefill_chunk = 64, .pages = 10, .page_size = 4};
-
-TEST(Scheduler, ASessionGoesOnWithItsOwnPages) {
-  Scheduler scheduler(kTenPages);
-  const auto session = std::make_shared<int>(), other = std::make_shared<int>();
-  leave_ten(scheduler, 1, session);
-  EXPECT_EQ(scheduler.pages().used, 3);
-  EXPECT_EQ(reused(scheduler, 2, other), 0);
-  scheduler.finish(2);
-  EXPECT_EQ(reused(scheduler, 3, session), 10);
-  EXPECT_EQ(reused(scheduler, 4, session), 0) << "one request at a time has them";
-  scheduler.finish(3, Scheduler::Leaves::nothing);  // a step failed: what the pages hold is not known
-  scheduler.finish(4, Scheduler::Leaves::nothing);
-  EXPECT_EQ(reused(scheduler, 5, session), 0);
-  scheduler.finish(5);
-  EXPECT_EQ(scheduler.pages().used, 0);
-}
-
-TEST(Scheduler, ASessionComputesAnewWithOtherAdapters) {
-  Scheduler scheduler(kTenPages);
-  const auto session = std::make_shared<int>();
-  leave_ten(scheduler, 1, session, set_of(1));
-  EXPECT_EQ(reused(scheduler, 2, session), 0) << "the base";
-  scheduler.finish(2);
-  leave_ten(scheduler, 3, session, set_of(1));
-  EXPECT_EQ(reused(scheduler, 4, session, set_of(2)), 0);
-  scheduler.finish(4, Scheduler::Leaves::pages);
-  EXPECT_EQ(reused(scheduler, 5, session, set_of(2)), 11) << "all but the last, which says what comes next";
-}
-
-TEST(Scheduler, KeptPagesAreSpare) {
-  Scheduler scheduler(kTenPages);
-  const auto first = std::make_shared<int>(), second = std::make_shared<int>();
-  leave_ten(scheduler, 1, first);
-  leave_ten(scheduler, 2, second);
-  EXPECT_EQ(scheduler.pages().used, 6);
-  scheduler.submit(request(3, 20, 4));  // six pages: what was kept the longest goes
-  ASSERT_TRUE(next(scheduler));
-  EXPECT_EQ(reused(scheduler, 4, second), 10);
-  scheduler.finish(3);
-  scheduler.finish(4);
-  EXPECT_EQ(reused(scheduler, 5, first), 0);
-  scheduler.finish(5, Scheduler::Leaves::pages);
-  scheduler.submit(request(6, 36, 4));  // all of them
-  ASSERT_TRUE(next(scheduler));
-  scheduler.finish(6);
-  EXPECT_EQ(scheduler.pages().free, 10);
-}
-
-TEST(Scheduler, WhatNobodyCanAskForIsGivenUp) {
-  Scheduler scheduler(kTenPages);
-  auto session = std::make_shared<int>();
-  leave_ten(scheduler, 1, session);
-  scheduler.forget_orphans();
-  EXPECT_EQ(scheduler.pages().used, 3);
-  session.reset();
-  scheduler.forget_orphans();
-  EXPECT_EQ(scheduler.pages().used, 0);
 }
 
 TEST(Scheduler, RefusesWhatCanNeverFit) {

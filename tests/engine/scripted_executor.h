@@ -67,6 +67,7 @@ class ScriptedExecutor : public exec::Executor {
     return last_;
   }
   const exec::StepResult& wait(exec::Ticket ticket) override { return results_[ticket % results_.size()].view; }
+  std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part>) override { return nullptr; }
   exec::SlotLease slot(const std::shared_ptr<const lora::AdapterSet>&) override { return {}; }
   void release_pages(std::span<const int32_t>) override {}
   int pages() const override { return pages_; }

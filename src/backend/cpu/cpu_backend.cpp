@@ -120,6 +120,9 @@ class CpuBackend final : public Backend {
   void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) override {
     stream_.ops().slots().set(slot, by_site);
   }
+  void in_parallel(int count, FunctionRef<void(int)> body) override {
+    threads_.for_each(count, [&](int64_t i, int) { body(int(i)); });
+  }
   MemoryUse memory() const override {
     const HostMemory host = host_memory();
     return {.total = host.total,
