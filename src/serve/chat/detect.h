@@ -1,0 +1,33 @@
+// How a model writes thoughts and calls of tools: read off its vocabulary and its chat template, or said by the
+// operator.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "bumblebee/tokenizer.h"
+#include "serve/chat/answer_parser.h"
+
+namespace bumblebee::serve {
+
+struct ModelFormats {
+  ToolFormat tools = ToolFormat::none;
+  bool reasoning = false;
+  /// Marks of calls, or of thoughts, are special tokens: without Input::skip_special_tokens = false they never reach
+  /// the text.
+  bool special_tool_marks = false, special_thought_marks = false;
+  std::string tools_why, reasoning_why;  // what decided, for the line that is printed at the start
+};
+
+/// `tool_parser` is "auto", "hermes", "llama", "mistral" or "none"; `reasoning_parser` "auto", "think" or "none".
+/// Throws Error(bad_request) for other words.
+ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_parser = "auto",
+                            std::string_view reasoning_parser = "auto");
+
+/// "hermes", "llama", "mistral" or "none".
+std::string_view to_string(ToolFormat format);
+
+/// A prompt that ends with the opening tag of a thought: the answer begins within it.
+bool opens_thought(std::string_view prompt);
+
+}  // namespace bumblebee::serve
