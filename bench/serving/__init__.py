@@ -1,0 +1,1 @@
+"""Parts of bench/serve_load.py, which tests of the server use too."""
