@@ -21,7 +21,7 @@ constexpr FieldFlag kFieldFlags[] = {
     {"min_new_tokens", "min-tokens"}, {"no_repeat_ngram_length", "no-repeat-ngram"},
     {"alpha", "contrastive-alpha"},   {"without_adapters", "adapter"},
     {"top_logprobs", "logprobs"},     {"kv_bytes", "kv-memory"},
-    {"overwrite", "force"},
+    {"overwrite", "force"},           {"tls_certificate", "tls-cert"},
 };
 
 /// Sentences of the library, and what they are for whoever has the flag.
@@ -76,7 +76,7 @@ bool in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c =
 
 /// Only what the library says of its own options: the text of a file, its keys and names, stays as it is.
 bool speaks_of_options(const std::string& message) {
-  for (const char* where : {"[generation] ", "[generation config] ", "[train] ", "[prepare] ", "[text] "}) {
+  for (const char* where : {"[generation] ", "[generation config] ", "[train] ", "[prepare] ", "[text] ", "[serve] "}) {
     if (message.starts_with(where)) return true;
   }
   return false;

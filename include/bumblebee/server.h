@@ -26,7 +26,7 @@ struct ServerOptions {
   std::vector<std::string> allowed_hosts;          // beside the address itself, for the Host header
   std::vector<std::string> allowed_origins;        // of browsers; CORS is off without
 
-  std::string model_name;                 // in answers and lists; empty: the directory's
+  std::string model_name;                 // in answers and lists; empty: its architecture
   std::string tool_parser = "auto";       // "hermes", "llama", "mistral", "none"
   std::string reasoning_parser = "auto";  // "think", "none"
   std::string reasoning_field = "reasoning_content";
@@ -37,8 +37,8 @@ struct ServerOptions {
 
   int max_connections = 2048, max_connections_per_address = 256;  // loopback has no limit of its own
   uint64_t max_body_bytes = 8 << 20, max_bodies_bytes = 256 << 20;
-  std::chrono::seconds write_stall{30}, keep_alive{10};  // keep_alive: between comments in a quiet stream
-  std::chrono::milliseconds queue_timeout{0};            // 0: none
+  std::chrono::milliseconds write_stall{30'000}, keep_alive{10'000};  // keep_alive: between comments in a quiet stream
+  std::chrono::milliseconds queue_timeout{0};                         // 0: none
   bool log_prompts = false;
   std::function<void(std::string_view line)> log;  // JSON, one line a request; empty: nowhere
 };
@@ -47,6 +47,14 @@ struct ServerOptions {
 struct NamedAdapter {
   std::string name;
   Adapter adapter;
+};
+
+/// What a server found out about its model.
+struct ServingReport {
+  std::string model;                                   // by what name requests know it
+  std::string tool_parser, tool_parser_why;            // "hermes", "llama", "mistral", "none", and what decided
+  std::string reasoning_parser, reasoning_parser_why;  // "think", "none"
+  text::GenerationLimits limits;
 };
 
 namespace serve {
@@ -65,9 +73,10 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   int port() const;
-  /// Answers from now on. `options.on_step` is the server's.
-  void serve(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
-             text::GenerationOptions options, const std::vector<NamedAdapter>& adapters = {});
+  /// Answers from now on. `options.on_step` is the server's. Throws what generation() and Model::prepare_adapters()
+  /// throw, and Error(bad_request) for names of adapters that are none, or are there twice.
+  ServingReport serve(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
+                      text::GenerationOptions options, const std::vector<NamedAdapter>& adapters = {});
   /// Stops accepting, lets answers end for `grace`, then ends them with an error. Returns when all connections are
   /// closed.
   void drain(std::chrono::milliseconds grace);

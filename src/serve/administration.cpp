@@ -1,0 +1,100 @@
+// Loading and unloading adapters while others are answered: one at a time, on a thread of its own.
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/host_memory.h"
+#include "base/json.h"
+#include "serve/application.h"
+#include "serve/confined_path.h"
+
+namespace bumblebee::serve {
+
+namespace {
+
+OrderedJson described(const ServedAdapter& one) {
+  const AdapterInfo& info = one.adapter.info();
+  return {{"name", one.name},
+          {"generation", one.generation},
+          {"id", info.id},
+          {"source", one.source},
+          {"format", info.format},
+          {"kind", info.kind},
+          {"rank", info.rank},
+          {"modules", info.modules.size()},
+          {"bytes", info.bytes},
+          {"loaded", std::chrono::duration_cast<std::chrono::seconds>(one.loaded.time_since_epoch()).count()}};
+}
+
+}  // namespace
+
+std::string adapters_answer(const Adapters& adapters) {
+  OrderedJson data = OrderedJson::array();
+  for (const std::shared_ptr<const ServedAdapter>& one : adapters.list()) data.push_back(described(*one));
+  return OrderedJson{{"object", "list"}, {"data", std::move(data)}}.dump();
+}
+
+void Application::administer(const std::shared_ptr<Call>& call, const std::string& body) noexcept {
+  const Call::Clock::time_point started = Call::Clock::now();
+  const bool load = call->match.route->id == RouteId::load_adapter;
+  bool good = false;
+  try {
+    const std::shared_ptr<Live> now = live();
+    std::string answer = load ? load_adapter(body, *now) : unload_adapter(body, *now);
+    adapter_busy_ = false;  // before the answer: who has it may send the next
+    calls_.respond(call, {200, {{"content-type", "application/json"}}, std::move(answer)});
+    good = true;
+  } catch (...) {
+    adapter_busy_ = false;
+    calls_.refuse_current_exception(call);
+  }
+  if (load) metrics_.adapter_load(good, std::chrono::duration<double>(Call::Clock::now() - started).count());
+}
+
+/// Where a request's lora_path leads: below the root, or to the Hub where that is allowed.
+Repository Application::adapter_place(const std::string& path) const {
+  const bool hub = path.starts_with("hf://") || (!options_.adapter_root && options_.allow_hub);
+  if (hub) {
+    if (!options_.allow_hub)
+      throw ApiError(Refusal::invalid_value, "expected a path below --adapter-root; the Hub needs --allow-hub",
+                     "lora_path");
+    return repository(path.starts_with("hf://") ? path : "hf://" + path);
+  }
+  if (!options_.adapter_root)
+    throw ApiError(Refusal::invalid_value,
+                   "this server loads no adapters: it was started without --adapter-root and --allow-hub", "lora_path");
+  const std::string root = options_.adapter_root->string() + "/";
+  return local(confined_path(*options_.adapter_root, path.starts_with(root) ? path.substr(root.size()) : path));
+}
+
+std::string Application::load_adapter(const std::string& body, Live& now) {
+  const LoadAdapterRequest request = read_load_adapter_request(body, now.served.rules);
+  if (!Adapters::good_name(request.name))
+    throw ApiError(Refusal::invalid_value, "expected 1 to 96 letters, digits and ._-/", "lora_name");
+  Adapters::Expected expected{.in_place = request.in_place, .generation = {}};
+  if (request.expected_generation) expected.generation = uint64_t(*request.expected_generation);
+  now.adapters.check(request.name, expected);
+  // Adapters stay on the host while they can be named: a quarter of the memory is enough for them.
+  const uint64_t host = now.served.model.adapter_memory().host_bytes, most = host_memory().total / 4;
+  if (host >= most)
+    throw ApiError(Refusal::adapters_full,
+                   cat("adapters take ", host, " bytes of memory, at most ", most, " are allowed; unload one first"));
+  Adapter adapter =
+      bumblebee::load_adapter(now.served.model, adapter_place(request.path), {.scale = {}, .name = request.name});
+  std::shared_ptr<const ServedAdapter> replaced;
+  now.adapters.put(request.name, std::move(adapter), request.path, expected, &replaced);
+  if (replaced) now.served.model.unload_adapter(replaced->adapter);
+  return described(*now.adapters.find(request.name)).dump();
+}
+
+std::string Application::unload_adapter(const std::string& body, Live& now) {
+  const UnloadAdapterRequest request = read_unload_adapter_request(body, now.served.rules);
+  std::optional<uint64_t> expected;
+  if (request.expected_generation) expected = uint64_t(*request.expected_generation);
+  const std::shared_ptr<const ServedAdapter> gone = now.adapters.remove(request.name, expected);
+  now.served.model.unload_adapter(gone->adapter);
+  return described(*gone).dump();
+}
+
+}  // namespace bumblebee::serve
