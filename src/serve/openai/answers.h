@@ -2,7 +2,6 @@
 // same in all of them is written once, when the stream begins.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -72,7 +71,7 @@ class ChatStream {
 
   AnswerShape shape_;
   TokenBytes bytes_;
-  std::string head_, reasoning_;  // up to the index; the key of a thought
+  std::string start_, open_, reasoning_;  // the head; and up to the index; the key of a thought
 };
 
 /// Events of a streamed completion. `choice` counts over prompts and their answers: prompt · n + index.
@@ -89,12 +88,12 @@ class CompletionStream {
   static void done(std::string& out);
 
  private:
-  void write(int choice, std::string_view text, std::span<const int32_t>* prompt, std::string_view reason,
-             const DeltaExtras& extras, std::string& out);
+  void open(int choice, std::string_view text, std::string& out) const;
+  void close(int choice, std::string_view reason, const DeltaExtras& extras, std::string& out);
 
   AnswerShape shape_;
   TokenBytes bytes_;
-  std::string head_;
+  std::string start_, open_;
   std::vector<int64_t> offsets_;  // characters of each choice so far
 };
 

@@ -29,7 +29,8 @@ class JsonIn {
 
   /// The member of an object; null where it is absent.
   JsonIn operator[](const char* key) const;
-  JsonIn at(size_t index) const;  // the element of an array
+  JsonIn member(std::string_view key, const OrderedJson& value) const;  // found already
+  JsonIn at(size_t index) const;                                        // the element of an array
 
   /// Whole numbers only: 1.0 is one, 1.5, "1" and true are not.
   int64_t integer(int64_t low, int64_t high) const;
