@@ -83,7 +83,8 @@ Adapters::Choice Adapters::choose(std::string_view model, std::string_view adapt
   std::vector<LoraPart> wanted(parts.begin(), parts.end());
   if (!adapter.empty()) wanted.push_back({std::string(adapter), 1});
   const char* field = adapter.empty() ? "lora" : "adapter";
-  if (!model.empty() && model != base_) {
+  const bool any = model.empty() || model == base_ || (model == "default" && !find(model));
+  if (!any) {
     const std::string name(model.starts_with(prefix) ? model.substr(prefix.size()) : model);
     if (!find(name))
       throw ApiError(Refusal::model_not_found,

@@ -55,8 +55,8 @@ class Adapters {
     std::string label;  // "base", or the names: for logs
     std::vector<WeightedAdapter> adapters;
   };
-  /// `model` is the base, an adapter, or base:adapter; `adapter` and `parts` name adapters too, beside the base only.
-  /// Throws ApiError.
+  /// `model` is the base (also as "default", or not said), an adapter, or base:adapter; `adapter` and `parts` name
+  /// adapters too, beside the base only. Throws ApiError.
   Choice choose(std::string_view model, std::string_view adapter, std::span<const LoraPart> parts) const;
   /// The names that `model` may be, for the message that one is unknown.
   std::string names() const;

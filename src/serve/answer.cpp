@@ -175,6 +175,7 @@ void Answer::finish() {
   if (shape_.stream) {
     std::string out;
     end_stream(usage(), out);
+    call_->stream.begin(stream_headers());  // it may be over before submit() is
     return place_.calls.end_stream(call_, out);
   }
   // The text of a long answer with logprobs takes milliseconds: not on the thread that everybody's tokens come from.

@@ -76,6 +76,7 @@ std::shared_ptr<Application::Live> Application::live() const {
 
 ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                                  text::GenerationOptions options, const std::vector<NamedAdapter>& adapters) {
+  if (live()) throw Error(ErrorCode::bad_request, "serve", "expected to be called once: a server has one model");
   const ModelFormats formats = detect_formats(tokenizer, options_.tool_parser, options_.reasoning_parser);
   const ModelInfo& info = model.info();
   const std::string name = options_.model_name.empty() ? info.architecture : options_.model_name;

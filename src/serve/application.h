@@ -2,7 +2,6 @@
 // no model, and hands the rest to the threads that read it and to the serving.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <functional>

@@ -32,7 +32,8 @@ void Call::running(text::Request request) {
   {
     const std::lock_guard lock(mutex_);
     late = cancelled_;
-    running_.push_back(request);
+    // Kept beyond the end, it would keep its listener, and that this call.
+    if (!released_) running_.push_back(request);
   }
   if (late) request.cancel();
 }
@@ -41,7 +42,7 @@ void Call::cancel() noexcept {
   std::vector<text::Request> all;
   {
     const std::lock_guard lock(mutex_);
-    cancelled_ = true;
+    cancelled_ = released_ = true;
     all.swap(running_);  // a cancelled one need not be cancelled again
   }
   for (const text::Request& one : all) one.cancel();
@@ -55,6 +56,7 @@ CallFacts Call::facts() const {
 void Call::release() noexcept {
   std::vector<text::Request> all;
   const std::lock_guard lock(mutex_);
+  released_ = true;
   all.swap(running_);
 }
 

@@ -69,7 +69,7 @@ class Call {
   mutable std::mutex mutex_;
   Headers headers_;
   std::vector<text::Request> running_;
-  bool cancelled_ = false;
+  bool cancelled_ = false, released_ = false;
   CallFacts facts_;
   std::atomic<bool> finished_ = false;
 };

@@ -130,8 +130,6 @@ void Guard::reload() {
   keys_ = std::move(fresh);
 }
 
-bool Guard::several_clients() const { return !keys()->users.empty(); }
-
 bool Guard::allowed_host(std::string_view host) const {
   const std::string name = lower(without_port(host));
   // A page can make a browser ask for a name of its own that leads here, not for an address.

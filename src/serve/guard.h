@@ -53,9 +53,6 @@ class Guard {
   std::optional<ApiError> check_origin(const HttpHead& head) const;
   /// The key. `caller` is filled as far as it is known.
   std::optional<ApiError> check_key(const HttpHead& head, Scope scope, Caller& caller) const;
-  /// Several keys: what one's requests computed is not found by another's.
-  bool several_clients() const;
-
   /// What lets a page of an allowed origin read the answer; empty for any other request.
   Headers cors(const HttpHead& head) const;
   Headers cors_preflight(const HttpHead& head, std::string_view allow) const;

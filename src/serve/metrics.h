@@ -55,8 +55,8 @@ class Metrics {
   std::string print(const Now& now) const;
 
  private:
-  static constexpr std::array<int, 15> kStatuses = {200, 204, 400, 401, 403, 404, 405, 409,
-                                                    413, 415, 429, 499, 500, 503, 504};
+  static constexpr std::array<int, 16> kStatuses = {200, 204, 400, 401, 403, 404, 405, 409,
+                                                    413, 415, 429, 499, 500, 502, 503, 504};
   std::array<std::array<std::atomic<uint64_t>, kStatuses.size() + 1>, kRouteCount + 1> answers_{};
   std::array<std::atomic<uint64_t>, 3> finished_{};
   std::atomic<uint64_t> ignored_fields_ = 0, slow_readers_ = 0, left_ = 0, loads_good_ = 0, loads_bad_ = 0;

@@ -82,13 +82,8 @@ class FakeExchange final : public HttpExchange {
   bool streamed() const {
     return with_lock([this] { return streamed_; });
   }
-  std::string header(const std::string& name) const {
-    return with_lock([&] {
-      for (const auto& [key, value] : headers_) {
-        if (key == name) return value;
-      }
-      return std::string();
-    });
+  Headers headers() const {
+    return with_lock([this] { return headers_; });
   }
 
  private:
