@@ -48,7 +48,7 @@ std::string settings_of(const GenerationConfig& config) {
   }
   const int most = config.max_new_tokens.value_or(kNoLimit);
   return out + (most == kNoLimit ? "max-tokens -1" : fmt::format("max-tokens {}", most)) +
-         fmt::format(", seed {}", config.seed);
+         fmt::format(", seed {}", *config.seed);
 }
 
 }  // namespace
@@ -113,10 +113,8 @@ void Conversation::answer(std::vector<Message> messages) {
                             first ? "Shorten it, or start with a larger -c"
                                   : "/undo takes the last turn back, /reset forgets all, a larger -c holds more"));
   }
-  input.session = session_;
-  input.seed = ready_.config.seed + turns_;  // otherwise every turn would draw the same numbers
+  input.seed = *ready_.config.seed + turns_;  // otherwise every turn would draw the same numbers
   input.config = ready_.config;
-  const uint64_t seed = *input.seed;
   {
     interrupt::Scope scope(input.cancel);
     last_ = common_.json ? ready_.serving.run(input) : std::move(stream_answers(ready_.serving, {input}, common_)[0]);
@@ -129,7 +127,7 @@ void Conversation::answer(std::vector<Message> messages) {
     messages_ = std::move(messages);
     messages_.push_back({"assistant", last_.text, {}});
   }
-  if (common_.json) print_json(to_json(last_, ready_, seed));
+  if (common_.json) print_json(to_json(last_, ready_));
   if (common_.verbose) note(speed_line(last_));
   if (common_.json) return;
   remark_on_end(anew             ? "[stopped; the answer of before stays]"

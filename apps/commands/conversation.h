@@ -47,7 +47,6 @@ class Conversation {
   std::string system_;
   std::vector<Message> messages_;
   std::set<std::string> files_;  // of this chat, which it may write again
-  text::Session session_;        // a turn computes only what it adds
   text::Result last_;
   uint64_t turns_ = 0;
 };

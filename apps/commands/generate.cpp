@@ -143,11 +143,11 @@ int run(const GenerateFlags& given) {
   if (templated) check_effects(ready.tokenizer, input.messages, input.chat);
   if (flags.common.verbose) {
     std::fprintf(stderr, "[loaded in %.2f s, device %s, seed %llu]\n", ready.load_s, flags.model.device.c_str(),
-                 static_cast<unsigned long long>(ready.config.seed));
+                 static_cast<unsigned long long>(*ready.config.seed));
   }
 
   std::vector<text::Input> inputs(size_t(flags.count), input);  // which share the handle that cancels
-  for (size_t i = 0; i < inputs.size(); ++i) inputs[i].seed = ready.config.seed + i;
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i].seed = *ready.config.seed + i;
   if (flags.count > 1 && std::holds_alternative<GreedySearch>(ready.config.strategy))
     note("all answers will be the same: the likeliest token is taken; --temp 0.8 draws different ones");
   interrupt::Scope scope(input.cancel);
@@ -156,7 +156,7 @@ int run(const GenerateFlags& given) {
   bool cancelled = false;
   for (size_t i = 0; i < results.size(); ++i) {
     cancelled = cancelled || results[i].finish_reason == text::FinishReason::cancelled;
-    if (flags.common.json) print_json(to_json(results[i], ready, *inputs[i].seed));
+    if (flags.common.json) print_json(to_json(results[i], ready));
     if (!flags.common.json && flags.common.remarks()) remark(speed_line(results[i]));
   }
   if (!flags.common.json) {

@@ -59,7 +59,7 @@ ReadyModel load_serving(const ServingFlags& flags, const CommonFlags& common) {
 }
 
 double prefill_speed(const text::Result& result) {
-  const int computed = result.token_summary.input - result.token_summary.reused;
+  const int computed = result.token_summary.input - result.token_summary.cached;
   return result.timings.prefill_s > 0 ? computed / result.timings.prefill_s : 0;
 }
 
@@ -118,18 +118,18 @@ Cut cut_by(const text::Result& result, const GenerationConfig& config, int seque
   return full ? Cut::tokens : Cut::characters;
 }
 
-OutJson to_json(const text::Result& result, const ReadyModel& ready, uint64_t seed) {
+OutJson to_json(const text::Result& result, const ReadyModel& ready) {
   OutJson out;
   out["text"] = result.text;
   out["tokens"] = result.tokens;
   out["prompt_tokens"] = result.token_summary.input;
-  out["prompt_tokens_reused"] = result.token_summary.reused;
+  out["prompt_tokens_cached"] = result.token_summary.cached;
   out["finish_reason"] = text::to_string(result.finish_reason);
   out["timings"] = {{"load_s", ready.load_s},
                     {"ttft_s", result.timings.ttft_s},
                     {"prefill_tokens_per_s", prefill_speed(result)},
                     {"decode_tokens_per_s", decode_speed(result)}};
-  out["seed"] = seed;
+  out["seed"] = result.seed;
   if (!ready.config.logprobs) return out;
   OutJson list = OutJson::array();
   for (const text::TokenLogprob& one : result.logprobs) {
@@ -156,9 +156,9 @@ std::string cut_note(const text::Result& result, const ReadyModel& ready, const 
 
 std::string speed_line(const text::Result& result) {
   const text::TokenSummary& tokens = result.token_summary;
-  const std::string whole = tokens.reused > 0 ? fmt::format(" of {}", tokens.input) : "";
+  const std::string whole = tokens.cached > 0 ? fmt::format(" of {}", tokens.input) : "";
   return fmt::format("[{}{} prompt tokens at {:.1f}/s, {} tokens at {:.1f}/s, first after {:.2f} s, {}]",
-                     tokens.input - tokens.reused, whole, prefill_speed(result), tokens.output, decode_speed(result),
+                     tokens.input - tokens.cached, whole, prefill_speed(result), tokens.output, decode_speed(result),
                      result.timings.ttft_s, text::to_string(result.finish_reason));
 }
 

@@ -49,8 +49,8 @@ std::vector<text::Result> stream_answers(const text::Generation& serving, std::v
 enum class Cut : unsigned char { nothing, tokens, characters, context, stopped };
 Cut cut_by(const text::Result& result, const GenerationConfig& config, int sequence_length);
 
-/// The object that --json prints; `seed` is the one that repeats this answer.
-OutJson to_json(const text::Result& result, const ReadyModel& ready, uint64_t seed);
+/// The object that --json prints.
+OutJson to_json(const text::Result& result, const ReadyModel& ready);
 
 /// Why an answer ends in the middle, and which flag lengthens it. Empty for answers that ended, and where -n asked for
 /// just so many tokens.

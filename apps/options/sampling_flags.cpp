@@ -101,22 +101,10 @@ void apply_strategy(const SamplingFlags& flags, GenerationConfig& config) {
     config.strategy = GreedySearch{};
     return;
   }
-  if (flags.temperature) config.temperature = *flags.temperature;
-  if (flags.temperature && *flags.temperature == 0) {
-    if (filters) note("--top-k, --top-p and --min-p have no effect at temperature 0, which takes the likeliest token");
-    config.strategy = GreedySearch{};
-    config.temperature = 1.0;
-    return;
-  }
-  if (!flags.temperature && !filters) return;
-  // Asking for a temperature or a filter means asking for a draw; what the model's own config says of the other filters
-  // stays.
-  auto* own = std::get_if<MultinomialSampling>(&config.strategy);
-  MultinomialSampling sampling = own ? *own : MultinomialSampling{};
-  if (flags.top_k) sampling.top_k = std::max(0, *flags.top_k);
-  if (flags.top_p) sampling.top_p = *flags.top_p;
-  if (flags.min_p) sampling.min_p = *flags.min_p;
-  config.strategy = sampling;
+  if (flags.temperature == 0.0 && filters)
+    note("--top-k, --top-p and --min-p have no effect at temperature 0, which takes the likeliest token");
+  bumblebee::apply({.temperature = flags.temperature, .top_k = flags.top_k, .top_p = flags.top_p, .min_p = flags.min_p},
+                   config);
 }
 
 /// What of "think,hashtags,emoji" is named; "none" is nothing.
@@ -193,9 +181,10 @@ void apply(const SamplingFlags& flags, GenerationConfig& config, Uncapped uncapp
   if (flags.max_chars) config.max_chars = flags.max_chars;
   if (!flags.strip.empty()) config.strip = parse_strip(flags.strip);
   apply_strategy(flags, config);
-  if (flags.repeat_penalty) config.repetition_penalty = *flags.repeat_penalty;
-  if (flags.presence_penalty) config.presence_penalty = *flags.presence_penalty;
-  if (flags.frequency_penalty) config.frequency_penalty = *flags.frequency_penalty;
+  bumblebee::apply({.repetition_penalty = flags.repeat_penalty,
+                    .presence_penalty = flags.presence_penalty,
+                    .frequency_penalty = flags.frequency_penalty},
+                   config);
   if (flags.no_repeat_ngram) config.no_repeat_ngram_length = *flags.no_repeat_ngram;
   for (const std::string& bias : flags.logit_bias) parse_bias(bias, config.logit_bias);
   for (const std::string& text : flags.stop) {

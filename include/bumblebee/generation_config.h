@@ -79,7 +79,7 @@ struct GenerationConfig {
 
   bool logprobs = false;
   int top_logprobs = 0;  // at most 20; implies logprobs
-  uint64_t seed = 0;
+  std::optional<uint64_t> seed;  // of draws; none: every request has one of its own, which Result::seed tells
 };
 
 /// Reads `generation_config.json`, or what `config.json` says when there is none. `eos_token_ids` are those of both
@@ -92,7 +92,7 @@ GenerationConfig load_generation_config(const Repository& repository, const Toke
 /// What a request says of choosing tokens, over what the model's author says.
 struct SamplingOverrides {
   std::optional<double> temperature;  // 0: greedy
-  std::optional<int> top_k;
+  std::optional<int> top_k;           // 0 or -1: off
   std::optional<double> top_p, min_p;  // top_p 0: greedy
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<uint64_t> seed;

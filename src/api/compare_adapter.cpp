@@ -116,7 +116,7 @@ class Comparison {
       try {
         one.without = serving.run(input).text;
       } catch (const Error& error) {
-        if (error.code() != ErrorCode::bad_request) throw;
+        if (error.code() != ErrorCode::bad_request && error.code() != ErrorCode::too_long) throw;
         refused = error;
         if (!told(2 * i + 2, total)) break;
         continue;

@@ -52,6 +52,24 @@ std::string Tokenizer::token_of(int32_t id) const {
 
 int Tokenizer::vocab_size() const { return state_->tokenizer.vocab_size(); }
 
+std::optional<std::string> Tokenizer::bytes_of(int32_t id) const {
+  const auto bytes = state_->tokenizer.token_bytes(id);
+  if (!bytes || state_->tokenizer.token_table()->tokens[size_t(id)].kind == txt::TokenBytes::Kind::nothing)
+    return std::nullopt;
+  return std::string(*bytes);
+}
+
+bool Tokenizer::is_special(int32_t id) const { return state_->tokenizer.is_special(id); }
+
+int Tokenizer::max_token_bytes() const { return state_->tokenizer.max_token_bytes(); }
+
+std::string Tokenizer::chat_template() const { 
+  for (const auto& [name, source] : state_->tokenizer.config().chat_templates) {
+    if (name == "default") return source;
+  }
+  return {};
+}
+
 bool Tokenizer::has_chat_template() const { return !state_->tokenizer.config().chat_templates.empty(); }
 
 Prompt Tokenizer::apply_chat_template(std::span<const Message> messages, const ChatOptions& options) const {

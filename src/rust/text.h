@@ -26,7 +26,7 @@ void bb_spans_free(BbSpans spans);
 
 // `special_json`: array of {"content", "id"?} that must be control tokens even where tokenizer.json does not say so. On
 // failure `error` holds UTF-8 text. `info` receives {"vocab_size", "byte_fallback", "added": [[id, text, special],
-// ...]}.
+// ...], "add_prefix_space", "max_token_bytes"}; the last is 0 where a token may stand for any amount of text.
 BbStatus bb_tokenizer_new(BbView tokenizer_json, BbView special_json, BbTokenizer** out, BbBytes* info, BbBytes* error);
 void bb_tokenizer_free(BbTokenizer* tokenizer);
 

@@ -69,6 +69,7 @@ std::string StopStrings::push(std::string_view piece, bool shown) {
     state_ = std::max(to, 0);
     if (const int length = nodes_[size_t(state_)].match; length > 0) {
       matched_ = true;
+      found_ = held_.substr(i + 1 - size_t(length), size_t(length));
       std::string certain = release(i + 1 - size_t(length));
       held_.clear();
       return certain;

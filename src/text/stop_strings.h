@@ -23,6 +23,8 @@ class StopStrings {
   /// The end of the text: what was held back, unless a stop string was found.
   std::string flush();
   bool matched() const { return matched_; }
+  /// The stop string that was found; empty before.
+  const std::string& found() const { return found_; }
 
  private:
   struct Node {
@@ -38,6 +40,7 @@ class StopStrings {
   std::vector<Node> nodes_;
   int state_ = 0;
   bool matched_ = false;
+  std::string found_;
   std::string held_;         // never longer than the longest stop string
   std::vector<bool> shown_;  // of each byte of it
 };

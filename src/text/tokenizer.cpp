@@ -65,7 +65,7 @@ struct Tokenizer::Impl {
   TokenizerConfig config;
   std::vector<AddedToken> added;
   std::unordered_set<int32_t> special;
-  int vocab_size = 0;
+  int vocab_size = 0, max_token_bytes = 0;
   bool byte_fallback = false;
   std::optional<TokenBytes> token_bytes;
   std::optional<int32_t> bos, eos, pad, unk;
@@ -135,6 +135,7 @@ Tokenizer Tokenizer::from_bytes(std::string_view tokenizer_json, TokenizerConfig
                     prefix.get<bool>() ? "true" : "false", " and ", *config.add_prefix_space ? "true" : "false"));
   }
   impl->vocab_size = info.at("vocab_size").get<int>();
+  impl->max_token_bytes = info.at("max_token_bytes").get<int>();
   impl->byte_fallback = info.at("byte_fallback").get<bool>();
   for (const Json& token : info.at("added")) {
     AddedToken added{token[0].get<int32_t>(), token[1].get<std::string>(), token[2].get<bool>()};
@@ -216,6 +217,7 @@ std::optional<std::string> Tokenizer::token_of(int32_t id) const {
 }
 
 int Tokenizer::vocab_size() const { return impl_->vocab_size; }
+int Tokenizer::max_token_bytes() const { return impl_->max_token_bytes; }
 bool Tokenizer::is_special(int32_t id) const { return impl_->special.contains(id); }
 bool Tokenizer::has_byte_fallback() const { return impl_->byte_fallback; }
 const TokenBytes* Tokenizer::token_table() const { return impl_->token_bytes ? &*impl_->token_bytes : nullptr; }

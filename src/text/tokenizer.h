@@ -74,6 +74,8 @@ class Tokenizer {
   std::optional<std::string_view> token_bytes(int32_t id) const;
   /// The same of all ids; null where the decoder is not so.
   const TokenBytes* token_table() const;
+  /// No token stands for more bytes of a text; 0 where that is not known.
+  int max_token_bytes() const;
   /// Ordered by id.
   const std::vector<AddedToken>& added_tokens() const;
   const TokenizerConfig& config() const;

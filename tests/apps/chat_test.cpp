@@ -77,10 +77,10 @@ TEST(Chat, ATurnComputesOnlyItsOwnTokens) {
   const std::vector<nlohmann::json> got = answers("one\ntwo\n/undo\nthree\n/reset\none\n");
   ASSERT_EQ(got.size(), 4u);
   const auto computed = [](const nlohmann::json& one) {
-    return one.at("prompt_tokens").get<int>() - one.at("prompt_tokens_reused").get<int>();
+    return one.at("prompt_tokens").get<int>() - one.at("prompt_tokens_cached").get<int>();
   };
   const int first = got[0].at("prompt_tokens");
-  EXPECT_EQ(got[0].at("prompt_tokens_reused"), 0);
+  EXPECT_EQ(got[0].at("prompt_tokens_cached"), 0);
   // The answer's last byte, its end and line end; <|im_start|> user \n two <|im_end|> \n <|im_start|> assistant \n.
   EXPECT_EQ(computed(got[1]), 1 + 2 + (1 + 5 + 3 + 1 + 1) + (1 + 10));
   EXPECT_EQ(computed(got[2]), 4 + 2 + (1 + 10)) << "from 'three' on, which begins as 'two' does";

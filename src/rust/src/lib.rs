@@ -8,6 +8,7 @@ mod pattern;
 mod pyjson;
 mod pystr;
 mod template;
+mod text_bound;
 mod token_bytes;
 mod tokenizer;
 

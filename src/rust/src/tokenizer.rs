@@ -2,6 +2,7 @@
 //! where a control token must not be seen can be hidden from the first step and shown to all the others.
 
 use crate::guard::Sentinels;
+use crate::text_bound::max_token_bytes;
 use crate::token_bytes::{token_bytes, TokenBytes, SPECIAL};
 use crate::{Failure, Outcome, Span, Status};
 use serde_json::{json, Value as Json};
@@ -18,6 +19,8 @@ pub struct Tokenizer {
     special: HashSet<u32>,
     vocab_size: u32,
     byte_fallback: bool,
+    /// 0: not known.
+    max_token_bytes: usize,
     long: LongText,
 }
 
@@ -126,7 +129,8 @@ impl Tokenizer {
         let cut_text = has_type(&splitter, "ByteLevel") && !has_type(&splitter, "Metaspace") && !prefixes_space(&splitter);
         let cut_before_space = !vocab.keys().any(|token| token.trim_start_matches('▁').contains('▁'));
         let long = LongText { cut_text, cut_before_space };
-        let tokenizer = Tokenizer { inner, plain, special, vocab_size: greatest + 1, byte_fallback, long };
+        let max_token_bytes = max_token_bytes(&inner, vocab.keys()).unwrap_or(0);
+        let tokenizer = Tokenizer { inner, plain, special, vocab_size: greatest + 1, byte_fallback, max_token_bytes, long };
         // A broken pattern or a post-processor that names a missing token shows itself on the first text: let it be now.
         tokenizer.encode(b"a 1\n", true, true, &[]).map_err(|e| bad_file(e.message))?;
         Ok(tokenizer)
@@ -138,8 +142,9 @@ impl Tokenizer {
         let added: Vec<Json> = added.into_iter().map(|(id, token)| json!([id, token.content, token.special])).collect();
         let splitter = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
         let prefix = splitter.get("add_prefix_space").and_then(Json::as_bool);
-        json!({"vocab_size": self.vocab_size, "byte_fallback": self.byte_fallback, "added": added, "add_prefix_space": prefix})
-            .to_string()
+        json!({"vocab_size": self.vocab_size, "byte_fallback": self.byte_fallback, "added": added, "add_prefix_space": prefix,
+            "max_token_bytes": self.max_token_bytes})
+        .to_string()
     }
 
     /// Bytes that are not UTF-8 become U+FFFD, one for each maximal broken part.
