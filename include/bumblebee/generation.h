@@ -18,7 +18,8 @@
 
 namespace bumblebee::text {
 
-/// Stops a running request from any thread; copies share the flag.
+/// Stops run() and stream() from any thread, and from a signal handler; copies share the flag. Requests that were
+/// submitted have Request::cancel().
 class CancelHandle {
  public:
   CancelHandle() : flag_(std::make_shared<std::atomic<bool>>(false)) {}
@@ -29,22 +30,8 @@ class CancelHandle {
   std::shared_ptr<std::atomic<bool>> flag_;
 };
 
-/// Requests that follow each other: the turns of a conversation. What one has computed stays with the serving, and the
-/// next computes only what its prompt adds to that (TokenSummary::reused); no answer depends on it. A session's
-/// requests come one after the other; of two at once, one computes everything. Its keys and values are part of the
-/// serving's memory, leave when others need the room, and are given up with the first request after the last copy is
-/// gone.
-class Session {
- public:
-  Session() : id_(std::make_shared<char>()) {}
-  const std::shared_ptr<const void>& id() const { return id_; }
-
- private:
-  std::shared_ptr<const void> id_;
-};
-
 /// Told several times a second, on the thread that called, how many of the prompt's tokens are computed, until all are.
-/// A prompt that is computed at once, being short or reused, may not call it at all. What it throws, the call throws.
+/// A prompt that is computed at once, being short or cached, may not call it at all. What it throws, the call throws.
 using PromptProgress = std::function<void(int done, int total)>;
 
 enum class FinishReason : uint8_t { stop, length, cancelled };
@@ -62,21 +49,25 @@ struct Input {
   std::optional<uint64_t> seed;            // instead of the config's
   std::vector<WeightedAdapter> adapters;   // composed, in place of the serving's; none: the serving's
   bool without_adapters = false;           // the base, also where the serving has adapters; excludes `adapters`
-  std::optional<Session> session;  // goes on where its last request ended; contrastive search computes everything
-  PromptProgress prompt_progress;
-  CancelHandle cancel;
+  PromptProgress prompt_progress;          // of run() and stream()
+  CancelHandle cancel;                     // of run() and stream()
 
-  int n = 1;                // answers to this input, 1 to 64, with seeds of their own; submit() only, run() wants 1
-  bool ignore_eos = false;  // goes on after tokens that end the answer
-  std::vector<int32_t> stop_token_ids;  // end the answer too; not part of the text
+  /// Answers to this input, 1 to 64: of submit() only, run() and stream() want 1. They are requests of their own whose
+  /// prompt is computed once. The first has the seed, answer i the first 64 bits of philox(seed, i), without the
+  /// top 11.
+  int n = 1;
+  bool ignore_eos = false;              // goes on after the config's eos_token_ids
+  std::vector<int32_t> stop_token_ids;  // end the answer, whatever else does; not part of the text
   bool skip_special_tokens = true;      // control tokens are no text; off: they are
   bool cache = true;                    // may use what others computed of the same prompt, and leave its own
-  /// Who shares computed prompts: requests of one salt. At most 64 bytes; results never depend on it.
+  /// Who shares computed prompts: requests of one salt. At most 64 of letters, digits, '-', '_' and '.'; results never
+  /// depend on it.
   std::string cache_salt;
 
-  int priority = 0;       // lower is served first
-  std::string batch_key;  // one of GenerationOptions::batch_keys, or empty
-  std::string client;     // whose request this is: places are shared out fairly between clients
+  int priority = 0;  // lower is served first
+  /// Places are shared out fairly between these: batch keys (one of GenerationOptions::batch_keys), else clients, else
+  /// sets of adapters. At most 64 bytes.
+  std::string batch_key, client;
   std::optional<std::chrono::milliseconds> queue_timeout;  // Error(timed_out) unless it runs by then
   std::optional<std::chrono::milliseconds> deadline;       // Error(timed_out) unless it is over by then
 
@@ -87,7 +78,7 @@ struct Input {
 
 struct TokenSummary {
   int input = 0, output = 0;
-  int reused = 0;  // of the input, computed by an earlier request of the session
+  int cached = 0;  // of the input: computed for an earlier request, and not again
 };
 
 struct TokenLogprob {
@@ -134,12 +125,13 @@ struct GenerationOptions {
   uint64_t kv_bytes = 0;
   int max_waiting = 1024;                  // sequences that wait at most; more are refused with Error(busy)
   int64_t max_waiting_tokens = 4'000'000;  // of their prompts
-  int max_active_per_client = 0;           // 0: no limit
+  int max_active_per_client = 0;           // or batch key, or set of adapters; 0: no limit
   int step_target_ms = 200;  // how long a step may take while somebody's answer grows: prompts are cut to fit
   int batch_timeout_ms = 0;  // how long an idle serving waits for company before it starts
   std::vector<std::string> batch_keys = {};  // classes of requests that places are shared out between, as Nx.Serving's
   bool prefix_cache = true;                  // keeps what was computed, for prompts that begin alike
-  std::function<void()> on_step = {};        // after all deltas of a step; on the serving's thread, may not block
+  /// After all deltas of a step; on the serving's thread, may not block. What it throws is logged.
+  std::function<void()> on_step = {};
 };
 
 /// What a serving has room for.
@@ -159,12 +151,13 @@ class Generator;
 /// A serving. A handle; every method may be called from any thread, and requests from different threads share batches.
 class Generation {
  public:
-  /// Generates to the end. Throws Error(bad_request) for an input that does not fit (a prompt longer than the sequence
-  /// length is an error, never a truncation), for an empty prompt and for settings out of range. A cancelled request
-  /// returns what it had.
+  /// Generates to the end. Throws TooLong for a prompt as long as the sequence length or longer (never a truncation; a
+  /// text that must be is refused before it is tokenized), Error(bad_request) for an empty prompt and for settings out
+  /// of range, and what submit() throws. A cancelled request returns what it had. Not from a listener.
   Result run(const Input& input) const;
   /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is
-  /// run. Adapters of a request are packed when it comes, if they are not yet; one that does not fit is refused here.
+  /// run. Of a list that is longer than the queue, the rest follows as places come free. Adapters of a request are
+  /// packed when it comes, if they are not yet; one that does not fit is refused here.
   std::vector<Result> run(std::span<const Input> inputs) const;
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;
@@ -175,7 +168,8 @@ class Generation {
                              const std::function<bool(size_t input, std::string_view piece)>& piece) const;
 
   /// Queues a request and returns at once. Throws Error: what run() throws for an input that does not fit, TooLong,
-  /// `busy` when the queue is full, `draining` after drain(). `listener` may be null.
+  /// `busy` when the queue is full, `draining` after drain(); the listener hears of nothing then. `listener` may be
+  /// null. When the last handle of the serving goes, requests that are not over fail with Error(cancelled).
   Request submit(const Input& input, std::shared_ptr<Listener> listener) const;
 
   GenerationLimits limits() const;

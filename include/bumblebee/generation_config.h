@@ -78,7 +78,7 @@ struct GenerationConfig {
   std::vector<std::string> stop_strings;
 
   bool logprobs = false;
-  int top_logprobs = 0;  // at most 20; implies logprobs
+  int top_logprobs = 0;          // at most 20; implies logprobs
   std::optional<uint64_t> seed;  // of draws; none: every request has one of its own, which Result::seed tells
 };
 
@@ -91,8 +91,8 @@ GenerationConfig load_generation_config(const Repository& repository, const Toke
 
 /// What a request says of choosing tokens, over what the model's author says.
 struct SamplingOverrides {
-  std::optional<double> temperature;  // 0: greedy
-  std::optional<int> top_k;           // 0 or -1: off
+  std::optional<double> temperature;   // 0: greedy
+  std::optional<int> top_k;            // 0 or -1: off
   std::optional<double> top_p, min_p;  // top_p 0: greedy
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
   std::optional<uint64_t> seed;

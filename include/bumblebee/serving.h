@@ -24,32 +24,35 @@ struct Delta {
   std::span<const int32_t> tokens;            // since the last delta of this answer
   std::span<const TokenLogprob> logprobs;     // of these tokens, where the config asks for them
   int input = 0, cached = 0;                  // tokens of the prompt, and how many of them were not computed again
-  std::optional<FinishReason> finish_reason;  // with the last delta of this answer
+  std::optional<FinishReason> finish_reason;  // with the last delta of this answer, without tokens
 };
 
 /// Hears of one request, on the serving's own threads, one call at a time: deltas, then exactly one of on_end and
-/// on_error. It may not block: whoever is slow buffers and drops. Destroyed when the request is over and its handles
-/// are gone, on any thread.
+/// on_error, then it is let go of. It may not block (everybody's next token waits for it: whoever is slow buffers and
+/// drops), and what would wait for a serving throws Error(bad_request) there: run(), stream(), wait(), drain(). It may
+/// submit and cancel requests, and drop any handle, also the last one of its serving, which another thread then ends.
 class Listener {
  public:
   virtual ~Listener() = default;
   virtual void on_delta(const Delta& delta) noexcept = 0;
-  /// Input::n results, in the order of their index.
+  /// Input::n results, in the order of their index; cancelled ones with what they had.
   virtual void on_end(std::vector<Result> results) noexcept = 0;
+  /// One answer failed; the others are cancelled, and what they had is lost. `error` may be a TooLong.
   virtual void on_error(const Error& error) noexcept = 0;
 };
 
 namespace detail {
-struct RequestState;
+class RequestState;
 }
 
 /// A request that was submitted. A handle: dropping it changes nothing.
 class Request {
  public:
-  uint64_t id() const;  // of its serving, from 1
+  uint64_t id() const;  // of its first answer, in its serving, from 1; the others follow
   /// From any thread, also after the end. The request ends with what it has, FinishReason::cancelled.
   void cancel() const;
-  /// Blocks until it is over; throws its error. Not from a listener.
+  /// Blocks until it is over and its listener has heard the end; throws its error. Any number of times, from any thread
+  /// but a listener's.
   std::vector<Result> wait() const;
 
   explicit Request(std::shared_ptr<detail::RequestState> state) : state_(std::move(state)) {}

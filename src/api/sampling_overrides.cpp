@@ -1,4 +1,5 @@
-// What a request says of choosing tokens, laid over what the model's author says: one rule for the program and a server.
+// What a request says of choosing tokens, laid over what the model's author says: one rule for the program and a
+// server.
 #include <algorithm>
 
 #include "bumblebee/generation_config.h"

@@ -63,7 +63,7 @@ bool Tokenizer::is_special(int32_t id) const { return state_->tokenizer.is_speci
 
 int Tokenizer::max_token_bytes() const { return state_->tokenizer.max_token_bytes(); }
 
-std::string Tokenizer::chat_template() const { 
+std::string Tokenizer::chat_template() const {
   for (const auto& [name, source] : state_->tokenizer.config().chat_templates) {
     if (name == "default") return source;
   }
@@ -72,21 +72,29 @@ std::string Tokenizer::chat_template() const {
 
 bool Tokenizer::has_chat_template() const { return !state_->tokenizer.config().chat_templates.empty(); }
 
-Prompt Tokenizer::apply_chat_template(std::span<const Message> messages, const ChatOptions& options) const {
+namespace api {
+
+txt::RenderedPrompt render(TokenizerState& state, std::span<const Message> messages, const ChatOptions& options) {
   OrderedJson list = OrderedJson::array();
   for (const Message& message : messages) list.push_back(message_json(message));
   // Bytes that are not UTF-8 become U+FFFD here, as they do when plain text is encoded.
   const std::string json = list.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   const txt::ChatTemplate chat = options.chat_template.empty()
-                                     ? state_->chat_template()
-                                     : txt::ChatTemplate::from_source(options.chat_template, state_->tokenizer);
+                                     ? state.chat_template()
+                                     : txt::ChatTemplate::from_source(options.chat_template, state.tokenizer);
   txt::RenderRequest request;
   request.messages_json = json;
   request.tools_json = options.tools;
   request.kwargs_json = options.template_kwargs;
   request.add_generation_prompt = options.add_generation_prompt;
   request.trust_content = options.trust_content;
-  txt::RenderedPrompt rendered = chat.render(request);
+  return chat.render(request);
+}
+
+}  // namespace api
+
+Prompt Tokenizer::apply_chat_template(std::span<const Message> messages, const ChatOptions& options) const {
+  txt::RenderedPrompt rendered = api::render(*state_, messages, options);
   std::vector<int32_t> tokens = state_->tokenizer.encode(rendered);
   return {.text = std::move(rendered.text), .tokens = std::move(tokens)};
 }

@@ -4,7 +4,9 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 
+#include "bumblebee/tokenizer.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -26,5 +28,8 @@ struct TokenizerState {
   std::mutex mutex_;
   std::optional<txt::ChatTemplate> template_;
 };
+
+/// A conversation as text, before it is tokenized. Throws what Tokenizer::apply_chat_template() throws.
+txt::RenderedPrompt render(TokenizerState& state, std::span<const Message> messages, const ChatOptions& options);
 
 }  // namespace bumblebee::api

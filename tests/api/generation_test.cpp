@@ -176,7 +176,7 @@ TEST_F(TextTest, RunsListsInOrderAndRefusesThemAsAWhole) {
     serving.run(inputs);
     ADD_FAILURE() << "a prompt as long as the sequence was accepted";
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::bad_request);
+    EXPECT_EQ(error.code(), ErrorCode::too_long);
     EXPECT_NE(std::string(error.what()).find("sequence length of 64, got 64"), std::string::npos) << error.what();
   }
   EXPECT_TRUE(serving.run(std::span<const Input>()).empty());
@@ -214,26 +214,28 @@ TEST_F(TextTest, OneFailingCallbackDoesNotHurtTheServing) {
   EXPECT_EQ(serving.run("x").tokens.size(), 4u);
 }
 
-TEST_F(TextTest, ASessionsTurnsComputeTheirOwnTokensOnly) {
-  const Generation serving = generation(model_, tokenizer_, config(6));
-  Input turn;
-  turn.session.emplace();
-  turn.tokens = tokenizer_.encode("A first message of some length. ");
+/// Pages of keys and values have 64 tokens; whole ones are kept.
+TEST_F(TextTest, WhatWasComputedIsNotComputedAgain) {
+  const Generation serving = generation(model_, tokenizer_, config(70));
+  Input turn(std::string(200, 'x'));
   const Result first = serving.run(turn);
-  EXPECT_EQ(first.token_summary.reused, 0);
+  EXPECT_EQ(first.token_summary.cached, 0);
+  turn.tokens = tokenizer_.encode(turn.text);
   turn.tokens.insert(turn.tokens.end(), first.tokens.begin(), first.tokens.end());
-  const int computed = int(turn.tokens.size()) - 1;  // the answer's last token was chosen, and never read
   turn.tokens.push_back('?');
+  turn.cache = false;
+  const Result alone = serving.run(turn);
+  EXPECT_EQ(alone.token_summary.cached, 0);
+  turn.cache = true;
+  turn.cache_salt = "another";
+  EXPECT_EQ(serving.run(turn).token_summary.cached, 0);
+  turn.cache_salt.clear();
   const Result second = serving.run(turn);
-  EXPECT_EQ(second.token_summary.reused, computed);
-  Input fresh;
-  fresh.tokens = turn.tokens;
-  const Result alone = serving.run(fresh);
-  EXPECT_EQ(alone.token_summary.reused, 0);
+  EXPECT_GE(second.token_summary.cached, 256) << "the answer of before as well";
   EXPECT_EQ(second.tokens, alone.tokens);
   turn.config = config(6);
   turn.config->strategy = ContrastiveSearch{};
-  EXPECT_EQ(serving.run(turn).token_summary.reused, 0) << "it compares the hidden states of all tokens";
+  EXPECT_EQ(serving.run(turn).token_summary.cached, 0) << "it compares the hidden states of all tokens";
 }
 
 TEST_F(TextTest, PromptsTellHowFarTheyAre) {

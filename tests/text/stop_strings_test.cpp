@@ -125,5 +125,16 @@ TEST(StopStrings, LinearInHostileText) {
   EXPECT_EQ(out, 1000000u - 1023u);
 }
 
+TEST(StopStrings, SaysWhichWasFound) {
+  StopStrings stops({"zz", "fg", "efg"});
+  EXPECT_EQ(stops.push("abcde"), "abcd");
+  EXPECT_TRUE(stops.found().empty());
+  stops.push("fgh");
+  EXPECT_EQ(stops.found(), "efg");
+  StopStrings none({});
+  none.push("x");
+  EXPECT_TRUE(none.found().empty());
+}
+
 }  // namespace
 }  // namespace bumblebee::txt

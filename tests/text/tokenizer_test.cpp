@@ -351,5 +351,27 @@ TEST(Tokenizer, SidecarSpecialTokensBecomeControlTokens) {
   EXPECT_EQ(tokenizer.vocab_size(), 266);
 }
 
+int bound_of(const Json& file) { return Tokenizer::from_bytes(file.dump()).max_token_bytes(); }
+
+TEST(Tokenizer, KnowsHowMuchTextATokenMayBe) {
+  Json file = small_tokenizer_json();
+  const int longest = int(std::string("<|im_start|>").size());
+  EXPECT_EQ(bound_of(file), longest);
+  file["normalizer"] = {{"type", "NFC"}};
+  EXPECT_EQ(bound_of(file), 9 * longest);
+  file["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "bb"}};
+  EXPECT_EQ(bound_of(file), longest);
+  file["normalizer"]["content"] = "";
+  EXPECT_EQ(bound_of(file), 0) << "a text of any length may become nothing";
+  file["normalizer"] = {{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}};
+  EXPECT_EQ(bound_of(file), 0);
+  file = small_tokenizer_json();
+  file["added_tokens"][0]["rstrip"] = true;
+  EXPECT_EQ(bound_of(file), 0) << "it takes blanks with it";
+  file = small_tokenizer_json();
+  file["model"]["vocab"].erase("!");
+  EXPECT_EQ(bound_of(file), 0) << "what no token spells is dropped";
+}
+
 }  // namespace
 }  // namespace bumblebee::txt
