@@ -77,7 +77,6 @@ int Engine::max_new(const Request& request) const {
 
 void Engine::check(const Request& request) const {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "generation", what); };
-  BB_CHECK(request.sink != nullptr);
   if (request.prompt.empty()) refuse("the prompt has no tokens");
   if (request.prompt.size() >= size_t(limits_.sequence_length)) {
     throw TooLong("generation",
@@ -113,7 +112,10 @@ RequestId Engine::submit(Request request) {
 
 std::vector<RequestId> Engine::submit(std::vector<Request> requests) {
   require_room(int(requests.size()));
-  for (const Request& request : requests) check(request);
+  for (const Request& request : requests) {
+    BB_CHECK(request.sink != nullptr);
+    check(request);
+  }
   std::vector<RequestId> ids;
   std::vector<std::shared_ptr<Job>> jobs;
   ids.reserve(requests.size());
