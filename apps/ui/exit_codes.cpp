@@ -40,7 +40,7 @@ std::string_view exit_code_help() {
          "  5    unsupported: an architecture, format or setting that is not implemented\n"
          "  6    out_of_memory\n"
          "  7    device: the device is absent or cannot run this model\n"
-         "  8    bad_request: the prompt or the settings do not fit this model\n"
+         "  8    bad_request, too_long: the prompt or the settings do not fit this model\n"
          "  9    not_found: no such repository, revision or file on the Hub, or in its cache\n"
          "  10   forbidden: the Hub wants a token, another one, or its terms accepted\n"
          "  11   network: the Hub cannot be reached, or answers with failures\n"

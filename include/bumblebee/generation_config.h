@@ -91,11 +91,11 @@ GenerationConfig load_generation_config(const Repository& repository, const Toke
 
 /// What a request says of choosing tokens, over what the model's author says.
 struct SamplingOverrides {
-  std::optional<double> temperature;   // 0: greedy
-  std::optional<int> top_k;            // 0 or -1: off
-  std::optional<double> top_p, min_p;  // top_p 0: greedy
-  std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
-  std::optional<uint64_t> seed;
+  std::optional<double> temperature = {};        // 0: greedy
+  std::optional<int> top_k = {};                 // 0 or -1: off
+  std::optional<double> top_p = {}, min_p = {};  // top_p 0: greedy
+  std::optional<double> repetition_penalty = {}, presence_penalty = {}, frequency_penalty = {};
+  std::optional<uint64_t> seed = {};
 };
 /// Lays them over `config`: asking for a temperature or a filter means asking for a draw; filters that are not named
 /// stay. Nothing is checked: validate() does.
