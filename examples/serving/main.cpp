@@ -40,9 +40,8 @@ int main(int argc, char** argv) {
     auto config = bumblebee::load_generation_config(repository);
     config.max_length.reset();
     config.max_new_tokens = 64;
-    const auto serving =
-        text::generation(bumblebee::load_model(repository), bumblebee::load_tokenizer(repository), config,
-                         {.limits = {.batch_size = 8, .sequence_length = 0}});
+    const auto serving = text::generation(bumblebee::load_model(repository), bumblebee::load_tokenizer(repository),
+                                          config, {.limits = {.batch_size = 8, .sequence_length = 0}});
 
     std::vector<text::Request> requests;
     for (int i = 2; i < argc; ++i) {

@@ -54,9 +54,13 @@ class Recorder final : public Listener {
     end([&] { error_ = error.code(); });
   }
 
-  std::map<int, Answer> answers() {
+  Answer answer(int index = 0) {
     const std::lock_guard lock(mutex_);
-    return answers_;
+    return answers_.at(index);
+  }
+  size_t answers() {
+    const std::lock_guard lock(mutex_);
+    return answers_.size();
   }
   std::vector<Result> results() {
     const std::lock_guard lock(mutex_);

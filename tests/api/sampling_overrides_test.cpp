@@ -49,8 +49,8 @@ TEST(SamplingOverrides, FiltersThatAreNotNamedStay) {
 }
 
 TEST(SamplingOverrides, ZeroIsGreedy) {
-  for (const SamplingOverrides& zero : {SamplingOverrides{.temperature = 0.0, .top_k = 5}, {.top_p = 0.0},
-                                        {.temperature = 0.9, .top_p = 0.0}}) {
+  for (const SamplingOverrides& zero :
+       {SamplingOverrides{.temperature = 0.0, .top_k = 5}, {.top_p = 0.0}, {.temperature = 0.9, .top_p = 0.0}}) {
     const GenerationConfig config = with(zero, authors());
     EXPECT_TRUE(std::holds_alternative<GreedySearch>(config.strategy));
     EXPECT_EQ(config.temperature, 1.0);
