@@ -3,7 +3,7 @@
 
 Usage: tools/make_random_checkpoint.py SHAPE DIRECTORY [--bits 4] [--group-size 64]; SHAPE is one of the names below.
 Only the standard library is needed. Codes come from one random block that is repeated: speed and memory do not depend on the values.
-There is no tokenizer: `bumblebee logits` and `bumblebee info` need none.
+The tokenizer knows bytes and pairs of them; a decimal digit is a token, so prompts of any length can be written down.
 """
 import argparse
 import array
@@ -71,6 +71,40 @@ def tensors(shape, bits, group):
         yield from matrix("lm_head", VOCAB, hidden, bits, group)
 
 
+def byte_letters():
+    """The letters that byte-level BPE writes the 256 bytes with: printable Latin-1 as it is, the rest from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def vocabulary():
+    """(tokens, merges): bytes, every pair of them with its merge, then unused ones; the last two are the control tokens."""
+    letters = byte_letters()
+    pairs = [(a, b) for a in letters for b in letters]
+    tokens = letters + [a + b for a, b in pairs]
+    return tokens + [f"<|unused_{i}|>" for i in range(VOCAB - len(tokens))], [f"{a} {b}" for a, b in pairs]
+
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+
+
+def write_tokenizer(directory):
+    tokens, merges = vocabulary()
+    bytelevel = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+             for i in (VOCAB - 2, VOCAB - 1)]
+    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+                 "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytelevel]}, "post_processor": None, "decoder": bytelevel,
+                 "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                           "fuse_unk": False, "byte_fallback": False, "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges}}
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": tokens[-2], "eos_token": tokens[-1], "chat_template": TEMPLATE}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names, indent=1))
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+
+
 def config(shape, bits, group):
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
@@ -90,6 +124,7 @@ def main():
     shape = SHAPES[arguments.shape]
     arguments.directory.mkdir(parents=True)
     (arguments.directory / "config.json").write_text(json.dumps(config(shape, arguments.bits, arguments.group_size), indent=4))
+    write_tokenizer(arguments.directory)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
     for name, dtype, dims, _, size in tensors(shape, arguments.bits, arguments.group_size):

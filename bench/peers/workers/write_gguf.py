@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-from make_random_checkpoint import SHAPES, VOCAB  # noqa: E402
+from make_random_checkpoint import SHAPES, TEMPLATE, VOCAB, vocabulary  # noqa: E402
 
 # Weights per block, then the fields of a block: count and how to fill them. Scales make weights of about +-0.03 around zero,
 # so that no sum overflows on its way through the layers: infinities would be measured instead of numbers.
@@ -86,25 +86,6 @@ def tensors(shape):
         yield "output.weight", (VOCAB, hidden)
 
 
-def byte_letters():
-    """The letters that byte-level BPE writes the 256 bytes with: printable Latin-1 as it is, the rest from U+0100 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
-
-
-def vocabulary():
-    """A tokenizer that readers accept: bytes, every pair of them with its merge, the rest unused."""
-    letters = byte_letters()
-    pairs = [(a, b) for a in letters for b in letters]
-    tokens = letters + [a + b for a, b in pairs]
-    types = [TokenType.NORMAL] * len(tokens)
-    unused = VOCAB - len(tokens)
-    tokens += [f"<|unused_{i}|>" for i in range(unused)]
-    types += [TokenType.CONTROL] * unused
-    return tokens, types, [f"{a} {b}" for a, b in pairs]
-
-
 def metadata(writer, shape, name, kind):
     layers, hidden, heads, kv_heads, dim, inner, _ = shape
     writer.add_name(f"{name} random {kind}")
@@ -120,7 +101,9 @@ def metadata(writer, shape, name, kind):
     writer.add_rope_freq_base(1000000.0)
     writer.add_quantization_version(2)
     writer.add_file_type({"Q4_0": 2, "IQ4_NL": 25, "Q4_K": 14}[kind])
-    tokens, types, merges = vocabulary()
+    tokens, merges = vocabulary()
+    # All but the last two are plain: a server must have a text to send for whatever a random model says.
+    types = [TokenType.NORMAL] * (VOCAB - 2) + [TokenType.CONTROL] * 2
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
@@ -130,7 +113,7 @@ def metadata(writer, shape, name, kind):
     writer.add_eos_token_id(VOCAB - 1)
     writer.add_pad_token_id(VOCAB - 2)
     writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    writer.add_chat_template(TEMPLATE)
 
 
 def write(name, kind, path):
