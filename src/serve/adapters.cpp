@@ -10,8 +10,8 @@
 namespace bumblebee::serve {
 
 bool Adapters::good_name(std::string_view name) {
-  return !name.empty() && name.size() <= 96 && std::all_of(name.begin(), name.end(), [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || std::string_view("._-/").find(c) != std::string_view::npos;
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || std::string_view("._-").find(c) != std::string_view::npos;
   });
 }
 

@@ -32,7 +32,7 @@ class Adapters {
  public:
   Adapters(std::string base, int most) : base_(std::move(base)), most_(size_t(most)) {}
 
-  /// Letters, digits and ._- / at most 96, and neither the base nor one of its.
+  /// 1 to 64 letters, digits and ._-
   static bool good_name(std::string_view name);
 
   struct Expected {

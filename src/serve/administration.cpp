@@ -71,7 +71,7 @@ Repository Application::adapter_place(const std::string& path) const {
 std::string Application::load_adapter(const std::string& body, Live& now) {
   const LoadAdapterRequest request = read_load_adapter_request(body, now.served.rules);
   if (!Adapters::good_name(request.name))
-    throw ApiError(Refusal::invalid_value, "expected 1 to 96 letters, digits and ._-/", "lora_name");
+    throw ApiError(Refusal::invalid_value, "expected 1 to 64 letters, digits and ._-", "lora_name");
   Adapters::Expected expected{.in_place = request.in_place, .generation = {}};
   if (request.expected_generation) expected.generation = uint64_t(*request.expected_generation);
   now.adapters.check(request.name, expected);

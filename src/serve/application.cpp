@@ -118,7 +118,7 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
   for (const NamedAdapter& one : adapters) {
     if (!Adapters::good_name(one.name))
       throw Error(ErrorCode::bad_request, "adapter",
-                  cat("expected a name of letters, digits and ._-/, got '", one.name, "'"));
+                  cat("expected a name of letters, digits and ._-, got '", one.name, "'"));
     model.prepare_adapters({one.adapter});
     try {
       fresh->adapters.put(one.name, one.adapter, one.name, {});

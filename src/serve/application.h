@@ -103,9 +103,9 @@ class Application final : public HttpHandler {
   mutable std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
-  // Joined from below: what answers are made on outlives what makes them.
+  std::shared_ptr<Live> live_;  // under mutex_
+  // Joined from below, while all that their tasks use is there.
   Workers administration_, workers_;
-  std::shared_ptr<Live> live_;
   std::thread clock_;
 };
 

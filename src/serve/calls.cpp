@@ -62,13 +62,15 @@ bool Calls::over(const std::shared_ptr<Call>& call, int status, Work work) noexc
   return true;
 }
 
-void Calls::respond(const std::shared_ptr<Call>& call, HttpResponse response) noexcept {
+bool Calls::respond(const std::shared_ptr<Call>& call, HttpResponse response) noexcept {
   const int status = response.status;
   try {
     for (auto& header : call->headers()) response.headers.push_back(std::move(header));
   } catch (const std::bad_alloc&) {  // an answer without them is one
   }
-  if (call->stream.respond(std::move(response))) over(call, status, Work::done);
+  if (!call->stream.respond(std::move(response))) return false;
+  over(call, status, Work::done);
+  return true;
 }
 
 void Calls::end_stream(const std::shared_ptr<Call>& call, std::string_view last) noexcept {
@@ -77,15 +79,13 @@ void Calls::end_stream(const std::shared_ptr<Call>& call, std::string_view last)
 }
 
 void Calls::refuse(const std::shared_ptr<Call>& call, const ApiError& error) noexcept {
+  call->cancel();
   try {
     call->note([&](CallFacts& facts) { facts.error = error.kind().code; });
-    if (call->stream.begun()) {
-      call->stream.end(error_event(error));
-      over(call, error.status(), Work::cancel);
-    } else {
-      call->cancel();
-      respond(call, error_response(error));
-    }
+    // Whether its stream has begun is known only when it is too late for a whole answer.
+    if (respond(call, error_response(error))) return;
+    call->stream.end(error_event(error));
+    over(call, error.status(), Work::cancel);
   } catch (...) {
     call->stream.drop();
     over(call, 500, Work::cancel);

@@ -27,8 +27,9 @@ class Calls {
   /// The client left, or reads too slowly.
   void left(uint64_t id) noexcept;
 
-  /// Ends: with a whole answer, with the end of a stream, or with what went wrong, as the one or the other.
-  void respond(const std::shared_ptr<Call>& call, HttpResponse response) noexcept;
+  /// Ends: with a whole answer (false: its stream has begun, or it is over), with the end of a stream, or with what
+  /// went wrong, as the one or the other.
+  bool respond(const std::shared_ptr<Call>& call, HttpResponse response) noexcept;
   void end_stream(const std::shared_ptr<Call>& call, std::string_view last) noexcept;
   void refuse(const std::shared_ptr<Call>& call, const ApiError& error) noexcept;
   /// The same for the exception that is being handled.

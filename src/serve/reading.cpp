@@ -45,9 +45,9 @@ void Application::work(const std::shared_ptr<Call>& call, const std::string& bod
     switch (call->match.route->id) {
       case RouteId::chat_completions: return chat(call, body, now);
       case RouteId::completions: return complete(call, body, now);
-      case RouteId::tokenize: return calls_.respond(call, json(tokenize(*call, body, *now)));
-      case RouteId::detokenize: return calls_.respond(call, json(detokenize(*call, body, *now)));
-      case RouteId::apply_template: return calls_.respond(call, json(apply_template(*call, body, *now)));
+      case RouteId::tokenize: calls_.respond(call, json(tokenize(*call, body, *now))); return;
+      case RouteId::detokenize: calls_.respond(call, json(detokenize(*call, body, *now))); return;
+      case RouteId::apply_template: calls_.respond(call, json(apply_template(*call, body, *now))); return;
       default: throw ApiError(Refusal::no_route, "this route has no body");
     }
   } catch (...) {

@@ -13,11 +13,6 @@ bool Stream::begin(const Headers& headers) noexcept {
   return true;
 }
 
-bool Stream::begun() const {
-  const std::lock_guard lock(mutex_);
-  return begun_;
-}
-
 bool Stream::add(std::string_view piece) {
   const std::lock_guard lock(mutex_);
   if (!exchange_ || piece.empty()) return false;

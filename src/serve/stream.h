@@ -25,7 +25,6 @@ class Stream {
 
   /// Sends the head, once; later calls do nothing. False: the answer was already ended or given as a whole.
   bool begin(const Headers& headers) noexcept;
-  bool begun() const;
   /// Collects. True where nothing was collected before: flush() is wanted.
   bool add(std::string_view piece);
   /// Writes what was collected. False: the reader is too slow, or gone, and was let go by this call.

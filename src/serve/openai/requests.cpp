@@ -140,7 +140,7 @@ std::vector<FieldReader> load_fields() {
   return {
       {{"lora_name", accepted, "1 to 64 of `A-Z a-z 0-9 . _ -`"},
        [](const JsonIn& v, Draft& d) { d.request.adapter = read_adapter_name(v); }},
-      {{"lora_path", accepted, "Below `--adapter-root`; with `--allow-hub` also `org/name` of the Hub"},
+      {{"lora_path", accepted, "Below `--adapter-root`; with `--allow-hub` also `hf://org/name`"},
        [](const JsonIn& v, Draft& d) { d.adapter_path = v.string(kPathBytes); }},
       {{"load_inplace", accepted, "Replaces the adapter of this name; requests that run keep theirs"},
        [](const JsonIn& v, Draft& d) { d.in_place = v.boolean(); }},
