@@ -180,6 +180,8 @@ class Connection:
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         parts = [("header", (head + "\r\n").encode()), ("body", body or b"")]
+        if fault is None:  # one packet
+            parts = [("", parts[0][1] + parts[1][1])]
         for name, data in parts:
             middle = len(data) // 2 if fault and fault.moment == name else len(data)
             self.writer.write(data[:middle])
@@ -258,9 +260,10 @@ async def exchange(connection, method, path, body, key, fault, outcome):
             read_event(outcome.body, outcome)
 
 
-async def ask(target, method, path, body=None, *, key=None, fault=None):
-    """One request to its end; never raises for what the server or the script does."""
-    outcome, connection, keep = Outcome(begun=time.monotonic(), streams=isinstance(body, dict) and bool(body.get("stream"))), None, False
+async def ask(target, method, path, body=None, *, key=None, fault=None, outcome=None):
+    """One request to its end; never raises for what the server or the script does. An `outcome` of the caller's can be watched."""
+    outcome, connection, keep = outcome or Outcome(), None, False
+    outcome.begun, outcome.streams = time.monotonic(), isinstance(body, dict) and bool(body.get("stream"))
     encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     again = True
     while again:
@@ -270,6 +273,11 @@ async def ask(target, method, path, body=None, *, key=None, fault=None):
             reused, connection.used = connection.used, True
             await exchange(connection, method, path, encoded, target.key if key is None else key, fault, outcome)
             outcome.kind, keep = "done", True
+        except asyncio.CancelledError:
+            if connection:
+                target.busy.discard(connection)
+                connection.writer.transport.abort()
+            raise
         except Ended as end:
             outcome.kind, outcome.detail = end.args
             keep = outcome.kind.startswith("http_")
