@@ -147,8 +147,8 @@ class Bumblebee(Server):
         self.models[shape] = checkpoint(cache, shape)
 
     def arguments(self, shape, case, threads, port):
-        return [str(self.binary), "serve", "-m", str(self.models[shape]), "--port", str(port), "-t", str(threads), "--precision",
-                self.precision]
+        return [str(self.binary), "serve", "-m", str(self.models[shape]), "--port", str(port), "-t", str(threads),
+                "--parallel", str(case.streams), "--precision", self.precision]
 
     def version(self):
         return {"version": last_line(subprocess.run([self.binary, "--version"], capture_output=True, text=True).stdout)}
