@@ -13,8 +13,10 @@ mod token_bytes;
 mod tokenizer;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
+#[cfg(feature = "http")]
+pub use bumblebee_http;
 pub use template::Template;
 pub use tokenizer::Tokenizer;
 
@@ -108,10 +110,24 @@ pub unsafe extern "C" fn bb_spans_free(spans: Buffer<Span>) {
 }
 
 static QUIET: Once = Once::new();
+static PANIC_LOG: OnceLock<extern "C" fn(View)> = OnceLock::new();
 
-/// A library does not print: panics are reported through the status.
+/// A library does not print: panics are reported through the status, and to the log of whoever asked.
 fn quiet_panics() {
-    QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
+    QUIET.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            if let Some(log) = PANIC_LOG.get() {
+                let text = info.to_string();
+                log(View { data: text.as_ptr(), size: text.len() });
+            }
+        }));
+    });
+}
+
+#[no_mangle]
+pub extern "C" fn bb_log_panics(log: extern "C" fn(View)) {
+    let _ = PANIC_LOG.set(log);
+    quiet_panics();
 }
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {

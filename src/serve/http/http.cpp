@@ -13,4 +13,12 @@ std::optional<std::string_view> HttpHead::header(std::string_view name) const {
   return found;
 }
 
+HttpResponse HttpHandler::on_broken(int status, std::string_view why) noexcept {
+  try {
+    return {status, {{"content-type", "text/plain"}}, std::string(why) + '\n'};
+  } catch (...) {  // memory is short
+    return {status, {}, {}};
+  }
+}
+
 }  // namespace bumblebee::serve

@@ -68,6 +68,9 @@ class HttpHandler {
   /// The peer left, was too slow or reset the stream, before its answer was complete. At most once for a request that
   /// on_request() was called with.
   virtual void on_gone(uint64_t id) noexcept = 0;
+  /// What a message is told that is not HTTP, or that breaks a limit of HttpOptions: 400, 405, 408, 413, 431, 503, 505.
+  /// By default `why` as plain text. Not among the requests that on_head() sees, 408, 413 and 503 for bodies excepted.
+  virtual HttpResponse on_broken(int status, std::string_view why) noexcept;
 };
 
 struct HttpOptions {
