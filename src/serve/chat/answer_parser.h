@@ -22,9 +22,9 @@ struct AnswerEvent {
                 // content
   };
   Kind kind = Kind::content;
-  int tool = 0;          // index of the call in the answer; one that was withdrawn keeps its own
-  std::string id, name;  // of a tool_call
-  std::string text;      // of content, reasoning and arguments
+  int tool = 0;                    // index of the call in the answer; one that was withdrawn keeps its own
+  std::string id = {}, name = {};  // of a tool_call
+  std::string text = {};           // of content, reasoning and arguments
 
   friend bool operator==(const AnswerEvent&, const AnswerEvent&) = default;
 };
@@ -36,9 +36,9 @@ struct AnswerFormat {
   bool reasoning = false;   // splits <think>...</think> (and its like) off
   bool in_thought = false;  // the prompt opened a thought
   ToolFormat tools = ToolFormat::none;
-  std::vector<std::string> tool_names;  // those that the request gave; another name is no call
+  std::vector<std::string> tool_names = {};  // those that the request gave; another name is no call
   bool parallel_tool_calls = true;
-  std::optional<uint64_t> id_seed;  // the ids of calls follow from it; absent: random ones
+  std::optional<uint64_t> id_seed = {};  // the ids of calls follow from it; absent: random ones
 };
 
 /// A call that takes more than this many bytes is none, nor is one nested deeper than kCallDepth.

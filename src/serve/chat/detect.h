@@ -7,6 +7,7 @@
 
 #include "bumblebee/tokenizer.h"
 #include "serve/chat/answer_parser.h"
+#include "serve/chat/thoughts.h"  // opens_thought()
 
 namespace bumblebee::serve {
 
@@ -26,8 +27,5 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
 
 /// "hermes", "llama", "mistral" or "none".
 std::string_view to_string(ToolFormat format);
-
-/// A prompt that ends with the opening tag of a thought: the answer begins within it.
-bool opens_thought(std::string_view prompt);
 
 }  // namespace bumblebee::serve

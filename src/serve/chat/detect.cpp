@@ -1,0 +1,118 @@
+// The template decides where it says how calls are written; the vocabulary where it does not. A template with a form of
+// its own that is not read here means none: its calls stay text.
+#include "serve/chat/detect.h"
+
+#include <array>
+
+#include "base/error.h"
+
+namespace bumblebee::serve {
+namespace {
+
+struct Mark {
+  ToolFormat format;
+  std::string_view text;
+};
+constexpr std::array<Mark, 3> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]"},
+                                         {ToolFormat::hermes, "<tool_call>"},
+                                         {ToolFormat::llama, "<|python_tag|>"}}};
+
+bool has(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+
+bool is_special(const Tokenizer& tokenizer, std::string_view mark) {
+  const std::optional<int32_t> id = tokenizer.id_of(mark);
+  return id && tokenizer.is_special(*id);
+}
+
+/// What the template says about calls.
+ToolFormat of_template(std::string_view source, std::string& why) {
+  const auto found = [&why](ToolFormat format, std::string_view what) {
+    why = cat("the template has ", what);
+    return format;
+  };
+  if (has(source, "[TOOL_CALLS]")) return found(ToolFormat::mistral, "[TOOL_CALLS]");
+  if (has(source, "<tool_call>")) {
+    // Others write <tool_call> too, with XML in it instead of JSON.
+    for (const std::string_view foreign : {"<function=", "<arg_key>"}) {
+      if (has(source, foreign)) return found(ToolFormat::none, cat("calls with ", foreign, ", which are not read"));
+    }
+    return found(ToolFormat::hermes, "<tool_call>");
+  }
+  if (has(source, "<|python_tag|>")) return found(ToolFormat::llama, "<|python_tag|>");
+  if (has(source, "ipython") && has(source, "\"parameters\"")) return found(ToolFormat::llama, "\"parameters\"");
+  if (has(source, "tool_calls")) return found(ToolFormat::none, "calls of a form that is not read");
+  return ToolFormat::none;
+}
+
+ToolFormat of_model(const Tokenizer& tokenizer, std::string_view source, std::string& why) {
+  const ToolFormat format = of_template(source, why);
+  if (!why.empty()) return format;
+  for (const Mark& mark : kMarks) {
+    if (tokenizer.id_of(mark.text)) {
+      why = cat("the vocabulary has ", mark.text);
+      return mark.format;
+    }
+  }
+  why = "neither vocabulary nor template has any";
+  return ToolFormat::none;
+}
+
+bool detect_reasoning(const Tokenizer& tokenizer, std::string_view source, std::string& why) {
+  for (const std::string_view tag : kOpeningTags) {
+    const bool in_vocabulary = tokenizer.id_of(tag).has_value();
+    if (!in_vocabulary && !has(source, tag)) continue;
+    why = cat(in_vocabulary ? "the vocabulary has " : "the template has ", tag);
+    return true;
+  }
+  why = "neither vocabulary nor template has any";
+  return false;
+}
+
+}  // namespace
+
+std::string_view to_string(ToolFormat format) {
+  switch (format) {
+    case ToolFormat::hermes: return "hermes";
+    case ToolFormat::llama: return "llama";
+    case ToolFormat::mistral: return "mistral";
+    case ToolFormat::none: break;
+  }
+  return "none";
+}
+
+ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_parser,
+                            std::string_view reasoning_parser) {
+  ModelFormats found;
+  const std::string source = tokenizer.chat_template();
+  if (tool_parser == "auto") {
+    found.tools = of_model(tokenizer, source, found.tools_why);
+  } else {
+    found.tools_why = "--tool-parser says so";
+    for (const Mark& mark : kMarks) {
+      if (to_string(mark.format) == tool_parser) found.tools = mark.format;
+    }
+    if (to_string(found.tools) != tool_parser) {
+      throw Error(ErrorCode::bad_request, "--tool-parser",
+                  cat("expected auto, hermes, llama, mistral or none, got ", tool_parser));
+    }
+  }
+  if (reasoning_parser == "auto") {
+    found.reasoning = detect_reasoning(tokenizer, source, found.reasoning_why);
+  } else {
+    found.reasoning = reasoning_parser == "think";
+    found.reasoning_why = "--reasoning-parser says so";
+    if (!found.reasoning && reasoning_parser != "none") {
+      throw Error(ErrorCode::bad_request, "--reasoning-parser",
+                  cat("expected auto, think or none, got ", reasoning_parser));
+    }
+  }
+  for (const Mark& mark : kMarks) {
+    if (mark.format == found.tools) found.special_tool_marks = is_special(tokenizer, mark.text);
+  }
+  for (const std::string_view tag : kOpeningTags) {
+    found.special_thought_marks |= found.reasoning && is_special(tokenizer, tag);
+  }
+  return found;
+}
+
+}  // namespace bumblebee::serve

@@ -1,0 +1,101 @@
+// Tags as models write them. Each ends with the first > or ] in it and begins with the only < or [, so a mismatch never
+// has to look back.
+#include "serve/chat/thoughts.h"
+
+#include <algorithm>
+#include <array>
+
+#include "serve/chat/answer_output.h"
+#include "serve/chat/json_scanner.h"
+
+namespace bumblebee::serve {
+namespace {
+
+using Tags = std::array<std::string_view, 3>;
+constexpr Tags kOpen = kOpeningTags;
+constexpr Tags kClose = {"</think>", "</thinking>", "[/THINK]"};
+
+bool is_one(const Tags& tags, std::string_view text) { return std::find(tags.begin(), tags.end(), text) != tags.end(); }
+
+/// `text` with `c` after it begins one of the tags.
+bool goes_on(const Tags& tags, std::string_view text, char c) {
+  return std::any_of(tags.begin(), tags.end(), [&](std::string_view tag) {
+    return tag.size() > text.size() && tag.starts_with(text) && tag[text.size()] == c;
+  });
+}
+
+}  // namespace
+
+void Thoughts::push(char c, std::string& reasoning, std::string& answer) {
+  switch (state_) {
+    case State::before: return before(c, answer);
+    case State::inside: return inside(c, reasoning);
+    case State::closed:
+      if (is_json_blank(c)) return;
+      state_ = State::after;
+      [[fallthrough]];
+    case State::after: answer += c;
+  }
+}
+
+/// Blanks, then a tag; anything else, and the answer has begun with what was held.
+void Thoughts::before(char c, std::string& answer) {
+  if (held_.empty() && is_json_blank(c) && blanks_.size() < kLongestBlank) {
+    blanks_ += c;
+  } else if (goes_on(kOpen, held_, c)) {
+    held_ += c;
+    if (!is_one(kOpen, held_)) return;
+    state_ = State::inside;
+    held_.clear();
+    blanks_.clear();
+  } else {
+    state_ = State::after;
+    answer += blanks_;
+    answer += held_;
+    answer += c;
+    held_.clear();
+    blanks_.clear();
+  }
+}
+
+void Thoughts::inside(char c, std::string& reasoning) {
+  if (goes_on(kClose, held_, c)) {
+    held_ += c;
+    if (!is_one(kClose, held_)) return;
+    state_ = State::closed;
+    held_.clear();
+    blanks_.clear();
+    return;
+  }
+  if (!held_.empty()) {
+    reasoning += blanks_;
+    reasoning += held_;
+    begun_ = true;
+    blanks_.clear();
+    held_.clear();
+    return inside(c, reasoning);
+  }
+  if (is_json_blank(c) && blanks_.size() < kLongestBlank) {
+    if (begun_) blanks_ += c;
+    return;
+  }
+  reasoning += blanks_;
+  reasoning += c;
+  begun_ = true;
+  blanks_.clear();
+}
+
+void Thoughts::finish(std::string& reasoning, std::string& answer) {
+  std::string& end = state_ == State::inside ? reasoning : answer;
+  if (state_ == State::before || !held_.empty()) end += blanks_;
+  end += held_;
+  blanks_.clear();
+  held_.clear();
+}
+
+bool opens_thought(std::string_view prompt) {
+  while (!prompt.empty() && is_json_blank(prompt.back())) prompt.remove_suffix(1);
+  return std::any_of(kOpen.begin(), kOpen.end(), [prompt](std::string_view tag) { return prompt.ends_with(tag); });
+}
+
+}  // namespace bumblebee::serve

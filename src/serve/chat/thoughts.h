@@ -1,0 +1,39 @@
+// Splits the thought off that an answer may begin with. Only the first one, and only at the beginning, counts: a later
+// <think> is something that is said.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace bumblebee::serve {
+
+inline constexpr std::array<std::string_view, 3> kOpeningTags = {"<think>", "<thinking>", "[THINK]"};
+
+class Thoughts {
+ public:
+  Thoughts(bool reasoning, bool in_thought)
+      : state_(!reasoning   ? State::after
+               : in_thought ? State::inside
+                            : State::before) {}
+  /// Appends what has become certain.
+  void push(char c, std::string& reasoning, std::string& answer);
+  void finish(std::string& reasoning, std::string& answer);
+  bool inside() const { return state_ == State::inside; }
+
+ private:
+  enum class State : uint8_t { before, inside, closed, after };
+  void before(char c, std::string& answer);
+  void inside(char c, std::string& reasoning);
+
+  State state_;
+  std::string blanks_;  // not given yet
+  std::string held_;    // may become a tag
+  bool begun_ = false;  // something of the thought was given
+};
+
+/// A prompt that ends, but for blanks, with the opening tag of a thought: the answer begins within it.
+bool opens_thought(std::string_view prompt);
+
+}  // namespace bumblebee::serve

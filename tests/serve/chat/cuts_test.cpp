@@ -1,0 +1,237 @@
+// The law of the parsers: what comes out does not depend on how the text was cut, and nothing is lost. Held over
+// answers that are put together at random from the parts that matter (BB_CUTS: how many), and over long ones that are
+// hostile.
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "serve/chat/answer_output.h"
+#include "tests/serve/chat/taken_apart.h"
+
+namespace bumblebee::serve::testing {
+namespace {
+
+const std::vector<std::string>& parts() {
+  static const std::vector<std::string> all = {
+      "<tool_call>",
+      "</tool_call>",
+      "<tool_",
+      "<think>",
+      "</think>",
+      "<thinking>",
+      "[THINK]",
+      "[/THINK]",
+      "</thi",
+      "[TOOL_CALLS]",
+      "[ARGS]",
+      "[CALL_ID]",
+      "a1B2c3D4e",
+      "<|python_tag|>",
+      "<|py",
+      "[",
+      "]",
+      "{",
+      "}",
+      ",",
+      ";",
+      ":",
+      "\"",
+      "\\",
+      "\"name\"",
+      "\"arguments\"",
+      "\"parameters\"",
+      "\"type\": \"function\", ",
+      "\"f\"",
+      "\"get_weather\"",
+      "\"unknown\"",
+      "f",
+      "g",
+      "{}",
+      "{\"a\": 1}",
+      "\"{\\\"a\\\": 1}\"",
+      "\"\\ud83d\\ude00\"",
+      "null",
+      "12",
+      "-0.5e3",
+      " ",
+      "\n",
+      "Hello",
+      "ä€😀",
+      "<",
+      "'",
+      "{\"name\": \"f\", \"arguments\": {\"x\": \"</tool_call>\"}}",
+      "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, {}]}}\n</tool_call>",
+      "{\"name\": \"f\", \"parameters\": {\"x\": null}}",
+      "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {}}, {\"arguments\": \"{}\", \"name\": \"get_weather\"}]",
+      "[TOOL_CALLS]search-web[CALL_ID]abcdefghi[ARGS]{\"q\": \"[TOOL_CALLS]\"}"};
+  return all;
+}
+
+void check(const AnswerFormat& format, const std::string& text, std::mt19937& random) {
+  const TakenApart whole = take_apart(format, text);
+  const size_t longest = 1 + random() % 9;
+  const TakenApart cut = take_apart(format, text, [&] { return 1 + random() % longest; });
+  ASSERT_EQ(cut.events, whole.events) << text << "\n" << line(cut.events) << "\n" << line(whole.events);
+  ASSERT_EQ(cut.calls, whole.calls) << text;
+  const TakenApart bytes = take_apart(format, text, [] { return size_t{1}; });
+  ASSERT_EQ(bytes.events, whole.events) << text;
+
+  const Collected all = collected(whole.events);
+  ASSERT_EQ(int(all.calls.size()), whole.calls) << text;
+  ASSERT_EQ(whole.enough, !format.parallel_tool_calls && whole.calls > 0);
+  if (whole.enough) {
+    ASSERT_EQ(whole.calls, 1) << text;
+  }
+  for (const Collected::Call& call : all.calls) {
+    ASSERT_NE(std::find(format.tool_names.begin(), format.tool_names.end(), call.name), format.tool_names.end());
+    ASSERT_TRUE(nlohmann::json::accept(call.arguments) && call.arguments.find('{') != std::string::npos)
+        << text << "\n"
+        << call.arguments;
+  }
+  if (whole.calls == 0 && !format.reasoning) {
+    ASSERT_EQ(all.content, text);
+  }
+}
+
+TEST(Cuts, DoNotMatter) {
+  std::mt19937 random(11);
+  int with_calls = 0;
+  const char* const rounds = std::getenv("BB_CUTS");
+  const int last = rounds ? std::atoi(rounds) : 5'000;
+  for (int round = 0; round < last; ++round) {
+    AnswerFormat format = format_of(ToolFormat(random() % 4), random() % 2 == 0);
+    format.in_thought = random() % 4 == 0;
+    format.parallel_tool_calls = random() % 4 != 0;
+    std::string text;
+    for (int i = int(random() % 12); i >= 0; --i) text += parts()[random() % parts().size()];
+    ASSERT_NO_FATAL_FAILURE(check(format, text, random));
+    with_calls += take_apart(format, text).calls > 0;
+  }
+  EXPECT_GT(with_calls, last / 15);
+}
+
+// A valid answer with one byte changed, left out or doubled, at each of its places.
+TEST(Cuts, OneByteChanged) {
+  std::mt19937 random(5);
+  for (const auto& [tools, text] : std::vector<std::pair<ToolFormat, std::string>>{
+           {ToolFormat::hermes,
+            "<think>\nhm\n</think>\n\nI see.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": "
+            "\"{<\\\"\"}}\n</tool_call>\n"
+            "<tool_call>\n{\"arguments\": \"{\\\"a\\\":\\u0020[]}\", \"name\": \"f\"}\n</tool_call>"},
+           {ToolFormat::llama,
+            "{\"name\": \"f\", \"parameters\": {\"x\": 1e5}}; {\"name\": \"f\", \"parameters\": {}}"},
+           {ToolFormat::mistral, "Ok[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"f\"}]"},
+           {ToolFormat::mistral, "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{\"a\": [true]}[TOOL_CALLS]f[ARGS]{}"}}) {
+    for (size_t at = 0; at < text.size(); ++at) {
+      for (const char byte : std::string_view("{]<\",\\ x")) {
+        std::string changed = text;
+        changed[at] = byte;
+        ASSERT_NO_FATAL_FAILURE(check(format_of(tools, true), changed, random));
+        changed = text;
+        changed.insert(at, 1, byte);
+        ASSERT_NO_FATAL_FAILURE(check(format_of(tools), changed, random));
+      }
+      ASSERT_NO_FATAL_FAILURE(check(format_of(tools), text.substr(0, at), random));
+      ASSERT_NO_FATAL_FAILURE(check(format_of(tools, true), text.substr(at), random));
+    }
+  }
+}
+
+// Whole characters in, whole characters out: an event is JSON text at once.
+TEST(Cuts, EventsHoldWholeCharacters) {
+  std::mt19937 random(8);
+  const std::vector<std::string> characters = {"ä", "€", "😀", "a", "\"", "{", "<", "[", "\\", " "};
+  for (int round = 0; round < 2'000; ++round) {
+    const auto parser = make_answer_parser(format_of(ToolFormat(random() % 4), random() % 2 == 0));
+    std::vector<AnswerEvent> events;
+    for (int i = 0; i < 8; ++i) {
+      parser->push(random() % 2 ? parts()[random() % parts().size()] : characters[random() % characters.size()],
+                   events);
+      for (const AnswerEvent& event : events) EXPECT_NO_THROW(nlohmann::json(event.text).dump());
+      events.clear();
+    }
+  }
+}
+
+TEST(Limits, AnEndlessCallIsGivenBack) {
+  for (const auto& [tools, begin] : std::vector<std::pair<ToolFormat, std::string>>{
+           {ToolFormat::hermes, "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":\""},
+           {ToolFormat::hermes, "<tool_call>{\"arguments\":{\"a\":\""},
+           {ToolFormat::hermes, "<tool_call>{\"name\":\""},
+           {ToolFormat::llama, "{\"name\":\"f\",\"parameters\":{\"a\":\""},
+           {ToolFormat::mistral, "[TOOL_CALLS]f[ARGS]{\"a\":\""}}) {
+    const auto parser = make_answer_parser(format_of(tools));
+    std::vector<AnswerEvent> events;
+    const std::string text = begin + std::string(kLongestCall - begin.size(), 'x');
+    parser->push(text, events);
+    EXPECT_TRUE(collected(events).content.empty());
+    parser->push("x and more ", events);
+    EXPECT_TRUE(collected(events).content == text + "x and more");
+    parser->finish(events);
+    EXPECT_TRUE(collected(events).content == text + "x and more ");
+    EXPECT_TRUE(collected(events).calls.empty());
+    EXPECT_EQ(parser->calls(), 0);
+  }
+}
+
+TEST(Limits, ACallOfNearlyTheLimitIsOne) {
+  const std::string begin = "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":\"", end = "\"}}</tool_call>";
+  const std::string text = begin + std::string(kLongestCall - begin.size() - end.size(), 'x') + end;
+  EXPECT_EQ(take_apart(format_of(ToolFormat::hermes), text).calls, 1);
+}
+
+TEST(Limits, BlanksAreHeldToALimit) {
+  for (const ToolFormat tools : {ToolFormat::none, ToolFormat::hermes}) {
+    const auto parser = make_answer_parser(format_of(tools, true));
+    std::vector<AnswerEvent> events;
+    const std::string blanks(3 * kLongestBlank, '\n');
+    parser->push(blanks, events);
+    EXPECT_GE(collected(events).content.size(), kLongestBlank);
+    parser->finish(events);
+    EXPECT_TRUE(collected(events).content == blanks);
+  }
+  EXPECT_EQ(line({.reasoning = true}, "<think>a" + std::string(kLongestBlank + 5, ' ') + "b").size(),
+            kLongestBlank + 5 + 4);
+}
+
+// What would take forever if anything were read twice: megabytes of beginnings.
+TEST(Limits, HostileTextTakesLinearTime) {
+  for (const char* part :
+       {"<tool_call>", "<tool_call>{\"name\":", "<tool_call>{\"a\":[", "[TOOL_CALLS][", "[TOOL_CALLS]f[ARGS]{",
+        "{\"type\":", "<|python_tag|>{", "<think>", "</think", "[", "{", "\"", " ", "\\", "<", "</tool_call"}) {
+    std::string text;
+    while (text.size() < kLongestCall + kLongestCall / 8) text += part;
+    for (const ToolFormat tools : {ToolFormat::hermes, ToolFormat::llama, ToolFormat::mistral}) {
+      const TakenApart apart = take_apart(format_of(tools), text, [] { return size_t{7}; });
+      EXPECT_EQ(apart.calls, 0);
+      EXPECT_TRUE(collected(apart.events).content == text) << part;
+    }
+    const TakenApart thought = take_apart({.reasoning = true}, "<think>" + text);
+    EXPECT_LE(collected(thought.events).reasoning.size(), text.size());
+  }
+  std::string calls;
+  while (calls.size() < kLongestCall) calls += "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{}";
+  EXPECT_GT(take_apart(format_of(ToolFormat::mistral), calls).calls, 20'000);
+}
+
+TEST(Ids, FollowFromTheSeed) {
+  const std::string text = R"(<tool_call>{"name":"f"}</tool_call><tool_call>{"name":"f"}</tool_call>)";
+  const auto ids = [&](std::optional<uint64_t> seed) {
+    AnswerFormat format = format_of(ToolFormat::hermes);
+    format.id_seed = seed;
+    const Collected all = collected(take_apart(format, text).events);
+    return std::pair(all.calls.at(0).id, all.calls.at(1).id);
+  };
+  EXPECT_EQ(ids(1), ids(1));
+  EXPECT_NE(ids(1), ids(2));
+  EXPECT_NE(ids(1).first, ids(1).second);
+  EXPECT_NE(ids(std::nullopt), ids(std::nullopt));
+}
+
+}  // namespace
+}  // namespace bumblebee::serve::testing
