@@ -110,7 +110,8 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
                 .fingerprint = "fp_" + hex(digest),
                 .reasoning_field = options_.reasoning_field,
                 .created = std::chrono::duration_cast<std::chrono::seconds>(now).count(),
-                .bytes = [tokenizer](int32_t token) {
+                .bytes = [tokenizer](int32_t token) -> std::string {
+                  if (token >= tokenizer.vocab_size()) return "";  // a row of the model that no token has
                   std::optional<std::string> bytes = tokenizer.bytes_of(token);
                   return bytes ? std::move(*bytes) : tokenizer.token_of(token);
                 }};
@@ -183,6 +184,20 @@ std::optional<HttpResponse> Application::on_head(const HttpHead& head) noexcept 
     response->status = 503;
   }
   calls_.count_refusal(route, response->status, std::chrono::duration<double>(Call::Clock::now() - started).count());
+  return response;
+}
+
+HttpResponse Application::on_broken(int status, std::string_view why) noexcept {
+  calls_.count_refusal(nullptr, status, 0);
+  HttpResponse response;
+  try {
+    const Refusal refusal = status == 413   ? Refusal::body_too_large
+                            : status == 503 ? Refusal::queue_full
+                                            : Refusal::bad_request;
+    response = error_response(ApiError(refusal, std::string(why)));
+  } catch (...) {  // the status says it too
+  }
+  response.status = status;
   return response;
 }
 

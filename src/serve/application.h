@@ -43,6 +43,7 @@ class Application final : public HttpHandler {
   void on_request(uint64_t id, HttpHead head, std::string body,
                   std::shared_ptr<HttpExchange> exchange) noexcept override;
   void on_gone(uint64_t id) noexcept override { calls_.left(id); }
+  HttpResponse on_broken(int status, std::string_view why) noexcept override;
 
  private:
   /// What there is from serve() on.
