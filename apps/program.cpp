@@ -67,6 +67,7 @@ int parse_and_run(Parser& app, Session& session) {
 void add_verbs(Parser& app, Session& session) {
   add_generate(app, session);
   add_chat(app, session);
+  add_serve(app, session);
   add_info(app, session);
   add_tokenize(app, session);
   add_detokenize(app, session);

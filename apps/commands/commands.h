@@ -7,6 +7,8 @@ namespace bumblebee::cli {
 
 void add_generate(Parser& app, Session& session);
 void add_chat(Parser& app, Session& session);
+/// Nothing in a build without the server.
+void add_serve(Parser& app, Session& session);
 void add_info(Parser& app, Session& session);
 void add_tokenize(Parser& app, Session& session);
 void add_detokenize(Parser& app, Session& session);

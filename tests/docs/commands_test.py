@@ -5,6 +5,8 @@
 #   ```sh exit=N     the same, and has to exit with N
 #   ```sh net        wants the Hub: run without one, each line. The program has to understand it, and to say that it is offline
 #   ```sh chat       a conversation: what the next block shows after "> " is typed
+#   ```sh server     starts a server: not run here; pages_test.py looks at its flags
+#   ```sh curl       asks one: run by tests/serve/program/program_test.py
 #   ```sh build      builds, installs or tests the project: not run here; the files that it names have to exist
 #   ```text          the output of the block before: the same, "…" being anything (a line of its own: any lines)
 #   ```text numbers  the same but for numbers and their units: figures of a machine
@@ -125,7 +127,7 @@ def run_page(program, model, page, update):
         for number, block in enumerate(found):
             if block.language == "cpp" and os.environ.get("BB_README_PROGRAM"):
                 block.text = f"'{os.environ['BB_README_PROGRAM']}' \"$MODEL\""
-            elif block.language != "sh":
+            elif block.language != "sh" or "server" in block.words or "curl" in block.words:
                 continue
             count += 1
             shown = found[number + 1] if number + 1 < len(found) and found[number + 1].language == "text" else None
