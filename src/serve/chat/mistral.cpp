@@ -78,13 +78,14 @@ class MistralParser final : public CallParser {
   }
 
   Step mark(char c) {
-    constexpr std::string_view kArguments = "[ARGS]", kId = "[CALL_ID]";
+    constexpr std::string_view kArgumentsMark = "[ARGS]", kIdMark = "[CALL_ID]";
     mark_ += c;
-    if (mark_ == kArguments)
+    if (mark_ == kArgumentsMark)
       state_ = State::before_arguments;
-    else if (mark_ == kId && id_.empty())
+    else if (mark_ == kIdMark && id_.empty())
       state_ = State::id;
-    return kArguments.starts_with(mark_) || (kId.starts_with(mark_) && id_.empty()) ? Step::more : Step::malformed;
+    return kArgumentsMark.starts_with(mark_) || (kIdMark.starts_with(mark_) && id_.empty()) ? Step::more
+                                                                                            : Step::malformed;
   }
 
   Step arguments(char c) {
