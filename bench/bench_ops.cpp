@@ -21,6 +21,7 @@ int main(int count, char** arguments) {
   bench::register_grad(size);
   bench::register_rows(size);
   bench::register_sample(size);
+  bench::register_schedule(size);
   benchmark::Initialize(&count, arguments);
   if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;
 

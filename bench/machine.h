@@ -56,6 +56,7 @@ void register_lora(Size size);
 void register_grad(Size size);
 void register_rows(Size size);
 void register_sample(Size size);
+void register_schedule(Size size);
 
 template <class Function>
 void add(const std::string& name, Function function) {

@@ -1,5 +1,5 @@
-// The loop. An error that one request causes ends that request; an error of a step ends the requests in it; a shortage
-// of memory in the loop itself ends the active requests. Nothing ends the loop but the destructor.
+// Requests come and go. An error that one request causes ends that request; a shortage of memory in the loop itself
+// ends the youngest. Nothing ends the loop but the destructor.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -14,6 +14,8 @@ namespace {
 
 /// Bumblebee's default when neither max_new_tokens nor max_length is given.
 constexpr int kDefaultMaxNewTokens = 20;
+/// Pages whose memory an idle engine gives back before it looks again whether somebody came.
+constexpr int kReleasedAtOnce = 16;
 
 double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
@@ -22,22 +24,10 @@ std::exception_ptr error_of(ErrorCode code, const std::string& what) {
   return std::make_exception_ptr(Error(code, "engine", what));
 }
 
-/// The logprobs of one logit row, where its request asks for them.
-std::optional<text::TokenLogprob> logprob_of(const GenerationConfig& config, const exec::StepResult& result,
-                                             size_t logit_row) {
-  if (!config.logprobs && config.top_logprobs == 0) return std::nullopt;
-  const size_t tops = size_t(result.tops);
-  const auto logprobs = result.logprobs.subspan(logit_row * (1 + tops), 1 + tops);
-  text::TokenLogprob found{.token = result.ids[logit_row], .logprob = logprobs.front(), .top = {}};
-  for (size_t i = 0; i < size_t(config.top_logprobs); ++i)
-    if (const int32_t id = result.top_ids[logit_row * tops + i]; id >= 0) found.top.emplace_back(id, logprobs[1 + i]);
-  return found;
-}
-
 }  // namespace
 
 void check_options(const EngineOptions& options, int context) {
-  const auto require = [](bool ok, const char* field, int value, const std::string& expected) {
+  const auto require = [](bool ok, const char* field, int64_t value, const std::string& expected) {
     if (!ok) throw Error(ErrorCode::bad_request, "generation", cat(field, ": expected ", expected, ", got ", value));
   };
   require(options.batch_size >= 1 && options.batch_size <= 1024, "batch_size", options.batch_size, "1 to 1024");
@@ -45,18 +35,41 @@ void check_options(const EngineOptions& options, int context) {
           options.sequence_length, cat("2 to ", context, " (the model's context)"));
   require(options.prefill_chunk >= 1 && options.prefill_chunk <= 65536, "prefill_chunk", options.prefill_chunk,
           "1 to 65536");
+  require(options.max_waiting >= 0, "max_waiting", options.max_waiting, "0 or more");
+  require(options.max_waiting_tokens >= 0, "max_waiting_tokens", options.max_waiting_tokens, "0 or more");
+  require(options.step_target_ms >= 0, "step_target_ms", options.step_target_ms, "0 or more");
+  require(options.batch_timeout_ms >= 0, "batch_timeout_ms", options.batch_timeout_ms, "0 or more");
 }
+
+Engine::Live::Live(RequestId i, Request r)
+    : id(i),
+      request(std::move(r)),
+      root(prefix_root(request.adapters, request.salt)),
+      out_of_memory(std::make_exception_ptr(
+          Error(ErrorCode::out_of_memory, "engine", "not enough memory to go on with this request"))),
+      waiting_tokens(int(request.prompt.size())) {}
 
 Engine::Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& options)
     : options_(options),
       executor_(std::move(executor)),
-      limits_{.batch_size = options.batch_size,
-              .sequence_length = options.sequence_length,
-              .prefill_chunk = options.prefill_chunk,
-              .pages = executor_->pages(),
-              .page_size = executor_->page_size()},
-      scheduler_(limits_),
-      thread_([this] { loop(); }) {}
+      scheduler_({.batch_size = options.batch_size,
+                  .sequence_length = options.sequence_length,
+                  .pages = executor_->pages(),
+                  .page_size = executor_->page_size(),
+                  .max_active_per_key = options.max_active_per_key,
+                  .prefix_cache = options.prefix_cache}),
+      pace_(options.prefill_chunk, options.step_target_ms / 1e3),
+      opener_(*executor_, [this] {
+        const std::lock_guard lock(mutex_);
+        wake_.notify_one();
+      }) {
+  const exec::MemoryReport memory = executor_->memory();
+  Counters::set(counters_.page_bytes, memory.page_bytes);
+  Counters::set(counters_.page_tokens, executor_->page_size());
+  groups_.reserve(size_t(options.batch_size));
+  publish();
+  thread_ = std::thread([this] { loop(); });
+}
 
 Engine::~Engine() {
   {
@@ -72,17 +85,17 @@ int Engine::max_new(const Request& request) const {
   int wanted = kDefaultMaxNewTokens;
   if (request.config.max_new_tokens) wanted = *request.config.max_new_tokens;
   if (request.config.max_length) wanted = *request.config.max_length - prompt;
-  return std::min(wanted, limits_.sequence_length - prompt);
+  return std::min(wanted, options_.sequence_length - prompt);
 }
 
 void Engine::check(const Request& request) const {
   const auto refuse = [](const std::string& what) { throw Error(ErrorCode::bad_request, "generation", what); };
   if (request.prompt.empty()) refuse("the prompt has no tokens");
-  if (request.prompt.size() >= size_t(limits_.sequence_length)) {
+  if (request.prompt.size() >= size_t(options_.sequence_length)) {
     throw TooLong("generation",
-                  cat("prompt: expected fewer tokens than the sequence length of ", limits_.sequence_length, ", got ",
+                  cat("prompt: expected fewer tokens than the sequence length of ", options_.sequence_length, ", got ",
                       request.prompt.size(), "; shorten it or raise the sequence length"),
-                  int64_t(request.prompt.size()), limits_.sequence_length);
+                  int64_t(request.prompt.size()), options_.sequence_length);
   }
   if (request.config.max_length && *request.config.max_length <= int(request.prompt.size())) {
     refuse(cat("the prompt has ", request.prompt.size(), " tokens, but max_length is ", *request.config.max_length,
@@ -95,13 +108,26 @@ void Engine::check(const Request& request) const {
   require_ids(request.config, options_.vocab);
 }
 
+void Engine::require_room_locked(int requests, int64_t tokens) const {
+  if (stopping_) throw Error(ErrorCode::cancelled, "engine", "the serving was shut down");
+  if (draining_) throw Error(ErrorCode::draining, "engine", "the serving is shutting down: it takes nothing new");
+  const int64_t most = int64_t(options_.batch_size) + options_.max_waiting;
+  if (int64_t(alive_.size()) + requests > most) {
+    throw Error(ErrorCode::busy, "engine",
+                cat("the queue is full: expected at most ", most, " requests at once, got ", requests, " beside ",
+                    alive_.size()));
+  }
+  const int64_t waiting = counters_.waiting_tokens.load(std::memory_order_relaxed);
+  if (waiting > 0 && waiting + tokens > options_.max_waiting_tokens) {
+    throw Error(ErrorCode::busy, "engine",
+                cat("the queue is full: expected at most ", options_.max_waiting_tokens, " waiting tokens, got ",
+                    tokens, " beside ", waiting));
+  }
+}
+
 void Engine::require_room(int requests) const {
   const std::lock_guard lock(mutex_);
-  if (draining_) throw Error(ErrorCode::draining, "engine", "the serving is shutting down: it takes nothing new");
-  if (int64_t(incoming_.size()) + requests > options_.max_waiting) {
-    throw Error(ErrorCode::busy, "engine",
-                cat("the queue is full: expected at most ", options_.max_waiting, " waiting requests"));
-  }
+  require_room_locked(requests, 0);
 }
 
 RequestId Engine::submit(Request request) {
@@ -111,27 +137,38 @@ RequestId Engine::submit(Request request) {
 }
 
 std::vector<RequestId> Engine::submit(std::vector<Request> requests) {
-  require_room(int(requests.size()));
-  for (const Request& request : requests) {
+  const int count = int(requests.size());
+  int64_t tokens = 0;
+  for (const Request& request : requests) tokens += int64_t(request.prompt.size());
+  RequestId id = 0;
+  try {
+    const std::lock_guard lock(mutex_);
+    require_room_locked(count, tokens);
+    id = std::exchange(next_id_, next_id_ + RequestId(count));
+  } catch (...) {
+    Counters::add(counters_.refused, count);
+    throw;
+  }
+  // The memory of what the engine keeps is asked for here: its thread only takes it over.
+  std::vector<RequestId> ids;
+  std::map<RequestId, Live> arriving;
+  std::map<RequestId, bool> alive;
+  for (Request& request : requests) {
     BB_CHECK(request.sink != nullptr);
     check(request);
+    ids.push_back(id);
+    alive.emplace(id, false);
+    arriving.try_emplace(id, id, std::move(request));
+    ++id;
   }
-  std::vector<RequestId> ids;
-  std::vector<std::shared_ptr<Job>> jobs;
-  ids.reserve(requests.size());
-  for (Request& request : requests) jobs.push_back(std::make_shared<Job>(0, std::move(request)));
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_) throw Error(ErrorCode::cancelled, "engine", "the serving was shut down");
-    incoming_.reserve(incoming_.size() + jobs.size());
-    alive_.reserve(alive_.size() + jobs.size());
-    cancelled_.reserve(alive_.size() + jobs.size());
-    for (const auto& job : jobs) {
-      job->id = next_id_++;
-      ids.push_back(job->id);
-      alive_.emplace(job->id, false);
-      incoming_.push_back(job);
-    }
+    require_room_locked(count, tokens);
+    cancelled_.reserve(alive_.size() + alive.size());
+    alive_.merge(alive);
+    incoming_.merge(arriving);
+    Counters::add(counters_.waiting, count);
+    Counters::add(counters_.waiting_tokens, tokens);
   }
   wake_.notify_one();
   return ids;
@@ -141,19 +178,16 @@ void Engine::cancel(RequestId id) noexcept {
   {
     const std::lock_guard lock(mutex_);
     const auto found = alive_.find(id);
-    if (found == alive_.end() || found->second) return;
-    found->second = true;
+    if (found == alive_.end() || std::exchange(found->second, true)) return;
     cancelled_.push_back(id);
   }
   wake_.notify_one();
 }
 
-text::ServingStats Engine::stats() const { return {}; }
-
 bool Engine::drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   draining_ = true;
-  const auto over = [this] { return alive_.empty(); };
+  const auto over = [this] { return alive_.empty() && telling_ == 0; };
   if (ended_.wait_for(lock, timeout, over)) return true;
   for (auto& [id, cancelled] : alive_) {
     if (!std::exchange(cancelled, true)) cancelled_.push_back(id);
@@ -163,316 +197,232 @@ bool Engine::drain(std::chrono::milliseconds timeout) {
   return false;
 }
 
-void Engine::forget(RequestId id) noexcept {
-  const std::lock_guard lock(mutex_);
-  alive_.erase(id);
-  if (alive_.empty()) ended_.notify_all();
-}
-
-void Engine::tell_end(const Job& job, GenerationResult result) noexcept {
-  forget(job.id);
-  job.request.sink->ended(std::move(result));
-}
-
-void Engine::tell_failure(const Job& job, std::exception_ptr error) noexcept {
-  forget(job.id);
-  job.request.sink->failed(std::move(error));
-}
-
 void Engine::loop() noexcept {
-  std::vector<std::shared_ptr<Job>> arrived;
-  while (true) {
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stopping_ || !incoming_.empty() || !cancelled_.empty() || !scheduler_.idle(); });
-      if (stopping_) break;
-      arrived.swap(incoming_);
-    }
+  while (await_work()) {
     try {
-      iterate(arrived);
+      iterate();
     } catch (...) {  // only memory can be missing here: everything else is a request's own affair
-      log(LogLevel::error, "memory is short: requests=", active_.size() + arrived.size());
-      for (const auto& job : arrived) tell_failure(*job, job->out_of_memory);
-      arrived.clear();
       shed();
     }
+    if (std::exchange(told_, false) && options_.on_step) options_.on_step();
   }
-  while (!active_.empty()) fail(active_.begin()->first, nullptr);
-  while (!waiting_.empty()) fail(waiting_.begin()->first, nullptr);
-  for (const auto& job : incoming_) tell_failure(*job, job->out_of_memory);
+  live_.merge(incoming_);  // nothing comes any more
+  while (!live_.empty()) fail(live_.begin()->first, nullptr);
 }
 
-void Engine::iterate(std::vector<std::shared_ptr<Job>>& arrived) {
-  for (; !arrived.empty(); arrived.erase(arrived.begin())) enqueue(arrived.front());
-  end_cancelled();
-  activate();
-  step();
-  if (scheduler_.idle()) release_memory();
-}
-
-void Engine::enqueue(const std::shared_ptr<Job>& job) {
-  const RequestId id = job->id;
-  Request& request = job->request;
-  const bool contrastive = ContrastiveSearcher::make(request.config, options_.d_model).has_value();
-  Sequence sequence;
-  sequence.id = id;
-  sequence.max_new = max_new(request);
-  sequence.alternatives = contrastive ? std::get<ContrastiveSearch>(request.config.strategy).top_k : 1;
-  sequence.tokens = std::move(request.prompt);
-  std::exception_ptr refusal;
-  try {
-    scheduler_.submit(std::move(sequence));
-  } catch (const Error&) {
-    refusal = std::current_exception();
-  }
-  if (refusal) return tell_failure(*job, std::move(refusal));
-  try {
-    waiting_.emplace(id, job);
-  } catch (...) {
-    scheduler_.finish(id);
-    throw;
-  }
-}
-
-void Engine::activate() {
-  for (const RequestId id : scheduler_.activate()) {
-    const std::shared_ptr<Job> job = waiting_.at(id);
-    Sequence& sequence = scheduler_.at(id);
-    std::exception_ptr error;
-    try {
-      const auto [place, fresh] = active_.try_emplace(
-          id, job, Sampler(job->request.config, sequence.tokens, options_.vocab, job->request.seed));
-      waiting_.erase(id);
-      place->second.contrastive = ContrastiveSearcher::make(job->request.config, options_.d_model);
-      sequence.adapters = executor_->open(job->request.adapters);
-      place->second.slot = executor_->slot(sequence.adapters);
-      sequence.slot = place->second.slot.slot();
-      place->second.sampler.ban_end(job->request.sink->must_go_on());
-      job->request.sink->prompt_computed(sequence.computed, sequence.cached);
-    } catch (...) {
-      error = std::current_exception();
+/// Blocks until there is something to do, and takes over what came; false: the engine is to end.
+bool Engine::await_work() {
+  std::unique_lock lock(mutex_);
+  const auto called = [this] {
+    return stopping_ || !incoming_.empty() || !cancelled_.empty() || opener_.has_results();
+  };
+  if (!busy_) {
+    Clock::time_point until = next_deadline_;
+    if (scheduler_.active() == 0 && scheduler_.has_freed())
+      until = std::min(until, idle_since_ + std::chrono::milliseconds(options_.keep_spare_ms));
+    if (until == Clock::time_point::max()) {
+      wake_.wait(lock, called);
+    } else {
+      wake_.wait_until(lock, until, called);
     }
-    if (error) fail(id, std::move(error));
   }
+  if (live_.empty() && !incoming_.empty() && options_.batch_timeout_ms > 0) {
+    const auto until = incoming_.begin()->second.called + std::chrono::milliseconds(options_.batch_timeout_ms);
+    wake_.wait_until(lock, until, [this] {
+      return stopping_ || draining_ || !cancelled_.empty() || int(incoming_.size()) >= options_.batch_size;
+    });
+  }
+  if (stopping_) return false;
+  arrived_ = arrived_ || !incoming_.empty();
+  cancels_ = cancels_ || !cancelled_.empty();
+  live_.merge(incoming_);
+  for (const RequestId id : cancelled_) {
+    if (const auto found = live_.find(id); found != live_.end()) found->second.cancelled = true;
+  }
+  cancelled_.clear();
+  return true;
+}
+
+void Engine::iterate() {
+  busy_ = true;  // until it is clear that nothing is left: what fails is tried again
+  if (arrived_) enqueue();
+  if (cancels_) end_cancelled();
+  expire(Clock::now());
+  activate();
+  publish();
+  const bool stepped = step();
+  if (!stepped) release_spare();
+  busy_ = stepped || told_;  // whoever ended has left a place to others
+  if (stepped) idle_since_ = Clock::now();
+  publish();
+}
+
+void Engine::enqueue() {
+  for (auto& [id, live] : live_) {
+    if (live.stage != Stage::arrived) continue;
+    std::exception_ptr refusal;
+    try {
+      Request& request = live.request;
+      const bool contrastive = ContrastiveSearcher::make(request.config, options_.d_model).has_value();
+      Sequence sequence;
+      sequence.id = id;
+      sequence.max_new = max_new(request);
+      sequence.alternatives = contrastive ? std::get<ContrastiveSearch>(request.config.strategy).top_k : 1;
+      sequence.priority = request.priority;
+      sequence.key = request.key;
+      if (sequence.key.empty() && !request.adapters.empty())
+        sequence.key = to_string(lora::AdapterCache::identity(request.adapters));
+      sequence.root = live.root;
+      sequence.cache = request.cache && !contrastive;  // the search wants the hidden states of all tokens
+      sequence.tokens = std::move(request.prompt);
+      scheduler_.submit(std::move(sequence));
+      live.stage = Stage::waiting;
+      for (const auto& deadline : {request.queue_deadline, request.deadline})
+        next_deadline_ = std::min(next_deadline_, deadline.value_or(Clock::time_point::max()));
+    } catch (const Error&) {
+      refusal = std::current_exception();
+    } catch (...) {
+      refusal = live.out_of_memory;
+    }
+    if (refusal) {
+      live.failure = refusal;
+      live.cancelled = cancels_ = true;
+    }
+  }
+  arrived_ = false;
 }
 
 void Engine::end_cancelled() {
-  std::vector<RequestId> cancelled;
+  for (auto it = live_.begin(); it != live_.end();) {
+    Live& live = (it++)->second;
+    if (!live.cancelled) continue;
+    if (live.failure) {
+      fail(live.id, live.failure);
+    } else {
+      end(live.id, text::FinishReason::cancelled);
+    }
+  }
+  cancels_ = false;
+}
+
+void Engine::expire(Clock::time_point now) {
+  if (now < next_deadline_) return;
+  auto next = Clock::time_point::max();
+  for (auto it = live_.begin(); it != live_.end();) {
+    Live& live = (it++)->second;
+    const bool late = live.request.deadline && *live.request.deadline <= now;
+    const bool queued = !live.sampler && live.request.queue_deadline;
+    if (late || (queued && *live.request.queue_deadline <= now)) {
+      fail(live.id, error_of(ErrorCode::timed_out, late ? "the request's deadline passed before it was over"
+                                                        : "the request waited longer than it may"));
+      continue;
+    }
+    if (live.request.deadline) next = std::min(next, *live.request.deadline);
+    if (queued) next = std::min(next, *live.request.queue_deadline);
+  }
+  next_deadline_ = next;
+}
+
+/// Everything of a request is given back before anybody hears of its end.
+template <class Tell>
+void Engine::leave(RequestId id, Scheduler::Leaves leaves, const Tell& tell) noexcept {
+  std::shared_ptr<TokenSink> sink;
+  {
+    const auto node = live_.extract(id);
+    Live& live = node.mapped();
+    sink = std::move(live.request.sink);
+    if (live.opening) opener_.forget(id);
+    opening_ -= live.opening || live.opened;
+    if (live.slot.slot() >= 0) --sets_in_use_;
+    if (!live.request.adapters.empty()) ++ends_;
+    if (live.stage != Stage::active) Counters::add(counters_.waiting, -1);
+    Counters::add(counters_.waiting_tokens, -live.waiting_tokens);
+    scheduler_.finish(id, leaves);
+  }
+  publish();
   {
     const std::lock_guard lock(mutex_);
-    cancelled.assign(cancelled_.begin(), cancelled_.end());
-    cancelled_.clear();
+    alive_.erase(id);
+    ++telling_;
   }
-  for (RequestId id : cancelled) {
-    if (waiting_.contains(id) || active_.contains(id)) end(id, text::FinishReason::cancelled);
-  }
-}
-
-/// What each logit row is to be chosen by. Rows whose choice is the host's ask for logits instead.
-void Engine::describe_choices(PlannedStep& planned) {
-  exec::Step& step = planned.step;
-  for (const StepSegment& segment : planned.segments) {
-    const Active& active = active_.at(segment.id);
-    if (active.contrastive) step.wants.hidden = true;
-    if (!segment.wants_logits) continue;
-    if (active.contrastive) {
-      step.wants.logits = true;
-      step.batch.sample.emplace_back();
-    } else {
-      step.batch.sample.push_back(active.sampler.describe(scheduler_.at(segment.id).tokens, step.batch.changes));
-    }
-  }
-}
-
-void Engine::step() {
-  std::optional<PlannedStep> planned = scheduler_.next();
-  if (!planned) return;
-  describe_choices(*planned);
-  const auto now = Clock::now();
-  for (const StepSegment& segment : planned->segments) {
-    Active& active = active_.at(segment.id);
-    if (!active.first_step) active.first_step = now;
-  }
-  ErrorCode code = ErrorCode::device;
-  std::string what;
-  try {
-    return deliver(*planned, executor_->wait(executor_->launch(planned->step)));
-  } catch (const Error& error) {
-    code = error.code();
-    what = error.what();
-  } catch (const std::bad_alloc&) {
-    code = ErrorCode::out_of_memory;
-    what = "not enough memory for this step";
-  } catch (const std::exception& error) {
-    what = error.what();
-  }
-  log(LogLevel::error, "step failed: code=", to_string(code), " segments=", planned->segments.size(),
-      " rows=", planned->step.batch.tokens.size(), " what='", what, "'");
-  for (const StepSegment& segment : planned->segments) {
-    if (active_.contains(segment.id)) fail(segment.id, error_of(code, "the step failed: " + what));
-  }
-  if (!executor_->lost()) return;
-  // Nothing will ever run again here: whoever waits hears of it now.
-  log(LogLevel::error, "device lost: requests=", active_.size() + waiting_.size());
-  while (!active_.empty()) fail(active_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
-  while (!waiting_.empty()) fail(waiting_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
-}
-
-std::vector<Engine::Group> Engine::groups_of(const PlannedStep& planned) const {
-  std::vector<Group> groups;
-  size_t logit_rows = 0;
-  for (size_t i = 0; i < planned.segments.size(); ++i) {
-    const StepSegment& segment = planned.segments[i];
-    if (groups.empty() || groups.back().id != segment.id)
-      groups.push_back({.id = segment.id,
-                        .first = i,
-                        .count = 0,
-                        .first_logit_row = logit_rows,
-                        .wants_logits = segment.wants_logits});
-    ++groups.back().count;
-    logit_rows += segment.wants_logits;
-  }
-  return groups;
-}
-
-void Engine::deliver(const PlannedStep& planned, const exec::StepResult& result) {
-  for (const Group& group : groups_of(planned)) {
-    std::exception_ptr error;
-    try {
-      Active& active = active_.at(group.id);
-      const Sequence& sequence = scheduler_.at(group.id);
-      if (sequence.length() == sequence.prompt)
-        active.job->request.sink->prompt_computed(sequence.computed, sequence.cached);
-      if (active.contrastive) {
-        advance_contrastive(active, group, planned, result);
-      } else if (group.wants_logits) {
-        advance(active, group, result);
-      }
-    } catch (...) {
-      error = std::current_exception();
-    }
-    if (error) fail(group.id, std::move(error));
-  }
-}
-
-void Engine::advance(Active& active, const Group& group, const exec::StepResult& result) {
-  const int32_t token = result.ids[group.first_logit_row];
-  require_chosen(token);
-  if (ends(group.id, active, token)) return;
-  scheduler_.append(group.id, token);
-  active.sampler.accept(token);
-  emit(group.id, active, logprob_of(active.sampler.config(), result, group.first_logit_row));
-}
-
-void Engine::advance_contrastive(Active& active, const Group& group, const PlannedStep& planned,
-                                 const exec::StepResult& result) {
-  ContrastiveSearcher& search = *active.contrastive;
-  const auto hidden = [&](size_t i) {
-    const Segment& segment = planned.step.batch.segments[group.first + i];
-    const size_t d = size_t(options_.d_model);
-    return result.hidden.subspan(size_t(segment.first) * d, size_t(segment.rows) * d);
-  };
-  const auto propose = [&](size_t branch) {
-    const size_t vocab = size_t(options_.vocab);
-    const auto logits = result.logits.subspan((group.first_logit_row + branch) * vocab, vocab);
-    scheduler_.propose(group.id, search.propose(active.sampler, scheduler_.at(group.id).tokens, logits));
-  };
-  if (!search.proposed()) {  // still the prompt
-    search.remember(hidden(0));
-    if (group.wants_logits) propose(0);
-    return;
-  }
-  std::vector<std::span<const float>> states;
-  for (size_t i = 0; i < group.count; ++i) states.push_back(hidden(i));
-  const int chosen = search.choose(states);
-  const int32_t token = search.token(chosen);
-  if (ends(group.id, active, token)) return;
-  scheduler_.keep_branch(group.id, chosen);
-  active.sampler.accept(token);
-  if (emit(group.id, active, std::move(search.logprob(chosen)))) propose(size_t(chosen));
-}
-
-bool Engine::ends(RequestId id, Active& active, int32_t token) {
-  if (!active.first_token) active.first_token = Clock::now();
-  if (!active.sampler.is_eos(token)) return false;
-  active.stop_token = token;
-  end(id, text::FinishReason::stop);
-  return true;
-}
-
-bool Engine::emit(RequestId id, Active& active, std::optional<text::TokenLogprob> logprob) {
-  if (logprob) active.logprobs.push_back(std::move(*logprob));
-  const Sequence& sequence = scheduler_.at(id);
-  TokenSink* const sink = active.job->request.sink.get();
-  const auto reason = sink->take(sequence.tokens.back(), logprob ? &active.logprobs.back() : nullptr);
-  if (reason == TokenSink::StopReason::stop) return end(id, text::FinishReason::stop), false;
-  if (reason == TokenSink::StopReason::length) return end(id, text::FinishReason::length), false;
-  if (reason == TokenSink::StopReason::cancelled) return end(id, text::FinishReason::cancelled), false;
-  if (sequence.length() - sequence.prompt >= sequence.max_new) return end(id, text::FinishReason::length), false;
-  active.sampler.ban_end(sink->must_go_on());
-  return true;
+  tell(*sink);
+  sink = nullptr;
+  told_ = true;
+  const std::lock_guard lock(mutex_);
+  if (--telling_ == 0 && alive_.empty()) ended_.notify_all();
 }
 
 void Engine::end(RequestId id, text::FinishReason reason) {
   GenerationResult result;
   result.reason = reason;
   const auto now = Clock::now();
-  std::shared_ptr<Job> job;
-  const auto timings = [&](Clock::time_point first_step, Clock::time_point first_token) -> text::Timings {
-    return {.queue_s = seconds(first_step - job->called),
-            .ttft_s = seconds(first_token - job->called),
-            .prefill_s = seconds(first_token - first_step),
-            .decode_s = seconds(now - first_token)};
-  };
-  if (auto waiting = waiting_.extract(id)) {
-    job = std::move(waiting.mapped());
-    result.timings = timings(now, now);
-  } else {
-    result.cached = scheduler_.at(id).cached;
-    const std::span<const int32_t> output = scheduler_.at(id).output();
-    result.tokens.assign(output.begin(), output.end());
-    auto node = active_.extract(id);
-    Active& active = node.mapped();
-    job = active.job;
-    result.logprobs = std::move(active.logprobs);
-    result.stop_token = active.stop_token;
-    result.timings = timings(active.first_step.value_or(now), active.first_token.value_or(now));
-  }  // gives the adapters back before anybody hears of the end
-  scheduler_.finish(id);
+  Live& live = live_.at(id);
+  if (live.sampler) {
+    const Sequence& sequence = scheduler_.at(id);
+    result.cached = sequence.cached;
+    result.tokens.assign(sequence.output().begin(), sequence.output().end());
+    result.logprobs = std::move(live.logprobs);
+    result.stop_token = live.stop_token;
+  }
+  const Clock::time_point first_step = live.first_step.value_or(now), first_token = live.first_token.value_or(now);
+  result.timings = {.queue_s = seconds(first_step - live.called),
+                    .ttft_s = seconds(first_token - live.called),
+                    .prefill_s = seconds(first_token - first_step),
+                    .decode_s = seconds(now - first_token)};
   log(LogLevel::debug, "request ended: id=", id, " tokens=", result.tokens.size(), " queue_s=", result.timings.queue_s,
       " ttft_s=", result.timings.ttft_s, " decode_s=", result.timings.decode_s, " cached=", result.cached);
-  tell_end(*job, std::move(result));
+  Counters::add(reason == text::FinishReason::stop     ? counters_.stopped
+                : reason == text::FinishReason::length ? counters_.by_length
+                                                       : counters_.cancelled,
+                1);
+  leave(id, Scheduler::Leaves::pages, [&](TokenSink& sink) { sink.ended(std::move(result)); });
 }
 
 void Engine::fail(RequestId id, std::exception_ptr error) noexcept {
-  std::shared_ptr<Job> job;
-  if (auto waiting = waiting_.extract(id)) job = std::move(waiting.mapped());
-  if (auto node = active_.extract(id)) job = node.mapped().job;
-  scheduler_.finish(id);
-  if (job == nullptr) return;
+  const auto found = live_.find(id);
+  if (found == live_.end()) return;
   if (error == nullptr) {
     try {
       error = error_of(ErrorCode::cancelled, "the serving was shut down");
     } catch (...) {
-      error = job->out_of_memory;
+      error = found->second.out_of_memory;
     }
   }
-  tell_failure(*job, std::move(error));
+  Counters::add(counters_.failed, 1);
+  leave(id, Scheduler::Leaves::nothing, [&](TokenSink& sink) { sink.failed(std::move(error)); });
 }
 
+/// Memory was short somewhere in the loop: whoever came last makes room.
 void Engine::shed() noexcept {
-  while (!active_.empty()) fail(active_.begin()->first, active_.begin()->second.job->out_of_memory);
-  for (auto it = waiting_.begin(); it != waiting_.end();) {
-    const RequestId id = it->first;
-    const std::shared_ptr<Job> job = (it++)->second;
-    if (scheduler_.is_active(id)) fail(id, job->out_of_memory);  // it was being activated
+  let_go_preempted();
+  const std::optional<RequestId> youngest = scheduler_.youngest();
+  const auto found = youngest ? live_.find(*youngest) : live_.end();
+  if (found == live_.end()) return;
+  try {
+    log(LogLevel::error, "memory is short: requests=", live_.size(), " given up=", found->first);
+  } catch (...) {  // nor for saying so
   }
+  fail(found->first, found->second.out_of_memory);
 }
 
-/// Nothing runs: pages that were used go back to the system.
-void Engine::release_memory() {
-  const std::vector<int32_t> freed = scheduler_.take_freed();
-  if (!freed.empty()) executor_->release_pages(freed);
+/// Nothing runs: memory of pages that hold nothing goes back after a while, a little at a time.
+void Engine::release_spare() {
+  if (scheduler_.active() > 0 || !scheduler_.has_freed()) return;
+  if (Clock::now() < idle_since_ + std::chrono::milliseconds(options_.keep_spare_ms)) return;
+  executor_->release_pages(scheduler_.take_freed(kReleasedAtOnce));
+}
+
+void Engine::publish() {
+  const PageStats pages = scheduler_.pages();
+  const SchedulerCounters& counts = scheduler_.counters();
+  Counters::set(counters_.running, scheduler_.active());
+  Counters::set(counters_.pages, pages.total);
+  Counters::set(counters_.pages_used, pages.used);
+  Counters::set(counters_.pages_cached, pages.cached);
+  Counters::set(counters_.looked_up, counts.looked_up);
+  Counters::set(counters_.found, counts.found);
+  Counters::set(counters_.preemptions, counts.preemptions);
+  Counters::set(counters_.recomputed, counts.recomputed);
 }
 
 }  // namespace bumblebee::engine

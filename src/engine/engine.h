@@ -2,6 +2,7 @@
 // devices, locks and adapters' tables are the executor's.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -9,19 +10,17 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <span>
-#include <string>
 #include <thread>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "bumblebee/serving.h"
 #include "engine/contrastive.h"
+#include "engine/counters.h"
+#include "engine/pace.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/set_opener.h"
 #include "exec/executor.h"
 
 namespace bumblebee::engine {
@@ -31,11 +30,12 @@ struct EngineOptions {
   int sequence_length = 0;
   int prefill_chunk = 512;
   int vocab = 0, d_model = 0;              // of the model
-  int max_waiting = 1024;                  // requests; more are refused with Error(busy)
+  int max_waiting = 1024;                  // requests beyond the batch; more are refused with Error(busy)
   int64_t max_waiting_tokens = 4'000'000;  // of their prompts
   int max_active_per_key = 0;              // 0: no limit
-  int step_target_ms = 200;                // of a step while somebody's answer grows
+  int step_target_ms = 200;                // of a step while somebody's answer grows; 0: prefill_chunk decides
   int batch_timeout_ms = 0;                // how long an idle engine waits for company
+  int keep_spare_ms = 30'000;              // how long an idle engine keeps the memory of pages that hold nothing
   bool prefix_cache = true;
   std::function<void()> on_step = {};  // after all that sinks hear of a step; on the engine's thread, may not block
 };
@@ -43,7 +43,7 @@ struct EngineOptions {
 /// Pages that alternatives of contrastive search may need beside the sequences' own; validate() allows 64 of them.
 inline constexpr int kSparePages = 64;
 
-/// Throws Error(bad_config) naming the option that is out of range for a model with this context.
+/// Throws Error(bad_request) naming the option that is out of range for a model with this context.
 void check_options(const EngineOptions& options, int context);
 
 class Engine {
@@ -68,92 +68,116 @@ class Engine {
   void cancel(RequestId id) noexcept;
 
   /// Counters, without a lock: each is right by itself.
-  text::ServingStats stats() const;
+  text::ServingStats stats() const { return counters_.stats(); }
   /// Refuses new requests, waits for those that are there and cancels the rest after `timeout`. True when all ended by
   /// themselves.
   bool drain(std::chrono::milliseconds timeout);
 
-  int sequence_length() const { return limits_.sequence_length; }
+  int sequence_length() const { return options_.sequence_length; }
   exec::MemoryReport memory() const { return executor_->memory(); }
 
  private:
   using Clock = std::chrono::steady_clock;
-  /// A request that was submitted.
-  struct Job {
-    explicit Job(RequestId i, Request r)
-        : id(i),
-          request(std::move(r)),
-          out_of_memory(std::make_exception_ptr(
-              Error(ErrorCode::out_of_memory, "engine", "not enough memory to go on with this request"))) {}
+  enum class Stage : uint8_t { arrived, waiting, active };
+  /// A request from its submission to its end. Its tokens are the scheduler's.
+  struct Live {
+    Live(RequestId i, Request r);
     RequestId id;
-    Request request;  // its prompt moves on to the scheduler's sequence
-    /// Ready-made: to be told of a shortage must not need memory.
-    std::exception_ptr out_of_memory;
+    Request request;
+    PrefixRoot root;
+    std::exception_ptr out_of_memory;  // ready-made: to be told of a shortage must not need memory
     Clock::time_point called = Clock::now();
-  };
-  /// A request from its activation to its end. Its tokens are the scheduler's.
-  struct Active {
-    Active(std::shared_ptr<Job> j, Sampler s) : job(std::move(j)), sampler(std::move(s)) {}
-    std::shared_ptr<Job> job;
-    Sampler sampler;
+    Stage stage = Stage::arrived;
+    bool cancelled = false;
+    int waiting_tokens = 0;  // of the prompt, while they count as such
+
+    // Its set of adapters, while it waits for its place.
+    bool opening = false, opened = false;
+    uint64_t no_room_at = 0;  // ends_ when there was no memory for it beside others
+    SetOpener::Set set;
+    std::exception_ptr failure;
+
+    // From its first activation on.
+    std::optional<Sampler> sampler;
     std::optional<ContrastiveSearcher> contrastive;
     exec::SlotLease slot;
     std::vector<text::TokenLogprob> logprobs;
     std::optional<Clock::time_point> first_step, first_token;
     std::optional<int32_t> stop_token;
   };
-  /// The segments of one request in a step, which lie together.
+  /// What a step says about one request: its segments lie together.
   struct Group {
-    RequestId id = 0;
+    Live* live = nullptr;
+    const Sequence* sequence = nullptr;
     size_t first = 0, count = 0;
     size_t first_logit_row = 0;  // index of the first of its logit rows
     bool wants_logits = false;
+    // What came of it.
+    std::optional<int32_t> token;  // to be appended
+    std::optional<text::FinishReason> end;
+    std::exception_ptr error;
   };
 
   int max_new(const Request& request) const;
+  void require_room_locked(int requests, int64_t tokens) const;
+
+  // engine.cpp: the loop.
   void loop() noexcept;
-  void iterate(std::vector<std::shared_ptr<Job>>& arrived);
-  void enqueue(const std::shared_ptr<Job>& job);
-  void activate();
+  bool await_work();
+  void iterate();
+  void enqueue();
   void end_cancelled();
-  void tell_end(const Job& job, GenerationResult result) noexcept;
-  void tell_failure(const Job& job, std::exception_ptr error) noexcept;
-  void forget(RequestId id) noexcept;
-  void step();
-  void describe_choices(PlannedStep& planned);
-  std::vector<Group> groups_of(const PlannedStep& planned) const;
-  void deliver(const PlannedStep& planned, const exec::StepResult& result);
-  void advance(Active& active, const Group& group, const exec::StepResult& result);
-  void advance_contrastive(Active& active, const Group& group, const PlannedStep& planned,
-                           const exec::StepResult& result);
-  /// Tells of a token that is part of the sequence now; false when the request has ended with it (and is gone).
-  bool emit(RequestId id, Active& active, std::optional<text::TokenLogprob> logprob);
-  /// Ends a request whose next token ends it; false when it does not.
-  bool ends(RequestId id, Active& active, int32_t token);
+  void expire(Clock::time_point now);
   void end(RequestId id, text::FinishReason reason);
   /// Null: the serving was shut down.
   void fail(RequestId id, std::exception_ptr error) noexcept;
-  /// After a shortage of memory in the loop itself: the active requests are given up, those that wait go on.
+  template <class Tell>
+  void leave(RequestId id, Scheduler::Leaves leaves, const Tell& tell) noexcept;
   void shed() noexcept;
-  void release_memory();
+  void release_spare();
+  void publish();
+
+  // step.cpp: a step.
+  void activate();
+  bool ready(Live& live);
+  void start(Live& live);
+  void let_go_preempted() noexcept;
+  bool step();
+  void describe_choices(PlannedStep& planned);
+  void step_failed(const PlannedStep& planned, ErrorCode code, const std::string& what);
+  void recover(const PlannedStep& planned, const std::string& what);
+  void collect(const PlannedStep& planned, const exec::StepResult& result);
+  void take_token(Group& group, const exec::StepResult& result) const noexcept;
+  void advance_contrastive(Group& group, const PlannedStep& planned, const exec::StepResult& result);
 
   const EngineOptions options_;
   const std::unique_ptr<exec::Executor> executor_;
-  const SchedulerLimits limits_;
+  Counters counters_;
 
   // Only the engine's thread touches these.
   Scheduler scheduler_;
-  std::map<RequestId, std::shared_ptr<Job>> waiting_;  // in the scheduler's queue
-  std::map<RequestId, Active> active_;
+  Pace pace_;
+  std::map<RequestId, Live> live_;
+  std::vector<Group> groups_;
+  bool busy_ = false;                       // the last round did something
+  bool arrived_ = false, cancels_ = false;  // some of live_ are to be queued, or to end
+  bool told_ = false;                       // somebody heard something since on_step
+  bool retried_ = false;                    // the last step had no memory, and this one is smaller
+  uint64_t ends_ = 1;                       // of requests with adapters
+  int sets_in_use_ = 0;                     // by active requests
+  int opening_ = 0;                         // requests whose sets are being opened, or are open before they are active
+  Clock::time_point next_deadline_ = Clock::time_point::max(), idle_since_ = Clock::now();
 
   mutable std::mutex mutex_;  // what follows
-  std::condition_variable wake_;
-  std::condition_variable ended_;
-  std::vector<std::shared_ptr<Job>> incoming_;
-  std::unordered_map<RequestId, bool> alive_;  // requests that are not over; whether they were cancelled
-  std::vector<RequestId> cancelled_;           // with room for all that are alive
+  std::condition_variable wake_, ended_;
+  std::map<RequestId, Live> incoming_;
+  std::map<RequestId, bool> alive_;   // requests that are not over; whether they were cancelled
+  std::vector<RequestId> cancelled_;  // with room for all that are alive
   RequestId next_id_ = 1;
+  int telling_ = 0;  // sinks that hear of their end just now
   bool stopping_ = false, draining_ = false;
+
+  SetOpener opener_;
   std::thread thread_;  // last: starts when everything else is there
 };
 

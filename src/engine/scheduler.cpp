@@ -1,4 +1,4 @@
-// First come, first served, with reservations: simple enough to be fair and to never need preemption.
+// Requests on their way from the queue to the batch and back. What a step is made of: scheduler_step.cpp.
 #include "engine/scheduler.h"
 
 #include <algorithm>
@@ -8,14 +8,17 @@
 
 namespace bumblebee::engine {
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), table_(limits.pages, limits.page_size) {
-  BB_CHECK(limits.batch_size > 0 && limits.prefill_chunk > 0 && limits.sequence_length > 0);
+Scheduler::Scheduler(const SchedulerLimits& limits)
+    : limits_(limits), table_(limits.pages, limits.page_size), tree_(table_), queue_(limits.max_active_per_key) {
+  BB_CHECK(limits.batch_size > 0 && limits.sequence_length > 0);
+  for (auto* ids : {&activated_, &preempted_, &told_}) ids->reserve(size_t(limits.batch_size));
+  shares_.reserve(size_t(limits.batch_size));
 }
 
-int Scheduler::pages_needed(const Sequence& request) const {
-  const int whole = table_.pages_for(int64_t(request.prompt) + request.max_new);
-  return whole +
-         (request.alternatives > 1 ? request.alternatives : 0);  // each may need a page of its own for its token
+/// Each alternative may need a page of its own for its token.
+int Scheduler::most_pages(const Sequence& request) const {
+  return table_.pages_for(int64_t(request.prompt) + request.max_new) +
+         (request.alternatives > 1 ? request.alternatives : 0);
 }
 
 void Scheduler::submit(Sequence request) {
@@ -26,102 +29,151 @@ void Scheduler::submit(Sequence request) {
                 cat("prompt and new tokens: expected at most ", limits_.sequence_length,
                     " tokens (the sequence length), got ", request.prompt, " + ", request.max_new));
   }
-  if (const int needed = pages_needed(request); needed > limits_.pages) {
+  if (const int needed = most_pages(request); needed > limits_.pages) {
     throw Error(ErrorCode::bad_request, "engine",
                 cat("cache pages: expected at most ", limits_.pages, ", the request needs ", needed));
   }
   BB_CHECK(request.max_new > 0 && request.alternatives > 0);
-  waiting_.push_back(std::move(request));
+  request.cache = request.cache && limits_.prefix_cache && request.alternatives == 1;
+  const RequestId id = request.id;
+  const auto place = waiting_.try_emplace(id, std::move(request)).first;
+  try {
+    queue_.push(id, place->second.priority, place->second.key);
+  } catch (...) {
+    waiting_.erase(place);
+    throw;
+  }
 }
 
-std::vector<RequestId> Scheduler::activate() {
-  std::vector<RequestId> activated;
-  while (!waiting_.empty() && active() < limits_.batch_size) {
-    const int needed = pages_needed(waiting_.front());
-    if (reserved_ + needed > limits_.pages) break;
-    const RequestId id = waiting_.front().id;
-    activated.push_back(id);
-    const auto [place, fresh] = active_.try_emplace(id);
-    BB_CHECK(fresh, "request ", id, " twice");
+/// Pages that it counts on and does not have yet.
+int Scheduler::outstanding(const Sequence& sequence) const {
+  return std::max(0, sequence.reserved - int(table_.pages(sequence.pages).size()));
+}
+
+/// Those that no other sequence may take.
+int Scheduler::outstanding_of_branching() const {
+  int pages = 0;
+  for (const auto& [id, sequence] : active_) {
+    if (sequence.alternatives > 1) pages += outstanding(sequence);
+  }
+  return pages;
+}
+
+/// Whether an active request computes more whole pages of this prompt than the `found` tokens that are there.
+bool Scheduler::somebody_computes(Sequence& request, int found) const {
+  const auto begin = request.tokens.begin(), end = request.tokens.end() - 1;
+  for (const auto& [id, other] : active_) {
+    if (!other.cache || other.root != request.root || other.decodes()) continue;
+    const auto differs = std::mismatch(begin, end, other.tokens.begin(), other.tokens.end()).first;
+    const int whole = int(differs - begin) / limits_.page_size * limits_.page_size;
+    if (whole <= found || whole <= other.computed) continue;
+    request.awaits = {id, whole};
+    return true;
+  }
+  return false;
+}
+
+FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&)> ready) {
+  using Verdict = FairQueue::Verdict;
+  Sequence& request = waiting_.at(id);
+  if (const auto owner = active_.find(request.awaits.owner); owner != active_.end()) {
+    if (owner->second.computed < request.awaits.until) return Verdict::not_yet;
+  }
+  if (request.refused_at == state_) return Verdict::no_room;
+  PrefixTree::Match found;
+  if (request.cache) {
+    // At least one token is left to compute: it says what comes next.
+    found = tree_.match(request.root, std::span<const int32_t>(request.tokens).first(request.tokens.size() - 1));
+    if (somebody_computes(request, found.tokens)) return Verdict::not_yet;
+  }
+  const int left = request.prompt + request.max_new - request.length();
+  const int reserved = request.alternatives > 1 ? most_pages(request)
+                                                : table_.pages_for(request.length() + std::min(left, limits_.ahead));
+  const PageStats stats = table_.stats();
+  int available = stats.free + stats.cached;
+  for (const auto& [other, sequence] : active_) available -= outstanding(sequence);
+  const auto needed = [&] {
+    const auto used =
+        std::count_if(found.pages.begin(), found.pages.end(), [&](int32_t p) { return table_.is_used(p); });
+    // A page that is used in part will be copied, and is needed until then.
+    return reserved - int(used) + int(found.tokens % limits_.page_size != 0);
+  };
+  if (const int part = found.tokens % limits_.page_size; part != 0 && needed() > available) {
+    found.tokens -= part;
+    found.pages.pop_back();
+  }
+  if (needed() > available) {
+    request.refused_at = state_;
+    return Verdict::no_room;
+  }
+  if (!ready(request)) return Verdict::not_yet;
+
+  request.tokens.reserve(size_t(request.prompt) + size_t(request.max_new));  // append() never fails
+  request.pages = table_.open();
+  try {
+    table_.adopt(request.pages, found.pages, found.tokens);
+  } catch (...) {
+    table_.close(std::exchange(request.pages, -1));
+    throw;
+  }
+  request.reserved = reserved;
+  if (request.activation == 0) {
+    if (request.cache) counters_.looked_up += uint64_t(request.prompt);
+    counters_.found += uint64_t(found.tokens);
+    request.cached = found.tokens;
+    request.activation = ++activations_;
+  } else {
+    counters_.recomputed += uint64_t(std::max(0, request.computed - found.tokens));
+  }
+  request.computed = found.tokens;
+  request.awaits = {};
+  return Verdict::fits;
+}
+
+std::span<const RequestId> Scheduler::activate(FunctionRef<bool(const Sequence&)> ready) {
+  activated_.clear();
+  while (active() < limits_.batch_size) {
+    std::optional<RequestId> id;
     try {
-      waiting_.front().tokens.reserve(size_t(waiting_.front().prompt) + size_t(waiting_.front().max_new));
-      waiting_.front().pages = table_.open();
+      id = queue_.next([&](RequestId asked) { return ask(asked, ready); });
     } catch (...) {
-      active_.erase(place);
-      throw;
+      if (activated_.empty()) throw;
     }
-    place->second = std::move(waiting_.front());
-    waiting_.pop_front();
-    place->second.reserved = needed;
-    reserved_ += needed;
+    if (!id) break;
+    uint64_t turn = 0;
+    bool first = true;
+    for (const auto& [other, sequence] : active_) {
+      if (sequence.decodes()) continue;
+      turn = first ? sequence.turn : std::min(turn, sequence.turn);
+      first = false;
+    }
+    const auto place = active_.insert(waiting_.extract(*id)).position;
+    place->second.turn = turn;
+    queue_.charge(*id, place->second.output().empty() ? place->second.prompt : 0);
+    activated_.push_back(*id);
   }
-  return activated;
+  return activated_;
 }
 
-void Scheduler::plan_branches(Sequence& sequence, std::vector<Piece>& pieces, std::vector<PageCopy>& copies) {
-  const int past = sequence.length();
-  if (sequence.proposed.size() == 1) {  // nothing to choose: it goes on in the sequence itself
-    BB_CHECK(table_.extend(sequence.pages, 1, copies), "a reserved page is missing");
-    sequence.branches.push_back(sequence.pages);
-    pieces.push_back({&sequence, sequence.pages, sequence.proposed, past, 0, true});
-    return;
-  }
-  for (size_t i = 0; i < sequence.proposed.size(); ++i) {
-    sequence.branches.push_back(table_.fork(sequence.pages));
-    BB_CHECK(table_.extend(sequence.branches.back(), 1, copies), "a reserved page is missing");
-    pieces.push_back({&sequence, sequence.branches.back(), {&sequence.proposed[i], 1}, past, int(i), true});
-  }
-}
-
-/// Up to `budget` of the tokens that are not computed yet; returns how many.
-int Scheduler::plan(Sequence& sequence, int budget, std::vector<Piece>& pieces, std::vector<PageCopy>& copies) {
-  const int rows = std::min(budget, sequence.length() - sequence.computed);
-  if (rows <= 0) return 0;
-  BB_CHECK(table_.extend(sequence.pages, rows, copies), "a reserved page is missing");
-  const auto tokens = std::span<const int32_t>(sequence.tokens).subspan(size_t(sequence.computed), size_t(rows));
-  const bool last = sequence.computed + rows == sequence.length();
-  pieces.push_back({&sequence, sequence.pages, tokens, sequence.computed, 0, last});
-  sequence.computed += rows;
-  return rows;
-}
-
-std::optional<PlannedStep> Scheduler::next() {
-  PlannedStep planned;
-  std::vector<Piece> pieces;
-  int budget = limits_.prefill_chunk;
-  const auto generates = [](const Sequence& s) { return s.length() > s.prompt && s.computed >= s.prompt; };
-  for (auto& [id, sequence] : active_) {
-    if (!sequence.proposed.empty() && sequence.branches.empty()) plan_branches(sequence, pieces, planned.step.copies);
-    if (generates(sequence)) plan(sequence, sequence.length() - sequence.computed, pieces, planned.step.copies);
-  }
-  for (auto& [id, sequence] : active_) {
-    if (!generates(sequence)) budget -= plan(sequence, budget, pieces, planned.step.copies);
-  }
-  if (pieces.empty()) return std::nullopt;
-  // Rows of one adapter lie together, so that its kernels work on runs of rows.
-  std::stable_sort(pieces.begin(), pieces.end(),
-                   [](const Piece& a, const Piece& b) { return a.sequence->slot < b.sequence->slot; });
-  for (const Piece& piece : pieces) {
-    planned.step.batch.append(piece.tokens, piece.past, table_.pages(piece.pages),
-                              piece.wants_logits ? Batch::Want::last : Batch::Want::none, piece.sequence->slot);
-    planned.segments.push_back({piece.sequence->id, piece.branch, piece.wants_logits});
-  }
-  return planned;
+int Scheduler::decoding() const {
+  return int(std::count_if(active_.begin(), active_.end(), [](const auto& entry) {
+    return entry.second.length() > entry.second.prompt || !entry.second.proposed.empty();
+  }));
 }
 
 Sequence& Scheduler::at(RequestId id) {
   const auto found = active_.find(id);
   if (found != active_.end()) return found->second;
-  const auto waiting =
-      std::find_if(waiting_.begin(), waiting_.end(), [id](const Sequence& request) { return request.id == id; });
+  const auto waiting = waiting_.find(id);
   BB_CHECK(waiting != waiting_.end(), "request ", id);
-  return *waiting;
+  return waiting->second;
 }
 
 void Scheduler::append(RequestId id, int32_t token) {
   Sequence& sequence = active_.at(id);
   BB_CHECK(sequence.computed == sequence.length() && sequence.proposed.empty(), "request ", id);
   sequence.tokens.push_back(token);
+  queue_.charge(id, 2);  // a token that is generated costs about two of a prompt
 }
 
 void Scheduler::propose(RequestId id, std::vector<int32_t> tokens) {
@@ -145,6 +197,7 @@ void Scheduler::keep_branch(RequestId id, int branch) {
   sequence.computed = sequence.length();
   sequence.branches.clear();
   sequence.proposed.clear();
+  queue_.charge(id, 2);
 }
 
 void Scheduler::truncate(RequestId id, int length) {
@@ -158,22 +211,79 @@ void Scheduler::truncate(RequestId id, int length) {
   table_.truncate(sequence.pages, sequence.computed);
 }
 
-void Scheduler::close(Sequence& sequence) {
-  if (sequence.pages >= 0) table_.close(sequence.pages);
+void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept {
+  if (leaves == Leaves::pages && sequence.cache) {
+    tree_.insert(sequence.root, std::span<const int32_t>(sequence.tokens).first(size_t(sequence.computed)),
+                 sequence.pages, first_to_leave);
+  }
   for (PageTable::Sequence branch : sequence.branches) {
     if (branch != sequence.pages) table_.close(branch);
   }
-  reserved_ -= sequence.reserved;
+  sequence.branches.clear();
+  table_.close(std::exchange(sequence.pages, -1));
+  sequence.reserved = 0;
+  ++state_;
 }
 
-void Scheduler::finish(RequestId id) {
-  const auto waiting =
-      std::find_if(waiting_.begin(), waiting_.end(), [id](const Sequence& request) { return request.id == id; });
-  if (waiting != waiting_.end()) waiting_.erase(waiting);
+void Scheduler::finish(RequestId id, Leaves leaves) noexcept {
+  queue_.erase(id);
+  waiting_.erase(id);
   const auto found = active_.find(id);
   if (found == active_.end()) return;
-  close(found->second);
+  close(found->second, leaves, false);
   active_.erase(found);
+}
+
+/// `computed` keeps saying how far it was: so much is computed again.
+void Scheduler::preempt(Sequence& sequence) noexcept {
+  const RequestId id = sequence.id;
+  close(sequence, Leaves::pages, true);
+  sequence.slot = -1;
+  sequence.adapters = nullptr;
+  queue_.put_back(id);
+  waiting_.insert(active_.extract(id));
+  preempted_.push_back(id);
+  ++counters_.preemptions;
+}
+
+bool Scheduler::preempt() noexcept {
+  Sequence *oldest = nullptr, *victim = nullptr;
+  for (auto& [id, sequence] : active_) {
+    if (oldest == nullptr || sequence.activation < oldest->activation) oldest = &sequence;
+  }
+  for (auto& [id, sequence] : active_) {
+    if (&sequence == oldest || sequence.alternatives > 1) continue;
+    if (victim == nullptr ||
+        std::pair(sequence.priority, sequence.activation) > std::pair(victim->priority, victim->activation))
+      victim = &sequence;
+  }
+  if (victim != nullptr) preempt(*victim);
+  return victim != nullptr;
+}
+
+std::span<const RequestId> Scheduler::take_preempted() {
+  told_.clear();
+  told_.swap(preempted_);
+  return told_;
+}
+
+std::optional<RequestId> Scheduler::youngest_active() const {
+  const Sequence* found = nullptr;
+  for (const auto& [id, sequence] : active_) {
+    if (found == nullptr || sequence.activation > found->activation) found = &sequence;
+  }
+  return found != nullptr ? std::optional(found->id) : std::nullopt;
+}
+
+std::optional<RequestId> Scheduler::youngest() const {
+  const std::optional<RequestId> active = youngest_active();
+  return active || waiting_.empty() ? active : std::optional(waiting_.rbegin()->first);
+}
+
+void Scheduler::drop_cache() noexcept {
+  while (tree_.evict()) {
+  }
+  ++state_;
 }
 
 }  // namespace bumblebee::engine

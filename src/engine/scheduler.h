@@ -1,18 +1,25 @@
 // Decides what the next step computes. Pure logic: no threads, no device, no clock, so every schedule can be tested.
 //
-// Policy. Requests become active in the order they came, when a place in the batch is free and the pages of prompt and
-// longest answer can be reserved: an active request never runs out of memory, and one that is too large waits at the
-// head of the queue. A step holds
-// one row (or one per alternative) for every sequence that is generating, and prompt tokens up to `prefill_chunk`,
-// oldest request first. Both travel in one batch, so that the weights are read once for all of them.
+// Policy. FairQueue says who is next; a request becomes active when a place in the batch is free and its prompt and
+// 256 more tokens fit beside what others may count on. Its prompt's beginning is taken from the PrefixTree; where an
+// active request is just computing more of it, it waits for that. A step holds one row (or one per alternative) for
+// every sequence that is generating, and rows of prompts up to a budget: a quarter for the oldest, a share for each of
+// the others, who had least first, and the rest for the oldest. Both travel in one batch, so that the weights are read
+// once for all of them. When pages run short, what only the tree holds leaves first; then the sequence of the worst
+// priority and, among those, the one that became active last gives up its place, never the oldest of all. It goes on
+// later with the same bits, since no row depends on its company. A sequence with alternatives reserves all it may need
+// and is never given up: its state lies outside of the pages.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "base/function_ref.h"
+#include "engine/fair_queue.h"
+#include "engine/prefix_tree.h"
 #include "engine/sequence.h"
 #include "exec/executor.h"
 
@@ -21,8 +28,10 @@ namespace bumblebee::engine {
 struct SchedulerLimits {
   int batch_size = 1;       // sequences computed at once
   int sequence_length = 0;  // of prompt and output together
-  int prefill_chunk = 512;
   int pages = 0, page_size = 64;
+  int max_active_per_key = 0;  // 0: any number
+  bool prefix_cache = true;
+  int ahead = 256;  // tokens of an answer that must fit beside its prompt before it begins
 };
 
 /// What a segment of the batch belongs to.
@@ -30,11 +39,18 @@ struct StepSegment {
   RequestId id = 0;
   int branch = 0;
   bool wants_logits = false;  // its last row is the next of the batch's logit rows
+  bool copies = false;        // a page is copied for it first
 };
 
 struct PlannedStep {
   exec::Step step;
   std::vector<StepSegment> segments;  // parallel to step.batch.segments
+  int decode_rows = 0;                // of sequences that generate
+};
+
+struct SchedulerCounters {
+  uint64_t looked_up = 0, found = 0;  // tokens of prompts, in the tree
+  uint64_t preemptions = 0, recomputed = 0;
 };
 
 class Scheduler {
@@ -43,11 +59,21 @@ class Scheduler {
 
   /// Queues a request. Throws Error(bad_request) for an empty prompt and for a request that could never fit.
   void submit(Sequence request);
-  /// Activates waiting requests that can run now, and returns them; their adapters need slots before next().
-  std::vector<RequestId> activate();
-  /// The next step of the active requests, or nothing when none can go on. After it, every request with a segment that
-  /// wants logits needs append(), propose() or finish(). When it throws, the active requests are beyond use.
-  std::optional<PlannedStep> next();
+  /// Activates waiting requests that can run now, and returns them; their adapters need slots before next(). `ready` is
+  /// asked last: whether what else a request needs is there.
+  std::span<const RequestId> activate(FunctionRef<bool(const Sequence&)> ready);
+  std::span<const RequestId> activate() {
+    return activate([](const Sequence&) { return true; });
+  }
+  /// The next step of the active requests, with at most `prompt_rows` rows of prompts, or nothing when none can go on.
+  /// After it comes done() or undo(). When it throws, nothing is planned.
+  std::optional<PlannedStep> next(int prompt_rows);
+  /// The step was computed: every request with a segment that wants logits needs append(), propose() or finish() now.
+  void done(const PlannedStep& planned) noexcept;
+  /// The step was not computed.
+  void undo(const PlannedStep& planned) noexcept;
+  /// Requests that next() or preempt() sent back to the queue since this was last asked. They need no slots there.
+  std::span<const RequestId> take_preempted();
 
   /// The token that was chosen after the last one.
   void append(RequestId id, int32_t token);
@@ -56,8 +82,20 @@ class Scheduler {
   void keep_branch(RequestId id, int branch);
   /// Forgets the tokens from `length` on, which is at least the prompt's; those that are kept and computed stay so.
   void truncate(RequestId id, int length);
-  /// Forgets a request, wherever it is; unknown ids are fine. Its pages are free afterwards. Never fails.
-  void finish(RequestId id);
+  /// Forgets a request, wherever it is; unknown ids are fine. Its pages are free afterwards, or the tree's where
+  /// `leaves` says that what they hold is right. Never fails.
+  enum class Leaves : uint8_t { nothing, pages };
+  void finish(RequestId id, Leaves leaves = Leaves::nothing) noexcept;
+
+  /// Between steps: sends the active request of the worst priority that became active last back to the queue; false
+  /// when there is none beside the oldest.
+  bool preempt() noexcept;
+  /// The active request that became active last.
+  std::optional<RequestId> youngest_active() const;
+  /// The same; where none is active, the one that came last.
+  std::optional<RequestId> youngest() const;
+  /// Gives up what only the tree holds.
+  void drop_cache() noexcept;
 
   /// An active or waiting request.
   Sequence& at(RequestId id);
@@ -65,28 +103,52 @@ class Scheduler {
   bool idle() const { return waiting_.empty() && active_.empty(); }
   int active() const { return int(active_.size()); }
   int waiting() const { return int(waiting_.size()); }
+  /// Requests whose answers grow, whom a long step would hold up.
+  int decoding() const;
   PageStats pages() const { return table_.stats(); }
-  /// Pages given back since the last call.
-  std::vector<int32_t> take_freed() { return table_.take_freed(); }
+  const SchedulerCounters& counters() const { return counters_; }
+  bool has_freed() const { return table_.has_freed(); }
+  std::vector<int32_t> take_freed(int most) { return table_.take_freed(most); }
 
  private:
   struct Piece {
-    const Sequence* sequence = nullptr;
+    Sequence* sequence = nullptr;
     PageTable::Sequence pages = 0;
     std::span<const int32_t> tokens;
     int past = 0, branch = 0;
-    bool wants_logits = false;
+    bool wants_logits = false, copies = false;
   };
-  int pages_needed(const Sequence& request) const;
-  int plan(Sequence& sequence, int budget, std::vector<Piece>& pieces, std::vector<PageCopy>& copies);
-  void plan_branches(Sequence& sequence, std::vector<Piece>& pieces, std::vector<PageCopy>& copies);
-  void close(Sequence& sequence);
+  /// An active sequence while a step is planned.
+  struct Share {
+    Sequence* sequence = nullptr;  // null: preempted
+    int rows = 0;                  // of its own that it is to compute
+  };
+  int most_pages(const Sequence& request) const;
+  int outstanding(const Sequence& sequence) const;
+  int outstanding_of_branching() const;
+  FairQueue::Verdict ask(RequestId id, FunctionRef<bool(const Sequence&)> ready);
+  bool somebody_computes(Sequence& request, int found) const;
+  void share_out(int prompt_rows);
+  bool extend(Sequence& sequence, int rows, std::vector<PageCopy>& copies);
+  void grow(size_t share, std::vector<PageCopy>& copies);
+  void plan_branches(Sequence& sequence, std::vector<PageCopy>& copies);
+  bool preempt_behind(size_t share) noexcept;
+  void preempt(Sequence& sequence) noexcept;
+  void take_back(Sequence& sequence, int rows, bool copies) noexcept;
+  void close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept;
 
   SchedulerLimits limits_;
   PageTable table_;
-  std::deque<Sequence> waiting_;
-  std::map<RequestId, Sequence> active_;  // ids ascend with time, so this is the order of arrival
-  int reserved_ = 0;
+  PrefixTree tree_;
+  FairQueue queue_;
+  std::map<RequestId, Sequence> waiting_, active_;
+  SchedulerCounters counters_;
+  uint64_t activations_ = 0;
+  uint64_t state_ = 1;  // changes whenever a request that did not fit may fit now
+  // With room for all that may be active, so that planning fails early or not at all.
+  std::vector<RequestId> activated_, preempted_, told_;
+  std::vector<Share> shares_;
+  std::vector<Piece> pieces_;
 };
 
 }  // namespace bumblebee::engine

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/page_table.h"
+#include "engine/prefix_tree.h"
 #include "lora/adapter_cache.h"
 
 namespace bumblebee::engine {
@@ -18,22 +20,35 @@ struct Sequence {
   std::vector<int32_t> tokens;  // the prompt, and what was generated after it
   int prompt = 0;               // how many of them are the prompt
   int max_new = 0;
-  int alternatives = 1;  // most that are tried at once for the next token
+  int alternatives = 1;  // most that are tried at once for the next token; more than one is never preempted
+  int priority = 0;      // lower is served first
+  std::string key;       // whose it is
 
-  /// What its keys and values depend on beside the tokens: pages may be shared by sequences of one identity only.
-  std::shared_ptr<const lora::AdapterSet> adapters;  // null: the base
-  int32_t slot = -1;                                 // how a batch names them, from activation on
+  /// What its keys and values depend on beside the tokens: pages may be shared by sequences of one root only.
+  PrefixRoot root{};
+  bool cache = true;
+  std::shared_ptr<const lora::AdapterSet> adapters;  // while it is active; null: the base
+  int32_t slot = -1;                                 // how a batch names them, the same
 
   // The scheduler's own.
-  int computed = 0;  // tokens whose keys and values are cached, or are being computed
-  int cached = 0;    // of these, what others had computed
-  int reserved = 0;  // pages
+  int computed = 0;         // tokens whose keys and values are cached, or are being computed
+  int cached = 0;           // of the prompt, what others had computed when it became active first
+  int reserved = 0;         // pages that it may count on, from its activation on
+  uint64_t activation = 0;  // its place among all activations, of which the first counts; 0: it was never active
+  uint64_t turn = 0;        // shares of steps that its prompt had
   PageTable::Sequence pages = -1;
   std::vector<int32_t> proposed;              // alternatives for the next token, to be computed
   std::vector<PageTable::Sequence> branches;  // of the step being computed, one for each
+  struct {
+    RequestId owner = 0;
+    int until = 0;
+  } awaits;                 // whose pages it waits for, and how many tokens the owner must have computed
+  uint64_t refused_at = 0;  // state of the scheduler in which it did not fit
 
   int length() const { return int(tokens.size()); }
   std::span<const int32_t> output() const { return std::span(tokens).subspan(size_t(prompt)); }
+  /// One token of the answer is all there is to compute.
+  bool decodes() const { return length() > prompt && length() - computed == 1; }
 };
 
 }  // namespace bumblebee::engine

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,6 +39,7 @@ struct StepResult {
   int tops = 0;
   std::span<const float> logits;  // [logit_rows, vocab]
   std::span<const float> hidden;  // [rows, d_model]
+  double sample_seconds = 0;      // of the step, where the host chose the tokens
 };
 
 /// Names a step that was launched.
@@ -65,6 +67,9 @@ class Executor {
 
   /// The set of these adapters, as AdapterCache::open() gives it: from any thread.
   virtual std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) = 0;
+  /// The same, or nothing where that would take a while.
+  virtual std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(
+      std::span<const lora::AdapterCache::Part> parts) = 0;
   /// What rows name to be computed with `set` (null: -1, the base), until the lease ends. Waits for a running step.
   virtual SlotLease slot(const std::shared_ptr<const lora::AdapterSet>& set) = 0;
 

@@ -2,6 +2,7 @@
 #include "exec/local_executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/error.h"
@@ -121,7 +122,11 @@ Ticket LocalExecutor::launch(const Step& step) {
     StepOutputs outputs;
     outputs.logits = device_->model().forward(pass);
     outputs.hidden = pass.hidden();
-    if (samples) outputs.sampled = stream.ops().sample(outputs.logits);
+    if (samples) {
+      const auto begin = std::chrono::steady_clock::now();
+      outputs.sampled = stream.ops().sample(outputs.logits);
+      flight.sample_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    }
     return outputs;
   });
   const Sampled& sampled = flight.outputs.sampled;
@@ -144,7 +149,8 @@ const StepResult& LocalExecutor::wait(Ticket ticket) {
                    .top_ids = flight.top_ids.wait<int32_t>(logit_rows * tops),
                    .tops = flight.tops,
                    .logits = flight.logits.wait_floats(logit_rows * size_t(dims.vocab)),
-                   .hidden = flight.hidden.wait_floats(flight.rows * size_t(dims.d_model))};
+                   .hidden = flight.hidden.wait_floats(flight.rows * size_t(dims.d_model)),
+                   .sample_seconds = flight.sample_seconds};
   flight.done = true;
   return flight.result;
 }

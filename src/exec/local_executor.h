@@ -35,6 +35,10 @@ class LocalExecutor final : public Executor {
   std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
     return device_->adapters().open(parts);
   }
+  std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(
+      std::span<const lora::AdapterCache::Part> parts) override {
+    return device_->adapters().open_packed(parts);
+  }
   SlotLease slot(const std::shared_ptr<const lora::AdapterSet>& set) override { return device_->slot(set); }
   void release_pages(std::span<const int32_t> pages) override;
   int pages() const override { return pages_; }
@@ -61,6 +65,7 @@ class LocalExecutor final : public Executor {
     StepOutputs outputs;
     Fetched logits, hidden, ids, logprobs, top_ids;
     int tops = 0;
+    double sample_seconds = 0;
     StepResult result;
   };
 

@@ -138,29 +138,32 @@ std::shared_ptr<const PackedAdapter> AdapterCache::packed(const Adapter& adapter
   return made;
 }
 
-std::shared_ptr<const AdapterSet> AdapterCache::open(std::span<const Part> parts) {
+AdapterId AdapterCache::identity(std::span<const Part> parts) {
   const Parts list = sorted(parts);
-  if (list.empty()) return nullptr;
-  const AdapterId id = id_of(list);
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(sets_, [](const auto& set) { return set.second.expired(); });
-    if (const auto found = sets_.find(id); found != sets_.end()) {
-      if (auto set = found->second.lock()) {
-        for (const auto& adapter : set->adapters) {
-          if (const auto held = held_.find(adapter->id()); held != held_.end()) held->second.last_used = ++clock_;
-        }
-        return set;
-      }
-    }
+  return list.empty() ? AdapterId{} : id_of(list);
+}
+
+std::shared_ptr<const AdapterSet> AdapterCache::known(const AdapterId& id) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(sets_, [](const auto& set) { return set.second.expired(); });
+  const auto found = sets_.find(id);
+  auto set = found != sets_.end() ? found->second.lock() : nullptr;
+  if (set == nullptr) return nullptr;
+  for (const auto& adapter : set->adapters) {
+    if (const auto held = held_.find(adapter->id()); held != held_.end()) held->second.last_used = ++clock_;
   }
+  return set;
+}
+
+std::shared_ptr<const AdapterSet> AdapterCache::compose(const AdapterId& id, std::span<const Part> parts,
+                                                        std::vector<std::shared_ptr<const PackedAdapter>> adapters) {
   auto set = std::make_shared<AdapterSet>();
   set->id = id;
+  set->adapters = std::move(adapters);
   const Composer composer(model_);
-  for (const Part& part : list) {
-    set->adapters.push_back(packed(*part.adapter));
-    for (const auto& [site, entry] : set->adapters.back()->entries())
-      composer.add(set->entries[site], site, *set->adapters.back(), entry, part.weight);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    for (const auto& [site, entry] : set->adapters[i]->entries())
+      composer.add(set->entries[site], site, *set->adapters[i], entry, parts[i].weight);
   }
   std::erase_if(set->entries, [](const auto& entry) { return entry.second.empty(); });
   const std::lock_guard lock(mutex_);
@@ -168,6 +171,29 @@ std::shared_ptr<const AdapterSet> AdapterCache::open(std::span<const Part> parts
   if (auto same = known.lock()) return same;  // requests with equal sets share a slot
   known = set;
   return set;
+}
+
+std::shared_ptr<const AdapterSet> AdapterCache::open(std::span<const Part> parts) {
+  const Parts list = sorted(parts);
+  if (list.empty()) return nullptr;
+  const AdapterId id = id_of(list);
+  if (auto set = known(id)) return set;
+  std::vector<std::shared_ptr<const PackedAdapter>> adapters;
+  for (const Part& part : list) adapters.push_back(packed(*part.adapter));
+  return compose(id, list, std::move(adapters));
+}
+
+std::optional<std::shared_ptr<const AdapterSet>> AdapterCache::open_packed(std::span<const Part> parts) {
+  const Parts list = sorted(parts);
+  if (list.empty()) return nullptr;
+  const AdapterId id = id_of(list);
+  if (auto set = known(id)) return set;
+  std::vector<std::shared_ptr<const PackedAdapter>> adapters;
+  for (const Part& part : list) {
+    adapters.push_back(find(part.adapter->id));
+    if (adapters.back() == nullptr) return std::nullopt;
+  }
+  return compose(id, list, std::move(adapters));
 }
 
 bool AdapterCache::unload(const AdapterId& id) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,11 @@ class AdapterCache {
   /// and for compositions that have no meaning (see docs/decisions/0008); `out_of_memory` when the adapters do not fit
   /// beside those in use.
   std::shared_ptr<const AdapterSet> open(std::span<const Part> parts);
+  /// As open(), but nothing where an adapter would have to be packed first, which takes a while.
+  std::optional<std::shared_ptr<const AdapterSet>> open_packed(std::span<const Part> parts);
+  /// What the set of these parts is named by; all zeros for none. Throws Error(bad_request) as open() does for what is
+  /// wrong whatever the model.
+  static AdapterId identity(std::span<const Part> parts);
 
   /// Forgets a packed adapter; false when it is not here. Sets that use it go on, and its memory is given back with
   /// the last of them. From any thread.
@@ -54,6 +60,9 @@ class AdapterCache {
     std::shared_ptr<const PackedAdapter> adapter;
     uint64_t last_used = 0;
   };
+  std::shared_ptr<const AdapterSet> known(const AdapterId& id);
+  std::shared_ptr<const AdapterSet> compose(const AdapterId& id, std::span<const Part> parts,
+                                            std::vector<std::shared_ptr<const PackedAdapter>> adapters);
   std::shared_ptr<const PackedAdapter> packed(const Adapter& adapter);
   std::shared_ptr<const PackedAdapter> find(const AdapterId& id);
   void make_room(uint64_t bytes, const std::string& name);

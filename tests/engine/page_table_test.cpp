@@ -98,8 +98,8 @@ TEST(PageTable, ForkCopiesOnlyThePartPage) {
   EXPECT_EQ(copies[0].to, table.pages(child)[1]);
   EXPECT_EQ(table.pages(child)[0], table.pages(parent)[0]);
   table.close(parent);
-  EXPECT_EQ(table.take_freed(), std::vector<int32_t>{copies[0].from});
-  EXPECT_TRUE(table.take_freed().empty());
+  EXPECT_EQ(table.take_freed(8), std::vector<int32_t>{copies[0].from});
+  EXPECT_TRUE(table.take_freed(8).empty());
 }
 
 TEST(PageTable, RefusesWithoutChangingAnything) {

@@ -25,6 +25,9 @@ class PlayedStore {
         at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
     }
   }
+  void scribble(int32_t page) {
+    for (int i = 0; i < page_size_; ++i) cells_[size_t(page * page_size_ + i)] = -9;
+  }
   std::vector<int32_t> read(const Batch& batch, const Segment& segment) {
     std::vector<int32_t> tokens;
     for (int i = 0; i < segment.past + segment.rows; ++i) tokens.push_back(at(batch, segment, i));
@@ -67,7 +70,16 @@ class ScriptedExecutor : public exec::Executor {
     return last_;
   }
   const exec::StepResult& wait(exec::Ticket ticket) override { return results_[ticket % results_.size()].view; }
-  std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part>) override { return nullptr; }
+  std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
+    if (parts.empty()) return nullptr;
+    auto set = std::make_shared<lora::AdapterSet>();
+    set->id = lora::AdapterCache::identity(parts);
+    return set;
+  }
+  std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(
+      std::span<const lora::AdapterCache::Part> parts) override {
+    return open(parts);
+  }
   exec::SlotLease slot(const std::shared_ptr<const lora::AdapterSet>&) override { return {}; }
   void release_pages(std::span<const int32_t>) override {}
   int pages() const override { return pages_; }

@@ -1,0 +1,116 @@
+// Who is next, without pages: priorities, keys, limits, and what is overtaken.
+#include "engine/fair_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "engine/pace.h"
+
+namespace bumblebee::engine {
+namespace {
+
+using Verdict = FairQueue::Verdict;
+using Id = FairQueue::Id;
+
+std::optional<Id> next(FairQueue& queue, const std::set<Id>& too_large = {}) {
+  return queue.next([&](Id id) { return too_large.contains(id) ? Verdict::no_room : Verdict::fits; });
+}
+
+TEST(FairQueue, PrioritiesAreStrictAndEqualsComeInOrder) {
+  FairQueue queue;
+  queue.push(1, 5, "");
+  queue.push(2, 0, "");
+  queue.push(3, 0, "");
+  queue.push(4, -1, "");
+  for (const Id want : {4, 2, 3, 1}) EXPECT_EQ(next(queue), want);
+  EXPECT_EQ(next(queue), std::nullopt);
+}
+
+TEST(FairQueue, TheKeyServedLeastIsNextAndIdlenessIsNoCredit) {
+  FairQueue queue;
+  for (Id id = 1; id <= 4; ++id) queue.push(id, 0, "a");
+  EXPECT_EQ(next(queue), 1u);
+  queue.charge(1, 1000);
+  queue.push(10, 0, "b");  // begins where "a" is
+  queue.push(11, 0, "b");
+  queue.push(12, 0, "b");
+  EXPECT_EQ(next(queue), 2u);
+  queue.charge(2, 100);
+  EXPECT_EQ(next(queue), 10u);
+  queue.charge(10, 60);
+  EXPECT_EQ(next(queue), 11u);
+  queue.charge(11, 60);
+  EXPECT_EQ(next(queue), 3u);
+}
+
+TEST(FairQueue, AKeyRunsAtMostSoMany) {
+  FairQueue queue(1);
+  queue.push(1, 0, "a");
+  queue.push(2, 0, "a");
+  queue.push(3, 0, "b");
+  EXPECT_EQ(next(queue), 1u);
+  EXPECT_EQ(next(queue), 3u);
+  EXPECT_EQ(next(queue), std::nullopt);
+  queue.erase(1);
+  EXPECT_EQ(next(queue), 2u);
+  EXPECT_EQ(queue.waiting(), 0);
+}
+
+TEST(FairQueue, WhatIsPutBackComesFirst) {
+  FairQueue queue;
+  for (Id id = 1; id <= 4; ++id) queue.push(id, 0, "");
+  EXPECT_EQ(next(queue), 1u);
+  EXPECT_EQ(next(queue), 2u);
+  queue.put_back(2);
+  queue.put_back(1);
+  EXPECT_EQ(queue.waiting(), 4);
+  EXPECT_EQ(next(queue), 1u);
+  EXPECT_EQ(next(queue), 2u);
+  EXPECT_EQ(next(queue), 3u);
+}
+
+TEST(FairQueue, OvertakingIsBoundedAndWaitingOnPurposeIsNotOvertaken) {
+  FairQueue queue;
+  queue.push(1, 0, "");
+  Id id = 2;
+  for (int i = 0; i < FairQueue::kMostOvertakes; ++i, ++id) {
+    queue.push(id, 0, "");
+    EXPECT_EQ(next(queue, {1}), id);
+  }
+  queue.push(id, 0, "");
+  EXPECT_EQ(next(queue, {1}), std::nullopt);
+  EXPECT_EQ(queue.next([](Id asked) { return asked == 1 ? Verdict::not_yet : Verdict::fits; }), id);
+  EXPECT_EQ(next(queue), 1u);
+}
+
+TEST(Pace, AStepTakesAsLongAsItMay) {
+  // A machine whose steps take 50 ms and 2 ms a row.
+  const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
+  Pace pace(512, 0.2);
+  EXPECT_EQ(pace.rows(0), 512) << "nothing is known, and nobody waits";
+  int rows = 0;
+  for (int step = 0; step < 30; ++step) {
+    rows = pace.rows(8) + 8;
+    pace.measured(rows, seconds(rows));
+  }
+  EXPECT_NEAR(seconds(rows), 0.2, 0.02);
+  EXPECT_GT(pace.rows(0), 2 * pace.rows(8)) << "with nobody to hold up";
+}
+
+TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
+  Pace slow(512, 0.2);
+  for (int step = 0; step < 30; ++step) {
+    const int rows = slow.rows(1) + 1;
+    EXPECT_GE(rows, 17);
+    slow.measured(rows, 1 + rows * 0.1);
+  }
+  Pace pace(512, 0);
+  pace.halve();
+  EXPECT_EQ(pace.rows(0), 256);
+  for (int step = 0; step < 100; ++step) pace.measured(100, 1);
+  EXPECT_EQ(pace.rows(0), 512);
+}
+
+}  // namespace
+}  // namespace bumblebee::engine
