@@ -2,6 +2,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "base/error.h"
@@ -130,15 +131,20 @@ FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&
   return Verdict::fits;
 }
 
+/// Where memory is short, those that became active before need to be told of first.
+std::optional<RequestId> Scheduler::next_fitting(FunctionRef<bool(const Sequence&)> ready) {
+  try {
+    return queue_.next([&](RequestId asked) { return ask(asked, ready); });
+  } catch (const std::bad_alloc&) {
+    if (activated_.empty()) throw;
+    return std::nullopt;
+  }
+}
+
 std::span<const RequestId> Scheduler::activate(FunctionRef<bool(const Sequence&)> ready) {
   activated_.clear();
   while (active() < limits_.batch_size) {
-    std::optional<RequestId> id;
-    try {
-      id = queue_.next([&](RequestId asked) { return ask(asked, ready); });
-    } catch (...) {
-      if (activated_.empty()) throw;
-    }
+    const std::optional<RequestId> id = next_fitting(ready);
     if (!id) break;
     uint64_t turn = 0;
     bool first = true;

@@ -126,6 +126,7 @@ class Scheduler {
   int most_pages(const Sequence& request) const;
   int outstanding(const Sequence& sequence) const;
   int outstanding_of_branching() const;
+  std::optional<RequestId> next_fitting(FunctionRef<bool(const Sequence&)> ready);
   FairQueue::Verdict ask(RequestId id, FunctionRef<bool(const Sequence&)> ready);
   bool somebody_computes(Sequence& request, int found) const;
   void share_out(int prompt_rows);

@@ -57,7 +57,8 @@ TEST_P(OnDevice, AWarmCacheChangesNoBitInAnyOrder) {
       cases.push_back({work, submit(cold, work)->wait()});
     }
   }
-  EXPECT_NE(cases[0].want.logprobs[0].logprob, cases[5].want.logprobs[0].logprob) << "an adapter that got lost would not show";
+  EXPECT_NE(cases[0].want.logprobs[0].logprob, cases[5].want.logprobs[0].logprob)
+      << "an adapter that got lost would not show";
   EngineOn warm(model.state(), {.batch_size = 4, .sequence_length = 200, .prefill_chunk = 48, .step_target_ms = 0});
   std::mt19937 random(7);
   int64_t cached = 0;
