@@ -44,10 +44,10 @@ std::string_view finish_name(text::FinishReason reason, int calls);
 
 /// What a delta brings besides its text. Each is written only where the request asked for it.
 struct DeltaExtras {
-  std::span<const text::TokenLogprob> logprobs;
-  std::span<const int32_t> tokens;
-  Usage usage;            // so far
-  AnswerTimings timings;  // so far
+  std::span<const text::TokenLogprob> logprobs = {};
+  std::span<const int32_t> tokens = {};
+  Usage usage = {};            // so far
+  AnswerTimings timings = {};  // so far
 };
 
 /// Events of a streamed chat. Call begin() once for each index, then delta() any number of times, then finish(), and

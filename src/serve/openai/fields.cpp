@@ -52,9 +52,8 @@ void add_columns(FieldUse use, std::string& out) {
 }  // namespace
 
 void Draft::ignore(const std::string& path) {
-  if (rules.strict)
-    throw ApiError(Refusal::unknown_field, cat(path.substr(0, kIgnoredBytes), ": not known here"), path);
   std::string name = path.substr(0, kIgnoredBytes);
+  if (rules.strict) throw ApiError(Refusal::unknown_field, cat(name, ": not known here"), name);
   // It goes into a header, as one of several.
   for (char& c : name) {
     if (c <= ' ' || c > '~' || c == ',' || c == '"') c = '?';

@@ -117,7 +117,8 @@ Message read_message(const JsonIn& in, Draft& draft) {
   const JsonIn other = in["reasoning"];
   if (const JsonIn& given = thought.is_null() ? other : thought; !given.is_null()) {
     // Templates know it under either name.
-    whole["reasoning_content"] = whole["reasoning"] = given.string();
+    whole["reasoning_content"] = given.string();
+    whole["reasoning"] = given.string();
   }
   if (!made_calls.empty()) whole["tool_calls"] = std::move(made_calls);
   if (whole.size() > 2 || whole["content"].is_null()) message.json = whole.dump();
@@ -258,7 +259,8 @@ ChatOptions chat_options(const Draft& draft) {
   ChatOptions options;
   OrderedJson kwargs = OrderedJson::object();
   if (draft.effort == "none") {
-    kwargs["enable_thinking"] = kwargs["thinking"] = false;
+    kwargs["enable_thinking"] = false;
+    kwargs["thinking"] = false;
   } else if (draft.effort) {
     kwargs["reasoning_effort"] = *draft.effort;
   }
