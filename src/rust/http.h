@@ -31,7 +31,7 @@ typedef struct {
 // `request` or to `forget`.
 typedef struct {
   void* self;
-  void* (*head)(void* self, const BbHttpHead* head, BbHttpReply* reply);  // null: refused, with `reply`
+  void* (*head)(void* self, const BbHttpHead* head, BbHttpReply* reply);         // null: refused, with `reply`
   void (*refusal)(void* self, uint16_t status, BbView why, BbHttpReply* reply);  // what a broken message is told
   void (*request)(void* self, void* head, uint64_t id, BbView body, BbHttpExchange* exchange);  // exchange: to be freed
   void (*forget)(void* self, void* head);
@@ -42,7 +42,8 @@ typedef struct {
   const BbView* addresses;
   size_t address_count;
   BbView certificate, key;  // paths of PEM files; empty: no TLS
-  uint64_t max_connections, max_connections_per_address, max_header_bytes, max_headers, max_body_bytes, max_bodies_bytes;
+  uint64_t max_connections, max_connections_per_address, max_header_bytes, max_headers, max_body_bytes,
+      max_bodies_bytes;
   uint64_t header_ms, body_idle_ms, idle_ms, write_stall_ms;
   uint16_t port;
   uint16_t threads;

@@ -68,7 +68,8 @@ HttpHead copy(const BbHttpHead& raw) {
   head.query = text(raw.query);
   head.peer = text(raw.peer);
   head.headers.reserve(raw.field_count);
-  for (size_t i = 0; i < raw.field_count; ++i) head.headers.emplace_back(text(raw.fields[i].name), text(raw.fields[i].value));
+  for (size_t i = 0; i < raw.field_count; ++i)
+    head.headers.emplace_back(text(raw.fields[i].name), text(raw.fields[i].value));
   head.version = raw.version;
   head.tls = raw.tls != 0;
   if (raw.has_content_length != 0) head.content_length = raw.content_length;

@@ -25,7 +25,8 @@ uint64_t number(std::string_view text, int base) {
 }
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 
@@ -143,7 +144,8 @@ void Client::reset() {
 }
 
 std::string post(std::string_view path, std::string_view body, std::string_view more_headers) {
-  return cat("POST ", path, " HTTP/1.1\r\nHost: test\r\n", more_headers, "Content-Length: ", body.size(), "\r\n\r\n", body);
+  return cat("POST ", path, " HTTP/1.1\r\nHost: test\r\n", more_headers, "Content-Length: ", body.size(), "\r\n\r\n",
+             body);
 }
 
 std::string get(std::string_view path, std::string_view more_headers) {

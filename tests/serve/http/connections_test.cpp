@@ -117,9 +117,11 @@ TEST(Connections, APeerThatLeavesIsNoticedWhileNothingIsWritten) {
   TestServer server;
   const std::string body(1000, 'a');
   const std::vector<std::pair<std::string, void (Client::*)()>> ways = {
-      {get("/hold"), &Client::close},      {get("/hold"), &Client::reset},
+      {get("/hold"), &Client::close},
+      {get("/hold"), &Client::reset},
       {get("/hold"), &Client::half_close},  // who has said everything cannot be told from who left
-      {post("/hold", body), &Client::close}, {get("/stream"), &Client::close},
+      {post("/hold", body), &Client::close},
+      {get("/stream"), &Client::close},
       {get("/hold") + get("/echo"), &Client::close},  // with more behind
   };
   for (const auto& [bytes, leave] : ways) {

@@ -10,7 +10,16 @@
 namespace bumblebee::serve {
 namespace {
 
-enum Type : uint8_t { kData = 0, kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6, kGoAway = 7, kWindow = 8, kContinuation = 9 };
+enum Type : uint8_t {
+  kData = 0,
+  kHeaders = 1,
+  kReset = 3,
+  kSettings = 4,
+  kPing = 6,
+  kGoAway = 7,
+  kWindow = 8,
+  kContinuation = 9
+};
 constexpr uint8_t kEndStream = 1, kAck = 1, kEndHeaders = 4;
 
 struct Frame {
@@ -41,7 +50,8 @@ std::string field(std::string_view name, std::string_view value) {
 }
 
 std::string head(std::string_view method, std::string_view path, std::string_view more = "") {
-  return cat(field(":method", method), field(":scheme", "http"), field(":authority", "test"), field(":path", path), more);
+  return cat(field(":method", method), field(":scheme", "http"), field(":authority", "test"), field(":path", path),
+             more);
 }
 
 class Http2Client : public Client {
@@ -62,7 +72,8 @@ class Http2Client : public Client {
         if (piece.empty()) return {};
         bytes_ += piece;
       }
-      Frame found = {bytes_[3], static_cast<uint8_t>(bytes_[4]), static_cast<uint8_t>(bytes_[8]), bytes_.substr(9, size())};
+      Frame found = {bytes_[3], static_cast<uint8_t>(bytes_[4]), static_cast<uint8_t>(bytes_[8]),
+                     bytes_.substr(9, size())};
       bytes_.erase(0, 9 + size());
       if (found.type == kSettings && (found.flags & kAck) == 0) send(frame(kSettings, kAck, 0, ""));
       if (found.type == kPing && (found.flags & kAck) == 0) send(frame(kPing, kAck, 0, found.payload));
@@ -215,7 +226,8 @@ TEST(Http2, FloodsEndTheirConnectionOnly) {
   {
     Http2Client resets(server.port);
     for (uint32_t stream = 1; stream < 20'001; stream += 2) {
-      if (!resets.request(stream, head("GET", "/hold")) || !resets.send(frame(kReset, 0, stream, big_endian(8, 4)))) break;
+      if (!resets.request(stream, head("GET", "/hold")) || !resets.send(frame(kReset, 0, stream, big_endian(8, 4))))
+        break;
     }
     resets.expect_end();
   }

@@ -74,11 +74,13 @@ std::vector<Case> broken() {
       {"header of 16 KB + 1", headers("X: " + fill((16 << 10) + 1 - headers("X: \r\n").size()) + "\r\n"), 431},
       {"101 fields", headers(many), 431},
       {"endless line", "GET /" + fill(1 << 20), 431},
-      {"endless empty lines", [] {
+      {"endless empty lines",
+       [] {
          std::string lines;
          for (int i = 0; i < 10000; ++i) lines += "\r\n";
          return lines;
-       }(), 431},
+       }(),
+       431},
       {"NUL in a value", headers(std::string("X: a\0b\r\n", 8)), 400},
       {"NUL in a name", headers(std::string("X\0: a\r\n", 7)), 400},
       {"NUL in the target", std::string("GET /\0 HTTP/1.1\r\nHost: test\r\n\r\n", 31), 400},
@@ -138,7 +140,8 @@ TEST(Messages, OddOnesAreTakenForWhatTheyAre) {
       {headers("X: " + std::string((16 << 10) - bare, 'a') + "\r\nContent-Length: 0\r\n"), "POST /echo "},
       {headers(many + "Content-Length: 0\r\n"), "POST /echo "},
       {get("/echo", "Connection: upgrade\r\nUpgrade: websocket\r\n"), "GET /echo "},
-      {get("/echo", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), "GET /echo "},
+      {get("/echo", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
+       "GET /echo "},
       {"X-ODD!~ /echo HTTP/1.1\r\nhOST:test\r\n\r\n", "X-ODD!~ /echo "},
       {post("/echo", std::string(1 << 20, 'b')), cat("POST /echo ", std::string(1 << 20, 'b'))},
       {"GET /echo HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\n\r\n", "GET /echo "},
@@ -181,7 +184,8 @@ TEST(Messages, AHundredPipelinedAreAnsweredInTheirOrder) {
   TestServer server;
   Client client(server.port);
   std::string all;
-  for (int i = 0; i < 100; ++i) all += i % 2 == 0 ? get(cat("/echo?", i)) : post(cat("/echo?", i), std::string(1000, 'x'));
+  for (int i = 0; i < 100; ++i)
+    all += i % 2 == 0 ? get(cat("/echo?", i)) : post(cat("/echo?", i), std::string(1000, 'x'));
   ASSERT_TRUE(client.send(all));
   for (int i = 0; i < 100; ++i) {
     const Answer answer = client.answer();

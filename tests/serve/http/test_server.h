@@ -18,7 +18,8 @@ namespace bumblebee::serve {
 class TestHandler : public HttpHandler {
  public:
   std::optional<HttpResponse> on_head(const HttpHead& head) noexcept override;
-  void on_request(uint64_t id, HttpHead head, std::string body, std::shared_ptr<HttpExchange> exchange) noexcept override;
+  void on_request(uint64_t id, HttpHead head, std::string body,
+                  std::shared_ptr<HttpExchange> exchange) noexcept override;
   void on_gone(uint64_t id) noexcept override;
 
   struct Held {

@@ -1,4 +1,5 @@
-// TLS with a certificate that the openssl program makes at test time, spoken to by libcurl: HTTP/1.1, HTTP/2, and a new certificate.
+// TLS with a certificate that the openssl program makes at test time, spoken to by libcurl: HTTP/1.1, HTTP/2, and a new
+// certificate.
 #include <curl/curl.h>
 
 #include <cstdlib>
@@ -34,9 +35,10 @@ class Tls : public testing::Test {
   }
 
   void make_certificate() {
-    const std::string command = cat("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1 ",
-                                    "-addext subjectAltName=IP:127.0.0.1 -keyout ", (folder_ / "key.pem").string(), " -out ",
-                                    (folder_ / "certificate.pem").string(), " > /dev/null 2>&1");
+    const std::string command =
+        cat("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1 ",
+            "-addext subjectAltName=IP:127.0.0.1 -keyout ", (folder_ / "key.pem").string(), " -out ",
+            (folder_ / "certificate.pem").string(), " > /dev/null 2>&1");
     ASSERT_EQ(std::system(command.c_str()), 0);
     fs::copy_file(folder_ / "certificate.pem", folder_ / "trusted.pem", fs::copy_options::overwrite_existing);
   }
@@ -45,7 +47,8 @@ class Tls : public testing::Test {
   std::string fetch(long version, const std::string& body = "") {
     CURL* curl = curl_easy_init();
     std::string answer;
-    const std::string url = cat("https://127.0.0.1:", server_->port, "/echo"), trusted = (folder_ / "trusted.pem").string();
+    const std::string url = cat("https://127.0.0.1:", server_->port, "/echo"),
+                      trusted = (folder_ / "trusted.pem").string();
     curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
     curl_easy_setopt(curl, CURLOPT_CAINFO, trusted.c_str());
     curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, version);
@@ -53,10 +56,11 @@ class Tls : public testing::Test {
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     if (!body.empty()) curl_easy_setopt(curl, CURLOPT_COPYPOSTFIELDS, body.c_str());
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, +[](char* data, size_t one, size_t count, void* out) {
-      static_cast<std::string*>(out)->append(data, one * count);
-      return one * count;
-    });
+    curl_easy_setopt(
+        curl, CURLOPT_WRITEFUNCTION, +[](char* data, size_t one, size_t count, void* out) {
+          static_cast<std::string*>(out)->append(data, one * count);
+          return one * count;
+        });
     const CURLcode code = curl_easy_perform(curl);
     curl_easy_cleanup(curl);
     return code == CURLE_OK ? answer : curl_easy_strerror(code);

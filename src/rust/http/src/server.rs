@@ -155,6 +155,8 @@ impl Server {
 
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
+            // Else a crowd at the door keeps tokio from looking at those inside, who may long have left.
+            tokio::task::yield_now().await;
             match accepted {
                 Ok((stream, peer)) => {
                     if let Some(ticket) = self.admit(peer.ip()) {
