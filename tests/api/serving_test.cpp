@@ -445,6 +445,56 @@ TEST_F(ServingTest, DrainsAndTakesNothingNew) {
   EXPECT_EQ(long_one.wait().at(0).finish_reason, FinishReason::cancelled);
 }
 
+TEST_F(ServingTest, TimesRunOut) {
+  const Generation s = serving(config(20'000), {.limits = {.batch_size = 1, .sequence_length = 30'000}});
+  const auto blocker = std::make_shared<Blocker>();
+  const Request first = s.submit("a", blocker);
+  blocker->wait_inside();
+  Input input("b");
+  input.queue_timeout = 1ms;
+  const auto recorder = std::make_shared<Recorder>();
+  const Request queued = s.submit(input, recorder);
+  std::this_thread::sleep_for(5ms);
+  blocker->let_go();
+  refusal(ErrorCode::timed_out, [&] { queued.wait(); });
+  EXPECT_EQ(recorder->error(), ErrorCode::timed_out);
+  first.cancel();
+  first.wait();
+  input.queue_timeout.reset();
+  input.deadline = 1ms;
+  refusal(ErrorCode::timed_out, [&] { s.run(input); });
+}
+
+TEST_F(ServingTest, CountsWhatItDoes) {
+  const Generation s = serving(config(10));
+  EXPECT_EQ(s.stats().generated_tokens, 0u);
+  const int prompt = s.run("Hello").token_summary.input;
+  Input input("Hello");
+  input.stop_token_ids.assign(95, 0);
+  for (int i = 0; i < 95; ++i) input.stop_token_ids[size_t(i)] = 32 + i;
+  EXPECT_EQ(s.run(input).finish_reason, FinishReason::stop);
+  const auto recorder = std::make_shared<Recorder>();
+  std::promise<Request> handle;
+  recorder->hook = [request = handle.get_future().share()](const Delta&) { request.get().cancel(); };
+  handle.set_value(s.submit("Hello", recorder));
+  ASSERT_TRUE(s.drain(10min));
+  const ServingStats stats = s.stats();
+  EXPECT_EQ(stats.ended_length, 1u);
+  EXPECT_EQ(stats.ended_stop, 1u);
+  EXPECT_EQ(stats.ended_cancelled, 1u);
+  EXPECT_EQ(stats.failed, 0u);
+  EXPECT_EQ(stats.prompt_tokens, uint64_t(3 * prompt));
+  EXPECT_GE(stats.generated_tokens, 11u);
+  EXPECT_GE(stats.steps, 12u);
+  EXPECT_EQ(stats.running, 0);
+  EXPECT_EQ(stats.waiting, 0);
+  EXPECT_GT(stats.pages, 0);
+  EXPECT_EQ(stats.pages_used, 0);
+  EXPECT_EQ(stats.page_tokens, 64);
+  EXPECT_GT(stats.page_bytes, 0u);
+  EXPECT_GT(stats.step_seconds.compute, 0);
+}
+
 TEST_F(ServingTest, ServingsAreFoundByName) {
   const Generation s = serving(config(6));
   register_serving("tiny", s);
