@@ -136,8 +136,12 @@ TEST_F(ServingTest, WithoutASeedEveryRequestHasOneAndSaysWhich) {
   EXPECT_EQ(s.run(again).tokens, b.tokens);
 }
 
+/// Answers that do not end by themselves while a test looks at them.
+constexpr int kEndless = 20'000;
+const GenerationOptions kLong = {.limits = {.batch_size = 3, .sequence_length = 30'000}};
+
 TEST_F(ServingTest, CancelsFromInsideAndOutside) {
-  const Generation s = serving(config(200));
+  const Generation s = serving(config(kEndless), kLong);
   const auto recorder = std::make_shared<Recorder>();
   std::promise<Request> handle;
   std::shared_future<Request> request = handle.get_future().share();
@@ -161,16 +165,18 @@ TEST_F(ServingTest, CancelsFromInsideAndOutside) {
   outside.cancel();
   for (const Result& result : outside.wait()) EXPECT_EQ(result.finish_reason, FinishReason::cancelled);
   EXPECT_EQ(other->ends(), 1);
-  EXPECT_EQ(s.run("a").tokens.size(), 200u);
+  Input next("a");
+  next.config = config(7);
+  EXPECT_EQ(s.run(next).tokens.size(), 7u);
 }
 
 TEST_F(ServingTest, AListenerMayDropTheLastHandleOfItsServing) {
   for (const bool at_the_end : {false, true}) {
     const auto alive = std::make_shared<int>();
     std::weak_ptr<int> gone = alive;
-    GenerationOptions options;
+    GenerationOptions options = kLong;
     options.on_step = [keeps = std::move(alive)] {};
-    std::optional<Generation> s = serving(config(at_the_end ? 5 : 100), options);
+    std::optional<Generation> s = serving(config(at_the_end ? 5 : kEndless), options);
     options.on_step = {};
     const auto recorder = std::make_shared<Recorder>();
     std::promise<void> ready;
@@ -192,7 +198,7 @@ TEST_F(ServingTest, AListenerMayDropTheLastHandleOfItsServing) {
 }
 
 TEST_F(ServingTest, ADroppedServingFailsItsRequests) {
-  std::optional<Generation> s = serving(config(200), {.limits = {.batch_size = 2, .sequence_length = 256}});
+  std::optional<Generation> s = serving(config(kEndless), kLong);
   std::vector<std::shared_ptr<Recorder>> recorders;
   std::vector<Request> requests;
   for (int i = 0; i < 6; ++i) {
@@ -437,7 +443,7 @@ TEST_F(ServingTest, DrainsAndTakesNothingNew) {
   refusal(ErrorCode::draining, [&] { s.submit("b", nullptr); });
   refusal(ErrorCode::draining, [&] { s.run("b"); });
 
-  const Generation other = serving(config(20'000), {.limits = {.batch_size = 1, .sequence_length = 30'000}});
+  const Generation other = serving(config(kEndless), kLong);
   const auto recorder = std::make_shared<Recorder>();
   const Request long_one = other.submit("a", recorder);
   recorder->wait_tokens(1);
@@ -446,7 +452,7 @@ TEST_F(ServingTest, DrainsAndTakesNothingNew) {
 }
 
 TEST_F(ServingTest, TimesRunOut) {
-  const Generation s = serving(config(20'000), {.limits = {.batch_size = 1, .sequence_length = 30'000}});
+  const Generation s = serving(config(kEndless), {.limits = {.batch_size = 1, .sequence_length = 30'000}});
   const auto blocker = std::make_shared<Blocker>();
   const Request first = s.submit("a", blocker);
   blocker->wait_inside();
