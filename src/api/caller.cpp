@@ -135,6 +135,7 @@ class Call {
       member.skipped = stopped_ || member.cancel.cancelled();
       if (member.skipped) continue;
       try {
+        generator_.engine().require_room(1);  // asking is no refusal that anybody counts
         member.request = generator_.submit(member.prepared, member.hearing);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::busy || fed_ == 0) throw;

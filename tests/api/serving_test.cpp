@@ -422,8 +422,8 @@ TEST_F(ServingTest, AFullQueueRefusesAndListsWait) {
   first.wait();
   for (const Request& request : waiting) EXPECT_EQ(request.wait().at(0).tokens.size(), 3u);
   Input several("d");
-  several.n = 4;
-  refusal(ErrorCode::busy, [&] { s.submit(several, nullptr); });
+  several.n = 5;
+  refusal(ErrorCode::busy, [&] { s.submit(several, nullptr); });  // more than run and wait at once
   std::vector<Input> list;
   for (int i = 0; i < 20; ++i) list.emplace_back("prompt " + std::to_string(i));
   const std::vector<Result> results = s.run(list);
