@@ -127,6 +127,7 @@ FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&
     counters_.recomputed += uint64_t(std::max(0, request.computed - found.tokens));
   }
   request.computed = found.tokens;
+  request.cached = std::min(request.cached, request.computed);  // what is lost of it is its own to compute
   request.awaits = {};
   return Verdict::fits;
 }

@@ -109,6 +109,7 @@ void Scheduler::grow(size_t share, std::vector<PageCopy>& copies) {
       rows = std::max(page, rows / 2);
     } else if (copied) {
       sequence.computed = past / page * page;
+      sequence.cached = std::min(sequence.cached, sequence.computed);
       table_.truncate(sequence.pages, sequence.computed);
     } else if (!preempt_behind(share) || shares_[share].sequence == nullptr) {
       return;  // it waits, or is gone
@@ -162,6 +163,7 @@ void Scheduler::take_back(Sequence& sequence, int rows, bool copies) noexcept {
   }
   sequence.computed -= rows;
   if (copies) sequence.computed -= sequence.computed % limits_.page_size;
+  sequence.cached = std::min(sequence.cached, sequence.computed);
   table_.truncate(sequence.pages, sequence.computed);
 }
 

@@ -32,7 +32,7 @@ struct Sequence {
 
   // The scheduler's own.
   int computed = 0;         // tokens whose keys and values are cached, or are being computed
-  int cached = 0;           // of the prompt, what others had computed when it became active first
+  int cached = 0;           // of the prompt, what others had computed and was of use
   int reserved = 0;         // pages that it may count on, from its activation on
   uint64_t activation = 0;  // its place among all activations, of which the first counts; 0: it was never active
   uint64_t turn = 0;        // shares of steps that its prompt had
