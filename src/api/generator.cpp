@@ -51,15 +51,10 @@ void check_input(const Input& input) {
   check_time(input.deadline, "deadline");
 }
 
+/// Of what is not the engine's own (engine::check_options).
 void check_options(const GenerationOptions& options) {
-  const auto at_least = [](int64_t value, int64_t least, const char* field) {
-    require(value >= least, field, cat(least, " or more, got ", value));
-  };
-  at_least(options.max_waiting, 1, "max_waiting");
-  at_least(options.max_waiting_tokens, 1, "max_waiting_tokens");
-  at_least(options.max_active_per_client, 0, "max_active_per_client");
-  at_least(options.step_target_ms, 1, "step_target_ms");
-  at_least(options.batch_timeout_ms, 0, "batch_timeout_ms");
+  require(options.max_active_per_client >= 0, "max_active_per_client",
+          cat("0 (no limit) or more, got ", options.max_active_per_client));
   const std::vector<std::string>& keys = options.batch_keys;
   for (auto key = keys.begin(); key != keys.end(); ++key) {
     require(!key->empty() && key->size() <= kLongestName, "batch_keys",

@@ -343,10 +343,10 @@ TEST_F(ServingTest, RefusesByName) {
     const std::string what = refusal(ErrorCode::bad_request, [&] { serving(config(4), wrong); });
     EXPECT_NE(what.find(field + ": expected"), std::string::npos) << what;
   };
-  impossible([](GenerationOptions& o) { o.max_waiting = 0; }, "max_waiting");
-  impossible([](GenerationOptions& o) { o.max_waiting_tokens = 0; }, "max_waiting_tokens");
+  impossible([](GenerationOptions& o) { o.max_waiting = -1; }, "max_waiting");
+  impossible([](GenerationOptions& o) { o.max_waiting_tokens = -1; }, "max_waiting_tokens");
   impossible([](GenerationOptions& o) { o.max_active_per_client = -1; }, "max_active_per_client");
-  impossible([](GenerationOptions& o) { o.step_target_ms = 0; }, "step_target_ms");
+  impossible([](GenerationOptions& o) { o.step_target_ms = -1; }, "step_target_ms");
   impossible([](GenerationOptions& o) { o.batch_timeout_ms = -1; }, "batch_timeout_ms");
   impossible([](GenerationOptions& o) { o.batch_keys = {"a", "a"}; }, "batch_keys");
   impossible([](GenerationOptions& o) { o.batch_keys = {""}; }, "batch_keys");
