@@ -172,7 +172,7 @@ TEST_F(ServingTest, CancelsFromInsideAndOutside) {
 
 TEST_F(ServingTest, AListenerMayDropTheLastHandleOfItsServing) {
   for (const bool at_the_end : {false, true}) {
-    const auto alive = std::make_shared<int>();
+    auto alive = std::make_shared<int>();
     std::weak_ptr<int> gone = alive;
     GenerationOptions options = kLong;
     options.on_step = [keeps = std::move(alive)] {};
