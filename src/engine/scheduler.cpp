@@ -54,6 +54,7 @@ int Scheduler::outstanding(const Sequence& sequence) const {
 /// Those that no other sequence may take.
 int Scheduler::outstanding_of_branching() const {
   int pages = 0;
+  if (branching_ == 0) return pages;
   for (const auto& [id, sequence] : active_) {
     if (sequence.alternatives > 1) pages += outstanding(sequence);
   }
@@ -156,6 +157,7 @@ std::span<const RequestId> Scheduler::activate(FunctionRef<bool(const Sequence&)
     }
     const auto place = active_.insert(waiting_.extract(*id)).position;
     place->second.turn = turn;
+    branching_ += place->second.alternatives > 1;
     queue_.charge(*id, place->second.output().empty() ? place->second.prompt : 0);
     activated_.push_back(*id);
   }
@@ -238,6 +240,7 @@ void Scheduler::finish(RequestId id, Leaves leaves) noexcept {
   const auto found = active_.find(id);
   if (found == active_.end()) return;
   close(found->second, leaves, false);
+  branching_ -= found->second.alternatives > 1;
   active_.erase(found);
 }
 

@@ -145,6 +145,7 @@ class Scheduler {
   std::map<RequestId, Sequence> waiting_, active_;
   SchedulerCounters counters_;
   uint64_t activations_ = 0;
+  int branching_ = 0;   // active sequences with alternatives
   uint64_t state_ = 1;  // changes whenever a request that did not fit may fit now
   // With room for all that may be active, so that planning fails early or not at all.
   std::vector<RequestId> activated_, preempted_, told_;
