@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/loop_parts.h"
 
 namespace bumblebee::engine {
 namespace {
@@ -16,13 +17,6 @@ namespace {
 constexpr int kDefaultMaxNewTokens = 20;
 /// Pages whose memory an idle engine gives back before it looks again whether somebody came.
 constexpr int kReleasedAtOnce = 16;
-
-double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-/// A separate exception for every request: one object shared between threads would be counted by all of them.
-std::exception_ptr error_of(ErrorCode code, const std::string& what) {
-  return std::make_exception_ptr(Error(code, "engine", what));
-}
 
 }  // namespace
 

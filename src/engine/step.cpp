@@ -8,15 +8,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "engine/loop_parts.h"
 
 namespace bumblebee::engine {
 namespace {
-
-double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-std::exception_ptr error_of(ErrorCode code, const std::string& what) {
-  return std::make_exception_ptr(Error(code, "engine", what));
-}
 
 /// The logprobs of one logit row, where its request asks for them.
 std::optional<text::TokenLogprob> logprob_of(const GenerationConfig& config, const exec::StepResult& result,

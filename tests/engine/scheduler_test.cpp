@@ -16,7 +16,7 @@
 namespace bumblebee::engine {
 namespace {
 
-PrefixRoot root_of(int number) {
+PrefixRoot root_at(int number) {
   PrefixRoot root{};
   root[0] = uint8_t(number);
   return root;
@@ -97,7 +97,7 @@ class Simulation {
     request.key = std::string(1, char('a' + pick(3)));
     request.cache = pick(8) > 0;
     const int root = pick(3);
-    request.root = root_of(root);
+    request.root = root_at(root);
     // Most begin as somebody else's did, up to somewhere.
     if (!said_[size_t(root)].empty() && pick(4) > 0) {
       const std::vector<int32_t>& before = said_[size_t(root)][size_t(pick(int(said_[size_t(root)].size())))];
@@ -449,7 +449,7 @@ TEST(Scheduler, RootsShareNothing) {
   Scheduler scheduler({.batch_size = 4, .sequence_length = 100, .pages = 100, .page_size = 4});
   const auto cached = [&](RequestId id, int root) {
     Sequence sequence = request(id, 21, 1);
-    sequence.root = root_of(root);
+    sequence.root = root_at(root);
     scheduler.submit(std::move(sequence));
     next(scheduler);
     const int found = scheduler.at(id).cached;

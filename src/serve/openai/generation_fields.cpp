@@ -13,7 +13,7 @@ namespace bumblebee::serve {
 namespace {
 
 constexpr int64_t kChoices = 8;
-constexpr size_t kStops = 16, kStopBytes = 1024, kStopTokens = 64, kBiases = 300, kLoras = 16, kNameBytes = 256;
+constexpr size_t kStops = 16, kStopBytes = 1024, kStopTokens = 64, kBiases = 300, kLoras = 16, kModelNameBytes = 256;
 constexpr size_t kSaltBytes = 64;
 constexpr int64_t kPriority = 1000;
 constexpr int64_t kTopK = 1'000'000;
@@ -115,7 +115,7 @@ int64_t read_length(const JsonIn& value, const Draft& draft) { return value.inte
 
 }  // namespace
 
-void read_model(const JsonIn& value, Draft& draft) { draft.request.model = value.string(kNameBytes); }
+void read_model(const JsonIn& value, Draft& draft) { draft.request.model = value.string(kModelNameBytes); }
 
 int32_t read_token_id(const JsonIn& value, const Draft& draft) {
   return int32_t(value.integer(0, draft.rules.vocab_size - 1));

@@ -10,7 +10,7 @@
 namespace bumblebee::serve {
 namespace {
 
-constexpr size_t kMessages = 8192, kParts = 1024, kCalls = 128, kTools = 128, kNameBytes = 64, kIdBytes = 256;
+constexpr size_t kMessages = 8192, kParts = 1024, kCalls = 128, kTools = 128, kToolNameBytes = 64, kIdBytes = 256;
 
 /// Members that clients send back as they got them. They say nothing to a template.
 constexpr std::string_view kEchoed[] = {"refusal", "annotations", "audio", "function_call", "finish_reason", "index"};
@@ -148,8 +148,8 @@ void read_tool(const JsonIn& tool, OrderedJson& out, Draft& draft) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
            c == '.';
   };
-  if (text.empty() || text.size() > kNameBytes || !std::all_of(text.begin(), text.end(), is_plain)) {
-    name.out_of_range(cat("a name: 1 to ", kNameBytes, " of A-Z a-z 0-9 . _ -"));
+  if (text.empty() || text.size() > kToolNameBytes || !std::all_of(text.begin(), text.end(), is_plain)) {
+    name.out_of_range(cat("a name: 1 to ", kToolNameBytes, " of A-Z a-z 0-9 . _ -"));
   }
   if (std::find(draft.tool_names.begin(), draft.tool_names.end(), text) != draft.tool_names.end()) {
     name.out_of_range("every name once");
