@@ -21,7 +21,8 @@ class Adapters(running.LoadTest):
                 for version in (0, 1):
                     running.make_adapter(root / f"{name}-{version}", f"{name}/{version}")
             flags = ["--adapter-root", root, "--api-key-file", running.process.write_key(scratch, "keys", KEY), "--admin-key-file",
-                     running.process.write_key(scratch, "admin", ADMIN), "--parallel", 16, "--max-waiting", 64]
+                     running.process.write_key(scratch, "admin", ADMIN), "--parallel", 16, "--max-waiting", 64,
+                     "--ctx-size", 512, "--kv-memory", "2MiB"]  # few pages, which the answers alone fill
             with running.server(*flags) as server:
                 asyncio.run(self.hot(server))
                 self.assertEqual(0, server.end(), server.said())
