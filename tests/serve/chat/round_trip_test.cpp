@@ -116,8 +116,10 @@ TEST(RoundTrip, ThoughtsAndWhatPromptsOpen) {
   EXPECT_FALSE(opens_thought(prompt("Qwen-Qwen3-0.6B", "")));
   EXPECT_FALSE(opens_thought(prompt("Qwen-Qwen3-0.6B", R"({"enable_thinking": false})")));
   EXPECT_FALSE(opens_thought(prompt("Qwen-Qwen2.5-7B-Instruct", "")));
-  EXPECT_TRUE(opens_thought(prompt("Qwen-QwQ-32B", "")));
-  EXPECT_TRUE(opens_thought(prompt("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "")));
+  for (const char* name : {"Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"}) {
+    EXPECT_TRUE(opens_thought(prompt(name, R"({"enable_thinking": true})"))) << name;
+    EXPECT_FALSE(opens_thought(prompt(name, R"({"enable_thinking": false})"))) << name;
+  }
   EXPECT_FALSE(opens_thought(prompt("deepseek-ai-DeepSeek-V3.1", R"({"thinking": false})")));
   EXPECT_TRUE(opens_thought(prompt("deepseek-ai-DeepSeek-V3.1", R"({"thinking": true})")));
 }

@@ -139,7 +139,7 @@ TEST(ChatStream, UsageInEveryChunkWhereAsked) {
   EXPECT_EQ(json["usage"]["total_tokens"], 7);
   EXPECT_EQ(
       json["timings"].dump(),
-      R"({"cache_n":1,"predicted_ms":20.0,"predicted_n":2,"predicted_per_second":100.0,"prompt_ms":8.0,"prompt_n":4,"prompt_per_second":500.0,"queue_ms":1.5})");
+      R"({"cache_n":1,"predicted_ms":20,"predicted_n":2,"predicted_per_second":100,"prompt_ms":8,"prompt_n":4,"prompt_per_second":500,"queue_ms":1.5})");
 }
 
 TEST(ChatStream, LogprobsAndIdsGoWithTheFirstEventOrAlone) {

@@ -40,13 +40,14 @@ inline std::string completion_refusal(const std::string& body, const RequestRule
 }
 
 /// A body with one message, and `fields`, for instance "\"n\": 2".
+inline std::string body_of(const std::string& beginning, const std::string& fields) {
+  const char* model = fields.starts_with("\"model\"") ? "" : R"("model": "m", )";  // no key twice
+  return cat("{", model, beginning, fields.empty() ? "" : ", ", fields, "}");
+}
 inline std::string chat_body(const std::string& fields = {}) {
-  return cat(R"({"model": "m", "messages": [{"role": "user", "content": "Hi"}])", fields.empty() ? "" : ", ", fields,
-             "}");
+  return body_of(R"("messages": [{"role": "user", "content": "Hi"}])", fields);
 }
-inline std::string completion_body(const std::string& fields = {}) {
-  return cat(R"({"model": "m", "prompt": "Hi")", fields.empty() ? "" : ", ", fields, "}");
-}
+inline std::string completion_body(const std::string& fields = {}) { return body_of(R"("prompt": "Hi")", fields); }
 inline ChatRequest chat(const std::string& fields = {}) { return read_chat_request(chat_body(fields), rules()); }
 /// A body with these messages.
 inline std::string messages_body(const std::string& messages) { return cat(R"({"messages": )", messages, "}"); }
