@@ -115,4 +115,20 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
   return found;
 }
 
+bool takes_null_content(const Tokenizer& tokenizer) {
+  Message question, call;
+  question.role = "user";
+  question.content = "?";
+  call.role = "assistant";
+  call.json =
+      R"({"role": "assistant", "content": null, "tool_calls": [{"id": "123456789", "type": "function",
+          "function": {"name": "f", "arguments": {}}}]})";
+  try {
+    tokenizer.apply_chat_template(std::vector<Message>{question, call}, {});
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace bumblebee::serve

@@ -25,6 +25,9 @@ struct ModelFormats {
 ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_parser = "auto",
                             std::string_view reasoning_parser = "auto");
 
+/// Whether the chat template renders an assistant's message with calls and null as its content, as clients send it.
+bool takes_null_content(const Tokenizer& tokenizer);
+
 /// "hermes", "llama", "mistral" or "none".
 std::string_view to_string(ToolFormat format);
 

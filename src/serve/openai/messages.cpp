@@ -108,7 +108,8 @@ Message read_message(const JsonIn& in, Draft& draft) {
     content.missing("a string, or an array of text parts");
   }
   // Some templates ask whether a message that calls has no content, rather than an empty one.
-  whole["content"] = content.is_null() && !made_calls.empty() ? OrderedJson() : OrderedJson(message.content);
+  const bool null = content.is_null() && !made_calls.empty() && draft.rules.null_content;
+  whole["content"] = null ? OrderedJson() : OrderedJson(message.content);
 
   for (const char* key : {"name", "tool_call_id"}) {
     if (const JsonIn value = in[key]; !value.is_null()) whole[key] = value.string(kIdBytes);

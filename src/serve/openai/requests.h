@@ -18,6 +18,7 @@ struct RequestRules {
   int context = 0;          // tokens of prompt and output together
   int vocab_size = 0;
   bool developer_role = false;  // the chat template has it; else such messages become the system's
+  bool null_content = true;     // the chat template takes a message that calls and says nothing; else it says ""
   bool strict = false;          // unknown fields are refused, instead of ignored and named
 };
 

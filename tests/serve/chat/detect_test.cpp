@@ -64,6 +64,11 @@ TEST(Detect, TheVocabularyDecidesWhereTheTemplateIsSilent) {
   EXPECT_TRUE(formats("[THINK]", true).special_thought_marks);
 }
 
+TEST(Detect, WhetherATemplateTakesNullForContent) {
+  EXPECT_FALSE(takes_null_content(tokenizer_with("{% for m in messages %}{{ m.role + m.content }}{% endfor %}")));
+  EXPECT_TRUE(takes_null_content(tokenizer_with(template_of("Qwen-Qwen3-0.6B"))));
+}
+
 TEST(Detect, TheOperatorOverrides) {
   const Tokenizer tokenizer = tokenizer_with(template_of("Qwen-Qwen3-0.6B"), {{"[TOOL_CALLS]", true}});
   EXPECT_EQ(detect_formats(tokenizer, "none", "none").tools, ToolFormat::none);

@@ -127,6 +127,19 @@ TEST(ChatRequest, UnknownFieldsAreNamedOrRefused) {
   for (const std::string& name : ignored) EXPECT_LE(name.size(), 64u);
 }
 
+TEST(Messages, NullBesideCallsIsEmptyWhereTheTemplateCannotTakeIt) {
+  const std::string body = messages_body(
+      R"([{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type": "function",
+          "function": {"name": "f", "arguments": "{}"}}]}])");
+  RequestRules with = rules();
+  const auto content = [&] {
+    return nlohmann::json::parse(read_chat_request(body, with).input.messages.at(1).json).at("content");
+  };
+  EXPECT_TRUE(content().is_null());
+  with.null_content = false;
+  EXPECT_EQ(content(), "");
+}
+
 TEST(Messages, DeveloperIsSystemWhereTheTemplateHasNone) {
   const std::string message = R"({"role": "developer", "content": "Be brief."})";
   EXPECT_EQ(only(message)["role"], "system");
