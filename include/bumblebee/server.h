@@ -36,11 +36,13 @@ struct ServerOptions {
   bool strict = false;  // refuses fields it does not know, instead of ignoring and naming them
 
   int max_connections = 2048, max_connections_per_address = 256;  // loopback has no limit of its own
+  /// Of one request, at most 8 MB; of all that are being sent, and as much again of those that wait to be read.
   uint64_t max_body_bytes = 8 << 20, max_bodies_bytes = 256 << 20;
   std::chrono::milliseconds write_stall{30'000}, keep_alive{10'000};  // keep_alive: between comments in a quiet stream
   std::chrono::milliseconds queue_timeout{0};                         // 0: none
   bool log_prompts = false;
-  std::function<void(std::string_view line)> log;  // JSON, one line a request; empty: nowhere
+  /// JSON, one line a request, on a thread of its own; empty: nowhere.
+  std::function<void(std::string_view line)> log;
 };
 
 /// An adapter that the server has from the start.

@@ -1,6 +1,7 @@
 // Loading and unloading adapters while others are answered: one at a time, on a thread of its own.
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -25,6 +26,13 @@ OrderedJson described(const ServedAdapter& one) {
           {"modules", info.modules.size()},
           {"bytes", info.bytes},
           {"loaded", std::chrono::duration_cast<std::chrono::seconds>(one.loaded.time_since_epoch()).count()}};
+}
+
+/// Gives back what packing took, where no name stands for the same weights.
+void give_back(const Served& served, const Adapters& adapters, const Adapter& gone) {
+  const auto all = adapters.list();
+  if (std::none_of(all.begin(), all.end(), [&](const auto& one) { return one->adapter.info().id == gone.info().id; }))
+    served.model.unload_adapter(gone);
 }
 
 }  // namespace
@@ -59,13 +67,45 @@ Repository Application::adapter_place(const std::string& path) const {
     if (!options_.allow_hub)
       throw ApiError(Refusal::invalid_value, "expected a path below --adapter-root; the Hub needs --allow-hub",
                      "lora_path");
-    return repository(path.starts_with("hf://") ? path : "hf://" + path);
+    const std::string source = path.starts_with("hf://") ? path : "hf://" + path;
+    const size_t at = std::min(source.find('@'), source.size());
+    const std::string place = source.substr(5, at - 5);
+    const size_t folder = place.find('/', place.find('/') + 1);
+    // Throws for what is no repository's: repository() would take it for a path of this machine's.
+    HubOptions options;
+    if (at < source.size()) options.revision = source.substr(at + 1);
+    (void)hf(place.substr(0, folder), options);
+    return repository(source);
   }
   if (!options_.adapter_root)
     throw ApiError(Refusal::invalid_value,
                    "this server loads no adapters: it was started without --adapter-root and --allow-hub", "lora_path");
   const std::string root = options_.adapter_root->string() + "/";
   return local(confined_path(*options_.adapter_root, path.starts_with(root) ? path.substr(root.size()) : path));
+}
+
+void Application::unload(Live& now, const Adapter& adapter) {
+  give_back(now.served, now.adapters, adapter);
+  const std::lock_guard lock(mutex_);
+  gone_.push_back({adapter, calls_.ids().second});
+}
+
+/// Requests that chose an adapter before it was unloaded, and wait, pack it once more when their turn comes.
+void Application::unload_again(Live& now) noexcept {
+  try {
+    std::vector<Gone> gone;
+    {
+      const std::lock_guard lock(mutex_);
+      if (gone_.empty()) return;
+      gone.swap(gone_);
+    }
+    const uint64_t oldest = calls_.ids().first;
+    for (const Gone& one : gone) give_back(now.served, now.adapters, one.adapter);
+    std::erase_if(gone, [&](const Gone& one) { return one.last < oldest; });
+    const std::lock_guard lock(mutex_);
+    gone_.insert(gone_.end(), gone.begin(), gone.end());
+  } catch (const std::bad_alloc&) {  // until the limit of packed adapters makes room
+  }
 }
 
 std::string Application::load_adapter(const std::string& body, Live& now) {
@@ -76,15 +116,19 @@ std::string Application::load_adapter(const std::string& body, Live& now) {
   if (request.expected_generation) expected.generation = uint64_t(*request.expected_generation);
   now.adapters.check(request.name, expected);
   // Adapters stay on the host while they can be named: a quarter of the memory is enough for them.
-  const uint64_t host = now.served.model.adapter_memory().host_bytes, most = host_memory().total / 4;
-  if (host >= most)
-    throw ApiError(Refusal::adapters_full,
-                   cat("adapters take ", host, " bytes of memory, at most ", most, " are allowed; unload one first"));
-  Adapter adapter =
-      bumblebee::load_adapter(now.served.model, adapter_place(request.path), {.scale = {}, .name = request.name});
+  const auto check_memory = [&] {
+    const uint64_t host = now.served.model.adapter_memory().host_bytes, most = host_memory().total / 4;
+    if (host > most)
+      throw ApiError(Refusal::adapters_full,
+                     cat("adapters take ", host, " bytes of memory, at most ", most, " are allowed; unload one first"));
+  };
+  check_memory();
+  Adapter adapter = bumblebee::load_adapter(adapter_place(request.path), {.scale = {}, .name = request.name});
+  check_memory();  // with it
+  now.served.model.prepare_adapters({adapter});
   std::shared_ptr<const ServedAdapter> replaced;
   now.adapters.put(request.name, std::move(adapter), request.path, expected, &replaced);
-  if (replaced) now.served.model.unload_adapter(replaced->adapter);
+  if (replaced) unload(now, replaced->adapter);
   return described(*now.adapters.find(request.name)).dump();
 }
 
@@ -93,7 +137,7 @@ std::string Application::unload_adapter(const std::string& body, Live& now) {
   std::optional<uint64_t> expected;
   if (request.expected_generation) expected = uint64_t(*request.expected_generation);
   const std::shared_ptr<const ServedAdapter> gone = now.adapters.remove(request.name, expected);
-  now.served.model.unload_adapter(gone->adapter);
+  unload(now, gone->adapter);
   return described(*gone).dump();
 }
 

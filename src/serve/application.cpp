@@ -15,18 +15,9 @@ namespace bumblebee::serve {
 
 namespace {
 
-constexpr size_t kMostParsing = 256;  // requests that wait to be read
+constexpr size_t kLeastReading = 256;  // so many requests may wait to be read, whatever may wait for its answer
 
 int worker_count() { return std::max(1, int(std::thread::hardware_concurrency()) / 4); }
-
-/// One line at a time, whoever writes.
-Calls::LogSink one_at_a_time(const std::function<void(std::string_view)>& log) {
-  if (!log) return {};
-  return [log, mutex = std::make_shared<std::mutex>()](std::string_view line) {
-    const std::lock_guard lock(*mutex);
-    log(line);
-  };
-}
 
 HttpResponse json(int status, std::string body) {
   return {status, {{"content-type", "application/json"}}, std::move(body)};
@@ -54,9 +45,10 @@ Application::Application(ServerOptions options, bool loopback, std::function<Htt
       loopback_(loopback),
       http_(std::move(http)),
       guard_(options_, loopback),
-      calls_(metrics_, one_at_a_time(options_.log)),
-      administration_(1, 1),
-      workers_(worker_count(), kMostParsing),
+      log_(options_.log),
+      calls_(metrics_, log_),
+      administration_(1, 1, options_.max_bodies_bytes),
+      workers_(worker_count(), kLeastReading, options_.max_bodies_bytes),
       clock_([this] { keep_time(); }) {}
 
 Application::~Application() {
@@ -128,6 +120,7 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
       throw Error(ErrorCode::bad_request, "adapter", error.what());
     }
   }
+  workers_.allow(std::max(kLeastReading, size_t(options.max_waiting)));
   {
     const std::lock_guard lock(mutex_);
     live_ = std::move(fresh);
@@ -150,6 +143,7 @@ void Application::drain(std::chrono::milliseconds grace) {
     calls_.wait_until_empty(std::max(latest, Call::Clock::now() + std::chrono::milliseconds(200)));
   }
   calls_.refuse_all(ApiError(Refusal::draining, "the server is shutting down; this answer is not complete"));
+  (void)log_.flush(std::chrono::milliseconds(100));
 }
 
 Headers Application::common_headers(const HttpHead& head, std::string& request_id) const {
@@ -160,45 +154,46 @@ Headers Application::common_headers(const HttpHead& head, std::string& request_i
   return headers;
 }
 
-HttpResponse Application::with_headers(const HttpHead& head, HttpResponse response) const {
-  std::string id;
-  for (auto& header : common_headers(head, id)) response.headers.push_back(std::move(header));
-  return response;
-}
-
 std::optional<HttpResponse> Application::on_head(const HttpHead& head) noexcept {
   const Call::Clock::time_point started = Call::Clock::now();
   const RouteId* route = nullptr;
   std::optional<HttpResponse> response;
+  std::string id;
+  const char* code = "";
   try {
     try {
       response = decide(head, route);
     } catch (...) {
-      response = error_response(current_api_error());
+      const ApiError error = current_api_error();
+      code = error.kind().code;
+      response = error_response(error);
       if (const Match found = match(head.method, head.path); found.kind == Match::Kind::wrong_method)
         response->headers.emplace_back("allow", found.allow);
     }
     if (!response) return std::nullopt;
-    response = with_headers(head, std::move(*response));
+    for (auto& header : common_headers(head, id)) response->headers.push_back(std::move(header));
   } catch (...) {
     response.emplace();
     response->status = 503;
   }
-  calls_.count_refusal(route, response->status, std::chrono::duration<double>(Call::Clock::now() - started).count());
+  calls_.answered_on_head({.head = head, .route = route, .id = id, .started = started}, response->status, code);
   return response;
 }
 
 HttpResponse Application::on_broken(int status, std::string_view why) noexcept {
-  calls_.count_refusal(nullptr, status, 0);
   HttpResponse response;
+  const char* code = "";
   try {
     const Refusal refusal = status == 413   ? Refusal::body_too_large
                             : status == 503 ? Refusal::queue_full
                                             : Refusal::bad_request;
+    code = kind_of(refusal).code;
     response = error_response(ApiError(refusal, std::string(why)));
   } catch (...) {  // the status says it too
   }
   response.status = status;
+  const HttpHead none;
+  calls_.answered_on_head({.head = none, .route = nullptr, .id = {}, .started = Call::Clock::now()}, status, code);
   return response;
 }
 
@@ -272,7 +267,8 @@ HttpResponse Application::health(bool ready, Live* now) const {
 void Application::refuse_what_cannot_be_done(const HttpHead& head, const Route& route, Live* now) {
   if (draining_) throw ApiError(Refusal::draining, "the server is shutting down");
   if (!now) throw ApiError(Refusal::loading, "the model is being loaded");
-  if (head.header("content-encoding").value_or("identity") != "identity")
+  if (std::any_of(head.headers.begin(), head.headers.end(),
+                  [](const auto& h) { return h.first == "content-encoding" && h.second != "identity"; }))
     throw ApiError(Refusal::media_type, "expected a body without content-encoding");
   if (!is_json(head)) throw ApiError(Refusal::media_type, "expected the header 'content-type: application/json'");
   if (head.content_length.value_or(0) > options_.max_body_bytes)
@@ -307,6 +303,7 @@ std::string Application::metrics_text(Live* now) const {
   state.adapters.bytes = adapter_bytes_;
   state.adapters.host_bytes = adapter_host_bytes_;
   state.requests = calls_.size();
+  state.log_lines_dropped = log_.dropped();
   return metrics_.print(state);
 }
 
@@ -330,10 +327,16 @@ void Application::on_request(uint64_t id, HttpHead head, std::string body,
     if (administer_it) {
       if (adapter_busy_.exchange(true))
         throw ApiError(Refusal::adapter_busy, "another adapter is being loaded").retry_after(1);
-      administration_.finish([this, call, body = std::move(body)] { administer(call, body); });
+      try {
+        administration_.finish([this, call, body = std::move(body)] { administer(call, body); });
+      } catch (...) {
+        adapter_busy_ = false;
+        throw;
+      }
       return;
     }
-    if (!workers_.post([this, call, body = std::move(body)] { work(call, body); }))
+    const uint64_t bytes = body.size();
+    if (!workers_.post([this, call, body = std::move(body)] { work(call, body); }, bytes))
       throw ApiError(Refusal::queue_full, "too many requests wait to be read; try again later").retry_after(1);
   } catch (...) {
     if (call) calls_.refuse_current_exception(call);
@@ -352,6 +355,7 @@ void Application::keep_time() {
     const std::shared_ptr<Live> now = live_;
     lock.unlock();
     calls_.keep_alive(quiet);
+    if (now) unload_again(*now);
     const Call::Clock::time_point time = Call::Clock::now();
     const double seconds = std::chrono::duration<double>(time - before).count();
     if (now && seconds >= 1) {

@@ -17,6 +17,7 @@
 #include "serve/answer.h"
 #include "serve/calls.h"
 #include "serve/guard.h"
+#include "serve/log_queue.h"
 #include "serve/metrics.h"
 #include "serve/served.h"
 #include "serve/workers.h"
@@ -37,7 +38,10 @@ class Application final : public HttpHandler {
   void start_draining() { draining_ = true; }
   /// Lets answers end for so long, then ends them with an error.
   void drain(std::chrono::milliseconds grace);
-  void reload_keys() { guard_.reload(); }
+  /// Keys, and what `also` reads again: both, or none where that throws.
+  void reload_keys(const std::function<void()>& also) { guard_.reload(also); }
+  /// Waits until the log is written, at most so long. True: it is.
+  bool flush_log(std::chrono::milliseconds most) { return log_.flush(most); }
 
   std::optional<HttpResponse> on_head(const HttpHead& head) noexcept override;
   void on_request(uint64_t id, HttpHead head, std::string body,
@@ -62,7 +66,6 @@ class Application final : public HttpHandler {
   std::shared_ptr<Live> live() const;
   Answer::Place place() { return {calls_, workers_, metrics_}; }
   Headers common_headers(const HttpHead& head, std::string& request_id) const;
-  HttpResponse with_headers(const HttpHead& head, HttpResponse response) const;
 
   // On the I/O thread.
   std::optional<HttpResponse> decide(const HttpHead& head, const RouteId*& route);
@@ -89,6 +92,8 @@ class Application final : public HttpHandler {
   std::string load_adapter(const std::string& body, Live& live);
   std::string unload_adapter(const std::string& body, Live& live);
   Repository adapter_place(const std::string& path) const;
+  void unload(Live& live, const Adapter& adapter);
+  void unload_again(Live& live) noexcept;
 
   void keep_time();
 
@@ -97,6 +102,7 @@ class Application final : public HttpHandler {
   const std::function<HttpStats()> http_;
   Guard guard_;
   Metrics metrics_;
+  LogQueue log_;
   Calls calls_;
   std::atomic<bool> draining_ = false, adapter_busy_ = false;
   std::atomic<double> ends_per_second_ = 0;
@@ -105,6 +111,11 @@ class Application final : public HttpHandler {
   std::condition_variable stop_;
   bool stopping_ = false;
   std::shared_ptr<Live> live_;  // under mutex_
+  struct Gone {
+    Adapter adapter;
+    uint64_t last;  // no later call can have chosen it
+  };
+  std::vector<Gone> gone_;  // unloaded ones that calls may still use; under mutex_
   // Joined from below, while all that their tasks use is there.
   Workers administration_, workers_;
   std::thread clock_;

@@ -60,18 +60,38 @@ void Call::release() noexcept {
   all.swap(running_);
 }
 
-std::string log_line(const Call& call, int status) {
-  const CallFacts facts = call.facts();
+namespace {
+
+OrderedJson line_of(const Asked& asked, int status) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   OrderedJson line;
   line["time"] = std::chrono::duration<double>(now).count();
   line["event"] = "request";
-  line["id"] = call.request_id;
-  line["method"] = call.head.method.substr(0, 16);
-  line["route"] = to_string(call.match.route->id);
+  line["id"] = asked.id;
+  line["method"] = asked.head.method.substr(0, 16);
+  line["route"] = asked.route ? to_string(*asked.route) : "other";
   line["status"] = status;
-  line["seconds"] = std::chrono::duration<double>(Call::Clock::now() - call.started).count();
-  line["peer"] = call.head.peer;
+  line["seconds"] = std::chrono::duration<double>(Call::Clock::now() - asked.started).count();
+  line["peer"] = asked.head.peer;
+  return line;
+}
+
+std::string printed(const OrderedJson& line) {
+  return line.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string log_line(const Asked& asked, int status, std::string_view code) {
+  OrderedJson line = line_of(asked, status);
+  if (!code.empty()) line["error"] = code;
+  return printed(line);
+}
+
+std::string log_line(const Call& call, int status) {
+  const CallFacts facts = call.facts();
+  OrderedJson line = line_of(
+      {.head = call.head, .route = &call.match.route->id, .id = call.request_id, .started = call.started}, status);
   if (!call.caller.client.empty()) line["client"] = call.caller.client;
   if (!facts.error.empty()) line["error"] = facts.error;
   if (!facts.model.empty()) {
@@ -87,7 +107,7 @@ std::string log_line(const Call& call, int status) {
     line["ttft_s"] = facts.ttft_s;
   }
   if (!facts.body.empty()) line["body"] = facts.body;
-  return line.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  return printed(line);
 }
 
 }  // namespace bumblebee::serve

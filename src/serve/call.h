@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bumblebee/serving.h"
@@ -74,7 +75,16 @@ class Call {
   std::atomic<bool> finished_ = false;
 };
 
-/// A line of JSON for the log: one request.
+/// A request that was answered on its head: without a model.
+struct Asked {
+  const HttpHead& head;
+  const RouteId* route = nullptr;  // null: a path that there is not, or no HTTP
+  std::string_view id;
+  Call::Clock::time_point started;
+};
+
+/// A line of JSON for the log: one request. `code`: of the error, or "".
 std::string log_line(const Call& call, int status);
+std::string log_line(const Asked& asked, int status, std::string_view code);
 
 }  // namespace bumblebee::serve

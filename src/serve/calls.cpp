@@ -1,6 +1,7 @@
 // Ending calls, each once, and writing to streams.
 #include "serve/calls.h"
 
+#include <algorithm>
 #include <new>
 
 #include "base/log.h"
@@ -53,13 +54,24 @@ bool Calls::over(const std::shared_ptr<Call>& call, int status, Work work) noexc
   const std::chrono::duration<double> seconds = Call::Clock::now() - call->started;
   metrics_.answered(&call->match.route->id, status, seconds.count());
   try {
-    if (log_) log_(log_line(*call, status));
+    if (log_) log_.add(log_line(*call, status));
   } catch (...) {  // a line less, not an answer less
+    log_.drop();
   }
   const std::lock_guard lock(mutex_);
   calls_.erase(call->id);
   if (calls_.empty()) emptied_.notify_all();
   return true;
+}
+
+void Calls::answered_on_head(const Asked& asked, int status, const char* code) noexcept {
+  const std::chrono::duration<double> seconds = Call::Clock::now() - asked.started;
+  metrics_.answered(asked.route, status, seconds.count());
+  try {
+    if (log_) log_.add(log_line(asked, status, code));
+  } catch (...) {
+    log_.drop();
+  }
 }
 
 bool Calls::respond(const std::shared_ptr<Call>& call, HttpResponse response) noexcept {
@@ -140,6 +152,13 @@ void Calls::keep_alive(std::chrono::milliseconds quiet) noexcept {
 size_t Calls::size() const {
   const std::lock_guard lock(mutex_);
   return calls_.size();
+}
+
+std::pair<uint64_t, uint64_t> Calls::ids() const {
+  const std::lock_guard lock(mutex_);
+  std::pair<uint64_t, uint64_t> ids = {~uint64_t{0}, 0};
+  for (const auto& [id, call] : calls_) ids = {std::min(ids.first, id), std::max(ids.second, id)};
+  return ids;
 }
 
 bool Calls::wait_until_empty(Call::Clock::time_point latest) const {

@@ -5,14 +5,15 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "serve/call.h"
+#include "serve/log_queue.h"
 #include "serve/metrics.h"
 #include "serve/openai/errors.h"
 
@@ -20,8 +21,7 @@ namespace bumblebee::serve {
 
 class Calls {
  public:
-  using LogSink = std::function<void(std::string_view line)>;
-  Calls(Metrics& metrics, LogSink log) : metrics_(metrics), log_(std::move(log)) {}
+  Calls(Metrics& metrics, LogQueue& log) : metrics_(metrics), log_(log) {}
 
   void add(const std::shared_ptr<Call>& call);
   /// The client left, or reads too slowly.
@@ -41,15 +41,15 @@ class Calls {
   void keep_alive(std::chrono::milliseconds quiet) noexcept;
 
   size_t size() const;
+  /// The oldest and the newest that there are; without any, the highest and the lowest number.
+  std::pair<uint64_t, uint64_t> ids() const;
   /// Until there is none, or it is that late. True: there is none.
   bool wait_until_empty(Call::Clock::time_point latest) const;
   /// Ends all that are left.
   void refuse_all(const ApiError& error) noexcept;
 
-  /// Of an answer to a request that never became a call.
-  void count_refusal(const RouteId* route, int status, double seconds) noexcept {
-    metrics_.answered(route, status, seconds);
-  }
+  /// Counts and logs the answer to a request that never became a call. `code`: of its error, or "".
+  void answered_on_head(const Asked& asked, int status, const char* code) noexcept;
 
  private:
   enum class Work : uint8_t { done, cancel };
@@ -58,7 +58,7 @@ class Calls {
   std::vector<std::shared_ptr<Call>> all() const;
 
   Metrics& metrics_;
-  const LogSink log_;
+  LogQueue& log_;
   mutable std::mutex mutex_;
   mutable std::condition_variable emptied_;
   std::unordered_map<uint64_t, std::shared_ptr<Call>> calls_;

@@ -47,6 +47,13 @@ bool is_address(const std::string& host) {
   return ::inet_pton(AF_INET, host.c_str(), out.data()) == 1 || ::inet_pton(AF_INET6, host.c_str(), out.data()) == 1;
 }
 
+/// Names of headers between commas.
+bool is_list_of_names(std::string_view text) {
+  return !text.empty() && text.size() <= 1024 && std::all_of(text.begin(), text.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || std::string_view("-_, ").find(c) != std::string_view::npos;
+  });
+}
+
 /// The key that a request carries; several different ones are none.
 std::optional<std::string_view> key_of(const HttpHead& head) {
   if (const std::optional<std::string_view> authorization = head.header("authorization")) {
@@ -124,8 +131,9 @@ std::shared_ptr<const Guard::Keys> Guard::read_keys() const {
   return read;
 }
 
-void Guard::reload() {
+void Guard::reload(const std::function<void()>& also) {
   std::shared_ptr<const Keys> fresh = read_keys();
+  if (also) also();
   const std::lock_guard lock(mutex_);
   keys_ = std::move(fresh);
 }
@@ -184,14 +192,20 @@ Headers Guard::cors(const HttpHead& head) const {
   if (!origin || !allowed_origin(*origin)) return {};
   return {{"access-control-allow-origin", std::string(*origin)},
           {"vary", "origin"},
-          {"access-control-expose-headers", "x-request-id, x-bumblebee-seed, x-bumblebee-ignored, retry-after"}};
+          {"access-control-expose-headers",
+           "x-request-id, x-bumblebee-seed, x-bumblebee-ignored, retry-after, x-should-retry"}};
 }
 
 Headers Guard::cors_preflight(const HttpHead& head, std::string_view allow) const {
   Headers headers = cors(head);
   if (headers.empty()) return headers;
   headers.emplace_back("access-control-allow-methods", std::string(allow));
-  headers.emplace_back("access-control-allow-headers", "authorization, content-type, x-api-key, x-request-id");
+  // Clients have headers of their own (OpenAI's: x-stainless-...), and all are ignored here: what is asked for may
+  // come.
+  const std::string_view asked = head.header("access-control-request-headers").value_or("");
+  headers.emplace_back("access-control-allow-headers", is_list_of_names(asked)
+                                                           ? std::string(asked)
+                                                           : "authorization, content-type, x-api-key, x-request-id");
   headers.emplace_back("access-control-max-age", "600");
   return headers;
 }

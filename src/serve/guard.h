@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,8 +47,8 @@ class Guard {
  public:
   /// `loopback`: nothing but this machine can reach the server. Throws what KeySet::read() throws.
   Guard(const ServerOptions& options, bool loopback);
-  /// Reads the files again; keeps what it has where that throws.
-  void reload();
+  /// Reads the files again, then calls `also`; keeps what it has where one of them throws.
+  void reload(const std::function<void()>& also = {});
 
   /// Host and Origin, which say whether a page of somebody else's makes a browser ask.
   std::optional<ApiError> check_origin(const HttpHead& head) const;

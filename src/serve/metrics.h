@@ -51,6 +51,7 @@ class Metrics {
     AdapterMemory adapters;
     int adapter_count = 0;
     uint64_t requests = 0;  // that are being answered
+    uint64_t log_lines_dropped = 0;
   };
   std::string print(const Now& now) const;
 

@@ -67,6 +67,8 @@ void Application::note_ignored(Call& call, const std::vector<std::string>& field
 void Application::prepare(const std::shared_ptr<Call>& call, const GenerationRequest& request,
                           const Adapters::Choice& choice, text::Input& input) {
   if (!input.seed) input.seed = random_number() >> 11;  // what every client's numbers can hold
+  if (input.priority < 0 && call->caller.client.empty())
+    throw ApiError(Refusal::invalid_value, "expected 0 or more: only who has a key goes before others", "priority");
   input.adapters = choice.adapters;
   input.client = call->caller.client.empty() ? choice.label : call->caller.client;
   input.cache_salt = salt_of(call->caller.client, input.cache_salt);

@@ -43,6 +43,10 @@ ServerOptions checked(ServerOptions options) {
     throw Error(ErrorCode::bad_request, "serve", "tls_certificate: expected it and tls_key, got one of them");
   if (options.port < 0 || options.port > 65535)
     throw Error(ErrorCode::bad_request, "serve", cat("port: expected 0 to 65535, got ", options.port));
+  if (options.max_body_bytes > ServerOptions().max_body_bytes)
+    throw Error(ErrorCode::bad_request, "serve",
+                cat("max_body_bytes: expected at most ", ServerOptions().max_body_bytes,
+                    ", which is what is read of one", " request, got ", options.max_body_bytes));
   std::error_code unknown;
   if (options.adapter_root && !std::filesystem::is_directory(*options.adapter_root, unknown))
     throw Error(ErrorCode::bad_file, options.adapter_root->string(), "expected a directory with adapters, found none");
@@ -80,15 +84,17 @@ class ServerState {
   Application& application() { return application_; }
 
   void drain(std::chrono::milliseconds grace) {
+    using std::chrono::milliseconds;
+    const auto latest = std::chrono::steady_clock::now() + grace;
     application_.start_draining();
     http_->stop_accepting();
     application_.drain(grace);
     // Answers are complete; what is left is bytes that clients have yet to take.
-    http_->close(std::chrono::milliseconds(500));
+    const auto left = std::chrono::duration_cast<milliseconds>(latest - std::chrono::steady_clock::now());
+    http_->close(std::max(milliseconds(500), left));
   }
   void reload() {
-    application_.reload_keys();
-    http_->reload_tls();
+    application_.reload_keys([this] { http_->reload_tls(); });
   }
 
  private:

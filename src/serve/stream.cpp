@@ -1,6 +1,8 @@
 // Collecting, writing and letting go.
 #include "serve/stream.h"
 
+#include <algorithm>
+
 namespace bumblebee::serve {
 
 bool Stream::begin(const Headers& headers) noexcept {
@@ -22,7 +24,9 @@ bool Stream::add(std::string_view piece) {
 }
 
 bool Stream::write_locked(std::string_view piece, Clock::time_point now) noexcept {
-  if (exchange_->gone() || exchange_->unsent() + piece.size() > kMostUnsent) {
+  // The largest piece is not held against a reader: nobody takes the whole prompt that comes back in one moment.
+  largest_ = std::max(largest_, piece.size());
+  if (exchange_->gone() || exchange_->unsent() + piece.size() > kMostUnsent + largest_) {
     exchange_.reset();
     return false;
   }

@@ -19,7 +19,7 @@ namespace bumblebee::serve {
 class Stream {
  public:
   using Clock = std::chrono::steady_clock;
-  static constexpr size_t kMostUnsent = size_t{256} << 10;
+  static constexpr size_t kMostUnsent = size_t{256} << 10;  // beside the largest piece
 
   explicit Stream(std::shared_ptr<HttpExchange> exchange) : exchange_(std::move(exchange)) {}
 
@@ -45,6 +45,7 @@ class Stream {
   std::shared_ptr<HttpExchange> exchange_;  // null: over
   bool begun_ = false;
   std::string collected_;
+  size_t largest_ = 0;  // of the pieces written
   Clock::time_point written_{};
 };
 

@@ -7,7 +7,7 @@
 
 namespace bumblebee::serve {
 
-Workers::Workers(int threads, size_t waiting) : most_(waiting) {
+Workers::Workers(int threads, size_t waiting, uint64_t bytes) : most_(waiting), most_bytes_(bytes) {
   threads_.reserve(size_t(threads));
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
@@ -21,11 +21,17 @@ Workers::~Workers() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool Workers::post(std::function<void()> task) {
+void Workers::allow(size_t waiting) {
+  const std::lock_guard lock(mutex_);
+  most_ = waiting;
+}
+
+bool Workers::post(std::function<void()> task, uint64_t bytes) {
   {
     const std::lock_guard lock(mutex_);
-    if (begun_.size() >= most_) return false;
-    begun_.push_back(std::move(task));
+    if (full_locked() || bytes > most_bytes_ - bytes_) return false;
+    begun_.push_back({std::move(task), bytes});
+    bytes_ += bytes;
   }
   wake_.notify_one();
   return true;
@@ -34,14 +40,14 @@ bool Workers::post(std::function<void()> task) {
 void Workers::finish(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
-    ending_.push_back(std::move(task));
+    ending_.push_back({std::move(task), 0});
   }
   wake_.notify_one();
 }
 
 bool Workers::full() const {
   const std::lock_guard lock(mutex_);
-  return begun_.size() >= most_;
+  return full_locked();
 }
 
 void Workers::work() {
@@ -50,14 +56,15 @@ void Workers::work() {
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || !begun_.empty() || !ending_.empty(); });
-    std::deque<std::function<void()>>& queue = ending_.empty() ? begun_ : ending_;
+    std::deque<Task>& queue = ending_.empty() ? begun_ : ending_;
     if (queue.empty()) return;
-    std::function<void()> task = std::move(queue.front());
+    Task task = std::move(queue.front());
     queue.pop_front();
     lock.unlock();
-    task();
-    task = nullptr;  // what it holds goes without the lock
+    task.run();
+    task.run = nullptr;  // what it holds goes without the lock
     lock.lock();
+    bytes_ -= task.bytes;
   }
 }
 

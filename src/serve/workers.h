@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -14,26 +15,37 @@ namespace bumblebee::serve {
 
 class Workers {
  public:
-  /// `threads` of them; at most `waiting` tasks of post() wait.
-  Workers(int threads, size_t waiting);
+  /// `threads` of them; at most `waiting` tasks of post() wait, and what they and those that run hold is at most
+  /// `bytes`.
+  Workers(int threads, size_t waiting, uint64_t bytes);
   /// Does what is queued, then ends.
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  /// False where too many wait: nothing was queued. Tasks throw nothing.
-  bool post(std::function<void()> task);
+  /// So many tasks may wait from now on.
+  void allow(size_t waiting);
+  /// `bytes`: what the task holds until it is done. False where too much waits: nothing was queued. Tasks throw
+  /// nothing.
+  bool post(std::function<void()> task, uint64_t bytes = 0);
   /// For the end of what post() began, of which there are not more than that: always queued, and done before.
   void finish(std::function<void()> task);
   bool full() const;
 
  private:
+  struct Task {
+    std::function<void()> run;
+    uint64_t bytes = 0;
+  };
   void work();
+  bool full_locked() const { return begun_.size() >= most_ || bytes_ >= most_bytes_; }
 
-  const size_t most_;
+  size_t most_;
+  const uint64_t most_bytes_;
+  uint64_t bytes_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> begun_, ending_;
+  std::deque<Task> begun_, ending_;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -67,6 +67,10 @@ TEST(Application, RefusesOnTheHead) {
       415);
   EXPECT_EQ(server.post("/v1/chat/completions", chat_of("x"), {{"content-encoding", "gzip"}}).status, 415);
   EXPECT_EQ(
+      server.post("/v1/chat/completions", chat_of("x"), {{"content-encoding", "gzip"}, {"content-encoding", "br"}})
+          .status,
+      415);
+  EXPECT_EQ(
       server.post("/v1/chat/completions", chat_of("x"), {{"content-type", "Application/JSON ; charset=utf-8"}}).status,
       200);
   EXPECT_EQ(server.ask("POST", "/v1/chat/completions", std::string((8 << 20) + 1, ' ')).status, 413);
@@ -249,6 +253,47 @@ TEST_F(WithAdapters, AreLoadedReplacedAndUnloaded) {
   EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
 }
 
+TEST_F(WithAdapters, OfTwoNamesForTheSameOneStays) {
+  TinyServer server(setup_);
+  ASSERT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", "a"}}).status, 200);
+  const int packed = TinyServer::model().adapter_memory().adapters;
+  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 200);
+  EXPECT_EQ(TinyServer::model().adapter_memory().adapters, packed) << "'a' has the same weights";
+  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "a"}}).status, 200);
+  EXPECT_EQ(TinyServer::model().adapter_memory().adapters, packed - 1);
+}
+
+TEST_F(WithAdapters, OneThatAWaitingRequestNeedsIsGoneAfterIt) {
+  setup_.generation.limits.batch_size = 2;
+  setup_.options.keep_alive = 100ms;
+  TinyServer server(setup_);
+  std::vector<TinyServer::Asked> running;
+  for (int i = 0; i < 2; ++i) running.push_back(server.begin("/v1/chat/completions", streamed(long_chat("x", 4000))));
+  ASSERT_TRUE(running[1].exchange->wait_for_text("assistant"));
+  json body = chat_of("Who are you?", 4);
+  body["model"] = "a";
+  const TinyServer::Asked waiting = server.begin("/v1/chat/completions", streamed(body));
+  ASSERT_TRUE(waiting.exchange->wait_for_text("assistant"));
+  const int packed = TinyServer::model().adapter_memory().adapters;
+  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "a"}}).status, 200);
+  for (const TinyServer::Asked& asked : running) server.leave(asked);
+  ASSERT_TRUE(waiting.exchange->wait_until_ended());
+  EXPECT_NE(waiting.exchange->body().find("[DONE]"), std::string::npos);
+  ASSERT_TRUE(server.wait_until_idle());
+  for (int i = 0; i < 500 && TinyServer::model().adapter_memory().adapters >= packed; ++i)
+    std::this_thread::sleep_for(20ms);
+  EXPECT_LT(TinyServer::model().adapter_memory().adapters, packed);
+}
+
+TEST_F(WithAdapters, WhatIsNoIdOfTheHubIsNoPathEither) {
+  setup_.options.adapter_root.reset();
+  setup_.options.allow_hub = true;
+  TinyServer server(setup_);
+  for (const char* path :
+       {"hf://", "hf://tmp", "hf:///tmp/a", "hf://../tmp", "/tmp/a", "hf://org/name@", "hf://a/b/../c"})
+    EXPECT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", path}}).status, 400) << path;
+}
+
 TEST_F(WithAdapters, AreBoundedInNumber) {
   setup_.options.max_adapters = 2;
   TinyServer server(setup_);
@@ -342,8 +387,20 @@ TEST(Application, AReaderWhoStopsIsLetGo) {
   asked.exchange->stop_reading();
   EXPECT_TRUE(server.wait_until_idle());
   EXPECT_EQ(server.metric("slow_readers_total"), 1);
-  EXPECT_LE(asked.exchange->unsent(), Stream::kMostUnsent);
+  EXPECT_LE(asked.exchange->unsent(), Stream::kMostUnsent + (64 << 10));
   EXPECT_FALSE(asked.exchange->ended());
+}
+
+TEST(Application, ALongPromptComesBackInAStream) {
+  TinyServer server;
+  json body = {{"prompt", json::array()}, {"max_tokens", 2}, {"echo", true}, {"stream", true}};
+  // Each byte is six of JSON, and only the ends differ, so that most is computed once.
+  for (int i = 0; i < 14; ++i) body["prompt"].push_back(std::string(3400, '\x01') + std::to_string(i));
+  const TinyServer::Asked asked = server.begin("/v1/completions", body);
+  ASSERT_TRUE(asked.exchange->wait_until_ended());
+  EXPECT_GT(asked.exchange->body().size(), Stream::kMostUnsent);
+  EXPECT_NE(asked.exchange->body().find("[DONE]"), std::string::npos);
+  EXPECT_EQ(server.metric("slow_readers_total") + server.metric("clients_left_total"), 0);
 }
 
 TEST(Application, AFullQueueRefusesAtOnce) {
@@ -447,6 +504,42 @@ TEST(Application, LogsEachRequestWithoutItsText) {
   (void)telling.post("/v1/chat/completions", chat_of("a secret"));
   ASSERT_TRUE(telling.wait_until_idle());
   EXPECT_NE(telling.log().at(0).find("secret"), std::string::npos);
+}
+
+TEST(Application, LogsWhatIsAnsweredOnTheHead) {
+  TinyServer server;
+  (void)server.get("/health", {{"x-request-id", "mine"}});
+  (void)server.get("/nowhere");
+  (void)server.post("/v1/chat/completions", chat_of("a secret"), {{"content-type", "text/plain"}});
+  (void)server.application().on_broken(413, "too long");
+  const std::vector<std::string> lines = server.log();
+  ASSERT_EQ(lines.size(), 4u);
+  const json health = json::parse(lines[0]), nowhere = json::parse(lines[1]);
+  EXPECT_EQ(health.at("id"), "mine");
+  EXPECT_EQ(health.at("route"), "/health");
+  EXPECT_EQ(health.at("status"), 200);
+  EXPECT_EQ(health.at("peer"), "127.0.0.1");
+  EXPECT_FALSE(health.contains("error"));
+  EXPECT_EQ(nowhere.at("route"), "other");
+  EXPECT_EQ(nowhere.at("status"), 404);
+  EXPECT_TRUE(nowhere.contains("error"));
+  EXPECT_EQ(json::parse(lines[2]).at("status"), 415);
+  EXPECT_EQ(json::parse(lines[3]).at("status"), 413);
+}
+
+TEST(Application, OnlyCallersWithAKeyGoBeforeOthers) {
+  json body = chat_of("x");
+  body["priority"] = -1;
+  TinyServer open;
+  const Reply refused = open.post("/v1/chat/completions", body);
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_EQ(refused.json().at("error").at("param"), "priority");
+  TestFolder folder;
+  std::ofstream(folder / "keys") << "user-key\n";
+  TinyServer::Setup setup;
+  setup.options.api_key_file = folder / "keys";
+  TinyServer locked(setup);
+  EXPECT_EQ(locked.post("/v1/chat/completions", body, {{"x-api-key", "user-key"}}).status, 200);
 }
 
 TEST(Application, FieldsThatNobodyKnowsAreNamed) {

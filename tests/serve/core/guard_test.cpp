@@ -125,8 +125,11 @@ TEST_F(GuardTest, ReloadingKeepsWhatItHasWhereItFails) {
   guard.reload();
   EXPECT_EQ(key(guard, {{"x-api-key", "new-key"}}), 200);
   EXPECT_EQ(key(guard, {{"x-api-key", "old-key"}}), 401);
+  file("keys", "third-key\n");
+  EXPECT_THROW(guard.reload([] { throw Error(ErrorCode::bad_file, "certificate", "broken"); }), Error);
+  EXPECT_EQ(key(guard, {{"x-api-key", "third-key"}}), 401) << "both or none";
   file("keys", "\n");
-  EXPECT_THROW(guard.reload(), Error);
+  EXPECT_THROW(guard.reload([] { ADD_FAILURE() << "not after keys that cannot be read"; }), Error);
   EXPECT_EQ(key(guard, {{"x-api-key", "new-key"}}), 200);
 }
 
@@ -164,6 +167,18 @@ TEST_F(GuardTest, PagesOfOthers) {
   EXPECT_TRUE(guard.cors(head({{"origin", "http://127.0.0.1:8080"}})).empty());
   EXPECT_TRUE(guard.cors(head({})).empty());
   EXPECT_FALSE(guard.cors_preflight(head({{"origin", "https://chat.example"}}), "GET").empty());
+  const auto allowed = [&](std::string asked) {
+    for (const auto& [name, value] : guard.cors_preflight(
+             head({{"origin", "https://chat.example"}, {"access-control-request-headers", std::move(asked)}}),
+             "POST")) {
+      if (name == "access-control-allow-headers") return value;
+    }
+    return std::string();
+  };
+  EXPECT_EQ(allowed("authorization,content-type,x-stainless-lang"), "authorization,content-type,x-stainless-lang");
+  const std::string usual = "authorization, content-type, x-api-key, x-request-id";
+  EXPECT_EQ(allowed("x\r\nset-cookie: a"), usual);
+  EXPECT_EQ(allowed(std::string(1025, 'x')), usual);
   options.allowed_origins.clear();
   EXPECT_TRUE(Guard(options, true).cors(head({{"origin", "https://chat.example"}})).empty());
 }

@@ -9,10 +9,14 @@
 #include <future>
 #include <memory>
 #include <sstream>
+#include <stdexcept>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "bumblebee/error.h"
 #include "serve/confined_path.h"
+#include "serve/log_queue.h"
 #include "serve/metrics.h"
 #include "serve/stream.h"
 #include "serve/workers.h"
@@ -73,9 +77,23 @@ TEST(Stream, AReaderWhoDoesNotKeepUpIsLetGo) {
     ++written;
     ASSERT_LT(written, 1000);
   }
-  EXPECT_EQ(size_t(written), Stream::kMostUnsent / piece.size());
+  EXPECT_EQ(size_t(written), Stream::kMostUnsent / piece.size() + 1);
   EXPECT_TRUE(watched.expired()) << "the connection is broken off when the last handle goes";
   EXPECT_TRUE(stream.flush(Stream::Clock::now())) << "let go once";
+}
+
+TEST(Stream, ALargePieceIsNoReasonToLetAReaderGo) {
+  auto exchange = std::make_shared<FakeExchange>();
+  Stream stream(exchange);
+  stream.begin({});
+  exchange->stop_reading();  // for as long as it takes to read the first
+  stream.add(std::string(Stream::kMostUnsent * 3, 'x'));
+  EXPECT_TRUE(stream.flush(Stream::Clock::now()));
+  const std::string piece(Stream::kMostUnsent / 2, 'y');
+  for (const bool good : {true, true, false}) {
+    stream.add(piece);
+    EXPECT_EQ(stream.flush(Stream::Clock::now()), good);
+  }
 }
 
 TEST(Stream, AClientThatLeftIsNoticedAtTheNextWrite) {
@@ -108,7 +126,8 @@ TEST(Workers, RefuseWhatWouldWaitAndDoTheRest) {
   std::atomic<int> done = 0;
   std::promise<void> running;
   {
-    Workers workers(1, 3);
+    Workers workers(1, 1, 1000);
+    workers.allow(3);
     ASSERT_TRUE(workers.post([&] {
       running.set_value();
       open.wait();
@@ -125,6 +144,62 @@ TEST(Workers, RefuseWhatWouldWaitAndDoTheRest) {
     EXPECT_EQ(before, 1);
   }
   EXPECT_EQ(done, 5);
+}
+
+TEST(Workers, RefuseMoreBytesThanTheyMayHold) {
+  std::promise<void> gate, running;
+  std::shared_future<void> open = gate.get_future().share();
+  std::promise<void> done;
+  Workers workers(1, 100, 1000);
+  ASSERT_TRUE(workers.post(
+      [&, open] {
+        running.set_value();
+        open.wait();
+      },
+      600));
+  running.get_future().wait();
+  EXPECT_FALSE(workers.post([] {}, 401)) << "what runs counts too";
+  EXPECT_FALSE(workers.post([] {}, ~uint64_t{0}));
+  EXPECT_FALSE(workers.full());
+  EXPECT_TRUE(workers.post([&] { done.set_value(); }, 400));
+  EXPECT_TRUE(workers.full());
+  gate.set_value();
+  done.get_future().wait();
+  while (workers.full()) std::this_thread::yield();
+  std::promise<void> last;
+  while (!workers.post([&] { last.set_value(); }, 1000)) std::this_thread::yield();  // all was given back
+  last.get_future().wait();
+}
+
+TEST(LogQueue, ALogThatIsStuckHoldsUpNobody) {
+  std::promise<void> gate;
+  std::shared_future<void> open = gate.get_future().share();
+  std::vector<std::string> written;
+  LogQueue log([&, open](std::string_view line) {
+    open.wait();
+    written.emplace_back(line);
+  });
+  const std::string line(1 << 20, 'x');
+  for (int i = 0; i < 20; ++i) log.add(line);
+  EXPECT_EQ(log.dropped(), 4u);
+  EXPECT_FALSE(log.flush(10ms));
+  gate.set_value();
+  EXPECT_TRUE(log.flush(60s));
+  EXPECT_EQ(written.size(), LogQueue::kMostBytes / line.size());
+  log.add("last");
+  EXPECT_TRUE(log.flush(60s));
+  EXPECT_EQ(written.back(), "last");
+}
+
+TEST(LogQueue, ALineThatCannotBeWrittenIsCounted) {
+  LogQueue log([](std::string_view) { throw std::runtime_error("full"); });
+  log.add("one");
+  log.add("two");
+  EXPECT_TRUE(log.flush(60s));
+  EXPECT_EQ(log.dropped(), 2u);
+  LogQueue none(nullptr);
+  none.add("nowhere");
+  EXPECT_TRUE(none.flush(0ms));
 }
 
 class ConfinedPath : public testing::Test {

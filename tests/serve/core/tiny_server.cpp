@@ -192,6 +192,7 @@ bool TinyServer::wait_until_idle() {
 }
 
 std::vector<std::string> TinyServer::log() const {
+  EXPECT_TRUE(application_->flush_log(std::chrono::seconds(60)));
   const std::lock_guard lock(mutex_);
   return log_;
 }
