@@ -1,6 +1,7 @@
 # `bumblebee serve` as its users meet it: the page's commands, signals, keys, departures, a full queue, and what a newcomer reads when
 # something is missing. Usage: program_test.py PROGRAM. BB_SIGTERMS, BB_ORDERS and BB_DEPARTURES make its long forms.
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -189,17 +190,52 @@ class Ending(unittest.TestCase):
                 for one in streams:
                     one.close()
 
-    def test_health_turns_and_a_second_signal_is_at_once(self):
+    def test_others_are_turned_away_and_a_second_signal_is_at_once(self):
+        def refuses(server):
+            try:
+                server.raw(b"").close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
         with Server(PROGRAM, "--grace", "60") as server:
             held = server.raw(request_bytes("/v1/chat/completions", chat(tokens=4000, ignore_eos=True, n=8, stream=True)))
             held.recv(4096)
-            watch = server.raw(b"")
+            watch = server.raw(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            self.assertIn(b"200 OK", watch.recv(4096))
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
+            self.assertTrue(wait_until(lambda: refuses(server)))
+            self.assertEqual(watch.recv(4096), b"", "an idle connection ends")
+            self.assertTrue(held.recv(1 << 16), "an answer goes on")
             server.process.send_signal(signal.SIGTERM)
             self.assertEqual(server.process.wait(10), 128 + signal.SIGTERM)
             held.close()
             watch.close()
+
+    def test_a_download_does_not_hold_up_the_end(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent, tempfile.TemporaryDirectory() as folder:
+            silent.settimeout(30)
+            hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_OFFLINE": "0", "HOME": folder}
+            with Server(PROGRAM, "--allow-hub", "--grace", "0.2", env=hub) as server:
+                load = server.raw(request_bytes("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "hf://org/name"}))
+                asked, _ = silent.accept()
+                start = time.monotonic()
+                self.assertEqual(server.stop(), 0)
+                self.assertLess(time.monotonic() - start, 0.2 + 1)
+                self.assertIn(b"503", load.recv(4096))
+                asked.close()
+                load.close()
+
+    def test_a_log_that_nobody_reads_holds_up_nothing(self):
+        with Server(PROGRAM, "--log-jsonl", "-", "--grace", "0.2") as server:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as client:
+                for _ in range(1000):  # a pipe holds 64 KB
+                    client.request("GET", "/health")
+                    self.assertEqual(client.getresponse().read(), b'{"status":"ok"}')
+            self.assertEqual(server.post("/v1/chat/completions", chat())[0], 200)
+            start = time.monotonic()
+            self.assertEqual(server.stop(), 0)
+            self.assertLess(time.monotonic() - start, 0.2 + 1)
 
     def test_a_killed_server_leaves_nothing_in_the_way(self):
         for _ in range(3):

@@ -22,9 +22,10 @@ def environment():
 class Server:
     """A running server; `with` ends it."""
 
-    def __init__(self, program, *flags, model=TINY):
+    def __init__(self, program, *flags, model=TINY, env=None):
         command = [program, "serve", "-m", str(model), "--port", "0", "--json", "--threads", "2", "--kv-memory", "64M", "-c", "4096", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env={**environment(), **(env or {})})
         self.noise = []
         threading.Thread(target=lambda: self.noise.extend(self.process.stderr), daemon=True).start()
         line = self.process.stdout.readline()
