@@ -57,10 +57,14 @@ Adapter make_adapter(lora::Adapter adapter) {
       std::make_shared<const AdapterState>(AdapterState{std::move(info), std::move(identified), std::move(bytes)}));
 }
 
-std::shared_ptr<const lora::AdapterSet> ModelState::open(std::span<const WeightedAdapter> list) const {
+std::vector<lora::AdapterCache::Part> parts_of(std::span<const WeightedAdapter> list) {
   std::vector<lora::AdapterCache::Part> parts;
   for (const WeightedAdapter& one : list) parts.push_back({one.adapter.state()->adapter, one.weight});
-  return device->adapters().open(parts);
+  return parts;
+}
+
+std::shared_ptr<const lora::AdapterSet> ModelState::open(std::span<const WeightedAdapter> list) const {
+  return device->adapters().open(parts_of(list));
 }
 
 }  // namespace api

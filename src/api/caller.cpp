@@ -134,8 +134,8 @@ class Call {
       Member& member = members_[fed_];
       member.skipped = stopped_ || member.cancel.cancelled();
       if (member.skipped) continue;
+      if (fed_ > 0 && generator_.engine().full()) return;
       try {
-        generator_.engine().require_room(1);  // asking is no refusal that anybody counts
         member.request = generator_.submit(member.prepared, member.hearing);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::busy || fed_ == 0) throw;

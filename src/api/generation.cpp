@@ -43,7 +43,6 @@ Request Generation::submit(const Input& input, std::shared_ptr<Listener> listene
     throw Error(ErrorCode::bad_request, "generation",
                 "prompt_progress: expected nothing, got a function; run() and stream() call it, submit() does not");
   }
-  if (listener != nullptr) api::start_reaper();
   const std::shared_ptr<detail::Generator> generator = generator_;
   return Request(generator->submit(generator->prepare(input), std::move(listener)));
 }

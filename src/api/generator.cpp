@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "api/adapter_state.h"
 #include "api/answer_sink.h"
 #include "api/reaper.h"
 #include "api/seeds.h"
@@ -66,13 +65,14 @@ void check_options(const GenerationOptions& options) {
 /// What a step tells is followed by this on the serving's thread, whatever it throws.
 std::function<void()> guarded(std::function<void()> on_step) {
   if (!on_step) return nullptr;
-  api::start_reaper();
   return [on_step = std::move(on_step)] {
     const api::OnServingsThread here;
     try {
       on_step();
     } catch (const std::exception& error) {
       log(LogLevel::error, "on_step threw: what='", error.what(), "'");
+    } catch (...) {
+      log(LogLevel::error, "on_step threw: what='no std::exception'");
     }
   };
 }
@@ -105,7 +105,8 @@ std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
                                        .sequence_length = engine.sequence_length,
                                        .spare_pages = engine::kSparePages,
                                        .dtype = {},
-                                       .bytes = bytes});
+                                       .bytes = bytes,
+                                       .fill = options.kv_bytes > 0});
   const exec::MemoryReport memory = executor->memory();
   log(LogLevel::info, "memory planned: kv_bytes=", uint64_t(memory.pages) * memory.page_bytes, " of=", bytes,
       " pages=", memory.pages, " sequences=", engine.batch_size, " sequence_length=", engine.sequence_length,
@@ -124,7 +125,7 @@ Generator::Generator(const Model& model, const Tokenizer& tokenizer, const Gener
       batch_keys_(options.batch_keys),
       adapters_(options.adapters),
       engine_(make_engine(*model_, options)) {
-  model_->open(adapters_);
+  set_ = model_->open(adapters_);
 }
 
 GenerationLimits Generator::limits() const {
@@ -133,22 +134,25 @@ GenerationLimits Generator::limits() const {
 }
 
 void Generator::set_adapters(const std::vector<WeightedAdapter>& adapters) {
-  const auto set = model_->open(adapters);
+  auto set = model_->open(adapters);  // the old one goes when the lock is gone
   auto copy = adapters;
   const std::lock_guard lock(mutex_);
   adapters_.swap(copy);
+  set_.swap(set);
 }
 
-std::vector<WeightedAdapter> Generator::adapters_of(const Input& input) const {
+/// Of requests that wait, nothing is packed: that comes with their place.
+std::vector<lora::AdapterCache::Part> Generator::adapters_of(const Input& input) const {
   if (input.without_adapters && !input.adapters.empty())
     throw Error(ErrorCode::bad_request, "generation", "adapters and without_adapters exclude each other");
   if (input.without_adapters) return {};
   if (!input.adapters.empty()) {
-    model_->open(input.adapters);  // refused here, where it does not fit
-    return input.adapters;
+    auto parts = api::parts_of(input.adapters);
+    model_->device->adapters().check(parts);
+    return parts;
   }
   const std::lock_guard lock(mutex_);
-  return adapters_;
+  return api::parts_of(adapters_);
 }
 
 GenerationConfig Generator::config_of(const Input& input) const {
@@ -214,8 +218,7 @@ Generator::Prepared Generator::prepare(const Input& input) const {
                     .queue_timeout = input.queue_timeout,
                     .deadline = input.deadline};
   engine::Request& request = prepared.request;
-  for (const WeightedAdapter& part : adapters_of(input))
-    request.adapters.push_back({part.adapter.state()->adapter, part.weight});
+  request.adapters = adapters_of(input);
   request.key = key_of(input, request);
   request.config = config_of(input);
   request.seed = input.seed ? *input.seed : request.config.seed ? *request.config.seed : api::random_seed();

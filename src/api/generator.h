@@ -37,7 +37,7 @@ class Generator {
   void set_adapters(const std::vector<WeightedAdapter>& adapters);
 
  private:
-  std::vector<WeightedAdapter> adapters_of(const Input& input) const;
+  std::vector<lora::AdapterCache::Part> adapters_of(const Input& input) const;
   GenerationConfig config_of(const Input& input) const;
   std::vector<int32_t> prompt_of(const Input& input) const;
   std::string key_of(const Input& input, const engine::Request& request) const;
@@ -49,7 +49,8 @@ class Generator {
   const GenerationConfig config_;
   const std::vector<std::string> batch_keys_;
   mutable std::mutex mutex_;
-  std::vector<WeightedAdapter> adapters_;  // of requests that name none; under mutex_
+  std::vector<WeightedAdapter> adapters_;        // of requests that name none; under mutex_
+  std::shared_ptr<const lora::AdapterSet> set_;  // of them: it stays packed; the same
   const std::shared_ptr<engine::Engine> engine_;
 };
 

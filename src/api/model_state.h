@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "bumblebee/model.h"
 #include "exec/device_model.h"
@@ -12,6 +13,8 @@
 namespace bumblebee::api {
 
 DType dtype_of(KvType type);
+
+std::vector<lora::AdapterCache::Part> parts_of(std::span<const WeightedAdapter> list);
 
 struct ModelState {
   ModelInfo info;

@@ -68,15 +68,12 @@ void OnServingsThread::refuse(const char* call) {
   if (now()) throw Error(ErrorCode::bad_request, call, "a listener may not wait: this thread is the serving's own");
 }
 
-void start_reaper() {
+std::shared_ptr<engine::Engine> share(std::unique_ptr<engine::Engine> engine) {
   try {
     reaper().start();
   } catch (const std::system_error& error) {
     throw Error(ErrorCode::out_of_memory, "serving", cat("expected one more thread, got: ", error.what()));
   }
-}
-
-std::shared_ptr<engine::Engine> share(std::unique_ptr<engine::Engine> engine) {
   auto owned = std::make_unique<Owned>();
   engine::Engine* const raw = engine.get();
   owned->engine = std::move(engine);

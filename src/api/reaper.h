@@ -24,11 +24,8 @@ class OnServingsThread {
   static thread_local int depth_;
 };
 
-/// Called before anybody else's code can run on a serving's thread. Throws Error(out_of_memory) when there can be no
-/// more threads.
-void start_reaper();
-
-/// An engine whose last owner may be any thread, its own as well.
+/// An engine whose last owner may be any thread, its own as well. Throws Error(out_of_memory) when there can be no more
+/// threads.
 std::shared_ptr<engine::Engine> share(std::unique_ptr<engine::Engine> engine);
 
 }  // namespace bumblebee::api

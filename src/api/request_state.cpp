@@ -8,11 +8,37 @@
 #include "base/error.h"
 
 namespace bumblebee::text::detail {
+namespace {
+
+/// Nothing of it is shared with the other: threads that throw and drop it need not meet.
+Error copy_of(const Error& error) {
+  const std::string_view whole = error.what();  // "[where] what"
+  const size_t border = whole.find("] ");
+  return Error(error.code(), whole.substr(1, border - 1), whole.substr(border + 2));
+}
+
+/// What a request is told of what ended it; nothing where memory is short.
+std::optional<Error> told_of(const std::exception_ptr& error) noexcept {
+  try {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error& told) {
+      return copy_of(told);
+    } catch (const std::bad_alloc&) {
+      return std::nullopt;
+    } catch (const std::exception& other) {
+      return Error(ErrorCode::device, "generation", other.what());
+    }
+  } catch (...) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
 
 RequestState::RequestState(int answers, std::shared_ptr<Listener> listener, std::weak_ptr<engine::Engine> engine)
     : engine_(std::move(engine)),
       out_of_memory_(ErrorCode::out_of_memory, "generation", "not enough memory to go on with this request"),
-      out_of_memory_thrown_(std::make_exception_ptr(out_of_memory_)),
       listener_(std::move(listener)),
       answers_(size_t(answers)),
       left_(answers) {
@@ -54,35 +80,22 @@ void RequestState::end(int index, Result result, std::string_view rest, int cach
   try {
     if (listener_ != nullptr) copy = results_;
   } catch (...) {
-    error_ = out_of_memory_thrown_;
+    error_ = &out_of_memory_;
     return finish([this](Listener& listener) { listener.on_error(out_of_memory_); });
   }
   finish([&copy](Listener& listener) { listener.on_end(std::move(copy)); });
 }
 
 void RequestState::fail(std::exception_ptr error) noexcept {
-  const auto set = [&](const Error& told, std::exception_ptr thrown) {
+  {
     const std::lock_guard lock(mutex_);
-    if (over_) return;
-    error_ = std::move(thrown);
-    finish([&told](Listener& listener) { listener.on_error(told); });
-  };
-  try {
-    std::rethrow_exception(error);
-  } catch (const Error& told) {
-    set(told, error);
-  } catch (const std::exception& other) {
-    try {
-      const bool memory = dynamic_cast<const std::bad_alloc*>(&other) != nullptr;
-      if (memory) throw;
-      const Error told(ErrorCode::device, "generation", other.what());
-      set(told, std::make_exception_ptr(told));
-    } catch (...) {
-      set(out_of_memory_, out_of_memory_thrown_);
+    if (!over_) {
+      told_ = told_of(error);
+      error_ = told_ ? &*told_ : &out_of_memory_;
+      finish([this](Listener& listener) { listener.on_error(*error_); });
     }
-  } catch (...) {
-    set(out_of_memory_, out_of_memory_thrown_);
   }
+  const api::OnServingsThread here;  // cancel() may come to hold the engine last
   cancel();
 }
 
@@ -107,7 +120,7 @@ std::vector<Result> RequestState::wait() {
   api::OnServingsThread::refuse("wait");
   std::unique_lock lock(mutex_);
   over_changed_.wait(lock, [this] { return over_; });
-  if (error_) std::rethrow_exception(error_);
+  if (error_ != nullptr) throw copy_of(*error_);
   return results_;
 }
 

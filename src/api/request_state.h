@@ -47,7 +47,6 @@ class RequestState {
 
   const std::weak_ptr<engine::Engine> engine_;
   const Error out_of_memory_;  // ready-made: to be told of a shortage must not need memory
-  const std::exception_ptr out_of_memory_thrown_;
   std::atomic<bool> cancelled_{false};
   std::atomic<int> computed_{0};
   uint64_t id_ = 0;
@@ -62,7 +61,8 @@ class RequestState {
   int left_;
   bool over_ = false;
   std::vector<Result> results_;
-  std::exception_ptr error_;
+  std::optional<Error> told_;
+  const Error* error_ = nullptr;  // `told_` or `out_of_memory_`, where it failed
 };
 
 }  // namespace bumblebee::text::detail

@@ -15,6 +15,10 @@ namespace {
 
 /// Bumblebee's default when neither max_new_tokens nor max_length is given.
 constexpr int kDefaultMaxNewTokens = 20;
+/// More would overflow the clock.
+constexpr std::chrono::milliseconds kLongestDrain = std::chrono::hours(24 * 365);
+/// How often preemptions are worth a line.
+constexpr std::chrono::minutes kPreemptionsLogged{1};
 /// Pages whose memory an idle engine gives back before it looks again whether somebody came.
 constexpr int kReleasedAtOnce = 16;
 
@@ -104,24 +108,35 @@ void Engine::check(const Request& request) const {
 
 void Engine::require_room_locked(int requests, int64_t tokens) const {
   if (stopping_) throw Error(ErrorCode::cancelled, "engine", "the serving was shut down");
-  if (draining_) throw Error(ErrorCode::draining, "engine", "the serving is shutting down: it takes nothing new");
+  const auto refuse = [&](ErrorCode code, const std::string& what) {
+    Counters::add(counters_.refused, requests);
+    throw Error(code, "engine", what);
+  };
+  if (draining_) refuse(ErrorCode::draining, "the serving is shutting down: it takes nothing new");
   const int64_t most = int64_t(options_.batch_size) + options_.max_waiting;
+  if (requests > most) {
+    throw Error(ErrorCode::bad_request, "engine",
+                cat("expected at most ", most, " requests at once (batch_size + max_waiting), got ", requests));
+  }
   if (int64_t(alive_.size()) + requests > most) {
-    throw Error(ErrorCode::busy, "engine",
-                cat("the queue is full: expected at most ", most, " requests at once, got ", requests, " beside ",
-                    alive_.size()));
+    refuse(ErrorCode::busy, cat("the queue is full: expected at most ", most, " requests at once, got ", requests,
+                                " beside ", alive_.size()));
   }
   const int64_t waiting = counters_.waiting_tokens.load(std::memory_order_relaxed);
   if (waiting > 0 && waiting + tokens > options_.max_waiting_tokens) {
-    throw Error(ErrorCode::busy, "engine",
-                cat("the queue is full: expected at most ", options_.max_waiting_tokens, " waiting tokens, got ",
-                    tokens, " beside ", waiting));
+    refuse(ErrorCode::busy, cat("the queue is full: expected at most ", options_.max_waiting_tokens,
+                                " waiting tokens, got ", tokens, " beside ", waiting));
   }
 }
 
 void Engine::require_room(int requests) const {
   const std::lock_guard lock(mutex_);
   require_room_locked(requests, 0);
+}
+
+bool Engine::full() const {
+  const std::lock_guard lock(mutex_);
+  return !draining_ && !stopping_ && int64_t(alive_.size()) >= int64_t(options_.batch_size) + options_.max_waiting;
 }
 
 RequestId Engine::submit(Request request) {
@@ -135,13 +150,10 @@ std::vector<RequestId> Engine::submit(std::vector<Request> requests) {
   int64_t tokens = 0;
   for (const Request& request : requests) tokens += int64_t(request.prompt.size());
   RequestId id = 0;
-  try {
+  {
     const std::lock_guard lock(mutex_);
     require_room_locked(count, tokens);
     id = std::exchange(next_id_, next_id_ + RequestId(count));
-  } catch (...) {
-    Counters::add(counters_.refused, count);
-    throw;
   }
   // The memory of what the engine keeps is asked for here: its thread only takes it over.
   std::vector<RequestId> ids;
@@ -158,7 +170,7 @@ std::vector<RequestId> Engine::submit(std::vector<Request> requests) {
   {
     const std::lock_guard lock(mutex_);
     require_room_locked(count, tokens);
-    cancelled_.reserve(alive_.size() + alive.size());
+    cancelled_.reserve(cancelled_.size() + alive_.size() + alive.size());
     alive_.merge(alive);
     incoming_.merge(arriving);
     Counters::add(counters_.waiting, count);
@@ -181,8 +193,9 @@ void Engine::cancel(RequestId id) noexcept {
 bool Engine::drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   draining_ = true;
+  wake_.notify_one();  // an idle engine waits for no company any more
   const auto over = [this] { return alive_.empty() && telling_ == 0; };
-  if (ended_.wait_for(lock, timeout, over)) return true;
+  if (ended_.wait_for(lock, std::min(timeout, kLongestDrain), over)) return true;
   for (auto& [id, cancelled] : alive_) {
     if (!std::exchange(cancelled, true)) cancelled_.push_back(id);
   }
@@ -198,10 +211,15 @@ void Engine::loop() noexcept {
     } catch (...) {  // only memory can be missing here: everything else is a request's own affair
       shed();
     }
-    if (std::exchange(told_, false) && options_.on_step) options_.on_step();
+    tell_step();
   }
   live_.merge(incoming_);  // nothing comes any more
   while (!live_.empty()) fail(live_.begin()->first, nullptr);
+  tell_step();
+}
+
+void Engine::tell_step() noexcept {
+  if (std::exchange(told_, false) && options_.on_step) options_.on_step();
 }
 
 /// Blocks until there is something to do, and takes over what came; false: the engine is to end.
@@ -242,9 +260,10 @@ void Engine::iterate() {
   if (arrived_) enqueue();
   if (cancels_) end_cancelled();
   expire(Clock::now());
-  activate();
+  if (!retried_ || scheduler_.active() == 0) activate();  // what had no memory is tried again before anybody joins it
   publish();
   const bool stepped = step();
+  log_preemptions();
   if (!stepped) release_spare();
   busy_ = stepped || told_;  // whoever ended has left a place to others
   if (stepped) idle_since_ = Clock::now();
@@ -327,7 +346,7 @@ void Engine::leave(RequestId id, Scheduler::Leaves leaves, const Tell& tell) noe
     sink = std::move(live.request.sink);
     if (live.opening) opener_.forget(id);
     opening_ -= live.opening || live.opened;
-    if (live.slot.slot() >= 0) --sets_in_use_;
+    sets_in_use_ -= live.uses_set;
     if (!live.request.adapters.empty()) ++ends_;
     if (live.stage != Stage::active) Counters::add(counters_.waiting, -1);
     Counters::add(counters_.waiting_tokens, -live.waiting_tokens);
@@ -404,6 +423,17 @@ void Engine::release_spare() {
   if (scheduler_.active() > 0 || !scheduler_.has_freed()) return;
   if (Clock::now() < idle_since_ + std::chrono::milliseconds(options_.keep_spare_ms)) return;
   executor_->release_pages(scheduler_.take_freed(kReleasedAtOnce));
+}
+
+/// Some are business as usual; that there were many is worth knowing.
+void Engine::log_preemptions() {
+  const uint64_t count = scheduler_.counters().preemptions;
+  const auto now = Clock::now();
+  if (count == preemptions_logged_ || now < next_preemption_log_) return;
+  log(LogLevel::warning, "pages are short: preemptions=", count - preemptions_logged_, " running=", scheduler_.active(),
+      " waiting=", scheduler_.waiting(), " pages=", scheduler_.pages().total);
+  preemptions_logged_ = count;
+  next_preemption_log_ = now + kPreemptionsLogged;
 }
 
 void Engine::publish() {

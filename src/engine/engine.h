@@ -57,9 +57,11 @@ class Engine {
 
   /// Checks a request as submit() does, without queueing it.
   void check(const Request& request) const;
-  /// Throws Error(busy) when there is no place for so many more, Error(draining) after drain(): worth asking before
-  /// prompts are made.
+  /// Throws Error(busy) when there is no place for so many more, Error(draining) after drain(), which count as refused,
+  /// and Error(bad_request) when there never is a place: worth asking before prompts are made.
   void require_room(int requests) const;
+  /// Whether one more would be refused with Error(busy) for want of a place. Counts nothing.
+  bool full() const;
   /// Queues requests, from any thread: all, or none when it throws. Their numbers are in order. Throws what
   /// require_room() throws, TooLong, and Error(bad_request) for what can never run.
   std::vector<RequestId> submit(std::vector<Request> requests);
@@ -95,6 +97,7 @@ class Engine {
     bool opening = false, opened = false;
     uint64_t no_room_at = 0;  // ends_ when there was no memory for it beside others
     SetOpener::Set set;
+    bool uses_set = false;  // while it is active
     std::exception_ptr failure;
 
     // From its first activation on.
@@ -134,12 +137,14 @@ class Engine {
   template <class Tell>
   void leave(RequestId id, Scheduler::Leaves leaves, const Tell& tell) noexcept;
   void shed() noexcept;
+  void tell_step() noexcept;
+  void log_preemptions();
   void release_spare();
   void publish();
 
   // step.cpp: a step.
   void activate();
-  bool ready(Live& live);
+  FairQueue::Verdict ready(Live& live);
   void start(Live& live);
   void let_go_preempted() noexcept;
   bool step();
@@ -152,7 +157,7 @@ class Engine {
 
   const EngineOptions options_;
   const std::unique_ptr<exec::Executor> executor_;
-  Counters counters_;
+  mutable Counters counters_;
 
   // Only the engine's thread touches these.
   Scheduler scheduler_;
@@ -166,6 +171,8 @@ class Engine {
   uint64_t ends_ = 1;                       // of requests with adapters
   int sets_in_use_ = 0;                     // by active requests
   int opening_ = 0;                         // requests whose sets are being opened, or are open before they are active
+  uint64_t preemptions_logged_ = 0;
+  Clock::time_point next_preemption_log_{};
   Clock::time_point next_deadline_ = Clock::time_point::max(), idle_since_ = Clock::now();
 
   mutable std::mutex mutex_;  // what follows

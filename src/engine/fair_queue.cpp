@@ -68,8 +68,10 @@ std::optional<FairQueue::Id> FairQueue::next(FunctionRef<Verdict(Id)> ask) {
       Key& key = line->key->second;
       if (most_running_ > 0 && key.running >= most_running_) continue;
       int asked = 0;
-      for (auto entry = line->waiting.begin(); entry != line->waiting.end() && asked < kMostAsked; ++entry, ++asked) {
+      for (auto entry = line->waiting.begin(); entry != line->waiting.end() && asked < kMostAsked; ++entry) {
         const Verdict verdict = ask(entry->id);
+        if (verdict == Verdict::awaits) continue;
+        ++asked;
         if (verdict == Verdict::not_yet) continue;
         if (verdict == Verdict::no_room) {
           if (entry->overtaken >= kMostOvertakes) return std::nullopt;

@@ -26,7 +26,9 @@ class FairQueue {
 
   /// Adds a request that waits. When it throws, nothing has changed.
   void push(Id id, int priority, const std::string& key);
-  enum class Verdict : uint8_t { fits, no_room, not_yet };  // not_yet: it has a reason of its own to wait
+  /// no_room: others have what it needs. not_yet: it has a reason of its own to wait; awaits: the same, and nothing had
+  /// to be looked up to know it.
+  enum class Verdict : uint8_t { fits, no_room, not_yet, awaits };
   /// The first in order that fits: it runs from now on. Asks about a few of each key at most.
   std::optional<Id> next(FunctionRef<Verdict(Id)> ask);
   /// A request that runs waits again, before all others of its key.

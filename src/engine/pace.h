@@ -14,22 +14,27 @@ class Pace {
   /// Rows of prompts for the next step, beside `decode_rows` of sequences that generate.
   int rows(int decode_rows) const {
     if (target_s_ <= 0 || rows_per_s_ <= 0) return limit_;
-    const double target = decode_rows > 0 ? target_s_ : std::max(target_s_, kAlone);
-    const double rows = target * rows_per_s_ - decode_rows;
+    const double rows = target(decode_rows) * rows_per_s_ - decode_rows;
     return int(std::clamp(rows, double(std::min(kLeast, limit_)), double(limit_)));
   }
-  /// A step of so many rows took so long. Steps of few rows read as much of the weights as those of many: after them
-  /// the figure is low, and grows again with the rows that it allows.
-  void measured(int rows, double seconds) {
+  /// A step of so many rows took so long. Steps of few rows read as much of the weights as those of many, so what a
+  /// step reached is the least that larger ones reach: only one with prompts that took too long lowers the figure.
+  void measured(int prompt_rows, int decode_rows, double seconds) {
     if (seconds <= 0) return;
-    const double now = rows / seconds;
-    rows_per_s_ = rows_per_s_ <= 0 ? now : rows_per_s_ + (now - rows_per_s_) / 2;
+    const double now = (prompt_rows + decode_rows) / seconds;
+    if (now > rows_per_s_) {
+      if (prompt_rows > 0 || rows_per_s_ > 0) rows_per_s_ = now;
+    } else if (prompt_rows > 0 && seconds > target(decode_rows)) {
+      rows_per_s_ += (now - rows_per_s_) / 2;
+    }
     limit_ = std::min(most_, limit_ + std::max(1, limit_ / 16));  // memory may be there again
   }
   /// There was no memory for a step of the size that it was.
   void halve() { limit_ = std::max(1, limit_ / 2); }
 
  private:
+  double target(int decode_rows) const { return decode_rows > 0 ? target_s_ : std::max(target_s_, kAlone); }
+
   static constexpr int kLeast = 16;
   static constexpr double kAlone = 1;  // seconds: with nobody to hold up, cancelling is all that waits
 

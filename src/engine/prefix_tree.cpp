@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "base/blake2b.h"
 #include "base/error.h"
@@ -41,10 +42,7 @@ bool PrefixTree::Before::operator()(const A& a, const B& b) const {
   return std::lexicographical_compare(left.begin(), left.end(), right.begin(), right.end());
 }
 
-PrefixTree::~PrefixTree() {
-  while (evict()) {
-  }
-}
+PrefixTree::~PrefixTree() { evict_all(); }
 
 void PrefixTree::unlink(Node& node) {
   node.older->newer = node.newer;
@@ -68,12 +66,11 @@ void PrefixTree::touch(Node* node) noexcept {
   }
 }
 
-PrefixTree::Match PrefixTree::match(const PrefixRoot& root, Tokens tokens) {
+PrefixTree::Match PrefixTree::match(const PrefixRoot& root, Tokens tokens) const {
   Match match;
   const auto found = roots_.find(root);
   if (found == roots_.end()) return match;
   match.pages.reserve(tokens.size() / page_size_ + 1);
-  Node* last = nullptr;
   for (const Children* children = &found->second; !tokens.empty();) {
     const Tokens page = tokens.first(std::min(tokens.size(), page_size_));
     // Of all children, those beside the place of `page` have most in common with it.
@@ -87,12 +84,11 @@ PrefixTree::Match PrefixTree::match(const PrefixRoot& root, Tokens tokens) {
     if (same == 0) break;
     match.pages.push_back(best->page);
     match.tokens += int(same);
-    last = best;
+    match.last = best;
     if (same < page_size_) break;
     tokens = tokens.subspan(page_size_);
     children = &best->children;
   }
-  touch(last);
   return match;
 }
 
@@ -130,20 +126,32 @@ void PrefixTree::insert(const PrefixRoot& root, Tokens tokens, PageTable::Sequen
 
 bool PrefixTree::evict() noexcept {
   Node* node = ring_.newer;
-  while (node != &ring_ && (!node->children.empty() || table_.is_used(node->page))) node = node->newer;
+  while (node != &ring_ && !can_leave(*node)) node = node->newer;
   if (node == &ring_) return false;
-  unlink(*node);
-  table_.release(node->page);
+  remove(*node);
+  return true;
+}
+
+/// Whatever stands behind a page is older, and gone when its turn comes.
+void PrefixTree::evict_all() noexcept {
+  for (Node* node = ring_.newer; node != &ring_;) {
+    Node& old = *std::exchange(node, node->newer);
+    if (can_leave(old)) remove(old);
+  }
+}
+
+void PrefixTree::remove(Node& node) noexcept {
+  unlink(node);
+  table_.release(node.page);
   --pages_;
-  if (node->parent != nullptr) {
-    Children& siblings = node->parent->children;
-    siblings.erase(siblings.find(Tokens(node->tokens)));
+  if (node.parent != nullptr) {
+    Children& siblings = node.parent->children;
+    siblings.erase(siblings.find(Tokens(node.tokens)));
   } else {
-    const auto root = roots_.find(*node->root);
-    root->second.erase(root->second.find(Tokens(node->tokens)));
+    const auto root = roots_.find(*node.root);
+    root->second.erase(root->second.find(Tokens(node.tokens)));
     if (root->second.empty()) roots_.erase(root);
   }
-  return true;
 }
 
 }  // namespace bumblebee::engine

@@ -26,6 +26,8 @@ PrefixRoot prefix_root(std::span<const lora::AdapterCache::Part> adapters, std::
 /// Holds pages of a PageTable beside its sequences. Whoever uses a page uses those before it as well, so a page that
 /// nobody uses has nobody's page behind it, and all such pages can leave one after the other, the longest unused first.
 class PrefixTree {
+  struct Node;
+
  public:
   explicit PrefixTree(PageTable& table) : table_(table), page_size_(size_t(table.page_size())) {}
   PrefixTree(const PrefixTree&) = delete;
@@ -33,10 +35,13 @@ class PrefixTree {
 
   struct Match {
     std::vector<int32_t> pages;
-    int tokens = 0;  // in these pages; the last one may be of use in part
+    int tokens = 0;        // in these pages; the last one may be of use in part
+    Node* last = nullptr;  // of the path
   };
-  /// The longest beginning of `tokens` that is there. It counts as used now.
-  Match match(const PrefixRoot& root, std::span<const int32_t> tokens);
+  /// The longest beginning of `tokens` that is there.
+  Match match(const PrefixRoot& root, std::span<const int32_t> tokens) const;
+  /// A match counts as used now. Nothing may have left in between.
+  void touch(const Match& match) noexcept { touch(match.last); }
 
   /// Keeps the whole pages of the first `tokens.size()` tokens of a sequence. Where one is there already, the sequence
   /// takes that one over. With `first_to_leave`, new pages are the first to be evicted. Keeps less when memory is
@@ -46,10 +51,11 @@ class PrefixTree {
 
   /// Gives up the page that was unused the longest; false when none is held by the tree alone.
   bool evict() noexcept;
+  /// The same for all that the tree alone holds, in one pass.
+  void evict_all() noexcept;
   int pages() const { return pages_; }
 
  private:
-  struct Node;
   struct Before {
     using is_transparent = void;
     template <class A, class B>
@@ -70,6 +76,8 @@ class PrefixTree {
   static void unlink(Node& node);
   static void link_after(Node& place, Node& node);
   void touch(Node* node) noexcept;
+  bool can_leave(const Node& node) const { return node.children.empty() && !table_.is_used(node.page); }
+  void remove(Node& node) noexcept;
   Children& children_of(Node* node, const PrefixRoot& root) { return node ? node->children : roots_.at(root); }
 
   PageTable& table_;

@@ -29,8 +29,10 @@ void require_ids(const GenerationConfig& config, int vocab) {
 
 bool is_greedy(const GenerationConfig& config) {
   if (float(config.temperature) == 0 || std::holds_alternative<GreedySearch>(config.strategy)) return true;
-  const auto* sampling = std::get_if<MultinomialSampling>(&config.strategy);
-  return sampling != nullptr && sampling->top_k == 1;
+  if (const auto* sampling = std::get_if<MultinomialSampling>(&config.strategy)) return sampling->top_k == 1;
+  // Of one candidate there is nothing to choose.
+  const auto* contrastive = std::get_if<ContrastiveSearch>(&config.strategy);
+  return contrastive != nullptr && contrastive->top_k == 1;
 }
 
 void require_chosen(int32_t id) {

@@ -48,7 +48,8 @@ void Scheduler::submit(Sequence request) {
 
 /// Pages that it counts on and does not have yet.
 int Scheduler::outstanding(const Sequence& sequence) const {
-  return std::max(0, sequence.reserved - int(table_.pages(sequence.pages).size()));
+  const int branches = sequence.branches.size() > 1 ? int(sequence.branches.size()) : 0;  // each with a page of its own
+  return std::max(0, sequence.reserved - int(table_.pages(sequence.pages).size()) - branches);
 }
 
 /// Those that no other sequence may take.
@@ -75,11 +76,10 @@ bool Scheduler::somebody_computes(Sequence& request, int found) const {
   return false;
 }
 
-FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&)> ready) {
-  using Verdict = FairQueue::Verdict;
-  Sequence& request = waiting_.at(id);
+Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequence&)> ready) {
+  Sequence& request = waiting_.at(*(asked_ = id));
   if (const auto owner = active_.find(request.awaits.owner); owner != active_.end()) {
-    if (owner->second.computed < request.awaits.until) return Verdict::not_yet;
+    if (owner->second.computed < request.awaits.until) return Verdict::awaits;
   }
   if (request.refused_at == state_) return Verdict::no_room;
   PrefixTree::Match found;
@@ -108,7 +108,7 @@ FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&
     request.refused_at = state_;
     return Verdict::no_room;
   }
-  if (!ready(request)) return Verdict::not_yet;
+  if (const Verdict verdict = ready(request); verdict != Verdict::fits) return verdict;
 
   request.tokens.reserve(size_t(request.prompt) + size_t(request.max_new));  // append() never fails
   request.pages = table_.open();
@@ -118,8 +118,10 @@ FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&
     table_.close(std::exchange(request.pages, -1));
     throw;
   }
+  tree_.touch(found);
   request.reserved = reserved;
   if (request.activation == 0) {
+    queue_.charge(id, request.prompt);  // once, however often it is computed
     if (request.cache) counters_.looked_up += uint64_t(request.prompt);
     counters_.found += uint64_t(found.tokens);
     request.cached = found.tokens;
@@ -134,16 +136,17 @@ FairQueue::Verdict Scheduler::ask(RequestId id, FunctionRef<bool(const Sequence&
 }
 
 /// Where memory is short, those that became active before need to be told of first.
-std::optional<RequestId> Scheduler::next_fitting(FunctionRef<bool(const Sequence&)> ready) {
+std::optional<RequestId> Scheduler::next_fitting(FunctionRef<Verdict(const Sequence&)> ready) {
+  asked_.reset();
   try {
     return queue_.next([&](RequestId asked) { return ask(asked, ready); });
-  } catch (const std::bad_alloc&) {
+  } catch (...) {
     if (activated_.empty()) throw;
     return std::nullopt;
   }
 }
 
-std::span<const RequestId> Scheduler::activate(FunctionRef<bool(const Sequence&)> ready) {
+std::span<const RequestId> Scheduler::activate(FunctionRef<Verdict(const Sequence&)> ready) {
   activated_.clear();
   while (active() < limits_.batch_size) {
     const std::optional<RequestId> id = next_fitting(ready);
@@ -158,7 +161,6 @@ std::span<const RequestId> Scheduler::activate(FunctionRef<bool(const Sequence&)
     const auto place = active_.insert(waiting_.extract(*id)).position;
     place->second.turn = turn;
     branching_ += place->second.alternatives > 1;
-    queue_.charge(*id, place->second.output().empty() ? place->second.prompt : 0);
     activated_.push_back(*id);
   }
   return activated_;
@@ -188,7 +190,8 @@ void Scheduler::append(RequestId id, int32_t token) {
 void Scheduler::propose(RequestId id, std::vector<int32_t> tokens) {
   Sequence& sequence = active_.at(id);
   BB_CHECK(sequence.computed == sequence.length() && sequence.proposed.empty() && !tokens.empty(), "request ", id);
-  BB_CHECK(int(tokens.size()) <= sequence.alternatives, "request ", id, " alternatives ", tokens.size());
+  BB_CHECK(sequence.alternatives > 1 && int(tokens.size()) <= sequence.alternatives, "request ", id, " alternatives ",
+           tokens.size());
   sequence.proposed = std::move(tokens);
 }
 
@@ -291,8 +294,7 @@ std::optional<RequestId> Scheduler::youngest() const {
 }
 
 void Scheduler::drop_cache() noexcept {
-  while (tree_.evict()) {
-  }
+  tree_.evict_all();
   ++state_;
 }
 

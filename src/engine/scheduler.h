@@ -55,16 +55,19 @@ struct SchedulerCounters {
 
 class Scheduler {
  public:
+  using Verdict = FairQueue::Verdict;
   explicit Scheduler(const SchedulerLimits& limits);
 
   /// Queues a request. Throws Error(bad_request) for an empty prompt and for a request that could never fit.
   void submit(Sequence request);
   /// Activates waiting requests that can run now, and returns them; their adapters need slots before next(). `ready` is
-  /// asked last: whether what else a request needs is there.
-  std::span<const RequestId> activate(FunctionRef<bool(const Sequence&)> ready);
+  /// asked last: whether what else a request needs is there. When it throws, none became active, and asked() is whose
+  /// turn it was, if anybody's.
+  std::span<const RequestId> activate(FunctionRef<Verdict(const Sequence&)> ready);
   std::span<const RequestId> activate() {
-    return activate([](const Sequence&) { return true; });
+    return activate([](const Sequence&) { return Verdict::fits; });
   }
+  std::optional<RequestId> asked() const { return asked_; }
   /// The next step of the active requests, with at most `prompt_rows` rows of prompts, or nothing when none can go on.
   /// After it comes done() or undo(). When it throws, nothing is planned.
   std::optional<PlannedStep> next(int prompt_rows);
@@ -126,8 +129,8 @@ class Scheduler {
   int most_pages(const Sequence& request) const;
   int outstanding(const Sequence& sequence) const;
   int outstanding_of_branching() const;
-  std::optional<RequestId> next_fitting(FunctionRef<bool(const Sequence&)> ready);
-  FairQueue::Verdict ask(RequestId id, FunctionRef<bool(const Sequence&)> ready);
+  std::optional<RequestId> next_fitting(FunctionRef<Verdict(const Sequence&)> ready);
+  Verdict ask(RequestId id, FunctionRef<Verdict(const Sequence&)> ready);
   bool somebody_computes(Sequence& request, int found) const;
   void share_out(int prompt_rows);
   bool extend(Sequence& sequence, int rows, std::vector<PageCopy>& copies);
@@ -147,6 +150,7 @@ class Scheduler {
   uint64_t activations_ = 0;
   int branching_ = 0;   // active sequences with alternatives
   uint64_t state_ = 1;  // changes whenever a request that did not fit may fit now
+  std::optional<RequestId> asked_;
   // With room for all that may be active, so that planning fails early or not at all.
   std::vector<RequestId> activated_, preempted_, told_;
   std::vector<Share> shares_;

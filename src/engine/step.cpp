@@ -37,39 +37,57 @@ std::optional<text::FinishReason> reason_of(TokenSink::StopReason reason) {
 
 }  // namespace
 
+/// Where there is no memory for what somebody needs to begin, those that run go on.
 void Engine::activate() {
-  const auto activated = scheduler_.activate([this](const Sequence& sequence) { return ready(live_.at(sequence.id)); });
+  std::span<const RequestId> activated;
+  try {
+    activated = scheduler_.activate([this](const Sequence& sequence) { return ready(live_.at(sequence.id)); });
+  } catch (...) {
+    const std::optional<RequestId> asked = scheduler_.asked();
+    if (!asked) throw;
+    fail(*asked, live_.at(*asked).out_of_memory);
+  }
   for (const RequestId id : activated) start(live_.at(id));
 }
 
 /// Whether a request's set of adapters is there; begins to open it where it is not. What is wrong with it, the request
 /// hears once it has its place.
-bool Engine::ready(Live& live) {
-  if (live.request.adapters.empty() || live.opened || live.failure) return true;
-  if (live.no_room_at == ends_ && sets_in_use_ + opening_ > 0) return false;
+FairQueue::Verdict Engine::ready(Live& live) {
+  using Verdict = FairQueue::Verdict;
+  if (live.request.adapters.empty() || live.opened || live.failure) return Verdict::fits;
+  // Sets of others that wait have their turn before anybody waits for their memory: only those that run will give it
+  // back by themselves.
+  const Verdict no_room = sets_in_use_ > 0 ? Verdict::no_room : Verdict::not_yet;
+  if (live.no_room_at == ends_ && sets_in_use_ + opening_ > 0) return no_room;
   try {
     if (auto set = live.opening ? opener_.take(live.id) : executor_->open_now(live.request.adapters)) {
       live.set = std::move(*set);
       live.opened = true;
       opening_ += !std::exchange(live.opening, false);
-      return true;
+      return Verdict::fits;
     }
     // No more at once than may become active: those that wait hold nothing.
-    if (live.opening || opening_ >= options_.batch_size - scheduler_.active()) return false;
+    if (live.opening || opening_ >= options_.batch_size - scheduler_.active()) return Verdict::not_yet;
     opener_.open(live.id, live.request.adapters);
     live.opening = true;
     ++opening_;
-    return false;
+    return Verdict::not_yet;
   } catch (const Error& error) {
     opening_ -= std::exchange(live.opening, false);
     if (error.code() == ErrorCode::out_of_memory &&
         sets_in_use_ + opening_ > 0) {  // once somebody ends, there may be room
       live.no_room_at = ends_;
-      return false;
+      return no_room;
     }
     live.failure = std::current_exception();
-    return true;
+  } catch (const std::bad_alloc&) {
+    opening_ -= std::exchange(live.opening, false);
+    live.failure = live.out_of_memory;
+  } catch (...) {  // no thread to open it on
+    opening_ -= std::exchange(live.opening, false);
+    live.failure = std::current_exception();
   }
+  return Verdict::fits;
 }
 
 void Engine::start(Live& live) {
@@ -84,7 +102,7 @@ void Engine::start(Live& live) {
     opening_ -= std::exchange(live.opened, false);
     live.slot = executor_->slot(sequence.adapters);
     sequence.slot = live.slot.slot();
-    sets_in_use_ += sequence.slot >= 0;
+    sets_in_use_ += live.uses_set = sequence.adapters != nullptr;
     if (!live.sampler) {
       live.contrastive = ContrastiveSearcher::make(live.request.config, options_.d_model);
       live.sampler.emplace(live.request.config, sequence.tokens, options_.vocab, live.request.seed);
@@ -104,7 +122,7 @@ void Engine::start(Live& live) {
 void Engine::let_go_preempted() noexcept {
   for (const RequestId id : scheduler_.take_preempted()) {
     Live& live = live_.at(id);
-    sets_in_use_ -= live.slot.slot() >= 0;
+    sets_in_use_ -= std::exchange(live.uses_set, false);
     live.slot = {};
     live.stage = Stage::waiting;
     Counters::add(counters_.waiting, 1);
@@ -152,7 +170,7 @@ bool Engine::step() {
     Counters::add(counters_.sample, result->sample_seconds);
     Counters::add(counters_.steps, 1);
     Counters::add(counters_.rows, rows);
-    pace_.measured(rows, computed);
+    pace_.measured(rows - planned->decode_rows, planned->decode_rows, computed);
     retried_ = false;
   } catch (const Error& error) {
     code = error.code();
@@ -188,15 +206,15 @@ void Engine::step_failed(const PlannedStep& planned, ErrorCode code, const std::
   while (!live_.empty()) fail(live_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
 }
 
-/// There was no memory for a step: the cache goes, the next step is smaller and by one request less. Where that was so
-/// already, one request fails, the youngest.
+/// There was no memory for a step: the next step is smaller and by one request less, and the cache goes with what that
+/// request left in it. Where that was so already, one request fails, the youngest.
 void Engine::recover(const PlannedStep& planned, const std::string& what) {
   scheduler_.undo(planned);
-  scheduler_.drop_cache();
   pace_.halve();
   const bool again = std::exchange(retried_, true);
   scheduler_.preempt();
   let_go_preempted();
+  scheduler_.drop_cache();
   executor_->release_pages(scheduler_.take_freed(INT_MAX));
   log(LogLevel::error, "no memory for a step: rows=", planned.step.batch.tokens.size(),
       " retried=", again ? "yes" : "no", " what='", what, "'");

@@ -3,7 +3,23 @@
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace bumblebee::exec {
+
+thread_local bool DeviceModel::called_back_ = false;
+
+void DeviceModel::refuse_callbacks() {
+  if (called_back_) {
+    throw Error(ErrorCode::bad_request, "model",
+                "nothing can be computed from here: a listener is on the threads that compute; do it elsewhere");
+  }
+}
+
+DeviceModel::Turn::Turn(DeviceModel& device) : device_(device) {
+  refuse_callbacks();
+  device_.step_.lock();
+}
 
 DeviceModel::DeviceModel(std::unique_ptr<Backend> backend, std::unique_ptr<nn::Model> model, const std::string& name,
                          uint64_t max_adapter_bytes)

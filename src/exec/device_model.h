@@ -36,10 +36,12 @@ class DeviceModel : public std::enable_shared_from_this<DeviceModel> {
   friend class LocalExecutor;
   friend class SlotLease;
 
-  /// Nobody else computes or changes slots while this lives.
+  /// Throws Error(bad_request) on a thread that would wait for itself: one that calls back from in_parallel().
+  static void refuse_callbacks();
+  /// Nobody else computes or changes slots while this lives. Throws as refuse_callbacks() does.
   class Turn {
    public:
-    explicit Turn(DeviceModel& device) : device_(device) { device_.step_.lock(); }
+    explicit Turn(DeviceModel& device);
     ~Turn() {
       device_.step_.unlock();
       device_.take_back();
@@ -49,6 +51,7 @@ class DeviceModel : public std::enable_shared_from_this<DeviceModel> {
    private:
     DeviceModel& device_;
   };
+  static thread_local bool called_back_;  // this thread runs a body of in_parallel()
   void give_back(int32_t slot) noexcept;
   /// Frees the slots that were given back meanwhile, unless somebody has the turn, who does it afterwards.
   void take_back() noexcept;

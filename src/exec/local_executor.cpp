@@ -36,7 +36,7 @@ int page_count(DeviceModel& device, const CacheLimits& limits, uint64_t page) {
                     " bytes, got ", uint64_t(one) * page,
                     "; shorten the sequence length, allow more bytes, or store keys and values as int8"));
   }
-  return int(std::min(pages, fit));
+  return int(limits.fill ? fit : std::min(pages, fit));
 }
 
 }  // namespace
@@ -52,6 +52,7 @@ uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens) 
 
 LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLimits& limits)
     : device_(std::move(device)) {
+  DeviceModel::refuse_callbacks();  // before there is anything to be ended, which needs a turn as well
   if (limits.sequence_length == 0) return;
   const nn::ModelDims& dims = device_->model().dims();
   page_bytes_ = page_bytes(kv_shape(dims, limits.dtype, 1));
@@ -166,7 +167,11 @@ MemoryReport LocalExecutor::memory() const {
 
 void LocalExecutor::in_parallel(int count, FunctionRef<void(int)> body) {
   const DeviceModel::Turn turn(*device_);
-  device_->backend().in_parallel(count, body);
+  device_->backend().in_parallel(count, [&](int i) {
+    DeviceModel::called_back_ = true;
+    body(i);
+    DeviceModel::called_back_ = false;
+  });
 }
 
 void LocalExecutor::eagerly(const Batch& batch, FunctionRef<void(Stream& stream, KvStore* kv)> body) {

@@ -17,6 +17,7 @@ struct CacheLimits {
   int spare_pages = 0;      // for alternatives of sequences, beside their own
   DType dtype = DType::f32;
   uint64_t bytes = 0;  // of keys and values at most; 0: default_cache_bytes()
+  bool fill = false;   // as many pages as `bytes` hold, also beyond what the sequences need: prompts stay for longer
 };
 
 /// Half of what the device leaves free beside the weights.

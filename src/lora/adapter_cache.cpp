@@ -7,6 +7,7 @@
 
 #include "base/blake2b.h"
 #include "base/log.h"
+#include "lora/bind_to_base.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -194,6 +195,21 @@ std::optional<std::shared_ptr<const AdapterSet>> AdapterCache::open_packed(std::
     if (adapters.back() == nullptr) return std::nullopt;
   }
   return compose(id, list, std::move(adapters));
+}
+
+void AdapterCache::check(std::span<const Part> parts) {
+  if (open_packed(parts)) return;
+  uint64_t least = 0;
+  for (const Part& part : sorted(parts)) {
+    bind_to_base(*part.adapter,
+                 {.target_modules = model_.target_modules(), .tied_head = model_.dims().tied_head, .name = name_});
+    least += size_bytes(*part.adapter) / 2;  // what bf16 takes, the smallest type that they are packed to
+  }
+  if (least > limit_) {
+    throw Error(ErrorCode::out_of_memory, "adapters",
+                cat("adapter '", parts.front().adapter->name, "': expected at most ", limit_,
+                    " bytes of adapters on the device, got at least ", least, "; raise max_adapter_bytes"));
+  }
 }
 
 bool AdapterCache::unload(const AdapterId& id) {

@@ -44,6 +44,10 @@ class AdapterCache {
   /// and for compositions that have no meaning (see docs/decisions/0008); `out_of_memory` when the adapters do not fit
   /// beside those in use.
   std::shared_ptr<const AdapterSet> open(std::span<const Part> parts);
+  /// Throws what open() throws for what is wrong with the adapters themselves, and Error(out_of_memory) where they
+  /// would not fit with nobody beside them. Packs nothing, so compositions of what is not packed yet are left to
+  /// open().
+  void check(std::span<const Part> parts);
   /// As open(), but nothing where an adapter would have to be packed first, which takes a while.
   std::optional<std::shared_ptr<const AdapterSet>> open_packed(std::span<const Part> parts);
   /// What the set of these parts is named by; all zeros for none. Throws Error(bad_request) as open() does for what is

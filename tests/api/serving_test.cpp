@@ -197,6 +197,33 @@ TEST_F(ServingTest, AListenerMayDropTheLastHandleOfItsServing) {
   }
 }
 
+TEST_F(ServingTest, WhoHearsOfAnErrorMayDropTheServingAtOnce) {
+  Input input("a");
+  input.deadline = 1ms;
+  input.n = 2;
+  for (int i = 0; i < 100; ++i) {
+    std::optional<Generation> s = serving(config(kEndless), kLong);
+    std::optional<Request> request = s->submit(input, nullptr);
+    refusal(ErrorCode::timed_out, [&] { request->wait(); });
+    s.reset();  // perhaps while its thread still holds it
+  }
+}
+
+TEST_F(ServingTest, AListenerComputesNothingByItself) {
+  const Generation s = serving(config(4));
+  const auto recorder = std::make_shared<Recorder>();
+  std::vector<std::string> refusals;
+  recorder->hook = [&](const Delta& delta) {
+    if (delta.finish_reason) return;
+    refusals.push_back(refusal(ErrorCode::bad_request,
+                               [&] { model_.logits(std::vector<int32_t>{1}, [](int, std::span<const float>) {}); }));
+    refusals.push_back(refusal(ErrorCode::bad_request, [&] { serving(config(4)); }));
+  };
+  s.submit("a", recorder).wait();
+  EXPECT_EQ(refusals.size(), 8u);
+  model_.logits(std::vector<int32_t>{1}, [](int, std::span<const float>) {});
+}
+
 TEST_F(ServingTest, ADroppedServingFailsItsRequests) {
   std::optional<Generation> s = serving(config(kEndless), kLong);
   std::vector<std::shared_ptr<Recorder>> recorders;
@@ -423,7 +450,8 @@ TEST_F(ServingTest, AFullQueueRefusesAndListsWait) {
   for (const Request& request : waiting) EXPECT_EQ(request.wait().at(0).tokens.size(), 3u);
   Input several("d");
   several.n = 5;
-  refusal(ErrorCode::busy, [&] { s.submit(several, nullptr); });  // more than run and wait at once
+  refusal(ErrorCode::bad_request, [&] { s.submit(several, nullptr); });  // more than can ever run and wait at once
+  EXPECT_EQ(s.stats().refused, 2u);
   std::vector<Input> list;
   for (int i = 0; i < 20; ++i) list.emplace_back("prompt " + std::to_string(i));
   const std::vector<Result> results = s.run(list);

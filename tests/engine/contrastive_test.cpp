@@ -34,6 +34,16 @@ TEST(Contrastive, TakesTheLeastRepetitiveOfLikelyTokens) {
   EXPECT_EQ(choose(1.0), 1);
 }
 
+TEST(Contrastive, OneCandidateIsTheGreedyChoice) {
+  GenerationConfig config;
+  config.strategy = ContrastiveSearch{.top_k = 1, .alpha = 0.6};
+  EXPECT_TRUE(is_greedy(config));
+  EXPECT_FALSE(ContrastiveSearcher::make(config, 2).has_value());
+  std::vector<LogitChange> changes;
+  const std::vector<int32_t> prompt = {0};
+  EXPECT_EQ(Sampler(config, prompt, 3, 0).describe(prompt, changes).mode, SampleRow::Mode::greedy);
+}
+
 TEST(Contrastive, EqualScoresGoToTheLikelier) {
   const std::vector<float> same = {0, 1};
   ContrastiveSearcher search = searcher(0.5, {1, 0}, {0.5, 0.5});

@@ -84,6 +84,19 @@ TEST(FairQueue, OvertakingIsBoundedAndWaitingOnPurposeIsNotOvertaken) {
   EXPECT_EQ(next(queue), 1u);
 }
 
+TEST(FairQueue, ThoseThatAwaitSomebodyHideNobody) {
+  FairQueue queue;
+  for (Id id = 1; id <= 200; ++id) queue.push(id, 0, "");
+  int asked = 0;
+  const auto looks = [&](Verdict others) {
+    asked = 0;
+    return queue.next([&](Id id) { return ++asked, id == 200 ? Verdict::fits : others; });
+  };
+  EXPECT_EQ(looks(Verdict::not_yet), std::nullopt);
+  EXPECT_LT(asked, 100) << "looking has its price";
+  EXPECT_EQ(looks(Verdict::awaits), 200u);
+}
+
 TEST(Pace, AStepTakesAsLongAsItMay) {
   // A machine whose steps take 50 ms and 2 ms a row.
   const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
@@ -92,10 +105,27 @@ TEST(Pace, AStepTakesAsLongAsItMay) {
   int rows = 0;
   for (int step = 0; step < 30; ++step) {
     rows = pace.rows(8) + 8;
-    pace.measured(rows, seconds(rows));
+    pace.measured(rows - 8, 8, seconds(rows));
   }
   EXPECT_NEAR(seconds(rows), 0.2, 0.02);
   EXPECT_GT(pace.rows(0), 2 * pace.rows(8)) << "with nobody to hold up";
+}
+
+TEST(Pace, APromptAfterManyStepsWithoutOneGetsItsRows) {
+  const auto seconds = [](int rows) { return 0.05 + 0.0005 * rows; };
+  Pace pace(512, 0.2);
+  pace.measured(0, 1, seconds(1));
+  EXPECT_EQ(pace.rows(1), 512) << "who only generates says nothing about prompts";
+  for (int step = 0; step < 10; ++step) {
+    const int rows = pace.rows(4);
+    pace.measured(rows, 4, seconds(rows + 4));
+  }
+  const int before = pace.rows(4);
+  EXPECT_GT(before, 200);
+  for (int step = 0; step < 1000; ++step) pace.measured(0, 4, seconds(4));
+  EXPECT_EQ(pace.rows(4), before);
+  pace.measured(5, 4, seconds(9));  // nor does a short one that took no time
+  EXPECT_EQ(pace.rows(4), before);
 }
 
 TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
@@ -103,12 +133,12 @@ TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
   for (int step = 0; step < 30; ++step) {
     const int rows = slow.rows(1) + 1;
     EXPECT_GE(rows, 17);
-    slow.measured(rows, 1 + rows * 0.1);
+    slow.measured(rows - 1, 1, 1 + rows * 0.1);
   }
   Pace pace(512, 0);
   pace.halve();
   EXPECT_EQ(pace.rows(0), 256);
-  for (int step = 0; step < 100; ++step) pace.measured(100, 1);
+  for (int step = 0; step < 100; ++step) pace.measured(100, 0, 1);
   EXPECT_EQ(pace.rows(0), 512);
 }
 

@@ -1,6 +1,9 @@
 // The loop without a model: who comes, leaves, is late or is refused, and what is done when the device has no memory.
+#include <algorithm>
 #include <atomic>
 #include <future>
+#include <map>
+#include <stdexcept>
 #include <thread>
 
 #include "base/error.h"
@@ -141,7 +144,9 @@ TEST(Loop, AFullQueueRefusesAndADrainedEngineToo) {
   const auto third = submit(engine, work(5, 3));
   EXPECT_EQ(code_of([&] { submit(engine, work(0, 3)); }), ErrorCode::busy) << "full, before anything is looked at";
   EXPECT_EQ(code_of([&] { engine.require_room(1); }), ErrorCode::busy);
-  EXPECT_EQ(engine.stats().refused, 2u);
+  EXPECT_EQ(code_of([&] { engine.require_room(4); }), ErrorCode::bad_request) << "never";
+  EXPECT_EQ(engine.stats().refused, 3u) << "each once, and what is wrong not at all";
+  EXPECT_TRUE(engine.full());
   EXPECT_EQ(engine.stats().waiting, 2);
   EXPECT_EQ(engine.stats().waiting_tokens, 20);
   auto drained = std::async(std::launch::async, [&] { return engine.drain(1h); });
@@ -167,6 +172,46 @@ TEST(Loop, ADrainThatIsOverCancelsTheRest) {
   EXPECT_FALSE(engine.drain(0ms));
   EXPECT_TRUE(answer->over());
   EXPECT_EQ(answer->wait().reason, text::FinishReason::cancelled);
+}
+
+TEST(Loop, ADrainEndsAsSoonAsItCanHoweverLongItMayTake) {
+  EngineOptions patient = options(2);
+  patient.batch_timeout_ms = 3'600'000;
+  Engine engine(std::make_unique<ScriptedExecutor>(100, kVocab), patient);
+  const auto answer = submit(engine, work(5, 3));
+  std::this_thread::sleep_for(20ms);  // so that it waits for company
+  EXPECT_TRUE(engine.drain(std::chrono::milliseconds::max()));
+  EXPECT_EQ(answer->wait().tokens.size(), 3u);
+}
+
+TEST(Loop, ACallFollowsTheEndOfTheServingToo) {
+  const auto answer = std::make_shared<Answer>();
+  std::atomic<bool> heard{false};
+  EngineOptions told = options(1);
+  told.on_step = [&] { heard = answer->over(); };
+  {
+    Engine engine(std::make_unique<ScriptedExecutor>(100, kVocab), told);
+    submit(engine, work(5, 1900), answer);
+    answer->wait_tokens(1);
+  }
+  EXPECT_TRUE(heard);
+}
+
+TEST(Loop, ContrastiveSearchAmongOneIsGreedyAndGivesWay) {
+  EngineOptions four = options(4);
+  four.batch_timeout_ms = 100'000;
+  Engine engine(std::make_unique<ScriptedExecutor>(24, kVocab), four);
+  std::vector<Request> works;
+  std::vector<std::shared_ptr<Answer>> answers;
+  for (int i = 0; i < 4; ++i) {
+    works.push_back(work(40, 600, 100 * i));
+    works.back().config.strategy = ContrastiveSearch{.top_k = 1, .alpha = 0.6};
+    answers.push_back(std::make_shared<Answer>());
+    works.back().sink = answers.back();
+  }
+  engine.submit(works);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << i;
+  EXPECT_GT(engine.stats().preemptions, 0u);
 }
 
 TEST(Loop, LateRequestsAreTold) {
@@ -230,6 +275,8 @@ class OpeningExecutor final : public HookedExecutor {
   std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
     gate_.wait();
     if (parts.front().weight == 3) throw Error(ErrorCode::bad_request, "adapters", "made for another base");
+    if (parts.front().weight == 4) throw std::bad_alloc();
+    if (parts.front().weight == 5) throw std::runtime_error("no thread");
     return ScriptedExecutor::open(parts);
   }
   std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(std::span<const lora::AdapterCache::Part>) override {
@@ -257,6 +304,111 @@ TEST(Loop, NobodyWaitsForAnAdapterThatIsBeingPacked) {
   go_on.set_value();
   EXPECT_EQ(opening->wait().tokens, continuation(adapted));
   EXPECT_EQ(code_of(*refused), ErrorCode::bad_request);
+}
+
+TEST(Loop, WhatOpeningRunsIntoEndsOneRequest) {
+  std::promise<void> open;
+  open.set_value();
+  Engine engine(std::make_unique<OpeningExecutor>(open.get_future().share(), nullptr), options(2));
+  const auto adapter = lora::identify(lora::Adapter{});
+  const auto running = submit(engine, work(5, 1900));
+  for (int i = 0; i < 5; ++i) {
+    Request memory = work(5, 3), other = work(5, 3), good = work(5, 3);
+    memory.adapters = {{adapter, 4}};
+    other.adapters = {{adapter, 5}};
+    good.adapters = {{adapter, 1}};
+    const auto told = submit(engine, memory), too = submit(engine, other), answered = submit(engine, good);
+    EXPECT_EQ(code_of(*told), ErrorCode::out_of_memory);
+    EXPECT_THROW(too->wait(), std::runtime_error);
+    EXPECT_EQ(answered->wait().tokens, continuation(good));
+  }
+  EXPECT_EQ(engine.stats().failed, 10u);
+  engine.cancel(running->id);
+  EXPECT_NO_THROW(running->wait());
+}
+
+/// Has memory for two sets at a time.
+class SmallExecutor final : public ScriptedExecutor {
+ public:
+  SmallExecutor() : ScriptedExecutor(400, kVocab) {}
+  std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(
+      std::span<const lora::AdapterCache::Part> parts) override {
+    auto& known = sets_[parts.front().weight];
+    if (auto set = known.lock()) return set;
+    const auto in_use =
+        std::count_if(sets_.begin(), sets_.end(), [](const auto& set) { return !set.second.expired(); });
+    if (in_use >= 2) throw Error(ErrorCode::out_of_memory, "adapters", "no room beside the others");
+    const std::shared_ptr<const lora::AdapterSet> set = open(parts);
+    known = set;
+    return set;
+  }
+
+ private:
+  std::map<float, std::weak_ptr<const lora::AdapterSet>> sets_;
+};
+
+TEST(Loop, AnAdapterThatDoesNotFitBesideOthersIsOvertakenABoundedNumberOfTimes) {
+  EngineOptions four = options(4);
+  four.batch_timeout_ms = 100'000;
+  Engine engine(std::make_unique<SmallExecutor>(), four);
+  const auto adapter = lora::identify(lora::Adapter{});
+  std::vector<Request> works;
+  std::vector<std::shared_ptr<Answer>> answers;
+  std::vector<int> begun;  // in this order; told on the engine's thread
+  for (int i = 0; i < 120; ++i) {
+    works.push_back(work(5, 20 + i % 7, i));
+    works.back().adapters = {{adapter, i == 4 ? 3.0f : float(1 + i % 2)}};
+    works.back().key = "one";
+    answers.push_back(std::make_shared<Answer>([&begun, i](int index) {
+      if (index == 1) begun.push_back(i);
+      return TokenSink::StopReason::none;
+    }));
+    works.back().sink = answers.back();
+  }
+  engine.submit(works);
+  for (const auto& answer : answers) answer->wait();
+  const auto before = std::find(begun.begin(), begun.end(), 4) - begun.begin();
+  EXPECT_LE(before, 4 + FairQueue::kMostOvertakes + 3) << "who ran before it, who overtook it, who came with it";
+  for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << i;
+}
+
+TEST(Loop, WhoGivesWayToARetryLeavesItsMemoryAndStaysOut) {
+  for (const bool cancelled : {false, true}) {
+    SCOPED_TRACE(cancelled);
+    Engine* engine = nullptr;
+    int released = 0;
+    class Short final : public HookedExecutor {
+     public:
+      Short(int& released, Hook hook) : HookedExecutor(100, std::move(hook)), released_(released) {}
+      void release_pages(std::span<const int32_t> pages) override { released_ += int(pages.size()); }
+
+     private:
+      int& released_;
+    };
+    EngineOptions two = options(2);
+    two.batch_timeout_ms = 100'000;
+    Engine made(std::make_unique<Short>(released,
+                                        [&](int step, const exec::Step&) {
+                                          if (step == 3) {
+                                            if (cancelled) engine->cancel(1);
+                                            throw Error(ErrorCode::out_of_memory, "cpu", "no memory");
+                                          }
+                                          if (step == 4 && !cancelled) {
+                                            EXPECT_EQ(engine->stats().running, 1);
+                                            EXPECT_EQ(engine->stats().pages_cached, 0);
+                                            EXPECT_GE(released, 3) << "the prompt of the other";
+                                          }
+                                        }),
+                two);
+    engine = &made;
+    std::vector<Request> works = {work(200, 20), work(200, 20, 500)};
+    const std::vector<std::shared_ptr<Answer>> answers = {std::make_shared<Answer>(), std::make_shared<Answer>()};
+    for (size_t i = 0; i < 2; ++i) works[i].sink = answers[i];
+    made.submit(works);
+    EXPECT_EQ(answers[1]->wait().tokens, continuation(works[1]));
+    EXPECT_EQ(answers[0]->wait().tokens.size(), cancelled ? 2u : 20u);
+    EXPECT_EQ(made.stats().preemptions, 1u);
+  }
 }
 
 TEST(Loop, AStepWithoutMemoryIsTriedAgainSmaller) {

@@ -66,8 +66,7 @@ TEST(PrefixTree, FindsTheLongestBeginningAndLosesOnlyWhatLeft) {
       ASSERT_EQ(stats.free + stats.cached, kPages);
     }
     EXPECT_TRUE(evicted);
-    while (tree.evict()) {
-    }
+    tree.evict_all();
     EXPECT_EQ(table.stats().free, kPages);
   }
 }
@@ -86,6 +85,8 @@ TEST(PrefixTree, ASequenceTakesOverPagesThatAreThere) {
   EXPECT_EQ(table.stats().used, 2);
   EXPECT_EQ(table.stats().free, 8);
   EXPECT_FALSE(tree.evict()) << "somebody uses them";
+  tree.evict_all();
+  EXPECT_EQ(tree.pages(), 2);
   table.close(first);
   table.close(second);
   EXPECT_TRUE(tree.evict());
@@ -106,8 +107,18 @@ TEST(PrefixTree, TheLongestUnusedLeavesFirstAndWhatIsGivenUpBeforeIt) {
   const auto has = [&](int32_t a, int32_t b) {
     PageTable other(1, 2);
     const std::vector<int32_t> tokens = {a, b};
-    return tree.match(root_of(0), tokens).tokens == 2;
+    const PrefixTree::Match found = tree.match(root_of(0), tokens);
+    if (found.tokens == 2) tree.touch(found);
+    return found.tokens == 2;
   };
+  put(4, 4, false);
+  put(5, 5, false);
+  const std::vector<int32_t> asked = {4, 4};
+  EXPECT_EQ(tree.match(root_of(0), asked).tokens, 2);
+  tree.evict();
+  EXPECT_EQ(tree.match(root_of(0), asked).tokens, 0) << "to be looked up is not to be used";
+  tree.evict_all();
+  EXPECT_EQ(tree.pages(), 0);
   put(1, 1, false);
   put(2, 2, false);
   put(3, 3, true);

@@ -137,6 +137,8 @@ TEST_P(OnExecutor, RefusesACacheThatHoldsNotOneSequence) {
   const uint64_t one = sequence_bytes(device_->model().dims(), DType::f32, 200);
   EXPECT_EQ(LocalExecutor(device_, {.sequences = 3, .sequence_length = 200, .bytes = 2 * one}).pages(), 8);
   EXPECT_EQ(LocalExecutor(device_, {.sequences = 3, .sequence_length = 200, .bytes = 9 * one}).pages(), 12);
+  EXPECT_EQ(LocalExecutor(device_, {.sequences = 3, .sequence_length = 200, .bytes = 9 * one, .fill = true}).pages(),
+            36);
   try {
     LocalExecutor(device_, {.sequences = 1, .sequence_length = 200, .bytes = one - 1});
     FAIL() << "accepted";

@@ -86,7 +86,7 @@ class CpuBackend final : public Backend {
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
     packed->counted = CountedBytes(weight_bytes_, stored_bytes(weight));
-    place(weight, stream_.ops().partition(), threads_);
+    if (!loaded_) place(weight, stream_.ops().partition(), threads_);  // those of adapters come while others compute
     const Format& f = weight.format;
     packed->rows = {.codes = first_byte(weight.codes),
                     .scales = first_byte(weight.scales),
@@ -99,6 +99,7 @@ class CpuBackend final : public Backend {
                     .bias_element = element_of(f.bias)};
     return {f, weight.out, weight.in, std::move(packed)};
   }
+  void finish_packing() override { loaded_ = true; }
   Tensor pack_vector(const HostWeight& vector) override {
     Tensor t = memory_->make(1, vector.in);
     decode_row<float>(vector, 0, std::span(data(t), size_t(vector.in)));
@@ -140,6 +141,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<Pool> memory_;
   const Kernels& kernels_;
   const bool fast_;
+  bool loaded_ = false;
   const ByteCounter weight_bytes_ = make_byte_counter(), adapter_bytes_ = make_byte_counter(),
                     kv_bytes_ = make_byte_counter();
   CpuStream stream_;
