@@ -281,7 +281,8 @@ void Application::refuse_what_cannot_be_done(const HttpHead& head, const Route& 
 
 bool Application::queue_full(const Live& now) const {
   const text::ServingStats stats = now.served.generation.stats();
-  return stats.waiting >= now.max_waiting || stats.waiting_tokens >= now.max_waiting_tokens || workers_.full();
+  return int64_t(stats.running) + stats.waiting >= now.most_requests ||
+         stats.waiting_tokens >= now.max_waiting_tokens || workers_.full();
 }
 
 /// Until what waits now has had its turn, at the pace of the last seconds.

@@ -55,11 +55,12 @@ class Application final : public HttpHandler {
     Live(Served what, int most_adapters, const text::GenerationOptions& options)
         : served(std::move(what)),
           adapters(served.name, most_adapters),
-          max_waiting(options.max_waiting),
+          most_requests(int64_t(options.limits.batch_size) + options.max_waiting),
           max_waiting_tokens(options.max_waiting_tokens) {}
     Served served;
     Adapters adapters;
-    const int max_waiting;
+    const int64_t
+        most_requests;  // that run and wait, as the engine counts: one may wait for a moment though it can run
     const int64_t max_waiting_tokens;
   };
 
