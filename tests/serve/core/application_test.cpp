@@ -489,7 +489,12 @@ TEST(Application, LogsEachRequestWithoutItsText) {
   (void)server.post("/v1/chat/completions", chat_of("a secret"), {{"x-request-id", "mine"}});
   (void)server.post("/v1/chat/completions", {{"messages", 1}});
   ASSERT_TRUE(server.wait_until_idle());
-  const std::vector<std::string> lines = server.log();
+  const auto chats = [](TinyServer& from) {  // not those that wait_until_idle() asked for
+    std::vector<std::string> lines = from.log();
+    std::erase_if(lines, [](const std::string& line) { return json::parse(line).at("route") == "/metrics"; });
+    return lines;
+  };
+  const std::vector<std::string> lines = chats(server);
   ASSERT_EQ(lines.size(), 2u);
   const json line = json::parse(lines[0]);
   EXPECT_EQ(line.at("id"), "mine");
@@ -503,7 +508,7 @@ TEST(Application, LogsEachRequestWithoutItsText) {
   TinyServer telling(setup);
   (void)telling.post("/v1/chat/completions", chat_of("a secret"));
   ASSERT_TRUE(telling.wait_until_idle());
-  EXPECT_NE(telling.log().at(0).find("secret"), std::string::npos);
+  EXPECT_NE(chats(telling).at(0).find("secret"), std::string::npos);
 }
 
 TEST(Application, LogsWhatIsAnsweredOnTheHead) {
