@@ -67,6 +67,11 @@ TEST(Detect, TheVocabularyDecidesWhereTheTemplateIsSilent) {
 TEST(Detect, WhetherATemplateTakesNullForContent) {
   EXPECT_FALSE(takes_null_content(tokenizer_with("{% for m in messages %}{{ m.role + m.content }}{% endfor %}")));
   EXPECT_TRUE(takes_null_content(tokenizer_with(template_of("Qwen-Qwen3-0.6B"))));
+  // These do not fail: they write null as a word.
+  EXPECT_FALSE(takes_null_content(tokenizer_with("{% for m in messages %}{{ m.content }}{% endfor %}")));
+  EXPECT_FALSE(takes_null_content(tokenizer_with("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")));
+  EXPECT_TRUE(takes_null_content(
+      tokenizer_with("None{% for m in messages %}{% if m.content %}{{ m.content }}{% endif %}{% endfor %}")));
 }
 
 TEST(Detect, TheOperatorOverrides) {
