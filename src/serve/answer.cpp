@@ -123,15 +123,18 @@ void Answer::delta(size_t prompt, const text::Delta& delta) {
   const Call::Clock::time_point now = Call::Clock::now();
   if (choice.output > 0 && !delta.tokens.empty())
     place_.metrics.inter_token(std::chrono::duration<double>(now - choice.last).count());
+  if (choice.output == 0) choice.first = now;
   choice.last = now;
   choice.output += int(delta.tokens.size());
   inputs_[prompt] = delta.input;
   if (delta.index == 0) cached_[prompt] = delta.cached;  // siblings find what the first computed
-  const double so_far = std::chrono::duration<double, std::milli>(now - started_).count();
+  const auto ms = [](Call::Clock::duration time) { return std::chrono::duration<double, std::milli>(time).count(); };
   const DeltaExtras extras{.logprobs = delta.logprobs,
                            .tokens = delta.tokens,
-                           .usage = shape_.continuous_usage ? usage() : Usage{},
-                           .timings = {.queue_ms = 0, .prompt_ms = 0, .predicted_ms = so_far}};
+                           .usage = shape_.continuous_usage || shape_.timings ? usage() : Usage{},
+                           .timings = {.queue_ms = 0,  // known at the end: until then a part of the prompt's
+                                       .prompt_ms = ms(choice.first - started_),
+                                       .predicted_ms = ms(now - choice.first)}};
   std::string out;
   const bool enough = add(index, delta, extras, out);
   choice.closed = enough || delta.finish_reason.has_value();
@@ -146,7 +149,11 @@ void Answer::ended(size_t prompt, const std::vector<text::Result>& results) {
   {
     const std::lock_guard lock(mutex_);
     if (failed_) return;
-    for (const text::Result& result : results) place_.metrics.generated(result);
+    for (size_t i = 0; i < results.size(); ++i) {
+      place_.metrics.generated(results[i]);
+      // The token that ended it counts as an output, as everywhere else, and comes with no delta.
+      if (results[i].stop_token) ++choices_[prompt * n_ + i].output;
+    }
     const text::Result& first = results.front();
     timings_.queue_ms = std::max(timings_.queue_ms, first.timings.queue_s * 1e3);
     timings_.prompt_ms = std::max(timings_.prompt_ms, first.timings.prefill_s * 1e3);

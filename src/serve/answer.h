@@ -37,9 +37,9 @@ class Answer : public std::enable_shared_from_this<Answer> {
 
  protected:
   struct Choice {
-    int output = 0, reasoning = 0;  // tokens
-    bool closed = false;            // nothing more is heard of it
-    Call::Clock::time_point last{};
+    int output = 0, reasoning = 0;            // tokens
+    bool closed = false;                      // nothing more is heard of it
+    Call::Clock::time_point first{}, last{};  // when tokens came
   };
 
   virtual void begin_stream(std::string& out) = 0;
