@@ -19,8 +19,7 @@ class CompletionAnswer final : public Answer {
     for (size_t i = 0; i < collected_.size(); ++i) {
       const text::Input& input = request.inputs[i / n_];
       CompletionChoice& choice = collected_[i];
-      if (shape_.echo)
-        choice.prompt_text = input.tokens.empty() ? input.text : served_->tokenizer.decode(input.tokens, false);
+      if (shape_.echo) choice.prompt_text = input.text;
       if (shape_.token_ids) choice.prompt = prompts_[i / n_];
     }
   }

@@ -35,7 +35,7 @@ constexpr RefusalKind kTable[] = {
     {Refusal::wrong_endpoint, 400, kBadRequest, "wrong_endpoint", 0, kByStatus,
      "The body is another endpoint's; the message says whose"},
     {Refusal::context_length, 400, kBadRequest, "context_length_exceeded", 0, kByStatus,
-     "Prompt and answer are longer than the context"},
+     "The prompt leaves no room in the context for an answer, or none for `min_tokens`"},
     {Refusal::bad_request, 400, kBadRequest, "bad_request", 0, kByStatus,
      "The model, its template or an adapter refuses the request; the message says why"},
     {Refusal::invalid_api_key, 401, kBadRequest, "invalid_api_key", 0, kByStatus, "No key, or a wrong one"},
@@ -105,7 +105,7 @@ Refusal refusal_of(ErrorCode code) {
 std::string message_of(const Error& error) {
   if (const auto* too_long = dynamic_cast<const TooLong*>(&error)) {
     return cat("This model's maximum context length is ", too_long->limit(), " tokens. However, your request has ",
-               too_long->tokens(), " tokens. Shorten the messages, or the completion. ", error.what());
+               too_long->tokens(), " tokens. Shorten the prompt. ", error.what());
   }
   if (error.code() == ErrorCode::too_long) return cat("The request exceeds the maximum context length. ", error.what());
   return error.what();
@@ -115,9 +115,8 @@ std::string message_of(const Error& error) {
 
 const RefusalKind& kind_of(Refusal refusal) { return kTable[size_t(refusal)]; }
 
-ApiError::ApiError(const Error& error) : ApiError(refusal_of(error.code()), message_of(error)) {
-  if (refusal_ == Refusal::context_length) param_ = "messages";
-}
+ApiError::ApiError(const Error& error, std::string param)
+    : ApiError(refusal_of(error.code()), message_of(error), std::move(param)) {}
 
 ApiError& ApiError::retry_after(int seconds) {
   seconds_ = std::clamp(seconds, 1, kLongestRetry);

@@ -71,7 +71,7 @@ class ApiError : public std::runtime_error {
       : std::runtime_error(message), refusal_(refusal), param_(std::move(param)) {}
   /// What the library threw, while it served a request or loaded an adapter. TooLong becomes a sentence with the words
   /// "maximum context length", which clients look for.
-  explicit ApiError(const Error& error);
+  explicit ApiError(const Error& error, std::string param = {});
 
   /// Instead of the table's; at most 60, since clients give up above.
   ApiError& retry_after(int seconds);

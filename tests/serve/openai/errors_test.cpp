@@ -58,6 +58,8 @@ TEST(Errors, TooLongHasTheWordsThatClientsLookFor) {
   const std::string message = error.what();
   EXPECT_TRUE(message.starts_with("This model's maximum context length is 4096 tokens. However, ")) << message;
   EXPECT_NE(message.find("5000 tokens"), message.npos);
+  EXPECT_EQ(error.param(), "");
+  EXPECT_EQ(ApiError(TooLong("generation", "prompt", 5000, 4096), "prompt").param(), "prompt");
   EXPECT_NE(std::string(ApiError(Error(ErrorCode::too_long, "a", "b")).what()).find("maximum context length"),
             message.npos);
 }
