@@ -24,11 +24,15 @@ std::string_view short_key(std::string_view key) { return key.substr(0, 64); }
 
 class Builder : public nlohmann::json_sax<OrderedJson> {
  public:
+  explicit Builder(bool exact) : exact_(exact) {}
   bool null() override { return add(nullptr); }
   bool boolean(bool value) override { return add(value); }
   bool number_integer(number_integer_t value) override { return add(value); }
   bool number_unsigned(number_unsigned_t value) override { return add(value); }
-  bool number_float(number_float_t value, const string_t&) override { return add(value); }
+  bool number_float(number_float_t value, const string_t& text) override {
+    if (exact_ && text.find_first_of(".eE") == text.npos) refuse("expected whole numbers of at most 64 bits");
+    return add(value);
+  }
   bool string(string_t& value) override { return add(std::move(value)); }
   bool binary(binary_t&) override { return false; }  // not in JSON
   bool start_object(size_t) override { return open(OrderedJson::object()); }
@@ -105,6 +109,7 @@ class Builder : public nlohmann::json_sax<OrderedJson> {
 
   [[noreturn]] static void refuse(const std::string& what) { throw ApiError(Refusal::invalid_json, what); }
 
+  const bool exact_;
   OrderedJson root_;
   std::vector<OrderedJson*> open_;  // a parent's last element is never moved while it is open
   size_t values_ = 0;
@@ -124,9 +129,7 @@ const OrderedJson& null_value() {
   return value;
 }
 
-}  // namespace
-
-OrderedJson read_body(std::string_view body) {
+OrderedJson read(std::string_view body, bool exact) {
   if (body.size() > kBodyBytes) {
     throw ApiError(Refusal::body_too_large,
                    cat("expected a body of at most ", kBodyBytes, " bytes, got ", body.size()));
@@ -138,7 +141,7 @@ OrderedJson read_body(std::string_view body) {
   if (const size_t zero = body.find('\0'); zero != body.npos) {
     throw ApiError(Refusal::invalid_json, cat("invalid JSON at byte ", zero + 1, ": unexpected zero byte"));
   }
-  Builder builder;
+  Builder builder(exact);
   OrderedJson::sax_parse(body.begin(), body.end(), &builder);
   OrderedJson json = builder.take();
   if (!json.is_object()) {
@@ -146,6 +149,11 @@ OrderedJson read_body(std::string_view body) {
   }
   return json;
 }
+
+}  // namespace
+
+OrderedJson read_body(std::string_view body) { return read(body, false); }
+OrderedJson read_exact(std::string_view text) { return read(text, true); }
 
 std::string shown(const OrderedJson& value) {
   if (value.is_array() || value.is_object()) return cat(name_of(value), " of ", value.size());

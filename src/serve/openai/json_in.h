@@ -58,6 +58,9 @@ class JsonIn {
 /// Reads a body: an object of at most 8 MB, 64 levels deep, without a key twice, a byte-order mark, broken UTF-8, lone
 /// surrogates, NaN, numbers beyond a double, or anything behind it.
 OrderedJson read_body(std::string_view body);
+/// The same for JSON within a body that is written again: also without whole numbers that 64 bits cannot hold, which
+/// would come out as others.
+OrderedJson read_exact(std::string_view text);
 
 /// For messages: the value's text, cut, on one line.
 std::string shown(const OrderedJson& value);

@@ -41,13 +41,13 @@ std::string read_parts(const JsonIn& content) {
 }
 
 /// A JSON string that holds an object, as OpenAI has it. Templates write arguments as JSON: a string would be encoded
-/// twice. What is no object stays the string that it is, since a model may have written it.
+/// twice. What is no object, or cannot be written again as it is, stays a string: a model may have written it.
 OrderedJson read_arguments(const JsonIn& arguments) {
   if (arguments.is_object()) return *arguments;
   const std::string& text = arguments.string();
   if (text.empty()) return OrderedJson::object();
   try {
-    return read_body(text);
+    return read_exact(text);
   } catch (const ApiError&) {
     return text;
   }
