@@ -51,9 +51,13 @@ struct Draft {
 
 using ReadField = void (*)(const JsonIn& value, Draft& draft);
 
+/// Null, false and "": what clients send for a field that they do not use.
+bool is_off(const OrderedJson& value);
+
 struct FieldReader {
   Field field;
-  ReadField read = nullptr;  // of those that are accepted
+  ReadField read = nullptr;                  // of those that are accepted
+  bool (*off)(const OrderedJson&) = is_off;  // of those that are not: whether a value changes nothing
 };
 
 const std::vector<FieldReader>& readers_of(Endpoint endpoint);

@@ -14,12 +14,6 @@ namespace {
 
 constexpr size_t kIgnoredNames = 20, kIgnoredBytes = 64;
 
-/// What clients send for a field that they do not use.
-bool is_off(const OrderedJson& value) {
-  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
-         (value.is_string() && value.get_ref<const std::string&>().empty());
-}
-
 const FieldReader* find(const std::vector<FieldReader>& readers, std::string_view name) {
   const auto it = std::find_if(readers.begin(), readers.end(), [&](const auto& r) { return r.field.name == name; });
   return it == readers.end() ? nullptr : &*it;
@@ -50,6 +44,11 @@ void add_columns(FieldUse use, std::string& out) {
 }
 
 }  // namespace
+
+bool is_off(const OrderedJson& value) {
+  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
+         (value.is_string() && value.get_ref<const std::string&>().empty());
+}
 
 void Draft::ignore(const std::string& path) {
   std::string name = path.substr(0, kIgnoredBytes);
@@ -82,7 +81,7 @@ void read_fields(const OrderedJson& body, Endpoint endpoint, Draft& draft) {
       case FieldUse::ignored: break;
       case FieldUse::refused:
       case FieldUse::later:
-        if (is_off(json)) break;
+        if (json.is_null() || reader->off(json)) break;
         throw ApiError(Refusal::unsupported_parameter,
                        cat(name, reader->field.use == FieldUse::later ? ": not implemented yet" : ": not supported",
                            reader->field.about.empty() ? "" : ". ", reader->field.about),

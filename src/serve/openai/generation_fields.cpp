@@ -111,6 +111,12 @@ void read_repetition_penalty(const JsonIn& value, Draft& draft) {
   draft.sampling.repetition_penalty = penalty;
 }
 
+// Values that change nothing: some clients send every setting that they have.
+bool is_empty(const OrderedJson& value) { return is_off(value) || (value.is_array() && value.empty()); }
+bool is_zero(const OrderedJson& value) { return is_off(value) || (value.is_number() && value == 0); }
+bool is_one(const OrderedJson& value) { return value.is_number() && value == 1; }
+bool is_negative(const OrderedJson& value) { return is_off(value) || (value.is_number() && value < 0); }
+
 int64_t read_length(const JsonIn& value, const Draft& draft) { return value.integer(1, draft.rules.context); }
 
 }  // namespace
@@ -131,11 +137,14 @@ std::vector<FieldReader> generation_fields() {
   using enum FieldUse;
   return {
       {{"model", accepted, "The model, an adapter's name, or `model:adapter`. Absent: the model"}, read_model},
-      {{"max_tokens", accepted, "1 to the context. Absent, as `max_completion_tokens` is: the rest of the context"},
+      {{"max_tokens", accepted,
+        "1 to the context; what does not fit beside the prompt is cut, as `length`. Absent, as `max_completion_tokens` "
+        "is: the "
+        "rest of the context"},
        [](const JsonIn& v, Draft& d) { d.max_tokens = read_length(v, d); }},
       {{"max_completion_tokens", accepted, "The same; of both, the smaller one counts"},
        [](const JsonIn& v, Draft& d) { d.max_completion_tokens = read_length(v, d); }},
-      {{"min_tokens", accepted, "0 to `max_tokens`: no token ends the answer before"},
+      {{"min_tokens", accepted, "0 to `max_tokens` and what fits beside the prompt: no token ends the answer before"},
        [](const JsonIn& v, Draft& d) { d.min_tokens = v.integer(0, d.rules.context); }},
       {{"temperature", accepted, "0 to 2; 0: always the most likely token. Absent: the model's"},
        [](const JsonIn& v, Draft& d) { d.sampling.temperature = v.number(0, 2); }},
@@ -191,13 +200,34 @@ std::vector<FieldReader> generation_fields() {
       {{"prompt_cache_retention", ignored, ""}},
       {{"prediction", ignored, ""}},
       {{"verbosity", ignored, ""}},
+      {{"xtc_threshold", ignored, "Nothing without the setting that it is of, nor are the next ones"}},
+      {{"dry_base", ignored, ""}},
+      {{"dry_allowed_length", ignored, ""}},
+      {{"dry_penalty_last_n", ignored, ""}},
+      {{"dry_sequence_breakers", ignored, ""}},
+      {{"mirostat_tau", ignored, ""}},
+      {{"mirostat_eta", ignored, ""}},
+      {{"dynatemp_exponent", ignored, ""}},
 
       {{"moderation", refused, ""}},
       {{"use_beam_search", refused, ""}},
       {{"penalty_alpha", refused, "Contrastive search is for the library: one such request stops everybody's"}},
       {{"prompt_logprobs", refused, ""}},
-      {{"repeat_penalty", refused, "Use `repetition_penalty`"}},
-      {{"n_predict", refused, "Use `max_tokens`"}},
+      {{"repeat_penalty", refused, "Use `repetition_penalty`"}, nullptr, is_one},
+      {{"n_predict", refused, "Use `max_tokens`"}, nullptr, is_negative},
+      {{"bad_words", refused, "Use `logit_bias`"}, nullptr, is_empty},
+      {{"allowed_token_ids", refused, ""}, nullptr, is_empty},
+      {{"include_stop_str_in_output", refused, ""}},
+      {{"truncate_prompt_tokens", refused, "A prompt that is too long is refused"}},
+      {{"enable_thinking", refused, "Put it into `chat_template_kwargs`"},
+       nullptr,
+       [](const OrderedJson&) { return false; }},
+      {{"typical_p", refused, "1: off"}, nullptr, is_one},
+      {{"xtc_probability", refused, "0: off"}, nullptr, is_zero},
+      {{"dry_multiplier", refused, "0: off"}, nullptr, is_zero},
+      {{"mirostat", refused, "0: off"}, nullptr, is_zero},
+      {{"dynatemp_range", refused, "0: off"}, nullptr, is_zero},
+      {{"top_n_sigma", refused, "Below 0: off"}, nullptr, is_negative},
 
       {{"grammar", later, ""}},
       {{"json_schema", later, ""}},
@@ -206,6 +236,8 @@ std::vector<FieldReader> generation_fields() {
       {{"guided_regex", later, ""}},
       {{"guided_choice", later, ""}},
       {{"guided_grammar", later, ""}},
+      {{"guided_whitespace_pattern", later, ""}},
+      {{"thinking_token_budget", later, ""}},
   };
 }
 

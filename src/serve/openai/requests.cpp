@@ -77,6 +77,8 @@ std::vector<FieldReader> chat_only() {
       {{"top_logprobs", accepted, "0 to 20, with `logprobs`"},
        [](const JsonIn& v, Draft& d) { d.top_logprobs = v.integer(0, kChatLogprobs); }},
       {{"modalities", accepted, "`[\"text\"]` only"}, read_modalities},
+      {{"add_special_tokens", refused, "The template writes them"}},
+      {{"echo", refused, ""}},
       {{"audio", refused, ""}},
       {{"functions", refused, "Use `tools`"}},
       {{"function_call", refused, "Use `tool_choice`"}},
@@ -98,6 +100,13 @@ std::vector<FieldReader> completions_only() {
        [](const JsonIn& v, Draft& d) {
          d.top_logprobs = v.integer(0, kTextLogprobs);
          d.request.shape.logprobs = true;
+       }},
+      {{"add_special_tokens", accepted, "true only"},
+       [](const JsonIn& v, Draft&) {
+         if (v.boolean()) return;
+         throw ApiError(Refusal::unsupported_parameter,
+                        "add_special_tokens: expected true. For a prompt without them send its token ids",
+                        "add_special_tokens");
        }},
       {{"suffix", refused, "Write the model's own tokens for filling in the middle into the prompt"}},
       {{"messages", refused, "Of `/v1/chat/completions`"}},

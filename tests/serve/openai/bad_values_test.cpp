@@ -123,6 +123,20 @@ const Bad kBoth[] = {
     {R"("response_format": {})", "400 missing_required_parameter response_format.type: "},
     {R"("grammar": "root ::= a")", "400 unsupported_parameter grammar: grammar: not implemented yet"},
     {R"("guided_json": {})", "400 unsupported_parameter guided_json: guided_json: not implemented yet"},
+    {R"("bad_words": ["a"])", "400 unsupported_parameter bad_words: bad_words: not supported. Use `logit_bias`"},
+    {R"("allowed_token_ids": [1])", "400 unsupported_parameter allowed_token_ids: "},
+    {R"("include_stop_str_in_output": true)", "400 unsupported_parameter include_stop_str_in_output: "},
+    {R"("truncate_prompt_tokens": 5)", "400 unsupported_parameter truncate_prompt_tokens: "},
+    {R"("enable_thinking": false)",
+     "400 unsupported_parameter enable_thinking: enable_thinking: not supported. Put it into `chat_template_kwargs`"},
+    {R"("typical_p": 0.9)", "400 unsupported_parameter typical_p: "},
+    {R"("typical_p": 0)", "400 unsupported_parameter typical_p: "},
+    {R"("xtc_probability": 0.5)", "400 unsupported_parameter xtc_probability: "},
+    {R"("dry_multiplier": 0.8)", "400 unsupported_parameter dry_multiplier: "},
+    {R"("mirostat": 2)", "400 unsupported_parameter mirostat: "},
+    {R"("repeat_penalty": 1.1)", "400 unsupported_parameter repeat_penalty: "},
+    {R"("guided_whitespace_pattern": " ")", "400 unsupported_parameter guided_whitespace_pattern: "},
+    {R"("thinking_token_budget": 100)", "400 unsupported_parameter thinking_token_budget: "},
     {R"("penalty_alpha": 0.6)",
      "400 unsupported_parameter penalty_alpha: penalty_alpha: not supported. Contrastive search is for the library: "
      "one "
@@ -183,6 +197,7 @@ const Bad kChat[] = {
 const Bad kCompletions[] = {
     {R"("logprobs": 6)", "400 invalid_value logprobs: logprobs: expected a whole number from 0 to 5, got 6"},
     {R"("logprobs": true)", "400 invalid_type logprobs: logprobs: expected a whole number from 0 to 5, got true"},
+    {R"("add_special_tokens": false)", "400 unsupported_parameter add_special_tokens: "},
     {R"("echo": true, "logprobs": 1)", "400 unsupported_parameter echo: "},
     {R"("suffix": "end")", "400 unsupported_parameter suffix: suffix: not supported. Write the model's own tokens"},
 };

@@ -127,6 +127,16 @@ TEST(ChatRequest, UnknownFieldsAreNamedOrRefused) {
   for (const std::string& name : ignored) EXPECT_LE(name.size(), 64u);
 }
 
+TEST(ChatRequest, SettingsThatAreOffArePassedOver) {
+  const std::string off =
+      R"("repeat_penalty": 1.0, "n_predict": -1, "bad_words": [], "allowed_token_ids": null, "typical_p": 1,
+         "include_stop_str_in_output": false, "xtc_probability": 0.0, "xtc_threshold": 0.1, "dry_multiplier": 0,
+         "dry_base": 1.75, "mirostat": 0, "mirostat_tau": 5, "dynatemp_range": 0, "top_n_sigma": -1,
+         "add_special_tokens": false, "echo": false, "enable_thinking": null)";
+  EXPECT_EQ(chat_refusal(chat_body(off)), "");
+  EXPECT_TRUE(chat(off).ignored.empty());
+}
+
 TEST(Messages, NullBesideCallsIsEmptyWhereTheTemplateCannotTakeIt) {
   const std::string body = messages_body(
       R"([{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type": "function",
@@ -178,6 +188,11 @@ TEST(Messages, ArgumentsAreParsed) {
   EXPECT_EQ(arguments(R"("{\"a\": ")"), "{\"a\": ");
   EXPECT_EQ(arguments(R"("[1]")"), "[1]");
   EXPECT_EQ(arguments(R"("{\"a\": 1, \"a\": 2}")"), "{\"a\": 1, \"a\": 2}");
+  // A number that would come out as another does so too.
+  EXPECT_EQ(arguments(R"("{\"id\": 123456789012345678901234567890}")"), "{\"id\": 123456789012345678901234567890}");
+  EXPECT_EQ(arguments(R"("{\"id\": -9223372036854775809}")"), "{\"id\": -9223372036854775809}");
+  EXPECT_EQ(arguments(R"("{\"id\": 18446744073709551615, \"x\": 0.5, \"y\": 1e30}")").dump(),
+            R"({"id":18446744073709551615,"x":0.5,"y":1e+30})");
 }
 
 TEST(Messages, EmptyContentIsNullOnlyBesideCalls) {
