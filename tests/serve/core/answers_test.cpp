@@ -65,7 +65,8 @@ TEST(Answers, RepeatTheIdsThatTheModelSaw) {
   TinyServer server;
   for (const char* text : {"One day", "<|endoftext|>One day"}) {
     const json reply =
-        server.post("/v1/completions", {{"prompt", text}, {"max_tokens", 2}, {"echo", true}, {"return_token_ids", true}})
+        server
+            .post("/v1/completions", {{"prompt", text}, {"max_tokens", 2}, {"echo", true}, {"return_token_ids", true}})
             .json();
     const json& choice = reply.at("choices")[0];
     EXPECT_EQ(choice.at("prompt_token_ids").size(), reply.at("usage").at("prompt_tokens")) << text;
@@ -86,10 +87,9 @@ TEST(Answers, AreCutAtTheContextButNotBelowWhatIsDemanded) {
   setup.generation.limits.sequence_length = 256;
   TinyServer server(setup);
   const auto ask = [&](int least, int most) {
-    return server.post("/v1/completions", {{"prompt", std::vector<int>(200, 65)},
-                                           {"min_tokens", least},
-                                           {"max_tokens", most},
-                                           {"ignore_eos", true}});
+    return server.post(
+        "/v1/completions",
+        {{"prompt", std::vector<int>(200, 65)}, {"min_tokens", least}, {"max_tokens", most}, {"ignore_eos", true}});
   };
   const Reply cut = ask(56, 200);
   ASSERT_EQ(cut.status, 200) << cut.body;
