@@ -138,6 +138,25 @@ TEST_F(AdapterCacheTest, RefusesDoraOnARowOfLengthZero) {
   EXPECT_EQ(cache.use().bytes, 0u) << "what was packed before is given back";
 }
 
+TEST_F(AdapterCacheTest, ACheckPacksNothingAndKnowsWhatFitsByItself) {
+  const std::vector<AdapterCache::Part> first = {{adapter({}, 1), 1}}, second = {{adapter({}, 2), 1}};
+  AdapterCache large = this->cache();
+  large.open(first);
+  const uint64_t one = large.use().bytes;
+  AdapterCache cache = this->cache(one), small = this->cache(one / 8);
+  const auto held = cache.open(first);
+  EXPECT_THROW(cache.open(second), Error);
+  EXPECT_NO_THROW(cache.check(second)) << "it may wait until the other is gone";
+  EXPECT_NO_THROW(cache.check(first));
+  EXPECT_EQ(cache.use().adapters, 1);
+  try {
+    small.check(second);
+    ADD_FAILURE() << "it never fits";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::out_of_memory) << error.what();
+  }
+}
+
 TEST_F(AdapterCacheTest, MemoryIsBoundedAndTheLongestUnusedLeaves) {
   uint64_t one = 0;
   {
