@@ -15,7 +15,7 @@
 namespace bumblebee::engine {
 namespace {
 
-PrefixRoot root_at(int number) {
+PrefixRoot root_numbered(int number) {
   PrefixRoot root{};
   root[0] = uint8_t(number);
   return root;
@@ -96,7 +96,7 @@ class Simulation {
     request.key = std::string(1, char('a' + pick(3)));
     request.cache = pick(8) > 0;
     const int root = pick(3);
-    request.root = root_at(root);
+    request.root = root_numbered(root);
     // Most begin as somebody else's did, up to somewhere.
     if (!said_[size_t(root)].empty() && pick(4) > 0) {
       const std::vector<int32_t>& before = said_[size_t(root)][size_t(pick(int(said_[size_t(root)].size())))];
