@@ -387,7 +387,7 @@ TEST(Application, AReaderWhoStopsIsLetGo) {
   asked.exchange->stop_reading();
   EXPECT_TRUE(server.wait_until_idle());
   EXPECT_EQ(server.metric("slow_readers_total"), 1);
-  EXPECT_LE(asked.exchange->unsent(), Stream::kMostUnsent + (64 << 10));
+  EXPECT_LE(asked.exchange->unsent(), 4 * Stream::kMostUnsent) << "of about 12 MB";
   EXPECT_FALSE(asked.exchange->ended());
 }
 
