@@ -30,9 +30,9 @@ struct Phrase {
 };
 
 constexpr Phrase kPhrases[] = {
+    {"the sequence length, allow more bytes, or store keys and values as int8",
+     "--ctx-size, raise --kv-memory, or store them with --kv-type int8", "kv-memory"},
     {"the sequence length", "--ctx-size", "ctx-size"},
-    {"allow more bytes, or store keys and values as int8", "raise --kv-memory, or store them with --kv-type int8",
-     "kv-memory"},
     {"resume it, overwrite it, or choose another adapter_path",
      "--resume goes on with it, --overwrite replaces it; or choose another --adapter-path", "resume"},
     {"overwrite it, or choose another adapter_path", "--overwrite replaces it; or choose another --adapter-path",

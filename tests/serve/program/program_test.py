@@ -198,19 +198,31 @@ class Ending(unittest.TestCase):
                 return True
             return False
 
-        with Server(PROGRAM, "--grace", "60") as server:
-            held = server.raw(request_bytes("/v1/chat/completions", chat(tokens=4000, ignore_eos=True, n=8, stream=True)))
+        def read(stream):
+            while stream.recv(1 << 16):
+                pass
+
+        with Server(PROGRAM, "--grace", "60", "--parallel", "1") as server:
+            # Enough of them that they do not end by themselves, and read, or they would be let go.
+            body = request_bytes("/v1/chat/completions", chat(tokens=4000, ignore_eos=True, stream=True))
+            streams = [server.raw(body) for _ in range(40)]
+            held = streams.pop()
             held.recv(4096)
+            readers = [threading.Thread(target=read, args=(one,)) for one in streams]
+            for one in readers:
+                one.start()
             watch = server.raw(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
             self.assertIn(b"200 OK", watch.recv(4096))
             server.process.send_signal(signal.SIGTERM)
             self.assertTrue(wait_until(lambda: refuses(server)))
             self.assertEqual(watch.recv(4096), b"", "an idle connection ends")
-            self.assertTrue(held.recv(1 << 16), "an answer goes on")
+            self.assertTrue(held.recv(1 << 16), "a stream goes on")
             server.process.send_signal(signal.SIGTERM)
             self.assertEqual(server.process.wait(10), 128 + signal.SIGTERM)
-            held.close()
-            watch.close()
+            for one in readers:
+                one.join()
+            for one in [*streams, held, watch]:
+                one.close()
 
     def test_a_download_does_not_hold_up_the_end(self):
         with socket.create_server(("127.0.0.1", 0)) as silent, tempfile.TemporaryDirectory() as folder:
