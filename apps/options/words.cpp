@@ -124,8 +124,6 @@ constexpr PeerWord kVerbs[] = {
     {"version", "--version", ""},
     {"ps", "", "models live as long as the program that loaded them; 'bumblebee cache ls' lists what was downloaded"},
     {"stop", "", "models live as long as the program that loaded them; Ctrl-C ends it"},
-    {"serve", "", "there is no server yet"},
-    {"server", "", "there is no server yet"},
     {"push", "", kNoUpload},
     {"upload", "", kNoUpload},
     {"cp", "", "a model is a folder; the system's cp copies it"},
