@@ -22,10 +22,11 @@ TEST(RealFormats, Qwen3) {
   EXPECT_FALSE(formats.special_thought_marks);
 }
 
-TEST(RealFormats, Llama31) {
+/// As its package has it: Llama 3's vocabulary and template, without <|python_tag|> and without tools.
+TEST(RealFormats, Llama3) {
   const ModelFormats formats = of("llama3_1");
-  EXPECT_EQ(formats.tools, ToolFormat::llama);
-  EXPECT_TRUE(formats.special_tool_marks);
+  EXPECT_EQ(formats.tools, ToolFormat::none);
+  EXPECT_FALSE(formats.special_tool_marks);
   EXPECT_FALSE(formats.reasoning);
 }
 
