@@ -10,7 +10,7 @@ from running import client, idle, load, size
 class Hold(running.LoadTest):
     def test_many_wait_and_none_is_lost(self):
         active, waiting = size(8, 64), size(120, 1000)
-        keep_alive = size(0.05, 10)  # less than a fast machine lets anybody wait
+        keep_alive = size(0.1, 10)
         # Few pages, so that the run that is not counted fills the cache with them.
         flags = ["--parallel", active, "--max-waiting", waiting + active, "--keep-alive", keep_alive, "--ctx-size", 1024, "--kv-memory",
                  size("4MiB", "16MiB")]
@@ -20,7 +20,7 @@ class Hold(running.LoadTest):
 
     async def hold(self, server, connections, keep_alive):
         target = client.Target(server.url)
-        common = {"connections": connections, "prompt_tokens": "1-200", "max_tokens": size(200, 180), "keep_alive": keep_alive,
+        common = {"connections": connections, "prompt_tokens": "1-200", "max_tokens": size(400, 180), "keep_alive": keep_alive,
                   "field": {"ignore_eos": True}, "pid": server.pid, "plain": 0.1, "stuck": 300}
         # What a server takes once (pages, buffers, threads) is taken by a run that is not counted.
         await load(server.url, requests=2 * connections, seed=7, **common)
