@@ -79,6 +79,13 @@ void append_timings(const Usage& usage, const AnswerTimings& timings, std::strin
   out += '}';
 }
 
+void append_answer_end(const AnswerShape& shape, const Usage& usage, const AnswerTimings& timings, std::string& out) {
+  out += ']';
+  append_usage(usage, out);
+  if (shape.timings) append_timings(usage, timings, out);
+  out += '}';
+}
+
 void append_chunk_end(const AnswerShape& shape, const DeltaExtras& extras, std::string& out) {
   out += ']';
   if (shape.continuous_usage) {

@@ -200,10 +200,7 @@ std::string chat_answer(const AnswerHead& head, const AnswerShape& shape, std::s
     }
     out += cat(R"(,"finish_reason":")", choice.finish_reason, R"("})");
   }
-  out += ']';
-  append_usage(usage, out);
-  if (shape.timings) append_timings(usage, timings, out);
-  out += '}';
+  append_answer_end(shape, usage, timings, out);
   return out;
 }
 
