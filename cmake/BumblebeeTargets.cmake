@@ -3,6 +3,9 @@ set(BB_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND BB_WARNINGS -Wno-restrict)  # false alarms on string concatenation in GCC 12 (its bug 105651)
 endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND BB_WARNINGS -Wno-unknown-pragmas)  # GCC's hints to its vectoriser
+endif()
 if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND BB_WARNINGS -Wno-subobject-linkage)  # takes a file that a unity build includes for a header
 endif()

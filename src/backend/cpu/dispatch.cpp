@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <fstream>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -21,13 +23,21 @@ struct CompiledSet {
   bool runs;  // on this processor
 };
 
+#if defined(__x86_64__)
+/// Clang 14's __builtin_cpu_supports does not know this one.
+[[maybe_unused]] bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 /// The sets of this build (CMakeLists.txt beside this file names them), best first.
 std::vector<CompiledSet> compiled() {
   std::vector<CompiledSet> sets;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   [[maybe_unused]] const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                                     __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+                                     has_f16c() && __builtin_cpu_supports("bmi2");
   [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                                        __builtin_cpu_supports("avx512vl");
