@@ -13,22 +13,11 @@ namespace {
 
 using testing_support::AllocationFailure;
 
-constexpr int kVocab = 1000;
-
 Request work(int prompt, int max_new, int32_t first) {
   Request request;
   for (int i = 0; i < prompt; ++i) request.prompt.push_back(first + i);
   request.config.max_new_tokens = max_new;
   return request;
-}
-
-std::vector<int32_t> continuation(std::vector<int32_t> tokens, int count) {
-  std::vector<int32_t> made;
-  for (int i = 0; i < count; ++i) {
-    made.push_back(ScriptedExecutor::next(tokens, kVocab));
-    tokens.push_back(made.back());
-  }
-  return made;
 }
 
 /// Three requests over pages for two, while the n-th allocation of them all fails.
@@ -64,8 +53,7 @@ TEST(EngineWithoutMemory, OneRequestIsToldAndTheNextIsAnswered) {
     for (size_t i = 0; i < works.size(); ++i) {
       if (answers[i] == nullptr) continue;
       try {
-        EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i].prompt, *works[i].config.max_new_tokens))
-            << "allocation " << n << " request " << i;
+        EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << "allocation " << n << " request " << i;
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::out_of_memory) << error.what();
         ++failed;
@@ -75,7 +63,7 @@ TEST(EngineWithoutMemory, OneRequestIsToldAndTheNextIsAnswered) {
     }
     EXPECT_LE(failed, 1) << "allocation " << n;
     told += failed;
-    EXPECT_EQ(submit(engine, works[2])->wait().tokens, continuation(works[2].prompt, 40)) << "allocation " << n;
+    EXPECT_EQ(submit(engine, works[2])->wait().tokens, continuation(works[2])) << "allocation " << n;
     EXPECT_EQ(engine.stats().pages_used, 0);
     EXPECT_EQ(engine.stats().waiting, 0);
     if (HasFailure()) return;

@@ -16,8 +16,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kVocab = 1000;
-
 Request work(int prompt, int max_new, int32_t first = 1) {
   Request request;
   for (int i = 0; i < prompt; ++i) request.prompt.push_back((first + i) % kVocab);
@@ -32,30 +30,6 @@ EngineOptions options(int batch_size) {
   options.vocab = kVocab;
   options.d_model = 1;
   return options;
-}
-
-/// Does what a test says before each step.
-class HookedExecutor : public ScriptedExecutor {
- public:
-  using Hook = std::function<void(int step, const exec::Step&)>;
-  HookedExecutor(int pages, Hook hook) : ScriptedExecutor(pages, kVocab), hook_(std::move(hook)) {}
-  exec::Ticket launch(const exec::Step& step) override {
-    if (hook_) hook_(++steps_, step);
-    return ScriptedExecutor::launch(step);
-  }
-
- private:
-  const Hook hook_;
-  int steps_ = 0;
-};
-
-std::vector<int32_t> continuation(const Request& request) {
-  std::vector<int32_t> tokens = request.prompt, made;
-  for (int i = 0; i < *request.config.max_new_tokens; ++i) {
-    made.push_back(ScriptedExecutor::next(tokens, kVocab));
-    tokens.push_back(made.back());
-  }
-  return made;
 }
 
 ErrorCode code_of(Answer& answer) {
