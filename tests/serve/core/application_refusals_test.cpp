@@ -4,6 +4,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "serve/openai/fields.h"
 #include "tests/serve/core/tiny_server.h"
 
 namespace bumblebee::serve {
@@ -98,6 +99,12 @@ TEST(Application, OnlyCallersWithAKeyGoBeforeOthers) {
   setup.options.api_key_file = folder / "keys";
   TinyServer locked(setup);
   EXPECT_EQ(locked.post("/v1/chat/completions", body, {{"x-api-key", "user-key"}}).status, 200);
+  for (const Endpoint endpoint : {Endpoint::chat, Endpoint::completions}) {
+    for (const Field& field : fields_of(endpoint)) {
+      if (field.name != "priority") continue;
+      EXPECT_TRUE(field.about.ends_with("Below 0 only with a key")) << field.about;
+    }
+  }
 }
 
 TEST(Application, FieldsThatNobodyKnowsAreNamed) {
