@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "tests/engine/answer.h"
@@ -69,6 +71,32 @@ TEST(EngineWithoutMemory, OneRequestIsToldAndTheNextIsAnswered) {
     if (HasFailure()) return;
   }
   EXPECT_GT(told, 20);
+}
+
+/// A step fails for want of memory, and what would be said of it fails too: it must be undone all the same.
+TEST(EngineWithoutMemory, AStepIsUndoneWhereNothingCanBeSaidOfIt) {
+  EngineOptions options;
+  options.batch_size = 2;
+  options.sequence_length = 300;
+  options.vocab = kVocab;
+  options.d_model = 1;
+  options.prefill_chunk = 64;
+  options.batch_timeout_ms = 100'000;
+  std::optional<AllocationFailure> failure;
+  Engine engine(std::make_unique<HookedExecutor>(20,
+                                                 [&](int step, const exec::Step&) {
+                                                   if (step != 3) return;
+                                                   failure.emplace(1);
+                                                   throw std::bad_alloc();
+                                                 }),
+                options);
+  std::vector<Request> works = {work(130, 20, 1), work(130, 20, 500)};
+  const std::vector<std::shared_ptr<Answer>> answers = {std::make_shared<Answer>(), std::make_shared<Answer>()};
+  for (size_t i = 0; i < 2; ++i) works[i].sink = answers[i];
+  engine.submit(works);
+  while (!answers[0]->over() || !answers[1]->over()) std::this_thread::yield();
+  EXPECT_TRUE(failure && failure->happened());
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << i;
 }
 
 }  // namespace

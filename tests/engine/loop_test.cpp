@@ -385,6 +385,21 @@ TEST(Loop, WhoGivesWayToARetryLeavesItsMemoryAndStaysOut) {
   }
 }
 
+TEST(Loop, WhoGaveWayIsCountedOnce) {
+  Engine* engine = nullptr;
+  Engine made(std::make_unique<HookedExecutor>(24,
+                                               [&](int, const exec::Step&) {
+                                                 const text::ServingStats stats = engine->stats();
+                                                 EXPECT_LE(stats.running + stats.waiting, 4);
+                                               }),
+              options(4));
+  engine = &made;
+  std::vector<std::shared_ptr<Answer>> answers;
+  for (int i = 0; i < 4; ++i) answers.push_back(submit(made, work(40, 600, 100 * i)));
+  for (const auto& answer : answers) EXPECT_EQ(answer->wait().tokens.size(), 600u);
+  EXPECT_GT(made.stats().preemptions, 0u);
+}
+
 TEST(Loop, AStepWithoutMemoryIsTriedAgainSmaller) {
   for (const int failures : {1, 2, 3}) {
     SCOPED_TRACE(failures);
