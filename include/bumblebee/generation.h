@@ -157,7 +157,7 @@ class Generation {
   Result run(const Input& input) const;
   /// One result per input, in order; they are computed together up to the batch size. If one input is refused, none is
   /// run. Of a list that is longer than the queue, the rest follows as places come free. Adapters of a request are
-  /// packed when it comes, if they are not yet; one that does not fit is refused here.
+  /// packed when it gets its place, if they are not yet; one that cannot fit by itself is refused here.
   std::vector<Result> run(std::span<const Input> inputs) const;
   /// As run(), with the text in pieces while it is made.
   Result stream(const Input& input, const TextCallback& piece) const;

@@ -19,7 +19,7 @@ namespace bumblebee {
 struct ServerOptions {
   std::string host = "127.0.0.1";  // an address, or "localhost"
   int port = 8080;                 // 0: any that is free
-  /// Files with one key a line. Without api_keys only loopback may be listened on, unless `insecure`.
+  /// Files with one key a line. Without api_key_file only loopback may be listened on, unless `insecure`.
   std::filesystem::path api_key_file, admin_key_file;
   bool insecure = false;                           // another address than loopback without keys; any Host
   std::filesystem::path tls_certificate, tls_key;  // PEM

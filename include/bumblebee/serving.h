@@ -37,7 +37,7 @@ class Listener {
   virtual void on_delta(const Delta& delta) noexcept = 0;
   /// Input::n results, in the order of their index; cancelled ones with what they had.
   virtual void on_end(std::vector<Result> results) noexcept = 0;
-  /// One answer failed; the others are cancelled, and what they had is lost. `error` may be a TooLong.
+  /// One answer failed; the others are cancelled, and what they had is lost.
   virtual void on_error(const Error& error) noexcept = 0;
 };
 

@@ -151,11 +151,20 @@ bool Engine::step() {
   const auto begin = Clock::now();
   std::optional<PlannedStep> planned = scheduler_.next(pace_.rows(scheduler_.decoding()));
   let_go_preempted();
+  publish();  // whoever was given up waits, and does not run any more
   if (!planned) return false;
   const int rows = planned->step.batch.rows();
   const exec::StepResult* result = nullptr;
   ErrorCode code = ErrorCode::device;
   std::string what;
+  // The step must be undone in any case: words that there is no memory for are left out.
+  const auto failed = [&](ErrorCode why, const char* words) noexcept {
+    code = why;
+    try {
+      what = words;
+    } catch (const std::bad_alloc&) {
+    }
+  };
   try {
     describe_choices(*planned);
     const auto launched = Clock::now();
@@ -173,13 +182,13 @@ bool Engine::step() {
     pace_.measured(rows - planned->decode_rows, planned->decode_rows, computed);
     retried_ = false;
   } catch (const Error& error) {
-    code = error.code();
-    what = error.what();
+    failed(error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    code = ErrorCode::out_of_memory;
-    what = "not enough memory for this step";
+    failed(ErrorCode::out_of_memory, "not enough memory for this step");
   } catch (const std::exception& error) {
-    what = error.what();
+    failed(ErrorCode::device, error.what());
+  } catch (...) {
+    failed(ErrorCode::device, "no std::exception");
   }
   if (result == nullptr) {
     step_failed(*planned, code, what);

@@ -2,8 +2,6 @@
 #include "serve/application.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "base/blake2b.h"
 #include "base/error.h"
@@ -260,7 +258,7 @@ std::optional<HttpResponse> Application::answer_at_once(const Match& found, Live
 HttpResponse Application::health(bool ready, Live* now) const {
   if (draining_) return json(503, R"({"status":"draining"})");
   if (!now) return json(503, R"({"status":"loading"})");
-  if (ready && queue_full(*now)) return json(503, R"({"status":"busy"})");
+  if (ready && queue_full(*now, now->served.generation.stats())) return json(503, R"({"status":"busy"})");
   return json(200, R"({"status":"ok"})");
 }
 
@@ -274,22 +272,15 @@ void Application::refuse_what_cannot_be_done(const HttpHead& head, const Route& 
   if (head.content_length.value_or(0) > options_.max_body_bytes)
     throw ApiError(Refusal::body_too_large,
                    cat("expected a body of at most ", options_.max_body_bytes, " bytes, got ", *head.content_length));
-  if (route.generates && queue_full(*now))
+  if (!route.generates) return;
+  const text::ServingStats stats = now->served.generation.stats();  // one look: what refuses also says for how long
+  if (queue_full(*now, stats))
     throw ApiError(Refusal::queue_full, "too many requests wait already; try again later")
-        .retry_after(retry_after(*now));
+        .retry_after(retry_after(stats, ends_per_second_));
 }
 
-bool Application::queue_full(const Live& now) const {
-  const text::ServingStats stats = now.served.generation.stats();
-  return int64_t(stats.running) + stats.waiting >= now.most_requests ||
-         stats.waiting_tokens >= now.max_waiting_tokens || workers_.full();
-}
-
-/// Until what waits now has had its turn, at the pace of the last seconds.
-int Application::retry_after(const Live& now) const {
-  const double waiting = now.served.generation.stats().waiting + 1;
-  const double seconds = waiting / std::max(ends_per_second_.load(), 1e-3);
-  return int(std::clamp(std::ceil(seconds), 1.0, 60.0));
+bool Application::queue_full(const Live& now, const text::ServingStats& stats) const {
+  return now.queue.full(stats) || workers_.full();
 }
 
 std::string Application::metrics_text(Live* now) const {

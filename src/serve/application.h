@@ -19,6 +19,7 @@
 #include "serve/guard.h"
 #include "serve/log_queue.h"
 #include "serve/metrics.h"
+#include "serve/queue.h"
 #include "serve/served.h"
 #include "serve/workers.h"
 
@@ -55,13 +56,10 @@ class Application final : public HttpHandler {
     Live(Served what, int most_adapters, const text::GenerationOptions& options)
         : served(std::move(what)),
           adapters(served.name, most_adapters),
-          most_requests(int64_t(options.limits.batch_size) + options.max_waiting),
-          max_waiting_tokens(options.max_waiting_tokens) {}
+          queue{int64_t(options.limits.batch_size) + options.max_waiting, options.max_waiting_tokens} {}
     Served served;
     Adapters adapters;
-    const int64_t
-        most_requests;  // that run and wait, as the engine counts: one may wait for a moment though it can run
-    const int64_t max_waiting_tokens;
+    const QueueLimits queue;
   };
 
   std::shared_ptr<Live> live() const;
@@ -74,8 +72,7 @@ class Application final : public HttpHandler {
   void refuse_what_cannot_be_done(const HttpHead& head, const Route& route, Live* live);
   HttpResponse health(bool ready, Live* live) const;
   std::string metrics_text(Live* live) const;
-  bool queue_full(const Live& live) const;
-  int retry_after(const Live& live) const;
+  bool queue_full(const Live& live, const text::ServingStats& stats) const;
 
   // On the workers' threads.
   void work(const std::shared_ptr<Call>& call, const std::string& body) noexcept;

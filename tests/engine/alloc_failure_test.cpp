@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "tests/engine/answer.h"
@@ -13,22 +15,11 @@ namespace {
 
 using testing_support::AllocationFailure;
 
-constexpr int kVocab = 1000;
-
 Request work(int prompt, int max_new, int32_t first) {
   Request request;
   for (int i = 0; i < prompt; ++i) request.prompt.push_back(first + i);
   request.config.max_new_tokens = max_new;
   return request;
-}
-
-std::vector<int32_t> continuation(std::vector<int32_t> tokens, int count) {
-  std::vector<int32_t> made;
-  for (int i = 0; i < count; ++i) {
-    made.push_back(ScriptedExecutor::next(tokens, kVocab));
-    tokens.push_back(made.back());
-  }
-  return made;
 }
 
 /// Three requests over pages for two, while the n-th allocation of them all fails.
@@ -64,8 +55,7 @@ TEST(EngineWithoutMemory, OneRequestIsToldAndTheNextIsAnswered) {
     for (size_t i = 0; i < works.size(); ++i) {
       if (answers[i] == nullptr) continue;
       try {
-        EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i].prompt, *works[i].config.max_new_tokens))
-            << "allocation " << n << " request " << i;
+        EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << "allocation " << n << " request " << i;
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::out_of_memory) << error.what();
         ++failed;
@@ -75,12 +65,38 @@ TEST(EngineWithoutMemory, OneRequestIsToldAndTheNextIsAnswered) {
     }
     EXPECT_LE(failed, 1) << "allocation " << n;
     told += failed;
-    EXPECT_EQ(submit(engine, works[2])->wait().tokens, continuation(works[2].prompt, 40)) << "allocation " << n;
+    EXPECT_EQ(submit(engine, works[2])->wait().tokens, continuation(works[2])) << "allocation " << n;
     EXPECT_EQ(engine.stats().pages_used, 0);
     EXPECT_EQ(engine.stats().waiting, 0);
     if (HasFailure()) return;
   }
   EXPECT_GT(told, 20);
+}
+
+/// A step fails for want of memory, and what would be said of it fails too: it must be undone all the same.
+TEST(EngineWithoutMemory, AStepIsUndoneWhereNothingCanBeSaidOfIt) {
+  EngineOptions options;
+  options.batch_size = 2;
+  options.sequence_length = 300;
+  options.vocab = kVocab;
+  options.d_model = 1;
+  options.prefill_chunk = 64;
+  options.batch_timeout_ms = 100'000;
+  std::optional<AllocationFailure> failure;
+  Engine engine(std::make_unique<HookedExecutor>(20,
+                                                 [&](int step, const exec::Step&) {
+                                                   if (step != 3) return;
+                                                   failure.emplace(1);
+                                                   throw std::bad_alloc();
+                                                 }),
+                options);
+  std::vector<Request> works = {work(130, 20, 1), work(130, 20, 500)};
+  const std::vector<std::shared_ptr<Answer>> answers = {std::make_shared<Answer>(), std::make_shared<Answer>()};
+  for (size_t i = 0; i < 2; ++i) works[i].sink = answers[i];
+  engine.submit(works);
+  while (!answers[0]->over() || !answers[1]->over()) std::this_thread::yield();
+  EXPECT_TRUE(failure && failure->happened());
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << i;
 }
 
 }  // namespace

@@ -141,21 +141,10 @@ class CountingExecutor final : public ScriptedExecutor {
   std::atomic<int>& rows_;
 };
 
-constexpr int kVocab = 1000;
-
 Request scripted(std::vector<int32_t> prompt, int max_new) {
   GenerationConfig config;
   config.max_new_tokens = max_new;
   return work_of(std::move(prompt), config);
-}
-
-std::vector<int32_t> continuation(std::vector<int32_t> tokens, int count) {
-  std::vector<int32_t> made;
-  for (int i = 0; i < count; ++i) {
-    made.push_back(ScriptedExecutor::next(tokens, kVocab));
-    tokens.push_back(made.back());
-  }
-  return made;
 }
 
 TEST(ScriptedEngine, GivenUpStreamsGoOnAndRecomputeLittle) {
@@ -173,7 +162,7 @@ TEST(ScriptedEngine, GivenUpStreamsGoOnAndRecomputeLittle) {
     answers.push_back(submit(engine, works.back()));
   }
   for (size_t i = 0; i < answers.size(); ++i)
-    EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i].prompt, kNew)) << "stream " << i;
+    EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << "stream " << i;
   const text::ServingStats stats = engine.stats();
   EXPECT_GT(stats.preemptions, 0u);
   EXPECT_LE(double(stats.recomputed_tokens), 1.5 * kStreams * kPrompt);
@@ -198,7 +187,7 @@ TEST(ScriptedEngine, SiblingsComputeTheirPromptOnce) {
   int cached = 0;
   for (const auto& answer : answers) {
     const GenerationResult result = answer->wait();
-    EXPECT_EQ(result.tokens, continuation(prompt, 1));
+    EXPECT_EQ(result.tokens, continuation(scripted(prompt, 1)));
     cached += result.cached;
   }
   EXPECT_EQ(rows, 64 * 4 + 8) << "four pages once, and the last token of each";

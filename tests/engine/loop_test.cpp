@@ -16,8 +16,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kVocab = 1000;
-
 Request work(int prompt, int max_new, int32_t first = 1) {
   Request request;
   for (int i = 0; i < prompt; ++i) request.prompt.push_back((first + i) % kVocab);
@@ -32,30 +30,6 @@ EngineOptions options(int batch_size) {
   options.vocab = kVocab;
   options.d_model = 1;
   return options;
-}
-
-/// Does what a test says before each step.
-class HookedExecutor : public ScriptedExecutor {
- public:
-  using Hook = std::function<void(int step, const exec::Step&)>;
-  HookedExecutor(int pages, Hook hook) : ScriptedExecutor(pages, kVocab), hook_(std::move(hook)) {}
-  exec::Ticket launch(const exec::Step& step) override {
-    if (hook_) hook_(++steps_, step);
-    return ScriptedExecutor::launch(step);
-  }
-
- private:
-  const Hook hook_;
-  int steps_ = 0;
-};
-
-std::vector<int32_t> continuation(const Request& request) {
-  std::vector<int32_t> tokens = request.prompt, made;
-  for (int i = 0; i < *request.config.max_new_tokens; ++i) {
-    made.push_back(ScriptedExecutor::next(tokens, kVocab));
-    tokens.push_back(made.back());
-  }
-  return made;
 }
 
 ErrorCode code_of(Answer& answer) {
@@ -409,6 +383,21 @@ TEST(Loop, WhoGivesWayToARetryLeavesItsMemoryAndStaysOut) {
     EXPECT_EQ(answers[0]->wait().tokens.size(), cancelled ? 2u : 20u);
     EXPECT_EQ(made.stats().preemptions, 1u);
   }
+}
+
+TEST(Loop, WhoGaveWayIsCountedOnce) {
+  Engine* engine = nullptr;
+  Engine made(std::make_unique<HookedExecutor>(24,
+                                               [&](int, const exec::Step&) {
+                                                 const text::ServingStats stats = engine->stats();
+                                                 EXPECT_LE(stats.running + stats.waiting, 4);
+                                               }),
+              options(4));
+  engine = &made;
+  std::vector<std::shared_ptr<Answer>> answers;
+  for (int i = 0; i < 4; ++i) answers.push_back(submit(made, work(40, 600, 100 * i)));
+  for (const auto& answer : answers) EXPECT_EQ(answer->wait().tokens.size(), 600u);
+  EXPECT_GT(made.stats().preemptions, 0u);
 }
 
 TEST(Loop, AStepWithoutMemoryIsTriedAgainSmaller) {

@@ -6,6 +6,8 @@
 #include <random>
 #include <set>
 
+#include "tests/engine/scripted_executor.h"
+
 namespace bumblebee::engine {
 namespace {
 
@@ -13,12 +15,6 @@ struct Kept {
   int root = 0;
   std::vector<int32_t> tokens;
 };
-
-PrefixRoot root_of(int number) {
-  PrefixRoot root{};
-  root[31] = uint8_t(number);
-  return root;
-}
 
 TEST(PrefixTree, FindsTheLongestBeginningAndLosesOnlyWhatLeft) {
   for (unsigned seed = 0; seed < 30; ++seed) {
@@ -37,7 +33,7 @@ TEST(PrefixTree, FindsTheLongestBeginningAndLosesOnlyWhatLeft) {
         tokens.resize(size_t(pick(int(tokens.size()) + 1)));
       }
       for (int n = 1 + pick(10); n > 0; --n) tokens.push_back(pick(3));
-      const PrefixTree::Match found = tree.match(root_of(root), tokens);
+      const PrefixTree::Match found = tree.match(root_numbered(root), tokens);
       size_t longest = 0;
       for (const Kept& one : kept) {
         if (one.root != root) continue;
@@ -57,7 +53,7 @@ TEST(PrefixTree, FindsTheLongestBeginningAndLosesOnlyWhatLeft) {
         evicted = true;
       }
       const int whole = int(tokens.size()) / kPage * kPage;
-      tree.insert(root_of(root), tokens, sequence, pick(5) == 0);
+      tree.insert(root_numbered(root), tokens, sequence, pick(5) == 0);
       kept.push_back({root, {tokens.begin(), tokens.begin() + whole}});
       table.close(sequence);
       const PageStats stats = table.stats();
@@ -79,8 +75,8 @@ TEST(PrefixTree, ASequenceTakesOverPagesThatAreThere) {
   const auto first = table.open(), second = table.open();
   ASSERT_TRUE(table.extend(first, 8, copies) && table.extend(second, 8, copies));
   EXPECT_EQ(table.stats().used, 4);
-  tree.insert(root_of(0), tokens, first);
-  tree.insert(root_of(0), tokens, second);
+  tree.insert(root_numbered(0), tokens, first);
+  tree.insert(root_numbered(0), tokens, second);
   EXPECT_EQ(table.pages(first), table.pages(second));
   EXPECT_EQ(table.stats().used, 2);
   EXPECT_EQ(table.stats().free, 8);
@@ -90,7 +86,7 @@ TEST(PrefixTree, ASequenceTakesOverPagesThatAreThere) {
   table.close(first);
   table.close(second);
   EXPECT_TRUE(tree.evict());
-  EXPECT_EQ(tree.match(root_of(0), tokens).tokens, 4) << "the end of a path leaves first";
+  EXPECT_EQ(tree.match(root_numbered(0), tokens).tokens, 4) << "the end of a path leaves first";
 }
 
 TEST(PrefixTree, TheLongestUnusedLeavesFirstAndWhatIsGivenUpBeforeIt) {
@@ -101,22 +97,22 @@ TEST(PrefixTree, TheLongestUnusedLeavesFirstAndWhatIsGivenUpBeforeIt) {
     std::vector<PageCopy> copies;
     ASSERT_TRUE(table.extend(sequence, 2, copies));
     const std::vector<int32_t> tokens = {a, b};
-    tree.insert(root_of(0), tokens, sequence, first_to_leave);
+    tree.insert(root_numbered(0), tokens, sequence, first_to_leave);
     table.close(sequence);
   };
   const auto has = [&](int32_t a, int32_t b) {
     PageTable other(1, 2);
     const std::vector<int32_t> tokens = {a, b};
-    const PrefixTree::Match found = tree.match(root_of(0), tokens);
+    const PrefixTree::Match found = tree.match(root_numbered(0), tokens);
     if (found.tokens == 2) tree.touch(found);
     return found.tokens == 2;
   };
   put(4, 4, false);
   put(5, 5, false);
   const std::vector<int32_t> asked = {4, 4};
-  EXPECT_EQ(tree.match(root_of(0), asked).tokens, 2);
+  EXPECT_EQ(tree.match(root_numbered(0), asked).tokens, 2);
   tree.evict();
-  EXPECT_EQ(tree.match(root_of(0), asked).tokens, 0) << "to be looked up is not to be used";
+  EXPECT_EQ(tree.match(root_numbered(0), asked).tokens, 0) << "to be looked up is not to be used";
   tree.evict_all();
   EXPECT_EQ(tree.pages(), 0);
   put(1, 1, false);

@@ -15,12 +15,6 @@
 namespace bumblebee::engine {
 namespace {
 
-PrefixRoot root_numbered(int number) {
-  PrefixRoot root{};
-  root[0] = uint8_t(number);
-  return root;
-}
-
 struct Simulated {
   std::vector<int32_t> tokens;    // prompt and output
   std::vector<int32_t> proposed;  // branches in flight

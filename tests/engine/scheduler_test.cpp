@@ -9,15 +9,10 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/engine/scripted_executor.h"
 
 namespace bumblebee::engine {
 namespace {
-
-PrefixRoot root_at(int number) {
-  PrefixRoot root{};
-  root[0] = uint8_t(number);
-  return root;
-}
 
 Sequence request(RequestId id, int prompt, int max_new, int32_t first = 0, const std::string& key = "") {
   Sequence sequence;
@@ -208,7 +203,7 @@ TEST(Scheduler, RootsShareNothing) {
   Scheduler scheduler({.batch_size = 4, .sequence_length = 100, .pages = 100, .page_size = 4});
   const auto cached = [&](RequestId id, int root) {
     Sequence sequence = request(id, 21, 1);
-    sequence.root = root_at(root);
+    sequence.root = root_numbered(root);
     scheduler.submit(std::move(sequence));
     next(scheduler);
     const int found = scheduler.at(id).cached;

@@ -5,11 +5,22 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
+#include "engine/prefix_tree.h"
+#include "engine/request.h"
 #include "exec/executor.h"
 
 namespace bumblebee::engine {
+
+/// Of prompts that share nothing with those of another number.
+inline PrefixRoot root_numbered(int number) {
+  PrefixRoot root{};
+  root.back() = uint8_t(number);
+  return root;
+}
 
 /// Plays steps on an array instead of a KV store: cell = the token written there.
 class PlayedStore {
@@ -96,5 +107,33 @@ class ScriptedExecutor : public exec::Executor {
   std::array<Result, 2> results_;
   exec::Ticket last_ = 0;
 };
+
+/// Tokens that there are where nothing else is said.
+inline constexpr int kVocab = 1000;
+
+/// Does what a test says before each step.
+class HookedExecutor : public ScriptedExecutor {
+ public:
+  using Hook = std::function<void(int step, const exec::Step&)>;
+  HookedExecutor(int pages, Hook hook) : ScriptedExecutor(pages, kVocab), hook_(std::move(hook)) {}
+  exec::Ticket launch(const exec::Step& step) override {
+    if (hook_) hook_(++steps_, step);
+    return ScriptedExecutor::launch(step);
+  }
+
+ private:
+  const Hook hook_;
+  int steps_ = 0;
+};
+
+/// The whole answer to a request whose max_new_tokens ends it, from an executor of kVocab tokens.
+inline std::vector<int32_t> continuation(const Request& request) {
+  std::vector<int32_t> tokens = request.prompt, made;
+  for (int i = 0; i < *request.config.max_new_tokens; ++i) {
+    made.push_back(ScriptedExecutor::next(tokens, kVocab));
+    tokens.push_back(made.back());
+  }
+  return made;
+}
 
 }  // namespace bumblebee::engine

@@ -179,7 +179,7 @@ std::vector<FieldReader> generation_fields() {
       {{"lora", accepted, "At most 16 of `{\"name\", \"scale\"}`, -100 to 100, composed"}, read_lora},
       {{"adapter", accepted, "One adapter by name, instead of `lora`"},
        [](const JsonIn& v, Draft& d) { d.request.adapter = read_adapter_name(v); }},
-      {{"priority", accepted, "-1,000 to 1,000; lower is served first"},
+      {{"priority", accepted, "-1,000 to 1,000; lower is served first. Below 0 only with a key"},
        [](const JsonIn& v, Draft& d) { d.input.priority = int(v.integer(-kPriority, kPriority)); }},
       {{"cache_salt", accepted, "1 to 64 of `A-Z a-z 0-9 _ -`: who shares computed prompts. Changes no answer"},
        read_cache_salt},

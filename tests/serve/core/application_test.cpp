@@ -1,9 +1,9 @@
-// The server without a network: what every endpoint answers, who is refused and how, and the laws that hold over the
-// API as they do in the library.
+// The server without a network: what every endpoint answers, what it leaves behind, and the laws that hold over the API
+// as they do in the library. Who is refused, and adapters: application_refusals_test.cpp,
+// application_adapters_test.cpp.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <fstream>
 #include <random>
 #include <thread>
 
@@ -14,23 +14,6 @@ namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
-
-std::string said(const Reply& reply, int choice = 0) {
-  if (reply.status != 200) return "status " + std::to_string(reply.status) + ": " + reply.body;
-  const json one = reply.json().at("choices").at(size_t(choice));
-  return one.contains("text") ? one.at("text").get<std::string>() : one.at("message").at("content").dump();
-}
-
-json long_chat(const std::string& text = "Go on", int tokens = 3000) {
-  json body = chat_of(text, tokens);
-  body["ignore_eos"] = true;
-  return body;
-}
-
-json streamed(json body) {
-  body["stream"] = true;
-  return body;
-}
 
 TEST(Application, AnswersFromTheFirstMomentThatItLoads) {
   TinyServer server({.options = {}, .generation = {}, .adapters = {}, .serve = false});
@@ -51,33 +34,6 @@ TEST(Application, AnswersFromTheFirstMomentThatItLoads) {
   EXPECT_EQ(server.get("/v1/models/other").status, 404);
 }
 
-TEST(Application, RefusesOnTheHead) {
-  TinyServer server;
-  EXPECT_EQ(server.get("/").status, 404);
-  EXPECT_EQ(server.get("/v1/responses").status, 404);
-  const Reply wrong = server.get("/v1/chat/completions");
-  EXPECT_EQ(wrong.status, 405);
-  EXPECT_EQ(wrong.headers.at("allow"), "POST, OPTIONS");
-  EXPECT_EQ(wrong.json().at("error").at("type"), "invalid_request_error");
-  EXPECT_EQ(server.ask("OPTIONS", "/v1/models", "").status, 204);
-  EXPECT_EQ(server.ask("OPTIONS", "/v1/models", "").headers.at("allow"), "GET, HEAD, OPTIONS");
-  EXPECT_EQ(server.post("/v1/chat/completions", chat_of("x"), {{"content-type", "text/plain"}}).status, 415);
-  EXPECT_EQ(
-      server.post("/v1/chat/completions", chat_of("x"), {{"content-type", "application/x-www-form-urlencoded"}}).status,
-      415);
-  EXPECT_EQ(server.post("/v1/chat/completions", chat_of("x"), {{"content-encoding", "gzip"}}).status, 415);
-  EXPECT_EQ(
-      server.post("/v1/chat/completions", chat_of("x"), {{"content-encoding", "gzip"}, {"content-encoding", "br"}})
-          .status,
-      415);
-  EXPECT_EQ(
-      server.post("/v1/chat/completions", chat_of("x"), {{"content-type", "Application/JSON ; charset=utf-8"}}).status,
-      200);
-  EXPECT_EQ(server.ask("POST", "/v1/chat/completions", std::string((8 << 20) + 1, ' ')).status, 413);
-  EXPECT_EQ(server.get("/health", {{"host", "evil.example"}}).status, 403);
-  EXPECT_EQ(server.get("/health", {{"origin", "https://evil.example"}}).status, 403);
-}
-
 TEST(Application, NamesOfRequests) {
   TinyServer server;
   EXPECT_EQ(server.get("/health", {{"x-request-id", "mine-1"}}).headers.at("x-request-id"), "mine-1");
@@ -86,28 +42,6 @@ TEST(Application, NamesOfRequests) {
   const std::string made = server.get("/health", {{"x-request-id", "not good"}}).headers.at("x-request-id");
   EXPECT_TRUE(made.starts_with("req-")) << made;
   EXPECT_NE(server.get("/health").headers.at("x-request-id"), made);
-}
-
-TEST(Application, KeysOpenWhatTheyAreFor) {
-  TestFolder folder;
-  std::ofstream(folder / "keys") << "user-key\n";
-  std::ofstream(folder / "admin") << "admin-key\n";
-  TinyServer::Setup setup;
-  setup.options.api_key_file = folder / "keys";
-  setup.options.admin_key_file = folder / "admin";
-  TinyServer server(setup);
-  EXPECT_EQ(server.get("/health").status, 200);
-  for (const Route& route : routes()) {
-    if (route.scope == Scope::open) continue;
-    const std::string path = std::string(route.path) + (route.id == RouteId::model ? "tiny" : "");
-    EXPECT_EQ(server.ask(std::string(route.method), path, "{}").status, 401) << path;
-    const int with_key =
-        server.ask(std::string(route.method), path, "{}", {{"authorization", "Bearer user-key"}}).status;
-    if (route.scope == Scope::admin)
-      EXPECT_EQ(with_key, 403) << path;
-    else
-      EXPECT_TRUE(with_key == 200 || with_key == 400) << path << ": " << with_key;
-  }
 }
 
 TEST(Application, AStreamSaysWhatTheWholeAnswerSays) {
@@ -169,196 +103,6 @@ TEST(Application, ASeedRepeatsAnAnswerAndNoneIsRandom) {
             json::parse(said(several, 2)).get<std::string>());
 }
 
-class WithAdapters : public testing::Test {
- protected:
-  WithAdapters() {
-    write_tiny_adapter(folder_ / "a", 1);
-    write_tiny_adapter(folder_ / "b", 2);
-    write_tiny_adapter(folder_ / "c", 3);
-    setup_.options.adapter_root = folder_.path();
-    for (const char* name : {"a", "b"})
-      setup_.adapters.push_back({name, load_adapter(local(folder_ / name), {.scale = {}, .name = name})});
-  }
-  TestFolder folder_;
-  TinyServer::Setup setup_;
-};
-
-TEST_F(WithAdapters, AreNamedInThreeWays) {
-  TinyServer server(setup_);
-  const auto ask = [&](json more) {
-    json body = chat_of("Who are you?", 16);
-    body.update(more);
-    return server.post("/v1/chat/completions", body);
-  };
-  const std::string base = said(ask(json::object())), a = said(ask({{"model", "a"}}));
-  EXPECT_NE(a, base);
-  EXPECT_EQ(said(ask({{"model", "tiny"}})), base);
-  EXPECT_EQ(said(ask({{"model", "default"}})), base);
-  EXPECT_EQ(said(ask({{"model", "tiny:a"}})), a);
-  EXPECT_EQ(said(ask({{"lora", {{{"name", "a"}}}}})), a);
-  EXPECT_EQ(said(ask({{"model", "tiny"}, {"lora", {{{"name", "a"}, {"scale", 1.0}}}}})), a);
-  EXPECT_EQ(said(ask({{"lora", {{{"name", "a"}, {"scale", 0}}}}})), base);
-  EXPECT_NE(said(ask({{"model", "b"}})), a);
-  EXPECT_EQ(ask({{"model", "z"}}).status, 404);
-  EXPECT_EQ(ask({{"model", "tiny:z"}}).status, 404);
-  EXPECT_EQ(ask({{"lora", {{{"name", "z"}}}}}).status, 404);
-  EXPECT_EQ(ask({{"model", "a"}, {"lora", {{{"name", "b"}}}}}).status, 400);
-  EXPECT_EQ(ask({{"lora", {{{"name", "a"}}, {{"name", "a"}}}}}).status, 400);
-  const json models = server.get("/v1/models").json().at("data");
-  ASSERT_EQ(models.size(), 3u);
-  EXPECT_EQ(models[1].at("id"), "a");
-  EXPECT_EQ(models[1].at("parent"), "tiny");
-  EXPECT_EQ(server.get("/v1/models/tiny:b").json().at("parent"), "tiny");
-}
-
-TEST_F(WithAdapters, AreLoadedReplacedAndUnloaded) {
-  TinyServer server(setup_);
-  const auto load = [&](const std::string& path, json more = json::object()) {
-    json body = {{"lora_name", "x"}, {"lora_path", path}};
-    body.update(more);
-    return server.post("/v1/load_lora_adapter", body);
-  };
-  json body = chat_of("Who are you?", 16);
-  const std::string base = said(server.post("/v1/chat/completions", body));
-  body["model"] = "a";
-  const std::string a = said(server.post("/v1/chat/completions", body));
-  body["model"] = "x";
-  EXPECT_EQ(server.post("/v1/chat/completions", body).status, 404);
-  const Reply loaded = load("a");
-  ASSERT_EQ(loaded.status, 200) << loaded.body;
-  EXPECT_EQ(said(server.post("/v1/chat/completions", body)), a);
-  EXPECT_EQ(load("b").status, 409);
-  EXPECT_EQ(load("b").headers.at("x-should-retry"), "false");
-  const int64_t generation = loaded.json().at("generation");
-  EXPECT_EQ(load("b", {{"load_inplace", true}, {"expected_generation", generation + 1}}).status, 409);
-  const Reply replaced = load("c", {{"load_inplace", true}, {"expected_generation", generation}});
-  ASSERT_EQ(replaced.status, 200) << replaced.body;
-  EXPECT_GT(replaced.json().at("generation"), generation);
-  const std::string c = said(server.post("/v1/chat/completions", body));
-  EXPECT_NE(c, a);
-  EXPECT_EQ(server.get("/v1/lora_adapters").json().at("data").size(), 3u);
-  EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}, {"expected_generation", generation}}).status,
-            409);
-  EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 200);
-  EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 404);
-  EXPECT_EQ(server.post("/v1/chat/completions", body).status, 404);
-  for (const char* path : {"../a", "/etc", "absent", "a/adapters.safetensors", "hf://org/name"})
-    EXPECT_EQ(load(path).status, 400) << path;
-  EXPECT_EQ(load((folder_ / "a").string()).status, 200) << "absolute, and below the root";
-  EXPECT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "../x"}, {"lora_path", "a"}}).status, 400);
-  EXPECT_EQ(
-      server.post("/v1/load_lora_adapter", {{"lora_name", "tiny"}, {"lora_path", "a"}, {"load_inplace", true}}).status,
-      409);
-  body.erase("model");
-  EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
-}
-
-TEST_F(WithAdapters, OfTwoNamesForTheSameOneStays) {
-  TinyServer server(setup_);
-  ASSERT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", "a"}}).status, 200);
-  const int packed = TinyServer::model().adapter_memory().adapters;
-  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 200);
-  EXPECT_EQ(TinyServer::model().adapter_memory().adapters, packed) << "'a' has the same weights";
-  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "a"}}).status, 200);
-  EXPECT_EQ(TinyServer::model().adapter_memory().adapters, packed - 1);
-}
-
-TEST_F(WithAdapters, OneThatAWaitingRequestNeedsIsGoneAfterIt) {
-  setup_.generation.limits.batch_size = 2;
-  setup_.options.keep_alive = 100ms;
-  TinyServer server(setup_);
-  std::vector<TinyServer::Asked> running;
-  for (int i = 0; i < 2; ++i) running.push_back(server.begin("/v1/chat/completions", streamed(long_chat("x", 4000))));
-  ASSERT_TRUE(running[1].exchange->wait_for_text("assistant"));
-  json body = chat_of("Who are you?", 4);
-  body["model"] = "a";
-  const TinyServer::Asked waiting = server.begin("/v1/chat/completions", streamed(body));
-  ASSERT_TRUE(waiting.exchange->wait_for_text("assistant"));
-  const int packed = TinyServer::model().adapter_memory().adapters;
-  ASSERT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "a"}}).status, 200);
-  for (const TinyServer::Asked& asked : running) server.leave(asked);
-  ASSERT_TRUE(waiting.exchange->wait_until_ended());
-  EXPECT_NE(waiting.exchange->body().find("[DONE]"), std::string::npos);
-  ASSERT_TRUE(server.wait_until_idle());
-  for (int i = 0; i < 500 && TinyServer::model().adapter_memory().adapters >= packed; ++i)
-    std::this_thread::sleep_for(20ms);
-  EXPECT_LT(TinyServer::model().adapter_memory().adapters, packed);
-}
-
-TEST_F(WithAdapters, WhatIsNoIdOfTheHubIsNoPathEither) {
-  setup_.options.adapter_root.reset();
-  setup_.options.allow_hub = true;
-  TinyServer server(setup_);
-  for (const char* path :
-       {"hf://", "hf://tmp", "hf:///tmp/a", "hf://../tmp", "/tmp/a", "hf://org/name@", "hf://a/b/../c"})
-    EXPECT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", path}}).status, 400) << path;
-}
-
-TEST_F(WithAdapters, AreBoundedInNumber) {
-  setup_.options.max_adapters = 2;
-  TinyServer server(setup_);
-  const Reply full = server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", "c"}});
-  EXPECT_GE(full.status, 400);
-  EXPECT_EQ(
-      server.post("/v1/load_lora_adapter", {{"lora_name", "a"}, {"lora_path", "c"}, {"load_inplace", true}}).status,
-      200);
-}
-
-TEST_F(WithAdapters, ARequestKeepsTheGenerationItBeganWith) {
-  TinyServer server(setup_);
-  json body = long_chat("Who are you?", 600);
-  body["model"] = "a";
-  const std::string alone = said(server.post("/v1/chat/completions", body));
-  const TinyServer::Asked running = server.begin("/v1/chat/completions", streamed(body));
-  ASSERT_TRUE(running.exchange->wait_for_text("content\":\""));
-  const Reply replaced =
-      server.post("/v1/load_lora_adapter", {{"lora_name", "a"}, {"lora_path", "b"}, {"load_inplace", true}});
-  ASSERT_EQ(replaced.status, 200) << replaced.body;
-  EXPECT_FALSE(running.exchange->ended()) << "the swap should come in the middle";
-  ASSERT_TRUE(running.exchange->wait_until_ended());
-  Reply reply{.status = 200, .body = running.exchange->body(), .headers = {}};
-  EXPECT_EQ(reply.text(), json::parse(alone).get<std::string>());
-  EXPECT_NE(said(server.post("/v1/chat/completions", body)), alone);
-}
-
-TEST_F(WithAdapters, WarmIsColdInAnyOrder) {
-  TinyServer server(setup_);
-  const std::vector<json> sets = {json::array(),
-                                  {{{"name", "a"}}},
-                                  {{{"name", "b"}}},
-                                  {{{"name", "a"}}, {{"name", "b"}}},
-                                  {{{"name", "a"}, {"scale", 0.5}}}};
-  const std::string shared(400, 'x');
-  std::vector<json> bodies;
-  for (const json& lora : sets) {
-    for (const char* end : {"one", "two"}) {
-      json body = chat_of(shared + end, 8);
-      body["lora"] = lora;
-      body["logprobs"] = true;
-      body["top_logprobs"] = 2;
-      bodies.push_back(body);
-    }
-  }
-  std::vector<json> cold;
-  for (json body : bodies) {
-    body["cache_prompt"] = false;
-    const Reply reply = server.post("/v1/chat/completions", body);
-    ASSERT_EQ(reply.status, 200) << reply.body;
-    cold.push_back(reply.json().at("choices"));
-  }
-  std::mt19937 random(7);
-  const char* orders = std::getenv("BB_ORDERS");  // 1,000 for the long form
-  int64_t cached = 0;
-  for (int i = 0; i < (orders ? std::atoi(orders) : 100); ++i) {
-    const size_t which = random() % bodies.size();
-    const json reply = server.post("/v1/chat/completions", bodies[which]).json();
-    ASSERT_EQ(reply.at("choices"), cold[which]) << i;
-    cached += reply.at("usage").at("prompt_tokens_details").at("cached_tokens").get<int64_t>();
-  }
-  EXPECT_GT(cached, 0);
-  EXPECT_GT(server.metric("prefix_cache_hits_total"), 0);
-}
-
 TEST(Application, AClientThatLeavesLeavesNothing) {
   TinyServer server;
   std::mt19937 random(3);
@@ -401,30 +145,6 @@ TEST(Application, ALongPromptComesBackInAStream) {
   EXPECT_GT(asked.exchange->body().size(), Stream::kMostUnsent);
   EXPECT_NE(asked.exchange->body().find("[DONE]"), std::string::npos);
   EXPECT_EQ(server.metric("slow_readers_total") + server.metric("clients_left_total"), 0);
-}
-
-TEST(Application, AFullQueueRefusesAtOnce) {
-  TinyServer::Setup setup;
-  setup.generation.limits.batch_size = 2;
-  setup.generation.max_waiting = 3;
-  TinyServer server(setup);
-  std::vector<TinyServer::Asked> running;
-  for (int i = 0; i < 5; ++i) {
-    running.push_back(server.begin("/v1/chat/completions", streamed(long_chat())));
-    ASSERT_TRUE(running.back().exchange->wait_for_text("assistant")) << i;
-  }
-  const auto started = std::chrono::steady_clock::now();
-  const Reply refused = server.post("/v1/chat/completions", long_chat());
-  EXPECT_LT(std::chrono::steady_clock::now() - started, 1s);
-  EXPECT_EQ(refused.status, 429);
-  const int wait = std::stoi(refused.headers.at("retry-after"));
-  EXPECT_GE(wait, 1);
-  EXPECT_LE(wait, 60);
-  EXPECT_EQ(server.get("/health").status, 200);
-  EXPECT_EQ(server.get("/ready").status, 503);
-  for (const TinyServer::Asked& asked : running) server.leave(asked);
-  EXPECT_TRUE(server.wait_until_idle());
-  EXPECT_EQ(server.get("/ready").status, 200);
 }
 
 TEST(Application, QueuedStreamsHearThatTheyAreAlive) {
@@ -530,55 +250,6 @@ TEST(Application, LogsWhatIsAnsweredOnTheHead) {
   EXPECT_TRUE(nowhere.contains("error"));
   EXPECT_EQ(json::parse(lines[2]).at("status"), 415);
   EXPECT_EQ(json::parse(lines[3]).at("status"), 413);
-}
-
-TEST(Application, OnlyCallersWithAKeyGoBeforeOthers) {
-  json body = chat_of("x");
-  body["priority"] = -1;
-  TinyServer open;
-  const Reply refused = open.post("/v1/chat/completions", body);
-  EXPECT_EQ(refused.status, 400);
-  EXPECT_EQ(refused.json().at("error").at("param"), "priority");
-  TestFolder folder;
-  std::ofstream(folder / "keys") << "user-key\n";
-  TinyServer::Setup setup;
-  setup.options.api_key_file = folder / "keys";
-  TinyServer locked(setup);
-  EXPECT_EQ(locked.post("/v1/chat/completions", body, {{"x-api-key", "user-key"}}).status, 200);
-}
-
-TEST(Application, FieldsThatNobodyKnowsAreNamed) {
-  TinyServer server;
-  json body = chat_of("x");
-  body["frobnicate"] = 1;
-  const Reply reply = server.post("/v1/chat/completions", body);
-  EXPECT_EQ(reply.status, 200) << reply.body;
-  EXPECT_EQ(reply.headers.at("x-bumblebee-ignored"), "frobnicate");
-  EXPECT_EQ(server.metric("ignored_fields_total"), 1);
-  TinyServer::Setup setup;
-  setup.options.strict = true;
-  TinyServer strict(setup);
-  EXPECT_EQ(strict.post("/v1/chat/completions", body).status, 400);
-}
-
-TEST(Application, PromptsAtTheEdgeOfTheContext) {
-  TinyServer::Setup setup;
-  setup.generation.limits.sequence_length = 256;
-  TinyServer server(setup);
-  const auto ask = [&](int tokens) {
-    return server.post("/v1/completions", {{"prompt", std::vector<int>(size_t(tokens), 65)}, {"ignore_eos", true}});
-  };
-  const Reply fits = ask(255);
-  ASSERT_EQ(fits.status, 200) << fits.body;
-  EXPECT_EQ(fits.json().at("usage").at("completion_tokens"), 1);
-  for (const int tokens : {256, 257, 5000}) {
-    const Reply refused = ask(tokens);
-    EXPECT_EQ(refused.status, 400) << tokens;
-    EXPECT_EQ(refused.json().at("error").at("code"), "context_length_exceeded");
-    EXPECT_NE(refused.body.find("maximum context length"), std::string::npos) << refused.body;
-  }
-  EXPECT_EQ(server.post("/v1/chat/completions", chat_of(std::string(1 << 20, 'a'))).json().at("error").at("code"),
-            "context_length_exceeded");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Streams with readers of all kinds, worker threads, confined paths, metrics.
+// Streams with readers of all kinds, worker threads, what the queue says, confined paths, metrics.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +18,7 @@
 #include "serve/confined_path.h"
 #include "serve/log_queue.h"
 #include "serve/metrics.h"
+#include "serve/queue.h"
 #include "serve/stream.h"
 #include "serve/workers.h"
 #include "tests/serve/core/fake_exchange.h"
@@ -169,6 +170,38 @@ TEST(Workers, RefuseMoreBytesThanTheyMayHold) {
   std::promise<void> last;
   while (!workers.post([&] { last.set_value(); }, 1000)) std::this_thread::yield();  // all was given back
   last.get_future().wait();
+}
+
+TEST(Queue, IsFullByPlacesOrByTokensThatWait) {
+  const QueueLimits limits{.most_requests = 5, .max_waiting_tokens = 100};
+  text::ServingStats stats;
+  stats.running = 2;
+  stats.waiting = 2;
+  stats.waiting_tokens = 99;
+  EXPECT_FALSE(limits.full(stats));
+  stats.waiting = 3;
+  EXPECT_TRUE(limits.full(stats));
+  stats.waiting = 2;
+  stats.waiting_tokens = 100;
+  EXPECT_TRUE(limits.full(stats));
+  // As in the engine, a prompt comes in where none waits, however little may.
+  const QueueLimits none{.most_requests = 5, .max_waiting_tokens = 0};
+  EXPECT_TRUE(none.full(stats));
+  stats.waiting_tokens = 0;
+  EXPECT_FALSE(none.full(stats));
+}
+
+/// The look that refuses says it: a second one may have seen another queue.
+TEST(Queue, WhenToComeBackIsInTheSameLook) {
+  const QueueLimits limits{.most_requests = 12, .max_waiting_tokens = 100};
+  text::ServingStats stats;
+  stats.running = 2;
+  stats.waiting = 10;
+  ASSERT_TRUE(limits.full(stats));
+  EXPECT_EQ(retry_after(stats, 2), 6) << "ten that wait and the one that asks, two a second";
+  EXPECT_EQ(retry_after(stats, 100), 1);
+  EXPECT_EQ(retry_after(stats, 0.01), 60);
+  EXPECT_EQ(retry_after(stats, 0), 60) << "nothing has ended yet";
 }
 
 TEST(LogQueue, ALogThatIsStuckHoldsUpNobody) {

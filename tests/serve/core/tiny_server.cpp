@@ -201,4 +201,21 @@ nlohmann::json chat_of(const std::string& text, int max_tokens) {
   return {{"messages", {{{"role", "user"}, {"content", text}}}}, {"max_tokens", max_tokens}};
 }
 
+nlohmann::json long_chat(const std::string& text, int tokens) {
+  nlohmann::json body = chat_of(text, tokens);
+  body["ignore_eos"] = true;
+  return body;
+}
+
+nlohmann::json streamed(nlohmann::json body) {
+  body["stream"] = true;
+  return body;
+}
+
+std::string said(const Reply& reply, int choice) {
+  if (reply.status != 200) return "status " + std::to_string(reply.status) + ": " + reply.body;
+  const nlohmann::json one = reply.json().at("choices").at(size_t(choice));
+  return one.contains("text") ? one.at("text").get<std::string>() : one.at("message").at("content").dump();
+}
+
 }  // namespace bumblebee::serve

@@ -93,5 +93,10 @@ class TinyServer {
 
 /// A chat of one message.
 nlohmann::json chat_of(const std::string& text, int max_tokens = 12);
+/// One that ends at so many tokens, not before.
+nlohmann::json long_chat(const std::string& text = "Go on", int tokens = 3000);
+nlohmann::json streamed(nlohmann::json body);
+/// What a whole answer says, a chat's as JSON; of a refusal, its status and body.
+std::string said(const Reply& reply, int choice = 0);
 
 }  // namespace bumblebee::serve
