@@ -181,11 +181,20 @@ class LlamaServer(Server):
             [unpacked] = (directory / "unpacked").iterdir()
             unpacked.rename(directory / "source")
             (directory / "unpacked").rmdir()
+            self.mend(source)
         cache.say("building llama-server, which takes up to half an hour")
         make = ["-G", "Ninja"] if shutil.which("ninja") else []
         cache.run("configuring llama-server", ["cmake", "-S", str(source), "-B", str(build), *make, *self.FLAGS], log)
         cache.run("building llama-server", ["cmake", "--build", str(build), "--target", "llama-server"], log)
         return program
+
+    @staticmethod
+    def mend(source):
+        """GCC 12 takes _tile_loadconfig for a read of 8 bytes, leaves out the stores of the other 56, and the server ends at its first tile."""
+        file = source / "ggml" / "src" / "ggml-cpu" / "amx" / "mmq.cpp"
+        if file.exists():
+            load = "_tile_loadconfig(&tc);"
+            file.write_text(file.read_text().replace(load, '__asm__ volatile("" : : "r"(&tc) : "memory"); ' + load, 1))
 
     def prepare(self, cache, shape):
         super().prepare(cache, shape)
