@@ -26,6 +26,8 @@ inline constexpr int kLanes = 16;
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
 inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once, at most
+/// Lanes that a chunk's blocks belong to, at most: four blocks of 32.
+inline constexpr int kChunkLanes = 4;
 
 enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 
@@ -98,7 +100,7 @@ struct QuantRows {
 /// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, and its scales and biases.
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
-  return size_t(2) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4;
+  return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4;
 }
 
 /// Rows of f32.

@@ -8,16 +8,17 @@ inline constexpr int kPanelTiles = kInt8Cols / 16;
 /// One panel in scratch: codes [block of a chunk][tile][chunk][step][16 rows][4 bytes], scales and biases
 /// [group][tile][16 rows].
 struct Panel {
-  float *sums, *lane;  // [kInt8Rows, kInt8Cols]: of the lanes that are done, and of the one at work
+  float *sums, *lane;  // [kInt8Rows, kInt8Cols]: of the lanes that are done, and of each lane at work (kChunkLanes)
   uint8_t* codes;
   float *scale, *bias;
+  static constexpr size_t kLaneSums = size_t(kInt8Rows) * kInt8Cols;
   static constexpr int kDepth = 256;                               // inputs of a lane
   static constexpr size_t kTileCodes = size_t(16) * kDepth;        // bytes
   static constexpr size_t kBlockCodes = kPanelTiles * kTileCodes;  // of all tiles, for one block of each chunk
   Panel(const WeightRows& w, void* scratch) {
     sums = static_cast<float*>(scratch);
-    lane = sums + size_t(kInt8Rows) * kInt8Cols;
-    codes = reinterpret_cast<uint8_t*>(lane + size_t(kInt8Rows) * kInt8Cols);
+    lane = sums + kLaneSums;
+    codes = reinterpret_cast<uint8_t*>(lane + kChunkLanes * kLaneSums);
     scale = reinterpret_cast<float*>(codes + size_t(kInt8Cols) * kInt8Depth);
     bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
   }
@@ -231,6 +232,11 @@ inline void int8_gemm(GemmTile g, int rows, int tiles) {
   if (rows > 0) take(Index<1>());
 }
 
+/// A lane that is done; `count` is a multiple of sixteen.
+[[gnu::noinline]] inline void add_lane(const float* lane, size_t count, float* sums) {
+  for (size_t i = 0; i < count; i += 16) store(sums + i, add(load(sums + i), load(lane + i)));
+}
+
 /// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x; `more` when another panel
 /// follows.
 inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
@@ -256,7 +262,8 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
       }
     }
   };
-  const auto multiply = [&](int first_block, int lanes, int blocks, const uint8_t* codes, bool first, bool final) {
+  const auto multiply = [&](int first_block, int lanes, int blocks, const uint8_t* codes, float* lane, bool first,
+                            bool final) {
     const size_t group = size_t(first_block >> group_shift) * kInt8Cols;
     const int x_block = first_block % kLanes * stripes + first_block / kLanes;
     const GemmTile tile = {.codes = codes,
@@ -268,7 +275,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
                            .outliers = x.outliers + x_block * kOutliers,
                            .x_stride = x.stride,
                            .block_stride = x.block_stride,
-                           .lane = panel.lane,
+                           .lane = lane,
                            .sums = panel.sums,
                            .lanes = lanes,
                            .blocks = blocks,
@@ -288,7 +295,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
   if (chunks <= apart * max_chunks) {  // the codes of all lanes fit
     for (int p = 0; p < apart && p < chunks; ++p)
       decode(p, (chunks - p + apart - 1) / apart, panel.codes + size_t(p) * chunk_blocks * Panel::kBlockCodes);
-    multiply(0, all < kLanes ? all : kLanes, all, panel.codes, true, true);
+    multiply(0, all < kLanes ? all : kLanes, all, panel.codes, panel.lane, true, true);
   } else {
     for (int p = 0; p < apart; ++p) {
       for (int l0 = p; l0 < chunks; l0 += apart * max_chunks) {
@@ -299,10 +306,13 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
           if (first_block >= all) break;
           const int blocks =
               count - (first_block + (count - 1) * kLanes >= all ? 1 : 0);  // the last chunk may be a half
-          multiply(first_block, 1, blocks, panel.codes + size_t(q) * Panel::kBlockCodes, l0 == p,
-                   first_block + blocks * kLanes >= all);
+          multiply(first_block, 1, blocks, panel.codes + size_t(q) * Panel::kBlockCodes,
+                   panel.lane + size_t(q) * Panel::kLaneSums, l0 == p, false);
         }
       }
+      // The lanes of a chunk are at work together, and the last chunk may have ended some before others.
+      for (int q = 0; q < chunk_blocks && p * chunk_blocks + q < all; ++q)
+        add_lane(panel.lane + size_t(q) * Panel::kLaneSums, size_t(rows) * kInt8Cols, panel.sums);
     }
   }
   for (int r = 0; r < rows; ++r)
