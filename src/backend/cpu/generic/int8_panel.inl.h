@@ -1,6 +1,6 @@
 // Many rows of int8 activations: a panel of weight rows is decoded to bytes in the caches and meets all rows of x. Lane
 // l of a row's sums has blocks l, l + 16, ..., so a panel takes those first, then the blocks of the next lane: block by
-// block they are kLanes·BLOCK inputs apart. Drawn in docs/internals/kernels.md. Included after int8.inl.h.
+// block they are kLanes·BLOCK inputs apart. Drawn in docs/internals/kernels.md. Included after panel_parts.inl.h.
 #pragma once
 
 inline constexpr int kPanelTiles = kInt8Cols / 16;
@@ -24,20 +24,6 @@ struct Panel {
   }
 };
 
-/// The codes of the next panel, whose rows follow those of this one: asked for in the order of memory, a few lines at a
-/// time while this panel is multiplied. The processor can wait for some twenty lines, and would stand still over more.
-struct PanelPrefetch {
-  const uint8_t* next;
-  size_t left;  // bytes
-  int lines;    // at a time
-  [[gnu::noinline]] void step() {
-    for (int i = 0; i < lines && left > 0; ++i, next += 64) {
-      prefetch_far(next);
-      left -= left < 64 ? left : 64;
-    }
-  }
-};
-
 /// Decodes the chunk of inputs from k on, of rows n..n+15 (below last), to `out`: steps of four inputs, in the order of
 /// QuantLayout.
 [[gnu::noinline]] inline void decode_chunk(const TileRows& rows, int bits, int block, int k, int left, uint8_t* out) {
@@ -57,19 +43,6 @@ struct PanelPrefetch {
     uint8_t* const second = out + (block == 32 ? Panel::kBlockCodes : 512);
     unroll<8>(BB_BODY(i) { store_int(out + 64 * i, t[i]); });
     unroll<8>(BB_BODY(i) { store_int(second + 64 * i, t[8 + i]); });
-  }
-}
-
-/// The scales and biases of all rows of the panel.
-inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, const Panel& panel) {
-  const int groups = w.in / w.group;
-  for (int g = 0; g < groups; g += 16) {
-    const int count = groups - g < 16 ? groups - g : 16;
-    const size_t at = size_t(g) * kInt8Cols;
-    for (int t = 0; t < tiles; ++t) {
-      load_scale_lanes<kInt8Cols>(w.scales, w.element, w, n + 16 * t, last, g, count, panel.scale + at + 16 * t);
-      load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g, count, panel.bias + at + 16 * t);
-    }
   }
 }
 
@@ -232,11 +205,6 @@ inline void int8_gemm(GemmTile g, int rows, int tiles) {
   if (rows > 0) take(Index<1>());
 }
 
-/// A lane that is done; `count` is a multiple of sixteen.
-[[gnu::noinline]] inline void add_lane(const float* lane, size_t count, float* sums) {
-  for (size_t i = 0; i < count; i += 16) store(sums + i, add(load(sums + i), load(lane + i)));
-}
-
 /// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols, and at most kInt8Rows rows of x; `more` when another panel
 /// follows.
 inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
@@ -247,7 +215,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
             max_chunks = Panel::kDepth / block;  // chunks of a lane; most of them at once
   const int cols = last - n, tiles = (cols + 15) / 16, chunks = (w.in + inputs - 1) / inputs;
   const int group_shift = w.group > block ? 1 : 0, stripes = padded_blocks(w.in, layout) / kLanes;
-  load_panel_scales(w, n, last, tiles, panel);
+  load_panel_scales(w, n, last, tiles, panel.scale, panel.bias);
   const int steps = w.in / block * ((rows + kIntRows - 1) / kIntRows);  // at least so many times is asked
   const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
   PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / steps + 1};
