@@ -106,14 +106,14 @@ struct QuantRows {
 };
 
 /// Sums on their way out of a processor's tiles.
-inline constexpr size_t kTileScratch = size_t(5) * 8192;
+inline constexpr size_t kTileScratch = size_t(8) * 8192;
 
 /// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, its scales and biases, and what tiles need.
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
-  const size_t shifts = size_t(padded_blocks(w.in, quant_layout(w))) * kInt8Rows / 32;
+  const size_t blocks = size_t(padded_blocks(w.in, quant_layout(w)));
   return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4 +
-         kTileScratch + shifts;
+         kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
 }
 
 /// Rows of f32.

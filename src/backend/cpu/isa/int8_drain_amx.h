@@ -8,8 +8,8 @@ struct alignas(64) BlockSums {
   int32_t low[4 * 256], high[4 * 256];
 };
 
-/// Two blocks at work, two being scaled, and one for sums that nobody wants.
-inline constexpr int kBlockSums = 5;
+/// Of blocks at work and being scaled, by whether low and high bytes are summed apart; and one that nobody wants.
+inline constexpr int kJoinedSums = 3, kApartSums = 4, kBlockSums = kJoinedSums + kApartSums + 1;
 static_assert(kTileScratch >= sizeof(BlockSums) * kBlockSums);
 
 inline I32x16 shift_left(I32x16 a, int bits) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
@@ -18,9 +18,9 @@ inline I32x16 shift_left(I32x16 a, int bits) { return _mm512_sll_epi32(a, _mm_cv
 struct Drain {
   const int32_t *low[2], *high[2];
   const float *scale[2], *bias[2];
-  const float *x_scale, *x_sum;  // the second block follows
-  const uint8_t* shifts;
-  size_t block_stride;  // from row to row of x
+  const float* factors[2];  // [rows of x][2]: scale, and scale·Σ of both bytes
+  const uint8_t* shifts;    // the second block follows
+  size_t block_stride;      // of shifts, from row to row of x
   float *lane, *sums;   // rows are kInt8Cols apart
   int blocks;
   bool alone;       // each block is a lane
@@ -28,9 +28,9 @@ struct Drain {
   bool split;       // high bytes' sums are apart
 };
 
-/// ROWS rows of x times two tiles of weight rows. A function of its own with plain unrolled loops, as int8_gemm_tile.
+/// ROWS rows of x times two tiles of weight rows.
 template <int ROWS, int BLOCKS, bool ALONE, bool SPLIT>
-[[gnu::noinline]] void drain_rows(const Drain& d, int col, int row) {
+BB_INLINE void drain_rows(const Drain& d, int col, int row) {
   F32x16 acc[ROWS][2];
   float* const sums = d.sums + size_t(row) * kInt8Cols + 16 * col;
   float* const lane = d.lane + size_t(row) * kInt8Cols + 16 * col;
@@ -57,11 +57,10 @@ template <int ROWS, int BLOCKS, bool ALONE, bool SPLIT>
       scale[c] = load(d.scale[b] + 16 * (col + c));
       bias[c] = load(d.bias[b] + 16 * (col + c));
     }
-    const float *x_scale = d.x_scale + size_t(row) * d.block_stride + b,
-                *x_sum = d.x_sum + size_t(row) * d.block_stride + b;
+    const float* factors = d.factors[b] + 2 * row;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const F32x16 xs = set1(x_scale[size_t(r) * d.block_stride]), sum = set1(x_sum[size_t(r) * d.block_stride]);
+      const F32x16 xs = set1(factors[2 * r]), sum = set1(factors[2 * r + 1]);
 #pragma GCC unroll 2
       for (int c = 0; c < 2; ++c) {
         I32x16 total = load_int(d.low[b] + at + 16 * r + 256 * c);
@@ -94,11 +93,17 @@ template <int ROWS, int BLOCKS, bool ALONE, bool SPLIT>
   }
 }
 
+/// Of its own, so that a step is not as long as all kinds of steps.
+template <int ROWS, int BLOCKS, bool ALONE, bool SPLIT>
+[[gnu::noinline]] void drain_apart(const Drain& d, int col, int row) {
+  drain_rows<ROWS, BLOCKS, ALONE, SPLIT>(d, col, row);
+}
+
 template <int BLOCKS, bool ALONE, bool SPLIT>
 BB_INLINE int drain_some_rows(const Drain& d, int col, int row, int left) {
-  if (left >= 4) return drain_rows<4, BLOCKS, ALONE, SPLIT>(d, col, row), 4;
-  if (left >= 2) return drain_rows<2, BLOCKS, ALONE, SPLIT>(d, col, row), 2;
-  return drain_rows<1, BLOCKS, ALONE, SPLIT>(d, col, row), 1;
+  if (left >= 4) return drain_apart<4, BLOCKS, ALONE, SPLIT>(d, col, row), 4;
+  if (left >= 2) return drain_apart<2, BLOCKS, ALONE, SPLIT>(d, col, row), 2;
+  return drain_apart<1, BLOCKS, ALONE, SPLIT>(d, col, row), 1;
 }
 
 /// Some rows of x from `row` on, of `left` that are there, times the weight rows of tile `col` and the next. Returns how

@@ -13,7 +13,8 @@ struct TilePanel {
   uint8_t* codes;
   BlockSums* blocks;
   float *scale, *bias;
-  uint8_t* shifts;  // [kInt8Rows / 32, blocks]: the largest of each
+  float* factors;   // [units][blocks][rows of a unit][2]: of x, as sums leaving tiles meet them
+  uint8_t* shifts;  // [units][blocks]: the largest of each
   static constexpr size_t kLaneSums = size_t(kInt8Rows) * kInt8Cols;
   TilePanel(const WeightRows& w, void* scratch) {
     sums = static_cast<float*>(scratch);
@@ -22,16 +23,22 @@ struct TilePanel {
     blocks = reinterpret_cast<BlockSums*>(codes + size_t(kInt8Cols) * kInt8Depth);
     scale = reinterpret_cast<float*>(blocks + kBlockSums);
     bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
-    shifts = reinterpret_cast<uint8_t*>(bias + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols);
+    factors = bias + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
+    shifts = reinterpret_cast<uint8_t*>(factors + size_t(2) * kInt8Rows *
+                                                     size_t(padded_blocks(w.in, quant_layout(w))));
   }
 };
+
+/// So few rows of x fit a tile together with their high bytes, which follow them in memory.
+inline constexpr int kPackedRows = 8;
 
 /// Where a weight's codes go in a panel.
 struct TileCodes {
   int block;          // inputs
   bool fold;          // 16 times the codes beside them
   size_t tile, slot;  // bytes of a tile, of the tiles of a block
-  TileCodes(const WeightRows& w, int tiles) : block(quant_layout(w).block), fold(w.bits == 4) {
+  TileCodes(const WeightRows& w, int tiles, int rows)
+      : block(quant_layout(w).block), fold(w.bits == 4 && rows > kPackedRows) {
     tile = size_t(16) * size_t(block) * (fold ? 2 : 1);
     slot = tile * size_t(tiles);
   }
@@ -50,6 +57,10 @@ struct TileCodes {
       for (int i = 0; i < count; ++i) {
         store_int(to + 64 * i, bit_and(codes[i], low_half));
         store_int(to + half + 64 * i, bit_and(_mm512_srli_epi16(codes[i], 4), low_half));
+      }
+      if (!at.fold) return;
+#pragma GCC unroll 8
+      for (int i = 0; i < count; ++i) {
         store_int(to + folded + 64 * i, bit_and(_mm512_slli_epi16(codes[i], 4), high_half));
         store_int(to + folded + half + 64 * i, bit_and(codes[i], high_half));
       }
@@ -76,7 +87,7 @@ struct RowUnits {
       : count((all_rows + 31) / 32), rows((all_rows + count - 1) / count), all(all_rows) {}
   int first(int unit) const { return (unit + 1) * rows <= all ? unit * rows : all - rows; }
   TileShapes shapes(int block) const {
-    const int one = rows < 16 ? rows : 16, two = rows > 16 ? rows - 16 : one;
+    const int one = rows <= kPackedRows ? 2 * rows : rows < 16 ? rows : 16, two = rows > 16 ? rows - 16 : one;
     TileShapes s;
     for (int i = 0; i < 8; ++i) s.bytes[i] = 64;
     for (int i = 0; i < 4; ++i) s.rows[kSumTile + i] = uint8_t(i < 2 ? one : two);
@@ -128,12 +139,12 @@ BB_INLINE void multiply_half(const int8_t* x, size_t x_stride, const uint8_t* co
 }
 
 /// Steps in flight: between the products of one, sums of the one before are scaled, a few rows at a time.
-template <int ROW_TILES, int COLS>
+template <int ROW_TILES, int COLS, bool PACKED>
 struct TilePipeline {
   BlockSums* const slots;
   BlockSums* const spare;  // where sums go that nobody wants
   int32_t* pending;        // where those in tiles go
-  int slot = 0, at = 0;
+  int slot = 0, slot_apart = 0, at = 0;
   int row = 0, pair = 0;  // of the step before: what is scaled next
   const int rows;
   bool busy = false;
@@ -154,12 +165,41 @@ struct TilePipeline {
     }
   }
 
-  void step(const BlockTiles (&blocks)[2]) {
+  /// Both steps in flight are of the kind that most are.
+  bool usual() const {
+    const Drain &now = steps[at], &before = steps[1 - at];
+    return ROW_TILES == 2 && busy && rows == 32 && now.blocks == 2 && before.blocks == 2 && !now.split &&
+           !before.split && !before.alone;
+  }
+  /// As step(), for those.
+  void usual_step(const BlockTiles (&blocks)[2]) {
     Drain& d = steps[at];
-    const int pieces = d.blocks == 1 ? 2 : 1;
+    const Drain& before = steps[1 - at];
+    unroll<2>(BB_BODY(b) {
+      BlockSums* const to = take_slot(false);
+      d.low[b] = to->low;
+      const BlockTiles t = blocks[b];
+      multiply_half<ROW_TILES, COLS, 0, true>(t.low, t.x_stride, t.codes, t.tile, pending);
+      drain_rows<4, 2, false, false>(before, 0, 16 * b);
+      multiply_half<ROW_TILES, COLS, 1, true>(t.low, t.x_stride, t.codes, t.tile, pending);
+      drain_rows<4, 2, false, false>(before, 0, 16 * b + 4);
+      multiply_half<ROW_TILES, COLS, 0, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
+      drain_rows<4, 2, false, false>(before, 0, 16 * b + 8);
+      multiply_half<ROW_TILES, COLS, 1, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
+      drain_rows<4, 2, false, false>(before, 0, 16 * b + 12);
+      pending = to->low;
+    });
+    at = 1 - at;
+  }
+
+  void step(const BlockTiles (&blocks)[2]) {
+    if constexpr (ROW_TILES == 2) {
+      if (usual()) return usual_step(blocks);
+    }
+    Drain& d = steps[at];
+    const int pieces = (d.blocks == 1 ? 2 : 1) * (PACKED ? 2 : 1);
     for (int b = 0; b < d.blocks; ++b) {
-      BlockSums* const to = slots + slot;
-      slot = slot + 1 >= (d.split ? 4 : 3) ? 0 : slot + 1;
+      BlockSums* const to = take_slot(d.split && !PACKED);
       d.low[b] = to->low;
       d.high[b] = to->high;
       const BlockTiles& t = blocks[b];
@@ -167,7 +207,10 @@ struct TilePipeline {
       drain(pieces, 1);  // the other tiles of the step before have not been written out when b is 0
       multiply_half<ROW_TILES, COLS, 1, true>(t.low, t.x_stride, t.codes, t.tile, pending);
       drain(pieces);
-      if (d.split) {
+      if constexpr (PACKED) {
+        d.high[b] = to->low + 16 * rows;
+        pending = to->low;
+      } else if (d.split) {
         multiply_half<ROW_TILES, COLS, 0, true>(t.high, t.x_stride, t.codes, t.tile, to->low);
         drain(pieces);
         multiply_half<ROW_TILES, COLS, 1, true>(t.high, t.x_stride, t.codes, t.tile, to->low);
@@ -191,6 +234,12 @@ struct TilePipeline {
   }
 
  private:
+  /// Sums leave a tile a block later, by when those of two steps before are scaled; not those that leave at once. Few
+  /// places in turn, so that they stay in the first level.
+  BlockSums* take_slot(bool apart) {
+    if (apart) return slots + kJoinedSums + (slot_apart = (slot_apart + 1) % kApartSums);
+    return slots + (slot = (slot + 1) % kJoinedSums);
+  }
   void begin_drain() {
     drain(1 << 20);  // what is left
     at = 1 - at;
@@ -214,12 +263,13 @@ struct TileWork {
 
 /// Rows [row, row + ...) of x times the codes of `k` for tiles from `c` on of lane `q` (or, where a lane is one block,
 /// also of the next), a step of up to two blocks at a time. Sums are those of unit `unit`.
-template <int ROW_TILES, int COLS>
+template <int ROW_TILES, int COLS, bool PACKED>
 BB_INLINE void multiply_lane(const TileWork& k, int unit, int row, int c, int q,
-                             TilePipeline<ROW_TILES, COLS>& pipeline) {
+                             TilePipeline<ROW_TILES, COLS, PACKED>& pipeline) {
   const int block = k.codes.block, group_shift = k.w.group > block ? 1 : 0, lane = k.first_lane + q;
   const bool alone = k.stripes == 1;
   const uint8_t* shifts = k.panel.shifts + size_t(unit) * k.x.block_stride;
+  const float* factors = k.panel.factors + size_t(unit) * k.x.block_stride * size_t(2 * pipeline.rows);
   const int in_lane = (k.all - lane + kLanes - 1) / kLanes;  // blocks
   int left = in_lane - k.first_chunk < k.count ? in_lane - k.first_chunk : k.count;
   if (alone) left = k.lanes - q < 2 ? k.lanes - q : 2;
@@ -245,12 +295,10 @@ BB_INLINE void multiply_lane(const TileWork& k, int unit, int row, int c, int q,
                    .codes = k.panel.codes + size_t(slot) * k.codes.slot + size_t(c) * k.codes.tile,
                    .tile = k.codes.tile,
                    .folded = size_t(16) * size_t(block)};
+      d.factors[b] = factors + (x_block + size_t(b)) * size_t(2 * pipeline.rows);
       if (shifts[x_block + size_t(b)] != kFoldedShift) d.split = true;
     }
-    const size_t at = size_t(row) * k.x.block_stride + x_block;
-    d.x_scale = k.x.scales + at;
-    d.x_sum = k.x.sums + at;
-    d.shifts = k.x.high_shifts + at;
+    d.shifts = k.x.high_shifts + size_t(row) * k.x.block_stride + x_block;
     d.block_stride = k.x.block_stride;
     const size_t sum = size_t(unit * pipeline.rows) * kInt8Cols + size_t(16 * c);
     d.sums = k.panel.sums + sum;
@@ -271,13 +319,13 @@ struct TileProduct {
 };
 
 /// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols; `more` when another panel follows.
-template <int ROW_TILES, int COLS>
+template <int ROW_TILES, int COLS, bool PACKED>
 [[gnu::noinline]] inline void tile_panel(const TileProduct& of, int n, int last, bool more) {
   const WeightRows& w = of.w;
   const TilePanel& panel = of.panel;
   const RowUnits& units = of.units;
   const int cols = last - n, tiles = cols > 32 ? 4 : 2;
-  const TileCodes codes(w, tiles);
+  const TileCodes codes(w, tiles, units.rows);
   const int inputs = chunk_inputs(w.bits), chunk_blocks = inputs / codes.block;
   const int apart = kLanes / chunk_blocks, chunks = (w.in + inputs - 1) / inputs, all = w.in / codes.block;
   const int most = int(size_t(kInt8Cols) * kInt8Depth / (codes.slot * size_t(chunk_blocks)));  // chunks of a lane
@@ -287,7 +335,9 @@ template <int ROW_TILES, int COLS>
   PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes,
                             int(bytes / 64) / (chunks * (tiles + units.count)) + 1};
   __builtin_memset(panel.sums, 0, sums * sizeof(float));
-  TilePipeline<ROW_TILES, COLS> pipeline(panel.blocks, units.rows);
+  const auto tile_rows = [&](int t) { return TileRows(w, n + 16 * t < last ? n + 16 * t : last - 1, last); };
+  const TileRows rows[] = {tile_rows(0), tile_rows(1), tile_rows(2), tile_rows(3)};
+  TilePipeline<ROW_TILES, COLS, PACKED> pipeline(panel.blocks, units.rows);
   for (int p = 0; p < apart && p < chunks; ++p) {
     const int of_lane = (chunks - p + apart - 1) / apart;
     const int lanes = all - p * chunk_blocks < chunk_blocks ? all - p * chunk_blocks : chunk_blocks;
@@ -295,10 +345,9 @@ template <int ROW_TILES, int COLS>
       const int count = of_lane - first < most ? of_lane - first : most;
       for (int i = 0; i < count; ++i) {
         for (int t = 0; t < tiles; ++t) {
-          const int row = n + 16 * t < last ? n + 16 * t : last - 1;
           const int k = (p + (first + i) * apart) * inputs;
           prefetch.step();
-          decode_tiles(TileRows(w, row, last), w.bits, codes, k, w.in - k,
+          decode_tiles(rows[t], w.bits, codes, k, w.in - k,
                        panel.codes + size_t(i) * codes.slot + size_t(t) * codes.tile, size_t(count) * codes.slot);
         }
       }
@@ -337,6 +386,20 @@ template <int ROW_TILES, int COLS>
   }
 }
 
+/// x's factors in the order in which they are used: rows lie apart in memory, one line for each.
+inline void gather_factors(const QuantRows& x, const RowUnits& units, float* out) {
+  const size_t blocks = x.block_stride, rows = size_t(units.rows);
+  for (int unit = 0; unit < units.count; ++unit, out += 2 * blocks * rows) {
+    for (size_t r = 0; r < rows; ++r) {
+      const size_t at = (size_t(units.first(unit)) + r) * blocks;
+      for (size_t u = 0; u < blocks; ++u) {
+        out[2 * (u * rows + r)] = x.scales[at + u];
+        out[2 * (u * rows + r) + 1] = x.sums[at + u];
+      }
+    }
+  }
+}
+
 /// The largest shift of each block, of every unit of rows.
 inline void largest_shifts(const QuantRows& x, const RowUnits& units, uint8_t* out) {
   const size_t blocks = x.block_stride;
@@ -356,6 +419,7 @@ inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRow
   for (int r = 0; r < rows; r += kInt8Rows) {
     const QuantRows some = x.from(r);
     const RowUnits units(rows - r < kInt8Rows ? rows - r : kInt8Rows);
+    gather_factors(some, units, panel.factors);
     largest_shifts(some, units, panel.shifts);
     tile_shapes(units.shapes(quant_layout(w).block));
     const TileProduct of = {w, some, size_t(rows) * x.stride, units, y + size_t(r) * y_stride, y_stride, panel};
@@ -363,11 +427,11 @@ inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRow
       const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
       const bool more = end < last;
       if (units.rows > 16) {
-        tile_panel<2, 2>(of, n, end, more);
-      } else if (end - n > 32) {
-        tile_panel<1, 4>(of, n, end, more);
+        tile_panel<2, 2, false>(of, n, end, more);
+      } else if (units.rows > kPackedRows) {
+        end - n > 32 ? tile_panel<1, 4, false>(of, n, end, more) : tile_panel<1, 2, false>(of, n, end, more);
       } else {
-        tile_panel<1, 2>(of, n, end, more);
+        end - n > 32 ? tile_panel<1, 4, true>(of, n, end, more) : tile_panel<1, 2, true>(of, n, end, more);
       }
     }
   }
