@@ -7,7 +7,6 @@
 #define BB_ISA_DOT "backend/cpu/isa/dot_vnni.h"
 #define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_vbmi.h"
 #define BB_ISA_OUTLIERS "backend/cpu/isa/outliers_vbmi.h"
-#define BB_ISA_DIRECT_ROWS 2
 #define BB_ISA_PANEL_OUTLIERS "backend/cpu/isa/panel_outliers_amx.h"
 #define BB_ISA_PANEL "backend/cpu/isa/int8_panel_amx.h"
 #define BB_ISA_BF16_DOT "backend/cpu/isa/bf16_dot_avx512.h"

@@ -84,9 +84,6 @@ BB_INLINE void transpose(I32x16 (&t)[16]) {
 }
 
 // int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
-#ifndef BB_ISA_DIRECT_ROWS
-#define BB_ISA_DIRECT_ROWS 4
-#endif
-inline constexpr int kDirectRows = BB_ISA_DIRECT_ROWS, kIntRows = 6, kIntCols = 4;
+inline constexpr int kDirectRows = 4, kIntRows = 6, kIntCols = 4;
 
 #include "backend/cpu/isa/unpack_avx2.h"
