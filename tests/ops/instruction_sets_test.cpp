@@ -41,7 +41,8 @@ TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
   Random random(31);
   for (const Format& format : every_format()) {
     if (format.kind != Format::Kind::affine) continue;
-    // Rows of one block, of a lane that is one block, of lanes that differ, and too long for codes to be decoded at once.
+    // Rows of one block, of a lane that is one block, of lanes that differ, and too long for codes to be decoded at
+    // once.
     for (const int groups : {1, 5, 9, 21, 40, 131}) {
       const int in = groups * format.group;
       if (groups > 9 && format.scale == DType::f32) continue;

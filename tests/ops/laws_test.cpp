@@ -40,8 +40,9 @@ INSTANTIATE_TEST_SUITE_P(All, Laws, testing::ValuesIn(with_reference()), [](cons
 TEST_P(Laws, ARowsProductDoesNotDependOnItsBatchWhereRowsOfWeightsAreLong) {
   Random random(22);
   for (const int in : {4160, 4224, 6144}) {
-    for (const Format& format : {Format::affine(4, 32, DType::bf16, DType::bf16), Format::affine(4, 64, DType::bf16, DType::bf16),
-                                 Format::affine(8, 32, DType::bf16, DType::bf16)}) {
+    for (const Format& format :
+         {Format::affine(4, 32, DType::bf16, DType::bf16), Format::affine(4, 64, DType::bf16, DType::bf16),
+          Format::affine(8, 32, DType::bf16, DType::bf16)}) {
       const Weight weight = backend_->pack(random_weight(random, 17, in, format, 0.03, odd_bytes()));
       const HostMatrix all = random_rows(random, 6, in);
       const std::vector<float> together = matmul(all, weight);

@@ -1,5 +1,5 @@
-// Tiles are 8 KiB more of a thread's state, which the system keeps only for processes that ask: a thread that uses a tile
-// without is killed. The system refuses where a thread has too small a stack for signals.
+// Tiles are 8 KiB more of a thread's state, which the system keeps only for processes that ask: a thread that uses a
+// tile without is killed. The system refuses where a thread has too small a stack for signals.
 #include "backend/cpu/amx_tiles.h"
 
 #if defined(__x86_64__) && defined(__linux__)

@@ -72,11 +72,11 @@ inline int padded_blocks(int in, QuantLayout layout) {
 /// past the end have a scale and a sum of zero.
 struct QuantRow {
   bool by_lane = false;
-  int8_t* values = nullptr;         // low bytes, 64-byte aligned
-  int8_t* high = nullptr;           // high bytes in the same positions, zero but for outliers
-  float* scales = nullptr;          // [blocks]; blocks of a group have the same
-  float* sums = nullptr;            // [blocks], scale·Σ of both bytes
-  Outlier* outliers = nullptr;      // [blocks, kOutliers]; those that are not used have a quad of zero
+  int8_t* values = nullptr;        // low bytes, 64-byte aligned
+  int8_t* high = nullptr;          // high bytes in the same positions, zero but for outliers
+  float* scales = nullptr;         // [blocks]; blocks of a group have the same
+  float* sums = nullptr;           // [blocks], scale·Σ of both bytes
+  Outlier* outliers = nullptr;     // [blocks, kOutliers]; those that are not used have a quad of zero
   uint8_t* high_shifts = nullptr;  // [blocks]: sums of `high` count 2^that; kFoldedShift where it holds 8 times itself
 };
 /// Where high bytes of a block are small enough, eight times them, times sixteen times a code of four bits, still are
@@ -112,8 +112,8 @@ inline constexpr size_t kTileScratch = size_t(8) * 8192;
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
   const size_t blocks = size_t(padded_blocks(w.in, quant_layout(w)));
-  return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4 +
-         kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
+  return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth +
+         2 * groups * kInt8Cols * 4 + kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
 }
 
 /// Rows of f32.

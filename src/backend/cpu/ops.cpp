@@ -120,8 +120,7 @@ void CpuOps::begin_quantizing(const Tensor& y) {
   quantized_.source = {};
   const auto known = quantized_.layouts.find(y.cols());
   if (!fast_ || known == quantized_.layouts.end()) return;
-  for (const QuantLayout& layout : known->second)
-    quantized_.of(layout).make_room(y.rows(), y.cols(), k_);
+  for (const QuantLayout& layout : known->second) quantized_.of(layout).make_room(y.rows(), y.cols(), k_);
   quantized_.source = y;
   quantized_.done = known->second;
 }

@@ -1,7 +1,7 @@
 // All kernels of one instruction set, which names itself and its headers before it includes this: BB_ISA (the set's
 // name and namespace), BB_ISA_SIMD, BB_ISA_INT, BB_ISA_DOT and BB_ISA_ROW_DOT, and, where it has better than the
-// generic ones, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL, BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each header must supply is in
-// contract.inl.h.
+// generic ones, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL, BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each
+// header must supply is in contract.inl.h.
 #pragma once
 
 #include "backend/cpu/kernels.h"

@@ -21,7 +21,7 @@ struct Drain {
   const float* factors[2];  // [rows of x][2]: scale, and scale·Σ of both bytes
   const uint8_t* shifts;    // the second block follows
   size_t block_stride;      // of shifts, from row to row of x
-  float *lane, *sums;   // rows are kInt8Cols apart
+  float *lane, *sums;       // rows are kInt8Cols apart
   int blocks;
   bool alone;       // each block is a lane
   bool start, end;  // of a lane
@@ -106,8 +106,8 @@ BB_INLINE int drain_some_rows(const Drain& d, int col, int row, int left) {
   return drain_apart<1, BLOCKS, ALONE, SPLIT>(d, col, row), 1;
 }
 
-/// Some rows of x from `row` on, of `left` that are there, times the weight rows of tile `col` and the next. Returns how
-/// many.
+/// Some rows of x from `row` on, of `left` that are there, times the weight rows of tile `col` and the next. Returns
+/// how many.
 inline int drain_some(const Drain& d, int col, int row, int left) {
   if (d.split) {
     if (d.alone) return drain_some_rows<2, true, true>(d, col, row, left);

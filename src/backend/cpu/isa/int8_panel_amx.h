@@ -1,7 +1,7 @@
-// Many rows of int8 activations with AMX: sixteen or thirty-two rows of x meet a panel of weight rows a block at a time.
-// Sums of a block leave the tiles through memory and are scaled there by vectors; the tiles of the next block are
-// multiplied meanwhile. Blocks and lanes go in the order of generic/int8_panel.inl.h, so the bits are the same. Drawn in
-// docs/internals/kernels.md. Included after int8_direct.inl.h.
+// Many rows of int8 activations with AMX: sixteen or thirty-two rows of x meet a panel of weight rows a block at a
+// time. Sums of a block leave the tiles through memory and are scaled there by vectors; the tiles of the next block are
+// multiplied meanwhile. Blocks and lanes go in the order of generic/int8_panel.inl.h, so the bits are the same. Drawn
+// in docs/internals/kernels.md. Included after int8_direct.inl.h.
 #pragma once
 
 #include "backend/cpu/isa/int8_drain_amx.h"
@@ -24,8 +24,7 @@ struct TilePanel {
     scale = reinterpret_cast<float*>(blocks + kBlockSums);
     bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
     factors = bias + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
-    shifts = reinterpret_cast<uint8_t*>(factors + size_t(2) * kInt8Rows *
-                                                     size_t(padded_blocks(w.in, quant_layout(w))));
+    shifts = reinterpret_cast<uint8_t*>(factors + size_t(2) * kInt8Rows * size_t(padded_blocks(w.in, quant_layout(w))));
   }
 };
 
@@ -79,12 +78,11 @@ struct TileCodes {
 }
 
 /// Rows of x in units of equal size, which are multiplied together: one tile of rows with up to four of weights, or two
-/// with two. One size, so that tiles keep their shapes and steps follow each other; the last unit may begin with rows of
-/// the one before.
+/// with two. One size, so that tiles keep their shapes and steps follow each other; the last unit may begin with rows
+/// of the one before.
 struct RowUnits {
   int count, rows, all;
-  explicit RowUnits(int all_rows)
-      : count((all_rows + 31) / 32), rows((all_rows + count - 1) / count), all(all_rows) {}
+  explicit RowUnits(int all_rows) : count((all_rows + 31) / 32), rows((all_rows + count - 1) / count), all(all_rows) {}
   int first(int unit) const { return (unit + 1) * rows <= all ? unit * rows : all - rows; }
   TileShapes shapes(int block) const {
     const int one = rows <= kPackedRows ? 2 * rows : rows < 16 ? rows : 16, two = rows > 16 ? rows - 16 : one;
@@ -108,8 +106,8 @@ struct BlockTiles {
   size_t tile, folded;  // bytes from tile to tile of codes, and to 16 times these
 };
 
-/// Writes out what a tile of sums holds of an earlier block, and clears it. Between a product and its store lie those of
-/// other tiles, or the processor would wait for it.
+/// Writes out what a tile of sums holds of an earlier block, and clears it. Between a product and its store lie those
+/// of other tiles, or the processor would wait for it.
 template <int I>
 BB_INLINE void begin_sum(int32_t* earlier) {
   tile_store<kSumTile + I>(earlier + 256 * I, 64);

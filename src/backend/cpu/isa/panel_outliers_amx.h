@@ -1,5 +1,5 @@
-// High bytes of outliers for panels whose tiles multiply all bytes of a block: in the places of low ones. Included after
-// quant_layout.inl.h.
+// High bytes of outliers for panels whose tiles multiply all bytes of a block: in the places of low ones. Included
+// after quant_layout.inl.h.
 #pragma once
 
 inline constexpr bool kDenseHigh = true;

@@ -1,6 +1,6 @@
 // The tile instructions of AMX as text: the compiler's own do not say that they read memory, and take registers as
-// macros only. Names are the roles that int8_panel_amx.h gives the eight tiles. Included inside an instruction set's own
-// namespace.
+// macros only. Names are the roles that int8_panel_amx.h gives the eight tiles. Included inside an instruction set's
+// own namespace.
 #pragma once
 
 /// Sums of int32 (four tiles), bytes of x (two) and codes (two).
