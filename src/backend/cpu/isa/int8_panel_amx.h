@@ -166,10 +166,10 @@ struct TilePipeline {
   /// Both steps in flight are of the kind that most are.
   bool usual() const {
     const Drain &now = steps[at], &before = steps[1 - at];
-    return ROW_TILES == 2 && busy && rows == 32 && now.blocks == 2 && before.blocks == 2 && !now.split &&
-           !before.split && !before.alone;
+    return ROW_TILES == 2 && busy && rows == 32 && now.blocks == 2 && before.blocks == 2 && !now.split && !before.split;
   }
-  /// As step(), for those.
+  /// As step(), for those; ALONE says of the step before whether each block is a lane.
+  template <bool ALONE>
   void usual_step(const BlockTiles (&blocks)[2]) {
     Drain& d = steps[at];
     const Drain& before = steps[1 - at];
@@ -178,13 +178,13 @@ struct TilePipeline {
       d.low[b] = to->low;
       const BlockTiles t = blocks[b];
       multiply_half<ROW_TILES, COLS, 0, true>(t.low, t.x_stride, t.codes, t.tile, pending);
-      drain_rows<4, 2, false, false>(before, 0, 16 * b);
+      drain_rows<4, 2, ALONE, false>(before, 0, 16 * b);
       multiply_half<ROW_TILES, COLS, 1, true>(t.low, t.x_stride, t.codes, t.tile, pending);
-      drain_rows<4, 2, false, false>(before, 0, 16 * b + 4);
+      drain_rows<4, 2, ALONE, false>(before, 0, 16 * b + 4);
       multiply_half<ROW_TILES, COLS, 0, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
-      drain_rows<4, 2, false, false>(before, 0, 16 * b + 8);
+      drain_rows<4, 2, ALONE, false>(before, 0, 16 * b + 8);
       multiply_half<ROW_TILES, COLS, 1, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
-      drain_rows<4, 2, false, false>(before, 0, 16 * b + 12);
+      drain_rows<4, 2, ALONE, false>(before, 0, 16 * b + 12);
       pending = to->low;
     });
     at = 1 - at;
@@ -192,7 +192,7 @@ struct TilePipeline {
 
   void step(const BlockTiles (&blocks)[2]) {
     if constexpr (ROW_TILES == 2) {
-      if (usual()) return usual_step(blocks);
+      if (usual()) return steps[1 - at].alone ? usual_step<true>(blocks) : usual_step<false>(blocks);
     }
     Drain& d = steps[at];
     const int pieces = (d.blocks == 1 ? 2 : 1) * (PACKED ? 2 : 1);
