@@ -6,7 +6,23 @@
 #include <sys/auxv.h>
 #endif
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace bumblebee::cli {
+
+#if defined(__x86_64__)
+namespace {
+
+/// Clang 14's builtin does not know it.
+bool has_amx_int8() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 25)) != 0;
+}
+
+}  // namespace
+#endif
 
 std::vector<std::pair<std::string, bool>> cpu_features() {
 #if defined(__x86_64__)
@@ -19,7 +35,8 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
           {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
           {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
           {"avx512_vnni", __builtin_cpu_supports("avx512vnni") != 0},
-          {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0}};
+          {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0},
+          {"amx_int8", has_amx_int8()}};
 #elif defined(__aarch64__)
   unsigned long low = getauxval(AT_HWCAP), high = getauxval(AT_HWCAP2);
   return {{"neon", (low & HWCAP_ASIMD) != 0},

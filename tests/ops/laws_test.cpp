@@ -36,6 +36,25 @@ std::vector<Target> with_reference() {
 
 INSTANTIATE_TEST_SUITE_P(All, Laws, testing::ValuesIn(with_reference()), [](const auto& p) { return p.param.name(); });
 
+/// Rows of more inputs than many rows of x decode at once: a few lanes at a time, some of which end before others.
+TEST_P(Laws, ARowsProductDoesNotDependOnItsBatchWhereRowsOfWeightsAreLong) {
+  Random random(22);
+  for (const int in : {4160, 4224, 6144}) {
+    for (const Format& format :
+         {Format::affine(4, 32, DType::bf16, DType::bf16), Format::affine(4, 64, DType::bf16, DType::bf16),
+          Format::affine(8, 32, DType::bf16, DType::bf16)}) {
+      const Weight weight = backend_->pack(random_weight(random, 17, in, format, 0.03, odd_bytes()));
+      const HostMatrix all = random_rows(random, 6, in);
+      const std::vector<float> together = matmul(all, weight);
+      for (int r = 0; r < all.rows; ++r) {
+        const std::vector<float> alone = matmul({1, in, {all.row(r), all.row(r) + in}}, weight);
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + int64_t(r) * 17))
+            << to_string(format) << " in " << in << " row " << r;
+      }
+    }
+  }
+}
+
 /// docs/internals/numerics.md promises it bit for bit for matmul: a request must repeat in any batch.
 TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   Random random(21);

@@ -55,13 +55,15 @@ class CpuOps final : public Ops {
   /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.
   struct QuantizedInt8 {
     explicit QuantizedInt8(QuantLayout l) : layout(l) {}
-    void make_room(int row_count, int cols, bool direct);
+    void make_room(int row_count, int cols, const Kernels& kernels);
     QuantRow row(int r);
     QuantLayout layout;
     AlignedBytes values;
     size_t value_bytes = 0, high = 0;
+    bool by_lane = false;
     std::vector<float> scales, sums;
     std::vector<Outlier> outliers;
+    std::vector<uint8_t> high_shifts;
     QuantRows rows;
   };
   /// What is quantized now. Operations whose result a product reads next quantize it row by row while it is in the

@@ -11,6 +11,7 @@
 #include <sys/auxv.h>
 #endif
 
+#include "backend/cpu/amx_tiles.h"
 #include "base/error.h"
 
 namespace bumblebee::cpu {
@@ -42,9 +43,13 @@ std::vector<CompiledSet> compiled() {
                                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                                        __builtin_cpu_supports("avx512vl");
   [[maybe_unused]] const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  [[maybe_unused]] const bool bf16 =
+      vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+#ifdef BB_WITH_AVX512_AMX
+  sets.push_back({"avx512_amx", avx512_amx_kernels, bf16 && may_use_tiles()});
+#endif
 #ifdef BB_WITH_AVX512_BF16
-  sets.push_back({"avx512_bf16", avx512_bf16_kernels,
-                  vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")});
+  sets.push_back({"avx512_bf16", avx512_bf16_kernels, bf16});
 #endif
 #ifdef BB_WITH_AVX512_VNNI
   sets.push_back({"avx512_vnni", avx512_vnni_kernels, vnni});

@@ -26,6 +26,8 @@ inline constexpr int kLanes = 16;
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
 inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once, at most
+/// Lanes that a chunk's blocks belong to, at most: four blocks of 32.
+inline constexpr int kChunkLanes = 4;
 
 enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
 
@@ -65,15 +67,21 @@ inline int padded_blocks(int in, QuantLayout layout) {
 
 /// Where one row is quantized to, with room for padded_blocks(count). Few rows, which read weights as they lie
 /// (Kernels::direct_rows), have blocks in order, the values of every kNibbleChunk inputs with even ones first, and
-/// `high`. More rows, which go through panels, have blocks lane by lane, each with its own even values first. Blocks
+/// `high`. More rows, which go through panels, have blocks lane by lane, each with its own even values first, and
+/// either `outliers` or, where the panels multiply all high bytes (Kernels::dense_high), `high` and its shifts. Blocks
 /// past the end have a scale and a sum of zero.
 struct QuantRow {
-  int8_t* values = nullptr;     // low bytes, 64-byte aligned
-  int8_t* high = nullptr;       // high bytes in the same positions, zero but for outliers; null: blocks by lane
-  float* scales = nullptr;      // [blocks]; blocks of a group have the same
-  float* sums = nullptr;        // [blocks], scale·Σ of both bytes
-  Outlier* outliers = nullptr;  // [blocks, kOutliers], only by lane; those that are not used have a quad of zero
+  bool by_lane = false;
+  int8_t* values = nullptr;        // low bytes, 64-byte aligned
+  int8_t* high = nullptr;          // high bytes in the same positions, zero but for outliers
+  float* scales = nullptr;         // [blocks]; blocks of a group have the same
+  float* sums = nullptr;           // [blocks], scale·Σ of both bytes
+  Outlier* outliers = nullptr;     // [blocks, kOutliers]; those that are not used have a quad of zero
+  uint8_t* high_shifts = nullptr;  // [blocks]: sums of `high` count 2^that; kFoldedShift where it holds 8 times itself
 };
+/// Where high bytes of a block are small enough, eight times them, times sixteen times a code of four bits, still are
+/// products of bytes, and add up with those of low bytes.
+inline constexpr int kHighShift = 7, kFoldedShift = 4;
 
 /// Quantized activations [rows, in], row by row as in QuantRow; strides are in elements. Rows of high bytes follow
 /// those of low ones. kRowRead more bytes can be read after the last row.
@@ -83,22 +91,29 @@ struct QuantRows {
   const float* scales = nullptr;
   const float* sums = nullptr;
   const Outlier* outliers = nullptr;
-  size_t stride = 0, block_stride = 0;  // of values; of scales, sums and pairs of outliers
+  const uint8_t* high_shifts = nullptr;
+  size_t stride = 0, block_stride = 0;  // of values; of scales, sums, shifts and pairs of outliers
   /// From row r on.
   QuantRows from(int r) const {
     QuantRows out = *this;
     out.values += size_t(r) * stride;
     out.scales += size_t(r) * block_stride;
     out.sums += size_t(r) * block_stride;
-    out.outliers += size_t(r) * block_stride * kOutliers;
+    if (outliers != nullptr) out.outliers += size_t(r) * block_stride * kOutliers;
+    if (high_shifts != nullptr) out.high_shifts += size_t(r) * block_stride;
     return out;
   }
 };
 
-/// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, and its scales and biases.
+/// Sums on their way out of a processor's tiles.
+inline constexpr size_t kTileScratch = size_t(8) * 8192;
+
+/// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, its scales and biases, and what tiles need.
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
-  return size_t(2) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth + 2 * groups * kInt8Cols * 4;
+  const size_t blocks = size_t(padded_blocks(w.in, quant_layout(w)));
+  return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth +
+         2 * groups * kInt8Cols * 4 + kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
 }
 
 /// Rows of f32.
@@ -189,6 +204,8 @@ struct Kernels {
   void (*quantize)(const float* x, int count, QuantLayout layout, const QuantRow& out);
   /// Rows of x up to which matmul_int8 wants them in order and with high bytes.
   int direct_rows;
+  /// Whether more rows want high bytes too, in the places of low ones, in place of outliers.
+  bool dense_high;
   /// As matvec with quantized x, for any number of rows. `scratch` is int8_scratch(w) bytes, 64-byte aligned.
   void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                       void* scratch);
@@ -248,6 +265,7 @@ const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512_vnni_kernels();
 const Kernels& avx512_bf16_kernels();
+const Kernels& avx512_amx_kernels();
 #elif defined(__aarch64__)
 const Kernels& neon_kernels();
 const Kernels& neon_dotprod_kernels();

@@ -73,35 +73,41 @@ const QuantRows& CpuOps::QuantizedInput::rows(const QuantLayout& layout) const {
   BB_CHECK(false, "x was not rounded for this weight");
 }
 
-void CpuOps::QuantizedInt8::make_room(int row_count, int cols, bool direct) {
+void CpuOps::QuantizedInt8::make_room(int row_count, int cols, const Kernels& kernels) {
+  by_lane = row_count > kernels.direct_rows;
+  const bool has_high = !by_lane || kernels.dense_high;
   const size_t count = size_t(row_count), blocks = size_t(padded_blocks(cols, layout));
   // Half a line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
   const size_t stride = blocks * size_t(layout.block) + kNibbleChunk / 2;
-  if (const size_t bytes = (direct ? 2 : 1) * count * stride + kRowRead; value_bytes < bytes) {
+  if (const size_t bytes = (has_high ? 2 : 1) * count * stride + kRowRead; value_bytes < bytes) {
     values = aligned_bytes(bytes);
     std::memset(values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
     value_bytes = bytes;
   }
   scales.resize(count * blocks);
   sums.resize(count * blocks);
-  outliers.resize(count * blocks * kOutliers);
+  outliers.resize(has_high ? 0 : count * blocks * kOutliers);
+  high_shifts.resize(by_lane && has_high ? count * blocks : 0);
   rows = {.values = reinterpret_cast<int8_t*>(values.get()),
           .scales = scales.data(),
           .sums = sums.data(),
           .outliers = outliers.data(),
+          .high_shifts = high_shifts.data(),
           .stride = stride,
           .block_stride = blocks};
-  high = direct ? count * stride : 0;
+  high = has_high ? count * stride : 0;
 }
 
 QuantRow CpuOps::QuantizedInt8::row(int r) {
   const size_t block = size_t(r) * rows.block_stride;
   int8_t* const at = reinterpret_cast<int8_t*>(values.get()) + size_t(r) * rows.stride;
-  return {.values = at,
+  return {.by_lane = by_lane,
+          .values = at,
           .high = high > 0 ? at + high : nullptr,
           .scales = scales.data() + block,
           .sums = sums.data() + block,
-          .outliers = outliers.data() + block * kOutliers};
+          .outliers = outliers.empty() ? nullptr : outliers.data() + block * kOutliers,
+          .high_shifts = high_shifts.empty() ? nullptr : high_shifts.data() + block};
 }
 
 CpuOps::QuantizedInt8& CpuOps::QuantizedInput::of(const QuantLayout& layout) {
@@ -114,8 +120,7 @@ void CpuOps::begin_quantizing(const Tensor& y) {
   quantized_.source = {};
   const auto known = quantized_.layouts.find(y.cols());
   if (!fast_ || known == quantized_.layouts.end()) return;
-  for (const QuantLayout& layout : known->second)
-    quantized_.of(layout).make_room(y.rows(), y.cols(), y.rows() <= k_.direct_rows);
+  for (const QuantLayout& layout : known->second) quantized_.of(layout).make_room(y.rows(), y.cols(), k_);
   quantized_.source = y;
   quantized_.done = known->second;
 }

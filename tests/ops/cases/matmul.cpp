@@ -155,8 +155,8 @@ void add_matmul(Cases& cases) {
     add("out" + std::to_string(out) + "_row1", 1, 64, {{kQ4, out, false}});
     add("out" + std::to_string(out) + "_row5", 5, 64, {{kQ4, out, false}});
   }
-  // Inputs: one group, odd numbers of groups, and a long row.
-  for (const int in : {64, 192, 320, 1088}) {
+  // Inputs: one group, odd numbers of groups, a long row, and rows whose codes are too many to be decoded at once.
+  for (const int in : {64, 192, 320, 1088, 4160, 6144}) {
     add("in" + std::to_string(in) + "_row1", 1, in, {{kQ4, 19, false}});
     add("in" + std::to_string(in) + "_row6", 6, in, {{kQ4, 19, false}});
   }

@@ -1,6 +1,6 @@
 // Many rows of int8 activations: a panel of weight rows is decoded to bytes in the caches and meets all rows of x. Lane
 // l of a row's sums has blocks l, l + 16, ..., so a panel takes those first, then the blocks of the next lane: block by
-// block they are kLanes·BLOCK inputs apart. Drawn in docs/internals/kernels.md. Included after int8.inl.h.
+// block they are kLanes·BLOCK inputs apart. Drawn in docs/internals/kernels.md. Included after panel_parts.inl.h.
 #pragma once
 
 inline constexpr int kPanelTiles = kInt8Cols / 16;
@@ -8,32 +8,19 @@ inline constexpr int kPanelTiles = kInt8Cols / 16;
 /// One panel in scratch: codes [block of a chunk][tile][chunk][step][16 rows][4 bytes], scales and biases
 /// [group][tile][16 rows].
 struct Panel {
-  float *sums, *lane;  // [kInt8Rows, kInt8Cols]: of the lanes that are done, and of the one at work
+  float *sums, *lane;  // [kInt8Rows, kInt8Cols]: of the lanes that are done, and of each lane at work (kChunkLanes)
   uint8_t* codes;
   float *scale, *bias;
+  static constexpr size_t kLaneSums = size_t(kInt8Rows) * kInt8Cols;
   static constexpr int kDepth = 256;                               // inputs of a lane
   static constexpr size_t kTileCodes = size_t(16) * kDepth;        // bytes
   static constexpr size_t kBlockCodes = kPanelTiles * kTileCodes;  // of all tiles, for one block of each chunk
   Panel(const WeightRows& w, void* scratch) {
     sums = static_cast<float*>(scratch);
-    lane = sums + size_t(kInt8Rows) * kInt8Cols;
-    codes = reinterpret_cast<uint8_t*>(lane + size_t(kInt8Rows) * kInt8Cols);
+    lane = sums + kLaneSums;
+    codes = reinterpret_cast<uint8_t*>(lane + kChunkLanes * kLaneSums);
     scale = reinterpret_cast<float*>(codes + size_t(kInt8Cols) * kInt8Depth);
     bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
-  }
-};
-
-/// The codes of the next panel, whose rows follow those of this one: asked for in the order of memory, a few lines at a
-/// time while this panel is multiplied. The processor can wait for some twenty lines, and would stand still over more.
-struct PanelPrefetch {
-  const uint8_t* next;
-  size_t left;  // bytes
-  int lines;    // at a time
-  [[gnu::noinline]] void step() {
-    for (int i = 0; i < lines && left > 0; ++i, next += 64) {
-      prefetch_far(next);
-      left -= left < 64 ? left : 64;
-    }
   }
 };
 
@@ -56,19 +43,6 @@ struct PanelPrefetch {
     uint8_t* const second = out + (block == 32 ? Panel::kBlockCodes : 512);
     unroll<8>(BB_BODY(i) { store_int(out + 64 * i, t[i]); });
     unroll<8>(BB_BODY(i) { store_int(second + 64 * i, t[8 + i]); });
-  }
-}
-
-/// The scales and biases of all rows of the panel.
-inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, const Panel& panel) {
-  const int groups = w.in / w.group;
-  for (int g = 0; g < groups; g += 16) {
-    const int count = groups - g < 16 ? groups - g : 16;
-    const size_t at = size_t(g) * kInt8Cols;
-    for (int t = 0; t < tiles; ++t) {
-      load_scale_lanes<kInt8Cols>(w.scales, w.element, w, n + 16 * t, last, g, count, panel.scale + at + 16 * t);
-      load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g, count, panel.bias + at + 16 * t);
-    }
   }
 }
 
@@ -241,7 +215,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
             max_chunks = Panel::kDepth / block;  // chunks of a lane; most of them at once
   const int cols = last - n, tiles = (cols + 15) / 16, chunks = (w.in + inputs - 1) / inputs;
   const int group_shift = w.group > block ? 1 : 0, stripes = padded_blocks(w.in, layout) / kLanes;
-  load_panel_scales(w, n, last, tiles, panel);
+  load_panel_scales(w, n, last, tiles, panel.scale, panel.bias);
   const int steps = w.in / block * ((rows + kIntRows - 1) / kIntRows);  // at least so many times is asked
   const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
   PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / steps + 1};
@@ -256,7 +230,8 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
       }
     }
   };
-  const auto multiply = [&](int first_block, int lanes, int blocks, const uint8_t* codes, bool first, bool final) {
+  const auto multiply = [&](int first_block, int lanes, int blocks, const uint8_t* codes, float* lane, bool first,
+                            bool final) {
     const size_t group = size_t(first_block >> group_shift) * kInt8Cols;
     const int x_block = first_block % kLanes * stripes + first_block / kLanes;
     const GemmTile tile = {.codes = codes,
@@ -268,7 +243,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
                            .outliers = x.outliers + x_block * kOutliers,
                            .x_stride = x.stride,
                            .block_stride = x.block_stride,
-                           .lane = panel.lane,
+                           .lane = lane,
                            .sums = panel.sums,
                            .lanes = lanes,
                            .blocks = blocks,
@@ -288,7 +263,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
   if (chunks <= apart * max_chunks) {  // the codes of all lanes fit
     for (int p = 0; p < apart && p < chunks; ++p)
       decode(p, (chunks - p + apart - 1) / apart, panel.codes + size_t(p) * chunk_blocks * Panel::kBlockCodes);
-    multiply(0, all < kLanes ? all : kLanes, all, panel.codes, true, true);
+    multiply(0, all < kLanes ? all : kLanes, all, panel.codes, panel.lane, true, true);
   } else {
     for (int p = 0; p < apart; ++p) {
       for (int l0 = p; l0 < chunks; l0 += apart * max_chunks) {
@@ -299,10 +274,13 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
           if (first_block >= all) break;
           const int blocks =
               count - (first_block + (count - 1) * kLanes >= all ? 1 : 0);  // the last chunk may be a half
-          multiply(first_block, 1, blocks, panel.codes + size_t(q) * Panel::kBlockCodes, l0 == p,
-                   first_block + blocks * kLanes >= all);
+          multiply(first_block, 1, blocks, panel.codes + size_t(q) * Panel::kBlockCodes,
+                   panel.lane + size_t(q) * Panel::kLaneSums, l0 == p, false);
         }
       }
+      // The lanes of a chunk are at work together, and the last chunk may have ended some before others.
+      for (int q = 0; q < chunk_blocks && p * chunk_blocks + q < all; ++q)
+        add_lane(panel.lane + size_t(q) * Panel::kLaneSums, size_t(rows) * kInt8Cols, panel.sums);
     }
   }
   for (int r = 0; r < rows; ++r)

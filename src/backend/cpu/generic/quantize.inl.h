@@ -31,22 +31,10 @@ struct OutlierBytes {
   }
 };
 
-/// Puts the high byte of the value at `position` of group g where panels look for it; `slot` is the outlier's number.
-inline void store_outlier(int8_t high, int position, int slot, int g, QuantLayout layout, BlockOrder order,
-                          Outlier* outliers) {
-  const int block = position / layout.block, in_block = position % layout.block, blocks = kQuantGroup / layout.block;
-  const int at = layout.nibbles ? in_block / 2 + in_block % 2 * (layout.block / 2) : in_block;
-  for (int u = 0; u < blocks; ++u) {
-    Outlier& outlier = outliers[order.at(g * blocks + u) * kOutliers + slot];
-    outlier = {};
-    if (u == block) outlier = {uint32_t(uint8_t(high)) << (8 * (at % 4)), uint32_t(at / 4)};
-  }
-}
-
 inline void quantize_row(const float* x, int count, QuantLayout layout, const QuantRow& out) {
   alignas(64) int8_t values[kQuantGroup];
   const int blocks = kQuantGroup / layout.block, padded = padded_blocks(count, layout);
-  const bool direct = out.high != nullptr;
+  const bool direct = !out.by_lane;
   const BlockOrder order = {direct ? 0 : padded / kLanes};
   if (direct) clear_high(padded / kLanes, out.high);
   for (int g = 0; g * kQuantGroup < count; ++g) {
@@ -94,10 +82,13 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
       const OutlierBytes bytes(rounded[positions[i]]);
       values[positions[i]] = bytes.low;
       high[i] = bytes.high;
-      if (!direct) store_outlier(bytes.high, positions[i], i, g, layout, order, out.outliers);
     }
     store_group(values, g, layout, order, out.values);
-    if (direct) store_high(high, positions, g, layout, out.high);
+    if (direct) {
+      store_high(high, positions, g, layout, out.high);
+    } else {
+      store_panel_high(high, positions, g, layout, order, out);
+    }
   }
   for (int u = (count + kQuantGroup - 1) / kQuantGroup * blocks; u < padded; ++u) {
     out.scales[order.at(u)] = 0;

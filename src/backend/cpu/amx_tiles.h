@@ -1,0 +1,10 @@
+// Whether this process may use the tiles of AMX.
+#pragma once
+
+namespace bumblebee::cpu {
+
+/// Whether the processor multiplies int8 in tiles of the size that the kernels are written for, and the system lets
+/// this process do so. Asks the system once, for all threads of the process; what it grants stays granted.
+bool may_use_tiles();
+
+}  // namespace bumblebee::cpu

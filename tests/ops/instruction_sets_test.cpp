@@ -1,0 +1,66 @@
+// Fast products of quantized weights have the same bits on every instruction set with a fused multiply-add, however a
+// set multiplies bytes: integers are exact, and floats are combined in one order.
+#include <gtest/gtest.h>
+
+#include "tests/ops/cases/common.h"
+#include "tests/support/backends.h"
+
+namespace bumblebee {
+namespace {
+
+using namespace op_cases;
+using namespace testing_support;
+
+/// Rows whose largest values are a few times, or hundreds of times, their neighbours: second digits of every size.
+HostMatrix rows_with_outliers(Random& random, int rows, int cols) {
+  HostMatrix x = random_rows(random, rows, cols);
+  for (size_t i = 0; i < x.values.size(); ++i) {
+    if (i % 29 == 0) x.values[i] *= 6.0f;
+    if (i % 1201 == 7) x.values[i] *= 900.0f;
+  }
+  return x;
+}
+
+std::vector<float> product(Backend& backend, const HostWeight& weight, const HostMatrix& x) {
+  bind_plain(backend, {.rows = x.rows});
+  const Weight packed = backend.pack(weight);
+  const MatmulTerm term{&packed, nullptr};
+  Tensor y;
+  backend.stream().ops().matmul(backend.upload(x.values, x.rows, x.cols), std::span(&term, 1), std::span(&y, 1));
+  return read_output(backend, "y", y).values;
+}
+
+TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
+  std::vector<Target> sets;
+  for (const Target& target : targets_of_one_thread()) {
+    if (target.backend == "cpu" && target.options.fast && target.options.instruction_set != "scalar")
+      sets.push_back(target);
+  }
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const Target& set : sets) backends.push_back(set.create());
+  Random random(31);
+  for (const Format& format : every_format()) {
+    if (format.kind != Format::Kind::affine) continue;
+    // Rows of one block, of a lane that is one block, of lanes that differ, and too long for codes to be decoded at
+    // once.
+    for (const int groups : {1, 5, 9, 21, 40, 131}) {
+      const int in = groups * format.group;
+      if (groups > 9 && format.scale == DType::f32) continue;
+      const HostWeight weight = random_weight(random, groups > 21 ? 19 : 77, in, format, 0.03, odd_bytes());
+      for (const int rows : {3, 5, 8, 9, 16, 17, 33, 70}) {
+        if (rows > 17 && groups > 21) continue;
+        const HostMatrix x = rows_with_outliers(random, rows, in);
+        std::vector<float> first;
+        for (size_t s = 0; s < backends.size(); ++s) {
+          const std::vector<float> got = product(*backends[s], weight, x);
+          if (s == 0) first = got;
+          ASSERT_EQ(got, first) << to_string(format) << " in " << in << " rows " << rows << ": " << sets[s].name()
+                                << " and " << sets[0].name();
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bumblebee
