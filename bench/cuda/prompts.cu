@@ -26,6 +26,7 @@ using namespace bumblebee::cuda;
     }                                                                                      \
   } while (0)
 
+#ifndef BB_WITH_BACKEND
 namespace bumblebee::cuda {
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -33,6 +34,7 @@ void check(cudaError_t status, const char* what) {
   std::exit(1);
 }
 }  // namespace bumblebee::cuda
+#endif
 
 namespace {
 
@@ -74,8 +76,16 @@ struct Weights {
       biases.push_back(to_bf16(-s * (1 << bits) * 0.47f));
     }
     d_codes = device(codes), d_scales = device(scales), d_biases = device(biases);
-    view = {reinterpret_cast<uint8_t*>(d_codes), d_scales, d_biases, size_t(in) * bits / 8, out, in, bits, group,
-            Element::bf16, Element::bf16};
+    view = {reinterpret_cast<uint8_t*>(d_codes),
+            d_scales,
+            d_biases,
+            size_t(in) * bits / 8,
+            out,
+            in,
+            bits,
+            group,
+            Element::bf16,
+            Element::bf16};
   }
   void release() const { cudaFree(d_codes), cudaFree(d_scales), cudaFree(d_biases); }
   double value(int n, int k) const {
@@ -144,7 +154,7 @@ void check_one(int bits, int group, int rows, int in, int out) {
   round_wide(d_x, input, nullptr);
   std::vector<Run> runs;
   if (bits == 4 && group != 32)
-    runs = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 2, 2>, run_wide<4, 1, 1, 4>};
+    runs = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>};
   else
     runs = {matmul_wide};
   for (size_t i = 0; i < runs.size(); ++i) {
@@ -154,8 +164,9 @@ void check_one(int bits, int group, int rows, int in, int out) {
     CHECK_CUDA(cudaDeviceSynchronize());
     CHECK_CUDA(cudaMemcpy(y.data(), d_y, y.size() * 4, cudaMemcpyDeviceToHost));
     if (i == 0) first = y;
-    std::printf("b%d g%-3d rows %4d in %5d out %5d tiles %zu: error %.3f of the bound, %s\n", bits, group, rows, in, out,
-                i, worst(x, w, y, rows), std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS" : "same bits");
+    std::printf("b%d g%-3d rows %4d in %5d out %5d tiles %zu: error %.3f of the bound, %s\n", bits, group, rows, in,
+                out, i, worst(x, w, y, rows),
+                std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS" : "same bits");
   }
   cudaFree(d_x), cudaFree(d_y), cudaFree(workspace), w.release();
 }
@@ -166,7 +177,8 @@ struct Shape {
   std::vector<int> outs;
 };
 
-void time_one(const Shape& shape, int rows, int repeats = 20) {
+/// Returns what the chosen tiles take, with rounding.
+float time_one(const Shape& shape, int rows, int repeats = 20) {
   std::vector<Weights> weights;
   std::vector<ProductTerm> terms;
   size_t outs = 0;
@@ -187,7 +199,7 @@ void time_one(const Shape& shape, int rows, int repeats = 20) {
   CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in, 64)));
   const WideInput input = wide_input(workspace, rows, shape.in, 64);
   const float round_us = time_us([&] { round_wide(d_x, input, nullptr); });
-  const Run runs[] = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 2, 2>, run_wide<4, 1, 1, 4>, matmul_wide};
+  const Run runs[] = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>, matmul_wide};
   float us[std::size(runs)];
   for (size_t i = 0; i < std::size(runs); ++i)
     us[i] = time_us([&] { runs[i](input, terms.data(), int(terms.size()), nullptr); }, repeats);
@@ -198,12 +210,14 @@ void time_one(const Shape& shape, int rows, int repeats = 20) {
   std::fflush(stdout);
   cudaFree(d_x), cudaFree(d_y), cudaFree(workspace);
   for (const Weights& w : weights) w.release();
+  return us[std::size(runs) - 1] + round_us;
 }
 
 /// `rows` rows behind `past` tokens: 32 heads of 128 that share 8, as in Qwen3-8B.
 void time_attention(int rows, int past, Element element) {
   constexpr int kHeads = 32, kKvHeads = 8, kDim = 128, kPage = 64;
-  const size_t head = size_t(kPage) * kDim * (element == Element::i8 ? 1 : 2) + (element == Element::i8 ? kPage * 4 : 0);
+  const size_t head =
+      size_t(kPage) * kDim * (element == Element::i8 ? 1 : 2) + (element == Element::i8 ? kPage * 4 : 0);
   const int pages = (past + rows + kPage - 1) / kPage;
   std::vector<float> q(size_t(rows) * kHeads * kDim);
   for (float& v : q) v = normal();
@@ -226,8 +240,8 @@ void time_attention(int rows, int past, Element element) {
   const double flop = 4.0 * rows * (past + rows / 2.0) * kHeads * kDim;
   std::printf("attention %s rows %5d past %5d: %8.1f us %4.0f TF\n", element == Element::i8 ? "int8" : "bf16", rows,
               past, us, flop / us / 1e6);
-  cudaFree(d_cache), cudaFree(const_cast<uint8_t**>(const_cast<uint8_t* const*>(
-                         reinterpret_cast<const uint8_t* const*>(batch.pages))));
+  cudaFree(d_cache), cudaFree(const_cast<uint8_t**>(
+                         const_cast<uint8_t* const*>(reinterpret_cast<const uint8_t* const*>(batch.pages))));
   cudaFree(const_cast<SegmentView*>(batch.segments)), cudaFree(d_q), cudaFree(d_out);
 }
 
@@ -251,10 +265,15 @@ int main(int count, char** words) {
   for (const int bits : {2, 3, 5, 6, 8})
     for (const int group : {32, 64, 128}) check_one(bits, group, 70, 1152, 150);
   check_one(4, 64, 70, 40960, 150);
-  std::printf("tiles 128x64, 128x128, 256x128, 128x256, chosen\n");
-  const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}}, {"o", 4096, {4096}}, {"gate up", 4096, {12288, 12288}},
+  std::printf("tiles 128x64, 128x128, 128x256, chosen\n");
+  const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
+                          {"o", 4096, {4096}},
+                          {"gate up", 4096, {12288, 12288}},
                           {"down", 12288, {4096}}};
-  for (const int rows : {64, 128, 512, 2048})
-    for (const Shape& shape : shapes) time_one(shape, rows);
+  for (const int rows : {64, 128, 512, 2048}) {
+    float sum = 0;
+    for (const Shape& shape : shapes) sum += time_one(shape, rows);
+    std::printf("layer rows %d: %.1f us\n", rows, sum);
+  }
   return 0;
 }

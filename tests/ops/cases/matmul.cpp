@@ -173,10 +173,12 @@ void add_matmul(Cases& cases) {
   }
   // More than a step of generation has: other kernels on cards. Tiles that are full, one row over and below; a group
   // that fills half a tile; long rows.
-  for (const int rows : {34, 63, 64, 65, 127, 129, 300}) add("many" + std::to_string(rows), rows, 128, {{kQ4, 133, true}});
+  for (const int rows : {34, 63, 64, 65, 127, 129, 300})
+    add("many" + std::to_string(rows), rows, 128, {{kQ4, 133, true}});
   for (const Format& format : every_format()) add(label(format) + "_many40", 40, 256, {{format, 21, true}});
   for (const int bits : {3, 4, 8})
-    add("many_in1056_b" + std::to_string(bits), 50, 1056, {{Format::affine(bits, 32, DType::bf16, DType::bf16), 37, false}});
+    add("many_in1056_b" + std::to_string(bits), 50, 1056,
+        {{Format::affine(bits, 32, DType::bf16, DType::bf16), 37, false}});
   add("many_in12288", 33, 12288, {{kQ4, 5, false}});
   add("many_terms", 70, 128,
       {{kQ4, 300, true},

@@ -237,15 +237,16 @@ struct Joined {
   }
 };
 
-/// Grid: rows (those of batch.lone_rows, where `lone`), kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block
-/// that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
+/// Grid: rows (those of batch.lone_rows, where `lone`), kv heads, splits (1: a block does them all). Partials [rows,
+/// heads, splits, 2 + head_dim]; the block that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
 template <class T, int Lanes, int Heads, bool Whole>
-__global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace, bool lone) {
+__global__ void __maxnreg__(kRegisters)
+    attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace, bool lone) {
   extern __shared__ float shared[];
   __shared__ bool is_last;
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;  // of heads that warps share
-  const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets, h0 = int(blockIdx.y) % sets * Heads,
-            warp = int(threadIdx.x) / kWarp;
+  const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets,
+            h0 = int(blockIdx.y) % sets * Heads, warp = int(threadIdx.x) / kWarp;
   const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart, dim = a.kv.head_dim, width = 2 + dim;
   const Past past = past_of(a, batch, row);
   const int splits = splits_of(past);

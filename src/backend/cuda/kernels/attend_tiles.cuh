@@ -1,7 +1,7 @@
 // Attention of many rows of a sequence at once, on tensor cores: a block has a tile of (row, query head) pairs that
-// share keys and values, and goes over the keys of its rows in tiles that begin at fixed positions of the sequence, with
-// an online softmax in f32. What a row does not see adds exact zeros, so its bits do not depend on the rows of its tile.
-// Queries are the sum of two bf16 numbers, probabilities are one, keys and values what the pages have.
+// share keys and values, and goes over the keys of its rows in tiles that begin at fixed positions of the sequence,
+// with an online softmax in f32. What a row does not see adds exact zeros, so its bits do not depend on the rows of its
+// tile. Queries are the sum of two bf16 numbers, probabilities are one, keys and values what the pages have.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +19,11 @@ template <int Dim>
 struct AttendTile {
   static constexpr int kWarps = Dim <= 128 ? 8 : 4, kThreads = kWarps * kWarp, kPairs = kWarps * 16;
   static constexpr int kKeys = Dim <= 128 ? 64 : 32, kStages = 3;
-  static constexpr int kPitch = Dim * 2 + 16;  // bytes of a row in shared memory: ldmatrix without conflicts
+  static constexpr int kPitch = Dim * 2 + 16;      // bytes of a row in shared memory: ldmatrix without conflicts
   static constexpr int kLanes = kThreads / kKeys;  // threads that copy one token
   static constexpr bool kQueriesInShared = Dim > 128;
-  static constexpr size_t kStageBytes = size_t(2) * kKeys * kPitch, kQueryBytes = kQueriesInShared ? 2 * kPairs * kPitch : 0;
+  static constexpr size_t kStageBytes = size_t(2) * kKeys * kPitch,
+                          kQueryBytes = kQueriesInShared ? 2 * kPairs * kPitch : 0;
   static constexpr size_t kShared = kStages * (kStageBytes + 2 * kKeys * sizeof(float)) + kQueryBytes;
 };
 
@@ -72,7 +73,8 @@ struct TileCopy {
   __device__ static int token() { return int(threadIdx.x) / Tile::kLanes; }
   __device__ static int lane() { return int(threadIdx.x) % Tile::kLanes; }
   __device__ uint32_t row_at(int stage, int which) const {
-    return shared + uint32_t(stage) * uint32_t(Tile::kStageBytes) + uint32_t((which * Tile::kKeys + token()) * Tile::kPitch);
+    return shared + uint32_t(stage) * uint32_t(Tile::kStageBytes) +
+           uint32_t((which * Tile::kKeys + token()) * Tile::kPitch);
   }
   __device__ static float* steps_at(unsigned char* memory, int stage, int which) {
     return reinterpret_cast<float*>(memory + Tile::kStages * Tile::kStageBytes) + (stage * 2 + which) * Tile::kKeys;
@@ -99,7 +101,8 @@ struct TileCopy {
         const int chunk = lane() + i * Tile::kLanes;
         const bool there = page != nullptr && chunk * 16 < kv.head_dim * int(sizeof(T));
         if (chunk < kChunks)
-          copy_async_or_zero(row_at(stage, which) + uint32_t(chunk * 16), there ? from + chunk * 16 : batch_memory(), there);
+          copy_async_or_zero(row_at(stage, which) + uint32_t(chunk * 16), there ? from + chunk * 16 : batch_memory(),
+                             there);
       }
     }
   }
@@ -112,8 +115,9 @@ struct TileCopy {
       for (int i = 0; i < kMine; ++i) {
         const int chunk = lane() + i * Tile::kLanes;
         const bool there = page != nullptr && chunk * 16 < kv.head_dim;
-        raw[which][i] = there ? __ldcg(reinterpret_cast<const uint4*>(from + size_t(in_page) * size_t(kv.head_dim)) + chunk)
-                              : uint4{0, 0, 0, 0};
+        raw[which][i] =
+            there ? __ldcg(reinterpret_cast<const uint4*>(from + size_t(in_page) * size_t(kv.head_dim)) + chunk)
+                  : uint4{0, 0, 0, 0};
       }
       step[which] = page != nullptr ? __ldcg(reinterpret_cast<const float*>(from + kv.scales_at) + in_page) : 0.0f;
     }
@@ -134,8 +138,12 @@ struct TileCopy {
           pair[w] = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);  // exact: upper halves
         }
         const uint32_t to = row_at(stage, which) + uint32_t(chunk * 32);
-        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(pair[0]), "r"(pair[1]), "r"(pair[2]), "r"(pair[3]) : "memory");
-        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to + 16), "r"(pair[4]), "r"(pair[5]), "r"(pair[6]), "r"(pair[7]) : "memory");
+        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(pair[0]), "r"(pair[1]), "r"(pair[2]),
+                     "r"(pair[3])
+                     : "memory");
+        asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to + 16), "r"(pair[4]), "r"(pair[5]), "r"(pair[6]),
+                     "r"(pair[7])
+                     : "memory");
       }
       if (lane() == 0) steps_at(memory, stage, which)[token()] = step[which];
     }
@@ -156,7 +164,8 @@ struct TileRow {
 };
 
 template <class T, int Dim>
-__global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1) attend_tiles_kernel(AttendArgs a, BatchView batch, int set_heads) {
+__global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
+    attend_tiles_kernel(AttendArgs a, BatchView batch, int set_heads) {
   using Tile = AttendTile<Dim>;
   constexpr int kKeys = Tile::kKeys, kSteps = Dim / 16, kPitch = Tile::kPitch;
   constexpr bool kWiden = sizeof(T) == 1;
@@ -179,16 +188,19 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1) attend_tiles_ker
     row[h].position = segment.past + place.first + r;
     row[h].begin = a.window > 0 ? max(0, row[h].position - a.window + 1) : 0;
     row[h].at = (size_t(segment.first + place.first + r) * size_t(a.heads) +
-                 size_t(kv_head * per_kv + head0 + pair % tile_heads)) * size_t(dim);
+                 size_t(kv_head * per_kv + head0 + pair % tile_heads)) *
+                size_t(dim);
   }
   const int newest = segment.past + place.first + rows - 1, oldest = segment.past + place.first;
   const int begin = a.window > 0 ? max(0, oldest - a.window + 1) : 0;
   // Of the warp's rows: the last token that any sees, and the tokens that all see.
   const int warp_first = warp * 16 / tile_heads, warp_last = min(rows - 1, (warp * 16 + 15) / tile_heads);
-  const int warp_newest = warp_first < rows ? oldest + warp_last : -1, all_newest = warp_last < (warp * 16 + 15) / tile_heads ? -1 : oldest + warp_first;
+  const int warp_newest = warp_first < rows ? oldest + warp_last : -1,
+            all_newest = warp_last < (warp * 16 + 15) / tile_heads ? -1 : oldest + warp_first;
   const int all_begin = a.window > 0 ? max(0, oldest + warp_last - a.window + 1) : 0;
 
-  TileCopy<T, Dim> copies{a.kv, batch.pages + segment.first_page, a.layer, kv_head, begin, newest, shared_address(memory), {}, {}};
+  TileCopy<T, Dim> copies{a.kv,   batch.pages + segment.first_page, a.layer, kv_head, begin,
+                          newest, shared_address(memory),           {},      {}};
   const int first_key = begin / kKeys * kKeys, tiles = (newest - first_key) / kKeys + 1;
 
   // Queries, times scale·log2 e: scores are then exponents of 2.
@@ -201,7 +213,8 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1) attend_tiles_ker
     for (int i = 0; i < 4; ++i) {
       const int h = i % 2, column = s * 16 + i / 2 * 8 + 2 * t;
       float2 v = {0, 0};
-      if (row[h].position >= 0 && column < dim) v = __ldcg(reinterpret_cast<const float2*>(a.q + row[h].at + size_t(column)));
+      if (row[h].position >= 0 && column < dim)
+        v = __ldcg(reinterpret_cast<const float2*>(a.q + row[h].at + size_t(column)));
       uint32_t high, low;
       split_bf16({v.x * unit, v.y * unit}, high, low);
       if constexpr (Tile::kQueriesInShared) {
@@ -246,7 +259,8 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1) attend_tiles_ker
       copy_async_commit();
     }
     if (key0 > warp_newest) continue;
-    const uint32_t keys = shared_address(memory) + uint32_t(stage) * uint32_t(Tile::kStageBytes), values = keys + uint32_t(kKeys * kPitch);
+    const uint32_t keys = shared_address(memory) + uint32_t(stage) * uint32_t(Tile::kStageBytes),
+                   values = keys + uint32_t(kKeys * kPitch);
 
     float score[kKeys / 8][4] = {};
 #pragma unroll
@@ -345,7 +359,8 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1) attend_tiles_ker
     for (int n = 0; n < Dim / 8; ++n) {
       const int column = n * 8 + 2 * t;
       if (column < dim)
-        *reinterpret_cast<float2*>(a.out + row[h].at + size_t(column)) = {out[n][2 * h] * inverse, out[n][2 * h + 1] * inverse};
+        *reinterpret_cast<float2*>(a.out + row[h].at + size_t(column)) = {out[n][2 * h] * inverse,
+                                                                          out[n][2 * h + 1] * inverse};
     }
   }
 }
@@ -356,8 +371,8 @@ void run_tiles(const AttendArgs& a, const BatchView& batch, cudaStream_t stream)
   const int per_kv = a.heads / a.kv.kv_heads, heads = heads_of_tile(per_kv), sets = (per_kv + heads - 1) / heads;
   const int rows = Tile::kPairs / heads, tiles = (batch.rows - batch.lone_row_count) / rows + batch.segment_count;
   allow_shared(attend_tiles_kernel<T, Dim>, Tile::kShared);
-  launch("attend", attend_tiles_kernel<T, Dim>, {unsigned(a.kv.kv_heads * sets), unsigned(tiles)}, {Tile::kThreads}, Tile::kShared,
-         stream, a, batch, heads);
+  launch("attend", attend_tiles_kernel<T, Dim>, {unsigned(a.kv.kv_heads * sets), unsigned(tiles)}, {Tile::kThreads},
+         Tile::kShared, stream, a, batch, heads);
 }
 
 template <class T>

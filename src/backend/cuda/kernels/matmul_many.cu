@@ -1,7 +1,7 @@
-// Products for many rows, on tensor cores: those that sm_90a has kernels for are matmul_wide.h's; here is what every card
-// from sm_80 has. 128 rows of x and 128 of W a block, 64 columns at a time. Codes go to shared
-// memory as bf16 integers, which are exact, and meet x as the sum of two bf16 numbers; the sums of a group are promoted
-// to f32 with its scale and bias. Double-buffered with cp.async; nothing here is newer than sm_80.
+// Products for many rows, on tensor cores: those that sm_90a has kernels for are matmul_wide.h's; here is what every
+// card from sm_80 has. 128 rows of x and 128 of W a block, 64 columns at a time. Codes go to shared memory as bf16
+// integers, which are exact, and meet x as the sum of two bf16 numbers; the sums of a group are promoted to f32 with
+// its scale and bias. Double-buffered with cp.async; nothing here is newer than sm_80.
 #include <algorithm>
 
 #include "backend/cuda/kernels/device.cuh"

@@ -32,7 +32,8 @@ __device__ inline Span load_span(const float* from) {
   return s;
 }
 
-/// A span as four chunks in the order in which fragments of W meet it: chunk 2m + half has codes 2m + half and 2m + half
+/// A span as four chunks in the order in which fragments of W meet it: chunk 2m + half has codes 2m + half and 2m +
+/// half
 /// + 4 of each octet. Returns the sum of what was written.
 __device__ inline float store_span(const Span& s, float inverse, uint8_t* block, int span, int row) {
   float sum = 0;
@@ -46,7 +47,7 @@ __device__ inline float store_span(const Span& s, float inverse, uint8_t* block,
       sum += __low2float(v) + __high2float(v);
     }
     *reinterpret_cast<uint4*>(block + chunk_at(span / 2, row, span % 2 * 4 + chunk)) = {pair[0], pair[1], pair[2],
-                                                                                          pair[3]};
+                                                                                        pair[3]};
   }
   return sum;
 }
@@ -111,19 +112,18 @@ bool is_hopper() {
 
 bool is_16_bits(Element e) { return e == Element::bf16 || e == Element::f16; }
 
-/// What a launch takes, in units of a warpgroup's product of 64 rows with 64 rows: waves of blocks, each of which also
-/// begins and ends.
+/// What a launch takes: waves of blocks, by what a tile of 128 by 64, 128 or 256 takes.
 template <int Blocks, int Chunks>
-int cost_of(const WideInput& x, const ProductTerm* terms, int count, int begin_and_end) {
+int cost_of(const WideInput& x, const ProductTerm* terms, int count) {
   const int tiles = (out_tiles_of<Blocks>(terms, count) + 1) / 2 * tiles_for(x.rows, Chunks * kBlockRows);
-  return tiles_for(tiles, wide_grid() / kWideCluster) * (Blocks * Chunks * 8 + begin_and_end);
+  return tiles_for(tiles, wide_grid() / kWideCluster) * (Chunks == 1 ? 10 : Chunks == 2 ? 14 : 21);
 }
 
 void run_four_bits(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream) {
   if (x.group == 32) return run_wide<4, 2, 1, 2>(x, terms, count, stream);
-  const int large = cost_of<2, 2>(x, terms, count, 2), middle = cost_of<1, 2>(x, terms, count, 4),
-            small = cost_of<1, 1>(x, terms, count, 4);
-  if (large <= middle && large <= small) return run_wide<4, 1, 2, 2>(x, terms, count, stream);
+  const int large = cost_of<1, 4>(x, terms, count), middle = cost_of<1, 2>(x, terms, count),
+            small = cost_of<1, 1>(x, terms, count);
+  if (large <= middle && large <= small) return run_wide<4, 1, 1, 4>(x, terms, count, stream);
   if (middle <= small) return run_wide<4, 1, 1, 2>(x, terms, count, stream);
   run_wide<4, 1, 1, 1>(x, terms, count, stream);
 }

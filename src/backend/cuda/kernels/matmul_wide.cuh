@@ -37,7 +37,7 @@ struct WideArgs {
 template <int Blocks, int Chunks>
 struct WideShape {
   static constexpr int kOut = kWarpgroups * Blocks * 64, kRows = Chunks * kBlockRows;
-  static constexpr int kStages = Chunks == 1 ? 12 : Chunks == 2 ? 8 : 6;
+  static constexpr int kStages = Chunks == 1 ? 12 : Chunks == 2 ? 8 : 6;  // what fits beside some of L1
   static constexpr int kStageBytes = Chunks * kTileBytes;
   static constexpr size_t kShared = size_t(kStages) * kStageBytes + 2 * kStages * 8 + 1024;
 };
@@ -82,8 +82,7 @@ struct WideCodes {
       } else {
         const int shift = Bits * 8 * t % 32;
         const uint32_t second = kWords == 2 ? word[b][kWords - 1] : 0;
-        const Octet octet =
-            unpack_octet<Bits>(funnel(word[b][0], second, shift), Bits == 8 ? second : second >> shift);
+        const Octet octet = unpack_octet<Bits>(funnel(word[b][0], second, shift), Bits == 8 ? second : second >> shift);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           const uint32_t pick = m == 0 ? 0x4240u : 0x4341u;
@@ -150,8 +149,7 @@ __device__ __forceinline__ void multiply_promote(const uint32_t (&a)[4][4], uint
       wgmma_wait<0>(part[unit % 2]);
     const int span = unit / Chunks, chunk = unit % Chunks;
 #pragma unroll
-    for (int i = 0; i < 32; ++i)
-      acc[chunk][i] = fmaf(scale[span][i / 2 % 2], part[unit % 2][i], acc[chunk][i]);
+    for (int i = 0; i < 32; ++i) acc[chunk][i] = fmaf(scale[span][i / 2 % 2], part[unit % 2][i], acc[chunk][i]);
     if (unit + 2 < kUnits) issue(unit + 2);
   }
 }
@@ -235,7 +233,8 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
       __syncwarp();
       const uint32_t at = uint32_t(k) * kTileCodes;
       if (k < args.k_tiles && at % kLine < kTileCodes)
-        for (int row = first + lane; row < end; row += kWarp) prefetch_l2(w.codes + (uint32_t(row) * uint32_t(w.row_bytes) + at));
+        for (int row = first + lane; row < end; row += kWarp)
+          prefetch_l2(w.codes + (uint32_t(row) * uint32_t(w.row_bytes) + at));
       if (k == 0)
         for (int row = first + lane; row < end; row += kWarp)
           prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.in / w.group));
@@ -246,10 +245,16 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
 
 #endif  // BB_HAS_WGMMA
 
+// Older cards, for which the kernel is empty, do not know the word.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define BB_WIDE_CLUSTER
+#else
+#define BB_WIDE_CLUSTER __cluster_dims__(kWideCluster, 1, 1)
+#endif
+
 /// Grid: clusters of two blocks, as many as fit on the card; each takes tiles in turn.
 template <int Bits, int Spans, int Blocks, int Chunks>
-__global__ void __cluster_dims__(kWideCluster, 1, 1) __launch_bounds__(kWideThreads, 1)
-    wide_kernel(const __grid_constant__ WideArgs args) {
+__global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(const __grid_constant__ WideArgs args) {
 #if BB_HAS_WGMMA
   using Shape = WideShape<Blocks, Chunks>;
   extern __shared__ unsigned char memory[];
@@ -269,8 +274,7 @@ __global__ void __cluster_dims__(kWideCluster, 1, 1) __launch_bounds__(kWideThre
   const int tiles = (args.out_tiles + kWideCluster - 1) / kWideCluster * args.row_tiles;
   if (warp >= kWarpgroups * kGroupThreads / kWarp) {
     give_registers<24>();
-    if (warp == kWarpgroups * kGroupThreads / kWarp)
-      fill_stages<Bits>(ring, args, cluster, clusters, tiles, lane);
+    if (warp == kWarpgroups * kGroupThreads / kWarp) fill_stages<Bits>(ring, args, cluster, clusters, tiles, lane);
     __syncwarp();
     cluster_sync();
     return;

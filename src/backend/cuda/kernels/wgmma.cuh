@@ -1,5 +1,6 @@
 // What Hopper's tensor cores and copy engine are told, sm_90a only: products of a warpgroup whose left side is in
-// registers, copies of whole tiles that arrive at barriers in shared memory, also at those of the cluster's other block.
+// registers, copies of whole tiles that arrive at barriers in shared memory, also at those of the cluster's other
+// block.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,7 @@ namespace bumblebee::cuda {
 __device__ __forceinline__ void init_barrier(uint32_t at, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
 }
-__device__ __forceinline__ void fence_barriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
+__device__ __forceinline__ void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 }
@@ -34,7 +33,8 @@ __device__ __forceinline__ uint32_t rank_in_cluster() {
 __device__ __forceinline__ void expect_bytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-/// One arrival at the barrier (what it says is that tiles were read, by products that have ended: no fence is needed) that lies at this address in block `rank` of the cluster.
+/// One arrival at the barrier (what it says is that tiles were read, by products that have ended: no fence is needed)
+/// that lies at this address in block `rank` of the cluster.
 __device__ __forceinline__ void arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
