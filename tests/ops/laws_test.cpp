@@ -82,6 +82,25 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   }
 }
 
+/// The same for prompts, whatever tiles a number of rows takes.
+TEST_P(Laws, ARowsProductDoesNotDependOnTheTilesOfItsBatch) {
+  Random random(29);
+  for (const Format& format :
+       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(4, 32, DType::f16, DType::f16),
+        Format::affine(6, 128, DType::bf16, DType::bf16), Format::dense(DType::bf16)}) {
+    const Weight weight = backend_->pack(random_weight(random, 333, 384, format, 0.03, odd_bytes()));
+    const HostMatrix all = random_rows(random, 290, 384);
+    const std::vector<float> together = matmul(all, weight);
+    for (const int count : {33, 64, 65, 128, 129, 257}) {
+      for (const int first : {0, 31, 290 - count}) {
+        const std::vector<float> alone = matmul({count, all.cols, {all.row(first), all.row(first + count)}}, weight);
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + int64_t(first) * 333))
+            << to_string(format) << " rows " << first << "+" << count;
+      }
+    }
+  }
+}
+
 /// A request's adapters give the same bits in any batch: alone, beside rows of other slots, in runs of any length.
 TEST_P(Laws, ARowsAdaptersDoNotDependOnItsBatch) {
   constexpr int kRows = 40, kIn = 1216, kOut = 88, kSlots = 4;
@@ -259,6 +278,67 @@ TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
                                                     {.heads = 1, .kv_heads = 1, .head_dim = 16, .scale = 0.3f}))
             .values;
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin())) << to_string(dtype);
+  }
+}
+
+/// A prompt in chunks of any size, beside other sequences and over other pages, gives what it gives at once. Chunks of
+/// one row are what generation has, and another kind on cards.
+TEST_P(Laws, ChunksOfAPromptGiveTheResultOfTheWhole) {
+  constexpr int kHeads = 4, kKvHeads = 2, kDim = 32, kRows = 330, kOther = 45, kPage = 16, kPages = 80;
+  Random random(30);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
+    for (const int window : {0, 50}) {
+      const HostMatrix q = random_rows(random, kRows + kOther, kHeads * kDim),
+                       k = random_rows(random, kRows + kOther, kKvHeads * kDim),
+                       v = random_rows(random, kRows + kOther, kKvHeads * kDim);
+      const KvShape shape = {.groups = {{.kind = KvGroup::Kind::attention,
+                                         .layers = 1,
+                                         .kv_heads = kKvHeads,
+                                         .head_dim = kDim,
+                                         .window = window}},
+                             .page_size = kPage,
+                             .pages = kPages,
+                             .dtype = dtype};
+      const AttentionParams params = {
+          .heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim, .scale = 0.2f, .window = window};
+      // Rows `first` to `first` + `count` of the prompt, and where `company` all of another sequence before them.
+      const auto step = [&](KvStore& kv, const std::vector<int32_t>& order, int first, int count, bool company) {
+        Batch batch;
+        const auto pages = [&](int at, int tokens) {
+          return std::vector<int32_t>(order.begin() + at, order.begin() + at + (tokens + kPage - 1) / kPage);
+        };
+        const auto rows_of = [&](const HostMatrix& m) {
+          std::vector<float> values;
+          if (company) values.insert(values.end(), m.row(kRows), m.row(kRows + kOther));
+          values.insert(values.end(), m.row(first), m.row(first + count));
+          return backend_->upload(values, int(values.size()) / m.cols, m.cols);
+        };
+        if (company) batch.append(std::vector<int32_t>(kOther, 0), 0, pages(40, kOther), Batch::Want::none);
+        batch.append(std::vector<int32_t>(size_t(count), 0), first, pages(0, first + count), Batch::Want::none);
+        backend_->stream().bind(batch, &kv);
+        std::vector<float> out =
+            read_output(*backend_, "out",
+                        backend_->stream().ops().attend(kv, 0, rows_of(q), rows_of(k), rows_of(v), params))
+                .values;
+        if (company) out.erase(out.begin(), out.begin() + int64_t(kOther) * q.cols);
+        return out;
+      };
+      const auto whole_kv = backend_->make_kv(shape);
+      const std::vector<float> whole = step(*whole_kv, random.permutation(kPages), 0, kRows, false);
+      for (const std::vector<int>& chunks :
+           {std::vector<int>{64, 64, 202}, {33, 40, 100, 50, 107}, {2, 31, 3, 64, 65, 33, 132}}) {
+        const auto kv = backend_->make_kv(shape);
+        const std::vector<int32_t> order = random.permutation(kPages);
+        std::vector<float> joined;
+        int first = 0;
+        for (const int count : chunks) {
+          const std::vector<float> part = step(*kv, order, first, count, count <= 32 || first % 2 == 0);
+          joined.insert(joined.end(), part.begin(), part.end());
+          first += count;
+        }
+        ASSERT_EQ(joined, whole) << to_string(dtype) << " window " << window << " chunks " << chunks.size();
+      }
+    }
   }
 }
 

@@ -1,4 +1,5 @@
-// Rows first, in the order of their alignment, then pages and changes, which have no fixed number.
+// Rows first, in the order of their alignment, then pages and changes, which have no fixed number. Batches that are not
+// recorded also say which rows are of one sequence.
 #include "backend/cuda/batch_region.h"
 
 #include <algorithm>
@@ -33,6 +34,15 @@ SampleView view_of(const SampleRow& row) {
           .changes = row.changes};
 }
 
+/// Whether attention looks at segments; a segment of one row is a row like those of small batches.
+bool has_segments(const Batch& batch) { return batch.rows() > kRecordedRows; }
+int segments_of_several_rows(const Batch& batch) {
+  return int(std::ranges::count_if(batch.segments, [](const Segment& s) { return s.rows > 1; }));
+}
+int lone_rows(const Batch& batch) {
+  return int(std::ranges::count_if(batch.segments, [](const Segment& s) { return s.rows == 1; }));
+}
+
 }  // namespace
 
 int bucket_of(int rows) {
@@ -60,6 +70,10 @@ RegionLayout plan_region(const Batch& batch) {
   layout.logit_rows = take(logit_rows, sizeof(int32_t));
   layout.pages = take(batch.pages.size(), sizeof(const uint8_t*));
   layout.changes = take(batch.changes.size(), sizeof(ChangeView));
+  if (has_segments(batch)) {
+    layout.segments = take(size_t(segments_of_several_rows(batch)), sizeof(SegmentView));
+    layout.lone_rows = take(size_t(lone_rows(batch)), sizeof(int32_t));
+  }
   layout.bytes = at;
   return layout;
 }
@@ -88,6 +102,13 @@ void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const
       batch.changes, array_at<ChangeView>(out, layout.changes, batch.changes.size()).begin(), [](const LogitChange& c) {
         return ChangeView{.token = c.token, .add = c.add, .penalty = c.penalty, .subtract = c.subtract};
       });
+  if (!has_segments(batch)) return;
+  auto next = array_at<SegmentView>(out, layout.segments, size_t(segments_of_several_rows(batch))).begin();
+  auto lone = array_at<int32_t>(out, layout.lone_rows, size_t(lone_rows(batch))).begin();
+  for (const Segment& s : batch.segments) {
+    if (s.rows > 1) *next++ = {.first = s.first, .rows = s.rows, .past = s.past, .first_page = s.first_page};
+    if (s.rows == 1) *lone++ = s.first;
+  }
 }
 
 BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte* base, const SlotTableView* slots) {
@@ -103,7 +124,11 @@ BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte*
           .sample = batch.sample.empty() ? nullptr : reinterpret_cast<const SampleView*>(base + layout.sample),
           .pages = reinterpret_cast<const uint8_t* const*>(base + layout.pages),
           .rows = batch.rows(),
-          .logit_row_count = int32_t(batch.logit_rows.size())};
+          .logit_row_count = int32_t(batch.logit_rows.size()),
+          .segments = reinterpret_cast<const SegmentView*>(base + layout.segments),
+          .lone_rows = ints(layout.lone_rows),
+          .segment_count = has_segments(batch) ? segments_of_several_rows(batch) : 0,
+          .lone_row_count = has_segments(batch) ? lone_rows(batch) : 0};
 }
 
 }  // namespace bumblebee::cuda

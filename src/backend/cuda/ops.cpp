@@ -26,6 +26,7 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
 
 void CudaOps::bind(const Batch& host, const BatchView& view) {
   batch_ = view;
+  if (!fast_) batch_.segment_count = 0;  // exact sums have one order in all batches
   tokens_ = host.tokens;
   first_slots_.clear();
   if (host.rows() > 0) first_slots_.push_back(host.slot.front());

@@ -77,6 +77,28 @@ TEST(BatchRegion, SmallBatchesAreLaidOutAlike) {
   }
 }
 
+TEST(BatchRegion, LargeBatchesNameTheirSegments) {
+  Batch batch;
+  batch.append(std::vector<int32_t>{1}, 9, std::vector<int32_t>{2}, Batch::Want::last);
+  batch.append(std::vector<int32_t>(40, 1), 20, std::vector<int32_t>{0, 1, 5, 6}, Batch::Want::last);
+  batch.append(std::vector<int32_t>{1}, 3, std::vector<int32_t>{3}, Batch::Want::last);
+  batch.append(std::vector<int32_t>{1, 2}, 0, std::vector<int32_t>{4}, Batch::Want::last);
+  batch.pad(48, 4);
+  const Filled filled(batch);
+  const BatchView& view = filled.view;
+  ASSERT_EQ(view.segment_count, 2);
+  EXPECT_EQ(view.segments[0].first, 1);
+  EXPECT_EQ(view.segments[0].rows, 40);
+  EXPECT_EQ(view.segments[0].past, 20);
+  EXPECT_EQ(view.segments[0].first_page, 1);
+  EXPECT_EQ(view.segments[1].first, 42);
+  EXPECT_EQ(view.segments[1].first_page, 6);
+  ASSERT_EQ(view.lone_row_count, 2);
+  EXPECT_EQ(view.lone_rows[0], 0);
+  EXPECT_EQ(view.lone_rows[1], 41);
+  EXPECT_EQ(Filled(some_batch()).view.segment_count, 0) << "rows of small batches are all alike";
+}
+
 TEST(BatchRegion, NobodyAsksWithoutChoices) {
   Batch batch = some_batch();
   batch.sample.clear();

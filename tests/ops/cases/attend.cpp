@@ -54,8 +54,11 @@ class AttendCase final : public OpCase {
   /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size
   /// and an exponential good to 4 roundings, twice (weight and total). An error e in every score moves the result by at
   /// most 2e·Σ p|v|. Then a sum over the visible keys. A cached type narrower than f32 moves each key and each value by
-  /// its rounding, int8 by half a step of its token's scale.
-  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+  /// its rounding, int8 by half a step of its token's scale. In fast precision tensor cores may take queries as the sum
+  /// of two bf16 numbers, and probabilities as one, where the cache is bf16 or int8.
+  std::vector<std::vector<double>> bounds(const Precision& precision,
+                                          const std::vector<Output>& reference) const override {
+    const bool on_tensor_cores = precision.fast && (spec_.cached == DType::bf16 || spec_.cached == DType::i8);
     const double cached = spec_.cached == DType::f16    ? testing_support::kRoundF16
                           : spec_.cached == DType::bf16 ? testing_support::kRoundBf16
                                                         : 0;
@@ -66,7 +69,7 @@ class AttendCase final : public OpCase {
       const Piece& piece = spec_.pieces[s];
       for (int i = 0; i < piece.rows; ++i, ++out_row) {
         for (int h = 0; h < spec_.heads; ++h) {
-          head_bound(s, piece.past + i, h, cached,
+          head_bound(s, piece.past + i, h, cached, on_tensor_cores,
                      std::span(bound).subspan((out_row * size_t(spec_.heads) + size_t(h)) * dim, dim));
         }
       }
@@ -94,9 +97,11 @@ class AttendCase final : public OpCase {
             .window = spec_.window};
   }
 
-  void head_bound(size_t s, int position, int h, double cached, std::span<double> bound) const {
+  void head_bound(size_t s, int position, int h, double cached, bool on_tensor_cores, std::span<double> bound) const {
     const size_t dim = size_t(spec_.head_dim), group = size_t(h * spec_.kv_heads / spec_.heads) * dim;
     const int first = spec_.window > 0 ? std::max(0, position - spec_.window + 1) : 0, count = position - first + 1;
+    const double queries_rounded = on_tensor_cores ? testing_support::kRoundBf16 * testing_support::kRoundBf16 : 0,
+                 rounded = on_tensor_cores ? testing_support::kRoundBf16 : 0;
     std::vector<double> score(size_t(count), 0.0);
     double highest = -INFINITY, score_error = 0;
     for (int j = 0; j < count; ++j) {
@@ -109,12 +114,12 @@ class AttendCase final : public OpCase {
         size += std::abs(product);
       }
       const double stepped = half_step(k_[s].row(first + j) + group) * queries * double(params().scale);
-      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached) * size + stepped);
+      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached + queries_rounded) * size + stepped);
       highest = std::max(highest, score[size_t(j)]);
     }
     double total = 0;
     for (double& w : score) total += (w = std::exp(w - highest));
-    const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached;
+    const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached + rounded;
     for (size_t d = 0; d < dim; ++d) {
       double size = 0, stepped = 0;
       for (int j = 0; j < count; ++j) {
@@ -214,6 +219,28 @@ void add_attend(Cases& cases) {
     add("wide_" + type, {.heads = 6, .kv_heads = 2, .head_dim = 80, .pieces = {{5, 50}}, .cached = cached});
     add("spans_" + type,
         {.heads = 4, .kv_heads = 2, .head_dim = 32, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached});
+  }
+  // Several rows of a sequence in a step of many, which tensor cores take: tiles that are full, one row over and one
+  // below, beside rows that are alone; pages that are half full; windows that end within a tile.
+  for (const DType cached : {DType::bf16, DType::i8}) {
+    const std::string type(to_string(cached));
+    const auto tiles = [&](const std::string& what, AttendSpec spec) {
+      spec.cached = cached;
+      add("tiles_" + what + "_" + type, spec);
+    };
+    const std::vector<Piece> mixed = {{0, 33}, {100, 1}, {5, 31}, {63, 65}, {64, 2}, {7, 1}, {0, 32}};
+    tiles("mixed", {.heads = 8, .kv_heads = 2, .head_dim = 64, .pieces = mixed});
+    tiles("long", {.heads = 4, .kv_heads = 2, .head_dim = 32, .page_size = 64, .pieces = {{1500, 40}, {0, 3}}});
+    tiles("sharp", {.heads = 4, .kv_heads = 4, .head_dim = 128, .pieces = {{70, 130}}, .sharpness = 12});
+    tiles("second_layer", {.heads = 4, .kv_heads = 2, .layers = 3, .layer = 1, .pieces = {{10, 35}, {17, 1}}});
+    for (const int dim : {16, 18, 24, 80, 96, 128, 144, 256})
+      tiles("dim" + std::to_string(dim), {.heads = 6, .kv_heads = 2, .head_dim = dim, .pieces = {{30, 45}}});
+    for (const int window : {1, 5, 64, 100})
+      tiles("window" + std::to_string(window),
+            {.heads = 4, .kv_heads = 1, .head_dim = 64, .window = window, .pieces = {{0, 90}, {130, 40}, {77, 1}}});
+    for (const auto& [heads, kv_heads] : {std::pair(1, 1), {9, 3}, {14, 2}, {40, 1}})
+      tiles("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
+            {.heads = heads, .kv_heads = kv_heads, .head_dim = 32, .pieces = {{20, 30}, {0, 9}}});
   }
   add("spans_window", {.heads = 4, .kv_heads = 2, .window = 600, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}});
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});

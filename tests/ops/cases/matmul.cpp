@@ -171,6 +171,22 @@ void add_matmul(Cases& cases) {
     for (const int rows : {1, 5, 18})
       add(label(format) + "_rows" + std::to_string(rows), rows, 256, {{format, 21, rows == 5}});
   }
+  // More than a step of generation has: other kernels on cards. Tiles that are full, one row over and below; a group
+  // that fills half a tile; long rows.
+  for (const int rows : {34, 63, 64, 65, 127, 129, 300})
+    add("many" + std::to_string(rows), rows, 128, {{kQ4, 133, true}});
+  for (const Format& format : every_format()) add(label(format) + "_many40", 40, 256, {{format, 21, true}});
+  for (const int bits : {3, 4, 8})
+    add("many_in1056_b" + std::to_string(bits), 50, 1056,
+        {{Format::affine(bits, 32, DType::bf16, DType::bf16), 37, false}});
+  add("many_in12288", 33, 12288, {{kQ4, 5, false}});
+  add("many_terms", 70, 128,
+      {{kQ4, 300, true},
+       {kQ4, 17, false},
+       {Format::affine(4, 32, DType::bf16, DType::bf16), 260, false},
+       {Format::dense(DType::bf16), 5, true},
+       {Format::affine(4, 128, DType::f16, DType::f16), 129, true},
+       {Format::affine(8, 64, DType::f32, DType::f32), 9, false}});
   // Several terms share x: the three of attention and mixed formats; bias on some.
   add("terms_qkv", 3, 128, {{kQ4, 64, true}, {kQ4, 17, true}, {kQ4, 17, false}});
   add("terms_mixed", 2, 128,

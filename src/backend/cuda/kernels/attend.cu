@@ -7,6 +7,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "backend/cuda/kernels/attend_tiles.h"
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/pages.cuh"
 #include "backend/cuda/kernels/ptx.cuh"
@@ -236,15 +237,16 @@ struct Joined {
   }
 };
 
-/// Grid: rows, kv heads, splits (1: a block does them all). Partials [rows, heads, splits, 2 + head_dim]; the block
-/// that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
+/// Grid: rows (those of batch.lone_rows, where `lone`), kv heads, splits (1: a block does them all). Partials [rows,
+/// heads, splits, 2 + head_dim]; the block that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
 template <class T, int Lanes, int Heads, bool Whole>
-__global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace) {
+__global__ void __maxnreg__(kRegisters)
+    attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace, bool lone) {
   extern __shared__ float shared[];
   __shared__ bool is_last;
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;  // of heads that warps share
-  const int row = int(blockIdx.x), kv_head = int(blockIdx.y) / sets, h0 = int(blockIdx.y) % sets * Heads,
-            warp = int(threadIdx.x) / kWarp;
+  const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets,
+            h0 = int(blockIdx.y) % sets * Heads, warp = int(threadIdx.x) / kWarp;
   const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart, dim = a.kv.head_dim, width = 2 + dim;
   const Past past = past_of(a, batch, row);
   const int splits = splits_of(past);
@@ -324,13 +326,20 @@ __global__ void __maxnreg__(kRegisters) attend_kernel(AttendArgs a, BatchView ba
   finish(h0 + warp, all);
 }
 
+/// Whether segments of several rows are left to attend_tiles.
+bool takes_tiles(const AttendArgs& a, const BatchView& batch) {
+  return batch.segment_count > 0 && has_attend_tiles(a.kv);
+}
+
 template <class T, int Lanes, int Heads, bool Whole>
 void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
   const unsigned splits = workspace.partials != nullptr ? kSplits : 1;
+  const bool lone = takes_tiles(a, batch);
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;
   launch_overlapping("attend", attend_kernel<T, Lanes, Heads, Whole>,
-                     {unsigned(batch.rows), unsigned(a.kv.kv_heads * sets), splits}, {kWide * kWarp},
-                     size_t(kWide * Heads * (2 + a.kv.head_dim)) * sizeof(float), stream, a, batch, workspace);
+                     {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), splits},
+                     {kWide * kWarp}, size_t(kWide * Heads * (2 + a.kv.head_dim)) * sizeof(float), stream, a, batch,
+                     workspace, lone);
 }
 template <class T, int Lanes>
 void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
@@ -354,6 +363,7 @@ size_t attend_partials(int rows, int heads, int head_dim) {
 size_t attend_counters(int heads) { return size_t(kSplitRows) * size_t(heads) * sizeof(uint32_t); }
 
 void attend(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
+  if (takes_tiles(a, batch)) attend_tiles(a, batch, stream);
   switch (a.kv.element) {
     case Element::f32: return run<float>(a, batch, workspace, stream);
     case Element::f16: return run<__half>(a, batch, workspace, stream);

@@ -25,8 +25,9 @@ void matmul_few(const float* x, int rows, const ProductTerm* terms, int count, c
 bool has_matmul_many(const WeightView& weight);
 /// Bytes of workspace of matmul_many for x [rows, in].
 size_t matmul_many_workspace(int rows, int in);
-/// The same on tensor cores: x as the sum of two bf16 numbers (16 bits of mantissa), codes as they are, sums of at most
-/// 64 products promoted to f32.
+/// The same on tensor cores, codes as they are, sums of at most 64 products promoted to f32: on sm_90a x as f16 numbers
+/// of a power of two that a row has for itself (matmul_wide.h), elsewhere, of dense weights and of f32 scales as the
+/// sum of two bf16 numbers (16 bits of mantissa).
 void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream);
 
 }  // namespace bumblebee::cuda

@@ -1,9 +1,13 @@
-// Products for many rows, on tensor cores: 128 rows of x and 128 of W a block, 64 columns at a time. Codes go to shared
-// memory as bf16 integers, which are exact, and meet x as the sum of two bf16 numbers; the sums of a group are promoted
-// to f32 with its scale and bias. Double-buffered with cp.async; nothing here is newer than sm_80.
+// Products for many rows, on tensor cores: those that sm_90a has kernels for are matmul_wide.h's; here is what every
+// card from sm_80 has. 128 rows of x and 128 of W a block, 64 columns at a time. Codes go to shared memory as bf16
+// integers, which are exact, and meet x as the sum of two bf16 numbers; the sums of a group are promoted to f32 with
+// its scale and bias. Double-buffered with cp.async; nothing here is newer than sm_80.
+#include <algorithm>
+
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/matmul.h"
+#include "backend/cuda/kernels/matmul_wide.h"
 
 namespace bumblebee::cuda {
 namespace {
@@ -243,10 +247,13 @@ bool has_matmul_many(const WeightView& w) { return w.bits > 0 || w.scale == Elem
 
 size_t matmul_many_workspace(int rows, int in) {
   const size_t elements = size_t(rows) * size_t(padded(in));
-  return elements * kParts * sizeof(__nv_bfloat16) + elements / kSpan * sizeof(float);
+  const size_t split = elements * kParts * sizeof(__nv_bfloat16) + elements / kSpan * sizeof(float);
+  return in % kSpan == 0 ? std::max(split, wide_bytes(rows, in, kSpan)) : split;
 }
 
-void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream) {
+namespace {
+
+void split_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream) {
   const int in = terms[0].weight.in;
   Split split{.parts = static_cast<const __nv_bfloat16*>(workspace),
               .sums = nullptr,
@@ -266,6 +273,32 @@ void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, 
       case 8: run<8>(split, terms[t], stream); break;
       default: run<0>(split, terms[t], stream); break;
     }
+  }
+}
+
+/// What terms of one launch have in common.
+bool same_format(const WeightView& a, const WeightView& b) {
+  return a.bits == b.bits && a.group == b.group && has_matmul_wide(a) == has_matmul_wide(b);
+}
+
+}  // namespace
+
+void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream) {
+  int rounded = 0;  // the group whose input is in the workspace
+  for (int first = 0; first < count;) {
+    int end = first + 1;
+    while (end < count && same_format(terms[first].weight, terms[end].weight)) ++end;
+    const WeightView& weight = terms[first].weight;
+    if (has_matmul_wide(weight)) {
+      const WideInput input = wide_input(workspace, rows, weight.in, weight.group);
+      if (rounded != weight.group) round_wide(x, input, stream);
+      rounded = weight.group;
+      matmul_wide(input, terms + first, end - first, stream);
+    } else {
+      split_many(x, rows, terms + first, end - first, workspace, stream);
+      rounded = 0;
+    }
+    first = end;
   }
 }
 

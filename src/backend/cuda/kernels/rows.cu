@@ -98,9 +98,18 @@ __global__ void add_kernel(float* x, const float* delta, size_t count) {
   if (i < count) x[i] += delta[i];
 }
 
-__global__ void silu_mul_kernel(const float* gate, const float* up, float* y, size_t count) {
-  const size_t i = size_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+__device__ inline float silu_times(float gate, float up) { return gate / (1 + expf(-gate)) * up; }
+
+/// Four elements a thread, at once where they lie at multiples of 16 bytes: prompts wait for memory here.
+__global__ void silu_mul_kernel(const float* gate, const float* up, float* y, size_t count, bool aligned) {
+  const size_t i = (size_t(blockIdx.x) * kThreads + threadIdx.x) * 4;
+  if (aligned && i + 4 <= count) {
+    const float4 g = *reinterpret_cast<const float4*>(gate + i), u = *reinterpret_cast<const float4*>(up + i);
+    *reinterpret_cast<float4*>(y + i) = {silu_times(g.x, u.x), silu_times(g.y, u.y), silu_times(g.z, u.z),
+                                         silu_times(g.w, u.w)};
+    return;
+  }
+  for (size_t j = i; j < min(i + 4, count); ++j) y[j] = silu_times(gate[j], up[j]);
 }
 
 __global__ void gather_kernel(const float* x, float* y, int cols, BatchView batch) {
@@ -148,8 +157,11 @@ void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const Batc
 }
 
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream) {
-  launch("silu_mul", silu_mul_kernel, {unsigned((count + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, gate, up, y,
-         count);
+  const size_t fours = (count + 3) / 4;
+  const uintptr_t at =
+      reinterpret_cast<uintptr_t>(gate) | reinterpret_cast<uintptr_t>(up) | reinterpret_cast<uintptr_t>(y);
+  launch("silu_mul", silu_mul_kernel, {unsigned((fours + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, gate, up, y,
+         count, at % 16 == 0);
 }
 
 void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream) {

@@ -71,6 +71,11 @@ struct RegionHeader {
   int64_t changes_at = 0;  // bytes from the region's start
 };
 
+/// Rows of one sequence that follow each other in the batch.
+struct SegmentView {
+  int32_t first = 0, rows = 0, past = 0, first_page = 0;
+};
+
 /// The bound batch on the device (batch_region.h).
 struct BatchView {
   const RegionHeader* header = nullptr;
@@ -84,6 +89,11 @@ struct BatchView {
   const SampleView* sample = nullptr;     // [logit_rows], or null: nobody asks
   const uint8_t* const* pages = nullptr;  // addresses
   int32_t rows = 0, logit_row_count = 0;
+  // Of steps that are not recorded: segments of several rows, and the rows of the others. In exact precision no segment
+  // is named.
+  const SegmentView* segments = nullptr;
+  const int32_t* lone_rows = nullptr;
+  int32_t segment_count = 0, lone_row_count = 0;
 };
 
 /// A cache's pages: [layer][K, V][kv_head]{ elements [page_size, head_dim], i8: f32 scales [page_size] }.

@@ -1,0 +1,279 @@
+// What prompts are made of, on a card with sm_90a: products of many rows (right against f64, within the bound of
+// docs/internals/numerics.md; the same bits whatever the tiles; how fast) and attention of many rows.
+// Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o prompts bench/cuda/prompts.cu
+//   src/backend/cuda/kernels/matmul_wide*.cu src/backend/cuda/kernels/attend_tiles*.cu
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "backend/cuda/kernels/attend_tiles.h"
+#include "backend/cuda/kernels/matmul_wide.cuh"
+
+using namespace bumblebee::cuda;
+
+#define CHECK_CUDA(call)                                                                   \
+  do {                                                                                     \
+    const cudaError_t status = (call);                                                     \
+    if (status != cudaSuccess) {                                                           \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(status)); \
+      std::exit(1);                                                                        \
+    }                                                                                      \
+  } while (0)
+
+#ifndef BB_WITH_BACKEND
+namespace bumblebee::cuda {
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(status));
+  std::exit(1);
+}
+}  // namespace bumblebee::cuda
+#endif
+
+namespace {
+
+std::mt19937 random_bits(7);
+float normal() { return std::normal_distribution<float>()(random_bits); }
+uint16_t to_bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+float from_bf16(uint16_t x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float v;
+  std::memcpy(&v, &bits, 4);
+  return v;
+}
+template <class T>
+T* device(const std::vector<T>& host) {
+  T* p = nullptr;
+  CHECK_CUDA(cudaMalloc(&p, host.size() * sizeof(T)));
+  CHECK_CUDA(cudaMemcpy(p, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  return p;
+}
+
+struct Weights {
+  int out, in, bits, group;
+  std::vector<uint32_t> codes;
+  std::vector<uint16_t> scales, biases;
+  uint32_t* d_codes;
+  uint16_t *d_scales, *d_biases;
+  WeightView view;
+
+  Weights(int out, int in, int bits, int group) : out(out), in(in), bits(bits), group(group) {
+    codes.resize(size_t(out) * in * bits / 32);
+    for (uint32_t& c : codes) c = random_bits();
+    for (size_t i = 0; i < size_t(out) * (in / group); ++i) {
+      const float s = 0.02f * (0.5f + (random_bits() & 0xffff) / 65536.0f) * (random_bits() & 1 ? 1 : -1);
+      scales.push_back(to_bf16(s));
+      biases.push_back(to_bf16(-s * (1 << bits) * 0.47f));
+    }
+    d_codes = device(codes), d_scales = device(scales), d_biases = device(biases);
+    view = {reinterpret_cast<uint8_t*>(d_codes),
+            d_scales,
+            d_biases,
+            size_t(in) * bits / 8,
+            out,
+            in,
+            bits,
+            group,
+            Element::bf16,
+            Element::bf16};
+  }
+  void release() const { cudaFree(d_codes), cudaFree(d_scales), cudaFree(d_biases); }
+  double value(int n, int k) const {
+    const uint32_t* row = codes.data() + size_t(n) * in * bits / 32;
+    const int at = k * bits, word = at / 32, shift = at % 32;
+    uint64_t both = row[word];
+    if (shift + bits > 32) both |= uint64_t(row[word + 1]) << 32;
+    const uint32_t code = uint32_t(both >> shift) & ((1u << bits) - 1);
+    const size_t g = size_t(n) * (in / group) + k / group;
+    return double(from_bf16(scales[g])) * code + double(from_bf16(biases[g]));
+  }
+};
+
+/// The largest error in parts of the bound, over some elements.
+double worst(const std::vector<float>& x, const Weights& w, const std::vector<float>& y, int rows) {
+  double most = 0;
+  for (int i = 0; i < 400; ++i) {
+    const int r = i < 8 ? std::max(0, rows - 1 - i) : int(random_bits() % rows),
+              n = i % 16 < 4 ? w.out - 1 - i % 4 : int(random_bits() % w.out);
+    double want = 0, bound = 0, size = 0;
+    for (int first = 0; first < w.in; first += 64) {
+      std::vector<double> all(3, 0.0);
+      double moved = 0;
+      for (int k = first; k < std::min(w.in, first + 64); ++k) {
+        const double v = x[size_t(r) * w.in + k], q = w.value(n, k);
+        want += v * q, size += std::abs(v) * std::abs(q) * 3, moved += std::abs(q);
+        all.push_back(std::abs(v));
+      }
+      std::sort(all.rbegin(), all.rend());
+      bound += std::max(all[2] / 127, all[0] / 16256) / 2 * moved;
+    }
+    bound += 6 * std::sqrt(w.in) * size / 16777216;
+    const double error = std::abs(double(y[size_t(r) * w.out + n]) - want);
+    most = std::isfinite(y[size_t(r) * w.out + n]) ? std::max(most, error / bound) : INFINITY;
+  }
+  return most;
+}
+
+using Run = void (*)(const WideInput&, const ProductTerm*, int, cudaStream_t);
+
+template <class F>
+float time_us(const F& f, int repeats = 20) {
+  cudaEvent_t a, b;
+  cudaEventCreate(&a), cudaEventCreate(&b);
+  for (int i = 0; i < 3; ++i) f();
+  cudaEventRecord(a);
+  for (int i = 0; i < repeats; ++i) f();
+  cudaEventRecord(b);
+  CHECK_CUDA(cudaEventSynchronize(b));
+  float ms = 0;
+  cudaEventElapsedTime(&ms, a, b);
+  return ms * 1000 / float(repeats);
+}
+
+void check_one(int bits, int group, int rows, int in, int out) {
+  const Weights w(out, in, bits, group);
+  std::vector<float> x(size_t(rows) * in);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = normal() * (i / in % 4 == 1 && i % in == 5 ? 50.0f : 1.0f);
+  if (rows > 3) std::fill_n(x.begin() + 2 * in, in, 0.0f);
+  float* d_x = device(x);
+  std::vector<float> y(size_t(rows) * out), first;
+  float* d_y = device(y);
+  void* workspace;
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, in, group)));
+  const WideInput input = wide_input(workspace, rows, in, group);
+  round_wide(d_x, input, nullptr);
+  std::vector<Run> runs;
+  if (bits == 4 && group != 32)
+    runs = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>};
+  else
+    runs = {matmul_wide};
+  for (size_t i = 0; i < runs.size(); ++i) {
+    CHECK_CUDA(cudaMemset(d_y, 0xff, y.size() * 4));
+    const ProductTerm term = {w.view, nullptr, d_y};
+    runs[i](input, &term, 1, nullptr);
+    CHECK_CUDA(cudaDeviceSynchronize());
+    CHECK_CUDA(cudaMemcpy(y.data(), d_y, y.size() * 4, cudaMemcpyDeviceToHost));
+    if (i == 0) first = y;
+    std::printf("b%d g%-3d rows %4d in %5d out %5d tiles %zu: error %.3f of the bound, %s\n", bits, group, rows, in,
+                out, i, worst(x, w, y, rows),
+                std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS" : "same bits");
+  }
+  cudaFree(d_x), cudaFree(d_y), cudaFree(workspace), w.release();
+}
+
+struct Shape {
+  const char* name;
+  int in;
+  std::vector<int> outs;
+};
+
+/// Returns what the chosen tiles take, with rounding.
+float time_one(const Shape& shape, int rows, int repeats = 20) {
+  std::vector<Weights> weights;
+  std::vector<ProductTerm> terms;
+  size_t outs = 0;
+  for (const int out : shape.outs) {
+    weights.emplace_back(out, shape.in, 4, 64);
+    outs += size_t(out);
+  }
+  std::vector<float> x(size_t(rows) * shape.in);
+  for (float& v : x) v = normal();
+  float *d_x = device(x), *d_y;
+  CHECK_CUDA(cudaMalloc(&d_y, size_t(rows) * outs * 4));
+  size_t at = 0;
+  for (const Weights& w : weights) {
+    terms.push_back({w.view, nullptr, d_y + at});
+    at += size_t(rows) * size_t(w.out);
+  }
+  void* workspace;
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in, 64)));
+  const WideInput input = wide_input(workspace, rows, shape.in, 64);
+  const float round_us = time_us([&] { round_wide(d_x, input, nullptr); });
+  const Run runs[] = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>, matmul_wide};
+  float us[std::size(runs)];
+  for (size_t i = 0; i < std::size(runs); ++i)
+    us[i] = time_us([&] { runs[i](input, terms.data(), int(terms.size()), nullptr); }, repeats);
+  const double flop = 2.0 * rows * shape.in * double(outs);
+  std::printf("%-8s rows %5d  round %6.1f us |", shape.name, rows, round_us);
+  for (size_t i = 0; i < std::size(runs); ++i) std::printf(" %8.1f us %4.0f TF |", us[i], flop / us[i] / 1e6);
+  std::printf("\n");
+  std::fflush(stdout);
+  cudaFree(d_x), cudaFree(d_y), cudaFree(workspace);
+  for (const Weights& w : weights) w.release();
+  return us[std::size(runs) - 1] + round_us;
+}
+
+/// `rows` rows behind `past` tokens: 32 heads of 128 that share 8, as in Qwen3-8B.
+void time_attention(int rows, int past, Element element) {
+  constexpr int kHeads = 32, kKvHeads = 8, kDim = 128, kPage = 64;
+  const size_t head =
+      size_t(kPage) * kDim * (element == Element::i8 ? 1 : 2) + (element == Element::i8 ? kPage * 4 : 0);
+  const int pages = (past + rows + kPage - 1) / kPage;
+  std::vector<float> q(size_t(rows) * kHeads * kDim);
+  for (float& v : q) v = normal();
+  std::vector<uint16_t> cache(size_t(pages) * 2 * kKvHeads * head / 2);
+  for (uint16_t& v : cache) v = element == Element::i8 ? uint16_t(random_bits() & 0x3f3f) : to_bf16(normal());
+  uint8_t* const d_cache = reinterpret_cast<uint8_t*>(device(cache));
+  std::vector<const uint8_t*> table;
+  for (int i = 0; i < pages; ++i) table.push_back(d_cache + size_t(i) * 2 * kKvHeads * head);
+  const std::vector<SegmentView> segments = {{0, rows, past, 0}};
+  BatchView batch;
+  batch.pages = device(table), batch.segments = device(segments), batch.segment_count = 1, batch.rows = rows;
+  float* const d_q = device(q);
+  float* const d_out = device(q);
+  const AttendArgs args = {.kv = {element, kPage, kKvHeads, kDim, head, size_t(kPage) * kDim},
+                           .q = d_q,
+                           .out = d_out,
+                           .heads = kHeads,
+                           .scale = 0.088f};
+  const float us = time_us([&] { attend_tiles(args, batch, nullptr); }, 10);
+  const double flop = 4.0 * rows * (past + rows / 2.0) * kHeads * kDim;
+  std::printf("attention %s rows %5d past %5d: %8.1f us %4.0f TF\n", element == Element::i8 ? "int8" : "bf16", rows,
+              past, us, flop / us / 1e6);
+  cudaFree(d_cache), cudaFree(const_cast<uint8_t**>(
+                         const_cast<uint8_t* const*>(reinterpret_cast<const uint8_t* const*>(batch.pages))));
+  cudaFree(const_cast<SegmentView*>(batch.segments)), cudaFree(d_q), cudaFree(d_out);
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count > 1 && std::strcmp(words[1], "once") == 0) {  // for a profiler
+    time_one({"gate up", 4096, {12288, 12288}}, 2048, 1);
+    return 0;
+  }
+  for (const Element element : {Element::bf16, Element::i8}) {
+    time_attention(512, 0, element);
+    time_attention(2048, 0, element);
+    time_attention(512, 7680, element);
+    time_attention(8192, 0, element);
+  }
+  check_one(4, 64, 33, 4096, 640);
+  check_one(4, 64, 300, 1088, 333);
+  check_one(4, 128, 130, 1152, 300);
+  check_one(4, 32, 129, 1056, 300);
+  for (const int bits : {2, 3, 5, 6, 8})
+    for (const int group : {32, 64, 128}) check_one(bits, group, 70, 1152, 150);
+  check_one(4, 64, 70, 40960, 150);
+  std::printf("tiles 128x64, 128x128, 128x256, chosen\n");
+  const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
+                          {"o", 4096, {4096}},
+                          {"gate up", 4096, {12288, 12288}},
+                          {"down", 12288, {4096}}};
+  for (const int rows : {64, 128, 512, 2048}) {
+    float sum = 0;
+    for (const Shape& shape : shapes) sum += time_one(shape, rows);
+    std::printf("layer rows %d: %.1f us\n", rows, sum);
+  }
+  return 0;
+}

@@ -1,0 +1,10 @@
+// attend_tiles.cuh over pages of int8: codes are exact bf16 numbers, and their steps go to scores and probabilities.
+#include "backend/cuda/kernels/attend_tiles.cuh"
+
+namespace bumblebee::cuda {
+
+void attend_tiles_int8(const AttendArgs& args, const BatchView& batch, cudaStream_t stream) {
+  run_tiles<Int8>(args, batch, stream);
+}
+
+}  // namespace bumblebee::cuda
