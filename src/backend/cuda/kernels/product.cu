@@ -1,7 +1,9 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
+#include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
+#include "backend/cuda/kernels/product_shrink.cuh"
 
 namespace bumblebee::cuda {
 
@@ -42,10 +44,6 @@ const Card& card() {
   return known;
 }
 
-int padded_rows(int virtual_rows) {
-  return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
-}
-int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
 }
@@ -69,7 +67,8 @@ SharedPlan plan_shared(const ProductArgs& a) {
   plan.digits = plan.scales + kConsumers * scales * int(sizeof(float));
   plan.steps = plan.digits + blocks * a.columns * 32;
   plan.partials = plan.steps + blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup));
-  plan.total = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.lora = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.total = plan.lora + (a.lora.ranks > 0 ? int(lora_shared_bytes(a.rows, a.terms, a.lora.ranks)) : 0);
   return plan;
 }
 
@@ -121,10 +120,15 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.epilogue = stage.epilogue;
   a.residual = stage.residual;
   a.input = stage.input;
+  a.lora = stage.lora;
+  a.terms = stage.terms;
   const SharedPlan plan = choose_shared(a);
   a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width);
   return plan;
 }
+
+/// More shared memory than this for adapters would cost the product more than operations of their own.
+constexpr int64_t kMostLoraBytes = 24 << 10;
 
 /// Counters come first: their place must not depend on the stage, since they are zero between stages.
 constexpr size_t kCounterBytes = size_t(1) << 16;
@@ -155,7 +159,8 @@ bool is_valid(const ProductStage& s) {
   const bool terms = pairs  ? s.terms == 2 && s.term[0].out == s.term[1].out
                      : adds ? s.terms == 1 && s.residual != nullptr
                             : s.terms >= 1 && s.terms <= kStageTerms;
-  return terms && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
+  const bool adapts = s.lora.ranks == 0 || (!s.exact && s.lora.ranks % kRankOctet == 0);
+  return terms && adapts && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
 }
 
 cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream) {
@@ -216,6 +221,37 @@ size_t stage_workspace(const ProductStage& stage) {
   return a.parts == 1 ? 0 : kCounterBytes + size_t(a.units) * size_t(kConsumers / a.width) * size_t(a.parts) * tile;
 }
 
+bool fits_lora(const ProductStage& stage) {
+  const int most = launched_rows(stage), rows = stage.rows < most ? stage.rows : most;
+  if (rows <= 0 || lora_shared_bytes(rows, stage.terms, stage.lora.ranks) > kMostLoraBytes) return false;
+  ProductArgs a = {};
+  return fill_args(stage, rows, a).total <= card().shared_alone &&
+         (rounds_in_stage(stage.rows, false) || shrink_shared_bytes(stage) <= size_t(card().shared_alone));
+}
+
+size_t stage_lora_bytes(const ProductStage& stage) {
+  const size_t places = size_t(stage.rows) * size_t(stage.terms) * size_t(stage.lora.ranks);
+  return places * size_t(rounds_in_stage(stage.rows, false) ? pieces_of(stage.in) : 1) * sizeof(float);
+}
+
+cudaError_t quantize_and_shrink(const ProductStage& stage, cudaStream_t stream) {
+  const int most = launched_rows(stage);
+  if (most <= 0 || stage.exact) return cudaErrorInvalidValue;
+  ProductStage part = stage;
+  for (int row = 0; row < stage.rows; row += most) {
+    part.rows = stage.rows - row < most ? stage.rows - row : most;
+    const cudaError_t status = launch_shrink(part, card().processors, stream);
+    if (status != cudaSuccess) return status;
+    part.input.x += int64_t(part.rows) * stage.in;
+    part.input.rounded.digits += digit_bytes(part.rows, stage.in, false, part.rows);
+    part.input.rounded.steps =
+        static_cast<char*>(part.input.rounded.steps) + step_bytes(part.rows, stage.in, false, part.rows);
+    part.lora.u += int64_t(part.rows) * stage.terms * stage.lora.ranks;
+    part.lora.first_row += part.rows;
+  }
+  return cudaSuccess;
+}
+
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int most, cudaStream_t stream) {
   if (most <= 0) return cudaErrorInvalidValue;
   StageInput part = input;
@@ -242,6 +278,8 @@ cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
     for (StageWeight& term : part.term)
       if (term.y != nullptr) term.y += count * term.stride;
     if (part.residual != nullptr) part.residual += count * part.term[0].stride;
+    part.lora.first_row += count;
+    if (part.lora.u != nullptr) part.lora.u += stage_lora_bytes(part) / size_t(stage.rows) * size_t(count) / sizeof(float);
     if (part.input.kind == StageInput::Kind::digits) {
       part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact, count);
       part.input.rounded.steps =

@@ -39,14 +39,21 @@ struct ProductArgs {
   ProductStage::Epilogue epilogue;
   const float* residual;
   StageInput input;
+  StageLora lora;
+  int32_t terms;
   float* partials;
   uint32_t* arrived;
 };
 
 /// Offsets in dynamic shared memory.
 struct SharedPlan {
-  int scales, digits, steps, partials, total;  // the ring of stages comes first
+  int scales, digits, steps, partials, lora, total;  // the ring of stages comes first
 };
+/// Rows of digits that are kept, and tiles of four of them.
+constexpr int padded_rows(int virtual_rows) {
+  return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
+}
+constexpr int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 /// Floats that a warp's widened scales and biases take.
 template <int Group>
 inline constexpr int kScaleFloats = 2 * kTileRows * (kStageInputs / Group);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/product_copy.cuh"
+#include "backend/cuda/kernels/product_lora.cuh"
 
 namespace bumblebee::cuda {
 
@@ -90,10 +91,29 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
   return s;
 }
 
+/// B u of a lane's outputs, of the first term of each row's slot: it needs no sums, so it is formed while others are.
+template <int Tiles>
+__device__ __forceinline__ Sums<Tiles> first_changes(const ProductArgs& a, const LoraShared& lora,
+                                                     const TileTarget& target, uint32_t lane) {
+  Sums<Tiles> s = {};
+  if (a.lora.ranks == 0) return s;
+#pragma unroll
+  for (int i = 0; i < Tiles; ++i) {
+    const int row = i * 4 + int(lane % 4);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const TileHalf& half = target.half[h];
+      if (row < a.rows && int(lane / 4) < half.left) s.v[i][h] = first_change(a, lora, row, half.term, half.row + lane / 4);
+    }
+  }
+  return s;
+}
+
 /// A tile's outputs, from its sums over all inputs.
 template <int Tiles>
-__device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
-                                              Sums<Tiles> s, const Sums<Tiles>& residual) {
+__device__ __forceinline__ void write_outputs(const ProductArgs& a, const LoraShared& lora, const TileTarget& target,
+                                              uint32_t lane, Sums<Tiles> s, const Sums<Tiles>& residual,
+                                              const Sums<Tiles>& change) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -115,9 +135,13 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
     for (int h = 0; h < 2; ++h) {
       const TileHalf& half = target.half[h];
       if (int(lane / 4) >= half.left || (pairs && h == 1)) continue;
-      float v = s.v[i][h] + bias[h];
+      float v = s.v[i][h] + bias[h], other = s.v[i][1] + bias[1];
+      if (a.lora.ranks > 0) {
+        v = changed(a, lora, row, half.term, half.row + lane / 4, change.v[i][h], v);
+        if (pairs) other = changed(a, lora, row, 1, half.row + lane / 4, change.v[i][1], other);
+      }
       if (pairs)
-        v = v / (1.0f + expf(-v)) * (s.v[i][1] + bias[1]);
+        v = v / (1.0f + expf(-v)) * other;
       else
         v += residual.v[i][h];
       const StageWeight& term = a.term[half.term];
@@ -146,7 +170,8 @@ __device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int
 /// The second half: each block finishes its share of the tiles once all parts are there. A counter rises to the number
 /// of parts, then to twice that as blocks leave, and the last one makes it zero again.
 template <int Tiles>
-__device__ __forceinline__ void collect_unit(const ProductArgs& a, int unit, int part, uint32_t lane) {
+__device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraShared& lora, int unit, int part,
+                                             uint32_t lane) {
   const int tiles = kConsumers / a.width;
   const float* all = a.partials + int64_t(unit) * a.parts * tiles * kSumFloats<Tiles>;
   wait_counter(a.arrived + unit, uint32_t(a.parts));
@@ -154,9 +179,10 @@ __device__ __forceinline__ void collect_unit(const ProductArgs& a, int unit, int
   for (int k = part; k < tiles; k += a.parts) {
     const TileTarget target = target_of(a, unit * tiles + k);
     const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
+    const Sums<Tiles> change = first_changes<Tiles>(a, lora, target, lane);
     const Sums<Tiles> s =
         tree_sum<Tiles, true>(all + k * kSumFloats<Tiles>, int64_t(tiles) * kSumFloats<Tiles>, a.parts, lane);
-    write_outputs<Tiles>(a, target, lane, s, residual);
+    write_outputs<Tiles>(a, lora, target, lane, s, residual, change);
   }
   __syncwarp();
   if (lane == 0 && atomicAdd(a.arrived + unit, 1u) + 1 == uint32_t(2 * a.parts)) a.arrived[unit] = 0;

@@ -75,8 +75,15 @@ __device__ __forceinline__ void say_empty(int buffer) {
 /// All of the ninth warp's work after x is there.
 template <int Tiles>
 __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first_unit, int stride,
-                                       const float* partials, uint32_t lane) {
+                                       const float* partials, const LoraShared& lora, uint32_t lane) {
   const int tiles = kConsumers >> a.width_bits;
+  if (a.lora.ranks > 0) {  // while the others multiply their first stages
+    if (a.input.kind == StageInput::Kind::digits)
+      open_lora(a, lora, part, first_unit, stride, lane);
+    else
+      shrink_items(a, lora, lane);
+    take_u(a, lora, lane);
+  }
   int published = -1;
   for (int unit = first_unit, n = 0; unit < a.units; unit += stride, ++n) {
     const float* buffer = partials + (n % 2) * kConsumers * kSumFloats<Tiles>;
@@ -84,6 +91,7 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
     if (a.parts == 1) {
       TileTarget target = target_of(a, unit * tiles);
       Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);  // asked for before the sums are there
+      Sums<Tiles> change = first_changes<Tiles>(a, lora, target, lane);
       wait_full(n % 2);
       for (int k = 0;;) {
         const Sums<Tiles> s =
@@ -92,21 +100,22 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
           __syncwarp();
           if (wanted_again) say_empty(n % 2);
         }
-        write_outputs<Tiles>(a, target, lane, s, residual);
+        write_outputs<Tiles>(a, lora, target, lane, s, residual, change);
         if (++k == tiles) break;
         target = target_of(a, unit * tiles + k);
         residual = load_residual<Tiles>(a, target, lane);
+        change = first_changes<Tiles>(a, lora, target, lane);
       }
     } else {
       wait_full(n % 2);
       publish_unit<Tiles>(a, unit, part, buffer, lane);
       __syncwarp();
       if (wanted_again) say_empty(n % 2);
-      if (published >= 0) collect_unit<Tiles>(a, published, part, lane);  // by now the other parts are there too
+      if (published >= 0) collect_unit<Tiles>(a, lora, published, part, lane);  // by now the other parts are there too
       published = unit;
     }
   }
-  if (published >= 0) collect_unit<Tiles>(a, published, part, lane);
+  if (published >= 0) collect_unit<Tiles>(a, lora, published, part, lane);
 }
 
 /// One: a single row of x. Tiles: of four rows of digits.
@@ -142,10 +151,14 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
   if (warp < kConsumers) {
 #pragma unroll 1
     for (int i = 0; i < a.depth; ++i) ask(ring + i * a.slot_bytes);
+  } else if (a.lora.ranks > 0 && a.input.kind != StageInput::Kind::digits) {
+    open_lora(a, lora_shared(a, shared + plan.lora), part, first_unit, stride, lane);
   }
   take_input<One>(a, part, plan, shared);
+  if (warp == kConsumers && a.lora.ranks > 0) keep_norms(a, lora_shared(a, shared + plan.lora), partials, lane);
   __syncthreads();
-  if (warp == kConsumers) return finish<Tiles>(a, part, first_unit, stride, partials, lane);
+  if (warp == kConsumers)
+    return finish<Tiles>(a, part, first_unit, stride, partials, lora_shared(a, shared + plan.lora), lane);
 
   const int columns = One ? 2 : Tiles == 1 ? a.columns : Tiles * 8;  // known, where they can be
   const int block_bytes = columns * 32, group_bytes = columns / 2 * int(sizeof(StepGroup));
