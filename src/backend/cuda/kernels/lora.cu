@@ -87,22 +87,6 @@ __global__ void __launch_bounds__(kThreads) shrink_kernel(LoraArgs a, BatchView 
   if (lane == 0) __stcg(a.u + size_t(row) * size_t(a.ranks) + size_t(wanted), sum);
 }
 
-/// y + Σ scale·(B u + bias) of one column.
-__device__ inline float add_terms(const SiteView& site, int n, const float* u, float y) {
-  for (int t = 0; t < site.terms; ++t) {
-    const LowRankView term = site.term[t];
-    const int padded = padded_rank(term.rank);
-    const size_t first = size_t(n) * size_t(padded);
-    float sum = term.element == Element::bf16
-                    ? dot_ranks<Bf16Octet>(static_cast<const __nv_bfloat16*>(term.b) + first, u, padded)
-                    : dot_ranks<F32Octet>(static_cast<const float*>(term.b) + first, u, padded);
-    if (term.bias != nullptr) sum += term.bias[n];
-    y = fmaf(term.scale, sum, y);
-    u += padded;
-  }
-  return y;
-}
-
 __global__ void __launch_bounds__(kThreads) expand_kernel(LoraArgs a, BatchView batch) {
   extern __shared__ __align__(16) float u[];  // [ranks]
   launch_dependents();
@@ -114,12 +98,13 @@ __global__ void __launch_bounds__(kThreads) expand_kernel(LoraArgs a, BatchView 
     if (a.bias != nullptr && n < a.out) __stcg(at, __ldcg(at) + a.bias[n]);
     return;
   }
-  for (int i = int(threadIdx.x); i < a.ranks; i += kThreads) u[i] = __ldcg(a.u + size_t(row) * size_t(a.ranks) + size_t(i));
+  for (int i = int(threadIdx.x); i < a.ranks; i += kThreads)
+    u[i] = __ldcg(a.u + size_t(row) * size_t(a.ranks) + size_t(i));
   __syncthreads();
   if (n >= a.out) return;
   float y = __ldcg(at);
   if (!site->before_bias && a.bias != nullptr) y += a.bias[n];
-  y = add_terms(*site, n, u, y);
+  y += add_terms(*site, 0, n, u, 0.0f);
   if (site->dora_scale != nullptr) y *= site->dora_scale[n];
   const float* bias = site->bias != nullptr ? site->bias : a.bias;
   if (site->before_bias && bias != nullptr) y += bias[n];
@@ -190,8 +175,8 @@ void lora_replace(const LoraArgs& a, const BatchView& batch, cudaStream_t stream
 void lora_apply(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {
   const size_t shared = size_t(a.ranks) * sizeof(float);
   allow_shared(expand_kernel, shared);
-  launch_overlapping("lora_shrink", shrink_kernel, {unsigned(a.rows), blocks_of(a.ranks, kWarps)}, {kThreads}, 0, stream,
-                     a, batch);
+  launch_overlapping("lora_shrink", shrink_kernel, {unsigned(a.rows), blocks_of(a.ranks, kWarps)}, {kThreads}, 0,
+                     stream, a, batch);
   launch_overlapping("lora_expand", expand_kernel, {blocks_of(a.out, kThreads), unsigned(a.rows)}, {kThreads}, shared,
                      stream, a, batch);
 }

@@ -1,6 +1,6 @@
-// Adapters of steps of many rows, on tensor cores: sixteen rows a block, for each slot among them. x and u = A x are the
-// sum of two bf16 numbers each, as x is in matmul_many; factors are bf16. A row's sums do not depend on the others of
-// its block, nor on their slots.
+// Adapters of steps of many rows, on tensor cores: sixteen rows a block, for each slot among them. x and u = A x are
+// the sum of two bf16 numbers each, as x is in matmul_many; factors are bf16. A row's sums do not depend on the others
+// of its block, nor on their slots.
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kernels/low_rank.cuh"
@@ -10,10 +10,10 @@ namespace bumblebee::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kRows = 16, kStep = 16;             // of an MMA: rows, and inputs or ranks
-constexpr int kColumns = 8;                       // of an MMA: ranks, or columns of y
-constexpr int kWarpColumns = 32;                  // of y
-constexpr int kPasses = 4;                        // tiles of eight ranks of one pass over x
+constexpr int kRows = 16, kStep = 16;  // of an MMA: rows, and inputs or ranks
+constexpr int kColumns = 8;            // of an MMA: ranks, or columns of y
+constexpr int kWarpColumns = 32;       // of y
+constexpr int kPasses = 4;             // tiles of eight ranks of one pass over x
 
 struct Modules {
   LoraArgs of[kLoraModules];
@@ -44,8 +44,7 @@ __device__ __forceinline__ uint32_t two_factors(const __nv_bfloat16* at) {
 /// The slots of a block's rows; rows that have none, or come after the last, have null.
 __device__ __forceinline__ void find_sites(const LoraArgs& a, const BatchView& batch, const SiteView** sites) {
   const int i = int(threadIdx.x), row = int(blockIdx.x) * kRows + i;
-  if (i < kRows)
-    sites[i] = row < a.rows ? site_of(batch, a.logit_rows ? batch.logit_rows[row] : row, a.site) : nullptr;
+  if (i < kRows) sites[i] = row < a.rows ? site_of(batch, a.logit_rows ? batch.logit_rows[row] : row, a.site) : nullptr;
   __syncthreads();
 }
 /// Whether row `i` is the first of its slot.
@@ -126,10 +125,11 @@ struct Outputs {
   float v[kWarpColumns / kColumns][4];
 };
 
-/// y of the rows of one slot, with its terms added.
+/// Adds the terms of one slot to y of its rows, all at once.
 __device__ __forceinline__ void add_terms(const LoraArgs& a, const SiteView& site, const bool (&mine)[2],
                                           const float* const (&u)[2], int column, int lane, Outputs& y) {
   constexpr int kTiles = kWarpColumns / kColumns;
+  Outputs change = {};
 #pragma unroll 1
   for (int t = 0, at = 0; t < site.terms; ++t) {
     const LowRankView term = site.term[t];
@@ -161,10 +161,15 @@ __device__ __forceinline__ void add_terms(const LoraArgs& a, const SiteView& sit
       for (int e = 0; e < 4; ++e) {
         const int n = column + j * kColumns + lane % 4 * 2 + e % 2;
         const float sum = term.bias != nullptr && n < a.out ? c[j][e] + term.bias[n] : c[j][e];
-        if (mine[e / 2]) y.v[j][e] = fmaf(term.scale, sum, y.v[j][e]);
+        change.v[j][e] = fmaf(term.scale, sum, change.v[j][e]);
       }
     at += padded;
   }
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (mine[e / 2]) y.v[j][e] += change.v[j][e];
 }
 
 __global__ void __launch_bounds__(kThreads) expand_kernel(const __grid_constant__ Modules modules, BatchView batch) {

@@ -4,6 +4,7 @@
 //   u     pieces of 1,024 inputs in ascending order; in a piece lane l has octets l, l + 32, .. in ascending order, and
 //         lanes are added as warp_sum does
 //   B u   octets of ranks, even and odd ones apart, both in ascending order; then even + odd
+//   terms in ascending order: c = scale·(B u + b) + c from 0; c is added to y once
 #pragma once
 
 #include "backend/cuda/kernels/device.cuh"
@@ -62,13 +63,14 @@ __device__ __forceinline__ float dot_piece(int octets, int lane, LoadA a, LoadX 
   return warp_sum(sum);
 }
 
-/// Σ b·u over the ranks of a term: a row of B of `padded` ranks, and u at a multiple of 16 bytes.
+/// At a multiple of 16 bytes, in shared memory.
+__device__ __forceinline__ Eight octet_of_u(const float* u) {
+  const float4 x = *reinterpret_cast<const float4*>(u), y = *reinterpret_cast<const float4*>(u + 4);
+  return {{x.x, x.y, x.z, x.w, y.x, y.y, y.z, y.w}};
+}
+/// Σ b·u over the ranks of a term: a row of B of `padded` ranks.
 template <class Octet, class Factor>
 __device__ __forceinline__ float dot_ranks(const Factor* b, const float* u, int padded) {
-  const auto at = [&](int i) {
-    const float4 x = *reinterpret_cast<const float4*>(u + i), y = *reinterpret_cast<const float4*>(u + i + 4);
-    return Eight{{x.x, x.y, x.z, x.w, y.x, y.y, y.z, y.w}};
-  };
   float even = 0, odd = 0;
 #pragma unroll 1
   for (int i = 0; i < padded; i += 2 * kRankOctet) {
@@ -76,10 +78,27 @@ __device__ __forceinline__ float dot_ranks(const Factor* b, const float* u, int 
     const bool both = i + kRankOctet < padded;
     load_octet(b + i, first);
     if (both) load_octet(b + i + kRankOctet, second);
-    even = dot_octet(widened(first), at(i), even);
-    if (both) odd = dot_octet(widened(second), at(i + kRankOctet), odd);
+    even = dot_octet(widened(first), octet_of_u(u + i), even);
+    if (both) odd = dot_octet(widened(second), octet_of_u(u + i + kRankOctet), odd);
   }
   return even + odd;
+}
+
+/// What the terms from `first` on add to column n; u is theirs.
+__device__ inline float add_terms(const SiteView& site, int first, int n, const float* u, float change) {
+#pragma unroll 1
+  for (int t = first; t < site.terms; ++t) {
+    const LowRankView term = site.term[t];
+    const int padded = padded_rank(term.rank);
+    const size_t at = size_t(n) * size_t(padded);
+    float sum = term.element == Element::bf16
+                    ? dot_ranks<Bf16Octet>(static_cast<const __nv_bfloat16*>(term.b) + at, u, padded)
+                    : dot_ranks<F32Octet>(static_cast<const float*>(term.b) + at, u, padded);
+    if (term.bias != nullptr) sum += __ldg(term.bias + n);
+    change = fmaf(term.scale, sum, change);
+    u += padded;
+  }
+  return change;
 }
 
 /// A term and a rank of it by their place among the ranks of a module, where each term has padded_rank() of them.

@@ -279,7 +279,8 @@ cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
       if (term.y != nullptr) term.y += count * term.stride;
     if (part.residual != nullptr) part.residual += count * part.term[0].stride;
     part.lora.first_row += count;
-    if (part.lora.u != nullptr) part.lora.u += stage_lora_bytes(part) / size_t(stage.rows) * size_t(count) / sizeof(float);
+    if (part.lora.u != nullptr)
+      part.lora.u += stage_lora_bytes(part) / size_t(stage.rows) * size_t(count) / sizeof(float);
     if (part.input.kind == StageInput::Kind::digits) {
       part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact, count);
       part.input.rounded.steps =

@@ -91,29 +91,28 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
   return s;
 }
 
-/// B u of a lane's outputs, of the first term of each row's slot: it needs no sums, so it is formed while others are.
+/// What adapters add to a lane's outputs: it needs no sums, so it is formed while others are.
 template <int Tiles>
-__device__ __forceinline__ Sums<Tiles> first_changes(const ProductArgs& a, const LoraShared& lora,
-                                                     const TileTarget& target, uint32_t lane) {
+__device__ __forceinline__ Sums<Tiles> changes(const ProductArgs& a, const LoraShared& lora, const TileTarget& target,
+                                               uint32_t lane) {
   Sums<Tiles> s = {};
   if (a.lora.ranks == 0) return s;
 #pragma unroll
   for (int i = 0; i < Tiles; ++i) {
-    const int row = i * 4 + int(lane % 4);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const TileHalf& half = target.half[h];
-      if (row < a.rows && int(lane / 4) < half.left) s.v[i][h] = first_change(a, lora, row, half.term, half.row + lane / 4);
-    }
+    const int row = i * 4 + int(lane % 4), place = int(lane / 4);
+    const auto output = [&](const TileHalf& half) {
+      return lora_output(a, lora, row, half.term, half.row + place, row < a.rows && place < half.left);
+    };
+    const float2 pair = changes_of(output(target.half[0]), output(target.half[1]));
+    s.v[i][0] = pair.x, s.v[i][1] = pair.y;
   }
   return s;
 }
 
 /// A tile's outputs, from its sums over all inputs.
 template <int Tiles>
-__device__ __forceinline__ void write_outputs(const ProductArgs& a, const LoraShared& lora, const TileTarget& target,
-                                              uint32_t lane, Sums<Tiles> s, const Sums<Tiles>& residual,
-                                              const Sums<Tiles>& change) {
+__device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
+                                              Sums<Tiles> s, const Sums<Tiles>& residual, const Sums<Tiles>& change) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -135,13 +134,9 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const LoraSh
     for (int h = 0; h < 2; ++h) {
       const TileHalf& half = target.half[h];
       if (int(lane / 4) >= half.left || (pairs && h == 1)) continue;
-      float v = s.v[i][h] + bias[h], other = s.v[i][1] + bias[1];
-      if (a.lora.ranks > 0) {
-        v = changed(a, lora, row, half.term, half.row + lane / 4, change.v[i][h], v);
-        if (pairs) other = changed(a, lora, row, 1, half.row + lane / 4, change.v[i][1], other);
-      }
+      float v = s.v[i][h] + bias[h] + change.v[i][h];
       if (pairs)
-        v = v / (1.0f + expf(-v)) * other;
+        v = v / (1.0f + expf(-v)) * (s.v[i][1] + bias[1] + change.v[i][1]);
       else
         v += residual.v[i][h];
       const StageWeight& term = a.term[half.term];
@@ -179,10 +174,10 @@ __device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraSha
   for (int k = part; k < tiles; k += a.parts) {
     const TileTarget target = target_of(a, unit * tiles + k);
     const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
-    const Sums<Tiles> change = first_changes<Tiles>(a, lora, target, lane);
+    const Sums<Tiles> change = changes<Tiles>(a, lora, target, lane);
     const Sums<Tiles> s =
         tree_sum<Tiles, true>(all + k * kSumFloats<Tiles>, int64_t(tiles) * kSumFloats<Tiles>, a.parts, lane);
-    write_outputs<Tiles>(a, lora, target, lane, s, residual, change);
+    write_outputs<Tiles>(a, target, lane, s, residual, change);
   }
   __syncwarp();
   if (lane == 0 && atomicAdd(a.arrived + unit, 1u) + 1 == uint32_t(2 * a.parts)) a.arrived[unit] = 0;

@@ -91,7 +91,7 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
     if (a.parts == 1) {
       TileTarget target = target_of(a, unit * tiles);
       Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);  // asked for before the sums are there
-      Sums<Tiles> change = first_changes<Tiles>(a, lora, target, lane);
+      Sums<Tiles> change = changes<Tiles>(a, lora, target, lane);
       wait_full(n % 2);
       for (int k = 0;;) {
         const Sums<Tiles> s =
@@ -100,11 +100,11 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
           __syncwarp();
           if (wanted_again) say_empty(n % 2);
         }
-        write_outputs<Tiles>(a, lora, target, lane, s, residual, change);
+        write_outputs<Tiles>(a, target, lane, s, residual, change);
         if (++k == tiles) break;
         target = target_of(a, unit * tiles + k);
         residual = load_residual<Tiles>(a, target, lane);
-        change = first_changes<Tiles>(a, lora, target, lane);
+        change = changes<Tiles>(a, lora, target, lane);
       }
     } else {
       wait_full(n % 2);

@@ -1,7 +1,7 @@
-// Adapters within a product (product.h, StageLora): work of the ninth warp, which has nothing else to do while the first
-// sums are formed. Blocks share the pieces of u = A x among them, wait for each other's, and add B u to the tiles that
-// they write. Sums have the order of low_rank.cuh. What does not depend on x (slots, addresses, factors into L2) is done
-// before the kernel waits for it.
+// Adapters within a product (product.h, StageLora): work of the ninth warp, which has nothing else to do while the
+// first sums are formed. Blocks share the pieces of u = A x among them, wait for each other's, and add B u to the tiles
+// that they write. Sums have the order of low_rank.cuh. What does not depend on x (slots, addresses, factors into L2)
+// is done before the kernel waits for it.
 #pragma once
 
 #include "backend/cuda/kernels/low_rank.cuh"
@@ -103,7 +103,7 @@ __device__ __forceinline__ void find_rows(const ProductArgs& a, const LoraShared
 }
 
 /// Looks slots up and asks for the factors that this block will want.
-__device__ __noinline__ void open_lora(const ProductArgs& a, LoraShared s, int part, int first_unit, int stride,
+__device__ __noinline__ inline void open_lora(const ProductArgs& a, LoraShared s, int part, int first_unit, int stride,
                                        uint32_t lane) {
   find_rows(a, s, lane);
   constexpr int kLine = 128;
@@ -139,7 +139,7 @@ __device__ __forceinline__ void keep_norms(const ProductArgs& a, const LoraShare
 }
 
 /// This block's pieces of u, for all to see.
-__device__ __noinline__ void shrink_items(const ProductArgs& a, LoraShared s, uint32_t lane) {
+__device__ __noinline__ inline void shrink_items(const ProductArgs& a, LoraShared s, uint32_t lane) {
   const int count = count_items(a);
   if (int(blockIdx.x) >= count) return;
   const bool with_norm = a.input.kind == StageInput::Kind::rms_norm;
@@ -167,7 +167,7 @@ __device__ __noinline__ void shrink_items(const ProductArgs& a, LoraShared s, ui
 
 /// u of all rows, once all blocks have published their pieces; quantize_and_shrink leaves whole sums. The counter rises
 /// to the number of blocks that have pieces, then as all blocks leave, and the last one makes it zero again.
-__device__ __noinline__ void take_u(const ProductArgs& a, LoraShared s, uint32_t lane) {
+__device__ __noinline__ inline void take_u(const ProductArgs& a, LoraShared s, uint32_t lane) {
   const int places = a.rows * a.terms * a.lora.ranks;
   if (a.input.kind == StageInput::Kind::digits) {
 #pragma unroll 4
@@ -197,38 +197,56 @@ __device__ __noinline__ void take_u(const ProductArgs& a, LoraShared s, uint32_t
   if (lane == 0 && atomicAdd(a.lora.arrived, 1u) + 1 == blocks + gridDim.x) *a.lora.arrived = 0;
 }
 
-/// B u of one output, of the slot's first term.
-__device__ __forceinline__ float first_change(const ProductArgs& a, const LoraShared& s, int row, int term, int n) {
-  const int at = row * a.terms + term;
-  const LoraRow& entry = s.row[at];
-  if (entry.site == nullptr) return 0.0f;
-  const float sum =
-      dot_ranks<Bf16Octet>(entry.b + int64_t(n) * entry.padded, s.u + at * a.lora.ranks, entry.padded);
-  return entry.bias != nullptr ? sum + __ldg(entry.bias + n) : sum;
-}
+/// An output, and where its adapters are.
+struct LoraOutput {
+  const LoraRow* row;  // null: nothing
+  const float* u;
+  int n;
+};
 
-/// What further terms of a slot add.
-__device__ __noinline__ float add_later_terms(const LoraRow& entry, const float* u, int n, float y) {
-  for (int t = 1, at = entry.padded; t < entry.terms; ++t) {
-    const LowRankView term = entry.site->term[t];
-    const int padded = padded_rank(term.rank);
-    float sum =
-        dot_ranks<Bf16Octet>(static_cast<const __nv_bfloat16*>(term.b) + int64_t(n) * padded, u + at, padded);
-    if (term.bias != nullptr) sum += __ldg(term.bias + n);
-    y = fmaf(term.scale, sum, y);
-    at += padded;
+/// What adapters add to two outputs: Σ scale·(B u + b). Factors of both are asked for together.
+__device__ __noinline__ inline float2 changes_of(LoraOutput first, LoraOutput second) {
+  const LoraOutput of[2] = {first, second};
+  const __nv_bfloat16* b[2];
+  int padded[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    padded[h] = of[h].row != nullptr ? of[h].row->padded : 0;
+    b[h] = of[h].row != nullptr ? of[h].row->b + int64_t(of[h].n) * padded[h] : nullptr;
   }
-  return y;
+  float sums[2][2] = {};  // over even and odd octets
+#pragma unroll 1
+  for (int i = 0; i < max(padded[0], padded[1]); i += 2 * kRankOctet) {
+    Bf16Octet octets[2][2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        if (i + j * kRankOctet < padded[h]) load_octet(b[h] + i + j * kRankOctet, octets[h][j]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        if (i + j * kRankOctet < padded[h])
+          sums[h][j] = dot_octet(widened(octets[h][j]), octet_of_u(of[h].u + i + j * kRankOctet), sums[h][j]);
+  }
+  float changes[2] = {};
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (of[h].row == nullptr) continue;
+    const LoraRow& row = *of[h].row;
+    const float sum = sums[h][0] + sums[h][1];
+    changes[h] = fmaf(row.scale, row.bias != nullptr ? sum + __ldg(row.bias + of[h].n) : sum, 0.0f);
+    if (row.terms > 1) changes[h] = add_terms(*row.site, 1, of[h].n, of[h].u + row.padded, changes[h]);
+  }
+  return {changes[0], changes[1]};
 }
 
-/// An output with what adapters add to it.
-__device__ __forceinline__ float changed(const ProductArgs& a, const LoraShared& s, int row, int term, int n,
-                                         float first, float y) {
+/// An output of the stage; `there`: it exists.
+__device__ __forceinline__ LoraOutput lora_output(const ProductArgs& a, const LoraShared& s, int row, int term, int n,
+                                                  bool there) {
   const int at = row * a.terms + term;
-  const LoraRow& entry = s.row[at];
-  if (entry.site == nullptr) return y;
-  y = fmaf(entry.scale, first, y);
-  return entry.terms == 1 ? y : add_later_terms(entry, s.u + at * a.lora.ranks, n, y);
+  return {there && s.row[at].site != nullptr ? s.row + at : nullptr, s.u + at * a.lora.ranks, n};
 }
 
 }  // namespace bumblebee::cuda
