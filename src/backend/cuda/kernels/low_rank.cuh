@@ -1,8 +1,8 @@
 // Sums of low-rank factors, u = A x and B u, in one order for all who form them: a product that does it by itself, the
 // kernel that rounds rows, and the operations. So a row has the same bits wherever its adapters were applied.
 //
-//   u     pieces of 1,024 inputs in ascending order; in a piece lane l has octets l, l + 32, .. in ascending order, and
-//         lanes are added as warp_sum does
+//   u     pieces of 1,024 inputs in ascending order; in a piece four times 32 octets in ascending order, of which each
+//         is summed by itself, and all as warp_sum does
 //   B u   octets of ranks, even and odd ones apart, both in ascending order; then even + odd
 //   terms in ascending order: c = scale·(B u + b) + c from 0; c is added to y once
 #pragma once
@@ -59,8 +59,8 @@ __device__ __forceinline__ float dot_piece(int octets, int lane, LoadA a, LoadX 
   }
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kLaneOctets; ++i) sum = dot_octet(widened(factors[i]), values[i], sum);
-  return warp_sum(sum);
+  for (int i = 0; i < kLaneOctets; ++i) sum += warp_sum(dot_octet(widened(factors[i]), values[i], 0.0f));
+  return sum;
 }
 
 /// At a multiple of 16 bytes, in shared memory.

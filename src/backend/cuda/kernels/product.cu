@@ -48,6 +48,10 @@ size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
 }
 
+/// More shared memory than this for adapters would cost the product more than operations of their own, or factors that
+/// are read where they are.
+constexpr int64_t kMostLoraBytes = 24 << 10, kMostRingBytes = 32 << 10;
+
 int logarithm(int power_of_two) {
   int bits = 0;
   while (1 << bits < power_of_two) ++bits;
@@ -67,8 +71,14 @@ SharedPlan plan_shared(const ProductArgs& a) {
   plan.digits = plan.scales + kConsumers * scales * int(sizeof(float));
   plan.steps = plan.digits + blocks * a.columns * 32;
   plan.partials = plan.steps + blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup));
-  plan.lora = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
-  plan.total = plan.lora + (a.lora.ranks > 0 ? int(lora_shared_bytes(a.rows, a.terms, a.lora.ranks)) : 0);
+  plan.lora = plan.total = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.ring = 0;
+  if (a.lora.ranks == 0) return plan;
+  plan.total += round_up(int(lora_shared_bytes(a.rows, a.terms, a.lora.ranks)), 16);
+  const int64_t unit = lora_unit_bytes(kConsumers / a.width, a.rows, a.lora.ranks);
+  if (2 * unit > kMostRingBytes) return plan;
+  plan.ring = plan.total;
+  plan.total += int(2 * unit);
   return plan;
 }
 
@@ -126,9 +136,6 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width);
   return plan;
 }
-
-/// More shared memory than this for adapters would cost the product more than operations of their own.
-constexpr int64_t kMostLoraBytes = 24 << 10;
 
 /// Counters come first: their place must not depend on the stage, since they are zero between stages.
 constexpr size_t kCounterBytes = size_t(1) << 16;

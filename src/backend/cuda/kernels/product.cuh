@@ -47,7 +47,8 @@ struct ProductArgs {
 
 /// Offsets in dynamic shared memory.
 struct SharedPlan {
-  int scales, digits, steps, partials, lora, total;  // the ring of stages comes first
+  int scales, digits, steps, partials, total;  // the ring of stages comes first
+  int lora, ring;                              // of adapters; ring 0: factors are read where they are
 };
 /// Rows of digits that are kept, and tiles of four of them.
 constexpr int padded_rows(int virtual_rows) {

@@ -91,19 +91,22 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
   return s;
 }
 
-/// What adapters add to a lane's outputs: it needs no sums, so it is formed while others are.
+/// What adapters add to a lane's outputs of tile `tile` of a unit: it needs no sums, so it is formed while others are.
+/// `ring`: B of the unit, or null.
 template <int Tiles>
-__device__ __forceinline__ Sums<Tiles> changes(const ProductArgs& a, const LoraShared& lora, const TileTarget& target,
-                                               uint32_t lane) {
+__device__ __forceinline__ Sums<Tiles> changes(const ProductArgs& a, const LoraShared& lora, const __nv_bfloat16* ring,
+                                               int tile, const TileTarget& target, uint32_t lane) {
   Sums<Tiles> s = {};
   if (a.lora.ranks == 0) return s;
 #pragma unroll
   for (int i = 0; i < Tiles; ++i) {
     const int row = i * 4 + int(lane % 4), place = int(lane / 4);
-    const auto output = [&](const TileHalf& half) {
-      return lora_output(a, lora, row, half.term, half.row + place, row < a.rows && place < half.left);
+    const auto output = [&](int half) {
+      const __nv_bfloat16* staged =
+          ring != nullptr ? ring + ((tile * 2 + half) * a.rows + row) * 8 * a.lora.ranks : nullptr;
+      return lora_output(a, lora, target.half[half], row, place, staged);
     };
-    const float2 pair = changes_of(output(target.half[0]), output(target.half[1]));
+    const float2 pair = changes_of(output(0), output(1));
     s.v[i][0] = pair.x, s.v[i][1] = pair.y;
   }
   return s;
@@ -165,8 +168,8 @@ __device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int
 /// The second half: each block finishes its share of the tiles once all parts are there. A counter rises to the number
 /// of parts, then to twice that as blocks leave, and the last one makes it zero again.
 template <int Tiles>
-__device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraShared& lora, int unit, int part,
-                                             uint32_t lane) {
+__device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraShared& lora, const __nv_bfloat16* ring,
+                                             int unit, int part, uint32_t lane) {
   const int tiles = kConsumers / a.width;
   const float* all = a.partials + int64_t(unit) * a.parts * tiles * kSumFloats<Tiles>;
   wait_counter(a.arrived + unit, uint32_t(a.parts));
@@ -174,7 +177,7 @@ __device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraSha
   for (int k = part; k < tiles; k += a.parts) {
     const TileTarget target = target_of(a, unit * tiles + k);
     const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
-    const Sums<Tiles> change = changes<Tiles>(a, lora, target, lane);
+    const Sums<Tiles> change = changes<Tiles>(a, lora, ring, k, target, lane);
     const Sums<Tiles> s =
         tree_sum<Tiles, true>(all + k * kSumFloats<Tiles>, int64_t(tiles) * kSumFloats<Tiles>, a.parts, lane);
     write_outputs<Tiles>(a, target, lane, s, residual, change);

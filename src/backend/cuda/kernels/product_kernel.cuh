@@ -29,7 +29,7 @@ __device__ __forceinline__ void take_input(const ProductArgs& a, int part, const
     const RoundWork work = {a.input, a.in, a.rows, 0, !One && a.exact != 0, blocks};
     float* scratch = reinterpret_cast<float*>(shared + plan.partials);
     if (One)
-      round_one(work, to, scratch);
+      round_one(work, to, scratch, HeldPieces(a, lora_shared(a, plan, shared)));
     else
       round_rows(work, to, scratch);
     return;
@@ -77,13 +77,27 @@ template <int Tiles>
 __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first_unit, int stride,
                                        const float* partials, const LoraShared& lora, uint32_t lane) {
   const int tiles = kConsumers >> a.width_bits;
-  if (a.lora.ranks > 0) {  // while the others multiply their first stages
+  const bool adapts = a.lora.ranks > 0;
+  if (adapts) {  // while the others multiply their first stages
     if (a.input.kind == StageInput::Kind::digits)
       open_lora(a, lora, part, first_unit, stride, lane);
     else
       shrink_items(a, lora, lane);
     take_u(a, lora, lane);
   }
+  const uint32_t left = leave_lora(a, lane);
+  const FactorRing ring(a, lora);
+  const bool staged = adapts && ring.at[0] != nullptr;
+  const auto wait_factors = [&] {
+    if (!staged) return;
+    copy_async_wait<1>();
+    __syncwarp();
+  };
+  const auto ask_factors = [&](int n) {  // in place of those of unit n, which are no longer needed
+    if (!staged) return;
+    __syncwarp();
+    copy_factors(a, lora, ring.at[n % 2], first_unit + (n + 2) * stride, part, lane);
+  };
   int published = -1;
   for (int unit = first_unit, n = 0; unit < a.units; unit += stride, ++n) {
     const float* buffer = partials + (n % 2) * kConsumers * kSumFloats<Tiles>;
@@ -91,7 +105,9 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
     if (a.parts == 1) {
       TileTarget target = target_of(a, unit * tiles);
       Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);  // asked for before the sums are there
-      Sums<Tiles> change = changes<Tiles>(a, lora, target, lane);
+      wait_factors();
+      Sums<Tiles> change = changes<Tiles>(a, lora, ring.at[n % 2], 0, target, lane);
+      if (tiles == 1) ask_factors(n);
       wait_full(n % 2);
       for (int k = 0;;) {
         const Sums<Tiles> s =
@@ -104,18 +120,29 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
         if (++k == tiles) break;
         target = target_of(a, unit * tiles + k);
         residual = load_residual<Tiles>(a, target, lane);
-        change = changes<Tiles>(a, lora, target, lane);
+        change = changes<Tiles>(a, lora, ring.at[n % 2], k, target, lane);
       }
+      if (tiles > 1) ask_factors(n);
     } else {
       wait_full(n % 2);
       publish_unit<Tiles>(a, unit, part, buffer, lane);
       __syncwarp();
       if (wanted_again) say_empty(n % 2);
-      if (published >= 0) collect_unit<Tiles>(a, lora, published, part, lane);  // by now the other parts are there too
+      if (published >= 0) {  // by now the other parts are there too
+        wait_factors();
+        collect_unit<Tiles>(a, lora, ring.at[(n - 1) % 2], published, part, lane);
+        ask_factors(n - 1);
+      }
       published = unit;
     }
   }
-  if (published >= 0) collect_unit<Tiles>(a, lora, published, part, lane);
+  if (published >= 0) {
+    if (staged) copy_async_wait<0>();
+    __syncwarp();
+    const int last = (published - first_unit) / stride;
+    collect_unit<Tiles>(a, lora, ring.at[last % 2], published, part, lane);
+  }
+  close_lora(a, left);
 }
 
 /// One: a single row of x. Tiles: of four rows of digits.
@@ -152,13 +179,14 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
 #pragma unroll 1
     for (int i = 0; i < a.depth; ++i) ask(ring + i * a.slot_bytes);
   } else if (a.lora.ranks > 0 && a.input.kind != StageInput::Kind::digits) {
-    open_lora(a, lora_shared(a, shared + plan.lora), part, first_unit, stride, lane);
+    open_lora(a, lora_shared(a, plan, shared), part, first_unit, stride, lane);
   }
+  if (One && a.lora.ranks > 0) __syncthreads();  // the pieces of A that open_lora asked for
   take_input<One>(a, part, plan, shared);
-  if (warp == kConsumers && a.lora.ranks > 0) keep_norms(a, lora_shared(a, shared + plan.lora), partials, lane);
+  if (warp == kConsumers && a.lora.ranks > 0) keep_norms(a, lora_shared(a, plan, shared), partials, lane);
   __syncthreads();
   if (warp == kConsumers)
-    return finish<Tiles>(a, part, first_unit, stride, partials, lora_shared(a, shared + plan.lora), lane);
+    return finish<Tiles>(a, part, first_unit, stride, partials, lora_shared(a, plan, shared), lane);
 
   const int columns = One ? 2 : Tiles == 1 ? a.columns : Tiles * 8;  // known, where they can be
   const int block_bytes = columns * 32, group_bytes = columns / 2 * int(sizeof(StepGroup));
