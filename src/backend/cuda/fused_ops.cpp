@@ -130,13 +130,22 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
   for (const MatmulTerm& term : terms) at_once = std::min(at_once, rows_at_once(stage_of(view_of(*term.weight))));
   product.stage = {.in = in, .rows = rows, .at_once = at_once, .input = input_of(x)};
   product.input = product.stage.input.kind == StageInput::Kind::rms_norm ? norm_->x : x;
+  if (!rounds_in_stage(rows, false)) {
+    product.digits = pool_->take(digit_bytes(rows, in, false, at_once));
+    product.steps = pool_->take(step_bytes(rows, in, false, at_once));
+    StageInput& input = product.stage.input;
+    input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
+    check(quantize_rows(input, rows, in, false, at_once, stream()), "quantize_rows");
+    input.kind = StageInput::Kind::digits;
+  }
   const WeightView* last = nullptr;
   int outputs = 0;
   for (size_t t = 0; t < terms.size(); ++t) {
     const WeightView& weight = view_of(*terms[t].weight);
     if (last != nullptr &&
         (!same_format(*last, weight) || product.stage.terms == kStageTerms || outputs > kMostOutputs - weight.out)) {
-      launch(product);
+      product_ = product;
+      launch_product();
       product.stage.terms = 0;
       product.y = {};
       outputs = 0;
@@ -201,26 +210,12 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
   if (!staged.empty()) matmul_in_stages(x, staged, staged_y);
 }
 
-void CudaOps::launch(WaitingProduct& product) {
-  ProductStage& stage = product.stage;
-  if (stage.input.kind != StageInput::Kind::digits && !rounds_in_stage(stage.rows, false)) {
-    product.digits = pool_->take(digit_bytes(stage.rows, stage.in, false, stage.at_once));
-    product.steps = pool_->take(step_bytes(stage.rows, stage.in, false, stage.at_once));
-    stage.input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
-    if (stage.lora.ranks > 0)
-      check(quantize_and_shrink(stage, stream()), "quantize_and_shrink");
-    else
-      check(quantize_rows(stage.input, stage.rows, stage.in, false, stage.at_once, stream()), "quantize_rows");
-    stage.input.kind = StageInput::Kind::digits;
-  }
+void CudaOps::launch_product() {
+  const WaitingProduct waiting = *std::exchange(product_, {});
+  ProductStage stage = waiting.stage;
   stage.apart = apart_ = !apart_;
   stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
-}
-
-void CudaOps::launch_product() {
-  WaitingProduct waiting = *std::exchange(product_, {});
-  launch(waiting);
 }
 
 void CudaOps::settle_product() {
@@ -247,7 +242,6 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
   if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
   ProductStage stage = product_->stage;
   const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
-  if (stage.input.kind == StageInput::Kind::digits || stage.lora.ranks > 0) return false;
   if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))
     return false;
   for (size_t m = 0; m < modules.size(); ++m) {

@@ -76,10 +76,11 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
   settle();
   const CudaSlots::Bounds& bounds = slots_.bounds();
   const bool logit_rows = rows == RowSet::logit_rows;
-  std::array<LoraArgs, kLoraModules> many;
+  std::array<LoraArgs, kLoraModules> few, many;
   std::vector<Tensor> u;  // until what reads them is enqueued
-  int many_count = 0;
-  const auto run_many = [&] {
+  int few_count = 0, many_count = 0;
+  const auto run = [&] {
+    if (few_count > 0) lora_apply(few.data(), std::exchange(few_count, 0), batch_, stream());
     if (many_count > 0) lora_apply_many(many.data(), std::exchange(many_count, 0), batch_, stream());
   };
   for (size_t m = 0; m < modules.size(); ++m) {
@@ -104,14 +105,13 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
                            .ranks = bounds.ranks,
                            .logit_rows = logit_rows};
     if (bounds.weights) lora_replace(args, batch_, stream());
-    if (fast_ && x.rows() > kFewRows && has_lora_many(args)) {
+    if (fast_ && x.rows() > kFewRows && has_lora_many(args))
       many[size_t(many_count++)] = args;
-      if (many_count == kLoraModules) run_many();
-    } else {
-      lora_apply(args, batch_, stream());
-    }
+    else
+      few[size_t(few_count++)] = args;
+    if (few_count + many_count == kLoraModules) run();
   }
-  run_many();
+  run();
 }
 
 void CudaOps::lora_embed(int site, Tensor& y) {

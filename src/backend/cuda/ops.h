@@ -65,9 +65,7 @@ class CudaOps final : public Ops {
   /// x [rows, in] f32, as a stage or quantize_rows reads it; a norm that waits for it becomes part of it.
   StageInput input_of(const Tensor& x);
   void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
-  struct WaitingProduct;
-  /// Enqueues a product as it is set up by now, and before it what rounds x, where that is a kernel of its own.
-  void launch(WaitingProduct& product);
+  /// Enqueues the product that waits, as it is set up by now.
   void launch_product();
   void settle_product();
   void settle_norm();

@@ -369,9 +369,9 @@ void add_lora(Cases& cases) {
     runs.push_back(row / 23);
   }
   const std::vector<Parts> prompt = {{.ranks = {17}}, {.ranks = {8, 3}, .inner_bias = true}, {.ranks = {40}}};
-  add("prompt", {1040, {272, 46, 8}, turns, {}}, prompt);
-  add("prompt_with_bias", {1040, {272, 46}, turns, {}}, prompt, true);
-  add("prompt_in_runs", {64, {30, 600}, runs, {}}, prompt);
+  add("prompt", {1040, {272, 48, 8}, turns, {}}, prompt);
+  add("prompt_with_bias", {1040, {272, 40}, turns, {}}, prompt, true);
+  add("prompt_in_runs", {64, {32, 600}, runs, {}}, prompt);
   add("long_run", {1100, {272, 48}, std::vector<int32_t>(67, 0), {}}, {{.ranks = {17}}});
   for (const int rank : {1, 2, 3, 7, 8, 16, 31, 32, 64, 100, 128, 256}) {
     add("rank" + std::to_string(rank) + "_of_2080", {2080, {80}, {0, -1, 0, 0}, {}}, {{.ranks = {rank}}});
@@ -393,7 +393,7 @@ void add_lora(Cases& cases) {
         everything, bias, true);
     std::vector<int32_t> crowd;
     for (int row = 0; row < 45; ++row) crowd.push_back(row % 8 - 1);
-    add("prompt_of_everything" + with, {80, {48, 18}, crowd, {}}, everything, bias);
+    add("prompt_of_everything" + with, {80, {48, 24}, crowd, {}}, everything, bias);
     add("dora_one_row" + with, {64, {33}, {0}, {}}, {{.ranks = {8}, .dora_scale = true}}, bias);
   }
 }

@@ -12,7 +12,7 @@
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp, kShrinkWarps = 4;
 
 __device__ inline int batch_row(const LoraArgs& a, const BatchView& batch, int row) {
   return a.logit_rows ? batch.logit_rows[row] : row;
@@ -53,43 +53,55 @@ __device__ inline Eight octet_of_row(const float* x, int first, int in, bool ali
   return v;
 }
 
+/// Pieces of a product with a row of A: every fourth piece from `warp` on goes to `pieces`.
 template <class Octet, class Factor>
-__device__ inline float dot_row(const Factor* a, const float* x, int in, int lane) {
+__device__ inline void dot_pieces(const Factor* a, const float* x, int in, int warp, int lane, float* pieces) {
   const bool aligned = in % 8 == 0;
   const RowOfFactors<Factor> factors = {a, in, aligned};
-  float sum = 0;
 #pragma unroll 1
-  for (int first = 0; first < in; first += kPieceInputs) {
-    const int left = in - first < kPieceInputs ? in - first : kPieceInputs;
-    sum += dot_piece<Octet>((left + 7) / 8, lane, [&](int octet, Octet& to) { factors(first + octet * 8, to); },
-                            [&](int octet) { return octet_of_row(x, first + octet * 8, in, aligned); });
+  for (int piece = warp; piece * kPieceInputs < in; piece += kShrinkWarps) {
+    const int first = piece * kPieceInputs, left = in - first < kPieceInputs ? in - first : kPieceInputs;
+    const float sum =
+        dot_piece<Octet>((left + 7) / 8, lane, [&](int octet, Octet& to) { factors(first + octet * 8, to); },
+                         [&](int octet) { return octet_of_row(x, first + octet * 8, in, aligned); });
+    if (lane == 0) pieces[piece] = sum;
   }
-  return sum;
 }
 
-/// u of a row: terms one after the other, each padded_rank(). A warp for each rank.
-__global__ void __launch_bounds__(kThreads) shrink_kernel(LoraArgs a, BatchView batch) {
+/// u of a row: terms one after the other, each padded_rank(). A block for each rank, whose warps share the inputs.
+__global__ void __launch_bounds__(kShrinkWarps* kWarp)
+    shrink_kernel(const __grid_constant__ LoraModules modules, BatchView batch) {
+  extern __shared__ float pieces[];  // [pieces of x]
   launch_dependents();
-  const int row = int(blockIdx.x), wanted = int(blockIdx.y) * kWarps + int(threadIdx.x) / kWarp;
-  const int lane = int(threadIdx.x) % kWarp;
+  const LoraArgs& a = modules.of[blockIdx.z];
+  const int wanted = int(blockIdx.x), row = int(blockIdx.y);
+  const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
   const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
   const RankPlace place = site != nullptr ? place_of_rank(*site, wanted) : RankPlace();
+  const bool exists = place.exists();
+  const LowRankView term = exists ? *place.term : LowRankView();
   wait_for_inputs();
   if (place.term == nullptr) return;
-  float sum = 0;
-  if (place.exists()) {
+  if (exists) {
     const float* x = a.x + size_t(row) * size_t(a.in);
     const size_t first = size_t(place.rank) * size_t(a.in);
-    sum = place.term->element == Element::bf16
-              ? dot_row<Bf16Octet>(static_cast<const __nv_bfloat16*>(place.term->a) + first, x, a.in, lane)
-              : dot_row<F32Octet>(static_cast<const float*>(place.term->a) + first, x, a.in, lane);
+    if (term.element == Element::bf16)
+      dot_pieces<Bf16Octet>(static_cast<const __nv_bfloat16*>(term.a) + first, x, a.in, warp, lane, pieces);
+    else
+      dot_pieces<F32Octet>(static_cast<const float*>(term.a) + first, x, a.in, warp, lane, pieces);
   }
-  if (lane == 0) __stcg(a.u + size_t(row) * size_t(a.ranks) + size_t(wanted), sum);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  float sum = 0;
+  for (int i = 0; exists && i < pieces_of(a.in); ++i) sum += pieces[i];
+  __stcg(a.u + size_t(row) * size_t(a.ranks) + size_t(wanted), sum);
 }
 
-__global__ void __launch_bounds__(kThreads) expand_kernel(LoraArgs a, BatchView batch) {
+__global__ void __launch_bounds__(kThreads)
+    expand_kernel(const __grid_constant__ LoraModules modules, BatchView batch) {
   extern __shared__ __align__(16) float u[];  // [ranks]
   launch_dependents();
+  const LoraArgs& a = modules.of[blockIdx.z];
   const int row = int(blockIdx.y), n = int(blockIdx.x) * kThreads + int(threadIdx.x);
   const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
   wait_for_inputs();
@@ -172,13 +184,18 @@ void lora_replace(const LoraArgs& a, const BatchView& batch, cudaStream_t stream
   launch("lora_replace", replace_kernel, {blocks_of(a.out, kWarps), unsigned(a.rows)}, {kThreads}, 0, stream, a, batch);
 }
 
-void lora_apply(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {
+void lora_apply(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream) {
+  LoraModules all;
+  int out = 0;
+  for (int i = 0; i < count; ++i) all.of[i] = modules[i], out = modules[i].out > out ? modules[i].out : out;
+  const LoraArgs& a = modules[0];
   const size_t shared = size_t(a.ranks) * sizeof(float);
-  allow_shared(expand_kernel, shared);
-  launch_overlapping("lora_shrink", shrink_kernel, {unsigned(a.rows), blocks_of(a.ranks, kWarps)}, {kThreads}, 0,
-                     stream, a, batch);
-  launch_overlapping("lora_expand", expand_kernel, {blocks_of(a.out, kThreads), unsigned(a.rows)}, {kThreads}, shared,
-                     stream, a, batch);
+  constexpr size_t kUsual = size_t(48) << 10;
+  if (shared > kUsual) allow_shared(expand_kernel, shared);
+  launch_overlapping("lora_shrink", shrink_kernel, {unsigned(a.ranks), unsigned(a.rows), unsigned(count)},
+                     {kShrinkWarps * kWarp}, size_t(pieces_of(a.in)) * sizeof(float), stream, all, batch);
+  launch_overlapping("lora_expand", expand_kernel, {blocks_of(out, kThreads), unsigned(a.rows), unsigned(count)},
+                     {kThreads}, shared, stream, all, batch);
 }
 
 void lora_embed(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {

@@ -19,11 +19,13 @@ struct LoraArgs {
 
 /// y[r] = W x for rows whose slot brings its own weight.
 void lora_replace(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
-/// Biases, terms and DoRA's factors; see Ops::lora for their order.
-void lora_apply(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
-/// The same for up to kLoraModules modules that share x, on tensor cores: factors are bf16, and x and u are two bf16
-/// numbers each.
+/// Biases, terms and DoRA's factors; see Ops::lora for their order. Up to kLoraModules modules that share x.
 inline constexpr int kLoraModules = 4;
+struct LoraModules {
+  LoraArgs of[kLoraModules];
+};
+void lora_apply(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream);
+/// The same on tensor cores, for many rows: factors are bf16, and x and u are two bf16 numbers each.
 bool has_lora_many(const LoraArgs& args);
 void lora_apply_many(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream);
 /// The same for rows of an embedding y [rows, out]; `u` and `x` are not used.

@@ -3,7 +3,6 @@
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
-#include "backend/cuda/kernels/product_shrink.cuh"
 
 namespace bumblebee::cuda {
 
@@ -44,13 +43,13 @@ const Card& card() {
   return known;
 }
 
+int padded_rows(int virtual_rows) {
+  return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
+}
+int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
 }
-
-/// More shared memory than this for adapters would cost the product more than operations of their own, or factors that
-/// are read where they are.
-constexpr int64_t kMostLoraBytes = 24 << 10, kMostRingBytes = 32 << 10;
 
 int logarithm(int power_of_two) {
   int bits = 0;
@@ -71,14 +70,8 @@ SharedPlan plan_shared(const ProductArgs& a) {
   plan.digits = plan.scales + kConsumers * scales * int(sizeof(float));
   plan.steps = plan.digits + blocks * a.columns * 32;
   plan.partials = plan.steps + blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup));
-  plan.lora = plan.total = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
-  plan.ring = 0;
-  if (a.lora.ranks == 0) return plan;
-  plan.total += round_up(int(lora_shared_bytes(a.rows, a.terms, a.lora.ranks)), 16);
-  const int64_t unit = lora_unit_bytes(kConsumers / a.width, a.rows, a.lora.ranks);
-  if (2 * unit > kMostRingBytes) return plan;
-  plan.ring = plan.total;
-  plan.total += int(2 * unit);
+  plan.lora = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.total = plan.lora + (a.lora.ranks > 0 ? lora_shared_bytes(a.held, a.terms * a.lora.ranks) : 0);
   return plan;
 }
 
@@ -107,6 +100,19 @@ int count_tiles(const ProductStage& stage, int (&first)[kStageTerms + 1]) {
   return stage.epilogue == ProductStage::Epilogue::silu_mul ? (stage.term[0].out + 7) / 8 : tiles;
 }
 
+void set_units(ProductArgs& a) { a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width); }
+
+/// Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
+/// two blocks do better.
+int share_of_processor(const ProductArgs& a, const SharedPlan& plan) {
+  const int tiles = tiles_of(a.virtual_rows);
+  return (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
+}
+int blocks_of(const ProductArgs& a, const SharedPlan& plan) {
+  const int side_by_side = share_of_processor(a, plan) * card().processors / a.parts;
+  return (a.units < side_by_side ? a.units : side_by_side) * a.parts;
+}
+
 SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   for (int i = 0; i < kStageTerms; ++i) a.term[i] = stage.term[i];
   a.tiles = count_tiles(stage, a.first_tile);
@@ -132,8 +138,15 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.input = stage.input;
   a.lora = stage.lora;
   a.terms = stage.terms;
-  const SharedPlan plan = choose_shared(a);
-  a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width);
+  a.pieces = pieces_of(a.in);
+  a.items = a.terms * a.lora.ranks * a.pieces;
+  a.held = 0;
+  SharedPlan plan = choose_shared(a);
+  set_units(a);
+  if (a.lora.ranks == 0) return plan;
+  a.held = (a.items + blocks_of(a, plan) - 1) / blocks_of(a, plan);
+  plan = choose_shared(a);
+  set_units(a);
   return plan;
 }
 
@@ -166,7 +179,7 @@ bool is_valid(const ProductStage& s) {
   const bool terms = pairs  ? s.terms == 2 && s.term[0].out == s.term[1].out
                      : adds ? s.terms == 1 && s.residual != nullptr
                             : s.terms >= 1 && s.terms <= kStageTerms;
-  const bool adapts = s.lora.ranks == 0 || (!s.exact && s.lora.ranks % kRankOctet == 0);
+  const bool adapts = s.lora.ranks == 0 || fits_lora(s);
   return terms && adapts && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
 }
 
@@ -177,20 +190,16 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (a.tiles == 0) return cudaSuccess;
   a.arrived = static_cast<uint32_t*>(stage.workspace);
   a.partials = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
-  const ProductKernel kernel = find_kernel(stage.bits, stage.group, a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows));
+  const int variant = a.lora.ranks > 0 ? -1 : a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows);
+  const ProductKernel kernel = find_kernel(stage.bits, stage.group, variant);
   if (kernel == nullptr || plan.total > card().shared_alone) return cudaErrorInvalidValue;
   if (a.parts > 1 && (stage.workspace == nullptr || size_t(a.units) * 4 > kCounterBytes)) return cudaErrorInvalidValue;
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().shared_alone);
   if (allowed != cudaSuccess) return allowed;
-  // Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
-  // two blocks do better.
-  const int tiles = tiles_of(a.virtual_rows),
-            share = (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
-  const int side_by_side = share * card().processors / a.parts;
-  const int columns = a.units < side_by_side ? a.units : side_by_side;
+  const int share = share_of_processor(a, plan);
   const int shared = stage.apart && share == 1 && plan.total < card().shared_apart ? card().shared_apart : plan.total;
-  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(shared), stream, a, plan);
+  return launch_early(kernel, unsigned(blocks_of(a, plan)), kBlockThreads, size_t(shared), stream, a, plan);
 }
 
 }  // namespace
@@ -220,43 +229,26 @@ namespace {
 int launched_rows(const ProductStage& stage) { return stage.at_once > 0 ? stage.at_once : rows_at_once(stage); }
 }  // namespace
 
+bool fits_lora(const ProductStage& stage) {
+  constexpr int kMostPieces = 32;  // bits of LoraShared::pieces
+  if (stage.rows != 1 || stage.exact || stage.input.kind == StageInput::Kind::digits) return false;
+  if (stage.lora.ranks % kRankOctet != 0 || pieces_of(stage.in) > kMostPieces) return false;
+  ProductArgs a = {};
+  const SharedPlan plan = fill_args(stage, 1, a);
+  return a.parts == 1 && a.held <= kMostHeld && a.held * blocks_of(a, plan) >= a.items &&
+         plan.total <= card().shared_beside;
+}
+
+size_t stage_lora_bytes(const ProductStage& stage) {
+  return size_t(stage.terms) * size_t(stage.lora.ranks) * size_t(pieces_of(stage.in)) * sizeof(float);
+}
+
 size_t stage_workspace(const ProductStage& stage) {
   ProductArgs a = {};
   const int most = launched_rows(stage);
   fill_args(stage, stage.rows < most ? stage.rows : most, a);
   const size_t tile = size_t(tiles_of(a.virtual_rows)) * 64 * sizeof(float);
   return a.parts == 1 ? 0 : kCounterBytes + size_t(a.units) * size_t(kConsumers / a.width) * size_t(a.parts) * tile;
-}
-
-bool fits_lora(const ProductStage& stage) {
-  const int most = launched_rows(stage), rows = stage.rows < most ? stage.rows : most;
-  if (rows <= 0 || lora_shared_bytes(rows, stage.terms, stage.lora.ranks) > kMostLoraBytes) return false;
-  ProductArgs a = {};
-  return fill_args(stage, rows, a).total <= card().shared_alone &&
-         (rounds_in_stage(stage.rows, false) || shrink_shared_bytes(stage) <= size_t(card().shared_alone));
-}
-
-size_t stage_lora_bytes(const ProductStage& stage) {
-  const size_t places = size_t(stage.rows) * size_t(stage.terms) * size_t(stage.lora.ranks);
-  return places * size_t(rounds_in_stage(stage.rows, false) ? pieces_of(stage.in) : 1) * sizeof(float);
-}
-
-cudaError_t quantize_and_shrink(const ProductStage& stage, cudaStream_t stream) {
-  const int most = launched_rows(stage);
-  if (most <= 0 || stage.exact) return cudaErrorInvalidValue;
-  ProductStage part = stage;
-  for (int row = 0; row < stage.rows; row += most) {
-    part.rows = stage.rows - row < most ? stage.rows - row : most;
-    const cudaError_t status = launch_shrink(part, card().processors, stream);
-    if (status != cudaSuccess) return status;
-    part.input.x += int64_t(part.rows) * stage.in;
-    part.input.rounded.digits += digit_bytes(part.rows, stage.in, false, part.rows);
-    part.input.rounded.steps =
-        static_cast<char*>(part.input.rounded.steps) + step_bytes(part.rows, stage.in, false, part.rows);
-    part.lora.u += int64_t(part.rows) * stage.terms * stage.lora.ranks;
-    part.lora.first_row += part.rows;
-  }
-  return cudaSuccess;
 }
 
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int most, cudaStream_t stream) {
@@ -285,9 +277,6 @@ cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
     for (StageWeight& term : part.term)
       if (term.y != nullptr) term.y += count * term.stride;
     if (part.residual != nullptr) part.residual += count * part.term[0].stride;
-    part.lora.first_row += count;
-    if (part.lora.u != nullptr)
-      part.lora.u += stage_lora_bytes(part) / size_t(stage.rows) * size_t(count) / sizeof(float);
     if (part.input.kind == StageInput::Kind::digits) {
       part.input.rounded.digits += digit_bytes(count, stage.in, stage.exact, count);
       part.input.rounded.steps =

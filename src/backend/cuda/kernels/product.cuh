@@ -16,6 +16,9 @@ inline constexpr int kBlockThreads = 32 * (kConsumers + 1);
 /// Stages that a warp asks for ahead: what fits, so that the next kernel's block has room beside this one.
 inline constexpr int kLeastDepth = 2, kMostDepth = 6;
 
+/// The most pieces of A that a block holds.
+inline constexpr int kMostHeld = 4;
+
 /// A stage as the kernel takes it: what the host can work out once.
 struct ProductArgs {
   StageWeight term[kStageTerms];
@@ -40,21 +43,15 @@ struct ProductArgs {
   const float* residual;
   StageInput input;
   StageLora lora;
-  int32_t terms;
+  int32_t terms, pieces, items, held;  // of adapters: pieces of x, pieces of all ranks, and of these in a block
   float* partials;
   uint32_t* arrived;
 };
 
 /// Offsets in dynamic shared memory.
 struct SharedPlan {
-  int scales, digits, steps, partials, total;  // the ring of stages comes first
-  int lora, ring;                              // of adapters; ring 0: factors are read where they are
+  int scales, digits, steps, partials, lora, total;  // the ring of stages comes first
 };
-/// Rows of digits that are kept, and tiles of four of them.
-constexpr int padded_rows(int virtual_rows) {
-  return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
-}
-constexpr int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 /// Floats that a warp's widened scales and biases take.
 template <int Group>
 inline constexpr int kScaleFloats = 2 * kTileRows * (kStageInputs / Group);

@@ -91,31 +91,10 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
   return s;
 }
 
-/// What adapters add to a lane's outputs of tile `tile` of a unit: it needs no sums, so it is formed while others are.
-/// `ring`: B of the unit, or null.
-template <int Tiles>
-__device__ __forceinline__ Sums<Tiles> changes(const ProductArgs& a, const LoraShared& lora, const __nv_bfloat16* ring,
-                                               int tile, const TileTarget& target, uint32_t lane) {
-  Sums<Tiles> s = {};
-  if (a.lora.ranks == 0) return s;
-#pragma unroll
-  for (int i = 0; i < Tiles; ++i) {
-    const int row = i * 4 + int(lane % 4), place = int(lane / 4);
-    const auto output = [&](int half) {
-      const __nv_bfloat16* staged =
-          ring != nullptr ? ring + ((tile * 2 + half) * a.rows + row) * 8 * a.lora.ranks : nullptr;
-      return lora_output(a, lora, target.half[half], row, place, staged);
-    };
-    const float2 pair = changes_of(output(0), output(1));
-    s.v[i][0] = pair.x, s.v[i][1] = pair.y;
-  }
-  return s;
-}
-
-/// A tile's outputs, from its sums over all inputs.
-template <int Tiles>
+/// A tile's outputs, from its sums over all inputs. Lora: `change` is what adapters add to the only row.
+template <int Tiles, bool Lora = false>
 __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
-                                              Sums<Tiles> s, const Sums<Tiles>& residual, const Sums<Tiles>& change) {
+                                              Sums<Tiles> s, const Sums<Tiles>& residual, float2 change = {}) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -137,9 +116,10 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
     for (int h = 0; h < 2; ++h) {
       const TileHalf& half = target.half[h];
       if (int(lane / 4) >= half.left || (pairs && h == 1)) continue;
-      float v = s.v[i][h] + bias[h] + change.v[i][h];
+      float v = s.v[i][h] + bias[h], other = s.v[i][1] + bias[1];
+      if (Lora) v += h == 0 ? change.x : change.y, other += change.y;
       if (pairs)
-        v = v / (1.0f + expf(-v)) * (s.v[i][1] + bias[1] + change.v[i][1]);
+        v = v / (1.0f + expf(-v)) * other;
       else
         v += residual.v[i][h];
       const StageWeight& term = a.term[half.term];
@@ -168,8 +148,7 @@ __device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int
 /// The second half: each block finishes its share of the tiles once all parts are there. A counter rises to the number
 /// of parts, then to twice that as blocks leave, and the last one makes it zero again.
 template <int Tiles>
-__device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraShared& lora, const __nv_bfloat16* ring,
-                                             int unit, int part, uint32_t lane) {
+__device__ __forceinline__ void collect_unit(const ProductArgs& a, int unit, int part, uint32_t lane) {
   const int tiles = kConsumers / a.width;
   const float* all = a.partials + int64_t(unit) * a.parts * tiles * kSumFloats<Tiles>;
   wait_counter(a.arrived + unit, uint32_t(a.parts));
@@ -177,10 +156,9 @@ __device__ __forceinline__ void collect_unit(const ProductArgs& a, const LoraSha
   for (int k = part; k < tiles; k += a.parts) {
     const TileTarget target = target_of(a, unit * tiles + k);
     const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
-    const Sums<Tiles> change = changes<Tiles>(a, lora, ring, k, target, lane);
     const Sums<Tiles> s =
         tree_sum<Tiles, true>(all + k * kSumFloats<Tiles>, int64_t(tiles) * kSumFloats<Tiles>, a.parts, lane);
-    write_outputs<Tiles>(a, target, lane, s, residual, change);
+    write_outputs<Tiles>(a, target, lane, s, residual);
   }
   __syncwarp();
   if (lane == 0 && atomicAdd(a.arrived + unit, 1u) + 1 == uint32_t(2 * a.parts)) a.arrived[unit] = 0;

@@ -84,7 +84,8 @@ struct RoundWork {
 };
 
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
-/// Waits for x itself, and asks for the norm's weights before. `visit` is shown every octet that is rounded.
+/// Waits for x itself, and asks for the norm's weights before.
+/// `visit` is shown every octet that is rounded.
 template <int Octets, class Visit>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
                                           const Visit& visit) {
@@ -142,9 +143,12 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
     round_octet(v, w.out_row, octet, w.exact, to);
   }
 }
-template <class Visit>
+struct VisitsNone {
+  __device__ __forceinline__ void operator()(int, const Eight&) const {}
+};
+template <class Visit = VisitsNone>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
-                                          const Visit& visit) {
+                                          const Visit& visit = {}) {
   if (w.in > kKeptOctets * kRoundThreads * 8)
     round_one<kManyOctets>(w, to, scratch, visit);
   else
@@ -154,7 +158,7 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
 /// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of
 /// the block must call; there is no barrier at the end.
 __device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
-  if (w.rows == 1) return round_one(w, to, scratch, [](int, const Eight&) {});
+  if (w.rows == 1) return round_one(w, to, scratch);
   wait_for_inputs();
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
   const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
