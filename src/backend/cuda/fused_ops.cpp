@@ -257,6 +257,11 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
   stage.lora.logit_rows = rows == RowSet::logit_rows ? batch_.logit_rows : nullptr;
   stage.lora.ranks = bounds.ranks;
   if (!fits_lora(stage)) return false;
+  if (stage.terms == 2 && stage.term[0].out == stage.term[1].out) {  // as glu() would have it: other tiles
+    ProductStage pair = stage;
+    pair.epilogue = ProductStage::Epilogue::silu_mul;
+    if (!fits_lora(pair)) return false;
+  }
   product_->u = pool_->take(stage_lora_bytes(stage));
   stage.lora.u = reinterpret_cast<float*>(address(*product_->u));
   stage.lora.arrived = reinterpret_cast<uint32_t*>(lora_counter_.at_least(sizeof(uint32_t)));
