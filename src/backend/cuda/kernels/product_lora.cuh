@@ -1,8 +1,8 @@
 // Adapters within a product of one row (product.h, StageLora). Blocks share the pieces of u = A x: each has some of A
 // in shared memory, the threads that round x multiply by it on the way, and the ninth warp publishes the sums, waits
 // for those of all blocks, and adds B u to the tiles that it writes. Sums have the order of low_rank.cuh. A warp by
-// itself needs about ten cycles for an instruction here, so there are few: what does not depend on x (slots, addresses,
-// A) is done before the kernel waits for it, and lanes share what there is to do.
+// itself is slow, and blocks wait for this one: what does not depend on x (slots, addresses, A) is done before the
+// kernel waits for it, and lanes share what there is to do.
 #pragma once
 
 #include "backend/cuda/kernels/low_rank.cuh"
