@@ -235,6 +235,40 @@ bool CudaOps::take_product(std::span<Tensor* const> outputs) {
   return !wanted;
 }
 
+bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules,
+                              std::span<const Tensor> y) {
+  const CudaSlots::Bounds& bounds = slots_.bounds();
+  // Anything but terms is for the operation by itself. Of the table alone: what is recorded is right for every batch.
+  if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
+  ProductStage stage = product_->stage;
+  const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
+  if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))
+    return false;
+  for (size_t m = 0; m < modules.size(); ++m) {
+    // One handle of the product, one of the caller.
+    if (modules[m].replaced || modules[m].bias != nullptr || !same(product_->y[m], y[m]) ||
+        y[m].buffer().use_count() > 2)
+      return false;
+    stage.lora.site[m] = modules[m].site;
+  }
+  if (bounds.ranks == 0) return true;
+  stage.lora.slots = batch_.slots;
+  stage.lora.slot = batch_.slot;
+  stage.lora.logit_rows = rows == RowSet::logit_rows ? batch_.logit_rows : nullptr;
+  stage.lora.ranks = bounds.ranks;
+  if (!fits_lora(stage)) return false;
+  if (stage.terms == 2 && stage.term[0].out == stage.term[1].out) {  // as glu() would have it: other tiles
+    ProductStage pair = stage;
+    pair.epilogue = ProductStage::Epilogue::silu_mul;
+    if (!fits_lora(pair)) return false;
+  }
+  product_->u = pool_->take(stage_lora_bytes(stage));
+  stage.lora.u = reinterpret_cast<float*>(address(*product_->u));
+  stage.lora.arrived = reinterpret_cast<uint32_t*>(lora_counter_.at_least(sizeof(uint32_t)));
+  product_->stage = stage;
+  return true;
+}
+
 Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
   BB_CHECK(activation == Activation::silu);
   Tensor* const outputs[] = {&gate, &up};

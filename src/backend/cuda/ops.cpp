@@ -3,8 +3,12 @@
 #include "backend/cuda/ops.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
+#include <vector>
 
 #include "backend/cuda/kernels/lora.h"
+#include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kernels/sample.h"
 #include "backend/cuda/weights.h"
@@ -18,7 +22,8 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
       fast_(fast),
       slots_(device_, pool),
       stage_workspace_(device_),
-      attend_counters_(device_) {
+      attend_counters_(device_),
+      lora_counter_(device_) {
   auto table = std::make_unique<ExpTable>();
   fill(*table);
   exp_table_ = constant(std::as_bytes(std::span(table.get(), 1)));
@@ -68,9 +73,17 @@ Tensor CudaOps::embed(const Weight& table) {
 }
 
 void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) {
+  if (product_applies(x, rows, modules, y)) return;
   settle();
   const CudaSlots::Bounds& bounds = slots_.bounds();
   const bool logit_rows = rows == RowSet::logit_rows;
+  std::array<LoraArgs, kLoraModules> few, many;
+  std::vector<Tensor> u;  // until what reads them is enqueued
+  int few_count = 0, many_count = 0;
+  const auto run = [&] {
+    if (few_count > 0) lora_apply(few.data(), std::exchange(few_count, 0), batch_, stream());
+    if (many_count > 0) lora_apply_many(many.data(), std::exchange(many_count, 0), batch_, stream());
+  };
   for (size_t m = 0; m < modules.size(); ++m) {
     const LoraModule& module = modules[m];
     BB_CHECK(bool(y[m]) != module.replaced, "module ", module.site);
@@ -81,11 +94,11 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
     } else {
       y[m] = make_writable(y[m]);
     }
-    const Tensor u = pool_->make(x.rows(), std::max(bounds.ranks, 1));
+    u.push_back(pool_->make(x.rows(), std::max(bounds.ranks, 1)));
     const LoraArgs args = {.x = data(x),
                            .y = data(y[m]),
                            .bias = module.bias != nullptr ? data(*module.bias) : nullptr,
-                           .u = data(u),
+                           .u = data(u.back()),
                            .rows = x.rows(),
                            .in = x.cols(),
                            .out = y[m].cols(),
@@ -93,8 +106,13 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
                            .ranks = bounds.ranks,
                            .logit_rows = logit_rows};
     if (bounds.weights) lora_replace(args, batch_, stream());
-    lora_apply(args, batch_, stream());
+    if (fast_ && x.rows() > kFewRows && has_lora_many(args))
+      many[size_t(many_count++)] = args;
+    else
+      few[size_t(few_count++)] = args;
+    if (few_count + many_count == kLoraModules) run();
   }
+  run();
 }
 
 void CudaOps::lora_embed(int site, Tensor& y) {

@@ -30,7 +30,7 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
-  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes(); }
+  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes() + lora_counter_.bytes(); }
   /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
   /// needs.
   void wait_for_next(bool waits);
@@ -72,6 +72,8 @@ class CudaOps final : public Ops {
   void settle_rotation();
   /// The product that waits, if its outputs are these and nobody else holds them from then on.
   bool take_product(std::span<Tensor* const> outputs);
+  /// Lets the product that waits apply adapters, if what they change are its outputs and nobody else sees these before.
+  bool product_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<const Tensor> y);
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
   HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
@@ -100,7 +102,7 @@ class CudaOps final : public Ops {
     ProductStage stage;
     std::array<Tensor, kStageTerms> y;  // not written yet
     Tensor input;                       // what the stage reads
-    std::shared_ptr<Buffer> digits, steps;
+    std::shared_ptr<Buffer> digits, steps, u;
   };
   struct WaitingRotation {
     Tensor q, k;  // not rotated yet
@@ -112,7 +114,7 @@ class CudaOps final : public Ops {
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   std::optional<WaitingRotation> rotation_;
-  ZeroedMemory stage_workspace_, attend_counters_;
+  ZeroedMemory stage_workspace_, attend_counters_, lora_counter_;
 };
 
 }  // namespace bumblebee::cuda

@@ -59,10 +59,12 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
     for (const LoraEntry::Term& t : entry->terms) {
       *term = static_cast<const CudaLowRank&>(*t.factors.packed).view;
       term->scale = t.scale;
-      ranks += term++->rank;
+      if (&t == &entry->terms.front()) sites[s].first = *term;
+      ranks += padded_rank(term++->rank);
     }
     bounds.ranks = std::max(bounds.ranks, ranks);
     bounds.weights = bounds.weights || entry->weight;
+    bounds.more = bounds.more || entry->comes_before_bias();
   }
   if (buffer != nullptr) copy(row.data(), row.size(), *buffer);
   sites_[index] = buffer;
@@ -77,7 +79,8 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
   const SlotTableView table = {.slots = reinterpret_cast<const SlotView*>(address(*slots_)),
                                .count = int64_t(views_.size())};
   copy(&table, sizeof(table), *table_);
-  if (bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights) ++bounds.version;
+  if (bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights || bounds.more != bounds_.more)
+    ++bounds.version;
   bounds_ = bounds;
 }
 

@@ -1,6 +1,7 @@
 // Parts of a matrix follow each other at multiples of 256 bytes, in one allocation.
 #include "backend/cuda/weights.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -30,6 +31,15 @@ std::vector<std::byte> stored(std::span<const float> values, Element element) {
     std::memcpy(bytes.data() + 2 * i, &rounded, 2);
   }
   return bytes;
+}
+
+/// m [rows, cols] with rows of padded_rank(cols), zeros at their ends.
+std::vector<float> padded(std::span<const float> m, size_t rows, size_t cols) {
+  const size_t pitch = size_t(padded_rank(int(cols)));
+  std::vector<float> result(rows * pitch);
+  for (size_t r = 0; r < rows; ++r)
+    std::copy_n(m.begin() + ptrdiff_t(r * cols), cols, result.begin() + ptrdiff_t(r * pitch));
+  return result;
 }
 
 /// [cols, rows] of m [rows, cols]
@@ -74,7 +84,7 @@ LowRankWeights upload_factors(const std::shared_ptr<const Device>& device, Uploa
   const Element element = fast ? Element::bf16 : Element::f32;
   const std::vector<std::byte> a =
       use == LowRankUse::linear ? stored(f.a, element) : stored(transposed(f.a, rank, in), element);
-  const std::vector<std::byte> b = stored(transposed(f.b, out, rank), element);
+  const std::vector<std::byte> b = stored(padded(f.b, out, rank), element);
   const std::span<const std::byte> bias = std::as_bytes(f.bias);
   const size_t b_at = aligned(a.size()), bias_at = b_at + aligned(b.size());
   auto packed = std::make_shared<CudaLowRank>();

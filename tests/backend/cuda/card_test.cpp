@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <span>
@@ -194,6 +195,158 @@ TEST_F(OnCard, FusedOperationsHaveTheBitsOfSingleOnes) {
     }
     stream.forget(&fused);
     stream.forget(&kept);
+  }
+}
+
+/// A norm, two products with silu(gate)·up, a product that is added, and adapters on all of them: as one step of a
+/// card.
+class AdaptedBlock {
+ public:
+  struct Term {
+    int rank;
+    bool bias = false;
+  };
+  AdaptedBlock(Backend& backend, int width, int inner, Random& random) : backend_(backend), width_(width) {
+    const auto weight = [&](int out, int in) {
+      return backend.pack(random_weight(random, out, in, Format::affine(4, 64, DType::bf16, DType::bf16), 1));
+    };
+    gate_ = weight(inner, width), up_ = weight(inner, width), down_ = weight(width, inner);
+    norm_ = {backend.upload(random.normals(size_t(width), 1), 1, width), 1e-5f};
+    sizes_ = {{{width, inner}, {width, inner}, {inner, width}}};
+  }
+  ~AdaptedBlock() {
+    for (size_t slot = 0; slot < entries_.size(); ++slot) backend_.set_slot(int32_t(slot), {});
+    backend_.stream().forget(this);
+  }
+  AdaptedBlock(const AdaptedBlock&) = delete;
+
+  /// The next slot: these terms on every module but `without`.
+  void add_slot(Random& random, const std::vector<Term>& terms, int without = -1, bool factor = false) {
+    std::vector<std::unique_ptr<LoraEntry>>& entries = entries_.emplace_back();
+    std::vector<const LoraEntry*> by_site;
+    for (int site = 0; site < 3; ++site) {
+      const auto [in, out] = sizes_[size_t(site)];
+      auto entry = site == without ? nullptr : std::make_unique<LoraEntry>();
+      for (size_t t = 0; entry != nullptr && t < terms.size(); ++t) {
+        const size_t rank = size_t(terms[t].rank);
+        const std::vector<float> a = random.normals(rank * size_t(in), 1 / std::sqrt(double(in))),
+                                 b = random.normals(size_t(out) * rank, 0.3);
+        const std::vector<float> bias = random.normals(terms[t].bias ? size_t(out) : 0, 0.3);
+        entry->terms.push_back(
+            {backend_.pack_factors({.rank = int(rank), .in = in, .out = out, .a = a, .b = b, .bias = bias},
+                                   LowRankUse::linear),
+             float(random.uniform(0.5, 2))});
+      }
+      if (entry != nullptr && factor) entry->dora_scale = backend_.upload(random.normals(size_t(out), 1), 1, out);
+      by_site.push_back(entry.get());
+      entries.push_back(std::move(entry));
+    }
+    backend_.set_slot(int32_t(entries_.size() - 1), by_site);
+  }
+
+  /// The residual and its norm after the block, of rows of `x` [rows, width] with these slots; `adapted`: as a step of
+  /// adapters. `program` null: every operation by itself.
+  std::vector<float> run(const std::vector<float>& x, const std::vector<int32_t>& slots, bool waits,
+                         bool adapted = true) {
+    Stream& stream = backend_.stream();
+    Ops& ops = stream.ops();
+    const int rows = int(slots.size());
+    const Tensor input = backend_.upload(x, rows, width_);
+    Batch batch;
+    batch.append(std::vector<int32_t>(size_t(rows), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
+    batch.slot = slots;
+    stream.bind(batch, nullptr);
+    const StepKey key{
+        .program = waits ? this : nullptr, .rows = rows, .logit_rows = rows, .adapters = adapted ? 1u : 0};
+    const Tensor* const no_bias = nullptr;
+    const StepOutputs out = stream.run(key, [&] {
+      Tensor residual = ops.copy(input);
+      std::array<Tensor, 2> pair;
+      {
+        const Tensor h = ops.rms_norm(residual, norm_);
+        const std::array<MatmulTerm, 2> terms = {{{&gate_, nullptr}, {&up_, nullptr}}};
+        ops.matmul(h, terms, pair);
+        const std::array<LoraModule, 2> modules = {{{.site = 0, .bias = no_bias}, {.site = 1, .bias = no_bias}}};
+        if (adapted) ops.lora(h, RowSet::all, modules, pair);
+      }
+      Tensor delta;
+      {
+        const Tensor mixed = ops.glu(Activation::silu, std::move(pair[0]), std::move(pair[1]));
+        const MatmulTerm last{&down_, nullptr};
+        ops.matmul(mixed, {&last, 1}, {&delta, 1});
+        const LoraModule module{.site = 2, .bias = no_bias};
+        if (adapted) ops.lora(mixed, RowSet::logit_rows, {&module, 1}, {&delta, 1});
+      }
+      const Tensor y = ops.add_rms_norm(residual, std::move(delta), norm_);
+      return StepOutputs{.logits = residual, .hidden = y, .sampled = {}};
+    });
+    const size_t size = size_t(rows) * size_t(width_);
+    std::vector<float> values(2 * size);
+    const auto first = stream.fetch(out.logits), second = stream.fetch(out.hidden);
+    read_floats(*first, std::span(values).first(size));
+    read_floats(*second, std::span(values).last(size));
+    return values;
+  }
+  int width() const { return width_; }
+
+ private:
+  Backend& backend_;
+  const int width_;
+  Weight gate_, up_, down_;
+  NormParams norm_;
+  std::array<std::pair<int, int>, 3> sizes_;
+  std::vector<std::vector<std::unique_ptr<LoraEntry>>> entries_;  // by slot, by module
+};
+
+/// The bits of operations that are enqueued one by one, eagerly, recorded and replayed; of each row alone; of the base
+/// where a row has no adapter; and of the same while a slot that products cannot apply is in the table.
+TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
+  if (backend_ == nullptr) return;
+  for (const auto& [width, inner] : {std::pair(256, 12288), std::pair(1280, 2304), std::pair(4096, 512)}) {
+    const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
+    Random random(uint64_t(width) + 11);
+    AdaptedBlock block(*backend, width, inner, random);
+    block.add_slot(random, {{16}});
+    block.add_slot(random, {{5}}, 1);
+    block.add_slot(random, {{4}, {11, true}, {1}});
+    block.add_slot(random, {{24, true}}, 2);
+    const auto row_of = [&](const std::vector<float>& of, size_t row, size_t rows) {
+      const size_t size = size_t(width);
+      std::vector<float> one(of.begin() + ptrdiff_t(row * size), of.begin() + ptrdiff_t((row + 1) * size));
+      const auto second = of.begin() + ptrdiff_t((rows + row) * size);
+      one.insert(one.end(), second, second + ptrdiff_t(size));
+      return one;
+    };
+    std::vector<std::vector<float>> inputs, alone;
+    std::vector<int32_t> slots;
+    for (int row = 0; row < 32; ++row) {
+      inputs.push_back(random.normals(size_t(width), 1));
+      slots.push_back(row % 5 == 4 ? -1 : row % 5);
+      alone.push_back(block.run(inputs.back(), {slots.back()}, false));
+      for (int round = 0; round < 3; ++round)
+        EXPECT_EQ(block.run(inputs.back(), {slots.back()}, true), alone.back()) << width << " row " << row;
+      if (slots.back() < 0) {
+        EXPECT_EQ(block.run(inputs.back(), {-1}, true, false), alone.back()) << width << " row " << row;
+      }
+    }
+    for (const bool more : {false, true}) {
+      if (more) block.add_slot(random, {{16}}, -1, true);
+      for (const size_t rows : {2u, 3u, 4u, 5u, 7u, 8u, 16u, 17u, 32u}) {
+        std::vector<float> x;
+        std::vector<int32_t> first_slots;
+        for (size_t row = 0; row < rows; ++row) {
+          const size_t from = (row * 7 + 3) % 32;
+          x.insert(x.end(), inputs[from].begin(), inputs[from].end());
+          first_slots.push_back(slots[from]);
+        }
+        for (int round = 0; round < 4; ++round) {
+          const std::vector<float> got = block.run(x, first_slots, round > 0);
+          for (size_t row = 0; row < rows; ++row)
+            EXPECT_EQ(row_of(got, row, rows), alone[(row * 7 + 3) % 32])
+                << width << " wide, " << rows << " rows, row " << row << ", round " << round << (more ? ", more" : "");
+        }
+      }
+    }
   }
 }
 

@@ -363,6 +363,15 @@ void add_lora(Cases& cases) {
        {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, 1, 1, 0, 0, 1, 0, 1, 0, -1, 0, 1, 1, 1, 1, 0, 0},
        {}},
       {{.ranks = {16}}, {.ranks = {8}}});
+  std::vector<int32_t> turns, runs;  // more rows than a card takes as generated ones
+  for (int row = 0; row < 70; ++row) {
+    turns.push_back(row % 5 - 1);
+    runs.push_back(row / 23);
+  }
+  const std::vector<Parts> prompt = {{.ranks = {17}}, {.ranks = {8, 3}, .inner_bias = true}, {.ranks = {40}}};
+  add("prompt", {1040, {272, 48, 8}, turns, {}}, prompt);
+  add("prompt_with_bias", {1040, {272, 40}, turns, {}}, prompt, true);
+  add("prompt_in_runs", {64, {32, 600}, runs, {}}, prompt);
   add("long_run", {1100, {272, 48}, std::vector<int32_t>(67, 0), {}}, {{.ranks = {17}}});
   for (const int rank : {1, 2, 3, 7, 8, 16, 31, 32, 64, 100, 128, 256}) {
     add("rank" + std::to_string(rank) + "_of_2080", {2080, {80}, {0, -1, 0, 0}, {}}, {{.ranks = {rank}}});
@@ -382,6 +391,9 @@ void add_lora(Cases& cases) {
     add("everything" + with, {80, {48, 17}, {0, 1, 1, 2, 3, 3, 3, -1, 4, 5, 6, 6, 0}, {}}, everything, bias);
     add("everything_logit_rows" + with, {80, {48}, {0, 1, 1, 2, 3, 3, 3, -1, 4, 5, 6, 6, 0}, {0, 2, 4, 7, 8, 11, 12}},
         everything, bias, true);
+    std::vector<int32_t> crowd;
+    for (int row = 0; row < 45; ++row) crowd.push_back(row % 8 - 1);
+    add("prompt_of_everything" + with, {80, {48, 24}, crowd, {}}, everything, bias);
     add("dora_one_row" + with, {64, {33}, {0}, {}}, {{.ranks = {8}, .dora_scale = true}}, bias);
   }
 }

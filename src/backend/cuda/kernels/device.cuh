@@ -44,13 +44,15 @@ __device__ inline float load_weight(const WeightView& w, int row, int i) {
               load_element(w.biases, w.bias, group));
 }
 
-__device__ inline const SiteView* site_of(const BatchView& batch, int row, int site) {
-  const int slot = batch.slot[row];
-  const SlotTableView& table = *batch.slots;
+/// What a slot does to a module; null: nothing.
+__device__ inline const SiteView* site_of(const SlotTableView& table, int slot, int site) {
   if (slot < 0 || slot >= table.count) return nullptr;
   const SlotView& view = table.slots[slot];
   if (site < 0 || site >= view.count || view.sites[site].present == 0) return nullptr;
   return &view.sites[site];
+}
+__device__ inline const SiteView* site_of(const BatchView& batch, int row, int site) {
+  return site_of(*batch.slots, batch.slot[row], site);
 }
 
 __device__ inline float warp_sum(float x) {

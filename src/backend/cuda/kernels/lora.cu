@@ -1,13 +1,18 @@
-// A row by itself, whatever its neighbours' slots: a block sums one rank of u = A x, a thread one column of y.
+// A row by itself, whatever its neighbours' slots: a warp sums one rank of u = A x, a thread one column of y. Products
+// of few rows do the same within (product_lora.cuh), in the same order (low_rank.cuh).
 #include "backend/cuda/kernels/lora.h"
+
+#include <cstring>
 
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
+#include "backend/cuda/kernels/low_rank.cuh"
+#include "backend/cuda/kernels/ptx.cuh"
 
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp, kShrinkWarps = 4;
 
 __device__ inline int batch_row(const LoraArgs& a, const BatchView& batch, int row) {
   return a.logit_rows ? batch.logit_rows[row] : row;
@@ -25,73 +30,97 @@ __global__ void replace_kernel(LoraArgs a, BatchView batch) {
   if (lane == 0) a.y[size_t(row) * size_t(a.out) + size_t(n)] = sum;
 }
 
-/// Σ a[i]·x[i] of this thread's elements, eight of them asked for at a time.
-template <class T>
-__device__ inline float partial_dot(const T* a, const float* x, int count) {
-  float sum = 0;
-#pragma unroll 8
-  for (int k = int(threadIdx.x); k < count; k += kThreads) sum = fmaf(to_float(a[k]), x[k], sum);
-  return sum;
+/// Rows of A and of x by octets, also where they do not begin at multiples of one.
+template <class Factor>
+struct RowOfFactors {
+  const Factor* at;
+  int in;
+  bool aligned;
+  template <class Octet>
+  __device__ void operator()(int first, Octet& to) const {
+    if (aligned) return load_octet(at + first, to);
+    Factor v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = first + i < in ? at[first + i] : Factor(0.0f);
+    memcpy(&to, v, sizeof(to));
+  }
+};
+__device__ inline Eight octet_of_row(const float* x, int first, int in, bool aligned) {
+  if (aligned) return load_eight(x + first);
+  Eight v;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v.v[i] = first + i < in ? __ldcg(x + first + i) : 0.0f;
+  return v;
 }
 
-/// u of a row: terms one after the other, so many ranks each. A block for each rank.
-__global__ void shrink_kernel(LoraArgs a, BatchView batch) {
-  __shared__ float scratch[32];
-  const int row = int(blockIdx.x), wanted = int(blockIdx.y);
+/// Pieces of a product with a row of A: every fourth piece from `warp` on goes to `pieces`.
+template <class Octet, class Factor>
+__device__ inline void dot_pieces(const Factor* a, const float* x, int in, int warp, int lane, float* pieces) {
+  const bool aligned = in % 8 == 0;
+  const RowOfFactors<Factor> factors = {a, in, aligned};
+#pragma unroll 1
+  for (int piece = warp; piece * kPieceInputs < in; piece += kShrinkWarps) {
+    const int first = piece * kPieceInputs, left = in - first < kPieceInputs ? in - first : kPieceInputs;
+    const float sum =
+        dot_piece<Octet>((left + 7) / 8, lane, [&](int octet, Octet& to) { factors(first + octet * 8, to); },
+                         [&](int octet) { return octet_of_row(x, first + octet * 8, in, aligned); });
+    if (lane == 0) pieces[piece] = sum;
+  }
+}
+
+/// u of a row: terms one after the other, each padded_rank(). A block for each rank, whose warps share the inputs.
+__global__ void __launch_bounds__(kShrinkWarps* kWarp)
+    shrink_kernel(const __grid_constant__ LoraModules modules, BatchView batch) {
+  extern __shared__ float pieces[];  // [pieces of x]
+  launch_dependents();
+  const LoraArgs& a = modules.of[blockIdx.z];
+  const int wanted = int(blockIdx.x), row = int(blockIdx.y);
+  const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
   const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
-  if (site == nullptr) return;
-  int rank = wanted;
-  for (int t = 0; t < site->terms; ++t) {
-    const LowRankView& term = site->term[t];
-    if (rank >= term.rank) {
-      rank -= term.rank;
-      continue;
-    }
+  const RankPlace place = site != nullptr ? place_of_rank(*site, wanted) : RankPlace();
+  const bool exists = place.exists();
+  const LowRankView term = exists ? *place.term : LowRankView();
+  wait_for_inputs();
+  if (place.term == nullptr) return;
+  if (exists) {
     const float* x = a.x + size_t(row) * size_t(a.in);
-    const size_t first = size_t(rank) * size_t(a.in);
-    const float mine = term.element == Element::bf16
-                           ? partial_dot(static_cast<const __nv_bfloat16*>(term.a) + first, x, a.in)
-                           : partial_dot(static_cast<const float*>(term.a) + first, x, a.in);
-    const float sum = block_sum(mine, scratch);
-    if (threadIdx.x == 0) a.u[size_t(row) * size_t(a.ranks) + size_t(wanted)] = sum;
-    return;
+    const size_t first = size_t(place.rank) * size_t(a.in);
+    if (term.element == Element::bf16)
+      dot_pieces<Bf16Octet>(static_cast<const __nv_bfloat16*>(term.a) + first, x, a.in, warp, lane, pieces);
+    else
+      dot_pieces<F32Octet>(static_cast<const float*>(term.a) + first, x, a.in, warp, lane, pieces);
   }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  float sum = 0;
+  for (int i = 0; exists && i < pieces_of(a.in); ++i) sum += pieces[i];
+  __stcg(a.u + size_t(row) * size_t(a.ranks) + size_t(wanted), sum);
 }
 
-/// y + Σ scale·(B u + bias) of one column.
-template <class U>
-__device__ inline float add_terms(const SiteView& site, int n, int out, float y, U u) {
-  int first = 0;
-  for (int t = 0; t < site.terms; ++t) {
-    const LowRankView term = site.term[t];
-    float sum = 0;
-#pragma unroll 8
-    for (int i = 0; i < term.rank; ++i)
-      sum = fmaf(load_element(term.b, term.element, size_t(i) * size_t(out) + size_t(n)), u(t, first + i, i), sum);
-    if (term.bias != nullptr) sum += term.bias[n];
-    y = fmaf(term.scale, sum, y);
-    first += term.rank;
-  }
-  return y;
-}
-
-__global__ void expand_kernel(LoraArgs a, BatchView batch) {
+__global__ void __launch_bounds__(kThreads)
+    expand_kernel(const __grid_constant__ LoraModules modules, BatchView batch) {
+  extern __shared__ __align__(16) float u[];  // [ranks]
+  launch_dependents();
+  const LoraArgs& a = modules.of[blockIdx.z];
   const int row = int(blockIdx.y), n = int(blockIdx.x) * kThreads + int(threadIdx.x);
-  if (n >= a.out) return;
   const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
+  wait_for_inputs();
   float* at = a.y + size_t(row) * size_t(a.out) + size_t(n);
   if (site == nullptr) {
-    if (a.bias != nullptr) *at += a.bias[n];
+    if (a.bias != nullptr && n < a.out) __stcg(at, __ldcg(at) + a.bias[n]);
     return;
   }
-  float y = *at;
+  for (int i = int(threadIdx.x); i < a.ranks; i += kThreads)
+    u[i] = __ldcg(a.u + size_t(row) * size_t(a.ranks) + size_t(i));
+  __syncthreads();
+  if (n >= a.out) return;
+  float y = __ldcg(at);
   if (!site->before_bias && a.bias != nullptr) y += a.bias[n];
-  const float* u = a.u + size_t(row) * size_t(a.ranks);
-  y = add_terms(*site, n, a.out, y, [&](int, int i, int) { return u[i]; });
+  y += add_terms(*site, 0, n, u, 0.0f);
   if (site->dora_scale != nullptr) y *= site->dora_scale[n];
   const float* bias = site->bias != nullptr ? site->bias : a.bias;
   if (site->before_bias && bias != nullptr) y += bias[n];
-  *at = y;
+  __stcg(at, y);
 }
 
 __global__ void embed_kernel(LoraArgs a, BatchView batch) {
@@ -101,10 +130,17 @@ __global__ void embed_kernel(LoraArgs a, BatchView batch) {
   if (site == nullptr || n >= a.out || token < 0) return;
   float* at = a.y + size_t(row) * size_t(a.out) + size_t(n);
   float y = site->weight.codes != nullptr ? load_weight(site->weight, token, n) : *at;
-  y = add_terms(*site, n, a.out, y, [&](int t, int, int i) {
-    const LowRankView& term = site->term[t];
-    return load_element(term.a, term.element, size_t(token) * size_t(term.rank) + size_t(i));
-  });
+  for (int t = 0; t < site->terms; ++t) {
+    const LowRankView term = site->term[t];
+    const size_t of_token = size_t(token) * size_t(term.rank), of_column = size_t(n) * size_t(padded_rank(term.rank));
+    float sum = 0;
+#pragma unroll 8
+    for (int i = 0; i < term.rank; ++i)
+      sum = fmaf(load_element(term.b, term.element, of_column + size_t(i)),
+                 load_element(term.a, term.element, of_token + size_t(i)), sum);
+    if (term.bias != nullptr) sum += term.bias[n];
+    y = fmaf(term.scale, sum, y);
+  }
   if (site->dora_scale != nullptr) y *= site->dora_scale[site->dora_by_token ? token : n];
   *at = y;
 }
@@ -148,9 +184,18 @@ void lora_replace(const LoraArgs& a, const BatchView& batch, cudaStream_t stream
   launch("lora_replace", replace_kernel, {blocks_of(a.out, kWarps), unsigned(a.rows)}, {kThreads}, 0, stream, a, batch);
 }
 
-void lora_apply(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {
-  launch("lora_shrink", shrink_kernel, {unsigned(a.rows), unsigned(a.ranks)}, {kThreads}, 0, stream, a, batch);
-  launch("lora_expand", expand_kernel, {blocks_of(a.out, kThreads), unsigned(a.rows)}, {kThreads}, 0, stream, a, batch);
+void lora_apply(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream) {
+  LoraModules all;
+  int out = 0;
+  for (int i = 0; i < count; ++i) all.of[i] = modules[i], out = modules[i].out > out ? modules[i].out : out;
+  const LoraArgs& a = modules[0];
+  const size_t shared = size_t(a.ranks) * sizeof(float);
+  constexpr size_t kUsual = size_t(48) << 10;
+  if (shared > kUsual) allow_shared(expand_kernel, shared);
+  launch_overlapping("lora_shrink", shrink_kernel, {unsigned(a.ranks), unsigned(a.rows), unsigned(count)},
+                     {kShrinkWarps * kWarp}, size_t(pieces_of(a.in)) * sizeof(float), stream, all, batch);
+  launch_overlapping("lora_expand", expand_kernel, {blocks_of(out, kThreads), unsigned(a.rows), unsigned(count)},
+                     {kThreads}, shared, stream, all, batch);
 }
 
 void lora_embed(const LoraArgs& a, const BatchView& batch, cudaStream_t stream) {

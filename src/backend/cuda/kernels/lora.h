@@ -13,14 +13,21 @@ struct LoraArgs {
   const float* bias = nullptr;  // [out] of the module, where y does not contain it yet; or null
   float* u = nullptr;           // workspace [rows, ranks]
   int rows = 0, in = 0, out = 0, site = 0;
-  int ranks = 0;            // the most that a slot's terms have together
+  int ranks = 0;            // the most that a slot's terms have together, padded_rank() each
   bool logit_rows = false;  // x and y hold these only
 };
 
 /// y[r] = W x for rows whose slot brings its own weight.
 void lora_replace(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
-/// Biases, terms and DoRA's factors; see Ops::lora for their order.
-void lora_apply(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
+/// Biases, terms and DoRA's factors; see Ops::lora for their order. Up to kLoraModules modules that share x.
+inline constexpr int kLoraModules = 4;
+struct LoraModules {
+  LoraArgs of[kLoraModules];
+};
+void lora_apply(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream);
+/// The same on tensor cores, for many rows: factors are bf16, and x and u are two bf16 numbers each.
+bool has_lora_many(const LoraArgs& args);
+void lora_apply_many(const LoraArgs* modules, int count, const BatchView& batch, cudaStream_t stream);
 /// The same for rows of an embedding y [rows, out]; `u` and `x` are not used.
 void lora_embed(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
+#include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
 
 namespace bumblebee::cuda {
@@ -69,7 +70,8 @@ SharedPlan plan_shared(const ProductArgs& a) {
   plan.digits = plan.scales + kConsumers * scales * int(sizeof(float));
   plan.steps = plan.digits + blocks * a.columns * 32;
   plan.partials = plan.steps + blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup));
-  plan.total = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.lora = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.total = plan.lora + (a.lora.ranks > 0 ? lora_shared_bytes(a.held, a.terms * a.lora.ranks) : 0);
   return plan;
 }
 
@@ -98,6 +100,19 @@ int count_tiles(const ProductStage& stage, int (&first)[kStageTerms + 1]) {
   return stage.epilogue == ProductStage::Epilogue::silu_mul ? (stage.term[0].out + 7) / 8 : tiles;
 }
 
+void set_units(ProductArgs& a) { a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width); }
+
+/// Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
+/// two blocks do better.
+int share_of_processor(const ProductArgs& a, const SharedPlan& plan) {
+  const int tiles = tiles_of(a.virtual_rows);
+  return (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
+}
+int blocks_of(const ProductArgs& a, const SharedPlan& plan) {
+  const int side_by_side = share_of_processor(a, plan) * card().processors / a.parts;
+  return (a.units < side_by_side ? a.units : side_by_side) * a.parts;
+}
+
 SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   for (int i = 0; i < kStageTerms; ++i) a.term[i] = stage.term[i];
   a.tiles = count_tiles(stage, a.first_tile);
@@ -121,8 +136,17 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.epilogue = stage.epilogue;
   a.residual = stage.residual;
   a.input = stage.input;
-  const SharedPlan plan = choose_shared(a);
-  a.units = (a.tiles + kConsumers / a.width - 1) / (kConsumers / a.width);
+  a.lora = stage.lora;
+  a.terms = stage.terms;
+  a.pieces = pieces_of(a.in);
+  a.items = a.terms * a.lora.ranks * a.pieces;
+  a.held = 0;
+  SharedPlan plan = choose_shared(a);
+  set_units(a);
+  if (a.lora.ranks == 0) return plan;
+  a.held = (a.items + blocks_of(a, plan) - 1) / blocks_of(a, plan);
+  plan = choose_shared(a);
+  set_units(a);
   return plan;
 }
 
@@ -155,7 +179,8 @@ bool is_valid(const ProductStage& s) {
   const bool terms = pairs  ? s.terms == 2 && s.term[0].out == s.term[1].out
                      : adds ? s.terms == 1 && s.residual != nullptr
                             : s.terms >= 1 && s.terms <= kStageTerms;
-  return terms && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
+  const bool adapts = s.lora.ranks == 0 || fits_lora(s);
+  return terms && adapts && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
 }
 
 cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream) {
@@ -165,20 +190,16 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (a.tiles == 0) return cudaSuccess;
   a.arrived = static_cast<uint32_t*>(stage.workspace);
   a.partials = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
-  const ProductKernel kernel = find_kernel(stage.bits, stage.group, a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows));
+  const int variant = a.lora.ranks > 0 ? -1 : a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows);
+  const ProductKernel kernel = find_kernel(stage.bits, stage.group, variant);
   if (kernel == nullptr || plan.total > card().shared_alone) return cudaErrorInvalidValue;
   if (a.parts > 1 && (stage.workspace == nullptr || size_t(a.units) * 4 > kCounterBytes)) return cudaErrorInvalidValue;
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().shared_alone);
   if (allowed != cudaSuccess) return allowed;
-  // Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
-  // two blocks do better.
-  const int tiles = tiles_of(a.virtual_rows),
-            share = (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
-  const int side_by_side = share * card().processors / a.parts;
-  const int columns = a.units < side_by_side ? a.units : side_by_side;
+  const int share = share_of_processor(a, plan);
   const int shared = stage.apart && share == 1 && plan.total < card().shared_apart ? card().shared_apart : plan.total;
-  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(shared), stream, a, plan);
+  return launch_early(kernel, unsigned(blocks_of(a, plan)), kBlockThreads, size_t(shared), stream, a, plan);
 }
 
 }  // namespace
@@ -207,6 +228,20 @@ size_t step_bytes(int rows, int in, bool exact, int at_once) {  // 16 bytes for 
 namespace {
 int launched_rows(const ProductStage& stage) { return stage.at_once > 0 ? stage.at_once : rows_at_once(stage); }
 }  // namespace
+
+bool fits_lora(const ProductStage& stage) {
+  constexpr int kMostPieces = 32;  // bits of LoraShared::pieces
+  if (stage.rows != 1 || stage.exact || stage.input.kind == StageInput::Kind::digits) return false;
+  if (stage.lora.ranks % kRankOctet != 0 || pieces_of(stage.in) > kMostPieces) return false;
+  ProductArgs a = {};
+  const SharedPlan plan = fill_args(stage, 1, a);
+  return a.parts == 1 && a.held <= kMostHeld && a.held * blocks_of(a, plan) >= a.items &&
+         plan.total <= card().shared_beside;
+}
+
+size_t stage_lora_bytes(const ProductStage& stage) {
+  return size_t(stage.terms) * size_t(stage.lora.ranks) * size_t(pieces_of(stage.in)) * sizeof(float);
+}
 
 size_t stage_workspace(const ProductStage& stage) {
   ProductArgs a = {};

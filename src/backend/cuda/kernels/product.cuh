@@ -16,6 +16,9 @@ inline constexpr int kBlockThreads = 32 * (kConsumers + 1);
 /// Stages that a warp asks for ahead: what fits, so that the next kernel's block has room beside this one.
 inline constexpr int kLeastDepth = 2, kMostDepth = 6;
 
+/// The most pieces of A that a block holds.
+inline constexpr int kMostHeld = 4;
+
 /// A stage as the kernel takes it: what the host can work out once.
 struct ProductArgs {
   StageWeight term[kStageTerms];
@@ -39,13 +42,15 @@ struct ProductArgs {
   ProductStage::Epilogue epilogue;
   const float* residual;
   StageInput input;
+  StageLora lora;
+  int32_t terms, pieces, items, held;  // of adapters: pieces of x, pieces of all ranks, and of these in a block
   float* partials;
   uint32_t* arrived;
 };
 
 /// Offsets in dynamic shared memory.
 struct SharedPlan {
-  int scales, digits, steps, partials, total;  // the ring of stages comes first
+  int scales, digits, steps, partials, lora, total;  // the ring of stages comes first
 };
 /// Floats that a warp's widened scales and biases take.
 template <int Group>

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/kernels/views.h"
+
 namespace bumblebee::cuda {
 
 inline constexpr int kStageTerms = 4;
@@ -46,12 +48,24 @@ struct StageInput {
   DigitRows rounded = {};
 };
 
+/// Adapters of the only row of x: its slot adds Σ scale·(B(A x) + b) to the terms. A slot that does more than that may
+/// not be in the table. Factors are bf16.
+struct StageLora {
+  const SlotTableView* slots = nullptr;
+  const int32_t* slot = nullptr;        // of the batch's rows
+  const int32_t* logit_rows = nullptr;  // those of the batch that x holds, or null: all
+  int32_t site[kStageTerms] = {};       // of each term
+  int32_t ranks = 0;                    // the most that a slot has for one term, padded_rank() each; 0: no adapters
+  float* u = nullptr;                   // A x, stage_lora_bytes()
+  uint32_t* arrived = nullptr;          // a counter, zero between stages; those of one stream may share it
+};
+
 /// One kernel: weights of one format that share x.
 struct ProductStage {
   enum class Epilogue : int32_t {
-    store,     // y[t] = x·W[t]ᵀ + bias[t]
-    add,       // y[t] = residual + x·W[t]ᵀ + bias[t]; one term; residual may be y
-    silu_mul,  // y[0] = silu(x·W[0]ᵀ)·(x·W[1]ᵀ); two terms with equal `out`
+    store,     // y[t] = x·W[t]ᵀ + bias[t], and what adapters add
+    add,       // y[t] = residual + the same; one term; residual may be y
+    silu_mul,  // y[0] = silu(of term 0)·(of term 1); two terms with equal `out`
   };
   StageWeight term[kStageTerms] = {};
   int32_t terms = 0;
@@ -67,6 +81,7 @@ struct ProductStage {
   Epilogue epilogue = Epilogue::store;
   const float* residual = nullptr;  // strided as y
   StageInput input;
+  StageLora lora = {};
   /// stage_workspace() bytes, zero before the first use. Stages of one stream may share it; it grows between steps
   /// only.
   void* workspace = nullptr;
@@ -84,6 +99,9 @@ size_t stage_workspace(const ProductStage& stage);
 
 /// x [rows, in] f32 -> `input.rounded`; `input.kind` is plain or rms_norm.
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int at_once, cudaStream_t stream);
+/// Whether a stage may have the adapters of its `lora`: one row, and not too many ranks.
+bool fits_lora(const ProductStage& stage);
+size_t stage_lora_bytes(const ProductStage& stage);
 /// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
 /// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
 /// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may

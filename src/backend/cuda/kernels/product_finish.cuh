@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/product_copy.cuh"
+#include "backend/cuda/kernels/product_lora.cuh"
 
 namespace bumblebee::cuda {
 
@@ -90,10 +91,10 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
   return s;
 }
 
-/// A tile's outputs, from its sums over all inputs.
-template <int Tiles>
+/// A tile's outputs, from its sums over all inputs. Lora: `change` is what adapters add to the only row.
+template <int Tiles, bool Lora = false>
 __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
-                                              Sums<Tiles> s, const Sums<Tiles>& residual) {
+                                              Sums<Tiles> s, const Sums<Tiles>& residual, float2 change = {}) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -115,9 +116,10 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
     for (int h = 0; h < 2; ++h) {
       const TileHalf& half = target.half[h];
       if (int(lane / 4) >= half.left || (pairs && h == 1)) continue;
-      float v = s.v[i][h] + bias[h];
+      float v = s.v[i][h] + bias[h], other = s.v[i][1] + bias[1];
+      if (Lora) v += h == 0 ? change.x : change.y, other += change.y;
       if (pairs)
-        v = v / (1.0f + expf(-v)) * (s.v[i][1] + bias[1]);
+        v = v / (1.0f + expf(-v)) * other;
       else
         v += residual.v[i][h];
       const StageWeight& term = a.term[half.term];

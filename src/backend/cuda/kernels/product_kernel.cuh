@@ -20,7 +20,7 @@ __device__ __forceinline__ void wait_for_oldest(int depth) {
 }
 
 /// x of a part of the inputs, as digits in shared memory.
-template <bool One>
+template <bool One, bool Lora>
 __device__ __forceinline__ void take_input(const ProductArgs& a, int part, const SharedPlan& plan, uint8_t* shared) {
   const int first = part_begin(a, part) * (kStageInputs / 32), blocks = blocks_of_part(a, part);
   const int columns = One ? 2 : a.columns;
@@ -28,7 +28,10 @@ __device__ __forceinline__ void take_input(const ProductArgs& a, int part, const
     const RoundTarget to = {shared + plan.digits, reinterpret_cast<StepGroup*>(shared + plan.steps), columns, first};
     const RoundWork work = {a.input, a.in, a.rows, 0, !One && a.exact != 0, blocks};
     float* scratch = reinterpret_cast<float*>(shared + plan.partials);
-    if (One)
+    LoraShared* lora = reinterpret_cast<LoraShared*>(shared + plan.lora);
+    if constexpr (Lora)
+      round_one(work, to, scratch, HeldPieces{lora, a.held, lora->pieces});
+    else if (One)
       round_one(work, to, scratch);
     else
       round_rows(work, to, scratch);
@@ -72,6 +75,36 @@ __device__ __forceinline__ void say_empty(int buffer) {
     barrier_arrive<4>(kBlockThreads);
 }
 
+/// The ninth warp's work where adapters change the only row; all inputs are in the block.
+__device__ __forceinline__ void finish_lora(const ProductArgs& a, int first_unit, int stride, const float* partials,
+                                            LoraShared& lora, uint32_t lane) {
+  const int tiles = kConsumers >> a.width_bits;
+  TileTarget target = target_of(a, first_unit * tiles);
+  LaneChange asked = ask_change(a, lora, target.half, lane);  // a tile ahead
+  publish_pieces(a, lora, lane);
+  const uint32_t left = take_u(a, lora, lane);
+  const float* u = lora_u(a, lora);
+  for (int unit = first_unit, n = 0; unit < a.units; unit += stride, ++n) {
+    const float* buffer = partials + (n % 2) * kConsumers * kSumFloats<1>;
+#pragma unroll 1
+    for (int k = 0; k < tiles; ++k) {
+      const Sums<1> residual = load_residual<1>(a, target, lane);
+      const float2 change = form_change(asked, u, lane);
+      const TileTarget own = target;
+      target = target_of(a, k + 1 < tiles ? unit * tiles + k + 1 : (unit + stride) * tiles);
+      asked = ask_change(a, lora, target.half, lane);
+      if (k == 0) wait_full(n % 2);
+      const Sums<1> s = tree_sum<1, false>(buffer + k * a.width * kSumFloats<1>, kSumFloats<1>, a.width, lane);
+      if (k + 1 == tiles) {
+        __syncwarp();
+        if (unit + 2 * stride < a.units) say_empty(n % 2);
+      }
+      write_outputs<1, true>(a, own, lane, s, residual, change);
+    }
+  }
+  close_lora(a, left);
+}
+
 /// All of the ninth warp's work after x is there.
 template <int Tiles>
 __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first_unit, int stride,
@@ -109,8 +142,8 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
   if (published >= 0) collect_unit<Tiles>(a, published, part, lane);
 }
 
-/// One: a single row of x. Tiles: of four rows of digits.
-template <int Bits, int Group, int Tiles, bool One = false>
+/// One: a single row of x. Lora: with adapters. Tiles: of four rows of digits.
+template <int Bits, int Group, int Tiles, bool One = false, bool Lora = false>
 __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
     product_kernel(const __grid_constant__ ProductArgs a, const SharedPlan plan) {
   extern __shared__ __align__(128) uint8_t shared[];
@@ -143,8 +176,16 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
 #pragma unroll 1
     for (int i = 0; i < a.depth; ++i) ask(ring + i * a.slot_bytes);
   }
-  take_input<One>(a, part, plan, shared);
+  if constexpr (Lora) {
+    if (warp == kConsumers) open_lora(a, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
+    __syncthreads();
+  }
+  take_input<One, Lora>(a, part, plan, shared);
   __syncthreads();
+  if constexpr (Lora) {
+    if (warp == kConsumers)
+      return finish_lora(a, first_unit, stride, partials, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
+  }
   if (warp == kConsumers) return finish<Tiles>(a, part, first_unit, stride, partials, lane);
 
   const int columns = One ? 2 : Tiles == 1 ? a.columns : Tiles * 8;  // known, where they can be
@@ -219,10 +260,11 @@ __global__ void __launch_bounds__(kBlockThreads, Tiles > 4 ? 1 : 2)
 
 using ProductKernel = void (*)(ProductArgs, SharedPlan);
 
-/// tiles 0: one row.
+/// tiles 0: one row, -1: one row with adapters.
 template <int Bits, int Group>
 ProductKernel product_kernel_of(int tiles) {
   switch (tiles) {
+    case -1: return product_kernel<Bits, Group, 1, true, true>;
     case 0: return product_kernel<Bits, Group, 1, true>;
     case 1: return product_kernel<Bits, Group, 1>;
     case 2: return product_kernel<Bits, Group, 2>;

@@ -85,8 +85,10 @@ struct RoundWork {
 
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
 /// Waits for x itself, and asks for the norm's weights before.
-template <int Octets>
-__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+/// `visit` is shown every octet that is rounded.
+template <int Octets, class Visit>
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
+                                          const Visit& visit) {
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
   const int from = with_norm ? 0 : first;
@@ -128,6 +130,7 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
       } else if (with_norm && octet < octets) {
         kept[i] = scaled(kept[i], w.input.norm, inverse, octet * 8);
       }
+      visit(octet, kept[i]);
       round_octet(kept[i], w.out_row, octet, w.exact, to, octet < end);
     }
     done = Octets * kRoundThreads;
@@ -136,14 +139,20 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
   for (int octet = first + tid + done; octet < end; octet += kRoundThreads) {
     Eight v = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
     if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
+    visit(octet, v);
     round_octet(v, w.out_row, octet, w.exact, to);
   }
 }
-__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch) {
+struct VisitsNone {
+  __device__ __forceinline__ void operator()(int, const Eight&) const {}
+};
+template <class Visit = VisitsNone>
+__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
+                                          const Visit& visit = {}) {
   if (w.in > kKeptOctets * kRoundThreads * 8)
-    round_one<kManyOctets>(w, to, scratch);
+    round_one<kManyOctets>(w, to, scratch, visit);
   else
-    round_one<kKeptOctets>(w, to, scratch);
+    round_one<kKeptOctets>(w, to, scratch, visit);
 }
 
 /// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of

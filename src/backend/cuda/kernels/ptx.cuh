@@ -87,4 +87,9 @@ __device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t l
   } while (v < least);
 }
 
+/// Raises a counter by one; who sees it with wait_counter() sees what this thread wrote before.
+__device__ __forceinline__ void raise_counter(uint32_t* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
 }  // namespace bumblebee::cuda

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/kernels/unpack.h"
+
 namespace bumblebee::cuda {
 
 enum class Element : int32_t { f32, f16, bf16, i8 };
@@ -20,8 +22,12 @@ struct WeightView {
   Element scale = Element::f32, bias = Element::f32;
 };
 
+/// Ranks in steps of eight: what one load of 16-bit factors holds.
+inline constexpr int kRankOctet = 8;
+BB_BOTH constexpr int padded_rank(int rank) { return (rank + kRankOctet - 1) / kRankOctet * kRankOctet; }
+
 /// One A [rank, in] and B [out, rank] pair. A is stored as it is for linears and as [in, rank] for embeddings; B as
-/// [rank, out].
+/// [out, padded_rank], with zeros at the end of a row.
 struct LowRankView {
   const void* a = nullptr;
   const void* b = nullptr;
@@ -35,6 +41,7 @@ struct LowRankView {
 struct SiteView {
   int32_t present = 0, before_bias = 0, terms = 0, dora_by_token = 0;
   const LowRankView* term = nullptr;
+  LowRankView first = {};  // term[0], one load nearer
   const float* dora_scale = nullptr;
   const float* bias = nullptr;
   const float* norm = nullptr;
