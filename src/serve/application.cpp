@@ -317,8 +317,7 @@ void Application::on_request(uint64_t id, HttpHead head, std::string body,
     calls_.add(call);
     if (options_.log_prompts) call->note([&](CallFacts& facts) { facts.body = body; });
     if (administer_it) {
-      if (adapter_busy_.exchange(true))
-        throw ApiError(Refusal::adapter_busy, "another adapter is being loaded").retry_after(1);
+      if (adapter_busy_.exchange(true)) throw ApiError(Refusal::adapter_busy, "another adapter is being loaded");
       try {
         administration_.finish([this, call, body = std::move(body)] { administer(call, body); });
       } catch (...) {
@@ -329,7 +328,7 @@ void Application::on_request(uint64_t id, HttpHead head, std::string body,
     }
     const uint64_t bytes = body.size();
     if (!workers_.post([this, call, body = std::move(body)] { work(call, body); }, bytes))
-      throw ApiError(Refusal::queue_full, "too many requests wait to be read; try again later").retry_after(1);
+      throw ApiError(Refusal::queue_full, "too many requests wait to be read; try again later");
   } catch (...) {
     if (call) calls_.refuse_current_exception(call);
   }
