@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/blake2b.h"
+#include "base/deadline.h"
 #include "base/error.h"
 #include "base/hex.h"
 #include "bumblebee/version.h"
@@ -133,7 +134,7 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
 
 void Application::drain(std::chrono::milliseconds grace) {
   start_draining();
-  const Call::Clock::time_point latest = Call::Clock::now() + grace;
+  const Call::Clock::time_point latest = from_now(grace);
   const std::shared_ptr<Live> now = live();
   if (now) {
     // What was read already is accepted or refused by now; what is not is refused when it is submitted.
