@@ -142,6 +142,7 @@ void Application::drain(std::chrono::milliseconds grace) {
     calls_.wait_until_empty(std::max(latest, Call::Clock::now() + std::chrono::milliseconds(200)));
   }
   calls_.refuse_all(ApiError(Refusal::draining, "the server is shutting down; this answer is not complete"));
+  drained_ = true;  // what is still being downloaded is for nobody
   (void)log_.flush(std::chrono::milliseconds(100));
 }
 
