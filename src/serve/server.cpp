@@ -88,7 +88,7 @@ class ServerState {
     using std::chrono::milliseconds;
     const auto latest = from_now(grace);
     application_.start_draining();
-    http_->stop_accepting();
+    http_->start_closing();
     application_.drain(grace);
     // Answers are complete; what is left is bytes that clients have yet to take.
     const auto left = std::chrono::duration_cast<milliseconds>(latest - std::chrono::steady_clock::now());
