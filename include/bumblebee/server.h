@@ -79,8 +79,8 @@ class Server {
   /// throw, and Error(bad_request) for names of adapters that are none, or are there twice.
   ServingReport serve(const Model& model, const Tokenizer& tokenizer, const GenerationConfig& config,
                       text::GenerationOptions options, const std::vector<NamedAdapter>& adapters = {});
-  /// Stops accepting, lets answers end for `grace`, then ends them with an error. Returns when all connections are
-  /// closed.
+  /// Refuses what is new with 503, lets answers end for `grace`, then ends them with an error and takes no connections
+  /// any more. Returns when all are closed.
   void drain(std::chrono::milliseconds grace);
   /// Reads keys and certificates again; keeps those it has where that fails, and throws.
   void reload();

@@ -128,13 +128,13 @@ class Call {
     bool skipped = false;                   // cancelled before it was
   };
 
-  /// Submits what the queue has places for. Only the first must find one.
+  /// Submits what the queue has room for. Only the first must find some.
   void feed() {
     for (; fed_ < members_.size(); ++fed_) {
       Member& member = members_[fed_];
       member.skipped = stopped_ || member.cancel.cancelled();
       if (member.skipped) continue;
-      if (fed_ > 0 && generator_.engine().full()) return;
+      if (fed_ > 0 && generator_.engine().full(int64_t(member.prepared.request.prompt.size()))) return;
       try {
         member.request = generator_.submit(member.prepared, member.hearing);
       } catch (const Error& error) {

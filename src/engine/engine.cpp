@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "base/deadline.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/loop_parts.h"
@@ -15,12 +16,16 @@ namespace {
 
 /// Bumblebee's default when neither max_new_tokens nor max_length is given.
 constexpr int kDefaultMaxNewTokens = 20;
-/// More would overflow the clock.
-constexpr std::chrono::milliseconds kLongestDrain = std::chrono::hours(24 * 365);
 /// How often preemptions are worth a line.
 constexpr std::chrono::minutes kPreemptionsLogged{1};
 /// Pages whose memory an idle engine gives back before it looks again whether somebody came.
 constexpr int kReleasedAtOnce = 16;
+
+/// Before it has begun.
+std::chrono::steady_clock::time_point first_deadline(const Request& request) {
+  constexpr auto kNever = std::chrono::steady_clock::time_point::max();
+  return std::min(request.queue_deadline.value_or(kNever), request.deadline.value_or(kNever));
+}
 
 }  // namespace
 
@@ -113,7 +118,7 @@ void Engine::require_room_locked(int requests, int64_t tokens) const {
     throw Error(code, "engine", what);
   };
   if (draining_) refuse(ErrorCode::draining, "the serving is shutting down: it takes nothing new");
-  const int64_t most = int64_t(options_.batch_size) + options_.max_waiting;
+  const int64_t most = most_requests();
   if (requests > most) {
     throw Error(ErrorCode::bad_request, "engine",
                 cat("expected at most ", most, " requests at once (batch_size + max_waiting), got ", requests));
@@ -122,8 +127,8 @@ void Engine::require_room_locked(int requests, int64_t tokens) const {
     refuse(ErrorCode::busy, cat("the queue is full: expected at most ", most, " requests at once, got ", requests,
                                 " beside ", alive_.size()));
   }
-  const int64_t waiting = counters_.waiting_tokens.load(std::memory_order_relaxed);
-  if (waiting > 0 && waiting + tokens > options_.max_waiting_tokens) {
+  if (const int64_t waiting = counters_.waiting_tokens.load(std::memory_order_relaxed);
+      too_many_tokens(waiting, tokens)) {
     refuse(ErrorCode::busy, cat("the queue is full: expected at most ", options_.max_waiting_tokens,
                                 " waiting tokens, got ", tokens, " beside ", waiting));
   }
@@ -134,9 +139,11 @@ void Engine::require_room(int requests) const {
   require_room_locked(requests, 0);
 }
 
-bool Engine::full() const {
+bool Engine::full(int64_t tokens) const {
   const std::lock_guard lock(mutex_);
-  return !draining_ && !stopping_ && int64_t(alive_.size()) >= int64_t(options_.batch_size) + options_.max_waiting;
+  return !draining_ && !stopping_ &&
+         (int64_t(alive_.size()) >= most_requests() ||
+          too_many_tokens(counters_.waiting_tokens.load(std::memory_order_relaxed), tokens));
 }
 
 RequestId Engine::submit(Request request) {
@@ -195,7 +202,7 @@ bool Engine::drain(std::chrono::milliseconds timeout) {
   draining_ = true;
   wake_.notify_one();  // an idle engine waits for no company any more
   const auto over = [this] { return alive_.empty() && telling_ == 0; };
-  if (ended_.wait_for(lock, std::min(timeout, kLongestDrain), over)) return true;
+  if (ended_.wait_until(lock, from_now(timeout), over)) return true;
   for (auto& [id, cancelled] : alive_) {
     if (!std::exchange(cancelled, true)) cancelled_.push_back(id);
   }
@@ -225,9 +232,7 @@ void Engine::tell_step() noexcept {
 /// Blocks until there is something to do, and takes over what came; false: the engine is to end.
 bool Engine::await_work() {
   std::unique_lock lock(mutex_);
-  const auto called = [this] {
-    return stopping_ || !incoming_.empty() || !cancelled_.empty() || opener_.has_results();
-  };
+  const auto called = [this] { return stopping_ || !incoming_.empty() || !cancelled_.empty() || opener_.untaken(); };
   if (!busy_) {
     Clock::time_point until = next_deadline_;
     if (scheduler_.active() == 0 && scheduler_.has_freed())
@@ -238,12 +243,7 @@ bool Engine::await_work() {
       wake_.wait_until(lock, until, called);
     }
   }
-  if (live_.empty() && !incoming_.empty() && options_.batch_timeout_ms > 0) {
-    const auto until = incoming_.begin()->second.called + std::chrono::milliseconds(options_.batch_timeout_ms);
-    wake_.wait_until(lock, until, [this] {
-      return stopping_ || draining_ || !cancelled_.empty() || int(incoming_.size()) >= options_.batch_size;
-    });
-  }
+  if (live_.empty() && options_.batch_timeout_ms > 0) await_company(lock);
   if (stopping_) return false;
   arrived_ = arrived_ || !incoming_.empty();
   cancels_ = cancels_ || !cancelled_.empty();
@@ -255,19 +255,42 @@ bool Engine::await_work() {
   return true;
 }
 
+/// Whoever comes may be in more of a hurry than those who wait already.
+void Engine::await_company(std::unique_lock<std::mutex>& lock) {
+  while (!incoming_.empty() && int(incoming_.size()) < options_.batch_size) {
+    if (stopping_ || draining_ || !cancelled_.empty()) return;
+    Clock::time_point until = incoming_.begin()->second.called + std::chrono::milliseconds(options_.batch_timeout_ms);
+    for (const auto& [id, live] : incoming_) until = std::min(until, first_deadline(live.request));
+    if (wake_.wait_until(lock, until) == std::cv_status::timeout) return;
+  }
+}
+
 void Engine::iterate() {
   busy_ = true;  // until it is clear that nothing is left: what fails is tried again
   if (arrived_) enqueue();
   if (cancels_) end_cancelled();
   expire(Clock::now());
+  const std::optional<RequestId> untaken = opening_ > 0 ? opener_.untaken() : std::nullopt;
   if (!retried_ || scheduler_.active() == 0) activate();  // what had no memory is tried again before anybody joins it
   publish();
   const bool stepped = step();
   log_preemptions();
   if (!stepped) release_spare();
-  busy_ = stepped || told_;  // whoever ended has left a place to others
+  const bool gave_way = untaken && scheduler_.active() == 0 && give_way(*untaken);
+  busy_ = stepped || told_ || gave_way;  // whoever ended has left a place to others
   if (stepped) idle_since_ = Clock::now();
   publish();
+}
+
+/// Nothing runs, and a request whose set is there was not asked: those before it do not begin, for want of the place
+/// that this set keeps. It opens its own again when its turn comes. False: it was asked.
+bool Engine::give_way(RequestId id) noexcept {
+  const auto found = live_.find(id);
+  if (found == live_.end() || !found->second.opening) return false;
+  opener_.forget(id);
+  found->second.opening = false;
+  --opening_;
+  return true;
 }
 
 void Engine::enqueue() {
@@ -290,8 +313,7 @@ void Engine::enqueue() {
       sequence.tokens = std::move(request.prompt);
       scheduler_.submit(std::move(sequence));
       live.stage = Stage::waiting;
-      for (const auto& deadline : {request.queue_deadline, request.deadline})
-        next_deadline_ = std::min(next_deadline_, deadline.value_or(Clock::time_point::max()));
+      next_deadline_ = std::min(next_deadline_, first_deadline(request));
     } catch (const Error&) {
       refusal = std::current_exception();
     } catch (...) {

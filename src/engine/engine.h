@@ -60,8 +60,8 @@ class Engine {
   /// Throws Error(busy) when there is no place for so many more, Error(draining) after drain(), which count as refused,
   /// and Error(bad_request) when there never is a place: worth asking before prompts are made.
   void require_room(int requests) const;
-  /// Whether one more would be refused with Error(busy) for want of a place. Counts nothing.
-  bool full() const;
+  /// Whether one more, with a prompt of so many tokens, would be refused with Error(busy). Counts nothing.
+  bool full(int64_t tokens) const;
   /// Queues requests, from any thread: all, or none when it throws. Their numbers are in order. Throws what
   /// require_room() throws, TooLong, and Error(bad_request) for what can never run.
   std::vector<RequestId> submit(std::vector<Request> requests);
@@ -123,11 +123,18 @@ class Engine {
 
   int max_new(const Request& request) const;
   void require_room_locked(int requests, int64_t tokens) const;
+  int64_t most_requests() const { return int64_t(options_.batch_size) + options_.max_waiting; }
+  /// Where nothing waits, tokens refuse nobody.
+  bool too_many_tokens(int64_t waiting, int64_t more) const {
+    return waiting > 0 && waiting + more > options_.max_waiting_tokens;
+  }
 
   // engine.cpp: the loop.
   void loop() noexcept;
   bool await_work();
+  void await_company(std::unique_lock<std::mutex>& lock);
   void iterate();
+  bool give_way(RequestId id) noexcept;
   void enqueue();
   void end_cancelled();
   void expire(Clock::time_point now);

@@ -45,12 +45,12 @@ void SetOpener::forget(RequestId id) noexcept {
   results_.erase(id);
 }
 
-bool SetOpener::has_results() const {
+std::optional<RequestId> SetOpener::untaken() const {
   const std::lock_guard lock(mutex_);
   for (const auto& [id, result] : results_) {
-    if (result.there) return true;
+    if (result.there) return id;
   }
-  return false;
+  return std::nullopt;
 }
 
 void SetOpener::loop() noexcept {

@@ -30,7 +30,8 @@ class SetOpener {
   void open(RequestId id, std::vector<lora::AdapterCache::Part> parts);
   /// What came of it, once; nothing while it is being opened. Throws what opening threw.
   std::optional<Set> take(RequestId id);
-  bool has_results() const;
+  /// A request whose set is there, or could not be opened, and was not taken.
+  std::optional<RequestId> untaken() const;
   /// The request is gone.
   void forget(RequestId id) noexcept;
 

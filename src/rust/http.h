@@ -59,7 +59,7 @@ BbStatus bb_http_start(const BbHttpOptions* options, BbHttpCallbacks callbacks, 
 void bb_http_free(BbHttp* http);
 uint16_t bb_http_port(const BbHttp* http);
 void bb_http_stats(const BbHttp* http, BbHttpStats* out);
-void bb_http_stop_accepting(const BbHttp* http);
+void bb_http_start_closing(const BbHttp* http);
 int bb_http_close(const BbHttp* http, uint64_t wait_ms);  // 1: nothing was left to break off
 BbStatus bb_http_reload_tls(const BbHttp* http, BbBytes* error);
 

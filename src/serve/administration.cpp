@@ -60,8 +60,16 @@ void Application::administer(const std::shared_ptr<Call>& call, const std::strin
   if (load) metrics_.adapter_load(good, std::chrono::duration<double>(Call::Clock::now() - started).count());
 }
 
-/// Where a request's lora_path leads: below the root, or to the Hub where that is allowed.
-Repository Application::adapter_place(const std::string& path) const {
+/// The adapter at a request's lora_path, below the root, or of the Hub where that is allowed. What `check` throws of it
+/// names the path too.
+Adapter Application::read_adapter(const LoadAdapterRequest& request,
+                                  const std::function<void(const Adapter&)>& check) const {
+  const std::string& path = request.path;
+  const auto read = [&](const Repository& place) {
+    Adapter adapter = bumblebee::load_adapter(place, {.scale = {}, .name = request.name});
+    check(adapter);
+    return adapter;
+  };
   const bool hub = path.starts_with("hf://") || (!options_.adapter_root && options_.allow_hub);
   if (hub) {
     if (!options_.allow_hub)
@@ -73,15 +81,26 @@ Repository Application::adapter_place(const std::string& path) const {
     const size_t folder = place.find('/', place.find('/') + 1);
     // Throws for what is no repository's: repository() would take it for a path of this machine's.
     HubOptions options;
+    options.progress = [this](const HubProgress&) { return !drained_; };
     if (at < source.size()) options.revision = source.substr(at + 1);
     (void)hf(place.substr(0, folder), options);
-    return repository(source);
+    return read(repository(source, options));
   }
   if (!options_.adapter_root)
     throw ApiError(Refusal::invalid_value,
                    "this server loads no adapters: it was started without --adapter-root and --allow-hub", "lora_path");
-  const std::string root = options_.adapter_root->string() + "/";
-  return local(confined_path(*options_.adapter_root, path.starts_with(root) ? path.substr(root.size()) : path));
+  std::string root = options_.adapter_root->string();
+  while (root.ends_with('/')) root.pop_back();
+  root += '/';
+  const ConfinedDirectory place(*options_.adapter_root, path.starts_with(root) ? path.substr(root.size()) : path);
+  try {
+    return read(local(place.path()));
+  } catch (const Error& error) {  // it says "[where] what", and where is what a client cannot know
+    const std::string text = place.said(error.what());
+    const size_t end = std::min(text.find("] "), text.size());
+    if (!text.starts_with('[') || end == text.size()) throw;
+    throw Error(error.code(), text.substr(1, end - 1), text.substr(end + 2));
+  }
 }
 
 void Application::unload(Live& now, const Adapter& adapter) {
@@ -123,9 +142,10 @@ std::string Application::load_adapter(const std::string& body, Live& now) {
                      cat("adapters take ", host, " bytes of memory, at most ", most, " are allowed; unload one first"));
   };
   check_memory();
-  Adapter adapter = bumblebee::load_adapter(adapter_place(request.path), {.scale = {}, .name = request.name});
-  check_memory();  // with it
-  now.served.model.prepare_adapters({adapter});
+  Adapter adapter = read_adapter(request, [&](const Adapter& fresh) {
+    check_memory();  // with it
+    now.served.model.prepare_adapters({fresh});
+  });
   std::shared_ptr<const ServedAdapter> replaced;
   now.adapters.put(request.name, std::move(adapter), request.path, expected, &replaced);
   if (replaced) unload(now, replaced->adapter);

@@ -21,7 +21,7 @@ class Part final : public text::Listener {
   }
   void on_end(std::vector<text::Result> results) noexcept override {
     try {
-      answer_->ended(prompt_, results);
+      answer_->ended(prompt_, std::move(results));
     } catch (...) {
       fail_with_current_exception();
     }
@@ -138,21 +138,24 @@ void Answer::delta(size_t prompt, const text::Delta& delta) {
   std::string out;
   const bool enough = add(index, delta, extras, out);
   choice.closed = enough || delta.finish_reason.has_value();
+  choice.enough = enough && !delta.finish_reason;
   if (shape_.stream && !out.empty()) place_.calls.add_pieces(call_, out);
   // One call was asked for, and is there: the rest would be thrown away.
   if (enough && std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.closed; }))
     call_->cancel();
 }
 
-void Answer::ended(size_t prompt, const std::vector<text::Result>& results) {
+void Answer::ended(size_t prompt, std::vector<text::Result> results) {
   bool last = false, cut = false;
   {
     const std::lock_guard lock(mutex_);
     if (failed_) return;
     for (size_t i = 0; i < results.size(); ++i) {
+      Choice& choice = choices_[prompt * n_ + i];
+      if (choice.enough) results[i].finish_reason = text::FinishReason::stop;
       place_.metrics.generated(results[i]);
       // The token that ended it counts as an output, as everywhere else, and comes with no delta.
-      if (results[i].stop_token) ++choices_[prompt * n_ + i].output;
+      if (results[i].stop_token && !choice.enough) ++choice.output;
     }
     const text::Result& first = results.front();
     timings_.queue_ms = std::max(timings_.queue_ms, first.timings.queue_s * 1e3);

@@ -39,6 +39,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
   struct Choice {
     int output = 0, reasoning = 0;            // tokens
     bool closed = false;                      // nothing more is heard of it
+    bool enough = false;                      // the server closed it: what its client was told is a stop
     Call::Clock::time_point first{}, last{};  // when tokens came
   };
 
@@ -59,7 +60,7 @@ class Answer : public std::enable_shared_from_this<Answer> {
  private:
   friend class Part;
   void delta(size_t prompt, const text::Delta& delta);
-  void ended(size_t prompt, const std::vector<text::Result>& results);
+  void ended(size_t prompt, std::vector<text::Result> results);
   void failed(const ApiError& error) noexcept;
   void finish();
   Headers stream_headers() const;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/blake2b.h"
+#include "base/deadline.h"
 #include "base/error.h"
 #include "base/hex.h"
 #include "bumblebee/version.h"
@@ -133,7 +134,7 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
 
 void Application::drain(std::chrono::milliseconds grace) {
   start_draining();
-  const Call::Clock::time_point latest = Call::Clock::now() + grace;
+  const Call::Clock::time_point latest = from_now(grace);
   const std::shared_ptr<Live> now = live();
   if (now) {
     // What was read already is accepted or refused by now; what is not is refused when it is submitted.
@@ -141,6 +142,7 @@ void Application::drain(std::chrono::milliseconds grace) {
     calls_.wait_until_empty(std::max(latest, Call::Clock::now() + std::chrono::milliseconds(200)));
   }
   calls_.refuse_all(ApiError(Refusal::draining, "the server is shutting down; this answer is not complete"));
+  drained_ = true;  // what is still being downloaded is for nobody
   (void)log_.flush(std::chrono::milliseconds(100));
 }
 
@@ -317,8 +319,7 @@ void Application::on_request(uint64_t id, HttpHead head, std::string body,
     calls_.add(call);
     if (options_.log_prompts) call->note([&](CallFacts& facts) { facts.body = body; });
     if (administer_it) {
-      if (adapter_busy_.exchange(true))
-        throw ApiError(Refusal::adapter_busy, "another adapter is being loaded").retry_after(1);
+      if (adapter_busy_.exchange(true)) throw ApiError(Refusal::adapter_busy, "another adapter is being loaded");
       try {
         administration_.finish([this, call, body = std::move(body)] { administer(call, body); });
       } catch (...) {
@@ -329,7 +330,7 @@ void Application::on_request(uint64_t id, HttpHead head, std::string body,
     }
     const uint64_t bytes = body.size();
     if (!workers_.post([this, call, body = std::move(body)] { work(call, body); }, bytes))
-      throw ApiError(Refusal::queue_full, "too many requests wait to be read; try again later").retry_after(1);
+      throw ApiError(Refusal::queue_full, "too many requests wait to be read; try again later");
   } catch (...) {
     if (call) calls_.refuse_current_exception(call);
   }

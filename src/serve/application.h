@@ -89,7 +89,7 @@ class Application final : public HttpHandler {
   void administer(const std::shared_ptr<Call>& call, const std::string& body) noexcept;
   std::string load_adapter(const std::string& body, Live& live);
   std::string unload_adapter(const std::string& body, Live& live);
-  Repository adapter_place(const std::string& path) const;
+  Adapter read_adapter(const LoadAdapterRequest& request, const std::function<void(const Adapter&)>& check) const;
   void unload(Live& live, const Adapter& adapter);
   void unload_again(Live& live) noexcept;
 
@@ -102,7 +102,7 @@ class Application final : public HttpHandler {
   Metrics metrics_;
   LogQueue log_;
   Calls calls_;
-  std::atomic<bool> draining_ = false, adapter_busy_ = false;
+  std::atomic<bool> draining_ = false, drained_ = false, adapter_busy_ = false;
   std::atomic<double> ends_per_second_ = 0;
   std::atomic<uint64_t> adapter_bytes_ = 0, adapter_host_bytes_ = 0;  // of a moment ago: asking may take its time
   mutable std::mutex mutex_;

@@ -67,6 +67,7 @@ bool Calls::over(const std::shared_ptr<Call>& call, int status, Work work) noexc
 void Calls::answered_on_head(const Asked& asked, int status, const char* code) noexcept {
   const std::chrono::duration<double> seconds = Call::Clock::now() - asked.started;
   metrics_.answered(asked.route, status, seconds.count());
+  if (code == std::string_view(kind_of(Refusal::queue_full).code)) metrics_.refused();
   try {
     if (log_) log_.add(log_line(asked, status, code));
   } catch (...) {
@@ -95,7 +96,10 @@ void Calls::refuse(const std::shared_ptr<Call>& call, const ApiError& error) noe
   try {
     call->note([&](CallFacts& facts) { facts.error = error.kind().code; });
     // Whether its stream has begun is known only when it is too late for a whole answer.
-    if (respond(call, error_response(error))) return;
+    if (respond(call, error_response(error))) {
+      if (error.refusal() == Refusal::queue_full) metrics_.refused();
+      return;
+    }
     call->stream.end(error_event(error));
     over(call, error.status(), Work::cancel);
   } catch (...) {

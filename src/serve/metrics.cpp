@@ -54,7 +54,6 @@ void print_serving(std::string& out, const text::ServingStats& s) {
   one(out, "num_preemptions_total", "counter", "Answers that gave their memory to others and went on later.",
       s.preemptions);
   one(out, "requests_failed_total", "counter", "Answers that ended with an error.", s.failed);
-  one(out, "requests_refused_total", "counter", "Requests that the queue had no room for.", s.refused);
   one(out, "steps_total", "counter", "Steps of the serving.", s.steps);
   one(out, "rows_total", "counter", "Tokens that those steps computed.", s.rows);
   head(out, "step_seconds_total", "counter", "Seconds of the steps, by part.");
@@ -122,6 +121,8 @@ void Metrics::adapter_load(bool good, double seconds) noexcept {
 std::string Metrics::print(const Now& now) const {
   std::string out;
   if (now.serving) print_serving(out, *now.serving);
+  // Not the serving's count: a full queue is noticed on the head already, before the serving hears of a request.
+  one(out, "requests_refused_total", "counter", "Requests that the queue had no room for.", refused_.load());
   one(out, "requests_in_flight", "gauge", "Requests that are being answered.", now.requests);
   head(out, "request_success_total", "counter", "Answers by what ended them.");
   constexpr std::array<const char*, 3> reasons = {"finished_reason=\"stop\"", "finished_reason=\"length\"",

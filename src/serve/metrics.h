@@ -41,6 +41,7 @@ class Metrics {
   void generated(const text::Result& result) noexcept;
   void inter_token(double seconds) noexcept { inter_token_.add(seconds); }
   void ignored(size_t fields) noexcept { ignored_fields_ += fields; }
+  void refused() noexcept { ++refused_; }
   void slow_reader() noexcept { ++slow_readers_; }
   void left() noexcept { ++left_; }
   void adapter_load(bool good, double seconds) noexcept;
@@ -60,7 +61,8 @@ class Metrics {
                                                     413, 415, 429, 499, 500, 502, 503, 504};
   std::array<std::array<std::atomic<uint64_t>, kStatuses.size() + 1>, kRouteCount + 1> answers_{};
   std::array<std::atomic<uint64_t>, 3> finished_{};
-  std::atomic<uint64_t> ignored_fields_ = 0, slow_readers_ = 0, left_ = 0, loads_good_ = 0, loads_bad_ = 0;
+  std::atomic<uint64_t> refused_ = 0, ignored_fields_ = 0, slow_readers_ = 0, left_ = 0, loads_good_ = 0,
+                        loads_bad_ = 0;
   Histogram first_token_, inter_token_, whole_, queued_, prefill_, decode_, prompt_, output_, swap_;
 };
 

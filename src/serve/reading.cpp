@@ -155,6 +155,12 @@ void Application::complete(const std::shared_ptr<Call>& call, const std::string&
   const std::shared_ptr<const Served> served(now, &now->served);
   CompletionRequest request = read_completion_request(body, served->rules);
   note_ignored(*call, request.ignored);
+  const int64_t answers = int64_t(request.inputs.size()) * request.inputs.front().n;
+  if (answers > now->queue.most_requests)
+    throw ApiError(Refusal::invalid_value,
+                   cat("expected at most ", now->queue.most_requests,
+                       " answers to one request (--parallel and --max-waiting together), got ", answers),
+                   "prompt");
   const Adapters::Choice choice = now->adapters.choose(request.model, request.adapter, request.lora);
   std::vector<std::vector<int32_t>> prompts;
   for (text::Input& input : request.inputs) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <thread>
 
+#include "base/deadline.h"
 #include "base/error.h"
 #include "serve/application.h"
 #include "serve/http/http.h"
@@ -85,9 +86,9 @@ class ServerState {
 
   void drain(std::chrono::milliseconds grace) {
     using std::chrono::milliseconds;
-    const auto latest = std::chrono::steady_clock::now() + grace;
+    const auto latest = from_now(grace);
     application_.start_draining();
-    http_->stop_accepting();
+    http_->start_closing();
     application_.drain(grace);
     // Answers are complete; what is left is bytes that clients have yet to take.
     const auto left = std::chrono::duration_cast<milliseconds>(latest - std::chrono::steady_clock::now());

@@ -9,10 +9,17 @@ namespace bumblebee::serve {
 
 Workers::Workers(int threads, size_t waiting, uint64_t bytes) : most_(waiting), most_bytes_(bytes) {
   threads_.reserve(size_t(threads));
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  } catch (...) {  // those that are there must be joined
+    end();
+    throw;
+  }
 }
 
-Workers::~Workers() {
+Workers::~Workers() { end(); }
+
+void Workers::end() noexcept {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -16,7 +16,7 @@ namespace bumblebee::serve {
 class Workers {
  public:
   /// `threads` of them; at most `waiting` tasks of post() wait, and what they and those that run hold is at most
-  /// `bytes`.
+  /// `bytes`. Throws std::system_error where a thread cannot be had.
   Workers(int threads, size_t waiting, uint64_t bytes);
   /// Does what is queued, then ends.
   ~Workers();
@@ -38,6 +38,7 @@ class Workers {
     uint64_t bytes = 0;
   };
   void work();
+  void end() noexcept;
   bool full_locked() const { return begun_.size() >= most_ || bytes_ >= most_bytes_; }
 
   size_t most_;

@@ -140,6 +140,30 @@ TEST_F(ServingTest, AFullQueueRefusesAndListsWait) {
   for (const Result& result : stopped) EXPECT_EQ(result.finish_reason, FinishReason::cancelled);
 }
 
+TEST_F(ServingTest, AListThatWaitsForTokensIsRefusedNothing) {
+  GenerationOptions options;
+  options.limits = {.batch_size = 1, .sequence_length = 64};
+  options.max_waiting_tokens = 12;
+  const Generation s = serving(config(3), options);
+  const auto blocker = std::make_shared<Blocker>();
+  const Request first = s.submit("a", blocker);
+  blocker->wait_inside();
+  std::vector<Input> list(6, Input("0123456789"));  // of which one may wait at a time
+  std::atomic<bool> over{false};
+  std::thread caller([&] {
+    EXPECT_EQ(s.run(list).size(), 6u);
+    over = true;
+  });
+  while (s.stats().waiting == 0) std::this_thread::yield();
+  std::this_thread::sleep_for(100ms);  // for it to look again a few times
+  EXPECT_FALSE(over);
+  EXPECT_EQ(s.stats().refused, 0u);
+  blocker->let_go();
+  caller.join();
+  first.wait();
+  EXPECT_EQ(s.stats().refused, 0u);
+}
+
 TEST_F(ServingTest, DrainsAndTakesNothingNew) {
   const Generation s = serving(config(10));
   const Request request = s.submit("a", nullptr);

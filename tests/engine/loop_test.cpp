@@ -2,56 +2,14 @@
 #include <algorithm>
 #include <atomic>
 #include <future>
-#include <map>
-#include <stdexcept>
 #include <thread>
 
-#include "base/error.h"
-#include "lora/identity.h"
-#include "tests/engine/answer.h"
-#include "tests/engine/scripted_executor.h"
+#include "tests/engine/loop_test.h"
 
 namespace bumblebee::engine {
 namespace {
 
 using namespace std::chrono_literals;
-
-Request work(int prompt, int max_new, int32_t first = 1) {
-  Request request;
-  for (int i = 0; i < prompt; ++i) request.prompt.push_back((first + i) % kVocab);
-  request.config.max_new_tokens = max_new;
-  return request;
-}
-
-EngineOptions options(int batch_size) {
-  EngineOptions options;
-  options.batch_size = batch_size;
-  options.sequence_length = 2000;
-  options.vocab = kVocab;
-  options.d_model = 1;
-  return options;
-}
-
-ErrorCode code_of(Answer& answer) {
-  try {
-    (void)answer.wait();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "it was answered";
-  return ErrorCode::bad_file;
-}
-
-template <class Call>
-ErrorCode code_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "nothing was refused";
-  return ErrorCode::bad_file;
-}
 
 TEST(Loop, PagesOfACancelledRequestAreFreeBeforeTheNextStep) {
   Engine* engine = nullptr;
@@ -114,13 +72,15 @@ TEST(Loop, AFullQueueRefusesAndADrainedEngineToo) {
   const auto first = submit(engine, work(5, 3));
   while (engine.stats().running == 0) std::this_thread::yield();
   const auto second = submit(engine, work(15, 3));
+  EXPECT_TRUE(engine.full(6)) << "by tokens, and counts nothing";
+  EXPECT_FALSE(engine.full(5));
   EXPECT_EQ(code_of([&] { submit(engine, work(6, 3)); }), ErrorCode::busy) << "by tokens";
   const auto third = submit(engine, work(5, 3));
   EXPECT_EQ(code_of([&] { submit(engine, work(0, 3)); }), ErrorCode::busy) << "full, before anything is looked at";
   EXPECT_EQ(code_of([&] { engine.require_room(1); }), ErrorCode::busy);
   EXPECT_EQ(code_of([&] { engine.require_room(4); }), ErrorCode::bad_request) << "never";
   EXPECT_EQ(engine.stats().refused, 3u) << "each once, and what is wrong not at all";
-  EXPECT_TRUE(engine.full());
+  EXPECT_TRUE(engine.full(0));
   EXPECT_EQ(engine.stats().waiting, 2);
   EXPECT_EQ(engine.stats().waiting_tokens, 20);
   auto drained = std::async(std::launch::async, [&] { return engine.drain(1h); });
@@ -227,6 +187,20 @@ TEST(Loop, AnIdleEngineWaitsForCompany) {
   EXPECT_EQ(first_rows, 12);
 }
 
+TEST(Loop, NobodyWaitsForCompanyBeyondADeadline) {
+  EngineOptions patient = options(3);
+  patient.batch_timeout_ms = 3'600'000;
+  Engine engine(std::make_unique<ScriptedExecutor>(100, kVocab), patient);
+  const auto first = submit(engine, work(5, 3));
+  std::this_thread::sleep_for(20ms);  // so that it waits for company already
+  Request late = work(7, 3), queued = work(7, 3);
+  late.deadline = std::chrono::steady_clock::now() + 20ms;
+  EXPECT_EQ(code_of(*submit(engine, late)), ErrorCode::timed_out);
+  EXPECT_EQ(first->wait().tokens.size(), 3u) << "begins with what the other's time was";
+  queued.queue_deadline = std::chrono::steady_clock::now() + 20ms;
+  EXPECT_EQ(code_of(*submit(engine, queued)), ErrorCode::timed_out);
+}
+
 TEST(Loop, OneCallFollowsWhatAStepSays) {
   std::atomic<int> calls{0};
   EngineOptions told = options(4);
@@ -240,110 +214,6 @@ TEST(Loop, OneCallFollowsWhatAStepSays) {
   }
   EXPECT_GE(calls, steps.load() - 1);
   EXPECT_LE(calls, steps.load() + 1);
-}
-
-/// Opening takes as long as the test says; nothing is packed beforehand.
-class OpeningExecutor final : public HookedExecutor {
- public:
-  OpeningExecutor(std::shared_future<void> gate, Hook hook) : HookedExecutor(100, std::move(hook)), gate_(gate) {}
-  std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
-    gate_.wait();
-    if (parts.front().weight == 3) throw Error(ErrorCode::bad_request, "adapters", "made for another base");
-    if (parts.front().weight == 4) throw std::bad_alloc();
-    if (parts.front().weight == 5) throw std::runtime_error("no thread");
-    return ScriptedExecutor::open(parts);
-  }
-  std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(std::span<const lora::AdapterCache::Part>) override {
-    return std::nullopt;
-  }
-
- private:
-  const std::shared_future<void> gate_;
-};
-
-TEST(Loop, NobodyWaitsForAnAdapterThatIsBeingPacked) {
-  std::promise<void> go_on;
-  Engine engine(std::make_unique<OpeningExecutor>(go_on.get_future().share(), nullptr), options(2));
-  const auto adapter = lora::identify(lora::Adapter{});
-  Request adapted = work(5, 3), wrong = work(5, 3), gone = work(5, 3);
-  adapted.adapters = {{adapter, 1}};
-  wrong.adapters = {{adapter, 3}};
-  gone.adapters = {{adapter, 2}};
-  const auto opening = submit(engine, adapted), refused = submit(engine, wrong), left = submit(engine, gone);
-  const auto base = submit(engine, work(5, 50, 100));
-  EXPECT_EQ(base->wait().tokens.size(), 50u);
-  EXPECT_FALSE(opening->over());
-  engine.cancel(left->id);
-  EXPECT_EQ(left->wait().reason, text::FinishReason::cancelled);
-  go_on.set_value();
-  EXPECT_EQ(opening->wait().tokens, continuation(adapted));
-  EXPECT_EQ(code_of(*refused), ErrorCode::bad_request);
-}
-
-TEST(Loop, WhatOpeningRunsIntoEndsOneRequest) {
-  std::promise<void> open;
-  open.set_value();
-  Engine engine(std::make_unique<OpeningExecutor>(open.get_future().share(), nullptr), options(2));
-  const auto adapter = lora::identify(lora::Adapter{});
-  const auto running = submit(engine, work(5, 1900));
-  for (int i = 0; i < 5; ++i) {
-    Request memory = work(5, 3), other = work(5, 3), good = work(5, 3);
-    memory.adapters = {{adapter, 4}};
-    other.adapters = {{adapter, 5}};
-    good.adapters = {{adapter, 1}};
-    const auto told = submit(engine, memory), too = submit(engine, other), answered = submit(engine, good);
-    EXPECT_EQ(code_of(*told), ErrorCode::out_of_memory);
-    EXPECT_THROW(too->wait(), std::runtime_error);
-    EXPECT_EQ(answered->wait().tokens, continuation(good));
-  }
-  EXPECT_EQ(engine.stats().failed, 10u);
-  engine.cancel(running->id);
-  EXPECT_NO_THROW(running->wait());
-}
-
-/// Has memory for two sets at a time.
-class SmallExecutor final : public ScriptedExecutor {
- public:
-  SmallExecutor() : ScriptedExecutor(400, kVocab) {}
-  std::optional<std::shared_ptr<const lora::AdapterSet>> open_now(
-      std::span<const lora::AdapterCache::Part> parts) override {
-    auto& known = sets_[parts.front().weight];
-    if (auto set = known.lock()) return set;
-    const auto in_use =
-        std::count_if(sets_.begin(), sets_.end(), [](const auto& set) { return !set.second.expired(); });
-    if (in_use >= 2) throw Error(ErrorCode::out_of_memory, "adapters", "no room beside the others");
-    const std::shared_ptr<const lora::AdapterSet> set = open(parts);
-    known = set;
-    return set;
-  }
-
- private:
-  std::map<float, std::weak_ptr<const lora::AdapterSet>> sets_;
-};
-
-TEST(Loop, AnAdapterThatDoesNotFitBesideOthersIsOvertakenABoundedNumberOfTimes) {
-  EngineOptions four = options(4);
-  four.batch_timeout_ms = 100'000;
-  Engine engine(std::make_unique<SmallExecutor>(), four);
-  const auto adapter = lora::identify(lora::Adapter{});
-  std::vector<Request> works;
-  std::vector<std::shared_ptr<Answer>> answers;
-  std::vector<int> begun;  // in this order; told on the engine's thread
-  for (int i = 0; i < 120; ++i) {
-    works.push_back(work(5, 20 + i % 7, i));
-    works.back().adapters = {{adapter, i == 4 ? 3.0f : float(1 + i % 2)}};
-    works.back().key = "one";
-    answers.push_back(std::make_shared<Answer>([&begun, i](int index) {
-      if (index == 1) begun.push_back(i);
-      return TokenSink::StopReason::none;
-    }));
-    works.back().sink = answers.back();
-  }
-  engine.submit(works);
-  for (const auto& answer : answers) answer->wait();
-  const auto before = std::find(begun.begin(), begun.end(), 4) - begun.begin();
-  EXPECT_LE(before, 4 + FairQueue::kMostOvertakes + 3) << "who ran before it, who overtook it, who came with it";
-  for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(answers[i]->wait().tokens, continuation(works[i])) << i;
 }
 
 TEST(Loop, WhoGivesWayToARetryLeavesItsMemoryAndStaysOut) {

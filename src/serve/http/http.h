@@ -96,9 +96,10 @@ class HttpServer {
   virtual ~HttpServer() = default;
   virtual int port() const = 0;
   virtual HttpStats stats() const = 0;
-  /// Takes no new connections; those that are there are told to close after their answer.
-  virtual void stop_accepting() = 0;
-  /// Waits until there is no connection any more, at most so long; then breaks off the rest. True if none was left.
+  /// Connections that are there are told to close after their answer; new ones get one answer.
+  virtual void start_closing() = 0;
+  /// Takes no new connections, and waits until there is none any more, at most so long; then breaks off the rest. True
+  /// if none was left.
   virtual bool close(std::chrono::milliseconds wait) = 0;
   /// Reads certificate and key again, for new connections. Throws Error(bad_file), and changes nothing then.
   virtual void reload_tls() = 0;

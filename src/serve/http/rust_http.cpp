@@ -171,7 +171,7 @@ class RustServer : public HttpServer {
     bb_http_stats(http_, &raw);
     return {raw.connections, raw.accepted, raw.refused_connections, raw.requests, raw.broken_requests, raw.stalled};
   }
-  void stop_accepting() override { bb_http_stop_accepting(http_); }
+  void start_closing() override { bb_http_start_closing(http_); }
   bool close(std::chrono::milliseconds wait) override {
     return bb_http_close(http_, static_cast<uint64_t>(wait.count())) != 0;
   }

@@ -51,6 +51,67 @@ TEST(Answers, TimingsOfEveryChunkAreOfWhatWasComputed) {
   EXPECT_GT(events.back().at("timings").at("predicted_ms"), 0);
 }
 
+/// Wants no more of a choice after its first words, as after a call of a tool that is to be the only one.
+class BriefAnswer final : public Answer {
+ public:
+  BriefAnswer(Place place, std::shared_ptr<const Served> served, std::shared_ptr<Call> call)
+      : Answer(place, std::move(served), std::move(call), {}, 1, 1) {}
+
+ private:
+  void begin_stream(std::string&) override {}
+  bool add(size_t, const text::Delta&, const DeltaExtras&, std::string&) override { return true; }
+  void end_stream(const Usage&, std::string&) override {}
+  std::string whole(const Usage&, const AnswerTimings&) override { return "enough"; }
+};
+
+TEST(Answers, WhatTheServerHasEnoughOfIsNoAbort) {
+  Metrics metrics;
+  std::mutex mutex;
+  std::string lines;
+  LogQueue log([&](std::string_view line) {
+    const std::lock_guard lock(mutex);
+    lines += line;
+  });
+  Calls calls(metrics, log);
+  Workers workers(1, 1, 1);
+  const auto exchange = std::make_shared<FakeExchange>();
+  {
+    HttpHead head;
+    head.method = "POST";
+    head.path = "/v1/chat/completions";
+    Match found = match(head.method, head.path);
+    const auto call = std::make_shared<Call>(1, std::move(head), std::move(found), Caller{}, "id", Headers{}, exchange);
+    calls.add(call);
+    call->note([](CallFacts& facts) { facts.model = "tiny"; });
+    const GenerationConfig config;
+    const auto served = std::make_shared<const Served>(
+        Served{.model = TinyServer::model(),
+               .tokenizer = TinyServer::tokenizer(),
+               .generation = text::generation(TinyServer::model(), TinyServer::tokenizer(), config,
+                                              {.limits = {.batch_size = 1, .sequence_length = 4096}}),
+               .rules = {},
+               .formats = {},
+               .name = "tiny",
+               .fingerprint = "",
+               .reasoning_field = "",
+               .created = 0,
+               .bytes = {}});
+    text::Input input("Go on");
+    input.config = config;
+    input.config->max_new_tokens = 4000;
+    input.ignore_eos = true;
+    std::make_shared<BriefAnswer>(Answer::Place{calls, workers, metrics}, served, call)->submit({input});
+    ASSERT_TRUE(calls.wait_until_empty(Call::Clock::now() + std::chrono::minutes(10)));
+  }
+  EXPECT_EQ(exchange->body(), "enough");
+  const std::string counts = metrics.print({});
+  EXPECT_NE(counts.find("request_success_total{finished_reason=\"stop\"} 1\n"), std::string::npos) << counts;
+  EXPECT_NE(counts.find("request_success_total{finished_reason=\"abort\"} 0\n"), std::string::npos) << counts;
+  EXPECT_TRUE(log.flush(std::chrono::minutes(1)));
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(json::parse(lines).at("finish"), "stop") << lines;
+}
+
 TEST(Answers, SayASeedThatCanBeSentAgain) {
   TinyServer server;
   json body = chat_of("Draw", 12);

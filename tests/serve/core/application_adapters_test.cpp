@@ -1,5 +1,9 @@
 // Adapters in the server without a network: how requests name them, and how they come and go under answers.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <random>
@@ -89,12 +93,73 @@ TEST_F(WithAdapters, AreLoadedReplacedAndUnloaded) {
   for (const char* path : {"../a", "/etc", "absent", "a/adapters.safetensors", "hf://org/name"})
     EXPECT_EQ(load(path).status, 400) << path;
   EXPECT_EQ(load((folder_ / "a").string()).status, 200) << "absolute, and below the root";
+  std::filesystem::create_directories(folder_ / "empty");
+  const Reply empty = load("empty", {{"load_inplace", true}});
+  EXPECT_EQ(empty.status, 400);
+  EXPECT_NE(empty.body.find("[empty] "), std::string::npos) << "by the name that was asked for: " << empty.body;
   EXPECT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "../x"}, {"lora_path", "a"}}).status, 400);
   EXPECT_EQ(
       server.post("/v1/load_lora_adapter", {{"lora_name", "tiny"}, {"lora_path", "a"}, {"load_inplace", true}}).status,
       409);
   body.erase("model");
   EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
+}
+
+TEST_F(WithAdapters, ARootMayEndWithASlash) {
+  setup_.options.adapter_root = folder_.path().string() + "//";
+  TinyServer server(setup_);
+  for (const std::string& path : {(folder_ / "c").string(), std::string("c")}) {
+    const Reply loaded =
+        server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", path}, {"load_inplace", true}});
+    EXPECT_EQ(loaded.status, 200) << path << ": " << loaded.body;
+  }
+}
+
+/// A Hub that takes connections, and never says a word.
+class SilentHub {
+ public:
+  SilentHub() : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(socket_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::listen(socket_, 8), 0);
+    EXPECT_EQ(::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    ::setenv("HF_ENDPOINT", ("http://127.0.0.1:" + std::to_string(ntohs(address.sin_port))).c_str(), 1);
+    ::setenv("HF_HUB_ETAG_TIMEOUT", "3600", 1);
+  }
+  ~SilentHub() {
+    ::unsetenv("HF_ENDPOINT");
+    ::unsetenv("HF_HUB_ETAG_TIMEOUT");
+    ::close(socket_);
+  }
+  /// Until somebody asks.
+  void wait() const {
+    pollfd asked{.fd = socket_, .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&asked, 1, 60'000), 1);
+  }
+
+ private:
+  const int socket_;
+};
+
+TEST_F(WithAdapters, ADownloadThatHangsHoldsUpNoEnd) {
+  const SilentHub hub;
+  ::setenv("HF_HUB_CACHE", (folder_ / "cache").c_str(), 1);
+  setup_.options.allow_hub = true;
+  auto server = std::make_unique<TinyServer>(setup_);
+  const json body = {{"lora_name", "x"}, {"lora_path", "hf://org/name"}};
+  const TinyServer::Asked hangs = server->begin("/v1/load_lora_adapter", body);
+  hub.wait();
+  const Reply busy = server->post("/v1/load_lora_adapter", body);
+  EXPECT_EQ(busy.status, 429);
+  EXPECT_EQ(busy.json().at("error").at("code"), "adapter_busy");
+  EXPECT_EQ(busy.headers.at("retry-after"), std::to_string(kind_of(Refusal::adapter_busy).retry_after));
+  server.reset();  // else for an hour
+  EXPECT_TRUE(hangs.exchange->wait_until_ended());
+  EXPECT_EQ(hangs.exchange->status(), 503);
+  ::unsetenv("HF_HUB_CACHE");
 }
 
 TEST_F(WithAdapters, OfTwoNamesForTheSameOneStays) {

@@ -81,9 +81,28 @@ TEST(Application, AFullQueueRefusesAtOnce) {
   EXPECT_LE(wait, 60);
   EXPECT_EQ(server.get("/health").status, 200);
   EXPECT_EQ(server.get("/ready").status, 503);
+  EXPECT_EQ(server.metric("requests_refused_total"), 1) << "that the serving never heard of";
   for (const TinyServer::Asked& asked : running) server.leave(asked);
   EXPECT_TRUE(server.wait_until_idle());
   EXPECT_EQ(server.get("/ready").status, 200);
+}
+
+TEST(Application, WhatNeverFitsIsNotAskedForAgain) {
+  TinyServer::Setup setup;
+  setup.generation.limits.batch_size = 2;
+  setup.generation.max_waiting = 3;
+  TinyServer server(setup);
+  const auto ask = [&](size_t prompts, int n) {
+    return server.post("/v1/completions",
+                       {{"prompt", std::vector<std::string>(prompts, "x")}, {"n", n}, {"max_tokens", 2}});
+  };
+  EXPECT_EQ(ask(5, 1).status, 200);
+  for (const Reply& refused : {ask(6, 1), ask(3, 2)}) {
+    EXPECT_EQ(refused.status, 400) << refused.body;
+    EXPECT_EQ(refused.json().at("error").at("param"), "prompt");
+    EXPECT_NE(refused.body.find("expected at most 5 answers"), std::string::npos) << refused.body;
+    EXPECT_NE(refused.body.find("got 6"), std::string::npos) << refused.body;
+  }
 }
 
 TEST(Application, OnlyCallersWithAKeyGoBeforeOthers) {

@@ -1,9 +1,11 @@
 // Streams with readers of all kinds, worker threads, what the queue says, confined paths, metrics.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -11,6 +13,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -172,6 +175,28 @@ TEST(Workers, RefuseMoreBytesThanTheyMayHold) {
   last.get_future().wait();
 }
 
+TEST(Workers, AThreadThatCannotBeHadIsAnErrorAndNoEnd) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "not run: a sanitizer needs the address space that this test takes away";
+#else
+  const auto exit_code = [] {
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    rlimit limit{};
+    ::getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = pages * uint64_t(::sysconf(_SC_PAGESIZE)) + (uint64_t{256} << 20);
+    ::setrlimit(RLIMIT_AS, &limit);
+    try {
+      const Workers many(100'000, 1, 1);
+    } catch (const std::system_error&) {
+      return 0;
+    }
+    return 1;
+  };
+  EXPECT_EXIT(std::_Exit(exit_code()), testing::ExitedWithCode(0), "");
+#endif
+}
+
 TEST(Queue, IsFullByPlacesOrByTokensThatWait) {
   const QueueLimits limits{.most_requests = 5, .max_waiting_tokens = 100};
   text::ServingStats stats;
@@ -247,7 +272,7 @@ class ConfinedPath : public testing::Test {
   ~ConfinedPath() override { fs::remove_all(folder_); }
   std::string refusal(const std::string& path) const {
     try {
-      return "went to " + confined_path(root_, path).string();
+      return "went to " + fs::canonical(ConfinedDirectory(root_, path).path()).string();
     } catch (const Error& error) {
       return error.code() == ErrorCode::bad_request ? error.what() : "another code";
     }
@@ -256,9 +281,31 @@ class ConfinedPath : public testing::Test {
 };
 
 TEST_F(ConfinedPath, FindsWhatIsBelow) {
-  EXPECT_EQ(confined_path(root_, "good"), fs::canonical(root_ / "good"));
+  const auto place = [&](const char* path) { return fs::canonical(ConfinedDirectory(root_, path).path()); };
+  EXPECT_EQ(place("good"), fs::canonical(root_ / "good"));
   fs::create_directory_symlink("good", root_ / "alias");
-  EXPECT_EQ(confined_path(root_, "alias"), fs::canonical(root_ / "good")) << "a link that stays inside";
+  EXPECT_EQ(place("alias"), fs::canonical(root_ / "good")) << "a link that stays inside";
+  fs::create_symlink("../good/adapters.safetensors", root_ / "good/again");
+  EXPECT_EQ(place("good"), fs::canonical(root_ / "good")) << "so does a file's";
+}
+
+TEST_F(ConfinedPath, StaysWhereItWentWhateverBecomesOfTheName) {
+  const ConfinedDirectory good(root_, "good");
+  fs::rename(root_ / "good", root_ / "moved");
+  fs::create_directory_symlink(folder_ / "outside", root_ / "good");
+  EXPECT_TRUE(fs::exists(good.path() / "adapters.safetensors"));
+  EXPECT_FALSE(fs::exists(good.path() / "secret"));
+  EXPECT_EQ(good.said("[" + (good.path() / "x").string() + "] in " + good.path().string()), "[good/x] in good");
+}
+
+TEST_F(ConfinedPath, LeavesNoDescriptors) {
+  const auto open = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator()); };
+  const auto before = open();
+  for (int i = 0; i < 3; ++i) {
+    (void)ConfinedDirectory(root_, "good");
+    (void)refusal("good/adapters.safetensors");
+  }
+  EXPECT_EQ(open(), before);
 }
 
 TEST_F(ConfinedPath, RefusesWhatLeadsOut) {

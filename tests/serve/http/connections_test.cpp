@@ -246,7 +246,7 @@ TEST(Connections, AreLimitedPerAddressButNotOnLoopback) {
   EXPECT_EQ(nearer.answer().status, 200);
 }
 
-TEST(Connections, StopAcceptingLetsAnswersEndAndClosesTheRest) {
+TEST(Connections, ClosingLetsAnswersEndAndGivesWhoComesOne) {
   TestServer server;
   Client idle(server.port), used(server.port), busy(server.port), streaming(server.port);
   used.send(get("/echo"));
@@ -255,9 +255,18 @@ TEST(Connections, StopAcceptingLetsAnswersEndAndClosesTheRest) {
   const auto held = server.handler.take();
   streaming.send(get("/stream"));
   const auto stream = server.handler.take();
-  server.http->stop_accepting();
+  server.http->start_closing();
   EXPECT_EQ(idle.rest(), "");
   EXPECT_EQ(used.rest(), "");
+  for (int i = 0; i < 2; ++i) {
+    Client late(server.port);
+    late.send(get("/echo"));
+    const Answer told = late.answer();
+    EXPECT_EQ(told.status, 200);
+    EXPECT_TRUE(told.has("connection: close\r\n"));
+    EXPECT_EQ(late.rest(), "") << "one answer";
+  }
+  Client silent(server.port);
   held.exchange->respond({200, {}, "done"});
   const Answer answer = busy.answer();
   EXPECT_EQ(answer.body, "done");
@@ -267,6 +276,7 @@ TEST(Connections, StopAcceptingLetsAnswersEndAndClosesTheRest) {
   stream.exchange->end();
   EXPECT_EQ(streaming.answer().body, "a");
   EXPECT_EQ(streaming.rest(), "");
+  EXPECT_TRUE(silent.connected());
   EXPECT_TRUE(server.http->close(milliseconds(60'000)));
   EXPECT_EQ(server.http->stats().connections, 0U);
   EXPECT_FALSE(Client(server.port).connected());

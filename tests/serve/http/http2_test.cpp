@@ -1,5 +1,6 @@
 // HTTP/2 by bytes sent by hand: streams beside each other, resets, windows of zero, floods.
 #include <chrono>
+#include <future>
 
 #include <gtest/gtest.h>
 
@@ -209,16 +210,22 @@ TEST(Http2, IdleConnectionsEnd) {
   other.wait_stats(&HttpStats::connections, 0);
 }
 
-TEST(Http2, StopAcceptingLetsStreamsEnd) {
+TEST(Http2, ClosingLetsStreamsEndAndAnswersWhoComes) {
   TestServer server;
   Http2Client client(server.port);
   client.request(1, head("GET", "/stream"));
   const auto held = server.handler.take();
-  server.http->stop_accepting();
+  server.http->start_closing();
+  Http2Client late(server.port);
+  late.request(1, head("GET", "/echo"));
+  EXPECT_EQ(late.answer(1).substr(0, 4), "200 ");
   held.exchange->write("a");
   held.exchange->end();
   EXPECT_EQ(client.answer(1), "200 a");
-  EXPECT_TRUE(server.http->close(std::chrono::milliseconds(60'000)));
+  auto closed = std::async(std::launch::async, [&] { return server.http->close(std::chrono::milliseconds(60'000)); });
+  while (late.next().type >= 0) {  // the end is a conversation
+  }
+  EXPECT_TRUE(closed.get());
 }
 
 TEST(Http2, FloodsEndTheirConnectionOnly) {

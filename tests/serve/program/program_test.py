@@ -191,12 +191,14 @@ class Ending(unittest.TestCase):
                     one.close()
 
     def test_others_are_turned_away_and_a_second_signal_is_at_once(self):
-        def refuses(server):
-            try:
-                server.raw(b"").close()
-            except ConnectionRefusedError:
-                return True
-            return False
+        def health(server):
+            with server.raw(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n") as late:
+                text = b""
+                while piece := late.recv(4096):
+                    text += piece
+                    if b"connection: close" not in text:
+                        break
+                return text
 
         def read(stream):
             while stream.recv(1 << 16):
@@ -214,7 +216,10 @@ class Ending(unittest.TestCase):
             watch = server.raw(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
             self.assertIn(b"200 OK", watch.recv(4096))
             server.process.send_signal(signal.SIGTERM)
-            self.assertTrue(wait_until(lambda: refuses(server)))
+            self.assertTrue(wait_until(lambda: b" 503 " in health(server)))
+            told = health(server)
+            self.assertIn(b"connection: close", told)
+            self.assertIn(b"draining", told)
             self.assertEqual(watch.recv(4096), b"", "an idle connection ends")
             self.assertTrue(held.recv(1 << 16), "a stream goes on")
             server.process.send_signal(signal.SIGTERM)

@@ -256,6 +256,7 @@ pub unsafe extern "C" fn bb_http_free(http: *mut Http) {
     let mut http = Box::from_raw(http);
     quiet((), move || {
         http.server.stop.cancel();
+        http.server.door.cancel();
         http.server.cut.cancel();
         http.server.wait(Duration::from_secs(5));
         // Joins the threads; every task is dropped, and with it what it would have called.
@@ -283,7 +284,7 @@ pub unsafe extern "C" fn bb_http_stats(http: &Http, out: *mut Stats) {
 }
 
 #[no_mangle]
-pub extern "C" fn bb_http_stop_accepting(http: &Http) {
+pub extern "C" fn bb_http_start_closing(http: &Http) {
     quiet((), || http.server.stop.cancel());
 }
 
@@ -292,6 +293,7 @@ pub extern "C" fn bb_http_close(http: &Http, wait_ms: u64) -> c_int {
     let server = &http.server;
     quiet(0, || {
         server.stop.cancel();
+        server.door.cancel();
         let done = server.wait(Duration::from_millis(wait_ms));
         server.cut.cancel();
         server.wait(Duration::from_secs(5));

@@ -37,6 +37,7 @@ pub struct Counters {
 
 #[derive(Default)]
 struct Open {
+    listeners: u64,
     all: u64,
     by_address: HashMap<IpAddr, u64>,
 }
@@ -45,7 +46,8 @@ pub struct Server {
     pub limits: Arc<Limits>,
     pub callbacks: Callbacks,
     pub counters: Counters,
-    pub stop: CancellationToken, // no new connections; old ones end with their answer
+    pub stop: CancellationToken, // connections end with their answer
+    pub door: CancellationToken, // no new connections
     pub cut: CancellationToken,  // everything ends
     tls: RwLock<Option<Arc<ServerConfig>>>,
     open: Mutex<Open>,
@@ -58,6 +60,7 @@ pub struct Connection {
     pub tls: bool,
     pub wire: Option<Arc<Wire>>, // of HTTP/1
     pub cut: CancellationToken,
+    end: CancellationToken, // when it may hear no further request
     answers: AtomicUsize,
     last: Mutex<(Instant, bool)>, // when the last answer ended, and whether there was one
 }
@@ -114,9 +117,9 @@ fn counted(address: IpAddr) -> Option<IpAddr> {
 
 impl Server {
     pub fn new(limits: Limits, callbacks: Callbacks, tls: Option<Arc<ServerConfig>>) -> Self {
-        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, door, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (limits, counters, tls) = (Arc::new(limits), Counters::default(), RwLock::new(tls));
-        Server { limits, callbacks, counters, stop, cut, tls, open: Mutex::default(), closed: Condvar::new() }
+        Server { limits, callbacks, counters, stop, door, cut, tls, open: Mutex::default(), closed: Condvar::new() }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -131,9 +134,9 @@ impl Server {
         self.open().all
     }
 
-    /// Waits until there is no connection; true if it came to that.
+    /// Waits until there is no connection, and nothing that takes one; true if there was none left.
     pub fn wait(&self, time: Duration) -> bool {
-        let open = self.closed.wait_timeout_while(self.open(), time, |open| open.all > 0);
+        let open = self.closed.wait_timeout_while(self.open(), time, |open| open.all + open.listeners > 0);
         open.unwrap_or_else(PoisonError::into_inner).0.all == 0
     }
 
@@ -153,8 +156,18 @@ impl Server {
         Some(Ticket { server: self.clone(), address })
     }
 
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
-        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
+    pub fn accept(self: Arc<Self>, listener: TcpListener) -> impl Future<Output = ()> {
+        self.open().listeners += 1; // before it begins: who closes waits for it
+        async move {
+            self.take_from(&listener).await;
+            drop(listener);
+            self.open().listeners -= 1;
+            self.closed.notify_all();
+        }
+    }
+
+    async fn take_from(self: &Arc<Self>, listener: &TcpListener) {
+        while let Some(accepted) = self.door.run_until_cancelled(listener.accept()).await {
             // Else a crowd at the door keeps tokio from looking at those inside, who may long have left.
             tokio::task::yield_now().await;
             match accepted {
@@ -178,21 +191,24 @@ impl Server {
         let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
         let wire = Arc::new(Wire::default());
         let last = Mutex::new((Instant::now(), false));
+        // Who comes when others must go gets one answer: that the server is ending, as a rule.
+        let end = if self.stop.is_cancelled() { self.door.clone() } else { self.stop.clone() };
+        let made = end.clone();
         let make = |tls, wire| {
             let (server, peer, cut, answers) = (self.clone(), peer.to_string(), cut.clone(), AtomicUsize::new(0));
-            Arc::new(Connection { server, peer, tls, wire, cut, answers, last })
+            Arc::new(Connection { server, peer, tls, wire, cut, end: made, answers, last })
         };
         let socket = Socket::new(stream, self.limits.write_stall, self.counters.stalled.clone());
         let Some(tls) = tls else {
             let mut gate = Gate::new(socket, wire.clone(), self.limits.clone());
-            return match self.stop.run_until_cancelled(timeout(self.limits.header, gate.speaks_two())).await {
+            return match end.run_until_cancelled(timeout(self.limits.header, gate.speaks_two())).await {
                 Some(Ok(Ok(true))) => self.two(make(false, None), gate).await,
                 Some(Ok(Ok(false))) => self.one(make(false, Some(wire)), gate).await,
                 _ => {}
             };
         };
         let handshake = timeout(self.limits.header, TlsAcceptor::from(tls).accept(socket));
-        let Some(Ok(Ok(stream))) = self.stop.run_until_cancelled(handshake).await else { return };
+        let Some(Ok(Ok(stream))) = end.run_until_cancelled(handshake).await else { return };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.two(make(true, None), stream).await;
         } else {
@@ -228,12 +244,12 @@ impl Server {
     /// Until the connection ends. HTTP/2's is told to end when nothing was asked for long, and is left when it does not obey; the gate
     /// does that for HTTP/1.
     async fn drive<F: Future>(&self, connection: &Connection, mut future: Pin<&mut F>, shut: impl Fn(Pin<&mut F>)) {
-        let mut stop = pin!(self.stop.cancelled());
+        let mut end = pin!(connection.end.cancelled());
         let step = (self.limits.idle.min(self.limits.header).min(self.limits.write_stall) / 4).max(Duration::from_millis(5));
         let mut tick = pin!(sleep(step));
         let mut closing: Option<Instant> = None;
         poll_fn(|cx| {
-            if closing.is_none() && stop.as_mut().poll(cx).is_ready() {
+            if closing.is_none() && end.as_mut().poll(cx).is_ready() {
                 closing = Some(Instant::now());
                 shut(future.as_mut());
             }

@@ -189,7 +189,7 @@ impl Call {
         let mut response = Response::new(out);
         *response.status_mut() = start.status;
         *response.headers_mut() = start.headers;
-        if close && self.old {
+        if (close || self.connection.server.stop.is_cancelled()) && self.old {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
