@@ -79,8 +79,9 @@ class Signals {
   sigset_t waited_{};
 };
 
-/// glibc gives threads that allocate at once heaps of their own, up to eight a processor, and what one frees is of no use
-/// to the next: adapters that come and go would leave a little in each. Few heaps hold the text that a server allocates.
+/// glibc gives threads that allocate at once heaps of their own, up to eight a processor, and what one frees is of no
+/// use to the next: adapters that come and go would leave a little in each. Few heaps hold the text that a server
+/// allocates.
 void share_heaps() {
 #ifdef M_ARENA_MAX
   if (std::getenv("MALLOC_ARENA_MAX") == nullptr) ::mallopt(M_ARENA_MAX, 4);
