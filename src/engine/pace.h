@@ -6,25 +6,32 @@
 
 namespace bumblebee::engine {
 
+/// Who wants the next step.
+struct StepDemand {
+  int decoding = 0;  // sequences that generate, a row each
+  int prompts = 0;   // sequences whose prompt is not done: their users wait for a first token
+};
+
 class Pace {
  public:
   /// At most `most` rows; `target_s` is how long a step with decoding rows may take, 0: as long as it takes.
   Pace(int most, double target_s) : most_(most), limit_(most), target_s_(target_s) {}
 
-  /// Rows of prompts for the next step, beside `decode_rows` of sequences that generate.
-  int rows(int decode_rows) const {
+  /// Rows of prompts for the next step, beside those of sequences that generate.
+  int rows(StepDemand demand) const {
     if (target_s_ <= 0 || rows_per_s_ <= 0) return limit_;
-    const double rows = target(decode_rows) * rows_per_s_ - decode_rows;
+    const double rows = target(demand) * rows_per_s_ - demand.decoding;
     return int(std::clamp(rows, double(std::min(kLeast, limit_)), double(limit_)));
   }
-  /// A step of so many rows took so long. Steps of few rows read as much of the weights as those of many, so what a
-  /// step reached is the least that larger ones reach: only one with prompts that took too long lowers the figure.
-  void measured(int prompt_rows, int decode_rows, double seconds) {
+  /// A step for `demand` with so many rows of prompts took so long. Steps of few rows read as much of the weights as
+  /// those of many, so what a step reached is the least that larger ones reach: only one with prompts that took too
+  /// long lowers the figure.
+  void measured(StepDemand demand, int prompt_rows, double seconds) {
     if (seconds <= 0) return;
-    const double now = (prompt_rows + decode_rows) / seconds;
+    const double now = (prompt_rows + demand.decoding) / seconds;
     if (now > rows_per_s_) {
       if (prompt_rows > 0 || rows_per_s_ > 0) rows_per_s_ = now;
-    } else if (prompt_rows > 0 && seconds > target(decode_rows)) {
+    } else if (prompt_rows > 0 && seconds > target(demand)) {
       rows_per_s_ += (now - rows_per_s_) / 2;
     }
     limit_ = std::min(most_, limit_ + std::max(1, limit_ / 16));  // memory may be there again
@@ -33,7 +40,13 @@ class Pace {
   void halve() { limit_ = std::max(1, limit_ / 2); }
 
  private:
-  double target(int decode_rows) const { return decode_rows > 0 ? target_s_ : std::max(target_s_, kAlone); }
+  /// Who waits for a first token counts as much as who waits for the next: few answers do not make many prompts go in
+  /// small steps, which compute fewer rows a second.
+  double target(StepDemand demand) const {
+    const double longest = std::max(target_s_, kAlone);
+    if (demand.decoding <= 0) return longest;
+    return std::min(longest, target_s_ * (demand.decoding + demand.prompts) / demand.decoding);
+  }
 
   static constexpr int kLeast = 16;
   static constexpr double kAlone = 1;  // seconds: with nobody to hold up, cancelling is all that waits

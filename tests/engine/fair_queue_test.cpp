@@ -101,45 +101,62 @@ TEST(Pace, AStepTakesAsLongAsItMay) {
   // A machine whose steps take 50 ms and 2 ms a row.
   const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
   Pace pace(512, 0.2);
-  EXPECT_EQ(pace.rows(0), 512) << "nothing is known, and nobody waits";
+  EXPECT_EQ(pace.rows({0, 1}), 512) << "nothing is known, and nobody waits";
   int rows = 0;
   for (int step = 0; step < 30; ++step) {
-    rows = pace.rows(8) + 8;
-    pace.measured(rows - 8, 8, seconds(rows));
+    rows = pace.rows({8, 1}) + 8;
+    pace.measured({8, 1}, rows - 8, seconds(rows));
   }
-  EXPECT_NEAR(seconds(rows), 0.2, 0.02);
-  EXPECT_GT(pace.rows(0), 2 * pace.rows(8)) << "with nobody to hold up";
+  EXPECT_NEAR(seconds(rows), 0.2 * 9 / 8, 0.02) << "one who waits beside eight";
+  EXPECT_GT(pace.rows({0, 1}), 2 * pace.rows({8, 1})) << "with nobody to hold up";
 }
 
 TEST(Pace, APromptAfterManyStepsWithoutOneGetsItsRows) {
   const auto seconds = [](int rows) { return 0.05 + 0.0005 * rows; };
   Pace pace(512, 0.2);
-  pace.measured(0, 1, seconds(1));
-  EXPECT_EQ(pace.rows(1), 512) << "who only generates says nothing about prompts";
+  pace.measured({1, 0}, 0, seconds(1));
+  EXPECT_EQ(pace.rows({1, 1}), 512) << "who only generates says nothing about prompts";
   for (int step = 0; step < 10; ++step) {
-    const int rows = pace.rows(4);
-    pace.measured(rows, 4, seconds(rows + 4));
+    const int rows = pace.rows({4, 1});
+    pace.measured({4, 1}, rows, seconds(rows + 4));
   }
-  const int before = pace.rows(4);
+  const int before = pace.rows({4, 1});
   EXPECT_GT(before, 200);
-  for (int step = 0; step < 1000; ++step) pace.measured(0, 4, seconds(4));
-  EXPECT_EQ(pace.rows(4), before);
-  pace.measured(5, 4, seconds(9));  // nor does a short one that took no time
-  EXPECT_EQ(pace.rows(4), before);
+  for (int step = 0; step < 1000; ++step) pace.measured({4, 0}, 0, seconds(4));
+  EXPECT_EQ(pace.rows({4, 1}), before);
+  pace.measured({4, 1}, 5, seconds(9));  // nor does a short one that took no time
+  EXPECT_EQ(pace.rows({4, 1}), before);
+}
+
+TEST(Pace, ManyPromptsWaitForNoFewAnswers) {
+  const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
+  Pace pace(512, 0.2);
+  const auto step_of = [&](StepDemand demand) {
+    int rows = 0;
+    for (int step = 0; step < 30; ++step) {
+      rows = pace.rows(demand);
+      pace.measured(demand, rows, seconds(rows + demand.decoding));
+    }
+    return seconds(rows + demand.decoding);
+  };
+  EXPECT_NEAR(step_of({16, 1}), 0.2, 0.03);
+  EXPECT_NEAR(step_of({8, 8}), 0.4, 0.04);
+  EXPECT_NEAR(step_of({1, 15}), 1, 0.1) << "a second at most, as with nobody to hold up";
+  EXPECT_NEAR(step_of({0, 16}), 1, 0.1);
 }
 
 TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
   Pace slow(512, 0.2);
   for (int step = 0; step < 30; ++step) {
-    const int rows = slow.rows(1) + 1;
+    const int rows = slow.rows({1, 1}) + 1;
     EXPECT_GE(rows, 17);
-    slow.measured(rows - 1, 1, 1 + rows * 0.1);
+    slow.measured({1, 1}, rows - 1, 1 + rows * 0.1);
   }
   Pace pace(512, 0);
   pace.halve();
-  EXPECT_EQ(pace.rows(0), 256);
-  for (int step = 0; step < 100; ++step) pace.measured(100, 0, 1);
-  EXPECT_EQ(pace.rows(0), 512);
+  EXPECT_EQ(pace.rows({0, 1}), 256);
+  for (int step = 0; step < 100; ++step) pace.measured({0, 1}, 100, 1);
+  EXPECT_EQ(pace.rows({0, 1}), 512);
 }
 
 }  // namespace
