@@ -43,14 +43,15 @@ uint32_t word_at(std::span<const std::byte> bytes, size_t at) {
   return word;
 }
 
+/// Of a slab that is one stage.
+int pitch_of(int bits) { return slab_pitch(bits, 1); }
+
 /// A stage in shared memory as copies put it there.
 std::vector<std::byte> stage_of(int bits, const std::vector<uint8_t>& codes) {
-  std::vector<std::byte> packed(codes.size() * size_t(bits) / 8), stage(size_t(kTileRows * stage_pitch(bits)) + 4);
+  std::vector<std::byte> packed(codes.size() * size_t(bits) / 8), stage(size_t(kTileRows * pitch_of(bits)) + 4);
   pack_codes(codes, bits, packed);
-  for (uint32_t row = 0; row < kTileRows; ++row)
-    for (uint32_t chunk = 0; chunk < uint32_t(2 * bits); ++chunk)
-      std::memcpy(stage.data() + stage_offset(bits, row, chunk),
-                  packed.data() + row * size_t(32 * bits) + size_t(chunk) * 16, 16);
+  for (size_t row = 0; row < kTileRows; ++row)
+    std::memcpy(stage.data() + row * size_t(pitch_of(bits)), packed.data() + row * size_t(32 * bits), size_t(32 * bits));
   return stage;
 }
 
@@ -61,9 +62,9 @@ std::array<uint32_t, 4> fragment(int bits, const std::vector<std::byte>& stage, 
     const int of_tile = lane / 4 + row * 8, byte = lane % 4 * bits;
     uint32_t low, high = 0;
     if (bits == 4) {  // ldmatrix: word t of the row that lane 8m + g addresses for matrix m
-      low = word_at(stage, stage_offset(4, uint32_t(of_tile), uint32_t(block)) + size_t(lane % 4 * 4));
+      low = word_at(stage, size_t(of_tile * pitch_of(4) + block * 16 + lane % 4 * 4));
     } else {
-      const size_t at = size_t(of_tile * stage_pitch(bits) + block * 4 * bits + (byte & ~3));
+      const size_t at = size_t(of_tile * pitch_of(bits) + block * 4 * bits + (byte & ~3));
       const uint32_t next = bits == 2 ? 0 : word_at(stage, at + 4);
       low = funnel(word_at(stage, at), next, byte % 4 * 8);
       high = next >> (byte % 4 * 8);
@@ -138,23 +139,32 @@ TEST(Maps, AnMmaOverFragmentsIsTheSum) {
 }
 
 TEST(Maps, LoadsOfAWarpFallToDifferentBanks) {
-  for (uint32_t block = 0; block < 8; ++block) {  // ldmatrix: eight rows of 16 bytes at a time
-    std::set<uint32_t> banks;
-    for (uint32_t row = 0; row < 8; ++row) banks.insert(stage_offset(4, row, block) % 128);
-    EXPECT_EQ(banks.size(), 8u);
+  for (int classes : {1, 2, 4, 8}) {
+    std::set<int> rows, pairs;
+    for (int row = 0; row < 8; ++row) rows.insert(row * slab_pitch(4, classes) % 128);  // ldmatrix: 16 bytes each
+    EXPECT_EQ(rows.size(), 8u);
+    for (int lane = 0; lane < 16; ++lane)  // 8 bits: half a warp loads 8 bytes each
+      pairs.insert((lane / 4 * slab_pitch(8, classes) + lane % 4 * 8) % 128);
+    EXPECT_EQ(pairs.size(), 16u);
+    for (int bits : kWidths) EXPECT_EQ(slab_pitch(bits, classes) % 16, 0) << "16-byte copies";
   }
-  for (int bits : {2, 3, 5, 6, 8}) EXPECT_EQ(stage_pitch(bits) % 16, 0) << "16-byte copies";
-  std::set<int> pairs;  // 8 bits: half a warp loads 8 bytes each
-  for (int lane = 0; lane < 16; ++lane) pairs.insert((lane / 4 * stage_pitch(8) + lane % 4 * 8) % 128);
-  EXPECT_EQ(pairs.size(), 16u);
+  for (int bytes = 4; bytes <= 256; bytes *= 2) {  // scales: eight rows, 8 bytes each
+    std::set<int> rows;
+    for (int row = 0; row < 8; ++row) rows.insert(row * scale_pitch(bytes) % 128);
+    EXPECT_EQ(rows.size(), 8u);
+    EXPECT_GE(scale_pitch(bytes), bytes);
+  }
 }
 
-TEST(Maps, ClassesCoverTheInputsInOrder) {
-  for (int in = 32; in <= 20000; in += 32) {
-    const int classes = classes_of(in);
-    EXPECT_EQ(first_stage(in, 0), 0);
-    EXPECT_EQ(first_stage(in, classes), stages_of(in));
-    for (int i = 0; i < classes; ++i) EXPECT_LT(first_stage(in, i), first_stage(in, i + 1));
+TEST(Maps, SlabsAndSectionsCoverTheInputs) {
+  for (int in = 32; in <= 40000; in += 32) {
+    const int classes = classes_of(in), slabs = slabs_of(in);
+    EXPECT_TRUE(classes == 1 || classes == 2 || classes == 4 || classes == 8);
+    EXPECT_LE(classes, stages_of(in)) << "every class has a stage";
+    EXPECT_GE(slabs * classes, stages_of(in));
+    EXPECT_LT((slabs - 1) * classes, stages_of(in));
+    EXPECT_EQ(sections_of(in), (slabs + 1) / 2);
+    EXPECT_TRUE(classes == 8 || sections_of(in) == 1) << "several tiles share a slab";
   }
 }
 

@@ -42,9 +42,9 @@ const Card& card() {
   return known;
 }
 
-int padded_rows(int virtual_rows) {
-  return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : virtual_rows <= 16 ? 16 : 32;
-}
+/// Rows of digits of one launch at most: those of 4,096 inputs, a section, just fit on a multiprocessor.
+constexpr int kLaunchRows = 16;
+int padded_rows(int virtual_rows) { return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : 16; }
 int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 size_t digit_bytes_at_once(int rows, int in, bool exact) {
   return size_t(stages_of(in)) * kStageInputs * 2 * size_t(padded_rows(exact ? 2 * rows : rows));
@@ -64,28 +64,27 @@ SharedPlan plan_shared(const ProductArgs& a) {
     blocks = of_part > blocks ? of_part : blocks;
   }
   SharedPlan plan;
-  const int scales = a.group == 32 ? kScaleFloats<32> : kScaleFloats<64>;
-  plan.scales = round_up(kConsumers * a.depth * a.slot_bytes, 128);
-  plan.digits = plan.scales + kConsumers * scales * int(sizeof(float));
+  plan.digits = a.depth * a.slot_bytes;
   plan.steps = plan.digits + blocks * a.columns * 32;
   plan.partials = plan.steps + blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup));
-  plan.total = plan.partials + 2 * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.gates = plan.partials + a.buffers * kConsumers * tiles_of(a.virtual_rows) * 64 * int(sizeof(float));
+  plan.total = plan.gates + int(sizeof(Gates));
   return plan;
 }
 
-/// As wide as x fits beside a ring of three stages: then few blocks wait for another's sums. The ring takes the rest.
+/// All of x, beside a ring that leaves room for the next kernel's block; else a multiprocessor to itself; else some
+/// sections of x, as many as fit so.
 SharedPlan choose_shared(ProductArgs& a) {
-  const int limit = tiles_of(a.virtual_rows) > 4 ? card().shared_alone : card().shared_beside;
-  a.stages = stages_of(a.in);
-  a.classes = classes_of(a.in);
-  a.depth = kLeastDepth + 1;
-  const auto set_width = [&](int width) {
-    a.width = width, a.parts = a.classes / width;
-    a.class_bits = logarithm(a.classes), a.width_bits = logarithm(width), a.part_bits = logarithm(a.parts);
+  const auto fits = [&](int limit, int depth) {
+    a.depth = depth;
+    return plan_shared(a).total <= limit;
   };
-  for (set_width(a.classes); a.width > 1 && plan_shared(a).total > limit;) set_width(a.width / 2);
-  a.depth = kMostDepth;
-  while (a.depth > kLeastDepth && plan_shared(a).total > limit) --a.depth;
+  for (a.parts = 1; a.parts < a.sections; ++a.parts)
+    if (fits(card().shared_beside, kLeastBeside) || fits(card().shared_alone, kLeastBeside)) break;
+  const int limit = fits(card().shared_beside, kLeastBeside) ? card().shared_beside : card().shared_alone;
+  int depth = kMostDepth;
+  while (depth > kLeastDepth && !fits(limit, depth)) --depth;
+  a.depth = depth;
   return plan_shared(a);
 }
 
@@ -106,17 +105,23 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.virtual_rows = stage.exact ? 2 * rows : rows;
   a.columns = 2 * padded_rows(a.virtual_rows);
   a.row_bytes = stage.in / 32 * 4 * stage.bits;
-  a.groups = stage.in / stage.group;
   a.group = stage.group;
-  a.scale_bytes = stage.scale == ScaleType::f32 ? 4 : 2;
   a.scale = stage.scale;
-  a.stage_scales = a.scale_bytes * (kStageInputs / stage.group);
-  a.scale_copy = a.stage_scales > 16 ? 16 : a.stage_scales;
-  if (a.groups * a.scale_bytes % a.scale_copy != 0) a.scale_copy = 0;
-  a.copies_whole = a.row_bytes % 16 == 0 && a.scale_copy != 0;
-  a.whole_stages = a.in / kStageInputs;
-  a.four_rows = 4 * a.row_bytes;
-  a.slot_bytes = kTileRows * stage_pitch(stage.bits) + 2 * kTileRows * a.stage_scales;
+  const int scale_bytes = stage.scale == ScaleType::f32 ? 4 : 2;
+  a.scale_row_bytes = stage.in / stage.group * scale_bytes;
+  a.stage_scales = scale_bytes * (kStageInputs / stage.group);
+  a.stages = stages_of(a.in), a.slabs = slabs_of(a.in), a.sections = sections_of(a.in);
+  a.width = classes_of(a.in), a.width_bits = logarithm(a.width);
+  a.slab_codes = a.width * 32 * stage.bits, a.slab_scales = a.width * a.stage_scales;
+  a.scale_copy = a.slab_scales % 16 == 0 ? 16 : a.slab_scales % 8 == 0 ? 8 : 4;
+  while (a.scale_copy > 2 && a.scale_row_bytes % a.scale_copy != 0) a.scale_copy /= 2;
+  a.row_copies_bits = logarithm(a.slab_scales / a.scale_copy);
+  a.copies_whole = a.row_bytes % 16 == 0;
+  a.code_pitch = slab_pitch(stage.bits, a.width), a.scale_pitch = scale_pitch(a.slab_scales);
+  const int slab_rows = kTileRows * kConsumers / a.width;
+  a.scales_at = slab_rows * a.code_pitch, a.plane = slab_rows * a.scale_pitch;
+  a.slot_bytes = round_up(a.scales_at + 2 * a.plane, 128);
+  a.buffers = tiles_of(a.virtual_rows) < 4 ? 2 : 1;
   a.exact = stage.exact;
   a.epilogue = stage.epilogue;
   a.residual = stage.residual;
@@ -147,7 +152,7 @@ __global__ void __launch_bounds__(kRoundThreads) round_kernel(StageInput input, 
   StageInput row = input;
   row.x += int64_t(blockIdx.x) * in;
   const RoundTarget to = {input.rounded.digits, static_cast<StepGroup*>(input.rounded.steps), columns, 0};
-  round_rows({row, in, 1, int(blockIdx.x), exact != 0, stages_of(in) * (kStageInputs / 32)}, to, scratch);
+  round_one<kRoundThreads>({row, in, int(blockIdx.x), exact != 0, stages_of(in) * (kStageInputs / 32)}, to, scratch);
 }
 
 bool is_valid(const ProductStage& s) {
@@ -167,26 +172,22 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   a.partials = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
   const ProductKernel kernel = find_kernel(stage.bits, stage.group, a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows));
   if (kernel == nullptr || plan.total > card().shared_alone) return cudaErrorInvalidValue;
-  if (a.parts > 1 && (stage.workspace == nullptr || size_t(a.units) * 4 > kCounterBytes)) return cudaErrorInvalidValue;
+  if (a.virtual_rows > 1 && stage.input.kind != StageInput::Kind::digits) return cudaErrorInvalidValue;
+  if (a.parts > 1 && stage.workspace == nullptr) return cudaErrorInvalidValue;
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().shared_alone);
   if (allowed != cudaSuccess) return allowed;
-  // Few rows: one block a multiprocessor, and room for one of the next kernel. More rows are bound by arithmetic, which
-  // two blocks do better.
-  const int tiles = tiles_of(a.virtual_rows),
-            share = (tiles == 2 || tiles == 4) && plan.total <= card().shared_beside ? 2 : 1;
-  const int side_by_side = share * card().processors / a.parts;
-  const int columns = a.units < side_by_side ? a.units : side_by_side;
-  const int shared = stage.apart && share == 1 && plan.total < card().shared_apart ? card().shared_apart : plan.total;
-  return launch_early(kernel, unsigned(columns * a.parts), kBlockThreads, size_t(shared), stream, a, plan);
+  const int side_by_side = card().processors / a.parts, columns = a.units < side_by_side ? a.units : side_by_side;
+  const int shared = stage.apart && plan.total < card().shared_apart ? card().shared_apart : plan.total;
+  return launch_early(kernel, unsigned(columns * a.parts), unsigned(block_threads(tiles_of(a.virtual_rows))), size_t(shared), stream, a, plan);
 }
 
 }  // namespace
 
-bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 4; }
+bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 1; }
 
 int rows_at_once(const ProductStage& stage) {
-  for (int rows = stage.exact ? kStageRows / 2 : kStageRows; rows > 0; rows /= 2) {
+  for (int rows = stage.exact ? kLaunchRows / 2 : kLaunchRows; rows > 0; rows /= 2) {
     ProductArgs a = {};
     if (fill_args(stage, rows, a).total <= card().shared_alone) return rows;
   }
@@ -213,7 +214,7 @@ size_t stage_workspace(const ProductStage& stage) {
   const int most = launched_rows(stage);
   fill_args(stage, stage.rows < most ? stage.rows : most, a);
   const size_t tile = size_t(tiles_of(a.virtual_rows)) * 64 * sizeof(float);
-  return a.parts == 1 ? 0 : kCounterBytes + size_t(a.units) * size_t(kConsumers / a.width) * size_t(a.parts) * tile;
+  return a.parts == 1 ? 0 : kCounterBytes + size_t(a.units) * size_t(kConsumers / a.width) * size_t(a.sections) * tile;
 }
 
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int most, cudaStream_t stream) {
