@@ -43,34 +43,34 @@ uint32_t word_at(std::span<const std::byte> bytes, size_t at) {
   return word;
 }
 
-/// Of a slab that is one stage.
-int pitch_of(int bits) { return slab_pitch(bits, 1); }
-
-/// A stage in shared memory as copies put it there.
+/// A slab of one stage in shared memory as copies put it there: the halves of the tile, one after the other.
 std::vector<std::byte> stage_of(int bits, const std::vector<uint8_t>& codes) {
-  std::vector<std::byte> packed(codes.size() * size_t(bits) / 8), stage(size_t(kTileRows * pitch_of(bits)) + 4);
+  const size_t half = size_t(columns_of_slab(bits, 1) * kHalfColumn);
+  std::vector<std::byte> packed(codes.size() * size_t(bits) / 8), stage(2 * half);
   pack_codes(codes, bits, packed);
-  for (size_t row = 0; row < kTileRows; ++row)
-    std::memcpy(stage.data() + row * size_t(pitch_of(bits)), packed.data() + row * size_t(32 * bits), size_t(32 * bits));
+  for (uint32_t row = 0; row < kTileRows; ++row)
+    for (uint32_t byte = 0; byte < uint32_t(32 * bits); ++byte)
+      stage[row / 8 * half + slab_offset(row % 8, byte)] = packed[row * size_t(32 * bits) + byte];
   return stage;
 }
 
 /// Registers of A that lane `lane` holds of block `block`: rows g and g + 8, even and odd codes.
 std::array<uint32_t, 4> fragment(int bits, const std::vector<std::byte>& stage, int block, int lane) {
+  const size_t half = size_t(columns_of_slab(bits, 1) * kHalfColumn);
+  const uint32_t byte = uint32_t(lane % 4 * bits), at = uint32_t(block * 4 * bits) + byte / 4 * 4;
   std::array<uint32_t, 4> a{};
-  for (int row = 0; row < 2; ++row) {
-    const int of_tile = lane / 4 + row * 8, byte = lane % 4 * bits;
-    uint32_t low, high = 0;
-    if (bits == 4) {  // ldmatrix: word t of the row that lane 8m + g addresses for matrix m
-      low = word_at(stage, size_t(of_tile * pitch_of(4) + block * 16 + lane % 4 * 4));
-    } else {
-      const size_t at = size_t(of_tile * pitch_of(bits) + block * 4 * bits + (byte & ~3));
-      const uint32_t next = bits == 2 ? 0 : word_at(stage, at + 4);
-      low = funnel(word_at(stage, at), next, byte % 4 * 8);
+  for (size_t row = 0; row < 2; ++row) {
+    const auto word = [&](uint32_t place) {
+      return word_at(stage, row * half + slab_offset(uint32_t(lane / 4), place));
+    };
+    uint32_t low = word(at), high = 0;  // four bits: what ldmatrix deals out, word t of 16 bytes
+    if (bits != 4) {
+      const uint32_t next = bits == 2 ? 0 : word(at + 4);
+      low = funnel(low, next, int(byte % 4 * 8));
       high = next >> (byte % 4 * 8);
     }
     const Octet octet = unpack(bits, low, high);
-    a[size_t(row)] = octet.even, a[size_t(2 + row)] = octet.odd;
+    a[row] = octet.even, a[2 + row] = octet.odd;
   }
   return a;
 }
@@ -139,21 +139,14 @@ TEST(Maps, AnMmaOverFragmentsIsTheSum) {
 }
 
 TEST(Maps, LoadsOfAWarpFallToDifferentBanks) {
-  for (int classes : {1, 2, 4, 8}) {
-    std::set<int> rows, pairs;
-    for (int row = 0; row < 8; ++row) rows.insert(row * slab_pitch(4, classes) % 128);  // ldmatrix: 16 bytes each
-    EXPECT_EQ(rows.size(), 8u);
-    for (int lane = 0; lane < 16; ++lane)  // 8 bits: half a warp loads 8 bytes each
-      pairs.insert((lane / 4 * slab_pitch(8, classes) + lane % 4 * 8) % 128);
-    EXPECT_EQ(pairs.size(), 16u);
-    for (int bits : kWidths) EXPECT_EQ(slab_pitch(bits, classes) % 16, 0) << "16-byte copies";
+  for (uint32_t piece = 0; piece < 16; ++piece) {  // ldmatrix: eight rows of 16 bytes at a time
+    std::set<uint32_t> banks;
+    for (uint32_t row = 0; row < 8; ++row) banks.insert(slab_offset(row, piece * 16) % 128);
+    EXPECT_EQ(banks.size(), 8u);
   }
-  for (int bytes = 4; bytes <= 256; bytes *= 2) {  // scales: eight rows, 8 bytes each
-    std::set<int> rows;
-    for (int row = 0; row < 8; ++row) rows.insert(row * scale_pitch(bytes) % 128);
-    EXPECT_EQ(rows.size(), 8u);
-    EXPECT_GE(scale_pitch(bytes), bytes);
-  }
+  std::multiset<uint32_t> pairs;  // 8 bits: half a warp loads 8 bytes each, at most two of them from the same banks
+  for (uint32_t lane = 0; lane < 16; ++lane) pairs.insert(slab_offset(lane / 4, lane % 4 * 8) % 128);
+  for (const uint32_t pair : pairs) EXPECT_LE(pairs.count(pair), 2u);
 }
 
 TEST(Maps, SlabsAndSectionsCoverTheInputs) {

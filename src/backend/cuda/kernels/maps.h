@@ -24,11 +24,17 @@ inline constexpr int kMaxClasses = 8;
 /// Slot 4t + j of an MMA's 32 holds even code j of octet t, slot 16 + 4t + j the odd one.
 BB_BOTH int input_of_slot(int slot) { return (slot % 16) / 4 * 8 + slot % 4 * 2 + slot / 16; }
 
-/// Bytes between rows of a slab in shared memory. Eight rows at the same place must fall to different banks for the loads
-/// that each width makes.
-BB_BOTH constexpr int slab_pitch(int bits, int classes) { return classes * 32 * bits + (bits > 4 ? 32 : 16); }
-/// The same for a row's scales, of which `bytes` are in a slab.
-BB_BOTH constexpr int scale_pitch(int bytes) { return (bytes + 15) / 16 * 16 + ((bytes + 15) / 16 % 2 == 0 ? 16 : 0); }
+/// A slab's codes lie in shared memory as the tensor copies of sm_90 put them: columns of 128 bytes of eight rows (half a
+/// tile) each, [half][column][row], whose 16-byte pieces are swapped by row, so that eight rows at the same place fall
+/// to different banks.
+inline constexpr int kColumnBytes = 128, kHalfColumn = 8 * kColumnBytes;
+BB_BOTH constexpr int columns_of_slab(int bits, int classes) {
+  return (classes * 32 * bits + kColumnBytes - 1) / kColumnBytes;
+}
+/// Byte `byte` of row `row` (of eight) of a half.
+BB_BOTH constexpr uint32_t slab_offset(uint32_t row, uint32_t byte) {
+  return byte / kColumnBytes * kHalfColumn + row * kColumnBytes + ((byte % kColumnBytes / 16) ^ row) * 16 + byte % 16;
+}
 
 /// Bytes of digits before those of octet `octet` of block `block`, when `columns` digits of all rows are kept:
 /// [block / 2][column][octet][block % 2]{4 even, 4 odd}. Columns 2r and 2r + 1 are high and low digits of row r.

@@ -1,11 +1,13 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
+#include <cudaTypedefs.h>
+
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
 
 namespace bumblebee::cuda {
 
-using ProductKernel = void (*)(ProductArgs, SharedPlan);
+using ProductKernel = void (*)(ProductArgs, ProductMaps, SharedPlan);
 ProductKernel product_kernel_2bit(int group, int tiles);
 ProductKernel product_kernel_3bit(int group, int tiles);
 ProductKernel product_kernel_4bit(int group, int tiles);
@@ -73,18 +75,29 @@ SharedPlan plan_shared(const ProductArgs& a) {
 }
 
 /// All of x, beside a ring that leaves room for the next kernel's block; else a multiprocessor to itself; else some
-/// sections of x, as many as fit so.
+/// sections of x, as many as fit so. With one buffer of partial sums every section waits for the one before it.
 SharedPlan choose_shared(ProductArgs& a) {
-  const auto fits = [&](int limit, int depth) {
-    a.depth = depth;
+  const auto fits = [&](int limit, int depth, int buffers) {
+    a.depth = depth, a.buffers = buffers;
     return plan_shared(a).total <= limit;
   };
-  for (a.parts = 1; a.parts < a.sections; ++a.parts)
-    if (fits(card().shared_beside, kLeastBeside) || fits(card().shared_alone, kLeastBeside)) break;
-  const int limit = fits(card().shared_beside, kLeastBeside) ? card().shared_beside : card().shared_alone;
+  const int alone = card().shared_alone;
+  int limit = alone, buffers = 1;
+  for (a.parts = 1;; ++a.parts) {
+    const int enough = (kEnoughBytes + a.slot_bytes - 1) / a.slot_bytes;
+    if (fits(card().shared_beside, enough < kEnoughDepth ? kEnoughDepth : enough, 2)) {
+      limit = card().shared_beside, buffers = 2;
+      break;
+    }
+    if (fits(alone, kEnoughDepth, 2)) {
+      buffers = 2;
+      break;
+    }
+    if (fits(alone, kEnoughDepth, 1) || a.parts == a.sections) break;
+  }
   int depth = kMostDepth;
-  while (depth > kLeastDepth && !fits(limit, depth)) --depth;
-  a.depth = depth;
+  while (depth > kLeastDepth && !fits(limit, depth, buffers)) --depth;
+  fits(limit, depth, buffers);
   return plan_shared(a);
 }
 
@@ -116,12 +129,14 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   a.scale_copy = a.slab_scales % 16 == 0 ? 16 : a.slab_scales % 8 == 0 ? 8 : 4;
   while (a.scale_copy > 2 && a.scale_row_bytes % a.scale_copy != 0) a.scale_copy /= 2;
   a.row_copies_bits = logarithm(a.slab_scales / a.scale_copy);
-  a.copies_whole = a.row_bytes % 16 == 0;
-  a.code_pitch = slab_pitch(stage.bits, a.width), a.scale_pitch = scale_pitch(a.slab_scales);
-  const int slab_rows = kTileRows * kConsumers / a.width;
-  a.scales_at = slab_rows * a.code_pitch, a.plane = slab_rows * a.scale_pitch;
-  a.slot_bytes = round_up(a.scales_at + 2 * a.plane, 128);
-  a.buffers = tiles_of(a.virtual_rows) < 4 ? 2 : 1;
+  a.code_copy = a.row_bytes % 16 == 0 ? 16 : 4;
+  a.boxes = can_launch_early() && a.row_bytes % kColumnBytes == 0 && a.slab_codes % kColumnBytes == 0 &&
+            a.scale_copy == 16;
+  const int halves = 2 * kConsumers / a.width;
+  a.half_bytes = columns_of_slab(stage.bits, a.width) * kHalfColumn;
+  a.scales_at = halves * a.half_bytes, a.plane = halves * 8 * a.slab_scales;
+  a.slab_bytes = a.scales_at + 2 * a.plane;
+  a.slot_bytes = round_up(a.slab_bytes, kHalfColumn);
   a.exact = stage.exact;
   a.epilogue = stage.epilogue;
   a.residual = stage.residual;
@@ -163,6 +178,46 @@ bool is_valid(const ProductStage& s) {
   return terms && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
 }
 
+/// The driver's cuTensorMapEncodeTiled, asked for by name: nothing here links the driver.
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  static const PFN_cuTensorMapEncodeTiled_v12000 found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                                cudaEnableDefault, &result);
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(status == cudaSuccess ? function : nullptr);
+  }();
+  return found;
+}
+bool encode(TensorMap& map, const void* plane, uint32_t rank, const cuuint64_t* size, const cuuint64_t* pitch,
+            const cuuint32_t* box, CUtensorMapSwizzle swizzle) {
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+  const cuuint32_t steps[3] = {1, 1, 1};
+  return encoder() != nullptr &&
+         encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(plane),
+                   size, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+/// Codes as [column][row]{128 bytes}, of which a copy takes eight rows of a slab's columns; scales and biases as they
+/// are. What is outside is filled with zeros.
+bool make_maps(const ProductArgs& a, const ProductStage& stage, ProductMaps& maps) {
+  for (int t = 0; t < stage.terms; ++t) {
+    const StageWeight& w = stage.term[t];
+    if (w.out == 0) continue;
+    const cuuint64_t code_size[3] = {kColumnBytes, cuuint64_t(w.out), cuuint64_t(a.row_bytes / kColumnBytes)};
+    const cuuint64_t code_pitch[2] = {cuuint64_t(a.row_bytes), kColumnBytes};
+    const cuuint32_t code_box[3] = {kColumnBytes, 8, cuuint32_t(a.half_bytes / kHalfColumn)};
+    const cuuint64_t scale_size[2] = {cuuint64_t(a.scale_row_bytes), cuuint64_t(w.out)};
+    const cuuint64_t scale_pitch[1] = {cuuint64_t(a.scale_row_bytes)};
+    const cuuint32_t scale_box[2] = {cuuint32_t(a.slab_scales), 8};
+    if (!encode(maps.codes[t], w.codes, 3, code_size, code_pitch, code_box, CU_TENSOR_MAP_SWIZZLE_128B) ||
+        !encode(maps.scales[t], w.scales, 2, scale_size, scale_pitch, scale_box, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode(maps.biases[t], w.biases, 2, scale_size, scale_pitch, scale_box, CU_TENSOR_MAP_SWIZZLE_NONE))
+      return false;
+  }
+  return true;
+}
+
 cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream) {
   if (!is_valid(stage)) return cudaErrorInvalidValue;
   ProductArgs a = {};
@@ -178,8 +233,11 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().shared_alone);
   if (allowed != cudaSuccess) return allowed;
   const int side_by_side = card().processors / a.parts, columns = a.units < side_by_side ? a.units : side_by_side;
+  ProductMaps maps = {};
+  if (a.boxes && !make_maps(a, stage, maps)) return cudaErrorInvalidValue;
   const int shared = stage.apart && plan.total < card().shared_apart ? card().shared_apart : plan.total;
-  return launch_early(kernel, unsigned(columns * a.parts), unsigned(block_threads(tiles_of(a.virtual_rows))), size_t(shared), stream, a, plan);
+  return launch_early(kernel, unsigned(columns * a.parts), unsigned(kWorkingThreads + 32 * copiers_of(can_launch_early())),
+                      size_t(shared), stream, a, maps, plan);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The kernel of product.h. Some warps ask for the weights, slab after slab (maps.h), into a ring in shared memory; eight
+// The kernel of product.h. A warp asks for the weights, slab after slab (maps.h), into a ring in shared memory; eight
 // warps multiply, each the stages of its class; a ninth adds up what they have, and writes it. A block holds all inputs
 // of x, or some sections of them; in that case the blocks that share a tile add up their parts at the end.
 #pragma once
@@ -10,16 +10,23 @@
 
 namespace bumblebee::cuda {
 
-/// Warps that multiply come first, then the one that finishes, then those that copy.
-inline constexpr int kWorkingThreads = 32 * (kConsumers + 1);
-/// One warp that starts a bulk copy for each row of a slab is too slow; four need registers of two blocks.
-BB_BOTH constexpr int copiers_of(int tiles) { return tiles > 1 ? 4 : 2; }
-BB_BOTH constexpr int block_threads(int tiles) { return kWorkingThreads + 32 * copiers_of(tiles); }
+/// Warps that multiply come first, then the one that finishes, then those that copy: one where it has tensor copies to
+/// start, four where every 16 bytes are a copy of their own.
+inline constexpr int kWorkingThreads = 32 * (kConsumers + 1), kMostCopiers = 4;
+constexpr int copiers_of(bool sm_90) { return sm_90 ? 1 : kMostCopiers; }
+#if __CUDA_ARCH__ >= 900 || !defined(__CUDA_ARCH__)
+inline constexpr int kCopiers = 1;
+#else
+inline constexpr int kCopiers = kMostCopiers;
+#endif
+inline constexpr int kBlockThreads = kWorkingThreads + 32 * kCopiers;  // of the target that is compiled for
+
 /// Barrier of those that work, besides the four of the partial sums and kRoundBarrier.
 inline constexpr int kWorkersBarrier = 6;
 
-/// Slabs of a ring. Fewer than kLeastBeside do not cover what it takes until a kernel's own x is there.
-inline constexpr int kLeastDepth = 2, kLeastBeside = 3, kMostDepth = 8;
+/// Slabs of a ring, and its bytes where a block shares its multiprocessor: with less the copies are too few, and three
+/// slabs of four bits stream slower than six do alone.
+inline constexpr int kLeastDepth = 2, kEnoughDepth = 3, kMostDepth = 8, kEnoughBytes = 1 << 16;
 
 /// A stage as the kernel takes it: what the host can work out once.
 struct ProductArgs {
@@ -30,14 +37,16 @@ struct ProductArgs {
   int32_t columns;       // of digits that are kept, 2·(virtual rows, padded where there are many)
   int32_t row_bytes, scale_row_bytes, group;
   ScaleType scale;
-  int32_t copies_whole;                  // rows of codes begin at 16-byte addresses
+  int32_t boxes;                         // tensor copies; else asynchronous copies of 16 or 4 bytes
+  int32_t code_copy;                     // bytes of such a copy of codes
   int32_t scale_copy;                    // bytes of an asynchronous copy of scales, 2: element by element
   int32_t row_copies_bits;               // logarithm of the number of those of a row in a slab
   int32_t stage_scales;                  // bytes of a row's scales in a stage
   int32_t slab_codes, slab_scales;       // bytes of a row in a slab
-  int32_t code_pitch, scale_pitch;       // and between rows
+  int32_t half_bytes;                    // codes of half a tile in a slab
   int32_t scales_at, plane;              // in a slot: the first scale, and bytes from there to the first bias
-  int32_t slot_bytes, depth, buffers;    // buffers of partial sums
+  int32_t slab_bytes, slot_bytes, depth;
+  int32_t buffers;                       // of partial sums
   int32_t stages, width, width_bits;     // width: classes_of(in), the warps to a tile
   int32_t slabs, sections, parts;        // parts: blocks that share a tile
   int32_t tiles, units;                  // a unit: the tiles that a block's warps work on at a time
@@ -47,6 +56,14 @@ struct ProductArgs {
   StageInput input;
   float* partials;
   uint32_t* arrived;
+};
+
+/// What tensor copies want to know: 128 bytes of each plane, made by the driver.
+struct alignas(64) TensorMap {
+  uint64_t words[16];
+};
+struct ProductMaps {
+  TensorMap codes[kStageTerms], scales[kStageTerms], biases[kStageTerms];
 };
 
 /// Offsets in dynamic shared memory.

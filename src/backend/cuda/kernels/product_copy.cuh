@@ -22,100 +22,93 @@ __device__ __forceinline__ TileHalf half_of_tile(const ProductArgs& a, int tile,
   return {term, row, tile < a.tiles ? a.term[term].out - row : 0};
 }
 
-/// The share of a tile that one of the copying warps has: 16 / Copiers rows of one half.
-struct RowSource {
-  const uint8_t *codes, *scales, *biases;  // of the first row
-  int rows;                                // that are there
-};
-template <int Copiers>
-__device__ __forceinline__ RowSource open_tile(const ProductArgs& a, int tile, int copier) {
-  constexpr int kRows = kTileRows / Copiers;
-  const TileHalf half = half_of_tile(a, tile, copier * kRows / 8);
+/// A warp's share of a slab of half a tile with copies that every card has. What lies past the end of a row meets digits that are 0, and
+/// rows that are not there have no outputs: neither needs codes, but scales that are numbers.
+__device__ __forceinline__ void copy_half(const ProductArgs& a, const TileHalf& half, int slab, uint32_t codes,
+                                          uint32_t scales, int share, uint32_t lane, uint64_t policy) {
+  constexpr int kShares = kCopiers > 1 ? 2 : 1;
   const StageWeight& weight = a.term[half.term];
-  const int first = copier * kRows % 8, row = half.row + first;
-  const int64_t scales = int64_t(row) * a.scale_row_bytes;
-  return {static_cast<const uint8_t*>(weight.codes) + int64_t(row) * a.row_bytes,
-          static_cast<const uint8_t*>(weight.scales) + scales, static_cast<const uint8_t*>(weight.biases) + scales,
-          max(0, min(kRows, half.left - first))};
-}
-
-/// Scales and biases of a slab; those past the end of a row, or of no row, become 0. `to`: of the share's first row.
-template <int Copiers>
-__device__ __forceinline__ void copy_scales(const ProductArgs& a, const RowSource& source, int slab, uint32_t to,
-                                            uint32_t lane) {
-  constexpr int kRows = kTileRows / Copiers;
-  const int at = slab * a.slab_scales, bits = a.row_copies_bits;
-#pragma unroll 2
-  for (int i = int(lane); i < 2 * kRows << bits; i += 32) {
-    const int row = i >> bits & (kRows - 1), byte = (i & ((1 << bits) - 1)) * a.scale_copy;
-    const bool biases = i >= kRows << bits;
-    const uint8_t* from = (biases ? source.biases : source.scales) + row * a.scale_row_bytes + at + byte;
-    const uint32_t target = to + uint32_t((biases ? a.plane : 0) + row * a.scale_pitch + byte);
-    const bool there = row < source.rows && at + byte < a.scale_row_bytes;  // rows are whole copies
+  const int rows = max(0, min(8, half.left)), at = slab * a.slab_codes, bytes = min(a.slab_codes, a.row_bytes - at);
+#pragma unroll 1
+  for (int row = share; row < rows; row += kShares) {
+    const uint8_t* from = static_cast<const uint8_t*>(weight.codes) + int64_t(half.row + row) * a.row_bytes + at;
+    for (int i = int(lane) * a.code_copy; i < bytes; i += 32 * a.code_copy) {
+      const uint32_t to = codes + slab_offset(uint32_t(row), uint32_t(i));
+      if (a.code_copy == 16)
+        copy_async_16(to, from + i, policy);
+      else
+        copy_async_small<4>(to, from + i, 4);
+    }
+  }
+  const int bits = a.row_copies_bits, first = slab * a.slab_scales;
+#pragma unroll 1
+  for (int i = int(lane) + 32 * share; i < 2 * 8 << bits; i += 32 * kShares) {
+    const int row = i >> bits & 7, byte = (i & ((1 << bits) - 1)) * a.scale_copy;
+    const void* plane = i < 8 << bits ? weight.scales : weight.biases;
+    const uint8_t* source =
+        static_cast<const uint8_t*>(plane) + int64_t(half.row + row) * a.scale_row_bytes + first + byte;
+    const uint32_t target = scales + uint32_t((i < 8 << bits ? 0 : a.plane) + row * a.slab_scales + byte);
+    const bool there = row < rows && first + byte < a.scale_row_bytes;  // rows are whole copies
     if (a.scale_copy == 16) {
-      copy_async_small<16>(target, from, there ? 16 : 0);
+      copy_async_small<16>(target, source, there ? 16 : 0);
     } else if (a.scale_copy == 8) {
-      copy_async_small<8>(target, from, there ? 8 : 0);
+      copy_async_small<8>(target, source, there ? 8 : 0);
     } else if (a.scale_copy == 4) {
-      copy_async_small<4>(target, from, there ? 4 : 0);
+      copy_async_small<4>(target, source, there ? 4 : 0);
     } else {  // rows that begin anywhere: few and small models
-      const uint16_t v = there ? *reinterpret_cast<const uint16_t*>(from) : uint16_t(0);
+      const uint16_t v = there ? *reinterpret_cast<const uint16_t*>(source) : uint16_t(0);
       asm volatile("st.shared.u16 [%0], %1;" ::"r"(target), "h"(v) : "memory");
     }
   }
 }
 
-/// Codes of a slab. What lies past the end of a row meets digits that are 0, and rows that are not there have no
-/// outputs: neither needs bytes.
-template <int Copiers>
-__device__ __forceinline__ void copy_codes(const ProductArgs& a, const RowSource& source, int slab, uint32_t to,
-                                           uint32_t lane, uint64_t* gate, uint64_t policy) {
-  const int at = slab * a.slab_codes, bytes = min(a.slab_codes, a.row_bytes - at);
+/// All of a copying warp's work. It waits for nothing but empty slots.
+__device__ __forceinline__ void copy_weights(const ProductArgs& a, const ProductMaps& maps, int part, int first_unit,
+                                             int stride, uint8_t* ring, Gates& gates, int copier, uint32_t lane) {
+  const int tiles = kConsumers >> a.width_bits, begin = slab_begin(a, part), end = slab_begin(a, part + 1);
+  const uint64_t policy = read_once_policy();
+  const int half_scales = 8 * a.slab_scales;
+  int slot = 0;
+  uint32_t parity = 1;
 #if __CUDA_ARCH__ >= 900
-  if (a.copies_whole) {
-    if (lane == 0) gate_expect(gate, source.rows * bytes);
-    __syncwarp();
-    if (int(lane) < source.rows)
-      copy_bulk(to + lane * uint32_t(a.code_pitch), source.codes + int(lane) * a.row_bytes + at, bytes, gate, policy);
+  if (a.boxes) {
+    if (lane != 0) return;
+    const int slab_columns = a.half_bytes / kHalfColumn;
+    for (int unit = first_unit; unit < a.units; unit += stride) {
+      TileHalf half[2] = {half_of_tile(a, unit * tiles, 0), half_of_tile(a, unit * tiles, 1)};
+#pragma unroll 1
+      for (int slab = begin; slab < end; ++slab) {
+        gate_wait(gates.empty + slot, parity);
+        uint64_t* gate = gates.full + slot;
+        gate_expect(gate, a.slab_bytes);
+        const uint32_t codes = shared_address(ring) + uint32_t(slot * a.slot_bytes), scales = codes + a.scales_at;
+#pragma unroll 1
+        for (int k = 0; k < tiles; ++k) {
+          if (tiles > 1) half[0] = half_of_tile(a, unit * tiles + k, 0), half[1] = half_of_tile(a, unit * tiles + k, 1);
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int at = 2 * k + h, term = half[h].term, row = half[h].row;
+            copy_box(codes + at * a.half_bytes, maps.codes + term, 0, row, slab * slab_columns, gate, policy);
+            copy_box(scales + at * half_scales, maps.scales + term, slab * a.slab_scales, row, gate, policy);
+            copy_box(scales + a.plane + at * half_scales, maps.biases + term, slab * a.slab_scales, row, gate, policy);
+          }
+        }
+        gate_arrive(gate);
+        if (++slot == a.depth) slot = 0, parity ^= 1;
+      }
+    }
     return;
   }
 #endif
-#pragma unroll 1
-  for (int row = 0; row < source.rows; ++row) {
-    const uint8_t* from = source.codes + row * a.row_bytes + at;
-    const uint32_t to_row = to + uint32_t(row * a.code_pitch);
-    if (a.copies_whole) {
-      for (int i = int(lane) * 16; i < bytes; i += 32 * 16) copy_async_16(to_row + i, from + i, policy);
-    } else {
-      for (int i = int(lane) * 4; i < bytes; i += 32 * 4) copy_async_small<4>(to_row + i, from + i, 4);
-    }
-  }
-}
-
-/// All of a copying warp's work. It waits for nothing but empty slots.
-template <int Copiers>
-__device__ __forceinline__ void copy_weights(const ProductArgs& a, int part, int first_unit, int stride, uint8_t* ring,
-                                             Gates& gates, int copier, uint32_t lane) {
-  const int tiles = kConsumers >> a.width_bits, begin = slab_begin(a, part), end = slab_begin(a, part + 1);
-  const int first_row = copier * kTileRows / Copiers;
-  const uint64_t policy = read_once_policy();
-  const uint32_t codes = shared_address(ring) + uint32_t(first_row * a.code_pitch);
-  const uint32_t scales = shared_address(ring) + uint32_t(a.scales_at + first_row * a.scale_pitch);
-  int slot = 0;
-  uint32_t parity = 1;
   for (int unit = first_unit; unit < a.units; unit += stride) {
-    RowSource source = open_tile<Copiers>(a, unit * tiles, copier);
 #pragma unroll 1
     for (int slab = begin; slab < end; ++slab) {
       gate_wait(gates.empty + slot, parity);
-      const uint32_t at = uint32_t(slot * a.slot_bytes);
+      const uint32_t codes = shared_address(ring) + uint32_t(slot * a.slot_bytes), scales = codes + a.scales_at;
 #pragma unroll 1
-      for (int k = 0; k < tiles; ++k) {
-        if (tiles > 1) source = open_tile<Copiers>(a, unit * tiles + k, copier);
-        copy_codes<Copiers>(a, source, slab, codes + at + uint32_t(k * kTileRows * a.code_pitch), lane,
-                            gates.full + slot, policy);
-        copy_scales<Copiers>(a, source, slab, scales + at + uint32_t(k * kTileRows * a.scale_pitch), lane);
-      }
+      for (int at = copier / 2; at < 2 * tiles; at += kCopiers > 1 ? 2 : 1)
+        copy_half(a, half_of_tile(a, unit * tiles + at / 2, at % 2), slab, codes + at * a.half_bytes,
+                  scales + at * half_scales, copier % 2, lane, policy);
       gate_arrive_after_copies(gates.full + slot);
       __syncwarp();
       if (lane == 0) gate_arrive(gates.full + slot);

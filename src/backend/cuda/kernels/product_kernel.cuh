@@ -118,11 +118,15 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
   }
 }
 
+/// Two blocks of few rows share a multiprocessor where kernels overlap.
+constexpr int blocks_of(int tiles) { return tiles > 1 || kCopiers > 1 ? 1 : 2; }
+
 /// One: a single row of x. Tiles: of four rows of digits.
 template <int Bits, int Group, int Tiles, bool One = false>
-__global__ void __launch_bounds__(block_threads(Tiles), Tiles > 1 ? 1 : 2)
-    product_kernel(const __grid_constant__ ProductArgs a, const SharedPlan plan) {
-  extern __shared__ __align__(128) uint8_t shared[];
+__global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
+    product_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ ProductMaps maps,
+                   const SharedPlan plan) {
+  extern __shared__ __align__(1024) uint8_t shared[];
   launch_dependents();
   const int warp = int(threadIdx.x / 32);
   const uint32_t lane = threadIdx.x % 32;
@@ -132,13 +136,13 @@ __global__ void __launch_bounds__(block_threads(Tiles), Tiles > 1 ? 1 : 2)
   Gates& gates = *reinterpret_cast<Gates*>(shared + plan.gates);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.depth; ++i)
-      gate_init(gates.full + i, 33 * copiers_of(Tiles)), gate_init(gates.empty + i, kConsumers);
+      gate_init(gates.full + i, a.boxes ? 1 : 33 * kCopiers), gate_init(gates.empty + i, kConsumers);
     gate_init(&gates.input, 1);
     gates_ready();
   }
   __syncthreads();
   if (warp > kConsumers)
-    return copy_weights<copiers_of(Tiles)>(a, part, first_unit, stride, shared, gates, warp - kConsumers - 1, lane);
+    return copy_weights(a, maps, part, first_unit, stride, shared, gates, warp - kConsumers - 1, lane);
   take_input<One>(a, part, plan, shared, gates);
   if (warp == kConsumers) {
     finish<Tiles>(a, part, first_unit, stride, partials, lane);
@@ -158,12 +162,15 @@ __global__ void __launch_bounds__(block_threads(Tiles), Tiles > 1 ? 1 : 2)
     start.digits += min(int(lane / 4), columns - 1) * 64;
     start.steps += min(int(lane % 4), columns / 2 - 1) * int(sizeof(StepGroup));
   }
-  const StageView of_slot = {shared + own_tile * kTileRows * a.code_pitch + of_class * 32 * Bits,
-                             shared + a.scales_at + own_tile * kTileRows * a.scale_pitch + of_class * a.stage_scales};
+  const StageView of_slot = {shared + own_tile * 2 * a.half_bytes,
+                             shared + a.scales_at + own_tile * kTileRows * a.slab_scales + of_class * a.stage_scales,
+                             of_class};
   const int slab_begins = slab_begin(a, part), slab_ends = slab_begin(a, part + 1);
   int slot = 0, n = 0;
   uint32_t parity = 0;
-  const auto stage_in = [&](int at) { return StageView{of_slot.codes + at * a.slot_bytes, of_slot.scales + at * a.slot_bytes}; };
+  const auto stage_in = [&](int at) { 
+    return StageView{of_slot.codes + at * a.slot_bytes, of_slot.scales + at * a.slot_bytes, of_class};
+  };
   const auto leave = [&](int at) {
     __syncwarp();
     if (lane == 0) gate_arrive(gates.empty + at);
@@ -234,7 +241,7 @@ __global__ void __launch_bounds__(block_threads(Tiles), Tiles > 1 ? 1 : 2)
   if (a.parts > 1) collect_units<Tiles>(a, part, first_unit, stride, warp, lane);
 }
 
-using ProductKernel = void (*)(ProductArgs, SharedPlan);
+using ProductKernel = void (*)(ProductArgs, ProductMaps, SharedPlan);
 
 /// tiles 0: one row.
 template <int Bits, int Group>

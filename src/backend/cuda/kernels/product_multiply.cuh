@@ -22,7 +22,9 @@ __device__ __forceinline__ float4 twice(float2 v) { return {v.x, v.x, v.y, v.y};
 
 /// Where a stage lies in a slot.
 struct StageView {
-  const uint8_t *codes, *scales;  // of the tile's first row
+  const uint8_t* codes;   // of the tile, from the slab's first input on
+  const uint8_t* scales;  // of the stage's first group and the tile's first row
+  int of_class;
 };
 
 /// Four scales, or biases, of a row of 16-bit or 32-bit ones, those of groups of 64 from `half` on where groups are
@@ -39,13 +41,14 @@ __device__ __forceinline__ float4 load_scales(const ProductArgs& a, const uint8_
 
 /// Fragments of A: of four blocks, those registers of 16 rows that a lane holds.
 template <int Bits>
-__device__ __forceinline__ void load_codes(const uint8_t* stage, int pitch, int half, uint32_t lane,
+__device__ __forceinline__ void load_codes(const StageView& stage, int half_bytes, int half, uint32_t lane,
                                            uint32_t (&a)[4][4]) {
-  if constexpr (Bits == 4) {  // an octet is a word, and a block 16 bytes: what ldmatrix deals out
-    const uint32_t from = shared_address(stage) + lane % 8 * uint32_t(pitch) + (uint32_t(half) * 4 + lane / 8) * 16;
+  if constexpr (Bits == 4) {  // an octet is a word, a block 16 bytes, a stage a column: what ldmatrix deals out
+    const uint32_t from = shared_address(stage.codes) + uint32_t(stage.of_class * kHalfColumn) +
+                          slab_offset(lane % 8, (uint32_t(half) * 4 + lane / 8) * 16);
     uint32_t upper[4], lower[4];
     load_matrices(upper, from);
-    load_matrices(lower, from + 8 * uint32_t(pitch));
+    load_matrices(lower, from + uint32_t(half_bytes));
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       const Octet u = unpack_octet<4>(upper[block], 0), l = unpack_octet<4>(lower[block], 0);
@@ -53,18 +56,21 @@ __device__ __forceinline__ void load_codes(const uint8_t* stage, int pitch, int 
     }
   } else {
     const uint32_t octet = lane % 4, byte = octet * Bits % 4;
-    const uint8_t* from = stage + int(lane / 4) * pitch + half * 16 * Bits + octet * Bits - byte;
+    const uint32_t first = uint32_t(stage.of_class * 32 * Bits + half * 16 * Bits) + octet * Bits - byte;
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
+      const uint32_t at = first + uint32_t(block * 4 * Bits);
+      const uint8_t* low = stage.codes + slab_offset(lane / 4, at);
+      const uint8_t* high = stage.codes + slab_offset(lane / 4, at + 4);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const uint8_t* at = from + row * 8 * pitch + block * 4 * Bits;
         uint2 words;
         if constexpr (Bits == 8) {
-          words = *reinterpret_cast<const uint2*>(at);
+          words = *reinterpret_cast<const uint2*>(low + row * half_bytes);
         } else {
-          words.x = *reinterpret_cast<const uint32_t*>(at);
-          words.y = Bits == 2 ? 0 : *reinterpret_cast<const uint32_t*>(at + 4);  // past the octet, it is not used
+          words.x = *reinterpret_cast<const uint32_t*>(low + row * half_bytes);
+          // Past the octet, it is not used.
+          words.y = Bits == 2 ? 0 : *reinterpret_cast<const uint32_t*>(high + row * half_bytes);
           words.x = funnel(words.x, words.y, int(byte * 8));
           words.y = words.y >> (byte * 8);
         }
@@ -95,16 +101,16 @@ __device__ __forceinline__ float add_group(float sum, float scale, float v, floa
 template <int Bits, int Group, int Tiles>
 __device__ __forceinline__ void multiply_stage(const ProductArgs& args, const StageView& stage, const InputView& x,
                                                uint32_t lane, float (&acc)[Tiles][4][2]) {
-  const uint8_t* rows = stage.scales + int(lane / 4) * args.scale_pitch;
+  const uint8_t* rows = stage.scales + int(lane / 4) * args.slab_scales;
   float scale[2][4], bias[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[4][4];
-    load_codes<Bits>(stage.codes, args.code_pitch, half, lane, a);
+    load_codes<Bits>(stage, args.half_bytes, half, lane, a);
     if (Group == 32 || half == 0) {
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const uint8_t* of_row = rows + row * 8 * args.scale_pitch;
+        const uint8_t* of_row = rows + row * 8 * args.slab_scales;
         const float4 s = load_scales<Group>(args, of_row, half), b = load_scales<Group>(args, of_row + args.plane, half);
         scale[row][0] = s.x, scale[row][1] = s.y, scale[row][2] = s.z, scale[row][3] = s.w;
         bias[row][0] = b.x, bias[row][1] = b.y, bias[row][2] = b.z, bias[row][3] = b.w;
@@ -178,11 +184,11 @@ __device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& arg
   const float4 shared = *reinterpret_cast<const float4*>(x.steps);
   const uint32_t own = lane / 8, group = lane % 4;
   const uint32_t first = Group == 32 ? group * 2 : (args.group == 128 ? group / 2 : group);
-  const uint8_t* rows = stage.scales + int(lane / 4) * args.scale_pitch;
+  const uint8_t* rows = stage.scales + int(lane / 4) * args.slab_scales;
   StageParts<Group> p;
 #pragma unroll
   for (uint32_t row = 0; row < 2; ++row) {
-    const ScaleRow<Wide> s = {rows + int(row * 8) * args.scale_pitch, args.scale == ScaleType::bf16};
+    const ScaleRow<Wide> s = {rows + int(row * 8) * args.slab_scales, args.scale == ScaleType::bf16};
     const ScaleRow<Wide> b = {s.at + args.plane, s.bf16};
 #pragma unroll
     for (uint32_t i = 0; i < 64 / Group; ++i) p.scale[row][i] = s[first + i], p.bias[row][i] = b[first + i];
@@ -191,7 +197,7 @@ __device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& arg
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[4][4];
-    load_codes<Bits>(stage.codes, args.code_pitch, half, lane, a);
+    load_codes<Bits>(stage, args.half_bytes, half, lane, a);
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       const bool mine = own == uint32_t(half * 2 + block / 2);

@@ -108,11 +108,20 @@ __device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, int byt
                "l"(from), "r"(bytes), "r"(shared_address(gate))
                : "memory");
 }
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, int bytes, uint64_t* gate, uint64_t policy) {
+/// A box of a tensor (CUtensorMap).
+__device__ __forceinline__ void copy_box(uint32_t to, const void* map, int x, int y, int z, uint64_t* gate,
+                                         uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          to),
-      "l"(from), "r"(bytes), "r"(shared_address(gate)), "l"(policy)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(gate)), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void copy_box(uint32_t to, const void* map, int x, int y, uint64_t* gate, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(shared_address(gate)), "l"(policy)
       : "memory");
 }
 #endif
