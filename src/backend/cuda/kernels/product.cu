@@ -17,11 +17,24 @@ ProductKernel product_kernel_8bit(int group, int tiles);
 
 namespace {
 
+/// The driver's cuTensorMapEncodeTiled, asked for by name: nothing here links the driver.
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  static const PFN_cuTensorMapEncodeTiled_v12000 found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                                cudaEnableDefault, &result);
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(status == cudaSuccess ? function : nullptr);
+  }();
+  return found;
+}
+
 /// Two blocks of `beside` share a multiprocessor.
 /// A block of `apart` leaves room for one of `beside`, not for another like itself.
 struct Card {
   static constexpr int kMargin = 256;
   int processors = 0, shared_beside = 0, shared_apart = 0, shared_alone = 0;
+  bool early = false;  // sm_90: kernels overlap, and tensor copies exist
 };
 Card read_card(int device) {
   Card c;
@@ -32,6 +45,7 @@ Card read_card(int device) {
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   c.shared_beside = of_processor / 2 - reserved - Card::kMargin;
   c.shared_apart = of_processor / 2 - reserved + Card::kMargin;
+  c.early = can_launch_early();
   return c;
 }
 /// The calling thread's card; what is asked for once costs a launch's time.
@@ -130,7 +144,7 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   while (a.scale_copy > 2 && a.scale_row_bytes % a.scale_copy != 0) a.scale_copy /= 2;
   a.row_copies_bits = logarithm(a.slab_scales / a.scale_copy);
   a.code_copy = a.row_bytes % 16 == 0 ? 16 : 4;
-  a.boxes = can_launch_early() && a.row_bytes % kColumnBytes == 0 && a.slab_codes % kColumnBytes == 0 &&
+  a.boxes = card().early && encoder() != nullptr && a.row_bytes % kColumnBytes == 0 && a.slab_codes % kColumnBytes == 0 &&
             a.scale_copy == 16;
   const int halves = 2 * kConsumers / a.width;
   a.half_bytes = columns_of_slab(stage.bits, a.width) * kHalfColumn;
@@ -178,23 +192,11 @@ bool is_valid(const ProductStage& s) {
   return terms && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
 }
 
-/// The driver's cuTensorMapEncodeTiled, asked for by name: nothing here links the driver.
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                                cudaEnableDefault, &result);
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(status == cudaSuccess ? function : nullptr);
-  }();
-  return found;
-}
 bool encode(TensorMap& map, const void* plane, uint32_t rank, const cuuint64_t* size, const cuuint64_t* pitch,
             const cuuint32_t* box, CUtensorMapSwizzle swizzle) {
   static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
   const cuuint32_t steps[3] = {1, 1, 1};
-  return encoder() != nullptr &&
-         encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(plane),
+  return encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(plane),
                    size, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -236,7 +238,7 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   ProductMaps maps = {};
   if (a.boxes && !make_maps(a, stage, maps)) return cudaErrorInvalidValue;
   const int shared = stage.apart && plan.total < card().shared_apart ? card().shared_apart : plan.total;
-  return launch_early(kernel, unsigned(columns * a.parts), unsigned(kWorkingThreads + 32 * copiers_of(can_launch_early())),
+  return launch_early(kernel, unsigned(columns * a.parts), unsigned(kWorkingThreads + 32 * copiers_of(card().early)),
                       size_t(shared), stream, a, maps, plan);
 }
 
