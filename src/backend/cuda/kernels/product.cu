@@ -144,8 +144,8 @@ SharedPlan fill_args(const ProductStage& stage, int rows, ProductArgs& a) {
   while (a.scale_copy > 2 && a.scale_row_bytes % a.scale_copy != 0) a.scale_copy /= 2;
   a.row_copies_bits = logarithm(a.slab_scales / a.scale_copy);
   a.code_copy = a.row_bytes % 16 == 0 ? 16 : 4;
-  a.boxes = card().early && encoder() != nullptr && a.row_bytes % kColumnBytes == 0 && a.slab_codes % kColumnBytes == 0 &&
-            a.scale_copy == 16;
+  a.boxes = card().early && encoder() != nullptr && a.row_bytes % kColumnBytes == 0 &&
+            a.slab_codes % kColumnBytes == 0 && a.scale_copy == 16;
   const int halves = 2 * kConsumers / a.width;
   a.half_bytes = columns_of_slab(stage.bits, a.width) * kHalfColumn;
   a.scales_at = halves * a.half_bytes, a.plane = halves * 8 * a.slab_scales;
