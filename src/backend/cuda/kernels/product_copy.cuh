@@ -22,8 +22,8 @@ __device__ __forceinline__ TileHalf half_of_tile(const ProductArgs& a, int tile,
   return {term, row, tile < a.tiles ? a.term[term].out - row : 0};
 }
 
-/// A warp's share of a slab of half a tile with copies that every card has. What lies past the end of a row meets digits
-/// that are 0, and rows that are not there have no outputs: neither needs codes, but scales that are numbers.
+/// A warp's share of a slab of half a tile with copies that every card has. What lies past the end of a row meets
+/// digits that are 0, and rows that are not there have no outputs: neither needs codes, but scales that are numbers.
 __device__ __forceinline__ void copy_half(const ProductArgs& a, const TileHalf& half, int slab, uint32_t codes,
                                           uint32_t scales, int share, uint32_t lane, uint64_t policy) {
   constexpr int kShares = kCopiers > 1 ? 2 : 1;

@@ -111,7 +111,8 @@ __device__ __forceinline__ void multiply_stage(const ProductArgs& args, const St
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const uint8_t* of_row = rows + row * 8 * args.slab_scales;
-        const float4 s = load_scales<Group>(args, of_row, half), b = load_scales<Group>(args, of_row + args.plane, half);
+        const float4 s = load_scales<Group>(args, of_row, half);
+        const float4 b = load_scales<Group>(args, of_row + args.plane, half);
         scale[row][0] = s.x, scale[row][1] = s.y, scale[row][2] = s.z, scale[row][3] = s.w;
         bias[row][0] = b.x, bias[row][1] = b.y, bias[row][2] = b.z, bias[row][3] = b.w;
       }

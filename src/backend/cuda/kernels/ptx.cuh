@@ -74,7 +74,8 @@ __device__ __forceinline__ void gates_ready() {
 #endif
 }
 __device__ __forceinline__ void gate_arrive(uint64_t* gate) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(shared_address(gate)) : "memory");
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(shared_address(gate))
+               : "memory");
 }
 /// Arrives when this thread's asynchronous copies so far are there.
 __device__ __forceinline__ void gate_arrive_after_copies(uint64_t* gate) {
