@@ -276,7 +276,7 @@ void Engine::iterate() {
   const bool stepped = step();
   log_preemptions();
   if (!stepped) release_spare();
-  const bool gave_way = untaken && scheduler_.active() == 0 && give_way(*untaken);
+  const bool gave_way = !stepped && untaken && scheduler_.active() == 0 && give_way(*untaken);
   busy_ = stepped || told_ || gave_way;  // whoever ended has left a place to others
   if (stepped) idle_since_ = Clock::now();
   publish();

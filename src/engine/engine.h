@@ -33,7 +33,7 @@ struct EngineOptions {
   int max_waiting = 1024;                  // requests beyond the batch; more are refused with Error(busy)
   int64_t max_waiting_tokens = 4'000'000;  // of their prompts
   int max_active_per_key = 0;              // 0: no limit
-  int step_target_ms = 200;                // of a step while somebody's answer grows; 0: prefill_chunk decides
+  int step_target_ms = 200;                // of a step while answers grow (Pace); 0: prefill_chunk decides
   int batch_timeout_ms = 0;                // how long an idle engine waits for company
   int keep_spare_ms = 30'000;              // how long an idle engine keeps the memory of pages that hold nothing
   bool prefix_cache = true;

@@ -23,12 +23,12 @@ class Pace {
     const double rows = target(demand) * rows_per_s_ - demand.decoding;
     return int(std::clamp(rows, double(std::min(kLeast, limit_)), double(limit_)));
   }
-  /// A step for `demand` with so many rows of prompts took so long. Steps of few rows read as much of the weights as
-  /// those of many, so what a step reached is the least that larger ones reach: only one with prompts that took too
-  /// long lowers the figure.
-  void measured(StepDemand demand, int prompt_rows, double seconds) {
+  /// A step planned for `demand`, with so many rows of prompts and of answers, took so long. Steps of few rows read as
+  /// much of the weights as those of many, so what a step reached is the least that larger ones reach: only one with
+  /// prompts that took too long lowers the figure.
+  void measured(StepDemand demand, int prompt_rows, int decode_rows, double seconds) {
     if (seconds <= 0) return;
-    const double now = (prompt_rows + demand.decoding) / seconds;
+    const double now = (prompt_rows + decode_rows) / seconds;
     if (now > rows_per_s_) {
       if (prompt_rows > 0 || rows_per_s_ > 0) rows_per_s_ = now;
     } else if (prompt_rows > 0 && seconds > target(demand)) {
@@ -40,12 +40,12 @@ class Pace {
   void halve() { limit_ = std::max(1, limit_ / 2); }
 
  private:
-  /// Who waits for a first token counts as much as who waits for the next: few answers do not make many prompts go in
-  /// small steps, which compute fewer rows a second.
+  /// Where more wait for a first token than for the next, steps are longer by as much: few answers do not make many
+  /// prompts go in small steps, which compute fewer rows a second.
   double target(StepDemand demand) const {
     const double longest = std::max(target_s_, kAlone);
     if (demand.decoding <= 0) return longest;
-    return std::min(longest, target_s_ * (demand.decoding + demand.prompts) / demand.decoding);
+    return std::min(longest, target_s_ * std::max(demand.decoding, demand.prompts) / demand.decoding);
   }
 
   static constexpr int kLeast = 16;

@@ -149,8 +149,8 @@ void Engine::describe_choices(PlannedStep& planned) {
 /// False when nothing could be computed.
 bool Engine::step() {
   const auto begin = Clock::now();
-  StepDemand demand{scheduler_.decoding(), 0};
-  demand.prompts = scheduler_.active() - demand.decoding;
+  const int decoding = scheduler_.decoding();
+  const StepDemand demand{decoding, scheduler_.active() - decoding};
   std::optional<PlannedStep> planned = scheduler_.next(pace_.rows(demand));
   let_go_preempted();
   publish();  // whoever was given up waits, and does not run any more
@@ -181,8 +181,7 @@ bool Engine::step() {
     Counters::add(counters_.sample, result->sample_seconds);
     Counters::add(counters_.steps, 1);
     Counters::add(counters_.rows, rows);
-    demand.decoding = planned->decode_rows;
-    pace_.measured(demand, rows - planned->decode_rows, computed);
+    pace_.measured(demand, rows - planned->decode_rows, planned->decode_rows, computed);
     retried_ = false;
   } catch (const Error& error) {
     failed(error.code(), error.what());

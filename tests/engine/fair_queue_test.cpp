@@ -105,26 +105,26 @@ TEST(Pace, AStepTakesAsLongAsItMay) {
   int rows = 0;
   for (int step = 0; step < 30; ++step) {
     rows = pace.rows({8, 1}) + 8;
-    pace.measured({8, 1}, rows - 8, seconds(rows));
+    pace.measured({8, 1}, rows - 8, 8, seconds(rows));
   }
-  EXPECT_NEAR(seconds(rows), 0.2 * 9 / 8, 0.02) << "one who waits beside eight";
+  EXPECT_NEAR(seconds(rows), 0.2, 0.02);
   EXPECT_GT(pace.rows({0, 1}), 2 * pace.rows({8, 1})) << "with nobody to hold up";
 }
 
 TEST(Pace, APromptAfterManyStepsWithoutOneGetsItsRows) {
   const auto seconds = [](int rows) { return 0.05 + 0.0005 * rows; };
   Pace pace(512, 0.2);
-  pace.measured({1, 0}, 0, seconds(1));
+  pace.measured({1, 0}, 0, 1, seconds(1));
   EXPECT_EQ(pace.rows({1, 1}), 512) << "who only generates says nothing about prompts";
   for (int step = 0; step < 10; ++step) {
     const int rows = pace.rows({4, 1});
-    pace.measured({4, 1}, rows, seconds(rows + 4));
+    pace.measured({4, 1}, rows, 4, seconds(rows + 4));
   }
   const int before = pace.rows({4, 1});
   EXPECT_GT(before, 200);
-  for (int step = 0; step < 1000; ++step) pace.measured({4, 0}, 0, seconds(4));
+  for (int step = 0; step < 1000; ++step) pace.measured({4, 0}, 0, 4, seconds(4));
   EXPECT_EQ(pace.rows({4, 1}), before);
-  pace.measured({4, 1}, 5, seconds(9));  // nor does a short one that took no time
+  pace.measured({4, 1}, 5, 4, seconds(9));  // nor does a short one that took no time
   EXPECT_EQ(pace.rows({4, 1}), before);
 }
 
@@ -135,12 +135,13 @@ TEST(Pace, ManyPromptsWaitForNoFewAnswers) {
     int rows = 0;
     for (int step = 0; step < 30; ++step) {
       rows = pace.rows(demand);
-      pace.measured(demand, rows, seconds(rows + demand.decoding));
+      pace.measured(demand, rows, demand.decoding, seconds(rows + demand.decoding));
     }
     return seconds(rows + demand.decoding);
   };
   EXPECT_NEAR(step_of({16, 1}), 0.2, 0.03);
-  EXPECT_NEAR(step_of({8, 8}), 0.4, 0.04);
+  EXPECT_NEAR(step_of({8, 8}), 0.2, 0.03);
+  EXPECT_NEAR(step_of({5, 10}), 0.4, 0.05);
   EXPECT_NEAR(step_of({1, 15}), 1, 0.1) << "a second at most, as with nobody to hold up";
   EXPECT_NEAR(step_of({0, 16}), 1, 0.1);
 }
@@ -150,12 +151,12 @@ TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
   for (int step = 0; step < 30; ++step) {
     const int rows = slow.rows({1, 1}) + 1;
     EXPECT_GE(rows, 17);
-    slow.measured({1, 1}, rows - 1, 1 + rows * 0.1);
+    slow.measured({1, 1}, rows - 1, 1, 1 + rows * 0.1);
   }
   Pace pace(512, 0);
   pace.halve();
   EXPECT_EQ(pace.rows({0, 1}), 256);
-  for (int step = 0; step < 100; ++step) pace.measured({0, 1}, 100, 1);
+  for (int step = 0; step < 100; ++step) pace.measured({0, 1}, 100, 0, 1);
   EXPECT_EQ(pace.rows({0, 1}), 512);
 }
 

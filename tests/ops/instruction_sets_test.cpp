@@ -30,12 +30,40 @@ std::vector<float> product(Backend& backend, const HostWeight& weight, const Hos
   return read_output(backend, "y", y).values;
 }
 
-TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
+/// Every set of the processor whose products have one way of adding up, in fast precision, by name.
+std::vector<Target> sets_that_fuse() {
   std::vector<Target> sets;
   for (const Target& target : targets_of_one_thread()) {
     if (target.backend == "cpu" && target.options.fast && target.options.instruction_set != "scalar")
       sets.push_back(target);
   }
+  return sets;
+}
+
+/// As a step has them that takes a whole chunk of a prompt beside a few answers: rows left over of a panel's.
+TEST(InstructionSets, RowsThatAreLeftOverHaveTheSameBitsToo) {
+  const std::vector<Target> sets = sets_that_fuse();
+  Random random(37);
+  for (const Format& format :
+       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(6, 32, DType::f16, DType::f16)}) {
+    const HostWeight weight = random_weight(random, 77, 320, format, 0.03, odd_bytes());
+    const HostMatrix x = rows_with_outliers(random, 1032, 320);
+    std::vector<float> all;
+    for (const Target& set : sets) {
+      const std::unique_ptr<Backend> backend = set.create();
+      for (const int rows : {1032, 513, 517, 520, 521, 600}) {
+        const HostMatrix some{rows, x.cols, {x.row(0), x.row(rows)}};
+        const std::vector<float> got = product(*backend, weight, some);
+        if (all.empty()) all = got;
+        ASSERT_TRUE(std::equal(got.begin(), got.end(), all.begin()))
+            << to_string(format) << " rows " << rows << ": " << set.name() << " and " << sets[0].name();
+      }
+    }
+  }
+}
+
+TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
+  const std::vector<Target> sets = sets_that_fuse();
   std::vector<std::unique_ptr<Backend>> backends;
   for (const Target& set : sets) backends.push_back(set.create());
   Random random(31);

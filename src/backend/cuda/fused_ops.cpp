@@ -240,6 +240,7 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
   const CudaSlots::Bounds& bounds = slots_.bounds();
   // Anything but terms is for the operation by itself. Of the table alone: what is recorded is right for every batch.
   if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
+  if (product_->stage.lora.ranks > 0) return false;  // it has those of one operation
   ProductStage stage = product_->stage;
   const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
   if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))

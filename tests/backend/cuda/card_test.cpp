@@ -302,7 +302,8 @@ class AdaptedBlock {
 /// where a row has no adapter; and of the same while a slot that products cannot apply is in the table.
 TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
   if (backend_ == nullptr) return;
-  for (const auto& [width, inner] : {std::pair(256, 12288), std::pair(1280, 2304), std::pair(4096, 512)}) {
+  for (const auto& [width, inner] :
+       {std::pair(256, 12288), std::pair(256, 13824), std::pair(1280, 2304), std::pair(4096, 512)}) {
     const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
     Random random(uint64_t(width) + 11);
     AdaptedBlock block(*backend, width, inner, random);

@@ -414,7 +414,9 @@ inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRow
                         size_t y_stride, void* scratch) {
   if (rows <= kDirectRows) return int8_direct(w, first, last, x, rows, y, y_stride);
   const TilePanel panel(w, scratch);
-  for (int r = 0; r < rows; r += kInt8Rows) {
+  for (int next = 0; next < rows; next += kInt8Rows) {
+    // High bytes follow low ones only where all of x is so few rows; a few that are left over go with rows of before.
+    const int r = next > 0 && rows - next <= kPackedRows ? rows - kPackedRows - 1 : next;
     const QuantRows some = x.from(r);
     const RowUnits units(rows - r < kInt8Rows ? rows - r : kInt8Rows);
     gather_factors(some, units, panel.factors);

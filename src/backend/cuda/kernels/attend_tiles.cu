@@ -6,7 +6,29 @@ namespace bumblebee::cuda {
 /// Over pages of int8.
 void attend_tiles_int8(const AttendArgs& args, const BatchView& batch, cudaStream_t stream);
 
+namespace {
+
+size_t shared_of_tiles(int head_dim) {
+  if (head_dim <= 32) return AttendTile<32>::kShared;
+  if (head_dim <= 64) return AttendTile<64>::kShared;
+  if (head_dim <= 96) return AttendTile<96>::kShared;
+  return head_dim <= 128 ? AttendTile<128>::kShared : AttendTile<256>::kShared;
+}
+
+/// What a block may have on this thread's card: 99 KB on compute capability 8.6 and 8.9, 163 on 8.0, 227 on 9.0.
+size_t shared_of_card() {
+  thread_local int known_device = -1, bytes = 0;
+  int device = 0;
+  cudaGetDevice(&device);
+  if (device != known_device)
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), known_device = device;
+  return size_t(bytes);
+}
+
+}  // namespace
+
 bool has_attend_tiles(const KvView& kv) {
+  if (shared_of_tiles(kv.head_dim) > shared_of_card()) return false;
   return (kv.element == Element::bf16 && kv.head_dim % 8 == 0) || (kv.element == Element::i8 && kv.head_dim % 16 == 0);
 }
 

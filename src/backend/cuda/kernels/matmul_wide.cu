@@ -2,6 +2,7 @@
 #include "backend/cuda/kernels/matmul_wide.h"
 
 #include <array>
+#include <limits>
 
 #include "backend/cuda/kernels/matmul_wide.cuh"
 
@@ -101,13 +102,12 @@ __global__ void round_kernel(const float* x, WideInput to) {
 }
 
 bool is_hopper() {
-  static const bool yes = [] {
-    int device = 0, major = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major == 9;
-  }();
-  return yes;
+  thread_local int known_device = -1, major = 0;
+  int device = 0;
+  cudaGetDevice(&device);
+  if (device != known_device)
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), known_device = device;
+  return major == 9;
 }
 
 bool is_16_bits(Element e) { return e == Element::bf16 || e == Element::f16; }
@@ -149,7 +149,9 @@ void round_wide(const float* x, const WideInput& to, cudaStream_t stream) {
 }
 
 bool has_matmul_wide(const WeightView& w) {
-  return is_hopper() && w.bits > 0 && is_16_bits(w.scale) && is_16_bits(w.bias);
+  // Places of codes are 32 bits.
+  return is_hopper() && w.bits > 0 && is_16_bits(w.scale) && is_16_bits(w.bias) &&
+         size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
 }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream) {

@@ -68,6 +68,8 @@ __device__ __noinline__ inline void open_lora(const ProductArgs& a, LoraShared& 
     }
     s.term[lane] = found;
   }
+  // Of a long row's last piece not every group of octets is visited.
+  if (lane < kMostHeld * kLaneOctets) (&s.sums[0][0])[lane] = 0.0f;
   __syncwarp();
   uint32_t pieces = 0;
 #pragma unroll 1
