@@ -290,6 +290,7 @@ bool Engine::give_way(RequestId id) noexcept {
   opener_.forget(id);
   found->second.opening = false;
   --opening_;
+  ++ends_;  // there is memory again
   return true;
 }
 

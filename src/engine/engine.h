@@ -95,7 +95,8 @@ class Engine {
 
     // Its set of adapters, while it waits for its place.
     bool opening = false, opened = false;
-    uint64_t no_room_at = 0;  // ends_ when there was no memory for it beside others
+    uint64_t no_room_at = 0;     // ends_ when there was no memory for it beside others
+    uint64_t opening_since = 0;  // ends_ when its opening began
     SetOpener::Set set;
     bool uses_set = false;  // while it is active
     std::exception_ptr failure;
@@ -152,6 +153,8 @@ class Engine {
   // step.cpp: a step.
   void activate();
   FairQueue::Verdict ready(Live& live);
+  void open_apart(Live& live);
+  bool try_open_apart(Live& live) noexcept;
   void start(Live& live);
   void let_go_preempted() noexcept;
   bool step();
@@ -175,7 +178,7 @@ class Engine {
   bool arrived_ = false, cancels_ = false;  // some of live_ are to be queued, or to end
   bool told_ = false;                       // somebody heard something since on_step
   bool retried_ = false;                    // the last step had no memory, and this one is smaller
-  uint64_t ends_ = 1;                       // of requests with adapters
+  uint64_t ends_ = 1;                       // of requests with adapters, and sets that gave way
   int sets_in_use_ = 0;                     // by active requests
   int opening_ = 0;                         // requests whose sets are being opened, or are open before they are active
   uint64_t preemptions_logged_ = 0;

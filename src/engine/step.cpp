@@ -50,6 +50,22 @@ void Engine::activate() {
   for (const RequestId id : activated) start(live_.at(id));
 }
 
+void Engine::open_apart(Live& live) {
+  opener_.open(live.id, live.request.adapters);
+  live.opening = true;
+  live.opening_since = ends_;
+  ++opening_;
+}
+
+bool Engine::try_open_apart(Live& live) noexcept {
+  try {
+    open_apart(live);
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
 /// Whether a request's set of adapters is there; begins to open it where it is not. What is wrong with it, the request
 /// hears once it has its place.
 FairQueue::Verdict Engine::ready(Live& live) {
@@ -68,9 +84,7 @@ FairQueue::Verdict Engine::ready(Live& live) {
     }
     // No more at once than may become active: those that wait hold nothing.
     if (live.opening || opening_ >= options_.batch_size - scheduler_.active()) return Verdict::not_yet;
-    opener_.open(live.id, live.request.adapters);
-    live.opening = true;
-    ++opening_;
+    open_apart(live);
     return Verdict::not_yet;
   } catch (const Error& error) {
     opening_ -= std::exchange(live.opening, false);
@@ -79,6 +93,9 @@ FairQueue::Verdict Engine::ready(Live& live) {
       live.no_room_at = ends_;
       return no_room;
     }
+    // While it was being opened somebody still had what is free now.
+    if (error.code() == ErrorCode::out_of_memory && live.opening_since != ends_ && try_open_apart(live))
+      return Verdict::not_yet;
     live.failure = std::current_exception();
   } catch (const std::bad_alloc&) {
     opening_ -= std::exchange(live.opening, false);
