@@ -1,5 +1,6 @@
 // attend_tiles.cuh over pages of bf16, and which caches have tiles.
 #include "backend/cuda/kernels/attend_tiles.cuh"
+#include "backend/cuda/kernels/card.h"
 
 namespace bumblebee::cuda {
 
@@ -15,20 +16,11 @@ size_t shared_of_tiles(int head_dim) {
   return head_dim <= 128 ? AttendTile<128>::kShared : AttendTile<256>::kShared;
 }
 
-/// What a block may have on this thread's card: 99 KB on compute capability 8.6 and 8.9, 163 on 8.0, 227 on 9.0.
-size_t shared_of_card() {
-  thread_local int known_device = -1, bytes = 0;
-  int device = 0;
-  cudaGetDevice(&device);
-  if (device != known_device)
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), known_device = device;
-  return size_t(bytes);
-}
-
 }  // namespace
 
 bool has_attend_tiles(const KvView& kv) {
-  if (shared_of_tiles(kv.head_dim) > shared_of_card()) return false;
+  // A block may have 99 KB on compute capability 8.6 and 8.9, 163 on 8.0, 227 on 9.0.
+  if (shared_of_tiles(kv.head_dim) > size_t(card_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>())) return false;
   return (kv.element == Element::bf16 && kv.head_dim % 8 == 0) || (kv.element == Element::i8 && kv.head_dim % 16 == 0);
 }
 

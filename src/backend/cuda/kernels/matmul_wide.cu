@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "backend/cuda/kernels/card.h"
 #include "backend/cuda/kernels/matmul_wide.cuh"
 
 namespace bumblebee::cuda {
@@ -101,14 +102,7 @@ __global__ void round_kernel(const float* x, WideInput to) {
     *reinterpret_cast<uint32_t*>(block + chunk_at(tiles + group / kSpan, row, group % kSpan / 4) + group % 4 * 4) = 0;
 }
 
-bool is_hopper() {
-  thread_local int known_device = -1, major = 0;
-  int device = 0;
-  cudaGetDevice(&device);
-  if (device != known_device)
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), known_device = device;
-  return major == 9;
-}
+bool is_hopper() { return card_attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
 
 bool is_16_bits(Element e) { return e == Element::bf16 || e == Element::f16; }
 
