@@ -14,17 +14,9 @@
 
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/ptx.cuh"
+#include "check_cuda.h"
 
 using namespace bumblebee::cuda;
-
-#define CHECK_CUDA(call)                                                                   \
-  do {                                                                                     \
-    const cudaError_t status = (call);                                                     \
-    if (status != cudaSuccess) {                                                           \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(status)); \
-      std::exit(1);                                                                        \
-    }                                                                                      \
-  } while (0)
 
 namespace {
 

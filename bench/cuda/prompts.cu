@@ -14,17 +14,9 @@
 
 #include "backend/cuda/kernels/attend_tiles.h"
 #include "backend/cuda/kernels/matmul_wide.cuh"
+#include "check_cuda.h"
 
 using namespace bumblebee::cuda;
-
-#define CHECK_CUDA(call)                                                                   \
-  do {                                                                                     \
-    const cudaError_t status = (call);                                                     \
-    if (status != cudaSuccess) {                                                           \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(status)); \
-      std::exit(1);                                                                        \
-    }                                                                                      \
-  } while (0)
 
 #ifndef BB_WITH_BACKEND
 namespace bumblebee::cuda {

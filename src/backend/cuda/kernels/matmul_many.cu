@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/matmul_wide.h"
+#include "backend/cuda/kernels/mma.cuh"
 
 namespace bumblebee::cuda {
 namespace {
@@ -51,14 +52,6 @@ __device__ inline void load_matrices(uint32_t (&r)[4], const void* from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
-}
-
-__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 struct Split {
@@ -186,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) many_kernel(Split x, ProductTerm ter
             uint32_t a[4];
             load_matrices(a, &s.x[stage][p][wr + i * 16 + lane % 16][c + lane / 16 * 8]);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) multiply(part[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            for (int j = 0; j < 4; ++j) multiply_bf16(part[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
           }
         }
       }
