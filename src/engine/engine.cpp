@@ -255,12 +255,16 @@ bool Engine::await_work() {
   return true;
 }
 
-/// Whoever comes may be in more of a hurry than those who wait already.
+/// Whoever comes may be in more of a hurry than those who wait already. Company is worth half of the time that a
+/// request has to begin, so that one that nobody joins still begins in time.
 void Engine::await_company(std::unique_lock<std::mutex>& lock) {
   while (!incoming_.empty() && int(incoming_.size()) < options_.batch_size) {
     if (stopping_ || draining_ || !cancelled_.empty()) return;
     Clock::time_point until = incoming_.begin()->second.called + std::chrono::milliseconds(options_.batch_timeout_ms);
-    for (const auto& [id, live] : incoming_) until = std::min(until, first_deadline(live.request));
+    for (const auto& [id, live] : incoming_) {
+      if (const Clock::time_point last = first_deadline(live.request); last != Clock::time_point::max())
+        until = std::min(until, live.called + (last - live.called) / 2);
+    }
     if (wake_.wait_until(lock, until) == std::cv_status::timeout) return;
   }
 }

@@ -26,6 +26,16 @@ inline Model load(const std::string& directory, const std::string& device) {
   return load_model(local(directory), options);
 }
 
+/// For what compares steps of different sizes: on cards fast precision multiplies in one way up to 32 rows and in another
+/// beyond (docs/internals/numerics.md), exact in one.
+inline Model load_alike(const std::string& directory, const std::string& device) {
+  ModelOptions options;
+  options.device = device;
+  options.threads = 2;
+  if (device.starts_with("cuda")) options.precision = Precision::exact;
+  return load_model(local(directory), options);
+}
+
 inline std::vector<std::string> device_names() {
   testing_support::register_replay_backend();
   return testing_support::with_cards({"cpu", "ref", "replay"});

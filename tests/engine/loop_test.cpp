@@ -194,11 +194,11 @@ TEST(Loop, NobodyWaitsForCompanyBeyondADeadline) {
   const auto first = submit(engine, work(5, 3));
   std::this_thread::sleep_for(20ms);  // so that it waits for company already
   Request late = work(7, 3), queued = work(7, 3);
-  late.deadline = std::chrono::steady_clock::now() + 20ms;
+  late.deadline = std::chrono::steady_clock::now();
   EXPECT_EQ(code_of(*submit(engine, late)), ErrorCode::timed_out);
   EXPECT_EQ(first->wait().tokens.size(), 3u) << "begins with what the other's time was";
-  queued.queue_deadline = std::chrono::steady_clock::now() + 20ms;
-  EXPECT_EQ(code_of(*submit(engine, queued)), ErrorCode::timed_out);
+  queued.queue_deadline = std::chrono::steady_clock::now() + 2s;
+  EXPECT_EQ(submit(engine, queued)->wait().tokens.size(), 3u) << "begins alone, while there is time";
 }
 
 TEST(Loop, OneCallFollowsWhatAStepSays) {
