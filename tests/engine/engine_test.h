@@ -26,8 +26,8 @@ inline Model load(const std::string& directory, const std::string& device) {
   return load_model(local(directory), options);
 }
 
-/// For what compares steps of different sizes: on cards fast precision multiplies in one way up to 32 rows and in another
-/// beyond (docs/internals/numerics.md), exact in one.
+/// For what compares steps of different sizes: on cards fast precision multiplies in one way up to 32 rows and in
+/// another beyond (docs/internals/numerics.md), exact in one.
 inline Model load_alike(const std::string& directory, const std::string& device) {
   ModelOptions options;
   options.device = device;
