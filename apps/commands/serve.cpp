@@ -12,6 +12,7 @@
 #include <exception>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "bumblebee/server.h"
@@ -68,11 +69,11 @@ class Signals {
     work();
     pthread_sigmask(SIG_BLOCK, &usual, nullptr);
   }
-  int wait() const {
-    int signal = 0;
-    while (sigwait(&waited_, &signal) != 0) {
-    }
-    return signal;
+  /// The next signal, or nothing for as long.
+  std::optional<int> wait(std::chrono::seconds patience) const {
+    const timespec most{.tv_sec = patience.count(), .tv_nsec = 0};
+    const int signal = sigtimedwait(&waited_, nullptr, &most);
+    return signal > 0 ? std::optional(signal) : std::nullopt;
   }
 
  private:
@@ -87,6 +88,35 @@ void share_heaps() {
   if (std::getenv("MALLOC_ARENA_MAX") == nullptr) ::mallopt(M_ARENA_MAX, 4);
 #endif
 }
+
+/// A server's heaps would keep what its busiest minute took: once nobody asks, they go back to the system.
+class SpareHeap {
+ public:
+  static constexpr std::chrono::seconds kBetweenLooks{5};
+
+  /// Called every kBetweenLooks or so. A server with less than a hundredth of a processor to do is idle.
+  void look() {
+#ifdef __GLIBC__
+    const bool idle = processor_time() - at_last_look_ <= std::chrono::milliseconds(50);
+    if (idle && worked_) ::malloc_trim(0);
+    worked_ = !idle;
+    at_last_look_ = processor_time();
+#endif
+  }
+
+ private:
+  static std::chrono::microseconds processor_time() {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    const auto time = [](const timeval& t) {
+      return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
+    };
+    return time(usage.ru_utime) + time(usage.ru_stime);
+  }
+
+  bool worked_ = false;
+  std::chrono::microseconds at_last_look_{0};
+};
 
 /// Each connection is a descriptor, and the usual 1,024 are fewer than the connections that are allowed.
 void raise_descriptor_limit() {
@@ -260,12 +290,14 @@ int run(const ServeFlags& flags) {
     ::kill(::getpid(), SIGUSR1);
   });
   std::thread drain;
+  SpareHeap spare;
   while (!progress.drained) {
-    const int signal = signals.wait();
+    const std::optional<int> signal = signals.wait(SpareHeap::kBetweenLooks);
+    if (!signal) spare.look();
     if (signal == SIGHUP) reload(server);
     if (signal == SIGINT || signal == SIGTERM) {
       if (!progress.loaded) std::_Exit(int(ExitCode::ok));  // nobody was answered yet
-      if (drain.joinable()) std::_Exit(128 + signal);       // the second one: at once
+      if (drain.joinable()) std::_Exit(128 + *signal);      // the second one: at once
       drain = std::thread([&] {
         server.drain(milliseconds(flags.grace));
         progress.drained = true;
