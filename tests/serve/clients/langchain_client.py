@@ -112,6 +112,7 @@ def _():
         async for _ in stream:
             break
         await stream.aclose()
+        await asyncio.sleep(1)  # LangChain closes the connection by a task of the loop's, which would end with the loop
     asyncio.run(cancelled())
     checks.idle()
 
