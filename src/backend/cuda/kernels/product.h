@@ -38,7 +38,7 @@ struct DigitRows {
 struct StageInput {
   enum class Kind : int32_t {
     digits,    // `rounded` holds x
-    plain,     // x [rows, in] f32 is rounded by each block
+    plain,     // x [1, in] f32 is rounded by each block
     rms_norm,  // and x / rms(x) · norm before that
   };
   Kind kind = Kind::plain;
@@ -87,7 +87,7 @@ struct ProductStage {
   void* workspace = nullptr;
 };
 
-/// Whether a stage rounds x itself at `rows` rows; above that many it wants Kind::digits.
+/// Whether a stage rounds x itself at `rows` rows (one); above that many it wants Kind::digits.
 bool rounds_in_stage(int rows, bool exact);
 /// The most rows of one launch for which there is shared memory on this card: a power of two, of the format and the
 /// length of inputs alone. 0: not even one, so the weight is not for stages.

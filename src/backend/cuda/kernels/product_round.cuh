@@ -12,6 +12,8 @@ namespace bumblebee::cuda {
 
 /// So many octets of a row, by its length, stay in a thread's registers from the first load to the rounding.
 inline constexpr int kKeptOctets = 2, kManyOctets = 6;
+/// Barrier of the `Threads` that round a row; only the first kRoundThreads have work.
+inline constexpr int kRoundBarrier = 5;
 
 /// Where digits go: those of `first_block` come first.
 struct RoundTarget {
@@ -25,7 +27,7 @@ __device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int
   const int block = octet / 4 - to.first_block;
   uint8_t* high = to.digits + digit_offset(block, to.columns, 2 * row, octet % 4);
   *reinterpret_cast<uint2*>(high) = {high_digits(v[0], v[2], v[4], v[6]), high_digits(v[1], v[3], v[5], v[7])};
-  *reinterpret_cast<uint2*>(high + 32) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
+  *reinterpret_cast<uint2*>(high + 64) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
 }
 /// Digits, and what 64 inputs share: eight lanes that follow each other hold them.
 __device__ __forceinline__ void store_steps(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8],
@@ -75,18 +77,18 @@ __device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, 
   }
 }
 
-/// What round_rows works on.
+/// What round_one works on.
 struct RoundWork {
   StageInput input;
-  int in, rows, out_row;  // out_row: the row of the target that row 0 becomes
+  int in, out_row;  // out_row: the row of the target that x becomes
   bool exact;
   int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
 };
 
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
-/// Waits for x itself, and asks for the norm's weights before.
+/// Waits for x itself, and asks for the norm's weights before. There is no barrier at the end.
 /// `visit` is shown every octet that is rounded.
-template <int Octets, class Visit>
+template <int Threads, int Octets, class Visit>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
                                           const Visit& visit) {
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
@@ -114,7 +116,7 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
         sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
       store_sum(sum, scratch);
     }
-    __syncthreads();
+    barrier_sync<kRoundBarrier>(Threads);
     inverse = inverse_rms(scratch, w.in, w.input.eps);
   }
   if (!works) return;
@@ -146,52 +148,13 @@ __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget&
 struct VisitsNone {
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
 };
-template <class Visit = VisitsNone>
+template <int Threads, class Visit = VisitsNone>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
                                           const Visit& visit = {}) {
   if (w.in > kKeptOctets * kRoundThreads * 8)
-    round_one<kManyOctets>(w, to, scratch, visit);
+    round_one<Threads, kManyOctets>(w, to, scratch, visit);
   else
-    round_one<kKeptOctets>(w, to, scratch, visit);
-}
-
-/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of
-/// the block must call; there is no barrier at the end.
-__device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
-  if (w.rows == 1) return round_one(w, to, scratch);
-  wait_for_inputs();
-  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
-  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
-  if (with_norm) {
-    if (works) {
-#pragma unroll 2
-      for (int row = 0; row < w.rows; ++row) {
-        float sum = 0.0f;
-#pragma unroll 2
-        for (int octet = tid; octet < octets; octet += kRoundThreads)
-          sum = sum_squares(load_eight(w.input.x + int64_t(row) * w.in + octet * 8), sum);
-        store_sum(sum, scratch + row * (kRoundThreads / 32));
-      }
-    }
-    __syncthreads();
-  }
-  if (!works) return;
-  const auto load = [&](int item) {
-    const int row = item / of_row, octet = first + item % of_row;
-    return row < w.rows && octet < octets ? load_eight(w.input.x + int64_t(row) * w.in + octet * 8) : Eight{};
-  };
-  Eight next = load(tid);
-#pragma unroll 1
-  for (int item = tid; item < w.rows * of_row; item += kRoundThreads) {  // a warp's lanes share a row
-    Eight v = next;
-    next = load(item + kRoundThreads);
-    const int row = item / of_row, octet = first + item % of_row;
-    if (with_norm && octet < octets) {
-      const float inverse = inverse_rms(scratch + row * (kRoundThreads / 32), w.in, w.input.eps);
-      v = scaled(v, w.input.norm, inverse, octet * 8);
-    }
-    round_octet(v, w.out_row + row, octet, w.exact, to);
-  }
+    round_one<Threads, kKeptOctets>(w, to, scratch, visit);
 }
 
 }  // namespace bumblebee::cuda
