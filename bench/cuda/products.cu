@@ -1,7 +1,7 @@
 // Products of few rows at the speed of their bytes: one by one, and as the chain of a whole token, beside a copy in the
 // same run. One table: shape, rows, us, GB/s, share of the copy rate.
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
-//   src/backend/cuda/kernels/product*.cu
+//   src/backend/cuda/kernels/product*.cu src/backend/cuda/kernels/product_plan.cpp
 //   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact]
 #include <cuda_runtime.h>
 
