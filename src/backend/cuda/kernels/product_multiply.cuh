@@ -20,6 +20,8 @@ __device__ __forceinline__ float4 widen(uint2 pairs, ScaleType type) {
 /// Two scales for groups of 128 inputs, each of which counts for two of 64.
 __device__ __forceinline__ float4 twice(float2 v) { return {v.x, v.x, v.y, v.y}; }
 
+inline constexpr uint32_t kLowCodes = 0x0f0f0f0fu;  // of four bits
+
 /// Where a stage lies in a slot.
 struct StageView {
   const uint8_t* codes;   // of the tile, from the slab's first input on
@@ -39,16 +41,23 @@ __device__ __forceinline__ float4 load_scales(const ProductArgs& a, const uint8_
   return wide ? reinterpret_cast<const float4*>(row)[at] : widen(reinterpret_cast<const uint2*>(row)[at], a.scale);
 }
 
+/// Words of four blocks of four bits, eight rows and the eight after them.
+__device__ __forceinline__ void load_words(const StageView& stage, int half_bytes, int half, uint32_t lane,
+                                           uint32_t (&upper)[4], uint32_t (&lower)[4]) {
+  // An octet is a word, a block 16 bytes, a stage a column: what ldmatrix deals out.
+  const uint32_t from = shared_address(stage.codes) + uint32_t(stage.of_class * kHalfColumn) +
+                        slab_offset(lane % 8, (uint32_t(half) * 4 + lane / 8) * 16);
+  load_matrices(upper, from);
+  load_matrices(lower, from + uint32_t(half_bytes));
+}
+
 /// Fragments of A: of four blocks, those registers of 16 rows that a lane holds.
 template <int Bits>
 __device__ __forceinline__ void load_codes(const StageView& stage, int half_bytes, int half, uint32_t lane,
                                            uint32_t (&a)[4][4]) {
-  if constexpr (Bits == 4) {  // an octet is a word, a block 16 bytes, a stage a column: what ldmatrix deals out
-    const uint32_t from = shared_address(stage.codes) + uint32_t(stage.of_class * kHalfColumn) +
-                          slab_offset(lane % 8, (uint32_t(half) * 4 + lane / 8) * 16);
+  if constexpr (Bits == 4) {
     uint32_t upper[4], lower[4];
-    load_matrices(upper, from);
-    load_matrices(lower, from + uint32_t(half_bytes));
+    load_words(stage, half_bytes, half, lane, upper, lower);
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       const Octet u = unpack_octet<4>(upper[block], 0), l = unpack_octet<4>(lower[block], 0);
@@ -193,6 +202,29 @@ __device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& arg
     const ScaleRow<Wide> b = {s.at + args.plane, s.bf16};
 #pragma unroll
     for (uint32_t i = 0; i < 64 / Group; ++i) p.scale[row][i] = s[first + i], p.bias[row][i] = b[first + i];
+  }
+  if constexpr (Bits == 4 && Group == 64) {
+    // Odd codes stay where they are and count sixteen times: even ones meet them in the end, and nothing is shifted.
+    int even[4] = {}, odd[4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t u[4], l[4];
+      load_words(stage, args.half_bytes, half, lane, u, l);
+#pragma unroll
+      for (int at = 0; at < 4; at += 2) {
+        const bool mine = own == uint32_t(half * 2 + at / 2);
+        const uint32_t low[4] = {u[at] & kLowCodes, l[at] & kLowCodes, u[at + 1] & kLowCodes, l[at + 1] & kLowCodes};
+        const uint32_t high[4] = {u[at] & ~kLowCodes, l[at] & ~kLowCodes, u[at + 1] & ~kLowCodes,
+                                  l[at + 1] & ~kLowCodes};
+        multiply(even, low, {mine ? digits.x : 0u, mine ? digits.z : 0u}, even);
+        multiply(odd, high, {mine ? digits.y : 0u, mine ? digits.w : 0u}, odd);
+      }
+    }
+    int both[4];  // at most 16·15·64·127·128 and a little, and whole sixteens: a float holds it
+#pragma unroll
+    for (int i = 0; i < 4; ++i) both[i] = even[i] * 16 + odd[i];
+    p.v[0] = in_steps(both, shared.x * 0.0625f), p.sum[0] = shared.y;
+    return p;
   }
   int d[2][4] = {};  // first and second blocks of all groups
 #pragma unroll
