@@ -1,3 +1,4 @@
+// An event says where the steps of the stream that came last end; a lock says whose turn it is.
 #include "backend/cuda/turns.h"
 
 #include <map>

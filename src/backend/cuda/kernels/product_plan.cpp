@@ -1,3 +1,4 @@
+// All that product_plan.h says is worked out here, from lengths, formats and the shared memory of a card.
 #include "backend/cuda/kernels/product_plan.h"
 
 namespace bumblebee::cuda {
