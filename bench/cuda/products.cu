@@ -1,7 +1,7 @@
 // Products of few rows at the speed of their bytes: one by one, and as the chain of a whole token, beside a copy in the
 // same run. One table: shape, rows, us, GB/s, share of the copy rate.
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
-//   src/backend/cuda/kernels/product*.cu
+//   src/backend/cuda/kernels/product*.cu src/backend/cuda/kernels/product_plan.cpp
 //   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact]
 #include <cuda_runtime.h>
 
@@ -243,6 +243,7 @@ class Bench {
       CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, rows_at_once(s), stream));
       s.input.kind = StageInput::Kind::digits;
     }
+    s.apart = apart_ = !apart_;  // as the backend deals them
     CHECK_CUDA(launch_stage(s, stream));
   }
 
@@ -254,6 +255,7 @@ class Bench {
   DigitRows digits_;
   void* workspace_;
   uint32_t seed_ = 0;
+  mutable bool apart_ = false;
 };
 
 std::vector<int> numbers(const char* text) {

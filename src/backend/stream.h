@@ -32,7 +32,8 @@ struct StepKey {
   const void* program = nullptr;
   int rows = 0, logit_rows = 0;  // of the bound batch, padding included
   uint32_t adapters = 0;         // LoraShape::id
-  bool hidden = false;           // StepOutputs::hidden is asked for
+  bool logits = false;           // StepOutputs::logits is asked for
+  bool hidden = false;           // StepOutputs::hidden
   bool sample = false;           // StepOutputs::sampled
   int logprobs = -1;             // Batch::most_logprobs()
   friend auto operator<=>(const StepKey&, const StepKey&) = default;

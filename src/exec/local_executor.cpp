@@ -115,6 +115,7 @@ Ticket LocalExecutor::launch(const Step& step) {
                     .rows = rows,
                     .logit_rows = logit_rows,
                     .adapters = lora.id,
+                    .logits = step.wants.logits,
                     .hidden = step.wants.hidden,
                     .sample = samples,
                     .logprobs = step.batch.most_logprobs()};
@@ -128,6 +129,7 @@ Ticket LocalExecutor::launch(const Step& step) {
       outputs.sampled = stream.ops().sample(outputs.logits);
       flight.sample_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     }
+    if (!step.wants.logits) outputs.logits = {};  // a device that keeps its outputs would copy them
     return outputs;
   });
   const Sampled& sampled = flight.outputs.sampled;

@@ -65,6 +65,7 @@ CudaStream::CudaStream(std::shared_ptr<const Device> device, std::shared_ptr<Poo
       recorded_(std::make_shared<Pool>(device_, true)),
       pinned_(std::make_shared<PinnedPool>(device_)),
       ops_(device_, pool_, fast),
+      turns_(device_),
       records_(wants_graphs()) {}
 
 CudaStream::~CudaStream() {
@@ -139,6 +140,7 @@ StepOutputs CudaStream::computed(FunctionRef<StepOutputs()> body) {
 
 StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body) {
   device_->use();
+  const Turns::Turn turn(turns_);
   if (key.program == nullptr) return body();  // it may read what it computes
   if (!records_ || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return computed(body);
   if (slots_version_ != ops_.slots().bounds().version) {

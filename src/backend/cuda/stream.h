@@ -10,6 +10,7 @@
 #include "backend/cuda/batch_region.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/ops.h"
+#include "backend/cuda/turns.h"
 #include "backend/stream.h"
 
 namespace bumblebee::cuda {
@@ -53,6 +54,7 @@ class CudaStream final : public Stream {
   const std::shared_ptr<Pool> pool_, recorded_;
   const std::shared_ptr<PinnedPool> pinned_;
   CudaOps ops_;
+  Turns turns_;
   std::vector<Staging> stagings_;
   size_t next_staging_ = 0;
   DeviceBytes region_;

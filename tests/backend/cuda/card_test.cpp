@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "backend/registry.h"
@@ -349,6 +350,31 @@ TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
       }
     }
   }
+}
+
+/// Their products' blocks wait for each other, and each fills the card: side by side they would wait for ever.
+TEST_F(OnCard, BackendsThatComputeAtOnceFinish) {
+  if (backend_ == nullptr) return;
+  constexpr int kWidth = 2176, kInner = 4352, kSteps = 300;
+  struct Worker {
+    std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
+    Random random{5};
+    AdaptedBlock block{*backend, kWidth, kInner, random};
+    std::vector<float> x = random.normals(size_t(kWidth), 1), first;
+    int different = 0;
+    void work() {
+      block.add_slot(random, {{16}});
+      first = block.run(x, {0}, true);
+      for (int step = 0; step < kSteps; ++step) different += block.run(x, {0}, true) == first ? 0 : 1;
+    }
+  };
+  Worker a, b;
+  std::thread other([&] { b.work(); });
+  a.work();
+  other.join();
+  EXPECT_EQ(a.different, 0);
+  EXPECT_EQ(b.different, 0);
+  EXPECT_EQ(a.first, b.first);
 }
 
 }  // namespace

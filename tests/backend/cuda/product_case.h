@@ -5,8 +5,8 @@
 //  16256·2^-22,
 //           since p (3 roundings) and the product are rounded; so Σ over 64 inputs 0.504·h·Σ|w| (exact: h = max|x| /
 //           266330112, and 2^-22·|x| for the roundings, which no longer vanish beside half a step).
-//  sums     integer sums are exact. They become f32, are multiplied by step and scale, and are added; 2·in/group terms,
-//           3 levels of a tree. (S(n) + 8u)·Σ|x|·(|s|q + |b|), as in docs/internals/numerics.md.
+//  sums     integer sums are exact. They become f32, are multiplied by step and scale, and are added; 2·in/group terms
+//           in four sums, which then are a tree. (S(n) + 8u)·Σ|x|·(|s|q + |b|), as in docs/internals/numerics.md.
 //  norm     a relative error of (S(in)/2 + 8u) of every x.
 //  silu     |silu'| <= 1.1: 1.1·e(gate)·|up| + |silu(gate)|·e(up), and 9u·|y|.
 #pragma once

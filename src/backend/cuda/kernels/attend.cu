@@ -9,9 +9,8 @@
 
 #include "backend/cuda/kernels/attend_tiles.h"
 #include "backend/cuda/kernels/launch.h"
-#include "backend/cuda/kernels/pages.cuh"
 #include "backend/cuda/kernels/ptx.cuh"
-#include "backend/cuda/kernels/rope.h"
+#include "backend/cuda/kernels/rotate.cuh"
 
 namespace bumblebee::cuda {
 namespace {
@@ -224,7 +223,7 @@ struct Joined {
   static constexpr int kMost = kMaxHeadDim / kWarp;
   float largest = -INFINITY, total = 0, out[kMost] = {};
 
-  /// One more; NaN goes on, and what saw nothing adds nothing.
+  /// One more, `out2(j)` being its element lane + 32·j; NaN goes on, and what saw nothing adds nothing.
   template <class F>
   __device__ void add(float largest2, float total2, int dim, int lane, const F& out2) {
     if (total2 == 0) return;
@@ -232,7 +231,7 @@ struct Joined {
     total = total * mine + total2 * other;
 #pragma unroll
     for (int j = 0; j < kMost; ++j)
-      if (lane + j * kWarp < dim) out[j] = out[j] * mine + out2(lane + j * kWarp) * other;
+      if (lane + j * kWarp < dim) out[j] = out[j] * mine + out2(j) * other;
     largest = most;
   }
 };
@@ -252,10 +251,10 @@ __global__ void __maxnreg__(kRegisters)
   const int splits = splits_of(past);
   const bool alone = gridDim.z == 1 || splits == 1;
   const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
-  if (int(blockIdx.z) < splits) prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
+  if (int(blockIdx.z) >= splits) return;  // others wait for what came earlier
+  prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
   wait_for_inputs();
   launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
-  if (int(blockIdx.z) >= splits) return;
   const auto finish = [&](int h, const Joined& all) {
 #pragma unroll
     for (int j = 0; j < Joined::kMost; ++j)
@@ -291,10 +290,10 @@ __global__ void __maxnreg__(kRegisters)
 #pragma unroll 1
       for (int w = 0; w < kWide; ++w) {
         const float* from = shared + (w * Heads + warp) * width;
-        sum.add(from[0], from[1], dim, lane, [&](int i) { return from[2 + i]; });
+        sum.add(from[0], from[1], dim, lane, [&](int j) { return from[2 + lane + j * kWarp]; });
       }
       if (alone) {
-        all.add(sum.largest, sum.total, dim, lane, [&](int i) { return sum.out[i / kWarp]; });
+        all.add(sum.largest, sum.total, dim, lane, [&](int j) { return sum.out[j]; });
       } else {
         float* to = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
         if (lane == 0) __stcg(to, sum.largest), __stcg(to + 1, sum.total);
@@ -319,9 +318,24 @@ __global__ void __maxnreg__(kRegisters)
   }
   __syncthreads();
   if (!is_last || !joins) return;
-  for (int split = 0; split < splits; ++split) {
-    const float* from = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
-    all.add(__ldcg(from), __ldcg(from + 1), dim, lane, [&](int i) { return __ldcg(from + 2 + i); });
+  // Several are asked for before the first is added.
+  constexpr int kAhead = 4;
+  const float* partials = workspace.partials + index_of(h0 + warp) * kSplits * size_t(width);
+#pragma unroll 1
+  for (int first_split = 0; first_split < splits; first_split += kAhead) {
+    float largest[kAhead], total[kAhead], out[kAhead][Joined::kMost];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first_split + i >= splits) continue;
+      const float* from = partials + size_t(first_split + i) * size_t(width);
+      largest[i] = __ldcg(from), total[i] = __ldcg(from + 1);
+#pragma unroll
+      for (int j = 0; j < Joined::kMost; ++j)
+        if (lane + j * kWarp < dim) out[i][j] = __ldcg(from + 2 + lane + j * kWarp);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (first_split + i < splits) all.add(largest[i], total[i], dim, lane, [&](int j) { return out[i][j]; });
   }
   finish(h0 + warp, all);
 }

@@ -12,8 +12,7 @@
 
 namespace bumblebee::cuda {
 
-inline constexpr int kPieceInputs = 1024, kPieceOctets = kPieceInputs / 8, kLaneOctets = kPieceOctets / kWarp;
-BB_BOTH constexpr int pieces_of(int in) { return (in + kPieceInputs - 1) / kPieceInputs; }
+inline constexpr int kPieceOctets = kPieceInputs / 8, kLaneOctets = kPieceOctets / kWarp;
 
 /// Eight factors as they are stored.
 struct Bf16Octet {

@@ -5,103 +5,21 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
-#include <cstdint>
-
-#include "backend/cuda/kernels/views.h"
+#include "backend/cuda/kernels/product_stage.h"
 
 namespace bumblebee::cuda {
 
-inline constexpr int kStageTerms = 4;
-inline constexpr int kStageRows = 32;
-
-enum class ScaleType : int32_t { f16, bf16, f32 };
-
-/// W [out, in]: planes on the device at 16-byte addresses. What follows a plane's end up to a multiple of 16 is not
-/// read.
-struct StageWeight {
-  const void* codes = nullptr;
-  const void* scales = nullptr;  // [out, in / group]
-  const void* biases = nullptr;  // the same
-  const float* bias = nullptr;   // [out] of the linear, or null
-  float* y = nullptr;            // row r at y + r·stride
-  int64_t stride = 0;
-  int32_t out = 0;
-};
-
-/// x, rounded: what quantize_rows writes.
-struct DigitRows {
-  uint8_t* digits = nullptr;  // digit_bytes()
-  void* steps = nullptr;      // step_bytes()
-};
-
-struct StageInput {
-  enum class Kind : int32_t {
-    digits,    // `rounded` holds x
-    plain,     // x [rows, in] f32 is rounded by each block
-    rms_norm,  // and x / rms(x) · norm before that
-  };
-  Kind kind = Kind::plain;
-  const float* x = nullptr;
-  const float* norm = nullptr;  // [in], or null: all one
-  float eps = 0;
-  DigitRows rounded = {};
-};
-
-/// Adapters of the only row of x: its slot adds Σ scale·(B(A x) + b) to the terms. A slot that does more than that may
-/// not be in the table. Factors are bf16.
-struct StageLora {
-  const SlotTableView* slots = nullptr;
-  const int32_t* slot = nullptr;        // of the batch's rows
-  const int32_t* logit_rows = nullptr;  // those of the batch that x holds, or null: all
-  int32_t site[kStageTerms] = {};       // of each term
-  int32_t ranks = 0;                    // the most that a slot has for one term, padded_rank() each; 0: no adapters
-  float* u = nullptr;                   // A x, stage_lora_bytes()
-  uint32_t* arrived = nullptr;          // a counter, zero between stages; those of one stream may share it
-};
-
-/// One kernel: weights of one format that share x.
-struct ProductStage {
-  enum class Epilogue : int32_t {
-    store,     // y[t] = x·W[t]ᵀ + bias[t], and what adapters add
-    add,       // y[t] = residual + the same; one term; residual may be y
-    silu_mul,  // y[0] = silu(of term 0)·(of term 1); two terms with equal `out`
-  };
-  StageWeight term[kStageTerms] = {};
-  int32_t terms = 0;
-  int32_t in = 0, rows = 0;
-  int32_t at_once = 0;  // rows of one launch, as in quantize_rows; 0: rows_at_once()
-  int32_t bits = 4, group = 64;
-  ScaleType scale = ScaleType::bf16;  // of scales and biases
-  bool exact = false;
-  /// No two of its blocks share a multiprocessor. Where kernels overlap, a stage's blocks gather on multiprocessors
-  /// that the one before has left, two of them take twice as long there, and so does every stage after. Every other one
-  /// of stages that follow each other should be apart: it leaves room for one block of the next on each.
-  bool apart = false;
-  Epilogue epilogue = Epilogue::store;
-  const float* residual = nullptr;  // strided as y
-  StageInput input;
-  StageLora lora = {};
-  /// stage_workspace() bytes, zero before the first use. Stages of one stream may share it; it grows between steps
-  /// only.
-  void* workspace = nullptr;
-};
-
-/// Whether a stage rounds x itself at `rows` rows; above that many it wants Kind::digits.
+/// Whether a stage rounds x itself at `rows` rows (one); above that many it wants Kind::digits.
 bool rounds_in_stage(int rows, bool exact);
 /// The most rows of one launch for which there is shared memory on this card: a power of two, of the format and the
 /// length of inputs alone. 0: not even one, so the weight is not for stages.
 int rows_at_once(const ProductStage& stage);
-/// `at_once`: rows of x are rounded in blocks of so many, as the stages that read them take them.
-size_t digit_bytes(int rows, int in, bool exact, int at_once);
-size_t step_bytes(int rows, int in, bool exact, int at_once);
 size_t stage_workspace(const ProductStage& stage);
 
 /// x [rows, in] f32 -> `input.rounded`; `input.kind` is plain or rms_norm.
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int at_once, cudaStream_t stream);
 /// Whether a stage may have the adapters of its `lora`: one row, and not too many ranks.
 bool fits_lora(const ProductStage& stage);
-size_t stage_lora_bytes(const ProductStage& stage);
 /// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
 /// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
 /// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may

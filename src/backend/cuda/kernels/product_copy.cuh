@@ -1,4 +1,4 @@
-// How a warp of product.cuh gets its stages: which rows of which weights are a tile, and the copies that ask for them.
+// The copying warps of product.cuh: which rows of which weights are a tile, and what asks for their bytes.
 #pragma once
 
 #include "backend/cuda/kernels/product.cuh"
@@ -22,123 +22,101 @@ __device__ __forceinline__ TileHalf half_of_tile(const ProductArgs& a, int tile,
   return {term, row, tile < a.tiles ? a.term[term].out - row : 0};
 }
 
-/// A tile as one lane copies it.
-struct TileSource {
-  const uint8_t* codes[2];  // first row of either half, for four bits this lane's first 16 bytes of it
-  const uint8_t* scales;    // the row of scales or of biases that this lane copies
-  int left[2];
-  bool has_scales, whole;  // whole: sixteen rows, whose copies need no masks
-  int whole_until;         // tiles before this one are whole too, and of the same weights
-};
-/// What a lane's first copy is off a tile's first row. Four bits: eight lanes to a row.
-template <int Bits>
-__device__ __forceinline__ int lane_offset(const ProductArgs& a, uint32_t lane) {
-  return Bits == 4 ? int(lane / 8) * a.row_bytes + int(lane % 8) * 16 : 0;
-}
-template <int Bits>
-__device__ __forceinline__ TileSource open_tile(const ProductArgs& a, int tile, uint32_t lane) {
-  TileSource source = {};
-#pragma unroll
-  for (uint32_t half = 0; half < 2; ++half) {
-    const TileHalf part = half_of_tile(a, tile, int(half));
-    const StageWeight& weight = a.term[part.term];
-    source.codes[half] =
-        static_cast<const uint8_t*>(weight.codes) + int64_t(part.row) * a.row_bytes + lane_offset<Bits>(a, lane);
-    source.left[half] = part.left;
-    if (half == lane / 8 % 2) {
-      const void* plane = lane < 16 ? weight.scales : weight.biases;
-      source.scales =
-          static_cast<const uint8_t*>(plane) + int64_t(part.row + int(lane % 8)) * (a.groups * a.scale_bytes);
-      source.has_scales = int(lane % 8) < part.left;
+/// A warp's share of a slab of half a tile with copies that every card has. What lies past the end of a row meets
+/// digits that are 0, and rows that are not there have no outputs: neither needs codes, but scales that are numbers.
+__device__ __forceinline__ void copy_half(const ProductArgs& a, const TileHalf& half, int slab, uint32_t codes,
+                                          uint32_t scales, int share, uint32_t lane, uint64_t policy) {
+  constexpr int kShares = kCopiers > 1 ? 2 : 1;
+  const StageWeight& weight = a.term[half.term];
+  const int rows = max(0, min(8, half.left)), at = slab * a.slab_codes, bytes = min(a.slab_codes, a.row_bytes - at);
+#pragma unroll 1
+  for (int row = share; row < rows; row += kShares) {
+    const uint8_t* from = static_cast<const uint8_t*>(weight.codes) + int64_t(half.row + row) * a.row_bytes + at;
+    for (int i = int(lane) * a.code_copy; i < bytes; i += 32 * a.code_copy) {
+      const uint32_t to = codes + slab_offset(uint32_t(row), uint32_t(i));
+      if (a.code_copy == 16)
+        copy_async_16(to, from + i, policy);
+      else
+        copy_async_small<4>(to, from + i, 4);
     }
   }
-  source.whole = a.copies_whole && source.left[0] >= 8 && source.left[1] >= 8;
-  const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
-  const int both = source.left[0] < source.left[1] ? source.left[0] : source.left[1];
-  source.whole_until = source.whole ? tile + (pairs ? both : both + 8) / (pairs ? 8 : kTileRows) : tile;
-  return source;
+  const int bits = a.row_copies_bits, first = slab * a.slab_scales;
+#pragma unroll 1
+  for (int i = int(lane) + 32 * share; i < 2 * 8 << bits; i += 32 * kShares) {
+    const int row = i >> bits & 7, byte = (i & ((1 << bits) - 1)) * a.scale_copy;
+    const void* plane = i < 8 << bits ? weight.scales : weight.biases;
+    const uint8_t* source =
+        static_cast<const uint8_t*>(plane) + int64_t(half.row + row) * a.scale_row_bytes + first + byte;
+    const uint32_t target = scales + uint32_t((i < 8 << bits ? 0 : a.plane) + row * a.slab_scales + byte);
+    const bool there = row < rows && first + byte < a.scale_row_bytes;  // rows are whole copies
+    if (a.scale_copy == 16) {
+      copy_async_small<16>(target, source, there ? 16 : 0);
+    } else if (a.scale_copy == 8) {
+      copy_async_small<8>(target, source, there ? 8 : 0);
+    } else if (a.scale_copy == 4) {
+      copy_async_small<4>(target, source, there ? 4 : 0);
+    } else {  // rows that begin anywhere: few and small models
+      const uint16_t v = there ? *reinterpret_cast<const uint16_t*>(source) : uint16_t(0);
+      asm volatile("st.shared.u16 [%0], %1;" ::"r"(target), "h"(v) : "memory");
+    }
+  }
 }
-/// The tile `step` tiles further on.
-template <int Bits>
-__device__ __forceinline__ void advance_tile(const ProductArgs& a, TileSource& source, int tile, int step,
-                                             uint32_t lane) {
-  if (tile >= source.whole_until) {
-    source = open_tile<Bits>(a, tile, lane);
+
+/// All of a copying warp's work. It waits for nothing but empty slots.
+__device__ __forceinline__ void copy_weights(const ProductArgs& a, const ProductMaps& maps, int part, int first_unit,
+                                             int stride, uint8_t* ring, Gates& gates, int copier, uint32_t lane) {
+  const int tiles = kConsumers >> a.width_bits, begin = slab_begin(a, part), end = slab_begin(a, part + 1);
+  const uint64_t policy = read_once_policy();
+  const int half_scales = 8 * a.slab_scales;
+  int slot = 0;
+  uint32_t parity = 1;
+#if __CUDA_ARCH__ >= 900
+  if (a.boxes) {
+    if (lane != 0) return;
+    const int slab_columns = a.half_bytes / kHalfColumn;
+    for (int unit = first_unit; unit < a.units; unit += stride) {
+      TileHalf half[2] = {half_of_tile(a, unit * tiles, 0), half_of_tile(a, unit * tiles, 1)};
+#pragma unroll 1
+      for (int slab = begin; slab < end; ++slab) {
+        gate_wait(gates.empty + slot, parity);
+        uint64_t* gate = gates.full + slot;
+        gate_expect(gate, a.slab_bytes);
+        const uint32_t codes = shared_address(ring) + uint32_t(slot * a.slot_bytes), scales = codes + a.scales_at;
+#pragma unroll 1
+        for (int k = 0; k < tiles; ++k) {
+          if (tiles > 1) half[0] = half_of_tile(a, unit * tiles + k, 0), half[1] = half_of_tile(a, unit * tiles + k, 1);
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int at = 2 * k + h, term = half[h].term, row = half[h].row;
+            copy_box(codes + at * a.half_bytes, maps.codes + term, 0, row, slab * slab_columns, gate, policy);
+            copy_box(scales + at * half_scales, maps.scales + term, slab * a.slab_scales, row, gate, policy);
+            copy_box(scales + a.plane + at * half_scales, maps.biases + term, slab * a.slab_scales, row, gate, policy);
+          }
+        }
+        gate_arrive(gate);
+        if (++slot == a.depth) slot = 0, parity ^= 1;
+      }
+    }
     return;
   }
-  const int rows = step * (a.epilogue == ProductStage::Epilogue::silu_mul ? 8 : kTileRows);
-  const int64_t codes = int64_t(rows) * a.row_bytes;
-  source.codes[0] += codes;
-  source.codes[1] += codes;
-  source.scales += int64_t(rows) * (a.groups * a.scale_bytes);
-}
-
-/// A lane's row of scales (or biases) of one stage; those past the end of the row become 0.
-__device__ __forceinline__ void copy_scales(const ProductArgs& a, const uint8_t* from, int valid, uint32_t to) {
-  const int bytes = a.stage_scales;
-  if (a.scale_copy == 16) {
-    copy_async_small<16>(to, from, valid > 16 ? 16 : valid);
-    if (bytes > 16) copy_async_small<16>(to + 16, from + 16, valid > 16 ? valid - 16 : 0);
-  } else if (a.scale_copy == 4) {
-    copy_async_small<4>(to, from, valid);
-  } else if (a.scale_copy == 8) {
-    copy_async_small<8>(to, from, valid);
-  } else {  // rows that begin anywhere: few and small models
+#endif
+  for (int unit = first_unit; unit < a.units; unit += stride) {
 #pragma unroll 1
-    for (int i = 0; i < bytes; i += 2) {
-      const uint16_t v = i < valid ? *reinterpret_cast<const uint16_t*>(from + i) : uint16_t(0);
-      asm volatile("st.shared.u16 [%0], %1;" ::"r"(to + uint32_t(i)), "h"(v) : "memory");
+    for (int slab = begin; slab < end; ++slab) {
+      gate_wait(gates.empty + slot, parity);
+      const uint32_t codes = shared_address(ring) + uint32_t(slot * a.slot_bytes), scales = codes + a.scales_at;
+#pragma unroll 1
+      for (int at = copier / 2; at<2 * tiles; at += kCopiers> 1 ? 2 : 1)
+        copy_half(a, half_of_tile(a, unit * tiles + at / 2, at % 2), slab, codes + at * a.half_bytes,
+                  scales + at * half_scales, copier % 2, lane, policy);
+      gate_arrive_after_copies(gates.full + slot);
+      __syncwarp();
+      if (lane == 0) gate_arrive(gates.full + slot);
+      if (++slot == a.depth) slot = 0, parity ^= 1;
     }
   }
-}
-
-/// A stage at the edge of a weight: what lies outside becomes 0. Rows may begin at any multiple of 4 bytes.
-template <int Bits>
-__device__ __noinline__ void copy_edge(const ProductArgs& a, const TileSource& source, int stage, uint32_t slot,
-                                       uint32_t lane) {
-  constexpr uint32_t kChunks = 2 * Bits;  // of 16 bytes in a row
-#pragma unroll 1
-  for (uint32_t i = lane; i < kTileRows * kChunks; i += 32) {
-    const uint32_t row = i / kChunks, chunk = i % kChunks;
-    const int at = stage * 32 * Bits + int(chunk) * 16, half = row < 8 ? 0 : 1;
-    int valid = int(row % 8) < source.left[half] ? a.row_bytes - at : 0;
-    const uint8_t* from = source.codes[half] - lane_offset<Bits>(a, lane) + int(row % 8) * a.row_bytes + at;
-    const uint32_t to = slot + stage_offset(Bits, row, chunk);
-#pragma unroll 1
-    for (int word = 0; word < 16; word += 4, valid -= 4) copy_async_small<4>(to + word, from + word, valid > 0 ? 4 : 0);
-  }
-  int valid = a.groups * a.scale_bytes - stage * a.stage_scales;
-  valid = !source.has_scales || valid < 0 ? 0 : (valid > a.stage_scales ? a.stage_scales : valid);
-  copy_scales(a, source.scales + stage * a.stage_scales, valid,
-              slot + kTileRows * stage_pitch(Bits) + lane * uint32_t(a.stage_scales));
-}
-
-/// Asks for stage `stage` of a tile.
-template <int Bits>
-__device__ __forceinline__ void copy_stage(const ProductArgs& a, const TileSource& source, int stage, uint32_t slot,
-                                           uint32_t lane, uint64_t policy) {
-  if (!source.whole || stage >= a.whole_stages) return copy_edge<Bits>(a, source, stage, slot, lane);
-  const int at = stage * 32 * Bits;
-  if constexpr (Bits == 4) {
-    const uint32_t row = lane / 8, chunk = lane % 8;
-    const uint32_t to[2] = {slot + row * 128 + (chunk ^ row) * 16, slot + (row + 4) * 128 + (chunk ^ (row + 4)) * 16};
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint8_t* from = source.codes[half] + at;
-      copy_async_16(to[0] + half * 1024, from, policy);
-      copy_async_16(to[1] + half * 1024, from + a.four_rows, policy);
-    }
-  } else {
-    constexpr uint32_t kChunks = 2 * Bits;
-#pragma unroll
-    for (uint32_t i = 0; i < Bits; ++i) {
-      const uint32_t row = (lane + 32 * i) / kChunks, chunk = (lane + 32 * i) % kChunks;
-      const uint8_t* from = (row < 8 ? source.codes[0] : source.codes[1]) + (int(row % 8) * a.row_bytes + at);
-      copy_async_16(slot + stage_offset(Bits, row, chunk), from + chunk * 16, policy);
-    }
-  }
-  copy_async_by_size(slot + kTileRows * stage_pitch(Bits) + lane * uint32_t(a.stage_scales),
-                     source.scales + stage * a.stage_scales, a.scale_copy, a.stage_scales);
+  copy_async_commit();
+  copy_async_wait<0>();
 }
 
 }  // namespace bumblebee::cuda

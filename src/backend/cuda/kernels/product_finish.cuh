@@ -1,5 +1,5 @@
-// The ninth warp of product.cuh: sums of classes become outputs. Sums stay as an MMA leaves them, lane 4g + t with rows
-// g and g + 8 of the tile for rows t, t + 4, .. of x, all the way to the outputs.
+// The finishing warp of product.cuh: sums of classes become outputs. Sums stay as an MMA leaves them, lane 4g + t with
+// rows g and g + 8 of the tile for rows t, t + 4, .. of x, all the way to the outputs.
 #pragma once
 
 #include "backend/cuda/kernels/product_copy.cuh"
@@ -55,10 +55,10 @@ __device__ __forceinline__ Sums<Tiles> operator+(const Sums<Tiles>& a, const Sum
   for (int i = 0; i < Tiles; ++i) s.v[i][0] = a.v[i][0] + b.v[i][0], s.v[i][1] = a.v[i][1] + b.v[i][1];
   return s;
 }
-/// `count` (1, 2, 4 or 8) sums that lie `apart` floats from each other, as a binary tree.
-template <int Tiles, bool Global>
-__device__ __forceinline__ Sums<Tiles> tree_sum(const float* from, int64_t apart, int count, uint32_t lane) {
-  const auto one = [&](int i) { return load_sums<Tiles, Global>(from + i * apart, lane); };
+/// `count` (1, 2, 4 or 8) sums in shared memory that lie `apart` floats from each other, as a binary tree.
+template <int Tiles>
+__device__ __forceinline__ Sums<Tiles> tree_sum(const float* from, int apart, int count, uint32_t lane) {
+  const auto one = [&](int i) { return load_sums<Tiles, false>(from + i * apart, lane); };
   const auto four = [&](int i) { return (one(i) + one(i + 1)) + (one(i + 2) + one(i + 3)); };
   if (count == 8) return four(0) + four(4);
   if (count == 4) return four(0);
@@ -128,40 +128,40 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
   }
 }
 
-/// The first half of a unit whose inputs are spread over blocks: what this block has, for others to see.
+/// Sums of a section whose tile is shared with other blocks, for them to see: [unit][tile of it][section].
 template <int Tiles>
-__device__ __forceinline__ void publish_unit(const ProductArgs& a, int unit, int part, const float* partials,
-                                             uint32_t lane) {
-  const int tiles = kConsumers / a.width;
-  float* mine = a.partials + (int64_t(unit) * a.parts + part) * tiles * kSumFloats<Tiles>;
-  for (int k = 0; k < tiles; ++k)
-    store_sums<Tiles, true>(
-        mine + k * kSumFloats<Tiles>, lane,
-        tree_sum<Tiles, false>(partials + k * a.width * kSumFloats<Tiles>, kSumFloats<Tiles>, a.width, lane));
-  __syncwarp();
-  if (lane == 0) {
-    __threadfence();
-    atomicAdd(a.arrived + unit, 1u);
-  }
+__device__ __forceinline__ float* shared_sums(const ProductArgs& a, int unit, int tile) {
+  return a.partials + (int64_t(unit) * (kConsumers >> a.width_bits) + tile) * a.sections * kSumFloats<Tiles>;
 }
 
-/// The second half: each block finishes its share of the tiles once all parts are there. A counter rises to the number
-/// of parts, then to twice that as blocks leave, and the last one makes it zero again.
+/// The last thing that blocks that share tiles do, all working warps of them: each finishes its share of the tiles when
+/// all parts are there. A counter rises to the number of parts, then to twice that as blocks leave, and the last one
+/// makes it zero again.
 template <int Tiles>
-__device__ __forceinline__ void collect_unit(const ProductArgs& a, int unit, int part, uint32_t lane) {
-  const int tiles = kConsumers / a.width;
-  const float* all = a.partials + int64_t(unit) * a.parts * tiles * kSumFloats<Tiles>;
-  wait_counter(a.arrived + unit, uint32_t(a.parts));
-  __syncwarp();
-  for (int k = part; k < tiles; k += a.parts) {
-    const TileTarget target = target_of(a, unit * tiles + k);
-    const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
-    const Sums<Tiles> s =
-        tree_sum<Tiles, true>(all + k * kSumFloats<Tiles>, int64_t(tiles) * kSumFloats<Tiles>, a.parts, lane);
-    write_outputs<Tiles>(a, target, lane, s, residual);
+__device__ __forceinline__ void collect_units(const ProductArgs& a, int part, int first_unit, int stride, int warp,
+                                              uint32_t lane) {
+  uint32_t* arrived = a.arrived + first_unit;
+  barrier_sync<kWorkersBarrier>(kWorkingThreads);  // all sums of this block are published
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
   }
+  wait_counter(arrived, uint32_t(a.parts));
   __syncwarp();
-  if (lane == 0 && atomicAdd(a.arrived + unit, 1u) + 1 == uint32_t(2 * a.parts)) a.arrived[unit] = 0;
+  const int tiles = kConsumers >> a.width_bits;
+  int item = 0;
+  for (int unit = first_unit; unit < a.units; unit += stride)
+    for (int k = 0; k < tiles; ++k, ++item) {
+      if (item % a.parts != part || item / a.parts % (kConsumers + 1) != warp) continue;
+      const TileTarget target = target_of(a, unit * tiles + k);
+      const Sums<Tiles> residual = load_residual<Tiles>(a, target, lane);
+      const float* from = shared_sums<Tiles>(a, unit, k);
+      Sums<Tiles> s = load_sums<Tiles, true>(from, lane);
+      for (int i = 1; i < a.sections; ++i) s = s + load_sums<Tiles, true>(from + i * kSumFloats<Tiles>, lane);
+      write_outputs<Tiles>(a, target, lane, s, residual);
+    }
+  barrier_sync<kWorkersBarrier>(kWorkingThreads);
+  if (threadIdx.x == 0 && atomicAdd(arrived, 1u) + 1 == uint32_t(2 * a.parts)) *arrived = 0;
 }
 
 }  // namespace bumblebee::cuda

@@ -10,26 +10,6 @@
 
 namespace bumblebee::cuda {
 
-/// What the row's slot does to a term of the stage.
-struct LoraTerm {
-  const __nv_bfloat16 *a, *b;  // of the slot's first factors, like all that follows
-  const float* bias;
-  const SiteView* site;  // null: nothing
-  float scale;
-  int32_t rank, padded, terms;
-};
-
-/// In shared memory.
-struct LoraShared {
-  LoraTerm term[kStageTerms];
-  float sums[kMostHeld][kLaneOctets];  // of the pieces that are held
-  int32_t piece[kMostHeld];            // of x, that each is to be multiplied with
-  uint32_t pieces;                     // bit p: one of them is piece p
-};
-/// After it: A [held, kPieceInputs] bf16, then u [terms, ranks] f32.
-BB_BOTH int lora_shared_bytes(int held, int places) {
-  return int(sizeof(LoraShared) + 15) / 16 * 16 + held * kPieceInputs * 2 + places * 4;
-}
 __device__ __forceinline__ __nv_bfloat16* held_factors(LoraShared& s) {
   return reinterpret_cast<__nv_bfloat16*>(reinterpret_cast<uint8_t*>(&s) + (sizeof(LoraShared) + 15) / 16 * 16);
 }
@@ -42,7 +22,7 @@ __device__ __forceinline__ const __nv_bfloat16* factors_of(const ProductArgs& a,
   const LoraTerm& term = s.term[place / a.lora.ranks];
   const int rank = place % a.lora.ranks;
   if (term.site == nullptr) return nullptr;
-  if (rank < term.rank) return term.a + int64_t(rank) * a.in;
+  if (rank < term.rank) return static_cast<const __nv_bfloat16*>(term.a) + int64_t(rank) * a.in;
   if (rank < term.padded || term.terms == 1) return nullptr;
   const RankPlace at = place_of_rank(*term.site, rank);
   return at.exists() ? static_cast<const __nv_bfloat16*>(at.term->a) + int64_t(at.rank) * a.in : nullptr;
@@ -57,14 +37,7 @@ __device__ __noinline__ inline void open_lora(const ProductArgs& a, LoraShared& 
     LoraTerm found = {};
     if (site != nullptr && site->terms > 0) {
       const LowRankView first = site->first;
-      found = {static_cast<const __nv_bfloat16*>(first.a),
-               static_cast<const __nv_bfloat16*>(first.b),
-               first.bias,
-               site,
-               first.scale,
-               first.rank,
-               padded_rank(first.rank),
-               site->terms};
+      found = {first.a, first.b, first.bias, site, first.scale, first.rank, padded_rank(first.rank), site->terms};
     }
     s.term[lane] = found;
   }
@@ -151,6 +124,10 @@ __device__ __forceinline__ void close_lora(const ProductArgs& a, uint32_t left) 
   if (left == uint32_t(min(a.items, int(gridDim.x))) + gridDim.x) *a.lora.arrived = 0;
 }
 
+__device__ __forceinline__ const __nv_bfloat16* row_of_b(const LoraTerm& term, int n) {
+  return static_cast<const __nv_bfloat16*>(term.b) + int64_t(n) * term.padded;
+}
+
 /// What a lane does for a tile: octet `lane / 2 % 2` of B, of row lane / 4 of half lane % 2.
 struct LaneChange {
   const LoraTerm* term;  // null: nothing
@@ -166,7 +143,7 @@ __device__ __forceinline__ LaneChange ask_change(const ProductArgs& a, const Lor
   if (int(lane / 4) >= left || c.term->site == nullptr)
     c.term = nullptr;
   else if (octet < c.term->padded)
-    load_octet(c.term->b + int64_t(c.n) * c.term->padded + octet, c.b);
+    load_octet(row_of_b(*c.term, c.n) + octet, c.b);
   return c;
 }
 /// Ranks from the third octet on, and further terms: what few adapters have.
@@ -174,7 +151,7 @@ __device__ __noinline__ inline float sum_later_octets(const LaneChange& c, const
 #pragma unroll 1
   for (int i = octet + 2 * kRankOctet; i < c.term->padded; i += 2 * kRankOctet) {
     Bf16Octet b;
-    load_octet(c.term->b + int64_t(c.n) * c.term->padded + i, b);
+    load_octet(row_of_b(*c.term, c.n) + i, b);
     sum = dot_octet(widened(b), octet_of_u(u + c.place - octet + i), sum);
   }
   return sum;

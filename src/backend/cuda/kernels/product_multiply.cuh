@@ -20,35 +20,44 @@ __device__ __forceinline__ float4 widen(uint2 pairs, ScaleType type) {
 /// Two scales for groups of 128 inputs, each of which counts for two of 64.
 __device__ __forceinline__ float4 twice(float2 v) { return {v.x, v.x, v.y, v.y}; }
 
-/// A stage's scales and biases as f32: [plane][row][256 / Group]. A lane widens the row that it copied itself, so this
-/// needs no barrier before it, and what all lanes of a row would do four times is done once.
+inline constexpr uint32_t kLowCodes = 0x0f0f0f0fu;  // of four bits
+
+/// Where a stage lies in a slot.
+struct StageView {
+  const uint8_t* codes;   // of the tile, from the slab's first input on
+  const uint8_t* scales;  // of the stage's first group and the tile's first row
+  int of_class;
+};
+
+/// Four scales, or biases, of a row of 16-bit or 32-bit ones, those of groups of 64 from `half` on where groups are
+/// smaller.
 template <int Group>
-__device__ __forceinline__ void widen_scales(const ProductArgs& a, const uint8_t* scales, float* to, uint32_t lane) {
-  const uint8_t* from = scales + lane * uint32_t(a.stage_scales);
-  const auto pairs = [&](int i) { return reinterpret_cast<const uint2*>(from)[i]; };
-  const auto floats = [&](int i) { return reinterpret_cast<const float4*>(from)[i]; };
-  float4* row = reinterpret_cast<float4*>(to + lane * (kStageInputs / Group));
+__device__ __forceinline__ float4 load_scales(const ProductArgs& a, const uint8_t* row, int half) {
   const bool wide = a.scale == ScaleType::f32;
-  if constexpr (Group == 32) {
-    row[0] = wide ? floats(0) : widen(pairs(0), a.scale);
-    row[1] = wide ? floats(1) : widen(pairs(1), a.scale);
-  } else if (a.group == 64) {
-    row[0] = wide ? floats(0) : widen(pairs(0), a.scale);
-  } else {
-    row[0] =
-        twice(wide ? *reinterpret_cast<const float2*>(from) : widen(*reinterpret_cast<const uint32_t*>(from), a.scale));
-  }
+  const int at = Group == 32 ? half : 0;
+  if (Group == 64 && a.group == 128)
+    return twice(wide ? *reinterpret_cast<const float2*>(row)
+                      : widen(*reinterpret_cast<const uint32_t*>(row), a.scale));
+  return wide ? reinterpret_cast<const float4*>(row)[at] : widen(reinterpret_cast<const uint2*>(row)[at], a.scale);
+}
+
+/// Words of four blocks of four bits, eight rows and the eight after them.
+__device__ __forceinline__ void load_words(const StageView& stage, int half_bytes, int half, uint32_t lane,
+                                           uint32_t (&upper)[4], uint32_t (&lower)[4]) {
+  // An octet is a word, a block 16 bytes, a stage a column: what ldmatrix deals out.
+  const uint32_t from = shared_address(stage.codes) + uint32_t(stage.of_class * kHalfColumn) +
+                        slab_offset(lane % 8, (uint32_t(half) * 4 + lane / 8) * 16);
+  load_matrices(upper, from);
+  load_matrices(lower, from + uint32_t(half_bytes));
 }
 
 /// Fragments of A: of four blocks, those registers of 16 rows that a lane holds.
 template <int Bits>
-__device__ __forceinline__ void load_codes(const uint8_t* slot, int half, uint32_t lane, uint32_t (&a)[4][4]) {
-  constexpr int kPitch = stage_pitch(Bits);
-  if constexpr (Bits == 4) {  // an octet is a word, and a block 16 bytes: what ldmatrix deals out
-    const uint32_t from = shared_address(slot) + stage_offset(4, lane % 8, uint32_t(half) * 4 + lane / 8);
+__device__ __forceinline__ void load_codes(const StageView& stage, int half_bytes, int half, uint32_t lane,
+                                           uint32_t (&a)[4][4]) {
+  if constexpr (Bits == 4) {
     uint32_t upper[4], lower[4];
-    load_matrices(upper, from);
-    load_matrices(lower, from + 8 * kPitch);
+    load_words(stage, half_bytes, half, lane, upper, lower);
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       const Octet u = unpack_octet<4>(upper[block], 0), l = unpack_octet<4>(lower[block], 0);
@@ -56,18 +65,21 @@ __device__ __forceinline__ void load_codes(const uint8_t* slot, int half, uint32
     }
   } else {
     const uint32_t octet = lane % 4, byte = octet * Bits % 4;
-    const uint8_t* from = slot + lane / 4 * kPitch + half * 16 * Bits + octet * Bits - byte;
+    const uint32_t first = uint32_t(stage.of_class * 32 * Bits + half * 16 * Bits) + octet * Bits - byte;
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
+      const uint32_t at = first + uint32_t(block * 4 * Bits);
+      const uint8_t* low = stage.codes + slab_offset(lane / 4, at);
+      const uint8_t* high = stage.codes + slab_offset(lane / 4, at + 4);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const uint8_t* at = from + row * 8 * kPitch + block * 4 * Bits;
         uint2 words;
         if constexpr (Bits == 8) {
-          words = *reinterpret_cast<const uint2*>(at);
+          words = *reinterpret_cast<const uint2*>(low + row * half_bytes);
         } else {
-          words.x = *reinterpret_cast<const uint32_t*>(at);
-          words.y = Bits == 2 ? 0 : *reinterpret_cast<const uint32_t*>(at + 4);  // past the octet, it is not used
+          words.x = *reinterpret_cast<const uint32_t*>(low + row * half_bytes);
+          // Past the octet, it is not used.
+          words.y = Bits == 2 ? 0 : *reinterpret_cast<const uint32_t*>(high + row * half_bytes);
           words.x = funnel(words.x, words.y, int(byte * 8));
           words.y = words.y >> (byte * 8);
         }
@@ -80,75 +92,66 @@ __device__ __forceinline__ void load_codes(const uint8_t* slot, int half, uint32
 
 /// A lane's place in digits and steps. Where few rows are kept, lanes of columns that do not exist read another's.
 struct InputView {
-  const uint8_t *digits, *steps;  // of the stage's first block
-  int block_bytes, group_bytes;
+  const uint8_t *digits, *steps;  // of the stage's first 64 inputs
+  int digit_bytes, step_bytes;    // to the next 64
 };
 
 /// 128·high + low digits of two rows of the weight, times the step.
 __device__ __forceinline__ float2 in_steps(const int (&d)[4], float step) {
   return {float(d[0] * 128 + d[1]) * step, float(d[2] * 128 + d[3]) * step};
 }
-/// What a group adds: s·Σ q·x + b·Σ x, with Σ q·x in `v`.
-__device__ __forceinline__ float of_group(float scale, float v, float bias, float sum) {
-  return fmaf(bias, sum, scale * v);
+/// Adds a group: s·Σ q·x + b·Σ x, with Σ q·x in `v`.
+__device__ __forceinline__ float add_group(float sum, float scale, float v, float bias, float sum_x) {
+  return fmaf(bias, sum_x, fmaf(scale, v, sum));
 }
 
-/// acc += a stage. Lane 4g + t has rows g and g + 8 of the tile for rows t, t + 4, .. of x. The sum of a stage is that
-/// of its four groups of 64 as a tree, as multiply_stage_one forms it too.
+/// acc += a stage. Lane 4g + t has rows g and g + 8 of the tile for rows t, t + 4, .. of x, and for each of them four
+/// sums, one for every 64 of the 256 inputs: multiply_stage_one has these in four lanes.
 template <int Bits, int Group, int Tiles>
-__device__ __forceinline__ void multiply_stage(const uint8_t* slot, const float* scales, const InputView& x,
-                                               uint32_t lane, float (&acc)[Tiles][2]) {
-  constexpr int kPlane = kTileRows * (kStageInputs / Group) / 4, kRow = kStageInputs / Group / 4;  // of float4
-  const float4* scale_rows = reinterpret_cast<const float4*>(scales) + lane / 4 * kRow;
-  float earlier[Tiles][2];  // the first half's sum
+__device__ __forceinline__ void multiply_stage(const ProductArgs& args, const StageView& stage, const InputView& x,
+                                               uint32_t lane, float (&acc)[Tiles][4][2]) {
+  const uint8_t* rows = stage.scales + int(lane / 4) * args.slab_scales;
+  float scale[2][4], bias[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[4][4];
-    load_codes<Bits>(slot, half, lane, a);
-    float scale[2][4], bias[2][4];
+    load_codes<Bits>(stage, args.half_bytes, half, lane, a);
+    if (Group == 32 || half == 0) {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const float4 s = scale_rows[row * 8 * kRow + (Group == 32 ? half : 0)];
-      const float4 b = scale_rows[kPlane + row * 8 * kRow + (Group == 32 ? half : 0)];
-      scale[row][0] = s.x, scale[row][1] = s.y, scale[row][2] = s.z, scale[row][3] = s.w;
-      bias[row][0] = b.x, bias[row][1] = b.y, bias[row][2] = b.z, bias[row][3] = b.w;
+      for (int row = 0; row < 2; ++row) {
+        const uint8_t* of_row = rows + row * 8 * args.slab_scales;
+        const float4 s = load_scales<Group>(args, of_row, half),
+                     b = load_scales<Group>(args, of_row + args.plane, half);
+        scale[row][0] = s.x, scale[row][1] = s.y, scale[row][2] = s.z, scale[row][3] = s.w;
+        bias[row][0] = b.x, bias[row][1] = b.y, bias[row][2] = b.z, bias[row][3] = b.w;
+      }
     }
 #pragma unroll
     for (int tile = 0; tile < Tiles; ++tile) {
-      float sums[2][2];
 #pragma unroll
       for (int group = 0; group < 2; ++group) {  // of 64 inputs, as many as share a step
-        const uint8_t* b = x.digits + (half * 4 + group * 2) * x.block_bytes + tile * 256;
-        const uint2 b0 = *reinterpret_cast<const uint2*>(b), b1 = *reinterpret_cast<const uint2*>(b + x.block_bytes);
-        const float4 shared =
-            *reinterpret_cast<const float4*>(x.steps + (half * 2 + group) * x.group_bytes + tile * 64);
+        const int of_stage = half * 2 + group;
+        const uint4 b = *reinterpret_cast<const uint4*>(x.digits + of_stage * x.digit_bytes + tile * 512);
+        const float4 shared = *reinterpret_cast<const float4*>(x.steps + of_stage * x.step_bytes + tile * 64);
+        float(&sum)[2] = acc[tile][of_stage];
         const int zero[4] = {};
         int d[4];
-        multiply(d, a[group * 2], b0, zero);
+        multiply(d, a[group * 2], {b.x, b.y}, zero);
         if constexpr (Group == 64) {
-          multiply(d, a[group * 2 + 1], b1, d);
+          multiply(d, a[group * 2 + 1], {b.z, b.w}, d);
           const float2 v = in_steps(d, shared.x);
-          const int at = half * 2 + group;
-          sums[group][0] = of_group(scale[0][at], v.x, bias[0][at], shared.y);
-          sums[group][1] = of_group(scale[1][at], v.y, bias[1][at], shared.y);
+          sum[0] = add_group(sum[0], scale[0][of_stage], v.x, bias[0][of_stage], shared.y);
+          sum[1] = add_group(sum[1], scale[1][of_stage], v.y, bias[1][of_stage], shared.y);
         } else {
           int e[4];
-          multiply(e, a[group * 2 + 1], b1, zero);
+          multiply(e, a[group * 2 + 1], {b.z, b.w}, zero);
           const float2 v = in_steps(d, shared.x), w = in_steps(e, shared.x);
           const int at = group * 2;
-          sums[group][0] = of_group(scale[0][at], v.x, bias[0][at], shared.z) +
-                           of_group(scale[0][at + 1], w.x, bias[0][at + 1], shared.w);
-          sums[group][1] = of_group(scale[1][at], v.y, bias[1][at], shared.z) +
-                           of_group(scale[1][at + 1], w.y, bias[1][at + 1], shared.w);
+          sum[0] = add_group(sum[0], scale[0][at], v.x, bias[0][at], shared.z);
+          sum[1] = add_group(sum[1], scale[1][at], v.y, bias[1][at], shared.z);
+          sum[0] = add_group(sum[0], scale[0][at + 1], w.x, bias[0][at + 1], shared.w);
+          sum[1] = add_group(sum[1], scale[1][at + 1], w.y, bias[1][at + 1], shared.w);
         }
-      }
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float sum = sums[0][row] + sums[1][row];
-        if (half == 0)
-          earlier[tile][row] = sum;
-        else
-          acc[tile][row] += earlier[tile][row] + sum;
       }
     }
   }
@@ -168,74 +171,105 @@ struct ScaleRow {
   }
 };
 
+/// What a stage adds to a lane's sums, for one row of x.
+template <int Group>
+struct StageParts {
+  float2 v[64 / Group];
+  float scale[2][64 / Group], bias[2][64 / Group], sum[64 / Group];
+};
+template <int Group>
+__device__ __forceinline__ void add_parts(const StageParts<Group>& p, float (&acc)[2]) {
+#pragma unroll
+  for (int i = 0; i < 64 / Group; ++i) {
+    acc[0] = add_group(acc[0], p.scale[0][i], p.v[i].x, p.bias[0][i], p.sum[i]);
+    acc[1] = add_group(acc[1], p.scale[1][i], p.v[i].y, p.bias[1][i], p.sum[i]);
+  }
+}
 /// The same for one row of x, whose two columns of digits leave six free: columns 2j and 2j + 1 take the digits of
-/// group j of the stage and zeros for the others, so that lane 4g + t ends with the sum of group t and needs its scales
-/// only.
+/// group j of the stage and zeros for the others, so that lane 4g + t has the sum of group t and needs its scales only.
 template <int Bits, int Group, bool Wide>
-__device__ __forceinline__ float2 stage_sum_one(const ProductArgs& args, const uint8_t* slot, const InputView& x,
-                                                uint32_t lane) {
-  const uint2 digits[2] = {*reinterpret_cast<const uint2*>(x.digits),
-                           *reinterpret_cast<const uint2*>(x.digits + x.block_bytes)};
+__device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& args, const StageView& stage,
+                                                          const InputView& x, uint32_t lane) {
+  const uint4 digits = *reinterpret_cast<const uint4*>(x.digits);
   const float4 shared = *reinterpret_cast<const float4*>(x.steps);
   const uint32_t own = lane / 8, group = lane % 4;
   const uint32_t first = Group == 32 ? group * 2 : (args.group == 128 ? group / 2 : group);
-  const uint8_t* rows = slot + kTileRows * stage_pitch(Bits) + lane / 4 * uint32_t(args.stage_scales);
-  float scale[2][64 / Group], bias[2][64 / Group];
+  const uint8_t* rows = stage.scales + int(lane / 4) * args.slab_scales;
+  StageParts<Group> p;
 #pragma unroll
   for (uint32_t row = 0; row < 2; ++row) {
-    const ScaleRow<Wide> s = {rows + row * 8 * uint32_t(args.stage_scales), args.scale == ScaleType::bf16};
-    const ScaleRow<Wide> b = {s.at + kTileRows * args.stage_scales, s.bf16};
+    const ScaleRow<Wide> s = {rows + int(row * 8) * args.slab_scales, args.scale == ScaleType::bf16};
+    const ScaleRow<Wide> b = {s.at + args.plane, s.bf16};
 #pragma unroll
-    for (uint32_t i = 0; i < 64 / Group; ++i) scale[row][i] = s[first + i], bias[row][i] = b[first + i];
+    for (uint32_t i = 0; i < 64 / Group; ++i) p.scale[row][i] = s[first + i], p.bias[row][i] = b[first + i];
+  }
+  if constexpr (Bits == 4 && Group == 64) {
+    // Odd codes stay where they are and count sixteen times: even ones meet them in the end, and nothing is shifted.
+    int even[4] = {}, odd[4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t u[4], l[4];
+      load_words(stage, args.half_bytes, half, lane, u, l);
+#pragma unroll
+      for (int at = 0; at < 4; at += 2) {
+        const bool mine = own == uint32_t(half * 2 + at / 2);
+        const uint32_t low[4] = {u[at] & kLowCodes, l[at] & kLowCodes, u[at + 1] & kLowCodes, l[at + 1] & kLowCodes};
+        const uint32_t high[4] = {u[at] & ~kLowCodes, l[at] & ~kLowCodes, u[at + 1] & ~kLowCodes,
+                                  l[at + 1] & ~kLowCodes};
+        multiply(even, low, {mine ? digits.x : 0u, mine ? digits.z : 0u}, even);
+        multiply(odd, high, {mine ? digits.y : 0u, mine ? digits.w : 0u}, odd);
+      }
+    }
+    int both[4];  // at most 16·15·64·127·128 and a little, and whole sixteens: a float holds it
+#pragma unroll
+    for (int i = 0; i < 4; ++i) both[i] = even[i] * 16 + odd[i];
+    p.v[0] = in_steps(both, shared.x * 0.0625f), p.sum[0] = shared.y;
+    return p;
   }
   int d[2][4] = {};  // first and second blocks of all groups
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint32_t a[4][4];
-    load_codes<Bits>(slot, half, lane, a);
+    load_codes<Bits>(stage, args.half_bytes, half, lane, a);
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       const bool mine = own == uint32_t(half * 2 + block / 2);
-      const uint2 b = {mine ? digits[block % 2].x : 0u, mine ? digits[block % 2].y : 0u};
+      const uint2 b = {mine ? (block % 2 == 0 ? digits.x : digits.z) : 0u,
+                       mine ? (block % 2 == 0 ? digits.y : digits.w) : 0u};
       multiply(d[block % 2], a[block], b, d[block % 2]);
     }
   }
   if constexpr (Group == 64) {
     const int both[4] = {d[0][0] + d[1][0], d[0][1] + d[1][1], d[0][2] + d[1][2], d[0][3] + d[1][3]};
-    const float2 v = in_steps(both, shared.x);
-    return {of_group(scale[0][0], v.x, bias[0][0], shared.y), of_group(scale[1][0], v.y, bias[1][0], shared.y)};
+    p.v[0] = in_steps(both, shared.x), p.sum[0] = shared.y;
   } else {
-    const float2 v = in_steps(d[0], shared.x), w = in_steps(d[1], shared.x);
-    return {of_group(scale[0][0], v.x, bias[0][0], shared.z) + of_group(scale[0][1], w.x, bias[0][1], shared.w),
-            of_group(scale[1][0], v.y, bias[1][0], shared.z) + of_group(scale[1][1], w.y, bias[1][1], shared.w)};
+    p.v[0] = in_steps(d[0], shared.x), p.sum[0] = shared.z;
+    p.v[1] = in_steps(d[1], shared.x), p.sum[1] = shared.w;
   }
-}
-/// Over the four groups of a stage.
-__device__ __forceinline__ float2 over_groups(float2 sum) {
-  sum.x += __shfl_xor_sync(0xffffffffu, sum.x, 1);
-  sum.y += __shfl_xor_sync(0xffffffffu, sum.y, 1);
-  sum.x += __shfl_xor_sync(0xffffffffu, sum.x, 2);
-  sum.y += __shfl_xor_sync(0xffffffffu, sum.y, 2);
-  return sum;
+  return p;
 }
 template <int Bits, int Group>
-__device__ __forceinline__ void multiply_stage_one(const ProductArgs& args, const uint8_t* slot, const InputView& x,
+__device__ __forceinline__ void multiply_stage_one(const ProductArgs& args, const StageView& stage, const InputView& x,
                                                    uint32_t lane, float (&acc)[2]) {
-  const float2 sum = over_groups(args.scale == ScaleType::f32 ? stage_sum_one<Bits, Group, true>(args, slot, x, lane)
-                                                              : stage_sum_one<Bits, Group, false>(args, slot, x, lane));
-  acc[0] += sum.x;
-  acc[1] += sum.y;
+  if (args.scale == ScaleType::f32)
+    add_parts<Group>(parts_of_one<Bits, Group, true>(args, stage, x, lane), acc);
+  else
+    add_parts<Group>(parts_of_one<Bits, Group, false>(args, stage, x, lane), acc);
 }
 /// Two stages side by side; scales of 16 bits.
 template <int Bits, int Group>
-__device__ __forceinline__ void multiply_stages_one(const ProductArgs& args, const uint8_t* slot, const uint8_t* second,
-                                                    const InputView& x, const InputView& later, uint32_t lane,
-                                                    float (&acc)[2]) {
-  const float2 own = stage_sum_one<Bits, Group, false>(args, slot, x, lane);
-  const float2 next = stage_sum_one<Bits, Group, false>(args, second, later, lane);
-  const float2 first = over_groups(own), last = over_groups(next);
-  acc[0] = (acc[0] + first.x) + last.x;
-  acc[1] = (acc[1] + first.y) + last.y;
+__device__ __forceinline__ void multiply_stages_one(const ProductArgs& args, const StageView& stage,
+                                                    const StageView& second, const InputView& x, const InputView& later,
+                                                    uint32_t lane, float (&acc)[2]) {
+  const StageParts<Group> own = parts_of_one<Bits, Group, false>(args, stage, x, lane),
+                          next = parts_of_one<Bits, Group, false>(args, second, later, lane);
+  add_parts<Group>(own, acc);
+  add_parts<Group>(next, acc);
+}
+/// Over the four groups of a stage, which four lanes have.
+__device__ __forceinline__ float over_groups(float sum) {
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
 
 }  // namespace bumblebee::cuda

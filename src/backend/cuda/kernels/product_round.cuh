@@ -12,6 +12,8 @@ namespace bumblebee::cuda {
 
 /// So many octets of a row, by its length, stay in a thread's registers from the first load to the rounding.
 inline constexpr int kKeptOctets = 2, kManyOctets = 6;
+/// Barrier of the `Threads` that round a row; only the first kRoundThreads have work.
+inline constexpr int kRoundBarrier = 5;
 
 /// Where digits go: those of `first_block` come first.
 struct RoundTarget {
@@ -25,172 +27,180 @@ __device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int
   const int block = octet / 4 - to.first_block;
   uint8_t* high = to.digits + digit_offset(block, to.columns, 2 * row, octet % 4);
   *reinterpret_cast<uint2*>(high) = {high_digits(v[0], v[2], v[4], v[6]), high_digits(v[1], v[3], v[5], v[7])};
-  *reinterpret_cast<uint2*>(high + 32) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
+  *reinterpret_cast<uint2*>(high + 64) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
 }
-/// Digits, and what 64 inputs share: eight lanes that follow each other hold them.
-__device__ __forceinline__ void store_steps(const RoundTarget& to, int row, int octet, const uint32_t (&v)[8],
-                                            float step, bool wanted) {
-  uint32_t total = 0;
+/// f(i) for i below N, unrolled.
+template <int N, class F>
+__device__ __forceinline__ void for_all(F f) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) total += v[i];
-  int sum = int(total - 8u * kStepsBias);
-  if (wanted) store_digits(to, row, octet, v);
-  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-  const int other = __shfl_xor_sync(0xffffffffu, sum, 4);
-  if (wanted && octet % 8 == 0)
-    to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {step, step * float(sum + other),
-                                                                           step * float(sum), step * float(other)};
+  for (int i = 0; i < N; ++i) f(i);
 }
 
-/// Digits and sums of one row's octet `octet`. Eight lanes that follow each other hold the 64 inputs of a step; all
-/// lanes of the warp take part, also where nothing is `wanted`.
-__device__ __forceinline__ void round_octet(const Eight& x, int row, int octet, bool exact, const RoundTarget& to,
-                                            bool wanted = true) {
+/// Where one of the octets that a thread rounds at a time goes.
+struct OctetPlace {
+  int octet;
+  bool wanted;
+};
+/// Digits, and what 64 inputs share: eight lanes that follow each other hold them. What one octet waits for, the others
+/// fill: no branch is between them.
+template <int N>
+__device__ __forceinline__ void store_steps(const RoundTarget& to, int row, const OctetPlace (&at)[N],
+                                            const uint32_t (&v)[N][8], const float (&step)[N]) {
+  int sum[N], other[N];
+  for_all<N>([&](int i) {
+    uint32_t total = 0;
+    for_all<8>([&](int j) { total += v[i][j]; });
+    sum[i] = int(total - 8u * kStepsBias);
+  });
+  for_all<N>([&](int i) { sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 1); });
+  for_all<N>([&](int i) { sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2); });
+  for_all<N>([&](int i) { other[i] = __shfl_xor_sync(0xffffffffu, sum[i], 4); });
+  for_all<N>([&](int i) {
+    if (at[i].wanted) store_digits(to, row, at[i].octet, v[i]);
+  });
+  for_all<N>([&](int i) {
+    if (at[i].wanted && at[i].octet % 8 == 0)
+      to.steps[(at[i].octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {
+          step[i], step[i] * float(sum[i] + other[i]), step[i] * float(sum[i]), step[i] * float(other[i])};
+  });
+}
+
+/// Digits and sums of octets of one row. Eight lanes that follow each other hold the 64 inputs of a step; all lanes of
+/// the warp take part, also where nothing is wanted.
+template <int N>
+__device__ __forceinline__ void round_octets(const Eight (&x)[N], int row, bool exact, const RoundTarget& to,
+                                             const OctetPlace (&at)[N]) {
   // The bits of a magnitude order as the magnitudes do, and a NaN is the largest of all, so it reaches the step.
-  uint32_t largest = 0;
+  uint32_t largest[N];
+  for_all<N>([&](int i) {
+    largest[i] = 0;
+    for_all<8>([&](int j) { largest[i] = max(largest[i], __float_as_uint(x[i].v[j]) & 0x7fffffffu); });
+  });
 #pragma unroll
-  for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(x.v[i]) & 0x7fffffffu);
-#pragma unroll
-  for (int i = 1; i < 8; i *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, i));
-  const float magnitude = __uint_as_float(largest), steps = exact ? kExactSteps : kFastSteps;
-  // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
-  const float per_step = magnitude < 8.0e-28f ? 0.0f : __fdividef(steps, magnitude);
-  const float step = magnitude * (exact ? 1.0f / kExactSteps : 1.0f / kFastSteps);
-  uint32_t v[8];
+  for (int lanes = 1; lanes < 8; lanes *= 2)
+    for_all<N>([&](int i) { largest[i] = max(largest[i], __shfl_xor_sync(0xffffffffu, largest[i], lanes)); });
+  float per_step[N], step[N];
+  for_all<N>([&](int i) {
+    const float magnitude = __uint_as_float(largest[i]), steps = exact ? kExactSteps : kFastSteps;
+    // Below 2^-90 the reciprocal could overflow, and what is so small counts as nothing.
+    per_step[i] = magnitude < 8.0e-28f ? 0.0f : __fdividef(steps, magnitude);
+    step[i] = magnitude * (exact ? 1.0f / kExactSteps : 1.0f / kFastSteps);
+  });
+  uint32_t v[N][8];
   if (!exact) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = biased_steps(x.v[i], per_step);
-    store_steps(to, row, octet, v, step, wanted);
+    for_all<N>([&](int i) { for_all<8>([&](int j) { v[i][j] = biased_steps(x[i].v[j], per_step[i]); }); });
+    store_steps(to, row, at, v, step);
     return;
   }
 #pragma unroll 1
   for (int part = 0; part < 2; ++part) {  // two rows of two digits each
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const Digits pairs = split_pairs(to_steps(x.v[i], per_step));
-      v[i] = uint32_t(part == 0 ? pairs.high : pairs.low) + kStepsBias;
-    }
-    store_steps(to, 2 * row + part, octet, v, part == 0 ? step * 16384.0f : step, wanted);
+    float of_part[N];
+    for_all<N>([&](int i) {
+      of_part[i] = part == 0 ? step[i] * 16384.0f : step[i];
+      for_all<8>([&](int j) {
+        const Digits pairs = split_pairs(to_steps(x[i].v[j], per_step[i]));
+        v[i][j] = uint32_t(part == 0 ? pairs.high : pairs.low) + kStepsBias;
+      });
+    });
+    store_steps(to, 2 * row + part, at, v, of_part);
   }
 }
 
-/// What round_rows works on.
+/// What round_one works on.
 struct RoundWork {
   StageInput input;
-  int in, rows, out_row;  // out_row: the row of the target that row 0 becomes
+  int in, out_row;  // out_row: the row of the target that x becomes
   bool exact;
   int blocks;  // of 32 inputs, from the target's first one; both are multiples of eight
 };
 
+/// A norm's weights of an octet, 1 where there are none.
+__device__ __forceinline__ Eight norm_octet(const float* norm, int octet, bool there) {
+  Eight w = {{1, 1, 1, 1, 1, 1, 1, 1}};
+  if (there && norm != nullptr) {
+    const float4 a = __ldg(reinterpret_cast<const float4*>(norm) + 2 * octet),
+                 b = __ldg(reinterpret_cast<const float4*>(norm) + 2 * octet + 1);
+    w = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+  }
+  return w;
+}
+
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
-/// Waits for x itself, and asks for the norm's weights before.
+/// Waits for x itself, and asks for the norm's weights before. There is no barrier at the end.
 /// `visit` is shown every octet that is rounded.
-template <int Octets, class Visit>
-__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
-                                          const Visit& visit) {
+template <int Threads, int Octets, bool Norm, class Visit>
+__device__ __forceinline__ void round_kept(const RoundWork& w, const RoundTarget& to, float* scratch,
+                                           const Visit& visit) {
+  constexpr int kAtOnce = Octets % 3 == 0 ? 3 : Octets;
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
-  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
-  const int from = with_norm ? 0 : first;
-  const auto there = [&](int i) { return works && from + tid + i * kRoundThreads < octets; };
-  const bool scales_early = Octets <= kKeptOctets && with_norm && w.input.norm != nullptr;
-  Eight kept[Octets], norm[Octets <= kKeptOctets ? Octets : 1] = {};
-  if (scales_early)
-#pragma unroll
-    for (int i = 0; i < Octets && i < kKeptOctets; ++i)
-      if (there(i)) norm[i] = load_eight(w.input.norm + (from + tid + i * kRoundThreads) * 8);
+  const bool works = tid < kRoundThreads;
+  const int from = Norm ? 0 : first;
+  const auto octet_of = [&](int i) { return from + tid + i * kRoundThreads; };
+  const auto there = [&](int i) { return works && octet_of(i) < octets; };
+  constexpr bool kEarly = Norm && Octets <= kKeptOctets;
+  Eight kept[Octets], norm[kEarly ? Octets : 1];
+  if constexpr (kEarly) for_all<Octets>([&](int i) { norm[i] = norm_octet(w.input.norm, octet_of(i), there(i)); });
   wait_for_inputs();
-#pragma unroll
-  for (int i = 0; i < Octets; ++i)
-    kept[i] = there(i) ? load_eight(w.input.x + (from + tid + i * kRoundThreads) * 8) : Eight{};
+  for_all<Octets>([&](int i) { kept[i] = there(i) ? load_eight(w.input.x + octet_of(i) * 8) : Eight{}; });
   float inverse = 1.0f;
-  if (with_norm) {
+  if constexpr (Norm) {
     if (works) {
       float sum = 0.0f;
-#pragma unroll
-      for (int i = 0; i < Octets; ++i) sum = sum_squares(kept[i], sum);
+      for_all<Octets>([&](int i) { sum = sum_squares(kept[i], sum); });
 #pragma unroll 1
       for (int octet = tid + Octets * kRoundThreads; octet < octets; octet += kRoundThreads)
         sum = sum_squares(load_eight(w.input.x + octet * 8), sum);
       store_sum(sum, scratch);
     }
-    __syncthreads();
+    barrier_sync<kRoundBarrier>(Threads);
     inverse = inverse_rms(scratch, w.in, w.input.eps);
   }
   if (!works) return;
   int done = 0;
   if (from == first) {  // what is in registers is what is to be rounded
 #pragma unroll
-    for (int i = 0; i < Octets; ++i) {
-      const int octet = first + tid + i * kRoundThreads;
-      if (i >= kKeptOctets && first + i * kRoundThreads >= end) break;
-      if (scales_early) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) kept[i].v[j] = kept[i].v[j] * inverse * norm[Octets <= kKeptOctets ? i : 0].v[j];
-      } else if (with_norm && octet < octets) {
-        kept[i] = scaled(kept[i], w.input.norm, inverse, octet * 8);
-      }
-      visit(octet, kept[i]);
-      round_octet(kept[i], w.out_row, octet, w.exact, to, octet < end);
+    for (int begin = 0; begin < Octets; begin += kAtOnce) {
+      if (begin > 0 && first + begin * kRoundThreads >= end) break;
+      Eight x[kAtOnce];
+      OctetPlace at[kAtOnce];
+      for_all<kAtOnce>([&](int i) {
+        x[i] = kept[begin + i];
+        at[i] = {octet_of(begin + i), octet_of(begin + i) < end};
+        if constexpr (Norm) {
+          const Eight scale =
+              kEarly ? norm[kEarly ? begin + i : 0] : norm_octet(w.input.norm, octet_of(begin + i), there(begin + i));
+          for_all<8>([&](int j) { x[i].v[j] = x[i].v[j] * inverse * scale.v[j]; });
+        }
+        visit(at[i].octet, x[i]);
+      });
+      round_octets(x, w.out_row, w.exact, to, at);
     }
     done = Octets * kRoundThreads;
   }
 #pragma unroll 1
   for (int octet = first + tid + done; octet < end; octet += kRoundThreads) {
-    Eight v = octet < octets ? load_eight(w.input.x + octet * 8) : Eight{};
-    if (with_norm && octet < octets) v = scaled(v, w.input.norm, inverse, octet * 8);
-    visit(octet, v);
-    round_octet(v, w.out_row, octet, w.exact, to);
+    Eight v[1] = {octet < octets ? load_eight(w.input.x + octet * 8) : Eight{}};
+    if (Norm && octet < octets) v[0] = scaled(v[0], w.input.norm, inverse, octet * 8);
+    visit(octet, v[0]);
+    round_octets(v, w.out_row, w.exact, to, {{octet, true}});
   }
 }
 struct VisitsNone {
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
 };
-template <class Visit = VisitsNone>
+template <int Threads, class Visit = VisitsNone>
 __device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
                                           const Visit& visit = {}) {
-  if (w.in > kKeptOctets * kRoundThreads * 8)
-    round_one<kManyOctets>(w, to, scratch, visit);
-  else
-    round_one<kKeptOctets>(w, to, scratch, visit);
-}
-
-/// Rows of x [rows, in] to digits, with the block's first kRoundThreads threads. `scratch` [rows][8]. All threads of
-/// the block must call; there is no barrier at the end.
-__device__ inline void round_rows(const RoundWork& w, const RoundTarget& to, float* scratch) {
-  if (w.rows == 1) return round_one(w, to, scratch);
-  wait_for_inputs();
-  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, of_row = w.blocks * 4;
-  const bool with_norm = w.input.kind == StageInput::Kind::rms_norm, works = tid < kRoundThreads;
-  if (with_norm) {
-    if (works) {
-#pragma unroll 2
-      for (int row = 0; row < w.rows; ++row) {
-        float sum = 0.0f;
-#pragma unroll 2
-        for (int octet = tid; octet < octets; octet += kRoundThreads)
-          sum = sum_squares(load_eight(w.input.x + int64_t(row) * w.in + octet * 8), sum);
-        store_sum(sum, scratch + row * (kRoundThreads / 32));
-      }
-    }
-    __syncthreads();
-  }
-  if (!works) return;
-  const auto load = [&](int item) {
-    const int row = item / of_row, octet = first + item % of_row;
-    return row < w.rows && octet < octets ? load_eight(w.input.x + int64_t(row) * w.in + octet * 8) : Eight{};
-  };
-  Eight next = load(tid);
-#pragma unroll 1
-  for (int item = tid; item < w.rows * of_row; item += kRoundThreads) {  // a warp's lanes share a row
-    Eight v = next;
-    next = load(item + kRoundThreads);
-    const int row = item / of_row, octet = first + item % of_row;
-    if (with_norm && octet < octets) {
-      const float inverse = inverse_rms(scratch + row * (kRoundThreads / 32), w.in, w.input.eps);
-      v = scaled(v, w.input.norm, inverse, octet * 8);
-    }
-    round_octet(v, w.out_row + row, octet, w.exact, to);
+  const bool norm = w.input.kind == StageInput::Kind::rms_norm;
+  if (w.in > kKeptOctets * kRoundThreads * 8) {
+    if (norm)
+      round_kept<Threads, kManyOctets, true>(w, to, scratch, visit);
+    else
+      round_kept<Threads, kManyOctets, false>(w, to, scratch, visit);
+  } else if (norm) {
+    round_kept<Threads, kKeptOctets, true>(w, to, scratch, visit);
+  } else {
+    round_kept<Threads, kKeptOctets, false>(w, to, scratch, visit);
   }
 }
 

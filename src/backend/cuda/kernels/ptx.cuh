@@ -62,6 +62,71 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address
                : "r"(address));
 }
 
+/// Gates (mbarriers): a phase ends when all arrivals came and all bytes that were announced are there. A gate's first
+/// phase has parity 0; waiting for parity 1 of a new gate returns at once.
+__device__ __forceinline__ void gate_init(uint64_t* gate, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(gate)), "r"(arrivals) : "memory");
+}
+/// After the last gate_init, before the barrier that lets others use the gates.
+__device__ __forceinline__ void gates_ready() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void gate_arrive(uint64_t* gate) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(shared_address(gate))
+               : "memory");
+}
+/// Arrives when this thread's asynchronous copies so far are there.
+__device__ __forceinline__ void gate_arrive_after_copies(uint64_t* gate) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(gate)) : "memory");
+}
+__device__ __forceinline__ void gate_wait(uint64_t* gate, uint32_t parity) {
+  uint32_t done;
+  do {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(shared_address(gate)), "r"(parity)
+                 : "memory");
+#else
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(shared_address(gate)), "r"(parity)
+                 : "memory");
+#endif
+  } while (done == 0);
+}
+#if __CUDA_ARCH__ >= 900
+/// Announces bytes of copy_bulk; before the arrival that ends the phase.
+__device__ __forceinline__ void gate_expect(uint64_t* gate, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(gate)), "r"(bytes)
+               : "memory");
+}
+/// Multiples of 16 bytes, at such addresses.
+__device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, int bytes, uint64_t* gate) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(shared_address(gate))
+               : "memory");
+}
+/// A box of a tensor (CUtensorMap).
+__device__ __forceinline__ void copy_box(uint32_t to, const void* map, int x, int y, int z, uint64_t* gate,
+                                         uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(gate)), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void copy_box(uint32_t to, const void* map, int x, int y, uint64_t* gate, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(shared_address(gate)), "l"(policy)
+      : "memory");
+}
+#endif
+
 /// d = a·b + c, a [16, 32] of u8 and b [32, 8] of s8.
 __device__ __forceinline__ void multiply(int (&d)[4], const uint32_t (&a)[4], uint2 b, const int (&c)[4]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"

@@ -12,6 +12,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void embed_kernel(WeightView table, BatchView batch, float* y) {
+  launch_dependents();
+  wait_for_inputs();
   const int row = int(blockIdx.x), token = batch.tokens[row];
   const bool known = token >= 0 && token < table.out;
   const int i = int(blockIdx.y) * kThreads + int(threadIdx.x);
@@ -127,8 +129,8 @@ int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : co
 }  // namespace
 
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream) {
-  launch("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)}, {kThreads}, 0,
-         stream, table, batch, y);
+  launch_overlapping("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)},
+                     {kThreads}, 0, stream, table, batch, y);
 }
 
 void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream) {

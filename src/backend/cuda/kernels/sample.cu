@@ -399,6 +399,8 @@ __device__ void write_logprobs(const SampleArgs& a, int r, const float* logits, 
 
 __global__ void __launch_bounds__(kThreads) sample_kernel(SampleArgs a, BatchView batch, int first, bool asked) {
   __shared__ Shared s;
+  launch_dependents();
+  wait_for_inputs();
   const int r = first + int(blockIdx.x);
   const size_t vocab = size_t(a.vocab);
   const uint64_t* const keys = static_cast<const uint64_t*>(a.workspace) + size_t(blockIdx.x) * kSlices;
@@ -444,7 +446,7 @@ void sample(const SampleArgs& a, const BatchView& batch, cudaStream_t stream) {
     if (asked)
       launch_overlapping("sample", slice_kernel, {unsigned(rows), kSlices}, {kSliceThreads}, 0, stream, a, batch,
                          first);
-    launch("sample", sample_kernel, {unsigned(rows)}, {kThreads}, 0, stream, a, batch, first, asked);
+    launch_overlapping("sample", sample_kernel, {unsigned(rows)}, {kThreads}, 0, stream, a, batch, first, asked);
   }
 }
 

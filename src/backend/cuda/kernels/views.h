@@ -25,6 +25,9 @@ struct WeightView {
 /// Ranks in steps of eight: what one load of 16-bit factors holds.
 inline constexpr int kRankOctet = 8;
 BB_BOTH constexpr int padded_rank(int rank) { return (rank + kRankOctet - 1) / kRankOctet * kRankOctet; }
+/// Sums of A x are formed in pieces of so many inputs (low_rank.cuh).
+inline constexpr int kPieceInputs = 1024;
+BB_BOTH constexpr int pieces_of(int in) { return (in + kPieceInputs - 1) / kPieceInputs; }
 
 /// One A [rank, in] and B [out, rank] pair. A is stored as it is for linears and as [in, rank] for embeddings; B as
 /// [out, padded_rank], with zeros at the end of a row.

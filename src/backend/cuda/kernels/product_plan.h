@@ -1,0 +1,122 @@
+// How a product of few rows is cut: into slabs, tiles and parts, and a block's shared memory into what lies there.
+// Plain functions of a stage and a card, tested without one.
+#pragma once
+
+#include "backend/cuda/kernels/digits.h"
+#include "backend/cuda/kernels/maps.h"
+#include "backend/cuda/kernels/product_stage.h"
+
+namespace bumblebee::cuda {
+
+/// What a plan wants to know of a card: bytes of shared memory of one block.
+struct ProductCard {
+  static constexpr int kMargin = 256;
+  int processors = 0;
+  int beside = 0;      // two blocks of so much share a multiprocessor
+  int apart = 0;       // leaves room for one of `beside`, not for another like itself
+  int alone = 0;       // the most there is
+  bool boxes = false;  // tensor copies exist
+
+  /// `of_processor`: bytes of a multiprocessor, of which each block takes `reserved` beside its own.
+  static ProductCard of(int processors, int of_processor, int reserved, int alone, bool boxes) {
+    const int half = of_processor / 2 - reserved;
+    return {processors, half - kMargin, half + kMargin, alone, boxes};
+  }
+};
+
+/// Slabs of a ring, and its bytes where a block shares its multiprocessor: with less the copies are too few, and three
+/// slabs of four bits stream slower than six do alone.
+inline constexpr int kLeastDepth = 2, kEnoughDepth = 3, kMostDepth = 8, kEnoughBytes = 1 << 16;
+
+/// The most pieces of A that a block holds.
+inline constexpr int kMostHeld = 4;
+
+/// A stage as the kernel takes it: what the host can work out once.
+struct ProductArgs {
+  StageWeight term[kStageTerms];
+  int32_t first_tile[kStageTerms + 1];
+  int32_t in, rows;      // rows as stored; `columns` counts digits
+  int32_t virtual_rows;  // rows, twice that in exact precision
+  int32_t columns;       // of digits that are kept, 2·(virtual rows, padded where there are many)
+  int32_t row_bytes, scale_row_bytes, group;
+  ScaleType scale;
+  int32_t boxes;                    // tensor copies; else asynchronous copies of 16 or 4 bytes
+  int32_t code_copy;                // bytes of such a copy of codes
+  int32_t scale_copy;               // bytes of an asynchronous copy of scales, 2: element by element
+  int32_t row_copies_bits;          // logarithm of the number of those of a row in a slab
+  int32_t stage_scales;             // bytes of a row's scales in a stage
+  int32_t slab_codes, slab_scales;  // bytes of a row in a slab
+  int32_t half_bytes;               // codes of half a tile in a slab
+  int32_t scales_at, plane;         // in a slot: the first scale, and bytes from there to the first bias
+  int32_t slab_bytes, slot_bytes, depth;
+  int32_t buffers;                    // of partial sums
+  int32_t stages, width, width_bits;  // width: classes_of(in), the warps to a tile
+  int32_t slabs, sections, parts;     // parts: blocks that share a tile
+  int32_t tiles, units;               // a unit: the tiles that a block's warps work on at a time
+  int32_t exact;
+  ProductStage::Epilogue epilogue;
+  const float* residual;
+  StageInput input;
+  StageLora lora;
+  int32_t terms, pieces, items, held;  // of adapters: pieces of x, pieces of all ranks, and of these in a block
+  float* partials;
+  uint32_t* arrived;
+};
+
+/// What the row's slot does to a term of the stage.
+struct LoraTerm {
+  const void *a, *b;  // bf16, of the slot's first factors, like all that follows
+  const float* bias;
+  const SiteView* site;  // null: nothing
+  float scale;
+  int32_t rank, padded, terms;
+};
+
+/// Of adapters, in shared memory.
+struct LoraShared {
+  LoraTerm term[kStageTerms];
+  float sums[kMostHeld][kPieceInputs / 256];  // of the pieces that are held
+  int32_t piece[kMostHeld];                   // of x, that each is to be multiplied with
+  uint32_t pieces;                            // bit p: one of them is piece p
+};
+/// After it: A [held, kPieceInputs] bf16, then u [terms, ranks] f32.
+BB_BOTH int lora_shared_bytes(int held, int places) {
+  return int(sizeof(LoraShared) + 15) / 16 * 16 + held * kPieceInputs * 2 + places * 4;
+}
+
+/// Offsets in dynamic shared memory.
+struct SharedPlan {
+  int digits, steps, partials, lora, gates, total;  // the ring comes first
+};
+/// Gates of a slot's bytes and of its emptiness, and of x.
+struct Gates {
+  uint64_t full[kMostDepth], empty[kMostDepth], input;
+};
+
+BB_BOTH int section_begin(const ProductArgs& a, int part) { return part * a.sections / a.parts; }
+BB_BOTH int slab_begin(const ProductArgs& a, int part) {
+  const int slab = section_begin(a, part) * kSectionSlabs;
+  return slab < a.slabs ? slab : a.slabs;
+}
+/// Blocks of 32 inputs, whole slabs of them.
+BB_BOTH int blocks_of_part(const ProductArgs& a, int part) {
+  return (slab_begin(a, part + 1) - slab_begin(a, part)) * a.width * (kStageInputs / 32);
+}
+
+/// Cuts `rows` rows of a stage, and fills everything but `arrived` and `partials`.
+SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& card, ProductArgs& a);
+/// Blocks of the grid: one a multiprocessor at most, so that those that wait for each other are all there.
+int product_blocks(const ProductArgs& a, const ProductCard& card);
+/// Tiles of four rows of digits.
+int tiles_of(int virtual_rows);
+/// Rows of digits that are kept.
+int padded_rows(int virtual_rows);
+/// What product.h says of a stage, on this card.
+int rows_at_once(const ProductStage& stage, const ProductCard& card);
+bool fits_lora(const ProductStage& stage, const ProductCard& card);
+size_t stage_workspace(const ProductStage& stage, const ProductCard& card);
+
+/// Counters come first in a workspace: their place must not depend on the stage, since they are zero between stages.
+inline constexpr size_t kCounterBytes = size_t(1) << 16;
+
+}  // namespace bumblebee::cuda

@@ -1,0 +1,122 @@
+// A head's norm and rotation, and its place in the pages: one code for the kernels of rope.cu and for attention that
+// does it by itself, so that both give the same bits.
+#pragma once
+
+#include "backend/cuda/kernels/pages.cuh"
+#include "backend/cuda/kernels/rope.h"
+
+namespace bumblebee::cuda {
+
+/// Of a lane at most: pairs that are rotated, and elements behind them.
+inline constexpr int kHeadPairs = kMaxHeadDim / 2 / kWarp, kHeadRest = kMaxHeadDim / kWarp;
+
+/// What a lane has of a head: elements lane + 32·j of either half that is rotated, and of the rest.
+struct HeadLane {
+  float a[kHeadPairs], b[kHeadPairs], rest[kHeadRest];
+};
+/// f(at, which element) for all that exist.
+template <class F>
+__device__ __forceinline__ HeadLane head_lane(int dim, int half, int lane, F f) {
+  HeadLane v = {};
+#pragma unroll
+  for (int j = 0; j < kHeadPairs; ++j) {
+    const int i = lane + j * kWarp;
+    if (i < half) v.a[j] = f(i), v.b[j] = f(i + half);
+  }
+#pragma unroll
+  for (int j = 0; j < kHeadRest; ++j) {
+    const int i = 2 * half + lane + j * kWarp;
+    if (i < dim) v.rest[j] = f(i);
+  }
+  return v;
+}
+
+/// What does not depend on a head's values, and may be asked for before they are there.
+struct Rotation {
+  float cosine[kHeadPairs], sine[kHeadPairs];
+  HeadLane norm;  // where there is one
+};
+__device__ inline Rotation rotation_of(const RopeArgs& rope, const float* norm, int dim, int position, int lane) {
+  Rotation r = {};
+  if (norm != nullptr) r.norm = head_lane(dim, rope.half, lane, [&](int i) { return __ldg(norm + i); });
+#pragma unroll
+  for (int j = 0; j < kHeadPairs; ++j) {
+    const int i = lane + j * kWarp;
+    if (i >= rope.half) continue;
+    sincosf(__fmul_rn(float(position), rope.inv_freq[i]), &r.sine[j], &r.cosine[j]);
+    r.sine[j] *= rope.attention_factor;
+    r.cosine[j] *= rope.attention_factor;
+  }
+  return r;
+}
+
+/// One head, normed and rotated, from memory to `to` [dim]. What other kernels wrote is read from L2: this one may have
+/// begun before them.
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half, const Rotation& r,
+                                      int lane, float* to) {
+  HeadLane x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
+  if (heads.norm != nullptr) {
+    // In the order of rms_norm over one head (rows.cu): a lane's elements upwards.
+    float squares = 0;
+    if (half % kWarp == 0) {
+#pragma unroll
+      for (int j = 0; j < kHeadPairs; ++j) squares = fmaf(x.a[j], x.a[j], squares);
+#pragma unroll
+      for (int j = 0; j < kHeadPairs; ++j) squares = fmaf(x.b[j], x.b[j], squares);
+#pragma unroll
+      for (int j = 0; j < kHeadRest; ++j) squares = fmaf(x.rest[j], x.rest[j], squares);
+    } else {
+      for (int i = lane; i < dim; i += kWarp) {
+        const float v = __ldcg(head + i);
+        squares = fmaf(v, v, squares);
+      }
+    }
+    const float inverse = 1 / sqrtf(warp_sum(squares) / float(dim) + heads.eps);
+#pragma unroll
+    for (int j = 0; j < kHeadPairs; ++j)
+      x.a[j] = x.a[j] * inverse * r.norm.a[j], x.b[j] = x.b[j] * inverse * r.norm.b[j];
+#pragma unroll
+    for (int j = 0; j < kHeadRest; ++j) x.rest[j] = x.rest[j] * inverse * r.norm.rest[j];
+  }
+#pragma unroll
+  for (int j = 0; j < kHeadPairs; ++j) {
+    const int i = lane + j * kWarp;
+    if (i >= half) continue;
+    to[i] = x.a[j] * r.cosine[j] - x.b[j] * r.sine[j];
+    to[i + half] = x.b[j] * r.cosine[j] + x.a[j] * r.sine[j];
+  }
+#pragma unroll
+  for (int j = 0; j < kHeadRest; ++j) {
+    const int i = 2 * half + lane + j * kWarp;
+    if (i < dim) to[i] = x.rest[j];
+  }
+  __syncwarp();
+}
+
+/// Where a row's keys and values go; page null: nowhere.
+struct KvPlace {
+  const uint8_t* page = nullptr;
+  int token = 0;
+};
+__device__ inline KvPlace place_of_row(const KvView& kv, const BatchView& batch, int row) {
+  const int at = batch.cached[row];
+  if (at < 0) return {};
+  return {batch.pages[batch.first_page[row] + at / kv.page_size], at % kv.page_size};
+}
+template <class T>
+__device__ inline void append(const KvView& kv, int layer, int which, int head, const KvPlace& place, const float* from,
+                              int lane) {
+  if (place.page == nullptr) return;
+  store_head<T>(kv, from, const_cast<uint8_t*>(head_at(kv, place.page, layer, which, head)), place.token, lane);
+}
+/// One head as it is, from L2 to `to` [dim].
+__device__ inline void take_head(const float* head, int dim, int lane, float* to) {
+#pragma unroll
+  for (int j = 0; j < kHeadRest; ++j) {
+    const int i = lane + j * kWarp;
+    if (i < dim) to[i] = __ldcg(head + i);
+  }
+  __syncwarp();
+}
+
+}  // namespace bumblebee::cuda

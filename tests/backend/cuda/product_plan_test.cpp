@@ -1,0 +1,216 @@
+// How products of few rows are cut, for cards that are described and not there.
+#include "backend/cuda/kernels/product_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+namespace bumblebee::cuda {
+namespace {
+
+const ProductCard kH100 = ProductCard::of(132, 233472, 1024, 232448, true),
+                  kA100 = ProductCard::of(108, 167936, 1024, 166912, false),
+                  kRtx30 = ProductCard::of(28, 102400, 1024, 101376, false);
+
+ProductStage stage_of(std::vector<int> outs, int in, int bits = 4, int group = 64, ScaleType scale = ScaleType::bf16) {
+  ProductStage s;
+  for (const int out : outs) s.term[s.terms++].out = out;
+  s.in = in, s.rows = 1, s.bits = bits, s.group = group, s.scale = scale;
+  return s;
+}
+ProductStage pair_of(int out, int in) {
+  ProductStage s = stage_of({out, out}, in);
+  s.epilogue = ProductStage::Epilogue::silu_mul;
+  return s;
+}
+
+struct Planned {
+  ProductArgs a = {};
+  SharedPlan plan;
+};
+Planned planned(const ProductStage& stage, int rows = 1, const ProductCard& card = kH100) {
+  Planned p;
+  p.plan = plan_product(stage, rows, card, p.a);
+  return p;
+}
+
+/// f(card, stage, name) for formats, lengths and cards that have anything of their own.
+template <class F>
+void for_each_stage(const F& f) {
+  for (const ProductCard& card : {kH100, kA100, kRtx30})
+    for (const int bits : {2, 3, 4, 5, 6, 8})
+      for (const int group : {32, 64, 128})
+        for (const ScaleType scale : {ScaleType::bf16, ScaleType::f32})
+          for (const int in : {128, 256, 384, 896, 1024, 2048, 2176, 4096, 6144, 12288, 14336, 28672}) {
+            const ProductStage stage = stage_of({520, 24}, in, bits, group, scale);
+            f(card, stage,
+              std::to_string(bits) + " bits, groups of " + std::to_string(group) + ", in " + std::to_string(in) +
+                  (scale == ScaleType::f32 ? ", f32" : "") + ", processors " + std::to_string(card.processors));
+          }
+}
+
+TEST(ProductPlan, PartsOfSharedMemoryFollowEachOtherAndFit) {
+  for_each_stage([](const ProductCard& card, const ProductStage& stage, const std::string& name) {
+    const int most = rows_at_once(stage, card);
+    for (int rows = 1; rows <= most; ++rows) {
+      const auto [a, plan] = planned(stage, rows, card);
+      int blocks = 0;
+      for (int part = 0; part < a.parts; ++part) blocks = std::max(blocks, blocks_of_part(a, part));
+      EXPECT_EQ(a.slot_bytes % kHalfColumn, 0) << name << ": tensor copies swizzle by address";
+      EXPECT_GE(a.slot_bytes, a.slab_bytes) << name;
+      EXPECT_GE(plan.digits, a.depth * a.slot_bytes) << name;
+      EXPECT_GE(plan.steps - plan.digits, blocks * 32 * a.columns) << name;
+      EXPECT_GE(plan.partials - plan.steps, blocks / 2 * (a.columns / 2) * int(sizeof(StepGroup))) << name;
+      EXPECT_GE(plan.lora - plan.partials, a.buffers * kConsumers * tiles_of(a.virtual_rows) * 64 * 4) << name;
+      EXPECT_GE(plan.lora - plan.partials, kConsumers * int(sizeof(float))) << name << ": scratch of norms";
+      EXPECT_EQ(plan.total - plan.gates, int(sizeof(Gates))) << name;
+      for (const int at : {plan.digits, plan.steps, plan.partials, plan.lora, plan.gates})
+        EXPECT_EQ(at % 16, 0) << name;
+      EXPECT_LE(plan.total, card.alone) << name << ", rows " << rows;
+      EXPECT_GE(a.depth, kLeastDepth) << name;
+      EXPECT_LE(a.depth, kMostDepth) << name;
+      EXPECT_TRUE(a.buffers == 1 || a.buffers == 2) << name;
+    }
+    EXPECT_TRUE(most > 0 || card.alone < 1 << 17 || stage.in > 12288) << name << " fits on no large card";
+  });
+}
+
+TEST(ProductPlan, PartsCoverTheSlabsInOrder) {
+  for_each_stage([](const ProductCard& card, const ProductStage& stage, const std::string& name) {
+    for (int rows = 1; rows <= rows_at_once(stage, card); rows *= 2) {
+      const ProductArgs a = planned(stage, rows, card).a;
+      EXPECT_EQ(slab_begin(a, 0), 0) << name;
+      EXPECT_EQ(slab_begin(a, a.parts), a.slabs) << name;
+      for (int part = 0; part < a.parts; ++part) {
+        EXPECT_LT(slab_begin(a, part), slab_begin(a, part + 1)) << name;
+        EXPECT_EQ(slab_begin(a, part) % kSectionSlabs, 0) << name << ": sections are summed whole";
+      }
+      const int blocks = product_blocks(a, card);
+      EXPECT_LE(blocks, card.processors) << name << ": all are there at once";
+      EXPECT_EQ(blocks % a.parts, 0) << name;
+      EXPECT_GT(blocks, 0) << name;
+    }
+  });
+}
+
+TEST(ProductPlan, ASlabHasAPlaceForEveryByte) {
+  for_each_stage([](const ProductCard& card, const ProductStage& stage, const std::string& name) {
+    const ProductArgs a = planned(stage, 1, card).a;
+    const int halves = 2 * kConsumers / a.width;
+    std::set<uint32_t> places;
+    for (uint32_t row = 0; row < 8; ++row)
+      for (uint32_t byte = 0; byte < uint32_t(a.slab_codes); ++byte) {
+        EXPECT_LT(slab_offset(row, byte), uint32_t(a.half_bytes)) << name;
+        places.insert(slab_offset(row, byte));
+      }
+    EXPECT_EQ(places.size(), size_t(8 * a.slab_codes)) << name;
+    EXPECT_EQ(a.scales_at, halves * a.half_bytes) << name;
+    EXPECT_EQ(a.plane, halves * 8 * a.slab_scales) << name;
+    EXPECT_EQ(a.slab_bytes, a.scales_at + 2 * a.plane) << name;
+    EXPECT_EQ(a.slab_codes * 8, a.width * kStageInputs * stage.bits) << name;
+    EXPECT_EQ(a.slab_scales, a.width * kStageInputs / stage.group * (stage.scale == ScaleType::f32 ? 4 : 2)) << name;
+    EXPECT_EQ(a.scale_row_bytes % a.scale_copy, 0) << name;
+    EXPECT_EQ(a.slab_scales % a.scale_copy, 0) << name;
+    EXPECT_EQ(a.slab_scales / a.scale_copy, 1 << a.row_copies_bits) << name;
+    EXPECT_EQ(a.row_bytes % a.code_copy, 0) << name;
+  });
+}
+
+TEST(ProductPlan, TensorCopiesAreWhatTheDriverTakes) {
+  int boxes = 0;
+  for_each_stage([&](const ProductCard& card, const ProductStage& stage, const std::string& name) {
+    const ProductArgs a = planned(stage, 1, card).a;
+    EXPECT_TRUE(card.boxes || !a.boxes) << name;
+    if (!a.boxes) return;
+    ++boxes;
+    EXPECT_EQ(a.row_bytes % kColumnBytes, 0) << name;
+    EXPECT_EQ(a.half_bytes / kHalfColumn * kColumnBytes, a.slab_codes) << name << ": whole columns";
+    EXPECT_LE(a.half_bytes / kHalfColumn, 256) << name;
+    EXPECT_EQ(a.slab_scales % 16, 0) << name;
+    EXPECT_LE(a.slab_scales, 256) << name;
+    EXPECT_EQ(a.scale_row_bytes % 16, 0) << name;
+    EXPECT_LT(a.slab_bytes, 1 << 20) << name << ": what a gate counts";
+  });
+  EXPECT_GT(boxes, 100);
+}
+
+TEST(ProductPlan, OneRowOfQwen3LeavesRoomForTheNextKernel) {
+  struct Case {
+    ProductStage stage;
+    int blocks, depth;
+  };
+  const Case cases[] = {{stage_of({4096, 1024, 1024}, 4096), 132, 5},
+                        {stage_of({4096}, 4096), 132, 5},
+                        {pair_of(12288, 4096), 132, 5},
+                        {stage_of({4096}, 12288), 132, 4},
+                        {stage_of({151936}, 4096), 132, 5}};
+  for (const Case& c : cases) {
+    const auto [a, plan] = planned(c.stage);
+    EXPECT_EQ(a.slot_bytes, 18432);
+    EXPECT_EQ(a.parts, 1);
+    EXPECT_EQ(a.buffers, 2);
+    EXPECT_EQ(a.depth, c.depth);
+    EXPECT_EQ(product_blocks(a, kH100), c.blocks);
+    EXPECT_LE(plan.total, kH100.beside);
+  }
+  // Two such blocks, and one that keeps its like away, share a multiprocessor of 228 KiB.
+  EXPECT_LE(2 * (kH100.beside + 1024), 233472);
+  EXPECT_LE(kH100.beside + kH100.apart + 2 * 1024, 233472);
+  EXPECT_GT(2 * (kH100.apart + 1024), 233472);
+}
+
+TEST(ProductPlan, RowsAtOnceOfQwen3) {
+  for (const int in : {1024, 2048, 4096, 12288}) EXPECT_EQ(rows_at_once(stage_of({4096}, in), kH100), 16) << in;
+  ProductStage exact = stage_of({4096}, 4096);
+  exact.exact = true;
+  EXPECT_EQ(rows_at_once(exact, kH100), 8);
+  EXPECT_EQ(planned(stage_of({4096}, 4096), 16).a.parts, 1);
+  EXPECT_EQ(planned(stage_of({4096}, 12288), 16).a.parts, 3) << "a section of x is all that fits";
+  EXPECT_EQ(stage_workspace(stage_of({4096}, 12288), kH100), 0u);
+}
+
+TEST(ProductPlan, AdaptersOfOneRowShareTheBlock) {
+  const auto with_ranks = [](ProductStage stage, int ranks) {
+    stage.lora.ranks = ranks;
+    return stage;
+  };
+  const ProductStage stages[] = {stage_of({4096, 1024, 1024}, 4096), stage_of({4096}, 4096), pair_of(12288, 4096),
+                                 stage_of({4096}, 12288)};
+  for (const ProductStage& stage : stages) {
+    for (const int ranks : {8, 16, 24, 32, 40}) {
+      const ProductStage s = with_ranks(stage, ranks);
+      ASSERT_TRUE(fits_lora(s, kH100)) << s.in << ", ranks " << ranks;
+      const auto [a, plan] = planned(s);
+      const int blocks = product_blocks(a, kH100);
+      EXPECT_EQ(a.items, s.terms * ranks * ((s.in + 1023) / 1024));
+      EXPECT_GE(a.held * blocks, a.items) << "every piece has a block";
+      EXPECT_LT((a.held - 1) * blocks, a.items);
+      EXPECT_GE(plan.gates - plan.lora,
+                int(sizeof(LoraShared)) + a.held * kPieceInputs * 2 + s.terms * ranks * int(sizeof(float)));
+      EXPECT_EQ(plan.gates % 16, 0);
+      EXPECT_LE(plan.total, kH100.beside) << "as many blocks as without";
+      EXPECT_EQ(stage_lora_bytes(s), size_t(a.items) * sizeof(float));
+    }
+    EXPECT_EQ(planned(stage).plan.gates, planned(stage).plan.lora) << "nothing without adapters";
+  }
+  EXPECT_FALSE(fits_lora(with_ranks(stages[0], 48), kH100)) << "five pieces a block";
+  EXPECT_FALSE(fits_lora(with_ranks(stages[0], 12), kH100)) << "no octets";
+  ProductStage two = with_ranks(stages[0], 16);
+  two.rows = 2;
+  EXPECT_FALSE(fits_lora(two, kH100));
+}
+
+TEST(ProductPlan, DigitsOfRowsAreThoseOfTheirLaunches) {
+  EXPECT_EQ(digit_bytes(1, 4096, false, 16), size_t{4096 * 2});
+  EXPECT_EQ(digit_bytes(3, 4096, false, 16), size_t{3 * 4096 * 2});
+  EXPECT_EQ(digit_bytes(5, 4096, false, 16), size_t{8 * 4096 * 2}) << "padded";
+  EXPECT_EQ(digit_bytes(20, 4096, false, 16), size_t{(16 + 4) * 4096 * 2});
+  EXPECT_EQ(digit_bytes(2, 4096, true, 8), size_t{4 * 4096 * 2}) << "four digits";
+  EXPECT_EQ(digit_bytes(1, 100, false, 16), size_t{256 * 2}) << "whole stages";
+  EXPECT_EQ(step_bytes(3, 4096, false, 16), 3 * 4096 / 64 * sizeof(StepGroup));
+}
+
+}  // namespace
+}  // namespace bumblebee::cuda
