@@ -76,6 +76,7 @@ class CpuOps final : public Ops {
     /// Row r of `rows_in_run` rows that begin at `first` and meet a weight together.
     QuantRow row_of_run(int first, int rows_in_run, int r);
     QuantRows run(int first) const;
+    void copy(const QuantRow& from, const QuantRow& to) const;
     QuantLayout layout;
     AlignedBytes values;
     size_t value_bytes = 0;
@@ -107,8 +108,10 @@ class CpuOps final : public Ops {
   };
   struct ExpertPlan {
     std::vector<ExpertRun> runs;
-    std::vector<int> run_of, row_of;  // [assignments] in runs, in the batch
-    int few = 0, many = 0;            // assignments of either kind
+    std::vector<int> run_of, row_of;    // [assignments] in runs, in the batch
+    const int32_t* assigned = nullptr;  // [rows, top_k] Routing::order
+    int top_k = 1;
+    int few = 0, many = 0;  // assignments of either kind
   };
   /// Rows of x in the forms that kernels take; those that a weight does not need are empty.
   struct ProductRows {
@@ -129,6 +132,7 @@ class CpuOps final : public Ops {
   void multiply_panels(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last,
                        int thread);
   ExpertPlan plan_experts(const Routing& routing, int experts) const;
+  void quantize_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan, const QuantLayout& layout);
   /// What products of stacks read of x: quantized and rounded rows, and those that stay f32, in order of assignments.
   void prepare_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan, std::span<const Weight* const> stacks);
   ProductRows rows_of_run(const ExpertRun& run, const WeightRows& w) const;

@@ -121,6 +121,8 @@ CpuOps::ExpertPlan CpuOps::plan_experts(const Routing& routing, int experts) con
   const int32_t* const expert = elements<int32_t>(routing.experts);
   const int32_t* const order = elements<int32_t>(routing.order);
   ExpertPlan plan;
+  plan.assigned = order;
+  plan.top_k = top_k;
   std::vector<int> counts(size_t(experts), 0);
   for (int i = 0; i < count; ++i) ++counts[size_t(expert[i])];
   plan.run_of.resize(size_t(count));
@@ -139,6 +141,34 @@ CpuOps::ExpertPlan CpuOps::plan_experts(const Routing& routing, int experts) con
   }
   for (int i = 0; i < count; ++i) plan.row_of[size_t(order[i])] = i / top_k;
   return plan;
+}
+
+void CpuOps::quantize_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan, const QuantLayout& layout) {
+  const int cols = x.cols();
+  QuantizedInt8 &few = expert_input_.few.of(layout), &many = expert_input_.many.of(layout);
+  few.make_room(expert_input_.one ? 1 : plan.few, cols, false, k_);
+  many.make_room(plan.many, cols, true, k_);
+  if (expert_input_.one) return k_.quantize(row(x, 0), cols, layout, few.row_of_run(0, 1, 0));
+  const auto place = [&](int assignment) {
+    const ExpertRun& run = plan.runs[size_t(plan.run_of[size_t(assignment)])];
+    return (run.many ? many : few).row_of_run(run.place, run.count, assignment - run.first);
+  };
+  if (rows == ExpertRows::assignments)
+    return for_rows(x.rows(), cols, [&](int a) { k_.quantize(row(x, a), cols, layout, place(a)); });
+  // A row of the batch is rounded once for either kind of run, and copied for the others.
+  for_rows(x.rows(), cols * 2, [&](int r) {
+    QuantRow done[2];
+    for (int j = 0; j < plan.top_k; ++j) {
+      const QuantRow to = place(plan.assigned[size_t(r) * size_t(plan.top_k) + size_t(j)]);
+      QuantRow& first = done[to.by_lane ? 1 : 0];
+      if (first.values != nullptr) {
+        (to.by_lane ? many : few).copy(first, to);
+      } else {
+        k_.quantize(row(x, r), cols, layout, to);
+        first = to;
+      }
+    }
+  });
 }
 
 void CpuOps::prepare_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan,
@@ -160,18 +190,7 @@ void CpuOps::prepare_experts(const Tensor& x, ExpertRows rows, const ExpertPlan&
       (fast_ && uses_bf16(w) ? bf16 : floats) = true;
     }
   }
-  for (const QuantLayout& layout : layouts) {
-    QuantizedInt8 &few = input.few.of(layout), &many = input.many.of(layout);
-    few.make_room(input.one ? 1 : plan.few, cols, false, k_);
-    many.make_room(plan.many, cols, true, k_);
-    for_rows(count, cols, [&](int assignment) {
-      const ExpertRun& run = plan.runs[size_t(plan.run_of[size_t(assignment)])];
-      const int in_run = assignment - run.first;
-      const QuantRow to =
-          input.one ? few.row_of_run(0, 1, 0) : (run.many ? many : few).row_of_run(run.place, run.count, in_run);
-      k_.quantize(source(assignment), cols, layout, to);
-    });
-  }
+  for (const QuantLayout& layout : layouts) quantize_experts(x, rows, plan, layout);
   if (bf16) {
     input.bf16.resize(size_t(count) * size_t(cols));
     for_rows(count, cols, [&](int assignment) {

@@ -113,6 +113,15 @@ QuantRows CpuOps::QuantizedInt8::run(int first) const {
   return from;
 }
 
+void CpuOps::QuantizedInt8::copy(const QuantRow& from, const QuantRow& to) const {
+  std::copy_n(from.values, rows.stride, to.values);
+  if (has_high) std::copy_n(from.high, rows.stride, to.high);
+  std::copy_n(from.scales, rows.block_stride, to.scales);
+  std::copy_n(from.sums, rows.block_stride, to.sums);
+  if (!outliers.empty()) std::copy_n(from.outliers, rows.block_stride * kOutliers, to.outliers);
+  if (!high_shifts.empty()) std::copy_n(from.high_shifts, rows.block_stride, to.high_shifts);
+}
+
 CpuOps::QuantizedInt8& CpuOps::QuantizedInput::of(const QuantLayout& layout) {
   const auto same = [&](const QuantizedInt8& r) { return r.layout == layout; };
   const auto at = std::find_if(int8.begin(), int8.end(), same);
