@@ -2,16 +2,18 @@
 """Writes a random MLX-format checkpoint with the true shape of a published model, to measure memory and speed without its weights.
 
 Usage: tools/make_random_checkpoint.py SHAPE DIRECTORY [--bits 4] [--group-size 64] [--layers N]; SHAPE is one of the names below.
-Routers of experts have 8 bits, as mlx-lm gives them; their scores are random, so that tokens spread over all experts.
+Routers of experts have 8 bits, as mlx-lm gives them; their scores are random, and differ from token to token and from layer to layer.
 Only the standard library is needed. Codes come from one random block that is repeated: speed and memory do not depend on the values.
 The tokenizer knows bytes and pairs of them; a decimal digit is a token, so prompts of any length can be written down.
 """
 import argparse
 import array
+import functools
 import json
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 # layers, hidden, heads, kv heads, head_dim, intermediate, tied (shapes of the published configs)
@@ -28,17 +30,22 @@ VOCAB = 151936
 CODES = os.urandom(1 << 24)
 
 
-def scale_block(count):
-    """`count` bf16 scales between 0.002 and 0.008, and biases of -8 scales, so that weights are centred."""
-    scales = array.array("H", (0x3B00 | byte for byte in os.urandom(count)))
-    biases = array.array("H", (0x8000 | (bits + (3 << 7)) for bits in scales))
-    return scales.tobytes(), biases.tobytes()
+SCALE_BITS = array.array("H", (0x3B00 | byte for byte in os.urandom(1 << 20)))  # bf16 between 0.002 and 0.008
+SCALES = SCALE_BITS.tobytes()
 
 
-SCALES, BIASES = scale_block(1 << 20)
+@functools.cache
+def biases(bits):
+    """Half the range of the codes below zero, so that weights are centred: routers would prefer the same experts for every token."""
+    return array.array("H", (0x8000 | (scale + ((bits - 1) << 7)) for scale in SCALE_BITS)).tobytes()
 
 
-def repeated(block, size):
+
+
+def repeated(block, size, start=0):
+    if start:
+        yield block[start: start + size]
+        size -= len(block) - start
     while size > 0:
         yield block[: min(size, len(block))]
         size -= len(block)
@@ -46,13 +53,14 @@ def repeated(block, size):
 
 def matrix(name, out, columns, bits, group, experts=()):
     rows = out * (experts[0] if experts else 1)
-    yield name + ".weight", "U32", [*experts, out, columns * bits // 32], CODES, rows * columns * bits // 8
-    yield name + ".scales", "BF16", [*experts, out, columns // group], SCALES, rows * columns // group * 2
-    yield name + ".biases", "BF16", [*experts, out, columns // group], BIASES, rows * columns // group * 2
+    start = zlib.crc32(name.encode()) % (len(SCALES) // 4) * 4  # layers that were alike would make all tokens alike
+    yield name + ".weight", "U32", [*experts, out, columns * bits // 32], CODES, rows * columns * bits // 8, start
+    yield name + ".scales", "BF16", [*experts, out, columns // group], SCALES, rows * columns // group * 2, start
+    yield name + ".biases", "BF16", [*experts, out, columns // group], biases(bits), rows * columns // group * 2, start
 
 
 def vector(name, size):
-    yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size  # ones
+    yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size, 0  # ones
 
 
 def tensors(shape, bits, group, moe):
@@ -147,15 +155,15 @@ def main():
     write_tokenizer(arguments.directory)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
-    for name, dtype, dims, _, size in tensors(shape, arguments.bits, arguments.group_size, moe):
+    for name, dtype, dims, _, size, _ in tensors(shape, arguments.bits, arguments.group_size, moe):
         header[name] = {"dtype": dtype, "shape": dims, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(arguments.directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, _, block, size in tensors(shape, arguments.bits, arguments.group_size, moe):
-            for piece in repeated(block, size):
+        for _, _, _, block, size, start in tensors(shape, arguments.bits, arguments.group_size, moe):
+            for piece in repeated(block, size, start):
                 file.write(piece)
     print(f"{arguments.directory}: {offset / 1e9:.2f} GB")
     return 0
