@@ -21,7 +21,7 @@ import re
 import sys
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 TABLE = os.path.join(os.path.dirname(__file__), "..", "tests", "data", "config_keys.tsv")
 
 

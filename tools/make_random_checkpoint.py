@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """Writes a random MLX-format checkpoint with the true shape of a published model, to measure memory and speed without its weights.
 
-Usage: tools/make_random_checkpoint.py SHAPE DIRECTORY [--bits 4] [--group-size 64]; SHAPE is one of the names below.
+Usage: tools/make_random_checkpoint.py SHAPE DIRECTORY [--bits 4] [--group-size 64] [--layers N]; SHAPE is one of the names below.
+Routers of experts have 8 bits, as mlx-lm gives them; their scores are random, and differ from token to token and from layer to layer.
 Only the standard library is needed. Codes come from one random block that is repeated: speed and memory do not depend on the values.
 The tokenizer knows bytes and pairs of them; a decimal digit is a token, so prompts of any length can be written down.
 """
 import argparse
 import array
+import functools
 import json
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 # layers, hidden, heads, kv heads, head_dim, intermediate, tied (shapes of the published configs)
@@ -19,38 +22,48 @@ SHAPES = {
     "qwen3-1.7b": (28, 2048, 16, 8, 128, 6144, True),
     "qwen3-4b": (36, 2560, 32, 8, 128, 9728, True),
     "qwen3-8b": (36, 4096, 32, 8, 128, 12288, False),
+    "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 6144, False),
 }
+# experts, how many of them a token passes, intermediate
+EXPERTS = {"qwen3-30b-a3b": (128, 8, 768)}
 VOCAB = 151936
 CODES = os.urandom(1 << 24)
 
 
-def scale_block(count):
-    """`count` bf16 scales between 0.002 and 0.008, and biases of -8 scales, so that weights are centred."""
-    scales = array.array("H", (0x3B00 | byte for byte in os.urandom(count)))
-    biases = array.array("H", (0x8000 | (bits + (3 << 7)) for bits in scales))
-    return scales.tobytes(), biases.tobytes()
+SCALE_BITS = array.array("H", (0x3B00 | byte for byte in os.urandom(1 << 20)))  # bf16 between 0.002 and 0.008
+SCALES = SCALE_BITS.tobytes()
 
 
-SCALES, BIASES = scale_block(1 << 20)
+@functools.cache
+def biases(bits):
+    """Half the range of the codes below zero, so that weights are centred: routers would prefer the same experts for every token."""
+    return array.array("H", (0x8000 | (scale + ((bits - 1) << 7)) for scale in SCALE_BITS)).tobytes()
 
 
-def repeated(block, size):
+
+
+def repeated(block, size, start=0):
+    if start:
+        yield block[start: start + size]
+        size -= len(block) - start
     while size > 0:
         yield block[: min(size, len(block))]
         size -= len(block)
 
 
-def matrix(name, out, columns, bits, group):
-    yield name + ".weight", "U32", [out, columns * bits // 32], CODES, out * columns * bits // 8
-    yield name + ".scales", "BF16", [out, columns // group], SCALES, out * columns // group * 2
-    yield name + ".biases", "BF16", [out, columns // group], BIASES, out * columns // group * 2
+def matrix(name, out, columns, bits, group, experts=()):
+    rows = out * (experts[0] if experts else 1)
+    start = zlib.crc32(name.encode()) % (len(SCALES) // 4) * 4  # layers that were alike would make all tokens alike
+    yield name + ".weight", "U32", [*experts, out, columns * bits // 32], CODES, rows * columns * bits // 8, start
+    yield name + ".scales", "BF16", [*experts, out, columns // group], SCALES, rows * columns // group * 2, start
+    yield name + ".biases", "BF16", [*experts, out, columns // group], biases(bits), rows * columns // group * 2, start
 
 
 def vector(name, size):
-    yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size  # ones
+    yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size, 0  # ones
 
 
-def tensors(shape, bits, group):
+def tensors(shape, bits, group, moe):
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     yield from matrix("model.embed_tokens", VOCAB, hidden, bits, group)
     for i in range(layers):
@@ -63,6 +76,12 @@ def tensors(shape, bits, group):
         yield from vector(at + "self_attn.q_norm", dim)
         yield from vector(at + "self_attn.k_norm", dim)
         yield from vector(at + "post_attention_layernorm", hidden)
+        if moe:
+            experts, _, width = moe
+            yield from matrix(at + "mlp.gate", experts, hidden, 8, 64)
+            for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
+                yield from matrix(f"{at}mlp.switch_mlp.{name}", rows, columns, bits, group, (experts,))
+            continue
         yield from matrix(at + "mlp.gate_proj", inner, hidden, bits, group)
         yield from matrix(at + "mlp.up_proj", inner, hidden, bits, group)
         yield from matrix(at + "mlp.down_proj", hidden, inner, bits, group)
@@ -105,10 +124,16 @@ def write_tokenizer(directory):
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
-def config(shape, bits, group):
+def config(shape, bits, group, moe):
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
-    return {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_hidden_layers": layers, "hidden_size": hidden,
+    name, extra = ("Qwen3", "qwen3"), {}
+    if moe:
+        name = ("Qwen3Moe", "qwen3_moe")
+        extra = {"num_experts": moe[0], "num_experts_per_tok": moe[1], "moe_intermediate_size": moe[2], "norm_topk_prob": True,
+                 "decoder_sparse_step": 1, "mlp_only_layers": []}
+        quantization |= {f"model.layers.{i}.mlp.gate": {"group_size": 64, "bits": 8} for i in range(layers)}
+    return extra | {"architectures": [name[0] + "ForCausalLM"], "model_type": name[1], "num_hidden_layers": layers, "hidden_size": hidden,
             "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": dim, "intermediate_size": inner,
             "vocab_size": VOCAB, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
             "tie_word_embeddings": tied, "torch_dtype": "bfloat16", "quantization": quantization}
@@ -120,22 +145,25 @@ def main():
     parser.add_argument("directory", type=Path)
     parser.add_argument("--bits", type=int, default=4, choices=(2, 3, 4, 5, 6, 8))
     parser.add_argument("--group-size", type=int, default=64, choices=(32, 64, 128))
+    parser.add_argument("--layers", type=int, help="fewer than the model has, where memory is short")
     arguments = parser.parse_args()
-    shape = SHAPES[arguments.shape]
+    shape, moe = SHAPES[arguments.shape], EXPERTS.get(arguments.shape, ())
+    if arguments.layers:
+        shape = (arguments.layers, *shape[1:])
     arguments.directory.mkdir(parents=True)
-    (arguments.directory / "config.json").write_text(json.dumps(config(shape, arguments.bits, arguments.group_size), indent=4))
+    (arguments.directory / "config.json").write_text(json.dumps(config(shape, arguments.bits, arguments.group_size, moe), indent=4))
     write_tokenizer(arguments.directory)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
-    for name, dtype, dims, _, size in tensors(shape, arguments.bits, arguments.group_size):
+    for name, dtype, dims, _, size, _ in tensors(shape, arguments.bits, arguments.group_size, moe):
         header[name] = {"dtype": dtype, "shape": dims, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(arguments.directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, _, block, size in tensors(shape, arguments.bits, arguments.group_size):
-            for piece in repeated(block, size):
+        for _, _, _, block, size, start in tensors(shape, arguments.bits, arguments.group_size, moe):
+            for piece in repeated(block, size, start):
                 file.write(piece)
     print(f"{arguments.directory}: {offset / 1e9:.2f} GB")
     return 0

@@ -8,6 +8,8 @@
 #include <map>
 
 #include "bumblebee/error.h"
+#include "bumblebee/model.h"
+#include "bumblebee/repository.h"
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
 #include "ui/json_out.h"
@@ -19,6 +21,15 @@ std::optional<DType> dtype_of(const std::string& name) {
   if (name.empty()) return std::nullopt;
   if (name == "float16" || name == "f16") return DType::f16;
   return name == "bfloat16" || name == "bf16" ? DType::bf16 : DType::f32;
+}
+
+std::map<std::string, int> inputs_of(const std::filesystem::path& directory) {
+  std::map<std::string, int> inputs;
+  try {
+    for (const ModuleInfo& module : inspect_model(local(directory)).modules) inputs[module.name] = module.in;
+  } catch (const Error&) {  // a family that does not run here; what is broken, the conversion itself says
+  }
+  return inputs;
 }
 
 namespace {

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,9 @@ namespace bumblebee::cli {
 
 /// What --dtype names; nothing where it is not given.
 std::optional<DType> dtype_of(const std::string& name);
+
+/// How many inputs the modules of a checkpoint have; nothing where its family is not known.
+std::map<std::string, int> inputs_of(const std::filesystem::path& directory);
 
 struct ConversionJob {
   std::string label;  // of the progress bar

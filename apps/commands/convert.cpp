@@ -55,7 +55,9 @@ ConversionJob from_directory(const ConvertFlags& flags, const std::string& sourc
   ConversionJob job;
   job.source = directory;
   job.convert = [directory, options](const std::filesystem::path& target, const ConversionProgress& progress) {
-    return rewrite_checkpoint(directory, target, options, progress);
+    RewriteOptions all = options;
+    all.inputs = inputs_of(directory);
+    return rewrite_checkpoint(directory, target, all, progress);
   };
   return job;
 }

@@ -200,6 +200,7 @@ int run(const FuseFlags& flags) {
   options.dtype = dtype_of(flags.dtype);
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
   options.threads = flags.threads;
+  options.inputs = inputs_of(source);
   std::vector<std::filesystem::path> inputs = {source, flags.text == "-" ? "" : flags.text};
   for (const std::string& text : flags.adapters) inputs.push_back(AdapterSource::parse(text).place(flags.common));
   OutputDirectory directory(

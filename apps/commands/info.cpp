@@ -56,9 +56,11 @@ std::string budget_line(const Memory& memory) {
 }
 
 OutJson module_json(const ModuleInfo& module) {
-  return {{"name", module.name},   {"out", module.out},    {"in", module.in},
-          {"mode", module.mode},   {"bits", module.bits},  {"group_size", module.group_size},
-          {"dtype", module.dtype}, {"bytes", module.bytes}};
+  OutJson out = {{"name", module.name},   {"out", module.out},    {"in", module.in},
+                 {"mode", module.mode},   {"bits", module.bits},  {"group_size", module.group_size},
+                 {"dtype", module.dtype}, {"bytes", module.bytes}};
+  if (module.experts > 1) out["experts"] = module.experts;
+  return out;
 }
 
 void print_as_json(const std::string& name, const ModelInfo& info, const Memory& memory) {
@@ -80,6 +82,12 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
                  {"intermediate", info.intermediate},
                  {"vocab", info.vocab},
                  {"tied_head", info.tied_head}};
+  if (info.experts > 0) {
+    out["experts"] = info.experts;
+    out["experts_per_token"] = info.experts_per_token;
+    out["expert_intermediate"] = info.expert_intermediate;
+    out["active_bytes"] = info.active_weight_bytes;
+  }
   out["memory"] = {{"context", memory.context},
                    {"kv_type", memory.kv_type},
                    {"weights_bytes", memory.weights},
@@ -105,8 +113,9 @@ void fact(const char* name, const std::string& value) { write_out(fmt::format("{
 void print_modules(const ModelInfo& info, bool all) {
   if (all) {
     for (const ModuleInfo& module : info.modules) {
-      fact("module", module.name + "  [" + std::to_string(module.out) + ", " + std::to_string(module.in) + "]  " +
-                         format_of(module));
+      const std::string experts = module.experts > 1 ? std::to_string(module.experts) + ", " : "";
+      fact("module", module.name + "  [" + experts + std::to_string(module.out) + ", " + std::to_string(module.in) +
+                         "]  " + format_of(module));
     }
     return;
   }
@@ -117,7 +126,7 @@ void print_modules(const ModelInfo& info, bool all) {
   std::map<std::string, Group> groups;
   for (const ModuleInfo& module : info.modules) {
     Group& group = groups[format_of(module)];
-    ++group.modules;
+    group.modules += module.experts;
     group.bytes += module.bytes;
   }
   for (const auto& [format, group] : groups) {
@@ -134,6 +143,11 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
   print_modules(info, flags.common.verbose);
   fact("layers", std::to_string(info.layers) + ", hidden " + std::to_string(info.hidden) + ", intermediate " +
                      std::to_string(info.intermediate));
+  if (info.experts > 0) {
+    fact("experts", std::to_string(info.experts) + ", intermediate " + std::to_string(info.expert_intermediate) + ", " +
+                        std::to_string(info.experts_per_token) + " for a token: it reads " +
+                        human_bytes(double(info.active_weight_bytes)));
+  }
   fact("heads", std::to_string(info.heads) + " of " + std::to_string(info.head_dim) + ", " +
                     std::to_string(info.kv_heads) + " for keys and values");
   fact("vocabulary", std::to_string(info.vocab) + (info.tied_head ? ", tied to the head" : ""));

@@ -115,6 +115,8 @@ int run(const TrainVerbFlags& flags) {
   options.on_top_of = load_adapters(flags.adapters, flags.common);
   options.base_model = model_flags.model;
   const Tokenizer tokenizer = load_tokenizer(from);
+  if (config.train && inspect_model(from).experts > 0)  // before its weights are read
+    throw Error(ErrorCode::unsupported, "train", "training of a model with experts is not implemented");
   const LoadedModel loaded = load(model_flags, flags.common);
   if (!config.train) return measure(flags, config, loaded.model, tokenizer, output);
   if (flags.dry_run) {

@@ -41,9 +41,10 @@ struct ModelOptions {
   Progress progress;
 };
 
-/// One weight matrix as stored.
+/// One weight matrix as stored, or a stack of them.
 struct ModuleInfo {
   std::string name;  // module path, for instance "model.layers.0.self_attn.q_proj"
+  int experts = 1;   // matrices in a stack, one for each expert
   int out = 0, in = 0;
   std::string mode;  // "affine", or "dense"
   int bits = 0, group_size = 0;
@@ -52,13 +53,16 @@ struct ModuleInfo {
 };
 
 struct ModelInfo {
-  std::string architecture;  // the family that runs it: "qwen3", "qwen2", "llama", "mistral"
+  std::string architecture;  // the family that runs it: "qwen3", "qwen3_moe", "llama"
   uint64_t parameters = 0;
   uint64_t weight_bytes = 0;
   int layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocab = 0;
   int context = 0;  // max_position_embeddings, or what yarn and linear scaling make of it
   bool tied_head = false;
-  int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
+  /// Mixtures of experts: how many a layer has, how many of them a token passes, and their inner width; else 0.
+  int experts = 0, experts_per_token = 0, expert_intermediate = 0;
+  uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
+  int bits = 0, group_size = 0;      // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;
 
   /// Bytes of keys and values for `tokens` tokens of one sequence; by_precision counts as for fast.

@@ -82,6 +82,12 @@ class CountingPass final : public nn::InferPass {
     for (const nn::Linear* linear : linears) reads_.weights += stored_bytes(linear->w);
     nn::InferPass::linear(x, linears, y);
   }
+  /// A row's experts; those that rows share are read once, so several rows read less than this for each.
+  Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override {
+    for (const nn::ExpertLinear* stack : {&experts.gate, &experts.up, &experts.down})
+      reads_.weights += stored_bytes(stack->w) * uint64_t(experts.router.top_k);
+    return nn::InferPass::experts(x, scores, experts);
+  }
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override {
     reads_.layers.push_back(
         {2 * uint64_t(attention.kv_heads) * uint64_t(attention.head_dim) * element_bytes_, attention.window});

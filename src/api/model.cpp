@@ -50,22 +50,39 @@ std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
   return most == counts.end() ? std::pair(0, 0) : most->first;
 }
 
+/// What a token needs of the matrices.
+uint64_t active_bytes(const nn::ModelDims& dims, const std::vector<ModuleInfo>& modules) {
+  uint64_t bytes = 0;
+  for (const ModuleInfo& module : modules) {
+    const bool of_experts = module.experts > 1 || module.name.find(".experts.") != std::string::npos;
+    if (of_experts) {
+      bytes += module.bytes * uint64_t(dims.experts_per_token) / uint64_t(dims.experts);
+    } else if (dims.tied_head || !module.name.ends_with("embed_tokens")) {
+      bytes += module.bytes;
+    }
+  }
+  return bytes;
+}
+
 struct Plan {
   models::ModelSpec spec;
   ModelInfo info;
   std::vector<Format> formats;
+  bool experts = false;
 };
 
 /// Claims every tensor of the checkpoint and reads none. `bits` > 0: with dense matrices quantized.
 Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
   const HfConfig& config = checkpoint->config();
-  Plan plan{.spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}};
+  Plan plan{
+      .spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}, .experts = false};
   QuantizingSource quantizing(*checkpoint, bits, group, nullptr);
   RecordingSource recording(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint);
   nn::Loader loader(recording, nullptr);
   const auto model = models::make_model(plan.spec, loader);
   plan.formats = loader.formats();
+  plan.experts = loader.has_experts();
 
   const nn::ModelDims& dims = model->dims();
   ModelInfo& info = plan.info;
@@ -81,7 +98,11 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.vocab = dims.vocab;
   info.context = dims.context;
   info.tied_head = dims.tied_head;
+  info.experts = dims.experts;
+  info.experts_per_token = dims.experts_per_token;
+  info.expert_intermediate = dims.d_expert;
   info.modules = recording.modules();
+  info.active_weight_bytes = active_bytes(dims, info.modules);
   std::tie(info.bits, info.group_size) = usual_format(info.modules);
   return plan;
 }
@@ -159,7 +180,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   if (bits > 0) plan = make_plan(directory, bits, options.group_size);
   // The least that has to fit beside the weights: a page of keys and values.
   const uint64_t least = plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type);
-  const Device device = require_device(options.device, plan.formats, least);
+  const Device device = require_device(options.device, plan.formats, least, plan.experts);
 
   auto state = std::make_shared<ModelState>();
   state->info = std::move(plan.info);

@@ -5,23 +5,36 @@ namespace bumblebee::api {
 
 HostWeight RecordingSource::matrix(const std::string& path, int out, int in) {
   HostWeight weight = source_.matrix(path, out, in);
+  record(path, weight);
+  return weight;
+}
+
+HostWeight RecordingSource::experts(const std::string& path, int experts, int out, int in) {
+  HostWeight weight = source_.experts(path, experts, out, in);
+  record(path, weight);
+  return weight;
+}
+
+void RecordingSource::record(const std::string& path, const HostWeight& weight) {
+  const int in = weight.in;
+  const uint64_t rows = uint64_t(weight.experts) * uint64_t(weight.out);
   const Format& format = weight.format;
   const bool affine = format.kind == Format::Kind::affine;
   // Not from the spans: a plan has none. Same figures otherwise.
   const uint64_t groups = affine ? uint64_t(in / format.group) : 0;
   const uint64_t bytes =
-      uint64_t(out) * (row_bytes(format, in) + groups * uint64_t(size_of(format.scale) + size_of(format.bias)));
+      rows * (row_bytes(format, in) + groups * uint64_t(size_of(format.scale) + size_of(format.bias)));
   modules_.push_back({.name = path,
-                      .out = out,
+                      .experts = weight.experts,
+                      .out = weight.out,
                       .in = in,
                       .mode = affine ? "affine" : "dense",
                       .bits = affine ? format.bits : 0,
                       .group_size = affine ? format.group : 0,
                       .dtype = std::string(to_string(format.scale)),
                       .bytes = bytes});
-  parameters_ += uint64_t(out) * uint64_t(in);
+  parameters_ += rows * uint64_t(in);
   bytes_ += bytes;
-  return weight;
 }
 
 HostWeight RecordingSource::vector(const std::string& name, int size) {

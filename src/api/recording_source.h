@@ -14,6 +14,7 @@ class RecordingSource final : public WeightSource {
  public:
   explicit RecordingSource(WeightSource& source) : source_(source) {}
   HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
@@ -24,6 +25,7 @@ class RecordingSource final : public WeightSource {
   uint64_t bytes() const { return bytes_; }
 
  private:
+  void record(const std::string& path, const HostWeight& weight);
   WeightSource& source_;
   std::vector<ModuleInfo> modules_;
   uint64_t parameters_ = 0, bytes_ = 0;

@@ -20,6 +20,7 @@
 #include "train/estimate.h"
 #include "train/parameter.h"
 #include "train/run_date.h"
+#include "train/select_modules.h"
 #include "train/trainer.h"
 
 namespace bumblebee {
@@ -111,7 +112,8 @@ class Session {
   Session(const Model& model, const Tokenizer& tokenizer, const TrainData& data, const TrainOptions& options)
       : state_(*model.state()),
         date_(date_of(options)),
-        splits_((train::check_options(options), (void)train::require_grad_ops(state_.device->backend()),
+        splits_((train::check_options(options), train::require_trainable(state_.model()),
+                 (void)train::require_grad_ops(state_.device->backend()),
                  fitting(read_splits(tokenizer, data, options, true, date_), model.info(), options))),
         executor_(state_.make_executor({})),
         inputs_{.device = {*executor_, state_.device->backend(), state_.model()},

@@ -58,6 +58,9 @@ class Backend {
   /// format -> packing; the only place where a packing is born. May keep using the bytes of `weight` (which keeps them
   /// alive). Throws Error(unsupported) for a layout that it lacks, as BackendEntry::lacks says beforehand.
   virtual Weight pack(const HostWeight& weight) = 0;
+  /// One weight of several packed ones of one format and size, for Ops::matmul_experts. Throws Error(unsupported) where
+  /// BackendEntry::experts is false.
+  virtual Weight stack(std::span<const Weight> experts) = 0;
   /// A norm's weight or a bias, as f32 [1, size].
   virtual Tensor pack_vector(const HostWeight& vector) = 0;
   /// pack() may return before the bytes were read; this waits for all of them, and throws what went wrong.
@@ -108,6 +111,8 @@ struct BackendEntry {
   double (*bandwidth)(int device, int threads);              // of reading, bytes/s, measured now
   std::vector<std::string> (*instruction_sets)(int device);  // best first
   std::unique_ptr<Backend> (*create)(const BackendOptions& options);
+  /// Has the operations of experts: route, matmul_experts, sum_experts and gate_rows.
+  bool experts = true;
   /// Weights are copied into memory of the device's own: what is free there now must hold them. Where they stay in
   /// their mapped files, what the system can give must.
   bool own_memory = false;

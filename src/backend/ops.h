@@ -41,6 +41,30 @@ struct AttentionParams {
 
 enum class Activation : uint8_t { silu };
 
+/// How a row's scores become a choice among experts. A score is the softmax over all of them or the sigmoid of one.
+struct RouterParams {
+  enum class Score : uint8_t { softmax, sigmoid };
+  Score score = Score::softmax;
+  int experts = 0, top_k = 0;
+  Tensor bias;  // f32 [1, experts] or empty: added to scores for the choice, not for the weights
+  /// Experts lie in `groups` of one size, and only those of the `top_groups` best can be chosen. A group is as good as
+  /// the sum of its two best (with their biases).
+  int groups = 1, top_groups = 1;
+  bool normalise = true;  // weights are divided by their sum
+  float scale = 1;        // then multiplied by this
+};
+
+/// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows
+/// ascending, experts ascending.
+struct Routing {
+  Tensor experts;  // i32 [rows, top_k], the best first, of equal ones the lower number
+  Tensor weights;  // [rows, top_k]
+  Tensor order;    // i32 [rows, top_k]: which assignment it is, below rows·top_k
+};
+
+/// What the rows of an expert product's x are.
+enum class ExpertRows : uint8_t { batch, assignments };
+
 /// One term of a multiplication that shares x: y = x·Wᵀ (+ bias). `bias` is f32 [1, out] or empty.
 struct MatmulTerm {
   const Weight* weight = nullptr;
@@ -95,6 +119,22 @@ class Ops {
 
   /// act(gate)·up, elementwise. Like delta, gate and up may be given away.
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
+
+  /// Chooses for each row of `logits` [rows, experts] as the router says. Weights are those of softmax or sigmoid
+  /// before the bias. Whatever the values, NaN too, numbers of experts are valid and differ.
+  virtual Routing route(const Tensor& logits, const RouterParams& router) = 0;
+
+  /// y[i] = W[i][e]·x for every assignment to an expert e -> [rows·top_k, out[i]], from x [rows, in], or from x
+  /// [rows·top_k, in] whose rows are assignments. The matrices of a chosen expert are read once, others not at all.
+  /// Stacks share x, so that it is read and prepared once.
+  virtual void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing,
+                              std::span<const Weight* const> stacks, std::span<Tensor> y) = 0;
+
+  /// Σ weight·y over a row's assignments, the best expert first: y [rows·top_k, cols] -> [rows, cols].
+  virtual Tensor sum_experts(const Tensor& y, const Routing& routing) = 0;
+
+  /// y·sigmoid(gate) for each row, gate [rows, 1]. `y` may be given away.
+  virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
 
   /// The rows of x that the bound batch wants.
   virtual Tensor gather_rows(const Tensor& x) = 0;

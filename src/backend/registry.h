@@ -27,8 +27,9 @@ struct Device {
 std::string name_of(const Device& device);
 
 /// The device called `name` ("auto": the first card that can do it, else the processor), after checking that it is
-/// there, can do every format and has `bytes` of memory; throws Error(device), naming the operation, the device and the
-/// devices that can, or Error(out_of_memory) with the bytes needed and had. Nothing is allocated.
-Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0);
+/// there, can do every format, and experts where there are some, and has `bytes` of memory; throws Error(device),
+/// naming the operation, the device and the devices that can, or Error(out_of_memory) with the bytes needed and had.
+/// Nothing is allocated.
+Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0, bool experts = false);
 
 }  // namespace bumblebee

@@ -14,11 +14,12 @@ class PackedWeight {
   virtual ~PackedWeight() = default;
 };
 
-/// W [out, in] on one backend. A handle; cheap to copy.
+/// W [out, in] on one backend, or a stack of them, one for each expert. A handle; cheap to copy.
 struct Weight {
   Format format;
   int out = 0, in = 0;
   std::shared_ptr<const PackedWeight> packed;
+  int experts = 1;
   explicit operator bool() const { return packed != nullptr; }
 };
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mapped_file.h"
 #include "io/quote.h"
+#include "quant/affine.h"
 
 namespace bumblebee {
 namespace {
@@ -76,6 +77,22 @@ bool is_of_others(const Json& map, const fs::path& directory) {
   });
 }
 
+/// Width and group of a module with `in` inputs, as its tensors have them. `fail(code, what)` throws.
+template <class Fail>
+AffineSpec spec_by_shapes(const TensorEntry& weight, const TensorEntry& scales, uint64_t in, const Fail& fail) {
+  const uint64_t words = weight.shape.back(), groups = scales.shape.back();
+  const uint64_t bits = words < in ? words * 32 / in : 32, group = groups > 0 ? in / groups : 0;
+  const bool whole = words < in && bits * in == words * 32 && group * groups == in;
+  if (!whole || !affine_bits_ok(int(bits)) || group > 128 || !affine_group_ok(int(group))) {
+    fail(ErrorCode::bad_file,
+         cat("weight ", shape_text(weight.shape), " and scales ", shape_text(scales.shape), " with ", in,
+             " inputs: expected 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128, got ",
+             double(words) * 32 / double(in), " bits and groups of ",
+             groups == 0 ? std::string("nothing") : cat(double(in) / double(groups))));
+  }
+  return {int(bits), int(group)};
+}
+
 /// The head's module or one of its tensors, outside any packaging.
 bool is_head(std::string_view name) {
   return name.starts_with(kHead) && (name.size() == kHead.size() || name[kHead.size()] == '.');
@@ -96,9 +113,8 @@ std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) 
 }  // namespace
 
 bool is_beside_text(std::string_view name) {
-  if (name.starts_with("mtp.")) return true;
-  for (const char* part : {"vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "mm_projector.",
-                           "audio_tower.", "embed_vision.", "embed_audio."}) {
+  for (const char* part : {"mtp.", "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.",
+                           "mm_projector.", "audio_tower.", "embed_vision.", "embed_audio."}) {
     const size_t at = name.find(part);
     if (at == 0 || (at != std::string_view::npos && name[at - 1] == '.')) return true;
   }
@@ -245,7 +261,21 @@ std::vector<std::string> Checkpoint::unclaimed() const {
   }
   if (!beside.empty())
     note(directory_.string(), "left out ", beside.size(), " tensors beside the text model: ", list_names(beside));
+  note_shapes();
   return result;
+}
+
+void Checkpoint::note_shapes() const {
+  if (by_shapes_.empty()) return;
+  std::vector<std::string> names;
+  for (const auto& [path, spec] : by_shapes_)
+    names.push_back(cat(path, " (", spec.bits, "-bit group ", spec.group, ")"));
+  const AffineSpec top = config_.quantization.top_level();
+  note(config_.path.string(), "bits and group of ", names.size(), " modules are taken from their shapes: ",
+       config_.quantization.present()
+           ? cat("'quantization' does not name them and says ", top.bits, "-bit group ", top.group)
+           : std::string("there is no 'quantization'"),
+       ": ", list_names(names));
 }
 
 std::optional<Format> Checkpoint::quantized_format(const std::string& path) const {
@@ -288,11 +318,18 @@ std::optional<Format> Checkpoint::quantized_format(const std::string& path) cons
     fail(ErrorCode::bad_file, cat("weight ", shape_text(w.shape), " and scales ", shape_text(s.shape),
                                   ": expected equal leading dimensions"));
   }
+  if (rule.says == Says::dense) fail(ErrorCode::bad_config, "has scales, but config.json's quantization says false");
+  const auto known = inputs_.find(path);
+  if (known != inputs_.end() && rule.says != Says::quantized) {
+    const AffineSpec spec = spec_by_shapes(w, s, uint64_t(known->second), fail);
+    if (rule.says == Says::nothing || spec != rule.spec) by_shapes_[path] = spec;
+    return Format::affine(spec.bits, spec.group, s.dtype, b.dtype);
+  }
   if (rule.says == Says::nothing) {
     fail(ErrorCode::bad_config,
-         "has scales, but config.json has no 'quantization': bits and group cannot be told from shapes");
+         "has scales, but config.json has no 'quantization', and how many inputs it has is not known here: bits and "
+         "group cannot be told from its shapes");
   }
-  if (rule.says == Says::dense) fail(ErrorCode::bad_config, "has scales, but config.json's quantization says false");
   const auto stream = checked_mul(w.shape.back(), 32);
   const auto wanted = checked_mul(s.shape.back(), uint64_t(rule.spec.bits) * uint64_t(rule.spec.group));
   if (!stream || !wanted || *stream != *wanted || s.shape.back() == 0) {
@@ -305,41 +342,51 @@ std::optional<Format> Checkpoint::quantized_format(const std::string& path) cons
   return Format::affine(rule.spec.bits, rule.spec.group, s.dtype, b.dtype);
 }
 
-HostWeight Checkpoint::matrix(const std::string& path, int out, int in) {
+HostWeight Checkpoint::matrix(const std::string& path, int out, int in) { return stored(path, {uint64_t(out)}, in); }
+
+HostWeight Checkpoint::experts(const std::string& path, int experts, int out, int in) {
+  HostWeight stack = stored(path, {uint64_t(experts), uint64_t(out)}, in);
+  stack.experts = experts;
+  return stack;
+}
+
+/// A module [leading..., in], dense or quantized.
+HostWeight Checkpoint::stored(const std::string& path, const std::vector<uint64_t>& leading, int in) {
   const std::string name = full(path);
   const Found weight = find(name + ".weight");
+  inputs_[name] = in;
   const auto format = quantized_format(name);
-  HostWeight result;
+  const TensorEntry& w = *weight.tensor;
+  std::vector<uint64_t> wanted = leading;
+  wanted.push_back(uint64_t(in));
+  HostWeight result{Format::dense(w.dtype), int(leading.back()), in, weight.bytes(), {}, {}, name, keep_};
   if (!format) {
-    result = dense_matrix(name, weight, out, in);
+    if (!is_float(w.dtype)) {
+      throw Error(ErrorCode::unsupported, weight.file->where(),
+                  cat("tensor ", in_quotes(w.name), ": expected f32, f16 or bf16, got ", to_string(w.dtype)));
+    }
+    if (w.shape != wanted) {
+      throw Error(ErrorCode::bad_file, weight.file->where(),
+                  cat("tensor ", in_quotes(w.name), ": expected ", shape_text(wanted), ", got ", shape_text(w.shape)));
+    }
   } else {
     const Found scales = find(name + ".scales"), biases = find(name + ".biases");
-    const TensorEntry &w = *weight.tensor, &s = *scales.tensor;
+    const TensorEntry& s = *scales.tensor;
     const uint64_t columns = s.shape.back() * format->group;  // fits: bounded by the file's bytes
-    if (w.shape.size() != 2 || w.shape[0] != uint64_t(out) || columns != uint64_t(in)) {
+    const bool same = w.shape.size() == wanted.size() && std::equal(leading.begin(), leading.end(), w.shape.begin());
+    if (!same || columns != uint64_t(in)) {
       throw Error(
           ErrorCode::bad_file, weight.file->where(),
-          cat("module ", in_quotes(name), ": expected [", out, ", ", in, "], got weight ", shape_text(w.shape),
+          cat("module ", in_quotes(name), ": expected ", shape_text(wanted), ", got weight ", shape_text(w.shape),
               " and scales ", shape_text(s.shape), ", that is ", to_string(*format), " with ", columns, " inputs"));
     }
-    result = {*format, out, in, weight.bytes(), scales.bytes(), biases.bytes(), name, keep_};
+    result.format = *format;
+    result.scales = scales.bytes();
+    result.biases = biases.bytes();
     claimed_.insert({name + ".scales", name + ".biases"});
   }
   claimed_.insert(name + ".weight");
   return result;
-}
-
-HostWeight Checkpoint::dense_matrix(const std::string& path, const Found& weight, int out, int in) {
-  const TensorEntry& w = *weight.tensor;
-  if (!is_float(w.dtype)) {
-    throw Error(ErrorCode::unsupported, weight.file->where(),
-                cat("tensor ", in_quotes(w.name), ": expected f32, f16 or bf16, got ", to_string(w.dtype)));
-  }
-  if (w.shape.size() != 2 || w.shape[0] != uint64_t(out) || w.shape[1] != uint64_t(in)) {
-    throw Error(ErrorCode::bad_file, weight.file->where(),
-                cat("tensor ", in_quotes(w.name), ": expected [", out, ", ", in, "], got ", shape_text(w.shape)));
-  }
-  return {Format::dense(w.dtype), out, in, weight.bytes(), {}, {}, path, keep_};
 }
 
 HostWeight Checkpoint::vector(const std::string& short_name, int size) {
@@ -357,6 +404,10 @@ HostWeight Checkpoint::vector(const std::string& short_name, int size) {
   }
   claimed_.insert(name);
   return {Format::dense(t.dtype), 1, size, found.bytes(), {}, {}, name, keep_};
+}
+
+void Checkpoint::set_inputs(const std::map<std::string, int>& inputs) {
+  for (const auto& [path, in] : inputs) inputs_[full(path)] = in;
 }
 
 std::vector<StoredModule> Checkpoint::modules() const {

@@ -37,6 +37,7 @@ class Checkpoint : public WeightSource {
   static std::unique_ptr<Checkpoint> open(const std::filesystem::path& directory);
 
   HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
@@ -62,9 +63,14 @@ class Checkpoint : public WeightSource {
   const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const { return files_; }
 
   /// The quantized module `path` (full name in the files) as config and tensors agree on it; empty when it is dense.
-  /// Throws like matrix() when they do not. Leading axes (experts) are allowed.
+  /// A module that `quantization` does not name has the width and group of its shapes, as soon as its inputs are known;
+  /// until then those of the top level. Throws like matrix() when they do not agree. Leading axes (experts) are
+  /// allowed.
   std::optional<Format> quantized_format(const std::string& path) const;
 
+  /// How many inputs modules have (names as the text model has them), from whoever knows the model: shapes then say
+  /// what `quantization` leaves open.
+  void set_inputs(const std::map<std::string, int>& inputs);
   /// Everything in the files, by module. Throws when a quantized module is broken.
   std::vector<StoredModule> modules() const;
 
@@ -80,7 +86,8 @@ class Checkpoint : public WeightSource {
   void add_file(const std::filesystem::path& path);
   void find_prefix();
   QuantizationConfig::Rule rule(const std::string& path) const;
-  HostWeight dense_matrix(const std::string& path, const Found& weight, int out, int in);
+  HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
+  void note_shapes() const;
 
   std::filesystem::path directory_;
   HfConfig config_;
@@ -90,6 +97,8 @@ class Checkpoint : public WeightSource {
                         // "model.language_model." in place of "model."
   bool head_outside_ = false;  // "language_model.model...." beside a plain "lm_head"
   std::set<std::string> claimed_;
+  std::map<std::string, int> inputs_;                    // of modules, where they are known
+  mutable std::map<std::string, AffineSpec> by_shapes_;  // what their shapes say and the config does not
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
 };
 

@@ -33,7 +33,9 @@ std::vector<std::string> parts_of(const ModulePlan& plan) {
 class Rewriter {
  public:
   Rewriter(const fs::path& source, const fs::path& target, const RewriteOptions& options)
-      : checkpoint_(Checkpoint::open(source)), directory_(target), options_(options), pool_(options.threads) {}
+      : checkpoint_(Checkpoint::open(source)), directory_(target), options_(options), pool_(options.threads) {
+    checkpoint_->set_inputs(options.inputs);
+  }
 
   ConversionReport run(const ConversionProgress& progress) {
     check_options();

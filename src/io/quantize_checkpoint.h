@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -32,6 +33,7 @@ struct RewriteOptions {
   AffineVariant variant = AffineVariant::cpu;
   int threads = 0;                         // 0: every core
   const WeightChanges* changes = nullptr;  // a module that was quantized is quantized again, as it was
+  std::map<std::string, int> inputs;       // of modules, where the model is known: Checkpoint::set_inputs
 };
 
 /// Rewrites the checkpoint in `source` into `target`, which must not hold a model yet; tokenizer files, templates and

@@ -33,7 +33,22 @@ void quantize_rows(const HostWeight& dense, int first, int rows, const Format& f
 }  // namespace
 
 HostWeight QuantizingSource::matrix(const std::string& path, int out, int in) {
-  HostWeight dense = source_.matrix(path, out, in);
+  return quantized(path, source_.matrix(path, out, in));
+}
+
+/// A stack is one matrix with the rows of all: rows do not see each other.
+HostWeight QuantizingSource::experts(const std::string& path, int experts, int out, int in) {
+  HostWeight stack = source_.experts(path, experts, out, in);
+  stack.out *= experts;
+  stack.experts = 1;
+  stack = quantized(path, std::move(stack));
+  stack.out = out;
+  stack.experts = experts;
+  return stack;
+}
+
+HostWeight QuantizingSource::quantized(const std::string& path, HostWeight dense) const {
+  const int out = dense.out, in = dense.in;
   if (dense.format.kind != Format::Kind::dense || in % group_ != 0) return dense;
   HostWeight weight{.format = Format::affine(bits_, group_, dense.format.scale, dense.format.scale),
                     .out = out,

@@ -16,12 +16,14 @@ class QuantizingSource final : public WeightSource {
   QuantizingSource(WeightSource& source, int bits, int group, ThreadPool* pool)
       : source_(source), bits_(bits), group_(group), pool_(pool) {}
   HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }
 
  private:
+  HostWeight quantized(const std::string& path, HostWeight dense) const;
   WeightSource& source_;
   int bits_, group_;
   ThreadPool* pool_;

@@ -84,6 +84,8 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
     if (module.kind == ModuleKind::norm || changes.contains(module.name)) continue;
+    // What of a mixture of experts is a linear module depends on who trained: in transformers 5 none of these is.
+    if (module.kind == ModuleKind::experts || (module.router && adapter.dialect == Dialect::peft)) continue;
     if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
       missing.push_back(module.name);
   }
@@ -154,16 +156,27 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   TargetModules modules;
   for (const nn::TargetModule& module : base.target_modules) modules.emplace(module.name, &module);
   Changes changes;
-  std::vector<std::string> unknown, wrong, beside;
+  const bool has_experts = std::any_of(base.target_modules.begin(), base.target_modules.end(),
+                                       [](const auto& module) { return module.kind == ModuleKind::experts; });
+  std::vector<std::string> unknown, wrong, beside, of_experts;
   for (const auto& [path, change] : adapter.modules) {
     const auto it = modules.find(base_path(path, modules));
-    if (it == modules.end()) {
+    const bool expert = it == modules.end() ? has_experts && path.find(".experts.") != std::string::npos
+                                            : it->second->kind == ModuleKind::experts;
+    if (expert) {
+      of_experts.push_back(path);
+    } else if (it == modules.end()) {
       (is_beside_text(path) ? beside : unknown).push_back(path);
     } else if (const std::string text = problem(change, *it->second, adapter.dialect); !text.empty()) {
       wrong.push_back(cat(path, " (", text, ")"));
     } else if (!changes.emplace(it->first, &change).second) {
       refuse(adapter, base, cat("expected one module for ", in_quotes(it->first), ", got two"));
     }
+  }
+  if (!of_experts.empty()) {
+    throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
+                cat("adapters of experts are not implemented: expected none of these modules, got ", of_experts.size(),
+                    " of ", adapter.modules.size(), ": ", list_names(of_experts)));
   }
   if (changes.empty() && wrong.empty()) std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
   if (unknown.size() == adapter.modules.size()) {

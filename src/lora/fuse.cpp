@@ -168,9 +168,15 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
         module.kind = ModuleKind::embedding;
         std::swap(module.in, module.out);
       }
+    } else if (stored.shape.size() == 3) {
+      module.kind = ModuleKind::experts;
+      module.out = int(stored.shape[1]);
+      module.in = int(stored.shape[2]);
     } else {
       continue;
     }
+    if (path.find(".experts.") != std::string::npos) module.kind = ModuleKind::experts;
+    module.router = path.ends_with(".gate");
     head = head || path == "lm_head";
     base.target_modules.push_back(std::move(module));
   }
@@ -189,6 +195,7 @@ FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::files
                            const Adapter& adapter, const FuseOptions& options, const ConversionProgress& progress) {
   require_apart(target, {&source, 1});
   auto checkpoint = Checkpoint::open(source);
+  checkpoint->set_inputs(options.inputs);
   const Base base = base_of(*checkpoint, source.string());
   BoundAdapter bound = bind_to_base(adapter, base);
   check_head(bound, base);
@@ -201,6 +208,7 @@ FuseReport fuse_checkpoint(const std::filesystem::path& source, const std::files
   rewrite.variant = options.variant;
   rewrite.threads = options.threads;
   rewrite.changes = &fusion;
+  rewrite.inputs = options.inputs;
   FuseReport report;
   report.conversion = rewrite_checkpoint(source, target, rewrite, progress);
   report.losses = fusion.losses();

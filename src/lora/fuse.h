@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct FuseOptions {
   std::optional<DType> dtype = {};  // of dense weights; as stored when empty
   AffineVariant variant = AffineVariant::cpu;
   int threads = 0;
+  std::map<std::string, int> inputs = {};  // of the base's modules, where the model is known: Checkpoint::set_inputs
 };
 
 /// What became of one module's change. Norms are Frobenius norms over the module.

@@ -12,8 +12,6 @@
 namespace bumblebee::models {
 namespace {
 
-constexpr int64_t kMaxSize = int64_t{1} << 24;
-
 /// How a config says that it does without: what Python calls false, -1; 1 for what multiplies or divides.
 bool is_off(std::string_view key, const Json& value) {
   const bool factor =
@@ -22,7 +20,7 @@ bool is_off(std::string_view key, const Json& value) {
 }
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
-void refuse_foreign_settings(const Json& config, std::string_view where) {
+void refuse_foreign_settings(const Json& config, std::string_view where, bool experts) {
   constexpr std::array<const char*, 20> keys = {"final_logit_softcapping",
                                                 "attn_logit_softcapping",
                                                 "query_pre_attn_scalar",
@@ -46,6 +44,7 @@ void refuse_foreign_settings(const Json& config, std::string_view where) {
   for (const char* key : keys) {
     const auto it = config.find(key);
     if (it == config.end() || is_off(key, *it)) continue;
+    if (experts && std::string_view(key).ends_with("_experts")) continue;
     throw Error(ErrorCode::unsupported, where,
                 cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
   }
@@ -86,7 +85,7 @@ void check_activation(const Json& config, std::string_view where) {
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults) {
   check_architecture(config, where);
   check_activation(config, where);
-  refuse_foreign_settings(config, where);
+  refuse_foreign_settings(config, where, defaults.experts);
 
   DecoderSpec spec;
   nn::ModelDims& d = spec.dims;
@@ -124,6 +123,48 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   d.context = rope.context;
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
+}
+
+std::vector<bool> read_expert_layers(const Json& config, std::string_view where, int layers) {
+  const int64_t step = int_or(config, "decoder_sparse_step", where, 1, 65536, 1);
+  std::vector<bool> sparse;
+  for (int i = 0; i < layers; ++i) sparse.push_back((i + 1) % step == 0);
+  const auto plain = config.find("mlp_only_layers");
+  if (plain == config.end() || plain->is_null()) return sparse;
+  if (!plain->is_array())
+    throw Error(ErrorCode::bad_config, where, cat("'mlp_only_layers': expected a list, got ", brief(*plain)));
+  for (const Json& layer : *plain) {
+    if (!layer.is_number_integer() || layer < 0 || layer >= layers) {
+      throw Error(ErrorCode::bad_config, where,
+                  cat("'mlp_only_layers': expected numbers below ", layers, ", got ", brief(layer)));
+    }
+    sparse[layer.get<size_t>()] = false;
+  }
+  return sparse;
+}
+
+void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
+                        int default_experts, int default_of_row, DecoderSpec& spec) {
+  constexpr int kMostExperts = 65536;
+  const char* said = nullptr;
+  int64_t experts = default_experts;
+  for (const char* key : keys) {
+    if (!config.contains(key) || config[key].is_null()) continue;
+    const int64_t count = require_int(config, key, where, 1, kMostExperts);
+    if (said != nullptr && count != experts) {
+      throw Error(ErrorCode::bad_config, where,
+                  cat("'", said, "' and '", key, "' disagree: got ", experts, " and ", count));
+    }
+    said = key;
+    experts = count;
+  }
+  RouterParams& router = spec.moe.router;
+  router.experts = int(experts);
+  router.top_k = int(int_or(config, "num_experts_per_tok", where, 1, kMostExperts, default_of_row));
+  if (router.top_k > router.experts) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'num_experts_per_tok': expected at most ", router.experts, " experts, got ", router.top_k));
+  }
 }
 
 void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& spec) {

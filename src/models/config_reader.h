@@ -2,20 +2,34 @@
 // implements.
 #pragma once
 
+#include <initializer_list>
 #include <string_view>
+#include <vector>
 
 #include "base/json.h"
 #include "models/decoder.h"
 
 namespace bumblebee::models {
 
+constexpr int64_t kMaxSize = int64_t{1} << 24;  // of a dimension
+
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
+  bool experts = false;  // the family has them, and reads what configs say of them itself
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults);
+
+/// The layers of a Qwen mixture of experts that have experts: every `decoder_sparse_step`-th, but for
+/// `mlp_only_layers`.
+std::vector<bool> read_expert_layers(const Json& config, std::string_view where, int layers);
+
+/// Reads the number of experts from the first of `keys` that is there; they may not disagree. `of_row` is the key of
+/// how many of them a row passes, which has a default of its own.
+void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
+                        int default_experts, int default_of_row, DecoderSpec& spec);
 
 /// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when
 /// `use_sliding_window`.

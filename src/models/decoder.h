@@ -1,9 +1,11 @@
 // The one pre-norm decoder: RMSNorm, grouped causal attention with rotary positions, SwiGLU, optional biases, head
-// norms and windows. Llama, Mistral, Qwen2 and Qwen3 differ from each other only in what a spec can say; each has a
-// file that reads its config.
+// norms and windows, and experts in place of the MLP. Llama, Mistral, Qwen2 and Qwen3, Mixtral and Qwen's mixtures of
+// experts differ from each other only in what a spec can say; each has a file that reads its config.
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "nn/loader.h"
@@ -11,10 +13,21 @@
 
 namespace bumblebee::models {
 
+/// Experts in place of an MLP.
+struct MoeSpec {
+  std::vector<bool> layers;  // which have them; empty: none
+  RouterParams router;
+  int d_ff = 0;         // inner width of an expert
+  int shared_d_ff = 0;  // of one that every row passes, with a gate of its own; 0: there is none
+  /// Names: of the block, and of an expert's matrices in files that have each apart.
+  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj";
+};
+
 struct DecoderSpec {
   nn::ModelDims dims;
   double eps = 1e-6;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
+  MoeSpec moe;
   RopeParams rope;
   std::vector<int> windows;  // [layers] attention window, 0 for all
   /// Whether the config says so; otherwise the head is tied exactly when the checkpoint has no lm_head.
@@ -28,13 +41,26 @@ class Decoder final : public nn::Model {
   void block(nn::Pass& p, int i, nn::Residual& r) const override;
 
  private:
+  struct Mlp {
+    nn::Linear gate, up, down;
+  };
+  struct Moe {
+    nn::Linear router;
+    nn::Experts experts;
+    nn::Linear shared_gate;  // with a shared expert
+  };
   struct Block {
     nn::RmsNorm attn_norm, mlp_norm;
     nn::HeadNorms qk_norm;
-    nn::Linear q, k, v, o, gate, up, down;
+    nn::Linear q, k, v, o;
+    std::optional<Mlp> mlp;  // of every row: beside experts, the shared one
+    std::optional<Moe> moe;
     AttentionParams attention;
   };
   static Block load_block(const DecoderSpec& spec, nn::Loader& load, int i);
+  static void feed_forward(nn::Pass& p, const Block& b, nn::Residual& r);
+  static Moe load_moe(const DecoderSpec& spec, nn::Loader& load, const std::string& at);
+  static Tensor mlp(nn::Pass& p, const Mlp& m, Tensor gate, Tensor up);
 
   RopeParams rope_;
   nn::Embedding embedding_;

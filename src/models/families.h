@@ -7,7 +7,10 @@ namespace bumblebee::models {
 
 DecoderSpec read_llama(const Json& config, std::string_view where);
 DecoderSpec read_mistral(const Json& config, std::string_view where);
+DecoderSpec read_mixtral(const Json& config, std::string_view where);
 DecoderSpec read_qwen2(const Json& config, std::string_view where);
+DecoderSpec read_qwen2_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3(const Json& config, std::string_view where);
+DecoderSpec read_qwen3_moe(const Json& config, std::string_view where);
 
 }  // namespace bumblebee::models

@@ -14,8 +14,13 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 4> kFamilies = {
-    {{"llama", read_llama}, {"mistral", read_mistral}, {"qwen2", read_qwen2}, {"qwen3", read_qwen3}}};
+constexpr std::array<Family, 7> kFamilies = {{{"llama", read_llama},
+                                              {"mistral", read_mistral},
+                                              {"mixtral", read_mixtral},
+                                              {"qwen2", read_qwen2},
+                                              {"qwen2_moe", read_qwen2_moe},
+                                              {"qwen3", read_qwen3},
+                                              {"qwen3_moe", read_qwen3_moe}}};
 
 }  // namespace
 

@@ -14,7 +14,7 @@ namespace bumblebee::models {
 
 /// What a config describes.
 struct ModelSpec {
-  std::string family;  // "llama", "mistral", "qwen2", "qwen3"
+  std::string family;  // "llama", "qwen3_moe": a model_type that is supported
   DecoderSpec decoder;
 };
 

@@ -81,6 +81,21 @@ Tensor InferPass::glu(Activation activation, Tensor gate, Tensor up) {
   return ops_.glu(activation, std::move(gate), std::move(up));
 }
 
+Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& experts) {
+  const Routing routing = ops_.route(scores, experts.router);
+  routed(routing);
+  const std::array<const Weight*, 2> into = {&experts.gate.w, &experts.up.w};
+  std::array<Tensor, 2> wide;
+  ops_.matmul_experts(x, ExpertRows::batch, routing, into, wide);
+  const Tensor h = ops_.glu(Activation::silu, std::move(wide[0]), std::move(wide[1]));
+  const Weight* const down = &experts.down.w;
+  Tensor y;
+  ops_.matmul_experts(h, ExpertRows::assignments, routing, std::span(&down, 1), std::span(&y, 1));
+  return ops_.sum_experts(y, routing);
+}
+
+Tensor InferPass::gate_rows(Tensor y, const Tensor& gate) { return ops_.gate_rows(std::move(y), gate); }
+
 Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   flush_residual(residual);
   if (options_.hidden) hidden_ = normed(residual.x, RowSet::all, norm);

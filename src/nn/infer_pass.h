@@ -29,6 +29,8 @@ class InferPass : public Pass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
   void layer(const Model& model, int i, Residual& residual) override;
   void flush_residual(Residual& residual) override;
@@ -37,6 +39,8 @@ class InferPass : public Pass {
 
  protected:
   int current_layer() const { return layer_; }
+  /// Called with every choice of experts.
+  virtual void routed(const Routing&) {}
   InferOptions options_;
 
  private:

@@ -27,6 +27,19 @@ struct HeadNorms {
   RmsNorm q, k;
 };
 
+/// Matrices of one size, one for each expert: y = W[e]·x. `site` and `name` as in Linear.
+struct ExpertLinear {
+  Weight w;
+  int site = -1;
+  std::string name;
+};
+
+/// Experts of which each row passes a few: down(silu(gate x)·up x), weighted as a router says.
+struct Experts {
+  RouterParams router;
+  ExpertLinear gate, up, down;
+};
+
 struct Embedding {
   Weight table;  // [vocab, d_model]
   std::string name;

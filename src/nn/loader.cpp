@@ -16,11 +16,45 @@ void Loader::count(const HostWeight& weight) {
 Weight Loader::matrix(const std::string& path, int out, int in) {
   const HostWeight host = source_.matrix(path, out, in);
   BB_CHECK(host.out == out && host.in == in, path);
-  if (std::find(formats_.begin(), formats_.end(), host.format) == formats_.end()) formats_.push_back(host.format);
-  Weight weight{host.format, out, in, nullptr};
-  if (backend_ != nullptr) weight = backend_->pack(host);
+  Weight weight = pack(host);
   count(host);
   return weight;
+}
+
+Weight Loader::pack(const HostWeight& host) {
+  if (std::find(formats_.begin(), formats_.end(), host.format) == formats_.end()) formats_.push_back(host.format);
+  if (backend_ != nullptr) return backend_->pack(host);
+  return {host.format, host.out, host.in, nullptr};
+}
+
+ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out,
+                             int in) {
+  const bool apart = !source_.has(stack + ".weight") && source_.has(each(0) + ".weight");
+  std::vector<Weight> weights;
+  HostWeight all;
+  if (!apart) all = source_.experts(stack, experts, out, in);
+  for (int e = 0; e < experts; ++e) {
+    const HostWeight host = apart ? source_.matrix(each(e), out, in) : expert_of(all, e);
+    weights.push_back(pack(host));
+    if (weights.back().format != weights.front().format) {
+      throw Error(ErrorCode::bad_file, "checkpoint",
+                  cat("expert '", each(e), "': expected ", to_string(weights.front().format),
+                      " as the first one has, got ", to_string(weights.back().format)));
+    }
+    count(host);
+  }
+  has_experts_ = true;
+  target_modules_.push_back({stack, in, out, TargetModule::Kind::experts, false});
+  target_weights_.emplace_back();
+  Weight packed{weights.front().format, out, in, nullptr, experts};
+  if (backend_ != nullptr) packed = backend_->stack(weights);
+  return {std::move(packed), int(target_modules_.size()) - 1, stack};
+}
+
+Linear Loader::router(const std::string& path, int experts, int in) {
+  Linear router = linear(path, experts, in, false);
+  target_modules_.back().router = true;
+  return router;
 }
 
 Tensor Loader::vector(const std::string& name, int size) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/function_ref.h"
 #include "nn/layers.h"
 #include "nn/model.h"
 #include "quant/weight_source.h"
@@ -23,6 +24,11 @@ class Loader {
 
   /// A linear that adapters may attach to; `with_bias` claims `<path>.bias` too.
   Linear linear(const std::string& path, int out, int in, bool with_bias);
+  /// The linear [experts, in] whose rows of scores choose experts.
+  Linear router(const std::string& path, int experts, int in);
+  /// One matrix [out, in] for each of `experts`, either stacked in `stack` or apart in `each`(0) and so on. Throws
+  /// Error(bad_file) when the formats of those differ.
+  ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
   RmsNorm rms_norm(const std::string& path, int size, double eps);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
@@ -36,11 +42,14 @@ class Loader {
   const std::vector<TargetModule>& target_modules() const { return target_modules_; }
   /// In the order of target_modules(); empty for norms, and without a backend not packed.
   const std::vector<Weight>& target_weights() const { return target_weights_; }
+  /// Whether there are experts among what was claimed so far.
+  bool has_experts() const { return has_experts_; }
   /// Formats of all matrices claimed so far, without repeats: what a device must be able to multiply by.
   const std::vector<Format>& formats() const { return formats_; }
 
  private:
   Weight matrix(const std::string& path, int out, int in);
+  Weight pack(const HostWeight& host);
   Tensor vector(const std::string& name, int size);
   void count(const HostWeight& weight);
 
@@ -51,6 +60,7 @@ class Loader {
   std::vector<TargetModule> target_modules_;
   std::vector<Weight> target_weights_;
   std::vector<Format> formats_;
+  bool has_experts_ = false;
 };
 
 }  // namespace bumblebee::nn

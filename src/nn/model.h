@@ -14,6 +14,8 @@ namespace bumblebee::nn {
 struct ModelDims {
   int layers = 0, d_model = 0, heads = 0, kv_heads = 0, head_dim = 0, d_ff = 0, vocab = 0;
   int context = 0;  // positions the model was made for
+  /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
+  int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
 };
 
@@ -23,12 +25,14 @@ struct TargetModule {
   enum class Kind : uint8_t {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
-    norm        // a vector [out]; in = out
+    norm,       // a vector [out]; in = out
+    experts     // a stack of W [out, in]; adapters of these are not implemented
   };
   std::string name;
   int in = 0, out = 0;
   Kind kind = Kind::linear;
-  bool bias = false;  // the base has a `<name>.bias` [out]
+  bool bias = false;    // the base has a `<name>.bias` [out]
+  bool router = false;  // chooses experts: a linear here, which other programs do not always count among them
 };
 
 class Model {

@@ -33,6 +33,10 @@ class Pass {
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
+  /// The experts' answers to the rows of x, each row's mixed as its scores [rows, experts] say: [rows, d_model].
+  virtual Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) = 0;
+  /// y·sigmoid(gate) for each row, gate [rows, 1].
+  virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
   /// Logits of the batch's logit rows: [logit_rows, vocab].
   virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its

@@ -13,6 +13,7 @@ std::string short_name(std::string_view path) {
   const std::string_view last = path.substr(path.rfind('.') + 1);
   if (last == "input_layernorm") return "attn_norm";
   if (last == "post_attention_layernorm") return "mlp_norm";
+  if (last == "gate") return "router";
   if (last.ends_with("_proj")) return std::string(last.substr(0, last.size() - 5));
   return std::string(last);
 }
@@ -62,6 +63,18 @@ Tensor TapPass::glu(Activation activation, Tensor gate, Tensor up) {
   Tensor y = InferPass::glu(activation, std::move(gate), std::move(up));
   show("glu", y);
   return y;
+}
+
+Tensor TapPass::experts(const Tensor& x, const Tensor& scores, const Experts& experts) {
+  Tensor y = InferPass::experts(x, scores, experts);
+  show("experts", y);
+  return y;
+}
+
+Tensor TapPass::gate_rows(Tensor y, const Tensor& gate) {
+  Tensor gated = InferPass::gate_rows(std::move(y), gate);
+  show("gated", gated);
+  return gated;
 }
 
 Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {

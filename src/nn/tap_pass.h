@@ -22,9 +22,12 @@ class TapPass final : public InferPass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
 
  private:
+  void routed(const Routing& routing) override { show("expert_weights", routing.weights); }
   void show(const char* name, const Tensor& value);
   Tap tap_;
 };

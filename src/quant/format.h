@@ -54,6 +54,20 @@ struct HostWeight {
   size_t codes_stride = 0, scales_stride = 0;  // bytes from row to row (biases as scales); 0: rows follow each other
 };
 
+/// The matrix of one expert of a stack.
+inline HostWeight expert_of(const HostWeight& stack, int expert) {
+  HostWeight one = stack;
+  const auto part = [&](std::span<const std::byte> all) {
+    const size_t size = all.size() / size_t(stack.experts);
+    return all.subspan(size_t(expert) * size, size);
+  };
+  one.experts = 1;
+  one.codes = part(stack.codes);
+  one.scales = part(stack.scales);
+  one.biases = part(stack.biases);
+  return one;
+}
+
 /// Bytes that a matrix takes as it is stored.
 inline uint64_t stored_bytes(const HostWeight& w) { return w.codes.size() + w.scales.size() + w.biases.size(); }
 

@@ -17,6 +17,9 @@ class WeightSource {
   /// Throws Error(bad_file or bad_config) when it is missing, misshapen, or half of its parts are.
   virtual HostWeight matrix(const std::string& path, int out, int in) = 0;
 
+  /// A stack of `experts` such matrices, [experts, out, in] under one name, claimed. Throws like matrix().
+  virtual HostWeight experts(const std::string& path, int experts, int out, int in) = 0;
+
   /// The float vector [size] stored under the full name `name` (for instance `model.norm.weight`), claimed, as a dense
   /// HostWeight with out = 1. Throws like matrix().
   virtual HostWeight vector(const std::string& name, int size) = 0;

@@ -33,6 +33,7 @@ LoraParams::LoraParams(Backend& backend, const nn::Model& model, const LoraOptio
       model_(model),
       options_(options),
       place_(model.target_modules().size(), -1) {
+  require_trainable(model);
   check(options);
   scale_ = options.rslora ? options.scale / std::sqrt(float(options.rank)) : options.scale;
   first_layer_ = model.dims().layers;

@@ -28,6 +28,11 @@ namespace {
 
 }  // namespace
 
+void require_trainable(const nn::Model& model) {
+  if (model.dims().experts > 0)
+    throw Error(ErrorCode::unsupported, "train", "training of a model with experts is not implemented");
+}
+
 std::vector<int> select_modules(const nn::Model& model, const LoraOptions& options) {
   const int layers = model.dims().layers;
   if (options.num_layers < -1 || options.num_layers > layers) {

@@ -8,6 +8,9 @@
 
 namespace bumblebee::train {
 
+/// Throws Error(unsupported) for a model that has an operation without a derivative here: experts.
+void require_trainable(const nn::Model& model);
+
 /// Numbers of target modules (their sites), ascending; at least one. Throws Error: `bad_request` for more layers than
 /// there are and for a key that names no linear of the model, `unsupported` for the embedding and the head.
 std::vector<int> select_modules(const nn::Model& model, const LoraOptions& options);

@@ -151,6 +151,9 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
   return y;
 }
 
+Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
+Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
+
 Tensor TapePass::head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) {
   flush_residual(residual);
   const Tensor& x = residual.x;

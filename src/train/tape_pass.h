@@ -47,6 +47,9 @@ class TapePass final : public nn::Pass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  /// Nobody comes here: require_trainable() refuses before.
+  Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   /// Returns nothing: logits of all rows never exist.
   Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
   void layer(const nn::Model& model, int i, nn::Residual& residual) override;

@@ -108,6 +108,12 @@ class ConfigKeys : public ::testing::Test {
                 d.mlp_bias,
                 d.qk_norm,
                 d.windows,
+                d.moe.layers,
+                d.moe.router.experts,
+                d.moe.router.top_k,
+                d.moe.router.normalise,
+                d.moe.d_ff,
+                d.moe.shared_d_ff,
                 d.rope.inv_freq,
                 d.rope.attention_factor,
                 file.quantization.present(),
@@ -151,9 +157,10 @@ class ConfigKeys : public ::testing::Test {
       }
     };
     if (row.file == "config.json") {
-      for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
+      for (const std::string& family : models::families()) {
         Json config = tiny("config.json");
-        config.update({{"model_type", family}, {"use_sliding_window", true}, {"max_window_layers", 1}});
+        config.update({{"model_type", family}, {"max_window_layers", 1}});
+        config["use_sliding_window"] = family != "qwen2_moe";  // which refuses it without layer_types
         if (row.key == "rope_parameters" || row.key == "rope_scaling") config.erase("rope_theta");
         add([&] { return of_model(with(config)); });
       }

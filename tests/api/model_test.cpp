@@ -126,6 +126,46 @@ TEST(InspectModel, DescribesModules) {
   EXPECT_EQ(inspect_model(local(width("b4_g64_tied_bf16"))).weight_bytes, stored);
 }
 
+TEST(InspectModel, CountsExperts) {
+  const ModelInfo info = inspect_model(local(BB_TEST_DATA "/goldens/experts/qwen3_moe_4bit"));
+  EXPECT_EQ(info.architecture, "qwen3_moe");
+  EXPECT_EQ(info.experts, 8);
+  EXPECT_EQ(info.experts_per_token, 3);
+  EXPECT_EQ(info.expert_intermediate, 32);
+  uint64_t stacks = 0, others = 0;
+  for (const ModuleInfo& module : info.modules) {
+    if (module.experts == 8) stacks += module.bytes;
+    if (module.experts == 1 && module.name != "model.embed_tokens") others += module.bytes;
+    if (module.name.ends_with("mlp.gate")) {
+      EXPECT_EQ(module.bits, 8) << module.name;
+    }
+  }
+  EXPECT_EQ(info.active_weight_bytes, others + stacks * 3 / 8);
+  const ModelInfo apart = inspect_model(local(BB_TEST_DATA "/goldens/experts/mixtral"));
+  EXPECT_EQ(apart.experts, 4);
+  EXPECT_LT(apart.active_weight_bytes, apart.weight_bytes);
+  EXPECT_EQ(inspect_model(local(golden_model("qwen3"))).experts, 0);
+}
+
+/// Stacks and experts that lie apart are quantized alike while a model loads.
+TEST(LoadModel, QuantizesExperts) {
+  for (const char* name : {"qwen3_moe", "mixtral"}) {
+    ModelOptions options;
+    options.quantization = Quantization::int4;
+    options.group_size = 32;
+    options.precision = Precision::exact;
+    const Model model = load_model(local(cat(BB_TEST_DATA "/goldens/experts/", name)), options);
+    EXPECT_EQ(model.info().bits, 4) << name;
+    const std::vector<int32_t> tokens = {1, 2, 3, 4};
+    int rows = 0;
+    model.logits(tokens, [&](int, std::span<const float> logits) {
+      ++rows;
+      for (const float z : logits) ASSERT_TRUE(std::isfinite(z));
+    });
+    EXPECT_EQ(rows, 4);
+  }
+}
+
 TEST_P(ModelOnDevice, LogitsOfEveryPositionComeInOrder) {
   const Model model = load(golden_model("qwen3"), GetParam());
   const std::vector<int32_t> tokens = some_tokens(70, model.info().vocab, 8);

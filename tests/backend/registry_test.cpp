@@ -64,6 +64,24 @@ TEST(Registry, RefusesAnAbsentDeviceNamingOperationDeviceAndAlternatives) {
   EXPECT_NE(refusal("CPU", {}).find("no such device"), std::string::npos);
 }
 
+TEST(Registry, RefusesADeviceWithoutExperts) {
+  BackendEntry plain = backends().back();
+  plain.name = "plain";
+  plain.experts = false;
+  register_backend(plain);
+  EXPECT_EQ(require_device("plain", {}).entry->name, "plain");
+  EXPECT_EQ(require_device("cpu", {}, 0, true).entry->name, "cpu");
+  try {
+    require_device("plain", {}, 0, true);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::device);
+    const std::string text = e.what();
+    EXPECT_NE(text.find("operation matmul_experts is not available on device 'plain'"), std::string::npos) << text;
+    EXPECT_EQ(text.find("plain", text.find("devices that can")), std::string::npos) << text;
+  }
+}
+
 TEST(Registry, RefusesADeviceNumberThatIsNotThere) {
   EXPECT_NE(refusal("cpu:1", {}).find("expected a number below 1, got 1"), std::string::npos);
   EXPECT_NE(refusal("cpu:", {}).find("no such device"), std::string::npos);

@@ -185,6 +185,93 @@ TEST(Checkpoint, ATextModelInsideAVisionModel) {
   EXPECT_TRUE(checkpoint->unclaimed().empty());
 }
 
+/// What `quantization` does not name has the width and group of its shapes, whatever the top level says.
+TEST(Checkpoint, ShapesSayWhatNobodyNames) {
+  const char* const configs[] = {R"({"quantization":{"bits":4,"group_size":64,"b":true}})",
+                                 R"({"quantization":{"bits":2,"group_size":128,"b":{"bits":4}}})", "{}"};
+  for (const char* config : configs) {
+    SCOPED_TRACE(config);
+    const TemporaryDirectory d;
+    write_bytes(d.path() / "config.json", config);
+    // 8 bits in groups of 32 and 4 bits in groups of 64 have the same shapes but for the inputs.
+    save(d.path() / "model.safetensors",
+         quantized("a", 2, 64, 8, 32) + quantized("b", 2, 64, 4, 64) + quantized("c", 2, 96, 3, 32));
+    auto checkpoint = Checkpoint::open(d.path());
+    EXPECT_EQ(checkpoint->matrix("a", 2, 64).format, Format::affine(8, 32, DType::f16, DType::f16));
+    EXPECT_EQ(checkpoint->matrix("b", 2, 64).format, Format::affine(4, 64, DType::f16, DType::f16));
+    EXPECT_EQ(checkpoint->matrix("c", 2, 96).format, Format::affine(3, 32, DType::f16, DType::f16));
+    std::string told;
+    set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+    EXPECT_TRUE(checkpoint->unclaimed().empty());
+    set_log_sink({});
+    EXPECT_NE(told.find("'a (8-bit group 32)'"), std::string::npos) << told;
+    EXPECT_NE(told.find("'c (3-bit group 32)'"), std::string::npos) << told;
+    EXPECT_EQ(told.find("'b "), config[1] == '}' ? told.find("'b (4-bit group 64)'") : std::string::npos) << told;
+    EXPECT_NE(told.find(config[1] == '}' ? "there is no 'quantization'" : "'quantization' does not name them"),
+              std::string::npos)
+        << told;
+
+    // Whoever lists the files' modules learns the inputs from who knows the model.
+    checkpoint = Checkpoint::open(d.path());
+    checkpoint->set_inputs({{"a", 64}, {"b", 64}, {"c", 96}});
+    const auto modules = checkpoint->modules();
+    ASSERT_EQ(modules.size(), 3u);
+    EXPECT_EQ(modules[0].format.bits, 8);
+    EXPECT_EQ(modules[0].shape.back(), 64u);
+    EXPECT_EQ(modules[2].format.bits, 3);
+  }
+}
+
+TEST(Checkpoint, ANoteOnlyWhereShapesDisagree) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", kConfig);
+  save(d.path() / "model.safetensors", quantized("m", 2, 64, 4, 32));
+  auto checkpoint = Checkpoint::open(d.path());
+  checkpoint->matrix("m", 2, 64);
+  std::string told;
+  set_log_sink([&](LogLevel, std::string_view line) { told = line; }, LogLevel::warning);
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+  set_log_sink({});
+  EXPECT_EQ(told, "");
+}
+
+TEST(Checkpoint, StacksOfExperts) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", R"({"quantization":{"bits":4,"group_size":64}})");
+  auto stack = quantized("s", 6, 64, 8, 32);  // by its shapes
+  for (Piece& piece : stack) piece.spec.shape = {3, 2, piece.spec.shape[1]};
+  for (size_t i = 0; i < stack[0].bytes.size(); ++i) stack[0].bytes[i] = char('a' + i / 128);
+  save(d.path() / "model.safetensors", stack + std::vector<Piece>{dense("t.weight", DType::bf16, {3, 4, 5})});
+  auto checkpoint = Checkpoint::open(d.path());
+  const HostWeight s = checkpoint->experts("s", 3, 2, 64), t = checkpoint->experts("t", 3, 4, 5);
+  EXPECT_EQ(s.format, Format::affine(8, 32, DType::f16, DType::f16));
+  EXPECT_EQ(s.experts, 3);
+  EXPECT_EQ(s.out, 2);
+  for (int e = 0; e < 3; ++e) {
+    const HostWeight one = expert_of(s, e);
+    EXPECT_EQ(one.experts, 1);
+    EXPECT_EQ(one.codes.size(), 128u);
+    EXPECT_EQ(one.codes.front(), std::byte('a' + e));
+    EXPECT_EQ(one.codes.back(), std::byte('a' + e));
+    EXPECT_EQ(one.scales.size(), 2u * 2 * 2);
+  }
+  EXPECT_EQ(t.format, Format::dense(DType::bf16));
+  EXPECT_EQ(expert_of(t, 2).codes.size(), 40u);
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+  expect_error([&] { checkpoint->experts("s", 2, 2, 64); }, "expected [2, 2, 64]", "other experts");
+  expect_error([&] { checkpoint->experts("s", 3, 3, 64); }, "expected [3, 3, 64]", "other outputs");
+  expect_error([&] { checkpoint->experts("t", 4, 4, 5); }, "expected [4, 4, 5], got [3, 4, 5]", "dense");
+  expect_error([&] { checkpoint->experts("absent", 3, 2, 64); }, "'absent.weight'", "absent");
+}
+
+TEST(Checkpoint, PartsBesideTheTextWhereverTheyLie) {
+  for (const char* name : {"mtp.fc.weight", "model.mtp.layers.0.w", "language_model.mtp.w", "model.visual.w",
+                           "visual.w", "language_model.model.vision_tower.w", "audio_tower.w"})
+    EXPECT_TRUE(is_beside_text(name)) << name;
+  for (const char* name : {"model.layers.0.mlp.w", "lm_head.weight", "model.smtp.w", "model.layers.0.mtpx.w"})
+    EXPECT_FALSE(is_beside_text(name)) << name;
+}
+
 /// The head outside the text model is its head all the same: without it the model would be taken for a tied one.
 TEST(Checkpoint, AHeadOutsideTheTextModelOfAVisionModel) {
   const TemporaryDirectory d;
@@ -269,7 +356,6 @@ std::vector<Piece> with(std::vector<Piece> pieces, size_t index, DType dtype, st
 
 TEST(Checkpoint, RefusesModulesWhosePartsDisagree) {
   const auto good = quantized("m", 2, 64, 4, 32);
-  const char* const narrow = R"({"quantization":{"bits":4,"group_size":64}})";
   const Broken cases[] = {
       {"missing weight", kConfig, {dense("other.weight", DType::f32, {1})}, "'m.weight'"},
       {"missing scales", kConfig, without(good, 1), "'m.scales'"},
@@ -286,17 +372,26 @@ TEST(Checkpoint, RefusesModulesWhosePartsDisagree) {
       {"scales with other rows", kConfig, with(with(good, 1, DType::f16, {3, 2}), 2, DType::f16, {3, 2}), "leading"},
       {"scales with another rank", kConfig, with(with(good, 1, DType::f16, {2}), 2, DType::f16, {2}), "leading"},
       {"scales of no columns", kConfig, with(with(good, 1, DType::f16, {2, 0}), 2, DType::f16, {2, 0}), "nothing"},
-      {"group contradicts shapes", narrow, good, "group 64"},
-      {"bits contradict shapes", R"({"quantization":{"bits":8,"group_size":32}})", good, "8-bit"},
-      {"no quantization in config", "{}", good, "quantization"},
+      {"group of an entry contradicts shapes", R"({"quantization":{"bits":4,"group_size":32,"m":{"group_size":64}}})",
+       good, "group 64"},
+      {"bits of an entry contradict shapes",
+       R"({"quantization":{"bits":4,"group_size":32,"m":{"bits":8,"group_size":32}}})", good, "8-bit"},
+      {"an entry says true, and the top level contradicts shapes",
+       R"({"quantization":{"bits":8,"group_size":32,"m":true}})", good, "8-bit"},
+      {"shapes give no width", kConfig, quantized("m", 2, 96, 4, 32), "got 6 bits and groups of 21.3333"},
+      {"shapes give a width that is none", "{}", with(good, 0, DType::u32, {2, 14}),
+       "expected 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128, got 7 bits"},
+      {"shapes give a group that is none", "{}", with(with(good, 1, DType::f16, {2, 4}), 2, DType::f16, {2, 4}),
+       "got 4 bits and groups of 16"},
       {"config says dense", R"({"quantization":{"bits":4,"group_size":32,"m":false}})", good, "false"},
       {"config lists a dense module",
        R"({"quantization":{"bits":4,"group_size":32,"m":true}})",
        {dense("m.weight", DType::f16, {2, 64})},
        "'m.scales'"},
-      {"other inputs", kConfig, quantized("m", 2, 32, 4, 32), "expected [2, 64]"},
+      {"other inputs", R"({"quantization":{"bits":4,"group_size":32,"m":true}})", quantized("m", 2, 32, 4, 32),
+       "expected [2, 64]"},
       {"other outputs", kConfig, quantized("m", 3, 64, 4, 32), "expected [2, 64]"},
-      {"same product, other group", R"({"quantization":{"bits":2,"group_size":64}})", good, "[2, 64]"},
+      {"same product, other group", R"({"quantization":{"bits":2,"group_size":64,"m":true}})", good, "[2, 64]"},
       {"three dimensions",
        kConfig,
        {dense("m.weight", DType::u32, {1, 2, 8}), dense("m.scales", DType::f16, {1, 2, 2}),

@@ -61,6 +61,37 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
   expect_misfit(mlx_directory().read(), base(1), "got 2 of 4");
 }
 
+/// Beside experts, adapters of everything else work; of the experts they are refused by name.
+TEST(BindToBase, RefusesAdaptersOfExperts) {
+  Base moe = base();
+  for (int i = 0; i < 2; ++i) {
+    moe.target_modules.push_back({layer(i, "mlp.switch_mlp.down_proj"), 5, 4, ModuleKind::experts, false});
+    moe.target_modules.push_back({layer(i, "mlp.gate"), 4, 8, ModuleKind::linear, false, true});
+  }
+  for (Directory d : {mlx_directory(), peft_directory()}) {
+    const Adapter adapter = d.read();
+    EXPECT_EQ(bind_to_base(adapter, moe).modules.size(), 4u);
+  }
+  for (const char* path : {"mlp.switch_mlp.down_proj", "mlp.experts.3.down_proj"}) {
+    Adapter adapter = mlx_directory().read();
+    adapter.modules[layer(0, path)] = adapter.modules.at(kQ0);
+    try {
+      bind_to_base(adapter, moe);
+      ADD_FAILURE() << path;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::unsupported);
+      const std::string text = e.what();
+      EXPECT_NE(text.find("adapters of experts are not implemented"), std::string::npos) << text;
+      EXPECT_NE(text.find("got 1 of 5: '" + layer(0, path)), std::string::npos) << text;
+    }
+  }
+  Adapter router = peft_directory().read();
+  router.modules[layer(1, "mlp.gate")].low_rank =
+      LowRank{{1, 4, {1, 2, 3, 4}}, {8, 1, std::vector<float>(8, 1)}, 1, {}, {}};
+  router.targets.reset();
+  EXPECT_EQ(bind_to_base(router, moe).modules.size(), 5u);
+}
+
 TEST(BindToBase, ListsOtherSizes) {
   Base other = base();
   for (nn::TargetModule& module : other.target_modules) {

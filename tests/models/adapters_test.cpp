@@ -81,6 +81,11 @@ std::vector<Option> options() {
   add("full_embedding_tied_mlx", {.tied = true, .format = k4Bit}, {{.modules = {}, .full = true, .embedding = true}});
   add("tied_head_alone", {.tied = true, .format = k4Bit},
       {{.dialect = lora::Dialect::peft, .modules = {}, .head = true}});
+  add("beside_experts", {.family = "qwen3_moe", .format = k4Bit},
+      {{.modules = {"q_proj", "k_proj", "v_proj", "o_proj"}, .norms = true}});
+  add("router", {.family = "mixtral", .format = k4Bit}, {{.modules = {"gate", "v_proj"}}});
+  add("shared_expert", {.family = "qwen2_moe", .format = k4Bit},
+      {{.modules = {"gate_proj", "up_proj", "down_proj", "shared_expert_gate"}}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});
@@ -123,6 +128,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
+    if (option.tiny.has_experts() && !has_experts(target.backend)) continue;
     SCOPED_TRACE(target.name());
     Adapted adapted(target, option.tiny);
     const int32_t slot = adapted.slot(weighted);

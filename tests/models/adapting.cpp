@@ -27,7 +27,16 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
   if (module == "o_proj") return {t.d_model, q};
   if (module == "down_proj") return {t.d_model, t.d_ff};
+  if (module == "gate") return {t.experts, t.d_model};
+  if (module == "shared_expert_gate") return {1, t.d_model};
   return {t.d_ff, t.d_model};
+}
+
+/// Of a layer, where a module is.
+std::string block_of(const TinyModel& t, const std::string& module) {
+  if (module == "gate" || module == "shared_expert_gate") return t.family == "mixtral" ? "block_sparse_moe." : "mlp.";
+  const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
+  return !mlp ? "self_attn." : t.family == "qwen2_moe" ? "mlp.shared_expert." : "mlp.";
 }
 
 lora::LowRank factors(Random& random, ShapeOf shape, const AdapterOptions& options) {
@@ -173,9 +182,8 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
   for (int i = 0; i < tiny.layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";
     for (const std::string& module : options.modules) {
-      const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
       const ShapeOf shape = shape_of(tiny, module);
-      lora::ModuleDelta& change = adapter.modules[at + (mlp ? "mlp." : "self_attn.") + module];
+      lora::ModuleDelta& change = adapter.modules[at + block_of(tiny, module) + module];
       if (options.full) {
         change.weight = random_matrix(random, shape.out, shape.in, 1 / std::sqrt(double(shape.in)));
       } else {
@@ -187,7 +195,7 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
     if (!options.norms) continue;
     vector(at + "input_layernorm", tiny.d_model);
     vector(at + "post_attention_layernorm", tiny.d_model);
-    if (tiny.family != "qwen3") continue;
+    if (!tiny.family.starts_with("qwen3")) continue;
     vector(at + "self_attn.q_norm", tiny.head_dim);
     vector(at + "self_attn.k_norm", tiny.head_dim);
   }

@@ -28,11 +28,11 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of llama, mistral, qwen2, qwen3, got 'gpt2'"},
+     "expected one of llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
-    {"model_type_moe", R"({"model_type": "qwen3_moe"})", ErrorCode::unsupported, "qwen3_moe"},
+    {"model_type_other_moe", R"({"model_type": "qwen3_next"})", ErrorCode::unsupported, "qwen3_next"},
     {"architecture_encoder", R"({"architectures": ["LlamaForSequenceClassification"]})", ErrorCode::unsupported,
      "LlamaForSequenceClassification"},
     {"architectures_text", R"({"architectures": "LlamaForCausalLM"})", ErrorCode::bad_config, "'architectures'"},
@@ -113,6 +113,110 @@ TEST_P(ConfigRefusal, NamesTheSetting) {
   }
 }
 
+struct ExpertRefusal {
+  const char *name, *family, *patch;
+  ErrorCode code;
+  const char* mention;
+};
+
+class ExpertConfigRefusal : public testing::TestWithParam<ExpertRefusal> {};
+
+constexpr ExpertRefusal kExpertRefusals[] = {
+    {"none", "qwen3_moe", R"({"num_experts": 0})", ErrorCode::bad_config, "'num_experts'"},
+    {"negative", "qwen3_moe", R"({"num_experts": -8})", ErrorCode::bad_config, "-8"},
+    {"absurd", "qwen3_moe", R"({"num_experts": 1000000})", ErrorCode::bad_config, "1000000"},
+    {"fraction", "qwen2_moe", R"({"num_experts": 7.5})", ErrorCode::bad_config, "7.5"},
+    {"text", "mixtral", R"({"num_local_experts": "8"})", ErrorCode::bad_config, "'num_local_experts'"},
+    {"two_numbers", "qwen3_moe", R"({"num_experts": 8, "num_local_experts": 16})", ErrorCode::bad_config,
+     "'num_experts' and 'num_local_experts' disagree: got 8 and 16"},
+    {"two_numbers_of_mixtral", "mixtral", R"({"num_local_experts": 8, "num_experts": 4})", ErrorCode::bad_config,
+     "'num_local_experts' and 'num_experts' disagree"},
+    {"more_than_there_are", "qwen3_moe", R"({"num_experts": 4, "num_experts_per_tok": 5})", ErrorCode::bad_config,
+     "'num_experts_per_tok': expected at most 4 experts, got 5"},
+    {"more_than_there_are_by_default", "mixtral", R"({"num_local_experts": 1})", ErrorCode::bad_config,
+     "expected at most 1 experts, got 2"},
+    {"none_of_them", "qwen2_moe", R"({"num_experts_per_tok": 0})", ErrorCode::bad_config, "'num_experts_per_tok'"},
+    {"width_zero", "qwen3_moe", R"({"moe_intermediate_size": 0})", ErrorCode::bad_config, "'moe_intermediate_size'"},
+    {"width_absurd", "qwen2_moe", R"({"moe_intermediate_size": 99999999999})", ErrorCode::bad_config,
+     "'moe_intermediate_size'"},
+    {"shared_width_zero", "qwen2_moe", R"({"shared_expert_intermediate_size": 0})", ErrorCode::bad_config,
+     "'shared_expert_intermediate_size'"},
+    {"shared_width_text", "qwen2_moe", R"({"shared_expert_intermediate_size": "big"})", ErrorCode::bad_config,
+     "'shared_expert_intermediate_size'"},
+    {"step_zero", "qwen3_moe", R"({"decoder_sparse_step": 0})", ErrorCode::bad_config, "'decoder_sparse_step'"},
+    {"plain_layers_number", "qwen3_moe", R"({"mlp_only_layers": 1})", ErrorCode::bad_config,
+     "'mlp_only_layers': expected a list"},
+    {"plain_layers_beyond", "qwen3_moe", R"({"mlp_only_layers": [0, 3]})", ErrorCode::bad_config,
+     "'mlp_only_layers': expected numbers below 3, got 3"},
+    {"plain_layers_text", "qwen2_moe", R"({"mlp_only_layers": ["0"]})", ErrorCode::bad_config, "'mlp_only_layers'"},
+    {"normalised_text", "qwen3_moe", R"({"norm_topk_prob": "yes"})", ErrorCode::bad_config, "'norm_topk_prob'"},
+    {"qkv_bias_number", "qwen2_moe", R"({"qkv_bias": 1})", ErrorCode::bad_config, "'qkv_bias'"},
+    {"activation", "qwen3_moe", R"({"hidden_act": "gelu"})", ErrorCode::unsupported, "'gelu'"},
+    {"windows_of_unknown_layers", "qwen2_moe", R"({"use_sliding_window": true, "sliding_window": 8})",
+     ErrorCode::unsupported, "'use_sliding_window': expected 'layer_types' beside it"},
+    {"layers_of_other_kinds", "qwen3_moe",
+     R"({"layer_types": ["linear_attention", "linear_attention", "full_attention"]})", ErrorCode::unsupported,
+     "linear_attention"},
+    {"soft_cap", "mixtral", R"({"final_logit_softcapping": 30.0})", ErrorCode::unsupported, "final_logit_softcapping"},
+    {"intermediate_missing", "mixtral", R"({"intermediate_size": null})", ErrorCode::bad_config,
+     "missing key 'intermediate_size'"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Table, ExpertConfigRefusal, testing::ValuesIn(kExpertRefusals),
+                         [](const auto& refusal) { return std::string(refusal.param.name); });
+
+TEST_P(ExpertConfigRefusal, NamesTheSetting) {
+  Json config = config_of(GetParam().family);
+  config.update(parse_json(GetParam().patch, "patch"));
+  try {
+    read_spec(config, "config.json");
+    ADD_FAILURE() << "accepted " << GetParam().patch;
+  } catch (const Error& e) {
+    EXPECT_EQ(to_string(e.code()), to_string(GetParam().code)) << e.what();
+    EXPECT_NE(std::string(e.what()).find(GetParam().mention), std::string::npos) << e.what();
+  }
+}
+
+TEST(Config, Experts) {
+  Json config = config_of("qwen3_moe");
+  DecoderSpec spec = read_spec(config, "x").decoder;  // transformers' defaults
+  EXPECT_EQ(spec.moe.router.experts, 128);
+  EXPECT_EQ(spec.moe.router.top_k, 8);
+  EXPECT_FALSE(spec.moe.router.normalise);
+  EXPECT_EQ(spec.moe.d_ff, 768);
+  EXPECT_EQ(spec.moe.shared_d_ff, 0);
+  EXPECT_EQ(spec.moe.layers, std::vector<bool>(3, true));
+  config.update(parse_json(
+      R"({"num_local_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": true, "moe_intermediate_size": 32,
+          "decoder_sparse_step": 2, "mlp_only_layers": [], "use_sliding_window": true, "sliding_window": 9})",
+      "x"));
+  spec = read_spec(config, "x").decoder;
+  EXPECT_EQ(spec.moe.router.experts, 16);
+  EXPECT_EQ(spec.moe.router.top_k, 4);
+  EXPECT_TRUE(spec.moe.router.normalise);
+  EXPECT_EQ(spec.moe.d_ff, 32);
+  EXPECT_EQ(spec.moe.layers, (std::vector<bool>{false, true, false}));
+  EXPECT_EQ(spec.windows, std::vector<int>(3, 9));
+  config["num_experts"] = 16;  // both names, one number
+  EXPECT_EQ(read_spec(config, "x").decoder.moe.router.experts, 16);
+
+  config = config_of("qwen2_moe");
+  spec = read_spec(config, "x").decoder;
+  EXPECT_EQ(spec.moe.router.experts, 60);
+  EXPECT_EQ(spec.moe.router.top_k, 4);
+  EXPECT_EQ(spec.moe.shared_d_ff, 5632);
+  EXPECT_TRUE(spec.qkv_bias);
+  config["qkv_bias"] = false;
+  EXPECT_FALSE(read_spec(config, "x").decoder.qkv_bias);
+
+  spec = read_spec(config_of("mixtral"), "x").decoder;
+  EXPECT_EQ(spec.moe.router.experts, 8);
+  EXPECT_EQ(spec.moe.router.top_k, 2);
+  EXPECT_TRUE(spec.moe.router.normalise);
+  EXPECT_EQ(spec.moe.d_ff, 96);
+  EXPECT_EQ(spec.windows, std::vector<int>(3, 0));
+}
+
 TEST(Config, AnythingButAnObjectIsRefused) {
   for (const char* text : {"[]", "5", "null", "\"llama\""}) EXPECT_THROW(read_spec(parse_json(text, "x"), "x"), Error);
 }
@@ -171,7 +275,8 @@ TEST(Config, YarnLengthensTheContext) {
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
-  EXPECT_EQ(families(), (std::vector<std::string>{"llama", "mistral", "qwen2", "qwen3"}));
+  EXPECT_EQ(families(),
+            (std::vector<std::string>{"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

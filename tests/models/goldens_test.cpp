@@ -33,7 +33,8 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const std::string& name : cases_in("widths")) names.push_back(name);
+  for (const char* folder : {"widths", "experts"})
+    for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
 
@@ -58,6 +59,8 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
+  const bool experts = name.starts_with("experts/");
+  if (experts && !has_experts(target.backend)) GTEST_SKIP() << "no experts on " << target.backend;
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -70,7 +73,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
   runner.tapped({0, golden.at("tokens").ints()}, [&](const std::string& what, const std::vector<float>& values) {
     if (what == "lm_head") return;  // shown once more, as "logits"
     const bool known = golden.has(what);
-    EXPECT_TRUE(known || !name.starts_with("models/")) << "no golden for " << what;
+    EXPECT_TRUE(known || name.starts_with("widths/")) << "no golden for " << what;
     if (known) {
       ++compared;
       const double error = relative_to_rms(values, golden.at(what).doubles()),
@@ -87,6 +90,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
 TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("models").size(), 13u);
   EXPECT_GE(cases_in("widths").size(), 7u);
+  EXPECT_GE(cases_in("experts").size(), 10u);
 }
 
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "tests/models/running.h"
 
@@ -26,7 +28,8 @@ class Loading : public testing::TestWithParam<const char*> {
  protected:
   TinyModel tiny() const { return {.family = GetParam()}; }
 };
-INSTANTIATE_TEST_SUITE_P(Families, Loading, testing::Values("llama", "mistral", "qwen2", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Families, Loading,
+                         testing::Values("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Loading, TakesEveryTensor) {
@@ -68,8 +71,24 @@ TEST_P(Loading, NamesMisshapenTensors) {
   };
   EXPECT_NE(with("vocab_size", 81).find("model.embed_tokens.weight': expected [81, 64], got [80, 64]"),
             std::string::npos);
-  EXPECT_NE(with("intermediate_size", 95).find("model.layers.0.mlp.gate_proj.weight': expected [95, 64], got [96, 64]"),
-            std::string::npos);
+  if (!tiny().has_experts()) {
+    EXPECT_NE(
+        with("intermediate_size", 95).find("model.layers.0.mlp.gate_proj.weight': expected [95, 64], got [96, 64]"),
+        std::string::npos);
+  } else {
+    const bool mixtral = tiny().family == "mixtral";
+    const std::string at = mixtral ? "model.layers.0.block_sparse_moe." : "model.layers.0.mlp.";
+    EXPECT_NE(with(mixtral ? "intermediate_size" : "moe_intermediate_size", 31)
+                  .find(at + "switch_mlp.gate_proj.weight': expected [8, 31, 64], got [8, 32, 64]"),
+              std::string::npos);
+    EXPECT_NE(
+        with(mixtral ? "num_local_experts" : "num_experts", 9).find(at + "gate.weight': expected [9, 64], got [8, 64]"),
+        std::string::npos);
+  }
+  if (tiny().family == "qwen2_moe") {
+    EXPECT_NE(with("shared_expert_intermediate_size", 95).find("shared_expert.gate_proj.weight': expected [95, 64]"),
+              std::string::npos);
+  }
   EXPECT_NE(with("head_dim", 18).find("q_proj.weight': expected [72, 64], got [64, 64]"), std::string::npos);
   EXPECT_NE(with("num_key_value_heads", 4).find("k_proj.weight': expected [64, 64], got [32, 64]"), std::string::npos);
   EXPECT_NE(with("num_hidden_layers", 3).find("model.layers.2."), std::string::npos);
@@ -85,17 +104,76 @@ TEST_P(Loading, ReportsItsSites) {
     if (module.kind == nn::TargetModule::Kind::linear) linears.push_back(module);
     if (module.kind == nn::TargetModule::Kind::norm) norms.push_back(module);
   }
-  ASSERT_EQ(linears.size(), 2u * 7u + 1u);
+  const std::string family = tiny().family;
+  ASSERT_EQ(linears.size(), 2u * (family == "qwen2_moe" ? 9u : tiny().has_experts() ? 5u : 7u) + 1u);
   EXPECT_EQ(linears[0].name, "model.layers.0.self_attn.q_proj");
-  EXPECT_EQ(linears[0].bias, tiny().family == "qwen2");
-  EXPECT_EQ(linears[6].name, "model.layers.0.mlp.down_proj");
-  EXPECT_EQ(linears[6].in, 96);
-  EXPECT_EQ(linears[6].out, 64);
+  EXPECT_EQ(linears[0].bias, family.starts_with("qwen2"));
+  if (!tiny().has_experts()) {
+    EXPECT_EQ(linears[6].name, "model.layers.0.mlp.down_proj");
+    EXPECT_EQ(linears[6].in, 96);
+    EXPECT_EQ(linears[6].out, 64);
+  } else {
+    EXPECT_TRUE(linears[4].router);
+    EXPECT_EQ(linears[4].out, 8);
+  }
+  const auto stacks =
+      std::count_if(model->target_modules().begin(), model->target_modules().end(),
+                    [](const nn::TargetModule& module) { return module.kind == nn::TargetModule::Kind::experts; });
+  EXPECT_EQ(stacks, tiny().has_experts() ? 6 : 0);
+  EXPECT_EQ(load.has_experts(), tiny().has_experts());
   EXPECT_EQ(linears.back().name, "lm_head");
-  EXPECT_EQ(norms.size(), 2u * (tiny().family == "qwen3" ? 4u : 2u) + 1u);
+  EXPECT_EQ(norms.size(), 2u * (family.starts_with("qwen3") ? 4u : 2u) + 1u);
   EXPECT_EQ(norms.back().name, "model.norm");
   EXPECT_EQ(model->target_modules()[0].name, "model.embed_tokens");
   EXPECT_EQ(model->target_modules()[0].kind, nn::TargetModule::Kind::embedding);
+}
+
+/// Hugging Face's files have a module for each expert; the model is the same.
+TEST(LoadingExperts, MayBeApart) {
+  for (const char* family : {"mixtral", "qwen2_moe", "qwen3_moe"}) {
+    SCOPED_TRACE(family);
+    const TinyModel stacked{.family = family, .format = Format::affine(4, 32, DType::bf16, DType::bf16)};
+    TinyModel apart = stacked;
+    apart.apart = true;
+    EXPECT_EQ(load_error(apart.config(), apart.weights()), "");
+    const std::vector<int32_t> tokens = random_tokens(3, 9, stacked.vocab);
+    for (const Target& target : every_target()) {
+      if (!has_experts(target.backend) || target.options.threads > 1) continue;
+      EXPECT_EQ(Runner(target.create(), apart, {}).step({{0, tokens}}),
+                Runner(target.create(), stacked, {}).step({{0, tokens}}))
+          << target.name();
+    }
+    MemoryWeights weights = apart.weights();
+    const std::string last =
+        cat("model.layers.1.", apart.family == "mixtral" ? "block_sparse_moe.experts.7.w2" : "mlp.experts.7.down_proj");
+    weights.remove(last);
+    EXPECT_NE(load_error(apart.config(), weights).find(last), std::string::npos);
+    Random random(5);
+    weights.add_matrix(last, random_weight(random, 64, 32, Format::dense(DType::f16), 1));
+    EXPECT_NE(
+        load_error(apart.config(), weights).find("expected affine 4-bit group 32 (bf16) as the first one has, got f16"),
+        std::string::npos);
+  }
+}
+
+/// Some layers have an MLP for all rows.
+TEST(LoadingExperts, NotInEveryLayer) {
+  const TinyModel moe{.family = "qwen3_moe"}, dense{.family = "qwen3"};
+  for (const auto& [key, value] : {std::pair<const char*, Json>("mlp_only_layers", Json::array({0})),
+                                   std::pair<const char*, Json>("decoder_sparse_step", 2)}) {
+    Json config = moe.config();
+    config[key] = value;
+    MemoryWeights weights = moe.weights(), plain = dense.weights();
+    EXPECT_NE(load_error(config, weights).find("model.layers.0.mlp.gate_proj"), std::string::npos) << key;
+    for (const char* name : {"gate_proj", "up_proj", "down_proj"}) {
+      const bool down = std::string_view(name) == "down_proj";
+      const std::string path = cat("model.layers.0.mlp.", name);
+      weights.add_matrix(path, plain.matrix(path, down ? 64 : 96, down ? 96 : 64));
+      weights.remove(cat("model.layers.0.mlp.switch_mlp.", name));
+    }
+    weights.remove("model.layers.0.mlp.gate");
+    EXPECT_EQ(load_error(config, weights), "") << key;
+  }
 }
 
 TEST(LoadingLlama, OldBuffersAreIgnoredAndBiasesFollowTheConfig) {

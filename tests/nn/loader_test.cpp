@@ -54,6 +54,33 @@ TEST(Loader, CollectsSitesFormatsAndBytes) {
   }
 }
 
+TEST(Loader, ExpertsAreASiteAndAStack) {
+  Random random(1);
+  MemoryWeights weights;
+  weights.add_stack("s", random_affine(random, 3 * 6, 64, kQ4, 1), 3);
+  weights.add_matrix("gate", random_dense(random, 3, 64, DType::bf16, 1));
+  const auto each = [](int e) { return cat("each.", e); };
+  for (const bool with_backend : {true, false}) {
+    weights.rewind();
+    const auto backend = create_reference();
+    uint64_t bytes = 0;
+    Loader load(weights, with_backend ? backend.get() : nullptr, [&](uint64_t done) { bytes = done; });
+    EXPECT_FALSE(load.has_experts());
+    const ExpertLinear s = load.experts("s", each, 3, 6, 64);
+    const Linear gate = load.router("gate", 3, 64);
+    load.finish();
+    EXPECT_TRUE(load.has_experts());
+    EXPECT_EQ(bytes, 3u * 6 * 40 + 3 * 64 * 2);
+    EXPECT_EQ(s.w.experts, 3);
+    EXPECT_EQ(bool(s.w), with_backend);
+    EXPECT_EQ(s.site, 0);
+    EXPECT_EQ(load.target_modules()[0].kind, TargetModule::Kind::experts);
+    EXPECT_FALSE(load.target_modules()[0].router);
+    EXPECT_TRUE(load.target_modules()[1].router);
+    EXPECT_EQ(load.target_weights().size(), 2u);
+  }
+}
+
 TEST(Loader, ProgressMayCancel) {
   MemoryWeights weights = some_weights();
   Loader load(weights, nullptr, [](uint64_t) { throw Error(ErrorCode::cancelled, "load", "cancelled"); });

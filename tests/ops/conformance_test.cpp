@@ -65,6 +65,7 @@ TEST_P(Conformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
+  if (is_of_experts(operation) && !has_experts(target.backend)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(cases_of(operation));
   expect_within_bounds(target, it->second);
@@ -80,6 +81,7 @@ TEST_P(ChosenConformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
+  if (is_of_experts(operation) && !has_experts(target.backend)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(chosen_cases_of(operation));
   expect_within_bounds(target, it->second);

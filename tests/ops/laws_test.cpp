@@ -1,6 +1,7 @@
 // What must hold between results of one backend, whatever their values: rows do not see each other, pages can be copied
 // and reused, writing in place really happens.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cmath>
 
@@ -347,6 +348,47 @@ TEST_P(Laws, ChunksOfAPromptGiveTheResultOfTheWhole) {
         ASSERT_EQ(joined, whole) << to_string(dtype) << " window " << window << " chunks " << chunks.size();
       }
     }
+  }
+}
+
+/// Of a stack, a product reads what was chosen: the others may be on pages that cannot be read at all.
+TEST_P(Laws, ExpertsThatNobodyChoseAreNotRead) {
+  if (!has_experts(GetParam().backend)) GTEST_SKIP() << "no experts on " << GetParam().backend;
+  constexpr int kExperts = 6, kIn = 128, kOut = 40, kTopK = 2;
+  const Format format = Format::affine(4, 64, DType::bf16, DType::bf16);
+  Random random(31);
+  for (const int rows : {1, 3, 40}) {
+    std::vector<float> scores(size_t(rows) * kExperts);
+    for (int r = 0; r < rows; ++r) {
+      for (int e = 0; e < kExperts; ++e)
+        scores[size_t(r) * kExperts + size_t(e)] = e == 1 || e == 4 ? float(random.normal(1)) : -20.0f;
+    }
+    const size_t size = size_t(kOut) * kIn;
+    void* const closed = ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(closed, MAP_FAILED);
+    const std::span<const std::byte> hidden(static_cast<const std::byte*>(closed), size);
+    std::vector<Weight> packed;
+    for (int e = 0; e < kExperts; ++e) {
+      HostWeight weight = random_weight(random, kOut, kIn, format, 0.1);
+      if (e != 1 && e != 4) {
+        weight.codes = hidden.first(weight.codes.size());
+        weight.scales = weight.biases = hidden.first(weight.scales.size());
+      }
+      packed.push_back(backend_->pack(weight));
+    }
+    const Weight stack = backend_->stack(packed);
+    const Weight* const stacks[] = {&stack};
+    bind_plain(*backend_, {.rows = rows});
+    Tensor y;
+    eagerly(*backend_, [&] {
+      Ops& ops = backend_->stream().ops();
+      const Routing routing =
+          ops.route(backend_->upload(scores, rows, kExperts), {.experts = kExperts, .top_k = kTopK, .bias = {}});
+      const HostMatrix x = random_rows(random, rows, kIn);
+      ops.matmul_experts(backend_->upload(x.values, rows, kIn), ExpertRows::batch, routing, stacks, {&y, 1});
+    });
+    EXPECT_EQ(y.rows(), rows * kTopK);
+    ::munmap(closed, size);
   }
 }
 

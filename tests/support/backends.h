@@ -84,6 +84,9 @@ inline bool can_train(const std::string& backend) {
   return at->second;
 }
 
+/// Whether a backend has the operations of experts.
+inline bool has_experts(const std::string& backend) { return require_device(backend, {}).entry->experts; }
+
 /// Those of `list` that can train.
 inline std::vector<Target> training(std::vector<Target> list) {
   std::erase_if(list, [](const Target& target) { return !can_train(target.backend); });

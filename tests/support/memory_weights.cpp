@@ -78,6 +78,12 @@ void MemoryWeights::add_matrix(const std::string& path, HostWeight weight) {
   matrices_[path + ".weight"] = std::move(weight);
 }
 
+void MemoryWeights::add_stack(const std::string& path, HostWeight weight, int experts) {
+  weight.out /= experts;
+  weight.experts = experts;
+  add_matrix(path, std::move(weight));
+}
+
 void MemoryWeights::add_vector(const std::string& name, HostWeight vector) {
   vector.name = name;
   vectors_[name] = std::move(vector);
@@ -101,6 +107,16 @@ HostWeight MemoryWeights::matrix(const std::string& path, int out, int in) {
     throw Error(
         ErrorCode::bad_file, "memory",
         cat("tensor '", path, ".weight': expected [", out, ", ", in, "], got [", weight.out, ", ", weight.in, "]"));
+  }
+  return weight;
+}
+
+HostWeight MemoryWeights::experts(const std::string& path, int experts, int out, int in) {
+  const HostWeight& weight = claim(path + ".weight", matrices_);
+  if (weight.experts != experts || weight.out != out || weight.in != in) {
+    throw Error(ErrorCode::bad_file, "memory",
+                cat("tensor '", path, ".weight': expected [", experts, ", ", out, ", ", in, "], got [", weight.experts,
+                    ", ", weight.out, ", ", weight.in, "]"));
   }
   return weight;
 }

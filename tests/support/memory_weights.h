@@ -41,11 +41,14 @@ class MemoryWeights : public WeightSource {
  public:
   /// `path` is a module, without `.weight`.
   void add_matrix(const std::string& path, HostWeight weight);
+  /// `weight` [experts·out, in] as a stack.
+  void add_stack(const std::string& path, HostWeight weight, int experts);
   /// `name` is the full name.
   void add_vector(const std::string& name, HostWeight vector);
   void remove(const std::string& name_or_path);
 
   HostWeight matrix(const std::string& path, int out, int in) override;
+  HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;

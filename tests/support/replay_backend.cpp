@@ -141,6 +141,7 @@ class ReplayBackend final : public Backend {
     inner_->read_bytes(tensor, out);
   }
   Weight pack(const HostWeight& weight) override { return inner_->pack(weight); }
+  Weight stack(std::span<const Weight> experts) override { return inner_->stack(experts); }
   Tensor pack_vector(const HostWeight& vector) override { return inner_->pack_vector(vector); }
   LowRankWeights pack_factors(const HostLowRank& factors, LowRankUse use) override {
     return inner_->pack_factors(factors, use);

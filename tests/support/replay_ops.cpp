@@ -242,6 +242,67 @@ Tensor ReplayOps::glu(Activation activation, Tensor gate, Tensor up) {
   return y;
 }
 
+Routing ReplayOps::resolve(const Values& values, const Routing& handles) {
+  return {resolve(values, handles.experts), resolve(values, handles.weights), resolve(values, handles.order)};
+}
+
+Routing ReplayOps::route(const Tensor& logits, const RouterParams& router) {
+  if (tape_ == nullptr) {
+    Routing routing = inner_.route(logits, router);
+    made(routing.weights);
+    return routing;
+  }
+  const Routing out{fresh(logits.rows(), router.top_k, DType::i32), fresh(logits.rows(), router.top_k),
+                    fresh(logits.rows(), router.top_k, DType::i32)};
+  tape_->operations.push_back([this, logits, router, out](Values& v) {
+    Routing routing = inner_.route(resolve(v, logits), router);
+    v[size_t(recorded(out.experts)->number)] = std::move(routing.experts);
+    v[size_t(recorded(out.weights)->number)] = std::move(routing.weights);
+    v[size_t(recorded(out.order)->number)] = std::move(routing.order);
+  });
+  return out;
+}
+
+void ReplayOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing,
+                               std::span<const Weight* const> stacks, std::span<Tensor> y) {
+  if (tape_ == nullptr) {
+    inner_.matmul_experts(x, rows, routing, stacks, y);
+    for (Tensor& t : y) made(t);
+    return;
+  }
+  std::vector<std::pair<Weight, int>> held;
+  for (size_t i = 0; i < stacks.size(); ++i) {
+    y[i] = fresh(routing.experts.rows() * routing.experts.cols(), stacks[i]->out);
+    held.emplace_back(*stacks[i], recorded(y[i])->number);
+  }
+  tape_->operations.push_back([this, x, rows, routing, held](Values& v) {
+    std::vector<const Weight*> again;
+    std::vector<Tensor> out(held.size());
+    for (const auto& [stack, number] : held) again.push_back(&stack);
+    inner_.matmul_experts(resolve(v, x), rows, resolve(v, routing), again, out);
+    for (size_t i = 0; i < held.size(); ++i) v[size_t(held[i].second)] = std::move(out[i]);
+  });
+}
+
+Tensor ReplayOps::sum_experts(const Tensor& y, const Routing& routing) {
+  if (tape_ == nullptr) return made(inner_.sum_experts(y, routing));
+  const Tensor sum = fresh(routing.experts.rows(), y.cols());
+  tape_->operations.push_back([this, y, routing, n = recorded(sum)->number](Values& v) {
+    v[size_t(n)] = inner_.sum_experts(resolve(v, y), resolve(v, routing));
+  });
+  return sum;
+}
+
+Tensor ReplayOps::gate_rows(Tensor y, const Tensor& gate) {
+  if (tape_ == nullptr) return made(inner_.gate_rows(std::move(y), gate));
+  const Tensor gated = fresh(y.rows(), y.cols());
+  tape_->operations.push_back([this, y, gate, n = recorded(gated)->number](Values& v) {
+    Tensor own = inner_.copy(resolve(v, y));
+    v[size_t(n)] = inner_.gate_rows(std::move(own), resolve(v, gate));
+  });
+  return gated;
+}
+
 Tensor ReplayOps::gather_rows(const Tensor& x) {
   if (tape_ == nullptr) return made(inner_.gather_rows(x));
   const Tensor y = fresh(logit_rows_, x.cols());

@@ -58,12 +58,18 @@ class ReplayOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  Routing route(const Tensor& logits, const RouterParams& router) override;
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override;
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 
   /// The tensor that a recorded handle stands for.
   static Tensor resolve(const Values& values, const Tensor& handle);
+  static Routing resolve(const Values& values, const Routing& handles);
 
  private:
   Tensor fresh(int rows, int cols, DType dtype = DType::f64);

@@ -13,12 +13,48 @@ Json TinyModel::config() const {
             {"intermediate_size", d_ff},    {"vocab_size", vocab},         {"max_position_embeddings", 512},
             {"rms_norm_eps", 1e-6},         {"tie_word_embeddings", tied}, {"rope_theta", 10000.0}};
   if (family == "mistral") c["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
+  if (family == "mixtral") {
+    c["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
+    c["intermediate_size"] = d_expert;
+    c["num_local_experts"] = experts;
+    c["num_experts_per_tok"] = of_row;
+  }
+  if (family.ends_with("_moe")) {
+    c["moe_intermediate_size"] = d_expert;
+    c["num_experts"] = experts;
+    c["num_experts_per_tok"] = of_row;
+    c["norm_topk_prob"] = normalised;
+    if (family == "qwen2_moe") c["shared_expert_intermediate_size"] = d_ff;
+    if (window > 0) c["layer_types"] = std::vector<std::string>(size_t(layers), "sliding_attention");
+    if (family == "qwen3_moe") c.erase("layer_types");
+  }
   if (family.starts_with("qwen") && window > 0) {
     c["use_sliding_window"] = true;
     c["sliding_window"] = window;
     c["max_window_layers"] = 0;
   }
   return c;
+}
+
+/// The router's scores are far apart, so that rounding changes no choice. Where experts are apart they are those of the
+/// stack, row for row.
+void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::string& at) const {
+  weights.add_matrix(at + "gate", random_weight(random, experts, d_model, format, 3 / std::sqrt(double(d_model))));
+  if (family == "qwen2_moe")
+    weights.add_matrix(at + "shared_expert_gate",
+                       random_weight(random, 1, d_model, format, 1 / std::sqrt(double(d_model))));
+  const bool mixtral = family == "mixtral";
+  const auto stack = [&](const char* name, const char* mixtrals, int out, int in) {
+    HostWeight all = random_weight(random, experts * out, in, format, 1.5 / std::sqrt(double(in)));
+    if (!apart) return weights.add_stack(at + "switch_mlp." + name, std::move(all), experts);
+    all.out = out;
+    all.experts = experts;
+    for (int e = 0; e < experts; ++e)
+      weights.add_matrix(at + "experts." + std::to_string(e) + "." + (mixtral ? mixtrals : name), expert_of(all, e));
+  };
+  stack("gate_proj", "w1", d_expert, d_model);
+  stack("up_proj", "w3", d_expert, d_model);
+  stack("down_proj", "w2", d_model, d_expert);
 }
 
 MemoryWeights TinyModel::weights() const {
@@ -40,19 +76,25 @@ MemoryWeights TinyModel::weights() const {
     matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
     matrix(at + "self_attn.v_proj", kv_heads * head_dim, d_model, 1);
     matrix(at + "self_attn.o_proj", d_model, heads * head_dim, 1);
-    if (family == "qwen2") {
+    if (family.starts_with("qwen2")) {
       vector(at + "self_attn.q_proj.bias", heads * head_dim, 0, 0.5);
       vector(at + "self_attn.k_proj.bias", kv_heads * head_dim, 0, 0.5);
       vector(at + "self_attn.v_proj.bias", kv_heads * head_dim, 0, 0.5);
     }
-    if (family == "qwen3") {
+    if (family.starts_with("qwen3")) {
       vector(at + "self_attn.q_norm.weight", head_dim, 1.5, 0.3);
       vector(at + "self_attn.k_norm.weight", head_dim, 1.5, 0.3);
     }
     vector(at + "post_attention_layernorm.weight", d_model, 1, 0.3);
-    matrix(at + "mlp.gate_proj", d_ff, d_model, 1);
-    matrix(at + "mlp.up_proj", d_ff, d_model, 1);
-    matrix(at + "mlp.down_proj", d_model, d_ff, 1);
+    if (has_experts()) {
+      add_experts(weights, random, at + (family == "mixtral" ? "block_sparse_moe." : "mlp."));
+    }
+    if (!has_experts() || family == "qwen2_moe") {
+      const std::string mlp = at + (has_experts() ? "mlp.shared_expert." : "mlp.");
+      matrix(mlp + "gate_proj", d_ff, d_model, 1);
+      matrix(mlp + "up_proj", d_ff, d_model, 1);
+      matrix(mlp + "down_proj", d_model, d_ff, 1);
+    }
   }
   vector("model.norm.weight", d_model, 1, 0.3);
   if (!tied) matrix("lm_head", vocab, d_model, 1);

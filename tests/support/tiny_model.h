@@ -11,17 +11,25 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  std::string family = "qwen3";  // llama, mistral, qwen2, qwen3
+  std::string family = "qwen3";  // llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
   bool tied = false;
   Format format = Format::dense(DType::f32);  // of all matrices
   uint64_t seed = 1;
+  int experts = 8, of_row = 3;  // of families that have them; their inner width is d_expert
+  int d_expert = 32;
+  bool normalised = true;  // weights of a row's experts
+  bool apart = false;      // a module for each expert, as Hugging Face's files have them
 
+  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe"); }
   /// config.json as Hugging Face writes it.
   Json config() const;
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
   MemoryWeights weights() const;
+
+ private:
+  void add_experts(MemoryWeights& weights, Random& random, const std::string& at) const;
 };
 
 }  // namespace bumblebee::testing_support

@@ -39,6 +39,23 @@ class SelectModules : public testing::Test {
   std::unique_ptr<nn::Model> model;
 };
 
+TEST_F(SelectModules, ExpertsAreRefused) {
+  EXPECT_NO_THROW(require_trainable(*model));
+  for (const char* family : {"mixtral", "qwen2_moe", "qwen3_moe"}) {
+    tiny.family = family;
+    testing_support::MemoryWeights weights = tiny.weights();
+    nn::Loader load(weights, nullptr);
+    const auto moe = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    try {
+      require_trainable(*moe);
+      ADD_FAILURE() << family;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::unsupported);
+      EXPECT_NE(std::string(error.what()).find("training of a model with experts"), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST_F(SelectModules, EveryLinearOfTheLastLayers) {
   EXPECT_EQ(chosen(*model, {.num_layers = 1}),
             (std::vector<std::string>{"model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.k_proj",

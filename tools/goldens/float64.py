@@ -6,8 +6,10 @@ the name torch.float32 means float64, so those three follow as well, and the inv
 angles of long texts, what models were trained with.
 """
 import contextlib
+import re
 import sys
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -28,13 +30,35 @@ def everything():
         torch.set_default_dtype(real)
 
 
+def with_stacked_experts(weights):
+    """Experts as transformers 5 holds them, gate and up in one tensor, from a module for each or from mlx-lm's stacks."""
+    rest, stacks = {}, {}
+    names = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+    for name, value in weights.items():
+        name = name.replace(".block_sparse_moe.", ".mlp.")
+        if found := re.fullmatch(r"(.*\.mlp\.)experts\.(\d+)\.(\w+)\.weight", name):
+            part = names.get(found[3], found[3])
+            stacks.setdefault(found[1], {}).setdefault(part, {})[int(found[2])] = value
+        elif found := re.fullmatch(r"(.*\.mlp\.)switch_mlp\.(\w+)\.weight", name):
+            stacks.setdefault(found[1], {})[found[2]] = dict(enumerate(value))
+        else:
+            rest[name] = value
+    for at, parts in stacks.items():
+        gate, up, down = (np.stack([part[e] for e in range(len(part))]) for part in
+                          (parts["gate_proj"], parts["up_proj"], parts["down_proj"]))
+        rest[at + "experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+        rest[at + "experts.down_proj"] = down
+    return rest
+
+
 def build(folder, weights, double=True, widen=True):
     """The model of folder/config.json with `weights` (name -> numpy); `double` False: in transformers' own float32."""
     dtype = torch.float64 if double else torch.float32
     with everything() if double and widen else contextlib.nullcontext():
         config = AutoConfig.from_pretrained(folder)
+        config._experts_implementation = "eager"
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype).eval()
-        state = {name: torch.tensor(value).to(dtype) for name, value in weights.items()}
+        state = {name: torch.tensor(value).to(dtype) for name, value in with_stacked_experts(weights).items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
         tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         if set(missing) - tied or unexpected:
@@ -76,10 +100,20 @@ def tapped(model, tokens):
         entry(layer.self_attn.o_proj, at + "attn")
         output(layer.self_attn.o_proj, at + "o")
         output(layer.post_attention_layernorm, at + "mlp_norm")
-        output(layer.mlp.gate_proj, at + "gate")
-        output(layer.mlp.up_proj, at + "up")
-        entry(layer.mlp.down_proj, at + "glu")
-        output(layer.mlp.down_proj, at + "down")
+        mlp = layer.mlp
+        if hasattr(mlp, "experts"):
+            hooks.append(mlp.gate.register_forward_hook(lambda _, __, out, at=at: (
+                keep(at + "router", out[0]), keep(at + "expert_weights", out[1])) and None))
+            output(mlp.experts, at + "experts")
+            mlp = getattr(mlp, "shared_expert", None)
+        if mlp is None:
+            continue
+        output(mlp.gate_proj, at + "gate")
+        output(mlp.up_proj, at + "up")
+        entry(mlp.down_proj, at + "glu")
+        output(mlp.down_proj, at + "down")
+        if mlp is not layer.mlp:
+            output(layer.mlp.shared_expert_gate, at + "shared_expert_gate")
     output(body.norm, "final_norm")
 
     source = sys.modules[type(model).__module__]
@@ -99,6 +133,9 @@ def tapped(model, tokens):
         source.apply_rotary_pos_emb = rotate
         for hook in hooks:
             hook.remove()
+    for name in [name for name in taps if name.endswith(".shared_expert_gate")]:
+        at = name.removesuffix("shared_expert_gate")
+        taps[at + "gated"] = taps[at + "down"] / (1 + np.exp(-taps[name]))
     if len(calls) != len(body.layers):
         raise ValueError(f"{len(calls)} rotations for {len(body.layers)} layers")
     return taps

@@ -99,6 +99,12 @@ class CpuBackend final : public Backend {
                     .bias_element = element_of(f.bias)};
     return {f, weight.out, weight.in, std::move(packed)};
   }
+  Weight stack(std::span<const Weight> experts) override {
+    auto packed = std::make_shared<CpuStack>();
+    packed->experts.assign(experts.begin(), experts.end());
+    const Weight& first = experts.front();
+    return {first.format, first.out, first.in, std::move(packed), int(experts.size())};
+  }
   void finish_packing() override { loaded_ = true; }
   Tensor pack_vector(const HostWeight& vector) override {
     Tensor t = memory_->make(1, vector.in);

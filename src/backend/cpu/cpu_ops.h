@@ -24,6 +24,15 @@ struct CpuWeight final : PackedWeight {
   CountedBytes counted;
 };
 
+/// How the fast mode multiplies by a weight; by others as the exact one.
+inline bool uses_int8(const WeightRows& w) { return w.bits != 0; }
+inline bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element::bf16; }
+
+/// One weight for each expert.
+struct CpuStack final : PackedWeight {
+  std::vector<Weight> experts;
+};
+
 class CpuOps final : public Ops {
   friend class CpuGradOps;  // the same threads, memory, batch and tables
 
@@ -47,6 +56,11 @@ class CpuOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  Routing route(const Tensor& logits, const RouterParams& router) override;
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override;
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
@@ -55,12 +69,19 @@ class CpuOps final : public Ops {
   /// x as the fast mode's kernels take it, in one layout; memory is kept from call to call.
   struct QuantizedInt8 {
     explicit QuantizedInt8(QuantLayout l) : layout(l) {}
-    void make_room(int row_count, int cols, const Kernels& kernels);
-    QuantRow row(int r);
+    /// For `row_count` rows that meet a weight together, or in runs of more rows than Kernels::direct_rows (`lanes`) or
+    /// of at most so many.
+    void make_room(int row_count, int cols, bool lanes, const Kernels& kernels);
+    QuantRow row(int r) { return row_of_run(0, count, r); }
+    /// Row r of `rows_in_run` rows that begin at `first` and meet a weight together.
+    QuantRow row_of_run(int first, int rows_in_run, int r);
+    QuantRows run(int first) const;
+    void copy(const QuantRow& from, const QuantRow& to) const;
     QuantLayout layout;
     AlignedBytes values;
-    size_t value_bytes = 0, high = 0;
-    bool by_lane = false;
+    size_t value_bytes = 0;
+    int count = 0;
+    bool by_lane = false, has_high = false;
     std::vector<float> scales, sums;
     std::vector<Outlier> outliers;
     std::vector<uint8_t> high_shifts;
@@ -79,14 +100,42 @@ class CpuOps final : public Ops {
     const QuantRows& rows(const QuantLayout& layout) const;
   };
   struct AttentionTask;
+  /// Assignments of one expert, which follow each other.
+  struct ExpertRun {
+    int expert = 0, first = 0, count = 0;
+    int place = 0;  // of the first among those that are quantized in the same way
+    bool many = false;
+  };
+  struct ExpertPlan {
+    std::vector<ExpertRun> runs;
+    std::vector<int> run_of, row_of;    // [assignments] in runs, in the batch
+    const int32_t* assigned = nullptr;  // [rows, top_k] Routing::order
+    int top_k = 1;
+    int few = 0, many = 0;  // assignments of either kind
+  };
+  /// Rows of x in the forms that kernels take; those that a weight does not need are empty.
+  struct ProductRows {
+    FloatRows floats;
+    QuantRows int8;
+    const uint16_t* bf16 = nullptr;
+    size_t bf16_stride = 0;
+    int count = 0;
+  };
 
   Tensor make_writable(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
   void quantize_input(const Tensor& x, std::span<const MatmulTerm> terms);
   void begin_quantizing(const Tensor& y);
   void quantize_row(const Tensor& y, int r);
-  void multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread);
-  void multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread);
+  /// y [x.count, ...] = x·Wᵀ for the weight rows [first, last).
+  void multiply(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last, int thread);
+  void multiply_panels(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last,
+                       int thread);
+  ExpertPlan plan_experts(const Routing& routing, int experts) const;
+  void quantize_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan, const QuantLayout& layout);
+  /// What products of stacks read of x: quantized and rounded rows, and those that stay f32, in order of assignments.
+  void prepare_experts(const Tensor& x, ExpertRows rows, const ExpertPlan& plan, std::span<const Weight* const> stacks);
+  ProductRows rows_of_run(const ExpertRun& run, const WeightRows& w) const;
   struct LoraWork;
   int32_t slot_of(RowSet rows, int r) const;
   LoraWork lora_work(const Tensor& x, RowSet rows, std::span<const LoraModule> modules);
@@ -115,6 +164,13 @@ class CpuOps final : public Ops {
   Batch batch_;
   SlotTable slots_;
   QuantizedInput quantized_;
+  /// The same for products of experts, of the one that runs.
+  struct ExpertInput {
+    QuantizedInput few, many;
+    std::vector<uint16_t> bf16;
+    Tensor floats;
+    bool one = false;  // a single row, which all experts share
+  } expert_input_;
   struct Scratch {
     AlignedBytes bytes;
     size_t floats = 0;

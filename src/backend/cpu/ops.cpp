@@ -14,9 +14,6 @@ constexpr int kPanelRows = 32;            // weight rows decoded at once: with a
 
 const CpuWeight& packed(const Weight& w) { return static_cast<const CpuWeight&>(*w.packed); }
 
-bool uses_int8(const WeightRows& w) { return w.bits != 0; }
-bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element::bf16; }
-
 }  // namespace
 
 CpuOps::CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast)
@@ -73,21 +70,22 @@ const QuantRows& CpuOps::QuantizedInput::rows(const QuantLayout& layout) const {
   BB_CHECK(false, "x was not rounded for this weight");
 }
 
-void CpuOps::QuantizedInt8::make_room(int row_count, int cols, const Kernels& kernels) {
-  by_lane = row_count > kernels.direct_rows;
-  const bool has_high = !by_lane || kernels.dense_high;
-  const size_t count = size_t(row_count), blocks = size_t(padded_blocks(cols, layout));
+void CpuOps::QuantizedInt8::make_room(int row_count, int cols, bool lanes, const Kernels& kernels) {
+  count = row_count;
+  by_lane = lanes;
+  has_high = !by_lane || kernels.dense_high;
+  const size_t all = size_t(row_count), blocks = size_t(padded_blocks(cols, layout));
   // Half a line more than a row needs: rows a power of two apart would fall on the same lines of a small cache.
   const size_t stride = blocks * size_t(layout.block) + kNibbleChunk / 2;
-  if (const size_t bytes = (has_high ? 2 : 1) * count * stride + kRowRead; value_bytes < bytes) {
+  if (const size_t bytes = (has_high ? 2 : 1) * all * stride + kRowRead; value_bytes < bytes) {
     values = aligned_bytes(bytes);
     std::memset(values.get(), 0, bytes);  // what follows a row's end is read, and met by codes of zero
     value_bytes = bytes;
   }
-  scales.resize(count * blocks);
-  sums.resize(count * blocks);
-  outliers.resize(has_high ? 0 : count * blocks * kOutliers);
-  high_shifts.resize(by_lane && has_high ? count * blocks : 0);
+  scales.resize(all * blocks);
+  sums.resize(all * blocks);
+  outliers.resize(has_high ? 0 : all * blocks * kOutliers);
+  high_shifts.resize(by_lane && has_high ? all * blocks : 0);
   rows = {.values = reinterpret_cast<int8_t*>(values.get()),
           .scales = scales.data(),
           .sums = sums.data(),
@@ -95,19 +93,33 @@ void CpuOps::QuantizedInt8::make_room(int row_count, int cols, const Kernels& ke
           .high_shifts = high_shifts.data(),
           .stride = stride,
           .block_stride = blocks};
-  high = has_high ? count * stride : 0;
 }
 
-QuantRow CpuOps::QuantizedInt8::row(int r) {
-  const size_t block = size_t(r) * rows.block_stride;
-  int8_t* const at = reinterpret_cast<int8_t*>(values.get()) + size_t(r) * rows.stride;
+QuantRow CpuOps::QuantizedInt8::row_of_run(int first, int rows_in_run, int r) {
+  const size_t block = size_t(first + r) * rows.block_stride;
+  int8_t* const at = reinterpret_cast<int8_t*>(values.get()) + size_t((has_high ? 2 : 1) * first + r) * rows.stride;
   return {.by_lane = by_lane,
           .values = at,
-          .high = high > 0 ? at + high : nullptr,
+          .high = has_high ? at + size_t(rows_in_run) * rows.stride : nullptr,
           .scales = scales.data() + block,
           .sums = sums.data() + block,
           .outliers = outliers.empty() ? nullptr : outliers.data() + block * kOutliers,
           .high_shifts = high_shifts.empty() ? nullptr : high_shifts.data() + block};
+}
+
+QuantRows CpuOps::QuantizedInt8::run(int first) const {
+  QuantRows from = rows.from(first);
+  if (has_high) from.values += size_t(first) * rows.stride;
+  return from;
+}
+
+void CpuOps::QuantizedInt8::copy(const QuantRow& from, const QuantRow& to) const {
+  std::copy_n(from.values, rows.stride, to.values);
+  if (has_high) std::copy_n(from.high, rows.stride, to.high);
+  std::copy_n(from.scales, rows.block_stride, to.scales);
+  std::copy_n(from.sums, rows.block_stride, to.sums);
+  if (!outliers.empty()) std::copy_n(from.outliers, rows.block_stride * kOutliers, to.outliers);
+  if (!high_shifts.empty()) std::copy_n(from.high_shifts, rows.block_stride, to.high_shifts);
 }
 
 CpuOps::QuantizedInt8& CpuOps::QuantizedInput::of(const QuantLayout& layout) {
@@ -120,7 +132,8 @@ void CpuOps::begin_quantizing(const Tensor& y) {
   quantized_.source = {};
   const auto known = quantized_.layouts.find(y.cols());
   if (!fast_ || known == quantized_.layouts.end()) return;
-  for (const QuantLayout& layout : known->second) quantized_.of(layout).make_room(y.rows(), y.cols(), k_);
+  for (const QuantLayout& layout : known->second)
+    quantized_.of(layout).make_room(y.rows(), y.cols(), y.rows() > k_.direct_rows, k_);
   quantized_.source = y;
   quantized_.done = known->second;
 }
@@ -167,40 +180,49 @@ void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::spa
     y[t] = memory_->make(x.rows(), terms[t].weight->out);
   }
   if (fast_) quantize_input(x, terms);
+  const size_t cols = size_t(x.cols());
   threads_.run([&](int thread) {
     partition_.each(
         int(terms.size()), [&](int t) { return terms[size_t(t)].weight->out; }, thread,
-        [&](int t, int first, int last) { multiply_range(x, terms[size_t(t)], y[size_t(t)], first, last, thread); });
+        [&](int t, int first, int last) {
+          const WeightRows& w = packed(*terms[size_t(t)].weight).rows;
+          ProductRows rows{
+              .floats = {data(x), cols}, .int8 = {}, .bf16 = nullptr, .bf16_stride = cols, .count = x.rows()};
+          if (fast_ && uses_int8(w)) rows.int8 = quantized_.rows(quant_layout(w));
+          if (fast_ && uses_bf16(w)) rows.bf16 = quantized_.bf16.data();
+          const Tensor& to = y[size_t(t)];
+          multiply(rows, w, data(to), size_t(to.cols()), first, last, thread);
+          const Tensor* const bias = terms[size_t(t)].bias;
+          if (bias == nullptr) return;
+          for (int r = 0; r < to.rows(); ++r) k_.add(row(to, r) + first, data(*bias) + first, last - first);
+        });
   });
 }
 
-void CpuOps::multiply_range(const Tensor& x, const MatmulTerm& term, const Tensor& y, int first, int last, int thread) {
-  const WeightRows& w = packed(*term.weight).rows;
-  const size_t stride = size_t(y.cols());
+void CpuOps::multiply(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last,
+                      int thread) {
   if (fast_ && uses_int8(w)) {
     void* panel = scratch(thread, int8_scratch(w) / sizeof(float)).data();
-    k_.matmul_int8(w, first, last, quantized_.rows(quant_layout(w)), x.rows(), data(y), stride, panel);
+    k_.matmul_int8(w, first, last, x.int8, x.count, y, stride, panel);
   } else if (fast_ && uses_bf16(w)) {
-    k_.matvec_bf16(w, first, last, quantized_.bf16.data(), size_t(x.cols()), x.rows(), data(y), stride);
-  } else if (x.rows() <= kMatvecRows) {
-    k_.matvec(w, first, last, {data(x), size_t(x.cols())}, x.rows(), data(y), stride);
+    k_.matvec_bf16(w, first, last, x.bf16, x.bf16_stride, x.count, y, stride);
+  } else if (x.count <= kMatvecRows) {
+    k_.matvec(w, first, last, x.floats, x.count, y, stride);
   } else {
-    multiply_panels(x, w, y, first, last, thread);
+    multiply_panels(x, w, y, stride, first, last, thread);
   }
-  if (term.bias == nullptr) return;
-  for (int r = 0; r < y.rows(); ++r) k_.add(row(y, r) + first, data(*term.bias) + first, last - first);
 }
 
-void CpuOps::multiply_panels(const Tensor& x, const WeightRows& w, const Tensor& y, int first, int last, int thread) {
+void CpuOps::multiply_panels(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last,
+                             int thread) {
   float* panel = scratch(thread, size_t(kPanelRows) * kDepthBlock).data();
   for (int n = first; n < last; n += kPanelRows) {
     const int cols = std::min(kPanelRows, last - n);
-    for (int r = 0; r < x.rows(); ++r) std::fill_n(row(y, r) + n, cols, 0.0f);
+    for (int r = 0; r < x.count; ++r) std::fill_n(y + size_t(r) * stride + n, cols, 0.0f);
     for (int k = 0; k < w.in; k += kDepthBlock) {
       const int depth = std::min(kDepthBlock, w.in - k);
       k_.decode(w, n, n + cols, k, k + depth, panel, kDepthBlock);
-      k_.dot_block({data(x) + k, size_t(x.cols())}, x.rows(), {panel, kDepthBlock}, cols, depth, data(y) + n,
-                   size_t(y.cols()));
+      k_.dot_block({x.floats.data + k, x.floats.stride}, x.count, {panel, kDepthBlock}, cols, depth, y + n, stride);
     }
   }
 }

@@ -46,6 +46,30 @@ class RowPartition {
     }
   }
 
+  /// The same where a row of term t costs costs(t): every thread's work costs about as much. Rows go to threads in
+  /// blocks of kRowGrain.
+  template <class Outs, class Costs, class Body>
+  void each_by_cost(int terms, Outs outs, Costs costs, int thread, Body body) const {
+    const size_t node = node_of_thread(thread);
+    const NodeThreads& own = nodes_[node];
+    int64_t total = 0;
+    for (int t = 0; t < terms; ++t) total += rows_of_node(outs(t), node).size() * costs(t);
+    const Range part = share(total, 1, thread - own.first, thread - own.first + 1, own.last - own.first);
+    int64_t base = 0;
+    for (int t = 0; t < terms; ++t) {
+      const Range rows = rows_of_node(outs(t), node);
+      const int64_t cost = costs(t), size = rows.size();
+      // The same for the end of one thread's part and the beginning of the next one's.
+      const auto boundary = [&](int64_t at) {
+        if (at <= base) return int64_t{0};
+        return std::min(size, at >= base + size * cost ? size : (at - base) / cost / kRowGrain * kRowGrain);
+      };
+      const int64_t first = boundary(part.first), last = boundary(part.last);
+      if (first < last) body(t, int(rows.first + first), int(rows.first + last));
+      base += size * cost;
+    }
+  }
+
  private:
   size_t node_of_thread(int thread) const;
   std::vector<NodeThreads> nodes_;

@@ -59,6 +59,9 @@ class CudaBackend final : public Backend {
   }
 
   Weight pack(const HostWeight& weight) override { return upload_weight(device_, uploader_, weight, weight_bytes_); }
+  Weight stack(std::span<const Weight>) override {
+    throw Error(ErrorCode::unsupported, name(), "stacks of experts are not implemented on this device");
+  }
   Tensor pack_vector(const HostWeight& vector) override {
     std::vector<float> values(size_t(vector.in));
     decode_row<float>(vector, 0, values);
@@ -201,6 +204,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
+          .experts = false,
           .own_memory = true};
 }
 

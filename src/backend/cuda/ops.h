@@ -54,6 +54,14 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  // BackendEntry::experts is false: nobody calls these.
+  Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
+  void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,
+                      std::span<Tensor>) override {
+    BB_UNREACHABLE();
+  }
+  Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }
+  Tensor gate_rows(Tensor, const Tensor&) override { BB_UNREACHABLE(); }
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;

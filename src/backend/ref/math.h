@@ -95,6 +95,26 @@ void attend(std::span<const T> q, int count, double scale, const Key& key, const
   for (size_t i = 0; i < q.size(); ++i) out[i] = T(sum[i] / total);
 }
 
+/// 1/(1 + exp(-x))
+template <class T>
+T sigmoid(const T& x) {
+  using S = typename Sum<T>::type;
+  return T(S(1) / (S(1) + std::exp(-S(x))));
+}
+
+/// Softmax of x.
+template <class T>
+std::vector<T> softmax(std::span<const T> x) {
+  using S = typename Sum<T>::type;
+  double highest = -INFINITY;
+  for (const T& v : x) highest = std::max(highest, real_part(v));
+  std::vector<T> y;
+  S total{};
+  for (const T& v : x) total += std::exp(S(v) - highest);
+  for (const T& v : x) y.push_back(T(std::exp(S(v) - highest) / total));
+  return y;
+}
+
 /// x·sigmoid(x)
 template <class T>
 T silu(const T& x) {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_tensor.h"
@@ -210,6 +211,62 @@ class RefOps final : public Ops {
     return y;
   }
 
+  Routing route(const Tensor& logits, const RouterParams& router) override {
+    const int rows = logits.rows(), top_k = router.top_k;
+    Routing routing{ref::make_ints(rows, top_k, 0), make_tensor(rows, top_k), ref::make_ints(rows, top_k, 0)};
+    for (int r = 0; r < rows; ++r) {
+      const auto chosen =
+          ref::route<double>(row(logits, r), router, router.bias ? row(router.bias, 0) : std::span<const double>());
+      std::copy(chosen.experts.begin(), chosen.experts.end(), ref::ints(routing.experts, r).begin());
+      std::copy(chosen.weights.begin(), chosen.weights.end(), row(routing.weights, r).begin());
+    }
+    int32_t next = 0;
+    for (int32_t e = 0; e < router.experts; ++e) {
+      for (int r = 0; r < rows; ++r) {
+        for (size_t j = 0; j < size_t(top_k); ++j)
+          if (ref::ints(routing.experts, r)[j] == e) ref::ints(routing.order, r)[j] = next++;
+      }
+    }
+    return routing;
+  }
+
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override {
+    const int count = routing.experts.rows(), top_k = routing.experts.cols();
+    for (size_t t = 0; t < stacks.size(); ++t) {
+      y[t] = make_tensor(count * top_k, stacks[t]->out);
+      for (int r = 0; r < count; ++r) {
+        for (size_t j = 0; j < size_t(top_k); ++j) {
+          const int assignment = ref::ints(routing.order, r)[j];
+          const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
+          multiply(static_cast<const ref::RefStack&>(*stacks[t]->packed).experts[expert],
+                   row(x, rows == ExpertRows::batch ? r : assignment), row(y[t], assignment));
+        }
+      }
+    }
+  }
+
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override {
+    Tensor sum = make_tensor(routing.experts.rows(), y.cols());
+    for (int r = 0; r < sum.rows(); ++r) {
+      for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
+        const double weight = row(routing.weights, r)[j];
+        const std::span<const double> term = row(y, ref::ints(routing.order, r)[j]);
+        for (size_t c = 0; c < term.size(); ++c) row(sum, r)[c] += weight * term[c];
+      }
+    }
+    return sum;
+  }
+
+  Tensor gate_rows(Tensor y, const Tensor& gate) override {
+    y = make_writable(y);
+    for (int r = 0; r < y.rows(); ++r) {
+      const double factor = ref::sigmoid(row(gate, r)[0]);
+      for (double& v : row(y, r)) v *= factor;
+    }
+    return y;
+  }
+
   Tensor gather_rows(const Tensor& x) override {
     Tensor y = make_tensor(int(batch.logit_rows.size()), x.cols());
     for (int r = 0; r < y.rows(); ++r)
@@ -356,6 +413,12 @@ class RefBackend final : public Backend {
     auto packed = std::make_shared<RefWeight>();
     packed->host = weight;
     return {weight.format, weight.out, weight.in, std::move(packed)};
+  }
+  Weight stack(std::span<const Weight> experts) override {
+    auto packed = std::make_shared<ref::RefStack>();
+    packed->experts.assign(experts.begin(), experts.end());
+    const Weight& first = experts.front();
+    return {first.format, first.out, first.in, std::move(packed), int(experts.size())};
   }
   Tensor pack_vector(const HostWeight& vector) override {
     Tensor t = make_tensor(1, vector.in);

@@ -28,6 +28,10 @@ struct RefWeight final : PackedWeight {
   HostWeight host;
 };
 
+struct RefStack final : PackedWeight {
+  std::vector<Weight> experts;
+};
+
 /// Zeros.
 inline Tensor make_tensor(int rows, int cols) {
   return Tensor(std::make_shared<RefBuffer>(size_t(rows) * size_t(cols)), DType::f64, rows, cols);

@@ -61,6 +61,50 @@ TEST(RowPartition, EveryRowHasOneThreadAndItsNodeHoldsIt) {
   }
 }
 
+/// Terms whose rows cost more or less: still every row once, on its node, and threads have about as much to do.
+TEST(RowPartition, ByCostEveryRowHasOneThreadToo) {
+  const std::vector<std::vector<std::pair<int, int>>> products = {
+      {{768, 5}, {768, 5}, {768, 5}}, {{768, 300}, {768, 5}, {768, 9}, {2048, 44}}, {{17, 1}}, {{1, 1}, {33, 1000}}};
+  for (const Nodes& machine : kMachines) {
+    const RowPartition rows(machine);
+    for (const auto& terms : products) {
+      std::vector<std::vector<int>> owner;
+      std::vector<int64_t> load(size_t(rows.threads()), 0);
+      int64_t total = 0, largest = 0;
+      for (const auto& [out, cost] : terms) {
+        owner.emplace_back(size_t(out), -1);
+        total += int64_t{out} * cost;
+        largest = std::max<int64_t>(largest, cost);
+      }
+      for (int thread = 0; thread < rows.threads(); ++thread) {
+        rows.each_by_cost(
+            int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
+            [&](int t) { return terms[size_t(t)].second; }, thread,
+            [&](int t, int first, int last) {
+              ASSERT_LT(first, last);
+              for (int r = first; r < last; ++r) {
+                ASSERT_EQ(owner[size_t(t)][size_t(r)], -1) << "row " << r << " twice";
+                owner[size_t(t)][size_t(r)] = thread;
+              }
+              load[size_t(thread)] += int64_t{last - first} * terms[size_t(t)].second;
+            });
+      }
+      for (size_t t = 0; t < terms.size(); ++t) {
+        for (size_t node = 0; node < machine.size(); ++node) {
+          const Range range = rows.rows_of_node(terms[t].first, node);
+          for (int64_t r = range.first; r < range.last; ++r) {
+            ASSERT_GE(owner[t][size_t(r)], machine[node].first);
+            ASSERT_LT(owner[t][size_t(r)], machine[node].last);
+          }
+        }
+        ASSERT_EQ(std::count(owner[t].begin(), owner[t].end(), -1), 0);
+      }
+      if (machine.size() > 1) continue;  // nodes share by rows
+      for (const int64_t one : load) EXPECT_LE(one, total / rows.threads() + 2 * kRowGrain * largest);
+    }
+  }
+}
+
 TEST(RowPartition, OnOneNodeItIsTheEvenSplitOfAllRows) {
   const RowPartition rows(Nodes{{0, 0, 3}});
   const auto owner = owners(rows, {4096, 1024, 1024});

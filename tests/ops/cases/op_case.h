@@ -59,6 +59,8 @@ using Cases = std::vector<std::unique_ptr<OpCase>>;
 const std::vector<std::string>& operations();
 /// Whether it is one of grad_ops.h, which not every device has.
 bool is_of_training(const std::string& operation);
+/// Whether it is one of those of experts, which not every device has either.
+bool is_of_experts(const std::string& operation);
 /// All cases of one operation, edge shapes first.
 Cases cases_of(const std::string& operation);
 /// A few of them, for where all would take too long (chosen.cpp says which).
@@ -75,6 +77,10 @@ void add_add(Cases& cases);
 void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
 void add_glu(Cases& cases);
+void add_route(Cases& cases);
+void add_matmul_experts(Cases& cases);
+void add_sum_experts(Cases& cases);
+void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);
 void add_sample(Cases& cases);
 void add_copy(Cases& cases);

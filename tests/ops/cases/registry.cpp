@@ -14,7 +14,7 @@ struct Operation {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 38> kOperations = {{{"embed", add_embed},
+constexpr std::array<Operation, 42> kOperations = {{{"embed", add_embed},
                                                     {"matmul", add_matmul},
                                                     {"lora", add_lora},
                                                     {"lora_embed", add_lora_embed},
@@ -25,6 +25,10 @@ constexpr std::array<Operation, 38> kOperations = {{{"embed", add_embed},
                                                     {"norm_rope", add_norm_rope},
                                                     {"attend", add_attend},
                                                     {"glu", add_glu},
+                                                    {"route", add_route},
+                                                    {"matmul_experts", add_matmul_experts},
+                                                    {"sum_experts", add_sum_experts},
+                                                    {"gate_rows", add_gate_rows},
                                                     {"gather_rows", add_gather_rows},
                                                     {"sample", add_sample},
                                                     {"copy", add_copy},
@@ -68,6 +72,11 @@ bool is_of_training(const std::string& operation) {
   const auto named = [](std::string_view name) { return [name](const Operation& o) { return name == o.name; }; };
   return std::find_if(kOperations.begin(), kOperations.end(), named(operation)) >=
          std::find_if(kOperations.begin(), kOperations.end(), named("attend_packed"));
+}
+
+bool is_of_experts(const std::string& operation) {
+  return operation == "route" || operation == "matmul_experts" || operation == "sum_experts" ||
+         operation == "gate_rows";
 }
 
 Cases cases_of(const std::string& wanted) {

@@ -3,6 +3,10 @@
 // from the instruction set. Included after int8.inl.h.
 #pragma once
 
+/// Of sixteen lanes the first ones: kFirstLanes + 16 - count.
+alignas(64) static constexpr int32_t kFirstLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                                        0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
+
 /// The scales (or biases) of the stripe of blocks that begins with group g of row n; groups past the row's end are
 /// zero.
 inline F32x16 stripe_scales(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g,
@@ -10,14 +14,21 @@ inline F32x16 stripe_scales(const uint8_t* p, Element element, const WeightRows&
   const size_t size = element == Element::f32 ? 4 : 2, groups = size_t(w.in / w.group);
   const int left = w.in / w.group - g, wanted = two_blocks ? kLanes / 2 : kLanes;
   p += (size_t(n) * groups + size_t(g)) * size;
-  // Eight more than wanted may be read where other rows follow.
-  const bool whole =
-      left >= wanted && (!two_blocks || size_t(n) * groups + size_t(g) + kLanes <= size_t(last) * groups);
-  const F32x16 s = whole ? load_elements(p, element) : load_elements_n(p, element, left < wanted ? left : wanted);
+  // More than wanted may be read where other rows follow.
+  const bool others = size_t(n) * groups + size_t(g) + kLanes <= size_t(last) * groups;
+  F32x16 s;
+  if (left >= wanted && (!two_blocks || others)) {
+    s = load_elements(p, element);
+  } else if (others) {
+    s = as_float(bit_and(as_int(load_elements(p, element)), load_int(kFirstLanes + 16 - left)));
+  } else {
+    s = load_elements_n(p, element, left < wanted ? left : wanted);
+  }
   return two_blocks ? dup_lanes(s) : s;
 }
 
-/// The codes of a stripe that cannot be used as they lie in `out`, with codes of zero past the row's end.
+/// The codes of a stripe that cannot be used as they lie in `out`, with codes of zero past the row's end. (Where other
+/// rows follow, codes past the end may be theirs: scales of zero meet them.)
 [[gnu::noinline]] inline const uint8_t* stage_stripe(const uint8_t* p, int bits, int inputs, int all, uint8_t* out) {
   if (inputs < all) __builtin_memset(out, 0, size_t(all));
   unpack_codes(p, bits, inputs, out);
@@ -39,7 +50,8 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
   for (int k = 0; k < w.in; k += kDepth, p += bytes, high_stripe += kHighStripe<BLOCK>) {
     const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
     const int inputs = w.in - k < kDepth ? w.in - k : kDepth;
-    if (kRowAhead > 0 && inputs == kDepth) {
+    const bool inside = size_t(last - n) * w.row_bytes >= size_t(k) * size_t(bits) / 8 + bytes;
+    if (kRowAhead > 0 && inside) {
       if constexpr (Codes::kNibbles) {
         unroll<kDepth / 128>(BB_BODY(i) { prefetch(p + kRowAhead + 64 * i); });
       } else {
@@ -49,7 +61,7 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
         }
       }
     }
-    const uint8_t* codes = staging || inputs < kDepth ? stage_stripe(p, bits, inputs, kDepth, staged) : p;
+    const uint8_t* codes = staging || !inside ? stage_stripe(p, bits, inputs, kDepth, staged) : p;
     I32x16 sum[ROWS];
     block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, sum);
     const int u = k / BLOCK, g = two_blocks ? u / 2 : u;

@@ -1,0 +1,71 @@
+// What choosing experts means, for one row and any scalar.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "backend/ops.h"
+#include "backend/ref/math.h"
+
+namespace bumblebee::ref {
+
+/// Which experts may be chosen: those of the best groups.
+inline std::vector<bool> in_best_groups(std::span<const double> worth, const RouterParams& router) {
+  const size_t size = worth.size() / size_t(router.groups);
+  std::vector<double> best;
+  for (size_t g = 0; g < size_t(router.groups); ++g) {
+    std::vector<double> group(worth.begin() + int64_t(g * size), worth.begin() + int64_t((g + 1) * size));
+    std::sort(group.rbegin(), group.rend());
+    best.push_back(group[0] + (size > 1 ? group[1] : 0));
+  }
+  std::vector<size_t> order(best.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return best[a] > best[b]; });
+  std::vector<bool> eligible(worth.size(), false);
+  for (size_t i = 0; i < size_t(router.top_groups); ++i)
+    std::fill_n(eligible.begin() + int64_t(order[i] * size), size, true);
+  return eligible;
+}
+
+template <class T>
+struct Choice {
+  std::vector<int32_t> experts;
+  std::vector<T> weights;
+};
+
+/// Ops::route for one row. `bias` is empty or as long as `logits`.
+template <class T>
+Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span<const double> bias) {
+  const bool softmaxed = router.score == RouterParams::Score::softmax;
+  std::vector<T> scores;
+  if (softmaxed) {
+    scores = softmax(logits);
+  } else {
+    for (const T& x : logits) scores.push_back(sigmoid(x));
+  }
+  // Where nothing is added, softmax keeps the order of the logits, which no rounding disturbs.
+  const bool by_logits = softmaxed && bias.empty() && router.groups == 1;
+  std::vector<double> worth;
+  for (size_t e = 0; e < scores.size(); ++e) {
+    const double value = by_logits ? real_part(logits[e]) : real_part(scores[e]) + (bias.empty() ? 0 : bias[e]);
+    worth.push_back(value == value ? value : -INFINITY);
+  }
+  const std::vector<bool> eligible = in_best_groups(worth, router);
+  std::vector<int32_t> order;
+  for (size_t e = 0; e < worth.size(); ++e)
+    if (eligible[e]) order.push_back(int32_t(e));
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return worth[size_t(a)] > worth[size_t(b)]; });
+  order.resize(size_t(router.top_k));
+  Choice<T> chosen{order, {}};
+  typename Sum<T>::type sum{};
+  for (const int32_t e : order) sum += scores[size_t(e)];
+  for (const int32_t e : order)
+    chosen.weights.push_back(
+        T(typename Sum<T>::type(scores[size_t(e)]) / (router.normalise ? sum : 1.0) * double(router.scale)));
+  return chosen;
+}
+
+}  // namespace bumblebee::ref
