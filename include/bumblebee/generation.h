@@ -126,7 +126,7 @@ struct GenerationOptions {
   int max_waiting = 1024;                  // sequences that wait at most; more are refused with Error(busy)
   int64_t max_waiting_tokens = 4'000'000;  // of their prompts
   int max_active_per_client = 0;           // or batch key, or set of adapters; 0: no limit
-  int step_target_ms = 200;  // of a step while answers grow, up to 1 s where more prompts wait: they are cut to fit
+  int step_target_ms = 200;  // of a step while answers grow, longer where several prompts wait, 1 s at most
   int batch_timeout_ms = 0;  // how long an idle serving waits for company before it starts
   std::vector<std::string> batch_keys = {};  // classes of requests that places are shared out between, as Nx.Serving's
   bool prefix_cache = true;                  // keeps what was computed, for prompts that begin alike

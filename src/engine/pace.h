@@ -40,12 +40,14 @@ class Pace {
   void halve() { limit_ = std::max(1, limit_ / 2); }
 
  private:
-  /// Where more wait for a first token than for the next, steps are longer by as much: few answers do not make many
-  /// prompts go in small steps, which compute fewer rows a second.
+  /// Where several wait for a first token, steps are longer, by as many as wait for each that grows: a step costs its
+  /// reading of the weights however few rows it has, so prompts in small steps keep everybody waiting. One prompt alone
+  /// holds nobody up.
   double target(StepDemand demand) const {
     const double longest = std::max(target_s_, kAlone);
     if (demand.decoding <= 0) return longest;
-    return std::min(longest, target_s_ * std::max(demand.decoding, demand.prompts) / demand.decoding);
+    const int waiting = demand.prompts > 1 ? demand.prompts : 0;
+    return std::min(longest, target_s_ * (demand.decoding + waiting) / demand.decoding);
   }
 
   static constexpr int kLeast = 16;

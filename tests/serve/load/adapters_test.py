@@ -56,9 +56,9 @@ class Adapters(running.LoadTest):
         self.assertGreater(len(set(solo.values())), len(solo) // 2, "the adapters hardly change anything")
         # What a server takes once is taken by a run that is not counted.
         await self.storm(solo, prompts, size(300, 2000))
-        before = running.serve_load.process_figures(server.pid)
+        before = await running.at_rest(server.pid)
         await self.storm(solo, prompts, size(300, 10000))
-        after = running.serve_load.process_figures(server.pid)
+        after = await running.at_rest(server.pid)
         print("before", before, "after", after)
         self.assertLessEqual(after["rss_kb"], before["rss_kb"] * size(1.1, 1.01))
         self.target.close()

@@ -10,7 +10,7 @@ from running import client, idle, load, size
 class Hold(running.LoadTest):
     def test_many_wait_and_none_is_lost(self):
         active, waiting = size(8, 64), size(120, 1000)
-        keep_alive = size(0.1, 1)  # below what a stream waits, also where the machine is fast
+        keep_alive = size(0.1, 2)  # below what a stream waits, also where the machine is fast
         # Few pages, so that the run that is not counted fills the cache with them.
         flags = ["--parallel", active, "--max-waiting", waiting + active, "--keep-alive", keep_alive, "--ctx-size", 1024, "--kv-memory",
                  size("4MiB", "16MiB")]
@@ -25,8 +25,7 @@ class Hold(running.LoadTest):
         # What a server takes once (pages, buffers, threads, what its allocator cannot give back) is taken by a run that is not counted.
         await load(server.url, requests=size(2 * connections, 0), seconds=size(0, 180), seed=7, **common)
         await idle(target)
-        await asyncio.sleep(size(0, 15))  # by then an idle server has given back what it does not use
-        before = running.serve_load.process_figures(server.pid)
+        before = await running.at_rest(server.pid)
         out = await load(server.url, requests=size(5 * connections, 0), seconds=size(0, 1800), **common)
         self.nothing_lost(out)
         if running.LONG:
@@ -34,10 +33,9 @@ class Hold(running.LoadTest):
         self.assertGreater(out["keep_alives"]["streams_that_waited"], connections // 4, "too few waited: the test shows nothing")
         self.assertEqual(0, out["keep_alives"]["of_these_heard_none"])
         await idle(target)
-        await asyncio.sleep(size(0, 15))
         target.close()
         await running.until("descriptors are back", lambda: self.descriptors_are_back(server.pid, before["fds"]))
-        after = running.serve_load.process_figures(server.pid)
+        after = await running.at_rest(server.pid)
         print("before", before, "after", after)
         self.assertLessEqual(after["rss_kb"], before["rss_kb"] * size(1.1, 1.02))
 

@@ -47,6 +47,12 @@ async def load(url, **settings):
     return out
 
 
+async def at_rest(pid):
+    """What the process holds; in the long forms once an idle server has given back what it does not use."""
+    await asyncio.sleep(size(0, 15))
+    return serve_load.process_figures(pid)
+
+
 def run(url, **settings):
     return asyncio.run(load(url, **settings))
 
