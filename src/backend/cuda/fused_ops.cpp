@@ -213,7 +213,7 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
 void CudaOps::launch_product() {
   const WaitingProduct waiting = *std::exchange(product_, {});
   ProductStage stage = waiting.stage;
-  stage.apart = apart_ = !apart_;
+  stage.apart = true;  // a block to a multiprocessor: those of the next launch spread evenly, whoever leaves first
   stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
 }
@@ -336,7 +336,6 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
     settle();
     append_kv(kv, layer, data(k), data(v), batch_, stream());
   }
-  apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), q.cols());
   AttendWorkspace workspace;
   const size_t bytes = attend_partials(q.rows(), a.heads, a.head_dim);
