@@ -213,7 +213,9 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
 void CudaOps::launch_product() {
   const WaitingProduct waiting = *std::exchange(product_, {});
   ProductStage stage = waiting.stage;
-  stage.apart = true;  // a block to a multiprocessor: those of the next launch spread evenly, whoever leaves first
+  // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one; adapters,
+  // which end a launch late, lose by it (docs/internals/cuda.md).
+  stage.apart = apart_ = (stage.rows <= 4 && stage.lora.ranks == 0) || !apart_;
   stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
 }
@@ -336,6 +338,7 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
     settle();
     append_kv(kv, layer, data(k), data(v), batch_, stream());
   }
+  apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), q.cols());
   AttendWorkspace workspace;
   const size_t bytes = attend_partials(q.rows(), a.heads, a.head_dim);

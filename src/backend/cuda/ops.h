@@ -118,7 +118,7 @@ class CudaOps final : public Ops {
     RopeArgs rope;
     int head_dim = 0;
   };
-  bool waits_ = false;
+  bool waits_ = false, apart_ = false;
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   std::optional<WaitingRotation> rotation_;

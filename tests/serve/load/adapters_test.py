@@ -55,7 +55,7 @@ class Adapters(running.LoadTest):
         solo = await self.alone(prompts)
         self.assertGreater(len(set(solo.values())), len(solo) // 2, "the adapters hardly change anything")
         # What a server takes once is taken by a run that is not counted.
-        await self.storm(solo, prompts, size(300, 2000))
+        await self.storm(solo, prompts, size(300, 10000))
         before = await running.at_rest(server.pid)
         await self.storm(solo, prompts, size(300, 10000))
         after = await running.at_rest(server.pid)

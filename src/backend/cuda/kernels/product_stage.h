@@ -71,8 +71,8 @@ struct ProductStage {
   ScaleType scale = ScaleType::bf16;  // of scales and biases
   bool exact = false;
   /// No two of its blocks share a multiprocessor. Where kernels overlap, a stage's blocks gather on multiprocessors
-  /// that the one before has left, two of them take twice as long there, and so does every stage after. Every other one
-  /// of stages that follow each other should be apart: it leaves room for one block of the next on each.
+  /// that the one before has left, two of them take twice as long there, and so does every stage after. At least every
+  /// other one of stages that follow each other should be apart: it leaves room for one block of the next on each.
   bool apart = false;
   Epilogue epilogue = Epilogue::store;
   const float* residual = nullptr;  // strided as y
