@@ -18,6 +18,12 @@ struct AffineSpec {
   friend bool operator==(const AffineSpec&, const AffineSpec&) = default;
 };
 
+/// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
+/// at 8 bits.
+inline AffineSpec quantized_as(const std::string& path, AffineSpec wanted) {
+  return path.ends_with(".mlp.gate") ? AffineSpec{8, 64} : wanted;
+}
+
 /// The `quantization` object, as mlx-lm reads it. Entries do not inherit: a missing mode means affine, a missing or
 /// null width or group means the default of affine (4 and 64), whatever the top level says.
 class QuantizationConfig {

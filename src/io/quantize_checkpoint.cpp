@@ -76,11 +76,6 @@ class Rewriter {
     return module.name.ends_with(".weight") && (module.shape.size() == 2 || experts);
   }
 
-  /// mlx-lm keeps the router of a mixture of experts at 8 bits.
-  AffineSpec spec_for(const std::string& path) const {
-    return path.ends_with(".mlp.gate") ? AffineSpec{8, 64} : *options_.quantize;
-  }
-
   ModulePlan plan(const StoredModule& module) {
     ModulePlan result{module, false, {}};
     const bool dense = module.format.kind == Format::Kind::dense;
@@ -104,7 +99,7 @@ class Rewriter {
     result.encode = changed || result.target.dtype != module.format.scale;
     if (options_.quantize && quantizable(module)) {
       const std::string path = module.name.substr(0, module.name.size() - std::string_view(".weight").size());
-      const AffineSpec spec = spec_for(path);
+      const AffineSpec spec = quantized_as(path, *options_.quantize);
       if (module.shape.back() % uint64_t(spec.group) == 0 && module.bytes > 0) {
         result.encode = true;
         result.target.path = path;

@@ -156,6 +156,9 @@ TEST(LoadModel, QuantizesExperts) {
     options.precision = Precision::exact;
     const Model model = load_model(local(cat(BB_TEST_DATA "/goldens/experts/", name)), options);
     EXPECT_EQ(model.info().bits, 4) << name;
+    // What `quantize` writes, as mlx-lm does: the router of Qwen's keeps 8 bits.
+    for (const ModuleInfo& module : model.info().modules)
+      EXPECT_EQ(module.bits, module.name.ends_with(".mlp.gate") ? 8 : 4) << name << ' ' << module.name;
     const std::vector<int32_t> tokens = {1, 2, 3, 4};
     int rows = 0;
     model.logits(tokens, [&](int, std::span<const float> logits) {
