@@ -43,7 +43,7 @@ int bits_of(Quantization quantization) {
 std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
   std::map<std::pair<int, int>, int> counts;
   for (const ModuleInfo& module : modules) {
-    if (module.bits > 0) counts[{module.bits, module.group_size}] += std::max(1, module.experts);
+    if (module.bits > 0) counts[{module.bits, module.group_size}] += module.experts;
   }
   const auto most =
       std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });

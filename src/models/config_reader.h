@@ -26,8 +26,8 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
 /// `mlp_only_layers`.
 std::vector<bool> read_expert_layers(const Json& config, std::string_view where, int layers);
 
-/// Reads the number of experts from the first of `keys` that is there; they may not disagree. `of_row` is the key of
-/// how many of them a row passes, which has a default of its own.
+/// Reads the number of experts from `keys`, which may not disagree, and how many of them a row passes
+/// (`num_experts_per_tok`), each with its default.
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec);
 

@@ -100,17 +100,23 @@ constexpr Refusal kRefusals[] = {
 INSTANTIATE_TEST_SUITE_P(Table, ConfigRefusal, testing::ValuesIn(kRefusals),
                          [](const auto& refusal) { return std::string(refusal.param.name); });
 
-TEST_P(ConfigRefusal, NamesTheSetting) {
-  Json config = config_of("llama");
-  config.update(parse_json(GetParam().patch, "patch"));
+/// `family`'s config with `patch` is refused by an error that mentions `mention`.
+void expect_refusal(const char* family, const char* patch, ErrorCode code, const char* mention) {
+  Json config = config_of(family);
+  config.update(parse_json(patch, "patch"));
   try {
     read_spec(config, "config.json");
-    ADD_FAILURE() << "accepted " << GetParam().patch;
+    ADD_FAILURE() << "accepted " << patch;
   } catch (const Error& e) {
-    EXPECT_EQ(to_string(e.code()), to_string(GetParam().code)) << e.what();
+    EXPECT_EQ(to_string(e.code()), to_string(code)) << e.what();
     EXPECT_EQ(std::string(e.what()).find("[config.json] "), 0u) << e.what();
-    EXPECT_NE(std::string(e.what()).find(GetParam().mention), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find(mention), std::string::npos) << e.what();
   }
+}
+
+TEST_P(ConfigRefusal, NamesTheSetting) {
+  const auto& refusal = GetParam();
+  expect_refusal("llama", refusal.patch, refusal.code, refusal.mention);
 }
 
 struct ExpertRefusal {
@@ -166,15 +172,8 @@ INSTANTIATE_TEST_SUITE_P(Table, ExpertConfigRefusal, testing::ValuesIn(kExpertRe
                          [](const auto& refusal) { return std::string(refusal.param.name); });
 
 TEST_P(ExpertConfigRefusal, NamesTheSetting) {
-  Json config = config_of(GetParam().family);
-  config.update(parse_json(GetParam().patch, "patch"));
-  try {
-    read_spec(config, "config.json");
-    ADD_FAILURE() << "accepted " << GetParam().patch;
-  } catch (const Error& e) {
-    EXPECT_EQ(to_string(e.code()), to_string(GetParam().code)) << e.what();
-    EXPECT_NE(std::string(e.what()).find(GetParam().mention), std::string::npos) << e.what();
-  }
+  const auto& refusal = GetParam();
+  expect_refusal(refusal.family, refusal.patch, refusal.code, refusal.mention);
 }
 
 TEST(Config, Experts) {
