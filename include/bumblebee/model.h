@@ -62,6 +62,8 @@ struct ModelInfo {
   /// Mixtures of experts: how many a layer has, how many of them a token passes, and their inner width; else 0.
   int experts = 0, experts_per_token = 0, expert_intermediate = 0;
   uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
+  /// Keys and values over all layers that keep their own: heads, and their features.
+  int64_t cached_heads = 0, cached_features = 0;
   int bits = 0, group_size = 0;      // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;
 
