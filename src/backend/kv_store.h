@@ -29,9 +29,9 @@ struct KvPlace {
 struct KvShape {
   std::vector<KvGroup> groups;
   std::vector<KvPlace> places = {};  // by layer of the model; empty: the layers of the only group, in order
-  int page_size = 64;        // tokens per page, a multiple of 16
-  int pages = 0;             // memory of a page becomes resident when it is first written
-  DType dtype = DType::f32;  // f32, f16, bf16, or i8 with one f32 scale per token and head
+  int page_size = 64;                // tokens per page, a multiple of 16
+  int pages = 0;                     // memory of a page becomes resident when it is first written
+  DType dtype = DType::f32;          // f32, f16, bf16, or i8 with one f32 scale per token and head
 
   KvPlace place(int layer) const {
     if (!places.empty()) return places[size_t(layer)];

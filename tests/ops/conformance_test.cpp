@@ -38,6 +38,7 @@ void expect_within_bounds(const Target& target, const std::vector<Prepared>& cas
   ASSERT_FALSE(cases.empty());
   const auto backend = target.create();
   for (const Prepared& p : cases) {
+    if (const auto needed = p.op_case->needs(); needed && lacks(target.backend, *needed)) continue;
     SCOPED_TRACE(p.op_case->name());
     const std::vector<Output> got = p.op_case->run(*backend);
     const auto& bounds = p.bounds[target.options.fast];
@@ -65,7 +66,7 @@ TEST_P(Conformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
-  if (is_of_experts(operation) && !has_experts(target.backend)) return;
+  if (const auto needed = needed_operation(operation); needed && lacks(target.backend, *needed)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(cases_of(operation));
   expect_within_bounds(target, it->second);
@@ -81,7 +82,7 @@ TEST_P(ChosenConformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
-  if (is_of_experts(operation) && !has_experts(target.backend)) return;
+  if (const auto needed = needed_operation(operation); needed && lacks(target.backend, *needed)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(chosen_cases_of(operation));
   expect_within_bounds(target, it->second);

@@ -21,10 +21,7 @@ Element cached_element(DType dtype) {
 }  // namespace
 
 CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
-    : KvStore(s),
-      element_(cached_element(s.dtype)),
-      pages_(size_t(s.pages)),
-      resident_(std::move(counter), 0) {
+    : KvStore(s), element_(cached_element(s.dtype)), pages_(size_t(s.pages)), resident_(std::move(counter), 0) {
   if (nodes.size() > 1) {
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
   }

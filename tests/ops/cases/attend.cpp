@@ -92,6 +92,10 @@ class AttendCase final : public OpCase {
     return {bound};
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return spec_.mixed ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
+  }
+
   Cost cost() const override {
     Cost cost;
     for (const Piece& p : spec_.pieces) {
