@@ -204,7 +204,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::matmul_experts},
+          .lacking = {Operation::mixed_cache, Operation::matmul_experts},
           .own_memory = true};
 }
 
