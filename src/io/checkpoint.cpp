@@ -114,7 +114,7 @@ std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) 
 
 bool is_beside_text(std::string_view name) {
   for (const char* part : {"mtp.", "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.",
-                           "mm_projector.", "audio_tower.", "embed_vision.", "embed_audio."}) {
+                           "mm_projector.", "vision_embedder.", "audio_tower.", "embed_vision.", "embed_audio."}) {
     const size_t at = name.find(part);
     if (at == 0 || (at != std::string_view::npos && name[at - 1] == '.')) return true;
   }

@@ -83,7 +83,11 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
 
 Tensor Loader::pack_floats(const std::string& name, std::span<const float> values) {
   if (backend_ == nullptr) return {};
-  HostWeight host{.format = Format::dense(DType::f32), .out = 1, .in = int(values.size()), .name = name};
+  HostWeight host;
+  host.format = Format::dense(DType::f32);
+  host.out = 1;
+  host.in = int(values.size());
+  host.name = name;
   const auto kept = std::make_shared<std::vector<float>>(values.begin(), values.end());
   host.codes = std::as_bytes(std::span(*kept));
   host.keep = kept;

@@ -18,6 +18,7 @@ class Pass;
 struct Residual {
   Pass* pass = nullptr;
   Tensor x, pending;  // [rows, d_model]
+  Tensor aside = {};  // [rows, ...] what a model made of the tokens once, for all of its layers
   Residual& operator+=(Tensor delta);
 };
 

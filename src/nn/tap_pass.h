@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 
 #include "nn/infer_pass.h"
@@ -31,7 +32,9 @@ class TapPass final : public InferPass {
 
  private:
   void routed(const Routing& routing) override { show("expert_weights", routing.weights); }
-  void show(const char* name, const Tensor& value);
+  /// A name that a layer shows again gets a number.
+  void show(const std::string& name, const Tensor& value);
+  std::map<std::string, int> shown_;
   Tap tap_;
 };
 

@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts"})
+  for (const char* folder : {"widths", "experts", "gemma"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -61,6 +61,8 @@ TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
   const bool experts = name.starts_with("experts/");
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
+  if (name.starts_with("gemma/") && lacks(target.backend, Operation::gelu))
+    GTEST_SKIP() << "no gelu on " << target.backend;
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -91,6 +93,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("models").size(), 13u);
   EXPECT_GE(cases_in("widths").size(), 7u);
   EXPECT_GE(cases_in("experts").size(), 10u);
+  EXPECT_GE(cases_in("gemma").size(), 4u);
 }
 
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.
