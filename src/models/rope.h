@@ -18,4 +18,8 @@ struct Rope {
 /// is max_position_embeddings, `default_theta` what the family uses when the config says nothing.
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta);
 
+/// Gemma 4's type, which read_rope() refuses: the first part of a head's pairs turns as if the whole did, the others
+/// stay, with frequencies of zero.
+RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta);
+
 }  // namespace bumblebee::models
