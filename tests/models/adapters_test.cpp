@@ -89,6 +89,8 @@ std::vector<Option> options() {
   add("gemma3", {.family = "gemma3", .tied = true, .format = k4Bit}, {{}});
   add("gemma3_norms", {.family = "gemma3", .tied = true, .format = k4Bit}, {{.norms = true}});
   add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
+  add("gemma4", {.family = "gemma4", .tied = true, .format = k4Bit},
+      {{.modules = {"gate_proj", "down_proj", "per_layer_input_gate", "per_layer_projection"}, .norms = true}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});

@@ -27,6 +27,8 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
   if (module == "o_proj") return {t.d_model, q};
   if (module == "down_proj") return {t.d_model, t.d_ff};
+  if (module == "per_layer_input_gate") return {TinyModel::kAside, t.d_model};
+  if (module == "per_layer_projection") return {t.d_model, TinyModel::kAside};
   if (module == "gate") return {t.experts, t.d_model};
   if (module == "shared_expert_gate") return {1, t.d_model};
   return {t.d_ff, t.d_model};
@@ -34,6 +36,7 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
 
 /// Of a layer, where a module is.
 std::string block_of(const TinyModel& t, const std::string& module) {
+  if (module.starts_with("per_layer_")) return "";
   if (module == "gate" || module == "shared_expert_gate") return t.family == "mixtral" ? "block_sparse_moe." : "mlp.";
   const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
   return !mlp ? "self_attn." : t.family == "qwen2_moe" ? "mlp.shared_expert." : "mlp.";

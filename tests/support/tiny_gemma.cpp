@@ -6,12 +6,6 @@
 #include "tests/support/tiny_model.h"
 
 namespace bumblebee::testing_support {
-namespace {
-
-constexpr int kAside = 32;  // width of a layer's own embedding
-
-}  // namespace
-
 Json TinyModel::gemma_config() const {
   Json c = {{"model_type", is_gemma4() ? "gemma4" : family},
             {"hidden_size", d_model},

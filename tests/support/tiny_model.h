@@ -31,6 +31,7 @@ struct TinyModel {
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
   MemoryWeights weights() const;
 
+  static constexpr int kAside = 32;  // width of a gemma4 layer's own embedding
   bool is_gemma() const { return family.starts_with("gemma"); }
 
  private:
