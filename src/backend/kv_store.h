@@ -20,8 +20,18 @@ struct KvGroup {
   int window = 0;  // tokens that stay of use; 0: all
 };
 
+/// What recurrent layers keep of a sequence, f32: the last inputs of a convolution [conv_rows, conv_cols], and for each
+/// head a matrix [key_dim, value_dim].
+struct StateShape {
+  int layers = 0;
+  int conv_rows = 0, conv_cols = 0;
+  int heads = 0, key_dim = 0, value_dim = 0;
+};
+
 struct KvShape {
   std::vector<KvGroup> groups;
+  StateShape state = {};
+  int states = 0;            // of all recurrent layers each; memory of one becomes resident when it is first written
   int page_size = 64;        // tokens per page, a multiple of 16
   int pages = 0;             // memory of a page becomes resident when it is first written
   DType dtype = DType::f32;  // f32, f16, bf16, or i8 with one f32 scale per token and head
@@ -60,6 +70,13 @@ inline uint64_t page_bytes(const KvShape& s) {
     bytes += uint64_t(2) * uint64_t(g.layers) * uint64_t(g.kv_heads) * uint64_t(s.page_size) * head;
   }
   return bytes;
+}
+
+/// Bytes of one sequence's state over all recurrent layers.
+inline uint64_t state_bytes(const StateShape& s) {
+  const uint64_t conv = uint64_t(s.conv_rows) * uint64_t(s.conv_cols);
+  const uint64_t heads = uint64_t(s.heads) * uint64_t(s.key_dim) * uint64_t(s.value_dim);
+  return uint64_t(s.layers) * (conv + heads) * sizeof(float);
 }
 
 }  // namespace bumblebee

@@ -2,10 +2,12 @@
 // adapters.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "backend/kv_store.h"
 #include "nn/pass.h"
 
 namespace bumblebee::nn {
@@ -17,6 +19,16 @@ struct ModelDims {
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
+  /// [layers] which of them are recurrent: they keep a state in place of keys and values. Empty: none.
+  std::vector<bool> recurrent;
+  StateShape state;  // of all of these
+
+  /// The place of layer i among those that cache as it does.
+  int cache_layer(int i) const {
+    if (recurrent.empty()) return i;
+    return int(std::count(recurrent.begin(), recurrent.begin() + i, recurrent[size_t(i)]));
+  }
+  int attention_layers() const { return layers - state.layers; }
 };
 
 /// A module that an adapter may change, numbered by its place in Model::target_modules(); such a number is called

@@ -59,6 +59,29 @@ Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const 
   return y;
 }
 
+void TapPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) {
+  InferPass::split(x, split, y);
+  for (size_t i = 0; i < y.size(); ++i) show(("part" + std::to_string(i)).c_str(), y[i]);
+}
+
+Tensor TapPass::causal_conv(const Tensor& x, const ConvParams& conv) {
+  Tensor y = InferPass::causal_conv(x, conv);
+  show("conv", y);
+  return y;
+}
+
+Tensor TapPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
+  Tensor y = InferPass::delta_rule(qkv, a, b, delta);
+  show("delta", y);
+  return y;
+}
+
+Tensor TapPass::norm_heads(const Tensor& x, const RmsNorm& norm) {
+  Tensor y = InferPass::norm_heads(x, norm);
+  show("head_norm", y);
+  return y;
+}
+
 Tensor TapPass::glu(Activation activation, Tensor gate, Tensor up) {
   Tensor y = InferPass::glu(activation, std::move(gate), std::move(up));
   show("glu", y);
