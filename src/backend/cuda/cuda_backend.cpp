@@ -204,7 +204,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .experts = false,
+          .lacking = {Operation::matmul_experts},
           .own_memory = true};
 }
 
