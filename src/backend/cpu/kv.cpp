@@ -26,7 +26,11 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
       scales_at_(size_t(s.only_group().head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
       head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
       kv_heads_(s.only_group().kv_heads),
+      stripes_((s.state.value_dim + kDeltaCols - 1) / kDeltaCols),
+      conv_floats_((size_t(s.state.conv_rows) * size_t(s.state.conv_cols) + 15) / 16 * 16),
+      state_layer_(conv_floats_ + size_t(s.state.heads) * size_t(stripes_) * size_t(s.state.key_dim) * kDeltaCols),
       pages_(size_t(s.pages)),
+      states_(size_t(s.states)),
       resident_(std::move(counter), 0) {
   if (nodes.size() > 1) {
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
@@ -48,6 +52,14 @@ void CpuKv::touch(int page) {
   if (!nodes_.empty()) prefer.emplace(nodes_[size_t(page) % nodes_.size()]);
   // Attention multiplies rows beyond a sequence's end by zero: they must be numbers.
   std::memset(bytes.get(), 0, size);
+  resident_.add(size);
+}
+
+void CpuKv::touch_state(int state) {
+  AlignedBytes& bytes = states_[size_t(state)];
+  if (bytes) return;
+  const size_t size = state_layer_ * size_t(shape().state.layers) * sizeof(float);
+  bytes = aligned_bytes(size);
   resident_.add(size);
 }
 

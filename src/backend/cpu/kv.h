@@ -1,6 +1,7 @@
 // Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
 // many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim]. Rounded to int8,
-// every head's block is followed by the scales of its tokens, f32 [page_size].
+// every head's block is followed by the scales of its tokens, f32 [page_size]. A state of one recurrent layer holds the
+// convolution's rows, then each head's matrix in stripes of kDeltaCols columns, [key_dim, kDeltaCols] each.
 #pragma once
 
 #include <span>
@@ -34,15 +35,30 @@ class CpuKv final : public KvStore {
   /// Makes sure that the page exists: called from one thread before many use it.
   void touch(int page);
 
+  /// The last inputs [conv_rows, conv_cols] of a recurrent layer's convolution; touch_state() made the state.
+  float* conv(int state, int layer) const { return states(state) + size_t(layer) * state_layer_; }
+  /// Columns from stripe·kDeltaCols on of a head's matrix, [key_dim, kDeltaCols].
+  float* stripe(int state, int layer, int head, int stripe) const {
+    const size_t at = size_t(head) * size_t(stripes_) + size_t(stripe);
+    return conv(state, layer) + conv_floats_ + at * size_t(shape().state.key_dim) * size_t(kDeltaCols);
+  }
+  int stripes() const { return stripes_; }
+  /// As touch(); its contents are arbitrary.
+  void touch_state(int state);
+
  private:
   std::byte* at(int page, int layer, int which, int head) const;
+  float* states(int state) const { return reinterpret_cast<float*>(states_[size_t(state)].get()); }
   float* scales(std::byte* head) const { return reinterpret_cast<float*>(head + scales_at_); }
   Element element_;
   size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
   size_t head_bytes_;  // with their scales
   int kv_heads_;
-  std::vector<AlignedBytes> pages_;
-  CountedBytes resident_;   // pages that have been written and not been released
+  int stripes_;         // of a head's state
+  size_t conv_floats_;  // of one recurrent layer's state, rounded up to whole cache lines
+  size_t state_layer_;  // with the matrices
+  std::vector<AlignedBytes> pages_, states_;
+  CountedBytes resident_;   // pages and states that have been written and not been released
   std::vector<int> nodes_;  // empty: wherever memory comes from
 };
 

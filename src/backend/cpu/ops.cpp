@@ -292,11 +292,11 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
-  BB_CHECK(activation == Activation::silu);
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
+  const auto multiply = activation == Activation::silu ? k_.silu_mul : k_.sigmoid_mul;
   for_rows(y.rows(), y.cols(), [&](int r) {
-    k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
+    multiply(row(gate, r), row(up, r), y.cols(), row(y, r));
     quantize_row(y, r);
   });
   return y;

@@ -204,7 +204,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::matmul_experts},
+          .lacking = {Operation::matmul_experts, Operation::delta_rule},
           .own_memory = true};
 }
 

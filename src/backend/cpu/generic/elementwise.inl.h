@@ -60,13 +60,24 @@ inline void multiply(float* x, const float* factors, int count) {
   map_rows(x, factors, count, x, [](F32x16 a, F32x16 b) { return mul(a, b); });
 }
 
+/// e^-|g| never overflows: x·sigmoid(x) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
+BB_INLINE F32x16 silu16(F32x16 g) {
+  const F32x16 e = exp16(mul(abs(g), set1(-1.0f)));
+  const F32x16 d = div(set1(1.0f), add(set1(1.0f), e));
+  const F32x16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
+  return add(positive, negative);
+}
+
 inline void silu_mul(const float* gate, const float* up, int count, float* y) {
+  map_rows(gate, up, count, y, [](F32x16 g, F32x16 u) { return mul(silu16(g), u); });
+}
+
+/// Below zero, sigmoid is e^g/(1 + e^g), above it 1/(1 + e^-g): whichever exponential is at most one.
+inline void sigmoid_mul(const float* gate, const float* up, int count, float* y) {
   map_rows(gate, up, count, y, [](F32x16 g, F32x16 u) {
-    // e^-|g| never overflows: x·sigmoid(x) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
     const F32x16 e = exp16(mul(abs(g), set1(-1.0f)));
-    const F32x16 d = div(set1(1.0f), add(set1(1.0f), e));
-    const F32x16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
-    return mul(add(positive, negative), u);
+    const F32x16 above = exp16(min(g, zero()));  // 1 where g >= 0
+    return mul(div(above, add(set1(1.0f), e)), u);
   });
 }
 
