@@ -144,14 +144,15 @@ class Ops {
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                          const RopeParams& rope) = 0;
 
-  /// Appends k and v to the cache at the bound batch's pages, then attends: -> [rows, heads·head_dim].
+  /// Appends k and v to the layer's cache at the bound batch's pages, then attends: -> [rows, heads·head_dim]. Without
+  /// k and v nothing is appended: a layer before it, which shares the cache, has done so.
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
 
   /// Deals columns out as `split` says -> y[i] [x.rows, ...].
   virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
 
-  /// The convolution over each segment's rows -> [rows, cols]. `layer` counts the store's recurrent layers; the last
+  /// The convolution over each segment's rows -> [rows, cols]. The last
   /// kernel - 1 rows of x are read from and written to the states that segments name.
   virtual Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) = 0;
 

@@ -74,19 +74,19 @@ void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& n
 
 Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
   BB_CHECK(layer_ >= 0, "attend outside a layer");
-  return ops_.attend(kv_, cache_layer_, q, k, v, attention);
+  return ops_.attend(kv_, layer_, q, k, v, attention);
 }
 
 void InferPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) { ops_.split(x, split, y); }
 
 Tensor InferPass::causal_conv(const Tensor& x, const ConvParams& conv) {
   BB_CHECK(layer_ >= 0, "causal_conv outside a layer");
-  return ops_.causal_conv(kv_, cache_layer_, x, conv);
+  return ops_.causal_conv(kv_, layer_, x, conv);
 }
 
 Tensor InferPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
   BB_CHECK(layer_ >= 0, "delta_rule outside a layer");
-  return ops_.delta_rule(kv_, cache_layer_, qkv, a, b, delta);
+  return ops_.delta_rule(kv_, layer_, qkv, a, b, delta);
 }
 
 /// Rows that no adapter touches have the base's norm.
@@ -127,9 +127,8 @@ Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& he
 
 void InferPass::layer(const Model& model, int i, Residual& residual) {
   layer_ = i;
-  cache_layer_ = model.dims().cache_layer(i);
   model.block(*this, i, residual);
-  layer_ = cache_layer_ = -1;
+  layer_ = -1;
 }
 
 void InferPass::flush_residual(Residual& residual) {

@@ -54,7 +54,7 @@ class InferPass : public Pass {
   Ops& ops_;
   KvStore& kv_;
   RowSet rows_ = RowSet::all;  // that linear() is given
-  int layer_ = -1, cache_layer_ = -1;  // the second among those that cache alike
+  int layer_ = -1;
   Tensor hidden_;
 };
 

@@ -2,7 +2,6 @@
 // adapters.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -20,16 +19,25 @@ struct ModelDims {
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
-  /// [layers] which of them are recurrent: they keep a state in place of keys and values. Empty: none.
-  std::vector<bool> recurrent;
-  StateShape state;  // of all of these
+  /// Where layers keep keys and values or states, in a model whose layers are not all of one shape, kv_heads of
+  /// head_dim.
+  std::vector<KvGroup> kv_groups;
+  std::vector<KvPlace> kv_places;
 
-  /// The place of layer i among those that cache as it does.
-  int cache_layer(int i) const {
-    if (recurrent.empty()) return i;
-    return int(std::count(recurrent.begin(), recurrent.begin() + i, recurrent[size_t(i)]));
+  KvShape kv_shape(int page_size, int pages, DType dtype) const {
+    KvShape shape{.groups = kv_groups, .places = kv_places, .page_size = page_size, .pages = pages, .dtype = dtype};
+    if (kv_groups.empty()) {
+      shape.groups = {{.kind = KvGroup::Kind::attention,
+                       .layers = layers,
+                       .kv_heads = kv_heads,
+                       .head_dim = head_dim,
+                       .window = 0}};
+    }
+    return shape;
   }
-  int attention_layers() const { return layers - state.layers; }
+  bool is_recurrent(int layer) const {
+    return !kv_places.empty() && kv_groups[size_t(kv_places[size_t(layer)].group)].kind == KvGroup::Kind::state;
+  }
 };
 
 /// A module that an adapter may change, numbered by its place in Model::target_modules(); such a number is called

@@ -23,12 +23,6 @@ Element cached_element(DType dtype) {
 CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
     : KvStore(s),
       element_(cached_element(s.dtype)),
-      scales_at_(size_t(s.only_group().head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
-      head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
-      kv_heads_(s.only_group().kv_heads),
-      stripes_((s.state.value_dim + kDeltaCols - 1) / kDeltaCols),
-      conv_floats_((size_t(s.state.conv_rows) * size_t(s.state.conv_cols) + 15) / 16 * 16),
-      state_layer_(conv_floats_ + size_t(s.state.heads) * size_t(stripes_) * size_t(s.state.key_dim) * kDeltaCols),
       pages_(size_t(s.pages)),
       states_(size_t(s.states)),
       resident_(std::move(counter), 0) {
@@ -36,11 +30,33 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
   }
   BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
+  std::vector<size_t> begins;  // of groups in a page
+  size_t end = 0;
+  for (const KvGroup& group : s.groups) {
+    begins.push_back(end);
+    if (group.kind == KvGroup::Kind::state) lay_out_states(group);
+    if (group.kind == KvGroup::Kind::attention) end += size_t(group.layers) * layer_page_bytes(s, group);
+  }
+  const int layers = s.places.empty() ? s.groups.front().layers : int(s.places.size());
+  for (int i = 0; i < layers; ++i) {
+    const KvPlace place = s.place(i);
+    const KvGroup& group = s.group_of(i);
+    const size_t elements = size_t(group.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype));
+    layers_.push_back({.offset = begins[size_t(place.group)] + size_t(place.index) * layer_page_bytes(s, group),
+                       .scales_at = elements,
+                       .head_bytes = elements + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0),
+                       .kv_heads = group.kv_heads});
+  }
 }
 
-std::byte* CpuKv::at(int page, int layer, int which, int head) const {
-  const size_t index = (size_t(layer) * 2 + size_t(which)) * size_t(kv_heads_) + size_t(head);
-  return pages_[size_t(page)].get() + index * head_bytes_;
+void CpuKv::lay_out_states(const KvGroup& group) {
+  const StateShape& s = group.state;
+  const size_t conv = size_t(s.conv_rows) * size_t(s.conv_cols);
+  stripes_ = (s.value_dim + kDeltaCols - 1) / kDeltaCols;
+  stripe_floats_ = size_t(s.key_dim) * size_t(kDeltaCols);
+  conv_floats_ = (conv + 15) / 16 * 16;
+  state_layer_ = conv_floats_ + size_t(s.heads) * size_t(stripes_) * stripe_floats_;
+  state_bytes_ = size_t(group.layers) * state_layer_ * sizeof(float);
 }
 
 void CpuKv::touch(int page) {
@@ -58,9 +74,8 @@ void CpuKv::touch(int page) {
 void CpuKv::touch_state(int state) {
   AlignedBytes& bytes = states_[size_t(state)];
   if (bytes) return;
-  const size_t size = state_layer_ * size_t(shape().state.layers) * sizeof(float);
-  bytes = aligned_bytes(size);
-  resident_.add(size);
+  bytes = aligned_bytes(state_bytes_);
+  resident_.add(state_bytes_);
 }
 
 void CpuKv::copy_pages(std::span<const PageCopy> copies) {

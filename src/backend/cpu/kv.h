@@ -30,33 +30,48 @@ class CpuKv final : public KvStore {
   std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
   std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
   /// The scales [page_size] of int8 keys or values.
-  float* key_scales(int page, int layer, int head) const { return scales(keys(page, layer, head)); }
-  float* value_scales(int page, int layer, int head) const { return scales(values(page, layer, head)); }
+  float* key_scales(int page, int layer, int head) const { return scales(layer, keys(page, layer, head)); }
+  float* value_scales(int page, int layer, int head) const { return scales(layer, values(page, layer, head)); }
   /// Makes sure that the page exists: called from one thread before many use it.
   void touch(int page);
 
   /// The last inputs [conv_rows, conv_cols] of a recurrent layer's convolution; touch_state() made the state.
-  float* conv(int state, int layer) const { return states(state) + size_t(layer) * state_layer_; }
+  float* conv(int state, int layer) const {
+    return reinterpret_cast<float*>(states_[size_t(state)].get()) + size_t(shape().place(layer).index) * state_layer_;
+  }
   /// Columns from stripe·kDeltaCols on of a head's matrix, [key_dim, kDeltaCols].
   float* stripe(int state, int layer, int head, int stripe) const {
     const size_t at = size_t(head) * size_t(stripes_) + size_t(stripe);
-    return conv(state, layer) + conv_floats_ + at * size_t(shape().state.key_dim) * size_t(kDeltaCols);
+    return conv(state, layer) + conv_floats_ + at * stripe_floats_;
   }
   int stripes() const { return stripes_; }
   /// As touch(); its contents are arbitrary.
   void touch_state(int state);
 
  private:
-  std::byte* at(int page, int layer, int which, int head) const;
-  float* states(int state) const { return reinterpret_cast<float*>(states_[size_t(state)].get()); }
-  float* scales(std::byte* head) const { return reinterpret_cast<float*>(head + scales_at_); }
+  /// What a page holds of a layer; layers that share a cache have the same.
+  struct Layer {
+    size_t offset = 0;      // from the page's beginning
+    size_t scales_at = 0;   // bytes of the elements of one head's keys or values
+    size_t head_bytes = 0;  // with their scales
+    int kv_heads = 0;
+  };
+  void lay_out_states(const KvGroup& group);
+  std::byte* at(int page, int layer, int which, int head) const {
+    const Layer& l = layers_[size_t(layer)];
+    const size_t index = size_t(which) * size_t(l.kv_heads) + size_t(head);
+    return pages_[size_t(page)].get() + l.offset + index * l.head_bytes;
+  }
+  float* scales(int layer, std::byte* head) const {
+    return reinterpret_cast<float*>(head + layers_[size_t(layer)].scales_at);
+  }
   Element element_;
-  size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
-  size_t head_bytes_;  // with their scales
-  int kv_heads_;
-  int stripes_;         // of a head's state
-  size_t conv_floats_;  // of one recurrent layer's state, rounded up to whole cache lines
-  size_t state_layer_;  // with the matrices
+  std::vector<Layer> layers_;
+  int stripes_ = 0;           // of a head's state
+  size_t stripe_floats_ = 0;  // of one
+  size_t conv_floats_ = 0;    // of one recurrent layer's convolution, rounded up to whole cache lines
+  size_t state_layer_ = 0;    // with the matrices
+  size_t state_bytes_ = 0;    // of all these layers
   std::vector<AlignedBytes> pages_, states_;
   CountedBytes resident_;   // pages and states that have been written and not been released
   std::vector<int> nodes_;  // empty: wherever memory comes from

@@ -204,7 +204,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::matmul_experts, Operation::delta_rule},
+          .lacking = {Operation::mixed_cache, Operation::matmul_experts, Operation::delta_rule},
           .own_memory = true};
 }
 

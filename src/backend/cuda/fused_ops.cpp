@@ -327,6 +327,7 @@ void CudaOps::settle_rotation() {
 Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                        const AttentionParams& a) {
   const KvView& kv = static_cast<const CudaKv&>(store).view();
+  layer = store.shape().place(layer).index;
   BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
   settle_product();
   const bool apart = rotation_ && v.buffer() != rotation_->q.buffer() && v.buffer() != rotation_->k.buffer();
@@ -336,7 +337,7 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
     norm_rope_append(waiting.q_heads, waiting.k_heads, data(v), waiting.rope, kv, layer, batch_, stream());
   } else {
     settle();
-    append_kv(kv, layer, data(k), data(v), batch_, stream());
+    if (k) append_kv(kv, layer, data(k), data(v), batch_, stream());
   }
   apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), q.cols());

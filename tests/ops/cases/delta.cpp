@@ -46,11 +46,13 @@ void bind_states(Backend& backend, KvStore& kv, const std::vector<Span>& pieces,
 }
 
 std::unique_ptr<KvStore> make_states(Backend& backend, const StateShape& state, const std::vector<Span>& pieces) {
-  return backend.make_kv({.groups = {{.layers = 1, .kv_heads = 1, .head_dim = 16}},
-                          .state = state,
-                          .states = 2 * int(pieces.size()),
+  // Layers 0 and 2 are recurrent.
+  return backend.make_kv({.groups = {{.layers = 1, .kv_heads = 1, .head_dim = 16},
+                                     {.kind = KvGroup::Kind::state, .layers = 2, .state = state}},
+                          .places = {{1, 0}, {0, 0}, {1, 1}},
                           .page_size = 16,
                           .pages = 1,
+                          .states = 2 * int(pieces.size()),
                           .dtype = DType::f32});
 }
 
@@ -103,13 +105,13 @@ class ConvCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = make_states(backend, {.layers = 2, .conv_rows = kernel_ - 1, .conv_cols = x_.cols}, pieces_);
+    const auto kv = make_states(backend, {.conv_rows = kernel_ - 1, .conv_cols = x_.cols}, pieces_);
     const ConvParams conv{backend.upload(w_, kernel_, x_.cols)};
     const Tensor y = both_steps(pieces_, [&](bool past) {
       bind_states(backend, *kv, pieces_, past);
       const Tensor x = backend.upload(packed_rows(x_, pieces_, past), total_rows(pieces_, past), x_.cols);
       Tensor out;
-      eagerly(backend, [&] { out = backend.stream().ops().causal_conv(*kv, 1, x, conv); });
+      eagerly(backend, [&] { out = backend.stream().ops().causal_conv(*kv, 2, x, conv); });
       return out;
     });
     return {read_output(backend, "y", y)};
@@ -170,7 +172,7 @@ class DeltaCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     const auto kv = make_states(
-        backend, {.layers = 2, .heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
+        backend, {.heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
     const DeltaParams delta{.key_heads = s_.key_heads,
                             .value_heads = s_.value_heads,
                             .key_dim = s_.key_dim,
@@ -184,7 +186,7 @@ class DeltaCase final : public OpCase {
                    a = backend.upload(packed_rows(a_, s_.pieces, past), rows, a_.cols),
                    b = backend.upload(packed_rows(b_, s_.pieces, past), rows, b_.cols);
       Tensor out;
-      eagerly(backend, [&] { out = backend.stream().ops().delta_rule(*kv, 1, qkv, a, b, delta); });
+      eagerly(backend, [&] { out = backend.stream().ops().delta_rule(*kv, 2, qkv, a, b, delta); });
       return out;
     });
     return {read_output(backend, "y", y)};
