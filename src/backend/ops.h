@@ -152,8 +152,8 @@ class Ops {
   /// Deals columns out as `split` says -> y[i] [x.rows, ...].
   virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
 
-  /// The convolution over each segment's rows -> [rows, cols]. The last
-  /// kernel - 1 rows of x are read from and written to the states that segments name.
+  /// The convolution over each segment's rows -> [rows, cols]. The last kernel - 1 rows of x are read from and written
+  /// to the states that segments name.
   virtual Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) = 0;
 
   /// The delta rule over each segment's rows -> [rows, value_cols]. qkv [rows, 2·key_cols + value_cols]; `a`, which

@@ -17,6 +17,9 @@ struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
   bool experts = false;  // the family has them, and reads what configs say of them itself
+  double rotary = 1;     // of a head; below 1, configs may say another
+  int head_dim = 0;      // 0: what heads leave of hidden_size
+  bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
@@ -30,6 +33,10 @@ std::vector<bool> read_expert_layers(const Json& config, std::string_view where,
 /// (`num_experts_per_tok`), each with its default.
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec);
+
+/// Reads the gated delta nets of Qwen3-Next and its like into `spec`, with the caches of its layers: which of them are
+/// recurrent say `layer_types` or, without that, `full_attention_interval`.
+void read_delta(const Json& config, std::string_view where, const DeltaSpec& defaults, DecoderSpec& spec);
 
 /// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when
 /// `use_sliding_window`.

@@ -1,6 +1,7 @@
 // How a hybrid is loaded and what it computes. States, like caches, are nowhere in here.
 #include "models/hybrid.h"
 
+#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -27,7 +28,7 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
   int by_torch = 0, recurrent = 0;
   const auto at = [](int i) { return "model.layers." + std::to_string(i) + "."; };
   for (int i = 0; i < dims_.layers; ++i) {
-    if (!dims_.recurrent[size_t(i)]) continue;
+    if (!dims_.is_recurrent(i)) continue;
     bool torch = false;
     convs[size_t(i)] = load.depthwise(at(i) + "linear_attn.conv1d", delta.conv_cols(), delta.kernel, torch);
     by_torch += torch;
@@ -45,7 +46,7 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
   for (int i = 0; i < dims_.layers; ++i) {
     Block b;
     b.norm = norm(at(i) + "input_layernorm");
-    if (dims_.recurrent[size_t(i)]) {
+    if (dims_.is_recurrent(i)) {
       b.delta = load_delta(load, at(i) + "linear_attn.", convs[size_t(i)]);
     } else {
       b.attention = load_attention(load, at(i) + "self_attn.", add_one);
@@ -56,6 +57,12 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
   }
   final_norm_ = norm("model.norm");
   head_ = load.head("lm_head", embedding_, dims_.vocab, dims_.d_model, dims_.tied_head);
+  if (spec.moe.router.experts > 0) {
+    dims_.experts = spec.moe.router.experts;
+    dims_.experts_per_token = spec.moe.router.top_k;
+    dims_.d_expert = spec.moe.d_ff;
+  }
+  operations_ = load.operations();
   target_modules_ = load.target_modules();
   target_weights_ = load.target_weights();
 }

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/hybrid.h"
 
 namespace bumblebee::models {
 namespace {
@@ -14,13 +15,18 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 7> kFamilies = {{{"llama", read_llama},
+constexpr std::array<Family, 12> kFamilies = {{{"llama", read_llama},
                                               {"mistral", read_mistral},
                                               {"mixtral", read_mixtral},
                                               {"qwen2", read_qwen2},
                                               {"qwen2_moe", read_qwen2_moe},
                                               {"qwen3", read_qwen3},
-                                              {"qwen3_moe", read_qwen3_moe}}};
+                                              {"qwen3_5", read_qwen3_5},
+                                              {"qwen3_5_moe", read_qwen3_5_moe},
+                                              {"qwen3_5_moe_text", read_qwen3_5_moe},
+                                              {"qwen3_5_text", read_qwen3_5},
+                                              {"qwen3_moe", read_qwen3_moe},
+                                              {"qwen3_next", read_qwen3_next}}};
 
 }  // namespace
 
@@ -45,7 +51,12 @@ ModelSpec read_spec(const Json& config, std::string_view where) {
 std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {
   DecoderSpec decoder = spec.decoder;
   if (!decoder.tied_known) decoder.dims.tied_head = !load.has("lm_head.weight");
-  auto model = std::make_unique<Decoder>(decoder, load);
+  std::unique_ptr<nn::Model> model;
+  if (decoder.delta) {
+    model = std::make_unique<Hybrid>(decoder, load);
+  } else {
+    model = std::make_unique<Decoder>(decoder, load);
+  }
   load.finish();
   return model;
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "quant/elements.h"
+
 namespace bumblebee::nn {
 
 Loader::Loader(WeightSource& source, Backend* backend, Progress progress)
@@ -78,7 +80,31 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
   return linear;
 }
 
-RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) {
+ConvParams Loader::depthwise(const std::string& path, int cols, int kernel, bool& by_torch) {
+  const HostWeight host = source_.depthwise(path + ".weight", cols, kernel, by_torch);
+  count(host);
+  if (backend_ == nullptr) return {};
+  std::vector<float> of_column(static_cast<size_t>(kernel)), values(size_t(kernel) * size_t(cols));
+  for (int c = 0; c < cols; ++c) {
+    decode_row<float>(host, c, of_column);
+    for (int j = 0; j < kernel; ++j) values[size_t(j) * size_t(cols) + size_t(c)] = of_column[size_t(j)];
+  }
+  return {backend_->upload(values, kernel, cols)};
+}
+
+/// A vector with one added.
+Tensor Loader::one_more(const std::string& name, int size) {
+  const HostWeight host = source_.vector(name, size);
+  count(host);
+  if (backend_ == nullptr) return {};
+  std::vector<float> values(static_cast<size_t>(size));
+  decode_row<float>(host, 0, values);
+  for (float& v : values) v += 1;
+  return backend_->upload(values, 1, size);
+}
+
+RmsNorm Loader::rms_norm(const std::string& path, int size, double eps, bool add_one) {
+  if (add_one) return {{one_more(path + ".weight", size), float(eps)}, path, -1};
   target_modules_.push_back({path, size, size, TargetModule::Kind::norm, false});
   target_weights_.emplace_back();
   return {{vector(path + ".weight", size), float(eps)}, path, int(target_modules_.size()) - 1};

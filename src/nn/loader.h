@@ -29,7 +29,12 @@ class Loader {
   /// One matrix [out, in] for each of `experts`, either stacked in `stack` or apart in `each`(0) and so on. Throws
   /// Error(bad_file) when the formats of those differ.
   ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
-  RmsNorm rms_norm(const std::string& path, int size, double eps);
+  /// With `add_one` the file has what is added to one, and an adapter, which would replace that, is not taken.
+  RmsNorm rms_norm(const std::string& path, int size, double eps, bool add_one = false);
+  /// The vector [size] of this full name, on the backend as f32 [1, size].
+  Tensor vector(const std::string& name, int size);
+  /// The convolution of module `path`, with weights of its own for each column; `by_torch`: stored as [cols, 1, kernel].
+  ConvParams depthwise(const std::string& path, int cols, int kernel, bool& by_torch);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
   /// dropped, as mlx-lm does.
@@ -52,7 +57,7 @@ class Loader {
  private:
   Weight matrix(const std::string& path, int out, int in);
   Weight pack(const HostWeight& host);
-  Tensor vector(const std::string& name, int size);
+  Tensor one_more(const std::string& name, int size);
   void count(const HostWeight& weight);
 
   WeightSource& source_;

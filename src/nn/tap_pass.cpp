@@ -26,7 +26,10 @@ TapPass::TapPass(Ops& ops, KvStore& kv, Tap tap, const InferOptions& options)
 }
 
 void TapPass::show(const char* name, const Tensor& value) {
-  tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);
+  const std::string full =
+      current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name;
+  const int times = ++shown_[full];
+  tap_(times == 1 ? full : full + "_" + std::to_string(times), value);
 }
 
 Residual TapPass::embed(const Embedding& embedding) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 
 #include "nn/infer_pass.h"
@@ -9,7 +10,7 @@
 namespace bumblebee::nn {
 
 /// An InferPass that shows each intermediate by name ("layers.0.q", "layers.0.attn", "final_norm", ...), so that a
-/// wrong result names the first operation that diverged.
+/// wrong result names the first operation that diverged. What a layer has twice is numbered ("layers.0.glu_2").
 class TapPass final : public InferPass {
  public:
   using Tap = std::function<void(const std::string& name, const Tensor& value)>;
@@ -34,6 +35,7 @@ class TapPass final : public InferPass {
   void routed(const Routing& routing) override { show("expert_weights", routing.weights); }
   void show(const char* name, const Tensor& value);
   Tap tap_;
+  std::map<std::string, int> shown_;
 };
 
 }  // namespace bumblebee::nn

@@ -100,7 +100,9 @@ class AddCase final : public OpCase {
 
 class GluCase final : public OpCase {
  public:
-  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates) : OpCase("glu", variant) {
+  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates,
+          Activation activation = Activation::silu)
+      : OpCase("glu", variant), activation_(activation) {
     Random random(seed_of(name()));
     gate_ = random_rows(random, rows, cols);
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
@@ -113,11 +115,11 @@ class GluCase final : public OpCase {
     const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols),
                  up = backend.upload(up_.values, gate_.rows, gate_.cols);
     Tensor y;
-    eagerly(backend, [&] { y = backend.stream().ops().glu(Activation::silu, gate, up); });
+    eagerly(backend, [&] { y = backend.stream().ops().glu(activation_, gate, up); });
     return {read_output(backend, "y", y)};
   }
 
-  /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
+  /// g/(1 + exp(-g))·u, or 1 in place of the first g: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
   /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
@@ -129,6 +131,7 @@ class GluCase final : public OpCase {
   Cost cost() const override { return {12.0 * double(gate_.values.size()), 6.0 * double(gate_.values.size())}; }
 
  private:
+  Activation activation_;
   HostMatrix gate_, up_;
 };
 
@@ -225,6 +228,15 @@ void add_glu(Cases& cases) {
       std::make_unique<GluCase>("extreme_gates", 2, 16,
                                 std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
                                                    -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
+  for (const int cols : {15, 16, 33, 100}) {
+    cases.push_back(std::make_unique<GluCase>("sigmoid_cols" + std::to_string(cols), cols % 3 + 1, cols,
+                                              std::vector<float>(), Activation::sigmoid));
+  }
+  cases.push_back(
+      std::make_unique<GluCase>("sigmoid_extreme_gates", 2, 16,
+                                std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
+                                                   -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f},
+                                Activation::sigmoid));
   cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
 }
 
