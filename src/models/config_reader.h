@@ -13,13 +13,17 @@ namespace bumblebee::models {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;  // of a dimension
 
+/// Settings that families with experts read.
+inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_local_experts"};
+
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
-  bool experts = false;  // the family has them, and reads what configs say of them itself
-  double rotary = 1;     // of a head; below 1, configs may say another
-  int head_dim = 0;      // 0: what heads leave of hidden_size
+  double rotary = 1;          // of a head; below 1, configs may say another
+  int head_dim = 0;           // 0: what heads leave of hidden_size
   bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be
+  /// Settings that only this family reads, of those that are refused elsewhere.
+  std::vector<std::string_view> implemented = {};
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
@@ -37,6 +41,9 @@ void read_expert_counts(const Json& config, std::string_view where, std::initial
 /// Reads the gated delta nets of Qwen3-Next and its like into `spec`, with the caches of its layers: which of them are
 /// recurrent say `layer_types` or, without that, `full_attention_interval`.
 void read_delta(const Json& config, std::string_view where, const DeltaSpec& defaults, DecoderSpec& spec);
+
+/// Gives `window` to the layers that `layer_types` calls sliding_attention; false where there is no such list.
+bool read_layer_windows(const Json& config, std::string_view where, int window, DecoderSpec& spec);
 
 /// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when
 /// `use_sliding_window`.

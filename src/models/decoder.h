@@ -31,7 +31,8 @@ struct DecoderSpec {
   MoeSpec moe;
   std::optional<DeltaSpec> delta;
   RopeParams rope;
-  std::vector<int> windows;  // [layers] attention window, 0 for all
+  std::vector<int> windows;   // [layers] attention window, 0 for all
+  std::vector<bool> rotates;  // [layers] whether queries and keys know their positions; empty: in all
   /// Whether the config says so; otherwise the head is tied exactly when the checkpoint has no lm_head.
   bool tied_known = true;
 };
@@ -47,6 +48,7 @@ class Decoder final : public nn::Model {
     nn::RmsNorm attn_norm, mlp_norm;
     nn::HeadNorms qk_norm;
     nn::Linear q, k, v, o;
+    bool rotates = true;
     FeedForward feed_forward;
     AttentionParams attention;
   };

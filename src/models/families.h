@@ -15,5 +15,6 @@ DecoderSpec read_qwen3_5(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_5_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_next(const Json& config, std::string_view where);
+DecoderSpec read_smollm3(const Json& config, std::string_view where);
 
 }  // namespace bumblebee::models
