@@ -389,15 +389,36 @@ HostWeight Checkpoint::stored(const std::string& path, const std::vector<uint64_
   return result;
 }
 
-HostWeight Checkpoint::vector(const std::string& short_name, int size) {
-  const std::string name = full(short_name);
+/// A tensor of floats.
+Checkpoint::Found Checkpoint::dense(const std::string& name) const {
   const Found found = find(name);
   if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
-  const TensorEntry& t = *found.tensor;
-  if (!is_float(t.dtype)) {
+  if (!is_float(found.tensor->dtype)) {
     throw Error(ErrorCode::unsupported, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
+                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(found.tensor->dtype)));
   }
+  return found;
+}
+
+HostWeight Checkpoint::depthwise(const std::string& short_name, int cols, int kernel, bool& by_torch) {
+  const std::string name = full(short_name);
+  const Found found = dense(name);
+  const TensorEntry& t = *found.tensor;
+  const uint64_t c = uint64_t(cols), k = uint64_t(kernel);
+  by_torch = t.shape == std::vector<uint64_t>{c, 1, k};
+  if (!by_torch && t.shape != std::vector<uint64_t>{c, k, 1}) {
+    throw Error(ErrorCode::bad_file, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected [", cols, ", ", kernel, ", 1] or [", cols, ", 1, ", kernel,
+                    "], got ", shape_text(t.shape)));
+  }
+  claimed_.insert(name);
+  return {Format::dense(t.dtype), cols, kernel, found.bytes(), {}, {}, name, keep_};
+}
+
+HostWeight Checkpoint::vector(const std::string& short_name, int size) {
+  const std::string name = full(short_name);
+  const Found found = dense(name);
+  const TensorEntry& t = *found.tensor;
   if (t.shape.size() != 1 || t.shape[0] != uint64_t(size)) {
     throw Error(ErrorCode::bad_file, found.file->where(),
                 cat("tensor ", in_quotes(name), ": expected [", size, "], got ", shape_text(t.shape)));

@@ -137,8 +137,8 @@ Gemma4::Block Gemma4::load_block(const Gemma4Spec& spec, nn::Loader& load, int i
   if (spec.router.experts > 0) b.moe = load_moe(spec, load, at);
   b.after_mlp = norm("post_feedforward_layernorm");
   if (spec.aside > 0) {
-    b.aside = {linear("per_layer_input_gate", spec.aside, d_model),
-               linear("per_layer_projection", d_model, spec.aside), norm("post_per_layer_input_norm")};
+    b.aside = {linear("per_layer_input_gate", spec.aside, d_model), linear("per_layer_projection", d_model, spec.aside),
+               norm("post_per_layer_input_norm")};
   }
   if (load.has(at + "layer_scalar")) b.scale = load.scalar(at + "layer_scalar");
   return b;

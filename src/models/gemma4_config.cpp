@@ -68,8 +68,9 @@ Gemma4Spec read_gemma4(const Json& json, std::string_view where) {
   spec.windows = windows_of(config, d.layers, unified ? 1024 : 512);
   spec.full_head_dim = int(int_or(json, "global_head_dim", where, 2, 4096, 512));
   spec.keys_are_values = bool_or(json, "attention_k_eq_v", where, false);
-  spec.full_kv_heads =
-      spec.keys_are_values ? int(int_or(json, "num_global_key_value_heads", where, 1, d.heads, d.kv_heads)) : d.kv_heads;
+  spec.full_kv_heads = spec.keys_are_values
+                           ? int(int_or(json, "num_global_key_value_heads", where, 1, d.heads, d.kv_heads))
+                           : d.kv_heads;
   if (spec.full_head_dim % 2 != 0 || d.heads % spec.full_kv_heads != 0) {
     throw Error(ErrorCode::bad_config, where,
                 cat("'global_head_dim' and 'num_global_key_value_heads': expected an even number and a divisor of ",
@@ -90,9 +91,9 @@ Gemma4Spec read_gemma4(const Json& json, std::string_view where) {
     throw Error(ErrorCode::bad_config, where, cat("'hidden_size_per_layer_input': got ", spec.aside));
   spec.aside_vocab = int(int_or(json, "vocab_size_per_layer_input", where, 1, kMaxSize, 262144));
   if (spec.aside > 0 && spec.aside_vocab < d.vocab) {
-    throw Error(ErrorCode::bad_config, where,
-                cat("'vocab_size_per_layer_input': expected at least 'vocab_size' ", d.vocab, ", got ",
-                    spec.aside_vocab));
+    throw Error(
+        ErrorCode::bad_config, where,
+        cat("'vocab_size_per_layer_input': expected at least 'vocab_size' ", d.vocab, ", got ", spec.aside_vocab));
   }
   read_experts(config, spec);
   return spec;

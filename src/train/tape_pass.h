@@ -49,7 +49,10 @@ class TapePass final : public nn::Pass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  /// Nobody comes here: require_trainable() refuses before.
+  /// Nobody comes to these: require_trainable() refuses before.
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor scale(Tensor x, float factor) override;

@@ -55,6 +55,10 @@ class CpuOps final : public Ops {
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   void multiply(Tensor& x, float factor) override;
   void soft_cap(Tensor& x, float cap) override;
@@ -159,6 +163,8 @@ class CpuOps final : public Ops {
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  struct DeltaRows;
+  DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
   /// One span of a task: q [vectors, head_dim], scores [vectors, page_size]; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
