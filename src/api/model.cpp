@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include "api/model_state.h"
 #include "api/pinning.h"
@@ -50,14 +51,20 @@ std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
   return most == counts.end() ? std::pair(0, 0) : most->first;
 }
 
-/// What a token needs of the matrices.
-uint64_t active_bytes(const nn::ModelDims& dims, const std::vector<ModuleInfo>& modules) {
+/// What a token needs of the matrices: of tables only that of a tied head.
+uint64_t active_bytes(const nn::Model& model, const std::vector<ModuleInfo>& modules) {
+  const nn::ModelDims& dims = model.dims();
+  std::set<std::string> tables;
+  for (const nn::TargetModule& module : model.target_modules()) {
+    const bool is_head = dims.tied_head && tables.empty();  // the first one is the embedding
+    if (module.kind == nn::TargetModule::Kind::embedding) tables.insert(is_head ? "" : module.name);
+  }
   uint64_t bytes = 0;
   for (const ModuleInfo& module : modules) {
     const bool of_experts = module.experts > 1 || module.name.find(".experts.") != std::string::npos;
     if (of_experts) {
       bytes += module.bytes * uint64_t(dims.experts_per_token) / uint64_t(dims.experts);
-    } else if (dims.tied_head || !module.name.ends_with("embed_tokens")) {
+    } else if (!tables.contains(module.name)) {
       bytes += module.bytes;
     }
   }
@@ -110,7 +117,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
     info.cached_features += int64_t{2} * g.layers * g.kv_heads * g.head_dim;
   }
   info.modules = recording.modules();
-  info.active_weight_bytes = active_bytes(dims, info.modules);
+  info.active_weight_bytes = active_bytes(*model, info.modules);
   std::tie(info.bits, info.group_size) = usual_format(info.modules);
   return plan;
 }

@@ -21,7 +21,7 @@ struct AffineSpec {
 /// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
 /// at 8 bits.
 inline AffineSpec quantized_as(const std::string& path, AffineSpec wanted) {
-  return path.ends_with(".mlp.gate") ? AffineSpec{8, 64} : wanted;
+  return path.ends_with(".mlp.gate") || path.ends_with(".router.proj") ? AffineSpec{8, 64} : wanted;
 }
 
 /// The `quantization` object, as mlx-lm reads it. Entries do not inherit: a missing mode means affine, a missing or

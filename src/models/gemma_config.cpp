@@ -92,7 +92,10 @@ RopeParams GemmaConfig::rope(const char* kind, const char* theta, const char* sc
     const Json& type = settings[key].contains("rope_type") ? settings[key]["rope_type"] : settings[key]["type"];
     if (type == "linear") settings[key]["original_max_position_embeddings"] = context;
   }
-  return read_rope(settings, where_, head_dim, context, defaults.at("rope_theta").get<double>()).params;
+  const double theta_default = defaults.at("rope_theta").get<double>();
+  if (settings.value("rope_parameters", Json::object()).value("rope_type", Json()) == "proportional")
+    return read_proportional_rope(settings, where_, head_dim, theta_default);
+  return read_rope(settings, where_, head_dim, context, theta_default).params;
 }
 
 namespace {

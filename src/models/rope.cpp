@@ -149,20 +149,6 @@ void refuse_unknown(const Json& settings, const std::string& place, std::string_
   }
 }
 
-/// The first part of a head's pairs turns as if the whole did, the others stay: frequencies of zero.
-RopeParams proportional(const Json& settings, std::string_view where, double theta, int head_dim) {
-  const double part = positive(settings, "partial_rotary_factor", where, 1);
-  if (part > 1) {
-    throw Error(ErrorCode::bad_config, where, cat("rope 'partial_rotary_factor': expected at most 1, got ", part));
-  }
-  const float factor = float(positive(settings, "factor", where, 1));
-  RopeParams rope{.dims = head_dim, .inv_freq = {}};
-  const size_t turning = size_t(std::floor(part * head_dim / 2));
-  for (const float period : base_periods(theta, head_dim))
-    rope.inv_freq.push_back(rope.inv_freq.size() < turning ? 1.0f / period / factor : 0.0f);
-  return rope;
-}
-
 /// Everything that is said of the rotation, wherever it stands: transformers 4 writes `rope_theta` at the top and
 /// `rope_scaling`, transformers 5 `rope_parameters`, and people and tools add to either. Two places may say different
 /// things, but not of the same: transformers lets one of them win, and which one depends on its version.
@@ -216,8 +202,6 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   const Json settings = all_settings(config, where);
   const double theta = positive(settings, "rope_theta", where, default_theta);
   if (theta <= 1) throw Error(ErrorCode::bad_config, where, cat("'rope_theta': expected more than 1, got ", theta));
-  if (settings.value("rope_type", Json()) == "proportional")
-    return {.params = proportional(settings, where, theta, head_dim), .context = context};
   const double rotary = number_or(settings, "partial_rotary_factor", where, default_rotary);
   if (default_rotary == 1 && rotary != 1) {
     throw Error(ErrorCode::unsupported, where,
@@ -260,6 +244,23 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
         cat("rope type: expected default, mrope, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
   return result;
+}
+
+RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta) {
+  const Json settings = all_settings(config, where);
+  const double theta = positive(settings, "rope_theta", where, default_theta);
+  const double part = positive(settings, "partial_rotary_factor", where, 1);
+  if (theta <= 1 || part > 1) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'rope_theta' and 'partial_rotary_factor': expected more than 1 and at most 1, got ", theta,
+                    " and ", part));
+  }
+  const float factor = float(positive(settings, "factor", where, 1));
+  RopeParams rope{.dims = head_dim, .inv_freq = {}};
+  const size_t turning = size_t(std::floor(part * head_dim / 2));
+  for (const float period : base_periods(theta, head_dim))
+    rope.inv_freq.push_back(rope.inv_freq.size() < turning ? 1.0f / period / factor : 0.0f);
+  return rope;
 }
 
 }  // namespace bumblebee::models

@@ -20,4 +20,8 @@ struct Rope {
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
                double default_rotary = 1);
 
+/// Gemma 4's type, which read_rope() refuses: the first part of a head's pairs turns as if the whole did, the others
+/// stay, with frequencies of zero.
+RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta);
+
 }  // namespace bumblebee::models

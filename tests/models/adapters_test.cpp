@@ -86,6 +86,9 @@ std::vector<Option> options() {
   add("router", {.family = "mixtral", .format = k4Bit}, {{.modules = {"gate", "v_proj"}}});
   add("shared_expert", {.family = "qwen2_moe", .format = k4Bit},
       {{.modules = {"gate_proj", "up_proj", "down_proj", "shared_expert_gate"}}});
+  add("gemma3", {.family = "gemma3", .tied = true, .format = k4Bit}, {{}});
+  add("gemma3_norms", {.family = "gemma3", .tied = true, .format = k4Bit}, {{.norms = true}});
+  add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});
@@ -128,6 +131,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
+    if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     SCOPED_TRACE(target.name());
     Adapted adapted(target, option.tiny);

@@ -8,6 +8,7 @@
 namespace bumblebee::testing_support {
 
 Json TinyModel::config() const {
+  if (is_gemma()) return gemma_config();
   Json c = {{"model_type", family},         {"hidden_size", d_model},      {"num_hidden_layers", layers},
             {"num_attention_heads", heads}, {"head_dim", head_dim},        {"num_key_value_heads", kv_heads},
             {"intermediate_size", d_ff},    {"vocab_size", vocab},         {"max_position_embeddings", 512},
@@ -93,6 +94,7 @@ void TinyModel::add_delta_net(MemoryWeights& weights, Random& random, const std:
 }
 
 MemoryWeights TinyModel::weights() const {
+  if (is_gemma()) return gemma_weights();
   Random random(seed);
   MemoryWeights weights;
   const auto matrix = [&](const std::string& path, int out, int in, double gain) {

@@ -11,7 +11,9 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  /// llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next
+  /// llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3,
+  /// gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees everything; half of
+  /// the layers of a gemma4 share keys and values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
@@ -35,8 +37,14 @@ struct TinyModel {
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
   MemoryWeights weights() const;
 
+  bool is_gemma() const { return family.starts_with("gemma"); }
+
  private:
   void add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const;
+  Json gemma_config() const;
+  MemoryWeights gemma_weights() const;
+  bool is_gemma4() const { return family.starts_with("gemma4"); }
+  int shared_from() const { return family == "gemma4" && layers >= 4 ? layers / 2 : layers; }
   void add_experts(MemoryWeights& weights, Random& random, const std::string& at) const;
 };
 
