@@ -177,7 +177,7 @@ int run(const InfoFlags& flags) {
   memory.kv_type = flags.kv_type == "auto" ? "bf16" : flags.kv_type;
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
   memory.weights = info.weight_bytes;
-  memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type));
+  memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type)) + info.state_bytes;
   plan(memory, info, devices().front());
   if (flags.common.json) {
     print_as_json(name, info, memory);

@@ -74,8 +74,8 @@ struct Batch {
               int32_t slot_in = -1, StateSlots state = {});
 };
 
-/// Aborts (BB_CHECK) when the arrays contradict each other; backends call it in bind(). `states`: how many the store has. Tokens are checked where they
-/// meet a table of embeddings.
+/// Aborts (BB_CHECK) when the arrays contradict each other; backends call it in bind(). `states`: how many the store
+/// has. Tokens are checked where they meet a table of embeddings.
 void check(const Batch& batch, int page_size, int page_count, int states = 0);
 /// The same for choices among `vocab` tokens.
 void check_choices(const Batch& batch, int vocab);

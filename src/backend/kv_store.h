@@ -11,8 +11,8 @@
 
 namespace bumblebee {
 
-/// What a recurrent layer keeps of a sequence, f32: the last inputs of a convolution [conv_rows, conv_cols], and for each
-/// head a matrix [key_dim, value_dim].
+/// What a recurrent layer keeps of a sequence, f32: the last inputs of a convolution [conv_rows, conv_cols], and for
+/// each head a matrix [key_dim, value_dim].
 struct StateShape {
   int conv_rows = 0, conv_cols = 0;
   int heads = 0, key_dim = 0, value_dim = 0;

@@ -11,8 +11,8 @@
 // and is never given up: its state lies outside of the pages.
 //
 // Recurrent layers keep one state of a sequence. A step that goes on from a state that others may go on from as well (a
-// checkpoint in the tree, the parent of alternatives) leaves its own in another place, else in the same. Prompts are cut
-// where a checkpoint is to be: the step that goes on from there takes another place, and the tree the old one.
+// checkpoint in the tree, the parent of alternatives) leaves its own in another place, else in the same. Prompts are
+// cut where a checkpoint is to be: the step that goes on from there takes another place, and the tree the old one.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,8 @@ struct SchedulerLimits {
   bool prefix_cache = true;
   int ahead = 256;  // tokens of an answer that must fit beside its prompt before it begins
   /// Of a model with recurrent layers, else 0: how many the store has. What sequences do not need keeps checkpoints, at
-  /// the end of a prompt's whole pages and every so many tokens (whole pages), where there are as many as are worth one.
+  /// the end of a prompt's whole pages and every so many tokens (whole pages), where there are as many as are worth
+  /// one.
   int states = 0, checkpoint_interval = 2048, least_checkpoint = 256;
 };
 
@@ -171,7 +172,7 @@ class Scheduler {
   uint64_t activations_ = 0;
   int branching_ = 0;     // active sequences with alternatives
   int spare_states_ = 0;  // that the step being planned may turn into checkpoints
-  uint64_t state_ = 1;  // changes whenever a request that did not fit may fit now
+  uint64_t state_ = 1;    // changes whenever a request that did not fit may fit now
   std::optional<RequestId> asked_;
   // With room for all that may be active, so that planning fails early or not at all.
   std::vector<RequestId> activated_, preempted_, told_;

@@ -96,8 +96,8 @@ int32_t Scheduler::take_state() {
   return states_.take();
 }
 
-/// Where a piece finds its past, and a place for what it leaves, which the caller has to hold or drop. False when it has
-/// to wait for a step that reads its own state.
+/// Where a piece finds its past, and a place for what it leaves, which the caller has to hold or drop. False when it
+/// has to wait for a step that reads its own state.
 bool Scheduler::plan_state(const Sequence& sequence, Piece& piece) {
   const int32_t from = sequence.state;
   piece.keeps_from = from >= 0 && spare_states_ > 0 && is_stop(sequence, sequence.computed);
@@ -136,8 +136,14 @@ void Scheduler::plan_branches(Sequence& sequence, std::vector<PageCopy>& copies)
       BB_CHECK(state.to >= 0, "a state that was counted on is missing");
       sequence.branch_states.push_back(state.to);
     }
-    pieces_.push_back({&sequence, sequence.branches.back(), {&sequence.proposed[i], 1}, past, int(i), true,
-                       copies.size() > before, state});
+    pieces_.push_back({&sequence,
+                       sequence.branches.back(),
+                       {&sequence.proposed[i], 1},
+                       past,
+                       int(i),
+                       true,
+                       copies.size() > before,
+                       state});
   }
 }
 
@@ -210,8 +216,8 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
       planned.step.batch.append(piece.tokens, piece.past, table_.pages(piece.pages),
                                 piece.wants_logits ? Batch::Want::last : Batch::Want::none, piece.sequence->slot,
                                 piece.state);
-      planned.segments.push_back({piece.sequence->id, piece.branch, piece.wants_logits, piece.copies, piece.owns_from,
-                                  piece.keeps_from});
+      planned.segments.push_back(
+          {piece.sequence->id, piece.branch, piece.wants_logits, piece.copies, piece.owns_from, piece.keeps_from});
       if (piece.past >= piece.sequence->prompt) planned.decode_rows += int(piece.tokens.size());
     }
   } catch (...) {

@@ -108,8 +108,8 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
         ErrorCode::bad_config, where,
         cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
   }
-  d.head_dim = int(int_or(config, "head_dim", where, 2, 4096,
-                          defaults.head_dim > 0 ? defaults.head_dim : d.d_model / d.heads));
+  d.head_dim =
+      int(int_or(config, "head_dim", where, 2, 4096, defaults.head_dim > 0 ? defaults.head_dim : d.d_model / d.heads));
   if (d.head_dim % 2 != 0)
     throw Error(ErrorCode::bad_config, where, cat("'head_dim': expected an even number, got ", d.head_dim));
   if (int64_t{d.heads} * d.head_dim > kMaxSize)

@@ -35,9 +35,10 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
     ++recurrent;
   }
   if (by_torch != 0 && by_torch != recurrent) {
-    throw Error(ErrorCode::bad_file, "checkpoint",
-                cat("conv1d of ", recurrent, " layers: expected all as [cols, kernel, 1] or all as [cols, 1, kernel], got ",
-                    by_torch, " of the latter"));
+    throw Error(
+        ErrorCode::bad_file, "checkpoint",
+        cat("conv1d of ", recurrent, " layers: expected all as [cols, kernel, 1] or all as [cols, 1, kernel], got ",
+            by_torch, " of the latter"));
   }
   const bool add_one = by_torch > 0;
   const auto norm = [&](const std::string& path) { return load.rms_norm(path, dims_.d_model, spec_.eps, add_one); };

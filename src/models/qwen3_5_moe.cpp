@@ -5,9 +5,13 @@
 namespace bumblebee::models {
 
 DecoderSpec read_qwen3_5_moe(const Json& config, std::string_view where) {
-  DecoderSpec spec = read_common(
-      config, where,
-      {.eps = 1e-6, .theta = 10000, .rotary = 0.25, .head_dim = 256, .only_experts = true, .implemented = kExpertCounts});
+  DecoderSpec spec = read_common(config, where,
+                                 {.eps = 1e-6,
+                                  .theta = 10000,
+                                  .rotary = 0.25,
+                                  .head_dim = 256,
+                                  .only_experts = true,
+                                  .implemented = kExpertCounts});
   read_delta(config, where, {.fused = false}, spec);
   read_expert_counts(config, where, {"num_experts", "num_local_experts"}, 256, 8, spec);
   spec.moe.layers.assign(size_t(spec.dims.layers), true);

@@ -5,8 +5,8 @@
 namespace bumblebee::models {
 
 DecoderSpec read_qwen3_next(const Json& config, std::string_view where) {
-  DecoderSpec spec =
-      read_common(config, where, {.eps = 1e-6, .theta = 10000, .rotary = 0.25, .head_dim = 256, .implemented = kExpertCounts});
+  DecoderSpec spec = read_common(
+      config, where, {.eps = 1e-6, .theta = 10000, .rotary = 0.25, .head_dim = 256, .implemented = kExpertCounts});
   read_delta(config, where, {.fused = true}, spec);
   read_expert_counts(config, where, {"num_experts", "num_local_experts"}, 512, 10, spec);
   spec.moe.layers = read_expert_layers(config, where, spec.dims.layers);

@@ -17,16 +17,16 @@ struct Family {
 };
 
 constexpr std::array<Family, 11> kFamilies = {{{"llama", read_llama},
-                                              {"mistral", read_mistral},
-                                              {"mixtral", read_mixtral},
-                                              {"qwen2", read_qwen2},
-                                              {"qwen2_moe", read_qwen2_moe},
-                                              {"qwen3", read_qwen3},
-                                              {"qwen3_5", read_qwen3_5},
-                                              {"qwen3_5_moe", read_qwen3_5_moe},
-                                              {"qwen3_moe", read_qwen3_moe},
-                                              {"qwen3_next", read_qwen3_next},
-                                              {"smollm3", read_smollm3}}};
+                                               {"mistral", read_mistral},
+                                               {"mixtral", read_mixtral},
+                                               {"qwen2", read_qwen2},
+                                               {"qwen2_moe", read_qwen2_moe},
+                                               {"qwen3", read_qwen3},
+                                               {"qwen3_5", read_qwen3_5},
+                                               {"qwen3_5_moe", read_qwen3_5_moe},
+                                               {"qwen3_moe", read_qwen3_moe},
+                                               {"qwen3_next", read_qwen3_next},
+                                               {"smollm3", read_smollm3}}};
 
 /// The text halves of models that see: positions of images apart (mrope) they are these, and text has only one kind.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kTextHalves = {

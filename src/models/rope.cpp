@@ -210,8 +210,8 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   const int dims = rotary > 0 && rotary <= 1 ? int(head_dim * rotary) : 0;
   if (dims < 2 || dims % 2 != 0) {
     throw Error(ErrorCode::bad_config, where,
-                cat("'partial_rotary_factor': expected an even number of a head's ", head_dim, " features, got ", rotary,
-                    " of them"));
+                cat("'partial_rotary_factor': expected an even number of a head's ", head_dim, " features, got ",
+                    rotary, " of them"));
   }
   const std::string type = string_or(settings, "rope_type", where, "default");
 

@@ -15,8 +15,8 @@ struct Rope {
 /// Reads `rope_theta`, `rope_scaling` and transformers 5's `rope_parameters` together; places that disagree are
 /// refused. Types: default, linear, dynamic (as far as it is the default's), llama3 (Llama 3.1), yarn (Peng et al.,
 /// 2023). Arithmetic is f32 in the order transformers uses, so that angles agree to the last bit or nearly. `context`
-/// is max_position_embeddings, `default_theta` and `default_rotary` (the part of a head that is rotated) what the family
-/// uses when the config says nothing; where that is the whole head, a config that says less is refused.
+/// is max_position_embeddings, `default_theta` and `default_rotary` (the part of a head that is rotated) what the
+/// family uses when the config says nothing; where that is the whole head, a config that says less is refused.
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
                double default_rotary = 1);
 

@@ -33,7 +33,8 @@ class Loader {
   RmsNorm rms_norm(const std::string& path, int size, double eps, bool add_one = false);
   /// The vector [size] of this full name, on the backend as f32 [1, size].
   Tensor vector(const std::string& name, int size);
-  /// The convolution of module `path`, with weights of its own for each column; `by_torch`: stored as [cols, 1, kernel].
+  /// The convolution of module `path`, with weights of its own for each column; `by_torch`: stored as [cols, 1,
+  /// kernel].
   ConvParams depthwise(const std::string& path, int cols, int kernel, bool& by_torch);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is

@@ -1,6 +1,6 @@
 // Tiny models of every family and every quantized width against float64, operation by operation:
-// tools/goldens/models.py, widths.py, experts.py and delta.py ran transformers wholly in float64. A failure names the first operation that
-// diverged.
+// tools/goldens/models.py, widths.py, experts.py and delta.py ran transformers wholly in float64. A failure names the
+// first operation that diverged.
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 

@@ -129,8 +129,9 @@ void MemoryWeights::add_depthwise(const std::string& name, HostWeight weight, bo
 HostWeight MemoryWeights::depthwise(const std::string& name, int cols, int kernel, bool& by_torch) {
   const HostWeight& weight = claim(name, vectors_);
   if (weight.out != cols || weight.in != kernel)
-    throw Error(ErrorCode::bad_file, "memory",
-                cat("tensor '", name, "': expected [", cols, ", ", kernel, "], got [", weight.out, ", ", weight.in, "]"));
+    throw Error(
+        ErrorCode::bad_file, "memory",
+        cat("tensor '", name, "': expected [", cols, ", ", kernel, "], got [", weight.out, ", ", weight.in, "]"));
   by_torch = by_torch_.contains(name);
   return weight;
 }

@@ -11,7 +11,7 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr size_t kMostKernel = 16;   // of a convolution
+constexpr size_t kMostKernel = 16;  // of a convolution
 constexpr float kDeltaEps = 1e-6f;  // added to a sum of squares before its root
 
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }

@@ -35,8 +35,7 @@ struct RefLowRank final : PackedLowRank {
 /// recurrent layer the convolution's rows and the heads' matrices.
 class RefKv final : public KvStore {
  public:
-  explicit RefKv(const KvShape& shape)
-      : KvStore(shape), pages_(size_t(shape.pages)), states_(size_t(shape.states)) {}
+  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)), states_(size_t(shape.states)) {}
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
     const size_t tokens = size_t(shape().page_size);
@@ -284,8 +283,7 @@ class RefOps final : public Ops {
       for (int r = s.first; r < s.first + s.rows; ++r) {
         for (size_t h = 0; h < size_t(d.value_heads); ++h) {
           const size_t key_head = h * size_t(d.key_heads) / size_t(d.value_heads);
-          const double decay =
-              ref::delta_decay<double>(row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]);
+          const double decay = ref::delta_decay<double>(row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]);
           ref::delta_rule<double>(row(qkv, r).subspan(key_head * dk, dk), row(qkv, r).subspan(keys + key_head * dk, dk),
                                   row(qkv, r).subspan(2 * keys + h * dv, dv), decay, ref::sigmoid(row(b, r)[h]),
                                   states.subspan(h * dk * dv, dk * dv), row(y, r).subspan(h * dv, dv));
@@ -300,7 +298,8 @@ class RefOps final : public Ops {
     for (int r = 0; r < y.rows(); ++r) {
       for (int c = 0; c < y.cols(); ++c) {
         const double g = row(gate, r)[size_t(c)];
-        row(y, r)[size_t(c)] = (activation == Activation::silu ? ref::silu(g) : ref::sigmoid(g)) * row(up, r)[size_t(c)];
+        row(y, r)[size_t(c)] =
+            (activation == Activation::silu ? ref::silu(g) : ref::sigmoid(g)) * row(up, r)[size_t(c)];
       }
     }
     return y;

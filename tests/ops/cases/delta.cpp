@@ -65,7 +65,8 @@ Tensor both_steps(const std::vector<Span>& pieces, const Step& step) {
 
 class SplitCase final : public OpCase {
  public:
-  SplitCase(const std::string& variant, int rows, SplitParams split) : OpCase("split", variant), split_(std::move(split)) {
+  SplitCase(const std::string& variant, int rows, SplitParams split)
+      : OpCase("split", variant), split_(std::move(split)) {
     Random random(seed_of(name()));
     x_ = random_rows(random, rows, split_.groups * split_.group_cols());
   }
@@ -171,8 +172,8 @@ class DeltaCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = make_states(
-        backend, {.heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
+    const auto kv =
+        make_states(backend, {.heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
     const DeltaParams delta{.key_heads = s_.key_heads,
                             .value_heads = s_.value_heads,
                             .key_dim = s_.key_dim,
@@ -222,7 +223,8 @@ class DeltaCase final : public OpCase {
 
   void head_bounds(int first, const Span& p, int h, int out_row, std::vector<double>& bound) const {
     constexpr double u = kRoundF32;
-    const int dk = s_.key_dim, dv = s_.value_dim, keys = s_.key_heads * dk, key_head = h * s_.key_heads / s_.value_heads;
+    const int dk = s_.key_dim, dv = s_.value_dim, keys = s_.key_heads * dk,
+              key_head = h * s_.key_heads / s_.value_heads;
     const double sum = sum_error(dk, 2), turned = sum_error(dk) / 2 + 4 * u, gate = 2 * u;
     const double root = std::sqrt(double(dk));
     std::vector<double> state(size_t(dk) * size_t(dv), 0.0), error(size_t(dv), 0.0);
@@ -230,8 +232,8 @@ class DeltaCase final : public OpCase {
       const float* const row = qkv_.row(first + i);
       const std::vector<double> q = unit(row + key_head * dk), k = unit(row + keys + key_head * dk);
       const double open = double(a_.row(first + i)[h]) + double(dt_bias_[size_t(h)]);
-      const double decay =
-          std::exp(-std::exp(double(a_log_[size_t(h)])) * (std::max(open, 0.0) + std::log1p(std::exp(-std::abs(open)))));
+      const double decay = std::exp(-std::exp(double(a_log_[size_t(h)])) *
+                                    (std::max(open, 0.0) + std::log1p(std::exp(-std::abs(open)))));
       const double beta = 1 / (1 + std::exp(-double(b_.row(first + i)[h])));
       double meet = 0, meet_size = 0;
       for (int n = 0; n < dk; ++n) {
@@ -256,9 +258,10 @@ class DeltaCase final : public OpCase {
         double& e = error[size_t(j)];
         if (i >= p.past) {
           bound[(size_t(out_row + i - p.past) * size_t(s_.value_heads) + size_t(h)) * size_t(dv) + size_t(j)] =
-              1.01 * (decay * e / root + decay * (sum + turned) * asked_size + (gate + 2 * u) * decay * std::abs(asked) +
-                      std::abs(meet) * learnt_error + (sum + 2 * turned) * meet_size * std::abs(learnt) +
-                      3 * u * (std::abs(meet * learnt) + decay * std::abs(asked))) +
+              1.01 *
+                  (decay * e / root + decay * (sum + turned) * asked_size + (gate + 2 * u) * decay * std::abs(asked) +
+                   std::abs(meet) * learnt_error + (sum + 2 * turned) * meet_size * std::abs(learnt) +
+                   3 * u * (std::abs(meet * learnt) + decay * std::abs(asked))) +
               0x1p-120;
         }
         e = decay * e + (gate + 2 * u) * decay * length + learnt_error + (turned + 2 * u) * std::abs(learnt);
@@ -318,7 +321,8 @@ void add_delta_rule(Cases& cases) {
   add("segments", {.key_heads = 2, .value_heads = 4, .key_dim = 32, .value_dim = 32, .pieces = kMixedSpans});
   add("forgets", {.pieces = {{0, 40}, {20, 3}}, .memory = 6});
   add("remembers", {.pieces = {{0, 200}, {300, 3}}, .memory = -8});
-  add("many_rows", {.key_heads = 2, .value_heads = 4, .key_dim = 128, .value_dim = 128, .pieces = {{0, 150}, {64, 40}}});
+  add("many_rows",
+      {.key_heads = 2, .value_heads = 4, .key_dim = 128, .value_dim = 128, .pieces = {{0, 150}, {64, 40}}});
 }
 
 }  // namespace bumblebee::op_cases

@@ -119,8 +119,9 @@ class GluCase final : public OpCase {
     return {read_output(backend, "y", y)};
   }
 
-  /// g/(1 + exp(-g))·u, or 1 in place of the first g: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
-  /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good.
+  /// g/(1 + exp(-g))·u, or 1 in place of the first g: the exponential is good to 4 roundings, then a sum, a quotient
+  /// and a product. Where exp(-g) leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero
+  /// is as good.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i)
