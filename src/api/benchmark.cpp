@@ -224,8 +224,7 @@ class Bench {
 
   int32_t slot_of(int row) const { return adapters_ == 0 ? -1 : slots_[size_t(row % adapters_)].slot(); }
 
-  /// A sequence goes on in place. Where it is set back to a depth, its state is one of other tokens: as fast to go on
-  /// from.
+  /// A sequence goes on in place. One that is set back to a depth has a state of other tokens, which is as fast.
   StateSlots states_of(int row, int past) const {
     if (executor_->states() == 0) return {};
     return {past == 0 ? -1 : row, row};
