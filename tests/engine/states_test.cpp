@@ -1,7 +1,6 @@
 // A hybrid of gated delta nets and attention: what is packed, cut, given up, forked or found again changes no answer,
 // although a state cannot go back.
-#include <random>
-
+#include "exec/local_executor.h"
 #include "tests/engine/engine_test.h"
 
 namespace bumblebee::engine {
@@ -116,18 +115,20 @@ TEST_P(HybridOnDevice, GivenUpStreamsGetTheirSoloBits) {
   const Model model = load_hybrid(GetParam());
   std::vector<Request> works;
   for (unsigned i = 0; i < 8; ++i) {
-    GenerationConfig config = greedy(90);
+    GenerationConfig config = greedy(330);
     if (i % 2 == 1) config.strategy = MultinomialSampling{};
-    works.push_back(work_of(some_tokens(70 + int(i) * 7, model.info().vocab, i), config, i));
+    works.push_back(work_of(some_tokens(10 + int(i) * 7, model.info().vocab, i), config, i));
   }
   const std::vector<GenerationResult> want = alone(model, works);
-  // Half of the bytes hold eight states, a quarter four more, and what is left nine pages of thirty-two.
+  // Two begin beside each other, as long as 256 more tokens fit: thirteen pages, where each comes to need seven.
   const ModelInfo& info = model.info();
   const uint64_t page = info.kv_bytes(exec::kPageSize, model.options().kv_type);
-  const uint64_t bytes = std::max(16 * info.state_bytes, 12 * info.state_bytes + 9 * page);
-  Engine engine(model.state()->make_executor({.sequences = 8, .sequence_length = 250, .dtype = {}, .bytes = bytes}),
+  uint64_t bytes = 13 * page;
+  while (bytes < 13 * page + info.state_bytes * uint64_t(exec::state_count(model.state()->model().dims(), 8, bytes)))
+    bytes += info.state_bytes;
+  Engine engine(model.state()->make_executor({.sequences = 8, .sequence_length = 420, .dtype = {}, .bytes = bytes}),
                 {.batch_size = 8,
-                 .sequence_length = 250,
+                 .sequence_length = 420,
                  .prefill_chunk = 64,
                  .vocab = info.vocab,
                  .d_model = info.hidden,

@@ -331,7 +331,7 @@ TEST(Config, YarnLengthensTheContext) {
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
   EXPECT_EQ(families(), (std::vector<std::string>{"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3",
-                                                  "qwen3_moe", "smollm3"}));
+                                                  "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

@@ -166,8 +166,11 @@ TEST(LoadingHybrids, ByTorchOrByMlx) {
     EXPECT_EQ(load_error(mlx.config(), mlx.weights()), "");
     EXPECT_EQ(load_error(torch.config(), torch.weights()), "");
     const std::vector<int32_t> tokens = random_tokens(3, 9, mlx.vocab);
-    EXPECT_EQ(Runner(create_reference(), torch, {}).step({{0, tokens}}),
-              Runner(create_reference(), mlx, {}).step({{0, tokens}}));
+    // Norms of heads have a mean of 1.5 here: one of the two sums that make it is rounded in another place.
+    const std::vector<float> want = Runner(create_reference(), mlx, {}).step({{0, tokens}}).front();
+    EXPECT_LT(relative_to_rms(Runner(create_reference(), torch, {}).step({{0, tokens}}).front(),
+                              std::vector<double>(want.begin(), want.end())),
+              1e-5);
     MemoryWeights mixed = mlx.weights();
     Random random(5);
     mixed.add_depthwise("model.layers.0.linear_attn.conv1d.weight", random_dense(random, 160, 4, DType::f32, 1), true);
