@@ -111,6 +111,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.experts = dims.experts;
   info.experts_per_token = dims.experts_per_token;
   info.expert_intermediate = dims.d_expert;
+  info.state_bytes = state_bytes(dims.kv_shape(exec::kPageSize, 1, DType::f32));
   for (const KvGroup& g : dims.kv_shape(exec::kPageSize, 1, DType::f32).groups) {
     if (g.kind != KvGroup::Kind::attention) continue;
     info.cached_heads += int64_t{2} * g.layers * g.kv_heads;
@@ -189,7 +190,8 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   const int bits = quantize_to(repository, plan.info, options);
   if (bits > 0) plan = make_plan(directory, bits, options.group_size);
   // The least that has to fit beside the weights: a page of keys and values.
-  const uint64_t least = plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type);
+  const uint64_t least =
+      plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type) + plan.info.state_bytes;
   const Device device = require_device(options.device, plan.formats, least, plan.operations);
 
   auto state = std::make_shared<ModelState>();
@@ -250,7 +252,8 @@ void Model::logits(std::span<const int32_t> tokens,
   for (int first = 0; first < count; first += chunk) {
     const int rows = std::min(chunk, count - first);
     exec::Step step;
-    step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot());
+    step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot(),
+                      executor->states() > 0 ? StateSlots{first > 0 ? 0 : -1, 0} : StateSlots());
     step.wants.logits = true;
     const exec::StepResult& result = executor->wait(executor->launch(step));
     for (int row = 0; row < rows; ++row)

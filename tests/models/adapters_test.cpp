@@ -89,6 +89,12 @@ std::vector<Option> options() {
   add("gemma3", {.family = "gemma3", .tied = true, .format = k4Bit}, {{}});
   add("gemma3_norms", {.family = "gemma3", .tied = true, .format = k4Bit}, {{.norms = true}});
   add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
+  // In each layer: there is no attention.
+  add("delta_net", {.family = "qwen3_5", .format = k4Bit, .value_dim = 16, .interval = 3},
+      {{.modules = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "down_proj"}}});
+  add("fused_delta_net_peft", {.family = "qwen3_next", .format = k4Bit, .value_dim = 16, .interval = 3},
+      {{.dialect = lora::Dialect::peft, .modules = {"in_proj_qkvz", "in_proj_ba", "out_proj"}}});
+  add("gated_attention", {.family = "qwen3_5", .format = k4Bit, .interval = 1}, {{.modules = {"q_proj", "o_proj"}}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});

@@ -13,9 +13,15 @@ namespace bumblebee::models {
 namespace {
 
 Json gemma(const std::string& type, const char* patch = "{}") {
-  Json config = {{"model_type", type},         {"hidden_size", 64},        {"num_hidden_layers", 4},
-                 {"num_attention_heads", 4},   {"num_key_value_heads", 2}, {"head_dim", 16},
-                 {"intermediate_size", 96},    {"vocab_size", 100},        {"hidden_activation", "gelu_pytorch_tanh"},
+  Json config = {{"model_type", type},
+                 {"hidden_size", 64},
+                 {"num_hidden_layers", 4},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 16},
+                 {"intermediate_size", 96},
+                 {"vocab_size", 100},
+                 {"hidden_activation", "gelu_pytorch_tanh"},
                  {"max_position_embeddings", 512}};
   config.merge_patch(parse_json(patch, "patch"));
   return config;
@@ -38,10 +44,13 @@ constexpr GemmaPatch kGemmaPatches[] = {
     {"cap_zero", "gemma2", R"({"final_logit_softcapping": 0})", ErrorCode::bad_config, "'final_logit_softcapping'"},
     {"cap_text", "gemma4_text", R"({"final_logit_softcapping": "30"})", ErrorCode::bad_config, "softcapping"},
     {"cap_negative", "gemma2", R"({"attn_logit_softcapping": -50})", ErrorCode::bad_config, "'attn_logit_softcapping'"},
-    {"cap_of_3", "gemma3_text", R"({"attn_logit_softcapping": 50})", ErrorCode::unsupported, "'attn_logit_softcapping'"},
-    {"cap_of_4", "gemma4_text", R"({"attn_logit_softcapping": 50})", ErrorCode::unsupported, "'attn_logit_softcapping'"},
+    {"cap_of_3", "gemma3_text", R"({"attn_logit_softcapping": 50})", ErrorCode::unsupported,
+     "'attn_logit_softcapping'"},
+    {"cap_of_4", "gemma4_text", R"({"attn_logit_softcapping": 50})", ErrorCode::unsupported,
+     "'attn_logit_softcapping'"},
     {"scalar_zero", "gemma3_text", R"({"query_pre_attn_scalar": 0})", ErrorCode::bad_config, "'query_pre_attn_scalar'"},
-    {"scalar_of_4", "gemma4_text", R"({"query_pre_attn_scalar": 256})", ErrorCode::unsupported, "query_pre_attn_scalar"},
+    {"scalar_of_4", "gemma4_text", R"({"query_pre_attn_scalar": 256})", ErrorCode::unsupported,
+     "query_pre_attn_scalar"},
     {"types_short", "gemma3_text", R"({"layer_types": ["full_attention"]})", ErrorCode::bad_config, "a list of 4"},
     {"types_other", "gemma4_text",
      R"({"layer_types": ["full_attention", "linear_attention", "full_attention", "full_attention"]})",
@@ -66,7 +75,8 @@ constexpr GemmaPatch kGemmaPatches[] = {
      ErrorCode::bad_config, "the kind of layer 3"},
     {"experts_unknown", "gemma4_text", R"({"enable_moe_block": true})", ErrorCode::bad_config, "'num_experts'"},
     {"experts_few", "gemma4_text", R"({"enable_moe_block": true, "num_experts": 4, "top_k_experts": 5,
-        "moe_intermediate_size": 32})", ErrorCode::bad_config, "'top_k_experts'"},
+        "moe_intermediate_size": 32})",
+     ErrorCode::bad_config, "'top_k_experts'"},
     {"aside_vocab", "gemma4_text", R"({"vocab_size_per_layer_input": 50})", ErrorCode::bad_config,
      "'vocab_size_per_layer_input'"},
     {"head_odd", "gemma4_text", R"({"global_head_dim": 33})", ErrorCode::bad_config, "'global_head_dim'"},
@@ -79,7 +89,8 @@ constexpr GemmaPatch kGemmaPatches[] = {
 };
 
 class GemmaRefusal : public testing::TestWithParam<GemmaPatch> {};
-INSTANTIATE_TEST_SUITE_P(All, GemmaRefusal, testing::ValuesIn(kGemmaPatches), [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, GemmaRefusal, testing::ValuesIn(kGemmaPatches),
+                         [](const auto& p) { return p.param.name; });
 
 TEST_P(GemmaRefusal, NamesTheKey) {
   try {
@@ -105,10 +116,12 @@ TEST(GemmaConfig, WindowsFollowPatternsAndTypes) {
 
 TEST(GemmaConfig, KindsOfLayersTurnByTheirOwn) {
   const GemmaSpec old = read_gemma3(gemma("gemma3", R"({"rope_theta": 5e5, "rope_local_base_freq": 2e4,
-      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}})"), "x");
+      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}})"),
+                                    "x");
   const GemmaSpec fresh = read_gemma3(gemma("gemma3", R"({"rope_parameters": {
       "full_attention": {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0},
-      "sliding_attention": {"rope_theta": 2e4, "rope_type": "default"}}})"), "x");
+      "sliding_attention": {"rope_theta": 2e4, "rope_type": "default"}}})"),
+                                      "x");
   EXPECT_EQ(old.full_rope.inv_freq, fresh.full_rope.inv_freq);
   EXPECT_EQ(old.window_rope.inv_freq, fresh.window_rope.inv_freq);
   EXPECT_NEAR(old.full_rope.inv_freq[1], std::pow(5e5, -2.0 / 16) / 8, 1e-8);
@@ -121,7 +134,8 @@ TEST(GemmaConfig, KindsOfLayersTurnByTheirOwn) {
 }
 
 TEST(GemmaConfig, DefaultsAreThoseOfTransformers) {
-  const GemmaSpec two = read_gemma2(gemma("gemma2"), "x"), three = read_gemma3(Json{{"model_type", "gemma3_text"}}, "x");
+  const GemmaSpec two = read_gemma2(gemma("gemma2"), "x"),
+                  three = read_gemma3(Json{{"model_type", "gemma3_text"}}, "x");
   EXPECT_EQ(two.attention_cap, 50);
   EXPECT_EQ(two.logits_cap, 30);
   EXPECT_EQ(two.scale, 1.0f / 16);
@@ -145,7 +159,8 @@ TEST(GemmaConfig, DefaultsAreThoseOfTransformers) {
 TEST(GemmaConfig, SharedLayersReadTheLastOfTheirKind) {
   const Gemma4Spec spec = read_gemma4(gemma("gemma4", R"({"num_hidden_layers": 6, "num_kv_shared_layers": 2,
       "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention",
-                      "sliding_attention", "full_attention"]})"), "x");
+                      "sliding_attention", "full_attention"]})"),
+                                      "x");
   EXPECT_EQ(spec.source(4), 3);
   EXPECT_EQ(spec.source(5), 1);
   EXPECT_EQ(spec.source(2), 2);

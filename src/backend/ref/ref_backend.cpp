@@ -7,10 +7,11 @@
 #include <limits>
 #include <utility>
 
-#include "backend/ref/delta_math.h"
 #include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
+#include "backend/ref/ref_kv.h"
+#include "backend/ref/ref_recurrent.h"
 #include "backend/ref/ref_tensor.h"
 #include "backend/sample.h"
 #include "base/bandwidth.h"
@@ -23,66 +24,13 @@ namespace {
 using ref::host;
 using ref::make_tensor;
 using ref::make_writable;
+using ref::RefKv;
 using ref::RefWeight;
 using ref::row;
 
 struct RefLowRank final : PackedLowRank {
   std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
-};
-
-/// Pages and states are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim], and of each
-/// recurrent layer the convolution's rows and the heads' matrices.
-class RefKv final : public KvStore {
- public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)), states_(size_t(shape.states)) {}
-
-  std::span<double> at(int page, int layer, int which, int head, int token) {
-    const size_t tokens = size_t(shape().page_size);
-    const auto of_layer = [&](const KvGroup& g) { return 2 * size_t(g.kv_heads) * tokens * size_t(g.head_dim); };
-    const KvPlace place = shape().place(layer);
-    size_t begin = 0, all = 0;
-    for (size_t g = 0; g < shape().groups.size(); ++g) {
-      const KvGroup& group = shape().groups[g];
-      if (g == size_t(place.group)) begin = all + size_t(place.index) * of_layer(group);
-      if (group.kind == KvGroup::Kind::attention) all += size_t(group.layers) * of_layer(group);
-    }
-    std::vector<double>& values = pages_[size_t(page)];
-    if (values.empty()) values.resize(all);
-    const KvGroup& group = shape().group_of(layer);
-    const size_t dim = size_t(group.head_dim);
-    const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
-    return std::span(values).subspan(begin + index * dim, dim);
-  }
-  void copy_pages(std::span<const PageCopy> copies) override {
-    for (const PageCopy& copy : copies) pages_[size_t(copy.to)] = pages_[size_t(copy.from)];
-  }
-  void release_pages(std::span<const int32_t> pages) override {
-    for (const int32_t page : pages) pages_[size_t(page)] = {};
-  }
-  /// A recurrent layer's part of the state that a segment writes, with what it goes on from in it. Once for each layer
-  /// and part.
-  std::span<double> conv(StateSlots slots, int layer) { return part(slots, layer, false); }
-  std::span<double> heads(StateSlots slots, int layer) { return part(slots, layer, true); }
-
- private:
-  std::span<double> part(StateSlots slots, int layer, bool heads) {
-    const KvGroup& group = shape().group_of(layer);
-    const StateShape& s = group.state;
-    const size_t conv = size_t(s.conv_rows) * size_t(s.conv_cols),
-                 matrices = size_t(s.heads) * size_t(s.key_dim) * size_t(s.value_dim);
-    const size_t at = size_t(shape().place(layer).index) * (conv + matrices) + (heads ? conv : 0);
-    std::vector<double>& to = states_[size_t(slots.to)];
-    to.resize((conv + matrices) * size_t(group.layers));
-    const std::span<double> mine = std::span(to).subspan(at, heads ? matrices : conv);
-    if (slots.from < 0) {
-      std::fill(mine.begin(), mine.end(), 0.0);
-    } else if (slots.from != slots.to) {
-      std::copy_n(states_[size_t(slots.from)].begin() + int64_t(at), mine.size(), mine.begin());
-    }
-    return mine;
-  }
-  std::vector<std::vector<double>> pages_, states_;
 };
 
 class RefOps final : public Ops {
@@ -239,64 +187,16 @@ class RefOps final : public Ops {
   }
 
   void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override {
-    const int group = split.group_cols();
-    BB_CHECK(group * split.groups == x.cols(), "cols ", x.cols());
-    std::vector<int> cols(y.size(), 0);
-    for (const SplitParams::Piece& piece : split.pieces) cols.at(size_t(piece.to)) += piece.cols * split.groups;
-    for (size_t i = 0; i < y.size(); ++i) y[i] = make_tensor(x.rows(), cols[i]);
-    std::vector<int> next(y.size(), 0);
-    int first = 0;
-    for (const SplitParams::Piece& piece : split.pieces) {
-      for (int g = 0; g < split.groups; ++g) {
-        for (int r = 0; r < x.rows(); ++r) {
-          std::copy_n(row(x, r).begin() + g * group + first, piece.cols,
-                      row(y[size_t(piece.to)], r).begin() + next[size_t(piece.to)]);
-        }
-        next[size_t(piece.to)] += piece.cols;
-      }
-      first += piece.cols;
-    }
+    ref::split_columns(x, split, y);
   }
 
-  Tensor causal_conv(KvStore& store, int layer, const Tensor& x, const ConvParams& conv) override {
-    const size_t kernel = size_t(conv.w.rows()), cols = size_t(x.cols());
-    Tensor y = make_tensor(x.rows(), x.cols());
-    std::vector<double> in(kernel), w(kernel);
-    for (const Segment& s : batch.segments) {
-      const std::span<double> kept = static_cast<RefKv&>(store).conv(s.state, layer);
-      std::vector<double> rows(kept.begin(), kept.end());  // with those of the past
-      for (int i = 0; i < s.rows; ++i) rows.insert(rows.end(), row(x, s.first + i).begin(), row(x, s.first + i).end());
-      for (size_t i = 0; i < size_t(s.rows); ++i) {
-        for (size_t c = 0; c < cols; ++c) {
-          for (size_t j = 0; j < kernel; ++j) {
-            in[j] = rows[(i + j) * cols + c];
-            w[j] = row(conv.w, int(j))[c];
-          }
-          row(y, s.first + int(i))[c] = ref::convolve<double>(in, w);
-        }
-      }
-      std::copy(rows.end() - int64_t(kept.size()), rows.end(), kept.begin());
-    }
-    return y;
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override {
+    return ref::causal_conv(batch, static_cast<ref::RefKv&>(kv), layer, x, conv);
   }
 
-  Tensor delta_rule(KvStore& store, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
-                    const DeltaParams& d) override {
-    Tensor y = make_tensor(qkv.rows(), d.value_cols());
-    const size_t dk = size_t(d.key_dim), dv = size_t(d.value_dim), keys = size_t(d.key_cols());
-    for (const Segment& s : batch.segments) {
-      const std::span<double> states = static_cast<RefKv&>(store).heads(s.state, layer);
-      for (int r = s.first; r < s.first + s.rows; ++r) {
-        for (size_t h = 0; h < size_t(d.value_heads); ++h) {
-          const size_t key_head = h * size_t(d.key_heads) / size_t(d.value_heads);
-          const double decay = ref::delta_decay<double>(row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]);
-          ref::delta_rule<double>(row(qkv, r).subspan(key_head * dk, dk), row(qkv, r).subspan(keys + key_head * dk, dk),
-                                  row(qkv, r).subspan(2 * keys + h * dv, dv), decay, ref::sigmoid(row(b, r)[h]),
-                                  states.subspan(h * dk * dv, dk * dv), row(y, r).subspan(h * dv, dv));
-        }
-      }
-    }
-    return y;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override {
+    return ref::delta_rule(batch, static_cast<ref::RefKv&>(kv), layer, qkv, a, b, delta);
   }
 
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
