@@ -41,7 +41,7 @@ HostMatrix random_rows(Random& random, int rows, int cols);
 struct WideWeight {
   int out = 0, in = 0;
   std::vector<double> value, magnitude;  // [out, in]
-  std::vector<double> offset;            // mxfp4: what fast products add to |W| in that form; else empty
+  std::vector<double> offset = {};       // mxfp4: what fast products add to |W| in that form; else empty
 };
 WideWeight widen(const HostWeight& weight);
 
