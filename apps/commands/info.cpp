@@ -72,7 +72,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
                  {"bytes", info.weight_bytes},
                  {"bits", info.bits},
                  {"group_size", info.group_size},
-                 {"mode", info.bits > 0 ? "affine" : "dense"},
+                 {"mode", info.mode},
                  {"context", info.context},
                  {"layers", info.layers},
                  {"hidden", info.hidden},
@@ -105,6 +105,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
 
 std::string format_of(const ModuleInfo& module) {
   if (module.bits == 0) return module.mode + " " + module.dtype;
+  if (module.mode != "affine") return module.mode;
   return module.mode + " " + std::to_string(module.bits) + "-bit, groups of " + std::to_string(module.group_size) +
          " (" + module.dtype + ")";
 }

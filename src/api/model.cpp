@@ -40,15 +40,15 @@ int bits_of(Quantization quantization) {
   BB_UNREACHABLE();
 }
 
-/// The width and group that most quantized modules have; zeros when none is quantized.
-std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
-  std::map<std::pair<int, int>, int> counts;
+/// The width, group and mode that most quantized modules have; zeros and "dense" when none is quantized.
+std::tuple<int, int, std::string> usual_format(const std::vector<ModuleInfo>& modules) {
+  std::map<std::tuple<int, int, std::string>, int> counts;
   for (const ModuleInfo& module : modules) {
-    if (module.bits > 0) counts[{module.bits, module.group_size}] += module.experts;
+    if (module.bits > 0) counts[{module.bits, module.group_size, module.mode}] += module.experts;
   }
   const auto most =
       std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most == counts.end() ? std::pair(0, 0) : most->first;
+  return most == counts.end() ? std::tuple(0, 0, std::string("dense")) : most->first;
 }
 
 /// What a token needs of the matrices: of tables only that of a tied head.
@@ -119,7 +119,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   }
   info.modules = recording.modules();
   info.active_weight_bytes = active_bytes(*model, info.modules);
-  std::tie(info.bits, info.group_size) = usual_format(info.modules);
+  std::tie(info.bits, info.group_size, info.mode) = usual_format(info.modules);
   return plan;
 }
 
@@ -127,11 +127,12 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
 /// another.
 int quantize_to(const Repository& repository, const ModelInfo& stored, const ModelOptions& options) {
   const int wanted = bits_of(options.quantization);
-  if (wanted == 0 || stored.bits == wanted) return 0;
+  if (wanted == 0 || (stored.bits == wanted && stored.mode == "affine")) return 0;
   if (stored.bits != 0) {
-    throw Error(ErrorCode::bad_request, repository.name(),
-                cat("quantization: asked for int", wanted, ", but the checkpoint is quantized to ", stored.bits,
-                    " bits already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
+    throw Error(
+        ErrorCode::bad_request, repository.name(),
+        cat("quantization: asked for int", wanted, ", but the checkpoint is quantized to ", stored.bits, " bits (",
+            stored.mode, ") already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
   }
   if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128) {
     throw Error(ErrorCode::bad_request, repository.name(),

@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts", "gemma", "delta"})
+  for (const char* folder : {"widths", "experts", "gemma", "delta", "floats"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -73,12 +73,16 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
-  const bool experts = name.starts_with("experts/"), delta = name.starts_with("delta/");
+  const bool experts = name.starts_with("experts/") || name == "floats/nvfp4_experts",
+             delta = name.starts_with("delta/");
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
   if (name.starts_with("gemma/") && lacks(target.backend, Operation::gelu))
     GTEST_SKIP() << "no gelu on " << target.backend;
   if (delta && lacks(target.backend, Operation::delta_rule)) GTEST_SKIP() << "no delta rule on " << target.backend;
-  const bool partial = name.starts_with("widths/") || name.ends_with("_long");  // they keep a few tensors only
+  if (name.starts_with("floats/") && !has_formats(target.backend, {Format::mxfp4(), Format::nvfp4()}))
+    GTEST_SKIP() << "no float codes on " << target.backend;
+  // They keep a few tensors only.
+  const bool partial = name.starts_with("widths/") || name.starts_with("floats/") || name.ends_with("_long");
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -114,6 +118,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("experts").size(), 10u);
   EXPECT_GE(cases_in("gemma").size(), 4u);
   EXPECT_GE(cases_in("delta").size(), 6u);
+  EXPECT_GE(cases_in("floats").size(), 12u);
 }
 
 /// transformers went through a prompt of three chunks at once. One that is cut, and then goes on token by token, says

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "quant/affine.h"
+#include "quant/float_codes.h"
 #include "quant/weight_source.h"
 #include "tests/support/random.h"
 
@@ -30,7 +31,11 @@ HostWeight random_dense(Random& random, int out, int in, DType dtype, double dev
 HostWeight random_affine(Random& random, int out, int in, const Format& format, double deviation,
                          Misalignment shift = {});
 
-/// Either of them, as `format` says.
+/// W [out, in] of float codes, with groups of different sizes and codes near zero; without global scales.
+HostWeight random_floats(Random& random, int out, int in, const Format& format, double deviation,
+                         Misalignment shift = {});
+
+/// One of them, as `format` says.
 HostWeight random_weight(Random& random, int out, int in, const Format& format, double deviation,
                          Misalignment shift = {});
 

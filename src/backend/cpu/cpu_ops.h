@@ -24,8 +24,9 @@ struct CpuWeight final : PackedWeight {
   CountedBytes counted;
 };
 
-/// How the fast mode multiplies by a weight; by others as the exact one.
-inline bool uses_int8(const WeightRows& w) { return w.bits != 0; }
+/// How the fast mode multiplies by a weight; by others as the exact one: codes of eight bits that are floats, and
+/// groups that are less than a block, suit no product of bytes.
+inline bool uses_int8(const WeightRows& w) { return w.bits != 0 && (!w.floats || (w.bits == 4 && w.group == 32)); }
 inline bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element::bf16; }
 
 /// One weight for each expert.

@@ -29,7 +29,8 @@ inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once,
 /// Lanes that a chunk's blocks belong to, at most: four blocks of 32.
 inline constexpr int kChunkLanes = 4;
 
-enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
+/// i8: cached keys and values only, with scales beside; the last two: scales of float codes only.
+enum class Element : uint8_t { f32, f16, bf16, i8, e8m0, e4m3 };
 
 /// Rows of a weight as they lie in the file; no alignment is promised.
 struct WeightRows {
@@ -40,9 +41,15 @@ struct WeightRows {
   int in = 0;
   int bits = 0;  // 0: dense
   int group = 0;
+  bool floats = false;                  // codes are e2m1 (4 bits) or e4m3 (8 bits); there are no biases
   Element element = Element::f32;       // dense: of the elements; affine: of the scales
   Element bias_element = Element::f32;  // affine: of the biases
+  float factor = 1;                     // float codes: of all scales
 };
+
+/// Of int8 products: twice an e2m1 code is a whole number, and so much more than that is an unsigned code, whose scale
+/// is half of the group's and whose bias is the same for all. Such codes have kE2m1Bits bits.
+inline constexpr int kE2m1Offset = 12, kE2m1Bits = 5;
 
 /// How weights want int8 activations: sums over a block of 32 or 64 values meet the biases; with `nibbles`, even values
 /// come before odd ones, as the low and the high halves of bytes do.

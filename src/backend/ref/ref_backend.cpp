@@ -433,7 +433,7 @@ class RefBackend final : public Backend {
     std::memcpy(out.data(), from, out.size());
   }
   Weight pack(const HostWeight& weight) override {
-    require_plain("ref", weight);
+    require_known("ref", weight);
     auto packed = std::make_shared<RefWeight>();
     packed->host = weight;
     return {weight.format, weight.out, weight.in, std::move(packed)};
@@ -496,7 +496,7 @@ BackendEntry ref_backend_entry() {
   return {.name = "ref",
           .count = [] { return 1; },
           .absent = [](int) { return std::string(); },
-          .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
+          .lacks = [](int, const Format& f) { return known_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
           .describe = [](int) { return std::string("scalar reference in f64, one thread"); },
           .memory_bytes = [](int) { return host_memory().total; },
           .free_bytes = [](int) { return host_memory().free; },
