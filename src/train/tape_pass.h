@@ -1,6 +1,6 @@
 // The interpreter that remembers: runs a model over a packed batch, adds up the loss of the scored rows, and goes back
 // to the gradients of the trained factors. A tape of coarse operations, each with the backward pass of GradOps; no
-// general differentiation: a word that cannot be differentiated is refused. Seven rules cover the decoders (docs/
+// general differentiation: a word that cannot be differentiated is refused. Eight rules cover the decoders (docs/
 // architecture.md, "Training").
 #pragma once
 
@@ -86,7 +86,7 @@ class TapePass final : public nn::Pass {
   void linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms);
   void module_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
   Tensor dropped(const Tensor& x, int site) const;
-  void add(const Tensor& gradient, const Tensor& sum);
+  void add_gradient(const Tensor& gradient, const Tensor& sum);
 
   bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
   void set_needs(const Tensor& tensor, bool needed);
