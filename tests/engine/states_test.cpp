@@ -120,11 +120,11 @@ TEST_P(HybridOnDevice, GivenUpStreamsGetTheirSoloBits) {
     works.push_back(work_of(some_tokens(10 + int(i) * 7, model.info().vocab, i), config, i));
   }
   const std::vector<GenerationResult> want = alone(model, works);
-  // Two begin beside each other, as long as 256 more tokens fit: thirteen pages, where each comes to need seven.
+  // Two begin beside each other, as long as 256 more tokens fit: eleven pages, where each comes to need six.
   const ModelInfo& info = model.info();
   const uint64_t page = info.kv_bytes(exec::kPageSize, model.options().kv_type);
-  uint64_t bytes = 13 * page;
-  while (bytes < 13 * page + info.state_bytes * uint64_t(exec::state_count(model.state()->model().dims(), 8, bytes)))
+  uint64_t bytes = 11 * page;
+  while (bytes < 11 * page + info.state_bytes * uint64_t(exec::state_count(model.state()->model().dims(), 8, bytes)))
     bytes += info.state_bytes;
   Engine engine(model.state()->make_executor({.sequences = 8, .sequence_length = 420, .dtype = {}, .bytes = bytes}),
                 {.batch_size = 8,
