@@ -7,14 +7,16 @@
 namespace bumblebee {
 
 enum class Operation : uint8_t {
-  mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
-  matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
+  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
+  lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
 constexpr const char* name_of(Operation operation) {
   switch (operation) {
     case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::matmul_experts: return "matmul_experts";
+    case Operation::lora_experts: return "lora_experts";
   }
   return "";
 }
@@ -23,7 +25,8 @@ constexpr const char* name_of(Operation operation) {
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::mixed_cache:
-    case Operation::matmul_experts: return false;
+    case Operation::matmul_experts:
+    case Operation::lora_experts: return false;
   }
   return false;
 }

@@ -54,10 +54,13 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  // BackendEntry::experts is false: nobody calls these.
+  // BackendEntry::lacking lists them: nobody calls these.
   Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
   void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,
                       std::span<Tensor>) override {
+    BB_UNREACHABLE();
+  }
+  void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }
   Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }

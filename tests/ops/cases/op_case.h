@@ -82,6 +82,7 @@ void add_attend(Cases& cases);
 void add_glu(Cases& cases);
 void add_route(Cases& cases);
 void add_matmul_experts(Cases& cases);
+void add_lora_experts(Cases& cases);
 void add_sum_experts(Cases& cases);
 void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);
