@@ -24,8 +24,8 @@ constexpr const char* name_of(Operation operation) {
 /// Whether a model that needs it can be trained: GradOps has its derivative.
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
+    case Operation::matmul_experts: return true;
     case Operation::mixed_cache:
-    case Operation::matmul_experts:
     case Operation::lora_experts: return false;
   }
   return false;

@@ -8,7 +8,8 @@
 namespace bumblebee::train {
 
 TapePass::TapePass(Backend& backend, LoraParams& params, std::span<const int32_t> targets, const TapeOptions& options)
-    : ops_(backend.stream().ops()),
+    : backend_(backend),
+      ops_(backend.stream().ops()),
       grad_(require_grad_ops(backend)),
       params_(params),
       targets_(targets),
@@ -150,9 +151,6 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
   recompute_[key(y)] = [=, this] { return ops_.glu(activation, gate, up); };
   return y;
 }
-
-Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
-Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
 
 Tensor TapePass::head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) {
   flush_residual(residual);

@@ -34,7 +34,7 @@ struct CpuStack final : PackedWeight {
 };
 
 class CpuOps final : public Ops {
-  friend class CpuGradOps;  // the same threads, memory, batch and tables
+  friend class CpuGradOps;  // the same threads, memory, batch, tables and plans
 
  public:
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
