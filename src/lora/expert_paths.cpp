@@ -58,6 +58,11 @@ std::string each_name(std::string_view stack) {
   return name;
 }
 
+bool is_parameter(const Adapter& adapter, std::string_view path) {
+  return adapter.dialect == Dialect::peft &&
+         (path.ends_with(".experts.gate_up_proj") || path.ends_with(".experts.down_proj"));
+}
+
 bool has_stacks(const Adapter& adapter) {
   for (const auto& [path, change] : adapter.modules) {
     if (change.low_rank && change.low_rank->experts > 0) return true;
@@ -126,6 +131,10 @@ Adapter split_experts(const Adapter& adapter) {
     }
     const LowRank& low = *change.low_rank;
     const std::string each = each_name(path);
+    if (is_parameter(adapter, path)) {
+      result.modules[path] = change;
+      continue;
+    }
     if (each.empty()) cannot_write(adapter, path, "expected a stack of experts under 'switch_mlp'");
     for (int e = 0; e < low.experts; ++e) {
       const FactorView own = view(low, e);

@@ -22,13 +22,18 @@ std::string stack_name(std::string_view each);
 /// The inverse: '#' stands for the number.
 std::string each_name(std::string_view stack);
 
+/// Whether the factors of this path are those of a parameter with a matrix for each expert (`target_parameters`), which
+/// only PEFT's format has a place for.
+bool is_parameter(const Adapter& adapter, std::string_view path);
+
 bool has_stacks(const Adapter& adapter);
 bool has_single_experts(const Adapter& adapter);
 
 /// The adapter with its single experts as stacks. Throws Error(unsupported) naming the module where a stack would have
 /// a gap, or experts of other ranks and scales, and for what is more than factors.
 Adapter stack_experts(const Adapter& adapter);
-/// The adapter with a module for each expert of its stacks.
+/// The adapter with a module for each expert of its stacks, but for what is_parameter(). Throws Error(unsupported) for
+/// stacks whose experts have no names.
 Adapter split_experts(const Adapter& adapter);
 
 }  // namespace bumblebee::lora

@@ -97,14 +97,13 @@ std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const
               to_string(Dialect::peft), " one: expected a base whose head is not tied (say so to convert it)"));
     }
   }
+  if (to == Dialect::peft)
+    return write_peft(has_stacks(adapter) ? split_experts(adapter) : adapter, directory, options);
   for (const auto& [path, change] : adapter.modules) {
-    if (to == Dialect::mlx && adapter.dialect == Dialect::peft && change.low_rank && change.low_rank->experts > 0)
+    if (change.low_rank && change.low_rank->experts > 0 && is_parameter(adapter, path))
       cannot_write(adapter, path, "mlx-lm's format has no place for factors of 'target_parameters'");
   }
-  if (to == Dialect::mlx)
-    return write_mlx(has_single_experts(adapter) ? stack_experts(adapter) : adapter, directory, options);
-  return write_peft(adapter.dialect == Dialect::mlx && has_stacks(adapter) ? split_experts(adapter) : adapter,
-                    directory, options);
+  return write_mlx(has_single_experts(adapter) ? stack_experts(adapter) : adapter, directory, options);
 }
 
 }  // namespace bumblebee::lora

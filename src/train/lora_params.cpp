@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "lora/expert_paths.h"
 #include "lora/targets.h"
 #include "train/select_modules.h"
 
@@ -168,7 +169,10 @@ void LoraParams::freeze(const lora::BoundAdapter& bound, float weight) {
   }
 }
 
-void LoraParams::begin_with(const lora::Adapter& adapter) {
+void LoraParams::begin_with(const lora::Adapter& given) {
+  const bool single = lora::has_single_experts(given);
+  const lora::Adapter stacked = single ? lora::stack_experts(given) : lora::Adapter();
+  const lora::Adapter& adapter = single ? stacked : given;
   const std::string& where = adapter.where.empty() ? adapter.name : adapter.where;
   const auto differs = [&](const std::string& what) { throw Error(ErrorCode::bad_request, where, what); };
   if (adapter.modules.size() != modules_.size())

@@ -43,7 +43,8 @@ void TapePass::apply_experts(const Tensor& x, ExpertRows rows, const ExpertStep&
   term.u = backend_.make(operand.rows(), m.b.cols());
   for (const ExpertRun& run : step.runs) {
     Tensor u = term.u.slice_rows(run.first, run.count), out = y.slice_rows(run.first, run.count);
-    grad_.gemm(1, operand.slice_rows(run.first, run.count), kAsIs, of_expert(m.a, run.expert, m.experts), kTurned, 0, u);
+    grad_.gemm(1, operand.slice_rows(run.first, run.count), kAsIs, of_expert(m.a, run.expert, m.experts), kTurned, 0,
+               u);
     grad_.gemm(params_.scale(), u, kAsIs, of_expert(m.b, run.expert, m.experts), kTurned, 1, out);
   }
 }
@@ -131,8 +132,7 @@ Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Expert
     if (scores_needed) accumulate(key(scores), grad_.route_dx(dweights, scores, step.routing, experts.router));
     if (!inner_needed && down.module == nullptr) return;
     const Tensor hidden = down.module != nullptr ? ops_.glu(Activation::silu, inner[0], inner[1]) : Tensor{};
-    const Tensor dh =
-        expert_products_back(hidden, ExpertRows::assignments, step, {&down, 1}, {&dy, 1}, inner_needed);
+    const Tensor dh = expert_products_back(hidden, ExpertRows::assignments, step, {&down, 1}, {&dy, 1}, inner_needed);
     if (!inner_needed) return;
     Tensor d[2];
     grad_.glu_dx(Activation::silu, dh, inner[0], inner[1], d[0], d[1]);

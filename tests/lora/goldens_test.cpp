@@ -186,6 +186,12 @@ TEST(AdapterGoldens, ExpertsGoThereAndBack) {
     write_adapter(converted, adapter.dialect, back.path(), {.layers = 2});
     EXPECT_EQ(read_adapter(back.path()).modules, adapter.modules);
   }
+  // Of either dialect: what a training saves has stacks whatever its format.
+  Adapter stacks = golden_adapter("mlx_experts");
+  stacks.dialect = Dialect::peft;
+  const test::TemporaryDirectory split;
+  write_adapter(stacks, Dialect::peft, split.path());
+  EXPECT_TRUE(read_adapter(split.path()).modules.contains(layer(0, "mlp.experts.7.up_proj")));
   const test::TemporaryDirectory nowhere;
   EXPECT_THROW(write_adapter(golden_adapter("peft_parameters"), Dialect::mlx, nowhere.path(), {.layers = 2}), Error);
 }

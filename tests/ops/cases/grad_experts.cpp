@@ -61,8 +61,7 @@ class RouteDxCase final : public OpCase {
     const Tensor logits = backend.upload(logits_.values, logits_.rows, logits_.cols),
                  dweights = backend.upload(dweights_.values, dweights_.rows, dweights_.cols);
     const Routing routing = backend.stream().ops().route(logits, router);
-    return {read_output(backend, "dlogits",
-                        backend.stream().grad_ops()->route_dx(dweights, logits, routing, router))};
+    return {read_output(backend, "dlogits", backend.stream().grad_ops()->route_dx(dweights, logits, routing, router))};
   }
 
   /// In double, from exponentials that differ in a few of its roundings, then rounded once.
@@ -92,8 +91,7 @@ class SpreadRowsCase final : public RoutedCase {
   }
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = rows()});
-    return {read_output(backend, "y",
-                        backend.stream().grad_ops()->spread_rows(upload(backend, x_), route(backend)))};
+    return {read_output(backend, "y", backend.stream().grad_ops()->spread_rows(upload(backend, x_), route(backend)))};
   }
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     return {std::vector<double>(reference[0].values.size(), 0)};
@@ -112,8 +110,8 @@ class SpreadRowsDxCase final : public RoutedCase {
   }
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = rows()});
-    return {read_output(backend, "dx",
-                        backend.stream().grad_ops()->spread_rows_dx(upload(backend, dy_), route(backend)))};
+    return {
+        read_output(backend, "dx", backend.stream().grad_ops()->spread_rows_dx(upload(backend, dy_), route(backend)))};
   }
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
     const Chosen chosen(logits_, top_k_);
@@ -143,8 +141,8 @@ class MatmulExpertsDxCase final : public RoutedCase {
     Random random(seed_of(name()) + 1);
     for (const DxStack& stack : stacks) {
       dy_.push_back(random_rows(random, rows * top_k, stack.out));
-      HostWeight all = random_weight(random, experts * stack.out, in, stack.format, 1 / std::sqrt(double(stack.out)),
-                                     odd_bytes());
+      HostWeight all =
+          random_weight(random, experts * stack.out, in, stack.format, 1 / std::sqrt(double(stack.out)), odd_bytes());
       all.out = stack.out;
       all.experts = experts;
       all.name = name();
