@@ -54,7 +54,7 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  // Nobody calls these: a model that needs them is refused before.
+  // BackendEntry::lacking lists them: nobody calls these.
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
   void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
@@ -63,10 +63,12 @@ class CudaOps final : public Ops {
   Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
     BB_UNREACHABLE();
   }
-  // BackendEntry::experts is false: nobody calls these.
   Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
   void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,
                       std::span<Tensor>) override {
+    BB_UNREACHABLE();
+  }
+  void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }
   Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }
