@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/stream.h"
@@ -59,8 +60,12 @@ class CudaBackend final : public Backend {
   }
 
   Weight pack(const HostWeight& weight) override { return upload_weight(device_, uploader_, weight, weight_bytes_); }
-  Weight stack(std::span<const Weight>) override {
-    throw Error(ErrorCode::unsupported, name(), "stacks of experts are not implemented on this device");
+  Weight stack(std::span<const Weight> experts) override {
+    if (experts.size() > kMostExperts) {
+      throw Error(ErrorCode::unsupported, name(),
+                  cat("experts: expected at most ", kMostExperts, ", got ", experts.size()));
+    }
+    return stack_weights(device_, experts, weight_bytes_);
   }
   Tensor pack_vector(const HostWeight& vector) override {
     std::vector<float> values(size_t(vector.in));
@@ -204,7 +209,6 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .experts = false,
           .own_memory = true};
 }
 

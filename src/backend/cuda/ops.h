@@ -15,6 +15,7 @@
 #include "backend/cuda/batch_region.h"
 #include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/exact_math.h"
+#include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/memory.h"
@@ -54,14 +55,11 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  // BackendEntry::experts is false: nobody calls these.
-  Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
-  void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,
-                      std::span<Tensor>) override {
-    BB_UNREACHABLE();
-  }
-  Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }
-  Tensor gate_rows(Tensor, const Tensor&) override { BB_UNREACHABLE(); }
+  Routing route(const Tensor& logits, const RouterParams& router) override;
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override;
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
@@ -85,6 +83,12 @@ class CudaOps final : public Ops {
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
   HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
+  /// Whether stacks are multiplied on tensor cores, tiles of 64 rows, and what multiplies them else.
+  bool takes_wide(const Routing& routing, const Weight& stack) const;
+  void multiply_few(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const ProductTerm> terms,
+                    int experts);
+  void multiply_wide(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const ProductTerm> terms,
+                     int experts);
   const float* frequencies(const std::vector<float>& inv_freq);
   /// Enqueues a copy of host memory that need not live on.
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);

@@ -77,6 +77,37 @@ Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uplo
   return {f, weight.out, weight.in, std::move(packed)};
 }
 
+Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<const Weight> experts,
+                     const ByteCounter& counter) {
+  const WeightView& one = view_of(experts.front());
+  const Format& f = experts.front().format;
+  const size_t count = experts.size(), codes = size_t(one.out) * one.row_bytes;
+  const size_t scales = one.bits == 0 ? 0 : size_t(one.out) * size_t(one.in / one.group) * size_t(size_of(f.scale)),
+               biases = one.bits == 0 ? 0 : size_t(one.out) * size_t(one.in / one.group) * size_t(size_of(f.bias));
+  const size_t scales_at = aligned(count * codes), biases_at = scales_at + aligned(count * scales);
+  auto packed = std::make_shared<CudaWeight>();
+  packed->bytes = DeviceBytes(device, biases_at + aligned(count * biases), counter);
+  std::byte* const at = packed->bytes.data();
+  device->use();
+  const auto copy = [&](std::byte* to, const void* from, size_t bytes) {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device->upload()), "stack experts");
+  };
+  for (size_t e = 0; e < count; ++e) {
+    const WeightView& expert = view_of(experts[e]);
+    BB_CHECK(experts[e].format == f && expert.out == one.out && expert.in == one.in, "expert ", e);
+    copy(at + e * codes, expert.codes, codes);
+    copy(at + scales_at + e * scales, expert.scales, scales);
+    copy(at + biases_at + e * biases, expert.biases, biases);
+  }
+  check(cudaStreamSynchronize(device->upload()), "stack experts");  // those who gave them may free them
+  packed->view = one;
+  packed->view.codes = reinterpret_cast<const uint8_t*>(at);
+  packed->view.scales = at + scales_at;
+  packed->view.biases = at + biases_at;
+  return {f, one.out, one.in, std::move(packed), int(count)};
+}
+
 LowRankWeights upload_factors(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostLowRank& f,
                               LowRankUse use, bool fast, const ByteCounter& counter) {
   const size_t rank = size_t(f.rank), in = size_t(f.in), out = size_t(f.out);
