@@ -115,8 +115,10 @@ int run(const TrainVerbFlags& flags) {
   options.on_top_of = load_adapters(flags.adapters, flags.common);
   options.base_model = model_flags.model;
   const Tokenizer tokenizer = load_tokenizer(from);
-  if (config.train && inspect_model(from).experts > 0)  // before its weights are read
-    throw Error(ErrorCode::unsupported, "train", "training of a model with experts is not implemented");
+  if (const std::string without = config.train ? inspect_model(from).without_derivative : ""; !without.empty()) {
+    throw Error(ErrorCode::unsupported, "train",
+                "training of this model is not implemented: no derivative of " + without);
+  }
   const LoadedModel loaded = load(model_flags, flags.common);
   if (!config.train) return measure(flags, config, loaded.model, tokenizer, output);
   if (flags.dry_run) {

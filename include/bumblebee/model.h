@@ -61,6 +61,7 @@ struct ModelInfo {
   bool tied_head = false;
   /// Mixtures of experts: how many a layer has, how many of them a token passes, and their inner width; else 0.
   int experts = 0, experts_per_token = 0, expert_intermediate = 0;
+  std::string without_derivative;    // an operation that keeps the model from being trained; empty where none does
   uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
   int bits = 0, group_size = 0;      // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;

@@ -68,7 +68,7 @@ struct Plan {
   models::ModelSpec spec;
   ModelInfo info;
   std::vector<Format> formats;
-  bool experts = false;
+  std::vector<Operation> operations;
 };
 
 /// Claims every tensor of the checkpoint and reads none. `bits` > 0: with dense matrices quantized.
@@ -76,13 +76,13 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory);
   const HfConfig& config = checkpoint->config();
   Plan plan{
-      .spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}, .experts = false};
+      .spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}, .operations = {}};
   QuantizingSource quantizing(*checkpoint, bits, group, nullptr);
   RecordingSource recording(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint);
   nn::Loader loader(recording, nullptr);
   const auto model = models::make_model(plan.spec, loader);
   plan.formats = loader.formats();
-  plan.experts = loader.has_experts();
+  plan.operations = loader.operations();
 
   const nn::ModelDims& dims = model->dims();
   ModelInfo& info = plan.info;
@@ -98,6 +98,9 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.vocab = dims.vocab;
   info.context = dims.context;
   info.tied_head = dims.tied_head;
+  for (const Operation operation : plan.operations) {
+    if (!has_derivative(operation)) info.without_derivative = name_of(operation);
+  }
   info.experts = dims.experts;
   info.experts_per_token = dims.experts_per_token;
   info.expert_intermediate = dims.d_expert;
@@ -180,7 +183,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   if (bits > 0) plan = make_plan(directory, bits, options.group_size);
   // The least that has to fit beside the weights: a page of keys and values.
   const uint64_t least = plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type);
-  const Device device = require_device(options.device, plan.formats, least, plan.experts);
+  const Device device = require_device(options.device, plan.formats, least, plan.operations);
 
   auto state = std::make_shared<ModelState>();
   state->info = std::move(plan.info);

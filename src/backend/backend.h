@@ -11,6 +11,7 @@
 
 #include "backend/kv_store.h"
 #include "backend/lora.h"
+#include "backend/operation.h"
 #include "backend/stream.h"
 #include "backend/weight.h"
 #include "base/topology.h"
@@ -59,7 +60,7 @@ class Backend {
   /// alive). Throws Error(unsupported) for a layout that it lacks, as BackendEntry::lacks says beforehand.
   virtual Weight pack(const HostWeight& weight) = 0;
   /// One weight of several packed ones of one format and size, for Ops::matmul_experts. Throws Error(unsupported) where
-  /// BackendEntry::experts is false.
+  /// BackendEntry::lacking has Operation::matmul_experts.
   virtual Weight stack(std::span<const Weight> experts) = 0;
   /// A norm's weight or a bias, as f32 [1, size].
   virtual Tensor pack_vector(const HostWeight& vector) = 0;
@@ -111,8 +112,7 @@ struct BackendEntry {
   double (*bandwidth)(int device, int threads);              // of reading, bytes/s, measured now
   std::vector<std::string> (*instruction_sets)(int device);  // best first
   std::unique_ptr<Backend> (*create)(const BackendOptions& options);
-  /// Has the operations of experts: route, matmul_experts, sum_experts and gate_rows.
-  bool experts = true;
+  std::vector<Operation> lacking = {};  // of those that only some models need
   /// Weights are copied into memory of the device's own: what is free there now must hold them. Where they stay in
   /// their mapped files, what the system can give must.
   bool own_memory = false;

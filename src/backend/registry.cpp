@@ -39,33 +39,41 @@ void check_memory(std::string_view name, const Device& device, uint64_t bytes) {
                   there, device.entry->own_memory ? " free" : ""));
 }
 
-bool able(const Device& device, std::span<const Format> formats, uint64_t bytes, bool experts) {
+bool lacks(const BackendEntry& entry, Operation operation) {
+  return std::find(entry.lacking.begin(), entry.lacking.end(), operation) != entry.lacking.end();
+}
+
+bool able(const Device& device, std::span<const Format> formats, uint64_t bytes,
+          std::span<const Operation> operations) {
   const BackendEntry& entry = *device.entry;
-  return entry.absent(device.index).empty() && (entry.experts || !experts) &&
+  return entry.absent(device.index).empty() &&
+         std::none_of(operations.begin(), operations.end(),
+                      [&](Operation operation) { return lacks(entry, operation); }) &&
          std::all_of(formats.begin(), formats.end(),
                      [&](const Format& format) { return entry.lacks(device.index, format).empty(); }) &&
          (bytes == 0 || bytes <= room_on(device));
 }
 
 /// The first device with memory of its own that can do it; else the host.
-std::string best_device(std::span<const Format> formats, uint64_t bytes, bool experts) {
+std::string best_device(std::span<const Format> formats, uint64_t bytes, std::span<const Operation> operations) {
   for (const BackendEntry& entry : backends()) {
     if (!entry.own_memory) continue;
     const int count = entry.count();
     for (int device = 0; device < count; ++device) {
-      if (able({&entry, device}, formats, bytes, experts)) return name_of({&entry, device});
+      if (able({&entry, device}, formats, bytes, operations)) return name_of({&entry, device});
     }
   }
   return std::string(backends().front().name);
 }
 
 /// "cpu, ref": the devices of this machine that can do all formats.
-std::string capable(std::span<const Format> formats, bool experts) {
+std::string capable(std::span<const Format> formats, std::span<const Operation> operations) {
   std::string names;
   for (const BackendEntry& entry : backends()) {
     const int count = entry.count();
     for (int device = 0; device < count; ++device) {
-      if (able({&entry, device}, formats, 0, experts)) names += (names.empty() ? "" : ", ") + name_of({&entry, device});
+      if (able({&entry, device}, formats, 0, operations))
+        names += (names.empty() ? "" : ", ") + name_of({&entry, device});
     }
   }
   return names.empty() ? "none" : names;
@@ -82,8 +90,9 @@ const std::vector<BackendEntry>& backends() { return entries(); }
 
 void register_backend(const BackendEntry& entry) { entries().push_back(entry); }
 
-Device require_device(std::string_view wanted, std::span<const Format> formats, uint64_t bytes, bool experts) {
-  const std::string best = wanted == "auto" ? best_device(formats, bytes, experts) : "";
+Device require_device(std::string_view wanted, std::span<const Format> formats, uint64_t bytes,
+                      std::span<const Operation> operations) {
+  const std::string best = wanted == "auto" ? best_device(formats, bytes, operations) : "";
   const std::string_view name = best.empty() ? wanted : best;
   const size_t colon = name.find(':');
   Device device;
@@ -97,18 +106,20 @@ Device require_device(std::string_view wanted, std::span<const Format> formats, 
     if (const int count = entry.count(); device.index >= std::max(count, 1)) {
       throw Error(ErrorCode::device, name,
                   cat("device is absent: expected a number below ", count, ", got ", device.index,
-                      "; devices that can run this: ", capable(formats, experts)));
+                      "; devices that can run this: ", capable(formats, operations)));
     }
     if (const std::string why = entry.absent(device.index); !why.empty()) {
       throw Error(ErrorCode::device, name,
-                  cat("device is absent: ", why, "; devices that can run this: ", capable(formats, experts)));
+                  cat("device is absent: ", why, "; devices that can run this: ", capable(formats, operations)));
     }
     const auto refuse = [&](const std::string& operation) {
       throw Error(ErrorCode::device, name,
                   cat("operation ", operation, " is not available on device '", name,
-                      "'; devices that can: ", capable(formats, experts)));
+                      "'; devices that can: ", capable(formats, operations)));
     };
-    if (experts && !entry.experts) refuse("matmul_experts");
+    for (const Operation operation : operations) {
+      if (lacks(entry, operation)) refuse(name_of(operation));
+    }
     for (const Format& format : formats) {
       if (const std::string operation = entry.lacks(device.index, format); !operation.empty()) refuse(operation);
     }
@@ -119,7 +130,7 @@ Device require_device(std::string_view wanted, std::span<const Format> formats, 
   std::string operation = "matmul";
   if (!formats.empty()) operation += "(" + to_string(formats.front()) + ")";
   throw Error(ErrorCode::device, name,
-              cat("no such device in this build: '", name, "'; devices that can: ", capable(formats, experts),
+              cat("no such device in this build: '", name, "'; devices that can: ", capable(formats, operations),
                   " (wanted for ", operation, ")"));
 }
 

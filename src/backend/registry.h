@@ -27,9 +27,10 @@ struct Device {
 std::string name_of(const Device& device);
 
 /// The device called `name` ("auto": the first card that can do it, else the processor), after checking that it is
-/// there, can do every format, and experts where there are some, and has `bytes` of memory; throws Error(device),
+/// there, can multiply by every format and lacks none of `operations`, and has `bytes` of memory; throws Error(device),
 /// naming the operation, the device and the devices that can, or Error(out_of_memory) with the bytes needed and had.
 /// Nothing is allocated.
-Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0, bool experts = false);
+Device require_device(std::string_view name, std::span<const Format> formats, uint64_t bytes = 0,
+                      std::span<const Operation> operations = {});
 
 }  // namespace bumblebee

@@ -20,6 +20,7 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
   head_ = load.head("lm_head", embedding_, dims_.vocab, dims_.d_model, dims_.tied_head);
   target_modules_ = load.target_modules();
   target_weights_ = load.target_weights();
+  operations_ = load.operations();
 }
 
 Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, int i) {

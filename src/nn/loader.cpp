@@ -13,6 +13,11 @@ void Loader::count(const HostWeight& weight) {
   if (progress_) progress_(bytes_);
 }
 
+void Loader::need(Operation operation) {
+  if (std::find(operations_.begin(), operations_.end(), operation) == operations_.end())
+    operations_.push_back(operation);
+}
+
 Weight Loader::matrix(const std::string& path, int out, int in) {
   const HostWeight host = source_.matrix(path, out, in);
   BB_CHECK(host.out == out && host.in == in, path);
@@ -43,7 +48,7 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
     }
     count(host);
   }
-  has_experts_ = true;
+  need(Operation::matmul_experts);
   target_modules_.push_back({stack, in, out, TargetModule::Kind::experts, false});
   target_weights_.emplace_back();
   Weight packed{weights.front().format, out, in, nullptr, experts};

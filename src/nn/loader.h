@@ -42,8 +42,10 @@ class Loader {
   const std::vector<TargetModule>& target_modules() const { return target_modules_; }
   /// In the order of target_modules(); empty for norms, and without a backend not packed.
   const std::vector<Weight>& target_weights() const { return target_weights_; }
-  /// Whether there are experts among what was claimed so far.
-  bool has_experts() const { return has_experts_; }
+  /// Notes that the model needs it; experts() says so by itself.
+  void need(Operation operation);
+  /// What the model needs beside what every device has, without repeats.
+  const std::vector<Operation>& operations() const { return operations_; }
   /// Formats of all matrices claimed so far, without repeats: what a device must be able to multiply by.
   const std::vector<Format>& formats() const { return formats_; }
 
@@ -60,7 +62,7 @@ class Loader {
   std::vector<TargetModule> target_modules_;
   std::vector<Weight> target_weights_;
   std::vector<Format> formats_;
-  bool has_experts_ = false;
+  std::vector<Operation> operations_;
 };
 
 }  // namespace bumblebee::nn

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/operation.h"
 #include "nn/pass.h"
 
 namespace bumblebee::nn {
@@ -47,11 +48,14 @@ class Model {
   const std::vector<TargetModule>& target_modules() const { return target_modules_; }
   /// The matrices of the target modules, in the same order; those of norms are empty.
   const std::vector<Weight>& target_weights() const { return target_weights_; }
+  /// What it needs beside what every device has.
+  const std::vector<Operation>& operations() const { return operations_; }
 
  protected:
   ModelDims dims_;
   std::vector<TargetModule> target_modules_;
   std::vector<Weight> target_weights_;
+  std::vector<Operation> operations_;
 };
 
 }  // namespace bumblebee::nn

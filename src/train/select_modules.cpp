@@ -29,8 +29,12 @@ namespace {
 }  // namespace
 
 void require_trainable(const nn::Model& model) {
-  if (model.dims().experts > 0)
-    throw Error(ErrorCode::unsupported, "train", "training of a model with experts is not implemented");
+  for (const Operation operation : model.operations()) {
+    if (!has_derivative(operation)) {
+      throw Error(ErrorCode::unsupported, "train",
+                  cat("training of this model is not implemented: no derivative of ", name_of(operation)));
+    }
+  }
 }
 
 std::vector<int> select_modules(const nn::Model& model, const LoraOptions& options) {

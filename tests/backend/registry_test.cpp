@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 
@@ -64,15 +65,16 @@ TEST(Registry, RefusesAnAbsentDeviceNamingOperationDeviceAndAlternatives) {
   EXPECT_NE(refusal("CPU", {}).find("no such device"), std::string::npos);
 }
 
-TEST(Registry, RefusesADeviceWithoutExperts) {
+TEST(Registry, RefusesADeviceThatLacksAnOperation) {
   BackendEntry plain = backends().front();  // the one that is there on every machine
   plain.name = "plain";
-  plain.experts = false;
+  plain.lacking = {Operation::matmul_experts};
   register_backend(plain);
   EXPECT_EQ(require_device("plain", {}).entry->name, "plain");
-  EXPECT_EQ(require_device("cpu", {}, 0, true).entry->name, "cpu");
+  const std::array needed = {Operation::matmul_experts};
+  EXPECT_EQ(require_device("cpu", {}, 0, needed).entry->name, "cpu");
   try {
-    require_device("plain", {}, 0, true);
+    require_device("plain", {}, 0, needed);
     ADD_FAILURE() << "no error";
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::device);

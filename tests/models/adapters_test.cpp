@@ -128,7 +128,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
-    if (option.tiny.has_experts() && !has_experts(target.backend)) continue;
+    if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     SCOPED_TRACE(target.name());
     Adapted adapted(target, option.tiny);
     const int32_t slot = adapted.slot(weighted);

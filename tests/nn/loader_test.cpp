@@ -65,11 +65,11 @@ TEST(Loader, ExpertsAreASiteAndAStack) {
     const auto backend = create_reference();
     uint64_t bytes = 0;
     Loader load(weights, with_backend ? backend.get() : nullptr, [&](uint64_t done) { bytes = done; });
-    EXPECT_FALSE(load.has_experts());
+    EXPECT_TRUE(load.operations().empty());
     const ExpertLinear s = load.experts("s", each, 3, 6, 64);
     const Linear gate = load.router("gate", 3, 64);
     load.finish();
-    EXPECT_TRUE(load.has_experts());
+    EXPECT_EQ(load.operations(), std::vector{Operation::matmul_experts});
     EXPECT_EQ(bytes, 3u * 6 * 40 + 3 * 64 * 2);
     EXPECT_EQ(s.w.experts, 3);
     EXPECT_EQ(bool(s.w), with_backend);

@@ -65,7 +65,7 @@ TEST_P(Conformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
-  if (is_of_experts(operation) && !has_experts(target.backend)) return;
+  if (const auto needed = needed_operation(operation); needed && lacks(target.backend, *needed)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(cases_of(operation));
   expect_within_bounds(target, it->second);
@@ -81,7 +81,7 @@ TEST_P(ChosenConformance, MatchesTheReference) {
   static std::map<std::string, std::vector<Prepared>> all;
   const auto& [target, operation] = GetParam();
   if (is_of_training(operation) && !can_train(target.backend)) return;
-  if (is_of_experts(operation) && !has_experts(target.backend)) return;
+  if (const auto needed = needed_operation(operation); needed && lacks(target.backend, *needed)) return;
   const auto [it, fresh] = all.try_emplace(operation);
   if (fresh) it->second = prepare(chosen_cases_of(operation));
   expect_within_bounds(target, it->second);

@@ -84,8 +84,11 @@ inline bool can_train(const std::string& backend) {
   return at->second;
 }
 
-/// Whether a backend has the operations of experts.
-inline bool has_experts(const std::string& backend) { return require_device(backend, {}).entry->experts; }
+/// Whether a backend lacks an operation that only some models need.
+inline bool lacks(const std::string& backend, Operation operation) {
+  const std::vector<Operation>& lacking = require_device(backend, {}).entry->lacking;
+  return std::find(lacking.begin(), lacking.end(), operation) != lacking.end();
+}
 
 /// Those of `list` that can train.
 inline std::vector<Target> training(std::vector<Target> list) {

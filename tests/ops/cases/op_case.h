@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,8 +60,8 @@ using Cases = std::vector<std::unique_ptr<OpCase>>;
 const std::vector<std::string>& operations();
 /// Whether it is one of grad_ops.h, which not every device has.
 bool is_of_training(const std::string& operation);
-/// Whether it is one of those of experts, which not every device has either.
-bool is_of_experts(const std::string& operation);
+/// What of bumblebee::Operation a device must not lack to have it.
+std::optional<Operation> needed_operation(const std::string& operation);
 /// All cases of one operation, edge shapes first.
 Cases cases_of(const std::string& operation);
 /// A few of them, for where all would take too long (chosen.cpp says which).

@@ -9,79 +9,80 @@
 namespace bumblebee::op_cases {
 namespace {
 
-struct Operation {
+struct Named {
   const char* name;
   void (*add)(Cases&);
 };
 
-constexpr std::array<Operation, 42> kOperations = {{{"embed", add_embed},
-                                                    {"matmul", add_matmul},
-                                                    {"lora", add_lora},
-                                                    {"lora_embed", add_lora_embed},
-                                                    {"lora_norm", add_lora_norm},
-                                                    {"rms_norm", add_rms_norm},
-                                                    {"add_rms_norm", add_add_rms_norm},
-                                                    {"add", add_add},
-                                                    {"norm_rope", add_norm_rope},
-                                                    {"attend", add_attend},
-                                                    {"glu", add_glu},
-                                                    {"route", add_route},
-                                                    {"matmul_experts", add_matmul_experts},
-                                                    {"sum_experts", add_sum_experts},
-                                                    {"gate_rows", add_gate_rows},
-                                                    {"gather_rows", add_gather_rows},
-                                                    {"sample", add_sample},
-                                                    {"copy", add_copy},
-                                                    {"attend_packed", add_attend_packed},
-                                                    {"attend_packed_dqkv", add_attend_packed_dqkv},
-                                                    {"matmul_dx", add_matmul_dx},
-                                                    {"gemm", add_gemm},
-                                                    {"rms_norm_dx", add_rms_norm_dx},
-                                                    {"norm_rope_dx", add_norm_rope_dx},
-                                                    {"glu_dx", add_glu_dx},
-                                                    {"head_loss", add_head_loss},
-                                                    {"axpy", add_axpy},
-                                                    {"dropout", add_dropout},
-                                                    {"multiply_columns", add_multiply_columns},
-                                                    {"column_dots", add_column_dots},
-                                                    {"row_lengths", add_row_lengths},
-                                                    {"add_row", add_add_row},
-                                                    {"clear", add_clear},
-                                                    {"axpby", add_axpby},
-                                                    {"scale", add_scale},
-                                                    {"divide", add_divide},
-                                                    {"adam", add_adam},
-                                                    {"adafactor", add_adafactor},
-                                                    {"orthogonalize", add_orthogonalize},
-                                                    {"sum_squares", add_sum_squares},
-                                                    {"read_all", add_read_all},
-                                                    {"write_all", add_write_all}}};
+constexpr std::array<Named, 42> kOperations = {{{"embed", add_embed},
+                                                {"matmul", add_matmul},
+                                                {"lora", add_lora},
+                                                {"lora_embed", add_lora_embed},
+                                                {"lora_norm", add_lora_norm},
+                                                {"rms_norm", add_rms_norm},
+                                                {"add_rms_norm", add_add_rms_norm},
+                                                {"add", add_add},
+                                                {"norm_rope", add_norm_rope},
+                                                {"attend", add_attend},
+                                                {"glu", add_glu},
+                                                {"route", add_route},
+                                                {"matmul_experts", add_matmul_experts},
+                                                {"sum_experts", add_sum_experts},
+                                                {"gate_rows", add_gate_rows},
+                                                {"gather_rows", add_gather_rows},
+                                                {"sample", add_sample},
+                                                {"copy", add_copy},
+                                                {"attend_packed", add_attend_packed},
+                                                {"attend_packed_dqkv", add_attend_packed_dqkv},
+                                                {"matmul_dx", add_matmul_dx},
+                                                {"gemm", add_gemm},
+                                                {"rms_norm_dx", add_rms_norm_dx},
+                                                {"norm_rope_dx", add_norm_rope_dx},
+                                                {"glu_dx", add_glu_dx},
+                                                {"head_loss", add_head_loss},
+                                                {"axpy", add_axpy},
+                                                {"dropout", add_dropout},
+                                                {"multiply_columns", add_multiply_columns},
+                                                {"column_dots", add_column_dots},
+                                                {"row_lengths", add_row_lengths},
+                                                {"add_row", add_add_row},
+                                                {"clear", add_clear},
+                                                {"axpby", add_axpby},
+                                                {"scale", add_scale},
+                                                {"divide", add_divide},
+                                                {"adam", add_adam},
+                                                {"adafactor", add_adafactor},
+                                                {"orthogonalize", add_orthogonalize},
+                                                {"sum_squares", add_sum_squares},
+                                                {"read_all", add_read_all},
+                                                {"write_all", add_write_all}}};
 
 }  // namespace
 
 const std::vector<std::string>& operations() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> list;
-    for (const Operation& operation : kOperations) list.emplace_back(operation.name);
+    for (const Named& operation : kOperations) list.emplace_back(operation.name);
     return list;
   }();
   return names;
 }
 
 bool is_of_training(const std::string& operation) {
-  const auto named = [](std::string_view name) { return [name](const Operation& o) { return name == o.name; }; };
+  const auto named = [](std::string_view name) { return [name](const Named& o) { return name == o.name; }; };
   return std::find_if(kOperations.begin(), kOperations.end(), named(operation)) >=
          std::find_if(kOperations.begin(), kOperations.end(), named("attend_packed"));
 }
 
-bool is_of_experts(const std::string& operation) {
-  return operation == "route" || operation == "matmul_experts" || operation == "sum_experts" ||
-         operation == "gate_rows";
+std::optional<Operation> needed_operation(const std::string& operation) {
+  if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
+    return Operation::matmul_experts;
+  return std::nullopt;
 }
 
 Cases cases_of(const std::string& wanted) {
   Cases cases;
-  for (const Operation& operation : kOperations) {
+  for (const Named& operation : kOperations) {
     if (wanted == operation.name) operation.add(cases);
   }
   BB_CHECK(!cases.empty(), "no operation '", wanted, "'");

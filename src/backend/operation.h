@@ -1,0 +1,28 @@
+// Operations that only some models need and that a device may lack. A model says which it needs while it is loaded; a
+// device that lacks one refuses it by name before a weight is read.
+#pragma once
+
+#include <cstdint>
+
+namespace bumblebee {
+
+enum class Operation : uint8_t {
+  matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
+};
+
+constexpr const char* name_of(Operation operation) {
+  switch (operation) {
+    case Operation::matmul_experts: return "matmul_experts";
+  }
+  return "";
+}
+
+/// Whether a model that needs it can be trained: GradOps has its derivative.
+constexpr bool has_derivative(Operation operation) {
+  switch (operation) {
+    case Operation::matmul_experts: return false;
+  }
+  return false;
+}
+
+}  // namespace bumblebee
