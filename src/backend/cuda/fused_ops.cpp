@@ -10,36 +10,11 @@
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/ops.h"
+#include "backend/cuda/stages.h"
 #include "backend/cuda/weights.h"
 
 namespace bumblebee::cuda {
 namespace {
-
-bool same(const Tensor& a, const Tensor& b) {
-  return a.buffer() == b.buffer() && a.offset_bytes() == b.offset_bytes() && a.rows() == b.rows() &&
-         a.cols() == b.cols();
-}
-
-ScaleType scale_type(Element element) {
-  BB_CHECK(element != Element::i8);
-  return element == Element::f32 ? ScaleType::f32 : element == Element::f16 ? ScaleType::f16 : ScaleType::bf16;
-}
-
-constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
-
-ProductStage stage_of(const WeightView& w) {
-  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale), .input = {}};
-}
-
-/// Of the weight and the card alone, so that a row takes the same kernel in any company.
-bool fits_stage(const WeightView& w) {
-  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
-}
-
-/// Whether two weights may be terms of one stage.
-bool same_format(const WeightView& a, const WeightView& b) {
-  return a.bits == b.bits && a.group == b.group && a.scale == b.scale;
-}
 
 NormArgs args_of(const Tensor& x, const Tensor& y, const NormParams& norm) {
   return {.x = data(x),
@@ -70,6 +45,12 @@ void CudaOps::settle() {
   settle_norm();
 }
 
+void CudaOps::settle_for(const Tensor& read) {
+  settle_product();
+  settle_rotation();
+  if (norm_ && norm_->y.buffer() == read.buffer()) settle_norm();
+}
+
 void CudaOps::settle_norm() {
   if (!norm_) return;
   const WaitingNorm waiting = *std::exchange(norm_, {});
@@ -88,6 +69,7 @@ Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
 
 bool CudaOps::add_product(Tensor& x, Tensor& delta) {
   Tensor* const outputs[] = {&delta};
+  if (product_ && product_->stage.experts.slots > 0) return false;  // its rows are assignments
   if (!take_product(outputs)) return false;
   settle_rotation();
   settle_norm();  // of x as it was
@@ -242,7 +224,8 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
   const CudaSlots::Bounds& bounds = slots_.bounds();
   // Anything but terms is for the operation by itself. Of the table alone: what is recorded is right for every batch.
   if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
-  if (product_->stage.lora.ranks > 0) return false;  // it has those of one operation
+  // It has those of one operation, or rows of its own.
+  if (product_->stage.lora.ranks > 0 || product_->stage.experts.slots > 0) return false;
   ProductStage stage = product_->stage;
   const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
   if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))

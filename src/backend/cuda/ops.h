@@ -15,7 +15,6 @@
 #include "backend/cuda/batch_region.h"
 #include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/exact_math.h"
-#include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/memory.h"
@@ -83,12 +82,15 @@ class CudaOps final : public Ops {
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
   HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
-  /// Whether stacks are multiplied on tensor cores, tiles of 64 rows, and what multiplies them else.
-  bool takes_wide(const Routing& routing, const Weight& stack) const;
-  void multiply_few(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const ProductTerm> terms,
-                    int experts);
-  void multiply_wide(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const ProductTerm> terms,
-                     int experts);
+  /// What multiplies stacks: a stage, tensor cores with tiles of 64 rows, or what can do every format.
+  enum class ExpertKernel : uint8_t { stage, wide, few };
+  ExpertKernel kernel_of(const Routing& routing, const Weight& stack) const;
+  void experts_in_stage(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                        std::span<Tensor> y);
+  void experts_at_once(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                       std::span<Tensor> y, bool wide);
+  /// Enqueues what waits and what `read` waits for; a norm that nobody has read yet goes on waiting.
+  void settle_for(const Tensor& read);
   const float* frequencies(const std::vector<float>& inv_freq);
   /// Enqueues a copy of host memory that need not live on.
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);
@@ -113,7 +115,7 @@ class CudaOps final : public Ops {
   struct WaitingProduct {
     ProductStage stage;
     std::array<Tensor, kStageTerms> y;  // not written yet
-    Tensor input;                       // what the stage reads
+    Tensor input, order;                // what the stage reads
     std::shared_ptr<Buffer> digits, steps, u;
   };
   struct WaitingRotation {

@@ -2,6 +2,7 @@
 // failure.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -196,6 +197,83 @@ TEST_F(OnCard, FusedOperationsHaveTheBitsOfSingleOnes) {
     }
     stream.forget(&fused);
     stream.forget(&kept);
+  }
+}
+
+/// A layer's experts in one step: whoever is routed where, a recorded step is right for it, and a row has the bits that
+/// it has alone.
+TEST_F(OnCard, ExpertsHaveTheSameBitsReplayedAndInCompany) {
+  if (backend_ == nullptr) return;
+  constexpr int kWidth = 256, kInner = 384, kExperts = 12, kTopK = 3, kMostRows = 32;
+  const auto options = [](bool fast) { return BackendOptions{.fast = fast, .instruction_set = {}}; };
+  for (const bool fast : {false, true}) {
+    const std::unique_ptr<Backend> backend = card()->create(options(fast));
+    Random random(11);
+    const auto weight = [&](int out, int in) {
+      return backend->pack(random_weight(random, out, in, Format::affine(4, 64, DType::bf16, DType::bf16), 0.2));
+    };
+    const auto stack = [&](int out, int in) {
+      std::vector<Weight> each;
+      for (int e = 0; e < kExperts; ++e) each.push_back(weight(out, in));
+      return backend->stack(each);
+    };
+    const Weight router = weight(kExperts, kWidth), gate = stack(kInner, kWidth), up = stack(kInner, kWidth),
+                 down = stack(kWidth, kInner);
+    const NormParams norm{backend->upload(random.normals(kWidth, 1), 1, kWidth), 1e-5f};
+    Stream& stream = backend->stream();
+    Ops& ops = stream.ops();
+    const int program = 0;
+    const auto run = [&](const int* key, const std::vector<float>& x) {
+      const int rows = int(x.size()) / kWidth;
+      const Tensor input = backend->upload(x, rows, kWidth);
+      Batch batch;
+      batch.append(std::vector<int32_t>(size_t(rows), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
+      stream.bind(batch, nullptr);
+      const StepOutputs out = stream.run({.program = key, .rows = rows, .logit_rows = rows}, [&] {
+        Tensor residual = ops.copy(input);
+        const Tensor h = ops.rms_norm(residual, norm);
+        const MatmulTerm scores{&router, nullptr};
+        Tensor logits;
+        ops.matmul(h, {&scores, 1}, {&logits, 1});
+        const Routing routing = ops.route(logits, {.experts = kExperts, .top_k = kTopK, .bias = {}});
+        const std::array<const Weight*, 2> into = {&gate, &up};
+        std::array<Tensor, 2> wide;
+        ops.matmul_experts(h, ExpertRows::batch, routing, into, wide);
+        const Tensor mixed = ops.glu(Activation::silu, std::move(wide[0]), std::move(wide[1]));
+        const Weight* const last = &down;
+        Tensor y;
+        ops.matmul_experts(mixed, ExpertRows::assignments, routing, {&last, 1}, {&y, 1});
+        const Tensor sum = ops.sum_experts(y, routing);
+        const Tensor normed = ops.add_rms_norm(residual, sum, norm);
+        return StepOutputs{.logits = residual, .hidden = normed, .sampled = {}};
+      });
+      std::vector<float> values(2 * x.size());
+      const auto first = stream.fetch(out.logits), second = stream.fetch(out.hidden);
+      read_floats(*first, std::span(values).first(x.size()));
+      read_floats(*second, std::span(values).last(x.size()));
+      return values;
+    };
+    std::vector<std::vector<float>> alone;
+    const std::vector<float> all = random.normals(size_t(kMostRows) * kWidth, 1);
+    for (size_t r = 0; r < kMostRows; ++r)
+      alone.push_back(run(nullptr, {all.begin() + int64_t(r) * kWidth, all.begin() + int64_t(r + 1) * kWidth}));
+    for (const int rows : {1, 2, 5, 32}) {
+      const size_t size = size_t(rows) * kWidth;
+      for (int round = 0; round < 4; ++round) {  // eager, recorded, replayed, with other rows each time
+        const size_t begin = size_t(round) % (kMostRows - size_t(rows) + 1);
+        const std::vector<float> x(all.begin() + int64_t(begin) * kWidth,
+                                   all.begin() + int64_t(begin) * kWidth + int64_t(size));
+        const std::vector<float> got = run(&program, x), eager = run(nullptr, x);
+        EXPECT_EQ(got, eager) << "fast " << fast << ", " << rows << " rows, round " << round;
+        for (size_t r = 0; r < size_t(rows); ++r) {
+          const std::vector<float>& want = alone[begin + r];
+          EXPECT_TRUE(std::equal(want.begin(), want.begin() + kWidth, got.begin() + int64_t(r) * kWidth) &&
+                      std::equal(want.begin() + kWidth, want.end(), got.begin() + int64_t(size + r * kWidth)))
+              << "fast " << fast << ", row " << r << " of " << rows << ", round " << round;
+        }
+      }
+    }
+    stream.forget(&program);
   }
 }
 

@@ -23,10 +23,10 @@ struct ExpertShape {
 inline constexpr int kMostExperts = 4096;
 /// Rows of a tile where there are many.
 inline constexpr int kWideTileRows = 64;
-/// Where there are few: one, while hardly two rows meet at an expert, else about as many as do.
+/// Where there are few: one, while hardly two rows meet at an expert.
+inline constexpr int kFewTileRows = 4;
 constexpr int few_tile_rows(const ExpertShape& s) {
-  if (s.rows <= 1 || 2 * s.rows * s.top_k <= s.experts) return 1;
-  return s.rows * s.top_k <= 4 * s.experts ? 4 : 8;
+  return s.rows <= 1 || 2 * s.rows * s.top_k <= s.experts ? 1 : kFewTileRows;
 }
 /// However rows are dealt: every expert that has some may end in a tile that is not full.
 constexpr int most_tiles(const ExpertShape& s, int tile_rows) {

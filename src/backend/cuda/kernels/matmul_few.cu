@@ -101,8 +101,8 @@ __device__ inline RowTile tile_of(const ExpertTiles& tiles, int rows, int number
   return {tile.first, tile.rows, tile.expert, tiles.row_of};
 }
 
-/// Columns [k, k + count) of R rows of x into shared memory: each block of 32 at kStride floats, its sum in `sums`, each
-/// entry by 2^place smaller; zeros for rows past the end.
+/// Columns [k, k + count) of R rows of x into shared memory: each block of 32 at kStride floats, its sum in `sums`,
+/// each entry by 2^place smaller; zeros for rows past the end.
 template <int BITS, int R>
 __device__ inline void stage_x(const float* x, const RowTile& tile, int in, int k, int count, float* xs, float* sums) {
   constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;

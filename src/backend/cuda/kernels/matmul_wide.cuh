@@ -302,7 +302,8 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
   const int tiles = (args.out_tiles + kWideCluster - 1) / kWideCluster * row_tiles;
   if (warp >= kWarpgroups * kGroupThreads / kWarp) {
     give_registers<24>();
-    if (warp == kWarpgroups * kGroupThreads / kWarp) fill_stages<Bits, Experts>(ring, args, cluster, clusters, tiles, lane);
+    if (warp == kWarpgroups * kGroupThreads / kWarp)
+      fill_stages<Bits, Experts>(ring, args, cluster, clusters, tiles, lane);
     __syncwarp();
     cluster_sync();
     return;

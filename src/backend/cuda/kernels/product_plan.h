@@ -58,6 +58,7 @@ struct ProductArgs {
   const float* residual;
   StageInput input;
   StageLora lora;
+  StageExperts experts;
   int32_t terms, pieces, items, held;  // of adapters: pieces of x, pieces of all ranks, and of these in a block
   float* partials;
   uint32_t* arrived;
@@ -114,6 +115,7 @@ int padded_rows(int virtual_rows);
 /// What product.h says of a stage, on this card.
 int rows_at_once(const ProductStage& stage, const ProductCard& card);
 bool fits_lora(const ProductStage& stage, const ProductCard& card);
+bool fits_experts(const ProductStage& stage, const ProductCard& card);
 size_t stage_workspace(const ProductStage& stage, const ProductCard& card);
 
 /// Counters come first in a workspace: their place must not depend on the stage, since they are zero between stages.
