@@ -33,6 +33,13 @@ ExpertTiles tiles_of(const Routing& routing, int experts, ExpertRows rows, bool 
           .tile_rows = tile_rows};
 }
 
+ExpertSum parts_of(const Tensor& y, const Routing& routing) {
+  return {.y = data(y),
+          .order = elements<int32_t>(routing.order),
+          .weights = data(routing.weights),
+          .top_k = routing.order.cols()};
+}
+
 }  // namespace
 
 Routing CudaOps::route(const Tensor& logits, const RouterParams& router) {
@@ -152,9 +159,36 @@ void CudaOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& ro
 Tensor CudaOps::sum_experts(const Tensor& y, const Routing& routing) {
   settle_for(y);
   Tensor sum = pool_->make(routing.order.rows(), y.cols());
-  cuda::sum_experts(data(y), elements<int32_t>(routing.order), data(routing.weights), sum.rows(), routing.order.cols(),
-                    y.cols(), data(sum), stream());
+  sum_ = {.y = y, .routing = routing, .out = sum};
+  if (!waits_) settle_product();
   return sum;
+}
+
+void CudaOps::settle_sum() {
+  if (!sum_) return;
+  const WaitingSum waiting = *std::exchange(sum_, {});
+  if (waiting.out.unique()) return;  // what nobody can read need not be computed
+  cuda::sum_experts(parts_of(waiting.y, waiting.routing), waiting.out.rows(), waiting.out.cols(), data(waiting.out),
+                    stream());
+}
+
+bool CudaOps::add_sum(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y) {
+  // One handle here, one of the caller; columns as add_rms_norm's first kernel wants them.
+  if (!sum_ || !same(sum_->out, delta) || delta.buffer().use_count() > 2 || x.cols() % 8 != 0) return false;
+  const WaitingSum waiting = *std::exchange(sum_, {});
+  settle();  // a norm of x as it was
+  x = make_writable(x);
+  if (norm != nullptr) y = pool_->make(x.rows(), x.cols());
+  add_experts(data(x), parts_of(waiting.y, waiting.routing),
+              {.x = data(x),
+               .w = norm != nullptr ? data(norm->w) : nullptr,
+               .y = norm != nullptr ? data(y) : nullptr,
+               .rows = x.rows(),
+               .cols = x.cols(),
+               .width = x.cols(),
+               .eps = norm != nullptr ? norm->eps : 0},
+              batch_, stream());
+  return true;
 }
 
 Tensor CudaOps::gate_rows(Tensor y, const Tensor& gate) {

@@ -32,6 +32,7 @@ void CudaOps::drop_waiting() {
   norm_.reset();
   product_.reset();
   rotation_.reset();
+  sum_.reset();
 }
 
 void CudaOps::wait_for_next(bool waits) {
@@ -82,7 +83,8 @@ bool CudaOps::add_product(Tensor& x, Tensor& delta) {
 }
 
 void CudaOps::add(Tensor& x, Tensor delta) {
-  if (add_product(x, delta)) return;
+  Tensor none;
+  if (add_product(x, delta) || add_sum(x, delta, nullptr, none)) return;
   settle();
   x = make_writable(x);
   cuda::add_rms_norm(data(x), data(delta), {.x = data(x), .rows = x.rows(), .cols = x.cols(), .width = x.cols()},
@@ -91,6 +93,7 @@ void CudaOps::add(Tensor& x, Tensor delta) {
 
 Tensor CudaOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   if (add_product(x, delta)) return rms_norm(x, norm);
+  if (Tensor normed; add_sum(x, delta, &norm, normed)) return normed;
   settle();
   x = make_writable(x);
   Tensor y = pool_->make(x.rows(), x.cols());
@@ -137,6 +140,7 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
     *y[t] = pool_->make(rows, weight.out);
     ProductStage& stage = product.stage;
     stage.bits = weight.bits, stage.group = weight.group, stage.scale = scale_type(weight.scale);
+    stage.scale_row = weight.scale_row;
     product.y[size_t(stage.terms)] = *y[t];
     stage.term[stage.terms++] = {.codes = weight.codes,
                                  .scales = weight.scales,
@@ -204,6 +208,7 @@ void CudaOps::launch_product() {
 
 void CudaOps::settle_product() {
   if (product_) launch_product();
+  settle_sum();
 }
 
 bool CudaOps::take_product(std::span<Tensor* const> outputs) {

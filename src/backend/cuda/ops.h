@@ -1,7 +1,8 @@
 // The operations of a card: each takes memory from the pool and enqueues kernels. The bound batch is theirs. A norm, a
-// product and a rotation wait for the operation after them, which may be one kernel with them: a norm is part of the
-// product that takes it, a product adds to the residual or ends in silu(gate)·up, a rotation also fills the pages. That
-// is done only where nobody else holds what would have been written; handles say so, and results have the same bits.
+// product, a rotation and a sum of experts wait for the operation after them, which may be one kernel with them: a norm
+// is part of the product that takes it, a product adds to the residual or ends in silu(gate)·up, a rotation also fills
+// the pages, a sum is added where it is formed. That is done only where nobody else holds what would have been written;
+// handles say so, and results have the same bits.
 #pragma once
 
 #include <array>
@@ -17,6 +18,7 @@
 #include "backend/cuda/kernels/exact_math.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/rope.h"
+#include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/slots.h"
 
@@ -72,7 +74,11 @@ class CudaOps final : public Ops {
   void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
   /// Enqueues the product that waits, as it is set up by now.
   void launch_product();
+  /// The product or the sum of experts that waits; never both.
   void settle_product();
+  void settle_sum();
+  /// x += delta and norm.y = rms_norm(x), or null: x += delta, where a sum of experts waits to be added.
+  bool add_sum(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y);
   void settle_norm();
   void settle_rotation();
   /// The product that waits, if its outputs are these and nobody else holds them from then on.
@@ -118,6 +124,11 @@ class CudaOps final : public Ops {
     Tensor input, order;                // what the stage reads
     std::shared_ptr<Buffer> digits, steps, u;
   };
+  struct WaitingSum {
+    Tensor y;
+    Routing routing;
+    Tensor out;  // not written yet
+  };
   struct WaitingRotation {
     Tensor q, k;  // not rotated yet
     HeadRows q_heads, k_heads;
@@ -128,6 +139,7 @@ class CudaOps final : public Ops {
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   std::optional<WaitingRotation> rotation_;
+  std::optional<WaitingSum> sum_;
   ZeroedMemory stage_workspace_, attend_counters_, lora_counter_;
 };
 

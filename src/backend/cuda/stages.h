@@ -20,7 +20,12 @@ inline ScaleType scale_type(Element element) {
 inline constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
 
 inline ProductStage stage_of(const WeightView& w) {
-  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale), .input = {}};
+  return {.in = w.in,
+          .bits = w.bits,
+          .group = w.group,
+          .scale = scale_type(w.scale),
+          .scale_row = w.scale_row,
+          .input = {}};
 }
 
 /// Of the weight and the card alone, so that a row takes the same kernel in any company.
@@ -30,7 +35,7 @@ inline bool fits_stage(const WeightView& w) {
 
 /// Whether two weights may be terms of one stage.
 inline bool same_format(const WeightView& a, const WeightView& b) {
-  return a.bits == b.bits && a.group == b.group && a.scale == b.scale;
+  return a.bits == b.bits && a.group == b.group && a.scale == b.scale && a.scale_row == b.scale_row;
 }
 
 }  // namespace bumblebee::cuda

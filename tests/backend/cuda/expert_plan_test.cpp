@@ -27,8 +27,8 @@ int dealt_tiles(const ExpertShape& shape, int tile_rows, int reach, Random& rand
   return tiles;
 }
 
-const ExpertShape kShapes[] = {{1, 1, 1},    {1, 8, 128},  {2, 8, 128},    {8, 8, 128},   {9, 8, 128},    {32, 8, 128},
-                               {33, 8, 128}, {512, 8, 128}, {700, 2, 2},   {32, 2, 8},    {5, 3, 3},      {64, 1, 6},
+const ExpertShape kShapes[] = {{1, 1, 1},    {1, 8, 128},   {2, 8, 128},    {8, 8, 128}, {9, 8, 128}, {32, 8, 128},
+                               {33, 8, 128}, {512, 8, 128}, {700, 2, 2},    {32, 2, 8},  {5, 3, 3},   {64, 1, 6},
                                {17, 2, 4},   {100, 4, 60},  {2048, 8, 128}, {3, 6, 384}};
 
 TEST(ExpertPlan, NoRoutingNeedsMoreTilesThanThereArePlacesFor) {
@@ -39,7 +39,8 @@ TEST(ExpertPlan, NoRoutingNeedsMoreTilesThanThereArePlacesFor) {
       for (const int reach : {shape.top_k, shape.experts / 2, shape.experts})
         for (int i = 0; i < 4; ++i)
           most = std::max(most, dealt_tiles(shape, tile_rows, std::min(reach, shape.experts), random));
-      EXPECT_LE(most, most_tiles(shape, tile_rows)) << shape.rows << " rows, " << shape.top_k << " of " << shape.experts;
+      EXPECT_LE(most, most_tiles(shape, tile_rows))
+          << shape.rows << " rows, " << shape.top_k << " of " << shape.experts;
     }
     EXPECT_EQ(most_tiles(shape, 1), shape.assignments());
   }
@@ -103,9 +104,23 @@ TEST(ExpertPlan, EveryTileHasBlocksAndEveryBlockATile) {
 TEST(ExpertPlan, WhetherAStageFitsDependsOnTheFormatAlone) {
   for (const int in : {768, 1408, 2048, 4096, 14336}) {
     for (const ExpertShape& shape : kShapes)
-      EXPECT_TRUE(fits_experts(stage_with_experts(shape, in / 64 * 64, 512), kExpertCard)) << in << ", " << shape.rows << " rows";
+      EXPECT_TRUE(fits_experts(stage_with_experts(shape, in / 64 * 64, 512), kExpertCard))
+          << in << ", " << shape.rows << " rows";
   }
-  for (const ExpertShape& shape : kShapes) EXPECT_FALSE(fits_experts(stage_with_experts(shape, 32768, 512), kExpertCard));
+  for (const ExpertShape& shape : kShapes)
+    EXPECT_FALSE(fits_experts(stage_with_experts(shape, 32768, 512), kExpertCard));
+}
+
+/// 12 groups in a row are 24 bytes, where no tensor copy may begin.
+TEST(ExpertPlan, RowsOfScalesThatBeginAtMultiplesOfSixteenBytesAreTensorCopies) {
+  ProductStage stage = stage_with_experts({1, 8, 128}, 768, 2048);
+  ProductArgs a = {};
+  plan_product(stage, 1, kExpertCard, a);
+  EXPECT_FALSE(a.boxes);
+  stage.scale_row = 16;
+  plan_product(stage, 1, kExpertCard, a);
+  EXPECT_TRUE(a.boxes);
+  EXPECT_EQ(a.scale_row_bytes, 32);
 }
 
 TEST(ExpertPlan, DigitsOfATileAreABlockOfTheirOwn) {

@@ -230,41 +230,6 @@ __global__ void __launch_bounds__(kSortThreads) sort_kernel(RouteArgs a, int til
   sort_assignments(a, tile_rows, at, reinterpret_cast<int*>(route_memory));
 }
 
-__global__ void __launch_bounds__(kThreads)
-    sum_kernel(const float* y, const int32_t* order, const float* weights, int top_k, int cols, float* to) {
-  launch_dependents();
-  const size_t first = size_t(blockIdx.x) * size_t(top_k);
-  const int column = (int(blockIdx.y) * kThreads + int(threadIdx.x)) * 4;
-  const bool whole = cols % 4 == 0;
-  wait_for_inputs();
-  if (column >= cols) return;
-  float4 sum = {0, 0, 0, 0};
-  for (int j = 0; j < top_k; ++j) {
-    const float weight = __ldcg(weights + first + size_t(j));
-    const float* const from = y + size_t(__ldcg(order + first + size_t(j))) * size_t(cols) + size_t(column);
-    float4 v = {0, 0, 0, 0};
-    if (whole) {
-      v = __ldcg(reinterpret_cast<const float4*>(from));
-    } else {
-      v.x = from[0];
-      if (column + 1 < cols) v.y = from[1];
-      if (column + 2 < cols) v.z = from[2];
-      if (column + 3 < cols) v.w = from[3];
-    }
-    sum.x = fmaf(weight, v.x, sum.x), sum.y = fmaf(weight, v.y, sum.y);
-    sum.z = fmaf(weight, v.z, sum.z), sum.w = fmaf(weight, v.w, sum.w);
-  }
-  float* const at = to + size_t(blockIdx.x) * size_t(cols) + size_t(column);
-  if (whole) {
-    *reinterpret_cast<float4*>(at) = sum;
-    return;
-  }
-  at[0] = sum.x;
-  if (column + 1 < cols) at[1] = sum.y;
-  if (column + 2 < cols) at[2] = sum.z;
-  if (column + 3 < cols) at[3] = sum.w;
-}
-
 __global__ void __launch_bounds__(kThreads) gate_kernel(float* y, const float* gate, int cols) {
   launch_dependents();
   const int column = int(blockIdx.y) * kThreads + int(threadIdx.x);
@@ -309,12 +274,6 @@ void route(const RouteArgs& args, cudaStream_t stream) {
                      size_t(warps) * row_bytes, stream, args);
   launch_overlapping("sort experts", sort_kernel, {1}, {kSortThreads}, sort_bytes(kSortThreads), stream, args,
                      tile_rows, at);
-}
-
-void sum_experts(const float* y, const int32_t* order, const float* weights, int rows, int top_k, int cols, float* to,
-                 cudaStream_t stream) {
-  launch_overlapping("sum_experts", sum_kernel, {unsigned(rows), unsigned(blocks_for(cols, kThreads * 4))}, {kThreads},
-                     0, stream, y, order, weights, top_k, cols, to);
 }
 
 void gate_rows(float* y, const float* gate, int rows, int cols, cudaStream_t stream) {

@@ -1,4 +1,4 @@
-// Choosing experts, and mixing what they made. Everything is enqueued on the stream and nothing comes back to the host:
+// Choosing experts, and gates of rows. Everything is enqueued on the stream and nothing comes back to the host:
 // grids are as large as they could ever have to be.
 #pragma once
 
@@ -22,9 +22,6 @@ struct RouteArgs {
 };
 void route(const RouteArgs& args, cudaStream_t stream);
 
-/// to[r] = Σ weights[r][j]·y[order[r][j]] over j in ascending order, [rows, cols].
-void sum_experts(const float* y, const int32_t* order, const float* weights, int rows, int top_k, int cols, float* to,
-                 cudaStream_t stream);
 /// y[r] *= sigmoid(gate[r]), [rows, cols].
 void gate_rows(float* y, const float* gate, int rows, int cols, cudaStream_t stream);
 

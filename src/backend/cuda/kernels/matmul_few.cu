@@ -139,7 +139,7 @@ struct Rows {
     for (int i = 0; i < NR; ++i) {
       const int n = expert * w.out + min(n0 + i, w.out - 1);
       codes[i] = w.codes + size_t(n) * w.row_bytes;
-      group[i] = uint32_t(n) * uint32_t(w.in >> shift);
+      group[i] = uint32_t(n) * uint32_t(w.scale_row);
     }
   }
 };

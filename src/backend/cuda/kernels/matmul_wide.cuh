@@ -263,7 +263,7 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
           prefetch_l2(w.codes + (uint32_t(row) * uint32_t(w.row_bytes) + at));
       if (k == 0)
         for (int row = first + lane; row < end; row += kWarp)
-          prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.in / w.group));
+          prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.scale_row));
       if (++stage == Shape::kStages) stage = 0, parity ^= 1;
     }
   }
@@ -337,7 +337,7 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
       for (int h = 0; h < 2; ++h) {
         const uint32_t row = rows.weights_from + uint32_t(min(n + b * 64 + h * 8, w.out - 1));  // beyond: not stored
         codes_at[b][h] = row * uint32_t(w.row_bytes) + WideCodes<Bits>::first_byte(t);
-        group_at[b][h] = row * uint32_t(groups);
+        group_at[b][h] = row * uint32_t(w.scale_row);
       }
     }
     const auto load = [&](int b, int k) {

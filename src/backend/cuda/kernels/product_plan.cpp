@@ -98,7 +98,7 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
   a.group = stage.group;
   a.scale = stage.scale;
   const int scale_bytes = stage.scale == ScaleType::f32 ? 4 : 2;
-  a.scale_row_bytes = stage.in / stage.group * scale_bytes;
+  a.scale_row_bytes = (stage.scale_row > 0 ? stage.scale_row : stage.in / stage.group) * scale_bytes;
   a.stage_scales = scale_bytes * (kStageInputs / stage.group);
   a.stages = stages_of(a.in), a.slabs = slabs_of(a.in), a.sections = sections_of(a.in);
   a.width = classes_of(a.in), a.width_bits = logarithm(a.width);

@@ -79,6 +79,7 @@ struct ProductStage {
   int32_t at_once = 0;  // rows of one launch, as in quantize_rows; 0: rows_at_once()
   int32_t bits = 4, group = 64;
   ScaleType scale = ScaleType::bf16;  // of scales and biases
+  int32_t scale_row = 0;              // of them from a row to the next; 0: in / group
   bool exact = false;
   /// No two of its blocks share a multiprocessor. Where kernels overlap, a stage's blocks gather on multiprocessors
   /// that the one before has left, two of them take twice as long there, and so does every stage after. At least every
