@@ -63,7 +63,9 @@ struct ModelInfo {
   int experts = 0, experts_per_token = 0, expert_intermediate = 0;
   std::string without_derivative;    // an operation that keeps the model from being trained; empty where none does
   uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
-  int bits = 0, group_size = 0;      // of most quantized modules; 0 for a dense model
+  /// Keys and values over all layers that keep their own: heads, and their features.
+  int64_t cached_heads = 0, cached_features = 0;
+  int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
   std::vector<ModuleInfo> modules;
 
   /// Bytes of keys and values for `tokens` tokens of one sequence; by_precision counts as for fast.

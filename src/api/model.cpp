@@ -104,6 +104,11 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.experts = dims.experts;
   info.experts_per_token = dims.experts_per_token;
   info.expert_intermediate = dims.d_expert;
+  for (const KvGroup& g : dims.kv_shape(exec::kPageSize, 1, DType::f32).groups) {
+    if (g.kind != KvGroup::Kind::attention) continue;
+    info.cached_heads += int64_t{2} * g.layers * g.kv_heads;
+    info.cached_features += int64_t{2} * g.layers * g.kv_heads * g.head_dim;
+  }
   info.modules = recording.modules();
   info.active_weight_bytes = active_bytes(dims, info.modules);
   std::tie(info.bits, info.group_size) = usual_format(info.modules);
@@ -146,15 +151,10 @@ DType api::dtype_of(KvType type) {
 }
 
 uint64_t ModelInfo::kv_bytes(int tokens, KvType type) const {
-  const KvShape one_token = {.groups = {{.kind = KvGroup::Kind::attention,
-                                         .layers = layers,
-                                         .kv_heads = kv_heads,
-                                         .head_dim = head_dim,
-                                         .window = 0}},
-                             .page_size = 1,
-                             .pages = 1,
-                             .dtype = api::dtype_of(type)};
-  return uint64_t(std::max(tokens, 0)) * page_bytes(one_token);
+  const DType dtype = api::dtype_of(type);
+  const uint64_t token = uint64_t(cached_features) * uint64_t(size_of(dtype)) +
+                         (dtype == DType::i8 ? uint64_t(cached_heads) * sizeof(float) : 0);
+  return uint64_t(std::max(tokens, 0)) * token;
 }
 
 std::unique_ptr<exec::Executor> ModelState::make_executor(exec::CacheLimits limits) const {

@@ -20,17 +20,25 @@ struct KvGroup {
   int window = 0;  // tokens that stay of use; 0: all
 };
 
+/// Where a layer's cache lies: the `index`-th of a group. Layers may share one.
+struct KvPlace {
+  int group = 0, index = 0;
+};
+
+/// A page id stands for `page_size` tokens of every layer, whatever their groups.
 struct KvShape {
   std::vector<KvGroup> groups;
-  int page_size = 64;        // tokens per page, a multiple of 16
-  int pages = 0;             // memory of a page becomes resident when it is first written
-  DType dtype = DType::f32;  // f32, f16, bf16, or i8 with one f32 scale per token and head
+  std::vector<KvPlace> places = {};  // by layer of the model; empty: the layers of the only group, in order
+  int page_size = 64;                // tokens per page, a multiple of 16
+  int pages = 0;                     // memory of a page becomes resident when it is first written
+  DType dtype = DType::f32;          // f32, f16, bf16, or i8 with one f32 scale per token and head
 
-  /// The group of a store whose layers are all alike, as all are today: several groups need a page table each.
-  const KvGroup& only_group() const {
-    BB_CHECK(groups.size() == 1 && groups.front().kind == KvGroup::Kind::attention, "groups ", groups.size());
-    return groups.front();
+  KvPlace place(int layer) const {
+    if (!places.empty()) return places[size_t(layer)];
+    BB_CHECK(groups.size() == 1 && layer < groups.front().layers, "layer ", layer);
+    return {0, layer};
   }
+  const KvGroup& group_of(int layer) const { return groups[size_t(place(layer).group)]; }
 };
 
 /// A page whose contents must be copied before the next step writes to `to`.
@@ -52,12 +60,17 @@ class KvStore {
   KvShape shape_;
 };
 
-/// Bytes of one page over all layers.
+/// Bytes of one page of one layer of a group.
+inline uint64_t layer_page_bytes(const KvShape& s, const KvGroup& g) {
+  const uint64_t head = uint64_t(g.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
+  return uint64_t(2) * uint64_t(g.kv_heads) * uint64_t(s.page_size) * head;
+}
+
+/// Bytes of one page over all layers that keep keys and values.
 inline uint64_t page_bytes(const KvShape& s) {
   uint64_t bytes = 0;
   for (const KvGroup& g : s.groups) {
-    const uint64_t head = uint64_t(g.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
-    bytes += uint64_t(2) * uint64_t(g.layers) * uint64_t(g.kv_heads) * uint64_t(s.page_size) * head;
+    if (g.kind == KvGroup::Kind::attention) bytes += uint64_t(g.layers) * layer_page_bytes(s, g);
   }
   return bytes;
 }

@@ -7,11 +7,13 @@
 namespace bumblebee {
 
 enum class Operation : uint8_t {
+  mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
   matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
 };
 
 constexpr const char* name_of(Operation operation) {
   switch (operation) {
+    case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::matmul_experts: return "matmul_experts";
   }
   return "";
@@ -20,6 +22,7 @@ constexpr const char* name_of(Operation operation) {
 /// Whether a model that needs it can be trained: GradOps has its derivative.
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
+    case Operation::mixed_cache:
     case Operation::matmul_experts: return false;
   }
   return false;

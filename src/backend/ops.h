@@ -113,7 +113,8 @@ class Ops {
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                          const RopeParams& rope) = 0;
 
-  /// Appends k and v to the cache at the bound batch's pages, then attends: -> [rows, heads·head_dim].
+  /// Appends k and v to the layer's cache at the bound batch's pages, then attends: -> [rows, heads·head_dim]. Without
+  /// k and v nothing is appended: a layer before it, which shares the cache, has done so.
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
 

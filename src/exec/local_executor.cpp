@@ -11,17 +11,6 @@
 namespace bumblebee::exec {
 namespace {
 
-KvShape kv_shape(const nn::ModelDims& dims, DType dtype, int pages) {
-  return {.groups = {{.kind = KvGroup::Kind::attention,
-                      .layers = dims.layers,
-                      .kv_heads = dims.kv_heads,
-                      .head_dim = dims.head_dim,
-                      .window = 0}},
-          .page_size = kPageSize,
-          .pages = pages,
-          .dtype = dtype};
-}
-
 int64_t pages_for(int64_t tokens) { return (tokens + kPageSize - 1) / kPageSize; }
 
 /// Pages for what is asked, or as many as fit.
@@ -47,7 +36,7 @@ uint64_t default_cache_bytes(DeviceModel& device) {
 }
 
 uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens) {
-  return uint64_t(pages_for(tokens)) * page_bytes(kv_shape(dims, dtype, 1));
+  return uint64_t(pages_for(tokens)) * page_bytes(dims.kv_shape(kPageSize, 1, dtype));
 }
 
 LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLimits& limits)
@@ -55,11 +44,11 @@ LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLim
   DeviceModel::refuse_callbacks();  // before there is anything to be ended, which needs a turn as well
   if (limits.sequence_length == 0) return;
   const nn::ModelDims& dims = device_->model().dims();
-  page_bytes_ = page_bytes(kv_shape(dims, limits.dtype, 1));
+  page_bytes_ = page_bytes(dims.kv_shape(kPageSize, 1, limits.dtype));
   pages_ = page_count(*device_, limits, page_bytes_);
   const DeviceModel::Turn turn(*device_);
   device_->backend().expect({.rows = 0, .logit_rows = 0, .sequences = limits.sequences, .pages = pages_});
-  kv_ = device_->backend().make_kv(kv_shape(dims, limits.dtype, pages_));
+  kv_ = device_->backend().make_kv(dims.kv_shape(kPageSize, pages_, limits.dtype));
 }
 
 LocalExecutor::~LocalExecutor() {

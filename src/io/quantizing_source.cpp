@@ -40,6 +40,10 @@ HostWeight QuantizingSource::matrix(const std::string& path, int out, int in) {
 /// A stack is one matrix with the rows of all: rows do not see each other.
 HostWeight QuantizingSource::experts(const std::string& path, int experts, int out, int in) {
   HostWeight stack = source_.experts(path, experts, out, in);
+  if (int64_t{out} * experts > INT32_MAX) {
+    throw Error(ErrorCode::unsupported, path,
+                cat("rows of all experts: expected at most ", INT32_MAX, ", got ", int64_t{out} * experts));
+  }
   stack.out *= experts;
   stack.experts = 1;
   stack = quantized(path, std::move(stack));

@@ -20,7 +20,8 @@ bool is_off(std::string_view key, const Json& value) {
 }
 
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
-void refuse_foreign_settings(const Json& config, std::string_view where, bool experts) {
+void refuse_foreign_settings(const Json& config, std::string_view where,
+                             const std::vector<std::string_view>& implemented) {
   constexpr std::array<const char*, 20> keys = {"final_logit_softcapping",
                                                 "attn_logit_softcapping",
                                                 "query_pre_attn_scalar",
@@ -44,7 +45,7 @@ void refuse_foreign_settings(const Json& config, std::string_view where, bool ex
   for (const char* key : keys) {
     const auto it = config.find(key);
     if (it == config.end() || is_off(key, *it)) continue;
-    if (experts && std::string_view(key).ends_with("_experts")) continue;
+    if (std::find(implemented.begin(), implemented.end(), key) != implemented.end()) continue;
     throw Error(ErrorCode::unsupported, where,
                 cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
   }
@@ -85,7 +86,7 @@ void check_activation(const Json& config, std::string_view where) {
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults) {
   check_architecture(config, where);
   check_activation(config, where);
-  refuse_foreign_settings(config, where, defaults.experts);
+  refuse_foreign_settings(config, where, defaults.implemented);
 
   DecoderSpec spec;
   nn::ModelDims& d = spec.dims;
@@ -145,7 +146,7 @@ std::vector<bool> read_expert_layers(const Json& config, std::string_view where,
 
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec) {
-  constexpr int kMostExperts = 65536;
+  constexpr int kMostExperts = 65536, kMostOfRow = 1024;  // a step's rows times these fit an int
   const char* said = nullptr;
   int64_t experts = default_experts;
   for (const char* key : keys) {
@@ -160,22 +161,16 @@ void read_expert_counts(const Json& config, std::string_view where, std::initial
   }
   RouterParams& router = spec.moe.router;
   router.experts = int(experts);
-  router.top_k = int(int_or(config, "num_experts_per_tok", where, 1, kMostExperts, default_of_row));
+  router.top_k = int(int_or(config, "num_experts_per_tok", where, 1, kMostOfRow, default_of_row));
   if (router.top_k > router.experts) {
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_experts_per_tok': expected at most ", router.experts, " experts, got ", router.top_k));
   }
 }
 
-void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& spec) {
-  if (!bool_or(config, "use_sliding_window", where, false)) return refuse_layer_types(config, where);
-  const int window = std::max(0, int(int_or(config, "sliding_window", where, -1, int64_t{1} << 30, 4096)));
+bool read_layer_windows(const Json& config, std::string_view where, int window, DecoderSpec& spec) {
   const auto types = config.find("layer_types");
-  if (types == config.end() || types->is_null()) {
-    const int64_t first = int_or(config, "max_window_layers", where, 0, 65536, 28);
-    for (int64_t i = first; i < spec.dims.layers; ++i) spec.windows[size_t(i)] = window;
-    return;
-  }
+  if (types == config.end() || types->is_null()) return false;
   if (!types->is_array() || types->size() != size_t(spec.dims.layers)) {
     throw Error(ErrorCode::bad_config, where,
                 cat("'layer_types': expected a list of ", spec.dims.layers, " names, got ", brief(*types)));
@@ -189,6 +184,15 @@ void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& 
                   cat("'layer_types': expected full_attention or sliding_attention, got ", brief(type)));
     }
   }
+  return true;
+}
+
+void read_qwen_windows(const Json& config, std::string_view where, DecoderSpec& spec) {
+  if (!bool_or(config, "use_sliding_window", where, false)) return refuse_layer_types(config, where);
+  const int window = std::max(0, int(int_or(config, "sliding_window", where, -1, int64_t{1} << 30, 4096)));
+  if (read_layer_windows(config, where, window, spec)) return;
+  const int64_t first = int_or(config, "max_window_layers", where, 0, 65536, 28);
+  for (int64_t i = first; i < spec.dims.layers; ++i) spec.windows[size_t(i)] = window;
 }
 
 void refuse_layer_types(const Json& config, std::string_view where) {

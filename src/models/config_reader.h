@@ -13,10 +13,14 @@ namespace bumblebee::models {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;  // of a dimension
 
+/// Settings that families with experts read.
+inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_local_experts"};
+
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
-  bool experts = false;  // the family has them, and reads what configs say of them itself
+  /// Settings that only this family reads, of those that are refused elsewhere.
+  std::vector<std::string_view> implemented = {};
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
@@ -30,6 +34,9 @@ std::vector<bool> read_expert_layers(const Json& config, std::string_view where,
 /// (`num_experts_per_tok`), each with its default.
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec);
+
+/// Gives `window` to the layers that `layer_types` calls sliding_attention; false where there is no such list.
+bool read_layer_windows(const Json& config, std::string_view where, int window, DecoderSpec& spec);
 
 /// Sets the windows of Qwen2 and Qwen3: `layer_types` when given, else layers from `max_window_layers` on, when
 /// `use_sliding_window`.

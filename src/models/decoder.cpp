@@ -26,6 +26,7 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
 Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, int i) {
   const nn::ModelDims& d = spec.dims;
   const std::string at = "model.layers." + std::to_string(i) + ".";
+  BB_CHECK(!spec.qk_norm || spec.rotates.empty(), "head norms without a rotation");
   const int q_size = d.heads * d.head_dim, kv_size = d.kv_heads * d.head_dim;
   Block b;
   b.attn_norm = load.rms_norm(at + "input_layernorm", d.d_model, spec.eps);
@@ -47,6 +48,7 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
              load.linear(mlp + "up_proj", inner, d.d_model, spec.mlp_bias),
              load.linear(mlp + "down_proj", d.d_model, inner, spec.mlp_bias)};
   }
+  b.rotates = spec.rotates.empty() || spec.rotates[size_t(i)];
   b.attention = {.heads = d.heads,
                  .kv_heads = d.kv_heads,
                  .head_dim = d.head_dim,
@@ -79,7 +81,7 @@ Tensor Decoder::forward(nn::Pass& p) const {
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
   const Block& b = blocks_[size_t(i)];
   auto [q, k, v] = p.linear(p.norm(r, b.attn_norm), b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
-  p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
+  if (b.rotates) p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
   r += p.linear(p.attend(q, k, v, b.attention), b.o);
   feed_forward(p, b, r);
 }

@@ -29,7 +29,8 @@ struct DecoderSpec {
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   MoeSpec moe;
   RopeParams rope;
-  std::vector<int> windows;  // [layers] attention window, 0 for all
+  std::vector<int> windows;   // [layers] attention window, 0 for all
+  std::vector<bool> rotates;  // [layers] whether queries and keys know their positions; empty: in all
   /// Whether the config says so; otherwise the head is tied exactly when the checkpoint has no lm_head.
   bool tied_known = true;
 };
@@ -53,6 +54,7 @@ class Decoder final : public nn::Model {
     nn::RmsNorm attn_norm, mlp_norm;
     nn::HeadNorms qk_norm;
     nn::Linear q, k, v, o;
+    bool rotates = true;
     std::optional<Mlp> mlp;  // of every row: beside experts, the shared one
     std::optional<Moe> moe;
     AttentionParams attention;

@@ -6,7 +6,7 @@
 namespace bumblebee::models {
 
 DecoderSpec read_mixtral(const Json& config, std::string_view where) {
-  DecoderSpec spec = read_common(config, where, {.eps = 1e-5, .theta = 1e6, .experts = true});
+  DecoderSpec spec = read_common(config, where, {.eps = 1e-5, .theta = 1e6, .implemented = kExpertCounts});
   refuse_layer_types(config, where);
   const int window = std::max(0, int(int_or(config, "sliding_window", where, -1, int64_t{1} << 30, 0)));
   std::fill(spec.windows.begin(), spec.windows.end(), window);

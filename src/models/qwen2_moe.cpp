@@ -6,7 +6,7 @@
 namespace bumblebee::models {
 
 DecoderSpec read_qwen2_moe(const Json& config, std::string_view where) {
-  DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 10000, .experts = true});
+  DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 10000, .implemented = kExpertCounts});
   spec.qkv_bias = bool_or(config, "qkv_bias", where, true);
   // Which layers have windows, when nothing names them, depends on the version of transformers.
   if (bool_or(config, "use_sliding_window", where, false) && !has_key(config, "layer_types"))

@@ -7,7 +7,7 @@
 namespace bumblebee::models {
 
 DecoderSpec read_qwen3_moe(const Json& config, std::string_view where) {
-  DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 10000, .experts = true});
+  DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 10000, .implemented = kExpertCounts});
   spec.qkv_bias = spec.o_bias = bool_or(config, "attention_bias", where, false);
   spec.qk_norm = true;
   refuse_layer_types(config, where);

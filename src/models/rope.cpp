@@ -211,7 +211,8 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   RopeParams& rope = result.params;
   rope.dims = head_dim;
   for (float period : base_periods(theta, head_dim)) rope.inv_freq.push_back(1.0f / period);
-  if (type == "default") return result;
+  // mrope: three positions of a token, which are one position where there are no images.
+  if (type == "default" || type == "mrope") return result;
   if (type == "linear") {
     const double factor = factor_of(settings, where);
     for (float& f : rope.inv_freq) f /= float(factor);
@@ -230,8 +231,9 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     rope.attention_factor = scale_yarn(settings, where, context, theta, head_dim, rope.inv_freq);
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else {
-    throw Error(ErrorCode::unsupported, where,
-                cat("rope type: expected default, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
+    throw Error(
+        ErrorCode::unsupported, where,
+        cat("rope type: expected default, mrope, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
   return result;
 }

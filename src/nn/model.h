@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/kv_store.h"
 #include "backend/operation.h"
 #include "nn/pass.h"
 
@@ -18,6 +19,21 @@ struct ModelDims {
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
+  /// Where layers keep keys and values, in a model whose layers are not all of one shape, kv_heads of head_dim.
+  std::vector<KvGroup> kv_groups;
+  std::vector<KvPlace> kv_places;
+
+  KvShape kv_shape(int page_size, int pages, DType dtype) const {
+    KvShape shape{.groups = kv_groups, .places = kv_places, .page_size = page_size, .pages = pages, .dtype = dtype};
+    if (kv_groups.empty()) {
+      shape.groups = {{.kind = KvGroup::Kind::attention,
+                       .layers = layers,
+                       .kv_heads = kv_heads,
+                       .head_dim = head_dim,
+                       .window = 0}};
+    }
+    return shape;
+  }
 };
 
 /// A module that an adapter may change, numbered by its place in Model::target_modules(); such a number is called

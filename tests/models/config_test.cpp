@@ -28,7 +28,7 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, got 'gpt2'"},
+     "expected one of llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
@@ -274,14 +274,52 @@ TEST(Config, YarnLengthensTheContext) {
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
-  EXPECT_EQ(families(),
-            (std::vector<std::string>{"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}));
+  EXPECT_EQ(families(), (std::vector<std::string>{"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3",
+                                                  "qwen3_moe", "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);
   Json config = config_of("qwen3");
   config["attention_bias"] = true;
   EXPECT_TRUE(read_spec(config, "x").decoder.o_bias);
+}
+
+TEST(Config, TheTextHalvesOfModelsThatSeeAreTheirFamilies) {
+  for (const auto& [half, family] : {std::pair{"qwen2_vl", "qwen2"},
+                                     {"qwen2_vl_text", "qwen2"},
+                                     {"qwen2_5_vl", "qwen2"},
+                                     {"qwen2_5_vl_text", "qwen2"},
+                                     {"qwen3_vl", "qwen3"},
+                                     {"qwen3_vl_text", "qwen3"},
+                                     {"qwen3_vl_moe", "qwen3_moe"},
+                                     {"qwen3_vl_moe_text", "qwen3_moe"}}) {
+    Json config = config_of(family);
+    const ModelSpec plain = read_spec(config, "x");
+    config["model_type"] = half;
+    config["rope_scaling"] = {{"type", "mrope"}, {"mrope_section", {2, 3, 3}}};
+    const ModelSpec spec = read_spec(config, "x");
+    EXPECT_EQ(spec.family, family);
+    EXPECT_EQ(spec.decoder.qkv_bias, plain.decoder.qkv_bias) << half;
+    EXPECT_EQ(spec.decoder.qk_norm, plain.decoder.qk_norm) << half;
+    EXPECT_EQ(spec.decoder.rope.inv_freq, plain.decoder.rope.inv_freq) << half;
+    EXPECT_EQ(spec.decoder.dims.experts, plain.decoder.dims.experts) << half;
+  }
+}
+
+TEST(Config, SmolLM3sLayersThatDoNotRotate) {
+  Json config = config_of("smollm3");
+  config["num_hidden_layers"] = 5;
+  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{true, true, true, false, true}));
+  config["no_rope_layer_interval"] = 2;
+  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{true, false, true, false, true}));
+  config["no_rope_layers"] = {0, 1, 1, 1, 0};
+  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{false, true, true, true, false}));
+  config["sliding_window"] = 7;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(5, 0));
+  config["use_sliding_window"] = true;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{7, 0, 0, 0, 7}));
+  config["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{0, 7, 0, 0, 0}));
 }
 
 TEST(Config, MistralsWindow) {

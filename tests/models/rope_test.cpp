@@ -104,7 +104,7 @@ TEST(Rope, YarnScalesTheMagnitude) {
 }
 
 TEST(Rope, RefusesTypesThatAreNotImplemented) {
-  for (const char* type : {"longrope", "su", "mrope", "proportional", "", "LINEAR"}) {
+  for (const char* type : {"longrope", "su", "proportional", "", "LINEAR"}) {
     const std::string text = cat(R"({"rope_scaling": {"rope_type": ")", type, R"(", "factor": 2}})");
     EXPECT_NE(refusal(text.c_str(), ErrorCode::unsupported).find(cat("got '", type, "'")), std::string::npos);
     const std::string older = cat(R"({"rope_scaling": {"type": ")", type, R"(", "factor": 2}})");
@@ -145,6 +145,7 @@ TEST(Rope, PlacesAddUp) {
   same(
       R"({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}, "sliding_attention": null}})",
       R"({"rope_theta": 5e5})");
+  same(R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})", "{}");
   same(R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})", "{}");
 }
 

@@ -35,15 +35,7 @@ Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSo
   nn::Loader load(source, backend_.get());
   model_ = make_model(spec, load);
   slots_ = std::make_unique<exec::Slots>(*backend_, model_->target_modules());
-  const nn::ModelDims& d = model_->dims();
-  kv_ = backend_->make_kv({.groups = {{.kind = KvGroup::Kind::attention,
-                                       .layers = d.layers,
-                                       .kv_heads = d.kv_heads,
-                                       .head_dim = d.head_dim,
-                                       .window = 0}},
-                           .page_size = options.page_size,
-                           .pages = options.pages,
-                           .dtype = options.kv});
+  kv_ = backend_->make_kv(model_->dims().kv_shape(options.page_size, options.pages, options.kv));
 }
 
 Runner::Runner(std::unique_ptr<Backend> backend, const TinyModel& tiny, const Options& options)

@@ -116,13 +116,14 @@ def tapped(model, tokens):
             output(layer.mlp.shared_expert_gate, at + "shared_expert_gate")
     output(body.norm, "final_norm")
 
+    rotating = [i for i, layer in enumerate(body.layers) if getattr(layer.self_attn, "use_rope", True)]
     source = sys.modules[type(model).__module__]
     rotate, calls = source.apply_rotary_pos_emb, []
 
     def rotate_and_keep(*arguments, **keywords):
         q, k = rotate(*arguments, **keywords)
         for name, value in (("q_rope", q), ("k_rope", k)):  # [1, heads, tokens, head_dim]
-            keep(f"layers.{len(calls)}.{name}", value.transpose(1, 2).contiguous())
+            keep(f"layers.{rotating[len(calls)]}.{name}", value.transpose(1, 2).contiguous())
         calls.append(1)
         return q, k
 
@@ -136,6 +137,6 @@ def tapped(model, tokens):
     for name in [name for name in taps if name.endswith(".shared_expert_gate")]:
         at = name.removesuffix("shared_expert_gate")
         taps[at + "gated"] = taps[at + "down"] / (1 + np.exp(-taps[name]))
-    if len(calls) != len(body.layers):
-        raise ValueError(f"{len(calls)} rotations for {len(body.layers)} layers")
+    if len(calls) != len(rotating):
+        raise ValueError(f"{len(calls)} rotations for {len(rotating)} layers")
     return taps

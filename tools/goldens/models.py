@@ -41,6 +41,10 @@ MISTRAL = COMMON | {"architectures": ["MistralForCausalLM"], "model_type": "mist
                     "rope_theta": 10000.0, "sliding_window": WINDOW, "tie_word_embeddings": False}
 SMOLLM2 = LLAMA2 | {"attention_bias": False, "mlp_bias": False, "is_llama_config": True, "rope_interleaved": False,
                     "rope_theta": 100000, "tie_word_embeddings": True, "pad_token_id": 2}
+SMOLLM3 = LLAMA2 | {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "attention_bias": False, "mlp_bias": False,
+                    "no_rope_layer_interval": 4, "no_rope_layers": [1, 0], "rope_scaling": None, "rope_theta": 5000000.0,
+                    "sliding_window": None, "use_sliding_window": False, "tie_word_embeddings": True, "max_window_layers": 28,
+                    "pad_token_id": 4}
 LLAMA3_ROPE = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
                "original_max_position_embeddings": 64, "rope_type": "llama3"}
 
@@ -59,6 +63,7 @@ CASES = {  # name -> config, stored dtype of the weights
         "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, "bf16"),
     "mistral": (MISTRAL, "bf16"),
     "smollm2": (SMOLLM2, "bf16"),
+    "smollm3": (SMOLLM3, "bf16"),
     "llama_f32": (LLAMA | {"num_hidden_layers": 1}, "f32"),
 }
 

@@ -2,21 +2,23 @@
 """Writes a random GGUF file with the true shape of a published Qwen3 model: the same matrices as
 tools/make_random_checkpoint.py writes for MLX, at 4.5 bits per weight, so that peers that read GGUF do the same work.
 
-Usage: write_gguf.py SHAPE TYPE FILE; runs in an environment that has the `gguf` package. SHAPE is a name of
+Usage: write_gguf.py SHAPE TYPE FILE [--layers N]; runs in an environment that has the `gguf` package. SHAPE is a name of
 make_random_checkpoint.py; TYPE is Q4_0, IQ4_NL or Q4_K, for all matrices including the embedding and the head (published
-files often keep more bits there; an MLX checkpoint does not).
+files often keep more bits there; an MLX checkpoint does not), but for the routers of experts, which are f32 as published
+files have them. Their scores are random, and differ from token to token and from layer to layer.
 """
 import argparse
 import math
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-from make_random_checkpoint import SHAPES, TEMPLATE, VOCAB, vocabulary  # noqa: E402
+from make_random_checkpoint import EXPERTS, SHAPES, TEMPLATE, VOCAB, vocabulary  # noqa: E402
 
 # Weights per block, then the fields of a block: count and how to fill them. Scales make weights of about +-0.03 around zero,
 # so that no sum overflows on its way through the layers: infinities would be measured instead of numbers.
@@ -44,11 +46,13 @@ def q4_k(rng, count):
     return [half(scale), half(7.5 * scale), rng.integers(0, 256, (count, 140), dtype=np.uint8)]
 
 
+ROUTER = "ffn_gate_inp.weight"
 TYPES = {"Q4_0": (32, q4_0), "IQ4_NL": (32, iq4_nl), "Q4_K": (256, q4_k)}
 
 
 class Blocks:
-    """Random blocks of one type, made once and repeated: neither speed nor memory depends on the values."""
+    """Random blocks of one type, made once and repeated from another place for each matrix: neither speed nor memory depends
+    on the values, but which experts are chosen does, and alike layers would choose alike."""
 
     def __init__(self, kind):
         self.weights, make = TYPES[kind]
@@ -60,12 +64,13 @@ class Blocks:
             raise SystemExit(f"[write_gguf] a row of weights: expected a multiple of {self.weights}, got {columns}")
         return rows * (columns // self.weights) * self.bytes
 
-    def matrix(self, rows, columns):
-        return np.resize(self.block.reshape(-1), self.size(rows, columns)).reshape(rows, -1)
+    def matrix(self, name, rows, columns):
+        start = zlib.crc32(name.encode()) % BLOCKS_AT_ONCE
+        return np.resize(np.roll(self.block, -start, axis=0).reshape(-1), self.size(rows, columns)).reshape(rows, -1)
 
 
-def tensors(shape):
-    """(name, [out, in] of a matrix or [size] of a vector), in the order of GGUF's own converters."""
+def tensors(shape, moe):
+    """(name, [experts, out, in], [out, in] or [size]), in the order of GGUF's own converters; `moe` as in EXPERTS or None."""
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     yield "token_embd.weight", (VOCAB, hidden)
     for i in range(layers):
@@ -78,6 +83,13 @@ def tensors(shape):
         yield at + "attn_q_norm.weight", (dim,)
         yield at + "attn_k_norm.weight", (dim,)
         yield at + "ffn_norm.weight", (hidden,)
+        if moe:
+            experts, _, width = moe
+            yield at + ROUTER, (experts, hidden)
+            yield at + "ffn_gate_exps.weight", (experts, width, hidden)
+            yield at + "ffn_up_exps.weight", (experts, width, hidden)
+            yield at + "ffn_down_exps.weight", (experts, hidden, width)
+            continue
         yield at + "ffn_gate.weight", (inner, hidden)
         yield at + "ffn_up.weight", (inner, hidden)
         yield at + "ffn_down.weight", (hidden, inner)
@@ -86,7 +98,7 @@ def tensors(shape):
         yield "output.weight", (VOCAB, hidden)
 
 
-def metadata(writer, shape, name, kind):
+def metadata(writer, shape, moe, name, kind):
     layers, hidden, heads, kv_heads, dim, inner, _ = shape
     writer.add_name(f"{name} random {kind}")
     writer.add_block_count(layers)
@@ -99,6 +111,10 @@ def metadata(writer, shape, name, kind):
     writer.add_value_length(dim)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1000000.0)
+    if moe:
+        writer.add_expert_count(moe[0])
+        writer.add_expert_used_count(moe[1])
+        writer.add_expert_feed_forward_length(moe[2])
     writer.add_quantization_version(2)
     writer.add_file_type({"Q4_0": 2, "IQ4_NL": 25, "Q4_K": 14}[kind])
     tokens, merges = vocabulary()
@@ -116,22 +132,36 @@ def metadata(writer, shape, name, kind):
     writer.add_chat_template(TEMPLATE)
 
 
-def write(name, kind, path):
-    shape, blocks = SHAPES[name], Blocks(kind)
-    writer = GGUFWriter(path, "qwen3")
-    metadata(writer, shape, name, kind)
-    for tensor, dims in tensors(shape):
-        if len(dims) == 1:
-            writer.add_tensor_info(tensor, dims, np.dtype(np.float32), 4 * dims[0])
+def is_plain(tensor, dims):
+    return len(dims) == 1 or tensor.endswith(ROUTER)
+
+
+def plain_values(tensor, dims):
+    if len(dims) == 1:
+        return np.ones(dims, np.float32)
+    return np.random.default_rng(zlib.crc32(tensor.encode())).normal(0, 0.05, dims).astype(np.float32)
+
+
+def write(name, kind, path, layers):
+    shape, moe, blocks = SHAPES[name], EXPERTS.get(name), Blocks(kind)
+    shape = (layers or shape[0], *shape[1:])
+    writer = GGUFWriter(path, "qwen3moe" if moe else "qwen3")
+    metadata(writer, shape, moe, name, kind)
+    for tensor, dims in tensors(shape, moe):
+        if is_plain(tensor, dims):
+            writer.add_tensor_info(tensor, dims, np.dtype(np.float32), 4 * math.prod(dims))
         else:
-            writer.add_tensor_info(tensor, (dims[0], blocks.size(*dims) // dims[0]), np.dtype(np.uint8), blocks.size(*dims),
+            size = blocks.size(math.prod(dims[:-1]), dims[-1])
+            writer.add_tensor_info(tensor, (*dims[:-1], size // math.prod(dims[:-1])), np.dtype(np.uint8), size,
                                    raw_dtype=GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, dims in tensors(shape):
-        writer.write_tensor_data(np.ones(dims, np.float32) if len(dims) == 1 else blocks.matrix(*dims))
+    for tensor, dims in tensors(shape, moe):
+        plain = is_plain(tensor, dims)
+        writer.write_tensor_data(plain_values(tensor, dims) if plain else blocks.matrix(tensor, math.prod(dims[:-1]), dims[-1]))
     writer.close()
+    return sum(math.prod(dims) for _, dims in tensors(shape, moe))
 
 
 def main():
@@ -139,13 +169,13 @@ def main():
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("type", choices=TYPES)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--layers", type=int, help="fewer layers than the published model")
     arguments = parser.parse_args()
     unfinished = arguments.file.with_suffix(".unfinished")
-    write(arguments.shape, arguments.type, unfinished)
+    weights = write(arguments.shape, arguments.type, unfinished, arguments.layers)
     os.replace(unfinished, arguments.file)
-    bits = 8 * sum(math.prod(dims) for _, dims in tensors(SHAPES[arguments.shape]))
     size = arguments.file.stat().st_size
-    print(f"{arguments.file}: {size / 1e9:.2f} GB, {8 * 8 * size / bits:.2f} bits per weight")
+    print(f"{arguments.file}: {size / 1e9:.2f} GB, {8 * size / weights:.2f} bits per weight")
     return 0
 
 

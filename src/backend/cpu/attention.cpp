@@ -178,7 +178,9 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
                       const AttentionParams& a) {
   auto& kv = static_cast<CpuKv&>(store);
   BB_CHECK(kSpan % kv.shape().page_size == 0, "page size ", kv.shape().page_size);
-  append_kv(kv, layer, k, v, a);
+  const KvGroup& cached = kv.shape().group_of(layer);
+  BB_CHECK(cached.kv_heads == a.kv_heads && cached.head_dim == a.head_dim, "layer ", layer);
+  if (k) append_kv(kv, layer, k, v, a);
   Tensor out = memory_->make(q.rows(), q.cols());
   for (int r = q.rows() - batch_.padding; r < q.rows(); ++r) std::fill_n(row(out, r), out.cols(), 0.0f);
   const int group = a.heads / a.kv_heads, dim = a.head_dim;

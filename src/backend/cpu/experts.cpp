@@ -55,6 +55,8 @@ void route_row(const float* logits, const RouterParams& router, const float* bia
   const bool softmax = router.score == RouterParams::Score::softmax;
   double highest = -INFINITY, total = 0;
   for (size_t e = 0; e < count; ++e) highest = std::max(highest, double(logits[e]));
+  // A softmax with a NaN among its terms is NaN in all of them, also where only the terms of the chosen are computed.
+  const bool lost = softmax && std::any_of(logits, logits + count, [](float x) { return std::isnan(x); });
   const auto score = [&](size_t e) {
     return softmax ? std::exp(double(logits[e]) - highest) : sigmoid(double(logits[e]));
   };
@@ -84,7 +86,7 @@ void route_row(const float* logits, const RouterParams& router, const float* bia
   s.chosen.resize(top_k);
   for (size_t j = 0; j < top_k; ++j) {
     const size_t e = size_t(s.order[j]);
-    s.chosen[j] = by_logits && router.normalise ? score(e) : s.scores[e];
+    s.chosen[j] = lost ? double(NAN) : by_logits && router.normalise ? score(e) : s.scores[e];
     sum += s.chosen[j];
   }
   for (size_t j = 0; j < top_k; ++j) {

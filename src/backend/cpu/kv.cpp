@@ -21,22 +21,27 @@ Element cached_element(DType dtype) {
 }  // namespace
 
 CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
-    : KvStore(s),
-      element_(cached_element(s.dtype)),
-      scales_at_(size_t(s.only_group().head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype))),
-      head_bytes_(scales_at_ + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0)),
-      kv_heads_(s.only_group().kv_heads),
-      pages_(size_t(s.pages)),
-      resident_(std::move(counter), 0) {
+    : KvStore(s), element_(cached_element(s.dtype)), pages_(size_t(s.pages)), resident_(std::move(counter), 0) {
   if (nodes.size() > 1) {
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
   }
   BB_CHECK(s.page_size > 0 && s.page_size % 16 == 0, "page size ", s.page_size);
-}
-
-std::byte* CpuKv::at(int page, int layer, int which, int head) const {
-  const size_t index = (size_t(layer) * 2 + size_t(which)) * size_t(kv_heads_) + size_t(head);
-  return pages_[size_t(page)].get() + index * head_bytes_;
+  std::vector<size_t> begins;  // of groups in a page
+  size_t end = 0;
+  for (const KvGroup& group : s.groups) {
+    begins.push_back(end);
+    if (group.kind == KvGroup::Kind::attention) end += size_t(group.layers) * layer_page_bytes(s, group);
+  }
+  const int layers = s.places.empty() ? s.groups.front().layers : int(s.places.size());
+  for (int i = 0; i < layers; ++i) {
+    const KvPlace place = s.place(i);
+    const KvGroup& group = s.group_of(i);
+    const size_t elements = size_t(group.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype));
+    layers_.push_back({.offset = begins[size_t(place.group)] + size_t(place.index) * layer_page_bytes(s, group),
+                       .scales_at = elements,
+                       .head_bytes = elements + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0),
+                       .kv_heads = group.kv_heads});
+  }
 }
 
 void CpuKv::touch(int page) {

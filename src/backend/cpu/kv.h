@@ -29,18 +29,29 @@ class CpuKv final : public KvStore {
   std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
   std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
   /// The scales [page_size] of int8 keys or values.
-  float* key_scales(int page, int layer, int head) const { return scales(keys(page, layer, head)); }
-  float* value_scales(int page, int layer, int head) const { return scales(values(page, layer, head)); }
+  float* key_scales(int page, int layer, int head) const { return scales(layer, keys(page, layer, head)); }
+  float* value_scales(int page, int layer, int head) const { return scales(layer, values(page, layer, head)); }
   /// Makes sure that the page exists: called from one thread before many use it.
   void touch(int page);
 
  private:
-  std::byte* at(int page, int layer, int which, int head) const;
-  float* scales(std::byte* head) const { return reinterpret_cast<float*>(head + scales_at_); }
+  /// What a page holds of a layer; layers that share a cache have the same.
+  struct Layer {
+    size_t offset = 0;      // from the page's beginning
+    size_t scales_at = 0;   // bytes of the elements of one head's keys or values
+    size_t head_bytes = 0;  // with their scales
+    int kv_heads = 0;
+  };
+  std::byte* at(int page, int layer, int which, int head) const {
+    const Layer& l = layers_[size_t(layer)];
+    const size_t index = size_t(which) * size_t(l.kv_heads) + size_t(head);
+    return pages_[size_t(page)].get() + l.offset + index * l.head_bytes;
+  }
+  float* scales(int layer, std::byte* head) const {
+    return reinterpret_cast<float*>(head + layers_[size_t(layer)].scales_at);
+  }
   Element element_;
-  size_t scales_at_;   // bytes of the elements of one head's keys or values in one page
-  size_t head_bytes_;  // with their scales
-  int kv_heads_;
+  std::vector<Layer> layers_;
   std::vector<AlignedBytes> pages_;
   CountedBytes resident_;   // pages that have been written and not been released
   std::vector<int> nodes_;  // empty: wherever memory comes from

@@ -209,6 +209,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
+          .lacking = {Operation::mixed_cache},
           .own_memory = true};
 }
 

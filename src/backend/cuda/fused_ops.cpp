@@ -201,7 +201,8 @@ void CudaOps::launch_product() {
   ProductStage stage = waiting.stage;
   // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one; adapters,
   // which end a launch late, lose by it (docs/internals/cuda.md).
-  stage.apart = apart_ = (stage.rows <= 4 && stage.lora.ranks == 0) || !apart_;
+  stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) &&
+                         ((stage.rows <= 4 && stage.lora.ranks == 0) || !apart_);
   stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
 }
@@ -315,6 +316,7 @@ void CudaOps::settle_rotation() {
 Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                        const AttentionParams& a) {
   const KvView& kv = static_cast<const CudaKv&>(store).view();
+  layer = store.shape().place(layer).index;
   BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
   settle_product();
   const bool apart = rotation_ && v.buffer() != rotation_->q.buffer() && v.buffer() != rotation_->k.buffer();
@@ -324,7 +326,7 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
     norm_rope_append(waiting.q_heads, waiting.k_heads, data(v), waiting.rope, kv, layer, batch_, stream());
   } else {
     settle();
-    append_kv(kv, layer, data(k), data(v), batch_, stream());
+    if (k) append_kv(kv, layer, data(k), data(v), batch_, stream());
   }
   apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), q.cols());

@@ -21,8 +21,17 @@ Element cached_element(DType dtype) {
 /// Heads begin at multiples of 16 bytes, whatever their size.
 size_t aligned_head(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
+/// Of layers that are all alike: kernels know one shape.
+const KvGroup& only_group(const KvShape& shape) {
+  if (shape.groups.size() != 1 || shape.groups.front().kind != KvGroup::Kind::attention) {
+    throw Error(ErrorCode::unsupported, "cuda",
+                cat("a cache of layers that differ: expected one group of layers, got ", shape.groups.size()));
+  }
+  return shape.groups.front();
+}
+
 KvView view_of(const KvShape& shape) {
-  const KvGroup& group = shape.only_group();
+  const KvGroup& group = only_group(shape);
   if (group.head_dim > kMaxHeadDim) {
     throw Error(ErrorCode::unsupported, "cuda",
                 cat("attention with heads of ", group.head_dim, ": expected at most ", kMaxHeadDim));
@@ -42,7 +51,7 @@ KvView view_of(const KvShape& shape) {
 CudaKv::CudaKv(std::shared_ptr<const Device> device, const KvShape& shape, ByteCounter counter)
     : KvStore(shape),
       device_(std::move(device)),
-      page_bytes_(uint64_t(2) * uint64_t(shape.only_group().layers) * uint64_t(shape.only_group().kv_heads) *
+      page_bytes_(uint64_t(2) * uint64_t(only_group(shape).layers) * uint64_t(only_group(shape).kv_heads) *
                   view_of(shape).head_bytes),
       view_(view_of(shape)),
       pages_(size_t(shape.pages)),

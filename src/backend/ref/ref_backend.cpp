@@ -30,17 +30,27 @@ struct RefLowRank final : PackedLowRank {
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
 };
 
-/// Pages are allocated when first written: [layer][k or v][kv_head][page_size][head_dim].
+/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim].
 class RefKv final : public KvStore {
  public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), group_(shape.only_group()), pages_(size_t(shape.pages)) {}
+  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
+    const size_t tokens = size_t(shape().page_size);
+    const auto of_layer = [&](const KvGroup& g) { return 2 * size_t(g.kv_heads) * tokens * size_t(g.head_dim); };
+    const KvPlace place = shape().place(layer);
+    size_t begin = 0, all = 0;
+    for (size_t g = 0; g < shape().groups.size(); ++g) {
+      const KvGroup& group = shape().groups[g];
+      if (g == size_t(place.group)) begin = all + size_t(place.index) * of_layer(group);
+      if (group.kind == KvGroup::Kind::attention) all += size_t(group.layers) * of_layer(group);
+    }
     std::vector<double>& values = pages_[size_t(page)];
-    const size_t dim = size_t(group_.head_dim), heads = size_t(group_.kv_heads), tokens = size_t(shape().page_size);
-    if (values.empty()) values.resize(size_t(group_.layers) * 2 * heads * tokens * dim);
-    const size_t index = ((size_t(layer) * 2 + size_t(which)) * heads + size_t(head)) * tokens + size_t(token);
-    return std::span(values).subspan(index * dim, dim);
+    if (values.empty()) values.resize(all);
+    const KvGroup& group = shape().group_of(layer);
+    const size_t dim = size_t(group.head_dim);
+    const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
+    return std::span(values).subspan(begin + index * dim, dim);
   }
   void copy_pages(std::span<const PageCopy> copies) override {
     for (const PageCopy& copy : copies) pages_[size_t(copy.to)] = pages_[size_t(copy.from)];
@@ -50,7 +60,6 @@ class RefKv final : public KvStore {
   }
 
  private:
-  KvGroup group_;
   std::vector<std::vector<double>> pages_;
 };
 
@@ -176,7 +185,7 @@ class RefOps final : public Ops {
         const int page = batch.pages[size_t(s.first_page + token / page_size)];
         return kv.at(page, layer, which, head, token % page_size);
       };
-      for (int i = 0; i < s.rows; ++i) {
+      for (int i = 0; k && i < s.rows; ++i) {
         for (int h = 0; h < a.kv_heads; ++h) {
           const auto put = [&](const Tensor& t, int which) {
             const std::span<double> source = row(t, s.first + i).subspan(size_t(h) * dim, dim);

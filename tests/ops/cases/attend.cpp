@@ -18,6 +18,8 @@ struct AttendSpec {
   std::vector<Piece> pieces = {{0, 1}};
   DType cached = DType::f32;
   double sharpness = 1;  // of the scores
+  /// Beside layers of another shape, and read once more by a layer that shares the cache and appends nothing.
+  bool mixed = false;
 };
 
 class AttendCase final : public OpCase {
@@ -38,17 +40,28 @@ class AttendCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = backend.make_kv({.groups = {{.kind = KvGroup::Kind::attention,
-                                                 .layers = spec_.layers,
-                                                 .kv_heads = spec_.kv_heads,
-                                                 .head_dim = spec_.head_dim,
-                                                 .window = spec_.window}},
-                                     .page_size = spec_.page_size,
-                                     .pages = page_count_ + 2,
-                                     .dtype = spec_.cached});
+    KvShape shape = {.groups = {{.kind = KvGroup::Kind::attention,
+                                 .layers = spec_.layers,
+                                 .kv_heads = spec_.kv_heads,
+                                 .head_dim = spec_.head_dim,
+                                 .window = spec_.window}},
+                     .page_size = spec_.page_size,
+                     .pages = page_count_ + 2,
+                     .dtype = spec_.cached};
+    if (spec_.mixed) {
+      shape.groups.insert(shape.groups.begin(), {.kind = KvGroup::Kind::attention,
+                                                 .layers = 2,
+                                                 .kv_heads = spec_.kv_heads + 1,
+                                                 .head_dim = 2 * spec_.head_dim,
+                                                 .window = 0});
+      shape.places = {{0, 0}, {1, 0}, {0, 1}, {1, 0}};
+    }
+    const auto kv = backend.make_kv(shape);
     if (std::any_of(spec_.pieces.begin(), spec_.pieces.end(), [](const Piece& p) { return p.past > 0; }))
       step(backend, *kv, true);
-    return {read_output(backend, "out", step(backend, *kv, false))};
+    Output out = read_output(backend, "out", step(backend, *kv, false));
+    if (!spec_.mixed) return {std::move(out)};
+    return {std::move(out), read_output(backend, "shared", again(backend, *kv))};
   }
 
   /// Scores are sums of head_dim products, rounded twice more; the running softmax adds a rounding of the score's size
@@ -75,7 +88,12 @@ class AttendCase final : public OpCase {
       }
     }
     for (size_t i = 0; i < bound.size(); ++i) bound[i] += kRoundF32 * std::abs(double(reference[0].values[i]));
+    if (spec_.mixed) return {bound, bound};
     return {bound};
+  }
+
+  std::optional<bumblebee::Operation> needs() const override {
+    return spec_.mixed ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
 
   Cost cost() const override {
@@ -165,7 +183,28 @@ class AttendCase final : public OpCase {
     backend.stream().bind(batch, &kv);
     const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
     Tensor out;
-    eagerly(backend, [&] { out = backend.stream().ops().attend(kv, spec_.layer, q, k, v, params()); });
+    eagerly(backend, [&] {
+      Ops& ops = backend.stream().ops();
+      if (spec_.mixed) {  // neighbours, whose keys and values must not be seen
+        const int rows = q.rows(), wide = 2 * spec_.head_dim;
+        const auto filled = [&](int heads) {
+          return backend.upload(std::vector<float>(size_t(rows * heads * wide), 1e4f), rows, heads * wide);
+        };
+        const Tensor other = filled(spec_.kv_heads + 1);
+        for (const int layer : {0, 2})
+          ops.attend(kv, layer, other, other, other,
+                     {.heads = spec_.kv_heads + 1, .kv_heads = spec_.kv_heads + 1, .head_dim = wide});
+      }
+      out = ops.attend(kv, spec_.mixed ? 1 : spec_.layer, q, k, v, params());
+    });
+    return out;
+  }
+
+  /// The last step's queries at a layer that shares the cache: the same answers.
+  Tensor again(Backend& backend, KvStore& kv) const {
+    const Tensor q = pack(backend, q_, false);
+    Tensor out;
+    eagerly(backend, [&] { out = backend.stream().ops().attend(kv, 3, q, {}, {}, params()); });
     return out;
   }
 
@@ -241,6 +280,15 @@ void add_attend(Cases& cases) {
     for (const auto& [heads, kv_heads] : {std::pair(1, 1), {9, 3}, {14, 2}, {40, 1}})
       tiles("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
             {.heads = heads, .kv_heads = kv_heads, .head_dim = 32, .pieces = {{20, 30}, {0, 9}}});
+  }
+  for (const DType cached : {DType::f32, DType::bf16, DType::i8}) {
+    add("mixed_" + std::string(to_string(cached)), {.heads = 4,
+                                                    .kv_heads = 2,
+                                                    .head_dim = 32,
+                                                    .window = 20,
+                                                    .pieces = {{40, 8}, {0, 17}, {31, 1}},
+                                                    .cached = cached,
+                                                    .mixed = true});
   }
   add("spans_window", {.heads = 4, .kv_heads = 2, .window = 600, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}});
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});

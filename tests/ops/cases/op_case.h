@@ -49,6 +49,8 @@ class OpCase {
   virtual std::vector<std::vector<double>> bounds(const Precision& precision,
                                                   const std::vector<Output>& reference) const = 0;
   virtual Cost cost() const { return {}; }
+  /// What a device may lack that has the operation itself.
+  virtual std::optional<bumblebee::Operation> needs() const { return std::nullopt; }
 
  private:
   std::string op_, variant_;

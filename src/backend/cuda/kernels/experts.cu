@@ -88,9 +88,13 @@ __device__ inline void choose(const RouteArgs& a, int row, const RowMemory& m, i
   const int experts = a.shape.experts, top_k = a.shape.top_k;
   const float* const logits = a.logits + size_t(row) * size_t(experts);
   float most = -INFINITY;
-  for (int e = lane; e < experts; e += kWarp) most = fmaxf(most, logits[e]);
+  bool lost = false;
+  for (int e = lane; e < experts; e += kWarp) most = fmaxf(most, logits[e]), lost = lost || isnan(logits[e]);
   const double highest = double(warp_max(most));
+  // A softmax with a NaN among its terms is NaN in all of them, also where only those of the chosen are computed.
+  lost = a.softmax && __any_sync(kAll, int(lost)) != 0;
   const auto score = [&](int e) {
+    if (lost) return double(NAN);
     return a.softmax ? exp(double(logits[e]) - highest) : 1.0 / (1.0 + exp(-double(logits[e])));
   };
   // Where nothing is added, softmax keeps the order of the logits, and a normalised one needs those of the chosen only.

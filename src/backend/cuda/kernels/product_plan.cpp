@@ -77,10 +77,15 @@ int launched_rows(const ProductStage& stage, const ProductCard& card) {
 int padded_rows(int virtual_rows) { return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : 16; }
 int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 
+bool shares_processors(const StageExperts& experts, int rows, int in) {
+  constexpr int kOfOneRow = 16;  // experts that a row may have and yet be dealt to all processors evenly
+  return experts.slots > 0 && (rows > 1 || experts.slots > kOfOneRow || classes_of(in) < kMaxClasses);
+}
+
 int product_blocks(const ProductArgs& a, const ProductCard& card) {
   if (const int slots = a.experts.slots; slots > 0) {
-    // All tiles of one row are there; of others fewer than there could be, and two of their blocks share a processor.
-    const int each = a.rows == 1 ? card.processors / slots : (2 * card.processors + slots - 1) / slots;
+    const int each = shares_processors(a.experts, a.rows, a.in) ? (2 * card.processors + slots - 1) / slots
+                                                                : card.processors / slots;
     return slots * (each < 1 ? 1 : each < a.units ? each : a.units);
   }
   const int side_by_side = card.processors / a.parts;

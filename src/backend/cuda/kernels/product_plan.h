@@ -106,6 +106,9 @@ BB_BOTH int blocks_of_part(const ProductArgs& a, int part) {
 
 /// Cuts `rows` rows of a stage, and fills everything but `arrived` and `partials`.
 SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& card, ProductArgs& a);
+/// Whether two blocks of a stage of experts share a multiprocessor: of many tiles some are not there, and blocks of
+/// short rows have more to start and to finish than to multiply.
+bool shares_processors(const StageExperts& experts, int rows, int in);
 /// Blocks of the grid: one a multiprocessor at most, so that those that wait for each other are all there.
 int product_blocks(const ProductArgs& a, const ProductCard& card);
 /// Tiles of four rows of digits.
