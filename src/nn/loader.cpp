@@ -6,6 +6,8 @@
 
 #include "quant/elements.h"
 
+#include "quant/elements.h"
+
 namespace bumblebee::nn {
 
 Loader::Loader(WeightSource& source, Backend* backend, Progress progress)
@@ -52,7 +54,17 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
     count(host);
   }
   need(Operation::matmul_experts);
-  target_modules_.push_back({stack, in, out, TargetModule::Kind::experts, false});
+  // Names of two experts differ in the number alone.
+  std::string name = each(0);
+  const std::string other = each(1);
+  const auto number = size_t(std::mismatch(name.begin(), name.end(), other.begin()).first - name.begin());
+  if (number < name.size()) name[number] = '#';
+  target_modules_.push_back({.name = stack,
+                             .in = in,
+                             .out = out,
+                             .kind = TargetModule::Kind::experts,
+                             .experts = experts,
+                             .each = std::move(name)});
   target_weights_.emplace_back();
   Weight packed{weights.front().format, out, in, nullptr, experts};
   if (backend_ != nullptr) packed = backend_->stack(weights);
@@ -79,6 +91,18 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
   target_modules_.push_back({path, in, out, TargetModule::Kind::linear, with_bias});
   target_weights_.push_back(linear.w);
   return linear;
+}
+
+ConvParams Loader::depthwise(const std::string& path, int cols, int kernel, bool& by_torch) {
+  const HostWeight host = source_.depthwise(path + ".weight", cols, kernel, by_torch);
+  count(host);
+  if (backend_ == nullptr) return {};
+  std::vector<float> of_column(static_cast<size_t>(kernel)), values(size_t(kernel) * size_t(cols));
+  for (int c = 0; c < cols; ++c) {
+    decode_row<float>(host, c, of_column);
+    for (int j = 0; j < kernel; ++j) values[size_t(j) * size_t(cols) + size_t(c)] = of_column[size_t(j)];
+  }
+  return {backend_->upload(values, kernel, cols)};
 }
 
 Tensor Loader::pack_floats(const std::string& name, std::span<const float> values) {

@@ -19,7 +19,8 @@ struct ModelDims {
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
-  /// Where layers keep keys and values, in a model whose layers are not all of one shape, kv_heads of head_dim.
+  /// Where layers keep keys and values or states, in a model whose layers are not all of one shape, kv_heads of
+  /// head_dim.
   std::vector<KvGroup> kv_groups;
   std::vector<KvPlace> kv_places;
 
@@ -34,6 +35,9 @@ struct ModelDims {
     }
     return shape;
   }
+  bool is_recurrent(int layer) const {
+    return !kv_places.empty() && kv_groups[size_t(kv_places[size_t(layer)].group)].kind == KvGroup::Kind::state;
+  }
 };
 
 /// A module that an adapter may change, numbered by its place in Model::target_modules(); such a number is called
@@ -43,14 +47,16 @@ struct TargetModule {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
     norm,       // a vector [out]; in = out
-    experts     // a stack of W [out, in]; adapters of these are not implemented
+    experts     // a stack of W [out, in], one for each of `experts`
   };
   std::string name;
   int in = 0, out = 0;
   Kind kind = Kind::linear;
-  bool bias = false;    // the base has a `<name>.bias` [out]
-  bool router = false;  // chooses experts: a linear here, which other programs do not always count among them
-  float offset = 0;     // a norm multiplies by what is stored and this; adapters' norms are stored so too
+  bool bias = false;      // the base has a `<name>.bias` [out]
+  bool router = false;    // chooses experts: a linear here, which other programs do not always count among them
+  float offset = 0;       // a norm multiplies by what is stored and this; adapters' norms are stored so too
+  int experts = 0;        // matrices of a stack
+  std::string each = {};  // the name of one of them, with '#' for its number, in files that have a module for each
 };
 
 class Model {

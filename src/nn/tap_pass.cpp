@@ -46,7 +46,8 @@ Tensor TapPass::norm(Residual& residual, const RmsNorm& norm) {
 
 Tensor TapPass::normalise(const Tensor& x, const RmsNorm& norm) {
   Tensor y = InferPass::normalise(x, norm);
-  show(norm.name.substr(norm.name.rfind('.') + 1), y);
+  const bool of_heads = norm.name.ends_with("linear_attn.norm");
+  show(of_heads ? "head_norm" : norm.name.substr(norm.name.rfind('.') + 1), y);
   return y;
 }
 
@@ -70,6 +71,23 @@ void TapPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& nor
 Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
   Tensor y = InferPass::attend(q, k, v, attention);
   show("attn", y);
+  return y;
+}
+
+void TapPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) {
+  InferPass::split(x, split, y);
+  for (size_t i = 0; i < y.size(); ++i) show(("part" + std::to_string(i)).c_str(), y[i]);
+}
+
+Tensor TapPass::causal_conv(const Tensor& x, const ConvParams& conv) {
+  Tensor y = InferPass::causal_conv(x, conv);
+  show("conv", y);
+  return y;
+}
+
+Tensor TapPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
+  Tensor y = InferPass::delta_rule(qkv, a, b, delta);
+  show("delta", y);
   return y;
 }
 

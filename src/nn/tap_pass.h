@@ -10,7 +10,7 @@
 namespace bumblebee::nn {
 
 /// An InferPass that shows each intermediate by name ("layers.0.q", "layers.0.attn", "final_norm", ...), so that a
-/// wrong result names the first operation that diverged.
+/// wrong result names the first operation that diverged. What a layer has twice is numbered ("layers.0.glu_2").
 class TapPass final : public InferPass {
  public:
   using Tap = std::function<void(const std::string& name, const Tensor& value)>;
@@ -24,6 +24,9 @@ class TapPass final : public InferPass {
   void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;

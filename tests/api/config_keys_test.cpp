@@ -89,6 +89,11 @@ class ConfigKeys : public ::testing::Test {
     const HfConfig file = HfConfig::parse(config.dump(), "config.json");
     const models::ModelSpec spec = models::read_spec(file.text(), "config.json");
     const models::DecoderSpec& d = spec.decoder;
+    Json delta;
+    if (d.delta) {
+      const models::DeltaSpec& s = *d.delta;
+      delta = {s.key_heads, s.value_heads, s.key_dim, s.value_dim, s.kernel, d.dims.is_recurrent(1)};
+    }
     fs::remove(directory_ / "generation_config.json");
     put("config.json", config);
     return Json{spec.family,
@@ -114,6 +119,7 @@ class ConfigKeys : public ::testing::Test {
                 d.moe.router.normalise,
                 d.moe.d_ff,
                 d.moe.shared_d_ff,
+                delta,
                 d.rope.inv_freq,
                 d.rope.attention_factor,
                 file.quantization.present(),

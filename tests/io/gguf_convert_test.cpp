@@ -85,7 +85,7 @@ TEST(GgufConvert, KeepsEveryWeight) {
 TEST(GgufConvert, SaysWhatWasNotExact) {
   const TemporaryDirectory d;
   GgufConvertOptions options;
-  options.requantize = AffineSpec{4, 64};
+  options.requantize = QuantSpec{4, 64};
   const auto report = convert_gguf(kTiny, d.path(), options);
   const TensorReport& down = report_of(report, "model.layers.0.mlp.down_proj");
   EXPECT_EQ(down.source, "Q4_K");

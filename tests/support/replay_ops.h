@@ -57,6 +57,10 @@ class ReplayOps final : public Ops {
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   void multiply(Tensor& x, float factor) override;
   void soft_cap(Tensor& x, float cap) override;
@@ -64,6 +68,8 @@ class ReplayOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
+  void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                    std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;

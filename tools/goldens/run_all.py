@@ -96,6 +96,8 @@ def inside(arguments):
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("experts.py", "--out", fresh / "experts")
         script("gemma.py", "--out", fresh / "gemma")
+        script("delta.py", "--out", fresh / "delta")
+        script("float_codes.py", "--out", fresh)
         script("patterns.py", "--out", fresh / "patterns.json")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")

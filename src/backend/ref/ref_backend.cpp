@@ -11,6 +11,7 @@
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_kv.h"
+#include "backend/ref/ref_recurrent.h"
 #include "backend/ref/ref_tensor.h"
 #include "backend/sample.h"
 #include "base/bandwidth.h"
@@ -185,12 +186,28 @@ class RefOps final : public Ops {
     return out;
   }
 
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override {
+    ref::split_columns(x, split, y);
+  }
+
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override {
+    return ref::causal_conv(batch, static_cast<ref::RefKv&>(kv), layer, x, conv);
+  }
+
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override {
+    return ref::delta_rule(batch, static_cast<ref::RefKv&>(kv), layer, qkv, a, b, delta);
+  }
+
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
       for (size_t c = 0; c < size_t(y.cols()); ++c) {
         const double g = row(gate, r)[c];
-        row(y, r)[c] = (activation == Activation::gelu ? ref::gelu(g) : ref::silu(g)) * row(up, r)[c];
+        const double gated = activation == Activation::gelu      ? ref::gelu(g)
+                             : activation == Activation::sigmoid ? ref::sigmoid(g)
+                                                                 : ref::silu(g);
+        row(y, r)[c] = gated * row(up, r)[c];
       }
     }
     return y;
@@ -247,6 +264,25 @@ class RefOps final : public Ops {
           const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
           multiply(static_cast<const ref::RefStack&>(*stacks[t]->packed).experts[expert],
                    row(x, rows == ExpertRows::batch ? r : assignment), row(y[t], assignment));
+        }
+      }
+    }
+  }
+
+  void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                    std::span<Tensor> y) override {
+    for (size_t s = 0; s < sites.size(); ++s) {
+      y[s] = make_writable(y[s]);
+      for (int r = 0; r < routing.experts.rows(); ++r) {
+        const LoraEntry* entry = slots.at(slot(RowSet::all, r), sites[s]);
+        if (entry == nullptr || entry->experts.empty()) continue;
+        for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
+          const int assignment = ref::ints(routing.order, r)[j];
+          for (const LoraEntry::Term& term : entry->experts[size_t(ref::ints(routing.experts, r)[j])]) {
+            const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
+            add_term(term, ref::times<double>(f.a, row(x, rows == ExpertRows::batch ? r : assignment)),
+                     row(y[s], assignment));
+          }
         }
       }
     }
@@ -375,7 +411,8 @@ class RefStream final : public Stream {
  public:
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
     constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny,
+          kv != nullptr ? kv->shape().states : 0);
     ops_.batch = batch;
     std::vector<int32_t> ids;
     for (int r = 0; chosen && r < chosen.rows(); ++r) ids.push_back(ref::ints(chosen, r)[0]);
@@ -415,7 +452,7 @@ class RefBackend final : public Backend {
     std::memcpy(out.data(), from, out.size());
   }
   Weight pack(const HostWeight& weight) override {
-    require_plain("ref", weight);
+    require_known("ref", weight);
     auto packed = std::make_shared<RefWeight>();
     packed->host = weight;
     return {weight.format, weight.out, weight.in, std::move(packed)};
@@ -478,7 +515,7 @@ BackendEntry ref_backend_entry() {
   return {.name = "ref",
           .count = [] { return 1; },
           .absent = [](int) { return std::string(); },
-          .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
+          .lacks = [](int, const Format& f) { return known_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
           .describe = [](int) { return std::string("scalar reference in f64, one thread"); },
           .memory_bytes = [](int) { return host_memory().total; },
           .free_bytes = [](int) { return host_memory().free; },

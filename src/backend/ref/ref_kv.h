@@ -1,17 +1,20 @@
-// The reference's cache: doubles, whatever type the shape asks for.
+// Cached keys, values and states of the reference: vectors of double.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
+#include "backend/batch.h"
 #include "backend/kv_store.h"
 
 namespace bumblebee::ref {
 
-/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim].
+/// Pages and states are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim], and of each
+/// recurrent layer the convolution's rows and the heads' matrices.
 class RefKv final : public KvStore {
  public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
+  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)), states_(size_t(shape.states)) {}
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
     const size_t tokens = size_t(shape().page_size);
@@ -36,9 +39,29 @@ class RefKv final : public KvStore {
   void release_pages(std::span<const int32_t> pages) override {
     for (const int32_t page : pages) pages_[size_t(page)] = {};
   }
+  /// A recurrent layer's part of the state that a segment writes, with what it goes on from in it. Once for each layer
+  /// and part.
+  std::span<double> conv(StateSlots slots, int layer) { return part(slots, layer, false); }
+  std::span<double> heads(StateSlots slots, int layer) { return part(slots, layer, true); }
 
  private:
-  std::vector<std::vector<double>> pages_;
+  std::span<double> part(StateSlots slots, int layer, bool heads) {
+    const KvGroup& group = shape().group_of(layer);
+    const StateShape& s = group.state;
+    const size_t conv = size_t(s.conv_rows) * size_t(s.conv_cols),
+                 matrices = size_t(s.heads) * size_t(s.key_dim) * size_t(s.value_dim);
+    const size_t at = size_t(shape().place(layer).index) * (conv + matrices) + (heads ? conv : 0);
+    std::vector<double>& to = states_[size_t(slots.to)];
+    to.resize((conv + matrices) * size_t(group.layers));
+    const std::span<double> mine = std::span(to).subspan(at, heads ? matrices : conv);
+    if (slots.from < 0) {
+      std::fill(mine.begin(), mine.end(), 0.0);
+    } else if (slots.from != slots.to) {
+      std::copy_n(states_[size_t(slots.from)].begin() + int64_t(at), mine.size(), mine.begin());
+    }
+    return mine;
+  }
+  std::vector<std::vector<double>> pages_, states_;
 };
 
 }  // namespace bumblebee::ref
