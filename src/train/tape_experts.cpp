@@ -60,9 +60,9 @@ void TapePass::expert_module_back(const Tensor& x, ExpertRows rows, const Expert
     Tensor t, da, db;  // t = scale·dy·B
     grad_.gemm(params_.scale(), slopes, kAsIs, of_expert(m.b, run.expert, m.experts), kAsIs, 0, t);
     grad_.gemm(1, t, kTurned, own(operand), kAsIs, 0, da);
-    add(da, of_expert(m.da, run.expert, m.experts));
+    add_gradient(da, of_expert(m.da, run.expert, m.experts));
     grad_.gemm(params_.scale(), slopes, kTurned, own(term.u), kAsIs, 0, db);
-    add(db, of_expert(m.db, run.expert, m.experts));
+    add_gradient(db, of_expert(m.db, run.expert, m.experts));
     if (through == nullptr) continue;
     Tensor dx = own(*through);
     grad_.gemm(1, t, kAsIs, of_expert(m.a, run.expert, m.experts), kAsIs, 0, dx);
@@ -111,7 +111,7 @@ Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Expert
   std::vector<Tensor> inner(2);
   ops_.matmul_experts(x, ExpertRows::batch, step.routing, into, inner);
   for (size_t i = 0; i < 2; ++i) apply_experts(x, ExpertRows::batch, step, wide[i], inner[i]);
-  Tensor h = ops_.glu(Activation::silu, inner[0], inner[1]);
+  Tensor h = ops_.glu(experts.activation, inner[0], inner[1]);
   const Weight* const out_of = &experts.down.w;
   Tensor y;
   ops_.matmul_experts(h, ExpertRows::assignments, step.routing, {&out_of, 1}, {&y, 1});
@@ -131,11 +131,11 @@ Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Expert
     grad_.sum_experts_dx(dsum, y, step.routing, dy, dweights);
     if (scores_needed) accumulate(key(scores), grad_.route_dx(dweights, scores, step.routing, experts.router));
     if (!inner_needed && down.module == nullptr) return;
-    const Tensor hidden = down.module != nullptr ? ops_.glu(Activation::silu, inner[0], inner[1]) : Tensor{};
+    const Tensor hidden = down.module != nullptr ? ops_.glu(experts.activation, inner[0], inner[1]) : Tensor{};
     const Tensor dh = expert_products_back(hidden, ExpertRows::assignments, step, {&down, 1}, {&dy, 1}, inner_needed);
     if (!inner_needed) return;
     Tensor d[2];
-    grad_.glu_dx(Activation::silu, dh, inner[0], inner[1], d[0], d[1]);
+    grad_.glu_dx(experts.activation, dh, inner[0], inner[1], d[0], d[1]);
     Tensor dx = expert_products_back(again ? again() : Tensor{}, ExpertRows::batch, step, wide, d, x_needed);
     if (x_needed) accumulate(x_key, std::move(dx));
   });

@@ -65,8 +65,12 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
 Base base_with_experts() {
   Base moe = base();
   for (int i = 0; i < 2; ++i) {
-    moe.target_modules.push_back({layer(i, "mlp.switch_mlp.down_proj"), 5, 4, ModuleKind::experts, false, false, 3,
-                                  layer(i, "mlp.experts.#.down_proj")});
+    moe.target_modules.push_back({.name = layer(i, "mlp.switch_mlp.down_proj"),
+                                  .in = 5,
+                                  .out = 4,
+                                  .kind = ModuleKind::experts,
+                                  .experts = 3,
+                                  .each = layer(i, "mlp.experts.#.down_proj")});
     moe.target_modules.push_back({layer(i, "mlp.gate"), 4, 8, ModuleKind::linear, false, true});
   }
   return moe;

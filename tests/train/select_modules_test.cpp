@@ -41,6 +41,24 @@ class SelectModules : public testing::Test {
   std::unique_ptr<nn::Model> model;
 };
 
+TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
+  EXPECT_NO_THROW(require_trainable(*model));
+  for (const auto& [family, operation] :
+       {std::pair{"gemma2", "soft_cap"}, {"gemma4", "attend(layers that differ)"}, {"qwen3_5", "delta_rule"}}) {
+    tiny.family = family;
+    testing_support::MemoryWeights weights = tiny.weights();
+    nn::Loader load(weights, nullptr);
+    const auto other = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    try {
+      require_trainable(*other);
+      ADD_FAILURE() << family;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::unsupported);
+      EXPECT_NE(std::string(error.what()).find(cat("no derivative of ", operation)), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST_F(SelectModules, RoutersSharedExpertsAndStacks) {
   tiny.family = "qwen2_moe";
   tiny.layers = 1;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/stream.h"
@@ -16,7 +17,9 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::mixed_cache, Operation::matmul_experts, Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,    Operation::mixed_cache, Operation::delta_rule,
+                                  Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:
@@ -65,8 +68,12 @@ class CudaBackend final : public Backend {
   }
 
   Weight pack(const HostWeight& weight) override { return upload_weight(device_, uploader_, weight, weight_bytes_); }
-  Weight stack(std::span<const Weight>) override {
-    throw Error(ErrorCode::unsupported, name(), "stacks of experts are not implemented on this device");
+  Weight stack(std::span<const Weight> experts) override {
+    if (experts.size() > kMostExperts) {
+      throw Error(ErrorCode::unsupported, name(),
+                  cat("experts: expected at most ", kMostExperts, ", got ", experts.size()));
+    }
+    return stack_weights(device_, experts, weight_bytes_);
   }
   Tensor pack_vector(const HostWeight& vector) override {
     std::vector<float> values(size_t(vector.in));
