@@ -60,9 +60,9 @@ void TapePass::expert_module_back(const Tensor& x, ExpertRows rows, const Expert
     Tensor t, da, db;  // t = scale·dy·B
     grad_.gemm(params_.scale(), slopes, kAsIs, of_expert(m.b, run.expert, m.experts), kAsIs, 0, t);
     grad_.gemm(1, t, kTurned, own(operand), kAsIs, 0, da);
-    add(da, of_expert(m.da, run.expert, m.experts));
+    add_gradient(da, of_expert(m.da, run.expert, m.experts));
     grad_.gemm(params_.scale(), slopes, kTurned, own(term.u), kAsIs, 0, db);
-    add(db, of_expert(m.db, run.expert, m.experts));
+    add_gradient(db, of_expert(m.db, run.expert, m.experts));
     if (through == nullptr) continue;
     Tensor dx = own(*through);
     grad_.gemm(1, t, kAsIs, of_expert(m.a, run.expert, m.experts), kAsIs, 0, dx);

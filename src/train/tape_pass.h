@@ -1,6 +1,6 @@
 // The interpreter that remembers: runs a model over a packed batch, adds up the loss of the scored rows, and goes back
 // to the gradients of the trained factors. A tape of coarse operations, each with the backward pass of GradOps; no
-// general differentiation: a word that cannot be differentiated is refused. Eight rules cover the decoders (docs/
+// general differentiation: a word that cannot be differentiated is refused. Ten rules cover the decoders (docs/
 // architecture.md, "Training").
 #pragma once
 

@@ -346,23 +346,26 @@ TEST_F(Gradients, DropoutKeepsTheExpectationAndItsMask) {
 
 TEST_F(Gradients, OfWeightsOfExperts) {
   using enum RouterParams::Score;
-  const HostMatrix bias = normal(1, 6, 0.3);
+  const HostMatrix bias = normal(1, 6, 0.3), scale = normal(1, 6);
   for (const RouterParams& router : std::vector<RouterParams>{
            {.experts = 6, .top_k = 3, .bias = {}},
            {.experts = 6, .top_k = 3, .bias = {}, .normalise = false, .scale = 2.5f},
            {.experts = 6, .top_k = 2, .bias = {}, .groups = 3, .top_groups = 2},
+           {.experts = 6, .top_k = 3, .bias = {}, .expert_scale = upload(scale)},
            {.score = sigmoid, .experts = 6, .top_k = 3, .bias = upload(bias)},
            {.score = sigmoid, .experts = 6, .top_k = 2, .bias = {}, .normalise = false, .scale = 0.5f}}) {
     const HostMatrix logits = normal(4, 6), dweights = normal(4, router.top_k);
     bind_plain(*ref_, {.rows = 4});
     const Routing routing = ref_->stream().ops().route(upload(logits), router);
     Matrix z = complex_of(logits);
-    const std::vector<double> added(bias.values.begin(), bias.values.end());
+    const std::vector<double> added(bias.values.begin(), bias.values.end()),
+        scales(scale.values.begin(), scale.values.end());
     const auto loss = [&] {
       C sum = 0;
       for (size_t r = 0; r < 4; ++r) {
-        const auto choice = ref::route<C>(std::span<const C>(z[r]), router,
-                                          router.bias ? std::span<const double>(added) : std::span<const double>());
+        const auto choice = ref::route<C>(
+            std::span<const C>(z[r]), router, router.bias ? std::span<const double>(added) : std::span<const double>(),
+            router.expert_scale ? std::span<const double>(scales) : std::span<const double>());
         for (size_t j = 0; j < choice.weights.size(); ++j) sum += double(dweights.row(int(r))[j]) * choice.weights[j];
       }
       return sum;

@@ -29,17 +29,20 @@ Tensor CpuGradOps::route_dx(const Tensor& dweights, const Tensor& logits, const 
       for (double& s : scores) s /= total;
     }
     // With S the sum of the chosen scores: w = c·s/S, hence ds = c/S·(dw - Σ dw·s/S); or w = c·s.
+    const auto dw = [&](int j) {
+      return double(row(dweights, r)[j]) * (router.expert_scale ? double(data(router.expert_scale)[own[j]]) : 1);
+    };
     double sum = 1, mean = 0;
     if (router.normalise) {
       sum = 0;
       for (int j = 0; j < top_k; ++j) sum += scores[size_t(own[j])];
-      for (int j = 0; j < top_k; ++j) mean += double(row(dweights, r)[j]) * scores[size_t(own[j])] / sum;
+      for (int j = 0; j < top_k; ++j) mean += dw(j) * scores[size_t(own[j])] / sum;
     }
     slopes.assign(size_t(experts), 0.0);
     double mixed = 0;
     for (int j = 0; j < top_k; ++j) {
       const size_t e = size_t(own[j]);
-      slopes[e] = double(router.scale) / sum * (double(row(dweights, r)[j]) - mean);
+      slopes[e] = double(router.scale) / sum * (dw(j) - mean);
       mixed += slopes[e] * scores[e];
     }
     for (int e = 0; e < experts; ++e) {

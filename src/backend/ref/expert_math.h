@@ -73,9 +73,12 @@ Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span
 /// The derivative of route for one row: `dlogits` becomes the gradient with respect to the logits of what has the
 /// gradient `dweights` with respect to the weights of `chosen`. The choice itself has none. With s the scores and S the
 /// sum of the chosen ones, w = c·s/S gives ds = c/S·(dw - Σ dw·s/S), w = c·s gives ds = c·dw; then softmax gives
-/// dz = s·(ds - Σ ds·s), the sigmoid s·(1 - s)·ds.
-inline void route_dx(std::span<const double> dweights, std::span<const double> logits, std::span<const int32_t> chosen,
-                     const RouterParams& router, std::span<double> dlogits) {
+/// dz = s·(ds - Σ ds·s), the sigmoid s·(1 - s)·ds. `expert_scale` multiplies dw first.
+inline void route_dx(std::span<const double> dweights_in, std::span<const double> logits,
+                     std::span<const int32_t> chosen, const RouterParams& router, std::span<const double> expert_scale,
+                     std::span<double> dlogits) {
+  std::vector<double> dweights(dweights_in.begin(), dweights_in.end());
+  for (size_t j = 0; j < chosen.size() && !expert_scale.empty(); ++j) dweights[j] *= expert_scale[size_t(chosen[j])];
   const bool softmaxed = router.score == RouterParams::Score::softmax;
   std::vector<double> scores;
   if (softmaxed) {

@@ -11,7 +11,8 @@ Tensor RefGradOps::route_dx(const Tensor& dweights, const Tensor& logits, const 
                             const RouterParams& router) {
   Tensor dx = make_tensor(logits.rows(), logits.cols());
   for (int r = 0; r < logits.rows(); ++r)
-    ref::route_dx(row(dweights, r), row(logits, r), ints(routing.experts, r), router, row(dx, r));
+    ref::route_dx(row(dweights, r), row(logits, r), ints(routing.experts, r), router,
+                  router.expert_scale ? row(router.expert_scale, 0) : std::span<double>(), row(dx, r));
   return dx;
 }
 
