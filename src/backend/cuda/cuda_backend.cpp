@@ -209,7 +209,8 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::mixed_cache},
+          .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
+                      Operation::mixed_cache, Operation::delta_rule},
           .own_memory = true};
 }
 

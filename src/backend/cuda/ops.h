@@ -61,6 +61,15 @@ class CudaOps final : public Ops {
                       std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
+  // Nobody calls these: a model that needs them is refused before.
+  void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
+  void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
+  Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
+  void split(const Tensor&, const SplitParams&, std::span<Tensor>) override { BB_UNREACHABLE(); }
+  Tensor causal_conv(KvStore&, int, const Tensor&, const ConvParams&) override { BB_UNREACHABLE(); }
+  Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
+    BB_UNREACHABLE();
+  }
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
