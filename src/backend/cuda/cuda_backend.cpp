@@ -16,6 +16,11 @@ namespace bumblebee {
 namespace cuda {
 namespace {
 
+/// Of what only some models and adapters need.
+constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,    Operation::mixed_cache, Operation::delta_rule,
+                                  Operation::lora_experts};
+
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
@@ -31,6 +36,9 @@ class CudaBackend final : public Backend {
   }
 
   std::string_view name() const override { return "cuda"; }
+  bool has(Operation operation) const override {
+    return std::find(std::begin(kLacking), std::end(kLacking), operation) == std::end(kLacking);
+  }
   Tensor make(int rows, int cols) override { return pool_->make(rows, cols); }
   void keep_memory(size_t bytes) override { pool_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
 
@@ -209,8 +217,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
-                      Operation::mixed_cache, Operation::delta_rule},
+          .lacking = {std::begin(cuda::kLacking), std::end(cuda::kLacking)},
           .own_memory = true};
 }
 

@@ -56,12 +56,7 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  Routing route(const Tensor& logits, const RouterParams& router) override;
-  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
-                      std::span<Tensor> y) override;
-  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
-  Tensor gate_rows(Tensor y, const Tensor& gate) override;
-  // Nobody calls these: a model that needs them is refused before.
+  // BackendEntry::lacking lists them: nobody calls these.
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
   void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
@@ -70,6 +65,14 @@ class CudaOps final : public Ops {
   Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
     BB_UNREACHABLE();
   }
+  void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
+    BB_UNREACHABLE();
+  }
+  Routing route(const Tensor& logits, const RouterParams& router) override;
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override;
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
