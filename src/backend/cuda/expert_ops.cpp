@@ -50,6 +50,7 @@ Routing CudaOps::route(const Tensor& logits, const RouterParams& router) {
                   Tensor(pool_->take(expert_places(shape).end), DType::i32, shape.rows, shape.top_k)};
   cuda::route({.logits = data(logits),
                .bias = router.bias ? data(router.bias) : nullptr,
+               .expert_scale = router.expert_scale ? data(router.expert_scale) : nullptr,
                .experts = elements<int32_t>(routing.experts),
                .weights = data(routing.weights),
                .order = elements<std::byte>(routing.order),

@@ -38,7 +38,7 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROW
         c = codes[i][0] = load_int(p + 64 * kChunkAt);
       }
       constexpr int kBytes = 4 * kBlocks;
-      constexpr __mmask64 kOfChunk = ((uint64_t{1} << kBytes) - 1) << (kBytes * kChunkAt);
+      [[maybe_unused]] constexpr __mmask64 kOfChunk = ((uint64_t{1} << kBytes) - 1) << (kBytes * kChunkAt);
       unroll<ROWS>(BB_BODY(r) {
         const __m512i position = load_int(high(r)->position);
         if constexpr (kChunkAt == 0) {

@@ -124,7 +124,8 @@ __device__ inline void choose(const RouteArgs& a, int row, const RowMemory& m, i
   for (int j = lane; j < top_k; j += kWarp) {
     const size_t at = size_t(row) * size_t(top_k) + size_t(j);
     a.experts[at] = m.chosen[j];
-    a.weights[at] = float(m.scores[j] / (a.normalise ? sum : 1.0) * double(a.scale));
+    const double own = a.expert_scale != nullptr ? double(a.expert_scale[m.chosen[j]]) : 1.0;
+    a.weights[at] = float(m.scores[j] / (a.normalise ? sum : 1.0) * double(a.scale) * own);
   }
 }
 

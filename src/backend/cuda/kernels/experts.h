@@ -10,11 +10,12 @@ namespace bumblebee::cuda {
 
 /// RouterParams as plain numbers.
 struct RouteArgs {
-  const float* logits = nullptr;  // [rows, experts]
-  const float* bias = nullptr;    // [experts], or null
-  int32_t* experts = nullptr;     // [rows, top_k]
-  float* weights = nullptr;       // [rows, top_k]
-  std::byte* order = nullptr;     // i32 [rows, top_k], and what expert_places() says
+  const float* logits = nullptr;        // [rows, experts]
+  const float* bias = nullptr;          // [experts], or null
+  const float* expert_scale = nullptr;  // the same
+  int32_t* experts = nullptr;           // [rows, top_k]
+  float* weights = nullptr;             // [rows, top_k]
+  std::byte* order = nullptr;           // i32 [rows, top_k], and what expert_places() says
   ExpertShape shape;
   int groups = 1, top_groups = 1;
   bool softmax = true, normalise = true;
