@@ -8,12 +8,18 @@ namespace bumblebee {
 
 enum class Operation : uint8_t {
   mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
+  sinks,          // of attention: AttentionParams::sinks
+  clamped_glu,    // Activation::clamped_silu
+  expert_bias,    // add_expert_bias
   matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
 };
 
 constexpr const char* name_of(Operation operation) {
   switch (operation) {
     case Operation::mixed_cache: return "attend(layers that differ)";
+    case Operation::sinks: return "attend(sinks)";
+    case Operation::clamped_glu: return "glu(clamped)";
+    case Operation::expert_bias: return "add_expert_bias";
     case Operation::matmul_experts: return "matmul_experts";
   }
   return "";
@@ -23,6 +29,9 @@ constexpr const char* name_of(Operation operation) {
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::mixed_cache:
+    case Operation::sinks:
+    case Operation::clamped_glu:
+    case Operation::expert_bias:
     case Operation::matmul_experts: return false;
   }
   return false;

@@ -34,12 +34,17 @@ struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
   int window = 0;
+  /// f32 [1, heads] or empty: of each head a logit more, which takes its share of the softmax and has no value.
+  Tensor sinks = {};
 
   /// The first position that a query at `position` sees.
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
 };
 
-enum class Activation : uint8_t { silu };
+/// Of clamped_silu: gate at most the limit and up within it on both sides; gate·sigmoid(slope·gate)·(up + 1).
+inline constexpr float kClampLimit = 7.0f, kClampSlope = 1.702f;
+
+enum class Activation : uint8_t { silu, clamped_silu };
 
 /// How a row's scores become a choice among experts. A score is the softmax over all of them or the sigmoid of one.
 struct RouterParams {
@@ -130,6 +135,10 @@ class Ops {
   /// Stacks share x, so that it is read and prepared once.
   virtual void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing,
                               std::span<const Weight* const> stacks, std::span<Tensor> y) = 0;
+
+  /// y += bias[e] for every assignment to an expert e, y [rows·top_k, cols]; `bias` is f32 [1, experts·cols], one
+  /// expert after the other. `y` is replaced as in add_rms_norm.
+  virtual void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) = 0;
 
   /// Σ weight·y over a row's assignments, the best expert first: y [rows·top_k, cols] -> [rows, cols].
   virtual Tensor sum_experts(const Tensor& y, const Routing& routing) = 0;

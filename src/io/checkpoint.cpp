@@ -253,7 +253,13 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
   return stack;
 }
 
-HostWeight Checkpoint::vector(const std::string& short_name, int size) {
+HostWeight Checkpoint::vector(const std::string& name, int size) { return floats(name, {uint64_t(size)}); }
+
+HostWeight Checkpoint::vectors(const std::string& name, int count, int size) {
+  return floats(name, {uint64_t(count), uint64_t(size)});
+}
+
+HostWeight Checkpoint::floats(const std::string& short_name, const std::vector<uint64_t>& shape) {
   const std::string name = full(short_name);
   const Found found = find(name);
   if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
@@ -262,12 +268,14 @@ HostWeight Checkpoint::vector(const std::string& short_name, int size) {
     throw Error(ErrorCode::unsupported, found.file->where(),
                 cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
   }
-  if (t.shape.size() != 1 || t.shape[0] != uint64_t(size)) {
+  if (t.shape != shape) {
     throw Error(ErrorCode::bad_file, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected [", size, "], got ", shape_text(t.shape)));
+                cat("tensor ", in_quotes(name), ": expected ", shape_text(shape), ", got ", shape_text(t.shape)));
   }
   claimed_.insert(name);
-  return {Format::dense(t.dtype), 1, size, found.bytes(), {}, {}, name, keep_};
+  uint64_t count = 1;
+  for (const uint64_t dim : shape) count *= dim;
+  return {Format::dense(t.dtype), 1, int(count), found.bytes(), {}, {}, name, keep_};
 }
 
 void Checkpoint::set_inputs(const std::map<std::string, int>& inputs) {

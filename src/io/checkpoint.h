@@ -39,6 +39,7 @@ class Checkpoint : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight vectors(const std::string& name, int count, int size) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
   std::vector<std::string> unclaimed() const override;
@@ -97,6 +98,7 @@ class Checkpoint : public WeightSource {
   void find_prefix();
   QuantizationConfig::Rule rule(const std::string& path) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
+  HostWeight floats(const std::string& short_name, const std::vector<uint64_t>& shape);
   void note_shapes() const;
 
   std::filesystem::path directory_;

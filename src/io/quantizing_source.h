@@ -18,6 +18,9 @@ class QuantizingSource final : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
+  HostWeight vectors(const std::string& name, int count, int size) override {
+    return source_.vectors(name, count, size);
+  }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }

@@ -19,6 +19,7 @@ inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
+  int context = 2048;  // max_position_embeddings
   /// Settings that only this family reads, of those that are refused elsewhere.
   std::vector<std::string_view> implemented = {};
 };

@@ -54,6 +54,10 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
                  .head_dim = d.head_dim,
                  .scale = float(1 / std::sqrt(double(d.head_dim))),
                  .window = spec.windows[size_t(i)]};
+  if (spec.sinks) {
+    b.attention.sinks = load.vector(at + "self_attn.sinks", d.heads);
+    load.need(Operation::sinks);
+  }
   return b;
 }
 
@@ -61,13 +65,16 @@ Decoder::Moe Decoder::load_moe(const DecoderSpec& spec, nn::Loader& load, const 
   const MoeSpec& moe = spec.moe;
   const int d_model = spec.dims.d_model, count = moe.router.experts;
   const auto stack = [&](const char* name, const std::string& apart, int out, int in) {
-    return load.experts(
-        at + "switch_mlp." + name, [&](int e) { return cat(at, "experts.", e, ".", apart); }, count, out, in);
+    nn::ExpertLinear linear = load.experts(
+        cat(at, moe.stack, ".", name), [&](int e) { return cat(at, "experts.", e, ".", apart); }, count, out, in);
+    if (moe.bias) load.expert_bias(linear, count, out);
+    return linear;
   };
   Moe m;
-  m.router = load.router(at + "gate", count, d_model);
+  m.router = load.router(at + moe.router_name, count, d_model, moe.bias);
   m.experts = {moe.router, stack("gate_proj", moe.gate, moe.d_ff, d_model), stack("up_proj", moe.up, moe.d_ff, d_model),
-               stack("down_proj", moe.down, d_model, moe.d_ff)};
+               stack("down_proj", moe.down, d_model, moe.d_ff), moe.activation};
+  if (moe.activation == Activation::clamped_silu) load.need(Operation::clamped_glu);
   if (moe.shared_d_ff > 0) m.shared_gate = load.linear(at + "shared_expert_gate", 1, d_model, false);
   return m;
 }

@@ -87,10 +87,16 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
   const std::array<const Weight*, 2> into = {&experts.gate.w, &experts.up.w};
   std::array<Tensor, 2> wide;
   ops_.matmul_experts(x, ExpertRows::batch, routing, into, wide);
-  const Tensor h = ops_.glu(Activation::silu, std::move(wide[0]), std::move(wide[1]));
+  const auto add_bias = [&](Tensor& to, const ExpertLinear& linear) {
+    if (linear.bias) ops_.add_expert_bias(to, routing, linear.bias);
+  };
+  add_bias(wide[0], experts.gate);
+  add_bias(wide[1], experts.up);
+  const Tensor h = ops_.glu(experts.activation, std::move(wide[0]), std::move(wide[1]));
   const Weight* const down = &experts.down.w;
   Tensor y;
   ops_.matmul_experts(h, ExpertRows::assignments, routing, std::span(&down, 1), std::span(&y, 1));
+  add_bias(y, experts.down);
   return ops_.sum_experts(y, routing);
 }
 

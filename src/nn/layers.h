@@ -27,17 +27,19 @@ struct HeadNorms {
   RmsNorm q, k;
 };
 
-/// Matrices of one size, one for each expert: y = W[e]·x. `site` and `name` as in Linear.
+/// Matrices of one size, one for each expert: y = W[e]·x (+ b[e]). `site` and `name` as in Linear.
 struct ExpertLinear {
   Weight w;
+  Tensor bias;  // f32 [1, experts·out] or empty
   int site = -1;
   std::string name;
 };
 
-/// Experts of which each row passes a few: down(silu(gate x)·up x), weighted as a router says.
+/// Experts of which each row passes a few: down(act(gate x)·up x), weighted as a router says.
 struct Experts {
   RouterParams router;
   ExpertLinear gate, up, down;
+  Activation activation = Activation::silu;
 };
 
 struct Embedding {

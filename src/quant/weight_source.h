@@ -24,6 +24,9 @@ class WeightSource {
   /// HostWeight with out = 1. Throws like matrix().
   virtual HostWeight vector(const std::string& name, int size) = 0;
 
+  /// `count` such vectors, stored as [count, size] under one name; out = 1, in = count·size. Throws like matrix().
+  virtual HostWeight vectors(const std::string& name, int count, int size) = 0;
+
   /// Whether a tensor of this full name exists.
   virtual bool has(const std::string& name) const = 0;
 

@@ -32,10 +32,11 @@ std::vector<TinyModel> tiny_models() {
            .window = 7,
            .format = Format::affine(3, 32, DType::f16, DType::f16),
            .experts = 4,
-           .of_row = 2}};
+           .of_row = 2},
+          {.family = "gpt_oss", .window = 7, .format = Format::mxfp4()}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 7;
+constexpr int kTinyModels = 8;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -43,6 +44,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
   void SetUp() override {
     if (tiny_.has_experts() && lacks(target_.backend, Operation::matmul_experts))
       GTEST_SKIP() << "no experts on " << target_.backend;
+    if (tiny_.family == "gpt_oss" && lacks(target_.backend, Operation::sinks))
+      GTEST_SKIP() << "no sinks on " << target_.backend;
   }
 
   Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }

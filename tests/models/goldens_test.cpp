@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts", "floats"})
+  for (const char* folder : {"widths", "experts", "floats", "gpt_oss"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -61,6 +61,8 @@ TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
   const bool experts = name.starts_with("experts/") || name == "floats/nvfp4_experts";
   const bool logits_only = name.starts_with("widths/") || name.starts_with("floats/");
+  if (name.starts_with("gpt_oss/") && lacks(target.backend, Operation::sinks))
+    GTEST_SKIP() << "no sinks on " << target.backend;
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
   if (name.starts_with("floats/") && !has_formats(target.backend, {Format::mxfp4(), Format::nvfp4()}))
     GTEST_SKIP() << "no float codes on " << target.backend;
@@ -95,6 +97,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("widths").size(), 7u);
   EXPECT_GE(cases_in("experts").size(), 10u);
   EXPECT_GE(cases_in("floats").size(), 12u);
+  EXPECT_GE(cases_in("gpt_oss").size(), 3u);
 }
 
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.

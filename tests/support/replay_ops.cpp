@@ -284,6 +284,21 @@ void ReplayOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& 
   });
 }
 
+void ReplayOps::add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) {
+  if (tape_ == nullptr) {
+    inner_.add_expert_bias(y, routing, bias);
+    made(y);
+    return;
+  }
+  auto before = replaced(y);
+  y = fresh(y.rows(), y.cols());
+  tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {
+    Tensor t = before(v);
+    inner_.add_expert_bias(t, resolve(v, routing), bias);
+    v[size_t(n)] = std::move(t);
+  });
+}
+
 Tensor ReplayOps::sum_experts(const Tensor& y, const Routing& routing) {
   if (tape_ == nullptr) return made(inner_.sum_experts(y, routing));
   const Tensor sum = fresh(routing.experts.rows(), y.cols());

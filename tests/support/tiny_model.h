@@ -11,7 +11,7 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  std::string family = "qwen3";  // llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
+  std::string family = "qwen3";  // gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
   bool tied = false;
@@ -22,7 +22,7 @@ struct TinyModel {
   bool normalised = true;  // weights of a row's experts
   bool apart = false;      // a module for each expert, as Hugging Face's files have them
 
-  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe"); }
+  bool has_experts() const { return family == "mixtral" || family == "gpt_oss" || family.ends_with("_moe"); }
   /// config.json as Hugging Face writes it.
   Json config() const;
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.

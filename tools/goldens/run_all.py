@@ -96,6 +96,7 @@ def inside(arguments):
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("experts.py", "--out", fresh / "experts")
         script("float_codes.py", "--out", fresh)
+        script("gpt_oss.py", "--out", fresh / "gpt_oss")
         script("patterns.py", "--out", fresh / "patterns.json")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")

@@ -230,6 +230,8 @@ struct Kernels {
   void (*add_scaled)(float* x, const float* delta, float factor, int count);
   void (*scale)(float* x, float factor, int count);
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
+  /// min(gate, limit)·sigmoid(slope·that)·(1 + up between -limit and limit)
+  void (*clamped_silu_mul)(const float* gate, const float* up, float limit, float slope, int count, float* y);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
   /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.

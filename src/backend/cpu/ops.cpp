@@ -292,11 +292,14 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
-  BB_CHECK(activation == Activation::silu);
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {
-    k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
+    if (activation == Activation::silu) {
+      k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
+    } else {
+      k_.clamped_silu_mul(row(gate, r), row(up, r), kClampLimit, kClampSlope, y.cols(), row(y, r));
+    }
     quantize_row(y, r);
   });
   return y;

@@ -61,6 +61,7 @@ class CudaOps final : public Ops {
     BB_UNREACHABLE();
   }
   Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }
+  void add_expert_bias(Tensor&, const Routing&, const Tensor&) override { BB_UNREACHABLE(); }
   Tensor gate_rows(Tensor, const Tensor&) override { BB_UNREACHABLE(); }
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;

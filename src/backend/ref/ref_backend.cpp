@@ -203,7 +203,8 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim));
+                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim),
+                              a.sinks ? row(a.sinks, 0)[size_t(h)] : -INFINITY);
         }
       }
     }
@@ -211,11 +212,12 @@ class RefOps final : public Ops {
   }
 
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
-    BB_CHECK(activation == Activation::silu);
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
-      for (int c = 0; c < y.cols(); ++c)
-        row(y, r)[size_t(c)] = ref::silu(row(gate, r)[size_t(c)]) * row(up, r)[size_t(c)];
+      for (int c = 0; c < y.cols(); ++c) {
+        const double g = row(gate, r)[size_t(c)], u = row(up, r)[size_t(c)];
+        row(y, r)[size_t(c)] = activation == Activation::silu ? ref::silu(g) * u : ref::clamped_glu(g, u);
+      }
     }
     return y;
   }
@@ -251,6 +253,17 @@ class RefOps final : public Ops {
           multiply(static_cast<const ref::RefStack&>(*stacks[t]->packed).experts[expert],
                    row(x, rows == ExpertRows::batch ? r : assignment), row(y[t], assignment));
         }
+      }
+    }
+  }
+
+  void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override {
+    y = make_writable(y);
+    const size_t cols = size_t(y.cols());
+    for (int r = 0; r < routing.experts.rows(); ++r) {
+      for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
+        const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
+        ref::add<double>(row(y, ref::ints(routing.order, r)[j]), row(bias, 0).subspan(expert * cols, cols));
       }
     }
   }

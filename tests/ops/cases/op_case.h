@@ -84,6 +84,7 @@ void add_attend(Cases& cases);
 void add_glu(Cases& cases);
 void add_route(Cases& cases);
 void add_matmul_experts(Cases& cases);
+void add_add_expert_bias(Cases& cases);
 void add_sum_experts(Cases& cases);
 void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);

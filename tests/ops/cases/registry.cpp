@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 42> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 43> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -27,6 +27,7 @@ constexpr std::array<Named, 42> kOperations = {{{"embed", add_embed},
                                                 {"glu", add_glu},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
+                                                {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
@@ -75,7 +76,8 @@ bool is_of_training(const std::string& operation) {
 }
 
 std::optional<Operation> needed_operation(const std::string& operation) {
-  if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
+  if (operation == "route" || operation == "matmul_experts" || operation == "add_expert_bias" ||
+      operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
   return std::nullopt;
 }

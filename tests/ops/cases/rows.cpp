@@ -100,12 +100,18 @@ class AddCase final : public OpCase {
 
 class GluCase final : public OpCase {
  public:
-  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates) : OpCase("glu", variant) {
+  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates,
+          Activation activation = Activation::silu)
+      : OpCase("glu", variant), activation_(activation) {
     Random random(seed_of(name()));
     gate_ = random_rows(random, rows, cols);
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
     up_ = random_rows(random, rows, cols);
     for (float& v : up_.values) v += 0.5f;
+    if (activation == Activation::clamped_silu) {  // beyond both limits, and at -1, where the factor is zero
+      for (float& v : gate_.values) v *= 3;
+      for (size_t i = 0; i < up_.values.size(); ++i) up_.values[i] = i % 11 == 5 ? -1.0f : up_.values[i] * 4;
+    }
   }
 
   std::vector<Output> run(Backend& backend) const override {
@@ -113,13 +119,14 @@ class GluCase final : public OpCase {
     const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols),
                  up = backend.upload(up_.values, gate_.rows, gate_.cols);
     Tensor y;
-    eagerly(backend, [&] { y = backend.stream().ops().glu(Activation::silu, gate, up); });
+    eagerly(backend, [&] { y = backend.stream().ops().glu(activation_, gate, up); });
     return {read_output(backend, "y", y)};
   }
 
   /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
   /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    if (activation_ == Activation::clamped_silu) return {clamped_bound()};
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i)
       bound[i] += 0x1p-126 * (1 + std::abs(double(gate_.values[i]))) * (1 + std::abs(double(up_.values[i])));
@@ -128,7 +135,25 @@ class GluCase final : public OpCase {
 
   Cost cost() const override { return {12.0 * double(gate_.values.size()), 6.0 * double(gate_.values.size())}; }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return activation_ == Activation::clamped_silu ? std::optional(bumblebee::Operation::clamped_glu) : std::nullopt;
+  }
+
  private:
+  /// The slope's product moves the exponent by a rounding of its size, and up + 1 has one of the sum's.
+  std::vector<double> clamped_bound() const {
+    std::vector<double> bound;
+    for (size_t i = 0; i < gate_.values.size(); ++i) {
+      const double g = std::min(double(gate_.values[i]), double(kClampLimit));
+      const double u = std::clamp(double(up_.values[i]), -double(kClampLimit), double(kClampLimit)) + 1;
+      const double silu = std::abs(g) / (1 + std::exp(-double(kClampSlope) * g));
+      bound.push_back((10 + double(kClampSlope) * std::abs(g)) * kRoundF32 * silu * std::abs(u) +
+                      kRoundF32 * silu * std::abs(u) + 0x1p-126 * (1 + std::abs(g)) * (1 + std::abs(u)));
+    }
+    return bound;
+  }
+
+  Activation activation_;
   HostMatrix gate_, up_;
 };
 
@@ -226,6 +251,14 @@ void add_glu(Cases& cases) {
                                 std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
                                                    -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
   cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
+  for (const int cols : {1, 16, 17, 40})
+    cases.push_back(std::make_unique<GluCase>("clamped_cols" + std::to_string(cols), 3, cols, std::vector<float>(),
+                                              Activation::clamped_silu));
+  cases.push_back(std::make_unique<GluCase>("clamped_extremes", 2, 9,
+                                            std::vector<float>{7, 7.5f, -200, 1e30f, -1e30f, 0, -0.0f, 88, 6.999f},
+                                            Activation::clamped_silu));
+  cases.push_back(
+      std::make_unique<GluCase>("clamped_many_rows", 70, 512, std::vector<float>(), Activation::clamped_silu));
 }
 
 void add_gather_rows(Cases& cases) {
