@@ -248,6 +248,10 @@ void Checkpoint::note_shapes() const {
 HostWeight Checkpoint::matrix(const std::string& path, int out, int in) { return stored(path, {uint64_t(out)}, in); }
 
 HostWeight Checkpoint::experts(const std::string& path, int experts, int out, int in) {
+  const std::string name = full(path);
+  if (!find(name + ".weight")) {
+    if (const auto stack = blocks(name, experts, out, in)) return *stack;
+  }
   HostWeight stack = stored(path, {uint64_t(experts), uint64_t(out)}, in);
   stack.experts = experts;
   return stack;
@@ -256,6 +260,9 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
 HostWeight Checkpoint::vector(const std::string& name, int size) { return floats(name, {uint64_t(size)}); }
 
 HostWeight Checkpoint::vectors(const std::string& name, int count, int size) {
+  if (!find(full(name))) {
+    if (const auto biases = block_biases(full(name), count, size)) return *biases;
+  }
   return floats(name, {uint64_t(count), uint64_t(size)});
 }
 

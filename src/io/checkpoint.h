@@ -98,6 +98,8 @@ class Checkpoint : public WeightSource {
   void find_prefix();
   QuantizationConfig::Rule rule(const std::string& path) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
+  std::optional<HostWeight> blocks(const std::string& name, int experts, int out, int in);
+  std::optional<HostWeight> block_biases(const std::string& name, int experts, int out);
   HostWeight floats(const std::string& short_name, const std::vector<uint64_t>& shape);
   void note_shapes() const;
 

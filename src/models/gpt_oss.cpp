@@ -20,12 +20,8 @@ Json with_rotation(const Json& config) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (whole.contains(key) && whole[key].is_object() && !whole[key].empty()) return whole;
   }
-  whole["rope_scaling"] = {{"rope_type", "yarn"},
-                           {"factor", 32.0},
-                           {"beta_fast", 32.0},
-                           {"beta_slow", 1.0},
-                           {"truncate", false},
-                           {"original_max_position_embeddings", 4096}};
+  whole["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32.0},    {"beta_fast", 32.0},
+                           {"beta_slow", 1.0},    {"truncate", false}, {"original_max_position_embeddings", 4096}};
   return whole;
 }
 

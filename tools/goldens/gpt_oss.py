@@ -19,7 +19,7 @@ from common import GOLDENS, dequantize64, errors, store, unpack, widen, write_js
 from float_codes import decode
 from mlx_logits import mlx_logits
 from models import TORCH
-from quant import from_mx
+from quant import from_mx, to_mx
 
 TOKENS, WINDOW = 12, 5
 YARN = {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
@@ -37,6 +37,7 @@ CASES = {
     "gpt_oss": (CONFIG, "bf16", False),
     "gpt_oss_truncated": (CONFIG | {"rope_scaling": YARN, "num_hidden_layers": 2}, "bf16", False),
     "gpt_oss_mxfp4": (CONFIG | {"rope_scaling": YARN}, "bf16", True),
+    "gpt_oss_blocks": (CONFIG | {"rope_scaling": YARN}, "bf16", "blocks"),
 }
 
 
@@ -117,6 +118,39 @@ def quantized_by_mlx(folder, config):
     return tensors, config, exact
 
 
+def as_published(tensors, config):
+    """As OpenAI's own files have it: the experts in blocks, gate and up in turns, the rest dense."""
+    published, exact = {}, {}
+    for name, value in tensors.items():
+        if ".experts." not in name:
+            published[name], exact[name] = value, widen(value)
+        elif name.endswith(".bias"):
+            exact[name] = widen(value)
+        else:
+            words, scales = (np.array(v) for v in mx.quantize(to_mx(value), mode="mxfp4", stream=mx.cpu))
+            exact[name] = decode(unpack(words, 4), scales, "mxfp4")
+            published[name] = (words.view(np.uint8).reshape(*scales.shape, 16), scales)
+    for name in [n for n in tensors if ".experts." in n]:
+        at, leaf = name.split("experts.")
+        base = at + "experts." + leaf.split(".")[0].replace("gate_proj", "gate_up_proj")
+        if "up_proj." in leaf:
+            published.pop(name, None)
+            continue
+        twin = name.replace("gate_proj", "up_proj")
+        turns = (lambda a, b: np.stack([a, b], axis=2).reshape(a.shape[0], -1, *a.shape[2:])) if "gate" in leaf else (
+            lambda a, _: a)
+        if name.endswith(".bias"):
+            published[base + "_bias"] = store(turns(widen(tensors[name]), widen(tensors[twin])), "bf16")
+        else:
+            mine, other = published.pop(name), published.get(twin)
+            published[base + "_blocks"], published[base + "_scales"] = (
+                turns(a, b) for a, b in zip(mine, other or mine))
+    published = {name: value for name, value in published.items() if not isinstance(value, tuple)}
+    method = {"quant_method": "mxfp4", "modules_to_not_convert": [
+        "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}
+    return published, config | {"quantization_config": method}, exact
+
+
 def make(name, folder):
     config, dtype, quantized = CASES[name]
     config = config | {"torch_dtype": TORCH[dtype]}
@@ -129,7 +163,8 @@ def make(name, folder):
         write_safetensors(dense / "model.safetensors", tensors, {"format": "mlx"})
         exact = {key: widen(value) for key, value in tensors.items()}
         if quantized:
-            tensors, new_config, exact = quantized_by_mlx(dense, config)
+            tensors, new_config, exact = (as_published(tensors, config) if quantized == "blocks" else
+                                          quantized_by_mlx(dense, config))
             write_json(Path(scratch) / "q" / "config.json", new_config)
             write_safetensors(Path(scratch) / "q" / "model.safetensors", tensors)
         if config["rope_scaling"].get("truncate", True):
