@@ -65,6 +65,8 @@ struct ModelInfo {
   uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
   /// Keys and values over all layers that keep their own: heads, and their features.
   int64_t cached_heads = 0, cached_features = 0;
+  /// Bytes of the state that recurrent layers keep of a sequence, however long it is; 0: there are none.
+  uint64_t state_bytes = 0;
   int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
   std::string mode = "dense";    // of those modules, as in ModuleInfo
   std::vector<ModuleInfo> modules;

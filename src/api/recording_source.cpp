@@ -37,6 +37,13 @@ void RecordingSource::record(const std::string& path, const HostWeight& weight) 
   bytes_ += bytes;
 }
 
+HostWeight RecordingSource::depthwise(const std::string& name, int cols, int kernel, bool& by_torch) {
+  HostWeight weight = source_.depthwise(name, cols, kernel, by_torch);
+  parameters_ += uint64_t(cols) * uint64_t(kernel);
+  bytes_ += stored_bytes(weight);
+  return weight;
+}
+
 HostWeight RecordingSource::vector(const std::string& name, int size) {
   HostWeight weight = source_.vector(name, size);
   parameters_ += uint64_t(size);

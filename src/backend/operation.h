@@ -7,20 +7,30 @@
 namespace bumblebee {
 
 enum class Operation : uint8_t {
-  mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
-  sinks,          // of attention: AttentionParams::sinks
-  clamped_glu,    // Activation::clamped_silu
-  expert_bias,    // add_expert_bias
-  matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
+  gelu,            // Activation::gelu
+  soft_cap,        // of rows and of attention's scores
+  norm_runs,       // rms_norm over runs of a row
+  multiply,        // with columns
+  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  sinks,           // of attention: AttentionParams::sinks
+  clamped_glu,     // Activation::clamped_silu
+  expert_bias,     // add_expert_bias
+  matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
+  delta_rule       // with split, causal_conv, Activation::sigmoid and states
 };
 
 constexpr const char* name_of(Operation operation) {
   switch (operation) {
+    case Operation::gelu: return "glu(gelu)";
+    case Operation::soft_cap: return "soft_cap";
+    case Operation::norm_runs: return "rms_norm(runs)";
+    case Operation::multiply: return "multiply";
     case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::sinks: return "attend(sinks)";
     case Operation::clamped_glu: return "glu(clamped)";
     case Operation::expert_bias: return "add_expert_bias";
     case Operation::matmul_experts: return "matmul_experts";
+    case Operation::delta_rule: return "delta_rule";
   }
   return "";
 }
@@ -28,11 +38,16 @@ constexpr const char* name_of(Operation operation) {
 /// Whether a model that needs it can be trained: GradOps has its derivative.
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
+    case Operation::gelu:
+    case Operation::multiply:
+    case Operation::norm_runs: return true;
+    case Operation::soft_cap:
     case Operation::mixed_cache:
     case Operation::sinks:
     case Operation::clamped_glu:
     case Operation::expert_bias:
-    case Operation::matmul_experts: return false;
+    case Operation::matmul_experts:
+    case Operation::delta_rule: return false;
   }
   return false;
 }

@@ -14,7 +14,7 @@
 
 namespace bumblebee {
 
-/// y = x·w/rms(x)·weight over each row. `w` is f32 [1, cols].
+/// y = x/rms(x)·w over each run of as many features as `w` has, f32 [1, width]; the width divides the columns.
 struct NormParams {
   Tensor w;
   float eps = 1e-6f;
@@ -36,6 +36,7 @@ struct AttentionParams {
   int window = 0;
   /// f32 [1, heads] or empty: of each head a logit more, which takes its share of the softmax and has no value.
   Tensor sinks = {};
+  float soft_cap = 0;  // a score s becomes soft_cap·tanh(s/soft_cap); 0: stays
 
   /// The first position that a query at `position` sees.
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
@@ -44,7 +45,39 @@ struct AttentionParams {
 /// Of clamped_silu: gate at most the limit and up within it on both sides; gate·sigmoid(slope·gate)·(up + 1).
 inline constexpr float kClampLimit = 7.0f, kClampSlope = 1.702f;
 
-enum class Activation : uint8_t { silu, clamped_silu };
+/// x·sigmoid(x), gelu as tanh approximates it, x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2, or 1/(1 + exp(-x)).
+enum class Activation : uint8_t { silu, gelu, sigmoid, clamped_silu };
+
+/// How columns are dealt out. Those of x are `groups` of one size, each made of these pieces, one after the other.
+/// Output i has the pieces that go to i, in order, each of all groups before the next.
+struct SplitParams {
+  struct Piece {
+    int cols = 0, to = 0;
+  };
+  int groups = 1;
+  std::vector<Piece> pieces;
+  /// Columns of one group.
+  int group_cols() const {
+    int cols = 0;
+    for (const Piece& piece : pieces) cols += piece.cols;
+    return cols;
+  }
+};
+
+/// Causal convolution of each column with weights of its own, then silu: y[t] = silu(Σ w[j]·x[t - kernel + 1 + j]).
+/// What lies before a sequence's first row is zero.
+struct ConvParams {
+  Tensor w;  // f32 [kernel, cols]
+};
+
+/// The gated delta rule (ref/delta_math.h spells it out). Value head h has key head h·key_heads/value_heads.
+struct DeltaParams {
+  int key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+  Tensor a_log, dt_bias;  // f32 [1, value_heads]
+
+  int key_cols() const { return key_heads * key_dim; }
+  int value_cols() const { return value_heads * value_dim; }
+};
 
 /// How a row's scores become a choice among experts. A score is the softmax over all of them or the sigmoid of one.
 struct RouterParams {
@@ -55,8 +88,9 @@ struct RouterParams {
   /// Experts lie in `groups` of one size, and only those of the `top_groups` best can be chosen. A group is as good as
   /// the sum of its two best (with their biases).
   int groups = 1, top_groups = 1;
-  bool normalise = true;  // weights are divided by their sum
-  float scale = 1;        // then multiplied by this
+  bool normalise = true;     // weights are divided by their sum
+  float scale = 1;           // then multiplied by this
+  Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
 };
 
 /// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows
@@ -114,7 +148,7 @@ class Ops {
   virtual void add(Tensor& x, Tensor delta) = 0;
 
   /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows,
-  /// heads·head_dim], k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
+  /// heads·head_dim], k [rows, kv_heads·head_dim] or empty, replaced as in add_rms_norm.
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                          const RopeParams& rope) = 0;
 
@@ -123,8 +157,27 @@ class Ops {
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
 
+  /// Deals columns out as `split` says -> y[i] [x.rows, ...].
+  virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
+
+  /// The convolution over each segment's rows -> [rows, cols]. The last kernel - 1 rows of x are read from and written
+  /// to the states that segments name.
+  virtual Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) = 0;
+
+  /// The delta rule over each segment's rows -> [rows, value_cols]. qkv [rows, 2·key_cols + value_cols]; `a`, which
+  /// makes the decay, and `b`, which makes beta, [rows, value_heads]. States as in causal_conv().
+  virtual Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                            const DeltaParams& delta) = 0;
+
   /// act(gate)·up, elementwise. Like delta, gate and up may be given away.
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
+
+  /// x ·= factor, replaced as in add_rms_norm.
+  virtual void multiply(Tensor& x, float factor) = 0;
+  /// x = cap·tanh(x/cap), replaced as in add_rms_norm.
+  virtual void soft_cap(Tensor& x, float cap) = 0;
+  /// Columns [first, first + count) -> [rows, count].
+  virtual Tensor columns(const Tensor& x, int first, int count) = 0;
 
   /// Chooses for each row of `logits` [rows, experts] as the router says. Weights are those of softmax or sigmoid
   /// before the bias. Whatever the values, NaN too, numbers of experts are valid and differ.

@@ -83,7 +83,7 @@ bool is_head(std::string_view name) {
 
 bool is_beside_text(std::string_view name) {
   for (const char* part : {"mtp.", "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.",
-                           "mm_projector.", "audio_tower.", "embed_vision.", "embed_audio."}) {
+                           "mm_projector.", "vision_embedder.", "audio_tower.", "embed_vision.", "embed_audio."}) {
     const size_t at = name.find(part);
     if (at == 0 || (at != std::string_view::npos && name[at - 1] == '.')) return true;
   }
@@ -257,6 +257,33 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
   return stack;
 }
 
+/// A tensor of floats.
+Checkpoint::Found Checkpoint::dense(const std::string& name) const {
+  const Found found = find(name);
+  if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
+  const TensorEntry& t = *found.tensor;
+  if (!is_float(t.dtype)) {
+    throw Error(ErrorCode::unsupported, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
+  }
+  return found;
+}
+
+HostWeight Checkpoint::depthwise(const std::string& short_name, int cols, int kernel, bool& by_torch) {
+  const std::string name = full(short_name);
+  const Found found = dense(name);
+  const TensorEntry& t = *found.tensor;
+  const uint64_t c = uint64_t(cols), k = uint64_t(kernel);
+  by_torch = t.shape == std::vector<uint64_t>{c, 1, k};
+  if (!by_torch && t.shape != std::vector<uint64_t>{c, k, 1}) {
+    throw Error(ErrorCode::bad_file, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected [", cols, ", ", kernel, ", 1] or [", cols, ", 1, ", kernel,
+                    "], got ", shape_text(t.shape)));
+  }
+  claimed_.insert(name);
+  return {Format::dense(t.dtype), cols, kernel, found.bytes(), {}, {}, name, keep_};
+}
+
 HostWeight Checkpoint::vector(const std::string& name, int size) { return floats(name, {uint64_t(size)}); }
 
 HostWeight Checkpoint::vectors(const std::string& name, int count, int size) {
@@ -268,13 +295,8 @@ HostWeight Checkpoint::vectors(const std::string& name, int count, int size) {
 
 HostWeight Checkpoint::floats(const std::string& short_name, const std::vector<uint64_t>& shape) {
   const std::string name = full(short_name);
-  const Found found = find(name);
-  if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
+  const Found found = dense(name);
   const TensorEntry& t = *found.tensor;
-  if (!is_float(t.dtype)) {
-    throw Error(ErrorCode::unsupported, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
-  }
   if (t.shape != shape) {
     throw Error(ErrorCode::bad_file, found.file->where(),
                 cat("tensor ", in_quotes(name), ": expected ", shape_text(shape), ", got ", shape_text(t.shape)));

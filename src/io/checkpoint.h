@@ -40,6 +40,7 @@ class Checkpoint : public WeightSource {
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   HostWeight vectors(const std::string& name, int count, int size) override;
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
   std::vector<std::string> unclaimed() const override;
@@ -97,6 +98,7 @@ class Checkpoint : public WeightSource {
   void add_file(const std::filesystem::path& path);
   void find_prefix();
   QuantizationConfig::Rule rule(const std::string& path) const;
+  Found dense(const std::string& name) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
   std::optional<HostWeight> blocks(const std::string& name, int experts, int out, int in);
   std::optional<HostWeight> block_biases(const std::string& name, int experts, int out);

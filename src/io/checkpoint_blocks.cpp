@@ -1,5 +1,5 @@
-// Stacks of experts as OpenAI's own files have them: codes of mxfp4 in blocks of sixteen bytes, and the rows of gate and
-// up in turns in one tensor.
+// Stacks of experts as OpenAI's own files have them: codes of mxfp4 in blocks of sixteen bytes, and the rows of gate
+// and up in turns in one tensor.
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "io/quote.h"
@@ -35,16 +35,23 @@ std::optional<HostWeight> Checkpoint::blocks(const std::string& name, int expert
     const TensorEntry& t = *part.tensor;
     if (t.dtype != DType::u8 || t.shape != shape || in % 32 != 0) {
       throw Error(ErrorCode::bad_file, part.file->where(),
-                  cat("tensor ", in_quotes(t.name), ": expected u8 ", shape_text(shape), ", got ", to_string(t.dtype), " ",
-                      shape_text(t.shape)));
+                  cat("tensor ", in_quotes(t.name), ": expected u8 ", shape_text(shape), ", got ", to_string(t.dtype),
+                      " ", shape_text(t.shape)));
     }
     claimed_.insert(t.name);
   };
   check(codes, codes_shape);
   check(scales, scales_shape);
   const size_t row = size_t(in) / 2;
-  HostWeight stack{Format::mxfp4(), out, in, codes.bytes().subspan(place.first * row),
-                   scales.bytes().subspan(place.first * groups), {}, name, keep_, experts};
+  HostWeight stack{Format::mxfp4(),
+                   out,
+                   in,
+                   codes.bytes().subspan(place.first * row),
+                   scales.bytes().subspan(place.first * groups),
+                   {},
+                   name,
+                   keep_,
+                   experts};
   if (place.step > 1) {
     stack.codes_stride = place.step * row;
     stack.scales_stride = place.step * groups;
@@ -63,8 +70,8 @@ std::optional<HostWeight> Checkpoint::block_biases(const std::string& name, int 
   const std::vector<uint64_t> shape = {uint64_t(experts), uint64_t(out) * place.step};
   if (!is_float(t.dtype) || t.shape != shape) {
     throw Error(ErrorCode::bad_file, found.file->where(),
-                cat("tensor ", in_quotes(t.name), ": expected floats ", shape_text(shape), ", got ", to_string(t.dtype), " ",
-                    shape_text(t.shape)));
+                cat("tensor ", in_quotes(t.name), ": expected floats ", shape_text(shape), ", got ", to_string(t.dtype),
+                    " ", shape_text(t.shape)));
   }
   claimed_.insert(t.name);
   const size_t size = size_t(size_of(t.dtype));

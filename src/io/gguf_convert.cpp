@@ -190,12 +190,17 @@ class Converter {
                                        row_size(tensor));
   }
 
-  /// Dense, same type: bytes as they are, rows in the checkpoint's order. A vector with heads (a bias of q or k) is
-  /// reordered too.
+  /// Dense, same type: bytes as they are but for what was added, rows in the checkpoint's order. A vector with heads (a
+  /// bias of q or k) is reordered too.
   double copy(const TensorPlan& plan, const StreamContext& context) const {
     const GgufTensor& tensor = *plan.source.tensor;
     const auto bytes = file_.bytes(tensor);
-    if (plan.source.heads == 0) {
+    if (plan.source.added != 0) {
+      std::vector<std::byte> less(bytes.begin(), bytes.end());
+      for (size_t i = 0; i < less.size() / sizeof(float); ++i)
+        store_float(less, DType::f32, i, load_float(bytes, DType::f32, i) - plan.source.added);
+      context.writer.append(less);
+    } else if (plan.source.heads == 0) {
       context.writer.append(bytes);
     } else {
       const size_t size = tensor.shape.size() == 2 ? row_size(tensor) : size_t(size_of(plan.target.dtype));

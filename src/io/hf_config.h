@@ -16,7 +16,8 @@ namespace bumblebee {
 /// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
 /// at 8 bits.
 inline QuantSpec quantized_as(const std::string& path, QuantSpec wanted) {
-  return path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") ? QuantSpec{8, 64} : wanted;
+  const bool router = path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") || path.ends_with(".router.proj");
+  return router ? QuantSpec{8, 64} : wanted;
 }
 
 /// Whose names a checkpoint's quantized tensors have.

@@ -21,6 +21,9 @@ class QuantizingSource final : public WeightSource {
   HostWeight vectors(const std::string& name, int count, int size) override {
     return source_.vectors(name, count, size);
   }
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override {
+    return source_.depthwise(name, cols, kernel, by_torch);
+  }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }

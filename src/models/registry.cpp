@@ -1,11 +1,15 @@
 // The table of families.
 #include "models/registry.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/gemma.h"
+#include "models/gemma4.h"
+#include "models/hybrid.h"
 
 namespace bumblebee::models {
 namespace {
@@ -15,22 +19,46 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 9> kFamilies = {{{"gpt_oss", read_gpt_oss},
-                                              {"llama", read_llama},
-                                              {"mistral", read_mistral},
-                                              {"mixtral", read_mixtral},
-                                              {"qwen2", read_qwen2},
-                                              {"qwen2_moe", read_qwen2_moe},
-                                              {"qwen3", read_qwen3},
-                                              {"qwen3_moe", read_qwen3_moe},
-                                              {"smollm3", read_smollm3}}};
+constexpr std::array<Family, 12> kFamilies = {{{"gpt_oss", read_gpt_oss},
+                                               {"llama", read_llama},
+                                               {"mistral", read_mistral},
+                                               {"mixtral", read_mixtral},
+                                               {"qwen2", read_qwen2},
+                                               {"qwen2_moe", read_qwen2_moe},
+                                               {"qwen3", read_qwen3},
+                                               {"qwen3_5", read_qwen3_5},
+                                               {"qwen3_5_moe", read_qwen3_5_moe},
+                                               {"qwen3_moe", read_qwen3_moe},
+                                               {"qwen3_next", read_qwen3_next},
+                                               {"smollm3", read_smollm3}}};
+
+/// Families with a model of their own.
+struct OtherFamily {
+  const char* model_type;
+  std::function<std::unique_ptr<nn::Model>(nn::Loader&)> (*read)(const Json& config, std::string_view where);
+};
+
+template <class Model, auto READ>
+std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config, std::string_view where) {
+  return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
+}
+
+constexpr std::array<OtherFamily, 3> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
+                                                 {"gemma3", maker<Gemma, read_gemma3>},
+                                                 {"gemma4", maker<Gemma4, read_gemma4>}}};
 
 /// The text halves of models that see: positions of images apart (mrope) they are these, and text has only one kind.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kTextHalves = {
-    {{"qwen2_vl", "qwen2"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kTextHalves = {
+    {{"gemma3_text", "gemma3"},
+     {"gemma4_text", "gemma4"},
+     {"gemma4_unified", "gemma4"},
+     {"gemma4_unified_text", "gemma4"},
+     {"qwen2_vl", "qwen2"},
      {"qwen2_vl_text", "qwen2"},
      {"qwen2_5_vl", "qwen2"},
      {"qwen2_5_vl_text", "qwen2"},
+     {"qwen3_5_text", "qwen3_5"},
+     {"qwen3_5_moe_text", "qwen3_5_moe"},
      {"qwen3_vl", "qwen3"},
      {"qwen3_vl_text", "qwen3"},
      {"qwen3_vl_moe", "qwen3_moe"},
@@ -41,6 +69,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kTextHalv
 std::vector<std::string> families() {
   std::vector<std::string> names;
   for (const Family& family : kFamilies) names.emplace_back(family.model_type);
+  for (const OtherFamily& family : kOthers) names.emplace_back(family.model_type);
+  std::sort(names.begin(), names.end());
   return names;
 }
 
@@ -53,16 +83,29 @@ ModelSpec read_spec(const Json& config, std::string_view where) {
   for (const Family& family : kFamilies) {
     if (type == family.model_type) return {type, family.read(config, where)};
   }
+  for (const OtherFamily& family : kOthers) {
+    if (type == family.model_type) return {type, {}, family.read(config, where)};
+  }
   std::string known;
-  for (const Family& family : kFamilies) known += (known.empty() ? "" : ", ") + std::string(family.model_type);
+  for (const std::string& family : families()) known += (known.empty() ? "" : ", ") + family;
   throw Error(ErrorCode::unsupported, where,
               cat("'model_type': expected one of ", known, ", got '", type.substr(0, 60), "'"));
 }
 
 std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {
+  if (spec.make) {
+    auto model = spec.make(load);
+    load.finish();
+    return model;
+  }
   DecoderSpec decoder = spec.decoder;
   if (!decoder.tied_known) decoder.dims.tied_head = !load.has("lm_head.weight");
-  auto model = std::make_unique<Decoder>(decoder, load);
+  std::unique_ptr<nn::Model> model;
+  if (decoder.delta) {
+    model = std::make_unique<Hybrid>(decoder, load);
+  } else {
+    model = std::make_unique<Decoder>(decoder, load);
+  }
   load.finish();
   return model;
 }

@@ -11,11 +11,7 @@ InferPass::InferPass(Ops& ops, KvStore& kv, const InferOptions& options) : optio
   if (options_.lora != nullptr && options_.lora->id == 0) options_.lora = nullptr;
 }
 
-Residual InferPass::embed(const Embedding& embedding) {
-  Tensor x = ops_.embed(embedding.table);
-  if (touched(embedding.site)) ops_.lora_embed(embedding.site, x);
-  return {this, std::move(x), {}};
-}
+Residual InferPass::embed(const Embedding& embedding) { return {this, rows_of(embedding), {}}; }
 
 Tensor InferPass::normed(const Tensor& x, RowSet rows, const RmsNorm& norm) {
   return touched(norm.site) ? ops_.lora_norm(x, rows, x.cols(), norm.params, norm.site) : ops_.rms_norm(x, norm.params);
@@ -28,6 +24,19 @@ Tensor InferPass::norm(Residual& residual, const RmsNorm& norm) {
   }
   if (!residual.pending) return ops_.rms_norm(residual.x, norm.params);
   return ops_.add_rms_norm(residual.x, std::exchange(residual.pending, {}), norm.params);
+}
+
+Tensor InferPass::normalise(const Tensor& x, const RmsNorm& norm) {
+  if (!touched(norm.site)) return ops_.rms_norm(x, norm.params);
+  return ops_.lora_norm(x, RowSet::all, norm.params.w.cols(), norm.params, norm.site);
+}
+
+Tensor InferPass::lookup(const Embedding& table) { return rows_of(table); }
+
+Tensor InferPass::rows_of(const Embedding& embedding) {
+  Tensor x = ops_.embed(embedding.table);
+  if (touched(embedding.site)) ops_.lora_embed(embedding.site, x);
+  return x;
 }
 
 void InferPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
@@ -63,7 +72,7 @@ void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& n
   const NormParams *q_norm = norms.present ? &norms.q.params : nullptr,
                    *k_norm = norms.present ? &norms.k.params : nullptr;
   const auto apart = [&](Tensor& x, const RmsNorm& norm, const NormParams*& left) {
-    if (!norms.present || !touched(norm.site)) return;
+    if (!x || !norms.present || !touched(norm.site)) return;
     x = ops_.lora_norm(x, RowSet::all, head_dim, norm.params, norm.site);
     left = nullptr;
   };
@@ -75,6 +84,18 @@ void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& n
 Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
   BB_CHECK(layer_ >= 0, "attend outside a layer");
   return ops_.attend(kv_, layer_, q, k, v, attention);
+}
+
+void InferPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) { ops_.split(x, split, y); }
+
+Tensor InferPass::causal_conv(const Tensor& x, const ConvParams& conv) {
+  BB_CHECK(layer_ >= 0, "causal_conv outside a layer");
+  return ops_.causal_conv(kv_, layer_, x, conv);
+}
+
+Tensor InferPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
+  BB_CHECK(layer_ >= 0, "delta_rule outside a layer");
+  return ops_.delta_rule(kv_, layer_, qkv, a, b, delta);
 }
 
 Tensor InferPass::glu(Activation activation, Tensor gate, Tensor up) {
@@ -101,6 +122,23 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
 }
 
 Tensor InferPass::gate_rows(Tensor y, const Tensor& gate) { return ops_.gate_rows(std::move(y), gate); }
+
+Tensor InferPass::scale(Tensor x, float factor) {
+  ops_.multiply(x, factor);
+  return x;
+}
+
+Tensor InferPass::add(Tensor a, Tensor b) {
+  ops_.add(a, std::move(b));
+  return a;
+}
+
+Tensor InferPass::soft_cap(Tensor x, float cap) {
+  if (x) ops_.soft_cap(x, cap);  // no row's logits may be wanted
+  return x;
+}
+
+Tensor InferPass::columns(const Tensor& x, int first, int count) { return ops_.columns(x, first, count); }
 
 Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   flush_residual(residual);

@@ -31,9 +31,16 @@ class Loader {
   ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
   /// One vector [out] for each expert, under `stack`.bias, to be added to what their matrices give.
   void expert_bias(ExpertLinear& linear, int experts, int out);
-  /// f32 [1, size].
+  /// `offset` is added to the stored weight.
+  RmsNorm rms_norm(const std::string& path, int size, double eps, float offset = 0);
+  /// A norm without a weight; `name` is shown, nothing is claimed.
+  RmsNorm plain_norm(const std::string& name, int size, double eps);
+  /// f32 [1, size], and one number: 1 without a backend.
   Tensor vector(const std::string& name, int size);
-  RmsNorm rms_norm(const std::string& path, int size, double eps);
+  float scalar(const std::string& name);
+  /// The convolution of module `path`, with weights of its own for each column; `by_torch`: stored as [cols, 1,
+  /// kernel].
+  ConvParams depthwise(const std::string& path, int cols, int kernel, bool& by_torch);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
   /// dropped, as mlx-lm does.
@@ -57,6 +64,7 @@ class Loader {
   Weight matrix(const std::string& path, int out, int in);
   Weight pack(const HostWeight& host);
   Tensor packed_vector(const HostWeight& host);
+  Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 
   WeightSource& source_;

@@ -33,10 +33,22 @@ std::vector<TinyModel> tiny_models() {
            .format = Format::affine(3, 32, DType::f16, DType::f16),
            .experts = 4,
            .of_row = 2},
-          {.family = "gpt_oss", .window = 7, .format = Format::mxfp4()}};
+          {.family = "gpt_oss", .window = 7, .format = Format::mxfp4()},
+          {.family = "qwen3_5", .layers = 3, .format = Format::affine(4, 32, DType::bf16, DType::bf16), .interval = 3},
+          {.family = "qwen3_next", .format = Format::dense(DType::bf16)},
+          {.family = "qwen3_5_moe",
+           .tied = true,
+           .format = Format::affine(4, 32, DType::bf16, DType::bf16),
+           .key_heads = 1,
+           .value_heads = 3,
+           .value_dim = 32},
+          {.family = "gemma2", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma3", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma4", .layers = 4, .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 8;
+constexpr int kTinyModels = 15;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -46,6 +58,9 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       GTEST_SKIP() << "no experts on " << target_.backend;
     if (tiny_.family == "gpt_oss" && lacks(target_.backend, Operation::sinks))
       GTEST_SKIP() << "no sinks on " << target_.backend;
+    if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
+      GTEST_SKIP() << "no delta rule on " << target_.backend;
+    if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;
   }
 
   Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }

@@ -137,6 +137,21 @@ HostWeight MemoryWeights::experts(const std::string& path, int experts, int out,
   return weight;
 }
 
+void MemoryWeights::add_depthwise(const std::string& name, HostWeight weight, bool by_torch) {
+  add_vector(name, std::move(weight));
+  if (by_torch) by_torch_.insert(name);
+}
+
+HostWeight MemoryWeights::depthwise(const std::string& name, int cols, int kernel, bool& by_torch) {
+  const HostWeight& weight = claim(name, vectors_);
+  if (weight.out != cols || weight.in != kernel)
+    throw Error(
+        ErrorCode::bad_file, "memory",
+        cat("tensor '", name, "': expected [", cols, ", ", kernel, "], got [", weight.out, ", ", weight.in, "]"));
+  by_torch = by_torch_.contains(name);
+  return weight;
+}
+
 HostWeight MemoryWeights::vector(const std::string& name, int size) {
   const HostWeight& weight = claim(name, vectors_);
   if (weight.in != size)

@@ -50,12 +50,15 @@ class MemoryWeights : public WeightSource {
   void add_stack(const std::string& path, HostWeight weight, int experts);
   /// `name` is the full name.
   void add_vector(const std::string& name, HostWeight vector);
+  /// `weight` [cols, kernel]; as it would be stored by_torch or not.
+  void add_depthwise(const std::string& name, HostWeight weight, bool by_torch);
   void remove(const std::string& name_or_path);
 
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   HostWeight vectors(const std::string& name, int count, int size) override { return vector(name, count * size); }
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
   std::vector<std::string> unclaimed() const override;
@@ -65,6 +68,7 @@ class MemoryWeights : public WeightSource {
  private:
   const HostWeight& claim(const std::string& name, const std::map<std::string, HostWeight>& from);
   std::map<std::string, HostWeight> matrices_, vectors_;
+  std::set<std::string> by_torch_;
   std::set<std::string> claimed_;
 };
 

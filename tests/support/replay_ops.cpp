@@ -208,18 +208,18 @@ void ReplayOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* 
     made(k);
     return;
   }
-  auto q_before = replaced(q), k_before = replaced(k);
+  auto q_before = replaced(q), k_before = k ? replaced(k) : nullptr;
   q = fresh(q.rows(), q.cols());
-  k = fresh(k.rows(), k.cols());
+  if (k) k = fresh(k.rows(), k.cols());
   const auto held = [](const NormParams* norm) {
     return norm != nullptr ? std::make_shared<const NormParams>(*norm) : nullptr;
   };
   tape_->operations.push_back([=, this, q_held = held(q_norm), k_held = held(k_norm), n = recorded(q)->number,
-                               m = recorded(k)->number](Values& v) {
-    Tensor a = q_before(v), b = k_before(v);
+                               m = k ? recorded(k)->number : -1](Values& v) {
+    Tensor a = q_before(v), b = k_before ? k_before(v) : Tensor();
     inner_.norm_rope(a, b, head_dim, q_held.get(), k_held.get(), rope);
     v[size_t(n)] = std::move(a);
-    v[size_t(m)] = std::move(b);
+    if (m >= 0) v[size_t(m)] = std::move(b);
   });
 }
 
@@ -233,11 +233,81 @@ Tensor ReplayOps::attend(KvStore& kv, int layer, const Tensor& q, const Tensor& 
   return y;
 }
 
+void ReplayOps::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) {
+  if (tape_ == nullptr) {
+    inner_.split(x, split, y);
+    for (Tensor& t : y) made(t);
+    return;
+  }
+  std::vector<int> cols(y.size(), 0), numbers;
+  for (const SplitParams::Piece& piece : split.pieces) cols[size_t(piece.to)] += piece.cols * split.groups;
+  for (size_t i = 0; i < y.size(); ++i) {
+    y[i] = fresh(x.rows(), cols[i]);
+    numbers.push_back(recorded(y[i])->number);
+  }
+  tape_->operations.push_back([this, x, split, numbers](Values& v) {
+    std::vector<Tensor> out(numbers.size());
+    inner_.split(resolve(v, x), split, out);
+    for (size_t i = 0; i < numbers.size(); ++i) v[size_t(numbers[i])] = std::move(out[i]);
+  });
+}
+
+Tensor ReplayOps::causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) {
+  if (tape_ == nullptr) return made(inner_.causal_conv(kv, layer, x, conv));
+  const Tensor y = fresh(x.rows(), x.cols());
+  tape_->operations.push_back([this, &kv, layer, x, conv, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.causal_conv(kv, layer, resolve(v, x), conv);
+  });
+  return y;
+}
+
+Tensor ReplayOps::delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                             const DeltaParams& delta) {
+  if (tape_ == nullptr) return made(inner_.delta_rule(kv, layer, qkv, a, b, delta));
+  const Tensor y = fresh(qkv.rows(), delta.value_cols());
+  tape_->operations.push_back([this, &kv, layer, qkv, a, b, delta, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.delta_rule(kv, layer, resolve(v, qkv), resolve(v, a), resolve(v, b), delta);
+  });
+  return y;
+}
+
 Tensor ReplayOps::glu(Activation activation, Tensor gate, Tensor up) {
   if (tape_ == nullptr) return made(inner_.glu(activation, gate, up));
   const Tensor y = fresh(gate.rows(), gate.cols());
   tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {
     v[size_t(n)] = inner_.glu(activation, resolve(v, gate), resolve(v, up));
+  });
+  return y;
+}
+
+void ReplayOps::multiply(Tensor& x, float factor) {
+  in_place(x, [this, factor](Tensor& t) { inner_.multiply(t, factor); });
+}
+
+void ReplayOps::soft_cap(Tensor& x, float cap) {
+  in_place(x, [this, cap](Tensor& t) { inner_.soft_cap(t, cap); });
+}
+
+void ReplayOps::in_place(Tensor& x, std::function<void(Tensor&)> change) {
+  if (tape_ == nullptr) {
+    change(x);
+    made(x);
+    return;
+  }
+  auto before = replaced(x);
+  x = fresh(x.rows(), x.cols());
+  tape_->operations.push_back([before, change, n = recorded(x)->number](Values& v) {
+    Tensor t = before(v);
+    change(t);
+    v[size_t(n)] = std::move(t);
+  });
+}
+
+Tensor ReplayOps::columns(const Tensor& x, int first, int count) {
+  if (tape_ == nullptr) return made(inner_.columns(x, first, count));
+  const Tensor y = fresh(x.rows(), count);
+  tape_->operations.push_back([this, x, first, count, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.columns(resolve(v, x), first, count);
   });
   return y;
 }

@@ -95,6 +95,8 @@ def inside(arguments):
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("experts.py", "--out", fresh / "experts")
+        script("gemma.py", "--out", fresh / "gemma")
+        script("delta.py", "--out", fresh / "delta")
         script("float_codes.py", "--out", fresh)
         script("gpt_oss.py", "--out", fresh / "gpt_oss")
         script("patterns.py", "--out", fresh / "patterns.json")

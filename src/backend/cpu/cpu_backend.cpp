@@ -44,7 +44,8 @@ class CpuStream final : public Stream {
 
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
     constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny,
+          kv != nullptr ? kv->shape().states : 0);
     ops_.bind(batch, chosen);
   }
   StepOutputs run(const StepKey&, FunctionRef<StepOutputs()> body) override { return body(); }

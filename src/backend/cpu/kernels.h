@@ -196,6 +196,29 @@ struct DropoutMask {
   float scale = 1;
 };
 
+/// Columns of a head's state that the delta rule takes at once. They depend on no other columns, and [key_dim,
+/// kDeltaCols] f32 of them stay in the nearest cache however many rows there are.
+inline constexpr int kDeltaCols = 32;
+
+/// The gated delta rule for `rows` rows that follow each other, and `cols` <= kDeltaCols columns of one head. q and k
+/// [rows, key_dim] have their lengths already; `meet` is q·k of each row. The state goes from `from` (null: zeros) to
+/// `to`, both [key_dim, kDeltaCols]; columns beyond `cols` stay zero.
+struct DeltaRule {
+  const float *q = nullptr, *k = nullptr;
+  size_t key_stride = 0;
+  const float* v = nullptr;
+  size_t v_stride = 0;
+  const float *decay = nullptr, *beta = nullptr;  // of each row
+  size_t gate_stride = 0;
+  const float* meet = nullptr;
+  size_t meet_stride = 0;
+  const float* from = nullptr;
+  float* to = nullptr;
+  float* out = nullptr;
+  size_t out_stride = 0;
+  int rows = 0, key_dim = 0, cols = 0;
+};
+
 struct Kernels {
   const char* name;
 
@@ -232,6 +255,14 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
   /// min(gate, limit)·sigmoid(slope·that)·(1 + up between -limit and limit)
   void (*clamped_silu_mul)(const float* gate, const float* up, float limit, float slope, int count, float* y);
+  void (*gelu_mul)(const float* gate, const float* up, int count, float* y);
+  /// y = up/(1 + exp(-gate))
+  void (*sigmoid_mul)(const float* gate, const float* up, int count, float* y);
+  /// x[i] = cap·tanh(x[i]·scale)
+  void (*soft_cap)(float* x, float scale, float cap, int count);
+  /// y = silu(Σ w[j]·x[j]) over `kernel` rows x[j] and the rows of w, `w_stride` apart.
+  void (*convolve)(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y);
+  void (*delta_rule)(const DeltaRule& d);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
   /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.
@@ -260,6 +291,7 @@ struct Kernels {
   void (*multiply_add)(float* y, const float* a, const float* b, int count);
   void (*rms_norm_dx)(const float* dy, const float* x, const float* w, float eps, int count, float* dx);
   void (*silu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
+  void (*gelu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
   /// One key and `count` queries: p[i] = exp(scale·s[i] - lse[i]) in place of the score s, and scale·p[i]·(dp[i] -
   /// mean[i]) in place of dp.
   void (*softmax_dx)(float* s, float* dp, const float* lse, const float* mean, float scale, int count);

@@ -204,8 +204,9 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::mixed_cache, Operation::sinks, Operation::clamped_glu, Operation::expert_bias,
-                      Operation::matmul_experts},
+          .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
+                      Operation::mixed_cache, Operation::sinks, Operation::clamped_glu, Operation::expert_bias,
+                      Operation::matmul_experts, Operation::delta_rule},
           .own_memory = true};
 }
 

@@ -10,6 +10,8 @@
 #include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
+#include "backend/ref/ref_kv.h"
+#include "backend/ref/ref_recurrent.h"
 #include "backend/ref/ref_tensor.h"
 #include "backend/sample.h"
 #include "base/bandwidth.h"
@@ -22,45 +24,13 @@ namespace {
 using ref::host;
 using ref::make_tensor;
 using ref::make_writable;
+using ref::RefKv;
 using ref::RefWeight;
 using ref::row;
 
 struct RefLowRank final : PackedLowRank {
   std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
-};
-
-/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim].
-class RefKv final : public KvStore {
- public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
-
-  std::span<double> at(int page, int layer, int which, int head, int token) {
-    const size_t tokens = size_t(shape().page_size);
-    const auto of_layer = [&](const KvGroup& g) { return 2 * size_t(g.kv_heads) * tokens * size_t(g.head_dim); };
-    const KvPlace place = shape().place(layer);
-    size_t begin = 0, all = 0;
-    for (size_t g = 0; g < shape().groups.size(); ++g) {
-      const KvGroup& group = shape().groups[g];
-      if (g == size_t(place.group)) begin = all + size_t(place.index) * of_layer(group);
-      if (group.kind == KvGroup::Kind::attention) all += size_t(group.layers) * of_layer(group);
-    }
-    std::vector<double>& values = pages_[size_t(page)];
-    if (values.empty()) values.resize(all);
-    const KvGroup& group = shape().group_of(layer);
-    const size_t dim = size_t(group.head_dim);
-    const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
-    return std::span(values).subspan(begin + index * dim, dim);
-  }
-  void copy_pages(std::span<const PageCopy> copies) override {
-    for (const PageCopy& copy : copies) pages_[size_t(copy.to)] = pages_[size_t(copy.from)];
-  }
-  void release_pages(std::span<const int32_t> pages) override {
-    for (const int32_t page : pages) pages_[size_t(page)] = {};
-  }
-
- private:
-  std::vector<std::vector<double>> pages_;
 };
 
 class RefOps final : public Ops {
@@ -152,7 +122,13 @@ class RefOps final : public Ops {
 
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override {
     Tensor y = make_tensor(x.rows(), x.cols());
-    for (int r = 0; r < x.rows(); ++r) ref::rms_norm<double>(row(x, r), row(norm.w, 0), double(norm.eps), row(y, r));
+    const size_t width = size_t(norm.w.cols());
+    for (int r = 0; r < x.rows(); ++r) {
+      for (size_t first = 0; first < size_t(x.cols()); first += width) {
+        ref::rms_norm<double>(row(x, r).subspan(first, width), row(norm.w, 0), double(norm.eps),
+                              row(y, r).subspan(first, width));
+      }
+    }
     return y;
   }
 
@@ -171,7 +147,7 @@ class RefOps final : public Ops {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                  const RopeParams& rope) override {
     rotate(q, head_dim, q_norm, rope);
-    rotate(k, head_dim, k_norm, rope);
+    if (k) rotate(k, head_dim, k_norm, rope);
   }
 
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -203,7 +179,7 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim),
+                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap),
                               a.sinks ? row(a.sinks, 0)[size_t(h)] : -INFINITY);
         }
       }
@@ -211,23 +187,61 @@ class RefOps final : public Ops {
     return out;
   }
 
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override {
+    ref::split_columns(x, split, y);
+  }
+
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override {
+    return ref::causal_conv(batch, static_cast<ref::RefKv&>(kv), layer, x, conv);
+  }
+
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override {
+    return ref::delta_rule(batch, static_cast<ref::RefKv&>(kv), layer, qkv, a, b, delta);
+  }
+
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
-      for (int c = 0; c < y.cols(); ++c) {
-        const double g = row(gate, r)[size_t(c)], u = row(up, r)[size_t(c)];
-        row(y, r)[size_t(c)] = activation == Activation::silu ? ref::silu(g) * u : ref::clamped_glu(g, u);
+      for (size_t c = 0; c < size_t(y.cols()); ++c) {
+        const double g = row(gate, r)[c];
+        const double gated = activation == Activation::gelu      ? ref::gelu(g)
+                             : activation == Activation::sigmoid ? ref::sigmoid(g)
+                                                                 : ref::silu(g);
+        const double u = row(up, r)[c];
+        row(y, r)[c] = activation == Activation::clamped_silu ? ref::clamped_glu(g, u) : gated * u;
       }
     }
+    return y;
+  }
+
+  void multiply(Tensor& x, float factor) override {
+    x = make_writable(x);
+    for (int r = 0; r < x.rows(); ++r) {
+      for (double& v : row(x, r)) v *= double(factor);
+    }
+  }
+
+  void soft_cap(Tensor& x, float cap) override {
+    x = make_writable(x);
+    for (int r = 0; r < x.rows(); ++r) {
+      for (double& v : row(x, r)) v = ref::soft_cap(v, double(cap));
+    }
+  }
+
+  Tensor columns(const Tensor& x, int first, int count) override {
+    BB_CHECK(first >= 0 && count >= 0 && first + count <= x.cols(), "columns ", first, " and ", count);
+    Tensor y = make_tensor(x.rows(), count);
+    for (int r = 0; r < x.rows(); ++r) std::copy_n(row(x, r).begin() + first, count, row(y, r).begin());
     return y;
   }
 
   Routing route(const Tensor& logits, const RouterParams& router) override {
     const int rows = logits.rows(), top_k = router.top_k;
     Routing routing{ref::make_ints(rows, top_k, 0), make_tensor(rows, top_k), ref::make_ints(rows, top_k, 0)};
+    const auto of = [](const Tensor& t) { return t ? std::span<const double>(row(t, 0)) : std::span<const double>(); };
     for (int r = 0; r < rows; ++r) {
-      const auto chosen =
-          ref::route<double>(row(logits, r), router, router.bias ? row(router.bias, 0) : std::span<const double>());
+      const auto chosen = ref::route<double>(row(logits, r), router, of(router.bias), of(router.expert_scale));
       std::copy(chosen.experts.begin(), chosen.experts.end(), ref::ints(routing.experts, r).begin());
       std::copy(chosen.weights.begin(), chosen.weights.end(), row(routing.weights, r).begin());
     }
@@ -391,7 +405,8 @@ class RefStream final : public Stream {
  public:
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
     constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny,
+          kv != nullptr ? kv->shape().states : 0);
     ops_.batch = batch;
     std::vector<int32_t> ids;
     for (int r = 0; chosen && r < chosen.rows(); ++r) ids.push_back(ref::ints(chosen, r)[0]);

@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 43> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -24,7 +24,13 @@ constexpr std::array<Named, 43> kOperations = {{{"embed", add_embed},
                                                 {"add", add_add},
                                                 {"norm_rope", add_norm_rope},
                                                 {"attend", add_attend},
+                                                {"split", add_split},
+                                                {"causal_conv", add_causal_conv},
+                                                {"delta_rule", add_delta_rule},
                                                 {"glu", add_glu},
+                                                {"multiply", add_multiply},
+                                                {"soft_cap", add_soft_cap},
+                                                {"columns", add_columns},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
                                                 {"add_expert_bias", add_add_expert_bias},
@@ -79,6 +85,7 @@ std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "add_expert_bias" ||
       operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
+  if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
   return std::nullopt;
 }
 
