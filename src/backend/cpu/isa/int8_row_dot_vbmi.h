@@ -4,24 +4,6 @@
 
 #include "backend/cpu/isa/int8_row_dot_avx512.h"
 
-/// e2m1 as E2m1Codes has it, four times: a permutation of bytes looks at six bits of each, so that what else a byte
-/// holds need not be cleared.
-alignas(64) static constexpr uint8_t kE2m1Quarters[64] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-                                                          12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-                                                          12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-                                                          12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
-
-template <class Codes>
-BB_INLINE I32x16 low_codes(I32x16 line) {
-  if constexpr (!Codes::kFloats) return Codes::low(line);
-  return _mm512_permutexvar_epi8(line, load_int(kE2m1Quarters));
-}
-template <class Codes>
-BB_INLINE I32x16 high_codes(I32x16 line) {
-  if constexpr (!Codes::kFloats) return Codes::high(line);
-  return _mm512_permutexvar_epi8(_mm512_srli_epi16(line, 4), load_int(kE2m1Quarters));
-}
-
 /// Four chunks of sums that share codes: quarter L of the result has those of quarter L of each.
 template <class D, int COUNT>
 BB_INLINE __m512i low_sums(const I32x16 (&codes)[4][COUNT], const int8_t* low) {
@@ -50,8 +32,8 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROW
       if constexpr (Codes::kNibbles) {
         c = load_int(p + 64 * kChunkAt);
         asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-        codes[i][0] = low_codes<Codes>(c);
-        codes[i][1] = high_codes<Codes>(c);
+        codes[i][0] = Codes::low(c);
+        codes[i][1] = Codes::high(c);
       } else {
         c = codes[i][0] = load_int(p + 64 * kChunkAt);
       }
@@ -71,8 +53,8 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROW
   unroll<ROWS>(BB_BODY(r) {
     typename D::Sum h = D::zero();
     if constexpr (Codes::kNibbles) {
-      h = D::step(h, low_codes<Codes>(picked[r]), load_int(high(r)->low));
-      h = D::step(h, high_codes<Codes>(picked[r]), load_int(high(r)->high));
+      h = D::step(h, Codes::low(picked[r]), load_int(high(r)->low));
+      h = D::step(h, Codes::high(picked[r]), load_int(high(r)->high));
     } else {
       h = D::step(h, picked[r], load_int(high(r)->low));
     }
