@@ -16,7 +16,8 @@ enum class Operation : uint8_t {
   clamped_glu,     // Activation::clamped_silu
   expert_bias,     // add_expert_bias
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
-  delta_rule       // with split, causal_conv, Activation::sigmoid and states
+  delta_rule,      // with split, causal_conv, Activation::sigmoid and states
+  lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
 constexpr const char* name_of(Operation operation) {
@@ -31,6 +32,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::expert_bias: return "add_expert_bias";
     case Operation::matmul_experts: return "matmul_experts";
     case Operation::delta_rule: return "delta_rule";
+    case Operation::lora_experts: return "lora_experts";
   }
   return "";
 }
@@ -40,14 +42,15 @@ constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::gelu:
     case Operation::multiply:
-    case Operation::norm_runs: return true;
+    case Operation::norm_runs:
+    case Operation::matmul_experts: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
     case Operation::sinks:
     case Operation::clamped_glu:
     case Operation::expert_bias:
-    case Operation::matmul_experts:
-    case Operation::delta_rule: return false;
+    case Operation::delta_rule:
+    case Operation::lora_experts: return false;
   }
   return false;
 }

@@ -189,6 +189,13 @@ class Ops {
   virtual void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing,
                               std::span<const Weight* const> stacks, std::span<Tensor> y) = 0;
 
+  /// Applies adapters of experts to y[i] [rows·top_k, out[i]], which holds the products of matmul_experts by the same
+  /// x, rows and routing, of the module sites[i]: the terms of an assignment's expert, as its row's slot and the
+  /// backend's table say (LoraEntry::experts). Factors of experts that nobody chose are not read. Assignments without
+  /// terms are untouched.
+  virtual void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                            std::span<Tensor> y) = 0;
+
   /// y += bias[e] for every assignment to an expert e, y [rows·top_k, cols]; `bias` is f32 [1, experts·cols], one
   /// expert after the other. `y` is replaced as in add_rms_norm.
   virtual void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) = 0;

@@ -35,7 +35,7 @@ struct CpuStack final : PackedWeight {
 };
 
 class CpuOps final : public Ops {
-  friend class CpuGradOps;  // the same threads, memory, batch and tables
+  friend class CpuGradOps;  // the same threads, memory, batch, tables and plans
 
  public:
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
@@ -68,6 +68,8 @@ class CpuOps final : public Ops {
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
   void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override;
+  void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                    std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
@@ -152,6 +154,11 @@ class CpuOps final : public Ops {
   void lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y, int first,
                    int last);
   void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, Tensor& y);
+  struct ExpertLora;
+  std::vector<ExpertLora> expert_lora(const Tensor& x, ExpertRows rows, const Routing& routing,
+                                      std::span<const int> sites);
+  /// Rows of x that adapters of several rows of one expert read, where they do not follow each other.
+  void gather_expert_lora(const Tensor& x, const std::vector<int>& row_of, std::vector<ExpertLora>& runs);
   /// Cosines and sines of one rope at the bound batch's positions.
   struct RopeTable {
     RopeParams rope;
@@ -196,6 +203,7 @@ class CpuOps final : public Ops {
   std::vector<Scratch> scratch_;        // per thread
   std::vector<RopeTable> rope_tables_;  // of as many ropes as a model has
   std::vector<float> lora_u_;           // A x of every run and term
+  std::vector<float> lora_x_;           // rows of x that adapters of an expert read together
   std::vector<float> span_states_;      // of spans that are joined later
   std::vector<RowSampler> samplers_;    // per thread, or per row where there are fewer
   std::vector<int> sampled_rows_;       // rows that ask for a choice

@@ -49,6 +49,7 @@ const std::map<std::string, Names>& chosen() {
        {"row1", "row1_down", "rows5", "rows33_down", "skewed", "all_to_one", "b2_g32_f16_row1", "b3_g64_bf16_rows18",
         "b5_g128_f32_rows18", "b6_g64_f16_row1", "b8_g64_bf16_rows18", "bf16_rows18", "mxfp4_row1", "nvfp4_rows18",
         "mixed_stacks"}},
+      {"lora_experts", {"row1", "row1_down", "rows6", "rows70_down", "skewed", "odd_sizes"}},
       {"lora", {"one_row", "odd_sizes", "many_rows", "everything_with_bias"}},
       {"norm_rope", rope},
       {"attend",

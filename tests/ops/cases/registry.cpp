@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 56> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -33,6 +33,7 @@ constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"columns", add_columns},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
+                                                {"lora_experts", add_lora_experts},
                                                 {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
                                                 {"gate_rows", add_gate_rows},
@@ -42,6 +43,12 @@ constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"attend_packed", add_attend_packed},
                                                 {"attend_packed_dqkv", add_attend_packed_dqkv},
                                                 {"matmul_dx", add_matmul_dx},
+                                                {"route_dx", add_route_dx},
+                                                {"spread_rows", add_spread_rows},
+                                                {"spread_rows_dx", add_spread_rows_dx},
+                                                {"matmul_experts_dx", add_matmul_experts_dx},
+                                                {"sum_experts_dx", add_sum_experts_dx},
+                                                {"gate_rows_dx", add_gate_rows_dx},
                                                 {"gemm", add_gemm},
                                                 {"rms_norm_dx", add_rms_norm_dx},
                                                 {"norm_rope_dx", add_norm_rope_dx},
@@ -82,10 +89,15 @@ bool is_of_training(const std::string& operation) {
 }
 
 std::optional<Operation> needed_operation(const std::string& operation) {
-  if (operation == "route" || operation == "matmul_experts" || operation == "add_expert_bias" ||
-      operation == "sum_experts" || operation == "gate_rows")
+  if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
+  if (operation == "add_expert_bias") return Operation::expert_bias;
   if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
+  for (const char* derivative :
+       {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {
+    if (operation == derivative) return Operation::matmul_experts;
+  }
+  if (operation == "lora_experts") return Operation::lora_experts;
   return std::nullopt;
 }
 
