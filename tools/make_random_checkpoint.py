@@ -2,7 +2,7 @@
 """Writes a random MLX-format checkpoint with the true shape of a published model, to measure memory and speed without its weights.
 
 Usage: tools/make_random_checkpoint.py SHAPE DIRECTORY [--bits 4] [--group-size 64] [--layers N]; SHAPE is one of the names below.
-Routers of experts have 8 bits, as mlx-lm gives them; their scores are random, and differ from token to token and from layer to layer.
+gpt-oss-20b has experts in mxfp4 and the rest at 8 bits, whatever is asked. Routers of experts have 8 bits, as mlx-lm gives them; their scores are random, and differ from token to token and from layer to layer.
 Only the standard library is needed. Codes come from one random block that is repeated: speed and memory do not depend on the values.
 The tokenizer knows bytes and pairs of them; a decimal digit is a token, so prompts of any length can be written down.
 """
@@ -29,13 +29,15 @@ SHAPES = {
     "qwen3-next-80b-a3b": (48, 2048, 16, 2, 256, 5120, False),
     "qwen3.5-4b": (32, 2560, 16, 4, 256, 9216, True),
     "qwen3.5-35b-a3b": (40, 2048, 16, 2, 256, 512, False),
+    "gpt-oss-20b": (24, 2880, 64, 8, 64, 2880, False),
 }
 # experts, how many of them a token passes, intermediate
-EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512), "qwen3.5-35b-a3b": (256, 8, 512)}
+EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512), "qwen3.5-35b-a3b": (256, 8, 512),
+           "gpt-oss-20b": (32, 4, 2880)}
 # of gated delta nets, in all layers but every fourth: key heads, value heads, and the size of both
 DELTA = {"qwen3-next-80b-a3b": (16, 32, 128), "qwen3.5-4b": (16, 32, 128), "qwen3.5-35b-a3b": (16, 32, 128)}
 # by the beginning of the shape's name
-VOCAB = {"qwen3.5": 248320, "qwen3": 151936, "gemma-2": 256000, "gemma-3": 262208, "gemma-4": 262144}
+VOCAB = {"qwen3.5": 248320, "qwen3": 151936, "gemma-2": 256000, "gemma-3": 262208, "gemma-4": 262144, "gpt-oss": 201088}
 # Gemma 4 E4B: the last layers read the keys and values of earlier ones; every sixth has wider heads; widths of layers' own embeddings.
 SHARED, FULL_DIM, ASIDE = 18, 512, 256
 CODES = os.urandom(1 << 24)
@@ -43,6 +45,10 @@ CODES = os.urandom(1 << 24)
 
 SCALE_BITS = array.array("H", (0x3B00 | byte for byte in os.urandom(1 << 20)))  # bf16 between 0.002 and 0.008
 SCALES = SCALE_BITS.tobytes()
+
+
+# Powers of two, 2^-8 to 2^-6; codes of e2m1 are centred by themselves.
+POWERS = bytes(119 + byte % 3 for byte in os.urandom(1 << 20))
 
 
 @functools.cache
@@ -70,8 +76,45 @@ def matrix(name, out, columns, bits, group, experts=()):
     yield name + ".biases", "BF16", [*experts, out, columns // group], biases(bits), rows * columns // group * 2, start
 
 
+def mxfp4_matrix(name, out, columns, experts=()):
+    rows = out * (experts[0] if experts else 1)
+    start = zlib.crc32(name.encode()) % (len(POWERS) // 4) * 4
+    yield name + ".weight", "U32", [*experts, out, columns // 8], CODES, rows * columns // 2, start
+    yield name + ".scales", "U8", [*experts, out, columns // 32], POWERS, rows * columns // 32, start
+
+
 def vector(name, size):
     yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size, 0  # ones
+
+
+def zeros(name, *dims):
+    size = 2
+    for dim in dims:
+        size *= dim
+    yield name, "BF16", list(dims), bytes(1 << 16), size, 0
+
+
+def gpt_oss_tensors(shape, moe):
+    """As mlx-community/gpt-oss-20b-MXFP4-Q8 has them: experts in mxfp4, the rest at 8 bits; biases everywhere."""
+    layers, hidden, heads, kv_heads, dim, _, _ = shape
+    experts, _, width = moe
+    yield from matrix("model.embed_tokens", VOCAB["gpt-oss"], hidden, 8, 64)
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        yield from vector(at + "input_layernorm", hidden)
+        for name, rows, columns in (("q", heads * dim, hidden), ("k", kv_heads * dim, hidden), ("v", kv_heads * dim, hidden),
+                                    ("o", hidden, heads * dim)):
+            yield from matrix(f"{at}self_attn.{name}_proj", rows, columns, 8, 64)
+            yield from zeros(f"{at}self_attn.{name}_proj.bias", rows)
+        yield from zeros(at + "self_attn.sinks", heads)
+        yield from vector(at + "post_attention_layernorm", hidden)
+        yield from matrix(at + "mlp.router", experts, hidden, 8, 64)
+        yield from zeros(at + "mlp.router.bias", experts)
+        for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
+            yield from mxfp4_matrix(f"{at}mlp.experts.{name}", rows, columns, (experts,))
+            yield from zeros(f"{at}mlp.experts.{name}.bias", experts, rows)
+    yield from vector("model.norm", hidden)
+    yield from matrix("lm_head", VOCAB["gpt-oss"], hidden, 8, 64)
 
 
 def values(name, dtype, shape, numbers):
@@ -133,6 +176,9 @@ def gemma_tensors(family, shape, bits, group):
 def tensors(family, shape, bits, group, moe, delta, fused):
     if family.startswith("gemma"):
         yield from gemma_tensors(family, shape, bits, group)
+        return
+    if family == "gpt-oss":
+        yield from gpt_oss_tensors(shape, moe)
         return
     vocab = VOCAB[family]
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
@@ -202,6 +248,22 @@ def write_tokenizer(directory, vocab):
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
+def gpt_oss_config(shape, moe):
+    layers, hidden, heads, kv_heads, dim, inner, tied = shape
+    eight = [f"model.layers.{i}.{name}" for i in range(layers)
+             for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.router")]
+    quantization = {"group_size": 32, "bits": 4, "mode": "mxfp4"} | {
+        name: {"group_size": 64, "bits": 8} for name in ("model.embed_tokens", "lm_head", *eight)}
+    return {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "num_hidden_layers": layers, "hidden_size": hidden,
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": dim, "intermediate_size": inner,
+            "num_local_experts": moe[0], "num_experts_per_tok": moe[1], "vocab_size": VOCAB["gpt-oss"], "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 150000, "sliding_window": 128, "swiglu_limit": 7.0, "attention_bias": True,
+            "layer_types": [("sliding_attention", "full_attention")[i % 2] for i in range(layers)],
+            "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                             "original_max_position_embeddings": 4096},
+            "tie_word_embeddings": tied, "torch_dtype": "bfloat16", "quantization": quantization}
+
+
 def gemma_config(family, layers):
     """What a Gemma's config has beside the sizes."""
     common = {"hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192 if family == "gemma-2" else 131072}
@@ -220,6 +282,8 @@ def gemma_config(family, layers):
 
 
 def config(family, shape, bits, group, moe, delta, fused):
+    if family == "gpt-oss":
+        return gpt_oss_config(shape, moe)
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
     name, extra = ("Qwen3", "qwen3"), {}

@@ -51,4 +51,11 @@ HostWeight RecordingSource::vector(const std::string& name, int size) {
   return weight;
 }
 
+HostWeight RecordingSource::vectors(const std::string& name, int count, int size) {
+  HostWeight weight = source_.vectors(name, count, size);
+  parameters_ += uint64_t(count) * uint64_t(size);
+  bytes_ += stored_bytes(weight);
+  return weight;
+}
+
 }  // namespace bumblebee::api

@@ -16,6 +16,7 @@ class RecordingSource final : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight vectors(const std::string& name, int count, int size) override;
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }

@@ -12,6 +12,9 @@ enum class Operation : uint8_t {
   norm_runs,       // rms_norm over runs of a row
   multiply,        // with columns
   mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  sinks,           // of attention: AttentionParams::sinks
+  clamped_glu,     // Activation::clamped_silu
+  expert_bias,     // add_expert_bias
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
   delta_rule,      // with split, causal_conv, Activation::sigmoid and states
   lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
@@ -24,6 +27,9 @@ constexpr const char* name_of(Operation operation) {
     case Operation::norm_runs: return "rms_norm(runs)";
     case Operation::multiply: return "multiply";
     case Operation::mixed_cache: return "attend(layers that differ)";
+    case Operation::sinks: return "attend(sinks)";
+    case Operation::clamped_glu: return "glu(clamped)";
+    case Operation::expert_bias: return "add_expert_bias";
     case Operation::matmul_experts: return "matmul_experts";
     case Operation::delta_rule: return "delta_rule";
     case Operation::lora_experts: return "lora_experts";
@@ -40,6 +46,9 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::matmul_experts: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
+    case Operation::sinks:
+    case Operation::clamped_glu:
+    case Operation::expert_bias:
     case Operation::delta_rule:
     case Operation::lora_experts: return false;
   }

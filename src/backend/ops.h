@@ -34,14 +34,19 @@ struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
   int window = 0;
+  /// f32 [1, heads] or empty: of each head a logit more, which takes its share of the softmax and has no value.
+  Tensor sinks = {};
   float soft_cap = 0;  // a score s becomes soft_cap·tanh(s/soft_cap); 0: stays
 
   /// The first position that a query at `position` sees.
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
 };
 
+/// Of clamped_silu: gate at most the limit and up within it on both sides; gate·sigmoid(slope·gate)·(up + 1).
+inline constexpr float kClampLimit = 7.0f, kClampSlope = 1.702f;
+
 /// x·sigmoid(x), gelu as tanh approximates it, x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2, or 1/(1 + exp(-x)).
-enum class Activation : uint8_t { silu, gelu, sigmoid };
+enum class Activation : uint8_t { silu, gelu, sigmoid, clamped_silu };
 
 /// How columns are dealt out. Those of x are `groups` of one size, each made of these pieces, one after the other.
 /// Output i has the pieces that go to i, in order, each of all groups before the next.
@@ -190,6 +195,10 @@ class Ops {
   /// terms are untouched.
   virtual void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                             std::span<Tensor> y) = 0;
+
+  /// y += bias[e] for every assignment to an expert e, y [rows·top_k, cols]; `bias` is f32 [1, experts·cols], one
+  /// expert after the other. `y` is replaced as in add_rms_norm.
+  virtual void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) = 0;
 
   /// Σ weight·y over a row's assignments, the best expert first: y [rows·top_k, cols] -> [rows, cols].
   virtual Tensor sum_experts(const Tensor& y, const Routing& routing) = 0;

@@ -248,6 +248,10 @@ void Checkpoint::note_shapes() const {
 HostWeight Checkpoint::matrix(const std::string& path, int out, int in) { return stored(path, {uint64_t(out)}, in); }
 
 HostWeight Checkpoint::experts(const std::string& path, int experts, int out, int in) {
+  const std::string name = full(path);
+  if (!find(name + ".weight")) {
+    if (const auto stack = blocks(name, experts, out, in)) return *stack;
+  }
   HostWeight stack = stored(path, {uint64_t(experts), uint64_t(out)}, in);
   stack.experts = experts;
   return stack;
@@ -257,9 +261,10 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
 Checkpoint::Found Checkpoint::dense(const std::string& name) const {
   const Found found = find(name);
   if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
-  if (!is_float(found.tensor->dtype)) {
+  const TensorEntry& t = *found.tensor;
+  if (!is_float(t.dtype)) {
     throw Error(ErrorCode::unsupported, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(found.tensor->dtype)));
+                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
   }
   return found;
 }
@@ -279,16 +284,27 @@ HostWeight Checkpoint::depthwise(const std::string& short_name, int cols, int ke
   return {Format::dense(t.dtype), cols, kernel, found.bytes(), {}, {}, name, keep_};
 }
 
-HostWeight Checkpoint::vector(const std::string& short_name, int size) {
+HostWeight Checkpoint::vector(const std::string& name, int size) { return floats(name, {uint64_t(size)}); }
+
+HostWeight Checkpoint::vectors(const std::string& name, int count, int size) {
+  if (!find(full(name))) {
+    if (const auto biases = block_biases(full(name), count, size)) return *biases;
+  }
+  return floats(name, {uint64_t(count), uint64_t(size)});
+}
+
+HostWeight Checkpoint::floats(const std::string& short_name, const std::vector<uint64_t>& shape) {
   const std::string name = full(short_name);
   const Found found = dense(name);
   const TensorEntry& t = *found.tensor;
-  if (t.shape.size() != 1 || t.shape[0] != uint64_t(size)) {
+  if (t.shape != shape) {
     throw Error(ErrorCode::bad_file, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected [", size, "], got ", shape_text(t.shape)));
+                cat("tensor ", in_quotes(name), ": expected ", shape_text(shape), ", got ", shape_text(t.shape)));
   }
   claimed_.insert(name);
-  return {Format::dense(t.dtype), 1, size, found.bytes(), {}, {}, name, keep_};
+  uint64_t count = 1;
+  for (const uint64_t dim : shape) count *= dim;
+  return {Format::dense(t.dtype), 1, int(count), found.bytes(), {}, {}, name, keep_};
 }
 
 void Checkpoint::set_inputs(const std::map<std::string, int>& inputs) {

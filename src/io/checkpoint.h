@@ -39,6 +39,7 @@ class Checkpoint : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight vectors(const std::string& name, int count, int size) override;
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
@@ -99,6 +100,9 @@ class Checkpoint : public WeightSource {
   QuantizationConfig::Rule rule(const std::string& path) const;
   Found dense(const std::string& name) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
+  std::optional<HostWeight> blocks(const std::string& name, int experts, int out, int in);
+  std::optional<HostWeight> block_biases(const std::string& name, int experts, int out);
+  HostWeight floats(const std::string& short_name, const std::vector<uint64_t>& shape);
   void note_shapes() const;
 
   std::filesystem::path directory_;

@@ -80,7 +80,8 @@ class Rewriter {
 
   /// Linear, Embedding and SwitchLinear weights; everything else of two dimensions in these families is one of them.
   static bool quantizable(const StoredModule& module) {
-    const bool experts = module.shape.size() == 3 && module.name.find(".switch_mlp.") != std::string::npos;
+    const bool experts = module.shape.size() == 3 && (module.name.find(".switch_mlp.") != std::string::npos ||
+                                                      module.name.find(".experts.") != std::string::npos);
     return module.name.ends_with(".weight") && (module.shape.size() == 2 || experts);
   }
 

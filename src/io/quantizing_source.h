@@ -18,6 +18,9 @@ class QuantizingSource final : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
+  HostWeight vectors(const std::string& name, int count, int size) override {
+    return source_.vectors(name, count, size);
+  }
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override {
     return source_.depthwise(name, cols, kernel, by_torch);
   }

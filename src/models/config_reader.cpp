@@ -97,7 +97,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   d.d_ff = int(defaults.only_experts ? int_or(config, "intermediate_size", where, 1, kMaxSize, d.d_model)
                                      : require_int(config, "intermediate_size", where, 1, kMaxSize));
   d.vocab = int(require_int(config, "vocab_size", where, 1, kMaxSize));
-  d.context = int(int_or(config, "max_position_embeddings", where, 1, int64_t{1} << 30, 2048));
+  d.context = int(int_or(config, "max_position_embeddings", where, 1, int64_t{1} << 30, defaults.context));
   if (d.heads % d.kv_heads != 0) {
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));

@@ -19,6 +19,7 @@ inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
+  int context = 2048;         // max_position_embeddings
   double rotary = 1;          // of a head; below 1, configs may say another
   int head_dim = 0;           // 0: what heads leave of hidden_size
   bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be

@@ -47,6 +47,10 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
                  .head_dim = d.head_dim,
                  .scale = float(1 / std::sqrt(double(d.head_dim))),
                  .window = spec.windows[size_t(i)]};
+  if (spec.sinks) {
+    b.attention.sinks = load.vector(at + "self_attn.sinks", d.heads);
+    load.need(Operation::sinks);
+  }
   return b;
 }
 

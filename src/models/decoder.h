@@ -28,6 +28,7 @@ struct DecoderSpec {
   nn::ModelDims dims;
   double eps = 1e-6;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
+  bool sinks = false;  // of attention, one for each head
   MoeSpec moe;
   std::optional<DeltaSpec> delta;
   RopeParams rope;

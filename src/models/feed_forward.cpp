@@ -17,13 +17,16 @@ FeedForward::FeedForward(const MoeSpec& moe, nn::Loader& load, int i, const std:
 FeedForward::Moe FeedForward::load_moe(const MoeSpec& moe, nn::Loader& load, const std::string& at, int d_model) {
   const int count = moe.router.experts;
   const auto stack = [&](const char* name, const std::string& apart, int out, int in) {
-    return load.experts(
-        at + "switch_mlp." + name, [&](int e) { return cat(at, "experts.", e, ".", apart); }, count, out, in);
+    nn::ExpertLinear linear = load.experts(
+        cat(at, moe.stack, ".", name), [&](int e) { return cat(at, "experts.", e, ".", apart); }, count, out, in);
+    if (moe.bias) load.expert_bias(linear, count, out);
+    return linear;
   };
   Moe m;
-  m.router = load.router(at + "gate", count, d_model);
+  m.router = load.router(at + moe.router_name, count, d_model, moe.bias);
   m.experts = {moe.router, stack("gate_proj", moe.gate, moe.d_ff, d_model), stack("up_proj", moe.up, moe.d_ff, d_model),
-               stack("down_proj", moe.down, d_model, moe.d_ff)};
+               stack("down_proj", moe.down, d_model, moe.d_ff), moe.activation};
+  if (moe.activation == Activation::clamped_silu) load.need(Operation::clamped_glu);
   if (moe.shared_d_ff > 0) m.shared_gate = load.linear(at + "shared_expert_gate", 1, d_model, false);
   return m;
 }

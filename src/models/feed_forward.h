@@ -17,8 +17,11 @@ struct MoeSpec {
   RouterParams router;
   int d_ff = 0;         // inner width of an expert
   int shared_d_ff = 0;  // of one that every row passes, with a gate of its own; 0: there is none
-  /// Names: of the block, and of an expert's matrices in files that have each apart.
-  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj";
+  bool bias = false;    // the router and all matrices of experts have one
+  Activation activation = Activation::silu;
+  /// Names: of the block, its router and its stacks, and of an expert's matrices in files that have each apart.
+  std::string block = "mlp", router_name = "gate", stack = "switch_mlp";
+  std::string gate = "gate_proj", up = "up_proj", down = "down_proj";
 };
 
 class FeedForward {

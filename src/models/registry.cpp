@@ -19,7 +19,8 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 11> kFamilies = {{{"llama", read_llama},
+constexpr std::array<Family, 12> kFamilies = {{{"gpt_oss", read_gpt_oss},
+                                               {"llama", read_llama},
                                                {"mistral", read_mistral},
                                                {"mixtral", read_mixtral},
                                                {"qwen2", read_qwen2},

@@ -132,10 +132,16 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
   const std::array<const ExpertLinear*, 2> into = {&experts.gate, &experts.up};
   std::array<Tensor, 2> wide;
   expert_linears(x, ExpertRows::batch, routing, into, wide);
+  const auto add_bias = [&](Tensor& to, const ExpertLinear& linear) {
+    if (linear.bias) ops_.add_expert_bias(to, routing, linear.bias);
+  };
+  add_bias(wide[0], experts.gate);
+  add_bias(wide[1], experts.up);
   const Tensor h = ops_.glu(experts.activation, std::move(wide[0]), std::move(wide[1]));
   const ExpertLinear* const down = &experts.down;
   Tensor y;
   expert_linears(h, ExpertRows::assignments, routing, {&down, 1}, {&y, 1});
+  add_bias(y, experts.down);
   return ops_.sum_experts(y, routing);
 }
 

@@ -27,9 +27,10 @@ struct HeadNorms {
   RmsNorm q, k;
 };
 
-/// Matrices of one size, one for each expert: y = W[e]·x. `site` and `name` as in Linear.
+/// Matrices of one size, one for each expert: y = W[e]·x (+ b[e]). `site` and `name` as in Linear.
 struct ExpertLinear {
   Weight w;
+  Tensor bias;  // f32 [1, experts·out] or empty
   int site = -1;
   std::string name;
 };

@@ -68,17 +68,23 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
   target_weights_.emplace_back();
   Weight packed{weights.front().format, out, in, nullptr, experts};
   if (backend_ != nullptr) packed = backend_->stack(weights);
-  return {std::move(packed), int(target_modules_.size()) - 1, stack};
+  return {std::move(packed), {}, int(target_modules_.size()) - 1, stack};
 }
 
-Linear Loader::router(const std::string& path, int experts, int in) {
-  Linear router = linear(path, experts, in, false);
+Linear Loader::router(const std::string& path, int experts, int in, bool with_bias) {
+  Linear router = linear(path, experts, in, with_bias);
   target_modules_.back().router = true;
   return router;
 }
 
-Tensor Loader::vector(const std::string& name, int size) {
-  const HostWeight host = source_.vector(name, size);
+void Loader::expert_bias(ExpertLinear& linear, int experts, int out) {
+  linear.bias = packed_vector(source_.vectors(linear.name + ".bias", experts, out));
+  need(Operation::expert_bias);
+}
+
+Tensor Loader::vector(const std::string& name, int size) { return packed_vector(source_.vector(name, size)); }
+
+Tensor Loader::packed_vector(const HostWeight& host) {
   Tensor tensor;
   if (backend_ != nullptr) tensor = backend_->pack_vector(host);
   count(host);

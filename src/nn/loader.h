@@ -25,10 +25,12 @@ class Loader {
   /// A linear that adapters may attach to; `with_bias` claims `<path>.bias` too.
   Linear linear(const std::string& path, int out, int in, bool with_bias);
   /// The linear [experts, in] whose rows of scores choose experts.
-  Linear router(const std::string& path, int experts, int in);
+  Linear router(const std::string& path, int experts, int in, bool with_bias = false);
   /// One matrix [out, in] for each of `experts`, either stacked in `stack` or apart in `each`(0) and so on. Throws
   /// Error(bad_file) when the formats of those differ.
   ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
+  /// One vector [out] for each expert, under `stack`.bias, to be added to what their matrices give.
+  void expert_bias(ExpertLinear& linear, int experts, int out);
   /// `offset` is added to the stored weight.
   RmsNorm rms_norm(const std::string& path, int size, double eps, float offset = 0);
   /// A norm without a weight; `name` is shown, nothing is claimed.
@@ -61,6 +63,7 @@ class Loader {
  private:
   Weight matrix(const std::string& path, int out, int in);
   Weight pack(const HostWeight& host);
+  Tensor packed_vector(const HostWeight& host);
   Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 

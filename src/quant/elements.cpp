@@ -34,10 +34,13 @@ void decode_floats(const HostWeight& weight, std::span<const std::byte> row, int
   const int group = weight.format.group;
   const size_t groups = size_t(weight.in / group);
   const T factor = T(factor_of(weight));
+  const size_t scales_row = groups * size_t(size_of(weight.format.scale));
+  const auto scales =
+      weight.scales.subspan(size_t(r) * (weight.scales_stride != 0 ? weight.scales_stride : scales_row), scales_row);
   const bool four = weight.format.codes == Format::Codes::e2m1;
   uint8_t codes[32];
   for (size_t g = 0; g < groups; ++g) {
-    T scale = T(load_float(weight.scales, weight.format.scale, size_t(r) * groups + g));
+    T scale = T(load_float(scales, weight.format.scale, g));
     if (!weight.factors.empty()) scale *= factor;
     unpack_codes(row, weight.format.bits, int(g) * group, std::span<uint8_t>(codes, size_t(group)));
     for (int i = 0; i < group; ++i)
@@ -75,9 +78,11 @@ template <class T>
 void decode_row(const HostWeight& weight, int row, std::span<T> values) {
   BB_CHECK(row >= 0 && row < weight.out && values.size() == size_t(weight.in));
   const size_t bytes = row_bytes(weight.format, weight.in);
-  const std::span<const std::byte> codes = weight.codes.subspan(size_t(row) * bytes, bytes);
+  const size_t stride = weight.codes_stride != 0 ? weight.codes_stride : bytes;
+  const std::span<const std::byte> codes = weight.codes.subspan(size_t(row) * stride, bytes);
   if (weight.format.kind == Format::Kind::dense) return decode_dense(weight, codes, values);
   if (weight.format.codes != Format::Codes::uint) return decode_floats(weight, codes, row, values);
+  BB_CHECK(weight.scales_stride == 0, weight.name);
   decode_affine(weight, codes, row, values);
 }
 

@@ -12,7 +12,16 @@ namespace {
 
 void require_one_matrix(std::string_view backend, const HostWeight& w) {
   if (w.experts != 1) refuse(backend, w, "stacks of experts");
-  if (w.codes_stride != 0 || w.scales_stride != 0) refuse(backend, w, "rows with strides");
+}
+
+/// Rows of `bytes` bytes, `stride` apart, one after the other.
+std::span<const std::byte> gathered(std::span<const std::byte> rows, size_t stride, size_t bytes, int count,
+                                    std::vector<std::byte>& out) {
+  if (rows.empty()) return rows;
+  out.resize(bytes * size_t(count));
+  for (size_t r = 0; r < size_t(count); ++r)
+    std::copy_n(rows.begin() + ptrdiff_t(r * stride), bytes, out.begin() + ptrdiff_t(r * bytes));
+  return out;
 }
 
 }  // namespace
@@ -73,12 +82,33 @@ QuantSpec spec_of(const Format& f) {
   return {f.bits, f.group, mode};
 }
 
+HostWeight contiguous(const HostWeight& w) {
+  if (w.codes_stride == 0 && w.scales_stride == 0) return w;
+  struct Rows {
+    std::vector<std::byte> codes, scales, biases;
+  };
+  const auto rows = std::make_shared<Rows>();
+  HostWeight copy = w;
+  const size_t codes = row_bytes(w.format, w.in);
+  copy.codes = gathered(w.codes, w.codes_stride != 0 ? w.codes_stride : codes, codes, w.out, rows->codes);
+  if (w.format.kind == Format::Kind::affine) {
+    const size_t groups = size_t(w.in / w.format.group), scales = groups * size_t(size_of(w.format.scale)),
+                 biases = groups * size_t(size_of(w.format.bias));
+    copy.scales = gathered(w.scales, w.scales_stride != 0 ? w.scales_stride : scales, scales, w.out, rows->scales);
+    copy.biases = gathered(w.biases, w.scales_stride != 0 ? w.scales_stride : biases, biases, w.out, rows->biases);
+  }
+  copy.codes_stride = copy.scales_stride = 0;
+  copy.keep = rows;
+  return copy;
+}
+
 bool known_format(const Format& f) {
   return plain_format(f) || f == Format::mxfp4() || f == Format::mxfp8() || f == Format::nvfp4();
 }
 
 void require_plain(std::string_view backend, const HostWeight& w) {
   require_one_matrix(backend, w);
+  if (w.codes_stride != 0 || w.scales_stride != 0) refuse(backend, w, "rows with strides");
   if (!plain_format(w.format)) refuse(backend, w, "codes that are not unsigned integers with a scale and a bias");
 }
 

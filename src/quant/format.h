@@ -2,6 +2,7 @@
 // pack).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -93,14 +94,15 @@ inline float factor_of(const HostWeight& weight) { return weight.factors.empty()
 /// The matrix of one expert of a stack.
 inline HostWeight expert_of(const HostWeight& stack, int expert) {
   HostWeight one = stack;
-  const auto part = [&](std::span<const std::byte> all) {
-    const size_t size = all.size() / size_t(stack.experts);
-    return all.subspan(size_t(expert) * size, size);
+  const auto part = [&](std::span<const std::byte> all, size_t stride) {
+    if (all.empty()) return all;
+    const size_t size = stride != 0 ? stride * size_t(stack.out) : all.size() / size_t(stack.experts);
+    return all.subspan(size_t(expert) * size, std::min(size, all.size() - size_t(expert) * size));
   };
   one.experts = 1;
-  one.codes = part(stack.codes);
-  one.scales = part(stack.scales);
-  one.biases = part(stack.biases);
+  one.codes = part(stack.codes, stack.codes_stride);
+  one.scales = part(stack.scales, stack.scales_stride);
+  one.biases = part(stack.biases, stack.scales_stride);
   if (!stack.factors.empty()) one.factors = {stack.factors[size_t(expert)]};
   return one;
 }
@@ -108,10 +110,13 @@ inline HostWeight expert_of(const HostWeight& stack, int expert) {
 /// Bytes that a matrix takes as it is stored.
 inline uint64_t stored_bytes(const HostWeight& w) { return w.codes.size() + w.scales.size() + w.biases.size(); }
 
+/// The same matrix with rows that follow each other, copied where they do not.
+HostWeight contiguous(const HostWeight& weight);
+
 /// Throws Error(unsupported) for what the types can say and `backend` cannot compute with: strides, stacks of experts,
 /// float codes, groups without a bias.
 void require_plain(std::string_view backend, const HostWeight& weight);
-/// The same for a backend that has the float codes.
+/// The same for a backend that has the float codes, and rows with strides.
 void require_known(std::string_view backend, const HostWeight& weight);
 /// Whether it is dense, affine with unsigned codes and biases, or one of the three with float codes.
 bool known_format(const Format& format);

@@ -24,6 +24,8 @@ class WeightSource {
   /// HostWeight with out = 1. Throws like matrix().
   virtual HostWeight vector(const std::string& name, int size) = 0;
 
+  /// `count` such vectors, stored as [count, size] under one name; out = 1, in = count·size. Throws like matrix().
+  virtual HostWeight vectors(const std::string& name, int count, int size) = 0;
   /// The weights of a convolution of columns apart, stored under the full name as [cols, kernel, 1] or, `by_torch`, as
   /// [cols, 1, kernel], claimed, as a dense HostWeight [cols, kernel]. Throws like matrix().
   virtual HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) = 0;

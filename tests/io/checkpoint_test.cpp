@@ -474,6 +474,47 @@ TEST(Checkpoint, RefusesFloatCodesThatDisagree) {
   }
 }
 
+/// As OpenAI's own files have gpt-oss's experts: rows of gate and up in turns.
+TEST(Checkpoint, ExpertsInBlocks) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", R"({"quantization_config":{"quant_method":"mxfp4"}})");
+  save(d.path() / "model.safetensors",
+       {dense("m.gate_up_proj_blocks", DType::u8, {2, 6, 2, 16}), dense("m.gate_up_proj_scales", DType::u8, {2, 6, 2}),
+        dense("m.gate_up_proj_bias", DType::bf16, {2, 6}), dense("m.down_proj_blocks", DType::u8, {2, 5, 2, 16}),
+        dense("m.down_proj_scales", DType::u8, {2, 5, 2})});
+  auto checkpoint = Checkpoint::open(d.path());
+  const HostWeight gate = checkpoint->experts("m.gate_proj", 2, 3, 64), up = checkpoint->experts("m.up_proj", 2, 3, 64),
+                   down = checkpoint->experts("m.down_proj", 2, 5, 64);
+  EXPECT_EQ(gate.format, Format::mxfp4());
+  EXPECT_EQ(gate.codes_stride, 64u);
+  EXPECT_EQ(gate.scales_stride, 4u);
+  EXPECT_EQ(up.codes.data(), gate.codes.data() + 32);
+  EXPECT_EQ(up.scales.data(), gate.scales.data() + 2);
+  EXPECT_EQ(down.codes_stride, 0u);
+  for (const HostWeight* stack : {&gate, &up, &down}) {
+    for (int e = 0; e < 2; ++e) {
+      const HostWeight one = expert_of(*stack, e), rows = contiguous(one);
+      EXPECT_EQ(one.codes.data(), stack->codes.data() + e * stack->out * (stack == &down ? 32 : 64));
+      EXPECT_EQ(rows.codes.size(), size_t(stack->out) * 32);
+      EXPECT_EQ(rows.scales.size(), size_t(stack->out) * 2);
+      for (int r = 0; r < stack->out; ++r) {
+        std::vector<float> a(64), b(64);
+        decode_row<float>(one, r, a);
+        decode_row<float>(rows, r, b);
+        EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return x == y || x != x; }));
+      }
+    }
+  }
+  EXPECT_EQ(checkpoint->vectors("m.gate_proj.bias", 2, 3).codes.size(), 12u);
+  EXPECT_EQ(checkpoint->vectors("m.up_proj.bias", 2, 3).in, 6);
+  EXPECT_TRUE(checkpoint->unclaimed().empty());
+  expect_error([&] { checkpoint->experts("m.gate_proj", 2, 4, 64); }, "expected u8 [2, 8, 2, 16]", "other rows");
+  expect_error([&] { checkpoint->experts("m.down_proj", 2, 5, 32); }, "expected u8 [2, 5, 1, 16]", "other inputs");
+  expect_error([&] { checkpoint->experts("m.other_proj", 2, 5, 64); }, "'m.other_proj.weight'", "none");
+  expect_error([&] { checkpoint->vectors("m.up_proj.bias", 2, 4); }, "expected floats [2, 8]", "other biases");
+  expect_error([&] { checkpoint->vectors("m.down_proj.bias", 2, 5); }, "'m.down_proj.bias'", "no biases");
+}
+
 TEST(Checkpoint, RefusesVectors) {
   const TemporaryDirectory d;
   write_bytes(d.path() / "config.json", "{}");

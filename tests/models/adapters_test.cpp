@@ -83,6 +83,8 @@ std::vector<Option> options() {
       {{.dialect = lora::Dialect::peft, .modules = {}, .head = true}});
   add("beside_experts", {.family = "qwen3_moe", .format = k4Bit},
       {{.modules = {"q_proj", "k_proj", "v_proj", "o_proj"}, .norms = true}});
+  add("beside_sinks", {.family = "gpt_oss", .format = Format::mxfp4()},
+      {{.modules = {"q_proj", "k_proj", "v_proj", "o_proj"}, .norms = true}});
   add("router", {.family = "mixtral", .format = k4Bit}, {{.modules = {"gate", "v_proj"}}});
   add("shared_expert", {.family = "qwen2_moe", .format = k4Bit},
       {{.modules = {"gate_proj", "up_proj", "down_proj", "shared_expert_gate"}}});

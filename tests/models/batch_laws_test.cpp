@@ -33,6 +33,7 @@ std::vector<TinyModel> tiny_models() {
            .format = Format::affine(3, 32, DType::f16, DType::f16),
            .experts = 4,
            .of_row = 2},
+          {.family = "gpt_oss", .window = 7, .format = Format::mxfp4()},
           {.family = "qwen3_5", .layers = 3, .format = Format::affine(4, 32, DType::bf16, DType::bf16), .interval = 3},
           {.family = "qwen3_next", .format = Format::dense(DType::bf16)},
           {.family = "qwen3_5_moe",
@@ -47,7 +48,7 @@ std::vector<TinyModel> tiny_models() {
           {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 14;
+constexpr int kTinyModels = 15;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -55,6 +56,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
   void SetUp() override {
     if (tiny_.has_experts() && lacks(target_.backend, Operation::matmul_experts))
       GTEST_SKIP() << "no experts on " << target_.backend;
+    if (tiny_.family == "gpt_oss" && lacks(target_.backend, Operation::sinks))
+      GTEST_SKIP() << "no sinks on " << target_.backend;
     if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
       GTEST_SKIP() << "no delta rule on " << target_.backend;
     if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
+
 #include "base/error.h"
 #include "models/registry.h"
 
@@ -28,7 +30,8 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of gemma2, gemma3, gemma4, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, "
+     "expected one of gemma2, gemma3, gemma4, gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, "
+     "qwen3_5_moe, "
      "qwen3_moe, qwen3_next, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
@@ -165,6 +168,19 @@ constexpr ExpertRefusal kExpertRefusals[] = {
      R"({"layer_types": ["linear_attention", "linear_attention", "full_attention"]})", ErrorCode::unsupported,
      "linear_attention"},
     {"soft_cap", "mixtral", R"({"final_logit_softcapping": 30.0})", ErrorCode::unsupported, "final_logit_softcapping"},
+    {"limit_of_another", "gpt_oss", R"({"swiglu_limit": 5.0})", ErrorCode::unsupported,
+     "'swiglu_limit': expected 7, got 5"},
+    {"slope_of_another", "gpt_oss", R"({"swiglu_alpha": 1.0})", ErrorCode::unsupported,
+     "'swiglu_alpha': expected 1.702"},
+    {"limit_text", "gpt_oss", R"({"swiglu_limit": "seven"})", ErrorCode::bad_config, "'swiglu_limit'"},
+    {"no_window", "gpt_oss", R"({"sliding_window": 0})", ErrorCode::bad_config, "'sliding_window'"},
+    {"kinds_of_layers", "gpt_oss", R"({"layer_types": ["full_attention"]})", ErrorCode::bad_config, "'layer_types'"},
+    {"chunked_layers", "gpt_oss", R"({"layer_types": ["full_attention", "chunked_attention", "sliding_attention"]})",
+     ErrorCode::unsupported, "chunked_attention"},
+    {"experts_that_disagree", "gpt_oss", R"({"num_local_experts": 8, "num_experts": 4})", ErrorCode::bad_config,
+     "disagree"},
+    {"too_many_of_them", "gpt_oss", R"({"num_local_experts": 3})", ErrorCode::bad_config, "expected at most 3 experts"},
+    {"bias_number", "gpt_oss", R"({"attention_bias": 1})", ErrorCode::bad_config, "'attention_bias'"},
     {"intermediate_missing", "mixtral", R"({"intermediate_size": null})", ErrorCode::bad_config,
      "missing key 'intermediate_size'"},
 };
@@ -272,6 +288,26 @@ TEST(Config, Experts) {
   EXPECT_EQ(spec.windows, std::vector<int>(3, 0));
 }
 
+TEST(Config, GptOss) {
+  Json config = config_of("gpt_oss");
+  DecoderSpec spec = read_spec(config, "x").decoder;  // transformers' defaults
+  EXPECT_EQ(spec.moe.router.experts, 128);
+  EXPECT_EQ(spec.moe.router.top_k, 4);
+  EXPECT_TRUE(spec.moe.router.normalise);
+  EXPECT_EQ(spec.moe.d_ff, 96);
+  EXPECT_EQ(spec.moe.activation, Activation::clamped_silu);
+  EXPECT_TRUE(spec.moe.bias && spec.sinks && spec.qkv_bias && spec.o_bias);
+  EXPECT_EQ(spec.windows, (std::vector<int>{128, 0, 128}));
+  EXPECT_FLOAT_EQ(spec.rope.attention_factor, float(0.1 * std::log(32.0) + 1));  // yarn where nothing is said
+  config.erase("max_position_embeddings");
+  EXPECT_EQ(read_spec(config, "x").decoder.dims.context, 131072);
+  config["layer_types"] = {"full_attention", "sliding_attention", "full_attention"};
+  config["sliding_window"] = 9;
+  EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{0, 9, 0}));
+  config["rope_scaling"] = {{"rope_type", "default"}};
+  EXPECT_EQ(read_spec(config, "x").decoder.rope.attention_factor, 1);
+}
+
 TEST(Config, AnythingButAnObjectIsRefused) {
   for (const char* text : {"[]", "5", "null", "\"llama\""}) EXPECT_THROW(read_spec(parse_json(text, "x"), "x"), Error);
 }
@@ -330,9 +366,9 @@ TEST(Config, YarnLengthensTheContext) {
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
-  EXPECT_EQ(families(),
-            (std::vector<std::string>{"gemma2", "gemma3", "gemma4", "llama", "mistral", "mixtral", "qwen2", "qwen2_moe",
-                                      "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
+  EXPECT_EQ(families(), (std::vector<std::string>{"gemma2", "gemma3", "gemma4", "gpt_oss", "llama", "mistral",
+                                                  "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_5", "qwen3_5_moe",
+                                                  "qwen3_moe", "qwen3_next", "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts", "gemma", "delta", "floats"})
+  for (const char* folder : {"widths", "experts", "gemma", "delta", "floats", "gpt_oss"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -75,6 +75,8 @@ TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
   const bool experts = name.starts_with("experts/") || name == "floats/nvfp4_experts",
              delta = name.starts_with("delta/");
+  if (name.starts_with("gpt_oss/") && lacks(target.backend, Operation::sinks))
+    GTEST_SKIP() << "no sinks on " << target.backend;
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
   if (name.starts_with("gemma/") && lacks(target.backend, Operation::gelu))
     GTEST_SKIP() << "no gelu on " << target.backend;
@@ -119,6 +121,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("gemma").size(), 4u);
   EXPECT_GE(cases_in("delta").size(), 6u);
   EXPECT_GE(cases_in("floats").size(), 12u);
+  EXPECT_GE(cases_in("gpt_oss").size(), 4u);
 }
 
 /// transformers went through a prompt of three chunks at once. One that is cut, and then goes on token by token, says

@@ -57,6 +57,7 @@ class MemoryWeights : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight vectors(const std::string& name, int count, int size) override { return vector(name, count * size); }
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;

@@ -354,6 +354,21 @@ void ReplayOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& 
   });
 }
 
+void ReplayOps::add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) {
+  if (tape_ == nullptr) {
+    inner_.add_expert_bias(y, routing, bias);
+    made(y);
+    return;
+  }
+  auto before = replaced(y);
+  y = fresh(y.rows(), y.cols());
+  tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {
+    Tensor t = before(v);
+    inner_.add_expert_bias(t, resolve(v, routing), bias);
+    v[size_t(n)] = std::move(t);
+  });
+}
+
 void ReplayOps::lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                              std::span<Tensor> y) {
   if (tape_ == nullptr) {

@@ -20,6 +20,14 @@ Json TinyModel::config() const {
     c["num_local_experts"] = experts;
     c["num_experts_per_tok"] = of_row;
   }
+  if (family == "gpt_oss") {
+    c["sliding_window"] = window > 0 ? window : 128;  // of every second layer
+    c["intermediate_size"] = d_expert;
+    c["num_local_experts"] = experts;
+    c["num_experts_per_tok"] = of_row;
+    c["rope_scaling"] = {
+        {"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}, {"truncate", false}};
+  }
   if (is_hybrid()) {
     c["linear_num_key_heads"] = key_heads;
     c["linear_num_value_heads"] = value_heads;
@@ -28,7 +36,7 @@ Json TinyModel::config() const {
     c["full_attention_interval"] = interval;
     c["partial_rotary_factor"] = 0.5;
   }
-  if (has_experts() && family != "mixtral") {
+  if (has_experts() && family != "mixtral" && family != "gpt_oss") {
     c["moe_intermediate_size"] = d_expert;
     c["num_experts"] = experts;
     c["num_experts_per_tok"] = of_row;
@@ -48,13 +56,23 @@ Json TinyModel::config() const {
 /// The router's scores are far apart, so that rounding changes no choice. Where experts are apart they are those of the
 /// stack, row for row.
 void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::string& at) const {
-  weights.add_matrix(at + "gate", random_weight(random, experts, d_model, format, 3 / std::sqrt(double(d_model))));
+  const bool gpt_oss = family == "gpt_oss";
+  weights.add_matrix(at + (gpt_oss ? "router" : "gate"),
+                     random_weight(random, experts, d_model, format, 3 / std::sqrt(double(d_model))));
+  const auto biased = [&](const std::string& path, int size) {
+    weights.add_vector(path + ".bias", dense_weight(random.normals(size_t(size), 0.3), 1, size, DType::f32));
+  };
+  if (gpt_oss) biased(at + "router", experts);
   if (has_shared())
     weights.add_matrix(at + "shared_expert_gate",
                        random_weight(random, 1, d_model, format, 1 / std::sqrt(double(d_model))));
   const bool mixtral = family == "mixtral";
   const auto stack = [&](const char* name, const char* mixtrals, int out, int in) {
     HostWeight all = random_weight(random, experts * out, in, format, 1.5 / std::sqrt(double(in)));
+    if (gpt_oss) {
+      biased(at + "experts." + name, experts * out);
+      return weights.add_stack(at + "experts." + name, std::move(all), experts);
+    }
     if (!apart) return weights.add_stack(at + "switch_mlp." + name, std::move(all), experts);
     all.out = out;
     all.experts = experts;
@@ -123,6 +141,12 @@ MemoryWeights TinyModel::weights() const {
       vector(at + "self_attn.q_proj.bias", heads * head_dim, 0, 0.5);
       vector(at + "self_attn.k_proj.bias", kv_heads * head_dim, 0, 0.5);
       vector(at + "self_attn.v_proj.bias", kv_heads * head_dim, 0, 0.5);
+    }
+    if (family == "gpt_oss") {
+      for (const auto& [name, size] :
+           {std::pair("q", heads * head_dim), {"k", kv_heads * head_dim}, {"v", kv_heads * head_dim}, {"o", d_model}})
+        vector(at + "self_attn." + name + "_proj.bias", size, 0, 0.5);
+      vector(at + "self_attn.sinks", heads, 1, 1.5);
     }
     if (family.starts_with("qwen3") && !recurrent) {
       vector(at + "self_attn.q_norm.weight", head_dim, one + 0.5, 0.3);

@@ -11,9 +11,9 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  /// llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3,
-  /// gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees everything; half
-  /// of the layers of a gemma4 share keys and values, where there are four of them.
+  /// gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2,
+  /// gemma3, gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees
+  /// everything; half of the layers of a gemma4 share keys and values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
@@ -30,7 +30,9 @@ struct TinyModel {
   bool by_torch = false;  // convolutions and norms as transformers saves them
 
   bool is_hybrid() const { return family.starts_with("qwen3_5") || family == "qwen3_next"; }
-  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe") || family == "qwen3_next"; }
+  bool has_experts() const {
+    return family == "mixtral" || family == "gpt_oss" || family.ends_with("_moe") || family == "qwen3_next";
+  }
   bool has_shared() const { return family == "qwen2_moe" || (is_hybrid() && has_experts()); }
   /// config.json as Hugging Face writes it.
   Json config() const;

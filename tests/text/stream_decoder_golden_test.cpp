@@ -96,7 +96,7 @@ TEST_P(RealStreams, Texts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, RealStreams, ::testing::Values("qwen3", "llama3_1", "gemma3", "smollm2"),
+INSTANTIATE_TEST_SUITE_P(Families, RealStreams, ::testing::Values("qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"),
                          [](const auto& test_info) { return std::string(test_info.param); });
 
 }  // namespace

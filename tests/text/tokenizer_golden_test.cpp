@@ -127,7 +127,7 @@ TEST_P(TokenGoldens, StreamedPiecesJoinToTheWhole) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, TokenGoldens, ::testing::Values("qwen3", "llama3_1", "gemma3", "smollm2"),
+INSTANTIATE_TEST_SUITE_P(Families, TokenGoldens, ::testing::Values("qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"),
                          [](const auto& test_info) { return std::string(test_info.param); });
 
 // 10 MB of one character. That it ends is the assertion: a regex or a merge loop that is not linear would not.

@@ -102,7 +102,8 @@ def tapped(model, tokens):
         output(layer.post_attention_layernorm, at + "mlp_norm")
         mlp = layer.mlp
         if hasattr(mlp, "experts"):
-            hooks.append(mlp.gate.register_forward_hook(lambda _, __, out, at=at: (
+            router = mlp.router if hasattr(mlp, "router") else mlp.gate
+            hooks.append(router.register_forward_hook(lambda _, __, out, at=at: (
                 keep(at + "router", out[0]), keep(at + "expert_weights", out[1])) and None))
             output(mlp.experts, at + "experts")
             mlp = getattr(mlp, "shared_expert", None)

@@ -98,6 +98,7 @@ def inside(arguments):
         script("gemma.py", "--out", fresh / "gemma")
         script("delta.py", "--out", fresh / "delta")
         script("float_codes.py", "--out", fresh)
+        script("gpt_oss.py", "--out", fresh / "gpt_oss")
         script("patterns.py", "--out", fresh / "patterns.json")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")

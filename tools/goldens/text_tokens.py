@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import Tokenizer
 
 MASK = (1 << 64) - 1
-FAMILIES = ["qwen3", "llama3_1", "gemma3", "smollm2"]
+FAMILIES = ["qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"]
 CODE_POINTS_PER_BLOCK = 16384
 LINES = 100_000
 LINES_PER_BLOCK = 2_000

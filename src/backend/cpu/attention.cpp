@@ -199,8 +199,15 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
   const auto finish = [&](const AttentionTask& task, const SoftmaxState& state) {
     const int first = batch_.segments[size_t(task.segment)].first + task.first_row;
     for (int i = 0; i < state.vectors; ++i) {
-      k_.scale(state.row(i), 1.0f / state.total[i], dim);
-      std::copy_n(state.row(i), dim, row(out, first + i / group) + (task.head * group + i % group) * dim);
+      const int head = task.head * group + i % group;
+      float factor = 1.0f / state.total[i];
+      if (a.sinks) {  // after all spans, as a last one without a value
+        const float sink = data(a.sinks)[head], most = std::max(state.highest[i], sink);
+        const float mine = std::exp(state.highest[i] - most);
+        factor = mine / (state.total[i] * mine + std::exp(sink - most));
+      }
+      k_.scale(state.row(i), factor, dim);
+      std::copy_n(state.row(i), dim, row(out, first + i / group) + head * dim);
     }
   };
   /// A thread's memory: queries, scores, and the states of a span and of all.

@@ -84,8 +84,9 @@ class CpuBackend final : public Backend {
     BB_CHECK(out.size() == t.size_bytes());
     std::copy_n(cpu::bytes(t), out.size(), out.begin());
   }
-  Weight pack(const HostWeight& weight) override {
-    require_known("cpu", weight);
+  Weight pack(const HostWeight& given) override {
+    require_known("cpu", given);
+    const HostWeight weight = contiguous(given);
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
     packed->counted = CountedBytes(weight_bytes_, stored_bytes(weight));

@@ -250,6 +250,15 @@ void CpuOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& rou
   expert_input_.floats = {};
 }
 
+void CpuOps::add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) {
+  y = make_writable(y);
+  forget_quantized(y);
+  const int32_t* const experts = elements<int32_t>(routing.experts);
+  const int32_t* const order = elements<int32_t>(routing.order);
+  for_rows(y.rows(), y.cols(),
+           [&](int i) { k_.add(row(y, order[i]), data(bias) + size_t(experts[i]) * size_t(y.cols()), y.cols()); });
+}
+
 Tensor CpuOps::sum_experts(const Tensor& y, const Routing& routing) {
   const int rows = routing.experts.rows(), top_k = routing.experts.cols(), cols = y.cols();
   Tensor sum = memory_->make(rows, cols);

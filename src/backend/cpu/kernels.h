@@ -253,6 +253,8 @@ struct Kernels {
   void (*add_scaled)(float* x, const float* delta, float factor, int count);
   void (*scale)(float* x, float factor, int count);
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
+  /// min(gate, limit)·sigmoid(slope·that)·(1 + up between -limit and limit)
+  void (*clamped_silu_mul)(const float* gate, const float* up, float limit, float slope, int count, float* y);
   void (*gelu_mul)(const float* gate, const float* up, int count, float* y);
   /// y = up/(1 + exp(-gate))
   void (*sigmoid_mul)(const float* gate, const float* up, int count, float* y);

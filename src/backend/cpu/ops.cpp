@@ -306,7 +306,11 @@ Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {
-    gated(row(gate, r), row(up, r), y.cols(), row(y, r));
+    if (activation == Activation::clamped_silu) {
+      k_.clamped_silu_mul(row(gate, r), row(up, r), kClampLimit, kClampSlope, y.cols(), row(y, r));
+    } else {
+      gated(row(gate, r), row(up, r), y.cols(), row(y, r));
+    }
     quantize_row(y, r);
   });
   return y;

@@ -71,6 +71,8 @@ class CudaOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
+  // Operation::expert_bias is lacking: nobody calls this.
+  void add_expert_bias(Tensor&, const Routing&, const Tensor&) override { BB_UNREACHABLE(); }
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;

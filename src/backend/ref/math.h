@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "backend/ops.h"
+
 namespace bumblebee::ref {
 
 /// Sums of floats are formed in double; wider types sum in themselves.
@@ -81,19 +83,19 @@ T soft_cap(const T& x, double cap) {
 }
 
 /// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j)
-/// are spans. With a `cap` scores are soft_cap'ed.
+/// are spans. With a `cap` scores are soft_cap'ed. `sink` is one more score, without a value; -infinity: there is none.
 template <class T, class Key, class Value>
 void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out,
-            double cap = 0) {
+            double cap = 0, double sink = -INFINITY) {
   using S = typename Sum<T>::type;
   std::vector<S> weight(static_cast<size_t>(count));
-  double highest = -INFINITY;
+  double highest = sink;
   for (int j = 0; j < count; ++j) {
     weight[size_t(j)] = S(dot(q, key(j))) * scale;
     if (cap > 0) weight[size_t(j)] = soft_cap(weight[size_t(j)], cap);
     highest = std::max(highest, real_part(weight[size_t(j)]));
   }
-  S total{};
+  S total{sink == -INFINITY ? 0.0 : std::exp(sink - highest)};
   for (S& w : weight) total += (w = std::exp(w - highest));
   std::vector<S> sum(q.size());
   for (int j = 0; j < count; ++j) {
@@ -121,6 +123,16 @@ std::vector<T> softmax(std::span<const T> x) {
   for (const T& v : x) total += std::exp(S(v) - highest);
   for (const T& v : x) y.push_back(T(std::exp(S(v) - highest) / total));
   return y;
+}
+
+/// Activation::clamped_silu
+template <class T>
+T clamped_glu(const T& gate, const T& up) {
+  const T g = real_part(gate) > double(kClampLimit) ? T(kClampLimit) : gate;
+  const T u = real_part(up) > double(kClampLimit)    ? T(kClampLimit)
+              : real_part(up) < -double(kClampLimit) ? T(-kClampLimit)
+                                                     : up;
+  return g * sigmoid(g * T(double(kClampSlope))) * (u + T(1));
 }
 
 /// x·sigmoid(x)

@@ -179,7 +179,8 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap));
+                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap),
+                              a.sinks ? row(a.sinks, 0)[size_t(h)] : -INFINITY);
         }
       }
     }
@@ -207,7 +208,8 @@ class RefOps final : public Ops {
         const double gated = activation == Activation::gelu      ? ref::gelu(g)
                              : activation == Activation::sigmoid ? ref::sigmoid(g)
                                                                  : ref::silu(g);
-        row(y, r)[c] = gated * row(up, r)[c];
+        const double u = row(up, r)[c];
+        row(y, r)[c] = activation == Activation::clamped_silu ? ref::clamped_glu(g, u) : gated * u;
       }
     }
     return y;
@@ -265,6 +267,17 @@ class RefOps final : public Ops {
           multiply(static_cast<const ref::RefStack&>(*stacks[t]->packed).experts[expert],
                    row(x, rows == ExpertRows::batch ? r : assignment), row(y[t], assignment));
         }
+      }
+    }
+  }
+
+  void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override {
+    y = make_writable(y);
+    const size_t cols = size_t(y.cols());
+    for (int r = 0; r < routing.experts.rows(); ++r) {
+      for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
+        const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
+        ref::add<double>(row(y, ref::ints(routing.order, r)[j]), row(bias, 0).subspan(expert * cols, cols));
       }
     }
   }

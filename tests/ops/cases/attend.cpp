@@ -21,6 +21,7 @@ struct AttendSpec {
   float soft_cap = 0;
   /// Beside layers of another shape, and read once more by a layer that shares the cache and appends nothing.
   bool mixed = false;
+  bool sinks = false;
 };
 
 class AttendCase final : public OpCase {
@@ -38,6 +39,8 @@ class AttendCase final : public OpCase {
       page_count_ += (total + spec.page_size - 1) / spec.page_size;
     }
     order_ = random.permutation(page_count_ + 2);  // two pages that nobody owns
+    // Some below all scores, some above.
+    for (int h = 0; h < spec.heads && spec.sinks; ++h) sinks_.push_back(float(random.normal(3)));
   }
 
   std::vector<Output> run(Backend& backend) const override {
@@ -94,6 +97,7 @@ class AttendCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
+    if (spec_.sinks) return bumblebee::Operation::sinks;
     if (spec_.soft_cap > 0) return bumblebee::Operation::soft_cap;
     return spec_.mixed ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
@@ -109,12 +113,13 @@ class AttendCase final : public OpCase {
   }
 
  private:
-  AttentionParams params() const {
+  AttentionParams params(Tensor sinks = {}) const {
     return {.heads = spec_.heads,
             .kv_heads = spec_.kv_heads,
             .head_dim = spec_.head_dim,
             .scale = float(1 / std::sqrt(double(spec_.head_dim))),
             .window = spec_.window,
+            .sinks = std::move(sinks),
             .soft_cap = spec_.soft_cap};
   }
 
@@ -143,8 +148,12 @@ class AttendCase final : public OpCase {
       highest = std::max(highest, score[size_t(j)]);
     }
     double total = 0;
+    if (spec_.sinks) {  // one more, which is what it is and needs no keys
+      highest = std::max(highest, double(sinks_[size_t(h)]));
+      total = std::exp(double(sinks_[size_t(h)]) - highest);
+    }
     for (double& w : score) total += (w = std::exp(w - highest));
-    const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count, 4) + cached + rounded;
+    const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count + 1, 4) + cached + rounded;
     for (size_t d = 0; d < dim; ++d) {
       double size = 0, stepped = 0;
       for (int j = 0; j < count; ++j) {
@@ -189,6 +198,7 @@ class AttendCase final : public OpCase {
     }
     backend.stream().bind(batch, &kv);
     const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
+    const Tensor sinks = spec_.sinks ? backend.upload(sinks_, 1, spec_.heads) : Tensor();
     Tensor out;
     eagerly(backend, [&] {
       Ops& ops = backend.stream().ops();
@@ -202,7 +212,7 @@ class AttendCase final : public OpCase {
           ops.attend(kv, layer, other, other, other,
                      {.heads = spec_.kv_heads + 1, .kv_heads = spec_.kv_heads + 1, .head_dim = wide});
       }
-      out = ops.attend(kv, spec_.mixed ? 1 : spec_.layer, q, k, v, params());
+      out = ops.attend(kv, spec_.mixed ? 1 : spec_.layer, q, k, v, params(sinks));
     });
     return out;
   }
@@ -219,6 +229,7 @@ class AttendCase final : public OpCase {
   std::vector<HostMatrix> q_, k_, v_;  // by sequence, past rows first
   int page_count_ = 0;
   std::vector<int32_t> order_;
+  std::vector<float> sinks_;
 };
 
 }  // namespace
@@ -306,7 +317,15 @@ void add_attend(Cases& cases) {
                                                        .cached = cached,
                                                        .sharpness = 8,
                                                        .soft_cap = 5});
+    const std::string type(to_string(cached));
+    const std::vector<Piece> pieces = {{40, 8}, {0, 17}, {31, 1}};
+    add("sinks_" + type,
+        {.heads = 8, .kv_heads = 2, .head_dim = 32, .pieces = pieces, .cached = cached, .sinks = true});
+    add("sinks_window_" + type,
+        {.heads = 8, .kv_heads = 1, .head_dim = 64, .window = 9, .pieces = pieces, .cached = cached, .sinks = true});
   }
+  add("sinks_sharp", {.heads = 4, .kv_heads = 2, .head_dim = 64, .pieces = {{40, 8}}, .sharpness = 12, .sinks = true});
+  add("sinks_spans", {.heads = 4, .kv_heads = 2, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}, .sinks = true});
   add("spans_window", {.heads = 4, .kv_heads = 2, .window = 600, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}});
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});
 }

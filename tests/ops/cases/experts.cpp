@@ -179,6 +179,46 @@ class MatmulExpertsCase final : public OpCase {
   std::vector<HostWeight> stacks_;
 };
 
+class AddExpertBiasCase final : public OpCase {
+ public:
+  AddExpertBiasCase(const std::string& variant, int rows, int experts, int top_k, int cols, bool shared)
+      : OpCase("add_expert_bias", variant), top_k_(top_k), shared_(shared) {
+    Random random(seed_of(name()));
+    logits_ = spread_logits(random, rows, experts, Spread::skewed);
+    y_ = random_rows(random, rows * top_k, cols);
+    bias_ = random.normals(size_t(experts) * size_t(cols), 1);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = logits_.rows});
+    const Tensor logits = backend.upload(logits_.values, logits_.rows, logits_.cols),
+                 bias = backend.upload(bias_, 1, int(bias_.size()));
+    Tensor y = backend.upload(y_.values, y_.rows, y_.cols);
+    const Tensor kept = shared_ ? y : Tensor();
+    eagerly(backend, [&] {
+      Ops& ops = backend.stream().ops();
+      ops.add_expert_bias(y, ops.route(logits, {.experts = logits_.cols, .top_k = top_k_, .bias = {}}), bias);
+    });
+    std::vector<Output> outputs = {read_output(backend, "y", y)};
+    if (shared_) outputs.push_back(read_output(backend, "before", kept));
+    return outputs;
+  }
+
+  /// One sum.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    std::vector<std::vector<double>> bounds = {{}};
+    for (const float y : reference[0].values) bounds[0].push_back(2 * kRoundF32 * std::abs(double(y)));
+    if (shared_) bounds.emplace_back(y_.values.size(), 0);
+    return bounds;
+  }
+
+ private:
+  int top_k_;
+  bool shared_;
+  HostMatrix logits_, y_;
+  std::vector<float> bias_;
+};
+
 class SumExpertsCase final : public OpCase {
  public:
   SumExpertsCase(const std::string& variant, int rows, int experts, int top_k, int cols)
@@ -320,6 +360,17 @@ void add_matmul_experts(Cases& cases) {
       Stacks{{kQ4, 17}, {Format::dense(DType::bf16), 5}, {Format::affine(8, 32, DType::f16, DType::f16), 12}});
   add("long_rows", 3, 4160, 3, 2, Stacks{{kQ4, 9}});
   add("many_rows", 64, 256, 8, 2, Stacks{{kQ4, 300}, {kQ4, 300}}, Spread::skewed);
+}
+
+void add_add_expert_bias(Cases& cases) {
+  const auto add = [&](const std::string& variant, int rows, int experts, int top_k, int cols, bool shared = false) {
+    cases.push_back(std::make_unique<AddExpertBiasCase>(variant, rows, experts, top_k, cols, shared));
+  };
+  add("one", 1, 1, 1, 1);
+  for (const int cols : {3, 16, 17, 100}) add("cols" + std::to_string(cols), 3, 6, 2, cols);
+  add("shared", 5, 6, 3, 33, true);
+  add("row1", 1, 32, 4, 2880);
+  add("many_rows", 70, 16, 4, 512);
 }
 
 void add_sum_experts(Cases& cases) {

@@ -90,6 +90,7 @@ void add_soft_cap(Cases& cases);
 void add_columns(Cases& cases);
 void add_route(Cases& cases);
 void add_matmul_experts(Cases& cases);
+void add_add_expert_bias(Cases& cases);
 void add_lora_experts(Cases& cases);
 void add_sum_experts(Cases& cases);
 void add_gate_rows(Cases& cases);

@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 55> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 56> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -34,6 +34,7 @@ constexpr std::array<Named, 55> kOperations = {{{"embed", add_embed},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
                                                 {"lora_experts", add_lora_experts},
+                                                {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
@@ -90,6 +91,7 @@ bool is_of_training(const std::string& operation) {
 std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
+  if (operation == "add_expert_bias") return Operation::expert_bias;
   if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
   for (const char* derivative :
        {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {

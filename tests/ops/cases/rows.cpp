@@ -114,6 +114,10 @@ class GluCase final : public OpCase {
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
     up_ = random_rows(random, rows, cols);
     for (float& v : up_.values) v += 0.5f;
+    if (activation == Activation::clamped_silu) {  // beyond both limits, and at -1, where the factor is zero
+      for (float& v : gate_.values) v *= 3;
+      for (size_t i = 0; i < up_.values.size(); ++i) up_.values[i] = i % 11 == 5 ? -1.0f : up_.values[i] * 4;
+    }
   }
 
   std::vector<Output> run(Backend& backend) const override {
@@ -127,6 +131,7 @@ class GluCase final : public OpCase {
 
   std::optional<bumblebee::Operation> needs() const override {
     if (activation_ == Activation::silu) return std::nullopt;
+    if (activation_ == Activation::clamped_silu) return bumblebee::Operation::clamped_glu;
     return activation_ == Activation::gelu ? bumblebee::Operation::gelu : bumblebee::Operation::delta_rule;
   }
 
@@ -135,6 +140,7 @@ class GluCase final : public OpCase {
   /// is as good. In gelu, v takes g's place in the exponent with five roundings of its own: that moves the sigmoid by 1
   /// - sigmoid(v) times as much.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    if (activation_ == Activation::clamped_silu) return {clamped_bound()};
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i) {
       const double g = double(gate_.values[i]), v = 1.5957691216057308 * (g + 0.044715 * g * g * g);
@@ -148,6 +154,19 @@ class GluCase final : public OpCase {
   Cost cost() const override { return {12.0 * double(gate_.values.size()), 6.0 * double(gate_.values.size())}; }
 
  private:
+  /// The slope's product moves the exponent by a rounding of its size, and up + 1 has one of the sum's.
+  std::vector<double> clamped_bound() const {
+    std::vector<double> bound;
+    for (size_t i = 0; i < gate_.values.size(); ++i) {
+      const double g = std::min(double(gate_.values[i]), double(kClampLimit));
+      const double u = std::clamp(double(up_.values[i]), -double(kClampLimit), double(kClampLimit)) + 1;
+      const double silu = std::abs(g) / (1 + std::exp(-double(kClampSlope) * g));
+      bound.push_back((10 + double(kClampSlope) * std::abs(g)) * kRoundF32 * silu * std::abs(u) +
+                      kRoundF32 * silu * std::abs(u) + 0x1p-126 * (1 + std::abs(g)) * (1 + std::abs(u)));
+    }
+    return bound;
+  }
+
   Activation activation_;
   HostMatrix gate_, up_;
 };
@@ -324,6 +343,12 @@ void add_glu(Cases& cases) {
     add("steep_gates", 1, 16, {-1, -2, -3, -4, -5, -6, -8, -10, 1, 2, 3, 4, 5, 6, 8, 10});
     add("many_rows", 40, 1024, {});
   }
+  const auto clamped = [&](const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
+    cases.push_back(std::make_unique<GluCase>("clamped_" + variant, rows, cols, gates, Activation::clamped_silu));
+  };
+  for (const int cols : {1, 16, 17, 40}) clamped("cols" + std::to_string(cols), 3, cols, {});
+  clamped("extremes", 2, 9, {7, 7.5f, -200, 1e30f, -1e30f, 0, -0.0f, 88, 6.999f});
+  clamped("many_rows", 70, 512, {});
 }
 
 void add_multiply(Cases& cases) {

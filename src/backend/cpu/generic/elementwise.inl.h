@@ -91,6 +91,17 @@ inline void sigmoid_mul(const float* gate, const float* up, int count, float* y)
   });
 }
 
+inline void clamped_silu_mul(const float* gate, const float* up, float limit, float slope, int count, float* y) {
+  const F32x16 most = set1(limit), least = set1(-limit), steep = set1(slope), one = set1(1.0f);
+  map_rows(gate, up, count, y, [=](F32x16 gate_value, F32x16 up_value) {
+    const F32x16 g = min(gate_value, most), u = add(max(min(up_value, most), least), one), x = mul(g, steep);
+    const F32x16 e = exp16(mul(abs(x), set1(-1.0f)));  // as in silu_mul
+    const F32x16 d = div(one, add(one, e));
+    const F32x16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
+    return mul(add(positive, negative), u);
+  });
+}
+
 /// tanh within five units in the last place: a quotient of polynomials in x², which are 1 beyond the bounds to the last
 /// bit or nearly.
 inline F32x16 tanh16(F32x16 x) {
