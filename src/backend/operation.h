@@ -13,7 +13,8 @@ enum class Operation : uint8_t {
   multiply,        // with columns
   mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
-  delta_rule,      // with split, causal_conv, Activation::sigmoid and states
+  split,           // columns dealt out
+  delta_rule,      // with causal_conv, Activation::sigmoid and states
   lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
@@ -25,6 +26,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::multiply: return "multiply";
     case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::matmul_experts: return "matmul_experts";
+    case Operation::split: return "split";
     case Operation::delta_rule: return "delta_rule";
     case Operation::lora_experts: return "lora_experts";
   }
@@ -40,6 +42,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::matmul_experts: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
+    case Operation::split:
     case Operation::delta_rule:
     case Operation::lora_experts: return false;
   }

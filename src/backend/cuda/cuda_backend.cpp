@@ -17,9 +17,9 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
-                                  Operation::multiply,    Operation::mixed_cache, Operation::delta_rule,
-                                  Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::gelu,       Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,   Operation::mixed_cache, Operation::split,
+                                  Operation::delta_rule, Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:
