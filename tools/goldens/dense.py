@@ -67,7 +67,9 @@ def make(name, folder):
     write_safetensors(folder / "model.safetensors", stored, {"format": "pt"})
     tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, TOKENS).astype(np.int32)
     logits = float64.logits(float64.build(folder, weights), tokens)
-    write_safetensors(folder / "golden.safetensors", {"tokens": tokens, "logits": logits})
+    scaling = config.get("logits_scaling")  # Granite's logits before they are divided by it, and after
+    shown = {"logits": logits * scaling, "scaled_logits": logits} if scaling else {"logits": logits}
+    write_safetensors(folder / "golden.safetensors", {"tokens": tokens} | shown)
     single = float64.logits(float64.build(folder, weights, double=False), tokens, double=False)
     torch32, figures = errors(single, logits), {}
     if same:
