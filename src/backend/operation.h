@@ -16,7 +16,8 @@ enum class Operation : uint8_t {
   clamped_glu,     // Activation::clamped_silu
   expert_bias,     // add_expert_bias
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
-  delta_rule,      // with split, causal_conv, Activation::sigmoid and states
+  split,           // columns dealt out
+  delta_rule,      // with causal_conv, Activation::sigmoid and states
   lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
@@ -31,6 +32,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::clamped_glu: return "glu(clamped)";
     case Operation::expert_bias: return "add_expert_bias";
     case Operation::matmul_experts: return "matmul_experts";
+    case Operation::split: return "split";
     case Operation::delta_rule: return "delta_rule";
     case Operation::lora_experts: return "lora_experts";
   }
@@ -49,6 +51,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::sinks:
     case Operation::clamped_glu:
     case Operation::expert_bias:
+    case Operation::split:
     case Operation::delta_rule:
     case Operation::lora_experts: return false;
   }

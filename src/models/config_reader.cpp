@@ -19,6 +19,10 @@ bool is_off(std::string_view key, const Json& value) {
   return is_falsy(value) || value == -1 || (factor && value == 1);
 }
 
+bool is_implemented(const std::vector<std::string_view>& implemented, std::string_view key) {
+  return std::find(implemented.begin(), implemented.end(), key) != implemented.end();
+}
+
 /// Keys of other families that would change the result if they were ignored, with the value that means "off".
 void refuse_foreign_settings(const Json& config, std::string_view where,
                              const std::vector<std::string_view>& implemented) {
@@ -45,7 +49,7 @@ void refuse_foreign_settings(const Json& config, std::string_view where,
   for (const char* key : keys) {
     const auto it = config.find(key);
     if (it == config.end() || is_off(key, *it)) continue;
-    if (std::find(implemented.begin(), implemented.end(), key) != implemented.end()) continue;
+    if (is_implemented(implemented, key)) continue;
     throw Error(ErrorCode::unsupported, where,
                 cat("'", key, "' changes the result and is not implemented for this family, got ", brief(*it)));
   }
@@ -121,7 +125,8 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
   if (!(spec.eps >= 0))
     throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
-  Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta, defaults.rotary);
+  Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta, defaults.rotary,
+                        is_implemented(defaults.implemented, "partial_rotary_factor"));
   spec.rope = std::move(rope.params);
   d.context = rope.context;
   spec.windows.assign(size_t(d.layers), 0);

@@ -3,12 +3,23 @@
 #include "models/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace bumblebee::models {
 
-Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load) : rope_(spec.rope) {
+Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load)
+    : rope_(spec.rope),
+      embedding_factor_(spec.embedding_factor),
+      residual_factor_(spec.residual_factor),
+      logits_factor_(spec.logits_factor) {
   dims_ = spec.dims;
+  if (embedding_factor_ != 1 || residual_factor_ != 1 || logits_factor_ != 1) load.need(Operation::multiply);
+  if (spec.fused) {
+    load.need(Operation::split);
+    split_qkv_.pieces = {
+        {dims_.heads * dims_.head_dim, 0}, {dims_.kv_heads * dims_.head_dim, 1}, {dims_.kv_heads * dims_.head_dim, 2}};
+  }
   if (std::find(spec.moe.layers.begin(), spec.moe.layers.end(), true) != spec.moe.layers.end()) {
     dims_.experts = spec.moe.router.experts;
     dims_.experts_per_token = spec.moe.router.top_k;
@@ -30,9 +41,13 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
   const int q_size = d.heads * d.head_dim, kv_size = d.kv_heads * d.head_dim;
   Block b;
   b.attn_norm = load.rms_norm(at + "input_layernorm", d.d_model, spec.eps);
-  b.q = load.linear(at + "self_attn.q_proj", q_size, d.d_model, spec.qkv_bias);
-  b.k = load.linear(at + "self_attn.k_proj", kv_size, d.d_model, spec.qkv_bias);
-  b.v = load.linear(at + "self_attn.v_proj", kv_size, d.d_model, spec.qkv_bias);
+  if (spec.fused) {
+    b.qkv = load.linear(at + "self_attn.qkv_proj", q_size + 2 * kv_size, d.d_model, spec.qkv_bias);
+  } else {
+    b.q = load.linear(at + "self_attn.q_proj", q_size, d.d_model, spec.qkv_bias);
+    b.k = load.linear(at + "self_attn.k_proj", kv_size, d.d_model, spec.qkv_bias);
+    b.v = load.linear(at + "self_attn.v_proj", kv_size, d.d_model, spec.qkv_bias);
+  }
   b.o = load.linear(at + "self_attn.o_proj", d.d_model, q_size, spec.o_bias);
   if (spec.qk_norm) {
     b.qk_norm = {true, load.rms_norm(at + "self_attn.q_norm", d.head_dim, spec.eps),
@@ -40,12 +55,13 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
   }
   load.ignore(at + "self_attn.rotary_emb.inv_freq");  // a buffer that old exporters saved
   b.mlp_norm = load.rms_norm(at + "post_attention_layernorm", d.d_model, spec.eps);
-  b.feed_forward = FeedForward(spec.moe, load, i, at, d.d_model, d.d_ff, spec.mlp_bias);
+  b.feed_forward = FeedForward(spec.moe, {.d_ff = d.d_ff, .bias = spec.mlp_bias, .fused = spec.fused}, load, i, at,
+                               d.d_model, spec.residual_factor);
   b.rotates = spec.rotates.empty() || spec.rotates[size_t(i)];
   b.attention = {.heads = d.heads,
                  .kv_heads = d.kv_heads,
                  .head_dim = d.head_dim,
-                 .scale = float(1 / std::sqrt(double(d.head_dim))),
+                 .scale = spec.attention_scale != 0 ? spec.attention_scale : float(1 / std::sqrt(double(d.head_dim))),
                  .window = spec.windows[size_t(i)]};
   if (spec.sinks) {
     b.attention.sinks = load.vector(at + "self_attn.sinks", d.heads);
@@ -56,15 +72,24 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
 
 Tensor Decoder::forward(nn::Pass& p) const {
   nn::Residual r = p.embed(embedding_);  // [rows, d_model]
+  if (embedding_factor_ != 1) p.scale_residual(r, embedding_factor_);
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  return p.head(r, final_norm_, head_);  // [logit_rows, vocab]
+  Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
+  return logits_factor_ == 1 || !logits ? logits : p.scale(std::move(logits), logits_factor_);
 }
 
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
   const Block& b = blocks_[size_t(i)];
-  auto [q, k, v] = p.linear(p.norm(r, b.attn_norm), b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
+  std::array<Tensor, 3> qkv;  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
+  if (b.qkv) {
+    p.split(p.linear(p.norm(r, b.attn_norm), *b.qkv), split_qkv_, qkv);
+  } else {
+    qkv = p.linear(p.norm(r, b.attn_norm), b.q, b.k, b.v);
+  }
+  auto& [q, k, v] = qkv;
   if (b.rotates) p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
-  r += p.linear(p.attend(q, k, v, b.attention), b.o);
+  Tensor y = p.linear(p.attend(q, k, v, b.attention), b.o);
+  r += residual_factor_ == 1 ? std::move(y) : p.scale(std::move(y), residual_factor_);
   b.feed_forward(p, b.mlp_norm, r);
 }
 

@@ -29,6 +29,10 @@ struct DecoderSpec {
   double eps = 1e-6;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   bool sinks = false;  // of attention, one for each head
+  bool fused = false;  // matrices that share an input are one: qkv_proj, gate_up_proj
+  /// What the embedding, the additions to the residual stream and the logits are multiplied by.
+  float embedding_factor = 1, residual_factor = 1, logits_factor = 1;
+  float attention_scale = 0;  // 0: 1/sqrt(head_dim)
   MoeSpec moe;
   std::optional<DeltaSpec> delta;
   RopeParams rope;
@@ -49,6 +53,7 @@ class Decoder final : public nn::Model {
     nn::RmsNorm attn_norm, mlp_norm;
     nn::HeadNorms qk_norm;
     nn::Linear q, k, v, o;
+    std::optional<nn::Linear> qkv;  // in place of the first three
     bool rotates = true;
     FeedForward feed_forward;
     AttentionParams attention;
@@ -56,6 +61,8 @@ class Decoder final : public nn::Model {
   static Block load_block(const DecoderSpec& spec, nn::Loader& load, int i);
 
   RopeParams rope_;
+  SplitParams split_qkv_;
+  float embedding_factor_, residual_factor_, logits_factor_;
   nn::Embedding embedding_;
   std::vector<Block> blocks_;
   nn::RmsNorm final_norm_;

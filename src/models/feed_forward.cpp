@@ -1,17 +1,28 @@
 // One MLP, or a mixture of many.
 #include "models/feed_forward.h"
 
+#include <array>
+#include <utility>
+
 namespace bumblebee::models {
 
-FeedForward::FeedForward(const MoeSpec& moe, nn::Loader& load, int i, const std::string& at, int d_model, int d_ff,
-                         bool bias) {
+FeedForward::FeedForward(const MoeSpec& moe, const MlpSpec& plain, nn::Loader& load, int i, const std::string& at,
+                         int d_model, float factor)
+    : factor_(factor) {
   const bool sparse = !moe.layers.empty() && moe.layers[size_t(i)];
   if (sparse) moe_ = load_moe(moe, load, at + moe.block + ".", d_model);
   const std::string mlp = sparse ? at + moe.block + ".shared_expert." : at + "mlp.";
-  if (const int inner = sparse ? moe.shared_d_ff : d_ff; inner > 0) {
-    mlp_ = {load.linear(mlp + "gate_proj", inner, d_model, bias), load.linear(mlp + "up_proj", inner, d_model, bias),
-            load.linear(mlp + "down_proj", d_model, inner, bias)};
+  const int inner = sparse ? moe.shared_d_ff : plain.d_ff;
+  if (inner == 0) return;
+  mlp_.emplace();
+  if (plain.fused) {
+    mlp_->gate_up = load.linear(mlp + "gate_up_proj", 2 * inner, d_model, plain.bias);
+    mlp_->halves.pieces = {{inner, 0}, {inner, 1}};
+  } else {
+    mlp_->gate = load.linear(mlp + "gate_proj", inner, d_model, plain.bias);
+    mlp_->up = load.linear(mlp + "up_proj", inner, d_model, plain.bias);
   }
+  mlp_->down = load.linear(mlp + "down_proj", d_model, inner, plain.bias);
 }
 
 FeedForward::Moe FeedForward::load_moe(const MoeSpec& moe, nn::Loader& load, const std::string& at, int d_model) {
@@ -33,19 +44,26 @@ FeedForward::Moe FeedForward::load_moe(const MoeSpec& moe, nn::Loader& load, con
 
 void FeedForward::operator()(nn::Pass& p, const nn::RmsNorm& norm, nn::Residual& r) const {
   if (!moe_) {
-    auto [gate, up] = p.linear(p.norm(r, norm), mlp_->gate, mlp_->up);  // [rows, d_ff] each
-    r += run(p, *mlp_, std::move(gate), std::move(up));
-    return;
+    std::array<Tensor, 2> wide;  // [rows, d_ff] each
+    if (mlp_->gate_up) {
+      p.split(p.linear(p.norm(r, norm), *mlp_->gate_up), mlp_->halves, wide);
+    } else {
+      wide = p.linear(p.norm(r, norm), mlp_->gate, mlp_->up);
+    }
+    return add(p, r, run(p, *mlp_, std::move(wide[0]), std::move(wide[1])));
   }
   const Moe& m = *moe_;
   const Tensor h = p.norm(r, norm);
   if (!mlp_) {
-    r += p.experts(h, p.linear(h, m.router), m.experts);
-    return;
+    return add(p, r, p.experts(h, p.linear(h, m.router), m.experts));
   }
   auto [scores, open, gate, up] = p.linear(h, m.router, m.shared_gate, mlp_->gate, mlp_->up);
-  r += p.experts(h, scores, m.experts);
-  r += p.gate_rows(run(p, *mlp_, std::move(gate), std::move(up)), open);
+  add(p, r, p.experts(h, scores, m.experts));
+  add(p, r, p.gate_rows(run(p, *mlp_, std::move(gate), std::move(up)), open));
+}
+
+void FeedForward::add(nn::Pass& p, nn::Residual& r, Tensor y) const {
+  r += factor_ == 1 ? std::move(y) : p.scale(std::move(y), factor_);
 }
 
 /// Nobody else holds gate and up, so a backend may keep them within a kernel.

@@ -24,17 +24,27 @@ struct MoeSpec {
   std::string gate = "gate_proj", up = "up_proj", down = "down_proj";
 };
 
+/// The MLP of a layer without experts.
+struct MlpSpec {
+  int d_ff = 0;
+  bool bias = false;
+  bool fused = false;  // gate and up are one matrix, gate_up_proj
+};
+
 class FeedForward {
  public:
   FeedForward() = default;
-  /// Of layer i, whose modules' names begin with `at`; `d_ff` and `bias` are those of an MLP.
-  FeedForward(const MoeSpec& moe, nn::Loader& load, int i, const std::string& at, int d_model, int d_ff, bool bias);
+  /// Of layer i, whose modules' names begin with `at`. What it adds is multiplied by `factor`.
+  FeedForward(const MoeSpec& moe, const MlpSpec& mlp, nn::Loader& load, int i, const std::string& at, int d_model,
+              float factor = 1);
   /// Adds what the rows of norm(r) give to r.
   void operator()(nn::Pass& p, const nn::RmsNorm& norm, nn::Residual& r) const;
 
  private:
   struct Mlp {
     nn::Linear gate, up, down;
+    std::optional<nn::Linear> gate_up;  // in place of the first two
+    SplitParams halves;
   };
   struct Moe {
     nn::Linear router;
@@ -43,9 +53,11 @@ class FeedForward {
   };
   static Moe load_moe(const MoeSpec& moe, nn::Loader& load, const std::string& at, int d_model);
   static Tensor run(nn::Pass& p, const Mlp& m, Tensor gate, Tensor up);
+  void add(nn::Pass& p, nn::Residual& r, Tensor y) const;
 
   std::optional<Mlp> mlp_;  // of every row: beside experts, the shared one
   std::optional<Moe> moe_;
+  float factor_ = 1;
 };
 
 }  // namespace bumblebee::models

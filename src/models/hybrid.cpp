@@ -21,6 +21,7 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
                  {{delta.key_dim, 0}, {delta.key_dim, 0}, {r * delta.value_dim, 0}, {r * delta.value_dim, 1}}};
   split_ba_ = {delta.key_heads, {{r, 0}, {r, 1}}};
   load.need(Operation::delta_rule);
+  load.need(Operation::split);
 
   // The files of mlx-lm have the norms' weights as they multiply; those of transformers, which are known by their
   // convolutions, have what is added to one.
@@ -53,7 +54,7 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
       b.attention = load_attention(load, at(i) + "self_attn.", offset);
     }
     b.mlp_norm = norm(at(i) + "post_attention_layernorm");
-    b.feed_forward = FeedForward(spec.moe, load, i, at(i), dims_.d_model, dims_.d_ff, false);
+    b.feed_forward = FeedForward(spec.moe, {.d_ff = dims_.d_ff}, load, i, at(i), dims_.d_model);
     blocks_.push_back(std::move(b));
   }
   final_norm_ = norm("model.norm");

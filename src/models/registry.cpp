@@ -19,10 +19,12 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 12> kFamilies = {{{"gpt_oss", read_gpt_oss},
+constexpr std::array<Family, 14> kFamilies = {{{"gpt_oss", read_gpt_oss},
+                                               {"granite", read_granite},
                                                {"llama", read_llama},
                                                {"mistral", read_mistral},
                                                {"mixtral", read_mixtral},
+                                               {"phi3", read_phi3},
                                                {"qwen2", read_qwen2},
                                                {"qwen2_moe", read_qwen2_moe},
                                                {"qwen3", read_qwen3},

@@ -93,6 +93,30 @@ float scale_yarn(const Json& scaling, std::string_view where, int context, doubl
   return float(mscale != 0 && all != 0 ? get_mscale(mscale) / get_mscale(all) : get_mscale(1));
 }
 
+/// Returns the factor that q and k are multiplied by. Short factors: those of texts within the original context.
+float scale_longrope(const Json& settings, std::string_view where, int context, double theta,
+                     std::vector<float>& inv_freq) {
+  const auto list = settings.find("short_factor");
+  if (list == settings.end() || !list->is_array() || list->size() != inv_freq.size()) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("rope 'short_factor': expected a list of ", inv_freq.size(), " numbers, got ",
+                    list == settings.end() ? "none" : brief(*list)));
+  }
+  const std::vector<float> periods = base_periods(theta, int(2 * inv_freq.size()));
+  for (size_t i = 0; i < inv_freq.size(); ++i) {
+    const Json& factor = (*list)[i];
+    if (!factor.is_number() || !(factor.get<double>() > 0)) {
+      throw Error(ErrorCode::bad_config, where,
+                  cat("rope 'short_factor': expected positive numbers, got ", brief(factor)));
+    }
+    inv_freq[i] = 1.0f / (factor.get<float>() * periods[i]);
+  }
+  if (given(settings, "attention_factor")) return float(positive(settings, "attention_factor", where, 1));
+  const double original = positive(settings, "original_max_position_embeddings", where, context);
+  const double factor = given(settings, "factor") ? positive(settings, "factor", where, 1) : context / original;
+  return factor <= 1 ? 1.0f : float(std::sqrt(1 + std::log(factor) / std::log(original)));
+}
+
 /// One place's object without nulls, its type under the newer name. Transformers 5 may write it once for each kind of
 /// layer.
 Json settings_at(const Json& config, const std::string& key, std::string_view where) {
@@ -198,12 +222,12 @@ int lengthened(const Json& settings, std::string_view where, int context, double
 }  // namespace
 
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
-               double default_rotary) {
+               double default_rotary, bool any_rotary) {
   const Json settings = all_settings(config, where);
   const double theta = positive(settings, "rope_theta", where, default_theta);
   if (theta <= 1) throw Error(ErrorCode::bad_config, where, cat("'rope_theta': expected more than 1, got ", theta));
   const double rotary = number_or(settings, "partial_rotary_factor", where, default_rotary);
-  if (default_rotary == 1 && rotary != 1) {
+  if (default_rotary == 1 && rotary != 1 && !any_rotary) {
     throw Error(ErrorCode::unsupported, where,
                 "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
   }
@@ -238,10 +262,17 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   } else if (type == "yarn") {
     rope.attention_factor = scale_yarn(settings, where, context, theta, dims, rope.inv_freq);
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
+  } else if (type == "longrope" || type == "su") {
+    rope.attention_factor = scale_longrope(settings, where, context, theta, rope.inv_freq);
+    result.context = std::min(context, int(positive(settings, "original_max_position_embeddings", where, context)));
+    if (result.context < context) {
+      note(where, "context taken for ", result.context, " of ", context,
+           " tokens: longer texts have another rotation from their first token on, which is not implemented");
+    }
   } else {
-    throw Error(
-        ErrorCode::unsupported, where,
-        cat("rope type: expected default, mrope, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
+    throw Error(ErrorCode::unsupported, where,
+                cat("rope type: expected default, mrope, linear, dynamic, llama3, longrope or yarn, got '",
+                    type.substr(0, 40), "'"));
   }
   return result;
 }

@@ -14,11 +14,13 @@ struct Rope {
 
 /// Reads `rope_theta`, `rope_scaling` and transformers 5's `rope_parameters` together; places that disagree are
 /// refused. Types: default, linear, dynamic (as far as it is the default's), llama3 (Llama 3.1), yarn (Peng et al.,
-/// 2023). Arithmetic is f32 in the order transformers uses, so that angles agree to the last bit or nearly. `context`
-/// is max_position_embeddings, `default_theta` and `default_rotary` (the part of a head that is rotated) what the
-/// family uses when the config says nothing; where that is the whole head, a config that says less is refused.
+/// 2023), longrope (Phi-3: by its short factors, for texts as long as `original_max_position_embeddings`, which becomes
+/// the context: a longer one would be computed anew with others). Arithmetic is f32 in the order transformers uses, so
+/// that angles agree to the last bit or nearly. `context` is max_position_embeddings, `default_theta` and
+/// `default_rotary` (the part of a head that is rotated) what the family uses when the config says nothing; where that
+/// is the whole head, a config that says less is refused but for `any_rotary`.
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
-               double default_rotary = 1);
+               double default_rotary = 1, bool any_rotary = false);
 
 /// Gemma 4's type, which read_rope() refuses: the first part of a head's pairs turns as if the whole did, the others
 /// stay, with frequencies of zero.

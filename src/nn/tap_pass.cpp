@@ -115,10 +115,17 @@ Tensor TapPass::soft_cap(Tensor x, float cap) {
   return y;
 }
 
+Tensor TapPass::scale(Tensor x, float factor) {
+  Tensor y = InferPass::scale(std::move(x), factor);
+  if (after_head_) show("scaled_logits", y);
+  return y;
+}
+
 Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   Tensor y = InferPass::head(residual, norm, head);
   show("final_norm", hidden());
   show("logits", y);
+  after_head_ = true;
   return y;
 }
 

@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts", "gemma", "delta", "floats", "gpt_oss"})
+  for (const char* folder : {"dense", "widths", "experts", "gemma", "delta", "floats", "gpt_oss"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -84,7 +84,8 @@ TEST_P(Golden, EveryIntermediateMatches) {
   if (name.starts_with("floats/") && !has_formats(target.backend, {Format::mxfp4(), Format::nvfp4()}))
     GTEST_SKIP() << "no float codes on " << target.backend;
   // They keep a few tensors only.
-  const bool partial = name.starts_with("widths/") || name.starts_with("floats/") || name.ends_with("_long");
+  const bool partial = name.starts_with("widths/") || name.starts_with("dense/") || name.starts_with("floats/") ||
+                       name.ends_with("_long");
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -117,6 +118,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
 TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("models").size(), 13u);
   EXPECT_GE(cases_in("widths").size(), 7u);
+  EXPECT_GE(cases_in("dense").size(), 3u);
   EXPECT_GE(cases_in("experts").size(), 10u);
   EXPECT_GE(cases_in("gemma").size(), 4u);
   EXPECT_GE(cases_in("delta").size(), 6u);

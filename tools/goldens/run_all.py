@@ -94,6 +94,7 @@ def inside(arguments):
         script("quant.py", "--out", fresh)
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
+        script("dense.py", "--out", fresh / "dense")
         script("experts.py", "--out", fresh / "experts")
         script("gemma.py", "--out", fresh / "gemma")
         script("delta.py", "--out", fresh / "delta")

@@ -17,10 +17,10 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::gelu,         Operation::soft_cap,    Operation::norm_runs,
-                                  Operation::multiply,     Operation::mixed_cache, Operation::delta_rule,
-                                  Operation::lora_experts, Operation::sinks,       Operation::clamped_glu,
-                                  Operation::expert_bias};
+constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,    Operation::mixed_cache, Operation::sinks,
+                                  Operation::clamped_glu, Operation::expert_bias, Operation::split,
+                                  Operation::delta_rule,  Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

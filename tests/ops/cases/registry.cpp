@@ -92,7 +92,8 @@ std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
   if (operation == "add_expert_bias") return Operation::expert_bias;
-  if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
+  if (operation == "split") return Operation::split;
+  if (operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
   for (const char* derivative :
        {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {
     if (operation == derivative) return Operation::matmul_experts;

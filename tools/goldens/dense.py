@@ -1,0 +1,98 @@
+"""Makes tests/data/goldens/dense/<case>/: tiny random models of families that are Llama but for a few numbers or for how matrices are
+stored, with the logits of transformers in float64, held against mlx-lm where it computes the same.
+"""
+import argparse
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+import float64
+from common import GOLDENS, errors, store, widen, write_json, write_safetensors
+from mlx_logits import mlx_logits
+from models import COMMON, HEADS, HIDDEN, INTER, KV_HEADS, VOCAB
+
+TOKENS, DIM = 12, HIDDEN // HEADS
+GRANITE = COMMON | {"architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": False, "mlp_bias": False,
+                    "attention_multiplier": 0.25, "embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.35,
+                    "rope_theta": 10000.0, "rope_scaling": None, "tie_word_embeddings": True}
+PHI3 = COMMON | {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "embd_pdrop": 0.0, "resid_pdrop": 0.0, "pad_token_id": 3,
+                 "original_max_position_embeddings": 512, "rope_theta": 10000.0, "rope_scaling": None, "sliding_window": None,
+                 "tie_word_embeddings": False}
+# As Phi-4-mini: three quarters of a head rotate, by the short factors as long as a text is below the original context.
+PHI4 = PHI3 | {"max_position_embeddings": 512, "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75, "head_dim": 16,
+               "hidden_size": 64, "num_attention_heads": 4, "sliding_window": 5, "tie_word_embeddings": True,
+               "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5],
+                                "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]}}
+CASES = {"granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False)}  # the second: mlx-lm computes the same
+
+
+def make_weights(config, seed):
+    random = np.random.default_rng(seed)
+    dim = config.get("head_dim", DIM)
+    q, kv = config["num_attention_heads"] * dim, KV_HEADS * dim
+    weights = {"model.embed_tokens.weight": random.normal(0, 1, (VOCAB, HIDDEN)), "model.norm.weight": random.normal(1, 0.3, HIDDEN)}
+
+    def linear(name, rows, columns):
+        weights[name + ".weight"] = random.normal(0, 1.5 / np.sqrt(columns), (rows, columns))
+
+    if not config["tie_word_embeddings"]:
+        linear("lm_head", VOCAB, HIDDEN)
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        if config["model_type"] == "phi3":
+            linear(at + "self_attn.qkv_proj", q + 2 * kv, HIDDEN)
+            linear(at + "mlp.gate_up_proj", 2 * INTER, HIDDEN)
+        else:
+            for name, rows in (("q", q), ("k", kv), ("v", kv)):
+                linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)
+            linear(at + "mlp.gate_proj", INTER, HIDDEN)
+            linear(at + "mlp.up_proj", INTER, HIDDEN)
+        linear(at + "self_attn.o_proj", HIDDEN, q)
+        linear(at + "mlp.down_proj", HIDDEN, INTER)
+        for name in ("input", "post_attention"):
+            weights[f"{at}{name}_layernorm.weight"] = random.normal(1, 0.3, HIDDEN)
+    return weights
+
+
+def make(name, folder):
+    config, same = CASES[name]
+    config = config | {"torch_dtype": "bfloat16"}
+    seed = zlib.crc32(name.encode())
+    stored = {key: store(value, "bf16") for key, value in make_weights(config, seed).items()}
+    weights = {key: widen(value) for key, value in stored.items()}
+    write_json(folder / "config.json", dict(sorted(config.items())))
+    write_safetensors(folder / "model.safetensors", stored, {"format": "pt"})
+    tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, TOKENS).astype(np.int32)
+    logits = float64.logits(float64.build(folder, weights), tokens)
+    scaling = config.get("logits_scaling")  # Granite's logits before they are divided by it, and after
+    shown = {"logits": logits * scaling, "scaled_logits": logits} if scaling else {"logits": logits}
+    write_safetensors(folder / "golden.safetensors", {"tokens": tokens} | shown)
+    single = float64.logits(float64.build(folder, weights, double=False), tokens, double=False)
+    torch32, figures = errors(single, logits), {}
+    if same:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_json(Path(scratch) / "config.json", config)
+            write_safetensors(Path(scratch) / "model.safetensors", stored)
+            mlx = errors(mlx_logits(scratch, tokens), logits)
+        figures = {"mlx_max": float(f"{mlx[0]:.1e}"), "mlx_rms": float(f"{mlx[1]:.1e}")}
+        if mlx[0] > 2e-5:
+            raise SystemExit(f"{name}: mlx-lm is {mlx[0]:.1e} away")
+    print(f"{name:10} transformers f32: max {torch32[0]:.1e} rms {torch32[1]:.1e}  {figures}")
+    if torch32[0] > 2e-5:
+        raise SystemExit(f"{name}: transformers' own f32 is {torch32[0]:.1e} away")
+    return figures | {"transformers_f32_max": float(f"{torch32[0]:.1e}"), "transformers_f32_rms": float(f"{torch32[1]:.1e}")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=GOLDENS / "dense")
+    arguments = parser.parse_args()
+    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
