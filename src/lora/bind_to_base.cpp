@@ -228,7 +228,8 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
     }
   };
   for (const auto& [path, change] : adapter.modules) {
-    const auto it = modules.find(base_path(path, modules));
+    // gpt-oss names a stack as PEFT does a parameter, whose factors are laid out otherwise.
+    const auto it = is_parameter(adapter, path) ? modules.end() : modules.find(base_path(path, modules));
     if (it != modules.end() && it->second->kind == ModuleKind::experts) {
       add_experts(path, change, *it->second, -1);
     } else if (it != modules.end()) {

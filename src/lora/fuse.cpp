@@ -222,7 +222,7 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
       continue;
     }
     if (path.find(".experts.") != std::string::npos) module.kind = ModuleKind::experts;
-    module.router = path.ends_with(".gate");
+    module.router = path.ends_with(".gate") || path.ends_with(".router");
     if (module.kind == ModuleKind::experts) {
       const ExpertPath one = expert_path(path);
       const std::string stack = stack_name(one.each);

@@ -100,6 +100,8 @@ Tensor TapePass::expert_products_back(const Tensor& x, ExpertRows rows, const Ex
 }
 
 Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) {
+  for (const nn::ExpertLinear* stack : {&experts.gate, &experts.up, &experts.down})
+    BB_CHECK(!stack->bias, "no derivative of add_expert_bias, ", stack->name);
   ExpertStep step{.routing = ops_.route(scores, experts.router), .runs = {}};
   std::vector<ExpertTerm> wide = {{&experts.gate, params_.at(experts.gate.site), {}},
                                   {&experts.up, params_.at(experts.up.site), {}}};

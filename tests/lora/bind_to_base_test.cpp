@@ -135,6 +135,18 @@ TEST(BindToBase, ExpertsMayComeOneByOne) {
   expect_misfit(adapter, base_with_experts(), "expected one module for expert 0 of");
 }
 
+/// gpt-oss calls a stack what PEFT calls a parameter, whose matrices lie turned over: sizes may fit all the same.
+TEST(BindToBase, AStackIsNoParameterOfPeft) {
+  const std::string path = layer(0, "mlp.experts.down_proj");
+  Base moe = base();
+  moe.target_modules.push_back(
+      {.name = path, .in = 5, .out = 4, .kind = ModuleKind::experts, .experts = 3, .each = path + "#"});
+  Adapter adapter = with_low_rank(path, {counted(6, 5), counted(12, 2), 1, {}, {}, 3});
+  EXPECT_EQ(bind_to_base(adapter, moe).experts.size(), 1u);
+  adapter.dialect = Dialect::peft;
+  expect_misfit(adapter, moe, "modules that the base does not have: expected none, got 1 of 5: '" + path + "'");
+}
+
 TEST(BindToBase, RefusesWhatDoesNotFitAStack) {
   const Base moe = base_with_experts();
   const std::string stack = layer(0, "mlp.switch_mlp.down_proj"), one = layer(0, "mlp.experts.1.down_proj");

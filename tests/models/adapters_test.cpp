@@ -101,6 +101,8 @@ std::vector<Option> options() {
   add("gated_attention", {.family = "qwen3_5", .format = k4Bit, .interval = 1}, {{.modules = {"q_proj", "o_proj"}}});
   const std::vector<std::string> stacks = {"gate_proj", "up_proj", "down_proj"};
   add("experts", {.family = "qwen3_moe", .format = k4Bit}, {{.modules = {"q_proj"}, .experts = stacks}});
+  add("experts_with_biases", {.family = "gpt_oss", .format = Format::mxfp4()},
+      {{.modules = {"q_proj"}, .experts = stacks}, {.modules = {}, .rank = 3, .experts = {"down_proj"}}}, {1, 0.5f});
   add("experts_alone", {.family = "qwen2_moe", .format = k4Bit, .normalised = false},
       {{.modules = {}, .experts = {"down_proj"}}});
   add("experts_one_by_one", {.family = "mixtral", .format = k4Bit, .apart = true},
@@ -154,6 +156,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
     if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
+    if (option.tiny.family == "gpt_oss" && lacks(target.backend, Operation::sinks)) continue;
     const bool experts = std::any_of(option.adapters.begin(), option.adapters.end(),
                                      [](const AdapterOptions& adapter) { return !adapter.experts.empty(); });
     if (experts && lacks(target.backend, Operation::lora_experts)) continue;
