@@ -106,7 +106,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.context = dims.context;
   info.tied_head = dims.tied_head;
   for (const Operation operation : plan.operations) {
-    if (!has_derivative(operation)) info.without_derivative = name_of(operation);
+    if (!has_derivative(operation) && info.without_derivative.empty()) info.without_derivative = name_of(operation);
   }
   info.experts = dims.experts;
   info.experts_per_token = dims.experts_per_token;
