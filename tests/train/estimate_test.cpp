@@ -8,7 +8,15 @@ namespace {
 
 TrainingShape shape() {
   TrainingShape out;
-  out.dims = {.layers = 4, .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .d_ff = 16, .vocab = 100};
+  out.dims = {.layers = 4,
+              .d_model = 8,
+              .heads = 2,
+              .kv_heads = 1,
+              .head_dim = 4,
+              .d_ff = 16,
+              .vocab = 100,
+              .kv_groups = {},
+              .kv_places = {}};
   out.recorded_layers = 3;
   out.rows = 10;
   out.trained_values = 1000;
@@ -31,7 +39,15 @@ TEST(Estimate, IsTheSumOfWhatIsKept) {
 TEST(Estimate, SizesAreClassesAndReuseHasALimit) {
   TrainOptions options;
   TrainingShape large = shape();
-  large.dims = {.layers = 1, .d_model = 576, .heads = 9, .kv_heads = 3, .head_dim = 64, .d_ff = 1536, .vocab = 100};
+  large.dims = {.layers = 1,
+                .d_model = 576,
+                .heads = 9,
+                .kv_heads = 3,
+                .head_dim = 64,
+                .d_ff = 1536,
+                .vocab = 100,
+                .kv_groups = {},
+                .kv_places = {}};
   large.recorded_layers = 1;
   large.rows = 1114;
   large.trained_values = large.optimizer_values = 0;
