@@ -1,6 +1,8 @@
 // A whole run of the trainer in a few lines: a tiny model in memory, rows of tokens, a directory.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -31,6 +33,18 @@ inline dataset::Dataset counting_rows(const std::string& name, int rows, int voc
     data.rows.push_back(std::move(row));
   }
   return data;
+}
+
+/// The error that `action` throws; fails where it throws none.
+template <class Action>
+Error caught(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "expected an error";
+  return Error(ErrorCode::cancelled, "", "");
 }
 
 class World {

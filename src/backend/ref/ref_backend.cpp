@@ -7,8 +7,8 @@
 #include <limits>
 #include <utility>
 
-#include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
+#include "backend/ref/ref_experts.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_kv.h"
 #include "backend/ref/ref_recurrent.h"
@@ -75,7 +75,7 @@ class RefOps final : public Ops {
         const bool bias_last = entry != nullptr && entry->comes_before_bias();
         if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
         if (entry != nullptr) {
-          if (entry->weight) multiply(entry->weight, row(x, r), out);
+          if (entry->weight) multiply_row(entry->weight, row(x, r), out);
           for (const LoraEntry::Term& term : entry->terms) {
             const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
             add_term(term, ref::times<double>(f.a, row(x, r)), out);
@@ -236,51 +236,16 @@ class RefOps final : public Ops {
     return y;
   }
 
-  Routing route(const Tensor& logits, const RouterParams& router) override {
-    const int rows = logits.rows(), top_k = router.top_k;
-    Routing routing{ref::make_ints(rows, top_k, 0), make_tensor(rows, top_k), ref::make_ints(rows, top_k, 0)};
-    const auto of = [](const Tensor& t) { return t ? std::span<const double>(row(t, 0)) : std::span<const double>(); };
-    for (int r = 0; r < rows; ++r) {
-      const auto chosen = ref::route<double>(row(logits, r), router, of(router.bias), of(router.expert_scale));
-      std::copy(chosen.experts.begin(), chosen.experts.end(), ref::ints(routing.experts, r).begin());
-      std::copy(chosen.weights.begin(), chosen.weights.end(), row(routing.weights, r).begin());
-    }
-    int32_t next = 0;
-    for (int32_t e = 0; e < router.experts; ++e) {
-      for (int r = 0; r < rows; ++r) {
-        for (size_t j = 0; j < size_t(top_k); ++j)
-          if (ref::ints(routing.experts, r)[j] == e) ref::ints(routing.order, r)[j] = next++;
-      }
-    }
-    return routing;
-  }
-
+  Routing route(const Tensor& logits, const RouterParams& router) override { return ref::route(logits, router); }
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override {
-    const int count = routing.experts.rows(), top_k = routing.experts.cols();
-    for (size_t t = 0; t < stacks.size(); ++t) {
-      y[t] = make_tensor(count * top_k, stacks[t]->out);
-      for (int r = 0; r < count; ++r) {
-        for (size_t j = 0; j < size_t(top_k); ++j) {
-          const int assignment = ref::ints(routing.order, r)[j];
-          const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
-          multiply(static_cast<const ref::RefStack&>(*stacks[t]->packed).experts[expert],
-                   row(x, rows == ExpertRows::batch ? r : assignment), row(y[t], assignment));
-        }
-      }
-    }
+    ref::matmul_experts(x, rows, routing, stacks, y, multiply_row);
   }
-
   void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override {
-    y = make_writable(y);
-    const size_t cols = size_t(y.cols());
-    for (int r = 0; r < routing.experts.rows(); ++r) {
-      for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
-        const size_t expert = size_t(ref::ints(routing.experts, r)[j]);
-        ref::add<double>(row(y, ref::ints(routing.order, r)[j]), row(bias, 0).subspan(expert * cols, cols));
-      }
-    }
+    ref::add_expert_bias(y, routing, bias);
   }
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override { return ref::sum_experts(y, routing); }
+  Tensor gate_rows(Tensor y, const Tensor& gate) override { return ref::gate_rows(std::move(y), gate); }
 
   void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                     std::span<Tensor> y) override {
@@ -299,27 +264,6 @@ class RefOps final : public Ops {
         }
       }
     }
-  }
-
-  Tensor sum_experts(const Tensor& y, const Routing& routing) override {
-    Tensor sum = make_tensor(routing.experts.rows(), y.cols());
-    for (int r = 0; r < sum.rows(); ++r) {
-      for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
-        const double weight = row(routing.weights, r)[j];
-        const std::span<const double> term = row(y, ref::ints(routing.order, r)[j]);
-        for (size_t c = 0; c < term.size(); ++c) row(sum, r)[c] += weight * term[c];
-      }
-    }
-    return sum;
-  }
-
-  Tensor gate_rows(Tensor y, const Tensor& gate) override {
-    y = make_writable(y);
-    for (int r = 0; r < y.rows(); ++r) {
-      const double factor = ref::sigmoid(row(gate, r)[0]);
-      for (double& v : row(y, r)) v *= factor;
-    }
-    return y;
   }
 
   Tensor gather_rows(const Tensor& x) override {
@@ -370,7 +314,7 @@ class RefOps final : public Ops {
   }
 
   /// y = W x
-  static void multiply(const Weight& weight, std::span<const double> x, std::span<double> y) {
+  static void multiply_row(const Weight& weight, std::span<const double> x, std::span<double> y) {
     std::vector<double> w(x.size());
     for (int n = 0; n < weight.out; ++n) {
       decode_row<double>(host(weight), n, w);
