@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -80,6 +81,12 @@ bool is_head(std::string_view name) {
 }
 
 }  // namespace
+
+bool is_activation_scale(std::string_view name) {
+  constexpr std::array<std::string_view, 6> kLeaves = {
+      ".input_scale", ".input_global_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale"};
+  return std::any_of(kLeaves.begin(), kLeaves.end(), [&](std::string_view leaf) { return name.ends_with(leaf); });
+}
 
 bool is_beside_text(std::string_view name) {
   for (const char* part : {"mtp.", "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.",
@@ -225,6 +232,7 @@ std::vector<std::string> Checkpoint::unclaimed() const {
   std::vector<std::string> result, beside;
   for (const auto& [name, found] : tensors_) {
     if (claimed_.count(name) > 0) continue;
+    if (config_.quantization.names() != TensorNames::mlx && is_activation_scale(name)) continue;
     const bool outside = prefix_ == kOuter && !name.starts_with(prefix_) && !is_head(name);
     (is_beside_text(name) || outside ? beside : result).push_back(name);
   }

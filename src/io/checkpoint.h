@@ -27,6 +27,9 @@ struct StoredModule {
 
 /// Whether a tensor or module is of a part that text never passes: what sees or hears, or guesses tokens ahead (mtp).
 bool is_beside_text(std::string_view name);
+/// What other tools divide activations and cached keys and values by where these have eight bits too; here they have
+/// not.
+bool is_activation_scale(std::string_view name);
 
 /// An open directory. Not safe for use by several threads at once (it counts claims); the weights it hands out are.
 class Checkpoint : public WeightSource {

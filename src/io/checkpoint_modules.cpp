@@ -275,10 +275,6 @@ HostWeight Checkpoint::stored(const std::string& path, const std::vector<uint64_
         cat("module ", in_quotes(name), ": expected ", shape_text(wanted), ", got weight ", shape_text(w.shape),
             " and scales ", shape_text(s.shape), ", that is ", to_string(*format), " with ", columns, " inputs"));
   }
-  // What activations were divided by where they had eight bits too; here they have not.
-  for (const char* leaf : {".input_scale", ".input_global_scale", ".k_scale", ".v_scale"}) {
-    if (p.names != TensorNames::mlx) claimed_.insert(name + leaf);
-  }
   return quantized_module(name);
 }
 

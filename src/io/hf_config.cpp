@@ -183,6 +183,9 @@ HfConfig HfConfig::open(const std::filesystem::path& directory) {
   Json quantization = parse_json(read_text_file(modelopt, kLargestConfig), modelopt.string(), limits);
   if (!quantization.is_object())
     throw Error(ErrorCode::bad_config, modelopt.string(), cat("expected an object, got ", brief(quantization)));
+  const Json* nested = find(quantization, "quantization");
+  const Json& settings = nested != nullptr && nested->is_object() ? *nested : quantization;
+  if (string_or(settings, "quant_algo", modelopt.string(), "").empty()) return config;  // of the cache alone
   quantization["quant_method"] = "modelopt";
   config.quantization =
       QuantizationConfig::from_json({{"quantization_config", std::move(quantization)}}, modelopt.string());

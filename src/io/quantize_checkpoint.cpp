@@ -34,7 +34,9 @@ class Rewriter {
 
   ConversionReport run(const ConversionProgress& progress) {
     check_options();
-    for (const StoredModule& module : checkpoint_->modules()) plans_.push_back(plan(module));
+    const bool foreign = checkpoint_->config().quantization.names() != TensorNames::mlx;
+    for (const StoredModule& module : checkpoint_->modules())
+      if (!foreign || !is_activation_scale(module.name)) plans_.push_back(plan(module));
     prepare_output_directory(directory_);
     copy_other_files();
     write_config(directory_, new_config());
@@ -63,6 +65,13 @@ class Rewriter {
     if (options_.quantize && options_.dequantize) refuse("expected either quantize or dequantize, got both");
     if (checkpoint_->config().quantization.names() != TensorNames::mlx && !options_.dequantize)
       refuse("its quantized tensors have another tool's names: it can be loaded as it is, or dequantized");
+    if (options_.quantize || options_.dequantize) {
+      for (const StoredModule& module : checkpoint_->modules()) {
+        if (!module.name.ends_with("_blocks") || module.format.scale != DType::u8) continue;
+        refuse(cat("experts in blocks, ", in_quotes(module.name),
+                   ": they can be loaded as they are, and are neither quantized nor dequantized here"));
+      }
+    }
     if (!options_.quantize) return;
     const QuantSpec spec = *options_.quantize;
     if (spec.mode == QuantMode::affine ? !affine_bits_ok(spec.bits) || !affine_group_ok(spec.group)
@@ -174,7 +183,8 @@ class Rewriter {
     static const std::set<std::string> kKinds = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".jsonl", ".md"};
     for (const auto& entry : fs::directory_iterator(checkpoint_->directory())) {
       const std::string name = entry.path().filename().string();
-      const bool ours = name == "config.json" || name.ends_with(".index.json");
+      const bool ours = name == "config.json" || name.ends_with(".index.json") ||
+                        (name == "hf_quant_config.json" && (options_.quantize || options_.dequantize));
       if (entry.is_directory() && name[0] != '.') copy_directory(entry.path());
       if (!entry.is_regular_file() || ours) continue;
       const bool text = kKinds.count(entry.path().extension().string()) > 0 || name == "LICENSE" || name == "NOTICE";
@@ -258,7 +268,7 @@ class Rewriter {
       if (changed) options_.changes->apply(module.name, row, values, plan.target.dtype, plan.target.spec);
     };
     const double error = stream_matrix(plan.target, rows, module.bytes, context);
-    for (const auto part : {weight.codes, weight.scales, weight.biases}) pages_done(part);
+    for (const Checkpoint::Found& part : parts_of(plan)) pages_done(part.bytes());
     return error;
   }
 

@@ -71,6 +71,30 @@ TEST(Checkpoint, RefusesFloatCodesThatDisagree) {
 }
 
 /// As OpenAI's own files have gpt-oss's experts: rows of gate and up in turns.
+TEST(Checkpoint, ScalesOfTheCacheAreNotAskedForWhereverTheyLie) {
+  const TemporaryDirectory d;
+  write_bytes(
+      d.path() / "config.json",
+      R"({"quantization_config":{"quant_method":"modelopt","quant_algo":"NVFP4","kv_cache_quant_algo":"FP8"}})");
+  save(d.path() / "model.safetensors",
+       {dense("model.layers.0.self_attn.k_proj.weight", DType::bf16, {2, 64}),
+        dense("model.layers.0.self_attn.k_proj.k_scale", DType::f32, {}),
+        dense("model.layers.0.self_attn.v_scale", DType::f32, {1}), dense("odd.scale", DType::f32, {1})});
+  EXPECT_EQ(Checkpoint::open(d.path())->unclaimed(),
+            (std::vector<std::string>{"model.layers.0.self_attn.k_proj.weight", "odd.scale"}));
+}
+
+TEST(Checkpoint, AModelOptFileOfTheCacheAloneSaysNothingOfWeights) {
+  const TemporaryDirectory d;
+  write_bytes(d.path() / "config.json", R"({"model_type":"llama"})");
+  for (const char* none : {R"({"quantization":{"quant_algo":null,"kv_cache_quant_algo":"FP8"}})", "{}"}) {
+    write_bytes(d.path() / "hf_quant_config.json", none);
+    EXPECT_FALSE(HfConfig::open(d.path()).quantization.present()) << none;
+  }
+  write_bytes(d.path() / "hf_quant_config.json", R"({"quantization":{"quant_algo":"NVFP4"}})");
+  EXPECT_TRUE(HfConfig::open(d.path()).quantization.present());
+}
+
 TEST(Checkpoint, ExpertsInBlocks) {
   const TemporaryDirectory d;
   write_bytes(d.path() / "config.json", R"({"quantization_config":{"quant_method":"mxfp4"}})");

@@ -20,7 +20,7 @@ struct Piece {
 };
 
 inline std::vector<Piece> quantized(const std::string& path, uint64_t out, uint64_t in, int bits, int group,
-                             DType scale = DType::f16) {
+                                    DType scale = DType::f16) {
   std::vector<Piece> pieces = {{{path + ".weight", DType::u32, {out, in * uint64_t(bits) / 32}}, ""},
                                {{path + ".scales", scale, {out, in / uint64_t(group)}}, ""},
                                {{path + ".biases", scale, {out, in / uint64_t(group)}}, ""}};

@@ -142,6 +142,49 @@ TEST(QuantizeCheckpoint, BackToDense) {
   EXPECT_EQ(back->config().json->at("torch_dtype"), "float32");
 }
 
+RewriteOptions quantizing() {
+  RewriteOptions options;
+  options.quantize = QuantSpec{4, 32};
+  return options;
+}
+
+RewriteOptions dequantizing() {
+  RewriteOptions options;
+  options.dequantize = true;
+  return options;
+}
+
+/// ModelOpt's own file and its scales of activations stay behind: the result is a dense checkpoint like any other.
+TEST(QuantizeCheckpoint, BackToDenseFromAnotherTool) {
+  const TemporaryDirectory d;
+  const auto dense = d.path() / "dense", again = d.path() / "again";
+  rewrite_checkpoint(std::string(BB_TEST_DATA) + "/goldens/floats/modelopt", dense, dequantizing());
+  EXPECT_FALSE(std::filesystem::exists(dense / "hf_quant_config.json"));
+  const auto checkpoint = Checkpoint::open(dense);
+  EXPECT_FALSE(checkpoint->config().quantization.present());
+  for (const StoredModule& module : checkpoint->modules()) {
+    EXPECT_EQ(module.format.kind, Format::Kind::dense) << module.name;
+    EXPECT_FALSE(is_activation_scale(module.name)) << module.name;
+  }
+  rewrite_checkpoint(dense, again, quantizing());
+  EXPECT_TRUE(Checkpoint::open(again)->config().quantization.present());
+}
+
+TEST(QuantizeCheckpoint, ExpertsInBlocksStayWhatTheyAre) {
+  const TemporaryDirectory d;
+  const auto source = d.path() / "source";
+  std::filesystem::create_directories(source);
+  write_bytes(source / "config.json", R"({"model_type":"gpt_oss","quantization_config":{"quant_method":"mxfp4"}})");
+  const std::string codes(4 * 16, 'a'), scales(4, 'b');
+  write_safetensors(source / "model.safetensors",
+                    {{{"m.experts.down_proj_blocks", DType::u8, {1, 4, 1, 16}}, as_bytes(codes)},
+                     {{"m.experts.down_proj_scales", DType::u8, {1, 4, 1}}, as_bytes(scales)}});
+  for (const RewriteOptions& options : {quantizing(), dequantizing()}) {
+    expect_error([&] { rewrite_checkpoint(source, d.path() / "out", options); }, "'m.experts.down_proj_blocks'",
+                 "blocks");
+  }
+}
+
 TEST(QuantizeCheckpoint, ChangesTheDenseType) {
   const TemporaryDirectory d;
   make_dense(d.path() / "dense");

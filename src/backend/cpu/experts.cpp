@@ -100,7 +100,9 @@ void route_row(const float* logits, const RouterParams& router, const float* bia
 
 Routing CpuOps::route(const Tensor& logits, const RouterParams& router) {
   const int rows = logits.rows(), top_k = router.top_k;
-  BB_CHECK(top_k <= router.experts && logits.cols() == router.experts, top_k, " of ", router.experts);
+  BB_CHECK(logits.cols() == router.experts && router.experts % router.groups == 0 &&
+               top_k <= router.experts / router.groups * router.top_groups,
+           top_k, " of ", router.experts, " in ", router.groups, " groups");
   Routing routing{memory_->make(rows, top_k, DType::i32), memory_->make(rows, top_k),
                   memory_->make(rows, top_k, DType::i32)};
   int32_t* const experts = elements<int32_t>(routing.experts);

@@ -44,7 +44,9 @@ ExpertSum parts_of(const Tensor& y, const Routing& routing) {
 
 Routing CudaOps::route(const Tensor& logits, const RouterParams& router) {
   settle_for(logits);
-  BB_CHECK(router.top_k <= router.experts && logits.cols() == router.experts, router.top_k, " of ", router.experts);
+  BB_CHECK(logits.cols() == router.experts && router.experts % router.groups == 0 &&
+               router.top_k <= router.experts / router.groups * router.top_groups,
+           router.top_k, " of ", router.experts, " in ", router.groups, " groups");
   const ExpertShape shape{logits.rows(), router.top_k, router.experts};
   Routing routing{pool_->make(shape.rows, shape.top_k, DType::i32), pool_->make(shape.rows, shape.top_k),
                   Tensor(pool_->take(expert_places(shape).end), DType::i32, shape.rows, shape.top_k)};
