@@ -96,7 +96,7 @@ std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
   uint64_t bytes = options.kv_bytes > 0 ? options.kv_bytes : exec::default_cache_bytes(*model.device);
   if (engine.sequence_length == 0) {
     // The whole context, or as much of it as the memory for keys and values holds.
-    const uint64_t page = info.kv_bytes(exec::kPageSize, model.options.kv_type);
+    const uint64_t page = std::max<uint64_t>(info.kv_bytes(exec::kPageSize, model.options.kv_type), 1);
     const nn::ModelDims& dims = model.model().dims();
     const uint64_t states = uint64_t(exec::state_count(dims, engine.batch_size, bytes)) * info.state_bytes;
     const uint64_t tokens = (bytes - std::min(bytes, states)) / page * exec::kPageSize;

@@ -93,9 +93,11 @@ bool Scheduler::somebody_computes(Sequence& request, int found) {
     if (!other.cache || other.root != request.root || other.decodes()) continue;
     const auto differs = std::mismatch(begin, end, other.tokens.begin(), other.tokens.end()).first;
     const int whole = int(differs - begin) / limits_.page_size * limits_.page_size;
-    if (whole <= found || whole <= other.computed) continue;
-    if (limits_.states > 0) {
-      if (whole < limits_.least_checkpoint) continue;
+    if (whole <= found) continue;
+    if (limits_.states == 0) {
+      if (whole <= other.computed) continue;
+    } else {
+      if (whole < other.computed || whole >= other.prompt || whole < limits_.least_checkpoint) continue;
       if (std::find(other.stops.begin(), other.stops.end(), whole) == other.stops.end()) other.stops.push_back(whole);
     }
     request.awaits = {id, whole};
@@ -107,7 +109,9 @@ bool Scheduler::somebody_computes(Sequence& request, int found) {
 Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequence&)> ready) {
   Sequence& request = waiting_.at(*(asked_ = id));
   if (const auto owner = active_.find(request.awaits.owner); owner != active_.end()) {
-    if (owner->second.computed < request.awaits.until) return Verdict::awaits;
+    // A checkpoint is in the tree once its owner has gone on from it.
+    const int computed = owner->second.computed - (limits_.states > 0 ? 1 : 0);
+    if (computed < request.awaits.until) return Verdict::awaits;
   }
   if (request.refused_at == state_) return Verdict::no_room;
   PrefixTree::Match found;
@@ -269,7 +273,7 @@ void Scheduler::truncate(RequestId id, int length) {
 void Scheduler::forget_state(Sequence& sequence) noexcept {
   if (limits_.states == 0) return;
   states_.drop(std::exchange(sequence.state, -1));
-  sequence.computed = 0;
+  sequence.computed = sequence.cached = 0;
 }
 
 void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept {

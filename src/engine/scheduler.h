@@ -159,7 +159,7 @@ class Scheduler {
   void plan_branches(Sequence& sequence, std::vector<PageCopy>& copies);
   bool preempt_behind(size_t share) noexcept;
   void preempt(Sequence& sequence) noexcept;
-  void take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from) noexcept;
+  void take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from, bool begun) noexcept;
   void close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept;
 
   SchedulerLimits limits_;

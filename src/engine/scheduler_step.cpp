@@ -111,13 +111,16 @@ bool Scheduler::plan_state(const Sequence& sequence, Piece& piece) {
     piece.state.to = from;
     return states_.is_alone(from);
   }
-  BB_CHECK(piece.state.to >= 0, "a state that was counted on is missing");
+  if (piece.state.to < 0)
+    return false;  // the step holds one more than was counted on, where others part from a checkpoint
   piece.owns_from = from >= 0;
   spare_states_ -= piece.keeps_from;
   return true;
 }
 
 void Scheduler::plan_branches(Sequence& sequence, std::vector<PageCopy>& copies) {
+  if (limits_.states > 0 && states_.free() + states_.cached() < int(sequence.proposed.size()))
+    return;  // as in plan_state
   const int past = sequence.length();
   sequence.branches.reserve(sequence.proposed.size());
   sequence.branch_states.reserve(sequence.proposed.size());
@@ -222,16 +225,18 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
     }
   } catch (...) {
     for (const Piece& piece : pieces_)
-      take_back(*piece.sequence, int(piece.tokens.size()), piece.copies, piece.state, piece.owns_from);
-    for (auto& [id, sequence] : active_) take_back(sequence, 0, false, {}, false);
+      take_back(*piece.sequence, int(piece.tokens.size()), piece.copies, piece.state, piece.owns_from, false);
+    for (auto& [id, sequence] : active_) take_back(sequence, 0, false, {}, false, false);
     throw;
   }
   if (pieces_.empty()) return std::nullopt;
   return planned;
 }
 
-/// `rows` were planned and not computed; `copies`: a page may have been meant to be a copy and hold nothing.
-void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from) noexcept {
+/// `rows` were planned and not computed; `copies`: a page may have been meant to be a copy and hold nothing; `begun`:
+/// what was to be written may have been.
+void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from,
+                          bool begun) noexcept {
   if (!sequence.proposed.empty()) {
     for (const PageTable::Sequence branch : sequence.branches) {
       if (branch != sequence.pages) table_.close(branch);
@@ -246,7 +251,7 @@ void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots 
   if (copies) sequence.computed -= sequence.computed % limits_.page_size;
   if (owns_from) {
     states_.drop(std::exchange(sequence.state, state.from));  // which nobody wrote
-  } else if (rows > 0) {
+  } else if (rows > 0 && (begun || state.from < 0)) {
     forget_state(sequence);
   }
   sequence.cached = std::min(sequence.cached, sequence.computed);
@@ -258,7 +263,7 @@ void Scheduler::undo(const PlannedStep& planned) noexcept {
     const StepSegment& segment = planned.segments[i];
     const Segment& rows = planned.step.batch.segments[i];
     if (const auto found = active_.find(segment.id); found != active_.end()) {
-      take_back(found->second, rows.rows, segment.copies, rows.state, segment.owns_from);
+      take_back(found->second, rows.rows, segment.copies, rows.state, segment.owns_from, true);
     } else if (segment.owns_from) {
       states_.drop(rows.state.from);
     }

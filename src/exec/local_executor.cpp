@@ -19,6 +19,7 @@ int page_count(const CacheLimits& limits, uint64_t bytes, uint64_t page, uint64_
   const uint64_t all = bytes;
   bytes -= std::min(bytes, states);
   const int64_t one = pages_for(limits.sequence_length), pages = limits.sequences * one + limits.spare_pages;
+  page = std::max<uint64_t>(page, 1);  // of a model without attention
   const int64_t fit = int64_t(std::min<uint64_t>(bytes / page, uint64_t(kMost)));
   if (fit < one) {
     throw Error(ErrorCode::out_of_memory, "cache",

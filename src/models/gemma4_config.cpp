@@ -56,7 +56,8 @@ Gemma4Spec read_gemma4(const Json& json, std::string_view where) {
                                    {"max_position_embeddings", unified ? 262144 : 131072}})
     config.default_to(key, value);
   config.take("num_experts");
-  if (string_or(json, "use_bidirectional_attention", where, "") == "vision") config.take("use_bidirectional_attention");
+  const auto ahead = json.find("use_bidirectional_attention");  // "vision": in the part that is not here
+  if (ahead != json.end() && (*ahead == "vision" || is_falsy(*ahead))) config.take("use_bidirectional_attention");
   Gemma4Spec spec;
   spec.logits_cap = config.cap("final_logit_softcapping", 0);
   const DecoderSpec common = config.common();

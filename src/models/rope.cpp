@@ -93,6 +93,10 @@ float scale_yarn(const Json& scaling, std::string_view where, int context, doubl
   return float(mscale != 0 && all != 0 ? get_mscale(mscale) / get_mscale(all) : get_mscale(1));
 }
 
+int original_context(const Json& settings, std::string_view where, int context) {
+  return int(int_or(settings, "original_max_position_embeddings", where, 2, int64_t{1} << 30, std::max(context, 2)));
+}
+
 /// Returns the factor that q and k are multiplied by. Short factors: those of texts within the original context.
 float scale_longrope(const Json& settings, std::string_view where, int context, double theta,
                      std::vector<float>& inv_freq) {
@@ -105,14 +109,14 @@ float scale_longrope(const Json& settings, std::string_view where, int context, 
   const std::vector<float> periods = base_periods(theta, int(2 * inv_freq.size()));
   for (size_t i = 0; i < inv_freq.size(); ++i) {
     const Json& factor = (*list)[i];
-    if (!factor.is_number() || !(factor.get<double>() > 0)) {
+    if (!factor.is_number() || !(factor.get<float>() > 0) || !std::isfinite(1 / factor.get<float>())) {
       throw Error(ErrorCode::bad_config, where,
                   cat("rope 'short_factor': expected positive numbers, got ", brief(factor)));
     }
     inv_freq[i] = 1.0f / (factor.get<float>() * periods[i]);
   }
   if (given(settings, "attention_factor")) return float(positive(settings, "attention_factor", where, 1));
-  const double original = positive(settings, "original_max_position_embeddings", where, context);
+  const double original = double(original_context(settings, where, context));
   const double factor = given(settings, "factor") ? positive(settings, "factor", where, 1) : context / original;
   return factor <= 1 ? 1.0f : float(std::sqrt(1 + std::log(factor) / std::log(original)));
 }
@@ -264,7 +268,7 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else if (type == "longrope" || type == "su") {
     rope.attention_factor = scale_longrope(settings, where, context, theta, rope.inv_freq);
-    result.context = std::min(context, int(positive(settings, "original_max_position_embeddings", where, context)));
+    result.context = std::min(context, original_context(settings, where, context));
     if (result.context < context) {
       note(where, "context taken for ", result.context, " of ", context,
            " tokens: longer texts have another rotation from their first token on, which is not implemented");

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "engine/prefix_tree.h"
+#include "engine/scheduler.h"
 #include "tests/engine/scripted_executor.h"
 
 namespace bumblebee::engine {
@@ -83,6 +86,66 @@ TEST(PrefixTreeOfStates, FindsBeginningsUpToACheckpoint) {
   states.drop(at2);
   EXPECT_EQ(states.free(), 3);
   pages.close(sequence);
+}
+
+Sequence prompt_of(RequestId id, int length, int max_new, int32_t first = 0) {
+  Sequence sequence;
+  sequence.id = id;
+  for (int i = 0; i < length; ++i) sequence.tokens.push_back(first + i);
+  sequence.max_new = max_new;
+  return sequence;
+}
+
+/// A step in which every sequence with logits gets a token; false when there is nothing to do.
+bool run_step(Scheduler& scheduler, std::map<RequestId, int>& cached) {
+  scheduler.activate();
+  const auto step = scheduler.next(100);
+  if (!step) return false;
+  for (const StepSegment& segment : step->segments) cached.try_emplace(segment.id, scheduler.at(segment.id).cached);
+  scheduler.done(*step);
+  for (const StepSegment& segment : step->segments) {
+    if (!segment.wants_logits) continue;
+    scheduler.append(segment.id, 1'000'000 + int32_t(segment.id));
+    const Sequence& sequence = scheduler.at(segment.id);
+    if (int(sequence.output().size()) == sequence.max_new) scheduler.finish(segment.id, Scheduler::Leaves::pages);
+  }
+  return true;
+}
+
+constexpr SchedulerLimits limits_of(int states) {
+  return {.batch_size = 8, .sequence_length = 1024, .pages = 200, .page_size = 64, .states = states};
+}
+
+/// Who goes on from a checkpoint has two states for one step, where others were admitted that have none yet.
+TEST(SchedulerOfStates, ThoseThatGoOnAndThoseThatBeginHaveRoomForOneStateEach) {
+  for (const int states : {2, 3, 4}) {
+    Scheduler scheduler(limits_of(states));
+    std::map<RequestId, int> cached;
+    scheduler.submit(prompt_of(1, 330, 2));
+    while (run_step(scheduler, cached)) {
+    }
+    for (int i = 0; i < states - 1; ++i) scheduler.submit(prompt_of(RequestId(2 + i), 335 + i, 3));  // of the same
+    scheduler.submit(prompt_of(10, 200, 3, 500'000));
+    scheduler.submit(prompt_of(11, 200, 3, 600'000));
+    int steps = 0;
+    while (run_step(scheduler, cached) && ++steps < 200) {
+    }
+    EXPECT_LT(steps, 200) << states << " states";
+    EXPECT_EQ(cached.size(), size_t(states) + 2);
+    EXPECT_EQ(cached[2], 320) << states << " states";
+  }
+}
+
+TEST(SchedulerOfStates, PromptsThatComeTogetherShareWhatTheFirstComputes) {
+  for (const int length : {330, 384}) {
+    Scheduler scheduler(limits_of(16));
+    std::map<RequestId, int> cached;
+    for (RequestId id = 1; id <= 4; ++id) scheduler.submit(prompt_of(id, length + int(id), 3));
+    while (run_step(scheduler, cached)) {
+    }
+    EXPECT_EQ(cached[1], 0);
+    for (RequestId id = 2; id <= 4; ++id) EXPECT_GE(cached[id], 320) << "request " << id << " of " << length;
+  }
 }
 
 }  // namespace
