@@ -7,12 +7,20 @@
 namespace bumblebee {
 
 enum class Operation : uint8_t {
+  gelu,           // Activation::gelu
+  soft_cap,       // of rows and of attention's scores
+  norm_runs,      // rms_norm over runs of a row
+  multiply,       // with columns
   mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
   matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
 };
 
 constexpr const char* name_of(Operation operation) {
   switch (operation) {
+    case Operation::gelu: return "glu(gelu)";
+    case Operation::soft_cap: return "soft_cap";
+    case Operation::norm_runs: return "rms_norm(runs)";
+    case Operation::multiply: return "multiply";
     case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::matmul_experts: return "matmul_experts";
   }
@@ -22,6 +30,10 @@ constexpr const char* name_of(Operation operation) {
 /// Whether a model that needs it can be trained: GradOps has its derivative.
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
+    case Operation::gelu:
+    case Operation::multiply:
+    case Operation::norm_runs: return true;
+    case Operation::soft_cap:
     case Operation::mixed_cache:
     case Operation::matmul_experts: return false;
   }

@@ -14,7 +14,7 @@
 
 namespace bumblebee {
 
-/// y = x·w/rms(x)·weight over each row. `w` is f32 [1, cols].
+/// y = x/rms(x)·w over each run of as many features as `w` has, f32 [1, width]; the width divides the columns.
 struct NormParams {
   Tensor w;
   float eps = 1e-6f;
@@ -34,12 +34,14 @@ struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
   int window = 0;
+  float soft_cap = 0;  // a score s becomes soft_cap·tanh(s/soft_cap); 0: stays
 
   /// The first position that a query at `position` sees.
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
 };
 
-enum class Activation : uint8_t { silu };
+/// x·sigmoid(x), or gelu as tanh approximates it: x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2.
+enum class Activation : uint8_t { silu, gelu };
 
 /// How a row's scores become a choice among experts. A score is the softmax over all of them or the sigmoid of one.
 struct RouterParams {
@@ -50,8 +52,9 @@ struct RouterParams {
   /// Experts lie in `groups` of one size, and only those of the `top_groups` best can be chosen. A group is as good as
   /// the sum of its two best (with their biases).
   int groups = 1, top_groups = 1;
-  bool normalise = true;  // weights are divided by their sum
-  float scale = 1;        // then multiplied by this
+  bool normalise = true;     // weights are divided by their sum
+  float scale = 1;           // then multiplied by this
+  Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
 };
 
 /// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows
@@ -109,7 +112,7 @@ class Ops {
   virtual void add(Tensor& x, Tensor delta) = 0;
 
   /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows,
-  /// heads·head_dim], k [rows, kv_heads·head_dim], replaced as in add_rms_norm.
+  /// heads·head_dim], k [rows, kv_heads·head_dim] or empty, replaced as in add_rms_norm.
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                          const RopeParams& rope) = 0;
 
@@ -120,6 +123,13 @@ class Ops {
 
   /// act(gate)·up, elementwise. Like delta, gate and up may be given away.
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
+
+  /// x ·= factor, replaced as in add_rms_norm.
+  virtual void multiply(Tensor& x, float factor) = 0;
+  /// x = cap·tanh(x/cap), replaced as in add_rms_norm.
+  virtual void soft_cap(Tensor& x, float cap) = 0;
+  /// Columns [first, first + count) -> [rows, count].
+  virtual Tensor columns(const Tensor& x, int first, int count) = 0;
 
   /// Chooses for each row of `logits` [rows, experts] as the router says. Weights are those of softmax or sigmoid
   /// before the bias. Whatever the values, NaN too, numbers of experts are valid and differ.

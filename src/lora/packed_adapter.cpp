@@ -56,7 +56,10 @@ class Packer {
                  const Weight& base) const {
     LoraEntry entry;
     if (module.kind == nn::TargetModule::Kind::norm) {
-      if (change.weight) entry.norm = vector(path, change.weight->values);
+      if (!change.weight) return entry;
+      std::vector<float> values(change.weight->values.begin(), change.weight->values.end());
+      for (float& v : values) v += module.offset;
+      entry.norm = vector(path, values);
       return entry;
     }
     if (change.weight) {

@@ -11,11 +11,7 @@ InferPass::InferPass(Ops& ops, KvStore& kv, const InferOptions& options) : optio
   if (options_.lora != nullptr && options_.lora->id == 0) options_.lora = nullptr;
 }
 
-Residual InferPass::embed(const Embedding& embedding) {
-  Tensor x = ops_.embed(embedding.table);
-  if (touched(embedding.site)) ops_.lora_embed(embedding.site, x);
-  return {this, std::move(x), {}};
-}
+Residual InferPass::embed(const Embedding& embedding) { return {this, rows_of(embedding), {}}; }
 
 Tensor InferPass::normed(const Tensor& x, RowSet rows, const RmsNorm& norm) {
   return touched(norm.site) ? ops_.lora_norm(x, rows, x.cols(), norm.params, norm.site) : ops_.rms_norm(x, norm.params);
@@ -28,6 +24,19 @@ Tensor InferPass::norm(Residual& residual, const RmsNorm& norm) {
   }
   if (!residual.pending) return ops_.rms_norm(residual.x, norm.params);
   return ops_.add_rms_norm(residual.x, std::exchange(residual.pending, {}), norm.params);
+}
+
+Tensor InferPass::normalise(const Tensor& x, const RmsNorm& norm) {
+  if (!touched(norm.site)) return ops_.rms_norm(x, norm.params);
+  return ops_.lora_norm(x, RowSet::all, norm.params.w.cols(), norm.params, norm.site);
+}
+
+Tensor InferPass::lookup(const Embedding& table) { return rows_of(table); }
+
+Tensor InferPass::rows_of(const Embedding& embedding) {
+  Tensor x = ops_.embed(embedding.table);
+  if (touched(embedding.site)) ops_.lora_embed(embedding.site, x);
+  return x;
 }
 
 void InferPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
@@ -63,7 +72,7 @@ void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& n
   const NormParams *q_norm = norms.present ? &norms.q.params : nullptr,
                    *k_norm = norms.present ? &norms.k.params : nullptr;
   const auto apart = [&](Tensor& x, const RmsNorm& norm, const NormParams*& left) {
-    if (!norms.present || !touched(norm.site)) return;
+    if (!x || !norms.present || !touched(norm.site)) return;
     x = ops_.lora_norm(x, RowSet::all, head_dim, norm.params, norm.site);
     left = nullptr;
   };
@@ -87,7 +96,7 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
   const std::array<const Weight*, 2> into = {&experts.gate.w, &experts.up.w};
   std::array<Tensor, 2> wide;
   ops_.matmul_experts(x, ExpertRows::batch, routing, into, wide);
-  const Tensor h = ops_.glu(Activation::silu, std::move(wide[0]), std::move(wide[1]));
+  const Tensor h = ops_.glu(experts.activation, std::move(wide[0]), std::move(wide[1]));
   const Weight* const down = &experts.down.w;
   Tensor y;
   ops_.matmul_experts(h, ExpertRows::assignments, routing, std::span(&down, 1), std::span(&y, 1));
@@ -95,6 +104,23 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
 }
 
 Tensor InferPass::gate_rows(Tensor y, const Tensor& gate) { return ops_.gate_rows(std::move(y), gate); }
+
+Tensor InferPass::scale(Tensor x, float factor) {
+  ops_.multiply(x, factor);
+  return x;
+}
+
+Tensor InferPass::add(Tensor a, Tensor b) {
+  ops_.add(a, std::move(b));
+  return a;
+}
+
+Tensor InferPass::soft_cap(Tensor x, float cap) {
+  if (x) ops_.soft_cap(x, cap);  // no row's logits may be wanted
+  return x;
+}
+
+Tensor InferPass::columns(const Tensor& x, int first, int count) { return ops_.columns(x, first, count); }
 
 Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   flush_residual(residual);

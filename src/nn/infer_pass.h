@@ -24,6 +24,8 @@ class InferPass : public Pass {
 
   Residual embed(const Embedding& embedding) override;
   Tensor norm(Residual& residual, const RmsNorm& norm) override;
+  Tensor normalise(const Tensor& x, const RmsNorm& norm) override;
+  Tensor lookup(const Embedding& table) override;
   using Pass::linear;
   void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
@@ -31,6 +33,10 @@ class InferPass : public Pass {
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
+  Tensor scale(Tensor x, float factor) override;
+  Tensor add(Tensor a, Tensor b) override;
+  Tensor soft_cap(Tensor x, float cap) override;
+  Tensor columns(const Tensor& x, int first, int count) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
   void layer(const Model& model, int i, Residual& residual) override;
   void flush_residual(Residual& residual) override;
@@ -45,6 +51,7 @@ class InferPass : public Pass {
 
  private:
   bool touched(int site) const { return options_.lora != nullptr && options_.lora->has(site, LoraShape::touched); }
+  Tensor rows_of(const Embedding& embedding);
   Tensor normed(const Tensor& x, RowSet rows, const RmsNorm& norm);
 
   Ops& ops_;

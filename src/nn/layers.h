@@ -34,10 +34,11 @@ struct ExpertLinear {
   std::string name;
 };
 
-/// Experts of which each row passes a few: down(silu(gate x)·up x), weighted as a router says.
+/// Experts of which each row passes a few: down(act(gate x)·up x), weighted as a router says.
 struct Experts {
   RouterParams router;
   ExpertLinear gate, up, down;
+  Activation activation = Activation::silu;
 };
 
 struct Embedding {

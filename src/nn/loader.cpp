@@ -2,6 +2,9 @@
 #include "nn/loader.h"
 
 #include <algorithm>
+#include <memory>
+
+#include "quant/elements.h"
 
 namespace bumblebee::nn {
 
@@ -78,10 +81,43 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
   return linear;
 }
 
-RmsNorm Loader::rms_norm(const std::string& path, int size, double eps) {
-  target_modules_.push_back({path, size, size, TargetModule::Kind::norm, false});
+Tensor Loader::pack_floats(const std::string& name, std::span<const float> values) {
+  if (backend_ == nullptr) return {};
+  HostWeight host{.format = Format::dense(DType::f32), .out = 1, .in = int(values.size()), .name = name};
+  const auto kept = std::make_shared<std::vector<float>>(values.begin(), values.end());
+  host.codes = std::as_bytes(std::span(*kept));
+  host.keep = kept;
+  return backend_->pack_vector(host);
+}
+
+RmsNorm Loader::rms_norm(const std::string& path, int size, double eps, float offset) {
+  target_modules_.push_back(
+      {.name = path, .in = size, .out = size, .kind = TargetModule::Kind::norm, .offset = offset});
   target_weights_.emplace_back();
-  return {{vector(path + ".weight", size), float(eps)}, path, int(target_modules_.size()) - 1};
+  RmsNorm norm{{{}, float(eps)}, path, int(target_modules_.size()) - 1};
+  if (offset == 0) {
+    norm.params.w = vector(path + ".weight", size);
+    return norm;
+  }
+  const HostWeight host = source_.vector(path + ".weight", size);
+  std::vector<float> values(size_t(size), 0.0f);
+  if (backend_ != nullptr) decode_row<float>(host, 0, values);
+  for (float& v : values) v += offset;  // as the models' own code adds it, in f32
+  norm.params.w = pack_floats(path, values);
+  count(host);
+  return norm;
+}
+
+RmsNorm Loader::plain_norm(const std::string& name, int size, double eps) {
+  return {{pack_floats(name, std::vector<float>(size_t(size), 1.0f)), float(eps)}, name, -1};
+}
+
+float Loader::scalar(const std::string& name) {
+  const HostWeight host = source_.vector(name, 1);
+  float value = 1;
+  if (backend_ != nullptr) decode_row<float>(host, 0, {&value, 1});
+  count(host);
+  return value;
 }
 
 Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {

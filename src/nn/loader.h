@@ -29,7 +29,13 @@ class Loader {
   /// One matrix [out, in] for each of `experts`, either stacked in `stack` or apart in `each`(0) and so on. Throws
   /// Error(bad_file) when the formats of those differ.
   ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
-  RmsNorm rms_norm(const std::string& path, int size, double eps);
+  /// `offset` is added to the stored weight.
+  RmsNorm rms_norm(const std::string& path, int size, double eps, float offset = 0);
+  /// A norm without a weight; `name` is shown, nothing is claimed.
+  RmsNorm plain_norm(const std::string& name, int size, double eps);
+  /// f32 [1, size], and one number: 1 without a backend.
+  Tensor vector(const std::string& name, int size);
+  float scalar(const std::string& name);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
   /// dropped, as mlx-lm does.
@@ -52,7 +58,7 @@ class Loader {
  private:
   Weight matrix(const std::string& path, int out, int in);
   Weight pack(const HostWeight& host);
-  Tensor vector(const std::string& name, int size);
+  Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 
   WeightSource& source_;

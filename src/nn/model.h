@@ -50,6 +50,7 @@ struct TargetModule {
   Kind kind = Kind::linear;
   bool bias = false;    // the base has a `<name>.bias` [out]
   bool router = false;  // chooses experts: a linear here, which other programs do not always count among them
+  float offset = 0;     // a norm multiplies by what is stored and this; adapters' norms are stored so too
 };
 
 class Model {

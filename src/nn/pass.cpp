@@ -1,6 +1,8 @@
 // The few lines of Pass that are the same for every interpreter.
 #include "nn/pass.h"
 
+#include <utility>
+
 namespace bumblebee::nn {
 
 Residual& Residual::operator+=(Tensor delta) {
@@ -14,6 +16,11 @@ Tensor Pass::linear(const Tensor& x, const Linear& w) {
   Tensor y;
   linear(x, std::span<const Linear* const>(&one, 1), std::span<Tensor>(&y, 1));
   return y;
+}
+
+void Pass::scale_residual(Residual& residual, float factor) {
+  flush_residual(residual);
+  residual.x = scale(std::move(residual.x), factor);
 }
 
 }  // namespace bumblebee::nn

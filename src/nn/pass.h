@@ -28,15 +28,26 @@ class Pass {
   virtual Residual embed(const Embedding& embedding) = 0;  // [rows, d_model]
   /// Settles the pending addition, then normalises.
   virtual Tensor norm(Residual& residual, const RmsNorm& norm) = 0;
+  /// The norm of what is no residual, over runs of the norm's width.
+  virtual Tensor normalise(const Tensor& x, const RmsNorm& norm) = 0;
+  /// Rows of a further table for the batch's tokens: [rows, width]. Of a large table no other row is read.
+  virtual Tensor lookup(const Embedding& table) = 0;
   /// y[i] = linear[i](x), with adapters: here and nowhere else.
   virtual void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) = 0;
+  /// `k` may be empty.
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
+  /// Without k and v: over what the layer whose cache this one shares has appended.
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
   /// The experts' answers to the rows of x, each row's mixed as its scores [rows, experts] say: [rows, d_model].
   virtual Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) = 0;
   /// y·sigmoid(gate) for each row, gate [rows, 1].
   virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
+  /// x·factor, a + b, cap·tanh(x/cap), and columns [first, first + count) of x. What is given away may be written.
+  virtual Tensor scale(Tensor x, float factor) = 0;
+  virtual Tensor add(Tensor a, Tensor b) = 0;
+  virtual Tensor soft_cap(Tensor x, float cap) = 0;
+  virtual Tensor columns(const Tensor& x, int first, int count) = 0;
   /// Logits of the batch's logit rows: [logit_rows, vocab].
   virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its
@@ -46,6 +57,7 @@ class Pass {
   virtual void flush_residual(Residual& residual) = 0;
 
   Tensor linear(const Tensor& x, const Linear& w);
+  void scale_residual(Residual& residual, float factor);
   template <std::same_as<Linear>... L>
     requires(sizeof...(L) > 1)
   std::array<Tensor, sizeof...(L)> linear(const Tensor& x, const L&... w) {

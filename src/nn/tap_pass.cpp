@@ -42,6 +42,18 @@ Tensor TapPass::norm(Residual& residual, const RmsNorm& norm) {
   return y;
 }
 
+Tensor TapPass::normalise(const Tensor& x, const RmsNorm& norm) {
+  Tensor y = InferPass::normalise(x, norm);
+  show(norm.name.substr(norm.name.rfind('.') + 1).c_str(), y);
+  return y;
+}
+
+Tensor TapPass::lookup(const Embedding& table) {
+  Tensor y = InferPass::lookup(table);
+  show(short_name(table.name).c_str(), y);
+  return y;
+}
+
 void TapPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
   InferPass::linear(x, linears, y);
   for (size_t i = 0; i < linears.size(); ++i) show(short_name(linears[i]->name).c_str(), y[i]);
@@ -50,7 +62,7 @@ void TapPass::linear(const Tensor& x, std::span<const Linear* const> linears, st
 void TapPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) {
   InferPass::norm_rope(q, k, head_dim, norms, rope);
   show("q_rope", q);
-  show("k_rope", k);
+  if (k) show("k_rope", k);
 }
 
 Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
@@ -75,6 +87,12 @@ Tensor TapPass::gate_rows(Tensor y, const Tensor& gate) {
   Tensor gated = InferPass::gate_rows(std::move(y), gate);
   show("gated", gated);
   return gated;
+}
+
+Tensor TapPass::soft_cap(Tensor x, float cap) {
+  Tensor y = InferPass::soft_cap(std::move(x), cap);
+  show("capped", y);
+  return y;
 }
 
 Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {

@@ -17,6 +17,8 @@ class TapPass final : public InferPass {
 
   Residual embed(const Embedding& embedding) override;
   Tensor norm(Residual& residual, const RmsNorm& norm) override;
+  Tensor normalise(const Tensor& x, const RmsNorm& norm) override;
+  Tensor lookup(const Embedding& table) override;
   using Pass::linear;
   void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) override;
@@ -24,6 +26,7 @@ class TapPass final : public InferPass {
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
+  Tensor soft_cap(Tensor x, float cap) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
 
  private:

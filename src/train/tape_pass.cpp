@@ -93,6 +93,34 @@ Tensor TapePass::norm(nn::Residual& residual, const nn::RmsNorm& norm) {
   return y;
 }
 
+Tensor TapePass::normalise(const Tensor& x, const nn::RmsNorm& norm) {
+  Tensor y = ops_.rms_norm(x, norm.params);
+  if (!recording_) return y;
+  set_needs(y, needs(x));
+  if (needs(x)) {
+    record([this, x, y_key = key(y), &norm] {
+      if (const Tensor dy = consume(y_key)) accumulate(key(x), grad_.rms_norm_dx(dy, x, norm.params));
+    });
+  }
+  return y;
+}
+
+Tensor TapePass::scale(Tensor x, float factor) {
+  const Key before = key(x);
+  const bool x_needs = needs(x);
+  ops_.multiply(x, factor);
+  if (!recording_) return x;
+  set_needs(x, x_needs);
+  if (!x_needs) return x;
+  record([=, this, after = key(x)] {
+    Tensor gradient = consume(after);
+    if (!gradient) return;
+    ops_.multiply(gradient, factor);
+    accumulate(before, std::move(gradient));
+  });
+  return x;
+}
+
 void TapePass::norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) {
   const NormParams *q_norm = norms.present ? &norms.q.params : nullptr,
                    *k_norm = norms.present ? &norms.k.params : nullptr;
@@ -153,6 +181,11 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
 
 Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
 Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
+
+Tensor TapePass::lookup(const nn::Embedding&) { BB_UNREACHABLE(); }
+Tensor TapePass::add(Tensor, Tensor) { BB_UNREACHABLE(); }
+Tensor TapePass::columns(const Tensor&, int, int) { BB_UNREACHABLE(); }
+Tensor TapePass::soft_cap(Tensor, float) { BB_UNREACHABLE(); }
 
 Tensor TapePass::head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) {
   flush_residual(residual);

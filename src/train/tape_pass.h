@@ -42,6 +42,8 @@ class TapePass final : public nn::Pass {
 
   nn::Residual embed(const nn::Embedding& embedding) override;
   Tensor norm(nn::Residual& residual, const nn::RmsNorm& norm) override;
+  Tensor normalise(const Tensor& x, const nn::RmsNorm& norm) override;
+  Tensor lookup(const nn::Embedding& table) override;
   using Pass::linear;
   void linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) override;
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
@@ -50,6 +52,11 @@ class TapePass final : public nn::Pass {
   /// Nobody comes here: require_trainable() refuses before.
   Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
+  Tensor scale(Tensor x, float factor) override;
+  Tensor add(Tensor a, Tensor b) override;
+  Tensor columns(const Tensor& x, int first, int count) override;
+  /// Nobody comes here, as with experts.
+  Tensor soft_cap(Tensor x, float cap) override;
   /// Returns nothing: logits of all rows never exist.
   Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
   void layer(const nn::Model& model, int i, nn::Residual& residual) override;

@@ -195,18 +195,22 @@ TEST_F(Gradients, OfGatedUnits) {
   gate.values[4] = 0;
   gate.values[5] = 40;
   gate.values[6] = -40;
-  Tensor dgate, dup;
-  grad_.glu_dx(Activation::silu, upload(dy), upload(gate), upload(up), dgate, dup);
-  Matrix g = complex_of(gate), u = complex_of(up);
-  const auto loss = [&] {
-    Matrix y = u;
-    for (size_t r = 0; r < 2; ++r) {
-      for (size_t c = 0; c < 9; ++c) y[r][c] *= ref::silu(g[r][c]);
-    }
-    return weighted(dy, y);
-  };
-  expect_gradient(g, loss, read("dgate", dgate));
-  expect_gradient(u, loss, read("dup", dup));
+  for (const Activation activation : {Activation::silu, Activation::gelu}) {
+    const bool gelu = activation == Activation::gelu;
+    SCOPED_TRACE(gelu ? "gelu" : "silu");
+    Tensor dgate, dup;
+    grad_.glu_dx(activation, upload(dy), upload(gate), upload(up), dgate, dup);
+    Matrix g = complex_of(gate), u = complex_of(up);
+    const auto loss = [&] {
+      Matrix y = u;
+      for (size_t r = 0; r < 2; ++r) {
+        for (size_t c = 0; c < 9; ++c) y[r][c] *= gelu ? ref::gelu(g[r][c]) : ref::silu(g[r][c]);
+      }
+      return weighted(dy, y);
+    };
+    expect_gradient(g, loss, read("dgate", dgate));
+    expect_gradient(u, loss, read("dup", dup));
+  }
 }
 
 TEST_F(Gradients, OfTheHeadsLoss) {

@@ -208,18 +208,18 @@ void ReplayOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* 
     made(k);
     return;
   }
-  auto q_before = replaced(q), k_before = replaced(k);
+  auto q_before = replaced(q), k_before = k ? replaced(k) : nullptr;
   q = fresh(q.rows(), q.cols());
-  k = fresh(k.rows(), k.cols());
+  if (k) k = fresh(k.rows(), k.cols());
   const auto held = [](const NormParams* norm) {
     return norm != nullptr ? std::make_shared<const NormParams>(*norm) : nullptr;
   };
   tape_->operations.push_back([=, this, q_held = held(q_norm), k_held = held(k_norm), n = recorded(q)->number,
-                               m = recorded(k)->number](Values& v) {
-    Tensor a = q_before(v), b = k_before(v);
+                               m = k ? recorded(k)->number : -1](Values& v) {
+    Tensor a = q_before(v), b = k_before ? k_before(v) : Tensor();
     inner_.norm_rope(a, b, head_dim, q_held.get(), k_held.get(), rope);
     v[size_t(n)] = std::move(a);
-    v[size_t(m)] = std::move(b);
+    if (m >= 0) v[size_t(m)] = std::move(b);
   });
 }
 
@@ -238,6 +238,38 @@ Tensor ReplayOps::glu(Activation activation, Tensor gate, Tensor up) {
   const Tensor y = fresh(gate.rows(), gate.cols());
   tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {
     v[size_t(n)] = inner_.glu(activation, resolve(v, gate), resolve(v, up));
+  });
+  return y;
+}
+
+void ReplayOps::multiply(Tensor& x, float factor) {
+  in_place(x, [this, factor](Tensor& t) { inner_.multiply(t, factor); });
+}
+
+void ReplayOps::soft_cap(Tensor& x, float cap) {
+  in_place(x, [this, cap](Tensor& t) { inner_.soft_cap(t, cap); });
+}
+
+void ReplayOps::in_place(Tensor& x, std::function<void(Tensor&)> change) {
+  if (tape_ == nullptr) {
+    change(x);
+    made(x);
+    return;
+  }
+  auto before = replaced(x);
+  x = fresh(x.rows(), x.cols());
+  tape_->operations.push_back([before, change, n = recorded(x)->number](Values& v) {
+    Tensor t = before(v);
+    change(t);
+    v[size_t(n)] = std::move(t);
+  });
+}
+
+Tensor ReplayOps::columns(const Tensor& x, int first, int count) {
+  if (tape_ == nullptr) return made(inner_.columns(x, first, count));
+  const Tensor y = fresh(x.rows(), count);
+  tape_->operations.push_back([this, x, first, count, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.columns(resolve(v, x), first, count);
   });
   return y;
 }

@@ -58,6 +58,9 @@ class ReplayOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  void multiply(Tensor& x, float factor) override;
+  void soft_cap(Tensor& x, float cap) override;
+  Tensor columns(const Tensor& x, int first, int count) override;
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
@@ -74,6 +77,7 @@ class ReplayOps final : public Ops {
  private:
   Tensor fresh(int rows, int cols, DType dtype = DType::f64);
   Tensor made(Tensor tensor);
+  void in_place(Tensor& x, std::function<void(Tensor&)> change);
   /// A tensor that an operation replaces: in place where the handle is the last one, as a backend would.
   std::function<Tensor(Values&)> replaced(const Tensor& x) const;
 

@@ -152,10 +152,15 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
       std::fill(p + high, p + depth, 0.0f);
       if (low == high) continue;
       if (scaled) k_.multiply(p + low, kv.key_scales(id, layer, task.head) + low, high - low);
-      const float highest = std::max(state.highest[i], k_.max_scaled(p + low, high - low, a.scale));
+      float scale = a.scale;
+      if (a.soft_cap > 0) {
+        k_.soft_cap(p + low, a.scale / a.soft_cap, a.soft_cap, high - low);
+        scale = 1;
+      }
+      const float highest = std::max(state.highest[i], k_.max_scaled(p + low, high - low, scale));
       const float shrink = std::exp(state.highest[i] - highest);
       state.highest[i] = highest;
-      state.total[i] = state.total[i] * shrink + k_.softmax_part(p + low, high - low, a.scale, highest);
+      state.total[i] = state.total[i] * shrink + k_.softmax_part(p + low, high - low, scale, highest);
       if (shrink != 1) k_.scale(state.row(i), shrink, dim);
       if (scaled) k_.multiply(p + low, kv.value_scales(id, layer, task.head) + low, high - low);
     }

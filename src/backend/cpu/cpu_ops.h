@@ -56,6 +56,9 @@ class CpuOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  void multiply(Tensor& x, float factor) override;
+  void soft_cap(Tensor& x, float cap) override;
+  Tensor columns(const Tensor& x, int first, int count) override;
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
@@ -143,8 +146,15 @@ class CpuOps final : public Ops {
   void lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y, int first,
                    int last);
   void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, Tensor& y);
-  void rotate_heads(Tensor& t, int head_dim, const NormParams* norm);
-  void update_rope_table(const RopeParams& rope);
+  /// Cosines and sines of one rope at the bound batch's positions.
+  struct RopeTable {
+    RopeParams rope;
+    bool valid = false;
+    std::vector<float> cos, sin;      // [rows, dims/2]
+    std::vector<float> negative_sin;  // -sin, once a gradient was rotated back
+  };
+  RopeTable& rope_table(const RopeParams& rope);
+  void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeTable& table);
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
@@ -175,15 +185,12 @@ class CpuOps final : public Ops {
     AlignedBytes bytes;
     size_t floats = 0;
   };
-  std::vector<Scratch> scratch_;  // per thread
-  RopeParams table_for_;          // what the table below was made for
-  bool table_valid_ = false;
-  std::vector<float> cos_, sin_;      // [rows, dims/2]
-  std::vector<float> negative_sin_;   // -sin, once a gradient was rotated back
-  std::vector<float> lora_u_;         // A x of every run and term
-  std::vector<float> span_states_;    // of spans that are joined later
-  std::vector<RowSampler> samplers_;  // per thread, or per row where there are fewer
-  std::vector<int> sampled_rows_;     // rows that ask for a choice
+  std::vector<Scratch> scratch_;        // per thread
+  std::vector<RopeTable> rope_tables_;  // of as many ropes as a model has
+  std::vector<float> lora_u_;           // A x of every run and term
+  std::vector<float> span_states_;      // of spans that are joined later
+  std::vector<RowSampler> samplers_;    // per thread, or per row where there are fewer
+  std::vector<int> sampled_rows_;       // rows that ask for a choice
 };
 
 }  // namespace bumblebee::cpu

@@ -91,7 +91,8 @@ void route_row(const float* logits, const RouterParams& router, const float* bia
   }
   for (size_t j = 0; j < top_k; ++j) {
     experts[j] = s.order[j];
-    weights[j] = float(s.chosen[j] / (router.normalise ? sum : 1) * double(router.scale));
+    const double of_expert = router.expert_scale ? double(data(router.expert_scale)[s.order[j]]) : 1;
+    weights[j] = float(s.chosen[j] / (router.normalise ? sum : 1) * double(router.scale) * of_expert);
   }
 }
 

@@ -89,7 +89,7 @@ class CpuGradOps final : public GradOps {
   void head_block(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int> scored,
                   std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
                   Tensor* dh);
-  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm);
+  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const CpuOps::RopeTable& table);
 
   CpuOps& ops_;
   const Kernels& k_;

@@ -22,13 +22,14 @@ Tensor CpuGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
   return dx;
 }
 
-void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm) {
+void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
+                             const CpuOps::RopeTable& table) {
   ops_.forget_quantized(d);
   d = ops_.make_writable(d);
-  const int half = int(ops_.table_for_.inv_freq.size());
+  const int half = int(table.rope.inv_freq.size());
   ops_.for_rows(d.rows(), d.cols(), [&](int r) {
-    const float* cos = ops_.cos_.data() + size_t(r) * size_t(half);
-    const float* sin = ops_.negative_sin_.data() + size_t(r) * size_t(half);
+    const float* cos = table.cos.data() + size_t(r) * size_t(half);
+    const float* sin = table.negative_sin.data() + size_t(r) * size_t(half);
     for (int c = 0; c < d.cols(); c += head_dim) {
       float* head = row(d, r) + c;
       k_.rotate(head, cos, sin, half);
@@ -39,21 +40,21 @@ void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
-  ops_.update_rope_table(rope);
-  if (ops_.negative_sin_.empty()) {
-    for (const float s : ops_.sin_) ops_.negative_sin_.push_back(-s);
+  CpuOps::RopeTable& table = ops_.rope_table(rope);
+  if (table.negative_sin.empty()) {
+    for (const float s : table.sin) table.negative_sin.push_back(-s);
   }
-  rotate_back(dq, q, head_dim, q_norm);
-  rotate_back(dk, k, head_dim, k_norm);
+  rotate_back(dq, q, head_dim, q_norm, table);
+  rotate_back(dk, k, head_dim, k_norm, table);
 }
 
-void CpuGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                         Tensor& dup) {
   dgate = ops_.memory_->make(gate.rows(), gate.cols());
   dup = ops_.memory_->make(up.rows(), up.cols());
-  ops_.for_rows(dy.rows(), dy.cols(), [&](int r) {
-    k_.silu_mul_dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r));
-  });
+  const auto dx = activation == Activation::gelu ? k_.gelu_mul_dx : k_.silu_mul_dx;
+  ops_.for_rows(dy.rows(), dy.cols(),
+                [&](int r) { dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r)); });
 }
 
 void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {

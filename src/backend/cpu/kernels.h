@@ -223,6 +223,9 @@ struct Kernels {
   void (*add_scaled)(float* x, const float* delta, float factor, int count);
   void (*scale)(float* x, float factor, int count);
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
+  void (*gelu_mul)(const float* gate, const float* up, int count, float* y);
+  /// x[i] = cap·tanh(x[i]·scale)
+  void (*soft_cap)(float* x, float scale, float cap, int count);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
   /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.
@@ -251,6 +254,7 @@ struct Kernels {
   void (*multiply_add)(float* y, const float* a, const float* b, int count);
   void (*rms_norm_dx)(const float* dy, const float* x, const float* w, float eps, int count, float* dx);
   void (*silu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
+  void (*gelu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
   /// One key and `count` queries: p[i] = exp(scale·s[i] - lse[i]) in place of the score s, and scale·p[i]·(dp[i] -
   /// mean[i]) in place of dp.
   void (*softmax_dx)(float* s, float* dp, const float* lse, const float* mean, float scale, int count);

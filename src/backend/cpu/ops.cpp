@@ -27,7 +27,7 @@ CpuOps::CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool
 void CpuOps::bind(const Batch& batch, const Tensor& chosen) {
   batch_ = batch;
   if (chosen) batch_.resolve_chosen({elements<int32_t>(chosen), size_t(chosen.rows())});
-  table_valid_ = false;
+  for (RopeTable& table : rope_tables_) table.valid = false;
   quantized_.source = {};
 }
 
@@ -229,9 +229,10 @@ void CpuOps::multiply_panels(const ProductRows& x, const WeightRows& w, float* y
 
 Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   Tensor y = memory_->make(x.rows(), x.cols());
+  const int width = norm.w.cols();
   begin_quantizing(y);
   for_rows(x.rows(), x.cols(), [&](int r) {
-    k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
+    for (int c = 0; c < x.cols(); c += width) k_.rms_norm(row(x, r) + c, data(norm.w), norm.eps, width, row(y, r) + c);
     quantize_row(y, r);
   });
   return y;
@@ -254,51 +255,77 @@ void CpuOps::add(Tensor& x, Tensor delta) {
   for_rows(x.rows(), x.cols(), [&](int r) { k_.add(row(x, r), row(delta, r), x.cols()); });
 }
 
-void CpuOps::update_rope_table(const RopeParams& rope) {
-  if (table_valid_ && table_for_.attention_factor == rope.attention_factor && table_for_.inv_freq == rope.inv_freq)
-    return;
+CpuOps::RopeTable& CpuOps::rope_table(const RopeParams& rope) {
+  const auto same = [&](const RopeTable& t) {
+    return t.rope.attention_factor == rope.attention_factor && t.rope.inv_freq == rope.inv_freq;
+  };
+  auto at = std::find_if(rope_tables_.begin(), rope_tables_.end(), same);
+  if (at != rope_tables_.end() && at->valid) return *at;
+  if (at == rope_tables_.end())
+    at = std::find_if(rope_tables_.begin(), rope_tables_.end(), [](const RopeTable& t) { return !t.valid; });
+  RopeTable& table = at != rope_tables_.end() ? *at : rope_tables_.emplace_back();
   const size_t half = rope.inv_freq.size();
-  cos_.resize(size_t(batch_.rows()) * half);
-  sin_.resize(cos_.size());
-  negative_sin_.clear();
+  table.cos.resize(size_t(batch_.rows()) * half);
+  table.sin.resize(table.cos.size());
+  table.negative_sin.clear();
   // The angle is an f32 product, as models are trained with; its sine is then as exact as f32 allows.
   for_rows(batch_.rows(), int(half) * 32, [&](int r) {
     for (size_t i = 0; i < half; ++i) {
       const double angle = double(float(batch_.positions[size_t(r)]) * rope.inv_freq[i]);
-      cos_[size_t(r) * half + i] = float(std::cos(angle) * double(rope.attention_factor));
-      sin_[size_t(r) * half + i] = float(std::sin(angle) * double(rope.attention_factor));
+      table.cos[size_t(r) * half + i] = float(std::cos(angle) * double(rope.attention_factor));
+      table.sin[size_t(r) * half + i] = float(std::sin(angle) * double(rope.attention_factor));
     }
   });
-  table_for_ = rope;
-  table_valid_ = true;
+  table.rope = rope;
+  table.valid = true;
+  return table;
 }
 
-void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm) {
+void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeTable& table) {
   t = make_writable(t);
-  const int half = int(table_for_.inv_freq.size());
+  const int half = int(table.rope.inv_freq.size());
   for_rows(t.rows(), t.cols(), [&](int r) {
     for (float* head = row(t, r); head < row(t, r) + t.cols(); head += head_dim) {
       if (norm != nullptr) k_.rms_norm(head, data(norm->w), norm->eps, head_dim, head);
-      k_.rotate(head, cos_.data() + size_t(r) * size_t(half), sin_.data() + size_t(r) * size_t(half), half);
+      k_.rotate(head, table.cos.data() + size_t(r) * size_t(half), table.sin.data() + size_t(r) * size_t(half), half);
     }
   });
 }
 
 void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                        const RopeParams& rope) {
-  update_rope_table(rope);
-  rotate_heads(q, head_dim, q_norm);
-  rotate_heads(k, head_dim, k_norm);
+  const RopeTable& table = rope_table(rope);
+  rotate_heads(q, head_dim, q_norm, table);
+  if (k) rotate_heads(k, head_dim, k_norm, table);
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
-  BB_CHECK(activation == Activation::silu);
+  const auto gated = activation == Activation::gelu ? k_.gelu_mul : k_.silu_mul;
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {
-    k_.silu_mul(row(gate, r), row(up, r), y.cols(), row(y, r));
+    gated(row(gate, r), row(up, r), y.cols(), row(y, r));
     quantize_row(y, r);
   });
+  return y;
+}
+
+void CpuOps::multiply(Tensor& x, float factor) {
+  forget_quantized(x);
+  x = make_writable(x);
+  for_rows(x.rows(), x.cols(), [&](int r) { k_.scale(row(x, r), factor, x.cols()); });
+}
+
+void CpuOps::soft_cap(Tensor& x, float cap) {
+  forget_quantized(x);
+  x = make_writable(x);
+  for_rows(x.rows(), 4 * x.cols(), [&](int r) { k_.soft_cap(row(x, r), 1.0f / cap, cap, x.cols()); });
+}
+
+Tensor CpuOps::columns(const Tensor& x, int first, int count) {
+  BB_CHECK(first >= 0 && count >= 0 && first + count <= x.cols(), "columns ", first, " and ", count);
+  Tensor y = memory_->make(x.rows(), count);
+  for_rows(x.rows(), count, [&](int r) { std::copy_n(row(x, r) + first, count, row(y, r)); });
   return y;
 }
 

@@ -204,7 +204,8 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::mixed_cache, Operation::matmul_experts},
+          .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
+                      Operation::mixed_cache, Operation::matmul_experts},
           .own_memory = true};
 }
 

@@ -54,6 +54,10 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  // Operation::multiply and soft_cap are lacking: nobody calls these.
+  void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
+  void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
+  Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
   // BackendEntry::experts is false: nobody calls these.
   Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
   void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,

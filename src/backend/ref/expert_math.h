@@ -35,9 +35,10 @@ struct Choice {
   std::vector<T> weights;
 };
 
-/// Ops::route for one row. `bias` is empty or as long as `logits`.
+/// Ops::route for one row. `bias` and `expert_scale` are empty or as long as `logits`.
 template <class T>
-Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span<const double> bias) {
+Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span<const double> bias,
+                std::span<const double> expert_scale = {}) {
   const bool softmaxed = router.score == RouterParams::Score::softmax;
   std::vector<T> scores;
   if (softmaxed) {
@@ -62,9 +63,10 @@ Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span
   Choice<T> chosen{order, {}};
   typename Sum<T>::type sum{};
   for (const int32_t e : order) sum += scores[size_t(e)];
-  for (const int32_t e : order)
-    chosen.weights.push_back(
-        T(typename Sum<T>::type(scores[size_t(e)]) / (router.normalise ? sum : 1.0) * double(router.scale)));
+  for (const int32_t e : order) {
+    const double factor = double(router.scale) * (expert_scale.empty() ? 1.0 : expert_scale[size_t(e)]);
+    chosen.weights.push_back(T(typename Sum<T>::type(scores[size_t(e)]) / (router.normalise ? sum : 1.0) * factor));
+  }
   return chosen;
 }
 

@@ -82,6 +82,14 @@ inline double silu_slope(double x) {
   return sigmoid * (1 + x * (1 - sigmoid));
 }
 
+/// Derivative of gelu.
+inline double gelu_slope(double x) {
+  constexpr double kTwice = 1.5957691216057308;
+  const double sigmoid = 1 / (1 + std::exp(-kTwice * (x + 0.044715 * x * x * x)));
+  if (sigmoid == 0 || sigmoid == 1) return sigmoid;  // where x² would leave the range of numbers
+  return sigmoid * (1 + x * (1 - sigmoid) * kTwice * (1 + 3 * 0.044715 * x * x));
+}
+
 /// log Σ e^z - z[target]; z becomes the gradient with respect to z.
 inline double cross_entropy(std::span<double> z, size_t target) {
   const double highest = *std::max_element(z.begin(), z.end());

@@ -74,15 +74,23 @@ void rope(std::span<T> head, int position, std::span<const float> inv_freq, floa
   }
 }
 
+/// cap·tanh(x/cap)
+template <class T>
+T soft_cap(const T& x, double cap) {
+  return T(std::tanh(typename Sum<T>::type(x) / cap) * cap);
+}
+
 /// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j)
-/// are spans.
+/// are spans. With a `cap` scores are soft_cap'ed.
 template <class T, class Key, class Value>
-void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out) {
+void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out,
+            double cap = 0) {
   using S = typename Sum<T>::type;
   std::vector<S> weight(static_cast<size_t>(count));
   double highest = -INFINITY;
   for (int j = 0; j < count; ++j) {
     weight[size_t(j)] = S(dot(q, key(j))) * scale;
+    if (cap > 0) weight[size_t(j)] = soft_cap(weight[size_t(j)], cap);
     highest = std::max(highest, real_part(weight[size_t(j)]));
   }
   S total{};
@@ -120,6 +128,14 @@ template <class T>
 T silu(const T& x) {
   using S = typename Sum<T>::type;
   return T(S(x) / (S(1) + std::exp(-S(x))));
+}
+
+/// x·sigmoid(v) with v = 2·sqrt(2/π)·(x + 0.044715x³): tanh's approximation of gelu.
+template <class T>
+T gelu(const T& x) {
+  using S = typename Sum<T>::type;
+  const S s(x), v = 1.5957691216057308 * (s + 0.044715 * s * s * s);
+  return T(s / (S(1) + std::exp(-v)));
 }
 
 }  // namespace bumblebee::ref

@@ -152,7 +152,13 @@ class RefOps final : public Ops {
 
   Tensor rms_norm(const Tensor& x, const NormParams& norm) override {
     Tensor y = make_tensor(x.rows(), x.cols());
-    for (int r = 0; r < x.rows(); ++r) ref::rms_norm<double>(row(x, r), row(norm.w, 0), double(norm.eps), row(y, r));
+    const size_t width = size_t(norm.w.cols());
+    for (int r = 0; r < x.rows(); ++r) {
+      for (size_t first = 0; first < size_t(x.cols()); first += width) {
+        ref::rms_norm<double>(row(x, r).subspan(first, width), row(norm.w, 0), double(norm.eps),
+                              row(y, r).subspan(first, width));
+      }
+    }
     return y;
   }
 
@@ -171,7 +177,7 @@ class RefOps final : public Ops {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                  const RopeParams& rope) override {
     rotate(q, head_dim, q_norm, rope);
-    rotate(k, head_dim, k_norm, rope);
+    if (k) rotate(k, head_dim, k_norm, rope);
   }
 
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -203,7 +209,7 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim));
+                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap));
         }
       }
     }
@@ -211,21 +217,43 @@ class RefOps final : public Ops {
   }
 
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
-    BB_CHECK(activation == Activation::silu);
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
-      for (int c = 0; c < y.cols(); ++c)
-        row(y, r)[size_t(c)] = ref::silu(row(gate, r)[size_t(c)]) * row(up, r)[size_t(c)];
+      for (size_t c = 0; c < size_t(y.cols()); ++c) {
+        const double g = row(gate, r)[c];
+        row(y, r)[c] = (activation == Activation::gelu ? ref::gelu(g) : ref::silu(g)) * row(up, r)[c];
+      }
     }
+    return y;
+  }
+
+  void multiply(Tensor& x, float factor) override {
+    x = make_writable(x);
+    for (int r = 0; r < x.rows(); ++r) {
+      for (double& v : row(x, r)) v *= double(factor);
+    }
+  }
+
+  void soft_cap(Tensor& x, float cap) override {
+    x = make_writable(x);
+    for (int r = 0; r < x.rows(); ++r) {
+      for (double& v : row(x, r)) v = ref::soft_cap(v, double(cap));
+    }
+  }
+
+  Tensor columns(const Tensor& x, int first, int count) override {
+    BB_CHECK(first >= 0 && count >= 0 && first + count <= x.cols(), "columns ", first, " and ", count);
+    Tensor y = make_tensor(x.rows(), count);
+    for (int r = 0; r < x.rows(); ++r) std::copy_n(row(x, r).begin() + first, count, row(y, r).begin());
     return y;
   }
 
   Routing route(const Tensor& logits, const RouterParams& router) override {
     const int rows = logits.rows(), top_k = router.top_k;
     Routing routing{ref::make_ints(rows, top_k, 0), make_tensor(rows, top_k), ref::make_ints(rows, top_k, 0)};
+    const auto of = [](const Tensor& t) { return t ? std::span<const double>(row(t, 0)) : std::span<const double>(); };
     for (int r = 0; r < rows; ++r) {
-      const auto chosen =
-          ref::route<double>(row(logits, r), router, router.bias ? row(router.bias, 0) : std::span<const double>());
+      const auto chosen = ref::route<double>(row(logits, r), router, of(router.bias), of(router.expert_scale));
       std::copy(chosen.experts.begin(), chosen.experts.end(), ref::ints(routing.experts, r).begin());
       std::copy(chosen.weights.begin(), chosen.weights.end(), row(routing.weights, r).begin());
     }

@@ -133,14 +133,16 @@ void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
   rotate_back(dk, k, head_dim, k_norm, rope);
 }
 
-void RefGradOps::glu_dx(Activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+void RefGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                         Tensor& dup) {
   dgate = make_tensor(gate.rows(), gate.cols());
   dup = make_tensor(up.rows(), up.cols());
+  const bool gelus = activation == Activation::gelu;
   for (int r = 0; r < dy.rows(); ++r) {
     for (size_t c = 0; c < size_t(dy.cols()); ++c) {
-      row(dgate, r)[c] = row(dy, r)[c] * row(up, r)[c] * silu_slope(row(gate, r)[c]);
-      row(dup, r)[c] = row(dy, r)[c] * silu(row(gate, r)[c]);
+      row(dgate, r)[c] =
+          row(dy, r)[c] * row(up, r)[c] * (gelus ? gelu_slope(row(gate, r)[c]) : silu_slope(row(gate, r)[c]));
+      row(dup, r)[c] = row(dy, r)[c] * (gelus ? gelu(row(gate, r)[c]) : silu(row(gate, r)[c]));
     }
   }
 }

@@ -18,6 +18,7 @@ struct AttendSpec {
   std::vector<Piece> pieces = {{0, 1}};
   DType cached = DType::f32;
   double sharpness = 1;  // of the scores
+  float soft_cap = 0;
   /// Beside layers of another shape, and read once more by a layer that shares the cache and appends nothing.
   bool mixed = false;
 };
@@ -93,6 +94,7 @@ class AttendCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
+    if (spec_.soft_cap > 0) return bumblebee::Operation::soft_cap;
     return spec_.mixed ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
 
@@ -112,7 +114,8 @@ class AttendCase final : public OpCase {
             .kv_heads = spec_.kv_heads,
             .head_dim = spec_.head_dim,
             .scale = float(1 / std::sqrt(double(spec_.head_dim))),
-            .window = spec_.window};
+            .window = spec_.window,
+            .soft_cap = spec_.soft_cap};
   }
 
   void head_bound(size_t s, int position, int h, double cached, bool on_tensor_cores, std::span<double> bound) const {
@@ -133,6 +136,10 @@ class AttendCase final : public OpCase {
       }
       const double stepped = half_step(k_[s].row(first + j) + group) * queries * double(params().scale);
       score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached + queries_rounded) * size + stepped);
+      if (spec_.soft_cap > 0) {  // slopes of at most 1, and nine roundings
+        score[size_t(j)] = double(spec_.soft_cap) * std::tanh(score[size_t(j)] / double(spec_.soft_cap));
+        score_error += 9 * kRoundF32 * std::abs(score[size_t(j)]);
+      }
       highest = std::max(highest, score[size_t(j)]);
     }
     double total = 0;
@@ -289,6 +296,16 @@ void add_attend(Cases& cases) {
                                                     .pieces = {{40, 8}, {0, 17}, {31, 1}},
                                                     .cached = cached,
                                                     .mixed = true});
+  }
+  for (const DType cached : {DType::f32, DType::bf16, DType::i8}) {
+    add("soft_cap_" + std::string(to_string(cached)), {.heads = 4,
+                                                       .kv_heads = 2,
+                                                       .head_dim = 64,
+                                                       .window = 33,
+                                                       .pieces = {{40, 8}, {0, 17}, {31, 1}},
+                                                       .cached = cached,
+                                                       .sharpness = 8,
+                                                       .soft_cap = 5});
   }
   add("spans_window", {.heads = 4, .kv_heads = 2, .window = 600, .page_size = 64, .pieces = {{1500, 3}, {511, 1}}});
   add("long", {.heads = 8, .kv_heads = 2, .head_dim = 64, .page_size = 64, .pieces = {{700, 33}, {400, 1}}});

@@ -30,6 +30,7 @@ struct RouteSpec {
   bool bias = false, normalise = true;
   int groups = 1, top_groups = 1;
   float scale = 1;
+  bool expert_scale = false;
   enum class Values : uint8_t { random, tied, not_finite } values = Values::random;
 };
 
@@ -48,6 +49,7 @@ class RouteCase final : public OpCase {
       for (int e = 0; e < spec.experts; ++e)  // one NaN among numbers
         logits_.values[size_t(spec.experts + e)] = e == 3 ? NAN : float(e % 5);
     }
+    if (spec.expert_scale) expert_scale_ = random.normals(size_t(spec.experts), 1);
     if (spec.bias) bias_ = random.normals(size_t(spec.experts), 0.3);
   }
 
@@ -60,7 +62,9 @@ class RouteCase final : public OpCase {
                         .groups = spec_.groups,
                         .top_groups = spec_.top_groups,
                         .normalise = spec_.normalise,
-                        .scale = spec_.scale};
+                        .scale = spec_.scale,
+                        .expert_scale = {}};
+    if (spec_.expert_scale) router.expert_scale = backend.upload(expert_scale_, 1, spec_.experts);
     if (spec_.bias) router.bias = backend.upload(bias_, 1, spec_.experts);
     const Tensor logits = backend.upload(logits_.values, logits_.rows, logits_.cols);
     Routing routing;
@@ -91,7 +95,7 @@ class RouteCase final : public OpCase {
  private:
   RouteSpec spec_;
   HostMatrix logits_;
-  std::vector<float> bias_;
+  std::vector<float> bias_, expert_scale_;
 };
 
 /// Rows' experts as route() chooses them from `logits` by softmax, normalised.
@@ -310,6 +314,7 @@ void add_route(Cases& cases) {
   add("eight_of_128_row1", {.experts = 128, .top_k = 8});
   add("not_normalised", {.rows = 9, .experts = 60, .top_k = 4, .normalise = false});
   add("scaled", {.rows = 3, .experts = 16, .top_k = 4, .scale = 2.5f});
+  add("scaled_apart", {.rows = 3, .experts = 16, .top_k = 4, .scale = 2.5f, .expert_scale = true});
   add("ties", {.rows = 20, .experts = 24, .top_k = 6, .values = RouteSpec::Values::tied});
   add("not_finite", {.rows = 6, .experts = 12, .top_k = 5, .values = RouteSpec::Values::not_finite});
   add("not_finite_sums",

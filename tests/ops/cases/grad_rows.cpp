@@ -139,8 +139,8 @@ class NormRopeDxCase final : public OpCase {
 
 class GluDxCase final : public OpCase {
  public:
-  GluDxCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates)
-      : OpCase("glu_dx", variant) {
+  GluDxCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates, Activation activation)
+      : OpCase("glu_dx", variant), activation_(activation) {
     Random random(seed_of(name()));
     gate_ = random_rows(random, rows, cols);
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
@@ -152,25 +152,37 @@ class GluDxCase final : public OpCase {
     bind_plain(backend, {.rows = gate_.rows});
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     Tensor dgate, dup;
-    backend.stream().grad_ops()->glu_dx(Activation::silu, upload(dy_), upload(gate_), upload(up_), dgate, dup);
+    backend.stream().grad_ops()->glu_dx(activation_, upload(dy_), upload(gate_), upload(up_), dgate, dup);
     return {read_output(backend, "dgate", dgate), read_output(backend, "dup", dup)};
   }
 
   /// s·(1 + g·(1 - s)): s and 1 - s are good to 8 roundings each (an exponential to 4, a sum, a quotient, products);
-  /// the sum in brackets cancels, so that its parts count by their size. Values below the range of f32 may be zero.
+  /// the sum in brackets cancels, so that its parts count by their size. Values below the range of f32 may be zero. In
+  /// gelu, v takes g's place in the exponent with five roundings of its own, which move s and 1 - s by the other's
+  /// share of them, and g·dv has five as well.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> by_gate, by_up;
     for (size_t i = 0; i < gate_.values.size(); ++i) {
-      const double g = double(gate_.values[i]), s = 1 / (1 + std::exp(-g)), rest = 1 / (1 + std::exp(g));
+      const bool gelu = activation_ == Activation::gelu;
+      const double g = double(gate_.values[i]), square = std::min(g * g, 1e8), twice = 1.5957691216057308;
+      const double v = gelu ? twice * g * (1 + 0.044715 * square) : g,
+                   steep = gelu ? twice * g * (1 + 3 * 0.044715 * square) : g;
+      const double s = 1 / (1 + std::exp(-v)), rest = 1 / (1 + std::exp(v)), own = gelu ? 5 * std::abs(v) : 0;
       const double d = std::abs(double(dy_.values[i])), u = std::abs(double(up_.values[i]));
-      const double tiny = kTiny * (1 + std::abs(g)) * (1 + d) * (1 + u);
-      by_gate.push_back(24 * kRoundF32 * d * u * s * (1 + std::abs(g) * rest) + tiny);
-      by_up.push_back(11 * kRoundF32 * std::abs(double(reference[1].values[i])) + tiny);
+      const double tiny = kTiny * (1 + std::abs(steep)) * (1 + d) * (1 + u);
+      const double moved = own * rest * (1 + std::abs(steep) * rest) + std::abs(steep) * rest * (own * s + 5);
+      by_gate.push_back((24 * (1 + std::abs(steep) * rest) + moved) * kRoundF32 * d * u * s + tiny);
+      by_up.push_back((11 + own * rest) * kRoundF32 * std::abs(double(reference[1].values[i])) + tiny);
     }
     return {by_gate, by_up};
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return activation_ == Activation::gelu ? std::optional(bumblebee::Operation::gelu) : std::nullopt;
+  }
+
  private:
+  Activation activation_;
   HostMatrix gate_, up_, dy_;
 };
 
@@ -269,14 +281,18 @@ void add_norm_rope_dx(Cases& cases) {
 }
 
 void add_glu_dx(Cases& cases) {
-  for (const int cols : kGradWidths)
-    cases.push_back(
-        std::make_unique<GluDxCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
-  cases.push_back(
-      std::make_unique<GluDxCase>("extreme_gates", 2, 16,
-                                  std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
-                                                     -88.9f, -1.2785f, 1.2785f, 1e4f, -1e4f, 3e38f, -3e38f}));
-  cases.push_back(std::make_unique<GluDxCase>("many_rows", 41, 1024, std::vector<float>()));
+  const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f,   -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
+                                      88.9f, -88.9f, -1.2785f, 1.2785f, 1e4f,  -1e4f,  3e38f, -3e38f};
+  for (const auto& [suffix, activation] : {std::pair("", Activation::silu), {"_gelu", Activation::gelu}}) {
+    const auto add = [&, activation = activation, suffix = std::string(suffix)](
+                         const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
+      cases.push_back(std::make_unique<GluDxCase>(variant + suffix, rows, cols, gates, activation));
+    };
+    for (const int cols : kGradWidths) add("cols" + std::to_string(cols), cols % 3 + 1, cols, {});
+    add("extreme_gates", 2, 16, extreme);
+    add("steep_gates", 1, 16, {-1, -2, -3, -4, -5, -6, -8, -10, 1, 2, 3, 4, 5, 6, 8, 10});
+    add("many_rows", 41, 1024, {});
+  }
 }
 
 void add_axpy(Cases& cases) { add_tape(cases, "axpy", -0.37f); }

@@ -10,7 +10,7 @@ namespace {
 struct RopeSpec {
   int heads = 1, kv_heads = 1, head_dim = 16;
   int dims = 0;  // 0: the whole head
-  bool norms = false, shared = false;
+  bool norms = false, shared = false, only_q = false;
   float attention_factor = 1;
   std::vector<int32_t> positions = {0};
 };
@@ -33,7 +33,8 @@ class NormRopeCase final : public OpCase {
     bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
     const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f},
         k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
-    Tensor q = backend.upload(q_.values, q_.rows, q_.cols), k = backend.upload(k_.values, k_.rows, k_.cols);
+    Tensor q = backend.upload(q_.values, q_.rows, q_.cols),
+           k = spec_.only_q ? Tensor() : backend.upload(k_.values, k_.rows, k_.cols);
     const Tensor held_q = spec_.shared ? q : Tensor(), held_k = spec_.shared ? k : Tensor();
     eagerly(backend, [&] {
       backend.stream().ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr,
@@ -47,11 +48,16 @@ class NormRopeCase final : public OpCase {
     return outputs;
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return spec_.only_q ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
+  }
+
   /// a·cos - b·sin: cos and sin, times the attention factor, are each a rounding off (two for a library's f32 sine);
   /// two products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and
   /// b relatively.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
-    std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_), rotated(k_, k_norm_)};
+    std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_),
+                                               spec_.only_q ? std::vector<double>() : rotated(k_, k_norm_)};
     if (spec_.shared) {
       bounds.emplace_back(q_.values.size(), 0);
       bounds.emplace_back(k_.values.size(), 0);
@@ -110,6 +116,8 @@ void add_norm_rope(Cases& cases) {
                                       .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    add("without_keys" + suffix,
+        {.heads = 3, .kv_heads = 1, .head_dim = 64, .norms = norms, .only_q = true, .positions = {9, 10, 11}});
     std::vector<int32_t> many(33);
     for (int i = 0; i < 33; ++i) many[size_t(i)] = i * 3;
     add("many_rows" + suffix, {.heads = 16, .kv_heads = 4, .head_dim = 128, .norms = norms, .positions = many});

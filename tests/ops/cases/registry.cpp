@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 42> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 45> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -25,6 +25,9 @@ constexpr std::array<Named, 42> kOperations = {{{"embed", add_embed},
                                                 {"norm_rope", add_norm_rope},
                                                 {"attend", add_attend},
                                                 {"glu", add_glu},
+                                                {"multiply", add_multiply},
+                                                {"soft_cap", add_soft_cap},
+                                                {"columns", add_columns},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
                                                 {"sum_experts", add_sum_experts},

@@ -21,16 +21,22 @@ std::vector<double> relative(const Output& reference, double error) {
 
 class RmsNormCase final : public OpCase {
  public:
-  RmsNormCase(const std::string& variant, int rows, int cols, double deviation) : OpCase("rms_norm", variant) {
+  /// `runs` of a row, each normed alone.
+  RmsNormCase(const std::string& variant, int rows, int cols, double deviation, int runs = 1)
+      : OpCase("rms_norm", variant), width_(cols / runs) {
     Random random(seed_of(name()));
     x_ = random_rows(random, rows, cols);
     for (float& v : x_.values) v = float(double(v) * deviation);
-    w_ = random.normals(size_t(cols), 1);
+    w_ = random.normals(size_t(width_), 1);
+  }
+
+  std::optional<bumblebee::Operation> needs() const override {
+    return width_ < x_.cols ? std::optional(bumblebee::Operation::norm_runs) : std::nullopt;
   }
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = x_.rows});
-    const NormParams norm{backend.upload(w_, 1, x_.cols), 1e-6f};
+    const NormParams norm{backend.upload(w_, 1, width_), 1e-6f};
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y;
     eagerly(backend, [&] { y = backend.stream().ops().rms_norm(x, norm); });
@@ -38,12 +44,13 @@ class RmsNormCase final : public OpCase {
   }
 
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
-    return {relative(reference[0], norm_error(x_.cols)), std::vector<double>(x_.values.size(), 0)};
+    return {relative(reference[0], norm_error(width_)), std::vector<double>(x_.values.size(), 0)};
   }
 
   Cost cost() const override { return {8.0 * double(x_.values.size()), 4.0 * double(x_.values.size())}; }
 
  private:
+  int width_;
   HostMatrix x_;
   std::vector<float> w_;
 };
@@ -100,7 +107,8 @@ class AddCase final : public OpCase {
 
 class GluCase final : public OpCase {
  public:
-  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates) : OpCase("glu", variant) {
+  GluCase(const std::string& variant, int rows, int cols, const std::vector<float>& gates, Activation activation)
+      : OpCase("glu", variant), activation_(activation) {
     Random random(seed_of(name()));
     gate_ = random_rows(random, rows, cols);
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
@@ -113,23 +121,103 @@ class GluCase final : public OpCase {
     const Tensor gate = backend.upload(gate_.values, gate_.rows, gate_.cols),
                  up = backend.upload(up_.values, gate_.rows, gate_.cols);
     Tensor y;
-    eagerly(backend, [&] { y = backend.stream().ops().glu(Activation::silu, gate, up); });
+    eagerly(backend, [&] { y = backend.stream().ops().glu(activation_, gate, up); });
     return {read_output(backend, "y", y)};
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return activation_ == Activation::gelu ? std::optional(bumblebee::Operation::gelu) : std::nullopt;
+  }
+
   /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
-  /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good.
+  /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good. In gelu, v takes
+  /// g's place in the exponent with five roundings of its own: that moves the sigmoid by 1 - sigmoid(v) times as much.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
-    for (size_t i = 0; i < bound.size(); ++i)
-      bound[i] += 0x1p-126 * (1 + std::abs(double(gate_.values[i]))) * (1 + std::abs(double(up_.values[i])));
+    for (size_t i = 0; i < bound.size(); ++i) {
+      const double g = double(gate_.values[i]), v = 1.5957691216057308 * (g + 0.044715 * g * g * g);
+      if (activation_ == Activation::gelu && std::isfinite(v))
+        bound[i] += 5 * kRoundF32 * std::abs(v) / (1 + std::exp(v)) * std::abs(double(reference[0].values[i]));
+      bound[i] += 0x1p-126 * (1 + std::abs(g)) * (1 + std::abs(double(up_.values[i])));
+    }
     return {bound};
   }
 
   Cost cost() const override { return {12.0 * double(gate_.values.size()), 6.0 * double(gate_.values.size())}; }
 
  private:
+  Activation activation_;
   HostMatrix gate_, up_;
+};
+
+/// x ·= factor, or cap·tanh(x/cap).
+class ScalarCase final : public OpCase {
+ public:
+  ScalarCase(const std::string& op, const std::string& variant, int rows, int cols, float scalar, bool shared,
+             const std::vector<float>& values = {})
+      : OpCase(op, variant), scalar_(scalar), shared_(shared) {
+    Random random(seed_of(name()));
+    x_ = {rows, cols, random.normals(size_t(rows) * size_t(cols), op == "soft_cap" ? 30 : 1)};
+    std::copy(values.begin(), values.end(), x_.values.begin());
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    const Tensor held = shared_ ? x : Tensor();
+    eagerly(backend, [&] {
+      Ops& ops = backend.stream().ops();
+      op() == "multiply" ? ops.multiply(x, scalar_) : ops.soft_cap(x, scalar_);
+    });
+    std::vector<Output> outputs = {read_output(backend, "x", x)};
+    for (float& v : outputs[0].values)
+      if (std::isnan(v)) v = 12345;  // what a NaN must stay
+    if (held) outputs.push_back(read_output(backend, "the other handle on x", held));
+    return outputs;
+  }
+
+  std::optional<bumblebee::Operation> needs() const override {
+    return op() == "multiply" ? bumblebee::Operation::multiply : bumblebee::Operation::soft_cap;
+  }
+
+  /// A product; or an argument with two roundings, which move the result by no more, tanh within five, and a product.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    std::vector<std::vector<double>> bounds = {relative(reference[0], (op() == "multiply" ? 2 : 9) * kRoundF32)};
+    if (shared_) bounds.emplace_back(x_.values.size(), 0);
+    return bounds;
+  }
+
+ private:
+  float scalar_;
+  bool shared_;
+  HostMatrix x_;
+};
+
+class ColumnsCase final : public OpCase {
+ public:
+  ColumnsCase(const std::string& variant, int rows, int cols, int first, int count)
+      : OpCase("columns", variant), first_(first), count_(count) {
+    Random random(seed_of(name()));
+    x_ = random_rows(random, rows, cols);
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    bind_plain(backend, {.rows = x_.rows});
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    Tensor y;
+    eagerly(backend, [&] { y = backend.stream().ops().columns(x, first_, count_); });
+    return {read_output(backend, "y", y)};
+  }
+
+  std::optional<bumblebee::Operation> needs() const override { return bumblebee::Operation::multiply; }
+
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    return {std::vector<double>(reference[0].values.size(), 0)};
+  }
+
+ private:
+  HostMatrix x_;
+  int first_, count_;
 };
 
 class GatherRowsCase final : public OpCase {
@@ -195,6 +283,8 @@ void add_rms_norm(Cases& cases) {
   cases.push_back(std::make_unique<RmsNormCase>("rows33", 33, 64, 1));
   cases.push_back(std::make_unique<RmsNormCase>("small_as_eps", 4, 64, 1e-3));
   cases.push_back(std::make_unique<RmsNormCase>("large", 4, 64, 1e6));
+  for (const int width : {1, 7, 16, 33, 256})
+    cases.push_back(std::make_unique<RmsNormCase>("runs" + std::to_string(width), 3, 5 * width, 1, 5));
   cases.push_back(std::make_unique<RmsNormCase>("many_rows", 40, 1024, 1));  // enough work for several threads
 }
 
@@ -219,13 +309,46 @@ void add_add(Cases& cases) {
 }
 
 void add_glu(Cases& cases) {
-  for (const int cols : kWidths)
-    cases.push_back(std::make_unique<GluCase>("cols" + std::to_string(cols), cols % 3 + 1, cols, std::vector<float>()));
+  const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
+                                      88.9f, -88.9f, 104.0f, -104.0f, 1e4f,  -1e4f,  3e38f, -3e38f};
+  for (const auto& [suffix, activation] : {std::pair("", Activation::silu), {"_gelu", Activation::gelu}}) {
+    const auto add = [&, activation = activation, suffix = std::string(suffix)](
+                         const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
+      cases.push_back(std::make_unique<GluCase>(variant + suffix, rows, cols, gates, activation));
+    };
+    for (const int cols : kWidths) add("cols" + std::to_string(cols), cols % 3 + 1, cols, {});
+    add("extreme_gates", 2, 16, extreme);
+    add("steep_gates", 1, 16, {-1, -2, -3, -4, -5, -6, -8, -10, 1, 2, 3, 4, 5, 6, 8, 10});
+    add("many_rows", 40, 1024, {});
+  }
+}
+
+void add_multiply(Cases& cases) {
+  for (const int cols : kWidths) {
+    cases.push_back(std::make_unique<ScalarCase>("multiply", "cols" + std::to_string(cols), cols % 4 + 1, cols,
+                                                 50.59644f, cols % 2 == 0));
+  }
+  cases.push_back(std::make_unique<ScalarCase>("multiply", "many_rows", 40, 1024, 0.70710678f, false));
+}
+
+void add_soft_cap(Cases& cases) {
+  for (const int cols : kWidths) {
+    cases.push_back(std::make_unique<ScalarCase>("soft_cap", "cols" + std::to_string(cols), cols % 4 + 1, cols, 30.0f,
+                                                 cols % 2 == 0));
+  }
   cases.push_back(
-      std::make_unique<GluCase>("extreme_gates", 2, 16,
-                                std::vector<float>{0.0f, -0.0f, 1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f, 88.9f,
-                                                   -88.9f, 104.0f, -104.0f, 1e4f, -1e4f, 3e38f, -3e38f}));
-  cases.push_back(std::make_unique<GluCase>("many_rows", 40, 1024, std::vector<float>()));
+      std::make_unique<ScalarCase>("soft_cap", "extreme", 1, 16, 50.0f, false,
+                                   std::vector<float>{0.0f, 1e-30f, -1e-30f, 1e-3f, -1e-3f, 350, -350, 390, -390, 410,
+                                                      -410, 3e38f, -3e38f, INFINITY, -INFINITY, NAN}));
+  cases.push_back(std::make_unique<ScalarCase>("soft_cap", "many_rows", 40, 1024, 30.0f, false));
+}
+
+void add_columns(Cases& cases) {
+  cases.push_back(std::make_unique<ColumnsCase>("one", 1, 1, 0, 1));
+  cases.push_back(std::make_unique<ColumnsCase>("first", 3, 33, 0, 17));
+  cases.push_back(std::make_unique<ColumnsCase>("last", 3, 33, 32, 1));
+  cases.push_back(std::make_unique<ColumnsCase>("all", 2, 64, 0, 64));
+  cases.push_back(std::make_unique<ColumnsCase>("many_rows", 40, 2048, 512, 1024));
 }
 
 void add_gather_rows(Cases& cases) {

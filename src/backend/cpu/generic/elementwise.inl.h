@@ -60,14 +60,41 @@ inline void multiply(float* x, const float* factors, int count) {
   map_rows(x, factors, count, x, [](F32x16 a, F32x16 b) { return mul(a, b); });
 }
 
-inline void silu_mul(const float* gate, const float* up, int count, float* y) {
+inline constexpr float kGelu = 1.59576912f, kGeluCube = 0.0713548163f;  // 2·sqrt(2/π), and that times 0.044715
+
+/// x·sigmoid(v)·up, where v is x itself or, with GELU, 2·sqrt(2/π)·(x + 0.044715x³).
+template <bool GELU>
+inline void gated_mul(const float* gate, const float* up, int count, float* y) {
   map_rows(gate, up, count, y, [](F32x16 g, F32x16 u) {
-    // e^-|g| never overflows: x·sigmoid(x) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
-    const F32x16 e = exp16(mul(abs(g), set1(-1.0f)));
+    // e^-|v| never overflows: x·sigmoid(v) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
+    F32x16 v = g;
+    if constexpr (GELU) v = mul(g, fma(mul(g, g), set1(kGeluCube), set1(kGelu)));
+    const F32x16 e = exp16(mul(abs(v), set1(-1.0f)));
     const F32x16 d = div(set1(1.0f), add(set1(1.0f), e));
     const F32x16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
     return mul(add(positive, negative), u);
   });
+}
+
+/// tanh within five units in the last place: a quotient of polynomials in x², which are 1 beyond the bounds to the last
+/// bit or nearly.
+inline F32x16 tanh16(F32x16 x) {
+  // A NaN stays one: of two operands, one of which is that, every set gives the second or the NaN.
+  const F32x16 c = min(set1(7.90531111f), max(set1(-7.90531111f), x)), z = mul(c, c);
+  F32x16 p = fma(z, set1(-2.76076847742355e-16f), set1(2.00018790482477e-13f));
+  p = fma(p, z, set1(-8.60467152213735e-11f));
+  p = fma(p, z, set1(5.12229709037114e-08f));
+  p = fma(p, z, set1(1.48572235717979e-05f));
+  p = fma(p, z, set1(6.37261928875436e-04f));
+  p = fma(p, z, set1(4.89352455891786e-03f));
+  F32x16 q = fma(z, set1(1.19825839466702e-06f), set1(1.18534705686654e-04f));
+  q = fma(q, z, set1(2.26843463243900e-03f));
+  q = fma(q, z, set1(4.89352518554385e-03f));
+  return div(mul(p, c), q);
+}
+
+inline void soft_cap(float* x, float scale, float cap, int count) {
+  map_rows(x, x, count, x, [s = set1(scale), c = set1(cap)](F32x16 v, F32x16) { return mul(tanh16(mul(v, s)), c); });
 }
 
 inline void rotate(float* head, const float* cos, const float* sin, int half) {

@@ -56,16 +56,24 @@ inline void rms_norm_dx(const float* dy, const float* x, const float* w, float e
   if (const int n = count - i; n > 0) store_n(dx + i, value(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n)), n);
 }
 
-/// d silu(g) = s·(1 + g·(1 - s)) with s = sigmoid(g). e^-|g| gives s and 1 - s without a difference.
-inline void silu_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
+/// d x·sigmoid(v) = s·(1 + x·(1 - s)·dv) with s = sigmoid(v), v as in gated_mul. e^-|v| gives s and 1 - s without a
+/// difference.
+template <bool GELU>
+inline void gated_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
   const F32x16 one = set1(1.0f), half = set1(0.5f);
   const auto slopes = [&](F32x16 d, F32x16 g, F32x16 u, F32x16& by_gate, F32x16& by_up) {
-    const F32x16 e = exp16(mul(abs(g), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
+    F32x16 v = g, steep = g;  // v and x·dv
+    if constexpr (GELU) {
+      const F32x16 x = min(max(g, set1(-1e4f)), set1(1e4f)), square = mul(x, x);
+      v = mul(x, fma(square, set1(kGeluCube), set1(kGelu)));
+      steep = mul(x, fma(square, set1(3 * kGeluCube), set1(kGelu)));
+    }
+    const F32x16 e = exp16(mul(abs(v), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
     const F32x16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
     const F32x16 up_share = fma(sign, half, half),
                  down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
     const F32x16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
-    by_gate = mul(mul(d, u), mul(s, fma(g, rest, one)));
+    by_gate = mul(mul(d, u), mul(s, fma(steep, rest, one)));
     by_up = mul(d, mul(g, s));
   };
   F32x16 a, b;
