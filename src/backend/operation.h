@@ -12,6 +12,7 @@ enum class Operation : uint8_t {
   norm_runs,      // rms_norm over runs of a row
   multiply,       // with columns
   mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
+  latent_keys,    // values within keys, a rotation that begins within a head, matmul_heads
   matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
 };
 
@@ -22,6 +23,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::norm_runs: return "rms_norm(runs)";
     case Operation::multiply: return "multiply";
     case Operation::mixed_cache: return "attend(layers that differ)";
+    case Operation::latent_keys: return "attend(latent keys)";
     case Operation::matmul_experts: return "matmul_experts";
   }
   return "";
@@ -35,6 +37,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::norm_runs: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
+    case Operation::latent_keys:
     case Operation::matmul_experts: return false;
   }
   return false;

@@ -20,6 +20,7 @@ class QuantizingSource final : public WeightSource {
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
+  void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }
 
  private:

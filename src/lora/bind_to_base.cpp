@@ -83,7 +83,7 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind == ModuleKind::norm || changes.contains(module.name)) continue;
+    if (module.kind == ModuleKind::norm || module.kind == ModuleKind::heads || changes.contains(module.name)) continue;
     // What of a mixture of experts is a linear module depends on who trained: in transformers 5 none of these is.
     if (module.kind == ModuleKind::experts || (module.router && adapter.dialect == Dialect::peft)) continue;
     if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
@@ -158,12 +158,18 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   Changes changes;
   const bool has_experts = std::any_of(base.target_modules.begin(), base.target_modules.end(),
                                        [](const auto& module) { return module.kind == ModuleKind::experts; });
-  std::vector<std::string> unknown, wrong, beside, of_experts;
+  const bool has_heads = std::any_of(base.target_modules.begin(), base.target_modules.end(),
+                                     [](const auto& module) { return module.kind == ModuleKind::heads; });
+  std::vector<std::string> unknown, wrong, beside, of_experts, of_heads;
   for (const auto& [path, change] : adapter.modules) {
     const auto it = modules.find(base_path(path, modules));
     const bool expert = it == modules.end() ? has_experts && path.find(".experts.") != std::string::npos
                                             : it->second->kind == ModuleKind::experts;
-    if (expert) {
+    const bool heads = it == modules.end() ? has_heads && path.ends_with("kv_b_proj")  // in the file as two
+                                           : it->second->kind == ModuleKind::heads;
+    if (heads) {
+      of_heads.push_back(path);
+    } else if (expert) {
       of_experts.push_back(path);
     } else if (it == modules.end()) {
       (is_beside_text(path) ? beside : unknown).push_back(path);
@@ -177,6 +183,12 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
     throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
                 cat("adapters of experts are not implemented: expected none of these modules, got ", of_experts.size(),
                     " of ", adapter.modules.size(), ": ", list_names(of_experts)));
+  }
+  if (!of_heads.empty()) {
+    throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
+                cat("adapters of what makes keys and values of latents are not implemented: expected none of these "
+                    "modules, got ",
+                    of_heads.size(), " of ", adapter.modules.size(), ": ", list_names(of_heads)));
   }
   if (changes.empty() && wrong.empty()) std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
   if (unknown.size() == adapter.modules.size()) {

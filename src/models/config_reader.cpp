@@ -101,15 +101,16 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));
   }
-  const bool explicit_dim = config.contains("head_dim") && !config["head_dim"].is_null();
+  const char* const width = defaults.latent ? "qk_rope_head_dim" : "head_dim";
+  const bool explicit_dim = defaults.latent || (config.contains(width) && !config[width].is_null());
   if (!explicit_dim && d.d_model % d.heads != 0) {
     throw Error(
         ErrorCode::bad_config, where,
         cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
   }
-  d.head_dim = int(int_or(config, "head_dim", where, 2, 4096, d.d_model / d.heads));
+  d.head_dim = int(int_or(config, width, where, 2, 4096, defaults.latent ? 64 : d.d_model / d.heads));
   if (d.head_dim % 2 != 0)
-    throw Error(ErrorCode::bad_config, where, cat("'head_dim': expected an even number, got ", d.head_dim));
+    throw Error(ErrorCode::bad_config, where, cat("'", width, "': expected an even number, got ", d.head_dim));
   if (int64_t{d.heads} * d.head_dim > kMaxSize)
     throw Error(ErrorCode::bad_config, where, cat("heads x head_dim: expected at most ", kMaxSize));
 
@@ -121,6 +122,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
     throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
   Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta);
   spec.rope = std::move(rope.params);
+  spec.score_scale = rope.score_scale;
   d.context = rope.context;
   spec.windows.assign(size_t(d.layers), 0);
   return spec;

@@ -1,11 +1,13 @@
 // The table of families.
 #include "models/registry.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/latent.h"
 
 namespace bumblebee::models {
 namespace {
@@ -24,9 +26,27 @@ constexpr std::array<Family, 8> kFamilies = {{{"llama", read_llama},
                                               {"qwen3_moe", read_qwen3_moe},
                                               {"smollm3", read_smollm3}}};
 
-/// The text halves of models that see: positions of images apart (mrope) they are these, and text has only one kind.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kTextHalves = {
-    {{"qwen2_vl", "qwen2"},
+/// Families with a model of their own.
+struct OtherFamily {
+  const char* model_type;
+  std::function<std::unique_ptr<nn::Model>(nn::Loader&)> (*read)(const Json& config, std::string_view where);
+};
+
+template <class Model, auto READ>
+std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config, std::string_view where) {
+  return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
+}
+
+constexpr std::array<OtherFamily, 3> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+                                                 {"deepseek_v3", maker<Latent, read_deepseek_v3>},
+                                                 {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>}}};
+
+/// Other names of families, and the text halves of models that see: positions of images apart (mrope) they are these,
+/// and text has only one kind.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kTextHalves = {
+    {{"joyai_llm_flash", "deepseek_v3"},
+     {"kimi_k2", "deepseek_v3"},
+     {"qwen2_vl", "qwen2"},
      {"qwen2_vl_text", "qwen2"},
      {"qwen2_5_vl", "qwen2"},
      {"qwen2_5_vl_text", "qwen2"},
@@ -40,6 +60,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kTextHalv
 std::vector<std::string> families() {
   std::vector<std::string> names;
   for (const Family& family : kFamilies) names.emplace_back(family.model_type);
+  for (const OtherFamily& family : kOthers) names.emplace_back(family.model_type);
+  std::sort(names.begin(), names.end());
   return names;
 }
 
@@ -52,13 +74,21 @@ ModelSpec read_spec(const Json& config, std::string_view where) {
   for (const Family& family : kFamilies) {
     if (type == family.model_type) return {type, family.read(config, where)};
   }
+  for (const OtherFamily& family : kOthers) {
+    if (type == family.model_type) return {type, {}, family.read(config, where)};
+  }
   std::string known;
-  for (const Family& family : kFamilies) known += (known.empty() ? "" : ", ") + std::string(family.model_type);
+  for (const std::string& family : families()) known += (known.empty() ? "" : ", ") + family;
   throw Error(ErrorCode::unsupported, where,
               cat("'model_type': expected one of ", known, ", got '", type.substr(0, 60), "'"));
 }
 
 std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {
+  if (spec.make) {
+    auto model = spec.make(load);
+    load.finish();
+    return model;
+  }
   DecoderSpec decoder = spec.decoder;
   if (!decoder.tied_known) decoder.dims.tied_head = !load.has("lm_head.weight");
   auto model = std::make_unique<Decoder>(decoder, load);

@@ -2,6 +2,7 @@
 // name.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,6 +17,8 @@ namespace bumblebee::models {
 struct ModelSpec {
   std::string family;  // "llama", "qwen3_moe": a model_type that is supported
   DecoderSpec decoder;
+  /// Claims the weights of a family that is not the one decoder; else empty.
+  std::function<std::unique_ptr<nn::Model>(nn::Loader&)> make = nullptr;
 };
 
 /// Reads config.json. Throws Error(unsupported) for another `model_type` (listing those that are supported) or for a

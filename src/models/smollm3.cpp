@@ -31,8 +31,7 @@ std::vector<bool> read_rotating_layers(const Json& config, std::string_view wher
 }  // namespace
 
 DecoderSpec read_smollm3(const Json& config, std::string_view where) {
-  DecoderSpec spec =
-      read_common(config, where, {.eps = 1e-6, .theta = 2e6, .implemented = {"no_rope_layers"}});
+  DecoderSpec spec = read_common(config, where, {.eps = 1e-6, .theta = 2e6, .implemented = {"no_rope_layers"}});
   spec.qkv_bias = spec.o_bias = bool_or(config, "attention_bias", where, false);
   spec.mlp_bias = bool_or(config, "mlp_bias", where, false);
   spec.rotates = read_rotating_layers(config, where, spec.dims.layers);

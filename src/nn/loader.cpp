@@ -59,6 +59,39 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
   return {std::move(packed), int(target_modules_.size()) - 1, stack};
 }
 
+HeadLinear Loader::stacked(std::span<const HostWeight> heads, bool transposed, const std::string& name) {
+  std::vector<Weight> weights;
+  for (const HostWeight& host : heads) weights.push_back(pack(host));
+  const Weight& first = weights.front();
+  Weight packed{first.format, first.out, first.in, nullptr, int(weights.size())};
+  if (backend_ != nullptr) packed = backend_->stack(weights);
+  return {std::move(packed), transposed, name};
+}
+
+HeadLinear Loader::heads(const std::string& path, int heads, int out, int in) {
+  const HostWeight all = source_.heads(path, heads, out, in);
+  std::vector<HostWeight> each;
+  for (int h = 0; h < heads; ++h) each.push_back(expert_of(all, h));
+  target_modules_.push_back({path, in, out, TargetModule::Kind::heads, false});
+  target_weights_.emplace_back();
+  count(all);
+  return stacked(each, false, path);
+}
+
+std::pair<HeadLinear, HeadLinear> Loader::split_heads(const std::string& path, int heads, int first, int second, int in,
+                                                      std::pair<std::string, std::string> names) {
+  const HostWeight all = source_.matrix(path, heads * (first + second), in);
+  std::vector<HostWeight> before, after;
+  for (int h = 0; h < heads; ++h) {
+    before.push_back(rows_of(all, h * (first + second), first));
+    after.push_back(rows_of(all, h * (first + second) + first, second));
+  }
+  target_modules_.push_back({path, in, all.out, TargetModule::Kind::heads, false});
+  target_weights_.emplace_back();
+  count(all);
+  return {stacked(before, true, names.first), stacked(after, false, names.second)};
+}
+
 Linear Loader::router(const std::string& path, int experts, int in) {
   Linear router = linear(path, experts, in, false);
   target_modules_.back().router = true;
@@ -83,7 +116,11 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
 
 Tensor Loader::pack_floats(const std::string& name, std::span<const float> values) {
   if (backend_ == nullptr) return {};
-  HostWeight host{.format = Format::dense(DType::f32), .out = 1, .in = int(values.size()), .name = name};
+  HostWeight host;
+  host.format = Format::dense(DType::f32);
+  host.out = 1;
+  host.in = int(values.size());
+  host.name = name;
   const auto kept = std::make_shared<std::vector<float>>(values.begin(), values.end());
   host.codes = std::as_bytes(std::span(*kept));
   host.keep = kept;

@@ -43,7 +43,8 @@ struct TargetModule {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
     norm,       // a vector [out]; in = out
-    experts     // a stack of W [out, in]; adapters of these are not implemented
+    experts,    // a stack of W [out, in]; adapters of these are not implemented
+    heads       // the same, a product for each head of attention
   };
   std::string name;
   int in = 0, out = 0;

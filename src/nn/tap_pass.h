@@ -25,6 +25,7 @@ class TapPass final : public InferPass {
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor soft_cap(Tensor x, float cap) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;

@@ -181,6 +181,7 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
 
 Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
 Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
+Tensor TapePass::matmul_heads(const Tensor&, const nn::HeadLinear&, int) { BB_UNREACHABLE(); }
 
 Tensor TapePass::lookup(const nn::Embedding&) { BB_UNREACHABLE(); }
 Tensor TapePass::add(Tensor, Tensor) { BB_UNREACHABLE(); }

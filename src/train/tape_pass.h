@@ -51,6 +51,7 @@ class TapePass final : public nn::Pass {
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   /// Nobody comes here: require_trainable() refuses before.
   Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const nn::HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor scale(Tensor x, float factor) override;
   Tensor add(Tensor a, Tensor b) override;

@@ -61,6 +61,28 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
   expect_misfit(mlx_directory().read(), base(1), "got 2 of 4");
 }
 
+/// Beside products of heads too, whichever way the base has them.
+TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
+  Base latent = base();
+  for (const char* name : {"self_attn.embed_q", "self_attn.unembed_out"})
+    latent.target_modules.push_back({layer(0, name), 5, 4, ModuleKind::heads, false});
+  EXPECT_EQ(bind_to_base(mlx_directory().read(), latent).modules.size(), 4u);
+  for (const char* path : {"self_attn.embed_q", "self_attn.kv_b_proj"}) {
+    Adapter adapter = mlx_directory().read();
+    adapter.modules[layer(0, path)] = adapter.modules.at(kQ0);
+    try {
+      bind_to_base(adapter, latent);
+      ADD_FAILURE() << path;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::unsupported);
+      const std::string text = e.what();
+      EXPECT_NE(text.find("adapters of what makes keys and values of latents are not implemented"), std::string::npos)
+          << text;
+      EXPECT_NE(text.find("got 1 of 5: '" + layer(0, path)), std::string::npos) << text;
+    }
+  }
+}
+
 /// Beside experts, adapters of everything else work; of the experts they are refused by name.
 TEST(BindToBase, RefusesAdaptersOfExperts) {
   Base moe = base();

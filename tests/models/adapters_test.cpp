@@ -86,6 +86,10 @@ std::vector<Option> options() {
   add("router", {.family = "mixtral", .format = k4Bit}, {{.modules = {"gate", "v_proj"}}});
   add("shared_expert", {.family = "qwen2_moe", .format = k4Bit},
       {{.modules = {"gate_proj", "up_proj", "down_proj", "shared_expert_gate"}}});
+  add("latents", {.family = "deepseek_v3", .format = k4Bit},
+      {{.modules = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"}, .norms = true}});
+  add("latents_whole", {.family = "deepseek_v2", .format = k4Bit},
+      {{.modules = {"q_proj", "kv_a_proj_with_mqa", "o_proj"}, .dora = true, .norms = true}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});
@@ -129,6 +133,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
+    if (option.tiny.has_latents() && lacks(target.backend, Operation::latent_keys)) continue;
     SCOPED_TRACE(target.name());
     Adapted adapted(target, option.tiny);
     const int32_t slot = adapted.slot(weighted);

@@ -22,10 +22,14 @@ struct ShapeOf {
 };
 
 ShapeOf shape_of(const TinyModel& t, const std::string& module) {
-  const int q = t.heads * t.head_dim, kv = t.kv_heads * t.head_dim;
+  const int q = t.heads * (t.has_latents() ? TinyModel::kNope + t.head_dim : t.head_dim), kv = t.kv_heads * t.head_dim,
+            read = t.heads * (t.has_latents() ? TinyModel::kValue : t.head_dim);
+  if (module == "q_a_proj") return {TinyModel::kRank, t.d_model};
+  if (module == "q_b_proj") return {q, TinyModel::kRank};
+  if (module == "kv_a_proj_with_mqa") return {TinyModel::kRank + t.head_dim, t.d_model};
   if (module == "q_proj") return {q, t.d_model};
   if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
-  if (module == "o_proj") return {t.d_model, q};
+  if (module == "o_proj") return {t.d_model, read};
   if (module == "down_proj") return {t.d_model, t.d_ff};
   if (module == "gate") return {t.experts, t.d_model};
   if (module == "shared_expert_gate") return {1, t.d_model};
@@ -195,6 +199,10 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
     if (!options.norms) continue;
     vector(at + "input_layernorm", tiny.d_model);
     vector(at + "post_attention_layernorm", tiny.d_model);
+    if (tiny.has_latents()) {
+      if (tiny.family == "deepseek_v3") vector(at + "self_attn.q_a_layernorm", TinyModel::kRank);
+      vector(at + "self_attn.kv_a_layernorm", TinyModel::kRank);
+    }
     if (!tiny.family.starts_with("qwen3")) continue;
     vector(at + "self_attn.q_norm", tiny.head_dim);
     vector(at + "self_attn.k_norm", tiny.head_dim);

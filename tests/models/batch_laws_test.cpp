@@ -32,10 +32,12 @@ std::vector<TinyModel> tiny_models() {
            .window = 7,
            .format = Format::affine(3, 32, DType::f16, DType::f16),
            .experts = 4,
-           .of_row = 2}};
+           .of_row = 2},
+          {.family = "deepseek_v3", .format = Format::affine(8, 32, DType::bf16, DType::bf16)},
+          {.family = "deepseek_v2", .format = Format::affine(4, 32, DType::bf16, DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 7;
+constexpr int kTinyModels = 9;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -43,6 +45,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
   void SetUp() override {
     if (tiny_.has_experts() && lacks(target_.backend, Operation::matmul_experts))
       GTEST_SKIP() << "no experts on " << target_.backend;
+    if (tiny_.has_latents() && lacks(target_.backend, Operation::latent_keys))
+      GTEST_SKIP() << "no latents on " << target_.backend;
   }
 
   Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }

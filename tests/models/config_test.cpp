@@ -28,7 +28,8 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3, got 'gpt2'"},
+     "expected one of deepseek_v2, deepseek_v3, glm4_moe_lite, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, "
+     "qwen3_moe, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},

@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"widths", "experts"})
+  for (const char* folder : {"widths", "experts", "mla"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -59,8 +59,9 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
-  const bool experts = name.starts_with("experts/");
+  const bool experts = name.starts_with("experts/"), latents = name.starts_with("mla/");
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
+  if (latents && lacks(target.backend, Operation::latent_keys)) GTEST_SKIP() << "no latents on " << target.backend;
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -73,7 +74,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
   runner.tapped({0, golden.at("tokens").ints()}, [&](const std::string& what, const std::vector<float>& values) {
     if (what == "lm_head") return;  // shown once more, as "logits"
     const bool known = golden.has(what);
-    EXPECT_TRUE(known || name.starts_with("widths/")) << "no golden for " << what;
+    EXPECT_TRUE(known || name.starts_with("widths/") || latents) << "no golden for " << what;
     if (known) {
       ++compared;
       const double error = relative_to_rms(values, golden.at(what).doubles()),
@@ -91,6 +92,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("models").size(), 13u);
   EXPECT_GE(cases_in("widths").size(), 7u);
   EXPECT_GE(cases_in("experts").size(), 10u);
+  EXPECT_GE(cases_in("mla").size(), 7u);
 }
 
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.

@@ -19,6 +19,22 @@ Json TinyModel::config() const {
     c["num_local_experts"] = experts;
     c["num_experts_per_tok"] = of_row;
   }
+  if (has_latents()) {
+    c["kv_lora_rank"] = kRank;
+    c["q_lora_rank"] = family == "deepseek_v3" ? Json(kRank) : Json(nullptr);
+    c["qk_nope_head_dim"] = kNope;
+    c["qk_rope_head_dim"] = head_dim;
+    c["v_head_dim"] = kValue;
+    c["moe_intermediate_size"] = d_expert;
+    c["n_routed_experts"] = experts;
+    c["num_experts_per_tok"] = of_row;
+    c["n_shared_experts"] = 1;
+    c["first_k_dense_replace"] = 1;
+    c["n_group"] = 2;
+    c["topk_group"] = 1;
+    c["routed_scaling_factor"] = 1.5;
+    if (family == "deepseek_v2") c["topk_method"] = "group_limited_greedy";
+  }
   if (family.ends_with("_moe")) {
     c["moe_intermediate_size"] = d_expert;
     c["num_experts"] = experts;
@@ -40,6 +56,9 @@ Json TinyModel::config() const {
 /// stack, row for row.
 void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::string& at) const {
   weights.add_matrix(at + "gate", random_weight(random, experts, d_model, format, 3 / std::sqrt(double(d_model))));
+  if (family == "deepseek_v3")
+    weights.add_vector(at + "gate.e_score_correction_bias",
+                       dense_weight(random.normals(size_t(experts), 0.1), 1, experts, DType::f32));
   if (family == "qwen2_moe")
     weights.add_matrix(at + "shared_expert_gate",
                        random_weight(random, 1, d_model, format, 1 / std::sqrt(double(d_model))));
@@ -57,6 +76,34 @@ void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::s
   stack("down_proj", "w2", d_model, d_expert);
 }
 
+void TinyModel::add_latents(MemoryWeights& weights, Random& random, const std::string& at) const {
+  const auto matrix = [&](const std::string& name, int out, int in, double gain) {
+    weights.add_matrix(at + name, random_weight(random, out, in, format, gain / std::sqrt(double(in))));
+  };
+  const auto norm = [&](const std::string& name, int size) {
+    std::vector<float> values = random.normals(size_t(size), 0.3);
+    for (float& v : values) v += 1;
+    weights.add_vector(at + name + ".weight", dense_weight(values, 1, size, DType::f32));
+  };
+  const int q_size = heads * (kNope + head_dim);
+  if (family == "deepseek_v3") {
+    matrix("q_a_proj", kRank, d_model, 1);
+    norm("q_a_layernorm", kRank);
+    matrix("q_b_proj", q_size, kRank, 1.5);
+    const auto stack = [&](const std::string& name, int out, int in) {
+      weights.add_stack(at + name, random_weight(random, heads * out, in, format, 1.5 / std::sqrt(double(in))), heads);
+    };
+    stack("embed_q", kRank, kNope);
+    stack("unembed_out", kValue, kRank);
+  } else {
+    matrix("q_proj", q_size, d_model, 1.5);
+    matrix("kv_b_proj", heads * (kNope + kValue), kRank, 1.5);
+  }
+  matrix("kv_a_proj_with_mqa", kRank + head_dim, d_model, 1);
+  norm("kv_a_layernorm", kRank);
+  matrix("o_proj", d_model, heads * kValue, 1);
+}
+
 MemoryWeights TinyModel::weights() const {
   Random random(seed);
   MemoryWeights weights;
@@ -72,10 +119,14 @@ MemoryWeights TinyModel::weights() const {
   for (int i = 0; i < layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";
     vector(at + "input_layernorm.weight", d_model, 1, 0.3);
-    matrix(at + "self_attn.q_proj", heads * head_dim, d_model, 2);
-    matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
-    matrix(at + "self_attn.v_proj", kv_heads * head_dim, d_model, 1);
-    matrix(at + "self_attn.o_proj", d_model, heads * head_dim, 1);
+    if (has_latents()) {
+      add_latents(weights, random, at + "self_attn.");
+    } else {
+      matrix(at + "self_attn.q_proj", heads * head_dim, d_model, 2);
+      matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
+      matrix(at + "self_attn.v_proj", kv_heads * head_dim, d_model, 1);
+      matrix(at + "self_attn.o_proj", d_model, heads * head_dim, 1);
+    }
     if (family.starts_with("qwen2")) {
       vector(at + "self_attn.q_proj.bias", heads * head_dim, 0, 0.5);
       vector(at + "self_attn.k_proj.bias", kv_heads * head_dim, 0, 0.5);
@@ -86,14 +137,16 @@ MemoryWeights TinyModel::weights() const {
       vector(at + "self_attn.k_norm.weight", head_dim, 1.5, 0.3);
     }
     vector(at + "post_attention_layernorm.weight", d_model, 1, 0.3);
-    if (has_experts()) {
+    const bool sparse = has_experts() && !(has_latents() && i == 0);
+    if (sparse) {
       add_experts(weights, random, at + (family == "mixtral" ? "block_sparse_moe." : "mlp."));
     }
-    if (!has_experts() || family == "qwen2_moe") {
-      const std::string mlp = at + (has_experts() ? "mlp.shared_expert." : "mlp.");
-      matrix(mlp + "gate_proj", d_ff, d_model, 1);
-      matrix(mlp + "up_proj", d_ff, d_model, 1);
-      matrix(mlp + "down_proj", d_model, d_ff, 1);
+    if (!sparse || family == "qwen2_moe" || has_latents()) {
+      const std::string mlp = at + (!sparse ? "mlp." : has_latents() ? "mlp.shared_experts." : "mlp.shared_expert.");
+      const int inner = sparse && has_latents() ? d_expert : d_ff;
+      matrix(mlp + "gate_proj", inner, d_model, 1);
+      matrix(mlp + "up_proj", inner, d_model, 1);
+      matrix(mlp + "down_proj", d_model, inner, 1);
     }
   }
   vector("model.norm.weight", d_model, 1, 0.3);

@@ -11,7 +11,8 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  std::string family = "qwen3";  // llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
+  std::string family = "qwen3";  // llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek_v2 (with
+                                 // kv_b_proj), deepseek_v3 (with its halves)
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
   bool tied = false;
@@ -22,13 +23,16 @@ struct TinyModel {
   bool normalised = true;  // weights of a row's experts
   bool apart = false;      // a module for each expert, as Hugging Face's files have them
 
-  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe"); }
+  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe") || has_latents(); }
+  bool has_latents() const { return family.starts_with("deepseek"); }
+  static constexpr int kRank = 64, kNope = 64, kValue = 32;  // of latents, and of their heads
   /// config.json as Hugging Face writes it.
   Json config() const;
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
   MemoryWeights weights() const;
 
  private:
+  void add_latents(MemoryWeights& weights, Random& random, const std::string& at) const;
   void add_experts(MemoryWeights& weights, Random& random, const std::string& at) const;
 };
 

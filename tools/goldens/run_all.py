@@ -95,6 +95,7 @@ def inside(arguments):
         script("models.py", "--out", fresh / "models")
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("experts.py", "--out", fresh / "experts")
+        script("mla.py", "--out", fresh / "mla")
         script("patterns.py", "--out", fresh / "patterns.json")
         script("sampler.py", "--out", fresh / "sampler.json")
         script("adapters.py", "--out", fresh / "adapters")

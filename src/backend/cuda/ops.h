@@ -58,6 +58,8 @@ class CudaOps final : public Ops {
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
   void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
+  // Operation::latent_keys is lacking: nobody calls this.
+  Tensor matmul_heads(const Tensor&, const Weight&, bool, int) override { BB_UNREACHABLE(); }
   // BackendEntry::experts is false: nobody calls these.
   Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
   void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,

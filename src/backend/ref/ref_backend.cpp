@@ -30,14 +30,17 @@ struct RefLowRank final : PackedLowRank {
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
 };
 
-/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim].
+/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim];
+/// values within keys are not kept again.
 class RefKv final : public KvStore {
  public:
   explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
     const size_t tokens = size_t(shape().page_size);
-    const auto of_layer = [&](const KvGroup& g) { return 2 * size_t(g.kv_heads) * tokens * size_t(g.head_dim); };
+    const auto of_layer = [&](const KvGroup& g) {
+      return size_t(g.kept()) * size_t(g.kv_heads) * tokens * size_t(g.head_dim);
+    };
     const KvPlace place = shape().place(layer);
     size_t begin = 0, all = 0;
     for (size_t g = 0; g < shape().groups.size(); ++g) {
@@ -49,6 +52,7 @@ class RefKv final : public KvStore {
     if (values.empty()) values.resize(all);
     const KvGroup& group = shape().group_of(layer);
     const size_t dim = size_t(group.head_dim);
+    if (group.kept() == 1) which = 0;
     const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
     return std::span(values).subspan(begin + index * dim, dim);
   }
@@ -143,8 +147,10 @@ class RefOps final : public Ops {
       const LoraEntry* entry = slots.at(slot(rows, r), site);
       const Tensor& w = entry != nullptr && entry->norm ? entry->norm : norm.w;
       for (size_t first = 0; first < size_t(x.cols()); first += size_t(width)) {
-        ref::rms_norm<double>(row(x, r).subspan(first, size_t(width)), row(w, 0), double(norm.eps),
-                              row(y, r).subspan(first, size_t(width)));
+        const std::span<double> from = row(x, r).subspan(first, size_t(width)),
+                                to = row(y, r).subspan(first, size_t(width));
+        std::copy(from.begin(), from.end(), to.begin());
+        ref::rms_norm<double>(from.first(size_t(w.cols())), row(w, 0), double(norm.eps), to.first(size_t(w.cols())));
       }
     }
     return y;
@@ -183,9 +189,9 @@ class RefOps final : public Ops {
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& a) override {
     auto& kv = static_cast<RefKv&>(store);
-    const size_t dim = size_t(a.head_dim);
+    const size_t dim = size_t(a.head_dim), value_dim = size_t(a.values());
     const int page_size = kv.shape().page_size;
-    Tensor out = make_tensor(q.rows(), q.cols());
+    Tensor out = make_tensor(q.rows(), a.heads * a.values());
     for (const Segment& s : batch.segments) {
       const auto cached = [&](int token, int which, int head) {
         const int page = batch.pages[size_t(s.first_page + token / page_size)];
@@ -198,7 +204,7 @@ class RefOps final : public Ops {
             std::copy(source.begin(), source.end(), cached(s.past + i, which, h).begin());
           };
           put(k, 0);
-          put(v, 1);
+          if (v) put(v, 1);
         }
       }
       for (int i = 0; i < s.rows; ++i) {
@@ -209,7 +215,8 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap));
+                              key, value, row(out, s.first + i).subspan(size_t(h) * value_dim, value_dim),
+                              double(a.soft_cap));
         }
       }
     }
@@ -295,6 +302,25 @@ class RefOps final : public Ops {
     return sum;
   }
 
+  Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override {
+    const auto& stack = static_cast<const ref::RefStack&>(*heads.packed).experts;
+    const size_t in = size_t(transposed ? heads.out : heads.in), out = size_t(transposed ? heads.in : heads.out);
+    Tensor y = make_tensor(x.rows(), heads.experts * int(out + size_t(rest)));
+    for (int r = 0; r < x.rows(); ++r) {
+      for (size_t h = 0; h < stack.size(); ++h) {
+        const std::span<double> from = row(x, r).subspan(h * (in + size_t(rest)), in + size_t(rest)),
+                                to = row(y, r).subspan(h * (out + size_t(rest)), out + size_t(rest));
+        if (transposed) {
+          multiply_transposed(stack[h], from.first(in), to.first(out));
+        } else {
+          multiply(stack[h], from.first(in), to.first(out));
+        }
+        std::copy_n(from.begin() + int64_t(in), rest, to.begin() + int64_t(out));
+      }
+    }
+    return y;
+  }
+
   Tensor gate_rows(Tensor y, const Tensor& gate) override {
     y = make_writable(y);
     for (int r = 0; r < y.rows(); ++r) {
@@ -360,6 +386,16 @@ class RefOps final : public Ops {
     }
   }
 
+  /// y = Wᵀ x
+  static void multiply_transposed(const Weight& weight, std::span<const double> x, std::span<double> y) {
+    std::vector<double> w(y.size());
+    std::fill(y.begin(), y.end(), 0.0);
+    for (int n = 0; n < weight.out; ++n) {
+      decode_row<double>(host(weight), n, w);
+      for (size_t i = 0; i < y.size(); ++i) y[i] += x[size_t(n)] * w[i];
+    }
+  }
+
   /// y += scale·(B u + b)
   static void add_term(const LoraEntry::Term& term, std::span<const double> u, std::span<double> y) {
     const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
@@ -370,15 +406,17 @@ class RefOps final : public Ops {
   void rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
     t = make_writable(t);
     const size_t dim = size_t(head_dim);
-    std::vector<double> copy(dim);
+    std::vector<double> copy;
     for (int r = 0; r < t.rows(); ++r) {
       for (size_t first = 0; first < size_t(t.cols()); first += dim) {
         const std::span<double> head = row(t, r).subspan(first, dim);
         if (norm != nullptr) {
-          std::copy(head.begin(), head.end(), copy.begin());
-          ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), head);
+          const std::span<double> normed = head.first(size_t(norm->w.cols()));
+          copy.assign(normed.begin(), normed.end());
+          ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), normed);
         }
-        ref::rope(head, batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
+        ref::rope(head.subspan(size_t(rope.first)), batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor,
+                  rope.interleaved);
       }
     }
   }

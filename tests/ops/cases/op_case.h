@@ -86,6 +86,7 @@ void add_columns(Cases& cases);
 void add_route(Cases& cases);
 void add_matmul_experts(Cases& cases);
 void add_sum_experts(Cases& cases);
+void add_matmul_heads(Cases& cases);
 void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);
 void add_sample(Cases& cases);

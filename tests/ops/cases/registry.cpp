@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 45> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 46> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -31,6 +31,7 @@ constexpr std::array<Named, 45> kOperations = {{{"embed", add_embed},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
                                                 {"sum_experts", add_sum_experts},
+                                                {"matmul_heads", add_matmul_heads},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
                                                 {"sample", add_sample},
@@ -80,6 +81,7 @@ bool is_of_training(const std::string& operation) {
 std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
+  if (operation == "matmul_heads") return Operation::latent_keys;
   return std::nullopt;
 }
 
