@@ -21,11 +21,8 @@ Latent::Latent(const LatentSpec& spec, nn::Loader& load) : spec_(spec) {
     dims_.d_expert = spec.d_expert;
   }
   const int key_dim = spec.kv_rank + spec.rope_dim;
-  attention_ = {.heads = dims_.heads,
-                .kv_heads = 1,
-                .head_dim = key_dim,
-                .scale = spec.scale,
-                .value_dim = spec.kv_rank};
+  attention_ = {
+      .heads = dims_.heads, .kv_heads = 1, .head_dim = key_dim, .scale = spec.scale, .value_dim = spec.kv_rank};
   dims_.kv_groups = {{.kind = KvGroup::Kind::attention,
                       .layers = dims_.layers,
                       .kv_heads = 1,
@@ -71,7 +68,8 @@ void Latent::load_attention(nn::Loader& load, const std::string& at, Block& b) c
     b.q = load.linear(at + "q_proj", q_size, d_model, false);
   }
   b.kv = load.linear(at + "kv_a_proj_with_mqa", s.kv_rank + s.rope_dim, d_model, s.attention_bias);
-  b.norms = {.present = true, .q = {}, .k = load.rms_norm(at + "kv_a_layernorm", s.kv_rank, kLatentEps), .only_k = true};
+  b.norms = {
+      .present = true, .q = {}, .k = load.rms_norm(at + "kv_a_layernorm", s.kv_rank, kLatentEps), .only_k = true};
   if (load.has(at + "kv_b_proj.weight")) {
     std::tie(b.embed_q, b.unembed_out) =
         load.split_heads(at + "kv_b_proj", heads, s.nope_dim, s.value_dim, s.kv_rank, {"embed_q", "unembed_out"});

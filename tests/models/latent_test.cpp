@@ -31,7 +31,8 @@ std::string refusal(const Json& config, ErrorCode code) {
 }
 
 TEST(LatentConfig, IsRead) {
-  for (const char* family : {"deepseek_v2", "deepseek_v3"}) EXPECT_EQ(read_spec(latent_config(family), "c").family, family);
+  for (const char* family : {"deepseek_v2", "deepseek_v3"})
+    EXPECT_EQ(read_spec(latent_config(family), "c").family, family);
   EXPECT_EQ(read_spec(glm(), "c").family, "glm4_moe_lite");
   for (const char* alias : {"kimi_k2", "joyai_llm_flash"}) {
     Json config = latent_config("deepseek_v3");
@@ -147,9 +148,11 @@ TEST(Latent, CachesOfEveryTypeAnswerAlike) {
   const std::vector<double> want(exact.begin(), exact.end());
   for (const Target& target : exact_targets()) {
     if (lacks(target.backend, Operation::latent_keys) || is_reference(target)) continue;
-    for (const auto& [type, most] : {std::pair(DType::f32, 1e-4), {DType::bf16, 0.1}, {DType::f16, 0.02}, {DType::i8, 0.2}}) {
+    for (const auto& [type, most] :
+         {std::pair(DType::f32, 1e-4), {DType::bf16, 0.1}, {DType::f16, 0.02}, {DType::i8, 0.2}}) {
       Runner runner(target.create(), tiny, {.kv = type});
-      EXPECT_LT(relative_to_rms(runner.step({{0, tokens}}).front(), want), most) << target.name() << " " << to_string(type);
+      EXPECT_LT(relative_to_rms(runner.step({{0, tokens}}).front(), want), most)
+          << target.name() << " " << to_string(type);
     }
   }
 }

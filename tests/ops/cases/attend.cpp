@@ -209,7 +209,8 @@ class AttendCase final : public OpCase {
       if (rows > 0) batch.append(std::vector<int32_t>(size_t(rows), 0), past ? 0 : p.past, table, Batch::Want::none);
     }
     backend.stream().bind(batch, &kv);
-    const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
+    const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past),
+                 v = spec_.value_dim > 0 ? Tensor() : pack(backend, v_, past);
     Tensor out;
     eagerly(backend, [&] {
       Ops& ops = backend.stream().ops();

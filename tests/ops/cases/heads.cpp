@@ -95,12 +95,17 @@ void add_matmul_heads(Cases& cases) {
   for (const int out : {1, 15, 17, 33, 100})
     add("out" + std::to_string(out), {.rows = 2, .heads = 3, .stored_out = out, .stored_in = 192, .rest = 2});
   for (const int in : {7, 31, 130, 1100})
-    add("in" + std::to_string(in), {.rows = 3, .heads = 2, .stored_out = 24, .stored_in = in, .rest = 3, .format = bf16});
+    add("in" + std::to_string(in),
+        {.rows = 3, .heads = 2, .stored_out = 24, .stored_in = in, .rest = 3, .format = bf16});
   for (const Format& format : every_format()) {
     add(label(format) + "_row1", {.heads = 2, .stored_out = 21, .stored_in = 128, .rest = 4, .format = format});
     add(label(format) + "_rows18", {.rows = 18, .heads = 2, .stored_out = 21, .stored_in = 128, .format = format});
   }
-  add("glm", {.rows = 2, .heads = 20, .stored_out = 256, .stored_in = 512, .rest = 64,
+  add("glm", {.rows = 2,
+              .heads = 20,
+              .stored_out = 256,
+              .stored_in = 512,
+              .rest = 64,
               .format = Format::affine(8, 64, DType::bf16, DType::bf16)});
   add("many_rows", {.rows = 70, .heads = 4, .stored_out = 96, .stored_in = 128, .rest = 64});
 }
