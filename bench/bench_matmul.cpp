@@ -37,7 +37,8 @@ Weights random_weights(const Format& format, const Shape& shape) {
   const bool dense = format.kind == Format::Kind::dense;
   const size_t codes = row_bytes(format, shape.in) * size_t(shape.out);
   const size_t groups = dense ? 0 : size_t(shape.out) * size_t(shape.in / format.group);
-  const size_t scales = groups * size_t(size_of(format.scale)), biases = groups * size_t(size_of(format.bias));
+  const size_t scales = groups * size_t(size_of(format.scale));
+  const size_t biases = format.biased ? groups * size_t(size_of(format.bias)) : 0;
   const size_t one = codes + scales + biases;
   const size_t count = std::max<size_t>(1, shape.working_set / one);
   const auto owner = std::make_shared<std::vector<std::byte>>(one * count);
@@ -57,7 +58,8 @@ Weights random_weights(const Format& format, const Shape& shape) {
         store_float(part, format.scale, e, 0.01f * float(int(e % 7) - 3));
     } else {
       fill(part.first(codes), i + 1);
-      for (size_t g = 0; g < groups; ++g) {
+      if (!format.biased) std::fill_n(part.data() + codes, scales, std::byte{120});
+      for (size_t g = 0; g < groups && format.biased; ++g) {
         store_float(part.subspan(codes, scales), format.scale, g, 0.01f);
         store_float(part.subspan(codes + scales), format.bias, g, -0.05f);
       }
@@ -107,7 +109,7 @@ void matmul(benchmark::State& state, const Case& c) {
     next = (next + 1) % on.weights.size();
   }
   // Fast mode rounds to int8 for quantized weights, to bf16 for dense ones, which are still added up in f32.
-  const bool int8 = c.fast && c.format.kind == Format::Kind::affine;
+  const bool int8 = c.fast && c.format.kind == Format::Kind::affine && (c.format.biased || c.format == Format::mxfp4());
   report(state, {.bytes = on.bytes + 4.0 * c.rows * (c.shape.in + c.shape.out),
                  .operations = 2.0 * c.rows * c.shape.in * c.shape.out,
                  .limit = int8 ? Limit::int8 : Limit::f32});
@@ -122,6 +124,8 @@ void register_matmul(Size size) {
       formats.emplace_back("b" + std::to_string(bits) + "_g" + std::to_string(group),
                            Format::affine(bits, group, DType::bf16, DType::bf16));
   }
+  for (const Format& format : {Format::mxfp4(), Format::mxfp8(), Format::nvfp4()})
+    formats.emplace_back(to_string(format), format);
   formats.emplace_back("bf16", Format::dense(DType::bf16));
   formats.emplace_back("f16", Format::dense(DType::f16));
   for (const auto& [name, format] : formats) {

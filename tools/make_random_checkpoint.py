@@ -23,6 +23,12 @@ SHAPES = {
     "qwen3-4b": (36, 2560, 32, 8, 128, 9728, True),
     "qwen3-8b": (36, 4096, 32, 8, 128, 12288, False),
     "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 6144, False),
+    "gemma-2-2b": (26, 2304, 8, 4, 256, 9216, True),
+    "gemma-3-4b": (34, 2560, 8, 4, 256, 10240, True),
+    "gemma-4-e4b": (42, 2560, 8, 2, 256, 10240, True),
+    "qwen3-next-80b-a3b": (48, 2048, 16, 2, 256, 5120, False),
+    "qwen3.5-4b": (32, 2560, 16, 4, 256, 9216, True),
+    "qwen3.5-35b-a3b": (40, 2048, 16, 2, 256, 512, False),
 }
 # With latent attention: layers, hidden, heads, nope, rope, value, ranks of queries and of keys and values, intermediate, experts, of a
 # token, their intermediate, shared ones, layers without, vocabulary
@@ -30,8 +36,13 @@ LATENT_SHAPES = {
     "glm-4.7-flash": (47, 2048, 20, 192, 64, 256, 768, 512, 10240, 64, 4, 1536, 1, 1, 154880),
 }
 # experts, how many of them a token passes, intermediate
-EXPERTS = {"qwen3-30b-a3b": (128, 8, 768)}
-VOCAB = 151936
+EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512), "qwen3.5-35b-a3b": (256, 8, 512)}
+# of gated delta nets, in all layers but every fourth: key heads, value heads, and the size of both
+DELTA = {"qwen3-next-80b-a3b": (16, 32, 128), "qwen3.5-4b": (16, 32, 128), "qwen3.5-35b-a3b": (16, 32, 128)}
+# by the beginning of the shape's name
+VOCAB = {"qwen3.5": 248320, "qwen3": 151936, "gemma-2": 256000, "gemma-3": 262208, "gemma-4": 262144}
+# Gemma 4 E4B: the last layers read the keys and values of earlier ones; every sixth has wider heads; widths of layers' own embeddings.
+SHARED, FULL_DIM, ASIDE = 18, 512, 256
 CODES = os.urandom(1 << 24)
 
 
@@ -68,31 +79,98 @@ def vector(name, size):
     yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size, 0  # ones
 
 
-def tensors(shape, bits, group, moe):
+def values(name, dtype, shape, numbers):
+    """A few numbers, over and over."""
+    block = b"".join(struct.pack("<f", number)[0 if dtype == "F32" else 2:] for number in numbers) * 1024
+    count = 1
+    for size in shape:
+        count *= size
+    yield name, dtype, shape, block, count * (4 if dtype == "F32" else 2), 0
+
+
+def delta_net(at, fused, delta, hidden, bits, group):
+    key_heads, value_heads, dim = delta
+    keys, rows = key_heads * dim, value_heads * dim
+    if fused:
+        yield from matrix(at + "in_proj_qkvz", 2 * keys + 2 * rows, hidden, bits, group)
+        yield from matrix(at + "in_proj_ba", 2 * value_heads, hidden, bits, group)
+    else:
+        yield from matrix(at + "in_proj_qkv", 2 * keys + rows, hidden, bits, group)
+        yield from matrix(at + "in_proj_z", rows, hidden, bits, group)
+        yield from matrix(at + "in_proj_b", value_heads, hidden, bits, group)
+        yield from matrix(at + "in_proj_a", value_heads, hidden, bits, group)
+    yield from values(at + "conv1d.weight", "BF16", [2 * keys + rows, 4, 1], (0.5, -0.25, 0.125, 0.75))
+    yield from values(at + "A_log", "F32", [value_heads], (-2.0, 0.0, 1.0, 2.0))
+    yield from values(at + "dt_bias", "BF16", [value_heads], (-4.0, -2.0, 0.0, 1.0))
+    yield from vector(at + "norm", dim)
+    yield from matrix(at + "out_proj", hidden, rows, bits, group)
+
+
+def gemma_tensors(family, shape, bits, group):
+    """The factors that norms multiply by are 1, or 2 where they are stored less one: values do not matter."""
+    layers, hidden, heads, kv_heads, dim, inner, _ = shape
+    four = family == "gemma-4"
+    yield from matrix("model.embed_tokens", VOCAB[family], hidden, bits, group)
+    if four:
+        yield from matrix("model.embed_tokens_per_layer", VOCAB[family], layers * ASIDE, bits, group)
+        yield from matrix("model.per_layer_model_projection", layers * ASIDE, hidden, bits, group)
+        yield from vector("model.per_layer_projection_norm", ASIDE)
+    for i in range(layers):
+        at, size = f"model.layers.{i}.", FULL_DIM if four and i % 6 == 5 else dim
+        own = not four or i < layers - SHARED
+        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield from vector(f"{at}{name}_layernorm", hidden)
+        for name, heads_of in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+            if name == "q" or own:
+                yield from matrix(f"{at}self_attn.{name}_proj", heads_of * size, hidden, bits, group)
+                if name != "v" and family != "gemma-2":
+                    yield from vector(f"{at}self_attn.{name}_norm", size)
+        yield from matrix(at + "self_attn.o_proj", hidden, heads * size, bits, group)
+        for name, rows, columns in (("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner)):
+            yield from matrix(f"{at}mlp.{name}", rows, columns, bits, group)
+        if four:
+            yield from matrix(at + "per_layer_input_gate", ASIDE, hidden, bits, group)
+            yield from matrix(at + "per_layer_projection", hidden, ASIDE, bits, group)
+            yield from vector(at + "post_per_layer_input_norm", hidden)
+    yield from vector("model.norm", hidden)
+
+
+def tensors(family, shape, bits, group, moe, delta, fused):
+    if family.startswith("gemma"):
+        yield from gemma_tensors(family, shape, bits, group)
+        return
+    vocab = VOCAB[family]
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
-    yield from matrix("model.embed_tokens", VOCAB, hidden, bits, group)
+    yield from matrix("model.embed_tokens", vocab, hidden, bits, group)
     for i in range(layers):
         at = f"model.layers.{i}."
         yield from vector(at + "input_layernorm", hidden)
-        yield from matrix(at + "self_attn.q_proj", heads * dim, hidden, bits, group)
-        yield from matrix(at + "self_attn.k_proj", kv_heads * dim, hidden, bits, group)
-        yield from matrix(at + "self_attn.v_proj", kv_heads * dim, hidden, bits, group)
-        yield from matrix(at + "self_attn.o_proj", hidden, heads * dim, bits, group)
-        yield from vector(at + "self_attn.q_norm", dim)
-        yield from vector(at + "self_attn.k_norm", dim)
+        if delta and (i + 1) % 4:
+            yield from delta_net(at + "linear_attn.", fused, delta, hidden, bits, group)
+        else:
+            yield from matrix(at + "self_attn.q_proj", (2 if delta else 1) * heads * dim, hidden, bits, group)
+            yield from matrix(at + "self_attn.k_proj", kv_heads * dim, hidden, bits, group)
+            yield from matrix(at + "self_attn.v_proj", kv_heads * dim, hidden, bits, group)
+            yield from matrix(at + "self_attn.o_proj", hidden, heads * dim, bits, group)
+            yield from vector(at + "self_attn.q_norm", dim)
+            yield from vector(at + "self_attn.k_norm", dim)
         yield from vector(at + "post_attention_layernorm", hidden)
         if moe:
             experts, _, width = moe
             yield from matrix(at + "mlp.gate", experts, hidden, 8, 64)
             for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
                 yield from matrix(f"{at}mlp.switch_mlp.{name}", rows, columns, bits, group, (experts,))
+            if delta:  # one more that all tokens pass
+                yield from matrix(at + "mlp.shared_expert_gate", 1, hidden, 8, 64)
+                for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
+                    yield from matrix(f"{at}mlp.shared_expert.{name}", rows, columns, bits, group)
             continue
         yield from matrix(at + "mlp.gate_proj", inner, hidden, bits, group)
         yield from matrix(at + "mlp.up_proj", inner, hidden, bits, group)
         yield from matrix(at + "mlp.down_proj", hidden, inner, bits, group)
     yield from vector("model.norm", hidden)
     if not tied:
-        yield from matrix("lm_head", VOCAB, hidden, bits, group)
+        yield from matrix("lm_head", vocab, hidden, bits, group)
 
 
 def latent_tensors(shape, bits, group):
@@ -148,23 +226,23 @@ def byte_letters():
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
-def vocabulary():
+def vocabulary(vocab):
     """(tokens, merges): bytes, every pair of them with its merge, then unused ones; the last two are the control tokens."""
     letters = byte_letters()
     pairs = [(a, b) for a in letters for b in letters]
     tokens = letters + [a + b for a, b in pairs]
-    return tokens + [f"<|unused_{i}|>" for i in range(VOCAB - len(tokens))], [f"{a} {b}" for a, b in pairs]
+    return tokens + [f"<|unused_{i}|>" for i in range(vocab - len(tokens))], [f"{a} {b}" for a, b in pairs]
 
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 
 
-def write_tokenizer(directory):
-    tokens, merges = vocabulary()
+def write_tokenizer(directory, vocab):
+    tokens, merges = vocabulary(vocab)
     bytelevel = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-             for i in (VOCAB - 2, VOCAB - 1)]
+             for i in (vocab - 2, vocab - 1)]
     split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
     tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
                  "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytelevel]}, "post_processor": None, "decoder": bytelevel,
@@ -175,7 +253,24 @@ def write_tokenizer(directory):
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
-def config(shape, bits, group, moe):
+def gemma_config(family, layers):
+    """What a Gemma's config has beside the sizes."""
+    common = {"hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192 if family == "gemma-2" else 131072}
+    if family == "gemma-2":
+        return common | {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "sliding_window": 4096, "query_pre_attn_scalar": 256,
+                         "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rope_theta": 10000.0}
+    if family == "gemma-3":
+        return common | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 1024, "query_pre_attn_scalar": 256,
+                         "sliding_window_pattern": 6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+                         "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+    kinds = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
+    return common | {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "sliding_window": 512, "layer_types": kinds,
+                     "global_head_dim": FULL_DIM, "num_kv_shared_layers": SHARED, "hidden_size_per_layer_input": ASIDE,
+                     "vocab_size_per_layer_input": VOCAB[family], "final_logit_softcapping": 30.0, "use_double_wide_mlp": False,
+                     "attention_k_eq_v": False, "enable_moe_block": False}
+
+
+def config(family, shape, bits, group, moe, delta, fused):
     layers, hidden, heads, kv_heads, dim, inner, tied = shape
     quantization = {"group_size": group, "bits": bits, "mode": "affine"}
     name, extra = ("Qwen3", "qwen3"), {}
@@ -184,9 +279,20 @@ def config(shape, bits, group, moe):
         extra = {"num_experts": moe[0], "num_experts_per_tok": moe[1], "moe_intermediate_size": moe[2], "norm_topk_prob": True,
                  "decoder_sparse_step": 1, "mlp_only_layers": []}
         quantization |= {f"model.layers.{i}.mlp.gate": {"group_size": 64, "bits": 8} for i in range(layers)}
-    return extra | {"architectures": [name[0] + "ForCausalLM"], "model_type": name[1], "num_hidden_layers": layers, "hidden_size": hidden,
+        if delta:
+            extra |= {"shared_expert_intermediate_size": moe[2]}
+            quantization |= {f"model.layers.{i}.mlp.shared_expert_gate": {"group_size": 64, "bits": 8} for i in range(layers)}
+    if delta:
+        name = ("Qwen3Next", "qwen3_next") if fused else ("Qwen3_5Moe", "qwen3_5_moe") if moe else ("Qwen3_5", "qwen3_5")
+        extra |= {"linear_num_key_heads": delta[0], "linear_num_value_heads": delta[1], "linear_key_head_dim": delta[2],
+                  "linear_value_head_dim": delta[2], "linear_conv_kernel_dim": 4, "full_attention_interval": 4,
+                  "partial_rotary_factor": 0.25}
+    rest = {"architectures": [name[0] + "ForCausalLM"], "model_type": name[1], "max_position_embeddings": 40960, "rope_theta": 1000000}
+    if family.startswith("gemma"):
+        rest = gemma_config(family, layers)
+    return extra | rest | {"num_hidden_layers": layers, "hidden_size": hidden,
             "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": dim, "intermediate_size": inner,
-            "vocab_size": VOCAB, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
+            "vocab_size": VOCAB[family], "rms_norm_eps": 1e-6,
             "tie_word_embeddings": tied, "torch_dtype": "bfloat16", "quantization": quantization}
 
 
@@ -200,17 +306,20 @@ def main():
     arguments = parser.parse_args()
     latent, moe = arguments.shape in LATENT_SHAPES, EXPERTS.get(arguments.shape, ())
     shape = (LATENT_SHAPES if latent else SHAPES)[arguments.shape]
+    delta = DELTA.get(arguments.shape, ())
+    family = next((name for name in VOCAB if arguments.shape.startswith(name)), None)
+    fused = arguments.shape.startswith("qwen3-next")
     if arguments.layers:
         shape = (arguments.layers, *shape[1:])
+    form = (family, shape, arguments.bits, arguments.group_size, moe, delta, fused)
     arguments.directory.mkdir(parents=True)
     bits, group = arguments.bits, arguments.group_size
-    settings = latent_config(shape, bits, group) if latent else config(shape, bits, group, moe)
+    settings = latent_config(shape, bits, group) if latent else config(*form)
     (arguments.directory / "config.json").write_text(json.dumps(settings, indent=4))
+    write_tokenizer(arguments.directory, shape[-1] if latent else VOCAB[family])
 
     def all_tensors():
-        return latent_tensors(shape, bits, group) if latent else tensors(shape, bits, group, moe)
-
-    write_tokenizer(arguments.directory)
+        return latent_tensors(shape, bits, group) if latent else tensors(*form)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
     for name, dtype, dims, _, size, _ in all_tensors():

@@ -198,7 +198,8 @@ void Conversation::stats() const {
   const int used = last_.token_summary.input + last_.token_summary.output;
   note(speed_line(last_));
   note("[" + std::to_string(used) + " of " + std::to_string(limit) + " tokens of context, " +
-       human_bytes(double(ready_.model.info().kv_bytes(used, ready_.model.options().kv_type))) +
+       human_bytes(double(ready_.model.info().kv_bytes(used, ready_.model.options().kv_type) +
+                          ready_.model.info().state_bytes)) +
        " of keys and values]");
 }
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <map>
 
+#include "base/error.h"
 #include "bumblebee/error.h"
 #include "bumblebee/model.h"
 #include "bumblebee/repository.h"
@@ -80,6 +81,18 @@ void print_as_text(const ConversionReport& report, const std::string& output, bo
 }
 
 }  // namespace
+
+QuantSpec spec_from_flags(const std::string& mode, int bits, int group_size) {
+  QuantSpec spec = QuantSpec::of(quant_mode_from_string(mode).value_or(QuantMode::affine));
+  const QuantSpec usual = spec;
+  if (bits != 0) spec.bits = bits;
+  if (group_size != 0) spec.group = group_size;
+  if (spec.mode != QuantMode::affine && spec != usual) {
+    throw UsageError(
+        cat(mode, " has ", usual.bits, " bits and groups of ", usual.group, ", got ", spec.bits, " and ", spec.group));
+  }
+  return spec;
+}
 
 int run_conversion(const ConversionJob& job, const CommonFlags& common) {
   OutputDirectory directory(job.output, job.existing, {&job.source, 1});

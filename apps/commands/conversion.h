@@ -11,6 +11,7 @@
 #include "commands/output_directory.h"
 #include "io/conversion.h"
 #include "options/common.h"
+#include "quant/format.h"
 #include "tensor/dtype.h"
 
 namespace bumblebee::cli {
@@ -30,6 +31,9 @@ struct ConversionJob {
 };
 
 /// Runs the job and prints its report. The output appears only when everything went well; Ctrl-C leaves nothing behind.
+/// Of --mode, --bits and --group-size; 0: what the mode has.
+QuantSpec spec_from_flags(const std::string& mode, int bits, int group_size);
+
 int run_conversion(const ConversionJob& job, const CommonFlags& common);
 
 }  // namespace bumblebee::cli

@@ -19,7 +19,7 @@ struct ConvertFlags {
   CommonFlags common;
   std::string source, output, model, output_flag;
   bool quantize = false, dequantize = false, requantize = false, force = false;
-  int bits = 4, group_size = 64;
+  int bits = 0, group_size = 0;  // 0: what the mode has
   std::string mode = "affine", dtype, variant = "cpu";
   int threads = 0;
   const Option *source_option = nullptr, *model_option = nullptr, *output_option = nullptr,
@@ -32,7 +32,8 @@ ConversionJob from_gguf(const ConvertFlags& flags, const std::string& source) {
   if (flags.dequantize) throw UsageError("--dequantize works on a checkpoint directory, not on a GGUF file");
   GgufConvertOptions options;
   if (std::optional<DType> dtype = dtype_of(flags.dtype)) options.dense = *dtype;
-  if (flags.requantize || flags.quantize) options.requantize = AffineSpec{flags.bits, flags.group_size};
+  if (flags.requantize || flags.quantize)
+    options.requantize = spec_from_flags(flags.mode, flags.bits, flags.group_size);
   options.variant = variant_of(flags.variant);
   options.threads = flags.threads;
   ConversionJob job;
@@ -46,7 +47,7 @@ ConversionJob from_gguf(const ConvertFlags& flags, const std::string& source) {
 ConversionJob from_directory(const ConvertFlags& flags, const std::string& source) {
   if (flags.requantize) throw UsageError("--requantize works on a GGUF file; for a directory use --quantize");
   RewriteOptions options;
-  if (flags.quantize) options.quantize = AffineSpec{flags.bits, flags.group_size};
+  if (flags.quantize) options.quantize = spec_from_flags(flags.mode, flags.bits, flags.group_size);
   options.dequantize = flags.dequantize;
   options.dtype = dtype_of(flags.dtype);
   options.variant = variant_of(flags.variant);
@@ -100,7 +101,9 @@ void add_convert(Parser& app, Session& session) {
   Option* group = verb->add_option("--q-group-size", flags->group_size, "Weights per scale: 32, 64 or 128 (default 64)")
                       ->option_text("N")
                       ->check(one_of({"32", "64", "128"}));
-  Option* mode = verb->add_option("--q-mode", flags->mode, "affine")->option_text("MODE")->check(one_of({"affine"}));
+  Option* mode = verb->add_option("--q-mode", flags->mode, "affine (default), mxfp4, mxfp8 or nvfp4")
+                     ->option_text("MODE")
+                     ->check(one_of({"affine", "mxfp4", "mxfp8", "nvfp4"}));
   Option* variant =
       verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")
           ->option_text("V")

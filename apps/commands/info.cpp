@@ -72,7 +72,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
                  {"bytes", info.weight_bytes},
                  {"bits", info.bits},
                  {"group_size", info.group_size},
-                 {"mode", info.bits > 0 ? "affine" : "dense"},
+                 {"mode", info.mode},
                  {"context", info.context},
                  {"layers", info.layers},
                  {"hidden", info.hidden},
@@ -88,6 +88,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
     out["expert_intermediate"] = info.expert_intermediate;
     out["active_bytes"] = info.active_weight_bytes;
   }
+  if (info.state_bytes > 0) out["state_bytes"] = info.state_bytes;
   out["memory"] = {{"context", memory.context},
                    {"kv_type", memory.kv_type},
                    {"weights_bytes", memory.weights},
@@ -104,6 +105,7 @@ void print_as_json(const std::string& name, const ModelInfo& info, const Memory&
 
 std::string format_of(const ModuleInfo& module) {
   if (module.bits == 0) return module.mode + " " + module.dtype;
+  if (module.mode != "affine") return module.mode;
   return module.mode + " " + std::to_string(module.bits) + "-bit, groups of " + std::to_string(module.group_size) +
          " (" + module.dtype + ")";
 }
@@ -154,7 +156,10 @@ void print_as_text(const std::string& name, const ModelInfo& info, const Memory&
   fact("context", std::to_string(info.context) + " tokens");
   fact("memory", human_bytes(double(memory.weights + memory.kv)) + " with " + std::to_string(memory.context) +
                      " tokens: " + human_bytes(double(memory.weights)) + " weights, " + human_bytes(double(memory.kv)) +
-                     " keys and values (" + memory.kv_type + ")");
+                     " keys and values (" + memory.kv_type + ")" +
+                     (info.state_bytes > 0 ? ", of which " + human_bytes(double(info.state_bytes)) +
+                                                 " states of recurrent layers, whatever the length"
+                                           : ""));
   fact("budget", budget_line(memory));
   for (const DeviceInfo& device : devices()) {
     if (!device.own_memory) continue;
@@ -177,7 +182,7 @@ int run(const InfoFlags& flags) {
   memory.kv_type = flags.kv_type == "auto" ? "bf16" : flags.kv_type;
   memory.context = flags.ctx_size > 0 ? flags.ctx_size : info.context;
   memory.weights = info.weight_bytes;
-  memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type));
+  memory.kv = info.kv_bytes(memory.context, kv_type_from(memory.kv_type)) + info.state_bytes;
   plan(memory, info, devices().front());
   if (flags.common.json) {
     print_as_json(name, info, memory);

@@ -15,15 +15,15 @@ namespace {
 
 struct QuantizeFlags {
   CommonFlags common;
-  std::string source, output, variant = "cpu";
-  int bits = 4, group_size = 64, threads = 0;
+  std::string source, output, mode = "affine", variant = "cpu";
+  int bits = 0, group_size = 0, threads = 0;  // 0: what the mode has
   bool force = false;
 };
 
 int run(const QuantizeFlags& flags) {
   std::filesystem::path source = hub_source(flags.source, flags.common).directory();
   RewriteOptions options;
-  options.quantize = AffineSpec{flags.bits, flags.group_size};
+  options.quantize = spec_from_flags(flags.mode, flags.bits, flags.group_size);
   options.variant = flags.variant == "gpu" ? AffineVariant::gpu : AffineVariant::cpu;
   options.threads = flags.threads;
   ConversionJob job;
@@ -45,10 +45,14 @@ void add_quantize(Parser& app, Session& session) {
   verb->own_variables();
   verb->add_option("source", flags->source, "The dense checkpoint: a directory, or org/name")->required();
   verb->add_option("output", flags->output, "The directory to make")->required();
-  verb->add_option("--bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4)")
+  verb->add_option("--mode", flags->mode, "affine (default), mxfp4, mxfp8 or nvfp4")
+      ->option_text("MODE")
+      ->check(one_of({"affine", "mxfp4", "mxfp8", "nvfp4"}));
+  verb->add_option("--bits", flags->bits, "Bits per weight: 2, 3, 4, 5, 6 or 8 (default 4; other modes have one)")
       ->option_text("N")
       ->check(one_of({"2", "3", "4", "5", "6", "8"}));
-  verb->add_option("--group-size", flags->group_size, "Weights per scale: 32, 64 or 128 (default 64)")
+  verb->add_option("--group-size", flags->group_size,
+                   "Weights per scale: 32, 64 or 128 (default 64; other modes have one)")
       ->option_text("N")
       ->check(one_of({"32", "64", "128"}));
   verb->add_option("--variant", flags->variant, "Rounding of MLX's cpu or gpu quantizer (default cpu)")

@@ -46,7 +46,7 @@ struct ModuleInfo {
   std::string name;  // module path, for instance "model.layers.0.self_attn.q_proj"
   int experts = 1;   // matrices in a stack, one for each expert
   int out = 0, in = 0;
-  std::string mode;  // "affine", or "dense"
+  std::string mode;  // "affine", "mxfp4", "mxfp8", "nvfp4", or "dense"
   int bits = 0, group_size = 0;
   std::string dtype;  // of the elements, or of the scales
   uint64_t bytes = 0;
@@ -65,7 +65,10 @@ struct ModelInfo {
   uint64_t active_weight_bytes = 0;  // of the matrices that a token is multiplied by: of experts those that it passes
   /// Keys and values over all layers that keep their own: heads, and their features.
   int64_t cached_heads = 0, cached_features = 0;
+  /// Bytes of the state that recurrent layers keep of a sequence, however long it is; 0: there are none.
+  uint64_t state_bytes = 0;
   int bits = 0, group_size = 0;  // of most quantized modules; 0 for a dense model
+  std::string mode = "dense";    // of those modules, as in ModuleInfo
   std::vector<ModuleInfo> modules;
 
   /// Bytes of keys and values for `tokens` tokens of one sequence; by_precision counts as for fast.

@@ -68,6 +68,8 @@ struct ServingStats {
   int pages = 0, pages_used = 0, pages_cached = 0;  // of keys and values; cached: held by nobody but the cache
   int page_tokens = 0;
   uint64_t page_bytes = 0;
+  int states = 0, states_used = 0, states_cached = 0;  // of recurrent layers, one for each sequence and checkpoint
+  uint64_t state_bytes = 0;
   uint64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts that were looked up, and found
   uint64_t prompt_tokens = 0, generated_tokens = 0, recomputed_tokens = 0;
   uint64_t preemptions = 0;

@@ -54,11 +54,12 @@ struct Reads {
     int window = 0;
   };
   uint64_t weights = 0;
+  uint64_t states = 0;  // of recurrent layers, of one sequence: read, and written
   std::vector<Layer> layers;
 
   /// Keys and values that a sequence reads when it attends to `length` tokens, itself included.
   uint64_t kv(int length) const {
-    uint64_t bytes = 0;
+    uint64_t bytes = states;
     for (const Layer& layer : layers)
       bytes += layer.token_bytes * uint64_t(layer.window > 0 ? std::min(length, layer.window) : length);
     return bytes;
@@ -99,6 +100,15 @@ class CountingPass final : public nn::InferPass {
     return nn::InferPass::attend(q, k, v, attention);
   }
 
+  Tensor causal_conv(const Tensor& x, const ConvParams& conv) override {
+    reads_.states += 2 * uint64_t(conv.w.rows() - 1) * uint64_t(conv.w.cols()) * sizeof(float);
+    return nn::InferPass::causal_conv(x, conv);
+  }
+  Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override {
+    reads_.states += 2 * uint64_t(delta.key_dim) * uint64_t(delta.value_cols()) * sizeof(float);
+    return nn::InferPass::delta_rule(qkv, a, b, delta);
+  }
+
  private:
   uint64_t element_bytes_;
   Reads& reads_;
@@ -128,7 +138,7 @@ class Bench {
   Reads reads() {
     Reads found;
     Batch batch;
-    batch.append(std::vector<int32_t>{token_at(0)}, 0, pages_of(0), Batch::Want::last);
+    batch.append(std::vector<int32_t>{token_at(0)}, 0, pages_of(0), Batch::Want::last, -1, states_of(0, 0));
     executor_->eagerly(batch, [&](Stream& stream, KvStore* kv) {
       CountingPass pass(stream.ops(), *kv, found);
       state_.model().forward(pass);
@@ -157,9 +167,17 @@ class Bench {
   void reach(int depth, int rows, const Step& step) {
     if (depth > valid_) prefill(valid_, depth, step);
     for (int row = 1; row < rows; ++row) {
+      if (executor_->states() > 0) begin(row);
       for (int page = 0; page * kPageSize < depth; ++page) copies_.push_back({page, row * pages_each_ + page});
     }
     valid_ = depth;  // what follows is about to be overwritten
+  }
+
+  /// Gives a sequence a state.
+  void begin(int row) {
+    Batch batch;
+    batch.append(std::vector<int32_t>{token_at(0)}, 0, pages_of(row), Batch::Want::last, -1, states_of(row, 0));
+    compute(std::move(batch));
   }
 
   /// Computes positions [first, last) of the prompt in chunks; only the last chunk wants logits. Returns the choice
@@ -172,7 +190,8 @@ class Bench {
       std::vector<int32_t> tokens;
       for (int i = 0; i < rows; ++i) tokens.push_back(token_at(at + i));
       Batch batch;
-      batch.append(tokens, at, pages_of(0), at + rows == last ? Batch::Want::last : Batch::Want::none, slot_of(0));
+      batch.append(tokens, at, pages_of(0), at + rows == last ? Batch::Want::last : Batch::Want::none, slot_of(0),
+                   states_of(0, at));
       const std::span<const int32_t> ids = compute(std::move(batch));
       if (!ids.empty()) chosen = ids.front();
       step(rows);
@@ -188,7 +207,8 @@ class Bench {
     for (int i = 0; i < steps; ++i) {
       Batch batch;
       for (int row = 0; row < rows; ++row)
-        batch.append(std::span(&next[size_t(row)], 1), depth + i, pages_of(row), Batch::Want::last, slot_of(row));
+        batch.append(std::span(&next[size_t(row)], 1), depth + i, pages_of(row), Batch::Want::last, slot_of(row),
+                     states_of(row, depth + i));
       const std::span<const int32_t> ids = compute(std::move(batch));
       next.assign(ids.begin(), ids.end());
       step(rows);
@@ -208,6 +228,12 @@ class Bench {
   }
 
   int32_t slot_of(int row) const { return adapters_ == 0 ? -1 : slots_[size_t(row % adapters_)].slot(); }
+
+  /// A sequence goes on in place. One that is set back to a depth has a state of other tokens, which is as fast.
+  StateSlots states_of(int row, int past) const {
+    if (executor_->states() == 0) return {};
+    return {past == 0 ? -1 : row, row};
+  }
 
   std::vector<int32_t> pages_of(int row) const {
     std::vector<int32_t> pages(size_t(pages_each_), 0);
@@ -270,7 +296,8 @@ void check(const ModelState& state, const BenchmarkOptions& options, int rows, i
   require(pages <= kMaxPages, "rows", rows, "fewer sequences of this length");
   const uint64_t memory = options.max_kv_bytes > 0 ? options.max_kv_bytes : state.device->backend().memory().free;
   for (const BenchmarkTest& test : options.tests) {
-    const uint64_t bytes = uint64_t(test.rows) * state.info.kv_bytes(int(length_of(test)), state.options.kv_type);
+    const uint64_t bytes = uint64_t(test.rows) *
+                           (state.info.kv_bytes(int(length_of(test)), state.options.kv_type) + state.info.state_bytes);
     if (bytes > memory) {
       throw Error(ErrorCode::out_of_memory, "benchmark",
                   cat(test.name(), " with ", test.rows, " rows: keys and values: expected at most ", memory,

@@ -97,7 +97,9 @@ std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
   if (engine.sequence_length == 0) {
     // The whole context, or as much of it as the memory for keys and values holds.
     const uint64_t page = info.kv_bytes(exec::kPageSize, model.options.kv_type);
-    const uint64_t tokens = bytes / page * exec::kPageSize;
+    const nn::ModelDims& dims = model.model().dims();
+    const uint64_t states = uint64_t(exec::state_count(dims, engine.batch_size, bytes)) * info.state_bytes;
+    const uint64_t tokens = (bytes - std::min(bytes, states)) / page * exec::kPageSize;
     engine.sequence_length = int(std::clamp<uint64_t>(tokens, exec::kPageSize, uint64_t(info.context)));
   }
   engine::check_options(engine, info.context);
@@ -109,8 +111,9 @@ std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
                                        .fill = options.kv_bytes > 0});
   const exec::MemoryReport memory = executor->memory();
   log(LogLevel::info, "memory planned: kv_bytes=", uint64_t(memory.pages) * memory.page_bytes, " of=", bytes,
-      " pages=", memory.pages, " sequences=", engine.batch_size, " sequence_length=", engine.sequence_length,
-      " context=", info.context, " weight_bytes=", memory.device.weights, " free_bytes=", memory.device.free,
+      " pages=", memory.pages, " states=", memory.states, " state_bytes=", memory.state_bytes,
+      " sequences=", engine.batch_size, " sequence_length=", engine.sequence_length, " context=", info.context,
+      " weight_bytes=", memory.device.weights, " free_bytes=", memory.device.free,
       " adapter_limit_bytes=", model.device->adapters().use().limit);
   return api::share(std::make_unique<engine::Engine>(std::move(executor), engine));
 }
@@ -130,7 +133,8 @@ Generator::Generator(const Model& model, const Tokenizer& tokenizer, const Gener
 
 GenerationLimits Generator::limits() const {
   const exec::MemoryReport memory = engine_->memory();
-  return {.sequence_length = engine_->sequence_length(), .kv_bytes = uint64_t(memory.pages) * memory.page_bytes};
+  return {.sequence_length = engine_->sequence_length(),
+          .kv_bytes = uint64_t(memory.pages) * memory.page_bytes + uint64_t(memory.states) * memory.state_bytes};
 }
 
 void Generator::set_adapters(const std::vector<WeightedAdapter>& adapters) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 
 #include "api/model_state.h"
 #include "api/pinning.h"
@@ -39,25 +40,31 @@ int bits_of(Quantization quantization) {
   BB_UNREACHABLE();
 }
 
-/// The width and group that most quantized modules have; zeros when none is quantized.
-std::pair<int, int> usual_format(const std::vector<ModuleInfo>& modules) {
-  std::map<std::pair<int, int>, int> counts;
+/// The width, group and mode that most quantized modules have; zeros and "dense" when none is quantized.
+std::tuple<int, int, std::string> usual_format(const std::vector<ModuleInfo>& modules) {
+  std::map<std::tuple<int, int, std::string>, int> counts;
   for (const ModuleInfo& module : modules) {
-    if (module.bits > 0) counts[{module.bits, module.group_size}] += module.experts;
+    if (module.bits > 0) counts[{module.bits, module.group_size, module.mode}] += module.experts;
   }
   const auto most =
       std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most == counts.end() ? std::pair(0, 0) : most->first;
+  return most == counts.end() ? std::tuple(0, 0, std::string("dense")) : most->first;
 }
 
-/// What a token needs of the matrices.
-uint64_t active_bytes(const nn::ModelDims& dims, const std::vector<ModuleInfo>& modules) {
+/// What a token needs of the matrices: of tables only that of a tied head.
+uint64_t active_bytes(const nn::Model& model, const std::vector<ModuleInfo>& modules) {
+  const nn::ModelDims& dims = model.dims();
+  std::set<std::string> tables;
+  for (const nn::TargetModule& module : model.target_modules()) {
+    const bool is_head = dims.tied_head && tables.empty();  // the first one is the embedding
+    if (module.kind == nn::TargetModule::Kind::embedding) tables.insert(is_head ? "" : module.name);
+  }
   uint64_t bytes = 0;
   for (const ModuleInfo& module : modules) {
     const bool of_experts = module.experts > 1 || module.name.find(".experts.") != std::string::npos;
     if (of_experts) {
       bytes += module.bytes * uint64_t(dims.experts_per_token) / uint64_t(dims.experts);
-    } else if (dims.tied_head || !module.name.ends_with("embed_tokens")) {
+    } else if (!tables.contains(module.name)) {
       bytes += module.bytes;
     }
   }
@@ -104,14 +111,15 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   info.experts = dims.experts;
   info.experts_per_token = dims.experts_per_token;
   info.expert_intermediate = dims.d_expert;
+  info.state_bytes = state_bytes(dims.kv_shape(exec::kPageSize, 1, DType::f32));
   for (const KvGroup& g : dims.kv_shape(exec::kPageSize, 1, DType::f32).groups) {
     if (g.kind != KvGroup::Kind::attention) continue;
     info.cached_heads += int64_t{2} * g.layers * g.kv_heads;
     info.cached_features += int64_t{g.kept()} * g.layers * g.kv_heads * g.head_dim;
   }
   info.modules = recording.modules();
-  info.active_weight_bytes = active_bytes(dims, info.modules);
-  std::tie(info.bits, info.group_size) = usual_format(info.modules);
+  info.active_weight_bytes = active_bytes(*model, info.modules);
+  std::tie(info.bits, info.group_size, info.mode) = usual_format(info.modules);
   return plan;
 }
 
@@ -119,11 +127,12 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
 /// another.
 int quantize_to(const Repository& repository, const ModelInfo& stored, const ModelOptions& options) {
   const int wanted = bits_of(options.quantization);
-  if (wanted == 0 || stored.bits == wanted) return 0;
+  if (wanted == 0 || (stored.bits == wanted && stored.mode == "affine")) return 0;
   if (stored.bits != 0) {
-    throw Error(ErrorCode::bad_request, repository.name(),
-                cat("quantization: asked for int", wanted, ", but the checkpoint is quantized to ", stored.bits,
-                    " bits already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
+    throw Error(
+        ErrorCode::bad_request, repository.name(),
+        cat("quantization: asked for int", wanted, ", but the checkpoint is quantized to ", stored.bits, " bits (",
+            stored.mode, ") already; quantizing it again would lose quality twice: load it as it is, or a dense one"));
   }
   if (options.group_size != 32 && options.group_size != 64 && options.group_size != 128) {
     throw Error(ErrorCode::bad_request, repository.name(),
@@ -182,7 +191,8 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
   const int bits = quantize_to(repository, plan.info, options);
   if (bits > 0) plan = make_plan(directory, bits, options.group_size);
   // The least that has to fit beside the weights: a page of keys and values.
-  const uint64_t least = plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type);
+  const uint64_t least =
+      plan.info.weight_bytes + plan.info.kv_bytes(exec::kPageSize, options.kv_type) + plan.info.state_bytes;
   const Device device = require_device(options.device, plan.formats, least, plan.operations);
 
   auto state = std::make_shared<ModelState>();
@@ -243,7 +253,8 @@ void Model::logits(std::span<const int32_t> tokens,
   for (int first = 0; first < count; first += chunk) {
     const int rows = std::min(chunk, count - first);
     exec::Step step;
-    step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot());
+    step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot(),
+                      executor->states() > 0 ? StateSlots{first > 0 ? 0 : -1, 0} : StateSlots());
     step.wants.logits = true;
     const exec::StepResult& result = executor->wait(executor->launch(step));
     for (int row = 0; row < rows; ++row)

@@ -31,19 +31,26 @@ void RecordingSource::record(const std::string& path, const HostWeight& weight) 
   const bool affine = format.kind == Format::Kind::affine;
   // Not from the spans: a plan has none. Same figures otherwise.
   const uint64_t groups = affine ? uint64_t(in / format.group) : 0;
-  const uint64_t bytes =
-      rows * (row_bytes(format, in) + groups * uint64_t(size_of(format.scale) + size_of(format.bias)));
+  const uint64_t bytes = rows * (row_bytes(format, in) +
+                                 groups * uint64_t(size_of(format.scale) + (format.biased ? size_of(format.bias) : 0)));
   modules_.push_back({.name = path,
                       .experts = weight.experts,
                       .out = weight.out,
                       .in = in,
-                      .mode = affine ? "affine" : "dense",
+                      .mode = affine ? std::string(to_string(spec_of(format).mode)) : "dense",
                       .bits = affine ? format.bits : 0,
                       .group_size = affine ? format.group : 0,
                       .dtype = std::string(to_string(format.scale)),
                       .bytes = bytes});
   parameters_ += rows * uint64_t(in);
   bytes_ += bytes;
+}
+
+HostWeight RecordingSource::depthwise(const std::string& name, int cols, int kernel, bool& by_torch) {
+  HostWeight weight = source_.depthwise(name, cols, kernel, by_torch);
+  parameters_ += uint64_t(cols) * uint64_t(kernel);
+  bytes_ += stored_bytes(weight);
+  return weight;
 }
 
 HostWeight RecordingSource::vector(const std::string& name, int size) {

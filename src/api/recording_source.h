@@ -17,6 +17,7 @@ class RecordingSource final : public WeightSource {
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight heads(const std::string& path, int heads, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }

@@ -14,11 +14,11 @@ bool Batch::has_adapters() const {
 }
 
 void Batch::append(std::span<const int32_t> tokens_in, int past, std::span<const int32_t> pages_in, Want want,
-                   int32_t slot_in) {
+                   int32_t slot_in, StateSlots state) {
   BB_CHECK(padding == 0);
   const int count = int(tokens_in.size());
   const int first = rows();
-  segments.push_back({first, count, past, int(pages.size())});
+  segments.push_back({first, count, past, int(pages.size()), state});
   pages.insert(pages.end(), pages_in.begin(), pages_in.end());
   for (int i = 0; i < count; ++i) {
     tokens.push_back(tokens_in[size_t(i)]);
@@ -75,9 +75,23 @@ void check_samples(const Batch& batch) {
   }
 }
 
+void check_states(const Batch& batch, int states) {
+  std::vector<int> writers(size_t(states), 0);
+  for (const Segment& segment : batch.segments) {
+    const auto [from, to] = segment.state;
+    BB_CHECK(to >= 0 && to < states && from < states && (segment.past == 0) == (from < 0), "states ", from, " and ", to,
+             " of ", states, " after ", segment.past);
+    BB_CHECK(++writers[size_t(to)] == 1, "state ", to, " is written twice");
+  }
+  for (const Segment& segment : batch.segments) {
+    const auto [from, to] = segment.state;
+    BB_CHECK(from < 0 || from == to || writers[size_t(from)] == 0, "state ", from, " is read and written");
+  }
+}
+
 }  // namespace
 
-void check(const Batch& batch, int page_size, int page_count) {
+void check(const Batch& batch, int page_size, int page_count, int states) {
   const size_t rows = batch.tokens.size();
   BB_CHECK(batch.positions.size() == rows && batch.slot.size() == rows);
   int next = 0;
@@ -97,6 +111,7 @@ void check(const Batch& batch, int page_size, int page_count) {
   for (int32_t row : batch.logit_rows)
     BB_CHECK(row >= 0 && size_t(row) < rows - size_t(batch.padding), "logit row ", row);
   check_samples(batch);
+  if (states > 0) check_states(batch, states);
 }
 
 void check_choices(const Batch& batch, int vocab) {

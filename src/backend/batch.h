@@ -9,11 +9,18 @@
 
 namespace bumblebee {
 
+/// Where a segment's rows find what recurrent layers kept of its past (-1: nothing, a sequence begins) and where they
+/// leave it. Both may be the same. No segment writes what another one reads or writes.
+struct StateSlots {
+  int32_t from = -1, to = -1;
+};
+
 /// `rows` consecutive rows of the batch continue one sequence that has `past` tokens in the cache already. The
 /// sequence's pages, in order, are pages[first_page .. first_page + ceil((past + rows) / page_size)).
 struct Segment {
   int first = 0, rows = 0, past = 0;
   int first_page = 0;
+  StateSlots state = {};  // of models with recurrent layers
 };
 
 /// What to add to one token's logit before the choice: s += add, then s = s < 0 ? s·penalty : s / penalty, then s -=
@@ -64,12 +71,12 @@ struct Batch {
   /// row, or all.
   enum class Want : uint8_t { none, last, all };
   void append(std::span<const int32_t> tokens_in, int past, std::span<const int32_t> pages_in, Want want,
-              int32_t slot_in = -1);
+              int32_t slot_in = -1, StateSlots state = {});
 };
 
-/// Aborts (BB_CHECK) when the arrays contradict each other; backends call it in bind(). Tokens are checked where they
-/// meet a table of embeddings.
-void check(const Batch& batch, int page_size, int page_count);
+/// Aborts (BB_CHECK) when the arrays contradict each other; backends call it in bind(). `states`: how many the store
+/// has. Tokens are checked where they meet a table of embeddings.
+void check(const Batch& batch, int page_size, int page_count, int states = 0);
 /// The same for choices among `vocab` tokens.
 void check_choices(const Batch& batch, int vocab);
 

@@ -11,6 +11,13 @@
 
 namespace bumblebee {
 
+/// What a recurrent layer keeps of a sequence, f32: the last inputs of a convolution [conv_rows, conv_cols], and for
+/// each head a matrix [key_dim, value_dim].
+struct StateShape {
+  int conv_rows = 0, conv_cols = 0;
+  int heads = 0, key_dim = 0, value_dim = 0;
+};
+
 /// Layers whose cache has one shape. `attention` keeps keys and values of each token; `state` keeps one state of a
 /// recurrent layer for each sequence.
 struct KvGroup {
@@ -18,6 +25,7 @@ struct KvGroup {
   Kind kind = Kind::attention;
   int layers = 0, kv_heads = 0, head_dim = 0;
   int window = 0;  // tokens that stay of use; 0: all
+  StateShape state = {};
   /// Values are the first so many features of keys, and kept once; 0: apart, as wide as keys.
   int value_dim = 0;
 
@@ -32,10 +40,11 @@ struct KvPlace {
 
 /// A page id stands for `page_size` tokens of every layer, whatever their groups.
 struct KvShape {
-  std::vector<KvGroup> groups;
+  std::vector<KvGroup> groups;       // at most one of states
   std::vector<KvPlace> places = {};  // by layer of the model; empty: the layers of the only group, in order
   int page_size = 64;                // tokens per page, a multiple of 16
   int pages = 0;                     // memory of a page becomes resident when it is first written
+  int states = 0;                    // of sequences; resident as pages are
   DType dtype = DType::f32;          // f32, f16, bf16, or i8 with one f32 scale per token and head; of keys
                                      // that have values within, one for these and one for the rest
 
@@ -78,6 +87,17 @@ inline uint64_t page_bytes(const KvShape& s) {
   uint64_t bytes = 0;
   for (const KvGroup& g : s.groups) {
     if (g.kind == KvGroup::Kind::attention) bytes += uint64_t(g.layers) * layer_page_bytes(s, g);
+  }
+  return bytes;
+}
+
+/// Bytes of one sequence's state over all recurrent layers; 0 where there are none.
+inline uint64_t state_bytes(const KvShape& shape) {
+  uint64_t bytes = 0;
+  for (const KvGroup& g : shape.groups) {
+    const uint64_t conv = uint64_t(g.state.conv_rows) * uint64_t(g.state.conv_cols);
+    const uint64_t heads = uint64_t(g.state.heads) * uint64_t(g.state.key_dim) * uint64_t(g.state.value_dim);
+    if (g.kind == KvGroup::Kind::state) bytes += uint64_t(g.layers) * (conv + heads) * sizeof(float);
   }
   return bytes;
 }

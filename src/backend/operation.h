@@ -7,13 +7,14 @@
 namespace bumblebee {
 
 enum class Operation : uint8_t {
-  gelu,           // Activation::gelu
-  soft_cap,       // of rows and of attention's scores
-  norm_runs,      // rms_norm over runs of a row
-  multiply,       // with columns
-  mixed_cache,    // KvShape of several groups, layers that share a cache, attend() without keys
-  latent_keys,    // values within keys, a rotation that begins within a head, matmul_heads
-  matmul_experts  // with route, sum_experts, gate_rows and Backend::stack
+  gelu,            // Activation::gelu
+  soft_cap,        // of rows and of attention's scores
+  norm_runs,       // rms_norm over runs of a row
+  multiply,        // with columns
+  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  latent_keys,     // values within keys, a rotation that begins within a head, matmul_heads
+  matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
+  delta_rule       // with split, causal_conv, Activation::sigmoid and states
 };
 
 constexpr const char* name_of(Operation operation) {
@@ -25,6 +26,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::mixed_cache: return "attend(layers that differ)";
     case Operation::latent_keys: return "attend(latent keys)";
     case Operation::matmul_experts: return "matmul_experts";
+    case Operation::delta_rule: return "delta_rule";
   }
   return "";
 }
@@ -38,7 +40,8 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::soft_cap:
     case Operation::mixed_cache:
     case Operation::latent_keys:
-    case Operation::matmul_experts: return false;
+    case Operation::matmul_experts:
+    case Operation::delta_rule: return false;
   }
   return false;
 }

@@ -45,8 +45,39 @@ struct AttentionParams {
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
 };
 
-/// x·sigmoid(x), or gelu as tanh approximates it: x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2.
-enum class Activation : uint8_t { silu, gelu };
+/// x·sigmoid(x), gelu as tanh approximates it, x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2, or 1/(1 + exp(-x)).
+enum class Activation : uint8_t { silu, gelu, sigmoid };
+
+/// How columns are dealt out. Those of x are `groups` of one size, each made of these pieces, one after the other.
+/// Output i has the pieces that go to i, in order, each of all groups before the next.
+struct SplitParams {
+  struct Piece {
+    int cols = 0, to = 0;
+  };
+  int groups = 1;
+  std::vector<Piece> pieces;
+  /// Columns of one group.
+  int group_cols() const {
+    int cols = 0;
+    for (const Piece& piece : pieces) cols += piece.cols;
+    return cols;
+  }
+};
+
+/// Causal convolution of each column with weights of its own, then silu: y[t] = silu(Σ w[j]·x[t - kernel + 1 + j]).
+/// What lies before a sequence's first row is zero.
+struct ConvParams {
+  Tensor w;  // f32 [kernel, cols]
+};
+
+/// The gated delta rule (ref/delta_math.h spells it out). Value head h has key head h·key_heads/value_heads.
+struct DeltaParams {
+  int key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+  Tensor a_log, dt_bias;  // f32 [1, value_heads]
+
+  int key_cols() const { return key_heads * key_dim; }
+  int value_cols() const { return value_heads * value_dim; }
+};
 
 /// How a row's scores become a choice among experts. A score is the softmax over all of them or the sigmoid of one.
 struct RouterParams {
@@ -128,6 +159,18 @@ class Ops {
   /// empty.
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
+
+  /// Deals columns out as `split` says -> y[i] [x.rows, ...].
+  virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
+
+  /// The convolution over each segment's rows -> [rows, cols]. The last kernel - 1 rows of x are read from and written
+  /// to the states that segments name.
+  virtual Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) = 0;
+
+  /// The delta rule over each segment's rows -> [rows, value_cols]. qkv [rows, 2·key_cols + value_cols]; `a`, which
+  /// makes the decay, and `b`, which makes beta, [rows, value_heads]. States as in causal_conv().
+  virtual Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                            const DeltaParams& delta) = 0;
 
   /// act(gate)·up, elementwise. Like delta, gate and up may be given away.
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;

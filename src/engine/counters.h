@@ -13,6 +13,8 @@ struct Counters {
   using Counter = std::atomic<T>;
 
   Counter<int> running{0}, waiting{0}, pages{0}, pages_used{0}, pages_cached{0}, page_tokens{0};
+  Counter<int> states{0}, states_used{0}, states_cached{0};
+  Counter<uint64_t> state_bytes{0};
   Counter<int64_t> waiting_tokens{0};
   Counter<uint64_t> page_bytes{0}, looked_up{0}, found{0}, prompt_tokens{0}, generated{0}, recomputed{0};
   Counter<uint64_t> preemptions{0}, stopped{0}, by_length{0}, cancelled{0}, failed{0}, refused{0}, steps{0}, rows{0};
@@ -38,6 +40,10 @@ struct Counters {
     stats.pages_cached = get(pages_cached);
     stats.page_tokens = get(page_tokens);
     stats.page_bytes = get(page_bytes);
+    stats.states = get(states);
+    stats.states_used = get(states_used);
+    stats.states_cached = get(states_cached);
+    stats.state_bytes = get(state_bytes);
     stats.prefix_queries = get(looked_up);
     stats.prefix_hits = get(found);
     stats.prompt_tokens = get(prompt_tokens);

@@ -60,7 +60,8 @@ Engine::Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& op
                   .pages = executor_->pages(),
                   .page_size = executor_->page_size(),
                   .max_active_per_key = options.max_active_per_key,
-                  .prefix_cache = options.prefix_cache}),
+                  .prefix_cache = options.prefix_cache,
+                  .states = executor_->states()}),
       pace_(options.prefill_chunk, options.step_target_ms / 1e3),
       opener_(*executor_, [this] {
         const std::lock_guard lock(mutex_);
@@ -68,6 +69,8 @@ Engine::Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& op
       }) {
   const exec::MemoryReport memory = executor_->memory();
   Counters::set(counters_.page_bytes, memory.page_bytes);
+  Counters::set(counters_.states, memory.states);
+  Counters::set(counters_.state_bytes, memory.state_bytes);
   Counters::set(counters_.page_tokens, executor_->page_size());
   groups_.reserve(size_t(options.batch_size));
   publish();
@@ -470,6 +473,10 @@ void Engine::publish() {
   Counters::set(counters_.pages, pages.total);
   Counters::set(counters_.pages_used, pages.used);
   Counters::set(counters_.pages_cached, pages.cached);
+  const StateTable& states = scheduler_.states();
+  const int cached = states.cached();
+  Counters::set(counters_.states_used, states.total() - states.free() - cached);
+  Counters::set(counters_.states_cached, cached);
   Counters::set(counters_.looked_up, counts.looked_up);
   Counters::set(counters_.found, counts.found);
   Counters::set(counters_.preemptions, counts.preemptions);

@@ -89,7 +89,52 @@ PrefixTree::Match PrefixTree::match(const PrefixRoot& root, Tokens tokens) const
     tokens = tokens.subspan(page_size_);
     children = &best->children;
   }
+  if (states_ != nullptr) cut_to_state(match);
   return match;
+}
+
+void PrefixTree::cut_to_state(Match& match) const {
+  const int page = int(page_size_);
+  match.whole = match.tokens / page * page;
+  while (match.last != nullptr && (match.last->state < 0 || match.tokens % page != 0)) {
+    match.tokens = (match.tokens - 1) / page * page;
+    match.pages.pop_back();
+    match.last = match.last->parent;
+  }
+  if (match.last != nullptr) match.state = match.last->state;
+}
+
+void PrefixTree::keep_state(const PrefixRoot& root, Tokens tokens, int32_t state) noexcept {
+  const auto found = roots_.find(root);
+  if (found == roots_.end()) return;
+  Node* node = nullptr;
+  for (const Children* children = &found->second; tokens.size() >= page_size_; tokens = tokens.subspan(page_size_)) {
+    const auto next = children->find(tokens.first(page_size_));
+    if (next == children->end()) return;
+    node = next->get();
+    children = &node->children;
+  }
+  if (node == nullptr || !tokens.empty() || node->state >= 0) return;
+  states_->retain(state);
+  node->state = state;
+}
+
+void PrefixTree::drop_state(Node& node) noexcept {
+  if (node.state >= 0) states_->release(std::exchange(node.state, -1));
+}
+
+bool PrefixTree::evict_state() noexcept {
+  for (Node* node = ring_.newer; node != &ring_; node = node->newer) {
+    if (node->state < 0 || !states_->is_spare(node->state)) continue;
+    drop_state(*node);
+    return true;
+  }
+  return false;
+}
+
+void PrefixTree::forget_state(int32_t state) noexcept {
+  for (Node* node = ring_.newer; node != &ring_; node = node->newer)
+    if (node->state == state) return drop_state(*node);
 }
 
 void PrefixTree::insert(const PrefixRoot& root, Tokens tokens, PageTable::Sequence sequence,
@@ -138,10 +183,13 @@ void PrefixTree::evict_all() noexcept {
     Node& old = *std::exchange(node, node->newer);
     if (can_leave(old)) remove(old);
   }
+  while (states_ != nullptr && evict_state()) {
+  }
 }
 
 void PrefixTree::remove(Node& node) noexcept {
   unlink(node);
+  drop_state(node);
   table_.release(node.page);
   --pages_;
   if (node.parent != nullptr) {

@@ -1,7 +1,8 @@
 // What was computed and may be needed again: a tree of whole pages, by the tokens that they hold. A path from a root
 // spells the beginning of a prompt, and its pages hold that beginning's keys and values. Tokens are kept and compared,
 // so no collision of hashes can answer one request with another's text. What finds a beginning for a prompt is decided
-// here alone.
+// here alone. Where a model has recurrent layers, a path is of use as far as there is a state at its end: some nodes
+// hold one, a checkpoint.
 #pragma once
 
 #include <array>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "engine/page_table.h"
+#include "engine/state_table.h"
 #include "lora/adapter_cache.h"
 
 namespace bumblebee::engine {
@@ -29,7 +31,9 @@ class PrefixTree {
   struct Node;
 
  public:
-  explicit PrefixTree(PageTable& table) : table_(table), page_size_(size_t(table.page_size())) {}
+  /// With `states`, of a model with recurrent layers.
+  explicit PrefixTree(PageTable& table, StateTable* states = nullptr)
+      : table_(table), states_(states), page_size_(size_t(table.page_size())) {}
   PrefixTree(const PrefixTree&) = delete;
   ~PrefixTree();
 
@@ -37,8 +41,10 @@ class PrefixTree {
     std::vector<int32_t> pages;
     int tokens = 0;        // in these pages; the last one may be of use in part
     Node* last = nullptr;  // of the path
+    int32_t state = -1;    // after these tokens; the path goes no further than there is one
+    int whole = 0;         // tokens of whole pages that are there without it
   };
-  /// The longest beginning of `tokens` that is there.
+  /// The longest beginning of `tokens` that is there and of use.
   Match match(const PrefixRoot& root, std::span<const int32_t> tokens) const;
   /// A match counts as used now. Nothing may have left in between.
   void touch(const Match& match) noexcept { touch(match.last); }
@@ -48,6 +54,14 @@ class PrefixTree {
   /// short.
   void insert(const PrefixRoot& root, std::span<const int32_t> tokens, PageTable::Sequence sequence,
               bool first_to_leave = false) noexcept;
+
+  /// Holds on to the state after these tokens, whole pages that insert() kept; where there is one already, or no page,
+  /// nothing happens.
+  void keep_state(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t state) noexcept;
+  /// Gives up the state that was unused the longest; false when none is held by the tree alone.
+  bool evict_state() noexcept;
+  /// Gives up this one, whoever else holds it.
+  void forget_state(int32_t state) noexcept;
 
   /// Gives up the page that was unused the longest; false when none is held by the tree alone.
   bool evict() noexcept;
@@ -69,7 +83,7 @@ class PrefixTree {
     Node *older = this, *newer = this;
     const PrefixRoot* root = nullptr;  // of those without a parent
     std::vector<int32_t> tokens;
-    int32_t page = -1;
+    int32_t page = -1, state = -1;
     Children children;
   };
 
@@ -80,7 +94,11 @@ class PrefixTree {
   void remove(Node& node) noexcept;
   Children& children_of(Node* node, const PrefixRoot& root) { return node ? node->children : roots_.at(root); }
 
+  void cut_to_state(Match& match) const;
+  void drop_state(Node& node) noexcept;
+
   PageTable& table_;
+  StateTable* const states_;
   const size_t page_size_;
   std::map<PrefixRoot, Children> roots_;
   Node ring_;  // newer: the oldest node, older: the newest

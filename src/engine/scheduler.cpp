@@ -9,8 +9,19 @@
 
 namespace bumblebee::engine {
 
+namespace {
+
+/// States that a request may need at once: its own, and one for each alternative.
+int most_states(const Sequence& request) { return request.alternatives > 1 ? 1 + request.alternatives : 1; }
+
+}  // namespace
+
 Scheduler::Scheduler(const SchedulerLimits& limits)
-    : limits_(limits), table_(limits.pages, limits.page_size), tree_(table_), queue_(limits.max_active_per_key) {
+    : limits_(limits),
+      table_(limits.pages, limits.page_size),
+      states_(limits.states),
+      tree_(table_, limits.states > 0 ? &states_ : nullptr),
+      queue_(limits.max_active_per_key) {
   BB_CHECK(limits.batch_size > 0 && limits.sequence_length > 0);
   for (auto* ids : {&activated_, &preempted_, &told_}) ids->reserve(size_t(limits.batch_size));
   shares_.reserve(size_t(limits.batch_size));
@@ -33,6 +44,10 @@ void Scheduler::submit(Sequence request) {
   if (const int needed = most_pages(request); needed > limits_.pages) {
     throw Error(ErrorCode::bad_request, "engine",
                 cat("cache pages: expected at most ", limits_.pages, ", the request needs ", needed));
+  }
+  if (const int needed = most_states(request); limits_.states > 0 && needed > limits_.states) {
+    throw Error(ErrorCode::bad_request, "engine",
+                cat("states of recurrent layers: expected at most ", limits_.states, ", the request needs ", needed));
   }
   BB_CHECK(request.max_new > 0 && request.alternatives > 0);
   request.cache = request.cache && limits_.prefix_cache && request.alternatives == 1;
@@ -62,14 +77,27 @@ int Scheduler::outstanding_of_branching() const {
   return pages;
 }
 
-/// Whether an active request computes more whole pages of this prompt than the `found` tokens that are there.
-bool Scheduler::somebody_computes(Sequence& request, int found) const {
+/// Of all active sequences, at most.
+int Scheduler::states_needed() const {
+  int needed = 0;
+  for (const auto& [id, sequence] : active_) needed += most_states(sequence);
+  return needed;
+}
+
+/// Whether an active request computes more whole pages of this prompt than the `found` tokens that are there. It is to
+/// leave a checkpoint there, where that is what is of use.
+bool Scheduler::somebody_computes(Sequence& request, int found) {
   const auto begin = request.tokens.begin(), end = request.tokens.end() - 1;
-  for (const auto& [id, other] : active_) {
+  if (limits_.states > 0 && states_needed() + most_states(request) >= limits_.states) return false;
+  for (auto& [id, other] : active_) {
     if (!other.cache || other.root != request.root || other.decodes()) continue;
     const auto differs = std::mismatch(begin, end, other.tokens.begin(), other.tokens.end()).first;
     const int whole = int(differs - begin) / limits_.page_size * limits_.page_size;
     if (whole <= found || whole <= other.computed) continue;
+    if (limits_.states > 0) {
+      if (whole < limits_.least_checkpoint) continue;
+      if (std::find(other.stops.begin(), other.stops.end(), whole) == other.stops.end()) other.stops.push_back(whole);
+    }
     request.awaits = {id, whole};
     return true;
   }
@@ -87,6 +115,10 @@ Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequen
     // At least one token is left to compute: it says what comes next.
     found = tree_.match(request.root, std::span<const int32_t>(request.tokens).first(request.tokens.size() - 1));
     if (somebody_computes(request, found.tokens)) return Verdict::not_yet;
+  }
+  if (limits_.states > 0 && states_needed() + most_states(request) > limits_.states) {
+    request.refused_at = state_;
+    return Verdict::no_room;
   }
   const int left = request.prompt + request.max_new - request.length();
   const int reserved = request.alternatives > 1 ? most_pages(request)
@@ -111,6 +143,7 @@ Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequen
   if (const Verdict verdict = ready(request); verdict != Verdict::fits) return verdict;
 
   request.tokens.reserve(size_t(request.prompt) + size_t(request.max_new));  // append() never fails
+  request.stops.reserve(request.stops.size() + 1);
   request.pages = table_.open();
   try {
     table_.adopt(request.pages, found.pages, found.tokens);
@@ -119,6 +152,8 @@ Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequen
     throw;
   }
   tree_.touch(found);
+  states_.hold(request.state = found.state);
+  if (found.whole > found.tokens) request.stops.push_back(found.whole);  // others may part there as well
   request.reserved = reserved;
   if (request.activation == 0) {
     queue_.charge(id, request.prompt);  // once, however often it is computed
@@ -205,6 +240,12 @@ void Scheduler::keep_branch(RequestId id, int branch) {
     }
     sequence.pages = sequence.branches[size_t(branch)];
   }
+  if (limits_.states > 0) {
+    for (size_t i = 0; i < sequence.branch_states.size(); ++i)
+      if (int(i) != branch) states_.drop(sequence.branch_states[i]);
+    states_.drop(std::exchange(sequence.state, sequence.branch_states[size_t(branch)]));
+    sequence.branch_states.clear();
+  }
   sequence.tokens.push_back(sequence.proposed[size_t(branch)]);
   sequence.computed = sequence.length();
   sequence.branches.clear();
@@ -219,8 +260,16 @@ void Scheduler::truncate(RequestId id, int length) {
   sequence.tokens.resize(size_t(length));
   sequence.proposed.clear();
   // The last token is computed anew where nothing would be left to predict from.
-  sequence.computed = std::min(sequence.computed, std::max(length - 1, 0));
+  const int kept = std::min(sequence.computed, std::max(length - 1, 0));
+  if (kept < std::exchange(sequence.computed, kept)) forget_state(sequence);
   table_.truncate(sequence.pages, sequence.computed);
+}
+
+/// A state cannot go back: where a sequence loses its own, it begins anew.
+void Scheduler::forget_state(Sequence& sequence) noexcept {
+  if (limits_.states == 0) return;
+  states_.drop(std::exchange(sequence.state, -1));
+  sequence.computed = 0;
 }
 
 void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept {
@@ -232,6 +281,9 @@ void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) no
     if (branch != sequence.pages) table_.close(branch);
   }
   sequence.branches.clear();
+  for (const int32_t state : sequence.branch_states) states_.drop(state);
+  sequence.branch_states.clear();
+  states_.drop(std::exchange(sequence.state, -1));
   table_.close(std::exchange(sequence.pages, -1));
   sequence.reserved = 0;
   ++state_;

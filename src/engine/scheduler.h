@@ -9,6 +9,10 @@
 // priority and, among those, the one that became active last gives up its place, never the oldest of all. It goes on
 // later with the same bits, since no row depends on its company. A sequence with alternatives reserves all it may need
 // and is never given up: its state lies outside of the pages.
+//
+// Recurrent layers keep one state of a sequence. A step that goes on from a state that others may go on from as well (a
+// checkpoint in the tree, the parent of alternatives) leaves its own in another place, else in the same. Prompts are
+// cut where a checkpoint is to be: the step that goes on from there takes another place, and the tree the old one.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +36,10 @@ struct SchedulerLimits {
   int max_active_per_key = 0;  // 0: any number
   bool prefix_cache = true;
   int ahead = 256;  // tokens of an answer that must fit beside its prompt before it begins
+  /// Of a model with recurrent layers, else 0: how many the store has. What sequences do not need keeps checkpoints, at
+  /// the end of a prompt's whole pages and every so many tokens (whole pages), where there are as many as are worth
+  /// one.
+  int states = 0, checkpoint_interval = 2048, least_checkpoint = 256;
 };
 
 /// What a segment of the batch belongs to.
@@ -40,6 +48,8 @@ struct StepSegment {
   int branch = 0;
   bool wants_logits = false;  // its last row is the next of the batch's logit rows
   bool copies = false;        // a page is copied for it first
+  bool owns_from = false;     // the state that it goes on from is nobody's but the step's
+  bool keeps_from = false;    // the tree is to hold that on
 };
 
 struct PlannedStep {
@@ -109,6 +119,7 @@ class Scheduler {
   /// Requests whose answers grow, whom a long step would hold up.
   int decoding() const;
   PageStats pages() const { return table_.stats(); }
+  const StateTable& states() const { return states_; }
   const SchedulerCounters& counters() const { return counters_; }
   bool has_freed() const { return table_.has_freed(); }
   std::vector<int32_t> take_freed(int most) { return table_.take_freed(most); }
@@ -120,6 +131,8 @@ class Scheduler {
     std::span<const int32_t> tokens;
     int past = 0, branch = 0;
     bool wants_logits = false, copies = false;
+    StateSlots state = {};
+    bool owns_from = false, keeps_from = false;
   };
   /// An active sequence while a step is planned.
   struct Share {
@@ -131,25 +144,35 @@ class Scheduler {
   int outstanding_of_branching() const;
   std::optional<RequestId> next_fitting(FunctionRef<Verdict(const Sequence&)> ready);
   Verdict ask(RequestId id, FunctionRef<Verdict(const Sequence&)> ready);
-  bool somebody_computes(Sequence& request, int found) const;
+  bool somebody_computes(Sequence& request, int found);
+  int states_needed() const;
+  int next_stop(const Sequence& sequence) const;
+  bool is_stop(const Sequence& sequence, int position) const;
+  int32_t take_state();
+  bool plan_state(const Sequence& sequence, Piece& piece);
+  void forget_state(Sequence& sequence) noexcept;
   void share_out(int prompt_rows);
   bool extend(Sequence& sequence, int rows, std::vector<PageCopy>& copies);
+  void add_piece(Sequence& sequence, int rows, bool copied);
+  void keep(Sequence& sequence, const Segment& rows, bool keeps_from) noexcept;
   void grow(size_t share, std::vector<PageCopy>& copies);
   void plan_branches(Sequence& sequence, std::vector<PageCopy>& copies);
   bool preempt_behind(size_t share) noexcept;
   void preempt(Sequence& sequence) noexcept;
-  void take_back(Sequence& sequence, int rows, bool copies) noexcept;
+  void take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from) noexcept;
   void close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept;
 
   SchedulerLimits limits_;
   PageTable table_;
+  StateTable states_;
   PrefixTree tree_;
   FairQueue queue_;
   std::map<RequestId, Sequence> waiting_, active_;
   SchedulerCounters counters_;
   uint64_t activations_ = 0;
-  int branching_ = 0;   // active sequences with alternatives
-  uint64_t state_ = 1;  // changes whenever a request that did not fit may fit now
+  int branching_ = 0;     // active sequences with alternatives
+  int spare_states_ = 0;  // that the step being planned may turn into checkpoints
+  uint64_t state_ = 1;    // changes whenever a request that did not fit may fit now
   std::optional<RequestId> asked_;
   // With room for all that may be active, so that planning fails early or not at all.
   std::vector<RequestId> activated_, preempted_, told_;

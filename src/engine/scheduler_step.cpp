@@ -70,9 +70,57 @@ bool Scheduler::preempt_behind(size_t share) noexcept {
   return false;
 }
 
+/// Whether the state after so many tokens of a prompt is worth keeping: at the end of its whole pages, every so often,
+/// and where other prompts part from it.
+bool Scheduler::is_stop(const Sequence& s, int position) const {
+  const int page = limits_.page_size;
+  if (!s.cache || position < std::max(limits_.least_checkpoint, 1) || position >= s.prompt || position % page != 0)
+    return false;
+  return position == (s.prompt - 1) / page * page || position % limits_.checkpoint_interval == 0 ||
+         std::find(s.stops.begin(), s.stops.end(), position) != s.stops.end();
+}
+
+/// How far a sequence may be computed in one step.
+int Scheduler::next_stop(const Sequence& s) const {
+  if (limits_.states == 0 || s.decodes()) return s.length();
+  const int page = limits_.page_size;
+  for (int position = (s.computed / page + 1) * page; position < s.prompt; position += page)
+    if (is_stop(s, position)) return position;
+  return s.length();
+}
+
+/// One that is free, or becomes so at the cost of a checkpoint; -1 where there is none.
+int32_t Scheduler::take_state() {
+  while (states_.free() == 0 && tree_.evict_state()) {
+  }
+  return states_.take();
+}
+
+/// Where a piece finds its past, and a place for what it leaves, which the caller has to hold or drop. False when it
+/// has to wait for a step that reads its own state.
+bool Scheduler::plan_state(const Sequence& sequence, Piece& piece) {
+  const int32_t from = sequence.state;
+  piece.keeps_from = from >= 0 && spare_states_ > 0 && is_stop(sequence, sequence.computed);
+  piece.state = {from, from};
+  piece.owns_from = false;
+  if (from >= 0 && states_.is_alone(from) && !piece.keeps_from) return true;
+  piece.state.to = take_state();
+  if (piece.state.to < 0 && from >= 0) {  // the cache gives up what this one goes on from
+    tree_.forget_state(from);
+    piece.keeps_from = false;
+    piece.state.to = from;
+    return states_.is_alone(from);
+  }
+  BB_CHECK(piece.state.to >= 0, "a state that was counted on is missing");
+  piece.owns_from = from >= 0;
+  spare_states_ -= piece.keeps_from;
+  return true;
+}
+
 void Scheduler::plan_branches(Sequence& sequence, std::vector<PageCopy>& copies) {
   const int past = sequence.length();
   sequence.branches.reserve(sequence.proposed.size());
+  sequence.branch_states.reserve(sequence.proposed.size());
   for (size_t i = 0; i < sequence.proposed.size(); ++i) {
     // With nothing to choose, it goes on in the sequence itself.
     const bool alone = sequence.proposed.size() == 1;
@@ -82,24 +130,43 @@ void Scheduler::plan_branches(Sequence& sequence, std::vector<PageCopy>& copies)
     while (table_.stats().free < needed && tree_.evict()) {
     }
     BB_CHECK(table_.extend(sequence.branches.back(), 1, copies), "a reserved page is missing");
-    pieces_.push_back(
-        {&sequence, sequence.branches.back(), {&sequence.proposed[i], 1}, past, int(i), true, copies.size() > before});
+    StateSlots state;
+    if (limits_.states > 0) {
+      state = {sequence.state, take_state()};
+      BB_CHECK(state.to >= 0, "a state that was counted on is missing");
+      sequence.branch_states.push_back(state.to);
+    }
+    pieces_.push_back({&sequence,
+                       sequence.branches.back(),
+                       {&sequence.proposed[i], 1},
+                       past,
+                       int(i),
+                       true,
+                       copies.size() > before,
+                       state});
   }
+}
+
+/// Rows whose pages are there.
+void Scheduler::add_piece(Sequence& sequence, int rows, bool copied) {
+  const auto tokens = std::span<const int32_t>(sequence.tokens).subspan(size_t(sequence.computed), size_t(rows));
+  const bool last = sequence.computed + rows == sequence.length();
+  Piece piece{&sequence, sequence.pages, tokens, sequence.computed, 0, last, copied};
+  if (limits_.states > 0) {
+    if (!plan_state(sequence, piece)) return table_.truncate(sequence.pages, sequence.computed);
+    sequence.state = piece.state.to;
+  }
+  pieces_.push_back(piece);  // which has room
+  sequence.computed += rows;
 }
 
 void Scheduler::grow(size_t share, std::vector<PageCopy>& copies) {
   Sequence& sequence = *shares_[share].sequence;
   if (!sequence.proposed.empty() && sequence.branches.empty()) return plan_branches(sequence, copies);
-  int rows = shares_[share].rows;
+  int rows = std::min(shares_[share].rows, next_stop(sequence) - sequence.computed);
   while (rows > 0) {
     const bool copied = table_.copies_before_write(sequence.pages);
-    if (extend(sequence, rows, copies)) {
-      const auto tokens = std::span<const int32_t>(sequence.tokens).subspan(size_t(sequence.computed), size_t(rows));
-      const bool last = sequence.computed + rows == sequence.length();
-      pieces_.push_back({&sequence, sequence.pages, tokens, sequence.computed, 0, last, copied});
-      sequence.computed += rows;
-      return;
-    }
+    if (extend(sequence, rows, copies)) return add_piece(sequence, rows, copied);
     // Fewer rows, up to the end of the page; else a page that would be copied is computed instead; else somebody goes.
     const int past = table_.length(sequence.pages), page = limits_.page_size;
     const int to_border = (page - past % page) % page;
@@ -108,6 +175,7 @@ void Scheduler::grow(size_t share, std::vector<PageCopy>& copies) {
     } else if (rows > page) {
       rows = std::max(page, rows / 2);
     } else if (copied) {
+      BB_CHECK(limits_.states == 0, "a sequence with a state shares a page that it writes");
       sequence.computed = past / page * page;
       sequence.cached = std::min(sequence.cached, sequence.computed);
       table_.truncate(sequence.pages, sequence.computed);
@@ -127,10 +195,18 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
   pieces_.reserve(most_pieces);
   planned.segments.reserve(most_pieces);
   planned.step.copies.reserve(most_pieces);
+  spare_states_ = limits_.states - states_needed();
   try {
     share_out(prompt_rows);
     for (size_t i = 0; i < shares_.size(); ++i) {
       if (shares_[i].sequence != nullptr) grow(i, planned.step.copies);
+    }
+    // Who has rows may lack pages that one without rows counts on, where it lost a state and computes a prompt again.
+    for (size_t i = 0; i < shares_.size() && pieces_.empty(); ++i) {
+      Share& share = shares_[i];
+      if (share.sequence == nullptr || share.rows > 0 || share.sequence->decodes()) continue;
+      share.rows = std::min(prompt_rows, share.sequence->length() - share.sequence->computed);
+      grow(i, planned.step.copies);
     }
     // Rows of one adapter lie together, so that its kernels work on runs of rows.
     std::stable_sort(pieces_.begin(), pieces_.end(), [](const Piece& a, const Piece& b) {
@@ -138,13 +214,16 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
     });
     for (const Piece& piece : pieces_) {
       planned.step.batch.append(piece.tokens, piece.past, table_.pages(piece.pages),
-                                piece.wants_logits ? Batch::Want::last : Batch::Want::none, piece.sequence->slot);
-      planned.segments.push_back({piece.sequence->id, piece.branch, piece.wants_logits, piece.copies});
+                                piece.wants_logits ? Batch::Want::last : Batch::Want::none, piece.sequence->slot,
+                                piece.state);
+      planned.segments.push_back(
+          {piece.sequence->id, piece.branch, piece.wants_logits, piece.copies, piece.owns_from, piece.keeps_from});
       if (piece.past >= piece.sequence->prompt) planned.decode_rows += int(piece.tokens.size());
     }
   } catch (...) {
-    for (const Piece& piece : pieces_) take_back(*piece.sequence, int(piece.tokens.size()), piece.copies);
-    for (auto& [id, sequence] : active_) take_back(sequence, 0, false);
+    for (const Piece& piece : pieces_)
+      take_back(*piece.sequence, int(piece.tokens.size()), piece.copies, piece.state, piece.owns_from);
+    for (auto& [id, sequence] : active_) take_back(sequence, 0, false, {}, false);
     throw;
   }
   if (pieces_.empty()) return std::nullopt;
@@ -152,17 +231,24 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
 }
 
 /// `rows` were planned and not computed; `copies`: a page may have been meant to be a copy and hold nothing.
-void Scheduler::take_back(Sequence& sequence, int rows, bool copies) noexcept {
+void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from) noexcept {
   if (!sequence.proposed.empty()) {
     for (const PageTable::Sequence branch : sequence.branches) {
       if (branch != sequence.pages) table_.close(branch);
     }
     sequence.branches.clear();
+    for (const int32_t branch : sequence.branch_states) states_.drop(branch);
+    sequence.branch_states.clear();
     table_.truncate(sequence.pages, sequence.length());
     return;
   }
   sequence.computed -= rows;
   if (copies) sequence.computed -= sequence.computed % limits_.page_size;
+  if (owns_from) {
+    states_.drop(std::exchange(sequence.state, state.from));  // which nobody wrote
+  } else if (rows > 0) {
+    forget_state(sequence);
+  }
   sequence.cached = std::min(sequence.cached, sequence.computed);
   table_.truncate(sequence.pages, sequence.computed);
 }
@@ -170,10 +256,24 @@ void Scheduler::take_back(Sequence& sequence, int rows, bool copies) noexcept {
 void Scheduler::undo(const PlannedStep& planned) noexcept {
   for (size_t i = 0; i < planned.segments.size(); ++i) {
     const StepSegment& segment = planned.segments[i];
-    if (const auto found = active_.find(segment.id); found != active_.end())
-      take_back(found->second, planned.step.batch.segments[i].rows, segment.copies);
+    const Segment& rows = planned.step.batch.segments[i];
+    if (const auto found = active_.find(segment.id); found != active_.end()) {
+      take_back(found->second, rows.rows, segment.copies, rows.state, segment.owns_from);
+    } else if (segment.owns_from) {
+      states_.drop(rows.state.from);
+    }
   }
   ++state_;
+}
+
+/// What rows of a prompt leave to others.
+void Scheduler::keep(Sequence& sequence, const Segment& rows, bool keeps_from) noexcept {
+  const std::span<const int32_t> tokens(sequence.tokens);
+  if (rows.past / limits_.page_size != sequence.computed / limits_.page_size) {
+    tree_.insert(sequence.root, tokens.first(size_t(sequence.computed)), sequence.pages);
+    ++state_;
+  }
+  if (keeps_from) tree_.keep_state(sequence.root, tokens.first(size_t(rows.past)), rows.state.from);
 }
 
 /// Whole pages of prompts are of use to others as soon as they are computed.
@@ -181,12 +281,9 @@ void Scheduler::done(const PlannedStep& planned) noexcept {
   for (size_t i = 0; i < planned.segments.size(); ++i) {
     const Segment& rows = planned.step.batch.segments[i];
     const auto found = active_.find(planned.segments[i].id);
-    if (found == active_.end() || !found->second.cache || rows.past >= found->second.prompt) continue;
-    Sequence& sequence = found->second;
-    if (rows.past / limits_.page_size == sequence.computed / limits_.page_size) continue;
-    tree_.insert(sequence.root, std::span<const int32_t>(sequence.tokens).first(size_t(sequence.computed)),
-                 sequence.pages);
-    ++state_;
+    if (found != active_.end() && found->second.cache && rows.past < found->second.prompt)
+      keep(found->second, rows, planned.segments[i].keeps_from);
+    if (planned.segments[i].owns_from) states_.drop(rows.state.from);
   }
 }
 

@@ -33,12 +33,15 @@ struct Sequence {
   // The scheduler's own.
   int computed = 0;         // tokens whose keys and values are cached, or are being computed
   int cached = 0;           // of the prompt, what others had computed and was of use
+  int32_t state = -1;       // after them, of recurrent layers; -1 before the first
   int reserved = 0;         // pages that it may count on, from its activation on
   uint64_t activation = 0;  // its place among all activations, of which the first counts; 0: it was never active
   uint64_t turn = 0;        // shares of steps that its prompt had
   PageTable::Sequence pages = -1;
   std::vector<int32_t> proposed;              // alternatives for the next token, to be computed
   std::vector<PageTable::Sequence> branches;  // of the step being computed, one for each
+  std::vector<int32_t> branch_states;         // the same
+  std::vector<int> stops;                     // of its prompt, where others want the state
   struct {
     RequestId owner = 0;
     int until = 0;

@@ -48,8 +48,10 @@ using Ticket = uint64_t;
 /// Bytes on the device: what it has, what this process uses of it, and what this executor may use.
 struct MemoryReport {
   MemoryUse device;
-  uint64_t page_bytes = 0;  // of keys and values, over all layers
-  int pages = 0;            // that the cache may have at most
+  uint64_t page_bytes = 0;   // of keys and values, over all layers
+  int pages = 0;             // that the cache may have at most
+  uint64_t state_bytes = 0;  // of one sequence's state, of models with recurrent layers
+  int states = 0;            // of these, at most
 };
 
 /// Runs steps of one model, in the order in which they are launched. Executors of one model may be used from different
@@ -76,6 +78,8 @@ class Executor {
   /// Pages that hold nothing any more: their memory may go back to the system.
   virtual void release_pages(std::span<const int32_t> pages) = 0;
   virtual int pages() const = 0;
+  /// States that sequences and checkpoints may have; 0 without recurrent layers.
+  virtual int states() const { return 0; }
   int page_size() const { return kPageSize; }
   virtual MemoryReport memory() const = 0;
   /// After an error that leaves the device useless for this process: no step will be computed any more.

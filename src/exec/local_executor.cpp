@@ -14,15 +14,16 @@ namespace {
 int64_t pages_for(int64_t tokens) { return (tokens + kPageSize - 1) / kPageSize; }
 
 /// Pages for what is asked, or as many as fit.
-int page_count(DeviceModel& device, const CacheLimits& limits, uint64_t page) {
+int page_count(const CacheLimits& limits, uint64_t bytes, uint64_t page, uint64_t states) {
   constexpr int64_t kMost = int64_t{1} << 24;
-  const uint64_t bytes = limits.bytes > 0 ? limits.bytes : default_cache_bytes(device);
+  const uint64_t all = bytes;
+  bytes -= std::min(bytes, states);
   const int64_t one = pages_for(limits.sequence_length), pages = limits.sequences * one + limits.spare_pages;
   const int64_t fit = int64_t(std::min<uint64_t>(bytes / page, uint64_t(kMost)));
   if (fit < one) {
     throw Error(ErrorCode::out_of_memory, "cache",
-                cat("keys and values of one sequence of ", limits.sequence_length, " tokens: expected at most ", bytes,
-                    " bytes, got ", uint64_t(one) * page,
+                cat("keys and values of one sequence of ", limits.sequence_length, " tokens: expected at most ", all,
+                    " bytes, got ", uint64_t(one) * page + states,
                     "; shorten the sequence length, allow more bytes, or store keys and values as int8"));
   }
   return int(limits.fill ? fit : std::min(pages, fit));
@@ -36,7 +37,15 @@ uint64_t default_cache_bytes(DeviceModel& device) {
 }
 
 uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens) {
-  return uint64_t(pages_for(tokens)) * page_bytes(dims.kv_shape(kPageSize, 1, dtype));
+  const KvShape shape = dims.kv_shape(kPageSize, 1, dtype);
+  return uint64_t(pages_for(tokens)) * page_bytes(shape) + state_bytes(shape);
+}
+
+int state_count(const nn::ModelDims& dims, int sequences, uint64_t bytes) {
+  const uint64_t state = state_bytes(dims.kv_shape(kPageSize, 1, DType::f32));
+  if (state == 0) return 0;
+  const uint64_t own = std::clamp<uint64_t>(bytes / 2 / state, 1, uint64_t(sequences));
+  return int(own + std::min<uint64_t>(bytes / 4 / state, kMostCheckpoints));
 }
 
 LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLimits& limits)
@@ -44,11 +53,17 @@ LocalExecutor::LocalExecutor(std::shared_ptr<DeviceModel> device, const CacheLim
   DeviceModel::refuse_callbacks();  // before there is anything to be ended, which needs a turn as well
   if (limits.sequence_length == 0) return;
   const nn::ModelDims& dims = device_->model().dims();
-  page_bytes_ = page_bytes(dims.kv_shape(kPageSize, 1, limits.dtype));
-  pages_ = page_count(*device_, limits, page_bytes_);
+  KvShape shape = dims.kv_shape(kPageSize, 1, limits.dtype);
+  const uint64_t bytes = limits.bytes > 0 ? limits.bytes : default_cache_bytes(*device_);
+  page_bytes_ = page_bytes(shape);
+  state_bytes_ = state_bytes(shape);
+  states_ = state_count(dims, limits.sequences, bytes);
+  pages_ = page_count(limits, bytes, page_bytes_, uint64_t(states_) * state_bytes_);
   const DeviceModel::Turn turn(*device_);
   device_->backend().expect({.rows = 0, .logit_rows = 0, .sequences = limits.sequences, .pages = pages_});
-  kv_ = device_->backend().make_kv(dims.kv_shape(kPageSize, pages_, limits.dtype));
+  shape.pages = pages_;
+  shape.states = states_;
+  kv_ = device_->backend().make_kv(shape);
 }
 
 LocalExecutor::~LocalExecutor() {
@@ -153,7 +168,11 @@ void LocalExecutor::release_pages(std::span<const int32_t> pages) {
 }
 
 MemoryReport LocalExecutor::memory() const {
-  return {.device = device_->backend().memory(), .page_bytes = page_bytes_, .pages = pages_};
+  return {.device = device_->backend().memory(),
+          .page_bytes = page_bytes_,
+          .pages = pages_,
+          .state_bytes = state_bytes_,
+          .states = states_};
 }
 
 void LocalExecutor::in_parallel(int count, FunctionRef<void(int)> body) {

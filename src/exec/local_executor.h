@@ -22,7 +22,12 @@ struct CacheLimits {
 
 /// Half of what the device leaves free beside the weights.
 uint64_t default_cache_bytes(DeviceModel& device);
-/// Bytes of keys and values of one sequence of `tokens` tokens.
+/// States for the sequences of a cache of `bytes`, of models with recurrent layers, else 0: one for each, as far as
+/// half of the bytes hold them, and as many more for checkpoints as a quarter of the bytes does, up to
+/// kMostCheckpoints.
+inline constexpr int kMostCheckpoints = 64;
+int state_count(const nn::ModelDims& dims, int sequences, uint64_t bytes);
+/// Bytes of keys and values of one sequence of `tokens` tokens, with its state.
 uint64_t sequence_bytes(const nn::ModelDims& dims, DType dtype, int64_t tokens);
 
 class LocalExecutor final : public Executor {
@@ -43,6 +48,7 @@ class LocalExecutor final : public Executor {
   SlotLease slot(const std::shared_ptr<const lora::AdapterSet>& set) override { return device_->slot(set); }
   void release_pages(std::span<const int32_t> pages) override;
   int pages() const override { return pages_; }
+  int states() const override { return states_; }
   MemoryReport memory() const override;
   bool lost() const override { return device_->backend().lost(); }
   void in_parallel(int count, FunctionRef<void(int)> body) override;
@@ -71,8 +77,8 @@ class LocalExecutor final : public Executor {
   };
 
   const std::shared_ptr<DeviceModel> device_;
-  int pages_ = 0;
-  uint64_t page_bytes_ = 0;
+  int pages_ = 0, states_ = 0;
+  uint64_t page_bytes_ = 0, state_bytes_ = 0;
   std::unique_ptr<KvStore> kv_;
   std::array<InFlight, 2> steps_;
   Ticket last_ = 0;

@@ -1,17 +1,14 @@
-// Finding a directory's files; then matching each module's tensors with the config, with both named where they
-// disagree.
+// Finding a directory's files, and the names in them.
 #include "io/checkpoint.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 
-#include "base/checked.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/mapped_file.h"
 #include "io/quote.h"
-#include "quant/affine.h"
 
 namespace bumblebee {
 namespace {
@@ -77,44 +74,16 @@ bool is_of_others(const Json& map, const fs::path& directory) {
   });
 }
 
-/// Width and group of a module with `in` inputs, as its tensors have them. `fail(code, what)` throws.
-template <class Fail>
-AffineSpec spec_by_shapes(const TensorEntry& weight, const TensorEntry& scales, uint64_t in, const Fail& fail) {
-  const uint64_t words = weight.shape.back(), groups = scales.shape.back();
-  const uint64_t bits = words < in ? words * 32 / in : 32, group = groups > 0 ? in / groups : 0;
-  const bool whole = words < in && bits * in == words * 32 && group * groups == in;
-  if (!whole || !affine_bits_ok(int(bits)) || group > 128 || !affine_group_ok(int(group))) {
-    fail(ErrorCode::bad_file,
-         cat("weight ", shape_text(weight.shape), " and scales ", shape_text(scales.shape), " with ", in,
-             " inputs: expected 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128, got ",
-             double(words) * 32 / double(in), " bits and groups of ",
-             groups == 0 ? std::string("nothing") : cat(double(in) / double(groups))));
-  }
-  return {int(bits), int(group)};
-}
-
 /// The head's module or one of its tensors, outside any packaging.
 bool is_head(std::string_view name) {
   return name.starts_with(kHead) && (name.size() == kHead.size() || name[kHead.size()] == '.');
-}
-
-std::string mode_by_shape(const TensorEntry& weight, const TensorEntry& scales) {
-  const uint64_t columns = weight.shape.empty() ? 0 : weight.shape.back(),
-                 groups = scales.shape.empty() ? 0 : scales.shape.back();
-  if (groups == 0) return "mxfp4, mxfp8 or nvfp4";
-  switch (columns * 32 / groups) {  // bits times group
-    case 4 * 32: return "mxfp4";
-    case 8 * 32: return "mxfp8";
-    case 4 * 16: return "nvfp4";
-    default: return "mxfp4, mxfp8 or nvfp4";
-  }
 }
 
 }  // namespace
 
 bool is_beside_text(std::string_view name) {
   for (const char* part : {"mtp.", "vision_tower.", "vision_model.", "visual.", "multi_modal_projector.",
-                           "mm_projector.", "audio_tower.", "embed_vision.", "embed_audio."}) {
+                           "mm_projector.", "vision_embedder.", "audio_tower.", "embed_vision.", "embed_audio."}) {
     const size_t at = name.find(part);
     if (at == 0 || (at != std::string_view::npos && name[at - 1] == '.')) return true;
   }
@@ -270,78 +239,12 @@ std::vector<std::string> Checkpoint::unclaimed() const {
 void Checkpoint::note_shapes() const {
   if (by_shapes_.empty()) return;
   std::vector<std::string> names;
-  for (const auto& [path, spec] : by_shapes_)
-    names.push_back(cat(path, " (", spec.bits, "-bit group ", spec.group, ")"));
-  const AffineSpec top = config_.quantization.top_level();
+  for (const auto& [path, spec] : by_shapes_) names.push_back(cat(path, " (", to_string(spec), ")"));
+  const QuantSpec top = config_.quantization.top_level();
   note(config_.path.string(), "bits and group of ", names.size(), " modules are taken from their shapes: ",
-       config_.quantization.present()
-           ? cat("'quantization' does not name them and says ", top.bits, "-bit group ", top.group)
-           : std::string("there is no 'quantization'"),
+       config_.quantization.present() ? cat("'quantization' does not name them and says ", to_string(top))
+                                      : std::string("there is no 'quantization'"),
        ": ", list_names(names));
-}
-
-std::optional<Format> Checkpoint::quantized_format(const std::string& path) const {
-  const Found weight = find(path + ".weight"), scales = find(path + ".scales"), biases = find(path + ".biases");
-  if (!weight)
-    throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(path + ".weight")));
-  const auto fail = [&](ErrorCode code, const std::string& what) {
-    throw Error(code, weight.file->where(), cat("module ", in_quotes(path), ": ", what));
-  };
-  const auto rule = this->rule(path);
-  using Says = QuantizationConfig::Says;
-  if (!scales) {
-    if (weight.tensor->dtype == DType::u32)
-      fail(ErrorCode::bad_file, cat("packed weight (u32) without tensor ", in_quotes(path + ".scales")));
-    if (biases)
-      fail(ErrorCode::bad_file, cat("tensor ", in_quotes(path + ".biases"), " without ", in_quotes(path + ".scales")));
-    if (rule.says == Says::quantized) {
-      fail(ErrorCode::bad_file, cat("config.json says ", rule.spec.bits, "-bit group ", rule.spec.group,
-                                    ", but tensor ", in_quotes(path + ".scales"), " is missing"));
-    }
-    return std::nullopt;
-  }
-  const TensorEntry &w = *weight.tensor, &s = *scales.tensor;
-  if (s.dtype == DType::u8 || s.dtype == DType::f8_e8m0 || s.dtype == DType::f8_e4m3) {
-    fail(ErrorCode::unsupported, cat("scales of type ", to_string(s.dtype), " mean quantization mode ",
-                                     mode_by_shape(w, s), ", which is not supported: expected affine"));
-  }
-  if (!is_float(s.dtype)) fail(ErrorCode::bad_file, cat("scales: expected f32, f16 or bf16, got ", to_string(s.dtype)));
-  if (w.dtype != DType::u32)
-    fail(ErrorCode::bad_file, cat("weight beside scales: expected u32, got ", to_string(w.dtype)));
-  if (!biases)
-    fail(ErrorCode::bad_file, cat("missing tensor ", in_quotes(path + ".biases"), ": affine quantization has one"));
-  const TensorEntry& b = *biases.tensor;
-  if (!is_float(b.dtype)) fail(ErrorCode::bad_file, cat("biases: expected f32, f16 or bf16, got ", to_string(b.dtype)));
-  if (s.shape != b.shape)
-    fail(ErrorCode::bad_file,
-         cat("biases: expected the shape of scales ", shape_text(s.shape), ", got ", shape_text(b.shape)));
-  if (w.shape.size() < 2 || w.shape.size() != s.shape.size() ||
-      !std::equal(w.shape.begin(), w.shape.end() - 1, s.shape.begin())) {
-    fail(ErrorCode::bad_file, cat("weight ", shape_text(w.shape), " and scales ", shape_text(s.shape),
-                                  ": expected equal leading dimensions"));
-  }
-  if (rule.says == Says::dense) fail(ErrorCode::bad_config, "has scales, but config.json's quantization says false");
-  const auto known = inputs_.find(path);
-  if (known != inputs_.end() && rule.says != Says::quantized) {
-    const AffineSpec spec = spec_by_shapes(w, s, uint64_t(known->second), fail);
-    if (rule.says == Says::nothing || spec != rule.spec) by_shapes_[path] = spec;
-    return Format::affine(spec.bits, spec.group, s.dtype, b.dtype);
-  }
-  if (rule.says == Says::nothing) {
-    fail(ErrorCode::bad_config,
-         "has scales, but config.json has no 'quantization', and how many inputs it has is not known here: bits and "
-         "group cannot be told from its shapes");
-  }
-  const auto stream = checked_mul(w.shape.back(), 32);
-  const auto wanted = checked_mul(s.shape.back(), uint64_t(rule.spec.bits) * uint64_t(rule.spec.group));
-  if (!stream || !wanted || *stream != *wanted || s.shape.back() == 0) {
-    fail(ErrorCode::bad_config,
-         cat("config.json says ", rule.spec.bits, "-bit group ", rule.spec.group, " (bits times group ",
-             rule.spec.bits * rule.spec.group, "), but weight ", shape_text(w.shape), " and scales ",
-             shape_text(s.shape), " give ",
-             s.shape.back() == 0 ? std::string("nothing") : cat(double(w.shape.back()) * 32 / double(s.shape.back()))));
-  }
-  return Format::affine(rule.spec.bits, rule.spec.group, s.dtype, b.dtype);
 }
 
 HostWeight Checkpoint::matrix(const std::string& path, int out, int in) { return stored(path, {uint64_t(out)}, in); }
@@ -352,54 +255,36 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
   return stack;
 }
 
-/// A module [leading..., in], dense or quantized.
-HostWeight Checkpoint::stored(const std::string& path, const std::vector<uint64_t>& leading, int in) {
-  const std::string name = full(path);
-  const Found weight = find(name + ".weight");
-  inputs_[name] = in;
-  const auto format = quantized_format(name);
-  const TensorEntry& w = *weight.tensor;
-  std::vector<uint64_t> wanted = leading;
-  wanted.push_back(uint64_t(in));
-  HostWeight result{Format::dense(w.dtype), int(leading.back()), in, weight.bytes(), {}, {}, name, keep_};
-  if (!format) {
-    if (!is_float(w.dtype)) {
-      throw Error(ErrorCode::unsupported, weight.file->where(),
-                  cat("tensor ", in_quotes(w.name), ": expected f32, f16 or bf16, got ", to_string(w.dtype)));
-    }
-    if (w.shape != wanted) {
-      throw Error(ErrorCode::bad_file, weight.file->where(),
-                  cat("tensor ", in_quotes(w.name), ": expected ", shape_text(wanted), ", got ", shape_text(w.shape)));
-    }
-  } else {
-    const Found scales = find(name + ".scales"), biases = find(name + ".biases");
-    const TensorEntry& s = *scales.tensor;
-    const uint64_t columns = s.shape.back() * format->group;  // fits: bounded by the file's bytes
-    const bool same = w.shape.size() == wanted.size() && std::equal(leading.begin(), leading.end(), w.shape.begin());
-    if (!same || columns != uint64_t(in)) {
-      throw Error(
-          ErrorCode::bad_file, weight.file->where(),
-          cat("module ", in_quotes(name), ": expected ", shape_text(wanted), ", got weight ", shape_text(w.shape),
-              " and scales ", shape_text(s.shape), ", that is ", to_string(*format), " with ", columns, " inputs"));
-    }
-    result.format = *format;
-    result.scales = scales.bytes();
-    result.biases = biases.bytes();
-    claimed_.insert({name + ".scales", name + ".biases"});
+/// A tensor of floats.
+Checkpoint::Found Checkpoint::dense(const std::string& name) const {
+  const Found found = find(name);
+  if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
+  if (!is_float(found.tensor->dtype)) {
+    throw Error(ErrorCode::unsupported, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(found.tensor->dtype)));
   }
-  claimed_.insert(name + ".weight");
-  return result;
+  return found;
+}
+
+HostWeight Checkpoint::depthwise(const std::string& short_name, int cols, int kernel, bool& by_torch) {
+  const std::string name = full(short_name);
+  const Found found = dense(name);
+  const TensorEntry& t = *found.tensor;
+  const uint64_t c = uint64_t(cols), k = uint64_t(kernel);
+  by_torch = t.shape == std::vector<uint64_t>{c, 1, k};
+  if (!by_torch && t.shape != std::vector<uint64_t>{c, k, 1}) {
+    throw Error(ErrorCode::bad_file, found.file->where(),
+                cat("tensor ", in_quotes(name), ": expected [", cols, ", ", kernel, ", 1] or [", cols, ", 1, ", kernel,
+                    "], got ", shape_text(t.shape)));
+  }
+  claimed_.insert(name);
+  return {Format::dense(t.dtype), cols, kernel, found.bytes(), {}, {}, name, keep_};
 }
 
 HostWeight Checkpoint::vector(const std::string& short_name, int size) {
   const std::string name = full(short_name);
-  const Found found = find(name);
-  if (!found) throw Error(ErrorCode::bad_file, directory_.string(), cat("missing tensor ", in_quotes(name)));
+  const Found found = dense(name);
   const TensorEntry& t = *found.tensor;
-  if (!is_float(t.dtype)) {
-    throw Error(ErrorCode::unsupported, found.file->where(),
-                cat("tensor ", in_quotes(name), ": expected f32, f16 or bf16, got ", to_string(t.dtype)));
-  }
   if (t.shape.size() != 1 || t.shape[0] != uint64_t(size)) {
     throw Error(ErrorCode::bad_file, found.file->where(),
                 cat("tensor ", in_quotes(name), ": expected [", size, "], got ", shape_text(t.shape)));
@@ -410,27 +295,6 @@ HostWeight Checkpoint::vector(const std::string& short_name, int size) {
 
 void Checkpoint::set_inputs(const std::map<std::string, int>& inputs) {
   for (const auto& [path, in] : inputs) inputs_[full(path)] = in;
-}
-
-std::vector<StoredModule> Checkpoint::modules() const {
-  std::vector<StoredModule> result;
-  for (const auto& [name, found] : tensors_) {
-    const size_t dot = name.rfind('.');
-    const std::string path = name.substr(0, dot == std::string::npos ? 0 : dot);
-    const bool in_module = dot != std::string::npos && bool(find(path + ".scales")) && bool(find(path + ".weight"));
-    const std::string leaf = name.substr(path.size());
-    if (in_module && (leaf == ".scales" || leaf == ".biases")) continue;
-    StoredModule info{name, Format::dense(found.tensor->dtype), found.tensor->shape, found.bytes().size()};
-    if (in_module && leaf == ".weight") {
-      info.name = path;
-      info.format = *quantized_format(path);
-      const Found scales = find(path + ".scales"), biases = find(path + ".biases");
-      info.shape.back() = scales.tensor->shape.back() * info.format.group;
-      info.bytes += scales.bytes().size() + biases.bytes().size();
-    }
-    result.push_back(std::move(info));
-  }
-  return result;
 }
 
 uint64_t Checkpoint::file_bytes() const {

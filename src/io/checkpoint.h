@@ -39,6 +39,7 @@ class Checkpoint : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
   void leave_out(const std::string& prefix) override { left_out_.push_back(full(prefix)); }
@@ -64,10 +65,20 @@ class Checkpoint : public WeightSource {
   const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const { return files_; }
 
   /// The quantized module `path` (full name in the files) as config and tensors agree on it; empty when it is dense.
-  /// A module that `quantization` does not name has the width and group of its shapes, as soon as its inputs are known;
-  /// until then those of the top level. Throws like matrix() when they do not agree. Leading axes (experts) are
-  /// allowed.
+  /// A module that `quantization` does not name has the mode, width and group of its shapes and types, affine ones as
+  /// soon as their inputs are known; until then those of the top level. Throws like matrix() when they do not agree.
+  /// Leading axes (experts) are allowed.
   std::optional<Format> quantized_format(const std::string& path) const;
+  /// All of a quantized module (full name in the files), leading axes as experts. Throws like quantized_format().
+  HostWeight quantized_module(const std::string& path) const;
+
+  /// Tensors of one module. Another tool's names are known where `quantization_config` names its method.
+  struct Parts {
+    TensorNames names = TensorNames::mlx;
+    Found weight, scales, biases, global;
+    std::vector<const Found*> all() const { return {&weight, &scales, &biases, &global}; }
+  };
+  Parts parts(const std::string& path) const;
 
   /// How many inputs modules have (names as the text model has them), from whoever knows the model: shapes then say
   /// what `quantization` leaves open.
@@ -87,6 +98,7 @@ class Checkpoint : public WeightSource {
   void add_file(const std::filesystem::path& path);
   void find_prefix();
   QuantizationConfig::Rule rule(const std::string& path) const;
+  Found dense(const std::string& name) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
   void note_shapes() const;
 
@@ -98,9 +110,9 @@ class Checkpoint : public WeightSource {
                         // "model.language_model." in place of "model."
   bool head_outside_ = false;  // "language_model.model...." beside a plain "lm_head"
   std::set<std::string> claimed_;
-  std::vector<std::string> left_out_;                    // beginnings of names
-  std::map<std::string, int> inputs_;                    // of modules, where they are known
-  mutable std::map<std::string, AffineSpec> by_shapes_;  // what their shapes say and the config does not
+  std::vector<std::string> left_out_;                   // beginnings of names
+  std::map<std::string, int> inputs_;                   // of modules, where they are known
+  mutable std::map<std::string, QuantSpec> by_shapes_;  // what their shapes say and the config does not
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards
 };
 

@@ -327,6 +327,21 @@ std::optional<std::vector<std::string_view>> GgufFile::strings(std::string_view 
   return result;
 }
 
+std::optional<std::vector<float>> GgufFile::numbers(std::string_view key) const {
+  const GgufValue* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  const auto refuse = [&] {
+    throw Error(ErrorCode::bad_config, where_,
+                cat("metadata ", in_quotes(key), ": expected an array of finite f32, got something else"));
+  };
+  if (value->kind != GgufKind::array || value->element != GgufKind::f32) refuse();
+  std::vector<float> result(size_t(value->count));
+  std::memcpy(result.data(), value->bytes.data(), result.size() * sizeof(float));
+  for (const float number : result)
+    if (!std::isfinite(number)) refuse();
+  return result;
+}
+
 std::optional<std::vector<int64_t>> GgufFile::integers(std::string_view key) const {
   const GgufValue* value = find(key);
   if (value == nullptr) return std::nullopt;

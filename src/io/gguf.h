@@ -61,6 +61,7 @@ class GgufFile {
   /// Views into the file.
   std::optional<std::vector<std::string_view>> strings(std::string_view key) const;
   std::optional<std::vector<int64_t>> integers(std::string_view key) const;
+  std::optional<std::vector<float>> numbers(std::string_view key) const;  // f32, finite
 
   /// integer() that must be there.
   int64_t require_integer(std::string_view key, int64_t low, int64_t high) const;

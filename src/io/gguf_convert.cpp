@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <tuple>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -70,7 +71,7 @@ class Converter {
         options_.requantize && matrix && tensor.shape.back() % uint64_t(options_.requantize->group) == 0;
     if (matrix && gguf_affine(tensor.type)) {
       result.route = Route::regroup;
-      result.target.spec = AffineSpec{gguf_affine(tensor.type)->bits, 32};
+      result.target.spec = QuantSpec{gguf_affine(tensor.type)->bits, 32};
       result.target.dtype = fits_f16(tensor) ? DType::f16 : DType::f32;
     } else if (is_dense(tensor.type) && !regrid) {
       result.target.dtype = dense_dtype(tensor.type);
@@ -120,24 +121,25 @@ class Converter {
 
   /// The width of most modules at the top, an entry for each one that differs, false for dense ones.
   Json quantization_json() const {
-    std::map<std::pair<int, int>, int> counts;
+    std::map<std::tuple<int, int, QuantMode>, int> counts;
     for (const TensorPlan& plan : plans_) {
-      if (plan.target.spec) ++counts[{plan.target.spec->bits, plan.target.spec->group}];
+      if (const auto& spec = plan.target.spec) ++counts[{spec->bits, spec->group, spec->mode}];
     }
     if (counts.empty()) return nullptr;
-    const auto top = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
-                       return a.second < b.second;
-                     })->first;
-    const auto entry = [](int bits, int group) {
-      return Json{{"bits", bits}, {"group_size", group}, {"mode", "affine"}};
+    const auto [bits, group, mode] = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
+                                       return a.second < b.second;
+                                     })->first;
+    const QuantSpec top = {bits, group, mode};
+    const auto entry = [](const QuantSpec& spec) {
+      return Json{{"bits", spec.bits}, {"group_size", spec.group}, {"mode", to_string(spec.mode)}};
     };
-    Json result = entry(top.first, top.second);
+    Json result = entry(top);
     for (const TensorPlan& plan : plans_) {
       if (plan.target.shape.size() != 2) continue;
       if (!plan.target.spec) {
         result[module_path(plan.source.name)] = false;
-      } else if (std::pair(plan.target.spec->bits, plan.target.spec->group) != top) {
-        result[plan.target.path] = entry(plan.target.spec->bits, plan.target.spec->group);
+      } else if (*plan.target.spec != top) {
+        result[plan.target.path] = entry(*plan.target.spec);
       }
     }
     return result;
@@ -188,12 +190,17 @@ class Converter {
                                        row_size(tensor));
   }
 
-  /// Dense, same type: bytes as they are, rows in the checkpoint's order. A vector with heads (a bias of q or k) is
-  /// reordered too.
+  /// Dense, same type: bytes as they are but for what was added, rows in the checkpoint's order. A vector with heads (a
+  /// bias of q or k) is reordered too.
   double copy(const TensorPlan& plan, const StreamContext& context) const {
     const GgufTensor& tensor = *plan.source.tensor;
     const auto bytes = file_.bytes(tensor);
-    if (plan.source.heads == 0) {
+    if (plan.source.added != 0) {
+      std::vector<std::byte> less(bytes.begin(), bytes.end());
+      for (size_t i = 0; i < less.size() / sizeof(float); ++i)
+        store_float(less, DType::f32, i, load_float(bytes, DType::f32, i) - plan.source.added);
+      context.writer.append(less);
+    } else if (plan.source.heads == 0) {
       context.writer.append(bytes);
     } else {
       const size_t size = tensor.shape.size() == 2 ? row_size(tensor) : size_t(size_of(plan.target.dtype));

@@ -14,7 +14,7 @@ namespace bumblebee {
 
 struct GgufConvertOptions {
   DType dense = DType::f16;  // of matrices that must be decoded (K-quants); also the checkpoint's stated dtype
-  std::optional<AffineSpec> requantize;  // quantize what is not an affine grid already, where the width divides
+  std::optional<QuantSpec> requantize;  // quantize what is not an affine grid already, where the width divides
   AffineVariant variant = AffineVariant::cpu;
   int threads = 0;  // 0: every core
 };

@@ -27,9 +27,10 @@ class Reader {
 
   GgufModel read() {
     architecture_ = file_.string("general.architecture").value_or("");
-    if (architecture_ != "llama" && architecture_ != "qwen2" && architecture_ != "qwen3") {
-      throw Error(ErrorCode::unsupported, file_.where(),
-                  cat("'general.architecture': expected llama, qwen2 or qwen3, got ", in_quotes(architecture_)));
+    if (architecture_ != "llama" && architecture_ != "qwen2" && architecture_ != "qwen3" && !is_gemma()) {
+      throw Error(
+          ErrorCode::unsupported, file_.where(),
+          cat("'general.architecture': expected gemma3, llama, qwen2 or qwen3, got ", in_quotes(architecture_)));
     }
     read_sizes();
     read_common();
@@ -41,6 +42,7 @@ class Reader {
   }
 
  private:
+  bool is_gemma() const { return architecture_ == "gemma3"; }
   std::string key(const char* name) {
     std::string full = cat(architecture_, ".", name);
     known_.insert(full);
@@ -102,7 +104,27 @@ class Reader {
     }
   }
 
+  /// llama.cpp knows the rest of what a Gemma 3 is by its architecture: every sixth layer sees everything.
+  void read_gemma() {
+    set_family("gemma3_text", "Gemma3ForCausalLM");
+    model_.config.erase("hidden_act");
+    const int64_t pattern = file_.integer(key("attention.sliding_window_pattern"), 1, kMostLayers).value_or(6);
+    // The scale of its scores is that of a head, but for the largest: that of hidden features per head.
+    constexpr int64_t kLayersOfTheLargest = 62;
+    const int64_t scalar = sizes_.layers == kLayersOfTheLargest ? sizes_.hidden / sizes_.heads : sizes_.head;
+    model_.config.update(
+        {{"hidden_activation", "gelu_pytorch_tanh"},
+         {"sliding_window", file_.require_integer(key("attention.sliding_window"), 1, int64_t{1} << 30)},
+         {"sliding_window_pattern", pattern},
+         {"query_pre_attn_scalar", scalar},
+         {"attention_bias", false},
+         {"rope_local_base_freq", shortest_double(file_.number(key("rope.freq_base_swa")).value_or(1e4f))}});
+    if (const auto cap = file_.number(key("final_logit_softcapping")); cap && *cap != 0)
+      model_.config["final_logit_softcapping"] = shortest_double(*cap);
+  }
+
   void read_family() {
+    if (is_gemma()) return read_gemma();
     const bool q = file_.find_tensor("blk.0.attn_q.bias") != nullptr,
                o = file_.find_tensor("blk.0.attn_output.bias") != nullptr;
     const auto window = file_.integer(key("attention.sliding_window"), 1, int64_t{1} << 40);
@@ -133,7 +155,7 @@ class Reader {
   }
 
   void read_rope() {
-    const float base = file_.number(key("rope.freq_base")).value_or(10000.0f);
+    const float base = file_.number(key("rope.freq_base")).value_or(is_gemma() ? 1e6f : 1e4f);
     if (!(base > 0)) refuse(cat("'rope.freq_base': expected more than 0, got ", base));
     model_.config["rope_theta"] = shortest_double(base);
     const int64_t rotated = file_.integer(key("rope.dimension_count"), 1, 65536).value_or(sizes_.head);
@@ -222,7 +244,10 @@ class Reader {
       refuse(
           cat("tensor ", in_quotes(source), ": a vector of type ", gguf_type_name(tensor.type), " is not supported"));
     }
-    model_.tensors.push_back({&tensor, target, architecture_ == "llama" ? int(interleaved) : 0});
+    const bool norm = is_gemma() && shape.size() == 1;
+    if (norm && tensor.type != GgufType::f32)
+      refuse(cat("tensor ", in_quotes(source), ": expected f32, got ", gguf_type_name(tensor.type)));
+    model_.tensors.push_back({&tensor, target, architecture_ == "llama" ? int(interleaved) : 0, norm ? 1.0f : 0.0f});
     used_.insert(source);
   }
 
@@ -240,11 +265,17 @@ class Reader {
     attention("attn_k", 'k', kv, hidden, sizes_.kv_heads);
     attention("attn_v", 'v', kv, hidden, 0);
     attention("attn_output", 'o', hidden, q, 0);
-    if (architecture_ == "qwen3") {
+    if (architecture_ == "qwen3" || is_gemma()) {
       add(from + "attn_q_norm.weight", to + "self_attn.q_norm.weight", {uint64_t(sizes_.head)});
       add(from + "attn_k_norm.weight", to + "self_attn.k_norm.weight", {uint64_t(sizes_.head)});
     }
-    add(from + "ffn_norm.weight", to + "post_attention_layernorm.weight", {hidden});
+    if (is_gemma()) {
+      add(from + "post_attention_norm.weight", to + "post_attention_layernorm.weight", {hidden});
+      add(from + "ffn_norm.weight", to + "pre_feedforward_layernorm.weight", {hidden});
+      add(from + "post_ffw_norm.weight", to + "post_feedforward_layernorm.weight", {hidden});
+    } else {
+      add(from + "ffn_norm.weight", to + "post_attention_layernorm.weight", {hidden});
+    }
     add(from + "ffn_gate.weight", to + "mlp.gate_proj.weight", {inner, hidden});
     add(from + "ffn_up.weight", to + "mlp.up_proj.weight", {inner, hidden});
     add(from + "ffn_down.weight", to + "mlp.down_proj.weight", {hidden, inner});

@@ -1,6 +1,6 @@
 // What a GGUF file says about its model, in the words of a Hugging Face checkpoint: config.json and, for every tensor,
-// the name it has there. Architectures llama (Mistral too), qwen2 and qwen3; keys and tensors that are not understood
-// are refused.
+// the name it has there. Architectures llama (Mistral too), qwen2, qwen3 and gemma3; keys and tensors that are not
+// understood are refused.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -19,6 +19,7 @@ struct GgufTensorName {
   const GgufTensor* tensor = nullptr;
   std::string name;  // full name, ending in .weight or .bias
   int heads = 0;
+  float added = 0;  // to every value, by llama.cpp's converter: to be taken off again
 };
 
 struct GgufModel {

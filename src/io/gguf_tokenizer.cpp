@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <deque>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -17,7 +19,8 @@ namespace {
 enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
 /// The names by which chat formats end a turn; llama.cpp stops at them too, whichever id the file calls its end.
-constexpr std::string_view kEndings[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>"};
+constexpr std::string_view kEndings[] = {"<|im_end|>",    "<|eot_id|>",      "<|eom_id|>",
+                                         "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"};
 
 const char* const kQwen2Split =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
@@ -44,7 +47,26 @@ struct Family {
   const char* tokenizer_class;
   OrderedJson normalizer, pre_tokenizer, decoder;
   bool ignore_merges = false, adds_bos = false;
+  bool pieces = false;  // of SentencePiece, with bytes for what they do not cover
 };
+
+constexpr const char* kSpace = "\xE2\x96\x81";  // what stands for a space in a piece
+
+OrderedJson replace(const char* from, const char* to) {
+  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+}
+
+/// Gemma's own: spaces become pieces' marks, and the mark before a word stays with what is before it.
+Family gemma() {
+  return {
+      "GemmaTokenizer",
+      replace(" ", kSpace),
+      {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithPrevious"}, {"invert", false}},
+      sequence("decoders", OrderedJson::array({replace(kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}})),
+      false,
+      true,
+      true};
+}
 
 std::optional<Family> family(const std::string& pre) {
   const OrderedJson nothing = nullptr;
@@ -96,7 +118,8 @@ class TokenizerReader {
 
   void read_tokens() {
     const std::string model = file_.string("tokenizer.ggml.model").value_or("");
-    if (model != "gpt2") {
+    const bool pieces = model == "llama" && file_.string("general.architecture").value_or("") == "gemma3";
+    if (model != "gpt2" && !pieces) {
       refuse(cat("'tokenizer.ggml.model': expected 'gpt2' (byte-level BPE), got ", in_quotes(model),
                  model == "llama"
                      ? ": SentencePiece vocabularies do not carry their merges and cannot be converted exactly"
@@ -114,10 +137,12 @@ class TokenizerReader {
     }
     tokens_ = *tokens;
     types_ = *types;
+    if (pieces) family_ = gemma();
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (types_[i] < kNormal || types_[i] > kByte)
         broken(cat("'tokenizer.ggml.token_type': token ", i, ": expected 1 to 6, got ", types_[i]));
-      if (types_[i] == kByte || types_[i] == kUnknown)
+      if (pieces && types_[i] == kUserDefined) tokens_[i] = with_marks(tokens_[i]);
+      if (!pieces && (types_[i] == kByte || types_[i] == kUnknown))
         refuse(cat("token ", i, " of type ", types_[i], " is not supported in byte-level BPE"));
       if (types_[i] == kUnused) continue;
       if (tokens_[i].empty() || !is_utf8(tokens_[i]))
@@ -127,12 +152,22 @@ class TokenizerReader {
     }
   }
 
+  /// llama.cpp writes runs of spaces as such.
+  std::string_view with_marks(std::string_view text) {
+    if (text.find_first_not_of(' ') != std::string_view::npos) return text;
+    std::string& marks = marks_.emplace_back();
+    for (size_t i = 0; i < text.size(); ++i) marks += kSpace;
+    return marks;
+  }
+
   void read_family() {
     const std::string pre = file_.string("tokenizer.ggml.pre").value_or("default");
-    const auto known = family(pre);
-    if (!known) refuse(cat("'tokenizer.ggml.pre': expected smollm, gpt-2, qwen2 or llama-bpe, got ", in_quotes(pre)));
-    family_ = *known;
-    if (file_.boolean("tokenizer.ggml.add_space_prefix").value_or(false))
+    if (!family_.pieces) {
+      const auto known = family(pre);
+      if (!known) refuse(cat("'tokenizer.ggml.pre': expected smollm, gpt-2, qwen2 or llama-bpe, got ", in_quotes(pre)));
+      family_ = *known;
+    }
+    if (file_.boolean("tokenizer.ggml.add_space_prefix").value_or(family_.pieces))
       refuse("'tokenizer.ggml.add_space_prefix': expected false, got true");
     if (file_.boolean("tokenizer.ggml.add_eos_token").value_or(false))
       refuse("'tokenizer.ggml.add_eos_token': expected false, got true");
@@ -166,12 +201,15 @@ class TokenizerReader {
     if (id && std::find(eos_.begin(), eos_.end(), *id) == eos_.end()) eos_.push_back(*id);
   }
 
-  bool is_added(size_t id) const { return types_[id] == kControl || types_[id] == kUserDefined; }
+  bool is_added(size_t id) const {
+    return types_[id] == kControl || types_[id] == kUserDefined || types_[id] == kUnknown;
+  }
 
   /// Where the added tokens begin when they follow the vocabulary without a gap, as in the files of Qwen and Llama 3;
   /// they then stay out of the model's vocabulary, and the reader numbers them on from its size. Otherwise they are
   /// part of it (SmolLM2).
   size_t vocabulary_end() const {
+    if (family_.pieces) return tokens_.size();
     size_t end = 0;
     while (end < tokens_.size() && types_[end] == kNormal) ++end;
     size_t last = end;
@@ -182,7 +220,55 @@ class TokenizerReader {
     return end;
   }
 
+  /// A piece is joined from any two others that make it; the higher its score, the earlier. Of equal scores the longer
+  /// parts come first, and of those the ones with lower ids: the order in which Hugging Face's converter writes them.
+  /// Pieces that users defined come before all others.
+  OrderedJson merges_of_pieces() const {
+    const auto scores = file_.numbers("tokenizer.ggml.scores");
+    if (!scores || scores->size() != tokens_.size()) {
+      broken(cat("'tokenizer.ggml.scores': expected ", tokens_.size(), " numbers, got ",
+                 scores ? cat(scores->size()) : "none"));
+    }
+    struct Merge {
+      float score;
+      size_t left, right, from;  // characters, and where in the list of pieces
+      std::string_view first, second;
+    };
+    std::vector<Merge> all;
+    std::vector<Merge> of_piece;
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      if (types_[i] != kNormal && types_[i] != kUserDefined) continue;
+      const std::string_view piece = tokens_[i];
+      const size_t length = characters(piece);
+      of_piece.clear();
+      size_t left = 0;
+      for (size_t at = 1; at < piece.size(); ++at) {
+        if ((uint8_t(piece[at]) & 0xC0) == 0x80) continue;  // within a character
+        ++left;
+        const auto first = ids_.find(piece.substr(0, at)), second = ids_.find(piece.substr(at));
+        if (first == ids_.end() || second == ids_.end()) continue;
+        of_piece.push_back(
+            {types_[i] == kUserDefined ? 0.0f : (*scores)[i], left, length - left, i, first->first, second->first});
+      }
+      std::sort(of_piece.begin(), of_piece.end(), [&](const Merge& a, const Merge& b) {
+        return std::pair(ids_.at(a.first), ids_.at(a.second)) < std::pair(ids_.at(b.first), ids_.at(b.second));
+      });
+      all.insert(all.end(), of_piece.begin(), of_piece.end());
+    }
+    std::stable_sort(all.begin(), all.end(), [](const Merge& a, const Merge& b) {
+      return std::tuple(a.score, a.left, a.right) > std::tuple(b.score, b.left, b.right);
+    });
+    OrderedJson result = OrderedJson::array();
+    for (const Merge& merge : all) result.push_back(OrderedJson::array({merge.first, merge.second}));
+    return result;
+  }
+
+  static size_t characters(std::string_view text) {
+    return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (uint8_t(c) & 0xC0) != 0x80; }));
+  }
+
   OrderedJson merges() const {
+    if (family_.pieces) return merges_of_pieces();
     const auto lines = file_.strings("tokenizer.ggml.merges");
     if (!lines) broken("metadata 'tokenizer.ggml.merges' is missing: expected an array of strings");
     OrderedJson result = OrderedJson::array();
@@ -216,6 +302,7 @@ class TokenizerReader {
                                       {"single", OrderedJson::array({special, first})},
                                       {"pair", OrderedJson::array({special, first, second_special, second})},
                                       {"special_tokens", tokens}};
+    if (family_.pieces) return bos_template;
     return sequence("processors", OrderedJson::array({byte_level(true, false, true), bos_template}));
   }
 
@@ -233,16 +320,17 @@ class TokenizerReader {
                        {"lstrip", false},
                        {"rstrip", false},
                        {"normalized", false},
-                       {"special", types_[i] == kControl}});
+                       {"special", types_[i] != kUserDefined}});
     }
-    OrderedJson model = {{"type", "BPE"},
-                         {"dropout", nullptr},
-                         {"unk_token", nullptr},
-                         {"continuing_subword_prefix", nullptr},
-                         {"end_of_word_suffix", nullptr},
-                         {"fuse_unk", false},
-                         {"byte_fallback", false},
-                         {"ignore_merges", family_.ignore_merges}};
+    OrderedJson model = {
+        {"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", family_.pieces && unknown_ ? OrderedJson(tokens_[size_t(*unknown_)]) : OrderedJson()},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", family_.pieces},
+        {"byte_fallback", family_.pieces},
+        {"ignore_merges", family_.ignore_merges}};
     model["vocab"] = std::move(vocabulary);
     model["merges"] = merges();
     OrderedJson result = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
@@ -290,6 +378,7 @@ class TokenizerReader {
 
   const GgufFile& file_;
   int64_t vocab_;
+  std::deque<std::string> marks_;  // texts that are not the file's
   std::vector<std::string_view> tokens_;
   std::vector<int64_t> types_;
   std::unordered_map<std::string_view, int64_t> ids_;

@@ -1,6 +1,6 @@
 // The tokenizer of a GGUF file in the words of Hugging Face: tokenizer.json, tokenizer_config.json and the special ids.
-// Only byte-level BPE with a pre-tokenizer whose rules are known exactly (smollm, gpt-2, qwen2, llama-bpe); anything
-// else is refused by name.
+// Only byte-level BPE with a pre-tokenizer whose rules are known exactly (smollm, gpt-2, qwen2, llama-bpe), and the
+// pieces of Gemma, whose merges follow from their scores; anything else is refused by name.
 #pragma once
 
 #include <nlohmann/json.hpp>

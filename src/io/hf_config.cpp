@@ -12,7 +12,6 @@ namespace bumblebee {
 namespace {
 
 constexpr size_t kLargestConfig = size_t{16} << 20;
-constexpr int kDefaultBits = 4, kDefaultGroup = 64;
 
 const Json* find(const Json& object, const char* key) {
   if (!object.is_object()) return nullptr;
@@ -21,20 +20,26 @@ const Json* find(const Json& object, const char* key) {
 }
 
 /// {bits, group_size, mode} of one object; `who` says whose.
-AffineSpec read_spec(const Json& object, std::string_view where, const std::string& who) {
+QuantSpec read_spec(const Json& object, std::string_view where, const std::string& who) {
   const std::string place = cat(where, who.empty() ? "" : ", ", who);
-  const std::string mode = string_or(object, "mode", place, "affine");
-  if (mode == "mxfp4" || mode == "mxfp8" || mode == "nvfp4") {
+  const std::string name = string_or(object, "mode", place, "affine");
+  const std::optional<QuantMode> mode = quant_mode_from_string(name);
+  if (!mode) {
     throw Error(ErrorCode::unsupported, place,
-                cat("quantization mode '", mode, "' is not supported: expected 'affine'"));
+                cat("unknown quantization mode: expected affine, mxfp4, mxfp8 or nvfp4, got ", in_quotes(name)));
   }
-  if (mode != "affine") {
-    throw Error(ErrorCode::unsupported, place,
-                cat("unknown quantization mode: expected 'affine', got ", in_quotes(mode)));
+  const QuantSpec usual = QuantSpec::of(*mode);
+  QuantSpec spec = usual;
+  spec.bits = int(int_or(object, "bits", place, INT32_MIN, INT32_MAX, usual.bits));
+  spec.group = int(int_or(object, "group_size", place, INT32_MIN, INT32_MAX, usual.group));
+  if (*mode != QuantMode::affine) {
+    if (spec != usual) {
+      throw Error(ErrorCode::bad_config, place,
+                  cat("mode ", name, ": expected ", usual.bits, " bits and groups of ", usual.group, ", got ",
+                      spec.bits, " and ", spec.group));
+    }
+    return spec;
   }
-  AffineSpec spec;
-  spec.bits = int(int_or(object, "bits", place, INT32_MIN, INT32_MAX, kDefaultBits));
-  spec.group = int(int_or(object, "group_size", place, INT32_MIN, INT32_MAX, kDefaultGroup));
   if (!affine_bits_ok(spec.bits)) {
     throw Error(ErrorCode::bad_config, place, cat("'bits': expected 2, 3, 4, 5, 6 or 8, got ", spec.bits));
   }
@@ -75,16 +80,56 @@ QuantizationConfig QuantizationConfig::from_json(const Json& config, std::string
       if (object == nullptr || (key != std::string_view("quantization") && is_falsy(*object))) continue;
       if (!object->is_object())
         throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected an object, got ", brief(*object)));
-      if (key != std::string_view("quantization")) {
-        // mlx-lm writes its own object a second time under this name; anything with a method is another tool's.
-        if (object->contains("quant_method") || !object->contains("bits") || !object->contains("group_size"))
-          refuse_method(*object, where);
-      }
-      result.read(*object);
+      // mlx-lm writes its own object a second time under this name; anything with a method is another tool's.
+      const bool own =
+          key == std::string_view("quantization") ||
+          (!object->contains("quant_method") && object->contains("bits") && object->contains("group_size"));
+      own ? result.read(*object) : result.read_method(*object);
       return result;
     }
   }
   return result;
+}
+
+void QuantizationConfig::read_method(const Json& object) {
+  const std::string method = string_or(object, "quant_method", where_, "");
+  const auto is = [&](QuantMode mode, TensorNames names) {
+    present_ = true;
+    top_ = QuantSpec::of(mode);
+    names_ = names;
+  };
+  const auto refuse = [&](const char* key, const std::string& value, const char* expected) {
+    throw Error(ErrorCode::unsupported, where_,
+                cat("'quantization_config': quant_method ", in_quotes(method), " with ", key, " ", in_quotes(value),
+                    " is not supported: expected ", expected));
+  };
+  if (method == "mxfp4") return is(QuantMode::mxfp4, TensorNames::mlx);
+  if (method == "mxfp8") return is(QuantMode::mxfp8, TensorNames::mlx);
+  if (method == "fp8") {
+    const Json* block = find(object, "weight_block_size");
+    if (const std::string scales = string_or(object, "scale_fmt", where_, ""); scales != "ue8m0")
+      refuse("scale_fmt", scales, "ue8m0");
+    if (block == nullptr || *block != Json({32, 32}))
+      refuse("weight_block_size", block == nullptr ? "" : block->dump(), "[32,32]");
+    return is(QuantMode::mxfp8, TensorNames::blocks);
+  }
+  if (method == "compressed-tensors") {
+    const std::string format = string_or(object, "format", where_, "");
+    if (format == "mxfp4-pack-quantized") return is(QuantMode::mxfp4, TensorNames::compressed_tensors);
+    if (format == "nvfp4-pack-quantized") return is(QuantMode::nvfp4, TensorNames::compressed_tensors);
+    refuse("format", format, "mxfp4-pack-quantized or nvfp4-pack-quantized");
+  }
+  if (method == "modelopt") {
+    // hf_quant_config.json nests the settings, config.json does not.
+    const Json* nested = find(object, "quantization");
+    const Json& settings = nested != nullptr && nested->is_object() ? *nested : object;
+    const std::string algorithm = string_or(settings, "quant_algo", where_, "");
+    if (algorithm != "NVFP4") refuse("quant_algo", algorithm, "NVFP4");
+    if (const int64_t group = int_or(settings, "group_size", where_, INT32_MIN, INT32_MAX, 16); group != 16)
+      refuse("group_size", std::to_string(group), "16");
+    return is(QuantMode::nvfp4, TensorNames::modelopt);
+  }
+  refuse_method(object, where_);
 }
 
 void QuantizationConfig::read(const Json& object) {
@@ -98,11 +143,13 @@ void QuantizationConfig::read(const Json& object) {
   for (const auto& [key, value] : object.items()) {
     if (key == "bits" || key == "group_size" || key == "mode" || key == "quantize_activations") continue;
     if (is_falsy(value)) {
-      listed_[key] = {Says::dense, {}};
+      listed_[key] = {Says::dense, {}, false};
     } else if (value.is_boolean()) {
-      listed_[key] = {Says::quantized, top_};
+      listed_[key] = {Says::quantized, top_, false};
     } else if (value.is_object()) {
-      listed_[key] = {Says::quantized, read_spec(value, cat(where_, ", quantization"), in_quotes(key))};
+      const Json* global = find(value, "global_scale");
+      listed_[key] = {Says::quantized, read_spec(value, cat(where_, ", quantization"), in_quotes(key)),
+                      global != nullptr && !is_falsy(*global)};
     } else {
       strange_[key] = brief(value);
     }
@@ -116,10 +163,10 @@ QuantizationConfig::Rule QuantizationConfig::rule(const std::string& module) con
     throw Error(ErrorCode::bad_config, where_,
                 cat("quantization of ", in_quotes(module), ": expected an object, true or false, got ", it->second));
   }
-  return {Says::top_level, top_};
+  return {Says::top_level, top_, false};
 }
 
-std::optional<AffineSpec> QuantizationConfig::resolve(const std::string& module) const {
+std::optional<QuantSpec> QuantizationConfig::resolve(const std::string& module) const {
   const Rule r = rule(module);
   if (r.says == Says::nothing || r.says == Says::dense) return std::nullopt;
   return r.spec;
@@ -127,7 +174,19 @@ std::optional<AffineSpec> QuantizationConfig::resolve(const std::string& module)
 
 HfConfig HfConfig::open(const std::filesystem::path& directory) {
   const auto path = directory / "config.json";
-  return parse(read_text_file(path, kLargestConfig), path);
+  HfConfig config = parse(read_text_file(path, kLargestConfig), path);
+  const auto modelopt = directory / "hf_quant_config.json";
+  std::error_code error;
+  if (config.quantization.present() || !std::filesystem::exists(modelopt, error)) return config;
+  JsonLimits limits;
+  limits.bytes = kLargestConfig;
+  Json quantization = parse_json(read_text_file(modelopt, kLargestConfig), modelopt.string(), limits);
+  if (!quantization.is_object())
+    throw Error(ErrorCode::bad_config, modelopt.string(), cat("expected an object, got ", brief(quantization)));
+  quantization["quant_method"] = "modelopt";
+  config.quantization =
+      QuantizationConfig::from_json({{"quantization_config", std::move(quantization)}}, modelopt.string());
+  return config;
 }
 
 HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& path) {

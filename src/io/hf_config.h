@@ -9,23 +9,27 @@
 #include <string_view>
 
 #include "base/json.h"
+#include "quant/format.h"
 
 namespace bumblebee {
 
-/// Width and group size of MLX's affine quantization.
-struct AffineSpec {
-  int bits = 4, group = 64;
-  friend bool operator==(const AffineSpec&, const AffineSpec&) = default;
-};
-
 /// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
 /// at 8 bits.
-inline AffineSpec quantized_as(const std::string& path, AffineSpec wanted) {
-  return path.ends_with(".mlp.gate") ? AffineSpec{8, 64} : wanted;
+inline QuantSpec quantized_as(const std::string& path, QuantSpec wanted) {
+  const bool router = path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") || path.ends_with(".router.proj");
+  return router ? QuantSpec{8, 64} : wanted;
 }
 
+/// Whose names a checkpoint's quantized tensors have.
+enum class TensorNames : uint8_t {
+  mlx,                 // weight, scales, biases, global_scale
+  modelopt,            // weight, weight_scale, weight_scale_2
+  compressed_tensors,  // weight_packed, weight_scale, weight_global_scale
+  blocks,              // weight, weight_scale_inv of blocks of 32 by 32
+};
+
 /// The `quantization` object, as mlx-lm reads it. Entries do not inherit: a missing mode means affine, a missing or
-/// null width or group means the default of affine (4 and 64), whatever the top level says.
+/// null width or group means the default of the mode (of affine 4 and 64), whatever the top level says.
 class QuantizationConfig {
  public:
   /// What the config says of one module.
@@ -37,34 +41,39 @@ class QuantizationConfig {
   };
   struct Rule {
     Says says = Says::nothing;
-    AffineSpec spec;
+    QuantSpec spec;
+    bool global_scale = false;  // an entry says that there is one
   };
 
   /// Nothing is quantized.
   QuantizationConfig() = default;
 
-  /// Reads `quantization`, or `quantization_config`, from `config` or its `text_config`. Throws Error(bad_config) for a
-  /// value of the wrong kind and Error(unsupported), naming it, for another mode or another tool's method. `where`
-  /// names the file.
+  /// Reads `quantization`, or `quantization_config`, from `config` or its `text_config`. Of other tools' methods those
+  /// are read whose weights are mxfp4, mxfp8 or nvfp4. Throws Error(bad_config) for a value of the wrong kind and
+  /// Error(unsupported), naming it, for another mode or method. `where` names the file.
   static QuantizationConfig from_json(const Json& config, std::string_view where);
 
   /// Throws Error(bad_config) when the entry of this module is neither an object nor true nor false nor null.
   Rule rule(const std::string& module) const;
 
   /// The width and group `module` has if it is quantized; empty when it must be dense.
-  std::optional<AffineSpec> resolve(const std::string& module) const;
+  std::optional<QuantSpec> resolve(const std::string& module) const;
 
   bool present() const { return present_; }
-  AffineSpec top_level() const { return top_; }
+  /// Of modules that have no `scales`.
+  TensorNames names() const { return names_; }
+  QuantSpec top_level() const { return top_; }
   /// The modules listed one by one.
   const std::map<std::string, Rule>& listed() const { return listed_; }
 
  private:
   void read(const Json& object);
+  void read_method(const Json& object);
 
   std::string where_;
   bool present_ = false;
-  AffineSpec top_;
+  TensorNames names_ = TensorNames::mlx;
+  QuantSpec top_;
   std::map<std::string, Rule> listed_;
   std::map<std::string, std::string>
       strange_;  // key -> its value, refused only if a module has that name, as mlx-lm does
@@ -76,8 +85,9 @@ struct HfConfig {
   Kept<Json> json;
   QuantizationConfig quantization;
 
-  /// Reads `directory`/config.json. Throws Error(bad_file or bad_config), and Error(unsupported) for a repository whose
-  /// model is Python code (`model_file`).
+  /// Reads `directory`/config.json, and where that does not speak of quantization ModelOpt's hf_quant_config.json.
+  /// Throws Error(bad_file or bad_config), and Error(unsupported) for a repository whose model is Python code
+  /// (`model_file`).
   static HfConfig open(const std::filesystem::path& directory);
   static HfConfig parse(std::string_view text, const std::filesystem::path& path);
 

@@ -25,11 +25,6 @@ struct ModulePlan {
   MatrixTarget target;
 };
 
-std::vector<std::string> parts_of(const ModulePlan& plan) {
-  if (plan.module.format.kind == Format::Kind::dense) return {plan.module.name};
-  return {plan.module.name + ".weight", plan.module.name + ".scales", plan.module.name + ".biases"};
-}
-
 class Rewriter {
  public:
   Rewriter(const fs::path& source, const fs::path& target, const RewriteOptions& options)
@@ -48,6 +43,16 @@ class Rewriter {
   }
 
  private:
+  std::vector<Checkpoint::Found> parts_of(const ModulePlan& plan) const {
+    if (plan.module.format.kind == Format::Kind::dense) return {checkpoint_->find(plan.module.name)};
+    std::vector<Checkpoint::Found> found;
+    const Checkpoint::Parts parts = checkpoint_->parts(plan.module.name);
+    for (const Checkpoint::Found* part : parts.all()) {
+      if (*part) found.push_back(*part);
+    }
+    return found;
+  }
+
   [[noreturn]] void refuse(const std::string& what) const {
     throw Error(ErrorCode::bad_request, checkpoint_->directory().string(), what);
   }
@@ -56,16 +61,19 @@ class Rewriter {
     if (options_.dtype && !is_float(*options_.dtype))
       refuse(cat("dense type: expected f32, f16 or bf16, got ", to_string(*options_.dtype)));
     if (options_.quantize && options_.dequantize) refuse("expected either quantize or dequantize, got both");
+    if (checkpoint_->config().quantization.names() != TensorNames::mlx && !options_.dequantize)
+      refuse("its quantized tensors have another tool's names: it can be loaded as it is, or dequantized");
     if (!options_.quantize) return;
-    const AffineSpec spec = *options_.quantize;
-    if (!affine_bits_ok(spec.bits) || !affine_group_ok(spec.group)) {
+    const QuantSpec spec = *options_.quantize;
+    if (spec.mode == QuantMode::affine ? !affine_bits_ok(spec.bits) || !affine_group_ok(spec.group)
+                                       : spec != QuantSpec::of(spec.mode)) {
       refuse(cat("expected 2, 3, 4, 5, 6 or 8 bits and group 32, 64 or 128, got ", spec.bits, " bits and group ",
                  spec.group));
     }
     for (const StoredModule& module : checkpoint_->modules()) {
       if (module.format.kind == Format::Kind::affine) {
-        refuse(cat("cannot quantize to ", spec.bits, "-bit group ", spec.group, ": module ", in_quotes(module.name),
-                   " is already ", to_string(module.format)));
+        refuse(cat("cannot quantize to ", to_string(spec), ": module ", in_quotes(module.name), " is already ",
+                   to_string(module.format)));
       }
     }
   }
@@ -89,8 +97,12 @@ class Rewriter {
     const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);
     if (!dense) {
       result.encode = options_.dequantize || changed;
-      if (changed && !options_.dequantize) result.target.spec = AffineSpec{module.format.bits, module.format.group};
-      if (!options_.dequantize && options_.dtype && *options_.dtype != module.format.scale) {
+      const bool floats = module.format.codes != Format::Codes::uint;
+      if (floats) result.target.dtype = options_.dtype.value_or(DType::bf16);  // whose weights they were is not known
+      if (changed && !options_.dequantize) result.target.spec = spec_of(module.format);
+      if (changed && !options_.dequantize && checkpoint_->parts(module.name).global)
+        refuse(cat("module ", in_quotes(module.name), " has a global scale, with which nothing is quantized here"));
+      if (!options_.dequantize && options_.dtype && !floats && *options_.dtype != module.format.scale) {
         report_.notes.push_back(cat(in_quotes(module.name), ": scales left ", to_string(module.format.scale),
                                     ", changing them would change the weights"));
       }
@@ -99,7 +111,7 @@ class Rewriter {
     result.encode = changed || result.target.dtype != module.format.scale;
     if (options_.quantize && quantizable(module)) {
       const std::string path = module.name.substr(0, module.name.size() - std::string_view(".weight").size());
-      const AffineSpec spec = quantized_as(path, *options_.quantize);
+      const QuantSpec spec = quantized_as(path, *options_.quantize);
       if (module.shape.back() % uint64_t(spec.group) == 0 && module.bytes > 0) {
         result.encode = true;
         result.target.path = path;
@@ -115,7 +127,7 @@ class Rewriter {
   std::vector<TensorSpec> specs(const ModulePlan& plan) const {
     std::vector<TensorSpec> result;
     if (!plan.encode) {
-      for (const std::string& name : parts_of(plan)) result.push_back(*checkpoint_->find(name).tensor);
+      for (const Checkpoint::Found& part : parts_of(plan)) result.push_back(*part.tensor);
     } else if (plan.target.spec || plan.module.format.kind == Format::Kind::affine) {
       result = tensors_of(plan.target);
     } else {
@@ -135,8 +147,8 @@ class Rewriter {
       if (checkpoint_->config().has_text_config()) erase(config["text_config"]);
     }
     if (options_.quantize) {
-      const auto entry = [](AffineSpec spec) {
-        return Json{{"bits", spec.bits}, {"group_size", spec.group}, {"mode", "affine"}};
+      const auto entry = [](QuantSpec spec) {
+        return Json{{"bits", spec.bits}, {"group_size", spec.group}, {"mode", to_string(spec.mode)}};
       };
       Json quantization = entry(*options_.quantize);
       for (const ModulePlan& plan : plans_) {
@@ -216,8 +228,8 @@ class Rewriter {
   }
 
   double copy(const ModulePlan& plan, const StreamContext& context) const {
-    for (const std::string& name : parts_of(plan)) {
-      const auto bytes = checkpoint_->find(name).bytes();
+    for (const Checkpoint::Found& part : parts_of(plan)) {
+      const auto bytes = part.bytes();
       context.writer.append(bytes);
       pages_done(bytes);
       context.progress.add(plan.module.name, bytes.size());
@@ -236,14 +248,12 @@ class Rewriter {
     if (rows.in > uint64_t(INT32_MAX) || rows.out > uint64_t(INT32_MAX))
       refuse(cat("tensor ", in_quotes(module.name), " is too large: ", shape_text(module.shape)));
     HostWeight weight{module.format, int(rows.out), int(rows.in), {}, {}, {}, module.name, nullptr};
-    weight.codes = checkpoint_->find(parts_of(plan)[0]).bytes();
-    if (!dense) {
-      weight.scales = checkpoint_->find(module.name + ".scales").bytes();
-      weight.biases = checkpoint_->find(module.name + ".biases").bytes();
-    }
+    if (dense) weight.codes = checkpoint_->find(module.name).bytes();
+    if (!dense) weight = checkpoint_->quantized_module(module.name);
+    const uint64_t each = uint64_t(weight.out);  // rows of a matrix
     const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);
     rows.decode = [&](uint64_t row, std::span<float> values) {
-      decode_row<float>(weight, int(row), values);
+      decode_row<float>(expert_of(weight, int(row / each)), int(row % each), values);
       if (changed) options_.changes->apply(module.name, row, values, plan.target.dtype, plan.target.spec);
     };
     const double error = stream_matrix(plan.target, rows, module.bytes, context);

@@ -23,13 +23,13 @@ class WeightChanges {
   /// `values` holds a row of the module and becomes the one to write. `target` says how it will be stored: in `spec`
   /// with scales of `dtype`, or as dense `dtype`.
   virtual void apply(const std::string& name, uint64_t row, std::span<float> values, DType dtype,
-                     const std::optional<AffineSpec>& spec) const = 0;
+                     const std::optional<QuantSpec>& spec) const = 0;
 };
 
 struct RewriteOptions {
-  std::optional<AffineSpec> quantize;  // every matrix whose width the group divides, embeddings and head included
-  bool dequantize = false;             // make every quantized module dense
-  std::optional<DType> dtype;          // of dense tensors and of new scales; as they are when empty
+  std::optional<QuantSpec> quantize;  // every matrix whose width the group divides, embeddings and head included
+  bool dequantize = false;            // make every quantized module dense
+  std::optional<DType> dtype;         // of dense tensors and of new scales; as they are when empty
   AffineVariant variant = AffineVariant::cpu;
   int threads = 0;                         // 0: every core
   const WeightChanges* changes = nullptr;  // a module that was quantized is quantized again, as it was

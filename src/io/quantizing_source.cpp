@@ -54,7 +54,7 @@ HostWeight QuantizingSource::experts(const std::string& path, int experts, int o
 
 HostWeight QuantizingSource::quantized(const std::string& path, HostWeight dense) const {
   const int out = dense.out, in = dense.in;
-  const AffineSpec spec = quantized_as(path, {bits_, group_});
+  const QuantSpec spec = quantized_as(path, {bits_, group_});
   if (dense.format.kind != Format::Kind::dense || in % spec.group != 0) return dense;
   HostWeight weight{.format = Format::affine(spec.bits, spec.group, dense.format.scale, dense.format.scale),
                     .out = out,

@@ -18,6 +18,9 @@ class QuantizingSource final : public WeightSource {
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override { return source_.vector(name, size); }
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override {
+    return source_.depthwise(name, cols, kernel, by_torch);
+  }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }

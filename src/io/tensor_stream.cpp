@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "io/quote.h"
 #include "quant/elements.h"
+#include "quant/float_codes.h"
 
 namespace bumblebee {
 namespace {
@@ -44,6 +45,10 @@ float rounded(float value, DType dtype) {
   return load_float(bytes, dtype, 0);
 }
 
+Format format_of(const MatrixTarget& target) {
+  return target.spec ? bumblebee::format_of(*target.spec, target.dtype) : Format::dense(target.dtype);
+}
+
 class MatrixStream {
  public:
   MatrixStream(const MatrixTarget& target, const RowReader& rows, const StreamContext& context)
@@ -66,14 +71,14 @@ class MatrixStream {
 
  private:
   void chunk(uint64_t first, uint64_t count) {
-    const int bits = target_.spec ? target_.spec->bits : 8 * size_of(target_.dtype);
-    const size_t code_row = size_t(rows_.in) * size_t(bits) / 8;
-    const size_t scale_row =
-        target_.spec ? size_t(rows_.in) / size_t(target_.spec->group) * size_t(size_of(target_.dtype)) : 0;
+    const Format format = format_of(target_);
+    const size_t code_row = row_bytes(format, int(rows_.in));
+    const size_t scale_row = target_.spec ? size_t(rows_.in) / size_t(format.group) * size_t(size_of(format.scale)) : 0;
+    const size_t bias_row = format.biased ? scale_row : 0;
     codes_.resize(size_t(count) * code_row);
-    const size_t old = scales_.size();
+    const size_t old = scales_.size(), old_biases = biases_.size();
     scales_.resize(old + size_t(count) * scale_row);
-    biases_.resize(scales_.size());
+    biases_.resize(old_biases + size_t(count) * bias_row);
     FirstError error;
     context_.pool.for_ranges(int64_t(count), 1, [&](int64_t begin, int64_t end, int thread) {
       error.guard([&] {
@@ -82,7 +87,7 @@ class MatrixStream {
           rows_.decode(first + uint64_t(i), values);
           const Row row = {std::span(codes_).subspan(size_t(i) * code_row, code_row),
                            std::span(scales_).subspan(old + size_t(i) * scale_row, scale_row),
-                           std::span(biases_).subspan(old + size_t(i) * scale_row, scale_row)};
+                           std::span(biases_).subspan(old_biases + size_t(i) * bias_row, bias_row)};
           target_.spec ? quantize(values, row, back) : cast(values, row, back);
           for (size_t k = 0; k < values.size(); ++k) {
             if (values[k] == back[k] || (std::isnan(values[k]) && std::isnan(back[k]))) continue;
@@ -111,20 +116,19 @@ class MatrixStream {
   }
 
   void quantize(std::span<const float> values, const Row& row, std::span<float> back) const {
-    const int in = int(rows_.in), bits = target_.spec->bits, group = target_.spec->group;
+    const int in = int(rows_.in);
     std::vector<float> typed(values.begin(), values.end());
     for (float& value : typed) value = rounded(value, target_.dtype);
     QuantizedMatrix matrix;
     try {
-      matrix = quantize_affine(typed, 1, in, bits, group, target_.dtype, context_.variant);
+      matrix = quantize_as(*target_.spec, typed, 1, in, target_.dtype, context_.variant);
     } catch (const Error& e) {
       throw Error(e.code(), target_.path, e.what());
     }
     std::copy(matrix.codes.begin(), matrix.codes.end(), row.codes.begin());
     std::copy(matrix.scales.begin(), matrix.scales.end(), row.scales.begin());
     std::copy(matrix.biases.begin(), matrix.biases.end(), row.biases.begin());
-    const Format format = Format::affine(bits, group, target_.dtype, target_.dtype);
-    decode_row<float>({format, 1, in, row.codes, row.scales, row.biases, target_.path, nullptr}, 0, back);
+    decode_row<float>({format_of(target_), 1, in, row.codes, row.scales, row.biases, target_.path, nullptr}, 0, back);
   }
 
   const MatrixTarget& target_;
@@ -141,15 +145,14 @@ std::vector<TensorSpec> tensors_of(const MatrixTarget& target) {
   std::vector<uint64_t> packed = target.shape, groups = target.shape;
   packed.back() = packed.back() * uint64_t(target.spec->bits) / 32;
   groups.back() /= uint64_t(target.spec->group);
-  return {{target.path + ".weight", DType::u32, packed},
-          {target.path + ".scales", target.dtype, groups},
-          {target.path + ".biases", target.dtype, groups}};
+  const Format format = format_of(target);
+  std::vector<TensorSpec> tensors = {{target.path + ".weight", DType::u32, packed},
+                                     {target.path + ".scales", format.biased ? format.scale : DType::u8, groups}};
+  if (format.biased) tensors.push_back({target.path + ".biases", format.bias, groups});
+  return tensors;
 }
 
-std::string describe(const MatrixTarget& target) {
-  return to_string(target.spec ? Format::affine(target.spec->bits, target.spec->group, target.dtype, target.dtype)
-                               : Format::dense(target.dtype));
-}
+std::string describe(const MatrixTarget& target) { return to_string(format_of(target)); }
 
 double stream_matrix(const MatrixTarget& target, const RowReader& rows, uint64_t source_bytes,
                      const StreamContext& context) {

@@ -26,10 +26,10 @@ struct RowReader {
 
 /// How a matrix is to be written.
 struct MatrixTarget {
-  std::string path;                // module path; the tensors are path.weight, path.scales, path.biases
-  DType dtype = DType::f32;        // of the dense elements, or of scales and biases
-  std::optional<AffineSpec> spec;  // quantize, or write dense
-  std::vector<uint64_t> shape;     // logical, leading axes folded into `out` by the reader
+  std::string path;               // module path; the tensors are path.weight, path.scales and, if affine, path.biases
+  DType dtype = DType::f32;       // of the dense elements, or of scales and biases
+  std::optional<QuantSpec> spec;  // quantize, or write dense
+  std::vector<uint64_t> shape;    // logical, leading axes folded into `out` by the reader
 };
 
 /// The tensors that a target is stored as, in the order in which they are written.

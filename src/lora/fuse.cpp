@@ -10,6 +10,7 @@
 #include "lora/dense.h"
 #include "lora/writers.h"
 #include "quant/elements.h"
+#include "quant/float_codes.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -21,7 +22,7 @@ std::string without(const std::string& name, std::string_view ending) {
 }
 
 /// `row` as it will be read back.
-void store_and_load(std::span<const float> row, DType dtype, const std::optional<AffineSpec>& spec,
+void store_and_load(std::span<const float> row, DType dtype, const std::optional<QuantSpec>& spec,
                     AffineVariant variant, std::span<float> back) {
   std::vector<std::byte> bytes(row.size() * size_t(size_of(dtype)));
   for (size_t i = 0; i < row.size(); ++i) {
@@ -30,9 +31,8 @@ void store_and_load(std::span<const float> row, DType dtype, const std::optional
   }
   if (!spec) return;
   const int in = int(row.size());
-  const QuantizedMatrix q = quantize_affine(back, 1, in, spec->bits, spec->group, dtype, variant);
-  const Format format = Format::affine(spec->bits, spec->group, dtype, dtype);
-  decode_row<float>({format, 1, in, q.codes, q.scales, q.biases, "", nullptr}, 0, back);
+  const QuantizedMatrix q = quantize_as(*spec, back, 1, in, dtype, variant);
+  decode_row<float>({format_of(*spec, dtype), 1, in, q.codes, q.scales, q.biases, "", nullptr}, 0, back);
 }
 
 class Fusion : public WeightChanges {
@@ -61,7 +61,7 @@ class Fusion : public WeightChanges {
   bool touches(const std::string& name) const override { return parts_.contains(without(name, ".weight")); }
 
   void apply(const std::string& name, uint64_t row, std::span<float> values, DType dtype,
-             const std::optional<AffineSpec>& spec) const override {
+             const std::optional<QuantSpec>& spec) const override {
     const Part& part = parts_.at(without(name, ".weight"));
     std::vector<double> wanted(values.begin(), values.end());
     if (part.dense) {

@@ -94,7 +94,8 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   d.d_model = int(require_int(config, "hidden_size", where, 1, kMaxSize));
   d.heads = int(require_int(config, "num_attention_heads", where, 1, 65536));
   d.kv_heads = int(int_or(config, "num_key_value_heads", where, 1, d.heads, d.heads));
-  d.d_ff = int(require_int(config, "intermediate_size", where, 1, kMaxSize));
+  d.d_ff = int(defaults.only_experts ? int_or(config, "intermediate_size", where, 1, kMaxSize, d.d_model)
+                                     : require_int(config, "intermediate_size", where, 1, kMaxSize));
   d.vocab = int(require_int(config, "vocab_size", where, 1, kMaxSize));
   d.context = int(int_or(config, "max_position_embeddings", where, 1, int64_t{1} << 30, 2048));
   if (d.heads % d.kv_heads != 0) {
@@ -102,13 +103,14 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
                 cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));
   }
   const char* const width = defaults.latent ? "qk_rope_head_dim" : "head_dim";
-  const bool explicit_dim = defaults.latent || (config.contains(width) && !config[width].is_null());
+  const int default_dim = defaults.latent ? 64 : defaults.head_dim;
+  const bool explicit_dim = has_key(config, width) || default_dim > 0;
   if (!explicit_dim && d.d_model % d.heads != 0) {
     throw Error(
         ErrorCode::bad_config, where,
         cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
   }
-  d.head_dim = int(int_or(config, width, where, 2, 4096, defaults.latent ? 64 : d.d_model / d.heads));
+  d.head_dim = int(int_or(config, width, where, 2, 4096, default_dim > 0 ? default_dim : d.d_model / d.heads));
   if (d.head_dim % 2 != 0)
     throw Error(ErrorCode::bad_config, where, cat("'", width, "': expected an even number, got ", d.head_dim));
   if (int64_t{d.heads} * d.head_dim > kMaxSize)
@@ -120,7 +122,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
   if (!(spec.eps >= 0))
     throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
-  Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta);
+  Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta, defaults.rotary);
   spec.rope = std::move(rope.params);
   spec.score_scale = rope.score_scale;
   d.context = rope.context;
@@ -168,6 +170,58 @@ void read_expert_counts(const Json& config, std::string_view where, std::initial
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_experts_per_tok': expected at most ", router.experts, " experts, got ", router.top_k));
   }
+}
+
+void read_delta(const Json& config, std::string_view where, const DeltaSpec& defaults, DecoderSpec& spec) {
+  nn::ModelDims& d = spec.dims;
+  spec.qk_norm = true;
+  spec.qkv_bias = spec.o_bias = bool_or(config, "attention_bias", where, false);
+  if (!bool_or(config, "attn_output_gate", where, true))
+    throw Error(ErrorCode::unsupported, where, "'attn_output_gate': expected true for this family, got false");
+
+  DeltaSpec delta = defaults;
+  const auto size = [&](const char* key, int64_t most, int fallback) {
+    return int(int_or(config, key, where, 1, most, fallback));
+  };
+  delta.key_heads = size("linear_num_key_heads", 4096, 16);
+  delta.value_heads = size("linear_num_value_heads", 4096, 32);
+  delta.key_dim = size("linear_key_head_dim", 4096, 128);
+  delta.value_dim = size("linear_value_head_dim", 4096, 128);
+  delta.kernel = int(int_or(config, "linear_conv_kernel_dim", where, 2, 16, 4));
+  if (delta.value_heads % delta.key_heads != 0) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'linear_num_value_heads': expected a multiple of ", delta.key_heads, " key heads, got ",
+                    delta.value_heads));
+  }
+
+  const int64_t interval = int_or(config, "full_attention_interval", where, 1, 65536, 4);
+  const auto types = config.find("layer_types");
+  const bool named = types != config.end() && !types->is_null();
+  if (named && (!types->is_array() || types->size() != size_t(d.layers))) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'layer_types': expected a list of ", d.layers, " names, got ", brief(*types)));
+  }
+  KvGroup attention{.kv_heads = d.kv_heads, .head_dim = d.head_dim};
+  KvGroup states{.kind = KvGroup::Kind::state,
+                 .state = {.conv_rows = delta.kernel - 1,
+                           .conv_cols = delta.conv_cols(),
+                           .heads = delta.value_heads,
+                           .key_dim = delta.key_dim,
+                           .value_dim = delta.value_dim}};
+  for (int i = 0; i < d.layers; ++i) {
+    bool recurrent = (i + 1) % interval != 0;
+    if (named) {
+      const Json& type = (*types)[size_t(i)];
+      recurrent = type == "linear_attention";
+      if (!recurrent && type != "full_attention") {
+        throw Error(ErrorCode::unsupported, where,
+                    cat("'layer_types': expected linear_attention or full_attention, got ", brief(type)));
+      }
+    }
+    d.kv_places.push_back(recurrent ? KvPlace{1, states.layers++} : KvPlace{0, attention.layers++});
+  }
+  d.kv_groups = {attention, states};
+  spec.delta = delta;
 }
 
 bool read_layer_windows(const Json& config, std::string_view where, int window, DecoderSpec& spec) {

@@ -19,6 +19,9 @@ inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
+  double rotary = 1;          // of a head; below 1, configs may say another
+  int head_dim = 0;           // 0: what heads leave of hidden_size
+  bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be
   /// Settings that only this family reads, of those that are refused elsewhere.
   std::vector<std::string_view> implemented = {};
   /// Of heads only `qk_rope_head_dim` is read, what rotates of them, and taken for the head_dim.
@@ -36,6 +39,10 @@ std::vector<bool> read_expert_layers(const Json& config, std::string_view where,
 /// (`num_experts_per_tok`), each with its default.
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec);
+
+/// Reads the gated delta nets of Qwen3-Next and its like into `spec`, with the caches of its layers: which of them are
+/// recurrent say `layer_types` or, without that, `full_attention_interval`.
+void read_delta(const Json& config, std::string_view where, const DeltaSpec& defaults, DecoderSpec& spec);
 
 /// Gives `window` to the layers that `layer_types` calls sliding_attention; false where there is no such list.
 bool read_layer_windows(const Json& config, std::string_view where, int window, DecoderSpec& spec);

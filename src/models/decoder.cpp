@@ -40,14 +40,7 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
   }
   load.ignore(at + "self_attn.rotary_emb.inv_freq");  // a buffer that old exporters saved
   b.mlp_norm = load.rms_norm(at + "post_attention_layernorm", d.d_model, spec.eps);
-  const bool sparse = !spec.moe.layers.empty() && spec.moe.layers[size_t(i)];
-  if (sparse) b.moe = load_moe(spec, load, at + spec.moe.block + ".");
-  const std::string mlp = sparse ? at + spec.moe.block + ".shared_expert." : at + "mlp.";
-  if (const int inner = sparse ? spec.moe.shared_d_ff : d.d_ff; inner > 0) {
-    b.mlp = {load.linear(mlp + "gate_proj", inner, d.d_model, spec.mlp_bias),
-             load.linear(mlp + "up_proj", inner, d.d_model, spec.mlp_bias),
-             load.linear(mlp + "down_proj", d.d_model, inner, spec.mlp_bias)};
-  }
+  b.feed_forward = FeedForward(spec.moe, load, i, at, d.d_model, d.d_ff, spec.mlp_bias);
   b.rotates = spec.rotates.empty() || spec.rotates[size_t(i)];
   b.attention = {.heads = d.heads,
                  .kv_heads = d.kv_heads,
@@ -55,21 +48,6 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
                  .scale = float(1 / std::sqrt(double(d.head_dim))),
                  .window = spec.windows[size_t(i)]};
   return b;
-}
-
-Decoder::Moe Decoder::load_moe(const DecoderSpec& spec, nn::Loader& load, const std::string& at) {
-  const MoeSpec& moe = spec.moe;
-  const int d_model = spec.dims.d_model, count = moe.router.experts;
-  const auto stack = [&](const char* name, const std::string& apart, int out, int in) {
-    return load.experts(
-        at + "switch_mlp." + name, [&](int e) { return cat(at, "experts.", e, ".", apart); }, count, out, in);
-  };
-  Moe m;
-  m.router = load.router(at + "gate", count, d_model);
-  m.experts = {moe.router, stack("gate_proj", moe.gate, moe.d_ff, d_model), stack("up_proj", moe.up, moe.d_ff, d_model),
-               stack("down_proj", moe.down, d_model, moe.d_ff)};
-  if (moe.shared_d_ff > 0) m.shared_gate = load.linear(at + "shared_expert_gate", 1, d_model, false);
-  return m;
 }
 
 Tensor Decoder::forward(nn::Pass& p) const {
@@ -83,29 +61,7 @@ void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {
   auto [q, k, v] = p.linear(p.norm(r, b.attn_norm), b.q, b.k, b.v);  // [rows, heads·d] [rows, kv·d] [rows, kv·d]
   if (b.rotates) p.norm_rope(q, k, b.attention.head_dim, b.qk_norm, rope_);
   r += p.linear(p.attend(q, k, v, b.attention), b.o);
-  feed_forward(p, b, r);
-}
-
-void Decoder::feed_forward(nn::Pass& p, const Block& b, nn::Residual& r) {
-  if (!b.moe) {
-    auto [gate, up] = p.linear(p.norm(r, b.mlp_norm), b.mlp->gate, b.mlp->up);  // [rows, d_ff] each
-    r += mlp(p, *b.mlp, std::move(gate), std::move(up));
-    return;
-  }
-  const Moe& m = *b.moe;
-  const Tensor h = p.norm(r, b.mlp_norm);
-  if (!b.mlp) {
-    r += p.experts(h, p.linear(h, m.router), m.experts);
-    return;
-  }
-  auto [scores, open, gate, up] = p.linear(h, m.router, m.shared_gate, b.mlp->gate, b.mlp->up);
-  r += p.experts(h, scores, m.experts);
-  r += p.gate_rows(mlp(p, *b.mlp, std::move(gate), std::move(up)), open);
-}
-
-/// Nobody else holds gate and up, so a backend may keep them within a kernel.
-Tensor Decoder::mlp(nn::Pass& p, const Mlp& m, Tensor gate, Tensor up) {
-  return p.linear(p.glu(Activation::silu, std::move(gate), std::move(up)), m.down);
+  b.feed_forward(p, b.mlp_norm, r);
 }
 
 }  // namespace bumblebee::models

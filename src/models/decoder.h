@@ -8,19 +8,20 @@
 #include <string>
 #include <vector>
 
+#include "models/feed_forward.h"
 #include "nn/loader.h"
 #include "nn/model.h"
 
 namespace bumblebee::models {
 
-/// Experts in place of an MLP.
-struct MoeSpec {
-  std::vector<bool> layers;  // which have them; empty: none
-  RouterParams router;
-  int d_ff = 0;         // inner width of an expert
-  int shared_d_ff = 0;  // of one that every row passes, with a gate of its own; 0: there is none
-  /// Names: of the block, and of an expert's matrices in files that have each apart.
-  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj";
+/// Gated delta nets in place of attention (models/hybrid.h).
+struct DeltaSpec {
+  int key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+  int kernel = 0;      // of the convolution
+  bool fused = false;  // two projections, in_proj_qkvz and in_proj_ba, in place of four
+
+  /// Columns that the convolution takes: queries, keys and values of all heads.
+  int conv_cols() const { return 2 * key_heads * key_dim + value_heads * value_dim; }
 };
 
 struct DecoderSpec {
@@ -28,6 +29,7 @@ struct DecoderSpec {
   double eps = 1e-6;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   MoeSpec moe;
+  std::optional<DeltaSpec> delta;
   RopeParams rope;
   double score_scale = 1;     // Rope::score_scale, which latent attention reads
   std::vector<int> windows;   // [layers] attention window, 0 for all
@@ -43,27 +45,15 @@ class Decoder final : public nn::Model {
   void block(nn::Pass& p, int i, nn::Residual& r) const override;
 
  private:
-  struct Mlp {
-    nn::Linear gate, up, down;
-  };
-  struct Moe {
-    nn::Linear router;
-    nn::Experts experts;
-    nn::Linear shared_gate;  // with a shared expert
-  };
   struct Block {
     nn::RmsNorm attn_norm, mlp_norm;
     nn::HeadNorms qk_norm;
     nn::Linear q, k, v, o;
     bool rotates = true;
-    std::optional<Mlp> mlp;  // of every row: beside experts, the shared one
-    std::optional<Moe> moe;
+    FeedForward feed_forward;
     AttentionParams attention;
   };
   static Block load_block(const DecoderSpec& spec, nn::Loader& load, int i);
-  static void feed_forward(nn::Pass& p, const Block& b, nn::Residual& r);
-  static Moe load_moe(const DecoderSpec& spec, nn::Loader& load, const std::string& at);
-  static Tensor mlp(nn::Pass& p, const Mlp& m, Tensor gate, Tensor up);
 
   RopeParams rope_;
   nn::Embedding embedding_;

@@ -11,7 +11,10 @@ DecoderSpec read_mixtral(const Json& config, std::string_view where);
 DecoderSpec read_qwen2(const Json& config, std::string_view where);
 DecoderSpec read_qwen2_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3(const Json& config, std::string_view where);
+DecoderSpec read_qwen3_5(const Json& config, std::string_view where);
+DecoderSpec read_qwen3_5_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_moe(const Json& config, std::string_view where);
+DecoderSpec read_qwen3_next(const Json& config, std::string_view where);
 DecoderSpec read_smollm3(const Json& config, std::string_view where);
 
 }  // namespace bumblebee::models

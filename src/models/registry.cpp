@@ -7,6 +7,9 @@
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/gemma.h"
+#include "models/gemma4.h"
+#include "models/hybrid.h"
 #include "models/latent.h"
 
 namespace bumblebee::models {
@@ -17,14 +20,17 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 8> kFamilies = {{{"llama", read_llama},
-                                              {"mistral", read_mistral},
-                                              {"mixtral", read_mixtral},
-                                              {"qwen2", read_qwen2},
-                                              {"qwen2_moe", read_qwen2_moe},
-                                              {"qwen3", read_qwen3},
-                                              {"qwen3_moe", read_qwen3_moe},
-                                              {"smollm3", read_smollm3}}};
+constexpr std::array<Family, 11> kFamilies = {{{"llama", read_llama},
+                                               {"mistral", read_mistral},
+                                               {"mixtral", read_mixtral},
+                                               {"qwen2", read_qwen2},
+                                               {"qwen2_moe", read_qwen2_moe},
+                                               {"qwen3", read_qwen3},
+                                               {"qwen3_5", read_qwen3_5},
+                                               {"qwen3_5_moe", read_qwen3_5_moe},
+                                               {"qwen3_moe", read_qwen3_moe},
+                                               {"qwen3_next", read_qwen3_next},
+                                               {"smollm3", read_smollm3}}};
 
 /// Families with a model of their own.
 struct OtherFamily {
@@ -37,19 +43,28 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 3> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+constexpr std::array<OtherFamily, 6> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
                                                  {"deepseek_v3", maker<Latent, read_deepseek_v3>},
+                                                 {"gemma2", maker<Gemma, read_gemma2>},
+                                                 {"gemma3", maker<Gemma, read_gemma3>},
+                                                 {"gemma4", maker<Gemma4, read_gemma4>},
                                                  {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>}}};
 
 /// Other names of families, and the text halves of models that see: positions of images apart (mrope) they are these,
 /// and text has only one kind.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kTextHalves = {
-    {{"joyai_llm_flash", "deepseek_v3"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kTextHalves = {
+    {{"gemma3_text", "gemma3"},
+     {"gemma4_text", "gemma4"},
+     {"gemma4_unified", "gemma4"},
+     {"gemma4_unified_text", "gemma4"},
+     {"joyai_llm_flash", "deepseek_v3"},
      {"kimi_k2", "deepseek_v3"},
      {"qwen2_vl", "qwen2"},
      {"qwen2_vl_text", "qwen2"},
      {"qwen2_5_vl", "qwen2"},
      {"qwen2_5_vl_text", "qwen2"},
+     {"qwen3_5_text", "qwen3_5"},
+     {"qwen3_5_moe_text", "qwen3_5_moe"},
      {"qwen3_vl", "qwen3"},
      {"qwen3_vl_text", "qwen3"},
      {"qwen3_vl_moe", "qwen3_moe"},
@@ -91,7 +106,12 @@ std::unique_ptr<nn::Model> make_model(const ModelSpec& spec, nn::Loader& load) {
   }
   DecoderSpec decoder = spec.decoder;
   if (!decoder.tied_known) decoder.dims.tied_head = !load.has("lm_head.weight");
-  auto model = std::make_unique<Decoder>(decoder, load);
+  std::unique_ptr<nn::Model> model;
+  if (decoder.delta) {
+    model = std::make_unique<Hybrid>(decoder, load);
+  } else {
+    model = std::make_unique<Decoder>(decoder, load);
+  }
   load.finish();
   return model;
 }

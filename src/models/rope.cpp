@@ -197,20 +197,28 @@ int lengthened(const Json& settings, std::string_view where, int context, double
 
 }  // namespace
 
-Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta) {
+Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
+               double default_rotary) {
   const Json settings = all_settings(config, where);
   const double theta = positive(settings, "rope_theta", where, default_theta);
   if (theta <= 1) throw Error(ErrorCode::bad_config, where, cat("'rope_theta': expected more than 1, got ", theta));
-  if (number_or(settings, "partial_rotary_factor", where, 1) != 1) {
+  const double rotary = number_or(settings, "partial_rotary_factor", where, default_rotary);
+  if (default_rotary == 1 && rotary != 1) {
     throw Error(ErrorCode::unsupported, where,
                 "'partial_rotary_factor': expected 1, rotating a part of a head is not implemented for this family");
+  }
+  const int dims = rotary > 0 && rotary <= 1 ? int(head_dim * rotary) : 0;
+  if (dims < 2 || dims % 2 != 0) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'partial_rotary_factor': expected an even number of a head's ", head_dim, " features, got ",
+                    rotary, " of them"));
   }
   const std::string type = string_or(settings, "rope_type", where, "default");
 
   Rope result{.params = {}, .context = context};
   RopeParams& rope = result.params;
-  rope.dims = head_dim;
-  for (float period : base_periods(theta, head_dim)) rope.inv_freq.push_back(1.0f / period);
+  rope.dims = dims;
+  for (float period : base_periods(theta, dims)) rope.inv_freq.push_back(1.0f / period);
   // mrope: three positions of a token, which are one position where there are no images.
   if (type == "default" || type == "mrope") return result;
   if (const double all = number_or(settings, "mscale_all_dim", where, 0); all != 0) {
@@ -232,7 +240,7 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   } else if (type == "llama3") {
     scale_llama3(settings, where, context, rope.inv_freq);
   } else if (type == "yarn") {
-    rope.attention_factor = scale_yarn(settings, where, context, theta, head_dim, rope.inv_freq);
+    rope.attention_factor = scale_yarn(settings, where, context, theta, dims, rope.inv_freq);
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else {
     throw Error(
@@ -240,6 +248,23 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
         cat("rope type: expected default, mrope, linear, dynamic, llama3 or yarn, got '", type.substr(0, 40), "'"));
   }
   return result;
+}
+
+RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta) {
+  const Json settings = all_settings(config, where);
+  const double theta = positive(settings, "rope_theta", where, default_theta);
+  const double part = positive(settings, "partial_rotary_factor", where, 1);
+  if (theta <= 1 || part > 1) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'rope_theta' and 'partial_rotary_factor': expected more than 1 and at most 1, got ", theta,
+                    " and ", part));
+  }
+  const float factor = float(positive(settings, "factor", where, 1));
+  RopeParams rope{.dims = head_dim, .inv_freq = {}};
+  const size_t turning = size_t(std::floor(part * head_dim / 2));
+  for (const float period : base_periods(theta, head_dim))
+    rope.inv_freq.push_back(rope.inv_freq.size() < turning ? 1.0f / period / factor : 0.0f);
+  return rope;
 }
 
 }  // namespace bumblebee::models

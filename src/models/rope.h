@@ -17,7 +17,13 @@ struct Rope {
 /// Reads `rope_theta`, `rope_scaling` and transformers 5's `rope_parameters` together; places that disagree are
 /// refused. Types: default, linear, dynamic (as far as it is the default's), llama3 (Llama 3.1), yarn (Peng et al.,
 /// 2023). Arithmetic is f32 in the order transformers uses, so that angles agree to the last bit or nearly. `context`
-/// is max_position_embeddings, `default_theta` what the family uses when the config says nothing.
-Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta);
+/// is max_position_embeddings, `default_theta` and `default_rotary` (the part of a head that is rotated) what the
+/// family uses when the config says nothing; where that is the whole head, a config that says less is refused.
+Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
+               double default_rotary = 1);
+
+/// Gemma 4's type, which read_rope() refuses: the first part of a head's pairs turns as if the whole did, the others
+/// stay, with frequencies of zero.
+RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta);
 
 }  // namespace bumblebee::models

@@ -86,6 +86,18 @@ Tensor InferPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, cons
   return ops_.attend(kv_, layer_, q, k, v, attention);
 }
 
+void InferPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) { ops_.split(x, split, y); }
+
+Tensor InferPass::causal_conv(const Tensor& x, const ConvParams& conv) {
+  BB_CHECK(layer_ >= 0, "causal_conv outside a layer");
+  return ops_.causal_conv(kv_, layer_, x, conv);
+}
+
+Tensor InferPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
+  BB_CHECK(layer_ >= 0, "delta_rule outside a layer");
+  return ops_.delta_rule(kv_, layer_, qkv, a, b, delta);
+}
+
 Tensor InferPass::glu(Activation activation, Tensor gate, Tensor up) {
   return ops_.glu(activation, std::move(gate), std::move(up));
 }

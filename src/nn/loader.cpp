@@ -6,6 +6,8 @@
 
 #include "quant/elements.h"
 
+#include "quant/elements.h"
+
 namespace bumblebee::nn {
 
 Loader::Loader(WeightSource& source, Backend* backend, Progress progress)
@@ -112,6 +114,18 @@ Linear Loader::linear(const std::string& path, int out, int in, bool with_bias) 
   target_modules_.push_back({path, in, out, TargetModule::Kind::linear, with_bias});
   target_weights_.push_back(linear.w);
   return linear;
+}
+
+ConvParams Loader::depthwise(const std::string& path, int cols, int kernel, bool& by_torch) {
+  const HostWeight host = source_.depthwise(path + ".weight", cols, kernel, by_torch);
+  count(host);
+  if (backend_ == nullptr) return {};
+  std::vector<float> of_column(static_cast<size_t>(kernel)), values(size_t(kernel) * size_t(cols));
+  for (int c = 0; c < cols; ++c) {
+    decode_row<float>(host, c, of_column);
+    for (int j = 0; j < kernel; ++j) values[size_t(j) * size_t(cols) + size_t(c)] = of_column[size_t(j)];
+  }
+  return {backend_->upload(values, kernel, cols)};
 }
 
 Tensor Loader::pack_floats(const std::string& name, std::span<const float> values) {

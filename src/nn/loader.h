@@ -44,6 +44,9 @@ class Loader {
   /// f32 [1, size], and one number: 1 without a backend.
   Tensor vector(const std::string& name, int size);
   float scalar(const std::string& name);
+  /// The convolution of module `path`, with weights of its own for each column; `by_torch`: stored as [cols, 1,
+  /// kernel].
+  ConvParams depthwise(const std::string& path, int cols, int kernel, bool& by_torch);
   Embedding embedding(const std::string& path, int vocab, int d_model);
   /// The output matrix: `lm_head`, or the embedding's table when `tied`. A stray `lm_head.weight` of a tied model is
   /// dropped, as mlx-lm does.

@@ -19,7 +19,8 @@ struct ModelDims {
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;
-  /// Where layers keep keys and values, in a model whose layers are not all of one shape, kv_heads of head_dim.
+  /// Where layers keep keys and values or states, in a model whose layers are not all of one shape, kv_heads of
+  /// head_dim.
   std::vector<KvGroup> kv_groups;
   std::vector<KvPlace> kv_places;
 
@@ -33,6 +34,9 @@ struct ModelDims {
                        .window = 0}};
     }
     return shape;
+  }
+  bool is_recurrent(int layer) const {
+    return !kv_places.empty() && kv_groups[size_t(kv_places[size_t(layer)].group)].kind == KvGroup::Kind::state;
   }
 };
 

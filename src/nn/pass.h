@@ -18,6 +18,7 @@ class Pass;
 struct Residual {
   Pass* pass = nullptr;
   Tensor x, pending;  // [rows, d_model]
+  Tensor aside = {};  // [rows, ...] what a model made of the tokens once, for all of its layers
   Residual& operator+=(Tensor delta);
 };
 
@@ -38,6 +39,11 @@ class Pass {
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
   /// Without k and v: over what the layer whose cache this one shares has appended. Without v: values lie within keys.
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
+  /// Columns of x, dealt out as the split says.
+  virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
+  /// The words of a recurrent layer: Ops has what they mean.
+  virtual Tensor causal_conv(const Tensor& x, const ConvParams& conv) = 0;
+  virtual Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) = 0;
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
   /// The experts' answers to the rows of x, each row's mixed as its scores [rows, experts] say: [rows, d_model].
   virtual Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) = 0;

@@ -25,8 +25,10 @@ TapPass::TapPass(Ops& ops, KvStore& kv, Tap tap, const InferOptions& options)
   options_.hidden = true;
 }
 
-void TapPass::show(const char* name, const Tensor& value) {
-  tap_(current_layer() < 0 ? std::string(name) : "layers." + std::to_string(current_layer()) + "." + name, value);
+void TapPass::show(const std::string& name, const Tensor& value) {
+  const std::string whole = current_layer() < 0 ? name : "layers." + std::to_string(current_layer()) + "." + name;
+  const int times = ++shown_[whole];
+  tap_(times == 1 ? whole : whole + "_" + std::to_string(times), value);
 }
 
 Residual TapPass::embed(const Embedding& embedding) {
@@ -38,25 +40,26 @@ Residual TapPass::embed(const Embedding& embedding) {
 
 Tensor TapPass::norm(Residual& residual, const RmsNorm& norm) {
   Tensor y = InferPass::norm(residual, norm);
-  show(short_name(norm.name).c_str(), y);
+  show(short_name(norm.name), y);
   return y;
 }
 
 Tensor TapPass::normalise(const Tensor& x, const RmsNorm& norm) {
   Tensor y = InferPass::normalise(x, norm);
-  show(norm.name.substr(norm.name.rfind('.') + 1).c_str(), y);
+  const bool of_heads = norm.name.ends_with("linear_attn.norm");
+  show(of_heads ? "head_norm" : norm.name.substr(norm.name.rfind('.') + 1), y);
   return y;
 }
 
 Tensor TapPass::lookup(const Embedding& table) {
   Tensor y = InferPass::lookup(table);
-  show(short_name(table.name).c_str(), y);
+  show(short_name(table.name), y);
   return y;
 }
 
 void TapPass::linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) {
   InferPass::linear(x, linears, y);
-  for (size_t i = 0; i < linears.size(); ++i) show(short_name(linears[i]->name).c_str(), y[i]);
+  for (size_t i = 0; i < linears.size(); ++i) show(short_name(linears[i]->name), y[i]);
 }
 
 void TapPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) {
@@ -68,6 +71,23 @@ void TapPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& nor
 Tensor TapPass::attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) {
   Tensor y = InferPass::attend(q, k, v, attention);
   show("attn", y);
+  return y;
+}
+
+void TapPass::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) {
+  InferPass::split(x, split, y);
+  for (size_t i = 0; i < y.size(); ++i) show(("part" + std::to_string(i)).c_str(), y[i]);
+}
+
+Tensor TapPass::causal_conv(const Tensor& x, const ConvParams& conv) {
+  Tensor y = InferPass::causal_conv(x, conv);
+  show("conv", y);
+  return y;
+}
+
+Tensor TapPass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) {
+  Tensor y = InferPass::delta_rule(qkv, a, b, delta);
+  show("delta", y);
   return y;
 }
 

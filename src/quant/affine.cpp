@@ -40,7 +40,7 @@ bool affine_bits_ok(int bits) { return bits >= 2 && bits <= 8 && bits != 7; }
 bool affine_group_ok(int group) { return group == 32 || group == 64 || group == 128; }
 
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> packed) {
-  BB_CHECK(codes.size() % 32 == 0 && packed.size() == codes.size() * size_t(bits) / 8);
+  BB_CHECK(codes.size() % 16 == 0 && packed.size() == codes.size() * size_t(bits) / 8);
   uint64_t window = 0;  // bits not yet written, lowest first
   int held = 0;
   size_t at = 0;
@@ -51,7 +51,7 @@ void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> p
 }
 
 void unpack_codes(std::span<const std::byte> packed, int bits, int first, std::span<uint8_t> codes) {
-  BB_DCHECK(first % 32 == 0);
+  BB_DCHECK(first * bits % 8 == 0);
   const std::byte* next = packed.data() + size_t(first) * size_t(bits) / 8;
   const uint64_t mask = (uint64_t{1} << bits) - 1;
   uint64_t window = 0;

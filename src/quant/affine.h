@@ -20,10 +20,11 @@ enum class AffineVariant : uint8_t { cpu, gpu };
 bool affine_bits_ok(int bits);    // 2, 3, 4, 5, 6, 8
 bool affine_group_ok(int group);  // 32, 64, 128
 
-/// Packs `codes` (each below 2^bits; a multiple of 32 of them) into codes.size()·bits/8 bytes.
+/// Packs `codes` (each below 2^bits; a multiple of 16 of them) into codes.size()·bits/8 bytes.
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> packed);
 
-/// Unpacks `codes.size()` codes beginning at element `first` of a row's bit stream; `first` is a multiple of 32.
+/// Unpacks `codes.size()` codes beginning at element `first` of a row's bit stream; `first` begins a
+/// byte.
 void unpack_codes(std::span<const std::byte> packed, int bits, int first, std::span<uint8_t> codes);
 
 /// One quantized matrix that owns its bytes.

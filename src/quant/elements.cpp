@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/float16.h"
 #include "quant/affine.h"
+#include "quant/float_codes.h"
 
 namespace bumblebee {
 namespace {
@@ -28,10 +29,28 @@ void decode_affine(const HostWeight& weight, std::span<const std::byte> row, int
   }
 }
 
+template <class T>
+void decode_floats(const HostWeight& weight, std::span<const std::byte> row, int r, std::span<T> values) {
+  const int group = weight.format.group;
+  const size_t groups = size_t(weight.in / group);
+  const T factor = T(factor_of(weight));
+  const bool four = weight.format.codes == Format::Codes::e2m1;
+  uint8_t codes[32];
+  for (size_t g = 0; g < groups; ++g) {
+    T scale = T(load_float(weight.scales, weight.format.scale, size_t(r) * groups + g));
+    if (!weight.factors.empty()) scale *= factor;
+    unpack_codes(row, weight.format.bits, int(g) * group, std::span<uint8_t>(codes, size_t(group)));
+    for (int i = 0; i < group; ++i)
+      values[g * size_t(group) + size_t(i)] = T(four ? decode_e2m1(codes[i]) : decode_e4m3(codes[i])) * scale;
+  }
+}
+
 }  // namespace
 
 float load_float(std::span<const std::byte> bytes, DType dtype, size_t i) {
   const std::byte* at = bytes.data() + i * size_t(size_of(dtype));
+  if (dtype == DType::f8_e8m0) return decode_e8m0(uint8_t(*at));
+  if (dtype == DType::f8_e4m3) return decode_e4m3(uint8_t(*at));
   if (dtype == DType::f32) {
     float value;
     std::memcpy(&value, at, sizeof value);
@@ -58,6 +77,7 @@ void decode_row(const HostWeight& weight, int row, std::span<T> values) {
   const size_t bytes = row_bytes(weight.format, weight.in);
   const std::span<const std::byte> codes = weight.codes.subspan(size_t(row) * bytes, bytes);
   if (weight.format.kind == Format::Kind::dense) return decode_dense(weight, codes, values);
+  if (weight.format.codes != Format::Codes::uint) return decode_floats(weight, codes, row, values);
   decode_affine(weight, codes, row, values);
 }
 

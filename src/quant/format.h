@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tensor/dtype.h"
 
@@ -22,7 +24,7 @@ struct Format {
   DType scale = DType::f32;  // affine: type of the scales; dense: the element type
   DType bias = DType::f32;   // affine: type of the biases
   uint8_t bits = 0;          // affine: 2, 3, 4, 5, 6 or 8
-  uint16_t group = 0;        // affine: 32, 64 or 128 consecutive inputs share a scale and a bias
+  uint16_t group = 0;        // affine: 16, 32, 64 or 128 consecutive inputs share a scale and a bias
   Codes codes = Codes::uint;
   bool biased = true;  // affine: false where no group has a bias, as with float codes
 
@@ -30,20 +32,47 @@ struct Format {
   static Format affine(int bits, int group, DType scale, DType bias) {
     return {Kind::affine, scale, bias, uint8_t(bits), uint16_t(group), Codes::uint, true};
   }
+  /// Float codes in the three combinations that exist.
+  static Format mxfp4() { return floats(Codes::e2m1, 4, 32, DType::f8_e8m0); }
+  static Format mxfp8() { return floats(Codes::e4m3, 8, 32, DType::f8_e8m0); }
+  static Format nvfp4() { return floats(Codes::e2m1, 4, 16, DType::f8_e4m3); }
+  static Format floats(Codes codes, int bits, int group, DType scale) {
+    return {Kind::affine, scale, scale, uint8_t(bits), uint16_t(group), codes, false};
+  }
   friend bool operator==(const Format&, const Format&) = default;
 };
+
+/// MLX's word for a kind of quantization.
+enum class QuantMode : uint8_t { affine, mxfp4, mxfp8, nvfp4 };
+std::string_view to_string(QuantMode mode);
+std::optional<QuantMode> quant_mode_from_string(std::string_view name);
+
+/// How a matrix is or is to be quantized, apart from the types of scales.
+struct QuantSpec {
+  int bits = 4, group = 64;
+  QuantMode mode = QuantMode::affine;
+  /// The default of a mode, and of float codes the only one.
+  static QuantSpec of(QuantMode mode);
+  friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
+};
+/// "4-bit group 64" or "mxfp4".
+std::string to_string(const QuantSpec& spec);
+/// `storage`: the type of affine scales and biases.
+Format format_of(const QuantSpec& spec, DType storage);
+/// Of a quantized format.
+QuantSpec spec_of(const Format& format);
 
 /// Whether it is dense or affine with unsigned codes and biases: what every backend has.
 inline bool plain_format(const Format& f) { return f.codes == Format::Codes::uint && f.biased; }
 
-/// "bf16" or "affine 4-bit group 64 (bf16)".
+/// "bf16", "affine 4-bit group 64 (bf16)", or "mxfp4" and its like.
 std::string to_string(const Format& format);
 
 /// Canonical bytes of one matrix [out, in], usually inside a mapped file, which `keep` holds alive. No alignment is
 /// promised.
 ///  dense:  codes = elements [out, in]
 ///  affine: codes = [out, in·bits/8] bytes, a little-endian bit stream per row, low bits first; scales, biases [out,
-///  in/group]
+///  in/group], no biases with float codes
 struct HostWeight {
   Format format;
   int out = 0, in = 0;
@@ -52,7 +81,14 @@ struct HostWeight {
   std::shared_ptr<const void> keep;            // owner of the bytes
   int experts = 1;                             // matrices of this size, one after the other
   size_t codes_stride = 0, scales_stride = 0;  // bytes from row to row (biases as scales); 0: rows follow each other
+  /// nvfp4: what all scales of each matrix are multiplied by; empty: 1. MLX's global scale is kGlobalUnit times that.
+  std::vector<float> factors = {};
 };
+/// The largest e4m3 times the largest e2m1: with a global scale that is a matrix's largest magnitude, the largest
+/// scale of a group is 448.
+inline constexpr float kGlobalUnit = 448.0f * 6.0f;
+/// Of one matrix.
+inline float factor_of(const HostWeight& weight) { return weight.factors.empty() ? 1.0f : weight.factors[0]; }
 
 /// The matrix of one expert of a stack.
 inline HostWeight expert_of(const HostWeight& stack, int expert) {
@@ -65,6 +101,7 @@ inline HostWeight expert_of(const HostWeight& stack, int expert) {
   one.codes = part(stack.codes);
   one.scales = part(stack.scales);
   one.biases = part(stack.biases);
+  if (!stack.factors.empty()) one.factors = {stack.factors[size_t(expert)]};
   return one;
 }
 
@@ -88,6 +125,10 @@ inline uint64_t stored_bytes(const HostWeight& w) { return w.codes.size() + w.sc
 /// Throws Error(unsupported) for what the types can say and `backend` cannot compute with: strides, stacks of experts,
 /// float codes, groups without a bias.
 void require_plain(std::string_view backend, const HostWeight& weight);
+/// The same for a backend that has the float codes.
+void require_known(std::string_view backend, const HostWeight& weight);
+/// Whether it is dense, affine with unsigned codes and biases, or one of the three with float codes.
+bool known_format(const Format& format);
 
 /// Bytes of codes in one row.
 inline size_t row_bytes(const Format& format, int in) {

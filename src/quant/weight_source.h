@@ -29,6 +29,10 @@ class WeightSource {
   /// HostWeight with out = 1. Throws like matrix().
   virtual HostWeight vector(const std::string& name, int size) = 0;
 
+  /// The weights of a convolution of columns apart, stored under the full name as [cols, kernel, 1] or, `by_torch`, as
+  /// [cols, 1, kernel], claimed, as a dense HostWeight [cols, kernel]. Throws like matrix().
+  virtual HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) = 0;
+
   /// Whether a tensor of this full name exists.
   virtual bool has(const std::string& name) const = 0;
 

@@ -46,6 +46,13 @@ void print_serving(std::string& out, const text::ServingStats& s) {
   line(out, "kv_pages", "state=\"cached\"", uint64_t(std::max(0, s.pages_cached)));
   line(out, "kv_pages", "state=\"free\"", uint64_t(std::max(0, s.pages - s.pages_used - s.pages_cached)));
   one(out, "kv_page_bytes", "gauge", "Bytes of one page.", s.page_bytes);
+  if (s.states > 0) {
+    head(out, "states", "gauge", "States of recurrent layers; cached ones are checkpoints of prompts.");
+    line(out, "states", "state=\"used\"", uint64_t(std::max(0, s.states_used)));
+    line(out, "states", "state=\"cached\"", uint64_t(std::max(0, s.states_cached)));
+    line(out, "states", "state=\"free\"", uint64_t(std::max(0, s.states - s.states_used - s.states_cached)));
+    one(out, "state_bytes", "gauge", "Bytes of one state.", s.state_bytes);
+  }
   one(out, "prefix_cache_queries_total", "counter", "Tokens of prompts that were looked up.", s.prefix_queries);
   one(out, "prefix_cache_hits_total", "counter", "Tokens of them that were found.", s.prefix_hits);
   one(out, "prompt_tokens_total", "counter", "Tokens of prompts that were computed.", s.prompt_tokens);

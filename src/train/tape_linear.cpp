@@ -36,7 +36,7 @@ void TapePass::apply(const Tensor& x, Term& term, Tensor& y) {
 }
 
 /// Added as a whole, so that the sum over batches has one order whatever the product's is.
-void TapePass::add(const Tensor& gradient, const Tensor& sum) {
+void TapePass::add_gradient(const Tensor& gradient, const Tensor& sum) {
   const AxpbyTerm term = {.y = sum, .x = gradient};
   grad_.axpby({&term, 1});
 }
@@ -87,7 +87,7 @@ void TapePass::linear_back(const Tensor& x, Key x_key, bool x_needed, std::vecto
       // y = f∘z, f = m/|...|: Σ dy·y = m·df/dm.
       const Tensor dots = grad_.column_dots(gradient, term.scaled);
       grad_.divide({&dots, 1}, {&term.module->m, 1});
-      add(dots, term.module->dm);
+      add_gradient(dots, term.module->dm);
       gradient = ops_.copy(gradient);
       grad_.multiply_columns(gradient, term.module->dora_scale);
     }
@@ -116,9 +116,9 @@ void TapePass::module_back(const Tensor& x, Term& term, const Tensor& dy, Tensor
   Tensor t, da, db;  // t = scale·dy·B [rows, rank]
   grad_.gemm(params_.scale(), dy, kPlain, module.b, kPlain, 0, t);
   grad_.gemm(1, t, kTransposed, dropped(x, module.site), kPlain, 0, da);
-  add(da, module.da);
+  add_gradient(da, module.da);
   grad_.gemm(params_.scale(), dy, kTransposed, term.u, kPlain, 0, db);
-  add(db, module.db);
+  add_gradient(db, module.db);
   if (!dx) return;
   if (params_.dropout() == 0) {
     grad_.gemm(1, t, kPlain, module.a, kPlain, 1, dx);

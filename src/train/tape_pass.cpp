@@ -179,6 +179,9 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
   return y;
 }
 
+void TapePass::split(const Tensor&, const SplitParams&, std::span<Tensor>) { BB_UNREACHABLE(); }
+Tensor TapePass::causal_conv(const Tensor&, const ConvParams&) { BB_UNREACHABLE(); }
+Tensor TapePass::delta_rule(const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) { BB_UNREACHABLE(); }
 Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
 Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
 Tensor TapePass::matmul_heads(const Tensor&, const nn::HeadLinear&, int) { BB_UNREACHABLE(); }

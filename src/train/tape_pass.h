@@ -1,6 +1,6 @@
 // The interpreter that remembers: runs a model over a packed batch, adds up the loss of the scored rows, and goes back
 // to the gradients of the trained factors. A tape of coarse operations, each with the backward pass of GradOps; no
-// general differentiation: a word that cannot be differentiated is refused. Seven rules cover the decoders (docs/
+// general differentiation: a word that cannot be differentiated is refused. Eight rules cover the decoders (docs/
 // architecture.md, "Training").
 #pragma once
 
@@ -49,7 +49,10 @@ class TapePass final : public nn::Pass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  /// Nobody comes here: require_trainable() refuses before.
+  /// Nobody comes to these: require_trainable() refuses before.
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
   Tensor matmul_heads(const Tensor& x, const nn::HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
@@ -84,7 +87,7 @@ class TapePass final : public nn::Pass {
   void linear_back(const Tensor& x, Key x_key, bool x_needed, std::vector<Term>& terms);
   void module_back(const Tensor& x, Term& term, const Tensor& dy, Tensor& dx);
   Tensor dropped(const Tensor& x, int site) const;
-  void add(const Tensor& gradient, const Tensor& sum);
+  void add_gradient(const Tensor& gradient, const Tensor& sum);
 
   bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
   void set_needs(const Tensor& tensor, bool needed);

@@ -26,7 +26,7 @@ struct Simulated {
 
 class Simulation {
  public:
-  explicit Simulation(unsigned seed)
+  Simulation(unsigned seed, bool states)
       : random_(seed),
         limits_{.batch_size = 1 + pick(5),
                 .sequence_length = 10 + pick(40),
@@ -34,9 +34,12 @@ class Simulation {
                 .page_size = 1 + pick(5),
                 .max_active_per_key = pick(3) == 0 ? 1 + pick(3) : 0,
                 .prefix_cache = pick(8) > 0,
-                .ahead = 1 + pick(8)},
+                .ahead = 1 + pick(8),
+                .states = states ? 1 + pick(3 * limits_.batch_size + 6) : 0,
+                .checkpoint_interval = limits_.page_size * (1 + pick(4)),
+                .least_checkpoint = pick(3) * limits_.page_size},
         scheduler_(limits_),
-        store_(limits_.pages, limits_.page_size) {}
+        store_(limits_.pages, limits_.page_size, limits_.states) {}
 
   void run() {
     for (int round = 0; round < 300 || !requests_.empty(); ++round) {
@@ -61,6 +64,7 @@ class Simulation {
     }
     scheduler_.drop_cache();
     EXPECT_EQ(scheduler_.pages().free, limits_.pages);
+    EXPECT_EQ(scheduler_.states().free(), limits_.states);
     EXPECT_TRUE(scheduler_.idle());
     EXPECT_GT(finished, 3);
   }
@@ -163,6 +167,9 @@ class Simulation {
       step.copies.clear();
     }
     if (pick(2) == 0) store_.play(step);
+    for (const Segment& segment : step.batch.segments) {
+      if (segment.state.to >= 0 && pick(2) == 0) store_.state(segment.state.to) = {-8};
+    }
     scheduler_.undo(planned);
     if (pick(2) == 0) scheduler_.preempt();
     forget_slots();
@@ -170,7 +177,7 @@ class Simulation {
 
   void consume(const PlannedStep& planned) {
     const exec::Step& step = planned.step;
-    check(step.batch, limits_.page_size, limits_.pages);
+    check(step.batch, limits_.page_size, limits_.pages, limits_.states);
     ASSERT_EQ(planned.segments.size(), step.batch.segments.size());
     store_.play(step);
     std::map<RequestId, std::vector<int>> wanted;
@@ -198,6 +205,9 @@ class Simulation {
         ASSERT_TRUE(owner.wants_logits);
       }
       ASSERT_EQ(store_.read(step.batch, segment), want) << "request " << owner.id;
+      if (limits_.states > 0) {
+        ASSERT_EQ(store_.state(segment.state.to), want) << "request " << owner.id;
+      }
       if (owner.wants_logits) wanted[owner.id].push_back(owner.branch);
     }
     scheduler_.done(planned);
@@ -251,7 +261,7 @@ TEST(Scheduler, RandomSchedulesKeepSequencesApart) {
   uint64_t preemptions = 0;
   for (unsigned seed = 0; seed < 500; ++seed) {
     SCOPED_TRACE(seed);
-    Simulation simulation(seed);
+    Simulation simulation(seed, false);
     simulation.run();
     if (HasFatalFailure()) return;
     cached += simulation.cached;
@@ -259,6 +269,23 @@ TEST(Scheduler, RandomSchedulesKeepSequencesApart) {
   }
   EXPECT_GT(cached, 20'000);
   EXPECT_GT(preemptions, 3000u);
+}
+
+/// The same for a model with recurrent layers: whatever was shared, forked, given up, undone or forgotten, what a row
+/// finds in its state is what stands before it.
+TEST(Scheduler, RandomSchedulesKeepStatesApart) {
+  int64_t cached = 0;
+  uint64_t preemptions = 0;
+  for (unsigned seed = 0; seed < 500; ++seed) {
+    SCOPED_TRACE(seed);
+    Simulation simulation(seed, true);
+    simulation.run();
+    if (HasFatalFailure()) return;
+    cached += simulation.cached;
+    preemptions += simulation.counters().preemptions;
+  }
+  EXPECT_GT(cached, 3'000);
+  EXPECT_GT(preemptions, 1000u);
 }
 
 }  // namespace

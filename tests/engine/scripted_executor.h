@@ -1,6 +1,6 @@
 // An executor without a model: its cache is an array that holds the token written to each cell, and the token it
 // chooses is a hash of what a sequence reads back through its page table. A page shared by mistake, copied too late or
-// written for somebody else gives another token at once.
+// written for somebody else gives another token at once. A state is the tokens that led to it.
 #pragma once
 
 #include <array>
@@ -22,10 +22,11 @@ inline PrefixRoot root_numbered(int number) {
   return root;
 }
 
-/// Plays steps on an array instead of a KV store: cell = the token written there.
+/// Plays steps on an array instead of a KV store: cell = the token written there, state = all tokens before.
 class PlayedStore {
  public:
-  PlayedStore(int pages, int page_size) : page_size_(page_size), cells_(size_t(pages * page_size), -1) {}
+  PlayedStore(int pages, int page_size, int states = 0)
+      : page_size_(page_size), cells_(size_t(pages * page_size), -1), states_(size_t(states)) {}
   void play(const exec::Step& step) {
     for (const PageCopy& c : step.copies) {
       for (int i = 0; i < page_size_; ++i)
@@ -35,7 +36,16 @@ class PlayedStore {
       for (int i = 0; i < segment.rows; ++i)
         at(step.batch, segment, segment.past + i) = step.batch.tokens[size_t(segment.first + i)];
     }
+    for (const Segment& segment : step.batch.segments) {
+      if (segment.state.to < 0) continue;
+      std::vector<int32_t> tokens;
+      if (segment.state.from >= 0) tokens = states_[size_t(segment.state.from)];
+      const auto first = step.batch.tokens.begin() + segment.first;
+      tokens.insert(tokens.end(), first, first + segment.rows);
+      states_[size_t(segment.state.to)] = std::move(tokens);
+    }
   }
+  std::vector<int32_t>& state(int32_t state) { return states_[size_t(state)]; }
   void scribble(int32_t page) {
     for (int i = 0; i < page_size_; ++i) cells_[size_t(page * page_size_ + i)] = -9;
   }
@@ -52,6 +62,7 @@ class PlayedStore {
   }
   int page_size_;
   std::vector<int32_t> cells_;
+  std::vector<std::vector<int32_t>> states_;
 };
 
 class ScriptedExecutor : public exec::Executor {

@@ -363,8 +363,7 @@ TEST(Checkpoint, RefusesModulesWhosePartsDisagree) {
       {"biases alone", kConfig, {dense("m.weight", DType::f16, {2, 64}), good[2]}, "'m.scales'"},
       {"weight is not packed", kConfig, with(good, 0, DType::f16, {2, 64}), "u32"},
       {"weight i32", kConfig, with(good, 0, DType::i32, {2, 8}), "u32"},
-      {"scales u8, mxfp4", kConfig, with(good, 1, DType::u8, {2, 2}), "mxfp4"},
-      {"scales u8, nvfp4", kConfig, with(good, 1, DType::u8, {2, 4}), "nvfp4"},
+      {"scales u8 beside biases", kConfig, with(good, 1, DType::u8, {2, 2}), "biases beside scales of type u8"},
       {"scales f64", kConfig, with(good, 1, DType::f64, {2, 2}), "f64"},
       {"scales i16", kConfig, with(good, 1, DType::i16, {2, 2}), "i16"},
       {"biases u32", kConfig, with(good, 2, DType::u32, {2, 2}), "biases"},
@@ -411,6 +410,67 @@ TEST(Checkpoint, RefusesModulesWhosePartsDisagree) {
     expect_error([&] { checkpoint->matrix("m", 2, 64); }, broken.part, broken.name);
     expect_error([&] { checkpoint->matrix("m", 2, 64); }, d.path().string(), broken.name);
     expect_error([&] { checkpoint->matrix("m", 2, 64); }, "'m", broken.name);
+  }
+}
+
+TEST(Checkpoint, RefusesFloatCodesThatDisagree) {
+  constexpr const char
+      *kNone = "{}",
+      *kMxfp4 = R"({"quantization":{"mode":"mxfp4"}})",
+      *kModelopt = R"({"quantization_config":{"quant_method":"modelopt","quant_algo":"NVFP4"}})",
+      *kBlocks = R"({"quantization_config":{"quant_method":"fp8","scale_fmt":"ue8m0","weight_block_size":[32,32]}})";
+  const std::vector<Piece> mxfp4 = {dense("m.weight", DType::u32, {2, 8}), dense("m.scales", DType::u8, {2, 2})},
+                           nvfp4 = {dense("m.weight", DType::u32, {2, 8}), dense("m.scales", DType::u8, {2, 4})},
+                           modelopt = {dense("m.weight", DType::u8, {2, 32}),
+                                       dense("m.weight_scale", DType::f8_e4m3, {2, 4}),
+                                       dense("m.weight_scale_2", DType::f32, {})},
+                           blocks = {dense("m.weight", DType::f8_e4m3, {2, 64}),
+                                     dense("m.weight_scale_inv", DType::f8_e8m0, {1, 2})};
+  const auto and_piece = [](std::vector<Piece> pieces, const std::string& name, DType dtype,
+                            std::vector<uint64_t> shape) {
+    pieces.push_back(dense(name, dtype, std::move(shape)));
+    return pieces;
+  };
+  const Broken cases[] = {
+      {"an entry says affine", R"({"quantization":{"m":{"bits":4,"group_size":32}}})", mxfp4,
+       "says 4-bit group 32, but weight [2, 8] and scales [2, 2] of type u8 are mxfp4"},
+      {"an entry says nvfp4", R"({"quantization":{"m":{"mode":"nvfp4"}}})", mxfp4, "says nvfp4"},
+      {"true of another top level", R"({"quantization":{"mode":"mxfp8","m":true}})", mxfp4, "says mxfp8"},
+      {"an entry says mxfp4 of affine tensors", R"({"quantization":{"m":{"mode":"mxfp4"}}})",
+       quantized("m", 2, 64, 4, 32), "says mxfp4, but scales of type f16 and biases are affine"},
+      {"an entry says dense", R"({"quantization":{"mode":"mxfp4","m":false}})", mxfp4, "says false"},
+      {"a product that is none", kMxfp4, with(mxfp4, 1, DType::u8, {2, 3}), "expected those of mxfp4, mxfp8 or nvfp4"},
+      {"no groups", kMxfp4, with(mxfp4, 1, DType::u8, {2, 0}), "expected those of mxfp4"},
+      {"scales of a type of nvfp4", kMxfp4, with(mxfp4, 1, DType::f8_e4m3, {2, 2}), "of type f8_e4m3"},
+      {"scales of a type of mxfp4", kMxfp4, with(nvfp4, 1, DType::f8_e8m0, {2, 4}), "of type f8_e8m0"},
+      {"scales with other rows", kMxfp4, with(mxfp4, 1, DType::u8, {3, 2}), "scales [3, 2]"},
+      {"weight u8 under MLX's names", kMxfp4, with(mxfp4, 0, DType::u8, {2, 32}), "expected u32, got u8"},
+      {"weight bf16", kMxfp4, with(mxfp4, 0, DType::bf16, {2, 64}), "expected u32, got bf16"},
+      {"other inputs",
+       kMxfp4,
+       {dense("m.weight", DType::u32, {2, 4}), dense("m.scales", DType::u8, {2, 1})},
+       "with 32 inputs"},
+      {"global scale of mxfp4", kMxfp4, and_piece(mxfp4, "m.global_scale", DType::f32, {1}), "belongs to nvfp4"},
+      {"global scale of affine", kConfig, and_piece(quantized("m", 2, 64, 4, 32), "m.global_scale", DType::f32, {1}),
+       "belongs to nvfp4, got affine"},
+      {"global scale of two", kNone, and_piece(nvfp4, "m.global_scale", DType::f32, {2}), "one for each of 1 matrices"},
+      {"global scale bf16", kNone, and_piece(nvfp4, "m.global_scale", DType::bf16, {1}), "expected f32"},
+      {"global scale that an entry has alone", R"({"quantization":{"m":{"mode":"nvfp4","global_scale":true}}})", nvfp4,
+       "no such tensor"},
+      {"ModelOpt, weight u32", kModelopt, with(modelopt, 0, DType::u32, {2, 8}), "expected u8, got u32"},
+      {"ModelOpt, scales of bf16", kModelopt, with(modelopt, 1, DType::bf16, {2, 4}), "expected one byte each"},
+      {"ModelOpt, groups of 32", kModelopt, with(modelopt, 1, DType::f8_e4m3, {2, 2}), "scales [2, 2]"},
+      {"ModelOpt, no method", kNone, modelopt, "m.weight"},
+      {"blocks of other rows", kBlocks, with(blocks, 1, DType::f8_e8m0, {2, 2}), "scales [2, 2]"},
+      {"blocks, weight e5m2", kBlocks, with(blocks, 0, DType::f8_e5m2, {2, 64}), "expected f8_e4m3"},
+  };
+  for (const Broken& broken : cases) {
+    const TemporaryDirectory d;
+    write_bytes(d.path() / "config.json", broken.config);
+    save(d.path() / "model.safetensors", broken.pieces);
+    auto checkpoint = Checkpoint::open(d.path());
+    expect_error([&] { checkpoint->matrix("m", 2, 64); }, broken.part, broken.name);
+    expect_error([&] { checkpoint->matrix("m", 2, 64); }, d.path().string(), broken.name);
   }
 }
 

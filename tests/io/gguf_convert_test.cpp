@@ -18,9 +18,9 @@ const std::filesystem::path kTiny = BB_TEST_DATA "/gguf/tiny.gguf";
 
 constexpr double kLargestWeight = 39;  // of the random Q4_K blocks
 
-/// The largest difference between every tensor of the checkpoint and tiny.safetensors.
-double difference(Checkpoint& checkpoint) {
-  const auto golden = SafetensorsFile::open(BB_TEST_DATA "/gguf/tiny.safetensors");
+/// The largest difference between every tensor of the checkpoint and of the file beside the GGUF's.
+double difference(Checkpoint& checkpoint, const char* of = BB_TEST_DATA "/gguf/tiny.safetensors") {
+  const auto golden = SafetensorsFile::open(of);
   double largest = 0;
   for (const TensorEntry& tensor : golden->tensors()) {
     std::vector<float> expected(size_t(tensor.size_bytes() / 4));
@@ -85,7 +85,7 @@ TEST(GgufConvert, KeepsEveryWeight) {
 TEST(GgufConvert, SaysWhatWasNotExact) {
   const TemporaryDirectory d;
   GgufConvertOptions options;
-  options.requantize = AffineSpec{4, 64};
+  options.requantize = QuantSpec{4, 64};
   const auto report = convert_gguf(kTiny, d.path(), options);
   const TensorReport& down = report_of(report, "model.layers.0.mlp.down_proj");
   EXPECT_EQ(down.source, "Q4_K");
@@ -125,6 +125,39 @@ TEST(GgufConvert, WritesTheTokenizer) {
   EXPECT_NE(config["chat_template"].get<std::string>().find("content"), std::string::npos);
   const Json generation = parse_json(read_bytes(d.path() / "generation_config.json"), "generation_config.json");
   EXPECT_EQ(generation["eos_token_id"], Json({2, 0}));
+}
+
+TEST(GgufConvert, TakesOffWhatGemmasNormsWereGiven) {
+  const TemporaryDirectory d;
+  const auto report = convert_gguf(BB_TEST_DATA "/gguf/gemma3.gguf", d.path() / "out", {});
+  for (const TensorReport& tensor : report.tensors) EXPECT_TRUE(tensor.exact) << tensor.name;
+  auto checkpoint = Checkpoint::open(d.path() / "out");
+  EXPECT_EQ(difference(*checkpoint, BB_TEST_DATA "/gguf/gemma3.safetensors"), 0.0);
+  const Json& config = checkpoint->config().json;
+  EXPECT_EQ(config["model_type"], "gemma3_text");
+  EXPECT_EQ(config["query_pre_attn_scalar"], 16);
+  EXPECT_EQ(config["sliding_window"], 16);
+  EXPECT_EQ(config["sliding_window_pattern"], 6);
+  EXPECT_EQ(config["rope_theta"], 1e6);
+  EXPECT_EQ(config["rope_local_base_freq"], 1e4);
+  EXPECT_EQ(config["hidden_activation"], "gelu_pytorch_tanh");
+  EXPECT_FALSE(config.contains("hidden_act"));
+}
+
+TEST(GgufConvert, FindsTheMergesOfPiecesByTheirScores) {
+  const TemporaryDirectory d;
+  convert_gguf(BB_TEST_DATA "/gguf/gemma3.gguf", d.path() / "out", {});
+  const Json tokenizer = parse_json(read_text_file(d.path() / "out" / "tokenizer.json", 1 << 20), "tokenizer.json");
+  const Json& model = tokenizer.at("model");
+  // What users defined first, then by score; of one piece the longer left part first.
+  EXPECT_EQ(model.at("merges"),
+            Json::parse(R"([["\n", "\n"], ["▁", "▁"], ["t", "h"], ["h", "e"], ["▁", "th"], ["th", "e"], ["t", "he"],
+                            ["▁th", "e"], ["▁", "the"]])"));
+  EXPECT_EQ(model.at("byte_fallback"), true);
+  EXPECT_EQ(model.at("unk_token"), "<unk>");
+  EXPECT_EQ(model.at("vocab").at("▁▁"), 6);
+  EXPECT_EQ(tokenizer.at("normalizer").at("content"), "▁");
+  EXPECT_EQ(tokenizer.at("added_tokens").size(), 7u);
 }
 
 TEST(GgufConvert, NeverWritesOverAModel) {

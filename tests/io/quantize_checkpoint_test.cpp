@@ -8,6 +8,7 @@
 #include "io/checkpoint.h"
 #include "io/checkpoint_writer.h"
 #include "quant/elements.h"
+#include "quant/float_codes.h"
 #include "tests/io/files.h"
 
 namespace bumblebee {
@@ -44,7 +45,7 @@ TEST(QuantizeCheckpoint, EqualsTheQuantizer) {
   for (const AffineVariant variant : {AffineVariant::cpu, AffineVariant::gpu}) {
     const auto out = d.path() / (variant == AffineVariant::cpu ? "cpu" : "gpu");
     RewriteOptions options;
-    options.quantize = AffineSpec{4, 64};
+    options.quantize = QuantSpec{4, 64};
     options.variant = variant;
     options.threads = 2;
     const auto report = rewrite_checkpoint(d.path() / "dense", out, options);
@@ -76,11 +77,51 @@ TEST(QuantizeCheckpoint, EqualsTheQuantizer) {
   }
 }
 
+TEST(QuantizeCheckpoint, FloatCodesAndBack) {
+  const TemporaryDirectory d;
+  make_dense(d.path() / "dense");
+  auto source = Checkpoint::open(d.path() / "dense");
+  const HostWeight before = source->matrix("model.embed_tokens", 5, 128);
+  for (const QuantMode mode : {QuantMode::mxfp4, QuantMode::mxfp8, QuantMode::nvfp4}) {
+    const std::string name(to_string(mode));
+    RewriteOptions options;
+    options.quantize = QuantSpec::of(mode);
+    rewrite_checkpoint(d.path() / "dense", d.path() / name, options);
+    auto result = Checkpoint::open(d.path() / name);
+    EXPECT_EQ(result->config().json->at("quantization")["mode"], name);
+    const Format format = format_of(QuantSpec::of(mode), DType::bf16);
+    const HostWeight after = result->matrix("model.embed_tokens", 5, 128);
+    EXPECT_EQ(after.format, format);
+    EXPECT_TRUE(after.biases.empty());
+    EXPECT_EQ(result->matrix("model.layers.0.mlp.down_proj", 4, 96).format, format);  // 96 is a multiple of 32
+    RewriteOptions dense;
+    dense.dequantize = true;
+    rewrite_checkpoint(d.path() / name, d.path() / (name + "_dense"), dense);
+    auto back = Checkpoint::open(d.path() / (name + "_dense"));
+    EXPECT_FALSE(back->config().quantization.present());
+    const HostWeight decoded = back->matrix("model.embed_tokens", 5, 128);
+    for (int row = 0; row < 5; ++row) {
+      std::vector<float> values(128), one(128), stored(128);
+      decode_row<float>(before, row, values);
+      decode_row<float>(after, row, one);
+      decode_row<float>(decoded, row, stored);
+      EXPECT_EQ(one, stored) << name;  // bf16 holds a code times a scale
+      const QuantizedMatrix expected = quantize_floats(values, 1, 128, format, DType::bf16);
+      const size_t bytes = row_bytes(format, 128);
+      const auto codes = after.codes.subspan(size_t(row) * bytes, bytes);
+      EXPECT_TRUE(std::equal(codes.begin(), codes.end(), expected.codes.begin(), expected.codes.end())) << name;
+    }
+    RewriteOptions again;
+    again.quantize = QuantSpec{4, 32};
+    expect_error([&] { rewrite_checkpoint(d.path() / name, d.path() / "x", again); }, "is already " + name, name);
+  }
+}
+
 TEST(QuantizeCheckpoint, BackToDense) {
   const TemporaryDirectory d;
   make_dense(d.path() / "dense");
   RewriteOptions quantize, dense;
-  quantize.quantize = AffineSpec{8, 32};
+  quantize.quantize = QuantSpec{8, 32};
   rewrite_checkpoint(d.path() / "dense", d.path() / "q", quantize);
   dense.dequantize = true;
   dense.dtype = DType::f32;
@@ -116,10 +157,10 @@ TEST(QuantizeCheckpoint, RefusesByName) {
   const TemporaryDirectory d;
   make_dense(d.path() / "dense");
   RewriteOptions four, eight, both, seven;
-  four.quantize = AffineSpec{4, 32};
-  eight.quantize = AffineSpec{8, 64};
-  seven.quantize = AffineSpec{7, 64};
-  both.quantize = AffineSpec{4, 64};
+  four.quantize = QuantSpec{4, 32};
+  eight.quantize = QuantSpec{8, 64};
+  seven.quantize = QuantSpec{7, 64};
+  both.quantize = QuantSpec{4, 64};
   both.dequantize = true;
   rewrite_checkpoint(d.path() / "dense", d.path() / "q", four);
   expect_error([&] { rewrite_checkpoint(d.path() / "q", d.path() / "x", eight); }, "8-bit group 64", "wanted");
@@ -137,7 +178,7 @@ TEST(QuantizeCheckpoint, NamesTheTensorThatIsNotFinite) {
   bytes.replace(10, 2, packed(uint16_t{0x7f80}));
   write_safetensors(d.path() / "model.safetensors", {{{"lm_head.weight", DType::bf16, {1, 64}}, as_bytes(bytes)}});
   RewriteOptions options;
-  options.quantize = AffineSpec{4, 64};
+  options.quantize = QuantSpec{4, 64};
   const TemporaryDirectory out;
   expect_error([&] { rewrite_checkpoint(d.path(), out.path() / "x", options); }, "lm_head", "infinity");
   for (const std::filesystem::path& over : {d.path(), d.path() / "x", d.path().parent_path()})

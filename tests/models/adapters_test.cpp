@@ -90,6 +90,15 @@ std::vector<Option> options() {
       {{.modules = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"}, .norms = true}});
   add("latents_whole", {.family = "deepseek_v2", .format = k4Bit},
       {{.modules = {"q_proj", "kv_a_proj_with_mqa", "o_proj"}, .dora = true, .norms = true}});
+  add("gemma3", {.family = "gemma3", .tied = true, .format = k4Bit}, {{}});
+  add("gemma3_norms", {.family = "gemma3", .tied = true, .format = k4Bit}, {{.norms = true}});
+  add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
+  // In each layer: there is no attention.
+  add("delta_net", {.family = "qwen3_5", .format = k4Bit, .value_dim = 16, .interval = 3},
+      {{.modules = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "down_proj"}}});
+  add("fused_delta_net_peft", {.family = "qwen3_next", .format = k4Bit, .value_dim = 16, .interval = 3},
+      {{.dialect = lora::Dialect::peft, .modules = {"in_proj_qkvz", "in_proj_ba", "out_proj"}}});
+  add("gated_attention", {.family = "qwen3_5", .format = k4Bit, .interval = 1}, {{.modules = {"q_proj", "o_proj"}}});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});
@@ -132,6 +141,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
+    if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     if (option.tiny.has_latents() && lacks(target.backend, Operation::latent_keys)) continue;
     SCOPED_TRACE(target.name());

@@ -27,7 +27,14 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   if (module == "q_a_proj") return {TinyModel::kRank, t.d_model};
   if (module == "q_b_proj") return {q, TinyModel::kRank};
   if (module == "kv_a_proj_with_mqa") return {TinyModel::kRank + t.head_dim, t.d_model};
-  if (module == "q_proj") return {q, t.d_model};
+  const int values = t.value_heads * t.value_dim, conv = 2 * t.key_heads * t.key_dim + values;
+  if (module == "in_proj_qkv") return {conv, t.d_model};
+  if (module == "in_proj_qkvz") return {conv + values, t.d_model};
+  if (module == "in_proj_z") return {values, t.d_model};
+  if (module == "in_proj_ba") return {2 * t.value_heads, t.d_model};
+  if (module == "in_proj_b" || module == "in_proj_a") return {t.value_heads, t.d_model};
+  if (module == "out_proj") return {t.d_model, values};
+  if (module == "q_proj") return {(t.is_hybrid() ? 2 : 1) * q, t.d_model};
   if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
   if (module == "o_proj") return {t.d_model, read};
   if (module == "down_proj") return {t.d_model, t.d_ff};
@@ -39,6 +46,7 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
 /// Of a layer, where a module is.
 std::string block_of(const TinyModel& t, const std::string& module) {
   if (module == "gate" || module == "shared_expert_gate") return t.family == "mixtral" ? "block_sparse_moe." : "mlp.";
+  if (module.starts_with("in_proj_") || module == "out_proj") return "linear_attn.";
   const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
   return !mlp ? "self_attn." : t.family == "qwen2_moe" ? "mlp.shared_expert." : "mlp.";
 }
@@ -203,7 +211,11 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
       if (tiny.family == "deepseek_v3") vector(at + "self_attn.q_a_layernorm", TinyModel::kRank);
       vector(at + "self_attn.kv_a_layernorm", TinyModel::kRank);
     }
-    if (!tiny.family.starts_with("qwen3")) continue;
+    if (tiny.is_gemma()) {
+      vector(at + "pre_feedforward_layernorm", tiny.d_model);
+      vector(at + "post_feedforward_layernorm", tiny.d_model);
+    }
+    if (!tiny.family.starts_with("qwen3") && tiny.family != "gemma3") continue;
     vector(at + "self_attn.q_norm", tiny.head_dim);
     vector(at + "self_attn.k_norm", tiny.head_dim);
   }

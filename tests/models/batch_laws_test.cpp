@@ -34,10 +34,22 @@ std::vector<TinyModel> tiny_models() {
            .experts = 4,
            .of_row = 2},
           {.family = "deepseek_v3", .format = Format::affine(8, 32, DType::bf16, DType::bf16)},
-          {.family = "deepseek_v2", .format = Format::affine(4, 32, DType::bf16, DType::bf16)}};
+          {.family = "deepseek_v2", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "qwen3_5", .layers = 3, .format = Format::affine(4, 32, DType::bf16, DType::bf16), .interval = 3},
+          {.family = "qwen3_next", .format = Format::dense(DType::bf16)},
+          {.family = "qwen3_5_moe",
+           .tied = true,
+           .format = Format::affine(4, 32, DType::bf16, DType::bf16),
+           .key_heads = 1,
+           .value_heads = 3,
+           .value_dim = 32},
+          {.family = "gemma2", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma3", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma4", .layers = 4, .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 9;
+constexpr int kTinyModels = 16;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -47,6 +59,9 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       GTEST_SKIP() << "no experts on " << target_.backend;
     if (tiny_.has_latents() && lacks(target_.backend, Operation::latent_keys))
       GTEST_SKIP() << "no latents on " << target_.backend;
+    if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
+      GTEST_SKIP() << "no delta rule on " << target_.backend;
+    if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;
   }
 
   Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }

@@ -28,12 +28,12 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of deepseek_v2, deepseek_v3, glm4_moe_lite, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, "
-     "qwen3_moe, smollm3, got 'gpt2'"},
+     "expected one of deepseek_v2, deepseek_v3, gemma2, gemma3, gemma4, glm4_moe_lite, llama, mistral, mixtral, qwen2, "
+     "qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
-    {"model_type_other_moe", R"({"model_type": "qwen3_next"})", ErrorCode::unsupported, "qwen3_next"},
+    {"model_type_other_moe", R"({"model_type": "olmoe"})", ErrorCode::unsupported, "olmoe"},
     {"architecture_encoder", R"({"architectures": ["LlamaForSequenceClassification"]})", ErrorCode::unsupported,
      "LlamaForSequenceClassification"},
     {"architectures_text", R"({"architectures": "LlamaForCausalLM"})", ErrorCode::bad_config, "'architectures'"},
@@ -169,6 +169,61 @@ constexpr ExpertRefusal kExpertRefusals[] = {
      "missing key 'intermediate_size'"},
 };
 
+constexpr ExpertRefusal kHybridRefusals[] = {
+    {"no_gate", "qwen3_5", R"({"attn_output_gate": false})", ErrorCode::unsupported, "'attn_output_gate'"},
+    {"key_heads_zero", "qwen3_5", R"({"linear_num_key_heads": 0})", ErrorCode::bad_config, "'linear_num_key_heads'"},
+    {"heads_no_multiple", "qwen3_next", R"({"linear_num_key_heads": 3, "linear_num_value_heads": 8})",
+     ErrorCode::bad_config, "'linear_num_value_heads': expected a multiple of 3 key heads, got 8"},
+    {"key_dim_absurd", "qwen3_5", R"({"linear_key_head_dim": 1000000})", ErrorCode::bad_config,
+     "'linear_key_head_dim'"},
+    {"value_dim_text", "qwen3_5", R"({"linear_value_head_dim": "128"})", ErrorCode::bad_config,
+     "'linear_value_head_dim'"},
+    {"kernel_one", "qwen3_5_moe", R"({"linear_conv_kernel_dim": 1})", ErrorCode::bad_config,
+     "'linear_conv_kernel_dim'"},
+    {"kernel_long", "qwen3_next", R"({"linear_conv_kernel_dim": 64})", ErrorCode::bad_config,
+     "'linear_conv_kernel_dim'"},
+    {"interval_zero", "qwen3_5", R"({"full_attention_interval": 0})", ErrorCode::bad_config,
+     "'full_attention_interval'"},
+    {"layer_types_short", "qwen3_5", R"({"layer_types": ["linear_attention"]})", ErrorCode::bad_config,
+     "'layer_types': expected a list of 3 names"},
+    {"layer_types_windows", "qwen3_next",
+     R"({"layer_types": ["linear_attention", "sliding_attention", "full_attention"]})", ErrorCode::unsupported,
+     "sliding_attention"},
+    {"rotary_too_much", "qwen3_5", R"({"partial_rotary_factor": 1.5})", ErrorCode::bad_config,
+     "'partial_rotary_factor'"},
+    {"rotary_nothing", "qwen3_5", R"({"partial_rotary_factor": 0})", ErrorCode::bad_config, "'partial_rotary_factor'"},
+    {"rotary_odd", "qwen3_5", R"({"head_dim": 20, "partial_rotary_factor": 0.25})", ErrorCode::bad_config,
+     "expected an even number"},
+    {"experts_of_dense", "qwen3_5", R"({"num_experts": 8})", ErrorCode::unsupported, "num_experts"},
+    {"more_experts_than_there_are", "qwen3_5_moe", R"({"num_experts": 4})", ErrorCode::bad_config,
+     "'num_experts_per_tok': expected at most 4 experts, got 8"},
+    {"activation_of_hybrid", "qwen3_5", R"({"hidden_act": "gelu"})", ErrorCode::unsupported, "'gelu'"},
+};
+INSTANTIATE_TEST_SUITE_P(Hybrids, ExpertConfigRefusal, testing::ValuesIn(kHybridRefusals),
+                         [](const auto& refusal) { return std::string(refusal.param.name); });
+
+TEST(Config, Hybrids) {
+  Json config = config_of("qwen3_5");
+  const DecoderSpec spec = read_spec(config, "x").decoder;  // transformers' defaults
+  EXPECT_EQ(spec.dims.head_dim, 256);
+  EXPECT_EQ(spec.rope.dims, 64);
+  EXPECT_EQ(spec.delta->key_heads, 16);
+  EXPECT_EQ(spec.delta->value_heads, 32);
+  EXPECT_EQ(spec.delta->conv_cols(), 8192);
+  EXPECT_FALSE(spec.delta->fused);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(spec.dims.is_recurrent(i));
+  config["layer_types"] = {"full_attention", "linear_attention", "full_attention"};
+  config["full_attention_interval"] = 2;
+  const nn::ModelDims dims = read_spec(config, "x").decoder.dims;  // mlx-lm would go by the interval
+  EXPECT_FALSE(dims.is_recurrent(0));
+  EXPECT_TRUE(dims.is_recurrent(1));
+  EXPECT_EQ(dims.kv_places[2].index, 1);
+  EXPECT_TRUE(read_spec(config_of("qwen3_next"), "x").decoder.moe.router.normalise);
+  EXPECT_EQ(read_spec(config_of("qwen3_5_moe"), "x").decoder.moe.router.experts, 256);
+  config["model_type"] = "qwen3_5_text";
+  EXPECT_EQ(read_spec(config, "x").family, "qwen3_5");
+}
+
 INSTANTIATE_TEST_SUITE_P(Table, ExpertConfigRefusal, testing::ValuesIn(kExpertRefusals),
                          [](const auto& refusal) { return std::string(refusal.param.name); });
 
@@ -275,8 +330,9 @@ TEST(Config, YarnLengthensTheContext) {
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
-  EXPECT_EQ(families(), (std::vector<std::string>{"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3",
-                                                  "qwen3_moe", "smollm3"}));
+  EXPECT_EQ(families(),
+            (std::vector<std::string>{"gemma2", "gemma3", "gemma4", "llama", "mistral", "mixtral", "qwen2", "qwen2_moe",
+                                      "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

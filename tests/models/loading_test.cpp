@@ -156,6 +156,33 @@ TEST(LoadingExperts, MayBeApart) {
   }
 }
 
+/// Hugging Face's files have convolutions the other way round, and norms that are added to one: the model is the same.
+TEST(LoadingHybrids, ByTorchOrByMlx) {
+  for (const char* family : {"qwen3_5", "qwen3_next"}) {
+    SCOPED_TRACE(family);
+    const TinyModel mlx{.family = family, .layers = 3};
+    TinyModel torch = mlx;
+    torch.by_torch = true;
+    EXPECT_EQ(load_error(mlx.config(), mlx.weights()), "");
+    EXPECT_EQ(load_error(torch.config(), torch.weights()), "");
+    const std::vector<int32_t> tokens = random_tokens(3, 9, mlx.vocab);
+    // Norms of heads have a mean of 1.5 here: one of the two sums that make it is rounded in another place.
+    const std::vector<float> want = Runner(create_reference(), mlx, {}).step({{0, tokens}}).front();
+    EXPECT_LT(relative_to_rms(Runner(create_reference(), torch, {}).step({{0, tokens}}).front(),
+                              std::vector<double>(want.begin(), want.end())),
+              1e-5);
+    MemoryWeights mixed = mlx.weights();
+    Random random(5);
+    mixed.add_depthwise("model.layers.0.linear_attn.conv1d.weight", random_dense(random, 160, 4, DType::f32, 1), true);
+    EXPECT_NE(load_error(mlx.config(), mixed).find("conv1d of 2 layers: expected all"), std::string::npos);
+    for (const char* name : {"A_log", "dt_bias", "norm.weight", "conv1d.weight"}) {
+      MemoryWeights weights = mlx.weights();
+      weights.remove(cat("model.layers.2.linear_attn.", name));
+      EXPECT_NE(load_error(mlx.config(), weights).find(name), std::string::npos) << name;
+    }
+  }
+}
+
 /// Some layers have an MLP for all rows.
 TEST(LoadingExperts, NotInEveryLayer) {
   const TinyModel moe{.family = "qwen3_moe"}, dense{.family = "qwen3"};

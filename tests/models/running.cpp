@@ -35,7 +35,9 @@ Runner::Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSo
   nn::Loader load(source, backend_.get());
   model_ = make_model(spec, load);
   slots_ = std::make_unique<exec::Slots>(*backend_, model_->target_modules());
-  kv_ = backend_->make_kv(model_->dims().kv_shape(options.page_size, options.pages, options.kv));
+  KvShape shape = model_->dims().kv_shape(options.page_size, options.pages, options.kv);
+  if (state_bytes(shape) > 0) shape.states = options.states;
+  kv_ = backend_->make_kv(shape);
 }
 
 Runner::Runner(std::unique_ptr<Backend> backend, const TinyModel& tiny, const Options& options)
@@ -52,7 +54,16 @@ void Runner::append(Batch& batch, const Chunk& chunk) {
     s.pages.push_back(free_.back());
     free_.pop_back();
   }
-  batch.append(chunk.tokens, s.past, s.pages, Batch::Want::all, chunk.slot);
+  // States take turns between two places, but for every third step, which goes on in place.
+  StateSlots state;
+  if (kv_->shape().states > 0) {
+    if (s.states[0] < 0) s.states = {next_state_++, next_state_++};
+    BB_CHECK(next_state_ <= options_.states, "the test needs more states");
+    state.from = s.past > 0 ? s.states[0] : -1;
+    if (++s.steps % 3 != 0) std::swap(s.states[0], s.states[1]);
+    state.to = s.states[0];
+  }
+  batch.append(chunk.tokens, s.past, s.pages, Batch::Want::all, chunk.slot, state);
   s.past = total;
 }
 

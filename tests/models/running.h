@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,7 +36,7 @@ class Runner {
  public:
   struct Options {
     DType kv = DType::f32;
-    int page_size = 16, pages = 64;
+    int page_size = 16, pages = 64, states = 64;
     uint64_t page_seed = 1;  // order in which pages are handed out
   };
   Runner(std::unique_ptr<Backend> backend, const ModelSpec& spec, WeightSource& source, const Options& options);
@@ -56,8 +57,9 @@ class Runner {
 
  private:
   struct Sequence {
-    int past = 0;
+    int past = 0, steps = 0;
     std::vector<int32_t> pages;
+    std::array<int32_t, 2> states = {-1, -1};
   };
   void append(Batch& batch, const Chunk& chunk);
 
@@ -67,6 +69,7 @@ class Runner {
   std::unique_ptr<exec::Slots> slots_;
   Options options_;
   std::vector<int32_t> free_;
+  int32_t next_state_ = 0;
   std::map<int, Sequence> sequences_;
 };
 

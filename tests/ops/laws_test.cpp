@@ -43,7 +43,8 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatchWhereRowsOfWeightsAreLong) {
   for (const int in : {4160, 4224, 6144}) {
     for (const Format& format :
          {Format::affine(4, 32, DType::bf16, DType::bf16), Format::affine(4, 64, DType::bf16, DType::bf16),
-          Format::affine(8, 32, DType::bf16, DType::bf16)}) {
+          Format::affine(8, 32, DType::bf16, DType::bf16), Format::mxfp4()}) {
+      if (!has_formats(GetParam().backend, {format})) continue;
       const Weight weight = backend_->pack(random_weight(random, 17, in, format, 0.03, odd_bytes()));
       const HostMatrix all = random_rows(random, 6, in);
       const std::vector<float> together = matmul(all, weight);
@@ -60,8 +61,9 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatchWhereRowsOfWeightsAreLong) {
 TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   Random random(21);
   for (const Format& format :
-       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(3, 32, DType::f16, DType::f16),
-        Format::dense(DType::bf16), Format::dense(DType::f32)}) {
+       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(3, 32, DType::f16, DType::f16), Format::mxfp4(),
+        Format::mxfp8(), Format::nvfp4(), Format::dense(DType::bf16), Format::dense(DType::f32)}) {
+    if (!has_formats(GetParam().backend, {format})) continue;
     const HostWeight host = random_weight(random, 45, 1216, format, 0.03, odd_bytes());
     const Weight weight = backend_->pack(host);
     const HostMatrix all = random_rows(random, 40, 1216);
@@ -88,7 +90,9 @@ TEST_P(Laws, ARowsProductDoesNotDependOnTheTilesOfItsBatch) {
   Random random(29);
   for (const Format& format :
        {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(4, 32, DType::f16, DType::f16),
-        Format::affine(6, 128, DType::bf16, DType::bf16), Format::dense(DType::bf16)}) {
+        Format::affine(6, 128, DType::bf16, DType::bf16), Format::mxfp4(), Format::nvfp4(),
+        Format::dense(DType::bf16)}) {
+    if (!has_formats(GetParam().backend, {format})) continue;
     const Weight weight = backend_->pack(random_weight(random, 333, 384, format, 0.03, odd_bytes()));
     const HostMatrix all = random_rows(random, 290, 384);
     const std::vector<float> together = matmul(all, weight);

@@ -2,6 +2,7 @@
 // threads.
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -88,6 +89,12 @@ inline bool can_train(const std::string& backend) {
 inline bool lacks(const std::string& backend, Operation operation) {
   const std::vector<Operation>& lacking = require_device(backend, {}).entry->lacking;
   return std::find(lacking.begin(), lacking.end(), operation) != lacking.end();
+}
+
+/// Whether a backend has weights of all these formats.
+inline bool has_formats(const std::string& backend, const std::vector<Format>& formats) {
+  const BackendEntry& entry = *require_device(backend, {}).entry;
+  return std::all_of(formats.begin(), formats.end(), [&](const Format& f) { return entry.lacks(0, f).empty(); });
 }
 
 /// Those of `list` that can train.

@@ -68,7 +68,23 @@ HostWeight random_affine(Random& random, int out, int in, const Format& format, 
   return weight;
 }
 
+HostWeight random_floats(Random& random, int out, int in, const Format& format, double deviation, Misalignment shift) {
+  std::vector<float> values = random.normals(size_t(out) * size_t(in), deviation);
+  for (size_t first = 0; first < values.size(); first += format.group) {  // scales differ, and some codes are small
+    const double size = std::exp2(random.integer(-3, 2));
+    for (size_t i = first; i < first + format.group; ++i)
+      values[i] = float(values[i] * size * (random.integer(0, 7) == 0 ? 1e-2 : 1));
+  }
+  const QuantizedMatrix q = quantize_floats(values, out, in, format, DType::f32);
+  auto owned = std::make_shared<Owned>();
+  HostWeight weight{format, out, in, {}, {}, {}, to_string(format), owned};
+  weight.codes = place(q.codes, shift.codes, owned->codes);
+  weight.scales = place(q.scales, shift.scales, owned->scales);
+  return weight;
+}
+
 HostWeight random_weight(Random& random, int out, int in, const Format& format, double deviation, Misalignment shift) {
+  if (format.codes != Format::Codes::uint) return random_floats(random, out, in, format, deviation, shift);
   if (format.kind == Format::Kind::dense) return random_dense(random, out, in, format.scale, deviation, shift);
   return random_affine(random, out, in, format, deviation, shift);
 }
@@ -118,6 +134,21 @@ HostWeight MemoryWeights::experts(const std::string& path, int experts, int out,
                 cat("tensor '", path, ".weight': expected [", experts, ", ", out, ", ", in, "], got [", weight.experts,
                     ", ", weight.out, ", ", weight.in, "]"));
   }
+  return weight;
+}
+
+void MemoryWeights::add_depthwise(const std::string& name, HostWeight weight, bool by_torch) {
+  add_vector(name, std::move(weight));
+  if (by_torch) by_torch_.insert(name);
+}
+
+HostWeight MemoryWeights::depthwise(const std::string& name, int cols, int kernel, bool& by_torch) {
+  const HostWeight& weight = claim(name, vectors_);
+  if (weight.out != cols || weight.in != kernel)
+    throw Error(
+        ErrorCode::bad_file, "memory",
+        cat("tensor '", name, "': expected [", cols, ", ", kernel, "], got [", weight.out, ", ", weight.in, "]"));
+  by_torch = by_torch_.contains(name);
   return weight;
 }
 

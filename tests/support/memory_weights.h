@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "quant/affine.h"
+#include "quant/float_codes.h"
 #include "quant/weight_source.h"
 #include "tests/support/random.h"
 
@@ -30,7 +31,11 @@ HostWeight random_dense(Random& random, int out, int in, DType dtype, double dev
 HostWeight random_affine(Random& random, int out, int in, const Format& format, double deviation,
                          Misalignment shift = {});
 
-/// Either of them, as `format` says.
+/// W [out, in] of float codes, with groups of different sizes and codes near zero; without global scales.
+HostWeight random_floats(Random& random, int out, int in, const Format& format, double deviation,
+                         Misalignment shift = {});
+
+/// One of them, as `format` says.
 HostWeight random_weight(Random& random, int out, int in, const Format& format, double deviation,
                          Misalignment shift = {});
 
@@ -45,11 +50,14 @@ class MemoryWeights : public WeightSource {
   void add_stack(const std::string& path, HostWeight weight, int experts);
   /// `name` is the full name.
   void add_vector(const std::string& name, HostWeight vector);
+  /// `weight` [cols, kernel]; as it would be stored by_torch or not.
+  void add_depthwise(const std::string& name, HostWeight weight, bool by_torch);
   void remove(const std::string& name_or_path);
 
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
+  HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
   void leave_out(const std::string& prefix) override;
@@ -60,6 +68,7 @@ class MemoryWeights : public WeightSource {
  private:
   const HostWeight& claim(const std::string& name, const std::map<std::string, HostWeight>& from);
   std::map<std::string, HostWeight> matrices_, vectors_;
+  std::set<std::string> by_torch_;
   std::set<std::string> claimed_;
 };
 

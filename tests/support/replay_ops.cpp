@@ -233,6 +233,44 @@ Tensor ReplayOps::attend(KvStore& kv, int layer, const Tensor& q, const Tensor& 
   return y;
 }
 
+void ReplayOps::split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) {
+  if (tape_ == nullptr) {
+    inner_.split(x, split, y);
+    for (Tensor& t : y) made(t);
+    return;
+  }
+  std::vector<int> cols(y.size(), 0), numbers;
+  for (const SplitParams::Piece& piece : split.pieces) cols[size_t(piece.to)] += piece.cols * split.groups;
+  for (size_t i = 0; i < y.size(); ++i) {
+    y[i] = fresh(x.rows(), cols[i]);
+    numbers.push_back(recorded(y[i])->number);
+  }
+  tape_->operations.push_back([this, x, split, numbers](Values& v) {
+    std::vector<Tensor> out(numbers.size());
+    inner_.split(resolve(v, x), split, out);
+    for (size_t i = 0; i < numbers.size(); ++i) v[size_t(numbers[i])] = std::move(out[i]);
+  });
+}
+
+Tensor ReplayOps::causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) {
+  if (tape_ == nullptr) return made(inner_.causal_conv(kv, layer, x, conv));
+  const Tensor y = fresh(x.rows(), x.cols());
+  tape_->operations.push_back([this, &kv, layer, x, conv, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.causal_conv(kv, layer, resolve(v, x), conv);
+  });
+  return y;
+}
+
+Tensor ReplayOps::delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                             const DeltaParams& delta) {
+  if (tape_ == nullptr) return made(inner_.delta_rule(kv, layer, qkv, a, b, delta));
+  const Tensor y = fresh(qkv.rows(), delta.value_cols());
+  tape_->operations.push_back([this, &kv, layer, qkv, a, b, delta, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.delta_rule(kv, layer, resolve(v, qkv), resolve(v, a), resolve(v, b), delta);
+  });
+  return y;
+}
+
 Tensor ReplayOps::glu(Activation activation, Tensor gate, Tensor up) {
   if (tape_ == nullptr) return made(inner_.glu(activation, gate, up));
   const Tensor y = fresh(gate.rows(), gate.cols());

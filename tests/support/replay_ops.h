@@ -57,6 +57,10 @@ class ReplayOps final : public Ops {
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   void multiply(Tensor& x, float factor) override;
   void soft_cap(Tensor& x, float cap) override;

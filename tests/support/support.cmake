@@ -2,7 +2,7 @@
 set(here ${CMAKE_CURRENT_LIST_DIR})
 if(NOT TARGET bb_test_support)
   bb_test_library(bb_test_support
-    SOURCES ${here}/golden_file.cpp ${here}/memory_weights.cpp ${here}/random.cpp ${here}/tiny_model.cpp ${here}/tolerance.cpp
+    SOURCES ${here}/golden_file.cpp ${here}/memory_weights.cpp ${here}/random.cpp ${here}/tiny_gemma.cpp ${here}/tiny_model.cpp ${here}/tolerance.cpp
     LIBS bumblebee_backend)
   # The device "replay" around the reference; needs the registry.
   bb_test_library(bb_replay SOURCES ${here}/replay_backend.cpp ${here}/replay_ops.cpp LIBS bb_test_support bumblebee_backends)

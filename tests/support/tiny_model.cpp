@@ -8,6 +8,7 @@
 namespace bumblebee::testing_support {
 
 Json TinyModel::config() const {
+  if (is_gemma()) return gemma_config();
   Json c = {{"model_type", family},         {"hidden_size", d_model},      {"num_hidden_layers", layers},
             {"num_attention_heads", heads}, {"head_dim", head_dim},        {"num_key_value_heads", kv_heads},
             {"intermediate_size", d_ff},    {"vocab_size", vocab},         {"max_position_embeddings", 512},
@@ -35,12 +36,20 @@ Json TinyModel::config() const {
     c["routed_scaling_factor"] = 1.5;
     if (family == "deepseek_v2") c["topk_method"] = "group_limited_greedy";
   }
-  if (family.ends_with("_moe")) {
+  if (is_hybrid()) {
+    c["linear_num_key_heads"] = key_heads;
+    c["linear_num_value_heads"] = value_heads;
+    c["linear_key_head_dim"] = key_dim;
+    c["linear_value_head_dim"] = value_dim;
+    c["full_attention_interval"] = interval;
+    c["partial_rotary_factor"] = 0.5;
+  }
+  if (has_experts() && family != "mixtral" && !has_latents()) {
     c["moe_intermediate_size"] = d_expert;
     c["num_experts"] = experts;
     c["num_experts_per_tok"] = of_row;
     c["norm_topk_prob"] = normalised;
-    if (family == "qwen2_moe") c["shared_expert_intermediate_size"] = d_ff;
+    if (has_shared()) c["shared_expert_intermediate_size"] = d_ff;
     if (window > 0) c["layer_types"] = std::vector<std::string>(size_t(layers), "sliding_attention");
     if (family == "qwen3_moe") c.erase("layer_types");
   }
@@ -59,7 +68,7 @@ void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::s
   if (family == "deepseek_v3")
     weights.add_vector(at + "gate.e_score_correction_bias",
                        dense_weight(random.normals(size_t(experts), 0.1), 1, experts, DType::f32));
-  if (family == "qwen2_moe")
+  if (has_shared())
     weights.add_matrix(at + "shared_expert_gate",
                        random_weight(random, 1, d_model, format, 1 / std::sqrt(double(d_model))));
   const bool mixtral = family == "mixtral";
@@ -104,7 +113,35 @@ void TinyModel::add_latents(MemoryWeights& weights, Random& random, const std::s
   matrix("o_proj", d_model, heads * kValue, 1);
 }
 
+/// Decays from nearly nothing to nearly all, so that states matter at every distance.
+void TinyModel::add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const {
+  const int keys = key_heads * key_dim, values = value_heads * value_dim, conv = 2 * keys + values;
+  const auto matrix = [&](const char* name, int out, int in) {
+    weights.add_matrix(at + name, random_weight(random, out, in, format, 1 / std::sqrt(double(in))));
+  };
+  const auto vector = [&](const char* name, int size, double mean, double deviation) {
+    std::vector<float> v = random.normals(size_t(size), deviation);
+    for (float& x : v) x += float(mean);
+    weights.add_vector(at + name, dense_weight(v, 1, size, DType::f32));
+  };
+  if (family == "qwen3_next") {
+    matrix("in_proj_qkvz", conv + values, d_model);
+    matrix("in_proj_ba", 2 * value_heads, d_model);
+  } else {
+    matrix("in_proj_qkv", conv, d_model);
+    matrix("in_proj_z", values, d_model);
+    matrix("in_proj_b", value_heads, d_model);
+    matrix("in_proj_a", value_heads, d_model);
+  }
+  weights.add_depthwise(at + "conv1d.weight", random_dense(random, conv, 4, DType::f32, 0.5), by_torch);
+  vector("A_log", value_heads, -1, 1.5);
+  vector("dt_bias", value_heads, 0, 1);
+  vector("norm.weight", value_dim, 1, 0.3);
+  matrix("out_proj", d_model, values);
+}
+
 MemoryWeights TinyModel::weights() const {
+  if (is_gemma()) return gemma_weights();
   Random random(seed);
   MemoryWeights weights;
   const auto matrix = [&](const std::string& path, int out, int in, double gain) {
@@ -115,14 +152,18 @@ MemoryWeights TinyModel::weights() const {
     for (float& v : values) v += float(mean);
     weights.add_vector(name, dense_weight(values, 1, size, DType::f32));
   };
+  const double one = is_hybrid() && by_torch ? 0 : 1;  // of norms that are added to one
   weights.add_matrix("model.embed_tokens", random_weight(random, vocab, d_model, format, 1));
   for (int i = 0; i < layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";
-    vector(at + "input_layernorm.weight", d_model, 1, 0.3);
+    vector(at + "input_layernorm.weight", d_model, one, 0.3);
+    const bool recurrent = is_hybrid() && (i + 1) % interval != 0;
     if (has_latents()) {
       add_latents(weights, random, at + "self_attn.");
+    } else if (recurrent) {
+      add_delta_net(weights, random, at + "linear_attn.");
     } else {
-      matrix(at + "self_attn.q_proj", heads * head_dim, d_model, 2);
+      matrix(at + "self_attn.q_proj", (is_hybrid() ? 2 : 1) * heads * head_dim, d_model, 2);
       matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
       matrix(at + "self_attn.v_proj", kv_heads * head_dim, d_model, 1);
       matrix(at + "self_attn.o_proj", d_model, heads * head_dim, 1);
@@ -132,16 +173,16 @@ MemoryWeights TinyModel::weights() const {
       vector(at + "self_attn.k_proj.bias", kv_heads * head_dim, 0, 0.5);
       vector(at + "self_attn.v_proj.bias", kv_heads * head_dim, 0, 0.5);
     }
-    if (family.starts_with("qwen3")) {
-      vector(at + "self_attn.q_norm.weight", head_dim, 1.5, 0.3);
-      vector(at + "self_attn.k_norm.weight", head_dim, 1.5, 0.3);
+    if (family.starts_with("qwen3") && !recurrent) {
+      vector(at + "self_attn.q_norm.weight", head_dim, one + 0.5, 0.3);
+      vector(at + "self_attn.k_norm.weight", head_dim, one + 0.5, 0.3);
     }
-    vector(at + "post_attention_layernorm.weight", d_model, 1, 0.3);
+    vector(at + "post_attention_layernorm.weight", d_model, one, 0.3);
     const bool sparse = has_experts() && !(has_latents() && i == 0);
     if (sparse) {
       add_experts(weights, random, at + (family == "mixtral" ? "block_sparse_moe." : "mlp."));
     }
-    if (!sparse || family == "qwen2_moe" || has_latents()) {
+    if (!sparse || has_shared() || has_latents()) {
       const std::string mlp = at + (!sparse ? "mlp." : has_latents() ? "mlp.shared_experts." : "mlp.shared_expert.");
       const int inner = sparse && has_latents() ? d_expert : d_ff;
       matrix(mlp + "gate_proj", inner, d_model, 1);
@@ -149,7 +190,7 @@ MemoryWeights TinyModel::weights() const {
       matrix(mlp + "down_proj", d_model, inner, 1);
     }
   }
-  vector("model.norm.weight", d_model, 1, 0.3);
+  vector("model.norm.weight", d_model, one, 0.3);
   if (!tied) matrix("lm_head", vocab, d_model, 1);
   return weights;
 }

@@ -11,8 +11,11 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  std::string family = "qwen3";  // llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, deepseek_v2 (with
-                                 // kv_b_proj), deepseek_v3 (with its halves)
+  /// deepseek_v2 (with kv_b_proj), deepseek_v3 (with its halves); llama, mistral, mixtral, qwen2, qwen2_moe, qwen3,
+  /// qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3, gemma4, and gemma4_moe with experts and keys that are
+  /// values. Every second layer of a Gemma sees everything; half of the layers of a gemma4 share keys and values, where
+  /// there are four of them.
+  std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
   bool tied = false;
@@ -23,16 +26,31 @@ struct TinyModel {
   bool normalised = true;  // weights of a row's experts
   bool apart = false;      // a module for each expert, as Hugging Face's files have them
 
-  bool has_experts() const { return family == "mixtral" || family.ends_with("_moe") || has_latents(); }
+  /// Of hybrids: heads of their gated delta nets, which are all layers but every `interval`-th.
+  int key_heads = 2, value_heads = 4, key_dim = 16, value_dim = 24, interval = 2;
+  bool by_torch = false;  // convolutions and norms as transformers saves them
+
+  bool is_hybrid() const { return family.starts_with("qwen3_5") || family == "qwen3_next"; }
+  bool has_experts() const {
+    return family == "mixtral" || family.ends_with("_moe") || family == "qwen3_next" || has_latents();
+  }
   bool has_latents() const { return family.starts_with("deepseek"); }
   static constexpr int kRank = 64, kNope = 64, kValue = 32;  // of latents, and of their heads
+  bool has_shared() const { return family == "qwen2_moe" || (is_hybrid() && has_experts()); }
   /// config.json as Hugging Face writes it.
   Json config() const;
   /// All tensors, under Hugging Face's names. Sizes are chosen so that attention is sharp and norms and biases matter.
   MemoryWeights weights() const;
 
+  bool is_gemma() const { return family.starts_with("gemma"); }
+
  private:
   void add_latents(MemoryWeights& weights, Random& random, const std::string& at) const;
+  void add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const;
+  Json gemma_config() const;
+  MemoryWeights gemma_weights() const;
+  bool is_gemma4() const { return family.starts_with("gemma4"); }
+  int shared_from() const { return family == "gemma4" && layers >= 4 ? layers / 2 : layers; }
   void add_experts(MemoryWeights& weights, Random& random, const std::string& at) const;
 };
 

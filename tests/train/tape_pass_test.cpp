@@ -40,6 +40,9 @@ std::vector<Case> cases() {
   qwen2.tied = true;
   mistral.family = "mistral";
   mistral.window = 5;
+  TinyModel gemma3;
+  gemma3.family = "gemma3";
+  gemma3.tied = true;
   quantized.format = Format::affine(4, 32, DType::bf16, DType::bf16);
   TinyModel small = quantized;
   small.family = "llama";
@@ -52,6 +55,7 @@ std::vector<Case> cases() {
           {"llama", llama, lora_of()},
           {"qwen2_tied_bias", qwen2, lora_of()},
           {"mistral_window", mistral, lora_of()},
+          {"gemma3", gemma3, lora_of()},
           {"qwen3_4bit", quantized, lora_of()},
           {"llama_4bit", small, lora_of()},
           {"rslora", small, rs},

@@ -1,7 +1,8 @@
 """Goldens for the GGUF reader, made with the Python `gguf` package: the decoded values of every block format, and a tiny model file.
 
 Writes tests/data/gguf/blocks.safetensors ("<TYPE>.blocks" u8, "<TYPE>.values" f32), tiny.gguf (one layer of architecture llama with a
-byte-level tokenizer and six tensor types) and tiny.safetensors (the same model in Hugging Face names and row order, float32).
+byte-level tokenizer and six tensor types), tiny.safetensors (the same model in Hugging Face names and row order, float32), and gemma3.gguf
+with gemma3.safetensors, whose tokenizer has pieces and whose norms llama.cpp's converter has added one to.
 Needs: pip install gguf numpy safetensors.
 """
 import argparse
@@ -110,6 +111,64 @@ def write_model(random, out):
     save_file(dense, out / "tiny.safetensors")
 
 
+def write_gemma(random, out):
+    hidden, heads, kv, head, inner = 32, 2, 1, 16, 32
+    pieces = [("th", -1), ("he", -2), ("\u2581th", -3), ("the", -4), ("\u2581the", -5), ("\u2581", -6), ("t", -7), ("h", -8), ("e", -9)]
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", *(f"<0x{b:02X}>" for b in range(256)), *(p for p, _ in pieces)]
+    writer = GGUFWriter(out / "gemma3.gguf", "gemma3")
+    writer.add_block_count(1)
+    writer.add_context_length(128)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1000000.0)
+    writer.add_sliding_window(16)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-1000.0] * 7 + [0.0] * 256 + [float(score) for _, score in pieces])
+    writer.add_token_types([3] * 4 + [4] * 3 + [6] * 256 + [1] * len(pieces))
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    dense = {}
+
+    def matrix(source, target, rows, columns):
+        blocks = random_blocks(random, Q.Q8_0, rows, columns)
+        writer.add_tensor(source + ".weight", blocks, raw_dtype=Q.Q8_0)
+        dense[target + ".weight"] = quants.dequantize(blocks, Q.Q8_0).astype(np.float32)
+
+    def norm(source, target, size):
+        stored = (1 + random.standard_normal(size) * 0.3).astype(np.float32)
+        writer.add_tensor(source + ".weight", stored)
+        dense[target + ".weight"] = stored - np.float32(1)
+
+    layer, target = "blk.0.", "model.layers.0."
+    matrix("token_embd", "model.embed_tokens", len(tokens), hidden)
+    for source, name, size in (("attn_norm", "input_layernorm", hidden), ("attn_q_norm", "self_attn.q_norm", head),
+                               ("attn_k_norm", "self_attn.k_norm", head), ("post_attention_norm", "post_attention_layernorm", hidden),
+                               ("ffn_norm", "pre_feedforward_layernorm", hidden), ("post_ffw_norm", "post_feedforward_layernorm", hidden)):
+        norm(layer + source, target + name, size)
+    for source, name, rows, columns in (("attn_q", "self_attn.q_proj", heads * head, hidden), ("attn_k", "self_attn.k_proj", kv * head, hidden),
+                                        ("attn_v", "self_attn.v_proj", kv * head, hidden),
+                                        ("attn_output", "self_attn.o_proj", hidden, heads * head), ("ffn_gate", "mlp.gate_proj", inner, hidden),
+                                        ("ffn_up", "mlp.up_proj", inner, hidden), ("ffn_down", "mlp.down_proj", hidden, inner)):
+        matrix(layer + source, target + name, rows, columns)
+    norm("output_norm", "model.norm", hidden)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(dense, out / "gemma3.safetensors")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DATA)
@@ -118,3 +177,4 @@ if __name__ == "__main__":
     generator = np.random.default_rng(20)
     write_blocks(generator, folder)
     write_model(generator, folder)
+    write_gemma(generator, folder)

@@ -18,7 +18,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-from make_random_checkpoint import EXPERTS, SHAPES, TEMPLATE, VOCAB, vocabulary  # noqa: E402
+from make_random_checkpoint import EXPERTS, SHAPES, TEMPLATE, VOCAB as VOCABULARIES, vocabulary  # noqa: E402
+
+VOCAB = VOCABULARIES["qwen3"]
 
 # Weights per block, then the fields of a block: count and how to fill them. Scales make weights of about +-0.03 around zero,
 # so that no sum overflows on its way through the layers: infinities would be measured instead of numbers.
@@ -117,7 +119,7 @@ def metadata(writer, shape, moe, name, kind):
         writer.add_expert_feed_forward_length(moe[2])
     writer.add_quantization_version(2)
     writer.add_file_type({"Q4_0": 2, "IQ4_NL": 25, "Q4_K": 14}[kind])
-    tokens, merges = vocabulary()
+    tokens, merges = vocabulary(VOCAB)
     # All but the last two are plain: a server must have a text to send for whatever a random model says.
     types = [TokenType.NORMAL] * (VOCAB - 2) + [TokenType.CONTROL] * 2
     writer.add_tokenizer_model("gpt2")
@@ -166,7 +168,7 @@ def write(name, kind, path, layers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=[name for name in SHAPES if name.startswith("qwen3-") and "next" not in name])
     parser.add_argument("type", choices=TYPES)
     parser.add_argument("file", type=Path)
     parser.add_argument("--layers", type=int, help="fewer layers than the published model")

@@ -16,6 +16,8 @@ namespace cpu {
 namespace {
 
 Element element_of(DType dtype) {
+  if (dtype == DType::f8_e8m0) return Element::e8m0;
+  if (dtype == DType::f8_e4m3) return Element::e4m3;
   BB_CHECK(is_float(dtype), to_string(dtype));
   return dtype == DType::f32 ? Element::f32 : dtype == DType::f16 ? Element::f16 : Element::bf16;
 }
@@ -42,7 +44,8 @@ class CpuStream final : public Stream {
 
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
     constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny,
+          kv != nullptr ? kv->shape().states : 0);
     ops_.bind(batch, chosen);
   }
   StepOutputs run(const StepKey&, FunctionRef<StepOutputs()> body) override { return body(); }
@@ -82,7 +85,7 @@ class CpuBackend final : public Backend {
     std::copy_n(cpu::bytes(t), out.size(), out.begin());
   }
   Weight pack(const HostWeight& weight) override {
-    require_plain("cpu", weight);
+    require_known("cpu", weight);
     auto packed = std::make_shared<CpuWeight>();
     packed->host = weight;
     packed->counted = CountedBytes(weight_bytes_, stored_bytes(weight));
@@ -95,8 +98,10 @@ class CpuBackend final : public Backend {
                     .in = weight.in,
                     .bits = f.kind == Format::Kind::dense ? 0 : f.bits,
                     .group = f.group,
+                    .floats = f.codes != Format::Codes::uint,
                     .element = element_of(f.scale),
-                    .bias_element = element_of(f.bias)};
+                    .bias_element = element_of(f.bias),
+                    .factor = factor_of(weight)};
     return {f, weight.out, weight.in, std::move(packed)};
   }
   Weight stack(std::span<const Weight> experts) override {
@@ -168,7 +173,7 @@ BackendEntry cpu_backend_entry() {
       .count = [] { return 1; },
       .absent = [](int) { return std::string(); },
       .lacks = [](int,
-                  const Format& format) { return plain_format(format) ? "" : cat("matmul(", to_string(format), ")"); },
+                  const Format& format) { return known_format(format) ? "" : cat("matmul(", to_string(format), ")"); },
       .describe = [](int) { return cpu::processor_name(); },
       .memory_bytes = [](int) { return host_memory().total; },
       .free_bytes = [](int) { return host_memory().free; },

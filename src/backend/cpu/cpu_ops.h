@@ -24,8 +24,9 @@ struct CpuWeight final : PackedWeight {
   CountedBytes counted;
 };
 
-/// How the fast mode multiplies by a weight; by others as the exact one.
-inline bool uses_int8(const WeightRows& w) { return w.bits != 0; }
+/// How the fast mode multiplies by a weight; by others as the exact one: codes of eight bits that are floats, and
+/// groups that are less than a block, suit no product of bytes.
+inline bool uses_int8(const WeightRows& w) { return w.bits != 0 && (!w.floats || (w.bits == 4 && w.group == 32)); }
 inline bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element::bf16; }
 
 /// One weight for each expert, or head.
@@ -59,6 +60,10 @@ class CpuOps final : public Ops {
                  const RopeParams& rope) override;
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   void multiply(Tensor& x, float factor) override;
   void soft_cap(Tensor& x, float cap) override;
@@ -164,6 +169,8 @@ class CpuOps final : public Ops {
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  struct DeltaRows;
+  DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
   void append_latents(const CpuKv& kv, int layer, int head, const Tensor& k, const AttentionParams& a);
   /// Scores [vectors, page_size] of q with the first `tokens` keys of a page of latents, which it returns as f32

@@ -29,7 +29,8 @@ inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once,
 /// Lanes that a chunk's blocks belong to, at most: four blocks of 32.
 inline constexpr int kChunkLanes = 4;
 
-enum class Element : uint8_t { f32, f16, bf16, i8 };  // i8: cached keys and values only, with scales beside
+/// i8: cached keys and values only, with scales beside; the last two: scales of float codes only.
+enum class Element : uint8_t { f32, f16, bf16, i8, e8m0, e4m3 };
 
 /// Rows of a weight as they lie in the file; no alignment is promised.
 struct WeightRows {
@@ -40,9 +41,15 @@ struct WeightRows {
   int in = 0;
   int bits = 0;  // 0: dense
   int group = 0;
+  bool floats = false;                  // codes are e2m1 (4 bits) or e4m3 (8 bits); there are no biases
   Element element = Element::f32;       // dense: of the elements; affine: of the scales
   Element bias_element = Element::f32;  // affine: of the biases
+  float factor = 1;                     // float codes: of all scales
 };
+
+/// Of int8 products: twice an e2m1 code is a whole number, and so much more than that is an unsigned code, whose scale
+/// is half of the group's and whose bias is the same for all. Such codes have kE2m1Bits bits.
+inline constexpr int kE2m1Offset = 12, kE2m1Bits = 5;
 
 /// How weights want int8 activations: sums over a block of 32 or 64 values meet the biases; with `nibbles`, even values
 /// come before odd ones, as the low and the high halves of bytes do.
@@ -189,6 +196,29 @@ struct DropoutMask {
   float scale = 1;
 };
 
+/// Columns of a head's state that the delta rule takes at once. They depend on no other columns, and [key_dim,
+/// kDeltaCols] f32 of them stay in the nearest cache however many rows there are.
+inline constexpr int kDeltaCols = 32;
+
+/// The gated delta rule for `rows` rows that follow each other, and `cols` <= kDeltaCols columns of one head. q and k
+/// [rows, key_dim] have their lengths already; `meet` is q·k of each row. The state goes from `from` (null: zeros) to
+/// `to`, both [key_dim, kDeltaCols]; columns beyond `cols` stay zero.
+struct DeltaRule {
+  const float *q = nullptr, *k = nullptr;
+  size_t key_stride = 0;
+  const float* v = nullptr;
+  size_t v_stride = 0;
+  const float *decay = nullptr, *beta = nullptr;  // of each row
+  size_t gate_stride = 0;
+  const float* meet = nullptr;
+  size_t meet_stride = 0;
+  const float* from = nullptr;
+  float* to = nullptr;
+  float* out = nullptr;
+  size_t out_stride = 0;
+  int rows = 0, key_dim = 0, cols = 0;
+};
+
 struct Kernels {
   const char* name;
 
@@ -224,8 +254,13 @@ struct Kernels {
   void (*scale)(float* x, float factor, int count);
   void (*silu_mul)(const float* gate, const float* up, int count, float* y);
   void (*gelu_mul)(const float* gate, const float* up, int count, float* y);
+  /// y = up/(1 + exp(-gate))
+  void (*sigmoid_mul)(const float* gate, const float* up, int count, float* y);
   /// x[i] = cap·tanh(x[i]·scale)
   void (*soft_cap)(float* x, float scale, float cap, int count);
+  /// y = silu(Σ w[j]·x[j]) over `kernel` rows x[j] and the rows of w, `w_stride` apart.
+  void (*convolve)(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y);
+  void (*delta_rule)(const DeltaRule& d);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
   /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.

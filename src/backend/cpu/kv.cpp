@@ -21,7 +21,11 @@ Element cached_element(DType dtype) {
 }  // namespace
 
 CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter counter)
-    : KvStore(s), element_(cached_element(s.dtype)), pages_(size_t(s.pages)), resident_(std::move(counter), 0) {
+    : KvStore(s),
+      element_(cached_element(s.dtype)),
+      pages_(size_t(s.pages)),
+      states_(size_t(s.states)),
+      resident_(std::move(counter), 0) {
   if (nodes.size() > 1) {
     for (const NodeThreads& node : nodes) nodes_.push_back(node.node);
   }
@@ -30,6 +34,7 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
   size_t end = 0;
   for (const KvGroup& group : s.groups) {
     begins.push_back(end);
+    if (group.kind == KvGroup::Kind::state) lay_out_states(group);
     if (group.kind == KvGroup::Kind::attention) end += size_t(group.layers) * layer_page_bytes(s, group);
   }
   const int layers = s.places.empty() ? s.groups.front().layers : int(s.places.size());
@@ -45,6 +50,16 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
   }
 }
 
+void CpuKv::lay_out_states(const KvGroup& group) {
+  const StateShape& s = group.state;
+  const size_t conv = size_t(s.conv_rows) * size_t(s.conv_cols);
+  stripes_ = (s.value_dim + kDeltaCols - 1) / kDeltaCols;
+  stripe_floats_ = size_t(s.key_dim) * size_t(kDeltaCols);
+  conv_floats_ = (conv + 15) / 16 * 16;
+  state_layer_ = conv_floats_ + size_t(s.heads) * size_t(stripes_) * stripe_floats_;
+  state_bytes_ = size_t(group.layers) * state_layer_ * sizeof(float);
+}
+
 void CpuKv::touch(int page) {
   AlignedBytes& bytes = pages_[size_t(page)];
   if (bytes) return;
@@ -55,6 +70,13 @@ void CpuKv::touch(int page) {
   // Attention multiplies rows beyond a sequence's end by zero: they must be numbers.
   std::memset(bytes.get(), 0, size);
   resident_.add(size);
+}
+
+void CpuKv::touch_state(int state) {
+  AlignedBytes& bytes = states_[size_t(state)];
+  if (bytes) return;
+  bytes = aligned_bytes(state_bytes_);
+  resident_.add(state_bytes_);
 }
 
 void CpuKv::copy_pages(std::span<const PageCopy> copies) {

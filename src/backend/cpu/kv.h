@@ -1,7 +1,9 @@
 // Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
 // many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim]. Rounded to int8,
 // every head's block is followed by the scales of its tokens, f32 [page_size]. Keys that have values within are kept
-// once, as they come, [kv_head][page_size][head_dim], in int8 followed by two scales of each token, [page_size][2].
+// once, as they come, [kv_head][page_size][head_dim], in int8 followed by two scales of each token, [page_size][2]. A
+// state of one recurrent layer holds the convolution's rows, then each head's matrix in stripes of kDeltaCols columns,
+// [key_dim, kDeltaCols] each.
 #pragma once
 
 #include <span>
@@ -36,6 +38,19 @@ class CpuKv final : public KvStore {
   /// Makes sure that the page exists: called from one thread before many use it.
   void touch(int page);
 
+  /// The last inputs [conv_rows, conv_cols] of a recurrent layer's convolution; touch_state() made the state.
+  float* conv(int state, int layer) const {
+    return reinterpret_cast<float*>(states_[size_t(state)].get()) + size_t(shape().place(layer).index) * state_layer_;
+  }
+  /// Columns from stripe·kDeltaCols on of a head's matrix, [key_dim, kDeltaCols].
+  float* stripe(int state, int layer, int head, int stripe) const {
+    const size_t at = size_t(head) * size_t(stripes_) + size_t(stripe);
+    return conv(state, layer) + conv_floats_ + at * stripe_floats_;
+  }
+  int stripes() const { return stripes_; }
+  /// As touch(); its contents are arbitrary.
+  void touch_state(int state);
+
  private:
   /// What a page holds of a layer; layers that share a cache have the same.
   struct Layer {
@@ -44,6 +59,7 @@ class CpuKv final : public KvStore {
     size_t head_bytes = 0;  // with their scales
     int kv_heads = 0;
   };
+  void lay_out_states(const KvGroup& group);
   std::byte* at(int page, int layer, int which, int head) const {
     const Layer& l = layers_[size_t(layer)];
     const size_t index = size_t(which) * size_t(l.kv_heads) + size_t(head);
@@ -54,8 +70,13 @@ class CpuKv final : public KvStore {
   }
   Element element_;
   std::vector<Layer> layers_;
-  std::vector<AlignedBytes> pages_;
-  CountedBytes resident_;   // pages that have been written and not been released
+  int stripes_ = 0;           // of a head's state
+  size_t stripe_floats_ = 0;  // of one
+  size_t conv_floats_ = 0;    // of one recurrent layer's convolution, rounded up to whole cache lines
+  size_t state_layer_ = 0;    // with the matrices
+  size_t state_bytes_ = 0;    // of all these layers
+  std::vector<AlignedBytes> pages_, states_;
+  CountedBytes resident_;   // pages and states that have been written and not been released
   std::vector<int> nodes_;  // empty: wherever memory comes from
 };
 

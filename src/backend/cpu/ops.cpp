@@ -312,7 +312,9 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
-  const auto gated = activation == Activation::gelu ? k_.gelu_mul : k_.silu_mul;
+  const auto gated = activation == Activation::gelu      ? k_.gelu_mul
+                     : activation == Activation::sigmoid ? k_.sigmoid_mul
+                                                         : k_.silu_mul;
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {

@@ -205,7 +205,7 @@ BackendEntry cuda_backend_entry() {
             return std::make_unique<cuda::CudaBackend>(options);
           },
           .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
-                      Operation::mixed_cache, Operation::latent_keys, Operation::matmul_experts},
+                      Operation::mixed_cache, Operation::latent_keys, Operation::matmul_experts, Operation::delta_rule},
           .own_memory = true};
 }
 

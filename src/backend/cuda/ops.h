@@ -54,10 +54,15 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  // Operation::multiply and soft_cap are lacking: nobody calls these.
+  // Nobody calls these: a model that needs them is refused before.
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
   void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
+  void split(const Tensor&, const SplitParams&, std::span<Tensor>) override { BB_UNREACHABLE(); }
+  Tensor causal_conv(KvStore&, int, const Tensor&, const ConvParams&) override { BB_UNREACHABLE(); }
+  Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
+    BB_UNREACHABLE();
+  }
   // Operation::latent_keys is lacking: nobody calls this.
   Tensor matmul_heads(const Tensor&, const Weight&, bool, int) override { BB_UNREACHABLE(); }
   // BackendEntry::experts is false: nobody calls these.

@@ -10,6 +10,8 @@
 #include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "backend/ref/ref_grad_ops.h"
+#include "backend/ref/ref_kv.h"
+#include "backend/ref/ref_recurrent.h"
 #include "backend/ref/ref_tensor.h"
 #include "backend/sample.h"
 #include "base/bandwidth.h"
@@ -22,49 +24,13 @@ namespace {
 using ref::host;
 using ref::make_tensor;
 using ref::make_writable;
+using ref::RefKv;
 using ref::RefWeight;
 using ref::row;
 
 struct RefLowRank final : PackedLowRank {
   std::vector<double> a, b, bias;  // [rank, in] [out, rank] [out] or empty
   size_t bytes() const override { return (a.size() + b.size() + bias.size()) * sizeof(double); }
-};
-
-/// Pages are allocated when first written: [group][layer][k or v][kv_head][page_size][head_dim];
-/// values within keys are not kept again.
-class RefKv final : public KvStore {
- public:
-  explicit RefKv(const KvShape& shape) : KvStore(shape), pages_(size_t(shape.pages)) {}
-
-  std::span<double> at(int page, int layer, int which, int head, int token) {
-    const size_t tokens = size_t(shape().page_size);
-    const auto of_layer = [&](const KvGroup& g) {
-      return size_t(g.kept()) * size_t(g.kv_heads) * tokens * size_t(g.head_dim);
-    };
-    const KvPlace place = shape().place(layer);
-    size_t begin = 0, all = 0;
-    for (size_t g = 0; g < shape().groups.size(); ++g) {
-      const KvGroup& group = shape().groups[g];
-      if (g == size_t(place.group)) begin = all + size_t(place.index) * of_layer(group);
-      if (group.kind == KvGroup::Kind::attention) all += size_t(group.layers) * of_layer(group);
-    }
-    std::vector<double>& values = pages_[size_t(page)];
-    if (values.empty()) values.resize(all);
-    const KvGroup& group = shape().group_of(layer);
-    const size_t dim = size_t(group.head_dim);
-    if (group.kept() == 1) which = 0;
-    const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
-    return std::span(values).subspan(begin + index * dim, dim);
-  }
-  void copy_pages(std::span<const PageCopy> copies) override {
-    for (const PageCopy& copy : copies) pages_[size_t(copy.to)] = pages_[size_t(copy.from)];
-  }
-  void release_pages(std::span<const int32_t> pages) override {
-    for (const int32_t page : pages) pages_[size_t(page)] = {};
-  }
-
- private:
-  std::vector<std::vector<double>> pages_;
 };
 
 class RefOps final : public Ops {
@@ -223,12 +189,28 @@ class RefOps final : public Ops {
     return out;
   }
 
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override {
+    ref::split_columns(x, split, y);
+  }
+
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override {
+    return ref::causal_conv(batch, static_cast<ref::RefKv&>(kv), layer, x, conv);
+  }
+
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override {
+    return ref::delta_rule(batch, static_cast<ref::RefKv&>(kv), layer, qkv, a, b, delta);
+  }
+
   Tensor glu(Activation activation, Tensor gate, Tensor up) override {
     Tensor y = make_tensor(gate.rows(), gate.cols());
     for (int r = 0; r < y.rows(); ++r) {
       for (size_t c = 0; c < size_t(y.cols()); ++c) {
         const double g = row(gate, r)[c];
-        row(y, r)[c] = (activation == Activation::gelu ? ref::gelu(g) : ref::silu(g)) * row(up, r)[c];
+        const double gated = activation == Activation::gelu      ? ref::gelu(g)
+                             : activation == Activation::sigmoid ? ref::sigmoid(g)
+                                                                 : ref::silu(g);
+        row(y, r)[c] = gated * row(up, r)[c];
       }
     }
     return y;
@@ -444,7 +426,8 @@ class RefStream final : public Stream {
  public:
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
     constexpr int kAny = 1 << 30;
-    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+    check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny,
+          kv != nullptr ? kv->shape().states : 0);
     ops_.batch = batch;
     std::vector<int32_t> ids;
     for (int r = 0; chosen && r < chosen.rows(); ++r) ids.push_back(ref::ints(chosen, r)[0]);
@@ -484,7 +467,7 @@ class RefBackend final : public Backend {
     std::memcpy(out.data(), from, out.size());
   }
   Weight pack(const HostWeight& weight) override {
-    require_plain("ref", weight);
+    require_known("ref", weight);
     auto packed = std::make_shared<RefWeight>();
     packed->host = weight;
     return {weight.format, weight.out, weight.in, std::move(packed)};
@@ -547,7 +530,7 @@ BackendEntry ref_backend_entry() {
   return {.name = "ref",
           .count = [] { return 1; },
           .absent = [](int) { return std::string(); },
-          .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
+          .lacks = [](int, const Format& f) { return known_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
           .describe = [](int) { return std::string("scalar reference in f64, one thread"); },
           .memory_bytes = [](int) { return host_memory().total; },
           .free_bytes = [](int) { return host_memory().free; },

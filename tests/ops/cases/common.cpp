@@ -41,6 +41,13 @@ WideWeight widen(const HostWeight& weight) {
   for (double& m : wide.magnitude) m = std::abs(m);
   if (weight.format.kind == Format::Kind::dense) return wide;
   const size_t group = weight.format.group;
+  if (weight.format == Format::mxfp4()) {
+    // Codes are from 0 to 24 there, less 12 and times half a scale: |code - 12| + 12 at most, and 12 once more.
+    for (size_t i = 0; i < wide.value.size(); ++i)
+      wide.offset.push_back(
+          12.0 * double(load_float(weight.scales, weight.format.scale, i / in * (in / group) + i % in / group)));
+  }
+  if (weight.format.codes != Format::Codes::uint) return wide;
   for (size_t i = 0; i < wide.value.size(); ++i) {
     const size_t g = i / in * (in / group) + i % in / group;
     const double bias = load_float(weight.biases, weight.format.bias, g);
@@ -51,6 +58,7 @@ WideWeight widen(const HostWeight& weight) {
 
 std::string label(const Format& format) {
   if (format.kind == Format::Kind::dense) return std::string(to_string(format.scale));
+  if (format.codes != Format::Codes::uint) return to_string(format);
   std::string text = "b" + std::to_string(format.bits) + "_g" + std::to_string(format.group) + "_" +
                      std::string(to_string(format.scale));
   if (format.bias != format.scale) text += "_" + std::string(to_string(format.bias));
@@ -67,6 +75,7 @@ std::vector<Format> every_format() {
     formats.push_back(
         Format::affine(bits, 64, DType::f16, DType::f32));  // what an exact import of other tools' files gives
   }
+  for (const Format& format : {Format::mxfp4(), Format::mxfp8(), Format::nvfp4()}) formats.push_back(format);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) formats.push_back(Format::dense(dtype));
   return formats;
 }

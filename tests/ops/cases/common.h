@@ -37,10 +37,11 @@ void bind_plain(Backend& backend, const PlainBatch& batch);
 HostMatrix random_rows(Random& random, int rows, int cols);
 
 /// A weight in double: W itself and |scale|·code + |bias|, what rounding errors of the factored form scale with (|W|
-/// when dense).
+/// when dense or of float codes).
 struct WideWeight {
   int out = 0, in = 0;
   std::vector<double> value, magnitude;  // [out, in]
+  std::vector<double> offset = {};       // mxfp4: what fast products add to |W| in that form; else empty
 };
 WideWeight widen(const HostWeight& weight);
 
@@ -53,7 +54,8 @@ double product_bound(const float* x, const WideWeight& w, int n, const Format& f
 
 /// "b4_g64_bf16", "f16".
 std::string label(const Format& format);
-/// Every width and group with each type of scales, once with biases of another type, and the dense types.
+/// Every width and group with each type of scales, once with biases of another type, the float codes, and the dense
+/// types.
 std::vector<Format> every_format();
 /// Odd byte offsets, different for each part.
 Misalignment odd_bytes();

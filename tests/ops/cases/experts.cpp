@@ -209,6 +209,12 @@ class MatmulExpertsCase final : public OpCase {
     return bounds;
   }
 
+  std::vector<Format> formats() const override {
+    std::vector<Format> formats;
+    for (const HostWeight& stack : stacks_) formats.push_back(stack.format);
+    return formats;
+  }
+
   Cost cost() const override {
     const Chosen chosen(logits_, top_k_);
     std::vector<int> experts = chosen.expert;

@@ -57,6 +57,11 @@ class MatmulDxCase final : public OpCase {
     for (size_t i = 0; i < bound.size(); ++i) bound[i] += kRoundF32 * std::abs(double(reference[0].values[i]));
     return {bound};
   }
+  std::vector<Format> formats() const override {
+    std::vector<Format> formats;
+    for (const HostWeight& w : weights_) formats.push_back(w.format);
+    return formats;
+  }
 
  private:
   int rows_, in_;

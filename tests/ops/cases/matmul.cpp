@@ -10,7 +10,8 @@ namespace bumblebee::op_cases {
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
 /// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest /
 /// 16256, whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|.
-/// Fast, dense bf16: x is rounded to bf16. Other dense types are as in exact.
+/// Codes of mxfp4 are then whole numbers with a bias. Fast, dense bf16: x is rounded to bf16. Other dense types, mxfp8
+/// and nvfp4 are as in exact.
 double product_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
                      double want, double bias) {
   const size_t in = size_t(w.in), row = size_t(n) * in;
@@ -18,6 +19,9 @@ double product_bound(const float* x, const WideWeight& w, int n, const Format& f
   for (size_t k = 0; k < in; ++k) magnitude += std::abs(double(x[k])) * w.magnitude[row + k];
   double bound = sum_error(w.in, 8) * (magnitude + std::abs(bias)) + kRoundF32 * std::abs(want);
   if (!precision.fast) return bound;
+  if (format.codes != Format::Codes::uint && w.offset.empty()) return bound;
+  for (size_t k = 0; k < in && !w.offset.empty(); ++k)
+    bound += sum_error(w.in, 8) * std::abs(double(x[k])) * w.offset[row + k];
   if (format.kind == Format::Kind::dense)
     return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
   for (size_t first = 0; first < in; first += 64) {
@@ -40,6 +44,7 @@ struct TermSpec {
   Format format;
   int out = 0;
   bool bias = false;
+  float factor = 0;  // of all scales; 0: none
 };
 
 class MatmulCase final : public OpCase {
@@ -51,6 +56,7 @@ class MatmulCase final : public OpCase {
     for (const TermSpec& term : terms) {
       weights_.push_back(random_weight(random, term.out, in, term.format, 1 / std::sqrt(double(in)), odd_bytes()));
       weights_.back().name = name();
+      if (term.factor != 0) weights_.back().factors = {term.factor};
       biases_.push_back(term.bias ? random.normals(size_t(term.out), 1) : std::vector<float>());
     }
   }
@@ -91,10 +97,16 @@ class MatmulCase final : public OpCase {
     return bounds;
   }
 
+  std::vector<Format> formats() const override {
+    std::vector<Format> formats;
+    for (const TermSpec& term : terms_) formats.push_back(term.format);
+    return formats;
+  }
+
   Cost cost() const override {
     Cost cost{double(x_.values.size()) * 4, 0};
     for (const HostWeight& w : weights_) {
-      cost.bytes += double(w.codes.size() + w.scales.size() + w.biases.size()) + 4.0 * x_.rows * w.out;
+      cost.bytes += double(stored_bytes(w)) + 4.0 * x_.rows * w.out;
       cost.flops += 2.0 * x_.rows * w.out * w.in;
     }
     return cost;
@@ -135,6 +147,7 @@ class EmbedCase final : public OpCase {
     }
     return {bound};
   }
+  std::vector<Format> formats() const override { return {table_.format}; }
 
  private:
   std::vector<int32_t> tokens_;
@@ -179,6 +192,13 @@ void add_matmul(Cases& cases) {
   for (const int bits : {3, 4, 8})
     add("many_in1056_b" + std::to_string(bits), 50, 1056,
         {{Format::affine(bits, 32, DType::bf16, DType::bf16), 37, false}});
+  // Few and many rows of mxfp4, of rows of one block and of more than are decoded at once; a scale of the matrix.
+  for (const int in : {32, 96, 544, 4160}) {
+    for (const int rows : {1, 2, 8, 9, 40})
+      add("mxfp4_in" + std::to_string(in) + "_rows" + std::to_string(rows), rows, in, {{Format::mxfp4(), 19, false}});
+  }
+  for (const int rows : {1, 20})
+    add("nvfp4_global_rows" + std::to_string(rows), rows, 144, {{Format::nvfp4(), 19, true, 0.37f}});
   add("many_in12288", 33, 12288, {{kQ4, 5, false}});
   add("many_terms", 70, 128,
       {{kQ4, 300, true},
@@ -194,6 +214,11 @@ void add_matmul(Cases& cases) {
        {Format::dense(DType::bf16), 5, true},
        {Format::affine(3, 32, DType::f16, DType::f16), 12, false},
        {Format::affine(8, 128, DType::f32, DType::f32), 1, true}});
+  add("terms_floats", 2, 128,
+      {{Format::mxfp4(), 33, false},
+       {Format::affine(4, 32, DType::bf16, DType::bf16), 12, false},
+       {Format::mxfp8(), 5, true},
+       {Format::nvfp4(), 9, false}});
   add("terms_mixed_rows", 19, 128,
       {{Format::affine(6, 64, DType::bf16, DType::bf16), 33, true}, {Format::dense(DType::f16), 40, false}});
 }

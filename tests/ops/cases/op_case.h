@@ -49,6 +49,8 @@ class OpCase {
   virtual std::vector<std::vector<double>> bounds(const Precision& precision,
                                                   const std::vector<Output>& reference) const = 0;
   virtual Cost cost() const { return {}; }
+  /// What its weights are stored as: not every device has every format.
+  virtual std::vector<Format> formats() const { return {}; }
   /// What a device may lack that has the operation itself.
   virtual std::optional<bumblebee::Operation> needs() const { return std::nullopt; }
 
@@ -79,6 +81,9 @@ void add_add_rms_norm(Cases& cases);
 void add_add(Cases& cases);
 void add_norm_rope(Cases& cases);
 void add_attend(Cases& cases);
+void add_split(Cases& cases);
+void add_causal_conv(Cases& cases);
+void add_delta_rule(Cases& cases);
 void add_glu(Cases& cases);
 void add_multiply(Cases& cases);
 void add_soft_cap(Cases& cases);

@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 46> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -24,6 +24,9 @@ constexpr std::array<Named, 46> kOperations = {{{"embed", add_embed},
                                                 {"add", add_add},
                                                 {"norm_rope", add_norm_rope},
                                                 {"attend", add_attend},
+                                                {"split", add_split},
+                                                {"causal_conv", add_causal_conv},
+                                                {"delta_rule", add_delta_rule},
                                                 {"glu", add_glu},
                                                 {"multiply", add_multiply},
                                                 {"soft_cap", add_soft_cap},
@@ -81,6 +84,7 @@ bool is_of_training(const std::string& operation) {
 std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
+  if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
   if (operation == "matmul_heads") return Operation::latent_keys;
   return std::nullopt;
 }

@@ -126,12 +126,14 @@ class GluCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
-    return activation_ == Activation::gelu ? std::optional(bumblebee::Operation::gelu) : std::nullopt;
+    if (activation_ == Activation::silu) return std::nullopt;
+    return activation_ == Activation::gelu ? bumblebee::Operation::gelu : bumblebee::Operation::delta_rule;
   }
 
-  /// g/(1 + exp(-g))·u: the exponential is good to 4 roundings, then a sum, a quotient and a product. Where exp(-g)
-  /// leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero is as good. In gelu, v takes
-  /// g's place in the exponent with five roundings of its own: that moves the sigmoid by 1 - sigmoid(v) times as much.
+  /// g/(1 + exp(-g))·u, or 1 in place of the first g: the exponential is good to 4 roundings, then a sum, a quotient
+  /// and a product. Where exp(-g) leaves the range of f32 the true value is below |g|·2^-126·|u|, and a result of zero
+  /// is as good. In gelu, v takes g's place in the exponent with five roundings of its own: that moves the sigmoid by 1
+  /// - sigmoid(v) times as much.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i) {
@@ -311,7 +313,8 @@ void add_add(Cases& cases) {
 void add_glu(Cases& cases) {
   const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
                                       88.9f, -88.9f, 104.0f, -104.0f, 1e4f,  -1e4f,  3e38f, -3e38f};
-  for (const auto& [suffix, activation] : {std::pair("", Activation::silu), {"_gelu", Activation::gelu}}) {
+  for (const auto& [suffix, activation] :
+       {std::pair("", Activation::silu), {"_gelu", Activation::gelu}, {"_sigmoid", Activation::sigmoid}}) {
     const auto add = [&, activation = activation, suffix = std::string(suffix)](
                          const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
       cases.push_back(std::make_unique<GluCase>(variant + suffix, rows, cols, gates, activation));

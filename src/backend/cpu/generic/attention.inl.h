@@ -155,7 +155,7 @@ inline void small_gemm(const SmallGemm& g) {
     case Element::f32: return small_gemm_of<Element::f32>(g);
     case Element::f16: return small_gemm_of<Element::f16>(g);
     case Element::bf16: return small_gemm_of<Element::bf16>(g);
-    case Element::i8: return small_gemm_of<Element::i8>(g);
+    default: return small_gemm_of<Element::i8>(g);
   }
 }
 

@@ -1,6 +1,6 @@
 // How the int8 products take codes, apart from their width. Four bits are used as they lie, two to a byte; eight bits
-// too, one to a byte; every other width is unpacked to bytes on the way, and then goes the way of bytes. A code that
-// stands for another value than itself (a 4-bit float) would come in here, through a table in low() and high().
+// too, one to a byte; every other width is unpacked to bytes on the way, and then goes the way of bytes. Codes of
+// floats of four bits become whole numbers through a table in low() and high().
 // Included inside an instruction set's own namespace after its int and dot headers.
 #pragma once
 
@@ -9,8 +9,19 @@ struct NibbleCodes {
   static constexpr bool kNibbles = true;
   static constexpr int kBits = 4;
   static constexpr int kChunkInputs = kNibbleChunk;  // of 64 bytes
+  static constexpr bool kFloats = false;
   static I32x16 low(I32x16 line) { return low_nibbles(line); }
   static I32x16 high(I32x16 line) { return high_nibbles(line); }
+};
+
+/// The same with e2m1, as whole numbers from 0 to 24.
+struct E2m1Codes {
+  static constexpr bool kNibbles = true;
+  static constexpr int kBits = kE2m1Bits;
+  static constexpr int kChunkInputs = kNibbleChunk;
+  static constexpr bool kFloats = true;
+  static I32x16 low(I32x16 line) { return lookup(kE2m1Bytes, low_nibbles(line)); }
+  static I32x16 high(I32x16 line) { return lookup(kE2m1Bytes, high_nibbles(line)); }
 };
 
 /// Bytes in the order of inputs. NARROW ones hold codes of kNarrowBits bits at most, others any.
@@ -19,6 +30,7 @@ struct ByteCodes {
   static constexpr bool kNibbles = false;
   static constexpr int kBits = NARROW ? kNarrowBits : 8;
   static constexpr int kChunkInputs = 64;
+  static constexpr bool kFloats = false;
 };
 
 inline bool used_as_they_lie(int bits) { return bits == 4 || bits == 8; }

@@ -31,17 +31,20 @@ static_assert(
       { load_bf16(from) } -> Is<F32x16>;
       { load_f16(from) } -> Is<F32x16>;
       { load_i8(from) } -> Is<F32x16>;
+      { load_e8m0(from) } -> Is<F32x16>;
+      { load_e4m3(from) } -> Is<F32x16>;
       { store_bf16(to, a) } -> Is<void>;
       { store_f16(to, a) } -> Is<void>;
     }, "BB_ISA_SIMD");
 
 /// Sixteen weights from 2·BITS bytes of codes.
-template <int BITS>
-concept Decodes = requires(const Decoder<BITS>& decode, const uint8_t* codes) {
-                    Decoder<BITS>(1.0f, 0.0f);  // scale, bias
+template <int CODE>
+concept Decodes = requires(const Decoder<CODE>& decode, const uint8_t* codes) {
+                    Decoder<CODE>(1.0f, 0.0f);  // scale, bias (which float codes have not)
                     { decode(codes) } -> Is<F32x16>;
                   };
-static_assert(Decodes<2> && Decodes<3> && Decodes<4> && Decodes<5> && Decodes<6> && Decodes<8>,
+static_assert(Decodes<2> && Decodes<3> && Decodes<4> && Decodes<5> && Decodes<6> && Decodes<8> && Decodes<kE2m1> &&
+                  Decodes<kE4m3>,
               "Decoder of BB_ISA_SIMD");
 
 // Sizes of tiles, for the registers there are: rows of x that exact products decode codes for at once; rows and columns
@@ -70,6 +73,7 @@ static_assert(
       { dup_lanes(f) } -> Is<F32x16>;  // lanes 0 0 1 1 ... 7 7
       { low_nibbles(a) } -> Is<I32x16>;
       { high_nibbles(a) } -> Is<I32x16>;
+      { lookup(kE2m1Bytes, a) } -> Is<I32x16>;  // of bytes below 16
       { broadcast4(bytes) } -> Is<I32x16>;      // four bytes to each lane
       { store_int8(to_bytes, f) } -> Is<void>;  // sixteen, nearest even, saturated
       { prefetch(from) } -> Is<void>;
@@ -103,7 +107,9 @@ concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, I32x16 (&
                        { block_sums<Codes, BLOCK, 1>(codes, x, one) } -> Is<void>;
                        { block_sums<Codes, BLOCK, 2>(codes, x, two) } -> Is<void>;
                      };
-static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<ByteCodes<true>, 64> && kRowAhead >= 0, "BB_ISA_ROW_DOT");
+static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<E2m1Codes, 32> && SumsBlocks<ByteCodes<true>, 64> &&
+                  kRowAhead >= 0,
+              "BB_ISA_ROW_DOT");
 
 // BB_ISA_OUTLIERS: where few rows keep the high bytes of outliers, as BB_ISA_ROW_DOT reads them.
 static_assert(

@@ -62,17 +62,32 @@ inline void multiply(float* x, const float* factors, int count) {
 
 inline constexpr float kGelu = 1.59576912f, kGeluCube = 0.0713548163f;  // 2·sqrt(2/π), and that times 0.044715
 
-/// x·sigmoid(v)·up, where v is x itself or, with GELU, 2·sqrt(2/π)·(x + 0.044715x³).
-template <bool GELU>
-inline void gated_mul(const float* gate, const float* up, int count, float* y) {
+/// x·sigmoid(v). e^-|v| never overflows: that is x/(1 + e) for v >= 0 and x·e/(1 + e) below; x has the sign of v.
+BB_INLINE F32x16 gated16(F32x16 x, F32x16 v) {
+  const F32x16 e = exp16(mul(abs(v), set1(-1.0f)));
+  const F32x16 d = div(set1(1.0f), add(set1(1.0f), e));
+  const F32x16 positive = mul(max(x, zero()), d), negative = mul(mul(min(x, zero()), e), d);
+  return add(positive, negative);
+}
+
+BB_INLINE F32x16 silu16(F32x16 x) { return gated16(x, x); }
+
+inline void silu_mul(const float* gate, const float* up, int count, float* y) {
+  map_rows(gate, up, count, y, [](F32x16 g, F32x16 u) { return mul(silu16(g), u); });
+}
+
+/// As silu, of 2·sqrt(2/π)·(x + 0.044715x³) in place of x.
+inline void gelu_mul(const float* gate, const float* up, int count, float* y) {
+  map_rows(gate, up, count, y,
+           [](F32x16 g, F32x16 u) { return mul(gated16(g, mul(g, fma(mul(g, g), set1(kGeluCube), set1(kGelu)))), u); });
+}
+
+/// Below zero, sigmoid is e^g/(1 + e^g), above it 1/(1 + e^-g): whichever exponential is at most one.
+inline void sigmoid_mul(const float* gate, const float* up, int count, float* y) {
   map_rows(gate, up, count, y, [](F32x16 g, F32x16 u) {
-    // e^-|v| never overflows: x·sigmoid(v) is x/(1 + e) for x >= 0 and x·e/(1 + e) below.
-    F32x16 v = g;
-    if constexpr (GELU) v = mul(g, fma(mul(g, g), set1(kGeluCube), set1(kGelu)));
-    const F32x16 e = exp16(mul(abs(v), set1(-1.0f)));
-    const F32x16 d = div(set1(1.0f), add(set1(1.0f), e));
-    const F32x16 positive = mul(max(g, zero()), d), negative = mul(mul(min(g, zero()), e), d);
-    return mul(add(positive, negative), u);
+    const F32x16 e = exp16(mul(abs(g), set1(-1.0f)));
+    const F32x16 above = exp16(min(g, zero()));  // 1 where g >= 0
+    return mul(div(above, add(set1(1.0f), e)), u);
   });
 }
 

@@ -55,7 +55,7 @@ BB_INLINE void load_chunk(const TileRows& rows, int bits, int k, int left, I32x1
 template <int STRIDE>
 inline void load_scale_lanes(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g0, int count,
                              float* out) {
-  const size_t size = element == Element::f32 ? 4 : 2, groups = size_t(w.in / w.group), end = size_t(last) * groups;
+  const size_t size = element_size(element), groups = size_t(w.in / w.group), end = size_t(last) * groups;
   I32x16 t[16];
   if (size_t(n + 15) * groups + size_t(g0) + 16 <= end) {  // more than `count` may be read, but not past the last row
     p += (size_t(n) * groups + size_t(g0)) * size;

@@ -11,7 +11,7 @@ alignas(64) static constexpr int32_t kFirstLanes[32] = {-1, -1, -1, -1, -1, -1, 
 /// zero.
 inline F32x16 stripe_scales(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g,
                             bool two_blocks) {
-  const size_t size = element == Element::f32 ? 4 : 2, groups = size_t(w.in / w.group);
+  const size_t size = element_size(element), groups = size_t(w.in / w.group);
   const int left = w.in / w.group - g, wanted = two_blocks ? kLanes / 2 : kLanes;
   p += (size_t(n) * groups + size_t(g)) * size;
   // More than wanted may be read where other rows follow.
@@ -65,8 +65,13 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
     I32x16 sum[ROWS];
     block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, sum);
     const int u = k / BLOCK, g = two_blocks ? u / 2 : u;
-    const F32x16 s = stripe_scales(w.scales, w.element, w, n, last, g, two_blocks);
-    const F32x16 b = stripe_scales(w.biases, w.bias_element, w, n, last, g, two_blocks);
+    F32x16 s = stripe_scales(w.scales, w.element, w, n, last, g, two_blocks), b;
+    if constexpr (Codes::kFloats) {
+      s = mul(s, set1(0.5f));
+      b = mul(s, set1(-kE2m1Offset));
+    } else {
+      b = stripe_scales(w.biases, w.bias_element, w, n, last, g, two_blocks);
+    }
     unroll<ROWS>(BB_BODY(r) {
       const size_t at = size_t(r) * x.block_stride + size_t(u);
       acc[r] = fma(mul(to_float(sum[r]), s), load(x.scales + at), acc[r]);
@@ -123,6 +128,7 @@ inline void int8_direct_codes(const WeightRows& w, int first, int last, const Qu
 
 inline void int8_direct(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                         size_t y_stride) {
+  if (w.floats) return int8_direct_rows<E2m1Codes, 32>(w, first, last, x, rows, y, y_stride);
   if (w.bits == 4) return int8_direct_codes<NibbleCodes>(w, first, last, x, rows, y, y_stride);
   if constexpr (kNarrowBits < 8) {
     if (w.bits > kNarrowBits) return int8_direct_codes<ByteCodes<false>>(w, first, last, x, rows, y, y_stride);

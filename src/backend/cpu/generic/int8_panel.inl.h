@@ -24,21 +24,29 @@ struct Panel {
   }
 };
 
+/// A transposed chunk of codes of four bits to the blocks of a panel.
+template <class Codes>
+BB_INLINE void store_nibbles(const I32x16 (&t)[16], int block, uint8_t* out) {
+  const size_t half = size_t(8) * size_t(block);  // bytes of a block's even inputs
+  const size_t second = block == 32 ? Panel::kBlockCodes : 256;
+  unroll<4>(BB_BODY(q) {
+    uint8_t* to = out + (block == 32 ? q * Panel::kBlockCodes : q / 2 * Panel::kBlockCodes + q % 2 * second);
+    unroll<4>(BB_BODY(i) {
+      store_int(to + 64 * i, Codes::low(t[4 * q + i]));
+      store_int(to + half + 64 * i, Codes::high(t[4 * q + i]));
+    });
+  });
+}
+
 /// Decodes the chunk of inputs from k on, of rows n..n+15 (below last), to `out`: steps of four inputs, in the order of
 /// QuantLayout.
-[[gnu::noinline]] inline void decode_chunk(const TileRows& rows, int bits, int block, int k, int left, uint8_t* out) {
+[[gnu::noinline]] inline void decode_chunk(const TileRows& rows, const WeightRows& w, int block, int k, uint8_t* out) {
   I32x16 t[16];
-  load_chunk(rows, bits, k, left, t);
-  if (bits == 4) {
-    const size_t half = size_t(8) * size_t(block);  // bytes of a block's even inputs
-    const size_t second = block == 32 ? Panel::kBlockCodes : 256;
-    unroll<4>(BB_BODY(q) {
-      uint8_t* to = out + (block == 32 ? q * Panel::kBlockCodes : q / 2 * Panel::kBlockCodes + q % 2 * second);
-      unroll<4>(BB_BODY(i) {
-        store_int(to + 64 * i, NibbleCodes::low(t[4 * q + i]));
-        store_int(to + half + 64 * i, NibbleCodes::high(t[4 * q + i]));
-      });
-    });
+  load_chunk(rows, w.bits, k, w.in - k, t);
+  if (w.floats) {
+    store_nibbles<E2m1Codes>(t, block, out);
+  } else if (w.bits == 4) {
+    store_nibbles<NibbleCodes>(t, block, out);
   } else {
     uint8_t* const second = out + (block == 32 ? Panel::kBlockCodes : 512);
     unroll<8>(BB_BODY(i) { store_int(out + 64 * i, t[i]); });
@@ -58,6 +66,7 @@ struct GemmTile {
   float *lane, *sums;             // rows are kInt8Cols apart
   int lanes;                      // from lane to lane codes are Panel::kBlockCodes apart, and x as lane_blocks says
   int blocks, block_steps;        // blocks (of all lanes from the first on) of block_steps steps of four inputs
+  int sum_steps;                  // so many fit the sums of D
   int lane_blocks;                // of x
   int group_shift;                // from block to group
   bool first, final;              // blocks of a lane, which starts from zero and in the end goes to sums
@@ -71,7 +80,7 @@ template <class D, int ROWS, int COLS>
   const GemmTile g = tile;
   alignas(64) static constexpr float kZeros[16 * COLS] = {};
   constexpr bool kNarrow = D::kSteps < 16;  // sums of 16 bits, which cannot hold a block
-  const int chunk = g.block_steps < D::kSteps ? g.block_steps : D::kSteps;  // a constant would cost the registers
+  const int chunk = g.block_steps < g.sum_steps ? g.block_steps : g.sum_steps;  // a constant would cost the registers
   const int block_bytes = 4 * g.block_steps, next_group = kLanes >> g.group_shift;
   for (int l = 0; l < g.lanes; ++l) {
     const uint8_t* codes = g.codes + size_t(l) * Panel::kBlockCodes;
@@ -226,7 +235,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
       uint8_t* out = codes + size_t(t) * Panel::kTileCodes;
       for (int i = 0; i < count; ++i, out += 16 * block) {
         const int k = (l0 + i * apart) * inputs;
-        decode_chunk(tile, w.bits, block, k, w.in - k, out);
+        decode_chunk(tile, w, block, k, out);
       }
     }
   };
@@ -248,6 +257,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
                            .lanes = lanes,
                            .blocks = blocks,
                            .block_steps = block / 4,
+                           .sum_steps = w.floats ? Dot::kSteps / 2 : Dot::kSteps,  // codes up to 24, not 15
                            .lane_blocks = stripes,
                            .group_shift = group_shift,
                            .first = first,

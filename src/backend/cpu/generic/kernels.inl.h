@@ -36,6 +36,7 @@ namespace BB_ISA {
 #include BB_ISA_SIMD
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/elementwise.inl.h"
+#include "backend/cpu/generic/delta.inl.h"
 #include BB_ISA_INT
 #include BB_ISA_DOT
 #include "backend/cpu/generic/wide_dot.inl.h"

@@ -6,6 +6,8 @@
 inline F32x16 load_elements(const uint8_t* p, Element element) {
   if (element == Element::bf16) return load_bf16(p);
   if (element == Element::f16) return load_f16(p);
+  if (element == Element::e8m0) return load_e8m0(p);
+  if (element == Element::e4m3) return load_e4m3(p);
   float t[16];
   __builtin_memcpy(t, p, sizeof t);
   return load(t);
@@ -13,7 +15,7 @@ inline F32x16 load_elements(const uint8_t* p, Element element) {
 
 /// Converts `count` scales or biases, beginning at element `first`, to f32; never reads past the last.
 inline void load_scales(const uint8_t* p, Element element, size_t first, int count, float* out) {
-  const size_t size = element == Element::f32 ? 4 : 2;
+  const size_t size = element_size(element);
   int i = 0;
   if (element == Element::bf16) {
     for (; i + 16 <= count; i += 16) store(out + i, load_bf16(p + (first + size_t(i)) * size));
@@ -24,7 +26,7 @@ inline void load_scales(const uint8_t* p, Element element, size_t first, int cou
 }
 
 struct ScaleBlock {
-  float scale[kDepthBlock / 32], bias[kDepthBlock / 32];
+  float scale[kDepthBlock / 16], bias[kDepthBlock / 16];
 };
 
 /// The scales and biases of row n for elements [k0, k1). A function of its own: it is called once in kDepthBlock
@@ -33,14 +35,18 @@ struct ScaleBlock {
   const size_t first = size_t(n) * size_t(w.in / w.group) + size_t(k0 / w.group);
   const int count = (k1 - k0) / w.group;
   load_scales(w.scales, w.element, first, count, s.scale);
-  load_scales(w.biases, w.bias_element, first, count, s.bias);
+  if (!w.floats) return load_scales(w.biases, w.bias_element, first, count, s.bias);
+  for (int g = 0; g < count; ++g) {
+    s.scale[g] *= w.factor;
+    s.bias[g] = 0;
+  }
 }
 
 inline int depth_block_end(int in, int k0) { return in - k0 < kDepthBlock ? in : k0 + kDepthBlock; }
 
 /// COLS weight rows at once: their sums are independent chains, which hides the latency of each. Where fewer are left,
 /// the last is repeated, and its copies' results are dropped.
-template <int BITS, int ROWS, int COLS>
+template <int CODE, int ROWS, int COLS>
 inline void affine_matvec_tile(const WeightRows& w, int n, int last, const FloatRows& x, float* y, size_t y_stride) {
   ScaleBlock s[COLS];
   float sum[ROWS][COLS] = {};
@@ -56,10 +62,16 @@ inline void affine_matvec_tile(const WeightRows& w, int n, int last, const Float
     for (int k = k0, g = 0; k < k1; k += w.group, ++g) {
 #pragma GCC unroll 4  // keeps the accumulators in registers
       for (int c = 0; c < COLS; ++c) {
-        const Decoder<BITS> decode(s[c].scale[g], s[c].bias[g]);
+        const Decoder<CODE> decode(s[c].scale[g], s[c].bias[g]);
         const uint8_t* at = codes[c];
+        if (CODE == kE2m1 && w.group == 16) {
+          const F32x16 a = decode(at + size_t(k) * bits_of(CODE) / 8);
+          for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(a, load(x.data + size_t(r) * x.stride + k), acc[r][c]);
+          continue;
+        }
         for (int i = k; i < k + w.group; i += 32) {
-          const F32x16 a = decode(at + size_t(i) * BITS / 8), b = decode(at + size_t(i + 16) * BITS / 8);
+          const F32x16 a = decode(at + size_t(i) * bits_of(CODE) / 8),
+                       b = decode(at + size_t(i + 16) * bits_of(CODE) / 8);
           for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(a, load(x.data + size_t(r) * x.stride + i), acc[r][c]);
           for (int r = 0; r < ROWS; ++r) acc[r][c] = fma(b, load(x.data + size_t(r) * x.stride + i + 16), acc[r][c]);
         }
@@ -74,11 +86,11 @@ inline void affine_matvec_tile(const WeightRows& w, int n, int last, const Float
   }
 }
 
-template <int BITS, int ROWS>
+template <int CODE, int ROWS>
 inline void affine_matvec_rows(const WeightRows& w, int first, int last, const FloatRows& x, float* y,
                                size_t y_stride) {
   constexpr int kCols = kMatvecTile == 1 ? 1 : ROWS == 1 ? 4 : 2;
-  for (int n = first; n < last; n += kCols) affine_matvec_tile<BITS, ROWS, kCols>(w, n, last, x, y, y_stride);
+  for (int n = first; n < last; n += kCols) affine_matvec_tile<CODE, ROWS, kCols>(w, n, last, x, y, y_stride);
 }
 
 /// The last, incomplete sixteen elements of a dense row.
@@ -113,10 +125,10 @@ inline void dense_matvec_rows(const WeightRows& w, int first, int last, const Fl
   }
 }
 
-template <int BITS>
-inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y,
+template <int CODE>
+inline void matvec_code(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y,
                         size_t y_stride) {
-  if constexpr (BITS == 0) {
+  if constexpr (CODE == 0) {
     switch (rows) {
       case 1: return dense_matvec_rows<1>(w, first, last, x, y, y_stride);
       case 2: return dense_matvec_rows<2>(w, first, last, x, y, y_stride);
@@ -126,32 +138,34 @@ inline void matvec_bits(const WeightRows& w, int first, int last, const FloatRow
   } else {
     if constexpr (kMatvecTile == 1) {
       for (int r = 0; r < rows; ++r)
-        affine_matvec_rows<BITS, 1>(w, first, last, {x.data + size_t(r) * x.stride, x.stride}, y + size_t(r) * y_stride,
+        affine_matvec_rows<CODE, 1>(w, first, last, {x.data + size_t(r) * x.stride, x.stride}, y + size_t(r) * y_stride,
                                     y_stride);
     } else {
       switch (rows) {
-        case 1: return affine_matvec_rows<BITS, 1>(w, first, last, x, y, y_stride);
-        case 2: return affine_matvec_rows<BITS, 2>(w, first, last, x, y, y_stride);
-        case 3: return affine_matvec_rows<BITS, 3>(w, first, last, x, y, y_stride);
-        default: return affine_matvec_rows<BITS, 4>(w, first, last, x, y, y_stride);
+        case 1: return affine_matvec_rows<CODE, 1>(w, first, last, x, y, y_stride);
+        case 2: return affine_matvec_rows<CODE, 2>(w, first, last, x, y, y_stride);
+        case 3: return affine_matvec_rows<CODE, 3>(w, first, last, x, y, y_stride);
+        default: return affine_matvec_rows<CODE, 4>(w, first, last, x, y, y_stride);
       }
     }
   }
 }
 
 inline void matvec(const WeightRows& w, int first, int last, const FloatRows& x, int rows, float* y, size_t y_stride) {
-  switch (w.bits) {
-    case 2: return matvec_bits<2>(w, first, last, x, rows, y, y_stride);
-    case 3: return matvec_bits<3>(w, first, last, x, rows, y, y_stride);
-    case 4: return matvec_bits<4>(w, first, last, x, rows, y, y_stride);
-    case 5: return matvec_bits<5>(w, first, last, x, rows, y, y_stride);
-    case 6: return matvec_bits<6>(w, first, last, x, rows, y, y_stride);
-    case 8: return matvec_bits<8>(w, first, last, x, rows, y, y_stride);
-    default: return matvec_bits<0>(w, first, last, x, rows, y, y_stride);
+  switch (code_of(w)) {
+    case kE2m1: return matvec_code<kE2m1>(w, first, last, x, rows, y, y_stride);
+    case kE4m3: return matvec_code<kE4m3>(w, first, last, x, rows, y, y_stride);
+    case 2: return matvec_code<2>(w, first, last, x, rows, y, y_stride);
+    case 3: return matvec_code<3>(w, first, last, x, rows, y, y_stride);
+    case 4: return matvec_code<4>(w, first, last, x, rows, y, y_stride);
+    case 5: return matvec_code<5>(w, first, last, x, rows, y, y_stride);
+    case 6: return matvec_code<6>(w, first, last, x, rows, y, y_stride);
+    case 8: return matvec_code<8>(w, first, last, x, rows, y, y_stride);
+    default: return matvec_code<0>(w, first, last, x, rows, y, y_stride);
   }
 }
 
-template <int BITS>
+template <int CODE>
 inline void decode_affine(const WeightRows& w, int n, int k0, int k1, float* out) {
   const uint8_t* codes = w.codes + size_t(n) * w.row_bytes;
   ScaleBlock s;
@@ -159,8 +173,8 @@ inline void decode_affine(const WeightRows& w, int n, int k0, int k1, float* out
     const int end = depth_block_end(k1, k0);
     load_scale_block(w, n, k0, end, s);
     for (int k = k0, g = 0; k < end; k += w.group, ++g) {
-      const Decoder<BITS> decode(s.scale[g], s.bias[g]);
-      for (int i = k; i < k + w.group; i += 16) store(out + (i - k0), decode(codes + size_t(i) * BITS / 8));
+      const Decoder<CODE> decode(s.scale[g], s.bias[g]);
+      for (int i = k; i < k + w.group; i += 16) store(out + (i - k0), decode(codes + size_t(i) * bits_of(CODE) / 8));
     }
   }
 }
@@ -175,7 +189,9 @@ inline void decode_dense(const WeightRows& w, int n, int k0, int k1, float* out)
 
 inline void decode_rows(const WeightRows& w, int first, int last, int k0, int k1, float* out, size_t out_stride) {
   for (int n = first; n < last; ++n, out += out_stride) {
-    switch (w.bits) {
+    switch (code_of(w)) {
+      case kE2m1: decode_affine<kE2m1>(w, n, k0, k1, out); break;
+      case kE4m3: decode_affine<kE4m3>(w, n, k0, k1, out); break;
       case 2: decode_affine<2>(w, n, k0, k1, out); break;
       case 3: decode_affine<3>(w, n, k0, k1, out); break;
       case 4: decode_affine<4>(w, n, k0, k1, out); break;

@@ -23,8 +23,15 @@ inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, f
     const size_t at = size_t(g) * kInt8Cols;
     for (int t = 0; t < tiles; ++t) {
       load_scale_lanes<kInt8Cols>(w.scales, w.element, w, n + 16 * t, last, g, count, scale + at + 16 * t);
-      load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g, count, bias + at + 16 * t);
+      if (!w.floats)
+        load_scale_lanes<kInt8Cols>(w.biases, w.bias_element, w, n + 16 * t, last, g, count, bias + at + 16 * t);
     }
+  }
+  if (!w.floats) return;
+  for (size_t i = 0; i < size_t(groups) * kInt8Cols; i += 16) {
+    const F32x16 s = mul(load(scale + i), set1(0.5f));
+    store(scale + i, s);
+    store(bias + i, mul(s, set1(-kE2m1Offset)));
   }
 }
 

@@ -51,7 +51,25 @@ inline void narrow_bf16(const float* values, int count, uint16_t* out) {
   }
 }
 
+inline float widen_e8m0(uint8_t byte) {
+  const uint32_t u = byte == 0 ? 0x00400000u : uint32_t(byte) << 23;
+  float value;
+  __builtin_memcpy(&value, &u, 4);
+  return value;
+}
+
+/// As the upper part of an f16, whose exponent counts from eight lower.
+inline float widen_e4m3(uint8_t byte) {
+  return widen_f16(uint16_t((byte & 0x80u) << 8 | (byte & 0x7fu) << 7)) * 256.0f;
+}
+
+inline size_t element_size(Element element) {
+  return element == Element::f32 ? 4 : element == Element::f16 || element == Element::bf16 ? 2 : 1;
+}
+
 inline float load_element(const uint8_t* p, Element element, size_t i) {
+  if (element == Element::e8m0) return widen_e8m0(p[i]);
+  if (element == Element::e4m3) return widen_e4m3(p[i]);
   if (element == Element::i8) return float(int8_t(p[i]));
   if (element == Element::f32) {
     float value;
@@ -62,6 +80,17 @@ inline float load_element(const uint8_t* p, Element element, size_t i) {
   __builtin_memcpy(&bits, p + 2 * i, 2);
   return element == Element::f16 ? widen_f16(bits) : widen_bf16(bits);
 }
+
+/// What a row's codes are, for templates: the width of unsigned ones, or one of these.
+inline constexpr int kE2m1 = 64 + 4, kE4m3 = 64 + 8;
+inline constexpr int bits_of(int code) { return code % 64; }
+inline int code_of(const WeightRows& w) { return w.bits + (w.floats ? 64 : 0); }
+
+/// e2m1 as the upper bytes of f16, whose lower ones are zero.
+alignas(16) static constexpr uint8_t kE2m1Halves[16] = {0x00, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46,
+                                                        0x80, 0xb8, 0xbc, 0xbe, 0xc0, 0xc2, 0xc4, 0xc6};
+/// e2m1 as unsigned codes of int8 products.
+alignas(16) static constexpr uint8_t kE2m1Bytes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 /// The bits of codes 0..7 and 8..15 of a run of 16, each from bit 0 up. Reads exactly 2·BITS bytes; higher bits are not
 /// cleared.

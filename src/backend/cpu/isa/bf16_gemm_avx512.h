@@ -10,17 +10,20 @@ inline __m512i pair_up(F32x16 low, F32x16 high) {
 }
 
 /// Sixteen columns of one row; a row past the end is zero.
-template <int BITS>
+template <int CODE>
 struct PairRow {
   const WeightRows& w;
   int n;
   bool there;
-  Decoder<BITS> decoder(int group) const {
-    if (!there) return Decoder<BITS>(0, 0);
+  Decoder<CODE> decoder(int group) const {
+    if (!there) return Decoder<CODE>(0, 0);
     const size_t i = size_t(n) * size_t(w.in / w.group) + size_t(group);
-    return Decoder<BITS>(load_element(w.scales, w.element, i), load_element(w.biases, w.bias_element, i));
+    if (w.floats) return Decoder<CODE>(load_element(w.scales, w.element, i) * w.factor, 0);
+    return Decoder<CODE>(load_element(w.scales, w.element, i), load_element(w.biases, w.bias_element, i));
   }
-  const uint8_t* codes(int k) const { return w.codes + size_t(there ? n : n - 1) * w.row_bytes + size_t(k) * BITS / 8; }
+  const uint8_t* codes(int k) const {
+    return w.codes + size_t(there ? n : n - 1) * w.row_bytes + size_t(k) * bits_of(CODE) / 8;
+  }
 };
 
 /// The same columns of the rows that are decoded next, a panel further: a line or two of each row, which no hardware
@@ -31,19 +34,19 @@ inline void prefetch_next_panel(const WeightRows& w, const uint8_t* codes, int r
     asm volatile("prefetcht1 %0" : : "m"(*reinterpret_cast<const char*>(at + size_t(i))));
 }
 
-template <int BITS>
+template <int CODE>
 inline void decode_affine_pairs(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out) {
   const int pairs = (last - first + 1) / 2;
   for (int j = 0; j < pairs; ++j) {
     const int n = first + 2 * j;
-    const PairRow<BITS> a{w, n, true}, b{w, n + 1, n + 1 < last};
-    prefetch_next_panel(w, a.codes(k0), last - first, (k1 - k0) * BITS / 8);
-    prefetch_next_panel(w, b.codes(k0), last - first, (k1 - k0) * BITS / 8);
+    const PairRow<CODE> a{w, n, true}, b{w, n + 1, n + 1 < last};
+    prefetch_next_panel(w, a.codes(k0), last - first, (k1 - k0) * bits_of(CODE) / 8);
+    prefetch_next_panel(w, b.codes(k0), last - first, (k1 - k0) * bits_of(CODE) / 8);
     for (int k = k0; k < k1;) {
       const int group = k / w.group, end = (group + 1) * w.group < k1 ? (group + 1) * w.group : k1;
-      const Decoder<BITS> low = a.decoder(group), high = b.decoder(group);
+      const Decoder<CODE> low = a.decoder(group), high = b.decoder(group);
       const uint8_t *low_codes = a.codes(k), *high_codes = b.codes(k);
-      for (; k < end; k += 16, low_codes += 2 * BITS, high_codes += 2 * BITS) {
+      for (; k < end; k += 16, low_codes += 2 * bits_of(CODE), high_codes += 2 * bits_of(CODE)) {
         const int c = k - k0;
         _mm512_storeu_si512(out + (size_t(c / kPairCols) * size_t(pairs) + size_t(j)) * kPairCols + c % kPairCols,
                             pair_up(low(low_codes), high(high_codes)));
@@ -70,7 +73,9 @@ inline void decode_dense_pairs(const WeightRows& w, int first, int last, int k0,
 }
 
 inline void decode_pairs(const WeightRows& w, int first, int last, int k0, int k1, uint32_t* out) {
-  switch (w.bits) {
+  switch (code_of(w)) {
+    case kE2m1: return decode_affine_pairs<kE2m1>(w, first, last, k0, k1, out);
+    case kE4m3: return decode_affine_pairs<kE4m3>(w, first, last, k0, k1, out);
     case 2: return decode_affine_pairs<2>(w, first, last, k0, k1, out);
     case 3: return decode_affine_pairs<3>(w, first, last, k0, k1, out);
     case 4: return decode_affine_pairs<4>(w, first, last, k0, k1, out);

@@ -37,19 +37,26 @@ struct TileCodes {
   bool fold;          // 16 times the codes beside them
   size_t tile, slot;  // bytes of a tile, of the tiles of a block
   TileCodes(const WeightRows& w, int tiles, int rows)
-      : block(quant_layout(w).block), fold(w.bits == 4 && rows > kPackedRows) {
+      : block(quant_layout(w).block), fold(w.bits == 4 && !w.floats && rows > kPackedRows) {
     tile = size_t(16) * size_t(block) * (fold ? 2 : 1);
     slot = tile * size_t(tiles);
   }
 };
 
 /// Decodes the chunk of inputs from k on, of sixteen rows, to the blocks `next` bytes apart.
-[[gnu::noinline]] inline void decode_tiles(const TileRows& rows, int bits, const TileCodes& at, int k, int left,
+[[gnu::noinline]] inline void decode_tiles(const TileRows& rows, const WeightRows& w, const TileCodes& at, int k,
                                            uint8_t* out, size_t next) {
   I32x16 t[16];
-  load_chunk(rows, bits, k, left, t);
+  load_chunk(rows, w.bits, k, w.in - k, t);
   const size_t folded = size_t(16) * size_t(at.block), half = folded / 2;
-  if (bits == 4) {
+  if (w.floats) {
+    unroll<4>(BB_BODY(q) {
+      unroll<4>(BB_BODY(i) {
+        store_int(out + q * next + 64 * i, E2m1Codes::low(t[4 * q + i]));
+        store_int(out + q * next + half + 64 * i, E2m1Codes::high(t[4 * q + i]));
+      });
+    });
+  } else if (w.bits == 4) {
     const I32x16 low_half = _mm512_set1_epi8(15), high_half = _mm512_set1_epi8(-16);
     const auto block = [&](const I32x16* codes, int count, uint8_t* to) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -345,8 +352,8 @@ template <int ROW_TILES, int COLS, bool PACKED>
         for (int t = 0; t < tiles; ++t) {
           const int k = (p + (first + i) * apart) * inputs;
           prefetch.step();
-          decode_tiles(rows[t], w.bits, codes, k, w.in - k,
-                       panel.codes + size_t(i) * codes.slot + size_t(t) * codes.tile, size_t(count) * codes.slot);
+          decode_tiles(rows[t], w, codes, k, panel.codes + size_t(i) * codes.slot + size_t(t) * codes.tile,
+                       size_t(count) * codes.slot);
         }
       }
       const TileWork work = {.w = w,

@@ -1,6 +1,6 @@
-// Sums of products along weight rows, with AVX2: pairs are summed in 16 bits, where 4·2·15·127 fits, and rows are
-// packed together before sums are widened, so that eight rows cost little more than their products. Included after
-// int8.inl.h.
+// Sums of products along weight rows, with AVX2: pairs are summed in 16 bits, where 16·15·127 fits, but of e2m1 codes
+// only 8·24·127, and rows are packed together before sums are widened, so that eight rows cost little more than their
+// products. Included after int8.inl.h.
 #pragma once
 
 /// Bytes ahead of a row's reads: far enough that the next page's address is looked up in time.
@@ -16,7 +16,9 @@ BB_INLINE RowCodes row_codes(const uint8_t* p) {
   const auto* at = reinterpret_cast<const __m256i*>(p);
   if constexpr (Codes::kNibbles) {
     const __m256i mask = _mm256_set1_epi8(15), c = _mm256_loadu_si256(at);
-    return {_mm256_and_si256(c, mask), _mm256_and_si256(_mm256_srli_epi16(c, 4), mask)};
+    const RowCodes codes = {_mm256_and_si256(c, mask), _mm256_and_si256(_mm256_srli_epi16(c, 4), mask)};
+    if constexpr (!Codes::kFloats) return codes;
+    return {lookup32(kE2m1Bytes, codes.lo), lookup32(kE2m1Bytes, codes.hi)};
   } else {
     return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
   }
@@ -49,7 +51,7 @@ BB_INLINE __m256i first_pair(__m256i a, __m256i b) {
 }
 template <class Codes>
 BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
-  if constexpr (!Codes::kNibbles) return _mm256_hadd_epi32(a, b);
+  if constexpr (!Codes::kNibbles || Codes::kFloats) return _mm256_hadd_epi32(a, b);
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 

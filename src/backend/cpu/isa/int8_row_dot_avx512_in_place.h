@@ -24,7 +24,7 @@ BB_INLINE I32x16 both_bytes(const I32x16 (&codes)[COUNT], const int8_t* low, con
 /// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
 template <class Codes, int BLOCK, int ROWS>
 BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
-  using D = DotOf<Codes::kBits>;
+  using D = DotOf<Codes::kNibbles ? 4 : Codes::kBits>;  // two steps of codes up to 24 fit sums of 16 bits too
   constexpr int kInputs = Codes::kChunkInputs, kChunks = kLanes * BLOCK / kInputs;
   __m512i chunk[ROWS][kChunks];
   unroll<kChunks>(BB_BODY(i) {

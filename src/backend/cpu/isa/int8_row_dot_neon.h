@@ -9,8 +9,10 @@ template <class Codes>
 BB_INLINE I32x16 row_codes(const uint8_t* p) {
   if constexpr (Codes::kNibbles) {
     const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16), mask = vdupq_n_u8(15);
-    return {{vreinterpretq_s32_u8(vandq_u8(a, mask)), vreinterpretq_s32_u8(vandq_u8(b, mask)),
-             vreinterpretq_s32_u8(vshrq_n_u8(a, 4)), vreinterpretq_s32_u8(vshrq_n_u8(b, 4))}};
+    const I32x16 codes = {{vreinterpretq_s32_u8(vandq_u8(a, mask)), vreinterpretq_s32_u8(vandq_u8(b, mask)),
+                           vreinterpretq_s32_u8(vshrq_n_u8(a, 4)), vreinterpretq_s32_u8(vshrq_n_u8(b, 4))}};
+    if constexpr (!Codes::kFloats) return codes;
+    return lookup(kE2m1Bytes, codes);
   } else {
     return load_int(p);
   }

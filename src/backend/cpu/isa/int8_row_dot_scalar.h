@@ -10,6 +10,7 @@ inline void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS])
     uint8_t codes[BLOCK];
     if constexpr (Codes::kNibbles) {
       for (int j = 0; j < BLOCK; j += 16) store_codes<4>(codes + j, p + (u * BLOCK + j) / 2);
+      for (int j = 0; Codes::kFloats && j < BLOCK; ++j) codes[j] = kE2m1Bytes[codes[j]];
     } else {
       __builtin_memcpy(codes, p + u * BLOCK, BLOCK);
     }

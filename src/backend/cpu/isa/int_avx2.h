@@ -46,6 +46,14 @@ inline I32x16 low_nibbles(I32x16 a) {
   return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
 }
 inline I32x16 high_nibbles(I32x16 a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+/// table[byte] for bytes below 16.
+inline __m256i lookup32(const uint8_t (&table)[16], __m256i bytes) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  return _mm256_shuffle_epi8(t, bytes);
+}
+inline I32x16 lookup(const uint8_t (&table)[16], I32x16 bytes) {
+  return {lookup32(table, bytes.lo), lookup32(table, bytes.hi)};
+}
 /// Four bytes in every lane.
 inline I32x16 broadcast4(const int8_t* p) {
   int quad;

@@ -30,6 +30,11 @@ inline F32x16 dup_lanes(F32x16 a) {
 /// Bytes as they lie: the low or high four bits of each.
 inline I32x16 low_nibbles(I32x16 a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline I32x16 high_nibbles(I32x16 a) { return _mm512_and_si512(_mm512_srli_epi32(a, 4), _mm512_set1_epi8(15)); }
+/// table[byte] for bytes below 16.
+inline I32x16 lookup(const uint8_t (&table)[16], I32x16 bytes) {
+  const __m512i t = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  return _mm512_shuffle_epi8(t, bytes);
+}
 /// Four bytes in every lane.
 inline I32x16 broadcast4(const int8_t* p) {
   int quad;

@@ -80,6 +80,12 @@ inline I32x16 high_nibbles(I32x16 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.v[i]), 4));
   return a;
 }
+/// table[byte] for bytes below 16.
+inline I32x16 lookup(const uint8_t (&table)[16], I32x16 bytes) {
+  const uint8x16_t t = vld1q_u8(table);
+  for (int i = 0; i < 4; ++i) bytes.v[i] = vreinterpretq_s32_u8(vqtbl1q_u8(t, vreinterpretq_u8_s32(bytes.v[i])));
+  return bytes;
+}
 /// Four bytes in every lane.
 inline I32x16 broadcast4(const int8_t* p) {
   int quad;

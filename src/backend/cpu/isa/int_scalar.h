@@ -74,6 +74,13 @@ inline I32x16 high_nibbles(I32x16 a) {
   for (int i = 0; i < 16; ++i) a.v[i] = int32_t((uint32_t(a.v[i]) >> 4) & 0x0f0f0f0fu);
   return a;
 }
+/// table[byte] for bytes below 16.
+inline I32x16 lookup(const uint8_t (&table)[16], I32x16 bytes) {
+  uint8_t q[64];
+  __builtin_memcpy(q, &bytes, 64);
+  for (uint8_t& byte : q) byte = table[byte];
+  return load_int(q);
+}
 /// Four bytes in every lane.
 inline I32x16 broadcast4(const int8_t* p) {
   I32x16 a;

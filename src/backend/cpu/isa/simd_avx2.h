@@ -75,6 +75,25 @@ inline F32x16 load_i8(const void* p) {
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + 8)));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at))), _mm256_cvtepi32_ps(hi)};
 }
+inline F32x16 load_e8m0(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  const auto eight = [](__m128i b) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(b), 23);
+    return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)));
+  };
+  return {eight(bytes), eight(_mm_unpackhi_epi64(bytes, bytes))};
+}
+/// Sixteen f16.
+inline F32x16 widen_halves(__m256i halves) {
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+}
+/// As the upper parts of f16, whose exponent counts from eight lower.
+inline F32x16 load_e4m3(const void* p) {
+  const __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  const __m256i halves = _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(words, 8), _mm256_set1_epi16(-0x8000)),
+                                         _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(0x3f80)));
+  return mul(widen_halves(halves), set1(256));
+}
 inline void store_f16(void* p, F32x16 a) {
   auto* at = static_cast<__m128i*>(p);
   _mm_storeu_si128(at, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -114,6 +133,24 @@ struct Decoder {
     const __m256 hi = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(q, q)));
     return {_mm256_fmadd_ps(lo, scale, bias), _mm256_fmadd_ps(hi, scale, bias)};
   }
+};
+
+/// w = code·scale with one rounding.
+template <>
+struct Decoder<kE2m1> {
+  F32x16 scale;
+  Decoder(float s, float) : scale(set1(s)) {}
+  F32x16 operator()(const uint8_t* p) const {
+    const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kE2m1Halves));
+    const __m256i words = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(table, codes16<4>(p)));
+    return mul(widen_halves(_mm256_slli_epi16(words, 8)), scale);
+  }
+};
+template <>
+struct Decoder<kE4m3> {
+  F32x16 scale;
+  Decoder(float s, float) : scale(set1(s)) {}
+  F32x16 operator()(const uint8_t* p) const { return mul(load_e4m3(p), scale); }
 };
 
 inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once

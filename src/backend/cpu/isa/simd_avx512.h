@@ -44,6 +44,17 @@ inline F32x16 load_i8(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))))};
 }
 inline F32x16 load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
+inline F32x16 load_e8m0(const void* p) {
+  const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 23);
+  return {_mm512_castsi512_ps(_mm512_max_epi32(bits, _mm512_set1_epi32(0x00400000)))};
+}
+/// As the upper parts of f16, whose exponent counts from eight lower.
+inline F32x16 load_e4m3(const void* p) {
+  const __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  const __m256i halves = _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(words, 8), _mm256_set1_epi16(-0x8000)),
+                                         _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(0x3f80)));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256))};
+}
 inline void store_f16(void* p, F32x16 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -98,6 +109,23 @@ struct Decoder {
     if constexpr (BITS <= 4) return {_mm512_permutexvar_ps(codes16<BITS>(p), a)};  // looks at the low four bits only
     return {_mm512_fmadd_ps(_mm512_cvtepi32_ps(codes16<BITS>(p)), a, b)};
   }
+};
+
+/// w = code·scale with one rounding.
+template <>
+struct Decoder<kE2m1> {
+  __m512 table;
+  Decoder(float scale, float) {
+    const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    table = _mm512_mul_ps(values, _mm512_set1_ps(scale));
+  }
+  F32x16 operator()(const uint8_t* p) const { return {_mm512_permutexvar_ps(codes16<4>(p), table)}; }
+};
+template <>
+struct Decoder<kE4m3> {
+  __m512 scale;
+  Decoder(float s, float) : scale(_mm512_set1_ps(s)) {}
+  F32x16 operator()(const uint8_t* p) const { return {_mm512_mul_ps(load_e4m3(p).v, scale)}; }
 };
 
 inline constexpr int kMatvecTile = kMatvecRows;      // rows of x that codes are decoded for at once

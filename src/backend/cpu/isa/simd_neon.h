@@ -91,6 +91,28 @@ inline F32x16 load_f16(const void* p) {
   const auto* at = static_cast<const uint16_t*>(p);
   return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at + 4 * i))); });
 }
+inline F32x16 load_e8m0(const void* p) {
+  const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
+  const uint32x4_t words[4] = {vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)),
+                               vmovl_high_u16(high)};
+  return each(
+      [&](int i) { return vreinterpretq_f32_u32(vmaxq_u32(vshlq_n_u32(words[i], 23), vdupq_n_u32(0x00400000))); });
+}
+/// Eight f16 and eight more.
+inline F32x16 widen_halves(uint16x8_t low, uint16x8_t high) {
+  const float16x8_t a = vreinterpretq_f16_u16(low), b = vreinterpretq_f16_u16(high);
+  return {{vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a), vcvt_f32_f16(vget_low_f16(b)), vcvt_high_f32_f16(b)}};
+}
+/// As the upper parts of f16, whose exponent counts from eight lower.
+inline F32x16 load_e4m3(const void* p) {
+  const uint8x16_t bytes = vld1q_u8(static_cast<const uint8_t*>(p));
+  const auto halves = [](uint16x8_t w) {
+    return vorrq_u16(vandq_u16(vshlq_n_u16(w, 8), vdupq_n_u16(0x8000)),
+                     vandq_u16(vshlq_n_u16(w, 7), vdupq_n_u16(0x3f80)));
+  };
+  return mul(widen_halves(halves(vmovl_u8(vget_low_u8(bytes))), halves(vmovl_high_u8(bytes))), set1(256));
+}
 inline void store_f16(void* p, F32x16 a) {
   auto* at = static_cast<uint16_t*>(p);
   for (int i = 0; i < 4; ++i) vst1_u16(at + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
@@ -129,6 +151,23 @@ struct Decoder {
                              vmovl_u16(vget_high_u16(hi))};
     return each([&](int i) { return vfmaq_f32(bias, vcvtq_f32_u32(w[i]), scale); });
   }
+};
+
+/// w = code·scale with one rounding.
+template <>
+struct Decoder<kE2m1> {
+  F32x16 scale;
+  Decoder(float s, float) : scale(set1(s)) {}
+  F32x16 operator()(const uint8_t* p) const {
+    const uint8x16_t bytes = vqtbl1q_u8(vld1q_u8(kE2m1Halves), codes16<4>(p));
+    return mul(widen_halves(vshll_n_u8(vget_low_u8(bytes), 8), vshll_high_n_u8(bytes, 8)), scale);
+  }
+};
+template <>
+struct Decoder<kE4m3> {
+  F32x16 scale;
+  Decoder(float s, float) : scale(set1(s)) {}
+  F32x16 operator()(const uint8_t* p) const { return mul(load_e4m3(p), scale); }
 };
 
 inline constexpr int kMatvecTile = kMatvecRows;  // rows of x that codes are decoded for at once

@@ -98,6 +98,12 @@ inline F32x16 load_f16(const void* p) {
     return widen_f16(bits);
   });
 }
+inline F32x16 load_e8m0(const void* p) {
+  return each([&](int i) { return widen_e8m0(static_cast<const uint8_t*>(p)[i]); });
+}
+inline F32x16 load_e4m3(const void* p) {
+  return each([&](int i) { return widen_e4m3(static_cast<const uint8_t*>(p)[i]); });
+}
 inline void store_f16(void* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) {
     const uint16_t bits = narrow_f16(a.v[i]);
@@ -126,6 +132,26 @@ struct Decoder {
     }
     return each([&](int i) { return float(q[i]) * scale + bias; });
   }
+};
+
+/// w = code·scale.
+template <>
+struct Decoder<kE2m1> {
+  float table[16];
+  Decoder(float s, float) {
+    for (int i = 0; i < 16; ++i) table[i] = widen_f16(uint16_t(kE2m1Halves[i] << 8)) * s;
+  }
+  F32x16 operator()(const uint8_t* p) const {
+    uint8_t q[16];
+    unpack16<4>(p, q);
+    return each([&](int i) { return table[q[i]]; });
+  }
+};
+template <>
+struct Decoder<kE4m3> {
+  float scale;
+  Decoder(float s, float) : scale(s) {}
+  F32x16 operator()(const uint8_t* p) const { return mul(load_e4m3(p), set1(scale)); }
 };
 
 inline constexpr int kMatvecTile = 1;  // rows of x that codes are decoded for at once

@@ -1,0 +1,48 @@
+// The second half of a decoder's layer: an MLP, or experts that a router chooses from, with or without one more that
+// every row passes.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nn/loader.h"
+#include "nn/pass.h"
+
+namespace bumblebee::models {
+
+/// Experts in place of an MLP.
+struct MoeSpec {
+  std::vector<bool> layers;  // which have them; empty: none
+  RouterParams router;
+  int d_ff = 0;         // inner width of an expert
+  int shared_d_ff = 0;  // of one that every row passes, with a gate of its own; 0: there is none
+  /// Names: of the block, and of an expert's matrices in files that have each apart.
+  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj";
+};
+
+class FeedForward {
+ public:
+  FeedForward() = default;
+  /// Of layer i, whose modules' names begin with `at`; `d_ff` and `bias` are those of an MLP.
+  FeedForward(const MoeSpec& moe, nn::Loader& load, int i, const std::string& at, int d_model, int d_ff, bool bias);
+  /// Adds what the rows of norm(r) give to r.
+  void operator()(nn::Pass& p, const nn::RmsNorm& norm, nn::Residual& r) const;
+
+ private:
+  struct Mlp {
+    nn::Linear gate, up, down;
+  };
+  struct Moe {
+    nn::Linear router;
+    nn::Experts experts;
+    nn::Linear shared_gate;  // with a shared expert
+  };
+  static Moe load_moe(const MoeSpec& moe, nn::Loader& load, const std::string& at, int d_model);
+  static Tensor run(nn::Pass& p, const Mlp& m, Tensor gate, Tensor up);
+
+  std::optional<Mlp> mlp_;  // of every row: beside experts, the shared one
+  std::optional<Moe> moe_;
+};
+
+}  // namespace bumblebee::models
