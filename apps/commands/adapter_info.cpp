@@ -12,6 +12,7 @@
 #include <set>
 
 #include "lora/dense.h"
+#include "lora/expert_paths.h"
 #include "lora/read_adapter.h"
 #include "ui/json_out.h"
 #include "ui/terminal.h"
@@ -85,6 +86,12 @@ std::string layers_text(const std::set<int>& layers) {
 
 void line(const char* name, const std::string& value) { write_out(fmt::format("{:14} {}\n", name, value)); }
 
+/// The path inside its layer; of a single expert with '#' for its number.
+std::string name_in_layer(const std::string& path) {
+  const std::string each = lora::expert_path(path).each;
+  return std::string(lora::inside_layer(lora::stack_name(each).empty() ? path : each));
+}
+
 void print_table(const lora::Adapter& adapter) {
   std::map<std::string, Row> rows;
   int last = -1;
@@ -93,9 +100,10 @@ void print_table(const lora::Adapter& adapter) {
     if (!change.low_rank) continue;
     const int layer = lora::layer_of(path);
     const double size = size_of_change(change);
-    rows[std::string(lora::inside_layer(path))].sizes[layer] = size;
+    double& all = rows[name_in_layer(path)].sizes[layer];  // of experts that come one by one, together
+    all = std::hypot(all, size);
     last = std::max(last, layer);
-    if (layer >= 0) largest = std::max(largest, size);
+    if (layer >= 0) largest = std::max(largest, all);
   }
   if (rows.empty()) return;
   size_t width = 6;
@@ -151,7 +159,7 @@ void print_as_text(const lora::Adapter& adapter, const std::string& name, uint64
     }
     const int layer = lora::layer_of(path);
     if (layer >= 0) layers.insert(layer);
-    (layer >= 0 ? targets : outside).insert(std::string(lora::inside_layer(path)));
+    (layer >= 0 ? targets : outside).insert(name_in_layer(path));
     ++parts[parts_of(change)];
   }
   const auto list = [](const std::set<std::string>& names) {
@@ -185,7 +193,8 @@ void print_as_json(const lora::Adapter& adapter, const std::string& name, uint64
     OutJson module = {{"name", path}, {"layer", lora::layer_of(path)}};
     if (change.low_rank) {
       const lora::LowRank& low = *change.low_rank;
-      module["out"] = low.b.rows;
+      module["out"] = low.out();
+      if (low.experts > 0) module["experts"] = low.experts;
       module["in"] = low.a.cols;
       module["rank"] = low.rank();
       module["scale"] = low.scale;

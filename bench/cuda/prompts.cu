@@ -76,6 +76,7 @@ struct Weights {
             in,
             bits,
             group,
+            in / group,
             Element::bf16,
             Element::bf16};
   }

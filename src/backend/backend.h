@@ -46,6 +46,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
+  /// Whether it has what only some models and adapters need: what BackendEntry::lacking does not list.
+  virtual bool has(Operation operation) const {
+    (void)operation;
+    return true;
+  }
 
   /// Uninitialised memory for an activation of this backend's own element type.
   virtual Tensor make(int rows, int cols) = 0;

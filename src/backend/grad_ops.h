@@ -73,6 +73,24 @@ class GradOps {
   /// precision dy and W are rounded to bf16; sums are f32.
   virtual Tensor matmul_dx(std::span<const Tensor> dy, std::span<const Weight* const> weights) = 0;
 
+  /// Gradient of route with respect to the logits, through the weights alone: dweights [rows, top_k] -> [rows,
+  /// experts]. `routing` is what route gave for them.
+  virtual Tensor route_dx(const Tensor& dweights, const Tensor& logits, const Routing& routing,
+                          const RouterParams& router) = 0;
+  /// The row of x [rows, cols] of every assignment -> [rows·top_k, cols].
+  virtual Tensor spread_rows(const Tensor& x, const Routing& routing) = 0;
+  /// Its gradient: Σ of a row's assignments, dy [rows·top_k, cols] -> [rows, cols].
+  virtual Tensor spread_rows_dx(const Tensor& dy, const Routing& routing) = 0;
+  /// Σ dy[i]·W[i][e] for every assignment -> [rows·top_k, in]: the gradient of matmul_experts with respect to the rows
+  /// that assignments read. dy[i] [rows·top_k, out[i]]; precision as in matmul_dx.
+  virtual Tensor matmul_experts_dx(std::span<const Tensor> dy, std::span<const Weight* const> stacks,
+                                   const Routing& routing) = 0;
+  /// Gradients of sum_experts at y and the weights. dy [rows·top_k, cols] and dweights [rows, top_k] are made.
+  virtual void sum_experts_dx(const Tensor& dsum, const Tensor& y, const Routing& routing, Tensor& dy,
+                              Tensor& dweights) = 0;
+  /// Gradients of gate_rows at (y, gate). dy and dgate [rows, 1] are made.
+  virtual void gate_rows_dx(const Tensor& dout, const Tensor& y, const Tensor& gate, Tensor& dy, Tensor& dgate) = 0;
+
   /// c = alpha·op(a)·op(b) + beta·c [m, n], for the low-rank products and their gradients. Always f32. With beta = 0, c
   /// is never read, and is made when it is empty. Otherwise c has its shape and is written in place, whoever else holds
   /// it: gradients accumulate there. c shares no bytes with a and b.

@@ -42,13 +42,15 @@ enum class LowRankUse : uint8_t { linear, embedding };
 ///  linear:    y = dora_scale ∘ (W x + Σ scale·(B(A x) + b)) + bias, with the slot's own W and bias where it has them
 ///  embedding: the same for a row of the table, without a bias
 ///  norm:      `norm` in place of the norm's weight
+///  experts:   y = W[e] x + Σ scale·(B(A x) + b) over the terms of expert e, and nothing else
 struct LoraEntry {
   struct Term {
     LowRankWeights factors;
     float scale = 0;
   };
-  std::vector<Term> terms;  // added in this order
-  Tensor dora_scale;        // DoRA's m/|W + ΔW|: f32 [1, out]; embedding: by token when `dora_scale_by_token`
+  std::vector<Term> terms;                 // added in this order
+  std::vector<std::vector<Term>> experts;  // of a stack: the terms of each expert
+  Tensor dora_scale;  // DoRA's m/|W + ΔW|: f32 [1, out]; embedding: by token when `dora_scale_by_token`
   bool dora_scale_by_token = false;
   Weight weight;  // in place of the module's; an embedding's is a table [vocab, dims]
   Tensor bias;    // f32 [1, out], in place of the module's
@@ -56,7 +58,7 @@ struct LoraEntry {
 
   /// Whether the module's own bias must not be in y yet when the entry is applied.
   bool comes_before_bias() const { return dora_scale || bias || weight; }
-  bool empty() const { return terms.empty() && !dora_scale && !weight && !bias && !norm; }
+  bool empty() const { return terms.empty() && experts.empty() && !dora_scale && !weight && !bias && !norm; }
 };
 
 /// All that a pass may know of the adapters of its batch, and so all that it may branch on: which modules they touch

@@ -14,7 +14,8 @@ enum class Operation : uint8_t {
   mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
   latent_keys,     // values within keys, a rotation that begins within a head, matmul_heads
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
-  delta_rule       // with split, causal_conv, Activation::sigmoid and states
+  delta_rule,      // with split, causal_conv, Activation::sigmoid and states
+  lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
 constexpr const char* name_of(Operation operation) {
@@ -27,6 +28,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::latent_keys: return "attend(latent keys)";
     case Operation::matmul_experts: return "matmul_experts";
     case Operation::delta_rule: return "delta_rule";
+    case Operation::lora_experts: return "lora_experts";
   }
   return "";
 }
@@ -36,12 +38,13 @@ constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::gelu:
     case Operation::multiply:
-    case Operation::norm_runs: return true;
+    case Operation::norm_runs:
+    case Operation::matmul_experts: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
     case Operation::latent_keys:
-    case Operation::matmul_experts:
-    case Operation::delta_rule: return false;
+    case Operation::delta_rule:
+    case Operation::lora_experts: return false;
   }
   return false;
 }

@@ -192,6 +192,13 @@ class Ops {
   virtual void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing,
                               std::span<const Weight* const> stacks, std::span<Tensor> y) = 0;
 
+  /// Applies adapters of experts to y[i] [rows·top_k, out[i]], which holds the products of matmul_experts by the same
+  /// x, rows and routing, of the module sites[i]: the terms of an assignment's expert, as its row's slot and the
+  /// backend's table say (LoraEntry::experts). Factors of experts that nobody chose are not read. Assignments without
+  /// terms are untouched.
+  virtual void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                            std::span<Tensor> y) = 0;
+
   /// Σ weight·y over a row's assignments, the best expert first: y [rows·top_k, cols] -> [rows, cols].
   virtual Tensor sum_experts(const Tensor& y, const Routing& routing) = 0;
 

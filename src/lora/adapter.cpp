@@ -11,6 +11,13 @@ Matrix transposed(const Matrix& m) {
   return t;
 }
 
+FactorView view(const LowRank& low, int expert) {
+  const size_t rank = size_t(low.rank()), out = size_t(low.out()), e = size_t(expert);
+  const size_t a = rank * size_t(low.a.cols), b = out * rank;
+  return {low.rank(), std::span(low.a.values).subspan(e * a, a), std::span(low.b.values).subspan(e * b, b), low.b_bias,
+          low.scale};
+}
+
 std::string_view to_string(Kind kind) {
   switch (kind) {
     case Kind::lora: return "lora";

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,20 +30,23 @@ Matrix transposed(const Matrix& m);
 /// A linear: y = W x + scale·(B(A x) + b_bias).
 /// An embedding (table W [vocab, dims]): e(t) = W[t] + scale·B A[:, t].
 /// DoRA (magnitude m): y = m/|W + scale·B A| ∘ (W x + scale·B A x) + bias, the norm over each row of W [out, in].
+/// A stack of experts: y = W[e] x + scale·B[e](A[e] x), each expert's factors below those of the one before.
 struct LowRank {
-  Matrix a;                      // [rank, in];  embedding: [rank, vocab]
-  Matrix b;                      // [out, rank]; embedding: [dims, rank]
+  Matrix a;                      // [rank, in];  embedding: [rank, vocab]; stack: [experts·rank, in]
+  Matrix b;                      // [out, rank]; embedding: [dims, rank];  stack: [experts·out, rank]
   float scale = 0;               // the number that multiplies B(A x): never to be divided by the rank again
   std::vector<float> b_bias;     // PEFT's lora_bias: [out]; empty: none
   std::vector<float> magnitude;  // DoRA's m: [out]; empty: none. Embedding: mlx-lm has one per token, |W + ΔW| over a
                                  // row of the table [vocab]; PEFT one per feature, over a column [dims].
+  int experts = 0;               // of a stack; 0: it is none
 
-  int rank() const { return a.rows; }
+  int rank() const { return b.cols; }
+  int out() const { return experts > 0 ? b.rows / experts : b.rows; }
   friend bool operator==(const LowRank&, const LowRank&) = default;
 };
 
-/// What an adapter does to one module: a linear, the head, the embedding or a norm. At least one part is there. With
-/// both, low_rank is added to the replaced weight (PEFT saves an embedding beside its factors).
+/// What an adapter does to one module: a linear, the head, the embedding, a norm or a stack of experts. At least one
+/// part is there. With both, low_rank is added to the replaced weight (PEFT saves an embedding beside its factors).
 struct ModuleDelta {
   std::optional<LowRank> low_rank;
   std::optional<Matrix> weight;            // replaces W [out, in]; an embedding: [vocab, dims]; a norm: [1, size]
@@ -50,6 +54,15 @@ struct ModuleDelta {
   bool shared_weight = false;  // `weight` is the base's own, saved along by PEFT: a tied head gets it as well
   friend bool operator==(const ModuleDelta&, const ModuleDelta&) = default;
 };
+
+/// The factors of one expert of a stack, or of a linear: a view.
+struct FactorView {
+  int rank = 0;                       // 0: nothing is changed
+  std::span<const float> a, b, bias;  // [rank, in] [out, rank] [out] or empty
+  float scale = 0;
+};
+/// Of a stack the factors of expert `expert`; of a linear, whose only one is 0, all.
+FactorView view(const LowRank& low_rank, int expert = 0);
 
 /// What PEFT puts before the name of every module in its files of tensors.
 inline constexpr std::string_view kPeftPrefix = "base_model.model.";

@@ -74,13 +74,18 @@ class Composer {
       to.dora_scale = from.dora_scale;
       to.dora_scale_by_token = from.dora_scale_by_token;
     }
-    for (const LoraEntry::Term& term : from.terms) {
-      const float scale = term.scale * weight;
-      if (scale != 0) to.terms.push_back({term.factors, scale});
-    }
+    add(to.terms, from.terms, weight);
+    if (to.experts.size() < from.experts.size()) to.experts.resize(from.experts.size());
+    for (size_t e = 0; e < from.experts.size(); ++e) add(to.experts[e], from.experts[e], weight);
   }
 
  private:
+  static void add(std::vector<LoraEntry::Term>& to, const std::vector<LoraEntry::Term>& from, float weight) {
+    for (const LoraEntry::Term& term : from) {
+      const float scale = term.scale * weight;
+      if (scale != 0) to.push_back({term.factors, scale});
+    }
+  }
   template <class T>
   void take(T& to, const T& from, int site, const PackedAdapter& adapter, const char* what) const {
     if (!from) return;
@@ -201,8 +206,10 @@ void AdapterCache::check(std::span<const Part> parts) {
   if (open_packed(parts)) return;
   uint64_t least = 0;
   for (const Part& part : sorted(parts)) {
-    bind_to_base(*part.adapter,
-                 {.target_modules = model_.target_modules(), .tied_head = model_.dims().tied_head, .name = name_});
+    require_operations(
+        bind_to_base(*part.adapter,
+                     {.target_modules = model_.target_modules(), .tied_head = model_.dims().tied_head, .name = name_}),
+        backend_);
     least += size_bytes(*part.adapter) / 2;  // what bf16 takes, the smallest type that they are packed to
   }
   if (least > limit_) {

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "io/checkpoint.h"
 #include "io/quote.h"
+#include "lora/expert_paths.h"
 
 namespace bumblebee::lora {
 namespace {
@@ -24,6 +25,7 @@ std::string shape_of(const Matrix& matrix) { return pair_text(matrix.rows, matri
 /// What is wrong with these factors at this module; empty when nothing is.
 std::string low_rank_problem(const LowRank& low, const nn::TargetModule& module, Dialect dialect) {
   if (module.kind == ModuleKind::norm) return "a norm cannot have factors";
+  if (low.experts > 0) return cat("factors of one linear: expected, got those of ", low.experts, " experts");
   if (low.a.cols != module.in) return cat("inputs of A: expected ", module.in, ", got ", low.a.cols);
   if (low.b.rows != module.out) return cat("outputs of B: expected ", module.out, ", got ", low.b.rows);
   if (low.magnitude.empty()) return "";
@@ -54,6 +56,22 @@ std::string problem(const ModuleDelta& change, const nn::TargetModule& module, D
   return text;
 }
 
+/// What a change of a stack, or of one of its experts, has beside factors; empty when nothing.
+std::string beside_factors(const ModuleDelta& change) {
+  if (change.weight || !change.low_rank) return "a whole weight";
+  if (change.bias) return "a bias";
+  return change.low_rank->magnitude.empty() ? "" : "DoRA";
+}
+
+/// The same as problem() for the stack `module`, or for one of its experts.
+std::string expert_problem(const LowRank& low, const nn::TargetModule& module, bool stack, int parts) {
+  if (low.experts != (stack ? module.experts : 0))
+    return stack ? cat("experts: expected ", module.experts, ", got ", low.experts) : "expected factors of one expert";
+  if (low.a.cols != module.in) return cat("inputs of A: expected ", module.in, ", got ", low.a.cols);
+  if (low.out() != parts * module.out) return cat("outputs of B: expected ", parts * module.out, ", got ", low.out());
+  return "";
+}
+
 [[noreturn]] void refuse(const Adapter& adapter, const Base& base, std::string_view what) {
   throw Error(ErrorCode::bad_request, adapter.where.empty() ? adapter.name : adapter.where,
               cat("adapter ", in_quotes(adapter.name), " does not fit the base ", in_quotes(base.name), ": ", what,
@@ -70,22 +88,52 @@ int layers_of(const Base& base) {
 std::string base_path(const std::string& path, const TargetModules& modules) {
   if (modules.contains(path)) return path;
   std::string name = plain_path(path);
-  return modules.contains(name) ? name : path;
+  if (modules.contains(name)) return name;
+  // Mixtral's block, which transformers 5 calls as all others.
+  if (const size_t at = name.find(".mlp."); at != std::string::npos) {
+    name.replace(at, std::string_view(".mlp.").size(), ".block_sparse_moe.");
+    if (modules.contains(name)) return name;
+  }
+  return path;
+}
+
+/// The stacks that PEFT's factors of a parameter change (lora/peft_config.h): of "….experts.gate_up_proj" gate and up.
+std::vector<std::string> stacks_of_parameter(const std::string& path) {
+  const auto stack = [&](std::string_view parameter, std::string_view part) {
+    return cat(path.substr(0, path.size() - parameter.size()), ".switch_mlp.", part);
+  };
+  constexpr std::string_view kGateUp = ".experts.gate_up_proj", kDown = ".experts.down_proj";
+  if (path.ends_with(kGateUp)) return {stack(kGateUp, "gate_proj"), stack(kGateUp, "up_proj")};
+  if (path.ends_with(kDown)) return {stack(kDown, "down_proj")};
+  return {};
 }
 
 /// What changes which module, by the base's names.
 using Changes = std::map<std::string, const ModuleDelta*>;
+using ExpertChanges = std::map<std::string, std::vector<FactorView>>;
+
+/// Stacks by the names of their experts.
+std::unordered_map<std::string, const nn::TargetModule*> stacks_by_expert(const Base& base) {
+  std::unordered_map<std::string, const nn::TargetModule*> stacks;
+  for (const nn::TargetModule& module : base.target_modules) {
+    if (module.kind == ModuleKind::experts) stacks.emplace(module.each, &module);
+  }
+  return stacks;
+}
 
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
 /// layers decides: an adapter for the last 16 of 28 layers is another one for a base of 36.
-void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes) {
+void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes,
+                   const ExpertChanges& experts) {
   if (!adapter.targets) return;
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind == ModuleKind::norm || module.kind == ModuleKind::heads || changes.contains(module.name)) continue;
+    if (module.kind == ModuleKind::norm || module.kind == ModuleKind::heads || changes.contains(module.name) ||
+        experts.contains(module.name))
+      continue;
     // What of a mixture of experts is a linear module depends on who trained: in transformers 5 none of these is.
-    if (module.kind == ModuleKind::experts || (module.router && adapter.dialect == Dialect::peft)) continue;
+    if (adapter.dialect == Dialect::peft && (module.kind == ModuleKind::experts || module.router)) continue;
     if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
       missing.push_back(module.name);
   }
@@ -156,33 +204,69 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   TargetModules modules;
   for (const nn::TargetModule& module : base.target_modules) modules.emplace(module.name, &module);
   Changes changes;
-  const bool has_experts = std::any_of(base.target_modules.begin(), base.target_modules.end(),
-                                       [](const auto& module) { return module.kind == ModuleKind::experts; });
+  ExpertChanges experts;
+  const auto stacks = stacks_by_expert(base);
   const bool has_heads = std::any_of(base.target_modules.begin(), base.target_modules.end(),
                                      [](const auto& module) { return module.kind == ModuleKind::heads; });
-  std::vector<std::string> unknown, wrong, beside, of_experts, of_heads;
+  std::vector<std::string> unknown, wrong, beside, more, of_heads;
+  // Of a stack all experts, or `only` one; `part` of `parts` that follow each other in B's rows.
+  const auto add_experts = [&](const std::string& path, const ModuleDelta& change, const nn::TargetModule& stack,
+                               int only, size_t part = 0, size_t parts = 1) {
+    if (const std::string text = beside_factors(change); !text.empty()) {
+      more.push_back(cat(path, " (", text, ")"));
+      return;
+    }
+    if (const std::string text = expert_problem(*change.low_rank, stack, only < 0, int(parts)); !text.empty()) {
+      wrong.push_back(cat(path, " (", text, ")"));
+      return;
+    }
+    std::vector<FactorView>& views = experts[stack.name];
+    views.resize(size_t(stack.experts));
+    for (int e = 0; e < stack.experts; ++e) {
+      if (only >= 0 && e != only) continue;
+      if (views[size_t(e)].rank > 0)
+        refuse(adapter, base, cat("expected one module for expert ", e, " of ", in_quotes(stack.name), ", got two"));
+      FactorView own = view(*change.low_rank, only < 0 ? e : 0);
+      own.b = own.b.subspan(part * own.b.size() / parts, own.b.size() / parts);
+      views[size_t(e)] = own;
+    }
+  };
   for (const auto& [path, change] : adapter.modules) {
     const auto it = modules.find(base_path(path, modules));
-    const bool expert = it == modules.end() ? has_experts && path.find(".experts.") != std::string::npos
-                                            : it->second->kind == ModuleKind::experts;
     const bool heads = it == modules.end() ? has_heads && path.ends_with("kv_b_proj")  // in the file as two
                                            : it->second->kind == ModuleKind::heads;
     if (heads) {
       of_heads.push_back(path);
-    } else if (expert) {
-      of_experts.push_back(path);
-    } else if (it == modules.end()) {
-      (is_beside_text(path) ? beside : unknown).push_back(path);
-    } else if (const std::string text = problem(change, *it->second, adapter.dialect); !text.empty()) {
-      wrong.push_back(cat(path, " (", text, ")"));
-    } else if (!changes.emplace(it->first, &change).second) {
-      refuse(adapter, base, cat("expected one module for ", in_quotes(it->first), ", got two"));
+    } else if (it != modules.end() && it->second->kind == ModuleKind::experts) {
+      add_experts(path, change, *it->second, -1);
+    } else if (it != modules.end()) {
+      if (const std::string text = problem(change, *it->second, adapter.dialect); !text.empty()) {
+        wrong.push_back(cat(path, " (", text, ")"));
+      } else if (!changes.emplace(it->first, &change).second) {
+        refuse(adapter, base, cat("expected one module for ", in_quotes(it->first), ", got two"));
+      }
+    } else {
+      const ExpertPath as_expert = expert_path(path);
+      auto stack = stacks.find(as_expert.each);
+      if (stack == stacks.end()) stack = stacks.find(plain_path(as_expert.each));
+      std::vector<const nn::TargetModule*> fused;
+      for (const std::string& name : stacks_of_parameter(path)) {
+        const auto found = modules.find(base_path(name, modules));
+        if (change.low_rank && change.low_rank->experts > 0 && found != modules.end()) fused.push_back(found->second);
+      }
+      if (!fused.empty()) {
+        for (size_t i = 0; i < fused.size(); ++i) add_experts(path, change, *fused[i], -1, i, fused.size());
+      } else if (stack != stacks.end() && as_expert.expert >= 0 && as_expert.expert < stack->second->experts) {
+        add_experts(path, change, *stack->second, as_expert.expert);
+      } else {
+        (is_beside_text(path) ? beside : unknown).push_back(path);
+      }
     }
   }
-  if (!of_experts.empty()) {
+  if (!more.empty()) {
     throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
-                cat("adapters of experts are not implemented: expected none of these modules, got ", of_experts.size(),
-                    " of ", adapter.modules.size(), ": ", list_names(of_experts)));
+                cat("adapters of experts: expected factors alone, got more in ", more.size(), " of ",
+                    adapter.modules.size(), ": ", list_names(more)));
   }
   if (!of_heads.empty()) {
     throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
@@ -190,7 +274,8 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
                     "modules, got ",
                     of_heads.size(), " of ", adapter.modules.size(), ": ", list_names(of_heads)));
   }
-  if (changes.empty() && wrong.empty()) std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
+  if (changes.empty() && experts.empty() && wrong.empty())
+    std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
   if (unknown.size() == adapter.modules.size()) {
     refuse(adapter, base, cat("none of its ", unknown.size(), " modules is in the base: ", list_names(unknown)));
   }
@@ -204,11 +289,11 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         adapter, base,
         cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
   }
-  check_targets(adapter, base, modules, changes);
+  check_targets(adapter, base, modules, changes, experts);
   if (!beside.empty()) {
     note(adapter.where, "left out ", beside.size(), " modules beside the text model: ", list_names(beside));
   }
-  BoundAdapter bound{.adapter = &adapter, .modules = std::move(changes), .derived = {}};
+  BoundAdapter bound{.adapter = &adapter, .modules = std::move(changes), .experts = std::move(experts), .derived = {}};
   if (base.tied_head) tie_head(bound, base);
   return bound;
 }

@@ -26,13 +26,16 @@ std::string plain_path(std::string_view path);
 /// What an adapter does to each module of a base. Points into the adapter, which outlives it: nothing is copied.
 struct BoundAdapter {
   const Adapter* adapter = nullptr;
-  std::map<std::string, const ModuleDelta*> modules;        // by path, as in the base
+  std::map<std::string, const ModuleDelta*> modules;        // by path, as in the base; stacks of experts are in
+  std::map<std::string, std::vector<FactorView>> experts;   // this, with the factors of each expert
   std::vector<std::unique_ptr<const ModuleDelta>> derived;  // changes of a tied head that follow from the embedding's
 };
 
 /// The adapter as it acts on this base: the same, but where the head is tied. mlx-lm then applies a change of the
 /// embedding to the head too, which becomes an `lm_head` entry of its own here. PEFT leaves the head as it was, except
 /// that a saved copy of the base's own embedding (`shared_weight`) is the head's as well.
+/// Factors of experts may come as a stack or module by module ("mlp.experts.3.gate_proj"); an expert that has none is
+/// left as it is. Throws Error(unsupported) for what is more than factors there (DoRA, whole weights).
 /// Throws Error(bad_request) listing up to eight modules and the count when any of them does not fit, and when there is
 /// none at all.
 BoundAdapter bind_to_base(const Adapter& adapter, const Base& base);

@@ -31,7 +31,9 @@ void DenseDelta::add_delta(int row, std::span<double> values) const {
       for (size_t c = 0; c < cols; ++c) values[c] += factor * double(low.b.values[c * rank + k]);
     } else {
       const double factor = scale * double(low.b.values[size_t(row) * rank + k]);
-      for (size_t c = 0; c < cols; ++c) values[c] += factor * double(low.a.values[k * cols + c]);
+      const size_t expert = size_t(row) / size_t(low.out());
+      const float* a = low.a.values.data() + (expert * rank + k) * cols;
+      for (size_t c = 0; c < cols; ++c) values[c] += factor * double(a[c]);
     }
   }
 }
@@ -71,15 +73,18 @@ void DenseDelta::delta(int row, std::span<double> values) const {
 }
 
 double delta_norm(const LowRank& low) {
-  // |BA|² = Σ_ij (BᵀB)_ij (A Aᵀ)_ij.
-  const size_t rank = size_t(low.rank()), in = size_t(low.a.cols), out = size_t(low.b.rows);
+  // |BA|² = Σ_ij (BᵀB)_ij (A Aᵀ)_ij, of each expert.
+  const size_t rank = size_t(low.rank()), in = size_t(low.a.cols), out = size_t(low.out());
   double squares = 0;
-  for (size_t i = 0; i < rank; ++i) {
-    for (size_t j = 0; j <= i; ++j) {
-      double aa = 0, bb = 0;
-      for (size_t c = 0; c < in; ++c) aa += double(low.a.values[i * in + c]) * double(low.a.values[j * in + c]);
-      for (size_t r = 0; r < out; ++r) bb += double(low.b.values[r * rank + i]) * double(low.b.values[r * rank + j]);
-      squares += (i == j ? 1 : 2) * aa * bb;
+  for (int e = 0; e < std::max(low.experts, 1); ++e) {
+    const FactorView own = view(low, e);
+    for (size_t i = 0; i < rank; ++i) {
+      for (size_t j = 0; j <= i; ++j) {
+        double aa = 0, bb = 0;
+        for (size_t c = 0; c < in; ++c) aa += double(own.a[i * in + c]) * double(own.a[j * in + c]);
+        for (size_t r = 0; r < out; ++r) bb += double(own.b[r * rank + i]) * double(own.b[r * rank + j]);
+        squares += (i == j ? 1 : 2) * aa * bb;
+      }
     }
   }
   return std::abs(double(low.scale)) * std::sqrt(std::max(squares, 0.0));

@@ -9,7 +9,8 @@
 
 namespace bumblebee::lora {
 
-/// The module W as the base stores it: a linear [out, in], an embedding [vocab, dims] or a norm [1, size].
+/// The module W as the base stores it: a linear [out, in], an embedding [vocab, dims], a norm [1, size] or a stack of
+/// experts, one below the other.
 class DenseDelta {
  public:
   /// `change` must outlive this and fit the module. `embedding`: W's rows are tokens.

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/output_paths.h"
 #include "lora/dense.h"
+#include "lora/expert_paths.h"
 #include "lora/writers.h"
 #include "quant/elements.h"
 #include "quant/float_codes.h"
@@ -43,12 +44,13 @@ class Fusion : public WeightChanges {
       const std::string stored = checkpoint.full(path);
       const ModuleDelta& change = *from;
       if (change.weight || change.low_rank) {
-        Part part{path, std::make_unique<DenseDelta>(change, is_embedding(path), bound.adapter->dialect), nullptr, 0,
-                  nullptr};
+        Part part(path);
+        part.dense = std::make_unique<DenseDelta>(change, is_embedding(path), bound.adapter->dialect);
         parts_.emplace(stored, std::move(part));
       }
       if (change.bias || (change.low_rank && !change.low_rank->b_bias.empty())) {
-        Part part{path + ".bias", nullptr, change.bias ? &*change.bias : nullptr, 0, nullptr};
+        Part part(path + ".bias");
+        part.bias = change.bias ? &*change.bias : nullptr;
         if (change.low_rank && !change.low_rank->b_bias.empty()) {
           part.added = &change.low_rank->b_bias;
           part.scale = change.low_rank->scale;
@@ -56,6 +58,7 @@ class Fusion : public WeightChanges {
         parts_.emplace(stored + ".bias", std::move(part));
       }
     }
+    for (const auto& [path, experts] : bound.experts) add_experts(path, experts, checkpoint);
   }
 
   bool touches(const std::string& name) const override { return parts_.contains(without(name, ".weight")); }
@@ -66,6 +69,8 @@ class Fusion : public WeightChanges {
     std::vector<double> wanted(values.begin(), values.end());
     if (part.dense) {
       part.dense->change(int(row), wanted);
+    } else if (!part.experts.empty()) {
+      add_expert(part, row, wanted);
     } else {
       for (size_t i = 0; i < wanted.size(); ++i) {
         if (part.bias != nullptr) wanted[i] = double((*part.bias)[i]);
@@ -102,12 +107,47 @@ class Fusion : public WeightChanges {
 
  private:
   struct Part {
+    explicit Part(std::string of) : name(std::move(of)) {}
     std::string name;
-    std::unique_ptr<DenseDelta> dense;  // of a weight
-    const std::vector<float>* bias;     // instead of the base's
-    double scale;                       // of what is added
-    const std::vector<float>* added;    // PEFT's bias of B
+    std::unique_ptr<DenseDelta> dense;          // of a weight
+    std::vector<FactorView> experts;            // of a stack, or of one that lies by itself
+    const std::vector<float>* bias = nullptr;   // instead of the base's
+    double scale = 0;                           // of what is added
+    const std::vector<float>* added = nullptr;  // PEFT's bias of B
   };
+
+  /// As the checkpoint has them: one stack, or a module for each.
+  void add_experts(const std::string& path, const std::vector<FactorView>& experts, const Checkpoint& checkpoint) {
+    const std::string stored = checkpoint.full(path);
+    if (checkpoint.find(stored + ".weight")) {
+      Part part(path);
+      part.experts = experts;
+      parts_.emplace(stored, std::move(part));
+      return;
+    }
+    for (size_t e = 0; e < experts.size(); ++e) {
+      if (experts[e].rank == 0) continue;
+      std::string one = each_name(path);
+      one.replace(one.find('#'), 1, std::to_string(e));
+      Part part(path);
+      part.experts = {experts[e]};
+      parts_.emplace(checkpoint.full(one), std::move(part));
+    }
+  }
+
+  /// Row `row` of the experts' matrices, one below the other.
+  static void add_expert(const Part& part, uint64_t row, std::span<double> values) {
+    size_t out = 0;
+    for (const FactorView& expert : part.experts)
+      if (expert.rank > 0) out = expert.b.size() / size_t(expert.rank);
+    if (out == 0) return;
+    const FactorView& own = part.experts[size_t(row) / out];
+    for (size_t k = 0; k < size_t(own.rank); ++k) {
+      const double factor = double(own.scale) * double(own.b[size_t(row) % out * size_t(own.rank) + k]);
+      for (size_t c = 0; c < values.size(); ++c) values[c] += factor * double(own.a[k * values.size() + c]);
+    }
+  }
+
   std::map<std::string, Part> parts_;
   AffineVariant variant_;
   mutable std::mutex mutex_;
@@ -134,6 +174,11 @@ void check_head(BoundAdapter& bound, const Base& base) {
 
 void check_parts(const BoundAdapter& bound, const Base& base) {
   const Adapter& adapter = *bound.adapter;
+  for (const auto& [path, experts] : bound.experts) {
+    for (const FactorView& expert : experts)
+      if (!expert.bias.empty())
+        cannot_write(adapter, path, "experts have no bias here, and lora_bias needs one: apply it at run time");
+  }
   for (const nn::TargetModule& module : base.target_modules) {
     const auto it = bound.modules.find(module.name);
     if (it == bound.modules.end() || !it->second->low_rank) continue;
@@ -152,6 +197,7 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
   base.name = name;
   const HfConfig& config = checkpoint.config();
   bool head = false;
+  std::map<std::string, size_t> stacks;  // of experts that lie apart, in target_modules
   for (const StoredModule& stored : checkpoint.modules()) {
     const bool dense = stored.format.kind == Format::Kind::dense;
     if (dense && !stored.name.ends_with(".weight")) continue;  // biases and buffers
@@ -178,6 +224,24 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
     }
     if (path.find(".experts.") != std::string::npos) module.kind = ModuleKind::experts;
     module.router = path.ends_with(".gate");
+    if (module.kind == ModuleKind::experts) {
+      const ExpertPath one = expert_path(path);
+      const std::string stack = stack_name(one.each);
+      if (stack.empty()) {
+        module.experts = stored.shape.size() == 3 ? int(stored.shape[0]) : 0;
+        module.each = each_name(path);
+      } else {
+        const auto [at, added] = stacks.emplace(stack, base.target_modules.size());
+        if (!added) {
+          int& experts = base.target_modules[at->second].experts;
+          experts = std::max(experts, one.expert + 1);
+          continue;
+        }
+        module.name = stack;
+        module.experts = one.expert + 1;
+        module.each = one.each;
+      }
+    }
     head = head || path == "lm_head";
     base.target_modules.push_back(std::move(module));
   }

@@ -56,6 +56,7 @@ std::shared_ptr<const Adapter> identify(Adapter adapter) {
       digest.add(change.low_rank->scale);
       digest.add(change.low_rank->b_bias);
       digest.add(change.low_rank->magnitude);
+      if (change.low_rank->experts > 0) digest.add(uint64_t(change.low_rank->experts));
     }
     if (change.weight) digest.add(*change.weight);
     if (change.bias) digest.add(*change.bias);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "lora/bind_to_base.h"
+#include "lora/expert_paths.h"
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
@@ -33,12 +34,30 @@ void check(const std::vector<Weighted>& parts) {
   }
 }
 
+/// A stack and one of its experts would not meet.
+void check_experts(const std::vector<Weighted>& parts) {
+  const Adapter *stacks = nullptr, *single = nullptr;
+  for (const Weighted& part : parts) {
+    if (has_stacks(part.adapter)) stacks = &part.adapter;
+    if (has_single_experts(part.adapter)) single = &part.adapter;
+  }
+  if (stacks == nullptr || single == nullptr) return;
+  throw Error(ErrorCode::unsupported, "merge",
+              cat("experts: expected all as stacks or all module by module, got '", stacks->name, "' and '",
+                  single->name, "': convert one of them first"));
+}
+
 /// Returns whether every value is exact.
 bool combine(const std::string& path, const std::vector<Part>& parts, LowRank& result) {
   const LowRank& first = *parts.front().low;
   size_t rank = 0;
   double scale = 0;
   for (const Part& part : parts) {
+    if (part.low->experts != first.experts) {
+      throw Error(ErrorCode::bad_request, part.from->where,
+                  cat("module '", path, "': expected factors of ", first.experts,
+                      " experts as in the first adapter, got ", part.low->experts));
+    }
     if (part.low->a.cols != first.a.cols || part.low->b.rows != first.b.rows) {
       throw Error(ErrorCode::bad_request, part.from->where,
                   cat("module '", path, "': expected [", first.b.rows, ", ", first.a.cols,
@@ -50,14 +69,20 @@ bool combine(const std::string& path, const std::vector<Part>& parts, LowRank& r
   result.scale = float(scale);
   if (!std::isfinite(result.scale))
     cannot_write(*parts.front().from, path, "weight times scale is too large for an f32");
-  const size_t out = size_t(first.b.rows);
-  result.a = {int(rank), first.a.cols, {}};
+  const size_t out = size_t(first.b.rows), experts = size_t(std::max(first.experts, 1));
+  result.experts = first.experts;
+  result.a = {int(experts * rank), first.a.cols, {}};
   result.b = {int(out), int(rank), std::vector<float>(out * rank)};
+  for (size_t e = 0; e < experts; ++e) {
+    for (const Part& part : parts) {
+      const FactorView own = view(*part.low, int(e));
+      result.a.values.insert(result.a.values.end(), own.a.begin(), own.a.end());
+    }
+  }
   bool exact = true;
   size_t at = 0;
   for (const Part& part : parts) {
     const size_t own = size_t(part.low->rank());
-    result.a.values.insert(result.a.values.end(), part.low->a.values.begin(), part.low->a.values.end());
     const double ratio = result.scale == 0 ? 0 : part.product / double(result.scale);
     const auto scaled = [&](float value) {
       const float to = float(double(value) * ratio);
@@ -92,6 +117,7 @@ std::map<std::string, const LowRank*> by_plain_path(const Adapter& adapter) {
 
 Merged merge(const std::vector<Weighted>& parts) {
   check(parts);
+  check_experts(parts);
   std::map<std::string, std::set<std::string>> paths;  // every spelling of each module
   std::vector<std::map<std::string, const LowRank*>> changes;
   bool differ = false;

@@ -15,9 +15,9 @@ bool all_zero(std::span<const float> values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
 }
 
-bool adds_nothing(const LowRank& low) {
-  const bool product = all_zero(low.a.values) || all_zero(low.b.values);
-  return low.scale == 0 || (product && all_zero(low.b_bias));
+bool adds_nothing(const FactorView& factors) {
+  const bool product = all_zero(factors.a) || all_zero(factors.b);
+  return factors.scale == 0 || (product && all_zero(factors.bias));
 }
 
 /// The narrowest type that holds every value.
@@ -75,20 +75,31 @@ class Packer {
       entry.dora_scale = dora_scale(path, low, embedding, entry.weight ? entry.weight : base);
       entry.dora_scale_by_token = embedding && adapter_.dialect == Dialect::mlx;
     }
-    if (adds_nothing(low)) return entry;
-    LowRankWeights factors = backend_.pack_factors({.rank = low.rank(),
-                                                    .in = low.a.cols,
-                                                    .out = low.b.rows,
-                                                    .a = low.a.values,
-                                                    .b = low.b.values,
-                                                    .bias = low.b_bias},
-                                                   embedding ? LowRankUse::embedding : LowRankUse::linear);
-    add_(factors.packed->bytes());
-    entry.terms.push_back({std::move(factors), low.scale});
+    add_term(entry.terms, view(low), low.a.cols, low.b.rows, embedding ? LowRankUse::embedding : LowRankUse::linear);
+    return entry;
+  }
+
+  LoraEntry pack_experts(std::span<const FactorView> experts, const nn::TargetModule& module) const {
+    LoraEntry entry;
+    std::vector<std::vector<LoraEntry::Term>> terms(experts.size());
+    bool any = false;
+    for (size_t e = 0; e < experts.size(); ++e) {
+      if (experts[e].rank > 0) add_term(terms[e], experts[e], module.in, module.out, LowRankUse::linear);
+      any = any || !terms[e].empty();
+    }
+    if (any) entry.experts = std::move(terms);
     return entry;
   }
 
  private:
+  void add_term(std::vector<LoraEntry::Term>& to, const FactorView& from, int in, int out, LowRankUse use) const {
+    if (adds_nothing(from)) return;
+    LowRankWeights factors = backend_.pack_factors(
+        {.rank = from.rank, .in = in, .out = out, .a = from.a, .b = from.b, .bias = from.bias}, use);
+    add_(factors.packed->bytes());
+    to.push_back({std::move(factors), from.scale});
+  }
+
   Tensor vector(const std::string& path, std::span<const float> values) const {
     add_(values.size() * sizeof(float));
     return backend_.pack_vector(dense(path, values, 1, int(values.size()), DType::f32));
@@ -125,11 +136,19 @@ class Packer {
 
 }  // namespace
 
+void require_operations(const BoundAdapter& bound, const Backend& backend) {
+  if (bound.experts.empty() || backend.has(Operation::lora_experts)) return;
+  throw Error(ErrorCode::device, bound.adapter->where.empty() ? bound.adapter->name : bound.adapter->where,
+              cat("adapter '", bound.adapter->name, "' changes experts: operation ", name_of(Operation::lora_experts),
+                  " is not available on device '", backend.name(), "'"));
+}
+
 std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter, Backend& backend, const nn::Model& model,
                                                   const std::string& base, const ByteCounter& counter,
                                                   const std::function<void(uint64_t)>& make_room) {
   const BoundAdapter bound = bind_to_base(
       adapter, {.target_modules = model.target_modules(), .tied_head = model.dims().tied_head, .name = base});
+  require_operations(bound, backend);
   auto made = std::make_shared<PackedAdapter>(adapter.id, adapter.name, CountedBytes(counter, 0));
   const std::function<void(uint64_t)> add = [&](uint64_t bytes) {
     make_room(bytes);
@@ -138,9 +157,11 @@ std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter, Backen
   const Packer packer(adapter, backend, add);
   for (size_t i = 0; i < model.target_modules().size(); ++i) {
     const nn::TargetModule& module = model.target_modules()[i];
-    const auto found = bound.modules.find(module.name);
-    if (found == bound.modules.end()) continue;
-    LoraEntry entry = packer.pack(found->first, *found->second, module, model.target_weights()[i]);
+    LoraEntry entry;
+    if (const auto found = bound.modules.find(module.name); found != bound.modules.end())
+      entry = packer.pack(found->first, *found->second, module, model.target_weights()[i]);
+    if (const auto found = bound.experts.find(module.name); found != bound.experts.end())
+      entry = packer.pack_experts(found->second, module);
     if (!entry.empty()) made->entries_.emplace(int(i), std::move(entry));
   }
   return made;

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "backend/counted_bytes.h"
 #include "lora/adapter.h"
+#include "lora/bind_to_base.h"
 #include "nn/model.h"
 
 namespace bumblebee::lora {
@@ -37,9 +38,13 @@ class PackedAdapter {
   std::map<int, LoraEntry> entries_;
 };
 
+/// Throws Error(device) naming the operation where the backend lacks one that the adapter needs.
+void require_operations(const BoundAdapter& bound, const Backend& backend);
+
 /// Fits the adapter to the model, `base` in messages, and packs it. Needs no lock: others may compute on the backend
 /// meanwhile. `make_room` is called with the bytes of each part before they count in `counter`, and may throw. Throws
-/// Error as bind_to_base() does, and Error(bad_file) when a length that DoRA divides by is zero or not finite.
+/// Error as bind_to_base() and require_operations() do, and Error(bad_file) when a length that DoRA divides by is zero
+/// or not finite.
 std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter, Backend& backend, const nn::Model& model,
                                                   const std::string& base, const ByteCounter& counter,
                                                   const std::function<void(uint64_t)>& make_room);

@@ -20,21 +20,14 @@ namespace {
 constexpr size_t kMostPatterns = 4096, kMostSteps = 400'000;
 
 /// Read elsewhere in this file.
-constexpr std::string_view kRead[] = {"alpha_pattern",
-                                      "bias",
-                                      "ensure_weight_tying",
-                                      "exclude_modules",
-                                      "init_lora_weights",
-                                      "layers_pattern",
-                                      "layers_to_transform",
-                                      "lora_alpha",
-                                      "lora_bias",
-                                      "modules_to_save",
-                                      "peft_type",
-                                      "r",
-                                      "rank_pattern",
-                                      "target_modules",
-                                      "use_dora",
+constexpr std::string_view kRead[] = {"alpha_pattern",       "bias",
+                                      "ensure_weight_tying", "exclude_modules",
+                                      "init_lora_weights",   "layers_pattern",
+                                      "layers_to_transform", "lora_alpha",
+                                      "lora_bias",           "modules_to_save",
+                                      "peft_type",           "r",
+                                      "rank_pattern",        "target_modules",
+                                      "target_parameters",   "use_dora",
                                       "use_rslora"};
 
 /// About training, initialisation, provenance or memory: the tensors compute the same whatever they say. With
@@ -56,7 +49,6 @@ constexpr Refused kRefused[] = {
     {"arrow_config", "routed adapters (Arrow)"},
     {"enable_lora", "merged linears of old PEFT versions"},
     {"layer_replication", "a base with replicated layers"},
-    {"target_parameters", "factors of bare parameters (experts)"},
     {"trainable_token_indices", "trained single tokens"},
     {"use_bdlora", "block-diagonal factors (BD-LoRA)"},
     {"use_qalora", "factors over pooled inputs (QA-LoRA)"},
@@ -257,7 +249,21 @@ PeftConfig PeftConfig::read(const AdapterConfig& config) {
       });
   c.modules_to_save = strings_or(config.json, "modules_to_save", where);
   c.targets = read_targets(config);
+  c.parameters = strings_or(config.json, "target_parameters", where);
+  for (const std::string& name : c.parameters) {
+    const std::string_view last = std::string_view(name).substr(name.rfind('.') + 1);
+    if (last == kFusedGateUp || last == kFusedDown) continue;
+    throw Error(
+        ErrorCode::unsupported, where,
+        cat("'target_parameters': expected ", kFusedGateUp, " and ", kFusedDown, " of experts, got ", in_quotes(name)));
+  }
   return c;
+}
+
+bool PeftConfig::has_parameter(std::string_view path) const {
+  return std::any_of(parameters.begin(), parameters.end(), [&](const std::string& name) {
+    return path == name || (path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
+  });
 }
 
 int64_t PeftConfig::rank_of(std::string_view path) const {

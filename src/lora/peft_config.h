@@ -13,6 +13,9 @@
 
 namespace bumblebee::lora {
 
+/// Experts as transformers 5 holds them: gate's rows and then up's in one tensor, and down.
+inline constexpr std::string_view kFusedGateUp = "gate_up_proj", kFusedDown = "down_proj";
+
 struct PeftConfig {
   enum class Bias : uint8_t { none, all, lora_only };
 
@@ -24,10 +27,13 @@ struct PeftConfig {
   std::vector<std::pair<Pattern, double>> alpha_pattern;
   std::vector<std::string> modules_to_save;
   std::optional<Targets> targets;
+  std::vector<std::string> parameters;  // of stacks of experts, by whole paths or their ends
 
   /// Throws Error: `unsupported` for what changes the result and is not implemented, `bad_config` for wrong values.
   static PeftConfig read(const AdapterConfig& config);
 
+  /// Whether `target_parameters` names this one.
+  bool has_parameter(std::string_view path) const;
   int64_t rank_of(std::string_view path) const;
   /// alpha/r, or alpha/√r, with the patterns applied.
   double scale_of(std::string_view path) const;

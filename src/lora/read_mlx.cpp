@@ -178,7 +178,28 @@ Targets targets_of(const MlxConfig& c, const AdapterConfig& config,
   return targets;
 }
 
+/// Factors of a stack of experts, which are not transposed.
+LowRank read_stack(const TensorSet& tensors, const ModuleTensors& module, const MlxConfig& c) {
+  tensors.expect_stack(*module.a, "[experts, rank, in]");
+  tensors.expect_stack(*module.b, "[experts, out, rank]");
+  const uint64_t experts = module.a->shape[0], rank = module.a->shape[1];
+  if (module.b->shape[0] != experts || module.b->shape[2] != rank) {
+    tensors.fail(*module.b, cat("expected [", experts, ", out, ", rank, "] beside ", in_quotes(module.a->name), " ",
+                                shape_text(module.a->shape), ", got ", shape_text(module.b->shape)));
+  }
+  if (c.rank != 0 && rank != uint64_t(c.rank)) {
+    tensors.fail(*module.a, cat("rank: expected ", c.rank, ", as the config says, got ", shape_text(module.a->shape)));
+  }
+  if (module.magnitude != nullptr)
+    throw Error(ErrorCode::unsupported, tensors.where(),
+                cat("tensor ", in_quotes(module.magnitude->name), ": DoRA of experts is not supported"));
+  LowRank low{tensors.stacked(*module.a), tensors.stacked(*module.b), 0, {}, {}};
+  low.experts = int(experts);
+  return low;
+}
+
 LowRank read_low_rank(const TensorSet& tensors, const ModuleTensors& module, const MlxConfig& c) {
+  if (module.a->shape.size() == 3 || module.b->shape.size() == 3) return read_stack(tensors, module, c);
   tensors.expect_matrix(*module.a, "[in, rank]");
   tensors.expect_matrix(*module.b, "[rank, out]");
   const uint64_t rank = module.a->shape[1];

@@ -64,12 +64,27 @@ bool is_embedding_or_head(std::string_view path) {
   return last == "embed_tokens" || last == "lm_head";
 }
 
+/// The parameter whose factors these are: PEFT wraps the module that has it, once more for each further one, so that
+/// the first is innermost. Empty where the module is a linear.
+std::string parameter_of(const PeftConfig& c, const std::string& path) {
+  constexpr std::string_view kExperts = ".experts", kInner = ".base_layer";
+  std::string_view block = path;
+  const bool inner = block.ends_with(kInner);
+  if (inner) block.remove_suffix(kInner.size());
+  if (!block.ends_with(kExperts)) return "";
+  const std::string gate_up = cat(block, ".", kFusedGateUp), down = cat(block, ".", kFusedDown);
+  if (inner) return c.has_parameter(gate_up) && c.has_parameter(down) ? gate_up : "";
+  return c.has_parameter(down) ? down : c.has_parameter(gate_up) ? gate_up : "";
+}
+
 /// Everything that tensors and config must agree on, before any value is read.
 void check_names(const TensorSet& tensors, const AdapterConfig& config, const PeftConfig& c, const Modules& modules) {
   std::vector<std::string> untargeted, unsaved, biased;
   for (const auto& [path, module] : modules) {
     const bool saved = is_saved(c, path);
-    if (module.a != nullptr && c.targets && !c.targets->covers(path, 0, module.embedding)) untargeted.push_back(path);
+    const bool parameter = module.a != nullptr && !parameter_of(c, path).empty();
+    if (module.a != nullptr && !parameter && c.targets && !c.targets->covers(path, 0, module.embedding))
+      untargeted.push_back(path);
     if (module.weight != nullptr && !saved && !is_embedding_or_head(path)) unsaved.push_back(path);
     if (module.bias != nullptr && !saved) {
       const bool allowed =
@@ -148,6 +163,32 @@ LowRank read_low_rank(const TensorSet& tensors, const std::string& path, const M
   return low;
 }
 
+/// Factors of all experts at once: A [experts·rank, in], B [out, rank·experts] with the expert counting first.
+LowRank read_parameter(const TensorSet& tensors, const std::string& parameter, const ModuleTensors& module,
+                       const PeftConfig& c, const AdapterConfig& config) {
+  tensors.expect_matrix(*module.a, "[experts·rank, in]");
+  tensors.expect_matrix(*module.b, "[out, rank·experts]");
+  const uint64_t all = module.a->shape[0], rank = uint64_t(c.rank_of(parameter));
+  if (all % rank != 0 || module.b->shape[1] != all) {
+    tensors.fail(*module.b,
+                 cat("expected [out, ", all, "] beside ", in_quotes(module.a->name), " ", shape_text(module.a->shape),
+                     ", a multiple of the rank ", rank, " of the config, got ", shape_text(module.b->shape)));
+  }
+  LowRank low{
+      tensors.matrix(*module.a), {}, checked_scale(c.scale_of(parameter), config.where, "'lora_alpha'"), {}, {}};
+  const Matrix stored = tensors.matrix(*module.b);
+  const size_t experts = size_t(all / rank), out = size_t(stored.rows), r = size_t(rank);
+  low.experts = int(experts);
+  low.b = {int(experts * out), int(rank), std::vector<float>(stored.values.size())};
+  for (size_t o = 0; o < out; ++o) {
+    for (size_t k = 0; k < r; ++k) {
+      for (size_t e = 0; e < experts; ++e)
+        low.b.values[(e * out + o) * r + k] = stored.values[(o * r + k) * experts + e];
+    }
+  }
+  return low;
+}
+
 void check_tying(const AdapterConfig& config, const PeftConfig& c, const Modules& modules) {
   if (!c.tied_embeddings) return;
   for (const auto& [path, module] : modules) {
@@ -180,6 +221,10 @@ Adapter read_peft(const TensorSet& tensors, const AdapterConfig& config) {
   if (c.rslora) adapter.facts["use_rslora"] = "true";
   add_common_facts(config.json, "lora_dropout", config.where, adapter.facts);
   for (const auto& [path, module] : modules) {
+    if (const std::string parameter = module.a == nullptr ? "" : parameter_of(c, path); !parameter.empty()) {
+      adapter.modules[parameter].low_rank = read_parameter(tensors, parameter, module, c, config);
+      continue;
+    }
     ModuleDelta& change = adapter.modules[path];
     if (module.a != nullptr) change.low_rank = read_low_rank(tensors, path, module, c, config);
     if (module.weight != nullptr) {

@@ -101,20 +101,21 @@ bool Targets::covers_peft(std::string_view path, bool embedding) const {
   if (contains(p.names, path)) return true;
   if (!ends_with_one(p.names, path)) return false;
   if (!p.layers) return true;
-  // PEFT takes the last "X.N." of the path that has something before it, X being a layers_pattern when there are any;
-  // of several patterns, the first that is found anywhere.
+  // PEFT takes the first "X.N." of the path that has something before it (an expert's number comes later), X being a
+  // layers_pattern when there are any; of several patterns, the first that is found anywhere.
   int found = -1;
-  const auto last_of = [&](const std::string* pattern) {
+  const auto first_of = [&](const std::string* pattern) {
     walk(path, [&](std::string_view before, std::string_view part, size_t begin, size_t end) {
       const bool has_head = begin > before.size() + 1;
-      if (is_number(part) && has_head && end < path.size() && (pattern == nullptr || before == *pattern))
-        found = to_number(part);
-      return false;
+      if (!is_number(part) || !has_head || end >= path.size() || (pattern != nullptr && before != *pattern))
+        return false;
+      found = to_number(part);
+      return true;
     });
   };
-  if (p.layer_patterns.empty()) last_of(nullptr);
+  if (p.layer_patterns.empty()) first_of(nullptr);
   for (const std::string& pattern : p.layer_patterns) {
-    last_of(&pattern);
+    first_of(&pattern);
     if (found >= 0) break;
   }
   return found >= 0 && std::find(p.layers->begin(), p.layers->end(), found) != p.layers->end();

@@ -17,13 +17,21 @@ void TensorSet::expect_matrix(const TensorEntry& tensor, std::string_view axes) 
   const auto& shape = tensor.shape;
   if (shape.size() == 3) {
     throw Error(ErrorCode::unsupported, where(),
-                cat("tensor ", in_quotes(tensor.name), ": factors of experts are not supported: expected ", axes,
+                cat("tensor ", in_quotes(tensor.name), ": a stack of experts is not supported here: expected ", axes,
                     ", got ", shape_text(shape)));
   }
   if (shape.size() != 2 || shape[0] == 0 || shape[1] == 0) {
     fail(tensor, cat("shape: expected ", axes, ", got ", shape_text(shape)));
   }
   if (shape[0] > INT32_MAX || shape[1] > INT32_MAX) fail(tensor, cat("too large: got ", shape_text(shape)));
+}
+
+void TensorSet::expect_stack(const TensorEntry& tensor, std::string_view axes) const {
+  const auto& shape = tensor.shape;
+  if (shape.size() != 3 || shape[0] == 0 || shape[1] == 0 || shape[2] == 0)
+    fail(tensor, cat("shape: expected ", axes, ", got ", shape_text(shape)));
+  if (shape[0] > INT32_MAX || shape[1] > INT32_MAX / shape[0] || shape[2] > INT32_MAX)
+    fail(tensor, cat("too large: got ", shape_text(shape)));
 }
 
 std::vector<float> TensorSet::values(const TensorEntry& tensor) const {
@@ -42,6 +50,10 @@ std::vector<float> TensorSet::values(const TensorEntry& tensor) const {
 Matrix TensorSet::matrix(const TensorEntry& tensor, bool is_transposed) const {
   Matrix stored{int(tensor.shape[0]), int(tensor.shape[1]), values(tensor)};
   return is_transposed ? transposed(stored) : stored;
+}
+
+Matrix TensorSet::stacked(const TensorEntry& tensor) const {
+  return {int(tensor.shape[0] * tensor.shape[1]), int(tensor.shape[2]), values(tensor)};
 }
 
 std::vector<float> TensorSet::vector(const TensorEntry& tensor) const {

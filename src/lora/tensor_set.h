@@ -14,7 +14,7 @@
 
 namespace bumblebee::lora {
 
-inline constexpr size_t kMostModules = 16384;
+inline constexpr size_t kMostModules = 65536;
 inline constexpr size_t kLongestPath = 256;
 
 class TensorSet {
@@ -27,10 +27,14 @@ class TensorSet {
   /// Throws Error(bad_file) "tensor 'x': what" in this file.
   [[noreturn]] void fail(const TensorEntry& tensor, std::string_view what) const;
 
-  /// Two axes, both at least 1; `what` names them for messages ("[in, rank]"). Three axes are refused as experts.
+  /// Two axes, both at least 1; `axes` names them for messages ("[in, rank]"). Three axes are refused as experts.
   void expect_matrix(const TensorEntry& tensor, std::string_view axes) const;
+  /// Three axes, each at least 1.
+  void expect_stack(const TensorEntry& tensor, std::string_view axes) const;
   /// f32 values of a matrix, as stored or transposed. Throws for other types and for values that are not finite.
   Matrix matrix(const TensorEntry& tensor, bool is_transposed = false) const;
+  /// The same of a stack of matrices, one below the other.
+  Matrix stacked(const TensorEntry& tensor) const;
   /// f32 values of a tensor of one axis.
   std::vector<float> vector(const TensorEntry& tensor) const;
   /// A whole parameter: a matrix, or a vector as [1, size].

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "io/quote.h"
 #include "io/safetensors.h"
+#include "lora/expert_paths.h"
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
@@ -96,7 +97,13 @@ std::vector<std::string> write_adapter(const Adapter& adapter, Dialect to, const
               to_string(Dialect::peft), " one: expected a base whose head is not tied (say so to convert it)"));
     }
   }
-  return to == Dialect::mlx ? write_mlx(adapter, directory, options) : write_peft(adapter, directory, options);
+  if (to == Dialect::peft)
+    return write_peft(has_stacks(adapter) ? split_experts(adapter) : adapter, directory, options);
+  for (const auto& [path, change] : adapter.modules) {
+    if (change.low_rank && change.low_rank->experts > 0 && is_parameter(adapter, path))
+      cannot_write(adapter, path, "mlx-lm's format has no place for factors of 'target_parameters'");
+  }
+  return write_mlx(has_single_experts(adapter) ? stack_experts(adapter) : adapter, directory, options);
 }
 
 }  // namespace bumblebee::lora

@@ -75,25 +75,46 @@ class MlxWriter {
   }
 
  private:
+  /// As mlx-lm has them: of a linear transposed, of a stack as they are.
   void add(const std::string& path, const LowRank& low) {
+    if (low.experts > 0) return add_stack(path, low);
     const size_t rank = size_t(low.rank()), in = size_t(low.a.cols), out = size_t(low.b.rows), full = size_t(rank_);
     std::vector<float> a(in * full), b(full * out);
-    const double ratio = scale_ == 0 ? 0 : double(low.scale) / double(scale_);
     bool exact = true;
     for (size_t k = 0; k < rank; ++k) {
       for (size_t i = 0; i < in; ++i) a[i * full + k] = low.a.values[k * in + i];
-      for (size_t o = 0; o < out; ++o) {
-        const float from = low.b.values[o * rank + k];
-        const float to = ratio == 1 ? from : float(double(from) * ratio);
-        if (!std::isfinite(to)) cannot_write(adapter_, path, "its scale is too far from the others' for one scale");
-        exact = exact && double(to) * double(scale_) == double(from) * double(low.scale);
-        b[k * out + o] = to;
-      }
+      for (size_t o = 0; o < out; ++o) b[k * out + o] = scaled(path, low, low.b.values[o * rank + k], exact);
     }
     rounded_ += !exact;
     tensors_.add(path + ".lora_a", {in, full}, std::move(a));
     tensors_.add(path + ".lora_b", {full, out}, std::move(b));
     if (!low.magnitude.empty()) tensors_.add(path + ".m", {low.magnitude.size()}, low.magnitude);
+  }
+
+  void add_stack(const std::string& path, const LowRank& low) {
+    const size_t rank = size_t(low.rank()), in = size_t(low.a.cols), out = size_t(low.out()), full = size_t(rank_);
+    const size_t experts = size_t(low.experts);
+    std::vector<float> a(experts * full * in), b(experts * out * full);
+    bool exact = true;
+    for (size_t e = 0; e < experts; ++e) {
+      const FactorView own = view(low, int(e));
+      std::copy(own.a.begin(), own.a.end(), a.begin() + int64_t(e * full * in));
+      for (size_t o = 0; o < out; ++o) {
+        for (size_t k = 0; k < rank; ++k) b[(e * out + o) * full + k] = scaled(path, low, own.b[o * rank + k], exact);
+      }
+    }
+    rounded_ += !exact;
+    tensors_.add(path + ".lora_a", {experts, full, in}, std::move(a));
+    tensors_.add(path + ".lora_b", {experts, out, full}, std::move(b));
+  }
+
+  /// A value of B under the scale of all.
+  float scaled(const std::string& path, const LowRank& low, float from, bool& exact) const {
+    const double ratio = scale_ == 0 ? 0 : double(low.scale) / double(scale_);
+    const float to = ratio == 1 ? from : float(double(from) * ratio);
+    if (!std::isfinite(to)) cannot_write(adapter_, path, "its scale is too far from the others' for one scale");
+    exact = exact && double(to) * double(scale_) == double(from) * double(low.scale);
+    return to;
   }
 
   /// Zeros in the shape that this module has in another layer.
@@ -107,10 +128,10 @@ class MlxWriter {
       const std::string to = cat(head, layer, ".", inside);
       if (!change.low_rank->magnitude.empty())
         cannot_write(adapter_, to, "mlx-lm would give this layer a magnitude, and the adapter has none");
-      tensors_.add(to + ".lora_a", {uint64_t(change.low_rank->a.cols), uint64_t(rank_)},
-                   std::vector<float>(size_t(change.low_rank->a.cols) * size_t(rank_)));
-      tensors_.add(to + ".lora_b", {uint64_t(rank_), uint64_t(change.low_rank->b.rows)},
-                   std::vector<float>(size_t(change.low_rank->b.rows) * size_t(rank_)));
+      LowRank zeros = *change.low_rank;
+      std::fill(zeros.a.values.begin(), zeros.a.values.end(), 0.0f);
+      std::fill(zeros.b.values.begin(), zeros.b.values.end(), 0.0f);
+      add(to, zeros);
       ++filled_;
       return;
     }

@@ -3,17 +3,28 @@
 #include "base/error.h"
 
 #include <nlohmann/json.hpp>
+#include "lora/peft_config.h"
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
 namespace {
 
-std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+/// What names this module in every layer. Of an expert with its number: a shared one may have parts of the same names.
+std::string last_name(const std::string& path) {
+  const size_t expert = path.find("experts.");
+  if (expert != std::string::npos && (expert == 0 || path[expert - 1] == '.')) return path.substr(expert);
+  return path.substr(path.rfind('.') + 1);
+}
 
 void add_targets(const Adapter& adapter, Json& config) {
   Adapter adapted;  // without modules that only have whole weights
   for (const auto& [path, change] : adapter.modules) {
-    if (change.low_rank) adapted.modules[path];
+    if (!change.low_rank) continue;
+    if (change.low_rank->experts > 0) {
+      config["target_parameters"].push_back(path);
+    } else {
+      adapted.modules[path];
+    }
   }
   const Layout layout = Layout::of(adapted);
   Json names = Json::array();
@@ -55,6 +66,23 @@ void add_scales(const Adapter& adapter, Json& config) {
   }
 }
 
+/// Of a parameter with a matrix for each expert: A [experts·rank, in], B [out, rank·experts] with the expert counting
+/// first. Of a module's two, PEFT's wrapper of the first is innermost.
+void add_parameter(const Adapter& adapter, const std::string& path, const LowRank& low, TensorWriter& tensors) {
+  const std::string block = path.substr(0, path.rfind('.'));
+  const bool inner = last_name(path).ends_with(kFusedGateUp) && adapter.modules.contains(cat(block, ".", kFusedDown));
+  const std::string at = cat(kPeftPrefix, block, inner ? ".base_layer" : "");
+  const size_t experts = size_t(low.experts), out = size_t(low.out()), rank = size_t(low.rank());
+  Matrix b{int(out), int(rank * experts), std::vector<float>(low.b.values.size())};
+  for (size_t e = 0; e < experts; ++e) {
+    for (size_t o = 0; o < out; ++o) {
+      for (size_t k = 0; k < rank; ++k) b.values[(o * rank + k) * experts + e] = low.b.values[(e * out + o) * rank + k];
+    }
+  }
+  tensors.add(at + ".lora_A.weight", low.a);
+  tensors.add(at + ".lora_B.weight", b);
+}
+
 void add_tensors(const std::string& path, const ModuleDelta& change, bool inner_bias, TensorWriter& tensors) {
   const std::string at = std::string(kPeftPrefix) + path;
   if (change.low_rank) {
@@ -89,7 +117,13 @@ std::vector<std::string> write_peft(const Adapter& adapter, const std::filesyste
     biases = biases || (change.bias && !change.weight);
     inner_bias = inner_bias || (change.low_rank && !change.low_rank->b_bias.empty());
   }
-  for (const auto& [path, change] : adapter.modules) add_tensors(path, change, inner_bias, tensors);
+  for (const auto& [path, change] : adapter.modules) {
+    if (change.low_rank && change.low_rank->experts > 0) {
+      add_parameter(adapter, path, *change.low_rank, tensors);
+    } else {
+      add_tensors(path, change, inner_bias, tensors);
+    }
+  }
   Json config = {{"peft_type", "LORA"},
                  {"task_type", "CAUSAL_LM"},
                  {"base_model_name_or_path", adapter.base.empty() ? Json(nullptr) : Json(adapter.base)},

@@ -102,16 +102,40 @@ Tensor InferPass::glu(Activation activation, Tensor gate, Tensor up) {
   return ops_.glu(activation, std::move(gate), std::move(up));
 }
 
+void InferPass::expert_linears(const Tensor& x, ExpertRows rows, const Routing& routing,
+                               std::span<const ExpertLinear* const> stacks, std::span<Tensor> y) {
+  constexpr size_t kMost = 2;
+  std::array<const Weight*, kMost> weights;
+  std::array<int, kMost> sites;
+  std::array<Tensor, kMost> adapted;
+  const size_t count = stacks.size();
+  BB_CHECK(count <= kMost);
+  for (size_t i = 0; i < count; ++i) weights[i] = &stacks[i]->w;
+  ops_.matmul_experts(x, rows, routing, std::span(weights.data(), count), y);
+  size_t touching = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (!touched(stacks[i]->site)) continue;
+    sites[touching] = stacks[i]->site;
+    adapted[touching++] = std::move(y[i]);
+  }
+  if (touching == 0) return;
+  ops_.lora_experts(x, rows, routing, std::span(sites.data(), touching), std::span(adapted.data(), touching));
+  touching = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (touched(stacks[i]->site)) y[i] = std::move(adapted[touching++]);
+  }
+}
+
 Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& experts) {
   const Routing routing = ops_.route(scores, experts.router);
   routed(routing);
-  const std::array<const Weight*, 2> into = {&experts.gate.w, &experts.up.w};
+  const std::array<const ExpertLinear*, 2> into = {&experts.gate, &experts.up};
   std::array<Tensor, 2> wide;
-  ops_.matmul_experts(x, ExpertRows::batch, routing, into, wide);
+  expert_linears(x, ExpertRows::batch, routing, into, wide);
   const Tensor h = ops_.glu(experts.activation, std::move(wide[0]), std::move(wide[1]));
-  const Weight* const down = &experts.down.w;
+  const ExpertLinear* const down = &experts.down;
   Tensor y;
-  ops_.matmul_experts(h, ExpertRows::assignments, routing, std::span(&down, 1), std::span(&y, 1));
+  expert_linears(h, ExpertRows::assignments, routing, {&down, 1}, {&y, 1});
   return ops_.sum_experts(y, routing);
 }
 

@@ -57,6 +57,9 @@ class InferPass : public Pass {
   bool touched(int site) const { return options_.lora != nullptr && options_.lora->has(site, LoraShape::touched); }
   Tensor rows_of(const Embedding& embedding);
   Tensor normed(const Tensor& x, RowSet rows, const RmsNorm& norm);
+  /// y[i] = stacks[i][e]·x for every assignment, with adapters.
+  void expert_linears(const Tensor& x, ExpertRows rows, const Routing& routing,
+                      std::span<const ExpertLinear* const> stacks, std::span<Tensor> y);
 
   Ops& ops_;
   KvStore& kv_;

@@ -54,7 +54,17 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
     count(host);
   }
   need(Operation::matmul_experts);
-  target_modules_.push_back({stack, in, out, TargetModule::Kind::experts, false});
+  // Names of two experts differ in the number alone.
+  std::string name = each(0);
+  const std::string other = each(1);
+  const auto number = size_t(std::mismatch(name.begin(), name.end(), other.begin()).first - name.begin());
+  if (number < name.size()) name[number] = '#';
+  target_modules_.push_back({.name = stack,
+                             .in = in,
+                             .out = out,
+                             .kind = TargetModule::Kind::experts,
+                             .experts = experts,
+                             .each = std::move(name)});
   target_weights_.emplace_back();
   Weight packed{weights.front().format, out, in, nullptr, experts};
   if (backend_ != nullptr) packed = backend_->stack(weights);

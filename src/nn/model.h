@@ -47,15 +47,17 @@ struct TargetModule {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
     norm,       // a vector [out]; in = out
-    experts,    // a stack of W [out, in]; adapters of these are not implemented
-    heads       // the same, a product for each head of attention
+    experts,    // a stack of W [out, in], one for each of `experts`
+    heads       // the same for heads of attention; adapters of these are not implemented
   };
   std::string name;
   int in = 0, out = 0;
   Kind kind = Kind::linear;
-  bool bias = false;    // the base has a `<name>.bias` [out]
-  bool router = false;  // chooses experts: a linear here, which other programs do not always count among them
-  float offset = 0;     // a norm multiplies by what is stored and this; adapters' norms are stored so too
+  bool bias = false;      // the base has a `<name>.bias` [out]
+  bool router = false;    // chooses experts: a linear here, which other programs do not always count among them
+  float offset = 0;       // a norm multiplies by what is stored and this; adapters' norms are stored so too
+  int experts = 0;        // matrices of a stack
+  std::string each = {};  // the name of one of them, with '#' for its number, in files that have a module for each
 };
 
 class Model {

@@ -31,10 +31,15 @@ uint64_t estimate_memory(const TrainingShape& shape, const TrainOptions& options
   // sums; gate and up; A x of seven modules.
   uint64_t layer = 2 * width + 2 * (q + kv) + kv + q + of(d.heads) + 2 * wide + 7 * of(options.lora.rank);
   if (options.lora.type == FineTune::dora) layer += q + 2 * kv + 2 * width + 2 * wide;  // each output again
+  // On the way: the residual stream and its gradient, the head's input and its gradient, gradients inside an MLP.
+  uint64_t passing = 4 * width + 3 * wide + (options.lora.dropout > 0 ? wide : 0);
+  if (d.experts > 0) {  // by assignment: gate and up, the experts' answers, A x; gradients of these and a spread input
+    const auto by = [&](int columns) { return buffer(shape.rows * d.experts_per_token, uint64_t(columns)); };
+    layer += 2 * by(d.d_expert) + by(d.d_model) + 3 * by(options.lora.rank);
+    passing += 3 * by(d.d_model) + 2 * by(d.d_expert);
+  }
   const auto layers = uint64_t(shape.recorded_layers);
   const uint64_t kept = options.grad_checkpoint ? layers * width + layer : layers * layer;
-  // On the way: the residual stream and its gradient, the head's input and its gradient, gradients inside an MLP.
-  const uint64_t passing = 4 * width + 3 * wide + (options.lora.dropout > 0 ? wide : 0);
   // Factors, their gradients and moments; what an adapter or a checkpoint is written from comes when activations are
   // gone.
   const uint64_t state = sizeof(float) * (2 * shape.trained_values + shape.optimizer_values);

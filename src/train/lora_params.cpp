@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "lora/expert_paths.h"
 #include "lora/targets.h"
 #include "train/select_modules.h"
 
@@ -52,16 +53,21 @@ void LoraParams::add_module(int number, uint64_t seed) {
     return parameters_.emplace_back(make_parameter(backend_, module.name + leaf, values, rows, cols));
   };
   const double bound = 1 / std::sqrt(double(module.in));
-  std::vector<float> values(size_t(options_.rank) * size_t(module.in));
+  const bool stack = module.kind == nn::TargetModule::Kind::experts;
+  if (stack) trained.experts = module.experts;
+  const int rank_rows = trained.experts * options_.rank, out_rows = trained.experts * module.out;
+  std::vector<float> values(size_t(rank_rows) * size_t(module.in));
   for (size_t i = 0; i < values.size(); ++i)
     values[i] = float((2 * uniform01(seed, i, kInitStream | uint64_t(number)) - 1) * bound);
-  Parameter& a = add(".lora_a", values, options_.rank, module.in);
-  a.transposed = true;
+  Parameter& a = add(".lora_a", values, rank_rows, module.in);
+  a.transposed = !stack;
+  a.experts = trained.experts;
   trained.a = a.value;
   trained.da = a.gradient;
-  values.assign(size_t(module.out) * size_t(options_.rank), 0);
-  Parameter& b = add(".lora_b", values, module.out, options_.rank);
-  b.transposed = true;
+  values.assign(size_t(out_rows) * size_t(options_.rank), 0);
+  Parameter& b = add(".lora_b", values, out_rows, options_.rank);
+  b.transposed = !stack;
+  b.experts = trained.experts;
   b.rate_ratio = options_.b_rate_ratio;
   trained.b = b.value;
   trained.db = b.gradient;
@@ -142,6 +148,7 @@ void LoraParams::freeze(const lora::BoundAdapter& bound, float weight) {
         ErrorCode::unsupported, "train",
         cat("adapter '", adapter.name, "', module '", path, "': training on top of ", what, " is not implemented"));
   };
+  if (!bound.experts.empty()) cannot(bound.experts.begin()->first, "adapted experts");
   if (!std::isfinite(weight)) refuse(cat("adapter '", adapter.name, "': expected a finite weight, got ", weight));
   for (const auto& [path, from] : bound.modules) {
     const lora::ModuleDelta& change = *from;
@@ -162,7 +169,10 @@ void LoraParams::freeze(const lora::BoundAdapter& bound, float weight) {
   }
 }
 
-void LoraParams::begin_with(const lora::Adapter& adapter) {
+void LoraParams::begin_with(const lora::Adapter& given) {
+  const bool single = lora::has_single_experts(given);
+  const lora::Adapter stacked = single ? lora::stack_experts(given) : lora::Adapter();
+  const lora::Adapter& adapter = single ? stacked : given;
   const std::string& where = adapter.where.empty() ? adapter.name : adapter.where;
   const auto differs = [&](const std::string& what) { throw Error(ErrorCode::bad_request, where, what); };
   if (adapter.modules.size() != modules_.size())
@@ -174,8 +184,9 @@ void LoraParams::begin_with(const lora::Adapter& adapter) {
     if (found == adapter.modules.end() || !found->second.low_rank) differs(cat("factors of '", path, "' are missing"));
     const lora::LowRank& low = *found->second.low_rank;
     const Tensor &a = module.a, &b = module.b;
-    if (low.a.rows != a.rows() || low.a.cols != a.cols() || low.b.rows != b.rows() || low.b.cols != b.cols())
-      differs(cat("'", path, "': expected rank ", a.rows(), " and sizes [", b.rows(), ", ", a.cols(), "], got rank ",
+    if (std::max(low.experts, 1) != module.experts || low.a.rows != a.rows() || low.a.cols != a.cols() ||
+        low.b.rows != b.rows() || low.b.cols != b.cols())
+      differs(cat("'", path, "': expected rank ", b.cols(), " and sizes [", b.rows(), ", ", a.cols(), "], got rank ",
                   low.rank(), " and [", low.b.rows, ", ", low.a.cols, "]"));
     if (low.scale != scale_) differs(cat("'", path, "': expected a scale of ", scale_, ", got ", low.scale));
     if (low.magnitude.empty() != !module.m || !low.b_bias.empty())
@@ -200,6 +211,8 @@ lora::Adapter LoraParams::adapter(const std::string& name, const std::string& ba
     low.a = {module.a.rows(), module.a.cols(), std::move(values[at])};
     low.b = {module.b.rows(), module.b.cols(), std::move(values[at + 1])};
     low.scale = scale_;
+    if (model_.target_modules()[size_t(module.site)].kind == nn::TargetModule::Kind::experts)
+      low.experts = module.experts;
     if (module.m) low.magnitude = std::move(values[at + 2]);
     result.modules[model_.target_modules()[size_t(module.site)].name].low_rank = std::move(low);
   }

@@ -24,9 +24,10 @@ struct FrozenTerm {
   float scale = 0;
 };
 
-/// Factors of one module: the tensors of its parameters.
+/// Factors of one module: the tensors of its parameters. Of a stack of experts those of each, one below the other.
 struct TrainedModule {
   int site = -1;
+  int experts = 1;
   int first = -1;     // number of the parameter a; b follows it, and DoRA's magnitude m
   Tensor a, b, m;     // [rank, in] [out, rank] [1, out]; m is empty without DoRA
   Tensor da, db, dm;  // gradients are added to these

@@ -16,6 +16,7 @@ namespace bumblebee::train {
 struct Parameter {
   std::string name = {};    // as mlx-lm names it: "model.layers.0.self_attn.q_proj.lora_a"
   bool transposed = false;  // mlx-lm stores the transpose: matters where an optimizer tells rows from columns
+  int experts = 1;          // of a stack: so many matrices, one below the other
   float rate_ratio = 1;     // multiplies the learning rate (LoRA+)
   Tensor value = {};        // [rows, cols]; one row for a vector
   Tensor gradient = {};     // [rows, cols] summed over what was scored since the last update

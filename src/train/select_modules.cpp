@@ -12,13 +12,17 @@
 namespace bumblebee::train {
 namespace {
 
+bool is_trainable(const nn::TargetModule& module) {
+  using enum nn::TargetModule::Kind;
+  return (module.kind == linear || module.kind == experts) && lora::layer_of(module.name) >= 0;
+}
+
 [[noreturn]] void refuse_key(const nn::Model& model, const std::string& key) {
   std::set<std::string> known;
   for (const nn::TargetModule& module : model.target_modules()) {
     if (module.name == key && lora::layer_of(module.name) < 0)
       throw Error(ErrorCode::unsupported, "train", cat("keys: training '", key, "' is not implemented"));
-    if (module.kind == nn::TargetModule::Kind::linear && lora::layer_of(module.name) >= 0)
-      known.emplace(lora::inside_layer(module.name));
+    if (is_trainable(module)) known.emplace(lora::inside_layer(module.name));
   }
   if (key == "lm_head") throw Error(ErrorCode::unsupported, "train", "keys: training 'lm_head' is not implemented");
   std::string names;
@@ -50,12 +54,17 @@ std::vector<int> select_modules(const nn::Model& model, const LoraOptions& optio
   for (size_t i = 0; i < model.target_modules().size(); ++i) {
     const nn::TargetModule& module = model.target_modules()[i];
     const int layer = lora::layer_of(module.name);
-    if (module.kind != nn::TargetModule::Kind::linear || layer < 0) continue;
+    if (!is_trainable(module)) continue;
     bool wanted = options.keys.empty() && layer >= first;
     for (const std::string& key : options.keys) {
       const bool here = key == module.name || (layer >= first && key == lora::inside_layer(module.name));
       if (here) unused.erase(key);
       wanted = wanted || here;
+    }
+    if (wanted && module.kind == nn::TargetModule::Kind::experts && options.type == FineTune::dora) {
+      throw Error(ErrorCode::unsupported, "train",
+                  cat("DoRA of experts is not implemented: expected keys without '", lora::inside_layer(module.name),
+                      "', as mlx-lm does"));
     }
     if (wanted) chosen.push_back(int(i));
   }

@@ -8,7 +8,8 @@
 namespace bumblebee::train {
 
 TapePass::TapePass(Backend& backend, LoraParams& params, std::span<const int32_t> targets, const TapeOptions& options)
-    : ops_(backend.stream().ops()),
+    : backend_(backend),
+      ops_(backend.stream().ops()),
       grad_(require_grad_ops(backend)),
       params_(params),
       targets_(targets),
@@ -182,8 +183,6 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
 void TapePass::split(const Tensor&, const SplitParams&, std::span<Tensor>) { BB_UNREACHABLE(); }
 Tensor TapePass::causal_conv(const Tensor&, const ConvParams&) { BB_UNREACHABLE(); }
 Tensor TapePass::delta_rule(const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) { BB_UNREACHABLE(); }
-Tensor TapePass::experts(const Tensor&, const Tensor&, const nn::Experts&) { BB_UNREACHABLE(); }
-Tensor TapePass::gate_rows(Tensor, const Tensor&) { BB_UNREACHABLE(); }
 Tensor TapePass::matmul_heads(const Tensor&, const nn::HeadLinear&, int) { BB_UNREACHABLE(); }
 
 Tensor TapePass::lookup(const nn::Embedding&) { BB_UNREACHABLE(); }

@@ -89,6 +89,29 @@ class TapePass final : public nn::Pass {
   Tensor dropped(const Tensor& x, int site) const;
   void add_gradient(const Tensor& gradient, const Tensor& sum);
 
+  /// Assignments of one expert, which follow each other.
+  struct ExpertRun {
+    int expert = 0, first = 0, count = 0;
+  };
+  struct ExpertStep {
+    Routing routing;
+    std::vector<ExpertRun> runs;  // where factors are trained
+  };
+  struct ExpertTerm {
+    const nn::ExpertLinear* stack = nullptr;
+    TrainedModule* module = nullptr;
+    Tensor u = {};  // A drop(x) [rows·top_k, rank]
+  };
+  std::vector<ExpertRun> runs_of(const Routing& routing, int experts) const;
+  static Tensor of_expert(const Tensor& factors, int expert, int experts);
+  Tensor expert_input(const Tensor& x, ExpertRows rows, const Routing& routing, int site) const;
+  void apply_experts(const Tensor& x, ExpertRows rows, const ExpertStep& step, ExpertTerm& term, Tensor& y);
+  /// Adds to the module's gradients; `through`, unless null, becomes that of its input by assignment, before dropout.
+  void expert_module_back(const Tensor& x, ExpertRows rows, const ExpertStep& step, const ExpertTerm& term,
+                          const Tensor& dy, Tensor* through);
+  Tensor expert_products_back(const Tensor& x, ExpertRows rows, const ExpertStep& step,
+                              std::span<const ExpertTerm> terms, std::span<const Tensor> dy, bool x_needed);
+
   bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
   void set_needs(const Tensor& tensor, bool needed);
   void record(std::function<void()> back) { tape_.push_back(std::move(back)); }
@@ -97,6 +120,7 @@ class TapePass final : public nn::Pass {
   void accumulate(Key to, Tensor gradient);
   void unwind();
 
+  Backend& backend_;
   Ops& ops_;
   GradOps& grad_;
   LoraParams& params_;

@@ -55,6 +55,17 @@ std::unique_ptr<LoraParams> make_params(const TrainDevice& device, const TrainOp
   return params;
 }
 
+/// What tells rows of a matrix from columns has no meaning for a stack of them; mlx-lm's has one by accident.
+void check_stacks(OptimizerKind kind, std::span<const Parameter> parameters) {
+  if (kind != OptimizerKind::muon && kind != OptimizerKind::adafactor) return;
+  for (const Parameter& p : parameters) {
+    if (p.experts == 1) continue;
+    throw Error(ErrorCode::unsupported, "train",
+                cat("optimizer '", kind == OptimizerKind::muon ? "muon" : "adafactor", "': '", p.name,
+                    "' is a stack of ", p.experts, " experts: expected adam, adamw or sgd"));
+  }
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainerInputs& inputs)
@@ -71,6 +82,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
   if (valid_ == nullptr && options_.early_stopping > 0)
     throw Error(ErrorCode::bad_request, "train",
                 "early_stopping: expected rows to validate with (valid.jsonl, and val_batches other than 0), got none");
+  check_stacks(options_.optimizer.kind, params_.parameters());
   Json frozen = Json::array();
   for (const FrozenAdapter& one : in_.frozen) {
     params_.freeze(*one.adapter, one.weight);

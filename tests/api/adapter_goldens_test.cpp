@@ -46,7 +46,14 @@ std::vector<std::string> device_names() {
   return testing_support::with_cards({"ref", "cpu", "replay"});
 }
 
-class AdapterAtRunTime : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+class AdapterAtRunTime : public testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  void SetUp() override {
+    const auto& [device, name] = GetParam();
+    const bool experts = all_cases().at(name).get<std::string>().starts_with("experts/");
+    if (experts && testing_support::lacks(device, Operation::lora_experts)) GTEST_SKIP() << "no experts on " << device;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(All, AdapterAtRunTime,
                          testing::Combine(testing::ValuesIn(device_names()), testing::ValuesIn(names_of_cases())),
                          [](const auto& p) { return std::get<0>(p.param) + "_" + std::get<1>(p.param); });

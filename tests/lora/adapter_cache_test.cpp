@@ -66,6 +66,70 @@ bool says(const std::string& text, const std::string& part) {
   return false;
 }
 
+/// A device without the operation for adapters of experts; what else is asked of it is the reference's.
+class WithoutExperts final : public Backend {
+ public:
+  explicit WithoutExperts(Backend& inner) : inner_(inner) {}
+  std::string_view name() const override { return "card"; }
+  bool has(Operation operation) const override { return operation != Operation::lora_experts; }
+  Tensor make(int rows, int cols) override { return inner_.make(rows, cols); }
+  Tensor upload(std::span<const float> v, int rows, int cols) override { return inner_.upload(v, rows, cols); }
+  void read(const Tensor& tensor, std::span<float> values) override { inner_.read(tensor, values); }
+  void read_bytes(const Tensor& tensor, std::span<std::byte> out) override { inner_.read_bytes(tensor, out); }
+  Weight pack(const HostWeight& weight) override { return inner_.pack(weight); }
+  Weight stack(std::span<const Weight> experts) override { return inner_.stack(experts); }
+  Tensor pack_vector(const HostWeight& vector) override { return inner_.pack_vector(vector); }
+  LowRankWeights pack_factors(const HostLowRank& f, LowRankUse use) override { return inner_.pack_factors(f, use); }
+  Tensor dora_scale(const Weight& w, const HostLowRank& f, float scale, std::span<const float> magnitude,
+                    bool by_column) override {
+    return inner_.dora_scale(w, f, scale, magnitude, by_column);
+  }
+  std::unique_ptr<KvStore> make_kv(const KvShape& shape) override { return inner_.make_kv(shape); }
+  void set_slot(int32_t slot, std::span<const LoraEntry* const> by_site) override { inner_.set_slot(slot, by_site); }
+  MemoryUse memory() const override { return inner_.memory(); }
+  Stream& stream() override { return inner_.stream(); }
+
+ private:
+  Backend& inner_;
+};
+
+class ExpertsTest : public AdapterCacheTest {
+ protected:
+  ExpertsTest() : AdapterCacheTest({.family = "qwen3_moe"}) {}
+  const AdapterOptions experts_ = {.modules = {"q_proj"}, .experts = {"up_proj"}};
+};
+
+TEST_F(ExpertsTest, ADeviceThatLacksThemRefusesTheirAdaptersAlone) {
+  WithoutExperts device(*backend_);
+  AdapterCache cache(device, *model_, "tiny", kPlenty);
+  const auto one = adapter(experts_, 1), other = adapter({.modules = {"q_proj"}}, 2);
+  EXPECT_TRUE(
+      says(refusal(cache, {{one, 1}}, ErrorCode::device), "operation lora_experts is not available on device 'card'"));
+  const AdapterCache::Part part{one, 1};
+  EXPECT_THROW(cache.check({&part, 1}), Error);
+  EXPECT_EQ(cache.use().bytes, 0u) << "refused before anything was packed";
+  const AdapterCache::Part fine{other, 1};
+  EXPECT_NE(cache.open({&fine, 1}), nullptr);
+}
+
+TEST_F(ExpertsTest, FactorsCountAndComposeByExpert) {
+  AdapterCache whole = cache();
+  const auto one = adapter(experts_, 1), two = adapter(experts_, 2);
+  const std::vector<AdapterCache::Part> parts = {{one, 0.5f}, {two, 2}};
+  const auto set = whole.open(parts);
+  // ref holds doubles.
+  EXPECT_EQ(whole.use().bytes, 2 * (size_bytes(*one) + size_bytes(*two)));
+  int stacks = 0;
+  for (const auto& [site, entry] : set->entries) {
+    if (entry.experts.empty()) continue;
+    ++stacks;
+    EXPECT_TRUE(entry.terms.empty());
+    ASSERT_EQ(entry.experts.size(), size_t(tiny_.experts));
+    for (const auto& terms : entry.experts) EXPECT_EQ(terms.size(), 2u);
+  }
+  EXPECT_EQ(stacks, tiny_.layers);
+}
+
 TEST_F(AdapterCacheTest, IdentityIsContentsAndScales) {
   const Adapter one = random_adapter(tiny_, {}, 1);
   const AdapterId id = identify(one)->id;

@@ -65,7 +65,7 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
 TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
   Base latent = base();
   for (const char* name : {"self_attn.embed_q", "self_attn.unembed_out"})
-    latent.target_modules.push_back({layer(0, name), 5, 4, ModuleKind::heads, false});
+    latent.target_modules.push_back({.name = layer(0, name), .in = 5, .out = 4, .kind = ModuleKind::heads});
   EXPECT_EQ(bind_to_base(mlx_directory().read(), latent).modules.size(), 4u);
   for (const char* path : {"self_attn.embed_q", "self_attn.kv_b_proj"}) {
     Adapter adapter = mlx_directory().read();
@@ -83,35 +83,110 @@ TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
   }
 }
 
-/// Beside experts, adapters of everything else work; of the experts they are refused by name.
-TEST(BindToBase, RefusesAdaptersOfExperts) {
+/// Layers with three experts, whose files have a module for each under `each`.
+Base base_with_experts() {
   Base moe = base();
   for (int i = 0; i < 2; ++i) {
-    moe.target_modules.push_back({layer(i, "mlp.switch_mlp.down_proj"), 5, 4, ModuleKind::experts, false});
+    moe.target_modules.push_back({.name = layer(i, "mlp.switch_mlp.down_proj"),
+                                  .in = 5,
+                                  .out = 4,
+                                  .kind = ModuleKind::experts,
+                                  .experts = 3,
+                                  .each = layer(i, "mlp.experts.#.down_proj")});
     moe.target_modules.push_back({layer(i, "mlp.gate"), 4, 8, ModuleKind::linear, false, true});
   }
+  return moe;
+}
+
+Matrix counted(int rows, int cols) {
+  Matrix m{rows, cols, std::vector<float>(size_t(rows) * size_t(cols))};
+  for (size_t i = 0; i < m.values.size(); ++i) m.values[i] = float(i + 1);
+  return m;
+}
+
+Adapter with_low_rank(const std::string& path, const LowRank& low) {
+  Adapter adapter = mlx_directory().read();
+  adapter.targets.reset();
+  adapter.modules[path].low_rank = low;
+  return adapter;
+}
+
+TEST(BindToBase, ModulesBesideExpertsAreAsWithoutThem) {
+  const Base moe = base_with_experts();
   for (Directory d : {mlx_directory(), peft_directory()}) {
     const Adapter adapter = d.read();
     EXPECT_EQ(bind_to_base(adapter, moe).modules.size(), 4u);
-  }
-  for (const char* path : {"mlp.switch_mlp.down_proj", "mlp.experts.3.down_proj"}) {
-    Adapter adapter = mlx_directory().read();
-    adapter.modules[layer(0, path)] = adapter.modules.at(kQ0);
-    try {
-      bind_to_base(adapter, moe);
-      ADD_FAILURE() << path;
-    } catch (const Error& e) {
-      EXPECT_EQ(e.code(), ErrorCode::unsupported);
-      const std::string text = e.what();
-      EXPECT_NE(text.find("adapters of experts are not implemented"), std::string::npos) << text;
-      EXPECT_NE(text.find("got 1 of 5: '" + layer(0, path)), std::string::npos) << text;
-    }
   }
   Adapter router = peft_directory().read();
   router.modules[layer(1, "mlp.gate")].low_rank =
       LowRank{{1, 4, {1, 2, 3, 4}}, {8, 1, std::vector<float>(8, 1)}, 1, {}, {}};
   router.targets.reset();
   EXPECT_EQ(bind_to_base(router, moe).modules.size(), 5u);
+}
+
+TEST(BindToBase, AStackGivesEachExpertItsFactors) {
+  LowRank stack{counted(6, 5), counted(12, 2), 1.5f, {}, {}, 3};
+  const Adapter adapter = with_low_rank(layer(1, "mlp.switch_mlp.down_proj"), stack);
+  const BoundAdapter bound = bind_to_base(adapter, base_with_experts());
+  EXPECT_EQ(bound.modules.size(), 4u);
+  ASSERT_EQ(bound.experts.size(), 1u);
+  const std::vector<FactorView>& experts = bound.experts.at(layer(1, "mlp.switch_mlp.down_proj"));
+  ASSERT_EQ(experts.size(), 3u);
+  for (size_t e = 0; e < 3; ++e) {
+    EXPECT_EQ(experts[e].rank, 2);
+    EXPECT_EQ(experts[e].scale, 1.5f);
+    EXPECT_EQ(experts[e].a.size(), 10u);
+    EXPECT_EQ(experts[e].a[0], float(10 * e + 1));
+    EXPECT_EQ(experts[e].b.size(), 8u);
+    EXPECT_EQ(experts[e].b[0], float(8 * e + 1));
+  }
+}
+
+TEST(BindToBase, ExpertsMayComeOneByOne) {
+  Adapter adapter = with_low_rank(layer(0, "mlp.experts.2.down_proj"), {counted(2, 5), counted(4, 2), 3, {}, {}});
+  adapter.modules["language_model." + layer(0, "mlp.experts.0.down_proj")].low_rank =
+      LowRank{counted(1, 5), counted(4, 1), 2, {}, {}};
+  const BoundAdapter bound = bind_to_base(adapter, base_with_experts());
+  const std::vector<FactorView>& experts = bound.experts.at(layer(0, "mlp.switch_mlp.down_proj"));
+  EXPECT_EQ(experts[0].rank, 1);
+  EXPECT_EQ(experts[1].rank, 0);
+  EXPECT_EQ(experts[2].rank, 2);
+  EXPECT_EQ(experts[2].scale, 3);
+
+  adapter.modules[layer(0, "mlp.experts.0.down_proj")].low_rank = LowRank{counted(1, 5), counted(4, 1), 2, {}, {}};
+  expect_misfit(adapter, base_with_experts(), "expected one module for expert 0 of");
+}
+
+TEST(BindToBase, RefusesWhatDoesNotFitAStack) {
+  const Base moe = base_with_experts();
+  const std::string stack = layer(0, "mlp.switch_mlp.down_proj"), one = layer(0, "mlp.experts.1.down_proj");
+  const LowRank single{counted(2, 5), counted(4, 2), 1, {}, {}};
+  expect_misfit(with_low_rank(stack, {counted(4, 5), counted(8, 2), 1, {}, {}, 2}), moe, "experts: expected 3, got 2");
+  expect_misfit(with_low_rank(stack, {counted(6, 4), counted(12, 2), 1, {}, {}, 3}), moe,
+                "inputs of A: expected 5, got 4");
+  expect_misfit(with_low_rank(stack, {counted(6, 5), counted(9, 2), 1, {}, {}, 3}), moe,
+                "outputs of B: expected 4, got 3");
+  expect_misfit(with_low_rank(stack, single), moe, "experts: expected 3, got 0");
+  expect_misfit(with_low_rank(one, {counted(6, 5), counted(12, 2), 1, {}, {}, 3}), moe,
+                "expected factors of one expert");
+  expect_misfit(with_low_rank(kQ0, {counted(6, 4), counted(18, 2), 1, {}, {}, 3}), moe,
+                "expected, got those of 3 experts");
+  expect_misfit(with_low_rank(layer(0, "mlp.experts.3.down_proj"), single), moe, "got 1 of 5");
+  Adapter keyed = mlx_directory().read();
+  keyed.targets = Targets::mlx({"self_attn.q_proj", "mlp.down_proj", "mlp.switch_mlp.down_proj"}, 0);
+  expect_misfit(keyed, moe, "modules that its config names and its tensors lack: expected none, got 2");
+  LowRank dora = single;
+  dora.magnitude = {1, 1, 1, 1};
+  const Adapter adapter = with_low_rank(one, dora);
+  try {
+    bind_to_base(adapter, moe);
+    ADD_FAILURE() << "it fits";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::unsupported);
+    EXPECT_NE(std::string(e.what()).find("expected factors alone, got more in 1 of 5: '" + one + " (DoRA)'"),
+              std::string::npos)
+        << e.what();
+  }
 }
 
 TEST(BindToBase, ListsOtherSizes) {

@@ -37,6 +37,13 @@ TEST(Fuse, IntoDenseWeightsGivesTheGoldens) {
       {"peft_dora", "models/qwen3"},
       {"mlx_full", "models/qwen2"},
       {"mlx_dora_tied_embedding", "models/qwen2"},
+      {"mlx_experts", "experts/qwen3_moe_4bit"},
+      {"mlx_experts_apart", "experts/mixtral"},
+      {"mlx_shared_expert", "experts/qwen2_moe_mixed_widths"},
+      {"peft_experts", "experts/qwen3_moe"},
+      {"peft_mixtral_experts", "experts/mixtral"},
+      {"peft_parameters", "experts/qwen3_moe"},
+      {"peft_mixtral_parameters", "experts/mixtral"},
   };
   for (const auto& [name, base] : cases) {
     SCOPED_TRACE(name);

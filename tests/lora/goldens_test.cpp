@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -11,8 +12,11 @@
 #include "io/checkpoint.h"
 #include "lora/bind_to_base.h"
 #include "lora/dense.h"
+#include "lora/merge.h"
 #include "lora/read_adapter.h"
+#include "lora/write_adapter.h"
 #include "quant/elements.h"
+#include "tests/lora/adapter_files.h"
 #include "tests/models/running.h"
 #include "tests/support/adapter_cases.h"
 #include "tests/support/golden_file.h"
@@ -22,6 +26,8 @@ namespace bumblebee::lora {
 namespace {
 
 using namespace testing_support;
+using testing::golden_adapter;
+using testing::layer;
 
 /// The base's weights as f32, each module changed as the adapter says.
 class Fused {
@@ -36,6 +42,11 @@ class Fused {
     const BoundAdapter bound = bind_to_base(adapter, {model->target_modules(), tied, "base"});
     if (tied) untie();
     for (const auto& [path, change] : bound.modules) apply(path, *change, adapter.dialect);
+    for (const auto& [path, experts] : bound.experts) {
+      const auto module = std::find_if(model->target_modules().begin(), model->target_modules().end(),
+                                       [&, &name = path](const auto& m) { return m.name == name; });
+      apply(*module, experts);
+    }
   }
 
   WeightSource& weights() { return weights_; }
@@ -45,7 +56,9 @@ class Fused {
   void read(const StoredModule& module) {
     const bool dense = module.format.kind == Format::Kind::dense;
     const std::string path = dense ? module.name.substr(0, module.name.rfind(".weight")) : module.name;
-    const int cols = int(module.shape.back()), rows = module.shape.size() == 1 ? 1 : int(module.shape.front());
+    const bool stack = module.shape.size() == 3;
+    const int cols = int(module.shape.back()),
+              rows = module.shape.size() == 1 ? 1 : int(module.shape[0] * (stack ? module.shape[1] : 1));
     HostWeight weight{module.format, rows, cols, {}, {}, {}, module.name, nullptr};
     weight.codes = checkpoint_.find(dense ? module.name : path + ".weight").bytes();
     if (!dense) {
@@ -55,13 +68,19 @@ class Fused {
     std::vector<double> values(size_t(rows) * size_t(cols));
     for (int r = 0; r < rows; ++r)
       decode_row<double>(weight, r, std::span(values).subspan(size_t(r) * size_t(cols), size_t(cols)));
-    put(module.shape.size() == 1 ? module.name : path, rows, cols, values, module.shape.size() == 1);
+    put(module.shape.size() == 1 ? module.name : path, rows, cols, values, module.shape.size() == 1,
+        stack ? int(module.shape[0]) : 0);
   }
 
-  void put(const std::string& name, int rows, int cols, const std::vector<double>& values, bool vector) {
+  void put(const std::string& name, int rows, int cols, const std::vector<double>& values, bool vector,
+           int experts = 0) {
     const std::vector<float> rounded(values.begin(), values.end());
     const HostWeight weight = dense_weight(rounded, rows, cols, DType::f32);
-    vector ? weights_.add_vector(name, weight) : weights_.add_matrix(name, weight);
+    if (experts > 0) {
+      weights_.add_stack(name, weight, experts);
+    } else {
+      vector ? weights_.add_vector(name, weight) : weights_.add_matrix(name, weight);
+    }
     values_[name] = {rows, cols, values};
   }
 
@@ -86,6 +105,26 @@ class Fused {
     if (change.bias) put(path + ".bias", 1, int(change.bias->size()), {change.bias->begin(), change.bias->end()}, true);
     if (!change.low_rank || change.low_rank->b_bias.empty()) return;
     throw Error(ErrorCode::unsupported, path, "lora_bias");  // a bias that the base's config has no place for
+  }
+
+  /// As they lie: one stack, or a module for each.
+  void apply(const nn::TargetModule& stack, const std::vector<FactorView>& experts) {
+    const bool whole = values_.contains(stack.name);
+    for (size_t e = 0; e < experts.size(); ++e) {
+      std::string each = stack.each;
+      each.replace(each.find('#'), 1, std::to_string(e));
+      const std::string& name = whole ? stack.name : each;
+      auto [rows, cols, values] = values_.at(name);
+      const size_t in = size_t(stack.in), rank = size_t(experts[e].rank), first = whole ? e * size_t(stack.out) : 0;
+      for (size_t n = 0; n < size_t(stack.out); ++n) {
+        for (size_t k = 0; k < rank; ++k) {
+          for (size_t c = 0; c < in; ++c)
+            values[(first + n) * in + c] +=
+                double(experts[e].scale) * double(experts[e].b[n * rank + k]) * double(experts[e].a[k * in + c]);
+        }
+      }
+      put(name, rows, cols, values, false, whole ? stack.experts : 0);
+    }
   }
 
   struct Stored {
@@ -129,6 +168,50 @@ TEST(AdapterGoldens, TheTwinsAreTheSameBits) {
   const Adapter peft = read_adapter(golden_path("adapters/peft_lora")),
                 mlx = read_adapter(golden_path("adapters/mlx_twin"));
   EXPECT_EQ(peft.modules, mlx.modules);
+}
+
+/// Into the other format and back: the same factors, whichever shape experts have there.
+TEST(AdapterGoldens, ExpertsGoThereAndBack) {
+  const std::pair<const char*, Dialect> cases[] = {{"mlx_experts", Dialect::peft},
+                                                   {"mlx_experts_apart", Dialect::peft},
+                                                   {"peft_experts", Dialect::mlx},
+                                                   {"peft_mixtral_experts", Dialect::mlx}};
+  for (const auto& [name, other] : cases) {
+    SCOPED_TRACE(name);
+    const Adapter adapter = golden_adapter(name);
+    const test::TemporaryDirectory there, back;
+    write_adapter(adapter, other, there.path(), {.layers = 2});
+    const Adapter converted = read_adapter(there.path());
+    EXPECT_NE(converted.modules, adapter.modules);
+    write_adapter(converted, adapter.dialect, back.path(), {.layers = 2});
+    EXPECT_EQ(read_adapter(back.path()).modules, adapter.modules);
+  }
+  // Of either dialect: what a training saves has stacks whatever its format.
+  Adapter stacks = golden_adapter("mlx_experts");
+  stacks.dialect = Dialect::peft;
+  const test::TemporaryDirectory split;
+  write_adapter(stacks, Dialect::peft, split.path());
+  EXPECT_TRUE(read_adapter(split.path()).modules.contains(layer(0, "mlp.experts.7.up_proj")));
+  const test::TemporaryDirectory nowhere;
+  EXPECT_THROW(write_adapter(golden_adapter("peft_parameters"), Dialect::mlx, nowhere.path(), {.layers = 2}), Error);
+}
+
+TEST(AdapterGoldens, ExpertsMerge) {
+  const Adapter one = golden_adapter("mlx_experts");
+  const Adapter sum = merge({{one, 0.5}, {one, 0.25}}).adapter;
+  const std::string path = layer(1, "mlp.switch_mlp.up_proj");
+  const LowRank &low = *sum.modules.at(path).low_rank, &own = *one.modules.at(path).low_rank;
+  EXPECT_EQ(low.experts, own.experts);
+  EXPECT_EQ(low.rank(), 2 * own.rank());
+  EXPECT_NEAR(delta_norm(low), 0.75 * delta_norm(own), 1e-6 * delta_norm(own));
+  Adapter single = golden_adapter("peft_experts");
+  try {
+    merge({{one, 1}, {single, 1}});
+    ADD_FAILURE() << "merged";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("expected all as stacks or all module by module"), std::string::npos)
+        << e.what();
+  }
 }
 
 }  // namespace

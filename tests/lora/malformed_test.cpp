@@ -126,7 +126,40 @@ std::vector<Bad> cases() {
       {"mlx_rank_of_config", true, set_parameter("rank", 8), kFile, "rank: expected 8 columns, as the config says"},
       {"mlx_one_axis", true, reshape(kQ0 + ".lora_a", {8}), kFile,
        "tensor '" + kQ0 + ".lora_a': shape: expected [in, rank], got [8]"},
-      {"mlx_experts", true, reshape(kQ0 + ".lora_a", {2, 2, 4}), kNot, "factors of experts"},
+      {"mlx_experts", true, reshape(kQ0 + ".lora_a", {2, 2, 4}), kFile,
+       "tensor '" + kQ0 + ".lora_b': shape: expected [experts, out, rank], got [2, 6]"},
+      {"mlx_experts_rank", true,
+       [](Directory& d) {
+         d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {3, 2, 4}, DType::f32, {}};
+         d.at(kQ0 + ".lora_b") = {kQ0 + ".lora_b", {3, 6, 1}, DType::f32, {}};
+       },
+       kFile, "expected [3, out, 2] beside '" + kQ0 + ".lora_a' [3, 2, 4], got [3, 6, 1]"},
+      {"mlx_experts_count", true,
+       [](Directory& d) {
+         d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {3, 2, 4}, DType::f32, {}};
+         d.at(kQ0 + ".lora_b") = {kQ0 + ".lora_b", {2, 6, 2}, DType::f32, {}};
+       },
+       kFile, "expected [3, out, 2]"},
+      {"mlx_experts_rank_of_config", true,
+       [](Directory& d) {
+         d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {3, 1, 4}, DType::f32, {}};
+         d.at(kQ0 + ".lora_b") = {kQ0 + ".lora_b", {3, 6, 1}, DType::f32, {}};
+       },
+       kFile, "rank: expected 2, as the config says, got [3, 1, 4]"},
+      {"mlx_experts_none", true,
+       [](Directory& d) {
+         d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {0, 2, 4}, DType::f32, {}};
+         d.at(kQ0 + ".lora_b") = {kQ0 + ".lora_b", {0, 6, 2}, DType::f32, {}};
+       },
+       kFile, "shape: expected [experts, rank, in], got [0, 2, 4]"},
+      {"mlx_experts_dora", true,
+       [](Directory& d) {
+         d.config["fine_tune_type"] = "dora";
+         d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {3, 2, 4}, DType::f32, {}};
+         d.at(kQ0 + ".lora_b") = {kQ0 + ".lora_b", {3, 6, 2}, DType::f32, {}};
+         d.tensors.push_back({kQ0 + ".m", {3, 6}, DType::f32, {}});
+       },
+       kNot, "DoRA of experts"},
       {"mlx_zero_rank", true,
        [](Directory& d) {
          d.at(kQ0 + ".lora_a") = {kQ0 + ".lora_a", {4, 0}, DType::f32, {}};
@@ -217,7 +250,7 @@ std::vector<Bad> cases() {
       {"peft_rank_of_config", false, set("r", 4), kFile, "rank: expected 4 rows, as the config says, got [2, "},
       {"peft_rank_pattern", false, set("rank_pattern", {{"q_proj", 4}}), kFile,
        "tensor '" + kA + "': rank: expected 4 rows"},
-      {"peft_experts", false, reshape(kA, {2, 2, 4}), kNot, "factors of experts"},
+      {"peft_experts", false, reshape(kA, {2, 2, 4}), kNot, "a stack of experts is not supported here"},
       {"peft_nan", false, value(kA, NAN), kFile, "tensor '" + kA + "': element 1"},
       {"peft_integers", false, [](Directory& d) { d.at(kB).dtype = DType::i8; }, kFile, "got I8"},
       {"peft_two_weights", false,
@@ -286,7 +319,21 @@ std::vector<Bad> cases() {
       {"peft_corda", false, set("init_lora_weights", "corda"), kNot, "unconverted"},
       {"peft_loftq", false, set("init_lora_weights", "loftq"), kNot, "unconverted"},
       {"peft_other_init", false, set("init_lora_weights", "newest"), kNot, "unknown value 'newest'"},
-      {"peft_parameters", false, set("target_parameters", {"mlp.experts.gate_up_proj"}), kNot, "'target_parameters'"},
+      {"peft_parameters", false, set("target_parameters", {"mlp.weight"}), kNot,
+       "'target_parameters': expected gate_up_proj and down_proj of experts, got 'mlp.weight'"},
+      {"peft_parameter_rank", false,
+       [](Directory& d) {
+         d.config["target_parameters"] = {"mlp.experts.down_proj"};
+         add(kPeft + layer(0, "mlp.experts.lora_A.weight"), {5, 4})(d);
+         add(kPeft + layer(0, "mlp.experts.lora_B.weight"), {6, 5})(d);
+       },
+       kFile, "a multiple of the rank 2 of the config"},
+      {"peft_parameter_unnamed", false,
+       [](Directory& d) {
+         add(kPeft + layer(0, "mlp.experts.lora_A.weight"), {6, 4})(d);
+         add(kPeft + layer(0, "mlp.experts.lora_B.weight"), {6, 6})(d);
+       },
+       kConfig, "'target_modules': expected every module that has factors"},
       {"peft_token_indices", false, set("trainable_token_indices", {1, 2}), kNot, "'trainable_token_indices'"},
       {"peft_replication", false, set("layer_replication", {{0, 4}, {2, 5}}), kNot, "'layer_replication'"},
       {"peft_alora", false, set("alora_invocation_tokens", {1}), kNot, "'alora_invocation_tokens'"},

@@ -99,6 +99,17 @@ std::vector<Option> options() {
   add("fused_delta_net_peft", {.family = "qwen3_next", .format = k4Bit, .value_dim = 16, .interval = 3},
       {{.dialect = lora::Dialect::peft, .modules = {"in_proj_qkvz", "in_proj_ba", "out_proj"}}});
   add("gated_attention", {.family = "qwen3_5", .format = k4Bit, .interval = 1}, {{.modules = {"q_proj", "o_proj"}}});
+  const std::vector<std::string> stacks = {"gate_proj", "up_proj", "down_proj"};
+  add("experts", {.family = "qwen3_moe", .format = k4Bit}, {{.modules = {"q_proj"}, .experts = stacks}});
+  add("experts_alone", {.family = "qwen2_moe", .format = k4Bit, .normalised = false},
+      {{.modules = {}, .experts = {"down_proj"}}});
+  add("experts_one_by_one", {.family = "mixtral", .format = k4Bit, .apart = true},
+      {{.dialect = lora::Dialect::peft, .modules = {"v_proj"}, .experts = stacks, .single = true}}, {0.5f});
+  add("experts_composed", {.family = "qwen3_moe", .format = k4Bit, .apart = true},
+      {{.modules = {"gate"}, .experts = {"gate_proj", "down_proj"}},
+       {.dialect = lora::Dialect::peft, .modules = {}, .rank = 3, .experts = stacks, .single = true},
+       {.modules = {}, .rank = 7, .experts = {"up_proj"}}},
+      {0.7f, 1, -0.4f});
   add("bf16", {.format = Format::dense(DType::bf16)}, {{}});
   add("f16", {.format = Format::dense(DType::f16)}, {{}});
   add("f32", {.format = Format::dense(DType::f32)}, {{}});
@@ -144,6 +155,9 @@ TEST_P(EveryOption, EqualsDenseWeights) {
     if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     if (option.tiny.has_latents() && lacks(target.backend, Operation::latent_keys)) continue;
+    const bool experts = std::any_of(option.adapters.begin(), option.adapters.end(),
+                                     [](const AdapterOptions& adapter) { return !adapter.experts.empty(); });
+    if (experts && lacks(target.backend, Operation::lora_experts)) continue;
     SCOPED_TRACE(target.name());
     Adapted adapted(target, option.tiny);
     const int32_t slot = adapted.slot(weighted);
@@ -160,12 +174,21 @@ struct Crowd {
   std::vector<std::vector<Weighted>> sets;
 
   explicit Crowd(const TinyModel& t) : tiny(t) {
-    const std::vector<AdapterOptions> kinds = {{.rank = 8},
-                                               {.rank = 3, .embedding = true, .head = true},
-                                               {.dora = true},
-                                               {.full = true, .norms = true},
-                                               {.modules = {"q_proj", "down_proj"}, .rank = 16},
-                                               {.rank = 5, .norms = true}};
+    std::vector<AdapterOptions> kinds = {{.rank = 8},
+                                         {.rank = 3, .embedding = true, .head = true},
+                                         {.dora = true},
+                                         {.full = true, .norms = true},
+                                         {.modules = {"q_proj", "down_proj"}, .rank = 16},
+                                         {.rank = 5, .norms = true}};
+    if (tiny.has_experts()) {
+      const std::vector<std::string> attention = {"q_proj", "k_proj", "v_proj", "o_proj"};
+      for (AdapterOptions& kind : kinds) kind.modules = attention;
+      for (const size_t i : {0u, 1u, 5u}) kinds[i].experts = {"gate_proj", "up_proj", "down_proj"};
+      kinds[1].dialect = lora::Dialect::peft;
+      kinds[1].single = true;
+      kinds[4].modules = {};
+      kinds[4].experts = {"down_proj"};
+    }
     for (size_t i = 0; i < kinds.size(); ++i) adapters.push_back(random_adapter(tiny, kinds[i], 60 + i));
     const auto* a = adapters.data();
     sets = {{},           {{a, 1}},      {{a + 1, 0.5f}, {a, 0.25f}}, {{a + 2, 1}}, {{a + 3, 1}},
@@ -174,15 +197,22 @@ struct Crowd {
 };
 
 std::vector<TinyModel> bases() {
-  return {{.format = k4Bit}, {.family = "qwen2", .d_ff = 128, .format = Format::affine(8, 64, DType::f16, DType::f16)}};
+  return {{.format = k4Bit},
+          {.family = "qwen2", .d_ff = 128, .format = Format::affine(8, 64, DType::f16, DType::f16)},
+          {.family = "qwen3_moe", .format = k4Bit}};
 }
 
 class Laws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
+  void SetUp() override {
+    if (tiny_.has_experts() && lacks(target_.backend, Operation::lora_experts))
+      GTEST_SKIP() << "no experts on " << target_.backend;
+  }
   const Target target_ = std::get<0>(GetParam());
   const TinyModel tiny_ = bases()[size_t(std::get<1>(GetParam()))];
 };
-INSTANTIATE_TEST_SUITE_P(All, Laws, testing::Combine(testing::ValuesIn(every_target()), testing::Range(0, 2)),
+INSTANTIATE_TEST_SUITE_P(All, Laws,
+                         testing::Combine(testing::ValuesIn(every_target()), testing::Range(0, int(bases().size()))),
                          [](const auto& p) {
                            return std::get<0>(p.param).name() + "_" + bases()[size_t(std::get<1>(p.param))].family;
                          });
@@ -233,7 +263,12 @@ TEST_P(Laws, ChunksGiveTheResultOfTheWhole) {
 TEST_P(Laws, WhatAddsNothingIsTheBaseBitForBit) {
   const std::vector<int32_t> tokens = random_tokens(10, 17, tiny_.vocab);
   const std::vector<float> base = Runner(target_.create(), tiny_, {}).step({{0, tokens}}).front();
-  lora::Adapter adapter = random_adapter(tiny_, {.embedding = true, .head = true}, 70);
+  AdapterOptions options{.embedding = true, .head = true};
+  if (tiny_.has_experts()) {
+    options.modules = {"q_proj"};
+    options.experts = {"gate_proj", "down_proj"};
+  }
+  lora::Adapter adapter = random_adapter(tiny_, options, 70);
   lora::Adapter no_b = adapter, no_a = adapter, no_scale = adapter;
   for (auto& [path, change] : no_b.modules)
     std::fill(change.low_rank->b.values.begin(), change.low_rank->b.values.end(), -0.0f);

@@ -51,6 +51,22 @@ std::string block_of(const TinyModel& t, const std::string& module) {
   return !mlp ? "self_attn." : t.family == "qwen2_moe" ? "mlp.shared_expert." : "mlp.";
 }
 
+/// Of an expert.
+ShapeOf expert_shape(const TinyModel& t, const std::string& part) {
+  return part == "down_proj" ? ShapeOf{t.d_model, t.d_expert} : ShapeOf{t.d_expert, t.d_model};
+}
+
+/// Before the names of stacks, and the name of one expert's part.
+std::string stacks_of(const TinyModel& t, int layer) {
+  return cat("model.layers.", layer, ".", t.family == "mixtral" ? "block_sparse_moe." : "mlp.", "switch_mlp.");
+}
+std::string expert_of(const TinyModel& t, int layer, int expert, const std::string& part) {
+  const bool mixtral = t.family == "mixtral";
+  const std::string own = part == "gate_proj" ? "w1" : part == "up_proj" ? "w3" : "w2";
+  return cat("model.layers.", layer, ".", mixtral ? "block_sparse_moe." : "mlp.", "experts.", expert, ".",
+             mixtral ? own : part);
+}
+
 lora::LowRank factors(Random& random, ShapeOf shape, const AdapterOptions& options) {
   const double a = 1 / std::sqrt(double(shape.in)), b = 1 / std::sqrt(double(options.rank));
   lora::LowRank low{random_matrix(random, options.rank, shape.in, a),
@@ -64,6 +80,23 @@ lora::LowRank factors(Random& random, ShapeOf shape, const AdapterOptions& optio
     for (float& m : low.magnitude) m += 1;
   }
   return low;
+}
+
+/// Of all experts of a stack.
+lora::LowRank stacked_factors(Random& random, int experts, ShapeOf shape, const AdapterOptions& options) {
+  lora::LowRank all;
+  all.experts = experts;
+  all.a = {0, shape.in, {}};
+  all.b = {0, options.rank, {}};
+  all.scale = float(random.uniform(0.5, 1.5));
+  for (int e = 0; e < experts; ++e) {
+    const lora::LowRank one = factors(random, shape, options);
+    all.a.rows += one.a.rows;
+    all.b.rows += one.b.rows;
+    all.a.values.insert(all.a.values.end(), one.a.values.begin(), one.a.values.end());
+    all.b.values.insert(all.b.values.end(), one.b.values.begin(), one.b.values.end());
+  }
+  return all;
 }
 
 /// A matrix in double that an adapter changes.
@@ -144,6 +177,25 @@ class Merger {
                         dense_weight(change.weight->values, 1, int(change.weight->values.size()), DType::f32));
   }
 
+  /// Of one expert of a stack.
+  void expert(const std::string& stack, int e, const lora::FactorView& factors, double weight) {
+    const ShapeOf shape = expert_shape(tiny_, stack.substr(stack.rfind('.') + 1));
+    if (!stacks_.contains(stack)) {
+      HostWeight all = weights_.experts(stack, tiny_.experts, shape.out, shape.in);
+      all.out *= tiny_.experts;
+      stacks_[stack] = widen(all);
+    }
+    Wide& w = stacks_.at(stack);
+    const size_t rank = size_t(factors.rank), in = size_t(shape.in);
+    for (size_t n = 0; n < size_t(shape.out); ++n) {
+      for (size_t k = 0; k < in; ++k) {
+        double delta = 0;
+        for (size_t i = 0; i < rank; ++i) delta += double(factors.b[n * rank + i]) * double(factors.a[i * in + k]);
+        w.values[(size_t(e) * size_t(shape.out) + n) * in + k] += weight * double(factors.scale) * delta;
+      }
+    }
+  }
+
   Wide& wide(const std::string& path) {
     const auto found = matrices_.find(path);
     if (found != matrices_.end()) return found->second;
@@ -156,6 +208,7 @@ class Merger {
 
   void finish() {
     for (const auto& [path, w] : matrices_) weights_.add_matrix(path, narrow(w));
+    for (const auto& [path, w] : stacks_) weights_.add_stack(path, narrow(w), tiny_.experts);
     for (const auto& [path, b] : biases_)
       weights_.add_vector(path + ".bias",
                           dense_weight(std::vector<float>(b.begin(), b.end()), 1, int(b.size()), DType::f32));
@@ -174,7 +227,7 @@ class Merger {
 
   const TinyModel& tiny_;
   MemoryWeights& weights_;
-  std::map<std::string, Wide> matrices_;
+  std::map<std::string, Wide> matrices_, stacks_;
   std::map<std::string, std::vector<double>> biases_;
 };
 
@@ -203,6 +256,19 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
       }
       if (options.biases && (module == "q_proj" || module == "k_proj" || module == "v_proj"))
         change.bias = random.normals(size_t(shape.out), 0.5);
+    }
+    for (const std::string& part : options.experts) {
+      const ShapeOf shape = expert_shape(tiny, part);
+      if (!options.single) {
+        adapter.modules[stacks_of(tiny, i) + part].low_rank = stacked_factors(random, tiny.experts, shape, options);
+        continue;
+      }
+      for (int e = 0; e < tiny.experts; ++e) {
+        if (e == 1) continue;
+        AdapterOptions own = options;
+        own.rank += e % 3;
+        adapter.modules[expert_of(tiny, i, e, part)].low_rank = factors(random, shape, own);
+      }
     }
     if (!options.norms) continue;
     vector(at + "input_layernorm", tiny.d_model);
@@ -247,13 +313,24 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
   return adapter;
 }
 
-MemoryWeights merged(const TinyModel& tiny, const std::vector<Weighted>& adapters) {
+MemoryWeights merged(const TinyModel& base, const std::vector<Weighted>& adapters) {
+  TinyModel tiny = base;
+  tiny.apart = false;
   MemoryWeights weights = tiny.weights();
   Merger merger(tiny, weights);
   merger.wide("lm_head");  // stands by itself, whatever happens to the table
   for (const Weighted& one : adapters) {
     for (const auto& [path, change] : one.adapter->modules) {
-      if (path.ends_with("norm")) {
+      if (const size_t at = path.find(".switch_mlp."); at != std::string::npos) {
+        for (int e = 0; e < tiny.experts; ++e) merger.expert(path, e, lora::view(*change.low_rank, e), one.weight);
+      } else if (const size_t number = path.find(".experts."); number != std::string::npos) {
+        const int e = std::stoi(path.substr(number + std::string(".experts.").size()));
+        for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+          const int layer = std::stoi(path.substr(std::string("model.layers.").size()));
+          if (path == expert_of(tiny, layer, e, part))
+            merger.expert(stacks_of(tiny, layer) + part, e, lora::view(*change.low_rank), one.weight);
+        }
+      } else if (path.ends_with("norm")) {
         merger.norm(path, change);
       } else if (path == "model.embed_tokens") {
         merger.table(path, change, one.weight, one.adapter->dialect);

@@ -20,6 +20,8 @@ struct AdapterOptions {
   bool biases = false;  // of q, k and v (Qwen2), replaced
   bool norms = false;   // all of them, replaced
   bool embedding = false, head = false;
+  std::vector<std::string> experts = {};  // "gate_proj", ...: factors of these stacks
+  bool single = false;                    // module by module, for every expert but the second
 };
 
 /// Deltas are about as large as the weights: what goes wrong shows.

@@ -75,6 +75,8 @@ TEST(Loader, ExpertsAreASiteAndAStack) {
     EXPECT_EQ(bool(s.w), with_backend);
     EXPECT_EQ(s.site, 0);
     EXPECT_EQ(load.target_modules()[0].kind, TargetModule::Kind::experts);
+    EXPECT_EQ(load.target_modules()[0].experts, 3);
+    EXPECT_EQ(load.target_modules()[0].each, "each.#");
     EXPECT_FALSE(load.target_modules()[0].router);
     EXPECT_TRUE(load.target_modules()[1].router);
     EXPECT_EQ(load.target_weights().size(), 2u);

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "backend/dropout.h"
+#include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "tests/ops/cases/common.h"
 #include "tests/support/backends.h"
@@ -341,6 +342,128 @@ TEST_F(Gradients, DropoutKeepsTheExpectationAndItsMask) {
     for (size_t i = 0; i < z.size(); ++i) same += (z[i] == 0) == (y[i] == 0);
     EXPECT_NEAR(same / n, 0.625, 5 * std::sqrt(0.625 * 0.375 / n));  // as independent masks agree
   }
+}
+
+TEST_F(Gradients, OfWeightsOfExperts) {
+  using enum RouterParams::Score;
+  const HostMatrix bias = normal(1, 6, 0.3);
+  for (const RouterParams& router : std::vector<RouterParams>{
+           {.experts = 6, .top_k = 3, .bias = {}},
+           {.experts = 6, .top_k = 3, .bias = {}, .normalise = false, .scale = 2.5f},
+           {.experts = 6, .top_k = 2, .bias = {}, .groups = 3, .top_groups = 2},
+           {.score = sigmoid, .experts = 6, .top_k = 3, .bias = upload(bias)},
+           {.score = sigmoid, .experts = 6, .top_k = 2, .bias = {}, .normalise = false, .scale = 0.5f}}) {
+    const HostMatrix logits = normal(4, 6), dweights = normal(4, router.top_k);
+    bind_plain(*ref_, {.rows = 4});
+    const Routing routing = ref_->stream().ops().route(upload(logits), router);
+    Matrix z = complex_of(logits);
+    const std::vector<double> added(bias.values.begin(), bias.values.end());
+    const auto loss = [&] {
+      C sum = 0;
+      for (size_t r = 0; r < 4; ++r) {
+        const auto choice = ref::route<C>(std::span<const C>(z[r]), router,
+                                          router.bias ? std::span<const double>(added) : std::span<const double>());
+        for (size_t j = 0; j < choice.weights.size(); ++j) sum += double(dweights.row(int(r))[j]) * choice.weights[j];
+      }
+      return sum;
+    };
+    expect_gradient(z, loss, read("dlogits", grad_.route_dx(upload(dweights), upload(logits), routing, router)));
+  }
+}
+
+/// Two of four experts for each of five rows.
+class ExpertGradients : public Gradients {
+ protected:
+  static constexpr int kRows = 5, kTopK = 2, kExperts = 4, kAll = kRows * kTopK;
+  ExpertGradients() {
+    bind_plain(*ref_, {.rows = kRows});
+    routing_ =
+        ref_->stream().ops().route(upload(normal(kRows, kExperts)), {.experts = kExperts, .top_k = kTopK, .bias = {}});
+    for (const auto& [tensor, to] : {std::pair(&routing_.experts, &expert_), std::pair(&routing_.order, &order_)}) {
+      to->resize(kAll);
+      ref_->read_bytes(*tensor, std::as_writable_bytes(std::span(*to)));
+    }
+  }
+  Routing routing_;
+  std::vector<int32_t> expert_, order_;  // [rows, top_k]
+};
+
+TEST_F(ExpertGradients, OfSums) {
+  const HostMatrix y = normal(kAll, 7), dsum = normal(kRows, 7),
+                   weights = {kRows, kTopK, read("w", routing_.weights).values};
+  Tensor dy, dweights;
+  // As they were read, so that both sides multiply by the same numbers.
+  routing_.weights = upload(weights);
+  grad_.sum_experts_dx(upload(dsum), upload(y), routing_, dy, dweights);
+  Matrix values = complex_of(y), w = complex_of(weights);
+  const auto loss = [&] {
+    C sum = 0;
+    for (size_t i = 0; i < kAll; ++i) {
+      for (size_t c = 0; c < 7; ++c)
+        sum += double(dsum.row(int(i) / kTopK)[c]) * w[i / kTopK][i % kTopK] * values[size_t(order_[i])][c];
+    }
+    return sum;
+  };
+  expect_gradient(values, loss, read("dy", dy));
+  expect_gradient(w, loss, read("dweights", dweights));
+}
+
+TEST_F(ExpertGradients, OfProducts) {
+  const HostMatrix x = normal(kRows, 64), dy1 = normal(kAll, 5), dy2 = normal(kAll, 3);
+  std::vector<HostWeight> first, second;
+  std::vector<Weight> packed1, packed2;
+  for (int e = 0; e < kExperts; ++e) {
+    first.push_back(random_weight(random_, 5, 64, Format::affine(3, 32, DType::bf16, DType::bf16), 0.2));
+    second.push_back(random_weight(random_, 3, 64, Format::dense(DType::bf16), 0.2));
+    packed1.push_back(ref_->pack(first.back()));
+    packed2.push_back(ref_->pack(second.back()));
+  }
+  const Weight stack1 = ref_->stack(packed1), stack2 = ref_->stack(packed2);
+  const Weight* const stacks[] = {&stack1, &stack2};
+  const Tensor dy[] = {upload(dy1), upload(dy2)};
+  Matrix wide = complex_of(x);
+  const auto loss = [&] {
+    C sum = 0;
+    for (const auto& [hosts, c] : {std::pair(&first, &dy1), std::pair(&second, &dy2)}) {
+      for (size_t i = 0; i < kAll; ++i) {
+        const WideWeight w = widen((*hosts)[size_t(expert_[i])]);
+        for (size_t n = 0; n < size_t(w.out) * 64; ++n)
+          sum += double(c->row(order_[i])[n / 64]) * w.value[n] * wide[i / kTopK][n % 64];
+      }
+    }
+    return sum;
+  };
+  // By assignment first, then summed over those of a row: the gradient with respect to what was spread.
+  const Tensor by_assignment = grad_.matmul_experts_dx(dy, stacks, routing_);
+  EXPECT_EQ(by_assignment.rows(), kAll);
+  expect_gradient(wide, loss, read("dx", grad_.spread_rows_dx(by_assignment, routing_)));
+}
+
+TEST_F(ExpertGradients, SpreadRowsAreThoseOfTheirAssignments) {
+  const HostMatrix x = normal(kRows, 3);
+  const Output y = read("y", grad_.spread_rows(upload(x), routing_));
+  ASSERT_EQ(y.rows, kAll);
+  for (size_t i = 0; i < kAll; ++i) {
+    for (size_t c = 0; c < 3; ++c) EXPECT_EQ(y.values[size_t(order_[i]) * 3 + c], x.row(int(i) / kTopK)[c]);
+  }
+}
+
+TEST_F(Gradients, OfGatedRows) {
+  HostMatrix y = normal(4, 6), gate = normal(4, 1, 3), dout = normal(4, 6);
+  gate.values[1] = 0;
+  gate.values[2] = -40;
+  Tensor dy, dgate;
+  grad_.gate_rows_dx(upload(dout), upload(y), upload(gate), dy, dgate);
+  Matrix values = complex_of(y), g = complex_of(gate);
+  const auto loss = [&] {
+    Matrix out = values;
+    for (size_t r = 0; r < 4; ++r) {
+      for (C& v : out[r]) v *= ref::sigmoid(g[r][0]);
+    }
+    return weighted(dout, out);
+  };
+  expect_gradient(values, loss, read("dy", dy));
+  expect_gradient(g, loss, read("dgate", dgate));
 }
 
 }  // namespace

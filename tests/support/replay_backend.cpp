@@ -127,6 +127,7 @@ class ReplayBackend final : public Backend {
   explicit ReplayBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)), stream_(inner_->stream()) {}
 
   std::string_view name() const override { return "replay"; }
+  bool has(Operation operation) const override { return inner_->has(operation); }
   Tensor make(int rows, int cols) override { return inner_->make(rows, cols); }
   Tensor upload(std::span<const float> values, int rows, int cols) override {
     return inner_->upload(values, rows, cols);

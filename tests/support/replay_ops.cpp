@@ -363,6 +363,29 @@ void ReplayOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& 
   });
 }
 
+void ReplayOps::lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                             std::span<Tensor> y) {
+  if (tape_ == nullptr) {
+    inner_.lora_experts(x, rows, routing, sites, y);
+    for (Tensor& t : y) made(t);
+    return;
+  }
+  std::vector<std::pair<std::function<Tensor(Values&)>, int>> held;  // before, and the number of what comes out
+  for (Tensor& t : y) {
+    const int cols = t.cols();
+    std::function<Tensor(Values&)> before = replaced(t);
+    t = fresh(routing.experts.rows() * routing.experts.cols(), cols);
+    held.emplace_back(std::move(before), recorded(t)->number);
+  }
+  tape_->operations.push_back(
+      [this, x, rows, routing, held, own = std::vector<int>(sites.begin(), sites.end())](Values& v) {
+        std::vector<Tensor> out;
+        for (const auto& [before, number] : held) out.push_back(before(v));
+        inner_.lora_experts(resolve(v, x), rows, resolve(v, routing), own, out);
+        for (size_t i = 0; i < held.size(); ++i) v[size_t(held[i].second)] = std::move(out[i]);
+      });
+}
+
 Tensor ReplayOps::sum_experts(const Tensor& y, const Routing& routing) {
   if (tape_ == nullptr) return made(inner_.sum_experts(y, routing));
   const Tensor sum = fresh(routing.experts.rows(), y.cols());

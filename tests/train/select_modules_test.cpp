@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "tests/train/training.h"
 
@@ -41,23 +43,42 @@ class SelectModules : public testing::Test {
 
 TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
   EXPECT_NO_THROW(require_trainable(*model));
-  for (const auto& [family, operation] : {std::pair{"mixtral", "matmul_experts"},
-                                          {"qwen2_moe", "matmul_experts"},
-                                          {"qwen3_moe", "matmul_experts"},
-                                          {"gemma2", "soft_cap"},
-                                          {"gemma4", "attend(layers that differ)"}}) {
+  for (const auto& [family, operation] :
+       {std::pair{"gemma2", "soft_cap"}, {"gemma4", "attend(layers that differ)"}, {"qwen3_5", "delta_rule"}}) {
     tiny.family = family;
     testing_support::MemoryWeights weights = tiny.weights();
     nn::Loader load(weights, nullptr);
-    const auto moe = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+    const auto other = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
     try {
-      require_trainable(*moe);
+      require_trainable(*other);
       ADD_FAILURE() << family;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::unsupported);
       EXPECT_NE(std::string(error.what()).find(cat("no derivative of ", operation)), std::string::npos) << error.what();
     }
   }
+}
+
+TEST_F(SelectModules, RoutersSharedExpertsAndStacks) {
+  tiny.family = "qwen2_moe";
+  tiny.layers = 1;
+  testing_support::MemoryWeights weights = tiny.weights();
+  nn::Loader load(weights, nullptr);
+  model = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+  EXPECT_NO_THROW(require_trainable(*model));
+  const std::string mlp = "model.layers.0.mlp.";
+  const std::vector<std::string> all = chosen(*model, {.num_layers = -1});
+  EXPECT_EQ(all.size(), 12u);
+  for (const char* name : {"gate", "shared_expert_gate", "shared_expert.up_proj", "switch_mlp.gate_proj",
+                           "switch_mlp.up_proj", "switch_mlp.down_proj"})
+    EXPECT_NE(std::find(all.begin(), all.end(), mlp + name), all.end()) << name;
+  EXPECT_EQ(chosen(*model, {.num_layers = -1, .keys = {"mlp.switch_mlp.up_proj"}}),
+            std::vector<std::string>{mlp + "switch_mlp.up_proj"});
+  EXPECT_EQ(refusal({.type = FineTune::dora, .num_layers = -1}, "DoRA of experts"), ErrorCode::unsupported);
+  EXPECT_EQ(chosen(*model, {.type = FineTune::dora, .num_layers = -1, .keys = {"mlp.gate"}}),
+            std::vector<std::string>{mlp + "gate"});
+  EXPECT_EQ(refusal({.num_layers = -1, .keys = {"mlp.experts.0.up_proj"}}, "mlp.switch_mlp.up_proj"),
+            ErrorCode::bad_request);
 }
 
 TEST_F(SelectModules, EveryLinearOfTheLastLayers) {

@@ -49,6 +49,23 @@ std::vector<Case> cases() {
   LoraOptions some = lora_of();
   some.keys = {"self_attn.q_proj", "mlp.down_proj", "model.layers.0.self_attn.v_proj"};
   some.num_layers = 1;
+  const auto moe = [](const char* family, const Format& format, bool normalised) {
+    TinyModel tiny;
+    tiny.family = family;
+    tiny.format = format;
+    tiny.experts = 4;
+    tiny.of_row = 2;
+    tiny.normalised = normalised;
+    return tiny;
+  };
+  const Format dense = Format::dense(DType::f32);
+  TinyModel apart = moe("mixtral", dense, true);
+  apart.apart = true;
+  LoraOptions stacks = lora_of(FineTune::lora, -1, 0.3f), attention = lora_of(FineTune::lora, 1),
+              router = lora_of(FineTune::dora);
+  stacks.keys = {"mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"};
+  attention.keys = {"self_attn.v_proj"};
+  router.keys = {"mlp.gate", "self_attn.k_proj"};
   LoraOptions rs = lora_of();
   rs.rslora = true;
   return {{"qwen3", qwen3, lora_of()},
@@ -63,6 +80,13 @@ std::vector<Case> cases() {
           {"some_keys", quantized, some},
           {"dropout", quantized, lora_of(FineTune::lora, -1, 0.3f)},
           {"dora", quantized, lora_of(FineTune::dora)},
+          {"qwen3_moe", moe("qwen3_moe", dense, true), lora_of()},
+          {"qwen3_moe_4bit", moe("qwen3_moe", quantized.format, true), lora_of()},
+          {"qwen2_moe", moe("qwen2_moe", dense, false), lora_of()},
+          {"mixtral_apart", apart, lora_of()},
+          {"experts_dropout", moe("qwen3_moe", quantized.format, true), stacks},
+          {"beside_experts", moe("qwen2_moe", quantized.format, true), attention},
+          {"router_dora", moe("qwen3_moe", quantized.format, false), router},
           {"dora_bias_dropout", qwen2, lora_of(FineTune::dora, -1, 0.3f)}};
 }
 

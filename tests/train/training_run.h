@@ -35,7 +35,9 @@ inline dataset::Dataset counting_rows(const std::string& name, int rows, int voc
 
 class World {
  public:
-  explicit World(const std::string& name = "cpu", bool fast = true, int threads = 2) {
+  explicit World(const std::string& name = "cpu", bool fast = true, int threads = 2,
+                 const testing_support::TinyModel& base = {})
+      : tiny(base) {
     tiny.format = Format::affine(4, 32, DType::bf16, DType::bf16);
     testing_support::register_replay_backend();
     std::unique_ptr<Backend> backend =

@@ -28,6 +28,7 @@ from common import GOLDENS, dequantize64, errors, read_safetensors, widen, write
 
 TOKENS = 8
 QWEN3, QWEN2, QUANTIZED = "models/qwen3", "models/qwen2", "widths/b4_g64_tied_bf16"
+QWEN3_MOE, QWEN3_MOE_4BIT, MIXTRAL = "experts/qwen3_moe", "experts/qwen3_moe_4bit", "experts/mixtral"
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
 
@@ -53,6 +54,18 @@ PEFT_CASES = {  # name -> base, LoraConfig's arguments
     "peft_saved": (QWEN3, dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["lm_head", "norm"])),
     "peft_saved_tied": (QWEN2, dict(r=2, lora_alpha=2, target_modules=["v_proj"], modules_to_save=["embed_tokens"])),
     "peft_fan_in": (QWEN3, dict(r=2, lora_alpha=2, fan_in_fan_out=True, target_modules=["up_proj"])),
+    "peft_parameters": (QWEN3_MOE, dict(r=3, lora_alpha=6, target_modules=["q_proj"], rank_pattern={r".*\.gate_up_proj": 2},
+                                        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])),
+    "peft_one_parameter": (QWEN3_MOE, dict(r=2, lora_alpha=2, use_rslora=True, target_modules=["v_proj"],
+                                           target_parameters=["mlp.experts.down_proj"])),
+    "peft_mixtral_parameters": (MIXTRAL, dict(r=2, lora_alpha=3, target_modules=["o_proj"],
+                                              target_parameters=["experts.gate_up_proj"])),
+}
+# As peft saves models of transformers 4, whose experts are linears; peft itself makes of them what transformers 5 has.
+# name -> base, rank, alpha, the experts' block, their parts, keys of the other targets
+EXPERT_CASES = {
+    "peft_experts": (QWEN3_MOE, 2, 3, "mlp", ["gate_proj", "up_proj", "down_proj"], ["self_attn.q_proj"]),
+    "peft_mixtral_experts": (MIXTRAL, 3, 4, "block_sparse_moe", ["w1", "w3", "w2"], ["self_attn.v_proj"]),
 }
 MLX_CASES = {  # name -> base, kind, num_layers, rank, scale, keys
     "mlx_lora": (QWEN3, "lora", -1, 4, 1.5, ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"]),
@@ -63,6 +76,12 @@ MLX_CASES = {  # name -> base, kind, num_layers, rank, scale, keys
     "mlx_dora": (QWEN3, "dora", -1, 3, 1.25, ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"]),
     "mlx_dora_quantized": (QUANTIZED, "dora", 1, 2, 1.5, ["self_attn.q_proj", "mlp.down_proj"]),
     "mlx_dora_tied_embedding": (QWEN2, "dora", 2, 2, 1.0, ["model.embed_tokens"]),
+    "mlx_experts": (QWEN3_MOE_4BIT, "lora", -1, 3, 1.5, ["self_attn.q_proj", "mlp.gate", "mlp.switch_mlp.gate_proj",
+                                                         "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"]),
+    "mlx_experts_apart": (MIXTRAL, "lora", -1, 2, 0.75, ["block_sparse_moe.switch_mlp.gate_proj",
+                                                         "block_sparse_moe.switch_mlp.down_proj"]),
+    "mlx_shared_expert": ("experts/qwen2_moe_mixed_widths", "lora", 1, 2, 20.0,
+                          ["mlp.switch_mlp.up_proj", "mlp.shared_expert.down_proj", "mlp.shared_expert_gate"]),
     "mlx_full": (QWEN2, "full", 1, None, None, None),
 }
 
@@ -109,8 +128,44 @@ def peft_rank_and_scale(config, path):
     return rank, alpha / math.sqrt(rank) if config["use_rslora"] else alpha / rank
 
 
+MIXTRALS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
+
+def stack_of(weights, path):
+    """The weights [experts, out, in] of mlx-lm's stack `path`, and the keys of a module for each; None where the stack is one."""
+    if path + ".weight" in weights:
+        return weights[path + ".weight"], None
+    head, part = path.split("switch_mlp.")
+    part = MIXTRALS[part] if "block_sparse_moe" in head else part
+    keys = [f"{head}experts.{e}.{part}.weight" for e in range(sum(k.startswith(head + "experts.") for k in weights) // 3)]
+    return np.stack([weights[k] for k in keys]), keys
+
+
+def change_stack(weights, path, delta):
+    values, keys = stack_of(weights, path)
+    if keys is None:
+        weights[path + ".weight"] = values + delta
+    else:
+        weights |= {key: one for key, one in zip(keys, values + delta)}
+
+
 def norm(matrix, axis):
     return np.sqrt((matrix * matrix).sum(axis, keepdims=True))
+
+
+def change_parameter(weights, path, a, b, config):
+    """Of the parameters of a module, the one that comes first is the innermost."""
+    named = [p for p in ("gate_up_proj", "down_proj") if any(t.endswith(p) for t in config["target_parameters"])]
+    block, part = path.removesuffix(".base_layer"), named[0 if path.endswith("base_layer") or len(named) == 1 else 1]
+    rank, scale = peft_rank_and_scale(config, f"{block}.{part}")
+    experts = a.shape[0] // rank
+    delta = scale * np.einsum("ore,eri->eoi", b.reshape(b.shape[0], rank, experts), a.reshape(experts, rank, a.shape[1]))
+    stacks = block.removesuffix("experts") + "switch_mlp."
+    if not any(key.startswith(block) for key in weights):
+        stacks = stacks.replace(".mlp.", ".block_sparse_moe.")
+    halves = [("gate_proj", delta[:, :delta.shape[1] // 2]), ("up_proj", delta[:, delta.shape[1] // 2:])]
+    for name, own in halves if part == "gate_up_proj" else [(part, delta)]:
+        change_stack(weights, stacks + name, own)
 
 
 def dense_peft(folder, weights):
@@ -123,6 +178,9 @@ def dense_peft(folder, weights):
     if "lm_head.weight" not in result:
         result["lm_head.weight"] = weights["model.embed_tokens.weight"]  # PEFT leaves the tied head as it was
     for path in sorted({k.split(".lora_")[0] for k in tensors if ".lora_" in k}):
+        if path.endswith((".experts", ".experts.base_layer")):
+            change_parameter(result, path, tensors[path + ".lora_A.weight"], tensors[path + ".lora_B.weight"], config)
+            continue
         rank, scale = peft_rank_and_scale(config, path)
         w = result[path + ".weight"]
         if path + ".lora_embedding_A" in tensors:
@@ -147,6 +205,9 @@ def dense_mlx(folder, weights):
     if config["fine_tune_type"] == "full":
         result |= tensors
     for path in sorted({k.rsplit(".", 1)[0] for k in tensors if k.endswith(".lora_a")}):
+        if ".switch_mlp." in path:
+            change_stack(result, path, config["lora_parameters"]["scale"] * tensors[path + ".lora_b"] @ tensors[path + ".lora_a"])
+            continue
         delta = tensors[path + ".lora_a"] @ tensors[path + ".lora_b"]
         embedding = path.endswith("embed_tokens")
         changed = result[path + ".weight"] + config["lora_parameters"]["scale"] * (delta if embedding else delta.T)
@@ -162,8 +223,8 @@ def dense_logits(config, weights, tokens, scratch):
     """A model without ties and with a bias wherever the weights have one."""
     config = config | {"tie_word_embeddings": False}
     biases = {k: weights[k] for k in weights if k.endswith(".bias")}
-    model = build(config, {k: v for k, v in weights.items() if k not in biases or config["model_type"] == "qwen2"}, scratch)
-    if config["model_type"] != "qwen2":
+    model = build(config, {k: v for k, v in weights.items() if k not in biases or config["model_type"].startswith("qwen2")}, scratch)
+    if not config["model_type"].startswith("qwen2"):
         for key, value in biases.items():
             module = model.get_submodule(key.removesuffix(".bias"))
             module.bias = torch.nn.Parameter(torch.tensor(value, dtype=torch.float64))
@@ -193,11 +254,39 @@ def make_peft(name, folder, scratch):
     (folder / "README.md").unlink(missing_ok=True)
     saved = json.loads((folder / "adapter_config.json").read_text())
     saved["base_model_name_or_path"] = "tiny"
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):  # sets, which Python writes in any order
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters"):  # sets, which Python writes in any order
         if isinstance(saved.get(key), list):
             saved[key] = sorted(saved[key])
     (folder / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     tensors = read_safetensors(folder / "adapter_model.safetensors")
+    write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    tokens = tokens_of(name, config)
+    loaded = PeftModel.from_pretrained(build(config, weights, scratch), folder).to(torch.float64).eval()
+    theirs = float64.logits(loaded, tokens)
+    plain = float64.logits(build(config, weights, scratch), tokens)
+    return finish(name, folder, tokens, dense_logits(config, dense_peft(folder, weights), tokens, scratch), plain,
+                  peft=theirs)
+
+
+def make_experts(name, folder, scratch):
+    base, rank, alpha, block, parts, others = EXPERT_CASES[name]
+    config, weights = base_weights(base)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    experts = config.get("num_experts") or config["num_local_experts"]
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        keys = others + [f"{block}.experts.{e}.{part}" for e in range(experts) for part in parts]
+        for path in (f"model.layers.{layer}.{key}" for key in keys):
+            w = weights[path + ".weight"]
+            tensors[f"base_model.model.{path}.lora_A.weight"] = randomised(random, (rank, w.shape[1]), 0.7)
+            tensors[f"base_model.model.{path}.lora_B.weight"] = randomised(random, (w.shape[0], rank), w.std() / alpha)
+    own = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, base_model_name_or_path="tiny",
+                     target_modules=sorted([key.split(".")[-1] for key in others] + parts))
+    own.inference_mode = True
+    own.save_pretrained(folder)
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    saved["target_modules"] = sorted(saved["target_modules"])
+    (folder / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     tokens = tokens_of(name, config)
     loaded = PeftModel.from_pretrained(build(config, weights, scratch), folder).to(torch.float64).eval()
@@ -230,6 +319,11 @@ def make_mlx(name, folder, scratch):
         paths = [k for k in keys if k + ".weight" in weights]
         paths += [f"model.layers.{i}.{k}" for i in range(first, count) for k in keys if k not in paths]
         for path in paths:
+            if ".switch_mlp." in path:
+                w, _ = stack_of(weights, path)
+                tensors[path + ".lora_a"] = randomised(random, (w.shape[0], rank, w.shape[2]), 0.7)
+                tensors[path + ".lora_b"] = randomised(random, (*w.shape[:2], rank), w.std() / math.sqrt(rank) / scale)
+                continue
             w = weights[path + ".weight"]
             out, size = w.shape[::-1] if path.endswith("embed_tokens") else w.shape
             grown = w.std() / math.sqrt(rank) / scale
@@ -295,14 +389,14 @@ def main():
     arguments = parser.parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        for cases, make in ((PEFT_CASES, make_peft), (MLX_CASES, make_mlx)):
+        for cases, make in ((PEFT_CASES, make_peft), (EXPERT_CASES, make_experts), (MLX_CASES, make_mlx)):
             for name in cases:
                 if arguments.only in (None, name):
                     (arguments.out / name).mkdir(parents=True, exist_ok=True)
                     wrong += make(name, arguments.out / name, Path(scratch))
     if not arguments.only:
         wrong += make_twin(arguments.out)
-        bases = {name: case[0] for name, case in (PEFT_CASES | MLX_CASES).items()} | {"mlx_twin": QWEN3}
+        bases = {name: case[0] for name, case in (PEFT_CASES | EXPERT_CASES | MLX_CASES).items()} | {"mlx_twin": QWEN3}
         write_json(arguments.out / "cases.json", dict(sorted(bases.items())))
     return 1 if wrong else 0
 

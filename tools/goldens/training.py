@@ -26,7 +26,7 @@ from mlx_lm.utils import load_model
 from peft import LoraConfig, get_peft_model
 
 import float64
-from adapters import base_weights, build
+from adapters import base_weights, build, stack_of
 from common import GOLDENS, write_json, write_safetensors
 
 mx.set_default_device(mx.cpu)
@@ -62,11 +62,20 @@ QUANTIZED, QWEN3, LLAMA = "widths/b4_g64_tied_bf16", "models/qwen3", "models/lla
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 ALL = ATTENTION + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 SOME = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"]
+STACKS = ["mlp.switch_mlp.gate_proj", "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"]
 RUNS = {  # name -> maker, base, kind, num_layers, rank, scale (peft: alpha), rslora, keys, optimizer, rate, masked
     "mlx_lora_4bit": ("mlx", QUANTIZED, "lora", -1, 4, 4.0, False, ALL, "adam", 1e-3, False),
     "mlx_dora_4bit": ("mlx", QUANTIZED, "dora", -1, 2, 2.0, False, SOME, "adamw", 1e-3, False),
     "mlx_lora_qwen3": ("mlx", QWEN3, "lora", 1, 3, 20.0, False, SOME, "sgd", 1e-2, True),
     "mlx_lora_llama": ("mlx", LLAMA, "lora", -1, 2, 10.0, False, ALL, "adam", 1e-3, True),
+    "mlx_lora_qwen3_moe": ("mlx", "experts/qwen3_moe_4bit", "lora", -1, 3, 4.0, False,
+                           ["self_attn.q_proj", "mlp.gate", *STACKS], "adam", 1e-3, False),
+    "mlx_lora_qwen2_moe": ("mlx", "experts/qwen2_moe", "lora", -1, 2, 5.0, False,
+                           ["self_attn.v_proj", "mlp.shared_expert.down_proj", "mlp.shared_expert_gate", STACKS[2]],
+                           "sgd", 1e-2, True),
+    "mlx_lora_mixtral": ("mlx", "experts/mixtral", "lora", 1, 2, 8.0, False,
+                         ["self_attn.o_proj", *(key.replace("mlp.", "block_sparse_moe.", 1) for key in STACKS[:2])],
+                         "adam", 1e-3, True),
     "peft_lora_4bit": ("peft", QUANTIZED, "lora", -1, 4, 8.0, False, ALL, "adam_corrected", 1e-3, False),
     "peft_rslora_llama": ("peft", LLAMA, "lora", -1, 3, 4.0, True, SOME, "adam_corrected", 1e-3, True),
     "peft_dora_4bit": ("peft", QUANTIZED, "dora", -1, 2, 4.0, False, SOME, "adam_corrected", 1e-3, False),
@@ -137,6 +146,11 @@ def begin(name, weights, run):
 def factors_of(random, weights, paths, kind, rank):
     tensors = {}
     for path in paths:
+        if ".switch_mlp." in path:
+            experts, out, size = stack_of(weights, path)[0].shape
+            tensors[path + ".lora_a"] = f32(random.uniform(-1, 1, (experts, rank, size)) / np.sqrt(size))
+            tensors[path + ".lora_b"] = f32(random.normal(0, 0.03, (experts, out, rank)))
+            continue
         out, size = weights[path + ".weight"].shape
         tensors[path + ".lora_a"] = f32(random.uniform(-1, 1, (size, rank)) / np.sqrt(size))
         tensors[path + ".lora_b"] = f32(random.normal(0, 0.03, (rank, out)))
@@ -265,8 +279,13 @@ def make_run(name, folder, scratch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=GOLDENS / "training")
+    parser.add_argument("--only", help="one run, for work on this script")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.only:
+        with tempfile.TemporaryDirectory() as scratch:
+            make_run(arguments.only, arguments.out / arguments.only, Path(scratch))
+        return 0
     make_optimizers(arguments.out)
     make_schedules(arguments.out)
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,7 +39,7 @@ inline const WeightRows& rows_of(const Weight& stack, int expert) {
 }
 
 class CpuOps final : public Ops {
-  friend class CpuGradOps;  // the same threads, memory, batch and tables
+  friend class CpuGradOps;  // the same threads, memory, batch, tables and plans
 
  public:
   CpuOps(const Kernels& kernels, ThreadPool& threads, std::shared_ptr<Pool> memory, bool fast);
@@ -71,6 +71,8 @@ class CpuOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
+  void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                    std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
@@ -156,6 +158,11 @@ class CpuOps final : public Ops {
   void lora_finish(const LoraWork& work, size_t m, const LoraModule& module, RowSet rows, const Tensor& y, int first,
                    int last);
   void lora_replace(const Tensor& x, const LoraWork& work, const LoraModule& module, Tensor& y);
+  struct ExpertLora;
+  std::vector<ExpertLora> expert_lora(const Tensor& x, ExpertRows rows, const Routing& routing,
+                                      std::span<const int> sites);
+  /// Rows of x that adapters of several rows of one expert read, where they do not follow each other.
+  void gather_expert_lora(const Tensor& x, const std::vector<int>& row_of, std::vector<ExpertLora>& runs);
   /// Cosines and sines of one rope at the bound batch's positions.
   struct RopeTable {
     RopeParams rope;
@@ -206,6 +213,7 @@ class CpuOps final : public Ops {
   std::vector<Scratch> scratch_;        // per thread
   std::vector<RopeTable> rope_tables_;  // of as many ropes as a model has
   std::vector<float> lora_u_;           // A x of every run and term
+  std::vector<float> lora_x_;           // rows of x that adapters of an expert read together
   std::vector<float> span_states_;      // of spans that are joined later
   std::vector<RowSampler> samplers_;    // per thread, or per row where there are fewer
   std::vector<int> sampled_rows_;       // rows that ask for a choice

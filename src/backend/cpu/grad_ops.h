@@ -20,6 +20,15 @@ class CpuGradOps final : public GradOps {
                           const Tensor& lse, const AttentionParams& attention, Tensor& dq, Tensor& dk,
                           Tensor& dv) override;
   Tensor matmul_dx(std::span<const Tensor> dy, std::span<const Weight* const> weights) override;
+  Tensor route_dx(const Tensor& dweights, const Tensor& logits, const Routing& routing,
+                  const RouterParams& router) override;
+  Tensor spread_rows(const Tensor& x, const Routing& routing) override;
+  Tensor spread_rows_dx(const Tensor& dy, const Routing& routing) override;
+  Tensor matmul_experts_dx(std::span<const Tensor> dy, std::span<const Weight* const> stacks,
+                           const Routing& routing) override;
+  void sum_experts_dx(const Tensor& dsum, const Tensor& y, const Routing& routing, Tensor& dy,
+                      Tensor& dweights) override;
+  void gate_rows_dx(const Tensor& dout, const Tensor& y, const Tensor& gate, Tensor& dy, Tensor& dgate) override;
   void gemm(float alpha, const Tensor& a, Op op_a, const Tensor& b, Op op_b, float beta, Tensor& c) override;
   Tensor rms_norm_dx(const Tensor& dy, const Tensor& x, const NormParams& norm) override;
   void norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim, const NormParams* q_norm,

@@ -12,12 +12,6 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr int64_t kSerialProducts = 1 << 15;  // multiply-adds below which waking other threads does not pay
-constexpr int kShrinkRows = 48;               // rows of x at once, which stay in the second-level cache
-
-const CpuLowRank& packed(const LowRankWeights& f) { return static_cast<const CpuLowRank&>(*f.packed); }
-size_t size_of(Element element) { return element == Element::bf16 ? 2 : 4; }
-
 bool fits_bf16(std::span<const float> values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return (std::bit_cast<uint32_t>(v) & 0xffffu) == 0; });
 }

@@ -21,6 +21,12 @@ struct CpuLowRank final : PackedLowRank {
   size_t bytes() const override { return size; }
 };
 
+inline const CpuLowRank& packed(const LowRankWeights& f) { return static_cast<const CpuLowRank&>(*f.packed); }
+inline size_t size_of(Element element) { return element == Element::bf16 ? 2 : 4; }
+
+inline constexpr int64_t kSerialProducts = 1 << 15;  // multiply-adds below which waking other threads does not pay
+inline constexpr int kShrinkRows = 48;               // rows of x at once, which stay in the second-level cache
+
 LowRankWeights pack_factors(const Kernels& kernels, const HostLowRank& factors, LowRankUse use, bool fast,
                             const ByteCounter& counter);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/stream.h"
@@ -14,6 +15,11 @@
 namespace bumblebee {
 namespace cuda {
 namespace {
+
+/// Of what only some models and adapters need.
+constexpr Operation kLacking[] = {Operation::gelu,         Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,     Operation::mixed_cache, Operation::delta_rule,
+                                  Operation::lora_experts, Operation::latent_keys};
 
 class CudaBackend final : public Backend {
  public:
@@ -30,6 +36,9 @@ class CudaBackend final : public Backend {
   }
 
   std::string_view name() const override { return "cuda"; }
+  bool has(Operation operation) const override {
+    return std::find(std::begin(kLacking), std::end(kLacking), operation) == std::end(kLacking);
+  }
   Tensor make(int rows, int cols) override { return pool_->make(rows, cols); }
   void keep_memory(size_t bytes) override { pool_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
 
@@ -59,8 +68,12 @@ class CudaBackend final : public Backend {
   }
 
   Weight pack(const HostWeight& weight) override { return upload_weight(device_, uploader_, weight, weight_bytes_); }
-  Weight stack(std::span<const Weight>) override {
-    throw Error(ErrorCode::unsupported, name(), "stacks of experts are not implemented on this device");
+  Weight stack(std::span<const Weight> experts) override {
+    if (experts.size() > kMostExperts) {
+      throw Error(ErrorCode::unsupported, name(),
+                  cat("experts: expected at most ", kMostExperts, ", got ", experts.size()));
+    }
+    return stack_weights(device_, experts, weight_bytes_);
   }
   Tensor pack_vector(const HostWeight& vector) override {
     std::vector<float> values(size_t(vector.in));
@@ -204,8 +217,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {Operation::gelu, Operation::soft_cap, Operation::norm_runs, Operation::multiply,
-                      Operation::mixed_cache, Operation::latent_keys, Operation::matmul_experts, Operation::delta_rule},
+          .lacking = {std::begin(cuda::kLacking), std::end(cuda::kLacking)},
           .own_memory = true};
 }
 

@@ -10,36 +10,11 @@
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/ops.h"
+#include "backend/cuda/stages.h"
 #include "backend/cuda/weights.h"
 
 namespace bumblebee::cuda {
 namespace {
-
-bool same(const Tensor& a, const Tensor& b) {
-  return a.buffer() == b.buffer() && a.offset_bytes() == b.offset_bytes() && a.rows() == b.rows() &&
-         a.cols() == b.cols();
-}
-
-ScaleType scale_type(Element element) {
-  BB_CHECK(element != Element::i8);
-  return element == Element::f32 ? ScaleType::f32 : element == Element::f16 ? ScaleType::f16 : ScaleType::bf16;
-}
-
-constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
-
-ProductStage stage_of(const WeightView& w) {
-  return {.in = w.in, .bits = w.bits, .group = w.group, .scale = scale_type(w.scale), .input = {}};
-}
-
-/// Of the weight and the card alone, so that a row takes the same kernel in any company.
-bool fits_stage(const WeightView& w) {
-  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
-}
-
-/// Whether two weights may be terms of one stage.
-bool same_format(const WeightView& a, const WeightView& b) {
-  return a.bits == b.bits && a.group == b.group && a.scale == b.scale;
-}
 
 NormArgs args_of(const Tensor& x, const Tensor& y, const NormParams& norm) {
   return {.x = data(x),
@@ -57,6 +32,7 @@ void CudaOps::drop_waiting() {
   norm_.reset();
   product_.reset();
   rotation_.reset();
+  sum_.reset();
 }
 
 void CudaOps::wait_for_next(bool waits) {
@@ -68,6 +44,12 @@ void CudaOps::settle() {
   settle_product();
   settle_rotation();
   settle_norm();
+}
+
+void CudaOps::settle_for(const Tensor& read) {
+  settle_product();
+  settle_rotation();
+  if (norm_ && norm_->y.buffer() == read.buffer()) settle_norm();
 }
 
 void CudaOps::settle_norm() {
@@ -88,6 +70,7 @@ Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
 
 bool CudaOps::add_product(Tensor& x, Tensor& delta) {
   Tensor* const outputs[] = {&delta};
+  if (product_ && product_->stage.experts.slots > 0) return false;  // its rows are assignments
   if (!take_product(outputs)) return false;
   settle_rotation();
   settle_norm();  // of x as it was
@@ -100,7 +83,8 @@ bool CudaOps::add_product(Tensor& x, Tensor& delta) {
 }
 
 void CudaOps::add(Tensor& x, Tensor delta) {
-  if (add_product(x, delta)) return;
+  Tensor none;
+  if (add_product(x, delta) || add_sum(x, delta, nullptr, none)) return;
   settle();
   x = make_writable(x);
   cuda::add_rms_norm(data(x), data(delta), {.x = data(x), .rows = x.rows(), .cols = x.cols(), .width = x.cols()},
@@ -109,6 +93,7 @@ void CudaOps::add(Tensor& x, Tensor delta) {
 
 Tensor CudaOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   if (add_product(x, delta)) return rms_norm(x, norm);
+  if (Tensor normed; add_sum(x, delta, &norm, normed)) return normed;
   settle();
   x = make_writable(x);
   Tensor y = pool_->make(x.rows(), x.cols());
@@ -155,6 +140,7 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
     *y[t] = pool_->make(rows, weight.out);
     ProductStage& stage = product.stage;
     stage.bits = weight.bits, stage.group = weight.group, stage.scale = scale_type(weight.scale);
+    stage.scale_row = weight.scale_row;
     product.y[size_t(stage.terms)] = *y[t];
     stage.term[stage.terms++] = {.codes = weight.codes,
                                  .scales = weight.scales,
@@ -215,13 +201,15 @@ void CudaOps::launch_product() {
   ProductStage stage = waiting.stage;
   // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one; adapters,
   // which end a launch late, lose by it (docs/internals/cuda.md).
-  stage.apart = apart_ = (stage.rows <= 4 && stage.lora.ranks == 0) || !apart_;
+  stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) &&
+                         ((stage.rows <= 4 && stage.lora.ranks == 0) || !apart_);
   stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
 }
 
 void CudaOps::settle_product() {
   if (product_) launch_product();
+  settle_sum();
 }
 
 bool CudaOps::take_product(std::span<Tensor* const> outputs) {
@@ -242,7 +230,8 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
   const CudaSlots::Bounds& bounds = slots_.bounds();
   // Anything but terms is for the operation by itself. Of the table alone: what is recorded is right for every batch.
   if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
-  if (product_->stage.lora.ranks > 0) return false;  // it has those of one operation
+  // It has those of one operation, or rows of its own.
+  if (product_->stage.lora.ranks > 0 || product_->stage.experts.slots > 0) return false;
   ProductStage stage = product_->stage;
   const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
   if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))

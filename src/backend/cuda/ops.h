@@ -1,7 +1,8 @@
 // The operations of a card: each takes memory from the pool and enqueues kernels. The bound batch is theirs. A norm, a
-// product and a rotation wait for the operation after them, which may be one kernel with them: a norm is part of the
-// product that takes it, a product adds to the residual or ends in silu(gate)·up, a rotation also fills the pages. That
-// is done only where nobody else holds what would have been written; handles say so, and results have the same bits.
+// product, a rotation and a sum of experts wait for the operation after them, which may be one kernel with them: a norm
+// is part of the product that takes it, a product adds to the residual or ends in silu(gate)·up, a rotation also fills
+// the pages, a sum is added where it is formed. That is done only where nobody else holds what would have been written;
+// handles say so, and results have the same bits.
 #pragma once
 
 #include <array>
@@ -17,6 +18,7 @@
 #include "backend/cuda/kernels/exact_math.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/rope.h"
+#include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/memory.h"
 #include "backend/cuda/slots.h"
 
@@ -54,7 +56,7 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  // Nobody calls these: a model that needs them is refused before.
+  // BackendEntry::lacking lists them: nobody calls these.
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
   void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
@@ -65,14 +67,14 @@ class CudaOps final : public Ops {
   }
   // Operation::latent_keys is lacking: nobody calls this.
   Tensor matmul_heads(const Tensor&, const Weight&, bool, int) override { BB_UNREACHABLE(); }
-  // BackendEntry::experts is false: nobody calls these.
-  Routing route(const Tensor&, const RouterParams&) override { BB_UNREACHABLE(); }
-  void matmul_experts(const Tensor&, ExpertRows, const Routing&, std::span<const Weight* const>,
-                      std::span<Tensor>) override {
+  void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }
-  Tensor sum_experts(const Tensor&, const Routing&) override { BB_UNREACHABLE(); }
-  Tensor gate_rows(Tensor, const Tensor&) override { BB_UNREACHABLE(); }
+  Routing route(const Tensor& logits, const RouterParams& router) override;
+  void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                      std::span<Tensor> y) override;
+  Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
@@ -86,7 +88,11 @@ class CudaOps final : public Ops {
   void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
   /// Enqueues the product that waits, as it is set up by now.
   void launch_product();
+  /// The product or the sum of experts that waits; never both.
   void settle_product();
+  void settle_sum();
+  /// x += delta and norm.y = rms_norm(x), or null: x += delta, where a sum of experts waits to be added.
+  bool add_sum(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y);
   void settle_norm();
   void settle_rotation();
   /// The product that waits, if its outputs are these and nobody else holds them from then on.
@@ -96,6 +102,15 @@ class CudaOps final : public Ops {
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
   HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
+  /// What multiplies stacks: a stage, tensor cores with tiles of 64 rows, or what can do every format.
+  enum class ExpertKernel : uint8_t { stage, wide, few };
+  ExpertKernel kernel_of(const Routing& routing, const Weight& stack) const;
+  void experts_in_stage(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                        std::span<Tensor> y);
+  void experts_at_once(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
+                       std::span<Tensor> y, bool wide);
+  /// Enqueues what waits and what `read` waits for; a norm that nobody has read yet goes on waiting.
+  void settle_for(const Tensor& read);
   const float* frequencies(const std::vector<float>& inv_freq);
   /// Enqueues a copy of host memory that need not live on.
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);
@@ -120,8 +135,13 @@ class CudaOps final : public Ops {
   struct WaitingProduct {
     ProductStage stage;
     std::array<Tensor, kStageTerms> y;  // not written yet
-    Tensor input;                       // what the stage reads
+    Tensor input, order;                // what the stage reads
     std::shared_ptr<Buffer> digits, steps, u;
+  };
+  struct WaitingSum {
+    Tensor y;
+    Routing routing;
+    Tensor out;  // not written yet
   };
   struct WaitingRotation {
     Tensor q, k;  // not rotated yet
@@ -133,6 +153,7 @@ class CudaOps final : public Ops {
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   std::optional<WaitingRotation> rotation_;
+  std::optional<WaitingSum> sum_;
   ZeroedMemory stage_workspace_, attend_counters_, lora_counter_;
 };
 

@@ -72,9 +72,47 @@ Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uplo
                   .in = weight.in,
                   .bits = f.kind == Format::Kind::dense ? 0 : int32_t(f.bits),
                   .group = int32_t(f.group),
+                  .scale_row = f.kind == Format::Kind::dense ? 0 : int32_t(weight.in / int(f.group)),
                   .scale = element_of(f.scale),
                   .bias = element_of(f.bias)};
   return {f, weight.out, weight.in, std::move(packed)};
+}
+
+Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<const Weight> experts,
+                     const ByteCounter& counter) {
+  const WeightView& one = view_of(experts.front());
+  const Format& f = experts.front().format;
+  const size_t count = experts.size(), out = size_t(one.out), codes = out * one.row_bytes;
+  // Tensor copies want rows at multiples of 16 bytes, and those of one length for scales and biases.
+  const size_t scale = size_t(size_of(f.scale)), bias = size_t(size_of(f.bias)), unit = 16 / std::min(scale, bias);
+  const size_t groups = one.bits == 0 ? 0 : size_t(one.in / one.group), pitch = (groups + unit - 1) / unit * unit;
+  const size_t scales_at = aligned(count * codes), biases_at = scales_at + aligned(count * out * pitch * scale);
+  auto packed = std::make_shared<CudaWeight>();
+  packed->bytes = DeviceBytes(device, biases_at + aligned(count * out * pitch * bias), counter);
+  std::byte* const at = packed->bytes.data();
+  device->use();
+  const cudaStream_t stream = device->upload();
+  check(cudaMemsetAsync(at + scales_at, 0, packed->bytes.size() - scales_at, stream), "stack experts");
+  const auto copy_rows = [&](size_t to, const void* from, size_t size) {
+    if (groups == 0 || out == 0) return;
+    check(cudaMemcpy2DAsync(at + to, pitch * size, from, groups * size, groups * size, out, cudaMemcpyDeviceToDevice,
+                            stream),
+          "stack experts");
+  };
+  for (size_t e = 0; e < count; ++e) {
+    const WeightView& expert = view_of(experts[e]);
+    BB_CHECK(experts[e].format == f && expert.out == one.out && expert.in == one.in, "expert ", e);
+    check(cudaMemcpyAsync(at + e * codes, expert.codes, codes, cudaMemcpyDeviceToDevice, stream), "stack experts");
+    copy_rows(scales_at + e * out * pitch * scale, expert.scales, scale);
+    copy_rows(biases_at + e * out * pitch * bias, expert.biases, bias);
+  }
+  check(cudaStreamSynchronize(device->upload()), "stack experts");  // those who gave them may free them
+  packed->view = one;
+  packed->view.codes = reinterpret_cast<const uint8_t*>(at);
+  packed->view.scales = at + scales_at;
+  packed->view.biases = at + biases_at;
+  packed->view.scale_row = int32_t(pitch);
+  return {f, one.out, one.in, std::move(packed), int(count)};
 }
 
 LowRankWeights upload_factors(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostLowRank& f,

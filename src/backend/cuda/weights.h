@@ -23,6 +23,9 @@ inline const WeightView& view_of(const Weight& weight) { return static_cast<cons
 
 Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& weight,
                      const ByteCounter& counter);
+/// One after the other in memory of their own; their handles may go. All have one format and size.
+Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<const Weight> experts,
+                     const ByteCounter& counter);
 /// `fast`: rounded to bf16.
 LowRankWeights upload_factors(const std::shared_ptr<const Device>& device, Uploader& uploader,
                               const HostLowRank& factors, LowRankUse use, bool fast, const ByteCounter& counter);

@@ -1,4 +1,4 @@
-// What choosing experts means, for one row and any scalar.
+// What choosing experts means, for one row and any scalar; and its derivative.
 #pragma once
 
 #include <algorithm>
@@ -68,6 +68,36 @@ Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span
     chosen.weights.push_back(T(typename Sum<T>::type(scores[size_t(e)]) / (router.normalise ? sum : 1.0) * factor));
   }
   return chosen;
+}
+
+/// The derivative of route for one row: `dlogits` becomes the gradient with respect to the logits of what has the
+/// gradient `dweights` with respect to the weights of `chosen`. The choice itself has none. With s the scores and S the
+/// sum of the chosen ones, w = c·s/S gives ds = c/S·(dw - Σ dw·s/S), w = c·s gives ds = c·dw; then softmax gives
+/// dz = s·(ds - Σ ds·s), the sigmoid s·(1 - s)·ds.
+inline void route_dx(std::span<const double> dweights, std::span<const double> logits, std::span<const int32_t> chosen,
+                     const RouterParams& router, std::span<double> dlogits) {
+  const bool softmaxed = router.score == RouterParams::Score::softmax;
+  std::vector<double> scores;
+  if (softmaxed) {
+    scores = softmax(logits);
+  } else {
+    for (const double x : logits) scores.push_back(sigmoid(x));
+  }
+  double sum = 1, mean = 0;
+  if (router.normalise) {
+    sum = 0;
+    for (const int32_t e : chosen) sum += scores[size_t(e)];
+    for (size_t j = 0; j < chosen.size(); ++j) mean += dweights[j] * scores[size_t(chosen[j])] / sum;
+  }
+  std::vector<double> slopes(scores.size(), 0.0);
+  double mixed = 0;
+  for (size_t j = 0; j < chosen.size(); ++j) {
+    const size_t e = size_t(chosen[j]);
+    slopes[e] = double(router.scale) / sum * (dweights[j] - mean);
+    mixed += slopes[e] * scores[e];
+  }
+  for (size_t e = 0; e < scores.size(); ++e)
+    dlogits[e] = softmaxed ? scores[e] * (slopes[e] - mixed) : scores[e] * (1 - scores[e]) * slopes[e];
 }
 
 }  // namespace bumblebee::ref

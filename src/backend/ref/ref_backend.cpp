@@ -272,6 +272,25 @@ class RefOps final : public Ops {
     }
   }
 
+  void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                    std::span<Tensor> y) override {
+    for (size_t s = 0; s < sites.size(); ++s) {
+      y[s] = make_writable(y[s]);
+      for (int r = 0; r < routing.experts.rows(); ++r) {
+        const LoraEntry* entry = slots.at(slot(RowSet::all, r), sites[s]);
+        if (entry == nullptr || entry->experts.empty()) continue;
+        for (size_t j = 0; j < size_t(routing.experts.cols()); ++j) {
+          const int assignment = ref::ints(routing.order, r)[j];
+          for (const LoraEntry::Term& term : entry->experts[size_t(ref::ints(routing.experts, r)[j])]) {
+            const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
+            add_term(term, ref::times<double>(f.a, row(x, rows == ExpertRows::batch ? r : assignment)),
+                     row(y[s], assignment));
+          }
+        }
+      }
+    }
+  }
+
   Tensor sum_experts(const Tensor& y, const Routing& routing) override {
     Tensor sum = make_tensor(routing.experts.rows(), y.cols());
     for (int r = 0; r < sum.rows(); ++r) {

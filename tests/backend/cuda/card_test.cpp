@@ -2,10 +2,12 @@
 // failure.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <span>
 #include <string_view>
 #include <thread>
@@ -196,6 +198,81 @@ TEST_F(OnCard, FusedOperationsHaveTheBitsOfSingleOnes) {
     }
     stream.forget(&fused);
     stream.forget(&kept);
+  }
+}
+
+/// A layer's experts in one step: whoever is routed where, a recorded step is right for it, and a row has the bits that
+/// it has alone.
+TEST_F(OnCard, ExpertsHaveTheSameBitsReplayedAndInCompany) {
+  if (backend_ == nullptr) return;
+  constexpr int kWidth = 256, kInner = 384, kExperts = 12, kTopK = 3, kMostRows = 32;
+  const auto options = [](bool fast) { return BackendOptions{.fast = fast, .instruction_set = {}}; };
+  for (const bool fast : {false, true}) {
+    const std::unique_ptr<Backend> backend = card()->create(options(fast));
+    Random random(11);
+    const auto weight = [&](int out, int in) {
+      return backend->pack(random_weight(random, out, in, Format::affine(4, 64, DType::bf16, DType::bf16), 0.2));
+    };
+    const auto stack = [&](int out, int in) {
+      std::vector<Weight> each;
+      for (int e = 0; e < kExperts; ++e) each.push_back(weight(out, in));
+      return backend->stack(each);
+    };
+    const Weight router = weight(kExperts, kWidth), gate = stack(kInner, kWidth), up = stack(kInner, kWidth),
+                 down = stack(kWidth, kInner);
+    const Weight table = weight(kMostRows, kWidth);
+    const NormParams norm{backend->upload(random.normals(kWidth, 1), 1, kWidth), 1e-5f};
+    Stream& stream = backend->stream();
+    Ops& ops = stream.ops();
+    const int program = 0;
+    const auto run = [&](const int* key, int first, int rows) {  // of these tokens
+      std::vector<int32_t> tokens(size_t(rows), 0);
+      std::iota(tokens.begin(), tokens.end(), first);
+      Batch batch;
+      batch.append(tokens, 0, std::vector<int32_t>{0}, Batch::Want::all);
+      stream.bind(batch, nullptr);
+      const StepOutputs out = stream.run({.program = key, .rows = rows, .logit_rows = rows}, [&] {
+        Tensor residual = ops.embed(table);
+        const Tensor h = ops.rms_norm(residual, norm);
+        const MatmulTerm scores{&router, nullptr};
+        Tensor logits;
+        ops.matmul(h, {&scores, 1}, {&logits, 1});
+        const Routing routing = ops.route(logits, {.experts = kExperts, .top_k = kTopK, .bias = {}});
+        const std::array<const Weight*, 2> into = {&gate, &up};
+        std::array<Tensor, 2> wide;
+        ops.matmul_experts(h, ExpertRows::batch, routing, into, wide);
+        const Tensor mixed = ops.glu(Activation::silu, std::move(wide[0]), std::move(wide[1]));
+        const Weight* const last = &down;
+        Tensor y;
+        ops.matmul_experts(mixed, ExpertRows::assignments, routing, {&last, 1}, {&y, 1});
+        Tensor sum = ops.sum_experts(y, routing);
+        const Tensor normed = ops.add_rms_norm(residual, std::move(sum), norm);
+        return StepOutputs{.logits = residual, .hidden = normed, .sampled = {}};
+      });
+      const size_t size = size_t(rows) * kWidth;
+      std::vector<float> values(2 * size);
+      const auto sums = stream.fetch(out.logits), norms = stream.fetch(out.hidden);
+      read_floats(*sums, std::span(values).first(size));
+      read_floats(*norms, std::span(values).last(size));
+      return values;
+    };
+    std::vector<std::vector<float>> alone;
+    for (int token = 0; token < kMostRows; ++token) alone.push_back(run(nullptr, token, 1));
+    for (const int rows : {1, 2, 5, 31}) {
+      const size_t size = size_t(rows) * kWidth;
+      for (int round = 0; round < 4; ++round) {  // eager, recorded, replayed, with other rows each time
+        const int begin = round % (kMostRows - rows + 1);
+        const std::vector<float> got = run(&program, begin, rows), eager = run(nullptr, begin, rows);
+        EXPECT_EQ(got, eager) << "fast " << fast << ", " << rows << " rows, round " << round;
+        for (size_t r = 0; r < size_t(rows); ++r) {
+          const std::vector<float>& want = alone[size_t(begin) + r];
+          EXPECT_TRUE(std::equal(want.begin(), want.begin() + kWidth, got.begin() + int64_t(r * kWidth)) &&
+                      std::equal(want.begin() + kWidth, want.end(), got.begin() + int64_t(size + r * kWidth)))
+              << "fast " << fast << ", row " << r << " of " << rows << ", round " << round;
+        }
+      }
+    }
+    stream.forget(&program);
   }
 }
 

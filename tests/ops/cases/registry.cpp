@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 56> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -33,6 +33,7 @@ constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"columns", add_columns},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
+                                                {"lora_experts", add_lora_experts},
                                                 {"sum_experts", add_sum_experts},
                                                 {"matmul_heads", add_matmul_heads},
                                                 {"gate_rows", add_gate_rows},
@@ -42,6 +43,12 @@ constexpr std::array<Named, 49> kOperations = {{{"embed", add_embed},
                                                 {"attend_packed", add_attend_packed},
                                                 {"attend_packed_dqkv", add_attend_packed_dqkv},
                                                 {"matmul_dx", add_matmul_dx},
+                                                {"route_dx", add_route_dx},
+                                                {"spread_rows", add_spread_rows},
+                                                {"spread_rows_dx", add_spread_rows_dx},
+                                                {"matmul_experts_dx", add_matmul_experts_dx},
+                                                {"sum_experts_dx", add_sum_experts_dx},
+                                                {"gate_rows_dx", add_gate_rows_dx},
                                                 {"gemm", add_gemm},
                                                 {"rms_norm_dx", add_rms_norm_dx},
                                                 {"norm_rope_dx", add_norm_rope_dx},
@@ -86,6 +93,11 @@ std::optional<Operation> needed_operation(const std::string& operation) {
     return Operation::matmul_experts;
   if (operation == "split" || operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
   if (operation == "matmul_heads") return Operation::latent_keys;
+  for (const char* derivative :
+       {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {
+    if (operation == derivative) return Operation::matmul_experts;
+  }
+  if (operation == "lora_experts") return Operation::lora_experts;
   return std::nullopt;
 }
 

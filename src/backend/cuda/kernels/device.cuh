@@ -39,7 +39,7 @@ __device__ inline uint32_t load_code(const uint8_t* row, int bits, int i) {
 __device__ inline float load_weight(const WeightView& w, int row, int i) {
   const uint8_t* codes = w.codes + size_t(row) * w.row_bytes;
   if (w.bits == 0) return load_element(codes, w.scale, size_t(i));
-  const size_t group = size_t(row) * size_t(w.in / w.group) + size_t(i / w.group);
+  const size_t group = size_t(row) * size_t(w.scale_row) + size_t(i / w.group);
   return fmaf(load_element(w.scales, w.scale, group), float(load_code(codes, w.bits, i)),
               load_element(w.biases, w.bias, group));
 }

@@ -85,10 +85,26 @@ inline constexpr int kColumns = (R >= 8   ? 1
                                           : 8) *
                                 kTileCodes;
 
-/// Rows [first, first + R) of x, columns [k, k + count), into shared memory: each block of 32 at kStride floats, its
-/// sum in `sums`, each entry by 2^place smaller; zeros for rows past the end.
+/// The rows of x that a block takes, and the expert that multiplies them.
+struct RowTile {
+  int first, rows, expert;
+  const int32_t* row_of;  // null: rows of x are as they are counted
+
+  __device__ size_t row(int r) const { return size_t(row_of != nullptr ? row_of[first + r] : first + r); }
+};
+/// No rows where there is nothing to do.
+__device__ inline RowTile tile_of(const ExpertTiles& tiles, int rows, int number, int tile_rows) {
+  const int first = number * tile_rows;
+  if (tiles.tile == nullptr) return {first, min(tile_rows, rows - first), 0, nullptr};
+  if (number >= *tiles.count) return {0, 0, 0, nullptr};
+  const ExpertTile& tile = tiles.tile[number];
+  return {tile.first, tile.rows, tile.expert, tiles.row_of};
+}
+
+/// Columns [k, k + count) of R rows of x into shared memory: each block of 32 at kStride floats, its sum in `sums`,
+/// each entry by 2^place smaller; zeros for rows past the end.
 template <int BITS, int R>
-__device__ inline void stage_x(const float* x, int rows, int first, int in, int k, int count, float* xs, float* sums) {
+__device__ inline void stage_x(const float* x, const RowTile& tile, int in, int k, int count, float* xs, float* sums) {
   constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;
   const int i0 = int(threadIdx.x) * 4 % kBlock;
   float shrink[4];
@@ -96,11 +112,11 @@ __device__ inline void stage_x(const float* x, int rows, int first, int in, int 
   for (int j = 0; j < 4; ++j) shrink[j] = __int_as_float((127 - CodeAt<BITS>::place(i0 + j)) << 23);
 #pragma unroll
   for (int r = 0; r < R; ++r) {
-    const float* row = x + size_t(first + r) * size_t(in) + size_t(k);
+    const float* row = x + (r < tile.rows ? tile.row(r) : 0) * size_t(in) + size_t(k);
 #pragma unroll 2
     for (unsigned i = threadIdx.x * 4; i < unsigned(count); i += kThreads * 4) {
       float4 v = {0, 0, 0, 0};
-      if (first + r < rows) v = *reinterpret_cast<const float4*>(row + i);
+      if (r < tile.rows) v = *reinterpret_cast<const float4*>(row + i);
       float sum = (v.x + v.y) + (v.z + v.w);  // of the block: its eight threads follow each other
       const unsigned mask = __activemask();
       for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(mask, sum, offset);
@@ -118,12 +134,12 @@ struct Rows {
   uint32_t group[NR];  // first of the row, in scales and biases
   int shift;           // columns to groups
 
-  __device__ Rows(const WeightView& w, int n0) : shift(w.group == 32 ? 5 : w.group == 64 ? 6 : 7) {
+  __device__ Rows(const WeightView& w, int n0, int expert) : shift(w.group == 32 ? 5 : w.group == 64 ? 6 : 7) {
 #pragma unroll
     for (int i = 0; i < NR; ++i) {
-      const int n = min(n0 + i, w.out - 1);
+      const int n = expert * w.out + min(n0 + i, w.out - 1);
       codes[i] = w.codes + size_t(n) * w.row_bytes;
-      group[i] = uint32_t(n) * uint32_t(w.in >> shift);
+      group[i] = uint32_t(n) * uint32_t(w.scale_row);
     }
   }
 };
@@ -151,7 +167,7 @@ struct Blocks {
 };
 
 template <int BITS, int R, int NR, bool BF16>
-__global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int rows, Terms terms) {
+__global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int rows, Terms terms, ExpertTiles tiles) {
   extern __shared__ float xs[];
   constexpr int kRow = kColumns<R> / kBlock * kStride, kSums = kColumns<R> / kBlock;
   float* const sums = xs + R * kRow;
@@ -160,15 +176,16 @@ __global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int ro
   const WeightView& w = term.weight;
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int n0 = ((int(blockIdx.x) - terms.first_block[t]) * kWarps + warp) * NR;
-  const int first = int(blockIdx.y) * R;
+  const RowTile tile = tile_of(tiles, rows, int(blockIdx.y), R);
+  if (tile.rows == 0) return;
   float acc[NR][R] = {};
-  const Rows<NR> starts(w, n0);
+  const Rows<NR> starts(w, n0, tile.expert);
   Blocks<BITS, NR, BF16> next;
   if (lane * kBlock < w.in) next.load(w, starts, lane * kBlock);
   for (int k = 0; k < w.in; k += kColumns<R>) {
     const int count = min(kColumns<R>, w.in - k);
     if (k > 0) __syncthreads();
-    stage_x<BITS, R>(x, rows, first, w.in, k, count, xs, sums);
+    stage_x<BITS, R>(x, tile, w.in, k, count, xs, sums);
     __syncthreads();
     for (int b = lane; b < count / kBlock; b += kWarp) {
       const Blocks<BITS, NR, BF16> now = next;
@@ -207,22 +224,24 @@ __global__ void __launch_bounds__(kThreads) affine_kernel(const float* x, int ro
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const float y = warp_sum(acc[i][r]);
-      if (lane != 0 || n0 + i >= w.out || first + r >= rows) continue;
-      term.y[size_t(first + r) * size_t(w.out) + size_t(n0 + i)] = term.bias != nullptr ? y + term.bias[n0 + i] : y;
+      if (lane != 0 || n0 + i >= w.out || r >= tile.rows) continue;
+      term.y[size_t(tile.first + r) * size_t(w.out) + size_t(n0 + i)] =
+          term.bias != nullptr ? y + term.bias[n0 + i] : y;
     }
   }
 }
 
 /// Dense rows: VEC consecutive elements a lane, straight from L1 and L2; VEC 1 for rows of any length.
 template <class T, int VEC, int R>
-__global__ void __launch_bounds__(kThreads) dense_kernel(const float* x, int rows, Terms terms) {
+__global__ void __launch_bounds__(kThreads) dense_kernel(const float* x, int rows, Terms terms, ExpertTiles tiles) {
   const int t = term_of(terms, int(blockIdx.x));
   const ProductTerm& term = terms.term[t];
   const WeightView& w = term.weight;
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-  const int n = (int(blockIdx.x) - terms.first_block[t]) * kWarps + warp, first = int(blockIdx.y) * R;
-  if (n >= w.out) return;
-  const T* row = reinterpret_cast<const T*>(w.codes) + size_t(n) * size_t(w.in);
+  const int n = (int(blockIdx.x) - terms.first_block[t]) * kWarps + warp;
+  const RowTile tile = tile_of(tiles, rows, int(blockIdx.y), R);
+  if (n >= w.out || tile.rows == 0) return;
+  const T* row = reinterpret_cast<const T*>(w.codes) + size_t(tile.expert * w.out + n) * size_t(w.in);
   float acc[R] = {};
   for (int k = lane * VEC; k < w.in; k += kWarp * VEC) {
     float v[VEC];
@@ -238,7 +257,7 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(const float* x, int row
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const float* xr = x + size_t(min(first + r, rows - 1)) * size_t(w.in) + size_t(k);
+      const float* xr = x + tile.row(min(r, tile.rows - 1)) * size_t(w.in) + size_t(k);
       if constexpr (VEC > 1) {
 #pragma unroll
         for (int i = 0; i < VEC; i += 4) {
@@ -256,8 +275,8 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(const float* x, int row
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     const float y = warp_sum(acc[r]);
-    if (lane != 0 || first + r >= rows) continue;
-    term.y[size_t(first + r) * size_t(w.out) + size_t(n)] = term.bias != nullptr ? y + term.bias[n] : y;
+    if (lane != 0 || r >= tile.rows) continue;
+    term.y[size_t(tile.first + r) * size_t(w.out) + size_t(n)] = term.bias != nullptr ? y + term.bias[n] : y;
   }
 }
 
@@ -270,8 +289,17 @@ int place(Terms& terms, int rows_a_block) {
   return terms.first_block[terms.count] = blocks;
 }
 
+/// What a launch multiplies: all rows, or tiles of them.
+struct Work {
+  const float* x;
+  int rows, tile_rows;
+  ExpertTiles tiles;
+
+  unsigned blocks(int each) const { return unsigned(tiles.tile != nullptr ? tiles.most : (rows + each - 1) / each); }
+};
+
 template <int BITS, int R, int NR>
-void run_affine(const float* x, int rows, Terms terms, cudaStream_t stream) {
+void run_affine(const Work& work, Terms terms, cudaStream_t stream) {
   bool bf16 = true;
   for (int t = 0; t < terms.count; ++t)
     bf16 = bf16 && terms.term[t].weight.scale == Element::bf16 && terms.term[t].weight.bias == Element::bf16;
@@ -279,7 +307,7 @@ void run_affine(const float* x, int rows, Terms terms, cudaStream_t stream) {
   constexpr size_t kMost = sizeof(float) * R * (kColumns<R> / kBlock) * (kStride + 1);
   static_assert(kMost <= 48 * 1024);
   const auto start = [&](auto* kernel) {
-    launch("matmul", kernel, {blocks, unsigned((rows + R - 1) / R)}, {kThreads}, kMost, stream, x, rows, terms);
+    launch("matmul", kernel, {blocks, work.blocks(R)}, {kThreads}, kMost, stream, work.x, work.rows, terms, work.tiles);
   };
   if constexpr (BITS == 4 || BITS == 8) {
     if (bf16) return start(affine_kernel<BITS, R, NR, true>);
@@ -288,54 +316,54 @@ void run_affine(const float* x, int rows, Terms terms, cudaStream_t stream) {
 }
 
 template <int BITS>
-void run_affine(const float* x, int rows, const Terms& terms, cudaStream_t stream) {
-  if (rows == 1) {
-    run_affine<BITS, 1, 2>(x, rows, terms, stream);
-  } else if (rows == 2) {
-    run_affine<BITS, 2, 2>(x, rows, terms, stream);
-  } else if (rows <= 4) {
-    run_affine<BITS, 4, 4>(x, rows, terms, stream);
+void run_affine(const Work& work, const Terms& terms, cudaStream_t stream) {
+  if (work.tile_rows == 1) {
+    run_affine<BITS, 1, 2>(work, terms, stream);
+  } else if (work.tile_rows == 2) {
+    run_affine<BITS, 2, 2>(work, terms, stream);
+  } else if (work.tile_rows == 4) {
+    run_affine<BITS, 4, 4>(work, terms, stream);
   } else {
-    run_affine<BITS, 8, 4>(x, rows, terms, stream);
+    run_affine<BITS, 8, 4>(work, terms, stream);
   }
 }
 
 template <class T, int VEC>
-void run_dense(const float* x, int rows, Terms terms, cudaStream_t stream) {
+void run_dense(const Work& work, Terms terms, cudaStream_t stream) {
   const unsigned blocks = unsigned(place(terms, kWarps));
-  if (rows == 1) {
-    launch("matmul", dense_kernel<T, VEC, 1>, {blocks, 1}, {kThreads}, 0, stream, x, rows, terms);
+  if (work.tile_rows == 1) {
+    launch("matmul", dense_kernel<T, VEC, 1>, {blocks, work.blocks(1)}, {kThreads}, 0, stream, work.x, work.rows, terms,
+           work.tiles);
   } else {
-    launch("matmul", dense_kernel<T, VEC, 8>, {blocks, unsigned((rows + 7) / 8)}, {kThreads}, 0, stream, x, rows,
-           terms);
+    launch("matmul", dense_kernel<T, VEC, 8>, {blocks, work.blocks(8)}, {kThreads}, 0, stream, work.x, work.rows, terms,
+           work.tiles);
   }
 }
 
 template <class T>
-void run_dense(const float* x, int rows, const Terms& terms, cudaStream_t stream) {
-  if (terms.term[0].weight.in % 8 == 0) return run_dense<T, 8>(x, rows, terms, stream);
-  run_dense<T, 1>(x, rows, terms, stream);
+void run_dense(const Work& work, const Terms& terms, cudaStream_t stream) {
+  if (terms.term[0].weight.in % 8 == 0) return run_dense<T, 8>(work, terms, stream);
+  run_dense<T, 1>(work, terms, stream);
 }
 
-void run(const float* x, int rows, const Terms& terms, cudaStream_t stream) {
+void run(const Work& work, const Terms& terms, cudaStream_t stream) {
   const WeightView& w = terms.term[0].weight;
   switch (w.bits) {
-    case 2: return run_affine<2>(x, rows, terms, stream);
-    case 3: return run_affine<3>(x, rows, terms, stream);
-    case 4: return run_affine<4>(x, rows, terms, stream);
-    case 5: return run_affine<5>(x, rows, terms, stream);
-    case 6: return run_affine<6>(x, rows, terms, stream);
-    case 8: return run_affine<8>(x, rows, terms, stream);
+    case 2: return run_affine<2>(work, terms, stream);
+    case 3: return run_affine<3>(work, terms, stream);
+    case 4: return run_affine<4>(work, terms, stream);
+    case 5: return run_affine<5>(work, terms, stream);
+    case 6: return run_affine<6>(work, terms, stream);
+    case 8: return run_affine<8>(work, terms, stream);
     default: break;
   }
-  if (w.scale == Element::bf16) return run_dense<__nv_bfloat16>(x, rows, terms, stream);
-  if (w.scale == Element::f16) return run_dense<__half>(x, rows, terms, stream);
-  run_dense<float>(x, rows, terms, stream);
+  if (w.scale == Element::bf16) return run_dense<__nv_bfloat16>(work, terms, stream);
+  if (w.scale == Element::f16) return run_dense<__half>(work, terms, stream);
+  run_dense<float>(work, terms, stream);
 }
 
-}  // namespace
-
-void matmul_few(const float* x, int rows, const ProductTerm* terms, int count, cudaStream_t stream) {
+/// Terms of one format are one launch.
+void run_alike(const Work& work, const ProductTerm* terms, int count, cudaStream_t stream) {
   const auto alike = [](const WeightView& a, const WeightView& b) {
     return a.bits == b.bits && (a.bits > 0 || a.scale == b.scale);
   };
@@ -346,9 +374,20 @@ void matmul_few(const float* x, int rows, const ProductTerm* terms, int count, c
       some.term[some.count] = terms[first + some.count];
       ++some.count;
     }
-    run(x, rows, some, stream);
+    run(work, some, stream);
     first += some.count;
   }
+}
+
+}  // namespace
+
+void matmul_few(const float* x, int rows, const ProductTerm* terms, int count, cudaStream_t stream) {
+  run_alike({x, rows, rows <= 2 ? rows : rows <= 4 ? 4 : 8, {}}, terms, count, stream);
+}
+
+void matmul_few_experts(const float* x, const ExpertTiles& tiles, const ProductTerm* terms, int count,
+                        cudaStream_t stream) {
+  run_alike({x, 0, tiles.tile_rows, tiles}, terms, count, stream);
 }
 
 }  // namespace bumblebee::cuda

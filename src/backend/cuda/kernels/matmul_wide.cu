@@ -55,14 +55,22 @@ __device__ inline float store_span(const Span& s, float inverse, uint8_t* block,
 }
 
 /// A block rounds a row: to f16 numbers of a power of two for which the largest is between 2^14 and 2^15. Rows behind
-/// the last one are zero.
-__global__ void round_kernel(const float* x, WideInput to) {
+/// the last one are zero. Of experts a block of rows is a tile of theirs.
+__global__ void round_kernel(const float* x, WideInput to, ExpertTiles experts) {
   __shared__ float scratch[kWarp];
   const int number = int(blockIdx.x), row = number % kBlockRows, spans = to.in / kSpan, thread = int(threadIdx.x);
   const int tiles = tiles_of(to.in), sums = sum_tiles_of(to.in, to.group), warps = int(blockDim.x) / kWarp;
   uint8_t* const block = to.tiles + size_t(number / kBlockRows) * size_t(tiles + sums) * kTileBytes;
-  const bool there = number < to.rows;
-  const float* const from = x + size_t(there ? number : 0) * size_t(to.in);
+  bool there = number < to.rows;
+  int source = number;
+  if (experts.tile != nullptr) {
+    if (number / kBlockRows >= *experts.count) return;
+    const ExpertTile& tile = experts.tile[number / kBlockRows];
+    there = row < tile.rows;
+    source = tile.first + row;
+    if (there && experts.row_of != nullptr) source = experts.row_of[source];
+  }
+  const float* const from = x + size_t(there ? source : 0) * size_t(to.in);
   const Span zero = {};
   Span mine = zero;  // the thread's first span; of a very long row it has more
   float most = 0;
@@ -137,15 +145,16 @@ WideInput wide_input(void* workspace, int rows, int in, int group) {
   return {.tiles = at, .steps = reinterpret_cast<float*>(at + tiles), .rows = rows, .in = in, .group = group};
 }
 
-void round_wide(const float* x, const WideInput& to, cudaStream_t stream) {
+void round_wide(const float* x, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts) {
   const int threads = std::min(1024, tiles_for(2 * tiles_of(to.in), kWarp) * kWarp);
-  launch("round", round_kernel, {unsigned(wide_blocks(to.rows) * kBlockRows)}, {unsigned(threads)}, 0, stream, x, to);
+  const int blocks = experts.tile != nullptr ? experts.most : wide_blocks(to.rows);
+  launch("round", round_kernel, {unsigned(blocks * kBlockRows)}, {unsigned(threads)}, 0, stream, x, to, experts);
 }
 
-bool has_matmul_wide(const WeightView& w) {
+bool has_matmul_wide(const WeightView& w, int experts) {
   // Places of codes are 32 bits.
   return is_hopper() && w.bits > 0 && is_16_bits(w.scale) && is_16_bits(w.bias) &&
-         size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
+         size_t(experts) * size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
 }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream) {

@@ -31,6 +31,7 @@ struct WideArgs {
   const float* steps;
   WideTerm term[kMaxTerms];
   int terms, rows, k_tiles, sum_tiles, out_tiles, row_tiles;
+  ExpertTiles experts;  // of kernels of stacks, whose tiles have one chunk
 };
 
 /// Blocks: groups of 64 rows of W of a warpgroup; Chunks: of 64 rows of x.
@@ -199,23 +200,48 @@ __device__ __forceinline__ const WideTerm& term_of(const WideArgs& args, int out
   return args.term[which];
 }
 
+/// The rows of x of a row tile, and the rows of W before those that multiply them.
+struct WideRows {
+  int first, end;         // of y
+  uint32_t weights_from;  // of W
+};
+template <bool Experts, int Rows>
+__device__ __forceinline__ WideRows rows_of(const WideArgs& args, const WeightView& w, int row_tile) {
+  if constexpr (Experts) {
+    const ExpertTile& tile = args.experts.tile[row_tile];
+    return {tile.first, tile.first + tile.rows, uint32_t(tile.expert) * uint32_t(w.out)};
+  } else {
+    return {row_tile * Rows, args.rows, 0};
+  }
+}
+template <bool Experts>
+__device__ __forceinline__ int row_tiles_of(const WideArgs& args) {
+  if constexpr (Experts)
+    return *args.experts.count;
+  else
+    return args.row_tiles;
+}
+
 /// What one warp does: asks for all stages of both blocks of the cluster, as they become free (each block asks for half
 /// of every one), and brings the rows of W that go with them to L2 before lanes ask for them.
-template <int Bits, int Blocks, int Chunks>
+template <int Bits, bool Experts, int Blocks, int Chunks>
 __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring, const WideArgs& args, int cluster,
                                             int clusters, int tiles, int lane) {
   using Shape = WideShape<Blocks, Chunks>;
+  const int row_tiles = row_tiles_of<Experts>(args);
   constexpr uint32_t kLine = 128, kTileCodes = kTileColumns * Bits / 8;
   const uint32_t rank = rank_in_cluster();
   const int depth = args.k_tiles + args.sum_tiles;
   const size_t block_bytes = size_t(depth) * kTileBytes;
   uint32_t stage = 0, parity = 1;  // nothing was in a stage before the first time
   for (int tile = cluster; tile < tiles; tile += clusters) {
-    const uint8_t* from = args.x + size_t(tile % args.row_tiles * Chunks) * block_bytes;
-    const int out_tile = tile / args.row_tiles * kWideCluster + int(rank);
+    const uint8_t* from = args.x + size_t(tile % row_tiles * Chunks) * block_bytes;
+    const int out_tile = tile / row_tiles * kWideCluster + int(rank);
     const WideTerm& term = term_of(args, out_tile);
     const WeightView& w = term.weight;
-    const int first = (out_tile - term.first_tile) * Shape::kOut, end = min(first + Shape::kOut, w.out);
+    const int before = int(rows_of<Experts, Shape::kRows>(args, w, tile % row_tiles).weights_from);
+    const int from_row = (out_tile - term.first_tile) * Shape::kOut, first = before + from_row,
+              end = before + min(from_row + Shape::kOut, w.out);
     for (int k = 0; k < depth; ++k, from += kTileBytes) {
       if (lane == 0) {
         const uint32_t barrier = ring.full(stage), to = ring.tile(stage);
@@ -237,7 +263,7 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
           prefetch_l2(w.codes + (uint32_t(row) * uint32_t(w.row_bytes) + at));
       if (k == 0)
         for (int row = first + lane; row < end; row += kWarp)
-          prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.in / w.group));
+          prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.scale_row));
       if (++stage == Shape::kStages) stage = 0, parity ^= 1;
     }
   }
@@ -252,8 +278,9 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
 #define BB_WIDE_CLUSTER __cluster_dims__(kWideCluster, 1, 1)
 #endif
 
-/// Grid: clusters of two blocks, as many as fit on the card; each takes tiles in turn.
-template <int Bits, int Spans, int Blocks, int Chunks>
+/// Grid: clusters of two blocks, as many as fit on the card; each takes tiles in turn. Experts: W is a stack, and a row
+/// tile one of its tiles.
+template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false>
 __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(const __grid_constant__ WideArgs args) {
 #if BB_HAS_WGMMA
   using Shape = WideShape<Blocks, Chunks>;
@@ -271,10 +298,12 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
 
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
   const int clusters = int(gridDim.x) / kWideCluster, cluster = int(blockIdx.x) / kWideCluster;
-  const int tiles = (args.out_tiles + kWideCluster - 1) / kWideCluster * args.row_tiles;
+  const int row_tiles = row_tiles_of<Experts>(args);
+  const int tiles = (args.out_tiles + kWideCluster - 1) / kWideCluster * row_tiles;
   if (warp >= kWarpgroups * kGroupThreads / kWarp) {
     give_registers<24>();
-    if (warp == kWarpgroups * kGroupThreads / kWarp) fill_stages<Bits>(ring, args, cluster, clusters, tiles, lane);
+    if (warp == kWarpgroups * kGroupThreads / kWarp)
+      fill_stages<Bits, Experts>(ring, args, cluster, clusters, tiles, lane);
     __syncwarp();
     cluster_sync();
     return;
@@ -287,9 +316,10 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
     if (++stage == Shape::kStages) stage = 0, parity ^= 1;
   };
   for (int tile = cluster; tile < tiles; tile += clusters) {
-    const int out_tile = tile / args.row_tiles * kWideCluster + int(rank);
+    const int out_tile = tile / row_tiles * kWideCluster + int(rank);
     const WideTerm& term = term_of(args, out_tile);
     const WeightView& w = term.weight;
+    const WideRows rows = rows_of<Experts, Shape::kRows>(args, w, tile % row_tiles);
     const int n = (out_tile - term.first_tile) * Shape::kOut + warp / 4 * (Blocks * 64) + warp % 4 * 16 + g;
     const int groups = w.in / w.group, tile_shift = w.group == 128 ? 1 : 0;
     const bool bf16_scale = w.scale == Element::bf16, bf16_bias = w.bias == Element::bf16;
@@ -305,9 +335,9 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const uint32_t row = uint32_t(min(n + b * 64 + h * 8, w.out - 1));  // beyond: not stored
+        const uint32_t row = rows.weights_from + uint32_t(min(n + b * 64 + h * 8, w.out - 1));  // beyond: not stored
         codes_at[b][h] = row * uint32_t(w.row_bytes) + WideCodes<Bits>::first_byte(t);
-        group_at[b][h] = row * uint32_t(groups);
+        group_at[b][h] = row * uint32_t(w.scale_row);
       }
     }
     const auto load = [&](int b, int k) {
@@ -357,13 +387,13 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
       end_stage();
     }
 
-    const int row0 = tile % args.row_tiles * Shape::kRows + 2 * t;
+    const float* const steps = args.steps + tile % row_tiles * Shape::kRows;
 #pragma unroll
     for (int c = 0; c < Chunks; ++c) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const int row = row0 + c * kBlockRows + j * 8;
-        const float2 step = __ldg(reinterpret_cast<const float2*>(args.steps + row));
+        const int of_tile = 2 * t + c * kBlockRows + j * 8, row = rows.first + of_tile;
+        const float2 step = __ldg(reinterpret_cast<const float2*>(steps + of_tile));
 #pragma unroll
         for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
@@ -372,8 +402,8 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
             if (out >= w.out) continue;
             const float bias = term.bias != nullptr ? __ldg(term.bias + out) : 0.0f;
             float* const y = term.y + size_t(row) * size_t(w.out) + size_t(out);
-            if (row < args.rows) *y = fmaf(acc[b][c][4 * j + 2 * h], step.x, bias);
-            if (row + 1 < args.rows) y[w.out] = fmaf(acc[b][c][4 * j + 2 * h + 1], step.y, bias);
+            if (row < rows.end) *y = fmaf(acc[b][c][4 * j + 2 * h], step.x, bias);
+            if (row + 1 < rows.end) y[w.out] = fmaf(acc[b][c][4 * j + 2 * h + 1], step.y, bias);
           }
         }
       }
@@ -402,8 +432,9 @@ int out_tiles_of(const ProductTerm* terms, int count) {
   return tiles;
 }
 
-template <int Bits, int Spans, int Blocks, int Chunks>
-void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream) {
+template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false>
+void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream,
+              const ExpertTiles& experts = {}) {
   using Shape = WideShape<Blocks, Chunks>;
   WideArgs args = {.x = x.tiles,
                    .steps = x.steps,
@@ -413,13 +444,14 @@ void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStrea
                    .k_tiles = tiles_of(x.in),
                    .sum_tiles = sum_tiles_of(x.in, x.group),
                    .out_tiles = 0,
-                   .row_tiles = tiles_for(x.rows, Shape::kRows)};
+                   .row_tiles = Experts ? experts.most : tiles_for(x.rows, Shape::kRows),
+                   .experts = experts};
   for (int t = 0; t < count; ++t) {
     args.term[t] = {terms[t].weight, terms[t].bias, terms[t].y, args.out_tiles};
     args.out_tiles += tiles_for(terms[t].weight.out, Shape::kOut);
   }
   const int tiles = tiles_for(args.out_tiles, kWideCluster) * args.row_tiles;
-  const auto kernel = wide_kernel<Bits, Spans, Blocks, Chunks>;
+  const auto kernel = wide_kernel<Bits, Spans, Blocks, Chunks, Experts>;
   allow_shared(kernel, Shape::kShared);
   launch("matmul", kernel, {unsigned(std::min(wide_grid(), tiles * kWideCluster))}, {kWideThreads}, Shape::kShared,
          stream, args);

@@ -28,12 +28,15 @@ int wide_blocks(int rows);
 size_t wide_bytes(int rows, int in, int group);
 /// The input in `workspace`, which has wide_bytes().
 WideInput wide_input(void* workspace, int rows, int in, int group);
-/// Rounds x [rows, in].
-void round_wide(const float* x, const WideInput& to, cudaStream_t stream);
+/// Rounds x [rows, in]. Of experts the input has a block of 64 rows for each tile.
+void round_wide(const float* x, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts = {});
 
 /// Whether this card and this format have the kernels below.
-bool has_matmul_wide(const WeightView& weight);
+bool has_matmul_wide(const WeightView& weight, int experts = 1);
 /// All terms have one format, and the input's group.
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream);
+/// The same for stacks, whose tiles have 64 rows: y [assignments, out].
+void matmul_wide_experts(const WideInput& x, const ExpertTiles& tiles, const ProductTerm* terms, int count,
+                         cudaStream_t stream);
 
 }  // namespace bumblebee::cuda

@@ -74,13 +74,34 @@ __global__ void __launch_bounds__(kRoundThreads) round_kernel(StageInput input, 
   round_one<kRoundThreads>({row, in, int(blockIdx.x), exact != 0, stages_of(in) * (kStageInputs / 32)}, to, scratch);
 }
 
+/// A block for each row of each tile that there could be.
+__global__ void __launch_bounds__(kRoundThreads)
+    round_experts_kernel(StageInput input, StageExperts experts, int in, int columns) {
+  __shared__ float scratch[kRoundThreads / 32];
+  launch_dependents();
+  const int number = int(blockIdx.x) / kFewTileRows, row = int(blockIdx.x) % kFewTileRows;
+  wait_for_inputs();
+  if (number >= __ldcg(experts.count)) return;
+  const int4 tile = __ldcg(reinterpret_cast<const int4*>(experts.tile) + number);
+  if (row >= tile.z) return;
+  const int assignment = tile.y + row;
+  const int blocks = stages_of(in) * (kStageInputs / 32);
+  input.x += int64_t(experts.row_of != nullptr ? __ldcg(experts.row_of + assignment) : assignment) * in;
+  const RoundTarget to = {input.rounded.digits + int64_t(number) * blocks * columns * 32,
+                          static_cast<StepGroup*>(input.rounded.steps) + int64_t(number) * (blocks / 2) * (columns / 2),
+                          columns, 0};
+  round_one<kRoundThreads>({input, in, row, false, blocks}, to, scratch);
+}
+
 bool is_valid(const ProductStage& s) {
   const bool pairs = s.epilogue == ProductStage::Epilogue::silu_mul, adds = s.epilogue == ProductStage::Epilogue::add;
   const bool terms = pairs  ? s.terms == 2 && s.term[0].out == s.term[1].out
                      : adds ? s.terms == 1 && s.residual != nullptr
                             : s.terms >= 1 && s.terms <= kStageTerms;
   const bool adapts = s.lora.ranks == 0 || fits_lora(s);
-  return terms && adapts && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 && s.in % s.group == 0;
+  const bool tiled = s.experts.slots == 0 || (!adds && s.lora.ranks == 0 && fits_experts(s));
+  return terms && adapts && tiled && (s.group == 32 || s.group == 64 || s.group == 128) && s.in > 0 &&
+         s.in % s.group == 0;
 }
 
 bool encode(TensorMap& map, const void* plane, uint32_t rank, const cuuint64_t* size, const cuuint64_t* pitch,
@@ -99,10 +120,11 @@ bool make_maps(const ProductArgs& a, const ProductStage& stage, ProductMaps& map
   while (stage.term[some].out == 0) ++some;
   for (int t = 0; t < stage.terms; ++t) {
     const StageWeight& w = stage.term[stage.term[t].out == 0 ? some : t];
-    const cuuint64_t code_size[3] = {kColumnBytes, cuuint64_t(w.out), cuuint64_t(a.row_bytes / kColumnBytes)};
+    const cuuint64_t rows = cuuint64_t(w.out) * cuuint64_t(stage.experts.slots > 0 ? stage.experts.experts : 1);
+    const cuuint64_t code_size[3] = {kColumnBytes, rows, cuuint64_t(a.row_bytes / kColumnBytes)};
     const cuuint64_t code_pitch[2] = {cuuint64_t(a.row_bytes), kColumnBytes};
     const cuuint32_t code_box[3] = {kColumnBytes, 8, cuuint32_t(a.half_bytes / kHalfColumn)};
-    const cuuint64_t scale_size[2] = {cuuint64_t(a.scale_row_bytes), cuuint64_t(w.out)};
+    const cuuint64_t scale_size[2] = {cuuint64_t(a.scale_row_bytes), rows};
     const cuuint64_t scale_pitch[1] = {cuuint64_t(a.scale_row_bytes)};
     const cuuint32_t scale_box[2] = {cuuint32_t(a.slab_scales), 8};
     if (!encode(maps.codes[t], w.codes, 3, code_size, code_pitch, code_box, CU_TENSOR_MAP_SWIZZLE_128B) ||
@@ -120,7 +142,10 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (a.tiles == 0) return cudaSuccess;
   a.arrived = static_cast<uint32_t*>(stage.workspace);
   a.partials = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
-  const int variant = a.lora.ranks > 0 ? -1 : a.virtual_rows == 1 ? 0 : tiles_of(a.virtual_rows);
+  const int variant = a.experts.slots > 0   ? (a.virtual_rows == 1 ? -2 : -3)
+                      : a.lora.ranks > 0    ? -1
+                      : a.virtual_rows == 1 ? 0
+                                            : tiles_of(a.virtual_rows);
   const ProductKernel kernel = find_kernel(stage.bits, stage.group, variant);
   if (kernel == nullptr || plan.total > card().plan.alone) return cudaErrorInvalidValue;
   if (a.virtual_rows > 1 && stage.input.kind != StageInput::Kind::digits) return cudaErrorInvalidValue;
@@ -141,6 +166,7 @@ bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <=
 
 int rows_at_once(const ProductStage& stage) { return rows_at_once(stage, card().plan); }
 bool fits_lora(const ProductStage& stage) { return fits_lora(stage, card().plan); }
+bool fits_experts(const ProductStage& stage) { return fits_experts(stage, card().plan); }
 size_t stage_workspace(const ProductStage& stage) { return stage_workspace(stage, card().plan); }
 
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int most, cudaStream_t stream) {
@@ -156,6 +182,11 @@ cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact,
     part.rounded.steps = static_cast<char*>(part.rounded.steps) + step_bytes(count, in, exact, count);
   }
   return cudaSuccess;
+}
+
+cudaError_t quantize_experts(const StageInput& input, const StageExperts& experts, int in, cudaStream_t stream) {
+  return launch_early(round_experts_kernel, unsigned(experts.slots * kFewTileRows), kRoundThreads, 0, stream, input,
+                      experts, in, 2 * padded_rows(kFewTileRows));
 }
 
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {

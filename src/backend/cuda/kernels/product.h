@@ -20,6 +20,12 @@ size_t stage_workspace(const ProductStage& stage);
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int at_once, cudaStream_t stream);
 /// Whether a stage may have the adapters of its `lora`: one row, and not too many ranks.
 bool fits_lora(const ProductStage& stage);
+/// The same for tiles of several rows: x as `experts` names its rows, a block of digits for each tile.
+cudaError_t quantize_experts(const StageInput& input, const StageExperts& experts, int in, cudaStream_t stream);
+/// Whether blocks of its stage share multiprocessors, and so may not be kept apart.
+bool shares_processors(const StageExperts& experts, int rows, int in);
+/// Whether a stage of this format may have experts: x lies whole in a block.
+bool fits_experts(const ProductStage& stage);
 /// Both are launched with programmatic dependent launch: weights are asked for before the kernel before it ends, so a
 /// kernel that writes weights must be followed by a kernel that does not begin early. cudaErrorInvalidValue for what
 /// ProductStage does not allow. Blocks of a stage that needs a workspace wait for each other, so two such stages may

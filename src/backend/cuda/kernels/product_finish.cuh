@@ -93,8 +93,9 @@ __device__ __forceinline__ Sums<Tiles> load_residual(const ProductArgs& a, const
 
 /// A tile's outputs, from its sums over all inputs. Lora: `change` is what adapters add to the only row.
 template <int Tiles, bool Lora = false>
-__device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTarget& target, uint32_t lane,
-                                              Sums<Tiles> s, const Sums<Tiles>& residual, float2 change = {}) {
+__device__ __forceinline__ void write_outputs(const ProductArgs& a, const ProductSlot& of, const TileTarget& target,
+                                              uint32_t lane, Sums<Tiles> s, const Sums<Tiles>& residual,
+                                              float2 change = {}) {
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul;
   float bias[2];
 #pragma unroll
@@ -109,9 +110,9 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
     if (a.exact) {  // rows of digits 2r and 2r + 1 are neighbours
       s.v[i][0] += __shfl_xor_sync(0xffffffffu, s.v[i][0], 1);
       s.v[i][1] += __shfl_xor_sync(0xffffffffu, s.v[i][1], 1);
-      row = lane % 2 == 0 ? row / 2 : a.rows;
+      row = lane % 2 == 0 ? row / 2 : of.rows;
     }
-    if (row >= a.rows) continue;
+    if (row >= of.rows) continue;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const TileHalf& half = target.half[h];
@@ -123,7 +124,7 @@ __device__ __forceinline__ void write_outputs(const ProductArgs& a, const TileTa
       else
         v += residual.v[i][h];
       const StageWeight& term = a.term[half.term];
-      __stcg(term.y + row * term.stride + half.row + lane / 4, v);
+      __stcg(term.y + (of.first + row) * term.stride + half.row + lane / 4, v);
     }
   }
 }
@@ -158,7 +159,7 @@ __device__ __forceinline__ void collect_units(const ProductArgs& a, int part, in
       const float* from = shared_sums<Tiles>(a, unit, k);
       Sums<Tiles> s = load_sums<Tiles, true>(from, lane);
       for (int i = 1; i < a.sections; ++i) s = s + load_sums<Tiles, true>(from + i * kSumFloats<Tiles>, lane);
-      write_outputs<Tiles>(a, target, lane, s, residual);
+      write_outputs<Tiles>(a, whole_stage(a), target, lane, s, residual);
     }
   barrier_sync<kWorkersBarrier>(kWorkingThreads);
   if (threadIdx.x == 0 && atomicAdd(arrived, 1u) + 1 == uint32_t(2 * a.parts)) *arrived = 0;

@@ -7,15 +7,21 @@
 
 namespace bumblebee::cuda {
 
+/// Of experts: the number of a block's tile, whose digits it takes, and the row of x that it rounds itself.
+struct ExpertInput {
+  int number, row;
+};
+
 /// x of a part of the inputs, as digits in shared memory. All working threads call, and x is there when it returns.
-template <bool One, bool Lora>
-__device__ __forceinline__ void take_input(const ProductArgs& a, int part, const SharedPlan& plan, uint8_t* shared,
-                                           Gates& gates) {
+template <bool One, bool Lora, bool Experts>
+__device__ __forceinline__ void take_input(const ProductArgs& a, const ExpertInput& own, int part,
+                                           const SharedPlan& plan, uint8_t* shared, Gates& gates) {
   const int first = slab_begin(a, part) * a.width * (kStageInputs / 32), blocks = blocks_of_part(a, part);
   const int columns = One ? 2 : a.columns;
   if (One && a.input.kind != StageInput::Kind::digits) {
     const RoundTarget to = {shared + plan.digits, reinterpret_cast<StepGroup*>(shared + plan.steps), columns, first};
-    const RoundWork work = {a.input, a.in, 0, false, blocks};
+    RoundWork work = {a.input, a.in, 0, false, blocks};
+    if constexpr (Experts) work.input.x += int64_t(own.row) * a.in;
     float* scratch = reinterpret_cast<float*>(shared + plan.partials);
     if constexpr (Lora) {
       LoraShared* lora = reinterpret_cast<LoraShared*>(shared + plan.lora);
@@ -31,6 +37,11 @@ __device__ __forceinline__ void take_input(const ProductArgs& a, int part, const
   const uint8_t* from_digits = a.input.rounded.digits + int64_t(first) * columns * 32;
   const uint8_t* from_steps =
       static_cast<const uint8_t*>(a.input.rounded.steps) + int64_t(first) / 2 * (columns / 2) * int(sizeof(StepGroup));
+  if constexpr (Experts) {
+    const int64_t before = int64_t(own.number) * a.stages * (kStageInputs / 32);
+    from_digits += before * columns * 32;
+    from_steps += before / 2 * (columns / 2) * int(sizeof(StepGroup));
+  }
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x == kWorkingThreads - 1) {
     constexpr int kPiece = 1 << 14;
@@ -115,7 +126,7 @@ __device__ __forceinline__ void finish_lora(const ProductArgs& a, int first_unit
         }
         sum = section > 0 ? sum + s : s;
       }
-      write_outputs<1, true>(a, own, lane, sum, residual, change);
+      write_outputs<1, true>(a, whole_stage(a), own, lane, sum, residual, change);
     }
   }
   close_lora(a, left);
@@ -123,8 +134,8 @@ __device__ __forceinline__ void finish_lora(const ProductArgs& a, int first_unit
 
 /// All of the finishing warp's work after x is there.
 template <int Tiles>
-__device__ __forceinline__ void finish(const ProductArgs& a, int part, int first_unit, int stride,
-                                       const float* partials, uint32_t lane) {
+__device__ __forceinline__ void finish(const ProductArgs& a, const ProductSlot& of, int part, int first_unit,
+                                       int stride, const float* partials, uint32_t lane) {
   const int tiles = kConsumers >> a.width_bits, begin = section_begin(a, part), end = section_begin(a, part + 1);
   const int items = (a.units - first_unit + stride - 1) / stride * (end - begin);
   int n = 0;
@@ -158,7 +169,7 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
           target = target_of(a, unit * tiles + k);
           residual = load_residual<Tiles>(a, target, lane);
         }
-        write_outputs<Tiles>(a, target, lane, s, residual);
+        write_outputs<Tiles>(a, of, target, lane, s, residual);
       }
     }
   }
@@ -167,8 +178,8 @@ __device__ __forceinline__ void finish(const ProductArgs& a, int part, int first
 /// Two blocks of few rows share a multiprocessor where kernels overlap.
 constexpr int blocks_of(int tiles) { return tiles > 1 || kCopiers > 1 ? 1 : 2; }
 
-/// One: a single row of x. Lora: with adapters. Tiles: of four rows of digits.
-template <int Bits, int Group, int Tiles, bool One = false, bool Lora = false>
+/// One: a single row of x. Lora: with adapters. Experts: of stacks. Tiles: of four rows of digits.
+template <int Bits, int Group, int Tiles, bool One = false, bool Lora = false, bool Experts = false>
 __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
     product_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ ProductMaps maps,
                    const SharedPlan plan) {
@@ -176,8 +187,9 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
   launch_dependents();
   const int warp = int(threadIdx.x / 32);
   const uint32_t lane = threadIdx.x % 32;
-  const int part = int(blockIdx.x) % a.parts, first_unit = int(blockIdx.x) / a.parts;
-  const int stride = int(gridDim.x) / a.parts;
+  const int sharers = Experts ? a.experts.slots : a.parts;
+  const int part = Experts ? 0 : int(blockIdx.x) % sharers, first_unit = int(blockIdx.x) / sharers;
+  const int stride = int(gridDim.x) / sharers;
   float* partials = reinterpret_cast<float*>(shared + plan.partials);
   Gates& gates = *reinterpret_cast<Gates*>(shared + plan.gates);
   if (threadIdx.x == 0) {
@@ -186,19 +198,29 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
     gate_init(&gates.input, 1);
     gates_ready();
   }
+  ProductSlot of = whole_stage(a);
+  ExpertInput own = {};
+  if constexpr (Experts) {
+    own.number = int(blockIdx.x) % sharers;
+    wait_for_inputs();
+    if (own.number >= __ldcg(a.experts.count)) return;
+    const int4 tile = __ldcg(reinterpret_cast<const int4*>(a.experts.tile) + own.number);
+    of = {tile.x, tile.y, tile.z};
+    own.row = a.experts.row_of != nullptr ? __ldcg(a.experts.row_of + of.first) : of.first;
+  }
   __syncthreads();
   if (warp > kConsumers)
-    return copy_weights(a, maps, part, first_unit, stride, shared, gates, warp - kConsumers - 1, lane);
+    return copy_weights(a, maps, of, part, first_unit, stride, shared, gates, warp - kConsumers - 1, lane);
   if constexpr (Lora) {
     if (warp == kConsumers) open_lora(a, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
     barrier_sync<kWorkersBarrier>(kWorkingThreads);
   }
-  take_input<One, Lora>(a, part, plan, shared, gates);
+  take_input<One, Lora, Experts>(a, own, part, plan, shared, gates);
   if (warp == kConsumers) {
     if constexpr (Lora) {
       return finish_lora(a, first_unit, stride, partials, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
     } else {
-      finish<Tiles>(a, part, first_unit, stride, partials, lane);
+      finish<Tiles>(a, of, part, first_unit, stride, partials, lane);
       if (a.parts > 1) collect_units<Tiles>(a, part, first_unit, stride, warp, lane);
       return;
     }
@@ -296,10 +318,12 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
 
 using ProductKernel = void (*)(ProductArgs, ProductMaps, SharedPlan);
 
-/// tiles 0: one row, -1: one row with adapters.
+/// tiles 0: one row, -1: one row with adapters, -2: one row of an expert, -3: some rows of one.
 template <int Bits, int Group>
 ProductKernel product_kernel_of(int tiles) {
   switch (tiles) {
+    case -3: return product_kernel<Bits, Group, 1, false, false, true>;
+    case -2: return product_kernel<Bits, Group, 1, true, false, true>;
     case -1: return product_kernel<Bits, Group, 1, true, true>;
     case 0: return product_kernel<Bits, Group, 1, true>;
     case 1: return product_kernel<Bits, Group, 1>;

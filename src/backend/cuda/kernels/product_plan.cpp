@@ -77,7 +77,17 @@ int launched_rows(const ProductStage& stage, const ProductCard& card) {
 int padded_rows(int virtual_rows) { return virtual_rows <= 4 ? virtual_rows : virtual_rows <= 8 ? 8 : 16; }
 int tiles_of(int virtual_rows) { return (padded_rows(virtual_rows) + 3) / 4; }
 
+bool shares_processors(const StageExperts& experts, int rows, int in) {
+  constexpr int kOfOneRow = 16;  // experts that a row may have and yet be dealt to all processors evenly
+  return experts.slots > 0 && (rows > 1 || experts.slots > kOfOneRow || classes_of(in) < kMaxClasses);
+}
+
 int product_blocks(const ProductArgs& a, const ProductCard& card) {
+  if (const int slots = a.experts.slots; slots > 0) {
+    const int each = shares_processors(a.experts, a.rows, a.in) ? (2 * card.processors + slots - 1) / slots
+                                                                : card.processors / slots;
+    return slots * (each < 1 ? 1 : each < a.units ? each : a.units);
+  }
   const int side_by_side = card.processors / a.parts;
   return (a.units < side_by_side ? a.units : side_by_side) * a.parts;
 }
@@ -93,7 +103,7 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
   a.group = stage.group;
   a.scale = stage.scale;
   const int scale_bytes = stage.scale == ScaleType::f32 ? 4 : 2;
-  a.scale_row_bytes = stage.in / stage.group * scale_bytes;
+  a.scale_row_bytes = (stage.scale_row > 0 ? stage.scale_row : stage.in / stage.group) * scale_bytes;
   a.stage_scales = scale_bytes * (kStageInputs / stage.group);
   a.stages = stages_of(a.in), a.slabs = slabs_of(a.in), a.sections = sections_of(a.in);
   a.width = classes_of(a.in), a.width_bits = logarithm(a.width);
@@ -113,6 +123,7 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
   a.residual = stage.residual;
   a.input = stage.input;
   a.lora = stage.lora;
+  a.experts = stage.experts;
   a.terms = stage.terms;
   a.pieces = pieces_of(a.in);
   a.items = a.terms * a.lora.ranks * a.pieces;
@@ -144,6 +155,14 @@ bool fits_lora(const ProductStage& stage, const ProductCard& card) {
          plan.total <= card.beside;
 }
 
+bool fits_experts(const ProductStage& stage, const ProductCard& card) {
+  ProductStage most = stage;
+  most.rows = most.at_once = kFewTileRows;  // so that a row takes the same kernel in any company
+  ProductArgs a = {};
+  const SharedPlan plan = plan_product(most, kFewTileRows, card, a);
+  return !stage.exact && a.parts == 1 && plan.total <= card.alone;
+}
+
 size_t stage_workspace(const ProductStage& stage, const ProductCard& card) {
   ProductArgs a = {};
   const int most = launched_rows(stage, card);
@@ -161,6 +180,13 @@ size_t digit_bytes(int rows, int in, bool exact, int at_once) {
 
 size_t step_bytes(int rows, int in, bool exact, int at_once) {  // 16 bytes for 64 inputs of 2 digits
   return digit_bytes(rows, in, exact, at_once) / (2 * kStepGroup) * sizeof(StepGroup);
+}
+
+size_t expert_digit_bytes(const StageExperts& experts, int in) {
+  return size_t(experts.slots) * digit_bytes(kFewTileRows, in, false, kFewTileRows);
+}
+size_t expert_step_bytes(const StageExperts& experts, int in) {
+  return size_t(experts.slots) * step_bytes(kFewTileRows, in, false, kFewTileRows);
 }
 
 size_t stage_lora_bytes(const ProductStage& stage) {

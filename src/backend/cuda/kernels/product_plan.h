@@ -58,6 +58,7 @@ struct ProductArgs {
   const float* residual;
   StageInput input;
   StageLora lora;
+  StageExperts experts;
   int32_t terms, pieces, items, held;  // of adapters: pieces of x, pieces of all ranks, and of these in a block
   float* partials;
   uint32_t* arrived;
@@ -105,6 +106,9 @@ BB_BOTH int blocks_of_part(const ProductArgs& a, int part) {
 
 /// Cuts `rows` rows of a stage, and fills everything but `arrived` and `partials`.
 SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& card, ProductArgs& a);
+/// Whether two blocks of a stage of experts share a multiprocessor: of many tiles some are not there, and blocks of
+/// short rows have more to start and to finish than to multiply.
+bool shares_processors(const StageExperts& experts, int rows, int in);
 /// Blocks of the grid: one a multiprocessor at most, so that those that wait for each other are all there.
 int product_blocks(const ProductArgs& a, const ProductCard& card);
 /// Tiles of four rows of digits.
@@ -114,6 +118,7 @@ int padded_rows(int virtual_rows);
 /// What product.h says of a stage, on this card.
 int rows_at_once(const ProductStage& stage, const ProductCard& card);
 bool fits_lora(const ProductStage& stage, const ProductCard& card);
+bool fits_experts(const ProductStage& stage, const ProductCard& card);
 size_t stage_workspace(const ProductStage& stage, const ProductCard& card);
 
 /// Counters come first in a workspace: their place must not depend on the stage, since they are zero between stages.

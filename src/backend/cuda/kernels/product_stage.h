@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/views.h"
 
 namespace bumblebee::cuda {
@@ -56,6 +57,15 @@ struct StageLora {
   uint32_t* arrived = nullptr;          // a counter, zero between stages; those of one stream may share it
 };
 
+/// Weights are stacks of experts, and rows of x go to experts in tiles: some blocks take one tile each.
+struct StageExperts {
+  const ExpertTile* tile = nullptr;
+  const int32_t* count = nullptr;
+  const int32_t* row_of = nullptr;  // the row of x of an assignment, or null: x has a row for each
+  int32_t slots = 0;                // tiles at most; 0: no experts
+  int32_t experts = 0;              // of a stack
+};
+
 /// One kernel: weights of one format that share x.
 struct ProductStage {
   enum class Epilogue : int32_t {
@@ -69,6 +79,7 @@ struct ProductStage {
   int32_t at_once = 0;  // rows of one launch, as in quantize_rows; 0: rows_at_once()
   int32_t bits = 4, group = 64;
   ScaleType scale = ScaleType::bf16;  // of scales and biases
+  int32_t scale_row = 0;              // of them from a row to the next; 0: in / group
   bool exact = false;
   /// No two of its blocks share a multiprocessor. Where kernels overlap, a stage's blocks gather on multiprocessors
   /// that the one before has left, two of them take twice as long there, and so does every stage after. At least every
@@ -78,6 +89,9 @@ struct ProductStage {
   const float* residual = nullptr;  // strided as y
   StageInput input;
   StageLora lora = {};
+  /// `rows` are those of a tile, 1 or kFewTileRows, and outputs are rows of assignments. Of several rows the digits are
+  /// as quantize_experts writes them.
+  StageExperts experts = {};
   /// stage_workspace() bytes, zero before the first use. Stages of one stream may share it; it grows between steps
   /// only.
   void* workspace = nullptr;
@@ -86,6 +100,9 @@ struct ProductStage {
 /// Bytes of DigitRows. `at_once`: rows of x are rounded in blocks of so many, as the stages that read them take them.
 size_t digit_bytes(int rows, int in, bool exact, int at_once);
 size_t step_bytes(int rows, int in, bool exact, int at_once);
+/// Of the blocks that quantize_experts writes.
+size_t expert_digit_bytes(const StageExperts& experts, int in);
+size_t expert_step_bytes(const StageExperts& experts, int in);
 /// Of StageLora::u.
 size_t stage_lora_bytes(const ProductStage& stage);
 

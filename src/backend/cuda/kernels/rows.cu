@@ -47,9 +47,24 @@ __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
 /// Whether rows come in octets, which row_norm.cuh takes. Of the shape alone, so that a row has one order of sums.
 bool in_octets(int cols) { return cols % 8 == 0; }
 
-/// x += delta (null: nothing is added), then y = rms_norm(x) (null: no norm).
+/// Eight columns of what a row's experts made.
+__device__ inline Eight mixed_eight(const ExpertSum& e, size_t row, int cols, int column) {
+  Eight sum = {};
+#pragma unroll 4
+  for (int j = 0; j < e.top_k; ++j) {
+    const size_t at = row * size_t(e.top_k) + size_t(j);
+    const float weight = __ldcg(e.weights + at);
+    const Eight v = load_eight(e.y + size_t(__ldcg(e.order + at)) * size_t(cols) + size_t(column));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(weight, v.v[i], sum.v[i]);
+  }
+  return sum;
+}
+
+/// x += delta (null: nothing is added; Mixed: what experts made), then y = rms_norm(x) (null: no norm).
+template <bool Mixed>
 __global__ void __launch_bounds__(kRoundThreads)
-    row_kernel(float* x, const float* delta, float* y, NormArgs a, BatchView batch) {
+    row_kernel(float* x, const float* delta, ExpertSum experts, float* y, NormArgs a, BatchView batch) {
   __shared__ float scratch[kRoundThreads / kWarp];
   constexpr int kKept = 2;
   launch_dependents();
@@ -66,8 +81,12 @@ __global__ void __launch_bounds__(kRoundThreads)
   float squares = 0;
   const auto take = [&](int octet) {
     Eight v = load_eight(x + octet * 8);
-    if (delta == nullptr) return v;
-    const Eight d = load_eight(delta + first + octet * 8);
+    if (!Mixed && delta == nullptr) return v;
+    Eight d;
+    if constexpr (Mixed)
+      d = mixed_eight(experts, size_t(row), a.cols, octet * 8);
+    else
+      d = load_eight(delta + first + octet * 8);
 #pragma unroll
     for (int i = 0; i < 8; ++i) v.v[i] += d.v[i];
     store_eight(x + octet * 8, v);
@@ -93,6 +112,40 @@ __global__ void __launch_bounds__(kRoundThreads)
   }
   for (int octet = int(threadIdx.x) + kKept * kRoundThreads; octet < octets; octet += kRoundThreads)
     store_eight(y + first + octet * 8, scaled(load_eight(x + octet * 8), w, inverse, octet * 8));
+}
+
+__global__ void __launch_bounds__(kThreads) sum_kernel(ExpertSum e, int cols, float* to) {
+  launch_dependents();
+  const size_t first = size_t(blockIdx.x) * size_t(e.top_k);
+  const int column = (int(blockIdx.y) * kThreads + int(threadIdx.x)) * 4;
+  const bool whole = cols % 4 == 0;
+  wait_for_inputs();
+  if (column >= cols) return;
+  float4 sum = {0, 0, 0, 0};
+  for (int j = 0; j < e.top_k; ++j) {
+    const float weight = __ldcg(e.weights + first + size_t(j));
+    const float* const from = e.y + size_t(__ldcg(e.order + first + size_t(j))) * size_t(cols) + size_t(column);
+    float4 v = {0, 0, 0, 0};
+    if (whole) {
+      v = __ldcg(reinterpret_cast<const float4*>(from));
+    } else {
+      v.x = from[0];
+      if (column + 1 < cols) v.y = from[1];
+      if (column + 2 < cols) v.z = from[2];
+      if (column + 3 < cols) v.w = from[3];
+    }
+    sum.x = fmaf(weight, v.x, sum.x), sum.y = fmaf(weight, v.y, sum.y);
+    sum.z = fmaf(weight, v.z, sum.z), sum.w = fmaf(weight, v.w, sum.w);
+  }
+  float* const at = to + size_t(blockIdx.x) * size_t(cols) + size_t(column);
+  if (whole) {
+    *reinterpret_cast<float4*>(at) = sum;
+    return;
+  }
+  at[0] = sum.x;
+  if (column + 1 < cols) at[1] = sum.y;
+  if (column + 2 < cols) at[2] = sum.z;
+  if (column + 3 < cols) at[3] = sum.w;
 }
 
 __global__ void add_kernel(float* x, const float* delta, size_t count) {
@@ -139,8 +192,8 @@ void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_ro
 
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream) {
   if (args.width == args.cols && in_octets(args.cols)) {
-    launch_overlapping("rms_norm", row_kernel, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
-                       const_cast<float*>(args.x), nullptr, args.y, args, batch);
+    launch_overlapping("rms_norm", row_kernel<false>, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
+                       const_cast<float*>(args.x), nullptr, ExpertSum(), args.y, args, batch);
     return;
   }
   launch("rms_norm", rms_norm_kernel, {unsigned(args.rows * (args.cols / args.width))},
@@ -150,12 +203,22 @@ void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream)
 void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
   const size_t count = size_t(norm.rows) * size_t(norm.cols);
   if (in_octets(norm.cols)) {
-    launch_overlapping("add_rms_norm", row_kernel, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, delta, norm.y,
-                       norm, batch);
+    launch_overlapping("add_rms_norm", row_kernel<false>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, delta,
+                       ExpertSum(), norm.y, norm, batch);
     return;
   }
   launch("add", add_kernel, {unsigned((count + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, x, delta, count);
   if (norm.y != nullptr) rms_norm(norm, batch, stream);
+}
+
+void sum_experts(const ExpertSum& sum, int rows, int cols, float* to, cudaStream_t stream) {
+  launch_overlapping("sum_experts", sum_kernel, {unsigned(rows), unsigned((cols + kThreads * 4 - 1) / (kThreads * 4))},
+                     {kThreads}, 0, stream, sum, cols, to);
+}
+
+void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
+  launch_overlapping("add_experts", row_kernel<true>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, nullptr,
+                     sum, norm.y, norm, batch);
 }
 
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream) {

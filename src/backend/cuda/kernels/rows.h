@@ -27,6 +27,18 @@ void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream)
 /// x += delta [rows, cols], then norm.y = rms_norm(x); y null: the sum only. `norm.x` is x, and its width the whole
 /// row.
 void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
+/// What a row's experts made: Σ weights[r][j]·y[order[r][j]] over j in ascending order.
+struct ExpertSum {
+  const float* y = nullptr;        // [rows·top_k, cols]
+  const int32_t* order = nullptr;  // [rows, top_k]
+  const float* weights = nullptr;  // [rows, top_k]
+  int top_k = 0;
+};
+/// to [rows, cols] = that sum.
+void sum_experts(const ExpertSum& sum, int rows, int cols, float* to, cudaStream_t stream);
+/// add_rms_norm with that sum as delta, which is never written, and the bits of both one after the other. Columns are
+/// whole octets.
+void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
 /// y = silu(gate)·up, `count` elements.
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);
 /// y[i] = x[logit_rows[i]].

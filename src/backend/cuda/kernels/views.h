@@ -19,6 +19,9 @@ struct WeightView {
   size_t row_bytes = 0;  // of codes
   int32_t out = 0, in = 0;
   int32_t bits = 0, group = 0;
+  /// Scales, and biases, from a row to the next one: in / group, but in stacks, whose rows of them begin at multiples
+  /// of 16 bytes, with zeros at their ends.
+  int32_t scale_row = 0;
   Element scale = Element::f32, bias = Element::f32;
 };
 

@@ -1,0 +1,41 @@
+// What fused_ops.cpp and expert_ops.cpp ask of tensors and weights before they make stages of products.
+#pragma once
+
+#include "backend/cuda/kernels/product.h"
+#include "backend/cuda/weights.h"
+#include "tensor/tensor.h"
+
+namespace bumblebee::cuda {
+
+inline bool same(const Tensor& a, const Tensor& b) {
+  return a.buffer() == b.buffer() && a.offset_bytes() == b.offset_bytes() && a.rows() == b.rows() &&
+         a.cols() == b.cols();
+}
+
+inline ScaleType scale_type(Element element) {
+  BB_CHECK(element != Element::i8);
+  return element == Element::f32 ? ScaleType::f32 : element == Element::f16 ? ScaleType::f16 : ScaleType::bf16;
+}
+
+inline constexpr int kMostOutputs = 1 << 18;  // of a stage: what it has counters for
+
+inline ProductStage stage_of(const WeightView& w) {
+  return {.in = w.in,
+          .bits = w.bits,
+          .group = w.group,
+          .scale = scale_type(w.scale),
+          .scale_row = w.scale_row,
+          .input = {}};
+}
+
+/// Of the weight and the card alone, so that a row takes the same kernel in any company.
+inline bool fits_stage(const WeightView& w) {
+  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
+}
+
+/// Whether two weights may be terms of one stage.
+inline bool same_format(const WeightView& a, const WeightView& b) {
+  return a.bits == b.bits && a.group == b.group && a.scale == b.scale && a.scale_row == b.scale_row;
+}
+
+}  // namespace bumblebee::cuda
