@@ -172,7 +172,7 @@ inline void widen(const void* x, int count, Element element, float* out) {
     case Element::f32: return widen_of<Element::f32>(at, count, out);
     case Element::f16: return widen_of<Element::f16>(at, count, out);
     case Element::bf16: return widen_of<Element::bf16>(at, count, out);
-    case Element::i8: return widen_of<Element::i8>(at, count, out);
+    default: return widen_of<Element::i8>(at, count, out);
   }
 }
 
