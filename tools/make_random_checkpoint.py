@@ -144,6 +144,11 @@ def delta_net(at, fused, delta, hidden, bits, group):
     yield from matrix(at + "out_proj", hidden, rows, bits, group)
 
 
+def shared(layers):
+    """As many of fewer layers, where there is a full one for the others to read from."""
+    return SHARED * layers // SHAPES["gemma-4-e4b"][0] if layers >= 14 else 0
+
+
 def gemma_tensors(family, shape, bits, group):
     """The factors that norms multiply by are 1, or 2 where they are stored less one: values do not matter."""
     layers, hidden, heads, kv_heads, dim, inner, _ = shape
@@ -155,7 +160,7 @@ def gemma_tensors(family, shape, bits, group):
         yield from vector("model.per_layer_projection_norm", ASIDE)
     for i in range(layers):
         at, size = f"model.layers.{i}.", FULL_DIM if four and i % 6 == 5 else dim
-        own = not four or i < layers - SHARED
+        own = not four or i < layers - shared(layers)
         for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             yield from vector(f"{at}{name}_layernorm", hidden)
         for name, heads_of in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
@@ -276,7 +281,7 @@ def gemma_config(family, layers):
                          "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
     kinds = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
     return common | {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "sliding_window": 512, "layer_types": kinds,
-                     "global_head_dim": FULL_DIM, "num_kv_shared_layers": SHARED, "hidden_size_per_layer_input": ASIDE,
+                     "global_head_dim": FULL_DIM, "num_kv_shared_layers": shared(layers), "hidden_size_per_layer_input": ASIDE,
                      "vocab_size_per_layer_input": VOCAB[family], "final_logit_softcapping": 30.0, "use_double_wide_mlp": False,
                      "attention_k_eq_v": False, "enable_moe_block": False}
 
