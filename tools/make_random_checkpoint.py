@@ -144,6 +144,10 @@ def delta_net(at, fused, delta, hidden, bits, group):
     yield from matrix(at + "out_proj", hidden, rows, bits, group)
 
 
+def is_full(i, layers):
+    return i % 6 == 5 or i == layers - 1
+
+
 def shared(layers):
     """As many of fewer layers, where there is a full one for the others to read from."""
     return SHARED * layers // SHAPES["gemma-4-e4b"][0] if layers >= 14 else 0
@@ -159,7 +163,7 @@ def gemma_tensors(family, shape, bits, group):
         yield from matrix("model.per_layer_model_projection", layers * ASIDE, hidden, bits, group)
         yield from vector("model.per_layer_projection_norm", ASIDE)
     for i in range(layers):
-        at, size = f"model.layers.{i}.", FULL_DIM if four and i % 6 == 5 else dim
+        at, size = f"model.layers.{i}.", FULL_DIM if four and is_full(i, layers) else dim
         own = not four or i < layers - shared(layers)
         for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             yield from vector(f"{at}{name}_layernorm", hidden)
@@ -279,7 +283,7 @@ def gemma_config(family, layers):
         return common | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 1024, "query_pre_attn_scalar": 256,
                          "sliding_window_pattern": 6, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
                          "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
-    kinds = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
+    kinds = ["full_attention" if is_full(i, layers) else "sliding_attention" for i in range(layers)]
     return common | {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "sliding_window": 512, "layer_types": kinds,
                      "global_head_dim": FULL_DIM, "num_kv_shared_layers": shared(layers), "hidden_size_per_layer_input": ASIDE,
                      "vocab_size_per_layer_input": VOCAB[family], "final_logit_softcapping": 30.0, "use_double_wide_mlp": False,
