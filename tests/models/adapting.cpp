@@ -57,7 +57,8 @@ ShapeOf expert_shape(const TinyModel& t, const std::string& part) {
 
 /// Before the names of stacks, and the name of one expert's part.
 std::string stacks_of(const TinyModel& t, int layer) {
-  return cat("model.layers.", layer, ".", t.family == "mixtral" ? "block_sparse_moe." : "mlp.", "switch_mlp.");
+  return cat("model.layers.", layer, ".", t.family == "mixtral" ? "block_sparse_moe." : "mlp.",
+             t.family == "gpt_oss" ? "experts." : "switch_mlp.");
 }
 std::string expert_of(const TinyModel& t, int layer, int expert, const std::string& part) {
   const bool mixtral = t.family == "mixtral";
@@ -316,7 +317,7 @@ MemoryWeights merged(const TinyModel& base, const std::vector<Weighted>& adapter
   merger.wide("lm_head");  // stands by itself, whatever happens to the table
   for (const Weighted& one : adapters) {
     for (const auto& [path, change] : one.adapter->modules) {
-      if (const size_t at = path.find(".switch_mlp."); at != std::string::npos) {
+      if (change.low_rank && change.low_rank->experts > 0) {
         for (int e = 0; e < tiny.experts; ++e) merger.expert(path, e, lora::view(*change.low_rank, e), one.weight);
       } else if (const size_t number = path.find(".experts."); number != std::string::npos) {
         const int e = std::stoi(path.substr(number + std::string(".experts.").size()));

@@ -67,7 +67,7 @@ constexpr Refusal kRefusals[] = {
     {"scaled_embedding", R"({"scale_emb": 12})", ErrorCode::unsupported, "scale_emb"},
     {"interleaved_rope", R"({"rope_interleaved": true})", ErrorCode::unsupported, "rope_interleaved"},
     {"partial_rotary", R"({"partial_rotary_factor": 0.5})", ErrorCode::unsupported, "partial_rotary_factor"},
-    {"rope_longrope", R"({"rope_scaling": {"rope_type": "longrope"}})", ErrorCode::unsupported, "'longrope'"},
+    {"rope_longrope", R"({"rope_scaling": {"rope_type": "longrope"}})", ErrorCode::bad_config, "'short_factor'"},
     {"rope_v5_unknown", R"({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}})", ErrorCode::unsupported,
      "'spiral'"},
     {"layer_types_sliding", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention"]})",
