@@ -86,12 +86,13 @@ class CompareServersTest(unittest.TestCase):
                 one.measure("1.7b", servers.ServeCase(1, 1, 1), 1, 60)
 
     def test_the_tokenizer_of_a_random_checkpoint(self):
-        tokens, merges = make_random_checkpoint.vocabulary()
-        self.assertEqual(make_random_checkpoint.VOCAB, len(tokens))
+        vocab = make_random_checkpoint.VOCAB["qwen3"]
+        tokens, merges = make_random_checkpoint.vocabulary(vocab)
+        self.assertEqual(vocab, len(tokens))
         self.assertEqual(len(tokens), len(set(tokens)))
         self.assertEqual(256 * 256, len(merges))
         with tempfile.TemporaryDirectory() as directory:
-            make_random_checkpoint.write_tokenizer(Path(directory))
+            make_random_checkpoint.write_tokenizer(Path(directory), vocab)
             written = json.loads((Path(directory) / "tokenizer.json").read_text())
         self.assertEqual(written["model"]["vocab"]["7"], tokens.index("7"))
         self.assertIn(r"\p{N}|", written["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
