@@ -133,3 +133,23 @@ def errors(got, want):
     size = np.sqrt(np.mean(want * want))
     gap = got - want
     return float(np.abs(gap).max() / size), float(np.sqrt(np.mean(gap * gap)) / size)
+
+
+def store_case(folder, config, tensors, taps, tokens, form="mlx"):
+    """A case's checkpoint and its golden: logits in float64, other intermediates in float32."""
+    write_json(folder / "config.json", dict(sorted(config.items())))
+    write_safetensors(folder / "model.safetensors", tensors, {"format": form})
+    golden = {key: value if key == "logits" else value.astype(np.float32) for key, value in taps.items()}
+    write_safetensors(folder / "golden.safetensors", golden | {"tokens": tokens})
+
+
+def agreement(name, folder, logits, torch32, mlx, limit):
+    """How far the logits of transformers in float32 and of mlx-lm (None: not asked) are away, printed and as mlx.json has it."""
+    torch_max = errors(torch32, logits)[0]
+    mlx_max = None if mlx is None else errors(mlx, logits)[0]
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{name:26} {size // 1024:4} KiB  mlx-lm f32: {'not asked' if mlx_max is None else f'max {mlx_max:.1e}':12} "
+          f"transformers f32: max {torch_max:.1e}")
+    if max(mlx_max or 0.0, torch_max) > limit:
+        raise SystemExit(f"{name}: the two implementations do not agree")
+    return {"mlx_max": None if mlx_max is None else float(f"{mlx_max:.1e}"), "transformers_f32_max": float(f"{torch_max:.1e}")}

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import float64
-from common import GOLDENS, errors, store, widen, write_json, write_safetensors
+from common import GOLDENS, errors, store, store_case, widen, write_json, write_safetensors
 from experts import quantized_by_mlx
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -263,10 +263,7 @@ def make(name, folder):
     taps, capped = tapped(model, tokens)
     if "packaged" in name:
         tensors, new_config = packaged(tensors, dict(new_config))
-    write_json(folder / "config.json", dict(sorted(new_config.items())))
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "mlx" if how is not None else "pt"})
-    golden = {key: value if key == "logits" else value.astype(np.float32) for key, value in taps.items()}
-    write_safetensors(folder / "golden.safetensors", golden | {"tokens": tokens})
+    store_case(folder, new_config, tensors, taps, tokens, "mlx" if how is not None else "pt")
 
     rows = WINDOW if config["model_type"] == "gemma2" else TOKENS  # mlx-lm ignores Gemma 2's window
     torch32 = errors(float64.logits(single, tokens, double=False), capped)

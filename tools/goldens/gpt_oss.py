@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, quantize_model
 
 import float64
-from common import GOLDENS, dequantize64, errors, store, unpack, widen, write_json, write_safetensors
+from common import GOLDENS, agreement, dequantize64, store, store_case, unpack, widen, write_json, write_safetensors
 from float_codes import decode
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -172,19 +172,8 @@ def make(name, folder):
         model = float64.build(dense, of_transformers(exact))
         single = float64.build(dense, of_transformers(exact), double=False)
     taps = float64.tapped(model, tokens)
-    write_json(folder / "config.json", dict(sorted(new_config.items())))
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "mlx"})
-    golden = {key: value if key == "logits" else value.astype(np.float32) for key, value in taps.items()}
-    write_safetensors(folder / "golden.safetensors", golden | {"tokens": tokens})
-    torch32 = errors(float64.logits(single, tokens, double=False), taps["logits"])
-    mlx = errors(theirs, taps["logits"]) if theirs is not None else (0.0, 0.0)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{name:20} {size // 1024:4} KiB  mlx-lm f32: {f'max {mlx[0]:.1e}' if theirs is not None else 'not asked':12} "
-          f"transformers f32: max {torch32[0]:.1e}")
-    if mlx[0] > 3e-5 or torch32[0] > 3e-5:
-        raise SystemExit(f"{name}: the two implementations do not agree")
-    return {"mlx_max": float(f"{mlx[0]:.1e}") if theirs is not None else None,
-            "transformers_f32_max": float(f"{torch32[0]:.1e}")}
+    store_case(folder, new_config, tensors, taps, tokens)
+    return agreement(name, folder, taps["logits"], float64.logits(single, tokens, double=False), theirs, 3e-5)
 
 
 def main():
