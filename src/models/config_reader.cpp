@@ -153,7 +153,7 @@ std::vector<bool> read_expert_layers(const Json& config, std::string_view where,
 
 void read_expert_counts(const Json& config, std::string_view where, std::initializer_list<const char*> keys,
                         int default_experts, int default_of_row, DecoderSpec& spec) {
-  constexpr int kMostExperts = 65536, kMostOfRow = 1024;  // a step's rows times these fit an int
+  constexpr int kMostExperts = 65536;
   const char* said = nullptr;
   int64_t experts = default_experts;
   for (const char* key : keys) {
@@ -168,7 +168,7 @@ void read_expert_counts(const Json& config, std::string_view where, std::initial
   }
   RouterParams& router = spec.moe.router;
   router.experts = int(experts);
-  router.top_k = int(int_or(config, "num_experts_per_tok", where, 1, kMostOfRow, default_of_row));
+  router.top_k = int(int_or(config, "num_experts_per_tok", where, 1, kMostExpertsOfRow, default_of_row));
   if (router.top_k > router.experts) {
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_experts_per_tok': expected at most ", router.experts, " experts, got ", router.top_k));

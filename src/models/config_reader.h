@@ -12,6 +12,7 @@
 namespace bumblebee::models {
 
 constexpr int64_t kMaxSize = int64_t{1} << 24;  // of a dimension
+constexpr int64_t kMostExpertsOfRow = 1024;     // a step's rows times these fit an int
 
 /// Settings that families with experts read.
 inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_local_experts"};

@@ -1,4 +1,5 @@
 // Reads the settings of Gemma 4, with the defaults of transformers.
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -20,7 +21,8 @@ void read_experts(GemmaConfig& config, Gemma4Spec& spec) {
   const std::string_view where = config.where();
   if (!bool_or(json, "enable_moe_block", where, false)) return;
   spec.router.experts = int(require_int(json, "num_experts", where, 1, 65536));
-  spec.router.top_k = int(require_int(json, "top_k_experts", where, 1, spec.router.experts));
+  spec.router.top_k =
+      int(require_int(json, "top_k_experts", where, 1, std::min<int64_t>(spec.router.experts, kMostExpertsOfRow)));
   spec.d_expert = int(require_int(json, "moe_intermediate_size", where, 1, kMaxSize));
 }
 
