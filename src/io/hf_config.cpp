@@ -49,6 +49,12 @@ QuantSpec read_spec(const Json& object, std::string_view where, const std::strin
   return spec;
 }
 
+/// hf_quant_config.json nests the settings of ModelOpt, config.json does not.
+const Json& modelopt_settings(const Json& object) {
+  const Json* nested = find(object, "quantization");
+  return nested != nullptr && nested->is_object() ? *nested : object;
+}
+
 [[noreturn]] void refuse_method(const Json& foreign, std::string_view where) {
   const std::string method = string_or(foreign, "quant_method", where, "");
   std::string hint = "quantize the original weights with `bumblebee quantize`, or take an MLX checkpoint";
@@ -120,9 +126,7 @@ void QuantizationConfig::read_method(const Json& object) {
     refuse("format", format, "mxfp4-pack-quantized or nvfp4-pack-quantized");
   }
   if (method == "modelopt") {
-    // hf_quant_config.json nests the settings, config.json does not.
-    const Json* nested = find(object, "quantization");
-    const Json& settings = nested != nullptr && nested->is_object() ? *nested : object;
+    const Json& settings = modelopt_settings(object);
     const std::string algorithm = string_or(settings, "quant_algo", where_, "");
     if (algorithm != "NVFP4") refuse("quant_algo", algorithm, "NVFP4");
     if (const int64_t group = int_or(settings, "group_size", where_, INT32_MIN, INT32_MAX, 16); group != 16)
@@ -183,9 +187,8 @@ HfConfig HfConfig::open(const std::filesystem::path& directory) {
   Json quantization = parse_json(read_text_file(modelopt, kLargestConfig), modelopt.string(), limits);
   if (!quantization.is_object())
     throw Error(ErrorCode::bad_config, modelopt.string(), cat("expected an object, got ", brief(quantization)));
-  const Json* nested = find(quantization, "quantization");
-  const Json& settings = nested != nullptr && nested->is_object() ? *nested : quantization;
-  if (string_or(settings, "quant_algo", modelopt.string(), "").empty()) return config;  // of the cache alone
+  if (string_or(modelopt_settings(quantization), "quant_algo", modelopt.string(), "").empty())
+    return config;  // of the cache alone
   quantization["quant_method"] = "modelopt";
   config.quantization =
       QuantizationConfig::from_json({{"quantization_config", std::move(quantization)}}, modelopt.string());
