@@ -60,17 +60,9 @@ TEST(Checkpoint, RefusesFloatCodesThatDisagree) {
       {"blocks of other rows", kBlocks, with(blocks, 1, DType::f8_e8m0, {2, 2}), "scales [2, 2]"},
       {"blocks, weight e5m2", kBlocks, with(blocks, 0, DType::f8_e5m2, {2, 64}), "expected f8_e4m3"},
   };
-  for (const Broken& broken : cases) {
-    const TemporaryDirectory d;
-    write_bytes(d.path() / "config.json", broken.config);
-    save(d.path() / "model.safetensors", broken.pieces);
-    auto checkpoint = Checkpoint::open(d.path());
-    expect_error([&] { checkpoint->matrix("m", 2, 64); }, broken.part, broken.name);
-    expect_error([&] { checkpoint->matrix("m", 2, 64); }, d.path().string(), broken.name);
-  }
+  expect_refusals(cases);
 }
 
-/// As OpenAI's own files have gpt-oss's experts: rows of gate and up in turns.
 TEST(Checkpoint, ScalesOfTheCacheAreNotAskedForWhereverTheyLie) {
   const TemporaryDirectory d;
   write_bytes(
@@ -95,6 +87,7 @@ TEST(Checkpoint, AModelOptFileOfTheCacheAloneSaysNothingOfWeights) {
   EXPECT_TRUE(HfConfig::open(d.path()).quantization.present());
 }
 
+/// As OpenAI's own files have gpt-oss's experts: rows of gate and up in turns.
 TEST(Checkpoint, ExpertsInBlocks) {
   const TemporaryDirectory d;
   write_bytes(d.path() / "config.json", R"({"quantization_config":{"quant_method":"mxfp4"}})");

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "tests/io/files.h"
 
@@ -45,6 +47,7 @@ inline std::vector<Piece> operator+(std::vector<Piece> a, const std::vector<Piec
   return a;
 }
 
+/// A file whose module "m", asked for as [2, 64], is refused.
 struct Broken {
   const char* name;
   const char* config;
@@ -60,6 +63,18 @@ inline std::vector<Piece> without(std::vector<Piece> pieces, size_t index) {
 inline std::vector<Piece> with(std::vector<Piece> pieces, size_t index, DType dtype, std::vector<uint64_t> shape) {
   pieces[index] = dense(pieces[index].spec.name, dtype, std::move(shape));
   return pieces;
+}
+
+/// The message has the part, the file and the module.
+inline void expect_refusals(std::span<const Broken> cases) {
+  for (const Broken& broken : cases) {
+    const TemporaryDirectory d;
+    write_bytes(d.path() / "config.json", broken.config);
+    save(d.path() / "model.safetensors", broken.pieces);
+    const auto checkpoint = Checkpoint::open(d.path());
+    for (const std::string& part : {std::string(broken.part), d.path().string(), std::string("'m")})
+      expect_error([&] { checkpoint->matrix("m", 2, 64); }, part, broken.name);
+  }
 }
 
 }  // namespace bumblebee::test
