@@ -248,7 +248,7 @@ TEST(Connections, AreLimitedPerAddressButNotOnLoopback) {
 
 TEST(Connections, ClosingLetsAnswersEndAndGivesWhoComesOne) {
   TestServer server;
-  Client idle(server.port), used(server.port), busy(server.port), streaming(server.port);
+  Client unheard(server.port), used(server.port), busy(server.port), streaming(server.port);
   used.send(get("/echo"));
   EXPECT_EQ(used.answer().status, 200);
   busy.send(get("/hold"));
@@ -256,15 +256,18 @@ TEST(Connections, ClosingLetsAnswersEndAndGivesWhoComesOne) {
   streaming.send(get("/stream"));
   const auto stream = server.handler.take();
   server.http->start_closing();
-  EXPECT_EQ(idle.rest(), "");
   EXPECT_EQ(used.rest(), "");
-  for (int i = 0; i < 2; ++i) {
-    Client late(server.port);
-    late.send(get("/echo"));
-    const Answer told = late.answer();
+  const auto gets_one_answer = [](Client& client) {
+    client.send(get("/echo"));
+    const Answer told = client.answer();
     EXPECT_EQ(told.status, 200);
     EXPECT_TRUE(told.has("connection: close\r\n"));
-    EXPECT_EQ(late.rest(), "") << "one answer";
+    EXPECT_EQ(client.rest(), "") << "one answer";
+  };
+  gets_one_answer(unheard);  // its request may have been on its way
+  for (int i = 0; i < 2; ++i) {
+    Client late(server.port);
+    gets_one_answer(late);
   }
   Client silent(server.port);
   held.exchange->respond({200, {}, "done"});

@@ -205,11 +205,12 @@ class Ending(unittest.TestCase):
                 pass
 
         with Server(PROGRAM, "--grace", "60", "--parallel", "1") as server:
-            # Enough of them that they do not end by themselves, and read, or they would be let go.
             body = request_bytes("/v1/chat/completions", chat(tokens=4000, ignore_eos=True, stream=True))
+            held, begun = server.raw(body), b""
+            while b'"content"' not in begun:  # it runs: one at a time does, and those behind it are silent until their turn
+                begun += held.recv(4096)
+            # Enough of them that they do not end by themselves, and read, or they would be let go.
             streams = [server.raw(body) for _ in range(40)]
-            held = streams.pop()
-            held.recv(4096)
             readers = [threading.Thread(target=read, args=(one,)) for one in streams]
             for one in readers:
                 one.start()

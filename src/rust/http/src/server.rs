@@ -60,7 +60,7 @@ pub struct Connection {
     pub tls: bool,
     pub wire: Option<Arc<Wire>>, // of HTTP/1
     pub cut: CancellationToken,
-    end: CancellationToken, // when it may hear no further request
+    end: CancellationToken, // when it may hear no second request
     answers: AtomicUsize,
     last: Mutex<(Instant, bool)>, // when the last answer ended, and whether there was one
 }
@@ -76,6 +76,10 @@ impl Connection {
         if let Some(wire) = &self.wire {
             wire.done();
         }
+    }
+
+    fn was_asked(&self) -> bool {
+        self.answers.load(Relaxed) > 0 || self.last.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     fn is_idle(&self) -> bool {
@@ -193,22 +197,21 @@ impl Server {
         let last = Mutex::new((Instant::now(), false));
         // Who comes when others must go gets one answer: that the server is ending, as a rule.
         let end = if self.stop.is_cancelled() { self.door.clone() } else { self.stop.clone() };
-        let made = end.clone();
         let make = |tls, wire| {
             let (server, peer, cut, answers) = (self.clone(), peer.to_string(), cut.clone(), AtomicUsize::new(0));
-            Arc::new(Connection { server, peer, tls, wire, cut, end: made, answers, last })
+            Arc::new(Connection { server, peer, tls, wire, cut, end, answers, last })
         };
         let socket = Socket::new(stream, self.limits.write_stall, self.counters.stalled.clone());
         let Some(tls) = tls else {
             let mut gate = Gate::new(socket, wire.clone(), self.limits.clone());
-            return match end.run_until_cancelled(timeout(self.limits.header, gate.speaks_two())).await {
+            return match self.door.run_until_cancelled(timeout(self.limits.header, gate.speaks_two())).await {
                 Some(Ok(Ok(true))) => self.two(make(false, None), gate).await,
                 Some(Ok(Ok(false))) => self.one(make(false, Some(wire)), gate).await,
                 _ => {}
             };
         };
         let handshake = timeout(self.limits.header, TlsAcceptor::from(tls).accept(socket));
-        let Some(Ok(Ok(stream))) = end.run_until_cancelled(handshake).await else { return };
+        let Some(Ok(Ok(stream))) = self.door.run_until_cancelled(handshake).await else { return };
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.two(make(true, None), stream).await;
         } else {
@@ -244,12 +247,14 @@ impl Server {
     /// Until the connection ends. HTTP/2's is told to end when nothing was asked for long, and is left when it does not obey; the gate
     /// does that for HTTP/1.
     async fn drive<F: Future>(&self, connection: &Connection, mut future: Pin<&mut F>, shut: impl Fn(Pin<&mut F>)) {
-        let mut end = pin!(connection.end.cancelled());
+        let (mut end, mut door) = (pin!(connection.end.cancelled()), pin!(self.door.cancelled()));
         let step = (self.limits.idle.min(self.limits.header).min(self.limits.write_stall) / 4).max(Duration::from_millis(5));
         let mut tick = pin!(sleep(step));
         let mut closing: Option<Instant> = None;
         poll_fn(|cx| {
-            if closing.is_none() && end.as_mut().poll(cx).is_ready() {
+            // A first request may be on its way when others must go: it is answered.
+            let ends = end.as_mut().poll(cx).is_ready() && connection.was_asked();
+            if closing.is_none() && (ends || door.as_mut().poll(cx).is_ready()) {
                 closing = Some(Instant::now());
                 shut(future.as_mut());
             }
