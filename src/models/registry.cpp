@@ -10,6 +10,7 @@
 #include "models/gemma.h"
 #include "models/gemma4.h"
 #include "models/hybrid.h"
+#include "models/olmo.h"
 
 namespace bumblebee::models {
 namespace {
@@ -45,9 +46,11 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 3> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
+constexpr std::array<OtherFamily, 5> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
                                                  {"gemma3", maker<Gemma, read_gemma3>},
-                                                 {"gemma4", maker<Gemma4, read_gemma4>}}};
+                                                 {"gemma4", maker<Gemma4, read_gemma4>},
+                                                 {"olmo2", maker<Olmo, read_olmo2>},
+                                                 {"olmo3", maker<Olmo, read_olmo3>}}};
 
 /// The text halves of models that see: positions of images apart (mrope) they are these, and text has only one kind.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kTextHalves = {

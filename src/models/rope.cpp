@@ -281,6 +281,27 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   return result;
 }
 
+Json rope_settings_of_kind(const Json& config, std::string_view where, const char* kind, const RopeKeys& top,
+                           const Json& defaults) {
+  Json settings = Json::object();
+  if (given(config, "rope_parameters")) {
+    const Json& kinds = config.at("rope_parameters");
+    if (!kinds.is_object())
+      throw Error(ErrorCode::bad_config, where, cat("'rope_parameters': expected an object, got ", brief(kinds)));
+    for (const auto& [name, value] : kinds.items()) {
+      if (value.is_null() || (value.is_object() && (name == "full_attention" || name == "sliding_attention"))) continue;
+      throw Error(ErrorCode::unsupported, where,
+                  cat("'rope_parameters.", name, "': expected settings of full_attention or sliding_attention, got ",
+                      brief(value)));
+    }
+    if (given(kinds, kind)) settings["rope_parameters"] = kinds.at(kind);
+  }
+  if (top.theta != nullptr && given(config, top.theta)) settings["rope_theta"] = config.at(top.theta);
+  if (top.scaling != nullptr && given(config, top.scaling)) settings["rope_scaling"] = config.at(top.scaling);
+  if (settings.empty()) settings["rope_parameters"] = defaults;
+  return settings;
+}
+
 RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta) {
   const Json settings = all_settings(config, where);
   const double theta = positive(settings, "rope_theta", where, default_theta);

@@ -22,6 +22,16 @@ struct Rope {
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
                double default_rotary = 1, bool any_rotary = false);
 
+/// Keys of the top level that older configs have for one kind of layers, or null: of theta, of scaling.
+struct RopeKeys {
+  const char *theta = nullptr, *scaling = nullptr;
+};
+
+/// What a config whose kinds of layers rotate differently says of "full_attention" or "sliding_attention" layers, for
+/// read_rope(): its part of `rope_parameters` and what `top` names, or else `defaults`.
+Json rope_settings_of_kind(const Json& config, std::string_view where, const char* kind, const RopeKeys& top,
+                           const Json& defaults);
+
 /// Gemma 4's type, which read_rope() refuses: the first part of a head's pairs turns as if the whole did, the others
 /// stay, with frequencies of zero.
 RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta);

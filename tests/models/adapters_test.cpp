@@ -93,6 +93,7 @@ std::vector<Option> options() {
   add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
   add("gemma4", {.family = "gemma4", .tied = true, .format = k4Bit},
       {{.modules = {"gate_proj", "down_proj", "per_layer_input_gate", "per_layer_projection"}, .norms = true}});
+  add("olmo3", {.family = "olmo3", .format = k4Bit}, {{.norms = true}});
   // In each layer: there is no attention.
   add("delta_net", {.family = "qwen3_5", .format = k4Bit, .value_dim = 16, .interval = 3},
       {{.modules = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "down_proj"}}});

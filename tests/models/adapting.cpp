@@ -271,11 +271,13 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
       }
     }
     if (!options.norms) continue;
-    vector(at + "input_layernorm", tiny.d_model);
+    if (!tiny.is_olmo()) vector(at + "input_layernorm", tiny.d_model);
     vector(at + "post_attention_layernorm", tiny.d_model);
-    if (tiny.is_gemma()) {
-      vector(at + "pre_feedforward_layernorm", tiny.d_model);
-      vector(at + "post_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_gemma()) vector(at + "pre_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_gemma() || tiny.is_olmo()) vector(at + "post_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_olmo()) {
+      vector(at + "self_attn.q_norm", tiny.heads * tiny.head_dim);
+      vector(at + "self_attn.k_norm", tiny.kv_heads * tiny.head_dim);
     }
     if (!tiny.family.starts_with("qwen3") && tiny.family != "gemma3") continue;
     vector(at + "self_attn.q_norm", tiny.head_dim);

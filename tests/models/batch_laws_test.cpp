@@ -45,10 +45,11 @@ std::vector<TinyModel> tiny_models() {
           {.family = "gemma2", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma3", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma4", .layers = 4, .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
-          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
+          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)},
+          {.family = "olmo3", .format = Format::affine(4, 32, DType::bf16, DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 15;
+constexpr int kTinyModels = 16;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:

@@ -29,7 +29,8 @@ class Loading : public testing::TestWithParam<const char*> {
   TinyModel tiny() const { return {.family = GetParam()}; }
 };
 INSTANTIATE_TEST_SUITE_P(Families, Loading,
-                         testing::Values("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+                         testing::Values("llama", "mistral", "mixtral", "olmo3", "qwen2", "qwen2_moe", "qwen3",
+                                         "qwen3_moe"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Loading, TakesEveryTensor) {
@@ -122,7 +123,7 @@ TEST_P(Loading, ReportsItsSites) {
   EXPECT_EQ(stacks, tiny().has_experts() ? 6 : 0);
   EXPECT_EQ(!load.operations().empty(), tiny().has_experts());
   EXPECT_EQ(linears.back().name, "lm_head");
-  EXPECT_EQ(norms.size(), 2u * (family.starts_with("qwen3") ? 4u : 2u) + 1u);
+  EXPECT_EQ(norms.size(), 2u * (family.starts_with("qwen3") || family == "olmo2" ? 4u : 2u) + 1u);
   EXPECT_EQ(norms.back().name, "model.norm");
   EXPECT_EQ(model->target_modules()[0].name, "model.embed_tokens");
   EXPECT_EQ(model->target_modules()[0].kind, nn::TargetModule::Kind::embedding);

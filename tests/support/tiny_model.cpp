@@ -28,6 +28,11 @@ Json TinyModel::config() const {
     c["rope_scaling"] = {
         {"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}, {"truncate", false}};
   }
+  if (family == "olmo3") {  // every second layer sees everything, and rotates as a longer context wants it
+    c["sliding_window"] = window > 0 ? window : 7;
+    for (int i = 0; i < layers; ++i) c["layer_types"].push_back(i % 2 == 0 ? "sliding_attention" : "full_attention");
+    c["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}};
+  }
   if (is_hybrid()) {
     c["linear_num_key_heads"] = key_heads;
     c["linear_num_value_heads"] = value_heads;
@@ -127,7 +132,7 @@ MemoryWeights TinyModel::weights() const {
   weights.add_matrix("model.embed_tokens", random_weight(random, vocab, d_model, format, 1));
   for (int i = 0; i < layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";
-    vector(at + "input_layernorm.weight", d_model, one, 0.3);
+    if (!is_olmo()) vector(at + "input_layernorm.weight", d_model, one, 0.3);
     const bool recurrent = is_hybrid() && (i + 1) % interval != 0;
     if (recurrent) {
       add_delta_net(weights, random, at + "linear_attn.");
@@ -151,6 +156,11 @@ MemoryWeights TinyModel::weights() const {
     if (family.starts_with("qwen3") && !recurrent) {
       vector(at + "self_attn.q_norm.weight", head_dim, one + 0.5, 0.3);
       vector(at + "self_attn.k_norm.weight", head_dim, one + 0.5, 0.3);
+    }
+    if (is_olmo()) {
+      vector(at + "self_attn.q_norm.weight", heads * head_dim, 1.5, 0.3);
+      vector(at + "self_attn.k_norm.weight", kv_heads * head_dim, 1.5, 0.3);
+      vector(at + "post_feedforward_layernorm.weight", d_model, 1, 0.3);
     }
     vector(at + "post_attention_layernorm.weight", d_model, one, 0.3);
     if (has_experts()) {

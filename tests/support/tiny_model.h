@@ -11,9 +11,9 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  /// gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2,
-  /// gemma3, gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees
-  /// everything; half of the layers of a gemma4 share keys and values, where there are four of them.
+  /// gpt_oss, llama, mistral, mixtral, olmo2, olmo3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe,
+  /// qwen3_next; gemma2, gemma3, gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a
+  /// Gemma sees everything; half of the layers of a gemma4 share keys and values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
@@ -41,6 +41,7 @@ struct TinyModel {
 
   static constexpr int kAside = 32;  // width of a gemma4 layer's own embedding
   bool is_gemma() const { return family.starts_with("gemma"); }
+  bool is_olmo() const { return family.starts_with("olmo"); }
 
  private:
   void add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const;

@@ -26,7 +26,15 @@ PHI4 = PHI3 | {"max_position_embeddings": 512, "original_max_position_embeddings
                "hidden_size": 64, "num_attention_heads": 4, "sliding_window": 5, "tie_word_embeddings": True,
                "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5],
                                 "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]}}
-CASES = {"granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False)}  # the second: mlx-lm computes the same
+OLMO2 = COMMON | {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "pad_token_id": 3,
+                  "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": False}
+# As OLMo 3: layers with a window rotate plainly, those without by yarn.
+OLMO3 = OLMO2 | {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "attention_bias": True, "sliding_window": 5,
+                 "layer_types": ["sliding_attention", "full_attention"],
+                 "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 32.0,
+                                  "beta_slow": 1.0, "attention_factor": 1.2079441541679836}}
+# The second: mlx-lm computes the same.
+CASES = {"granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
 
 
 def make_weights(config, seed):
@@ -35,8 +43,16 @@ def make_weights(config, seed):
     q, kv = config["num_attention_heads"] * dim, KV_HEADS * dim
     weights = {"model.embed_tokens.weight": random.normal(0, 1, (VOCAB, HIDDEN)), "model.norm.weight": random.normal(1, 0.3, HIDDEN)}
 
+    bias = config.get("attention_bias", False)
+    olmo = config["model_type"].startswith("olmo")
+
     def linear(name, rows, columns):
         weights[name + ".weight"] = random.normal(0, 1.5 / np.sqrt(columns), (rows, columns))
+        if bias and ".self_attn." in name:
+            weights[name + ".bias"] = random.normal(0, 0.5, rows)
+
+    def norm(name, size):
+        weights[name + ".weight"] = random.normal(1, 0.3, size)
 
     if not config["tie_word_embeddings"]:
         linear("lm_head", VOCAB, HIDDEN)
@@ -52,8 +68,11 @@ def make_weights(config, seed):
             linear(at + "mlp.up_proj", INTER, HIDDEN)
         linear(at + "self_attn.o_proj", HIDDEN, q)
         linear(at + "mlp.down_proj", HIDDEN, INTER)
-        for name in ("input", "post_attention"):
-            weights[f"{at}{name}_layernorm.weight"] = random.normal(1, 0.3, HIDDEN)
+        for name in ("post_attention", "post_feedforward") if olmo else ("input", "post_attention"):
+            norm(f"{at}{name}_layernorm", HIDDEN)
+        if olmo:
+            norm(at + "self_attn.q_norm", q)
+            norm(at + "self_attn.k_norm", kv)
     return weights
 
 

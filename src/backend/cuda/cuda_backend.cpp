@@ -20,7 +20,8 @@ namespace {
 constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
                                   Operation::multiply,    Operation::mixed_cache, Operation::sinks,
                                   Operation::clamped_glu, Operation::expert_bias, Operation::split,
-                                  Operation::delta_rule,  Operation::lora_experts};
+                                  Operation::delta_rule,  Operation::short_conv,  Operation::query_growth,
+                                  Operation::long_rope,   Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:
