@@ -15,6 +15,8 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load)
       logits_factor_(spec.logits_factor) {
   dims_ = spec.dims;
   if (embedding_factor_ != 1 || residual_factor_ != 1 || logits_factor_ != 1) load.need(Operation::multiply);
+  if (rope_.query_growth != 0) load.need(Operation::query_growth);
+  if (!rope_.long_inv_freq.empty()) load.need(Operation::long_rope);
   if (spec.fused) {
     load.need(Operation::split);
     split_qkv_.pieces = {

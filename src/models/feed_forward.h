@@ -29,6 +29,8 @@ struct MlpSpec {
   int d_ff = 0;
   bool bias = false;
   bool fused = false;  // gate and up are one matrix, gate_up_proj
+  /// Names: of the block and of its matrices.
+  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj";
 };
 
 class FeedForward {

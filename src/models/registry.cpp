@@ -10,6 +10,7 @@
 #include "models/gemma.h"
 #include "models/gemma4.h"
 #include "models/hybrid.h"
+#include "models/lfm2.h"
 #include "models/olmo.h"
 
 namespace bumblebee::models {
@@ -20,9 +21,10 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 14> kFamilies = {{{"gpt_oss", read_gpt_oss},
+constexpr std::array<Family, 15> kFamilies = {{{"gpt_oss", read_gpt_oss},
                                                {"granite", read_granite},
                                                {"llama", read_llama},
+                                               {"ministral3", read_ministral3},
                                                {"mistral", read_mistral},
                                                {"mixtral", read_mixtral},
                                                {"phi3", read_phi3},
@@ -46,9 +48,10 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 5> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
+constexpr std::array<OtherFamily, 6> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
                                                  {"gemma3", maker<Gemma, read_gemma3>},
                                                  {"gemma4", maker<Gemma4, read_gemma4>},
+                                                 {"lfm2", maker<Lfm2, read_lfm2>},
                                                  {"olmo2", maker<Olmo, read_olmo2>},
                                                  {"olmo3", maker<Olmo, read_olmo3>}}};
 

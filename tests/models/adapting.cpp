@@ -24,6 +24,12 @@ struct ShapeOf {
 ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   const int q = t.heads * t.head_dim, kv = t.kv_heads * t.head_dim;
   const int values = t.value_heads * t.value_dim, conv = 2 * t.key_heads * t.key_dim + values;
+  if (t.is_lfm2()) {
+    if (module == "in_proj") return {3 * t.d_model, t.d_model};
+    if (module == "out_proj") return {t.d_model, t.interval == 1 ? q : t.d_model};
+    if (module == "w1" || module == "w3") return {t.d_ff, t.d_model};
+    if (module == "w2") return {t.d_model, t.d_ff};
+  }
   if (module == "in_proj_qkv") return {conv, t.d_model};
   if (module == "in_proj_qkvz") return {conv + values, t.d_model};
   if (module == "in_proj_z") return {values, t.d_model};
@@ -44,6 +50,10 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
 /// Of a layer, where a module is.
 std::string block_of(const TinyModel& t, const std::string& module) {
   if (module.starts_with("per_layer_")) return "";
+  if (t.is_lfm2()) {
+    if (module.starts_with("w")) return "feed_forward.";
+    return module == "in_proj" || (module == "out_proj" && t.interval > 1) ? "conv." : "self_attn.";
+  }
   if (module == "gate" || module == "shared_expert_gate") return t.family == "mixtral" ? "block_sparse_moe." : "mlp.";
   if (module.starts_with("in_proj_") || module == "out_proj") return "linear_attn.";
   const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";

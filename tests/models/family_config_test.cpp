@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "models/lfm2.h"
 #include "models/olmo.h"
 #include "models/registry.h"
 
@@ -45,6 +46,49 @@ constexpr OwnRefusal kFamilyRefusals[] = {
     {"olmo3_two_thetas", "olmo3",
      R"({"rope_theta": 1e6, "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}})",
      ErrorCode::bad_config, "disagree"},
+    {"ministral_windows", "ministral3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})",
+     ErrorCode::unsupported, "sliding_attention"},
+    {"ministral_no_growth", "ministral3",
+     R"({"rope_parameters": {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 128}})",
+     ErrorCode::bad_config, "missing key 'llama_4_scaling_beta'"},
+    {"ministral_growth_negative", "ministral3",
+     R"({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": -0.1, "original_max_position_embeddings": 8}})",
+     ErrorCode::bad_config, "'llama_4_scaling_beta'"},
+    {"ministral_growth_text", "ministral3",
+     R"({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": "1", "original_max_position_embeddings": 8}})",
+     ErrorCode::bad_config, "'llama_4_scaling_beta'"},
+    {"ministral_no_original", "ministral3",
+     R"({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}})", ErrorCode::bad_config,
+     "missing key 'original_max_position_embeddings'"},
+    {"ministral_two_growths", "ministral3",
+     R"({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 8},
+         "rope_scaling": {"rope_type": "default", "llama_4_scaling_beta": 0.2}})",
+     ErrorCode::bad_config, "two places disagree"},
+    {"ministral_rope_text", "ministral3", R"({"rope_parameters": "yarn"})", ErrorCode::bad_config, "'rope_parameters'"},
+    {"growth_of_mistral", "mistral", R"({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}})",
+     ErrorCode::unsupported, "llama_4_scaling_beta"},
+    {"lfm2_biases", "lfm2", R"({"conv_bias": true})", ErrorCode::unsupported, "'conv_bias'"},
+    {"lfm2_kernel_one", "lfm2", R"({"conv_L_cache": 1})", ErrorCode::bad_config, "'conv_L_cache'"},
+    {"lfm2_kernel_long", "lfm2", R"({"conv_L_cache": 64})", ErrorCode::bad_config, "'conv_L_cache'"},
+    {"lfm2_width", "lfm2", R"({"intermediate_size": null})", ErrorCode::bad_config, "'intermediate_size'"},
+    {"lfm2_old_width", "lfm2", R"({"block_ff_dim": 0})", ErrorCode::bad_config, "'block_ff_dim'"},
+    {"lfm2_factor", "lfm2", R"({"block_ffn_dim_multiplier": 0})", ErrorCode::bad_config, "'block_ffn_dim_multiplier'"},
+    {"lfm2_factor_huge", "lfm2", R"({"block_ffn_dim_multiplier": 1e300})", ErrorCode::bad_config,
+     "'block_ffn_dim_multiplier'"},
+    {"lfm2_no_factor", "lfm2", R"({"block_ffn_dim_multiplier": null})", ErrorCode::unsupported,
+     "'block_ffn_dim_multiplier'"},
+    {"lfm2_multiple", "lfm2", R"({"block_multiple_of": 0})", ErrorCode::bad_config, "'block_multiple_of'"},
+    {"lfm2_block_dim", "lfm2", R"({"block_dim": 32})", ErrorCode::bad_config, "'block_dim' and 'hidden_size' disagree"},
+    {"lfm2_types_short", "lfm2", R"({"layer_types": ["conv"]})", ErrorCode::bad_config, "a list of 3"},
+    {"lfm2_types_other", "lfm2", R"({"layer_types": ["conv", "full_attention", "sliding_attention"]})",
+     ErrorCode::unsupported, "sliding_attention"},
+    {"lfm2_numbers_text", "lfm2", R"({"full_attn_idxs": "1"})", ErrorCode::bad_config, "'full_attn_idxs'"},
+    {"lfm2_numbers_beyond", "lfm2", R"({"full_attn_idxs": [0, 3]})", ErrorCode::bad_config, "expected numbers below 3"},
+    {"lfm2_numbers_negative", "lfm2", R"({"full_attn_idxs": [-1]})", ErrorCode::bad_config, "expected numbers below 3"},
+    {"lfm2_two_lists", "lfm2", R"({"full_attn_idxs": [0], "layer_types": ["conv", "full_attention", "conv"]})",
+     ErrorCode::bad_config, "'layer_types' and 'full_attn_idxs' disagree"},
+    {"lfm2_experts", "lfm2", R"({"num_experts": 32})", ErrorCode::unsupported, "num_experts"},
+    {"lfm2_tie_text", "lfm2", R"({"tie_embedding": "yes"})", ErrorCode::bad_config, "'tie_embedding'"},
     {"olmo3_rope", "olmo3", R"({"rope_scaling": {"rope_type": "yarn"}})", ErrorCode::bad_config, "'factor'"},
 };
 
@@ -127,6 +171,97 @@ TEST(FamilyConfig, SmolLM3sLayersThatDoNotRotate) {
   EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{7, 0, 0, 0, 7}));
   config["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention", "full_attention"};
   EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{0, 7, 0, 0, 0}));
+}
+
+TEST(FamilyConfig, Ministral3sQueries) {
+  Json config = family_config("ministral3");
+  config["max_position_embeddings"] = 262144;
+  DecoderSpec spec = read_spec(config, "x").decoder;  // transformers' defaults
+  EXPECT_EQ(spec.rope.query_growth, 0.1f);
+  EXPECT_EQ(spec.rope.query_span, 16384);
+  EXPECT_EQ(spec.rope.attention_factor, 1.0f);
+  EXPECT_EQ(spec.dims.head_dim, 128);
+  EXPECT_EQ(spec.dims.context, 262144);
+  EXPECT_EQ(spec.windows, std::vector<int>(3, 0));
+  EXPECT_FALSE(spec.tied_known);
+  EXPECT_EQ(spec.rope.query_factor(16383), 1.0f);
+  EXPECT_FLOAT_EQ(spec.rope.query_factor(16384), float(1 + 0.1 * std::log(2.0)));
+  EXPECT_FLOAT_EQ(spec.rope.query_factor(5 * 16384 - 1), float(1 + 0.1 * std::log(5.0)));
+  config["rope_parameters"] = {{"type", "yarn"},
+                               {"rope_type", "yarn"},
+                               {"rope_theta", 1e6},
+                               {"factor", 4.0},
+                               {"original_max_position_embeddings", 128},
+                               {"max_position_embeddings", 512},
+                               {"llama_4_scaling_beta", 0.25}};
+  config["sliding_window"] = 9;
+  config["head_dim"] = 16;
+  spec = read_spec(config, "x").decoder;
+  EXPECT_EQ(spec.rope.query_growth, 0.25f);
+  EXPECT_EQ(spec.rope.query_span, 128);
+  EXPECT_EQ(spec.windows, std::vector<int>(3, 9));
+}
+
+/// Llava's files say of their text half only what is not Llama's or Mistral's default.
+TEST(FamilyConfig, SizesThatNobodySaysAreTheFamilys) {
+  const Json llava = {
+      {"model_type", "llama"}, {"max_position_embeddings", 4096}, {"rms_norm_eps", 1e-5}, {"vocab_size", 32064}};
+  const nn::ModelDims llama = read_spec(llava, "x").decoder.dims;
+  EXPECT_EQ(llama.d_model, 4096);
+  EXPECT_EQ(llama.layers, 32);
+  EXPECT_EQ(llama.kv_heads, 32);
+  EXPECT_EQ(llama.head_dim, 128);
+  EXPECT_EQ(llama.d_ff, 11008);
+  EXPECT_EQ(llama.vocab, 32064);
+  const Json next = {{"model_type", "mistral"},   {"intermediate_size", 14336}, {"max_position_embeddings", 32768},
+                     {"num_key_value_heads", 8},  {"rms_norm_eps", 1e-5},       {"rope_theta", 1e6},
+                     {"sliding_window", nullptr}, {"vocab_size", 32064}};
+  const nn::ModelDims mistral = read_spec(next, "x").decoder.dims;
+  EXPECT_EQ(mistral.d_model, 4096);
+  EXPECT_EQ(mistral.kv_heads, 8);
+  for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads"}) {
+    Json some = llava;
+    some[key] = 64;
+    EXPECT_THROW(read_spec(some, "x"), Error) << key;  // half of what is needed is a broken file
+  }
+  Json qwen = llava;
+  qwen["model_type"] = "qwen2";
+  EXPECT_THROW(read_spec(qwen, "x"), Error);
+}
+
+TEST(FamilyConfig, Lfm2) {
+  Json config = family_config("lfm2");
+  Lfm2Spec spec = read_lfm2(config, "x");  // transformers' defaults
+  EXPECT_EQ(spec.kernel, 3);
+  EXPECT_EQ(spec.decoder.dims.d_ff, 256);  // two thirds of 96, in steps of 256
+  EXPECT_TRUE(spec.decoder.dims.tied_head);
+  EXPECT_DOUBLE_EQ(spec.decoder.eps, 1e-5);
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(spec.decoder.dims.is_recurrent(i));
+  EXPECT_NEAR(double(spec.decoder.rope.inv_freq[1]), std::pow(1e6, -2.0 / 16), 1e-7);
+
+  config.update({{"block_ff_dim", 12288},
+                 {"block_multiple_of", 256},
+                 {"block_ffn_dim_multiplier", 1.0},
+                 {"full_attn_idxs", {1}},
+                 {"norm_eps", 1e-3},
+                 {"tie_embedding", false},
+                 {"conv_L_cache", 4},
+                 {"tie_word_embeddings", true}});
+  spec = read_lfm2(config, "x");
+  EXPECT_EQ(spec.decoder.dims.d_ff, 8192);  // as LFM2-1.2B
+  EXPECT_DOUBLE_EQ(spec.decoder.eps, 1e-3);
+  EXPECT_FALSE(spec.decoder.dims.tied_head);
+  EXPECT_TRUE(spec.decoder.dims.is_recurrent(0));
+  EXPECT_FALSE(spec.decoder.dims.is_recurrent(1));
+  EXPECT_EQ(spec.decoder.dims.kv_places[2].index, 1);
+  EXPECT_EQ(spec.decoder.dims.kv_groups[1].state.conv_rows, 3);
+  EXPECT_EQ(spec.decoder.dims.kv_groups[1].state.conv_cols, 64);
+  config["layer_types"] = {"conv", "full_attention", "conv"};
+  EXPECT_EQ(read_lfm2(config, "x").decoder.dims.kv_groups[0].layers, 1);
+  config["block_ffn_dim_multiplier"] = 1.3;
+  EXPECT_EQ(read_lfm2(config, "x").decoder.dims.d_ff, 10752);  // 10649 in steps of 256
+  config["block_auto_adjust_ff_dim"] = false;
+  EXPECT_EQ(read_lfm2(config, "x").decoder.dims.d_ff, 12288);
 }
 
 TEST(FamilyConfig, Olmo2) {

@@ -33,15 +33,25 @@ OLMO3 = OLMO2 | {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "
                  "layer_types": ["sliding_attention", "full_attention"],
                  "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 32.0,
                                   "beta_slow": 1.0, "attention_factor": 1.2079441541679836}}
+# As Ministral 3, with several of its steps in a few tokens.
+MINISTRAL3 = COMMON | {"architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3", "head_dim": 16, "max_position_embeddings": 80,
+                       "rope_parameters": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.7, "mscale": 1.0,
+                                           "mscale_all_dim": 1.0, "original_max_position_embeddings": 5, "rope_theta": 1000000.0,
+                                           "rope_type": "yarn", "type": "yarn"},
+                       "sliding_window": None, "tie_word_embeddings": True}
+# As Mistral Small 3.1: Mistral, inside a model that sees.
+MISTRAL3 = COMMON | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 16, "rope_theta": 1000000000.0,
+                     "sliding_window": None, "tie_word_embeddings": False}
+PACKAGED = ("mistral3", "ministral3")
 # The second: mlx-lm computes the same.
-CASES = {"granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
+CASES = {"ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
 
 
 def make_weights(config, seed):
     random = np.random.default_rng(seed)
     dim = config.get("head_dim", DIM)
     q, kv = config["num_attention_heads"] * dim, KV_HEADS * dim
-    weights = {"model.embed_tokens.weight": random.normal(0, 1, (VOCAB, HIDDEN)), "model.norm.weight": random.normal(1, 0.3, HIDDEN)}
+    weights = {"model.embed_tokens.weight": random.normal(0, 1, (VOCAB, HIDDEN))}
 
     bias = config.get("attention_bias", False)
     olmo = config["model_type"].startswith("olmo")
@@ -54,6 +64,7 @@ def make_weights(config, seed):
     def norm(name, size):
         weights[name + ".weight"] = random.normal(1, 0.3, size)
 
+    norm("model.norm", HIDDEN)
     if not config["tie_word_embeddings"]:
         linear("lm_head", VOCAB, HIDDEN)
     for i in range(config["num_hidden_layers"]):
@@ -82,14 +93,21 @@ def make(name, folder):
     seed = zlib.crc32(name.encode())
     stored = {key: store(value, "bf16") for key, value in make_weights(config, seed).items()}
     weights = {key: widen(value) for key, value in stored.items()}
+    tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, TOKENS).astype(np.int32)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_json(Path(scratch) / "config.json", config)
+        logits = float64.logits(float64.build(scratch, weights), tokens)
+        single = float64.logits(float64.build(scratch, weights, double=False), tokens, double=False)
+    if name in PACKAGED:
+        stored = {"language_model." + key: value for key, value in stored.items()} | {
+            "multi_modal_projector.linear_1.weight": stored["model.norm.weight"], "vision_tower.ln_pre.weight": stored["model.norm.weight"]}
+        config = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": config,
+                  "vision_config": {"model_type": "pixtral"}}
     write_json(folder / "config.json", dict(sorted(config.items())))
     write_safetensors(folder / "model.safetensors", stored, {"format": "pt"})
-    tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, TOKENS).astype(np.int32)
-    logits = float64.logits(float64.build(folder, weights), tokens)
     scaling = config.get("logits_scaling")  # Granite's logits before they are divided by it, and after
     shown = {"logits": logits * scaling, "scaled_logits": logits} if scaling else {"logits": logits}
     write_safetensors(folder / "golden.safetensors", {"tokens": tokens} | shown)
-    single = float64.logits(float64.build(folder, weights, double=False), tokens, double=False)
     torch32, figures = errors(single, logits), {}
     if same:
         with tempfile.TemporaryDirectory() as scratch:
