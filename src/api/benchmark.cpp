@@ -89,9 +89,14 @@ class CountingPass final : public nn::InferPass {
       reads_.weights += stored_bytes(stack->w) * uint64_t(experts.router.top_k);
     return nn::InferPass::experts(x, scores, experts);
   }
+  Tensor matmul_heads(const Tensor& x, const nn::HeadLinear& heads, int rest) override {
+    reads_.weights += stored_bytes(heads.w) * uint64_t(heads.w.experts);
+    return nn::InferPass::matmul_heads(x, heads, rest);
+  }
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override {
+    const uint64_t kept = attention.value_dim > 0 ? 1 : 2;
     reads_.layers.push_back(
-        {2 * uint64_t(attention.kv_heads) * uint64_t(attention.head_dim) * element_bytes_, attention.window});
+        {kept * uint64_t(attention.kv_heads) * uint64_t(attention.head_dim) * element_bytes_, attention.window});
     return nn::InferPass::attend(q, k, v, attention);
   }
 
