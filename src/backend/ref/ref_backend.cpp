@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/ref/math.h"
+#include "backend/ref/products.h"
 #include "backend/ref/ref_experts.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_kv.h"
@@ -75,7 +76,7 @@ class RefOps final : public Ops {
         const bool bias_last = entry != nullptr && entry->comes_before_bias();
         if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
         if (entry != nullptr) {
-          if (entry->weight) multiply_row(entry->weight, row(x, r), out);
+          if (entry->weight) ref::multiply_row(entry->weight, row(x, r), out);
           for (const LoraEntry::Term& term : entry->terms) {
             const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
             add_term(term, ref::times<double>(f.a, row(x, r)), out);
@@ -241,13 +242,13 @@ class RefOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override { return ref::route(logits, router); }
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override {
-    ref::matmul_experts(x, rows, routing, stacks, y, multiply_row);
+    ref::matmul_experts(x, rows, routing, stacks, y, ref::multiply_row);
   }
   void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override {
     ref::add_expert_bias(y, routing, bias);
   }
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override {
-    return ref::matmul_heads(x, heads, transposed, rest, transposed ? multiply_transposed : multiply_row);
+    return ref::matmul_heads(x, heads, transposed, rest, transposed ? ref::multiply_transposed : ref::multiply_row);
   }
 
   Tensor sum_experts(const Tensor& y, const Routing& routing) override { return ref::sum_experts(y, routing); }
@@ -317,25 +318,6 @@ class RefOps final : public Ops {
  private:
   int32_t slot(RowSet rows, int r) const {
     return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.logit_rows[size_t(r)])];
-  }
-
-  /// y = W x
-  static void multiply_row(const Weight& weight, std::span<const double> x, std::span<double> y) {
-    std::vector<double> w(x.size());
-    for (int n = 0; n < weight.out; ++n) {
-      decode_row<double>(host(weight), n, w);
-      y[size_t(n)] = ref::dot<double, double>(x, std::span<const double>(w));
-    }
-  }
-
-  /// y = Wᵀ x
-  static void multiply_transposed(const Weight& weight, std::span<const double> x, std::span<double> y) {
-    std::vector<double> w(y.size());
-    std::fill(y.begin(), y.end(), 0.0);
-    for (int n = 0; n < weight.out; ++n) {
-      decode_row<double>(host(weight), n, w);
-      for (size_t i = 0; i < y.size(); ++i) y[i] += x[size_t(n)] * w[i];
-    }
   }
 
   /// y += scale·(B u + b)
