@@ -34,6 +34,8 @@ struct FamilyDefaults {
   /// Where a config has none of hidden_size, num_hidden_layers and num_attention_heads, as text halves of models that
   /// see (Llava's) have it; otherwise these are required.
   std::optional<DefaultSizes> sizes = {};
+  /// Of heads only `qk_rope_head_dim` is read, what rotates of them, and taken for the head_dim.
+  bool latent = false;
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().
