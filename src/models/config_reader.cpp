@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/error.h"
 #include "models/rope.h"
@@ -142,6 +143,10 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.rope = std::move(rope.params);
   spec.score_scale = rope.score_scale;
   d.context = rope.context;
+  if (!rope.long_inv_freq.empty()) {
+    spec.rope.long_inv_freq = std::move(rope.long_inv_freq);
+    d.stretch_beyond = std::exchange(d.context, rope.long_context);
+  }
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
 }

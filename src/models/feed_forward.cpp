@@ -16,7 +16,7 @@ FeedForward::FeedForward(const MoeSpec& moe, const MlpSpec& plain, nn::Loader& l
   if (inner == 0) return;
   mlp_.emplace();
   if (plain.fused) {
-    mlp_->gate_up = load.linear(mlp + "gate_up_proj", 2 * inner, d_model, plain.bias);
+    mlp_->gate_up = load.linear(mlp + plain.gate_up, 2 * inner, d_model, plain.bias);
     mlp_->halves.pieces = {{inner, 0}, {inner, 1}};
   } else {
     mlp_->gate = load.linear(mlp + plain.gate, inner, d_model, plain.bias);

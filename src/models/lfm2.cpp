@@ -17,6 +17,7 @@ Lfm2::Lfm2(const Lfm2Spec& spec, nn::Loader& load) : rope_(spec.decoder.rope) {
   thirds_.pieces = {{dims_.d_model, 0}, {dims_.d_model, 1}, {dims_.d_model, 2}};
   load.need(Operation::split);
   load.need(Operation::short_conv);
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   const double eps = spec.decoder.eps;
   const MlpSpec mlp = {.d_ff = dims_.d_ff, .block = "feed_forward", .gate = "w1", .up = "w3", .down = "w2"};
   embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);

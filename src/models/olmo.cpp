@@ -51,6 +51,7 @@ OlmoSpec read_olmo3(const Json& config, std::string_view where) {
 
 Olmo::Olmo(const OlmoSpec& spec, nn::Loader& load) : full_rope_(spec.decoder.rope), window_rope_(spec.window_rope) {
   dims_ = spec.decoder.dims;
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   if (!spec.decoder.tied_known) dims_.tied_head = !load.has("lm_head.weight");
   embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);
   for (int i = 0; i < dims_.layers; ++i) blocks_.push_back(load_block(spec.decoder, load, i));

@@ -22,8 +22,9 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 15> kFamilies = {{{"gpt_oss", read_gpt_oss},
+constexpr std::array<Family, 16> kFamilies = {{{"gpt_oss", read_gpt_oss},
                                                {"granite", read_granite},
+                                               {"granitemoehybrid", read_granitemoehybrid},
                                                {"llama", read_llama},
                                                {"ministral3", read_ministral3},
                                                {"mistral", read_mistral},

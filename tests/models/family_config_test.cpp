@@ -89,6 +89,24 @@ constexpr OwnRefusal kFamilyRefusals[] = {
      ErrorCode::bad_config, "'layer_types' and 'full_attn_idxs' disagree"},
     {"lfm2_experts", "lfm2", R"({"num_experts": 32})", ErrorCode::unsupported, "num_experts"},
     {"lfm2_tie_text", "lfm2", R"({"tie_embedding": "yes"})", ErrorCode::bad_config, "'tie_embedding'"},
+    {"granite4_states", "granitemoehybrid", R"({"layer_types": ["mamba", "attention", "mamba"]})",
+     ErrorCode::unsupported, "state layers are not implemented, got \"mamba\""},
+    {"granite4_states_newer", "granitemoehybrid",
+     R"({"layers_block_type": ["full_attention", "linear_attention", "full_attention"]})", ErrorCode::unsupported,
+     "'layers_block_type': expected attention"},
+    {"granite4_silent", "granitemoehybrid", R"({"shared_intermediate_size": 96})", ErrorCode::unsupported,
+     "'layer_types'"},
+    {"granite4_short", "granitemoehybrid", R"({"layer_types": ["attention"], "shared_intermediate_size": 96})",
+     ErrorCode::bad_config, "a list of 3"},
+    {"granite4_experts", "granitemoehybrid",
+     R"({"layer_types": ["attention", "attention", "attention"], "shared_intermediate_size": 96, "num_local_experts": 62})",
+     ErrorCode::unsupported, "'num_local_experts'"},
+    {"granite4_width", "granitemoehybrid", R"({"layer_types": ["attention", "attention", "attention"]})",
+     ErrorCode::bad_config, "missing key 'shared_intermediate_size'"},
+    {"granite4_positions", "granitemoehybrid",
+     R"({"layer_types": ["attention", "attention", "attention"], "shared_intermediate_size": 96,
+         "position_embedding_type": "alibi"})",
+     ErrorCode::unsupported, "'position_embedding_type'"},
     {"olmo3_rope", "olmo3", R"({"rope_scaling": {"rope_type": "yarn"}})", ErrorCode::bad_config, "'factor'"},
 };
 
@@ -134,27 +152,60 @@ TEST(FamilyConfig, GranitesFactors) {
   }
 }
 
-TEST(FamilyConfig, Phi3sContextIsTheOriginalOne) {
+/// As granite-4.0-micro has it: the config of a hybrid whose layers are all attention.
+TEST(FamilyConfig, Granite4WithoutStates) {
+  Json config = family_config("granitemoehybrid");
+  config.update({{"layer_types", {"attention", "attention", "attention"}},
+                 {"shared_intermediate_size", 80},
+                 {"num_local_experts", 0},
+                 {"num_experts_per_tok", 0},
+                 {"position_embedding_type", "rope"},
+                 {"mamba_n_heads", 64},
+                 {"embedding_multiplier", 12},
+                 {"attention_multiplier", 0.25}});
+  const DecoderSpec spec = read_spec(config, "x").decoder;
+  EXPECT_EQ(spec.dims.d_ff, 80);
+  EXPECT_EQ(spec.embedding_factor, 12.0f);
+  EXPECT_EQ(spec.attention_scale, 0.25f);
+  EXPECT_TRUE(spec.rotates.empty());
+  config["position_embedding_type"] = "nope";
+  EXPECT_EQ(read_spec(config, "x").decoder.rotates, std::vector<bool>(3, false));
+}
+
+TEST(FamilyConfig, Phi3sRotations) {
   Json config = family_config("phi3");
   config.update({{"original_max_position_embeddings", 128}, {"partial_rotary_factor", 0.75}, {"sliding_window", 9}});
   config["rope_scaling"] = {
-      {"type", "longrope"}, {"short_factor", {1, 1, 2, 2, 4, 4}}, {"long_factor", {9, 9, 9, 9, 9, 9}}};
+      {"type", "longrope"}, {"short_factor", {1, 1, 2, 2, 4, 4}}, {"long_factor", {9, 9, 9, 9, 9, 8}}};
   const DecoderSpec spec = read_spec(config, "x").decoder;
-  EXPECT_EQ(spec.dims.context, 128);
+  EXPECT_EQ(spec.dims.context, 512);
+  EXPECT_EQ(spec.dims.stretch_beyond, 128);
   EXPECT_EQ(spec.rope.dims, 12);  // of 16
   EXPECT_EQ(spec.windows, std::vector<int>(3, 9));
   EXPECT_NEAR(double(spec.rope.attention_factor), std::sqrt(1 + std::log(4.0) / std::log(128.0)), 1e-6);
   EXPECT_NEAR(double(spec.rope.inv_freq[5]), 1 / (4 * std::pow(10000.0, 10.0 / 12)), 1e-9);
-  for (const Json& wrong : {Json(), Json({1, 1, 2, 2, 4}), Json({1, 1, 2, 2, 4, 0}), Json({1, 1, 2, 2, 4, "4"})}) {
-    config["rope_scaling"]["short_factor"] = wrong;
-    try {
-      read_spec(config, "x");
-      ADD_FAILURE() << wrong;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::bad_config);
-      EXPECT_NE(std::string(error.what()).find("short_factor"), std::string::npos) << error.what();
+  ASSERT_EQ(spec.rope.long_inv_freq.size(), 6u);
+  EXPECT_NEAR(double(spec.rope.long_inv_freq[5]), 1 / (8 * std::pow(10000.0, 10.0 / 12)), 1e-9);
+  for (const char* key : {"short_factor", "long_factor"}) {
+    for (const Json& wrong : {Json(), Json({1, 1, 2, 2, 4}), Json({1, 1, 2, 2, 4, 0}), Json({1, 1, 2, 2, 4, "4"})}) {
+      Json bad = config;
+      bad["rope_scaling"][key] = wrong;
+      try {
+        read_spec(bad, "x");
+        ADD_FAILURE() << key << " " << wrong;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::bad_config);
+        EXPECT_NE(std::string(error.what()).find(key), std::string::npos) << error.what();
+      }
     }
   }
+  // As long as the original: nothing is ever longer.
+  config["max_position_embeddings"] = 128;
+  config["rope_scaling"].erase("long_factor");
+  const DecoderSpec whole = read_spec(config, "x").decoder;
+  EXPECT_EQ(whole.dims.context, 128);
+  EXPECT_EQ(whole.dims.stretch_beyond, 0);
+  EXPECT_TRUE(whole.rope.long_inv_freq.empty());
 }
 
 TEST(FamilyConfig, SmolLM3sLayersThatDoNotRotate) {

@@ -159,6 +159,22 @@ TEST(Goldens, StatesCarryALongPromptOn) {
   }
 }
 
+/// What is longer than the original context rotates otherwise from its first token on.
+TEST(Goldens, PhisLongFactorsMatter) {
+  const std::string name = "dense/phi4_beyond";
+  const GoldenFile golden(name + "/golden.safetensors");
+  const std::vector<double> want = golden.at("logits").doubles();
+  const auto checkpoint = Checkpoint::open(golden_path(name));
+  Json config = checkpoint->config().text();
+  config["original_max_position_embeddings"] = 80;  // as long as the text
+  config["rope_scaling"]["attention_factor"] = std::sqrt(1 + std::log(512.0 / 72) / std::log(72.0));
+  Runner runner(create_reference(), read_spec(config, name), *checkpoint, {});
+  const std::vector<float> got = runner.step({{0, golden.at("tokens").ints()}}).front();
+  const size_t row = size_t(runner.model().dims().vocab);
+  EXPECT_LT(relative_to_rms(std::span(got).first(row), std::span(want).first(row)), 1e-5) << "a token that sees itself";
+  EXPECT_GT(relative_to_rms(std::span(got).subspan(row), std::span(want).subspan(row)), 1e-2);
+}
+
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.
 TEST(Goldens, MistralsWindowMatters) {
   const GoldenFile golden("models/mistral/golden.safetensors");

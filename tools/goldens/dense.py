@@ -18,6 +18,10 @@ TOKENS, DIM = 12, HIDDEN // HEADS
 GRANITE = COMMON | {"architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": False, "mlp_bias": False,
                     "attention_multiplier": 0.25, "embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.35,
                     "rope_theta": 10000.0, "rope_scaling": None, "tie_word_embeddings": True}
+# As Granite 4: the config of a hybrid, all of whose layers are attention.
+GRANITE4 = GRANITE | {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid", "layer_types": ["attention"] * 2,
+                      "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope", "shared_intermediate_size": INTER,
+                      "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2, "mamba_d_state": 16, "mamba_n_groups": 1}
 PHI3 = COMMON | {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "embd_pdrop": 0.0, "resid_pdrop": 0.0, "pad_token_id": 3,
                  "original_max_position_embeddings": 512, "rope_theta": 10000.0, "rope_scaling": None, "sliding_window": None,
                  "tie_word_embeddings": False}
@@ -26,6 +30,8 @@ PHI4 = PHI3 | {"max_position_embeddings": 512, "original_max_position_embeddings
                "hidden_size": 64, "num_attention_heads": 4, "sliding_window": 5, "tie_word_embeddings": True,
                "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.5],
                                 "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]}}
+# Longer than the original context: by the long factors, which mlx-lm always takes.
+PHI4_BEYOND = PHI4 | {"original_max_position_embeddings": 72, "sliding_window": None}
 OLMO2 = COMMON | {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "pad_token_id": 3,
                   "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": False}
 # As OLMo 3: layers with a window rotate plainly, those without by yarn.
@@ -44,7 +50,8 @@ MISTRAL3 = COMMON | {"architectures": ["MistralForCausalLM"], "model_type": "mis
                      "sliding_window": None, "tie_word_embeddings": False}
 PACKAGED = ("mistral3", "ministral3")
 # The second: mlx-lm computes the same.
-CASES = {"ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
+CASES = {"ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "granite4": (GRANITE4, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "phi4_beyond": (PHI4_BEYOND, True),
+         "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
 
 
 def make_weights(config, seed):
@@ -72,13 +79,17 @@ def make_weights(config, seed):
         if config["model_type"] == "phi3":
             linear(at + "self_attn.qkv_proj", q + 2 * kv, HIDDEN)
             linear(at + "mlp.gate_up_proj", 2 * INTER, HIDDEN)
+        elif config["model_type"] == "granitemoehybrid":
+            for name, rows in (("q", q), ("k", kv), ("v", kv)):
+                linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)
+            linear(at + "shared_mlp.input_linear", 2 * INTER, HIDDEN)
         else:
             for name, rows in (("q", q), ("k", kv), ("v", kv)):
                 linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)
             linear(at + "mlp.gate_proj", INTER, HIDDEN)
             linear(at + "mlp.up_proj", INTER, HIDDEN)
         linear(at + "self_attn.o_proj", HIDDEN, q)
-        linear(at + "mlp.down_proj", HIDDEN, INTER)
+        linear(at + ("shared_mlp.output_linear" if config["model_type"] == "granitemoehybrid" else "mlp.down_proj"), HIDDEN, INTER)
         for name in ("post_attention", "post_feedforward") if olmo else ("input", "post_attention"):
             norm(f"{at}{name}_layernorm", HIDDEN)
         if olmo:
@@ -93,7 +104,7 @@ def make(name, folder):
     seed = zlib.crc32(name.encode())
     stored = {key: store(value, "bf16") for key, value in make_weights(config, seed).items()}
     weights = {key: widen(value) for key, value in stored.items()}
-    tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, TOKENS).astype(np.int32)
+    tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, 80 if name == "phi4_beyond" else TOKENS).astype(np.int32)
     with tempfile.TemporaryDirectory() as scratch:
         write_json(Path(scratch) / "config.json", config)
         logits = float64.logits(float64.build(scratch, weights), tokens)
