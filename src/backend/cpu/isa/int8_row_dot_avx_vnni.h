@@ -41,13 +41,10 @@ BB_INLINE void eight_sums(const uint8_t* p, const int8_t* low, const int8_t* hig
       __m256i a[kParts][ROWS], b[kParts][ROWS];
       parts(Index<4 * half + 2 * m>(), a);
       parts(Index<4 * half + 2 * m + 1>(), b);
-      unroll<kParts>(BB_BODY(u) {
-        unroll<ROWS>(BB_BODY(r) { two[m][u][r] = _mm256_hadd_epi32(a[u][r], b[u][r]); });
-      });
+      unroll<kParts>(BB_BODY(u) { unroll<ROWS>(BB_BODY(r) { two[m][u][r] = _mm256_hadd_epi32(a[u][r], b[u][r]); }); });
     });
-    unroll<kParts>(BB_BODY(u) {
-      unroll<ROWS>(BB_BODY(r) { sum[half][u][r] = _mm256_hadd_epi32(two[0][u][r], two[1][u][r]); });
-    });
+    unroll<kParts>(
+        BB_BODY(u) { unroll<ROWS>(BB_BODY(r) { sum[half][u][r] = _mm256_hadd_epi32(two[0][u][r], two[1][u][r]); }); });
   });
   unroll<ROWS>(BB_BODY(r) {
     if constexpr (kHalves) {
