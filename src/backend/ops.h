@@ -232,6 +232,9 @@ class Ops {
 
   /// The rows of x that the bound batch wants.
   virtual Tensor gather_rows(const Tensor& x) = 0;
+  /// Until the next bind(), the bound batch is what gather_rows() takes of it (Batch::keep_logit_rows). For layers that
+  /// only read what others have cached.
+  virtual void keep_logit_rows() = 0;
 
   /// Chooses a token for each row of logits [logit_rows, vocab], as Batch::sample says (backend/sample.h). An id is -1
   /// where a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody
