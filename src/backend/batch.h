@@ -71,6 +71,9 @@ struct Batch {
   std::vector<bool> stretched_rows() const;
   /// Padded to `rows` rows and `logit_rows` of those whose logits are needed (the last one again and again).
   void pad(int rows, int logit_rows);
+  /// Leaves the logit rows alone, which must be the last ones of each segment; those that are padding still are. A
+  /// segment's other rows become its past: keys and values of all of them are in the cache already.
+  void keep_logit_rows();
   /// Appends a segment of `tokens` after `past` cached ones; `pages` are all of the sequence's pages. Wants its last
   /// row, or all.
   enum class Want : uint8_t { none, last, all };

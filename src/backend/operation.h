@@ -11,7 +11,7 @@ enum class Operation : uint8_t {
   soft_cap,        // of rows and of attention's scores
   norm_runs,       // rms_norm over runs of a row
   multiply,        // with columns
-  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys, keep_logit_rows()
   sinks,           // of attention: AttentionParams::sinks
   clamped_glu,     // Activation::clamped_silu
   expert_bias,     // add_expert_bias

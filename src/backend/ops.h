@@ -109,6 +109,9 @@ struct RouterParams {
   bool normalise = true;     // weights are divided by their sum
   float scale = 1;           // then multiplied by this
   Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
+
+  /// What is added to the sum that weights are divided by: sigmoids may all be nearly zero.
+  double beside_sum() const { return score == Score::sigmoid ? 1e-20 : 0; }
 };
 
 /// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows
@@ -232,6 +235,9 @@ class Ops {
 
   /// The rows of x that the bound batch wants.
   virtual Tensor gather_rows(const Tensor& x) = 0;
+  /// Until the next bind(), the bound batch is what gather_rows() takes of it (Batch::keep_logit_rows). For layers that
+  /// only read what others have cached.
+  virtual void keep_logit_rows() = 0;
 
   /// Chooses a token for each row of logits [logit_rows, vocab], as Batch::sample says (backend/sample.h). An id is -1
   /// where a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody

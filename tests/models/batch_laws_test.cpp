@@ -129,6 +129,28 @@ TEST_P(BatchLaws, DecodeContinuesPrefillAtEveryLength) {
   }
 }
 
+/// Rows that nobody asks about may be left out of some layers: the others' results stay, beside company and later on.
+TEST_P(BatchLaws, RowsThatAreNotWantedChangeNothing) {
+  const std::vector<int32_t> tokens = random_tokens(8, 41, tiny_.vocab), others = random_tokens(9, 6, tiny_.vocab);
+  const std::vector<float> whole = solo(tokens), whole_others = solo(others);
+  const auto row = [&](const std::vector<float>& all, size_t r) {
+    return std::vector<float>(all.begin() + int64_t(r) * tiny_.vocab, all.begin() + int64_t(r + 1) * tiny_.vocab);
+  };
+  const auto part = [&](size_t first, size_t last) {
+    return std::vector<int32_t>(tokens.begin() + int64_t(first), tokens.begin() + int64_t(last));
+  };
+  Runner r = runner(4);
+  EXPECT_TRUE(r.step({{.sequence = 0, .tokens = part(0, 17), .want = Batch::Want::none}}).front().empty());
+  const auto both = r.step({{.sequence = 0, .tokens = part(17, 23), .want = Batch::Want::none},
+                            {.sequence = 1, .tokens = others, .want = Batch::Want::all}});
+  expect_same(both[1], whole_others, "beside rows that nobody wants");
+  expect_same(r.step({{.sequence = 0, .tokens = part(23, 39), .want = Batch::Want::last}}).front(), row(whole, 38),
+              "the last of a prompt");
+  expect_same(r.step({{.sequence = 0, .tokens = part(39, 40), .want = Batch::Want::last}}).front(), row(whole, 39),
+              "the next token");
+  expect_same(r.step({{.sequence = 0, .tokens = part(40, 41)}}).front(), row(whole, 40), "and the next");
+}
+
 /// Sequences of different lengths, joining and leaving, in chunks of different sizes, over shuffled pages.
 TEST_P(BatchLaws, PackedSequencesGetTheirSoloResults) {
   // Of experts no step has more rows than one kind of kernels takes: scores that are rounded otherwise may choose

@@ -78,6 +78,7 @@ class CpuOps final : public Ops {
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
+  void keep_logit_rows() override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 

@@ -367,6 +367,11 @@ Tensor CpuOps::gather_rows(const Tensor& x) {
   return y;
 }
 
+void CpuOps::keep_logit_rows() {
+  batch_.keep_logit_rows();
+  for (RopeTable& table : rope_tables_) table.valid = false;
+}
+
 Tensor CpuOps::copy(const Tensor& x) {
   Tensor y = memory_->make(x.rows(), x.cols());
   for_rows(x.rows(), x.cols(), [&](int r) { std::copy_n(row(x, r), x.cols(), row(y, r)); });

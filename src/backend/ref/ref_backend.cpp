@@ -284,6 +284,8 @@ class RefOps final : public Ops {
     return y;
   }
 
+  void keep_logit_rows() override { batch.keep_logit_rows(); }
+
   Sampled sample(const Tensor& logits) override {
     check_choices(batch, logits.cols());
     bool logprobs = false;
