@@ -50,9 +50,10 @@ MISTRAL3 = COMMON | {"architectures": ["MistralForCausalLM"], "model_type": "mis
                      "sliding_window": None, "tie_word_embeddings": False}
 PACKAGED = ("mistral3", "ministral3")
 GLM4 = COMMON | {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": True, "head_dim": 16, "partial_rotary_factor": 0.5,
-                 "rms_norm_eps": 1.5625e-7, "rope_theta": 10000.0, "tie_word_embeddings": False}
+                 "pad_token_id": 3, "rms_norm_eps": 1.5625e-7, "rope_theta": 10000.0,
+                 "tie_word_embeddings": False}
 SEED = COMMON | {"architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "attention_bias": True, "attention_out_bias": False,
-                 "head_dim": 16, "mlp_bias": False, "residual_dropout": 0.0, "rms_norm_eps": 1e-6, "rope_scaling": {"rope_type": "default"},
+                 "head_dim": 16, "mlp_bias": False, "pad_token_id": 3, "residual_dropout": 0.0, "rms_norm_eps": 1e-6, "rope_scaling": {"rope_type": "default"},
                  "rope_theta": 1000000.0, "tie_word_embeddings": False}
 # The second: mlx-lm computes the same.
 CASES = {"glm4": (GLM4, True), "seed_oss": (SEED, True), "ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "granite4": (GRANITE4, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "phi4_beyond": (PHI4_BEYOND, True),
