@@ -22,6 +22,7 @@ enum class Operation : uint8_t {
   short_conv,      // causal_conv without silu, Activation::identity and states
   query_growth,    // RopeParams::query_growth
   long_rope,       // RopeParams::long_inv_freq
+  rope_pairs,      // RopeParams::interleaved
   lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
@@ -42,6 +43,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::short_conv: return "causal_conv(plain)";
     case Operation::query_growth: return "norm_rope(growing queries)";
     case Operation::long_rope: return "norm_rope(stretched)";
+    case Operation::rope_pairs: return "norm_rope(pairs)";
     case Operation::lora_experts: return "lora_experts";
   }
   return "";
@@ -65,6 +67,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::latent_keys:
     case Operation::delta_rule:
     case Operation::short_conv:
+    case Operation::rope_pairs:
     case Operation::lora_experts: return false;
   }
   return false;

@@ -20,6 +20,7 @@ DecoderSpec read_qwen3_5(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_5_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_moe(const Json& config, std::string_view where);
 DecoderSpec read_qwen3_next(const Json& config, std::string_view where);
+DecoderSpec read_seed_oss(const Json& config, std::string_view where);
 DecoderSpec read_smollm3(const Json& config, std::string_view where);
 
 }  // namespace bumblebee::models

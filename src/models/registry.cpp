@@ -9,6 +9,7 @@
 #include "models/families.h"
 #include "models/gemma.h"
 #include "models/gemma4.h"
+#include "models/glm4.h"
 #include "models/hybrid.h"
 #include "models/latent.h"
 #include "models/lfm2.h"
@@ -22,7 +23,7 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 16> kFamilies = {{{"gpt_oss", read_gpt_oss},
+constexpr std::array<Family, 17> kFamilies = {{{"gpt_oss", read_gpt_oss},
                                                {"granite", read_granite},
                                                {"granitemoehybrid", read_granitemoehybrid},
                                                {"llama", read_llama},
@@ -37,6 +38,7 @@ constexpr std::array<Family, 16> kFamilies = {{{"gpt_oss", read_gpt_oss},
                                                {"qwen3_5_moe", read_qwen3_5_moe},
                                                {"qwen3_moe", read_qwen3_moe},
                                                {"qwen3_next", read_qwen3_next},
+                                               {"seed_oss", read_seed_oss},
                                                {"smollm3", read_smollm3}}};
 
 /// Families with a model of their own.
@@ -50,15 +52,16 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 9> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
-                                                 {"deepseek_v3", maker<Latent, read_deepseek_v3>},
-                                                 {"gemma2", maker<Gemma, read_gemma2>},
-                                                 {"gemma3", maker<Gemma, read_gemma3>},
-                                                 {"gemma4", maker<Gemma4, read_gemma4>},
-                                                 {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>},
-                                                 {"lfm2", maker<Lfm2, read_lfm2>},
-                                                 {"olmo2", maker<Olmo, read_olmo2>},
-                                                 {"olmo3", maker<Olmo, read_olmo3>}}};
+constexpr std::array<OtherFamily, 10> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+                                                  {"deepseek_v3", maker<Latent, read_deepseek_v3>},
+                                                  {"gemma2", maker<Gemma, read_gemma2>},
+                                                  {"gemma3", maker<Gemma, read_gemma3>},
+                                                  {"gemma4", maker<Gemma4, read_gemma4>},
+                                                  {"glm4", maker<Glm4, read_glm4>},
+                                                  {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>},
+                                                  {"lfm2", maker<Lfm2, read_lfm2>},
+                                                  {"olmo2", maker<Olmo, read_olmo2>},
+                                                  {"olmo3", maker<Olmo, read_olmo3>}}};
 
 /// Other names of families, and the text halves of models that see: positions of images apart (mrope) they are these,
 /// and text has only one kind.

@@ -98,6 +98,8 @@ std::vector<Option> options() {
   add("gemma4", {.family = "gemma4", .tied = true, .format = k4Bit},
       {{.modules = {"gate_proj", "down_proj", "per_layer_input_gate", "per_layer_projection"}, .norms = true}});
   add("olmo3", {.family = "olmo3", .format = k4Bit}, {{.norms = true}});
+  add("glm4", {.family = "glm4", .format = k4Bit},
+      {{.modules = {"q_proj", "k_proj", "v_proj", "o_proj", "down_proj"}}});
   // In each layer: there is no attention, or nothing else.
   add("short_conv", {.family = "lfm2", .format = k4Bit, .interval = 3},
       {{.modules = {"in_proj", "out_proj", "w1", "w2", "w3"}}});
@@ -164,6 +166,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
+    if (option.tiny.family == "glm4" && lacks(target.backend, Operation::rope_pairs)) continue;
     if (option.tiny.is_lfm2() && lacks(target.backend, Operation::short_conv)) continue;
     if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "models/glm4.h"
 #include "models/lfm2.h"
 #include "models/olmo.h"
 #include "models/registry.h"
@@ -107,6 +108,11 @@ constexpr OwnRefusal kFamilyRefusals[] = {
      R"({"layer_types": ["attention", "attention", "attention"], "shared_intermediate_size": 96,
          "position_embedding_type": "alibi"})",
      ErrorCode::unsupported, "'position_embedding_type'"},
+    {"glm4_windows", "glm4", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})",
+     ErrorCode::unsupported, "sliding_attention"},
+    {"glm4_rotary", "glm4", R"({"partial_rotary_factor": 1.5})", ErrorCode::bad_config, "'partial_rotary_factor'"},
+    {"glm4_gelu", "glm4", R"({"hidden_act": "gelu"})", ErrorCode::unsupported, "'gelu'"},
+    {"seed_bias", "seed_oss", R"({"attention_out_bias": "no"})", ErrorCode::bad_config, "'attention_out_bias'"},
     {"olmo3_rope", "olmo3", R"({"rope_scaling": {"rope_type": "yarn"}})", ErrorCode::bad_config, "'factor'"},
 };
 
@@ -313,6 +319,23 @@ TEST(FamilyConfig, Lfm2) {
   EXPECT_EQ(read_lfm2(config, "x").decoder.dims.d_ff, 10752);  // 10649 in steps of 256
   config["block_auto_adjust_ff_dim"] = false;
   EXPECT_EQ(read_lfm2(config, "x").decoder.dims.d_ff, 12288);
+}
+
+TEST(FamilyConfig, Glm4AndSeed) {
+  const DecoderSpec glm = read_glm4(family_config("glm4"), "x");
+  EXPECT_EQ(glm.dims.head_dim, 128);
+  EXPECT_EQ(glm.rope.dims, 64);
+  EXPECT_TRUE(glm.rope.interleaved);
+  EXPECT_TRUE(glm.qkv_bias);
+  EXPECT_FALSE(glm.o_bias);
+  Json config = family_config("seed_oss");
+  DecoderSpec seed = read_spec(config, "x").decoder;
+  EXPECT_TRUE(seed.qkv_bias);
+  EXPECT_FALSE(seed.o_bias || seed.mlp_bias);
+  config.update({{"attention_bias", false}, {"attention_out_bias", true}, {"mlp_bias", true}});
+  seed = read_spec(config, "x").decoder;
+  EXPECT_FALSE(seed.qkv_bias);
+  EXPECT_TRUE(seed.o_bias && seed.mlp_bias);
 }
 
 TEST(FamilyConfig, Olmo2) {

@@ -258,6 +258,13 @@ MemoryWeights TinyModel::weights() const {
       vector(at + "self_attn.q_norm.weight", head_dim, one + 0.5, 0.3);
       vector(at + "self_attn.k_norm.weight", head_dim, one + 0.5, 0.3);
     }
+    if (family == "glm4") {
+      vector(at + "self_attn.q_proj.bias", heads * head_dim, 0, 0.5);
+      vector(at + "self_attn.k_proj.bias", kv_heads * head_dim, 0, 0.5);
+      vector(at + "self_attn.v_proj.bias", kv_heads * head_dim, 0, 0.5);
+      vector(at + "post_self_attn_layernorm.weight", d_model, 1, 0.3);
+      vector(at + "post_mlp_layernorm.weight", d_model, 1, 0.3);
+    }
     if (is_olmo()) {
       vector(at + "self_attn.q_norm.weight", heads * head_dim, 1.5, 0.3);
       vector(at + "self_attn.k_norm.weight", kv_heads * head_dim, 1.5, 0.3);
@@ -271,8 +278,12 @@ MemoryWeights TinyModel::weights() const {
     if (!sparse || has_shared() || has_latents()) {
       const std::string mlp = at + (!sparse ? "mlp." : has_latents() ? "mlp.shared_experts." : "mlp.shared_expert.");
       const int inner = sparse && has_latents() ? d_expert : d_ff;
-      matrix(mlp + "gate_proj", inner, d_model, 1);
-      matrix(mlp + "up_proj", inner, d_model, 1);
+      if (family == "glm4") {
+        matrix(mlp + "gate_up_proj", 2 * inner, d_model, 1);
+      } else {
+        matrix(mlp + "gate_proj", inner, d_model, 1);
+        matrix(mlp + "up_proj", inner, d_model, 1);
+      }
       matrix(mlp + "down_proj", d_model, inner, 1);
     }
   }

@@ -49,8 +49,14 @@ MINISTRAL3 = COMMON | {"architectures": ["Ministral3ForCausalLM"], "model_type":
 MISTRAL3 = COMMON | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 16, "rope_theta": 1000000000.0,
                      "sliding_window": None, "tie_word_embeddings": False}
 PACKAGED = ("mistral3", "ministral3")
+GLM4 = COMMON | {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": True, "head_dim": 16, "partial_rotary_factor": 0.5,
+                 "pad_token_id": 3, "rms_norm_eps": 1.5625e-7, "rope_theta": 10000.0,
+                 "tie_word_embeddings": False}
+SEED = COMMON | {"architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "attention_bias": True, "attention_out_bias": False,
+                 "head_dim": 16, "mlp_bias": False, "pad_token_id": 3, "residual_dropout": 0.0, "rms_norm_eps": 1e-6, "rope_scaling": {"rope_type": "default"},
+                 "rope_theta": 1000000.0, "tie_word_embeddings": False}
 # The second: mlx-lm computes the same.
-CASES = {"ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "granite4": (GRANITE4, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "phi4_beyond": (PHI4_BEYOND, True),
+CASES = {"glm4": (GLM4, True), "seed_oss": (SEED, True), "ministral3": (MINISTRAL3, True), "mistral3": (MISTRAL3, True), "granite": (GRANITE, True), "granite4": (GRANITE4, True), "phi3": (PHI3, True), "phi4": (PHI4, False), "phi4_beyond": (PHI4_BEYOND, True),
          "olmo2": (OLMO2, True), "olmo3": (OLMO3, True)}
 
 
@@ -65,7 +71,7 @@ def make_weights(config, seed):
 
     def linear(name, rows, columns):
         weights[name + ".weight"] = random.normal(0, 1.5 / np.sqrt(columns), (rows, columns))
-        if bias and ".self_attn." in name:
+        if bias and ".self_attn." in name and not (name.endswith("o_proj") and config["model_type"] in ("glm4", "seed_oss")):
             weights[name + ".bias"] = random.normal(0, 0.5, rows)
 
     def norm(name, size):
@@ -83,6 +89,12 @@ def make_weights(config, seed):
             for name, rows in (("q", q), ("k", kv), ("v", kv)):
                 linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)
             linear(at + "shared_mlp.input_linear", 2 * INTER, HIDDEN)
+        elif config["model_type"] == "glm4":
+            for name, rows in (("q", q), ("k", kv), ("v", kv)):
+                linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)
+            linear(at + "mlp.gate_up_proj", 2 * INTER, HIDDEN)
+            norm(at + "post_self_attn_layernorm", HIDDEN)
+            norm(at + "post_mlp_layernorm", HIDDEN)
         else:
             for name, rows in (("q", q), ("k", kv), ("v", kv)):
                 linear(f"{at}self_attn.{name}_proj", rows, HIDDEN)

@@ -62,7 +62,8 @@ class NormRopeCase final : public OpCase {
   std::optional<bumblebee::Operation> needs() const override {
     if (spec_.growth != 0) return bumblebee::Operation::query_growth;
     if (spec_.stretched_from > 0) return bumblebee::Operation::long_rope;
-    if (spec_.first > 0 || spec_.interleaved) return bumblebee::Operation::latent_keys;
+    if (spec_.first > 0) return bumblebee::Operation::latent_keys;
+    if (spec_.interleaved) return bumblebee::Operation::rope_pairs;
     return spec_.only_q ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
 
