@@ -14,6 +14,12 @@ bool Batch::has_adapters() const {
   return std::any_of(slot.begin(), slot.end(), [](int32_t s) { return s >= 0; });
 }
 
+std::vector<bool> Batch::stretched_rows() const {
+  std::vector<bool> stretched(tokens.size(), false);
+  for (const Segment& s : segments) std::fill_n(stretched.begin() + s.first, s.rows, s.stretched);
+  return stretched;
+}
+
 void Batch::append(std::span<const int32_t> tokens_in, int past, std::span<const int32_t> pages_in, Want want,
                    int32_t slot_in, StateSlots state) {
   BB_CHECK(padding == 0);

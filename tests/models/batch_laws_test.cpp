@@ -47,10 +47,17 @@ std::vector<TinyModel> tiny_models() {
           {.family = "gemma2", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma3", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma4", .layers = 4, .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
-          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
+          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)},
+          {.family = "olmo3", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "ministral3", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "lfm2",
+           .layers = 3,
+           .tied = true,
+           .format = Format::affine(4, 32, DType::bf16, DType::bf16),
+           .interval = 3}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 17;
+constexpr int kTinyModels = 20;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -64,6 +71,10 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       GTEST_SKIP() << "no latents on " << target_.backend;
     if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
       GTEST_SKIP() << "no delta rule on " << target_.backend;
+    if (tiny_.is_lfm2() && lacks(target_.backend, Operation::short_conv))
+      GTEST_SKIP() << "no short convolutions on " << target_.backend;
+    if (tiny_.family == "ministral3" && lacks(target_.backend, Operation::query_growth))
+      GTEST_SKIP() << "no growing queries on " << target_.backend;
     if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;
   }
 

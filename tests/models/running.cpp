@@ -64,6 +64,9 @@ void Runner::append(Batch& batch, const Chunk& chunk) {
     state.to = s.states[0];
   }
   batch.append(chunk.tokens, s.past, s.pages, chunk.want, chunk.slot, state);
+  // Who tests such sequences knows that what was cached of shorter ones is of no use.
+  const int beyond = model_->dims().stretch_beyond;
+  batch.segments.back().stretched = beyond > 0 && total > beyond;
   s.past = total;
 }
 

@@ -174,6 +174,8 @@ class CpuOps final : public Ops {
   };
   RopeTable& rope_table(const RopeParams& rope);
   void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope, const RopeTable& table);
+  /// RopeParams::query_growth. q is its caller's to write.
+  void grow_queries(Tensor& q, const RopeParams& rope);
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);

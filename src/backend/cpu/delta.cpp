@@ -66,7 +66,8 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
     const size_t s = size_t(segment_of[size_t(r)]);
     std::array<const float*, kMostKernel> rows{};
     for (int j = 0; j < kernel; ++j) rows[size_t(j)] = input(s, r - batch_.segments[s].first, past - j);
-    k_.convolve(rows.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
+    const auto convolve = conv.silu ? k_.convolve_silu : k_.convolve;
+    convolve(rows.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
   });
   // The oldest first: a state that goes on in place moves towards its beginning.
   for (size_t s = 0; s < batch_.segments.size(); ++s) {

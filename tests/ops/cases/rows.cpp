@@ -132,6 +132,7 @@ class GluCase final : public OpCase {
   std::optional<bumblebee::Operation> needs() const override {
     if (activation_ == Activation::silu) return std::nullopt;
     if (activation_ == Activation::clamped_silu) return bumblebee::Operation::clamped_glu;
+    if (activation_ == Activation::identity) return bumblebee::Operation::short_conv;
     return activation_ == Activation::gelu ? bumblebee::Operation::gelu : bumblebee::Operation::delta_rule;
   }
 
@@ -141,6 +142,11 @@ class GluCase final : public OpCase {
   /// - sigmoid(v) times as much.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     if (activation_ == Activation::clamped_silu) return {clamped_bound()};
+    if (activation_ == Activation::identity) {
+      std::vector<double> bound = relative(reference[0], kRoundF32);
+      for (double& b : bound) b += 0x1p-126;
+      return {bound};
+    }
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i) {
       const double g = double(gate_.values[i]), v = 1.5957691216057308 * (g + 0.044715 * g * g * g);
@@ -390,8 +396,10 @@ void add_add(Cases& cases) {
 void add_glu(Cases& cases) {
   const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
                                       88.9f, -88.9f, 104.0f, -104.0f, 1e4f,  -1e4f,  3e38f, -3e38f};
-  for (const auto& [suffix, activation] :
-       {std::pair("", Activation::silu), {"_gelu", Activation::gelu}, {"_sigmoid", Activation::sigmoid}}) {
+  for (const auto& [suffix, activation] : {std::pair("", Activation::silu),
+                                           {"_gelu", Activation::gelu},
+                                           {"_sigmoid", Activation::sigmoid},
+                                           {"_identity", Activation::identity}}) {
     const auto add = [&, activation = activation, suffix = std::string(suffix)](
                          const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
       cases.push_back(std::make_unique<GluCase>(variant + suffix, rows, cols, gates, activation));

@@ -2,19 +2,29 @@
 // namespace after elementwise.inl.h and the set's integers.
 #pragma once
 
-inline void convolve(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+template <class Then>
+inline void convolve_then(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y,
+                          Then then) {
   int i = 0;
   for (; i + 16 <= count; i += 16) {
     F32x16 sum = mul(load(w + i), load(x[0] + i));
     for (int j = 1; j < kernel; ++j) sum = fma(load(w + size_t(j) * w_stride + i), load(x[j] + i), sum);
-    store(y + i, silu16(sum));
+    store(y + i, then(sum));
   }
   if (i < count) {
     const int n = count - i;
     F32x16 sum = mul(load_n(w + i, n), load_n(x[0] + i, n));
     for (int j = 1; j < kernel; ++j) sum = fma(load_n(w + size_t(j) * w_stride + i, n), load_n(x[j] + i, n), sum);
-    store_n(y + i, silu16(sum), n);
+    store_n(y + i, then(sum), n);
   }
+}
+
+inline void convolve(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+  convolve_then(x, w, w_stride, kernel, count, y, [](F32x16 sum) { return sum; });
+}
+
+inline void convolve_silu(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+  convolve_then(x, w, w_stride, kernel, count, y, [](F32x16 sum) { return silu16(sum); });
 }
 
 /// What a row asks of a state before it changes it: Sᵀk and Sᵀq, sixteen columns at a time, summed in order of i.
