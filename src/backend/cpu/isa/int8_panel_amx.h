@@ -148,15 +148,19 @@ template <int ROW_TILES, int COLS, bool PACKED>
 struct TilePipeline {
   BlockSums* const slots;
   BlockSums* const spare;  // where sums go that nobody wants
-  int32_t* pending;        // where those in tiles go
+  PanelPrefetch& prefetch;
+  int32_t* pending;  // where those in tiles go
   int slot = 0, slot_apart = 0, at = 0;
   int row = 0, pair = 0;  // of the step before: what is scaled next
   const int rows;
   bool busy = false;
   Drain steps[2];
 
-  TilePipeline(BlockSums* all, int rows_together)
-      : slots(all), spare(all + kBlockSums - 1), pending(spare->low), rows(rows_together) {}
+  TilePipeline(BlockSums* all, PanelPrefetch& asks, int rows_together)
+      : slots(all), spare(all + kBlockSums - 1), prefetch(asks), pending(spare->low), rows(rows_together) {}
+  /// How often a block asks for lines that come next: with few rows, between its halves too, or memory would stand
+  /// still while tiles are multiplied.
+  static constexpr int kAsks = ROW_TILES == 2 ? 0 : PACKED ? 2 : 4;
   /// Where the next step says how its sums are scaled; places of sums are filled in here.
   Drain& next() { return steps[at]; }
 
@@ -210,23 +214,28 @@ struct TilePipeline {
       const BlockTiles& t = blocks[b];
       multiply_half<ROW_TILES, COLS, 0, true>(t.low, t.x_stride, t.codes, t.tile, pending);
       drain(pieces, 1);  // the other tiles of the step before have not been written out when b is 0
+      if constexpr (kAsks > 0) prefetch.step();
       multiply_half<ROW_TILES, COLS, 1, true>(t.low, t.x_stride, t.codes, t.tile, pending);
       drain(pieces);
+      if constexpr (kAsks > 2) prefetch.step();
       if constexpr (PACKED) {
         d.high[b] = to->low + 16 * rows;
         pending = to->low;
       } else if (d.split) {
         multiply_half<ROW_TILES, COLS, 0, true>(t.high, t.x_stride, t.codes, t.tile, to->low);
         drain(pieces);
+        if constexpr (kAsks > 2) prefetch.step();
         multiply_half<ROW_TILES, COLS, 1, true>(t.high, t.x_stride, t.codes, t.tile, to->low);
         pending = to->high;
       } else {
         multiply_half<ROW_TILES, COLS, 0, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
         drain(pieces);
+        if constexpr (kAsks > 2) prefetch.step();
         multiply_half<ROW_TILES, COLS, 1, false>(t.high, t.x_stride, t.codes + t.folded, t.tile, nullptr);
         pending = to->low;
       }
       drain(pieces);
+      if constexpr (kAsks > 0) prefetch.step();
     }
     begin_drain();
   }
@@ -337,12 +346,13 @@ template <int ROW_TILES, int COLS, bool PACKED>
   const size_t sums = size_t(units.count * units.rows) * kInt8Cols;
   load_panel_scales(w, n, last, tiles, panel.scale, panel.bias);
   const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
-  PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes,
-                            int(bytes / 64) / (chunks * (tiles + units.count)) + 1};
+  using Pipeline = TilePipeline<ROW_TILES, COLS, PACKED>;
+  const int asks = chunks * (tiles + units.count) + all * Pipeline::kAsks * (tiles / COLS);
+  PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / asks + 1};
   __builtin_memset(panel.sums, 0, sums * sizeof(float));
   const auto tile_rows = [&](int t) { return TileRows(w, n + 16 * t < last ? n + 16 * t : last - 1, last); };
   const TileRows rows[] = {tile_rows(0), tile_rows(1), tile_rows(2), tile_rows(3)};
-  TilePipeline<ROW_TILES, COLS, PACKED> pipeline(panel.blocks, units.rows);
+  Pipeline pipeline(panel.blocks, prefetch, units.rows);
   for (int p = 0; p < apart && p < chunks; ++p) {
     const int of_lane = (chunks - p + apart - 1) / apart;
     const int lanes = all - p * chunk_blocks < chunk_blocks ? all - p * chunk_blocks : chunk_blocks;
