@@ -43,16 +43,16 @@ constexpr const char* name_of(Operation operation) {
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::gelu:
-    case Operation::multiply:
-    case Operation::norm_runs:
-    case Operation::matmul_experts: return true;
     case Operation::soft_cap:
+    case Operation::norm_runs:
+    case Operation::multiply:
     case Operation::mixed_cache:
     case Operation::sinks:
     case Operation::clamped_glu:
     case Operation::expert_bias:
+    case Operation::matmul_experts:
     case Operation::split:
-    case Operation::delta_rule:
+    case Operation::delta_rule: return true;
     case Operation::lora_experts: return false;
   }
   return false;

@@ -149,8 +149,7 @@ Tensor Gemma4::forward(nn::Pass& p) const {
   p.scale_residual(r, embedding_scale_);
   if (aside_) r.aside = made_aside(p, r.x);
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
-  return logits_cap_ > 0 ? p.soft_cap(std::move(logits), logits_cap_) : logits;
+  return p.head(r, final_norm_, head_, {.cap = logits_cap_});  // [logit_rows, vocab]
 }
 
 /// [rows, layers·width]: what the table has for the token and what its embedding says, half of the variance each.

@@ -18,6 +18,10 @@ Tensor Pass::linear(const Tensor& x, const Linear& w) {
   return y;
 }
 
+Tensor Pass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
+  return this->head(residual, norm, head, LogitParams());
+}
+
 void Pass::scale_residual(Residual& residual, float factor) {
   flush_residual(residual);
   residual.x = scale(std::move(residual.x), factor);

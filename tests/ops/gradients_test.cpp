@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "backend/dropout.h"
+#include "backend/ref/delta_math.h"
 #include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
 #include "tests/ops/cases/common.h"
@@ -78,10 +79,17 @@ void bind_segments(Backend& backend, const std::vector<int>& lengths) {
 
 TEST_F(Gradients, OfPackedAttention) {
   const std::vector<int> lengths = {4, 1, 5};
-  for (const int window : {0, 2}) {
-    for (const int kv_heads : {1, 2, 4}) {
-      SCOPED_TRACE(cat("window ", window, ", ", kv_heads, " key heads"));
-      const AttentionParams a = {.heads = 4, .kv_heads = kv_heads, .head_dim = 3, .scale = 0.6f, .window = window};
+  struct Scores {
+    float cap;
+    bool sinks;
+  };
+  for (const auto& [cap, has_sinks] : {Scores{0, false}, {1.5f, false}, {0, true}, {2, true}}) {
+    for (const auto& [window, kv_heads] : {std::pair(0, 1), {0, 2}, {0, 4}, {2, 1}, {2, 2}, {2, 4}}) {
+      SCOPED_TRACE(cat("window ", window, ", ", kv_heads, " key heads, cap ", cap, ", sinks ", has_sinks));
+      const HostMatrix sinks = normal(1, 4, 2);
+      AttentionParams a = {.heads = 4, .kv_heads = kv_heads, .head_dim = 3, .scale = 0.6f, .window = window};
+      a.soft_cap = cap;
+      if (has_sinks) a.sinks = upload(sinks);
       const HostMatrix q = normal(10, 12), k = normal(10, 3 * kv_heads), v = normal(10, 3 * kv_heads),
                        dout = normal(10, 12);
       bind_segments(*ref_, lengths);
@@ -103,7 +111,8 @@ TEST_F(Gradients, OfPackedAttention) {
                 };
               };
               ref::attend<C>(std::span<const C>(x[row]).subspan(3 * h, 3), seen, double(a.scale), head(keys),
-                             head(values), std::span(y[row]).subspan(3 * h, 3));
+                             head(values), std::span(y[row]).subspan(3 * h, 3), double(a.soft_cap),
+                             a.sinks ? double(sinks.values[h]) : -INFINITY);
             }
           }
         }
@@ -126,8 +135,12 @@ TEST_F(Gradients, LogSumOfExponentialsIsThatOfTheSeenKeys) {
   bind_segments(*ref_, {3});
   const HostMatrix q = {3, 1, {1, 2, 3}}, k = {3, 1, {0.5f, -1, 0.25f}};
   Tensor lse;
-  grad_.attend_packed(upload(q), upload(k), upload(k), {.heads = 1, .kv_heads = 1, .head_dim = 1, .scale = 2}, lse);
+  AttentionParams a = {.heads = 1, .kv_heads = 1, .head_dim = 1, .scale = 2};
+  grad_.attend_packed(upload(q), upload(k), upload(k), a, lse);
   EXPECT_NEAR(read("lse", lse).values[1], std::log(std::exp(2.0) + std::exp(-4.0)), 1e-6);
+  a.sinks = upload({1, 1, {1.5f}});
+  grad_.attend_packed(upload(q), upload(k), upload(k), a, lse);
+  EXPECT_NEAR(read("lse", lse).values[1], std::log(std::exp(2.0) + std::exp(-4.0) + std::exp(1.5)), 1e-6);
 }
 
 TEST_F(Gradients, OfNorms) {
@@ -196,16 +209,25 @@ TEST_F(Gradients, OfGatedUnits) {
   gate.values[4] = 0;
   gate.values[5] = 40;
   gate.values[6] = -40;
-  for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    const bool gelu = activation == Activation::gelu;
-    SCOPED_TRACE(gelu ? "gelu" : "silu");
+  up.values[2] = 7.5f;  // beyond the limit of clamped_silu, on both sides
+  up.values[3] = -8;
+  for (const Activation activation :
+       {Activation::silu, Activation::gelu, Activation::sigmoid, Activation::clamped_silu}) {
+    SCOPED_TRACE(int(activation));
     Tensor dgate, dup;
     grad_.glu_dx(activation, upload(dy), upload(gate), upload(up), dgate, dup);
     Matrix g = complex_of(gate), u = complex_of(up);
     const auto loss = [&] {
       Matrix y = u;
       for (size_t r = 0; r < 2; ++r) {
-        for (size_t c = 0; c < 9; ++c) y[r][c] *= gelu ? ref::gelu(g[r][c]) : ref::silu(g[r][c]);
+        for (size_t c = 0; c < 9; ++c) {
+          switch (activation) {
+            case Activation::silu: y[r][c] *= ref::silu(g[r][c]); break;
+            case Activation::gelu: y[r][c] *= ref::gelu(g[r][c]); break;
+            case Activation::sigmoid: y[r][c] *= ref::sigmoid(g[r][c]); break;
+            case Activation::clamped_silu: y[r][c] = ref::clamped_glu(g[r][c], u[r][c]); break;
+          }
+        }
       }
       return weighted(dy, y);
     };
@@ -215,7 +237,11 @@ TEST_F(Gradients, OfGatedUnits) {
 }
 
 TEST_F(Gradients, OfTheHeadsLoss) {
-  for (const bool biased : {false, true}) {
+  for (const auto& [biased, logits] : {std::pair(false, LogitParams()),
+                                       {true, LogitParams()},
+                                       {true, LogitParams{.factor = 0.25f}},
+                                       {false, LogitParams{.cap = 2}},
+                                       {true, LogitParams{.factor = 3, .cap = 1.5f}}}) {
     const HostMatrix h = normal(5, 64), bias = normal(1, 11);
     const HostWeight host = random_weight(random_, 11, 64, Format::affine(4, 32, DType::f16, DType::f16), 0.2);
     const std::vector<int32_t> targets = {3, -1, 10, 0, 5};
@@ -224,7 +250,7 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     Tensor dh;
     const Weight head = ref_->pack(host);
     const double total =
-        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, &dh);
+        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), logits, targets, weights, losses, &dh);
 
     const WideWeight w = widen(host);
     Matrix x = complex_of(h);
@@ -236,6 +262,8 @@ TEST_F(Gradients, OfTheHeadsLoss) {
         for (size_t n = 0; n < 11; ++n) {
           C z = biased ? double(bias.values[n]) : 0;
           for (size_t k = 0; k < 64; ++k) z += x[r][k] * w.value[n * 64 + k];
+          z *= double(logits.factor);
+          if (logits.cap > 0) z = ref::soft_cap(z, double(logits.cap));
           exponentials += std::exp(z);
           if (int32_t(n) == targets[r]) hit = z;
         }
@@ -247,8 +275,114 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     EXPECT_NEAR(total, loss().real(), 1e-12 * 10);
     EXPECT_EQ(losses[1], 0.0f);
     expect_gradient(x, loss, read("dh", dh));
-    EXPECT_EQ(grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, nullptr),
-              total);
+    EXPECT_EQ(
+        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), logits, targets, weights, losses, nullptr),
+        total);
+  }
+}
+
+TEST_F(Gradients, OfConvolutions) {
+  const std::vector<int> lengths = {1, 5, 2};
+  for (const int kernel : {2, 4}) {
+    const HostMatrix x = normal(8, 3, 2), w = normal(kernel, 3), dy = normal(8, 3);
+    const ConvParams conv{upload(w)};
+    bind_segments(*ref_, lengths);
+    Matrix wide = complex_of(x);
+    const Matrix weight = complex_of(w);
+    const auto forward = [&] {
+      Matrix y(8, std::vector<C>(3));
+      for (size_t first = 0, s = 0; s < 3; first += size_t(lengths[s++])) {
+        for (size_t i = 0; i < size_t(lengths[s]); ++i) {
+          for (size_t c = 0; c < 3; ++c) {
+            std::vector<C> in, factors;
+            for (size_t j = 0; j < size_t(kernel); ++j) {
+              const bool there = i + j + 1 >= size_t(kernel);
+              in.push_back(there ? wide[first + i + j + 1 - size_t(kernel)][c] : C());
+              factors.push_back(weight[j][c]);
+            }
+            y[first + i][c] = ref::convolve<C>(in, factors);
+          }
+        }
+      }
+      return y;
+    };
+    const Output got = read("y", grad_.conv_packed(upload(x), conv));
+    const Matrix want = forward();
+    for (size_t i = 0; i < 24; ++i)
+      EXPECT_NEAR(double(got.values[i]), want[i / 3][i % 3].real(), 2 * kRoundF32 * std::abs(want[i / 3][i % 3]));
+    expect_gradient(
+        wide, [&] { return weighted(dy, forward()); }, read("dx", grad_.conv_packed_dx(upload(dy), upload(x), conv)));
+  }
+}
+
+TEST_F(Gradients, OfTheDeltaRule) {
+  const std::vector<int> lengths = {4, 1, 6};
+  constexpr size_t kRows = 11, kKeyDim = 3, kValueDim = 2;
+  for (const auto& [key_heads, value_heads] : {std::pair(1, 1), {2, 4}}) {
+    const size_t keys = size_t(key_heads) * kKeyDim, values = size_t(value_heads);
+    const HostMatrix qkv = normal(kRows, int(2 * keys + values * kValueDim)), a = normal(kRows, value_heads, 2),
+                     b = normal(kRows, value_heads, 2), a_log = normal(1, value_heads),
+                     dt_bias = normal(1, value_heads), dout = normal(kRows, value_heads * int(kValueDim));
+    const DeltaParams delta{.key_heads = key_heads,
+                            .value_heads = value_heads,
+                            .key_dim = int(kKeyDim),
+                            .value_dim = int(kValueDim),
+                            .a_log = upload(a_log),
+                            .dt_bias = upload(dt_bias)};
+    bind_segments(*ref_, lengths);
+    Matrix x = complex_of(qkv), decays = complex_of(a), betas = complex_of(b);
+    const Matrix log = complex_of(a_log), bias = complex_of(dt_bias);
+    const auto forward = [&] {
+      Matrix y(kRows, std::vector<C>(values * kValueDim));
+      for (size_t first = 0, s = 0; s < 3; first += size_t(lengths[s++])) {
+        for (size_t h = 0; h < values; ++h) {
+          const size_t key = h * size_t(key_heads) / values * kKeyDim;
+          std::vector<C> state(kKeyDim * kValueDim);
+          for (size_t r = first; r < first + size_t(lengths[s]); ++r) {
+            const std::span<const C> in(x[r]);
+            ref::delta_rule<C>(in.subspan(key, kKeyDim), in.subspan(keys + key, kKeyDim),
+                               in.subspan(2 * keys + h * kValueDim, kValueDim),
+                               ref::delta_decay<C>(decays[r][h], log[0][h], bias[0][h]), ref::sigmoid(betas[r][h]),
+                               state, std::span(y[r]).subspan(h * kValueDim, kValueDim));
+          }
+        }
+      }
+      return y;
+    };
+    const Output got = read("y", grad_.delta_packed(upload(qkv), upload(a), upload(b), delta));
+    const Matrix want = forward();
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t c = 0; c < want[r].size(); ++c)
+        EXPECT_NEAR(double(got.values[r * want[r].size() + c]), want[r][c].real(),
+                    2 * kRoundF32 * std::abs(want[r][c]));
+    }
+    Tensor dqkv, da, db;
+    grad_.delta_packed_dx(upload(dout), upload(qkv), upload(a), upload(b), delta, dqkv, da, db);
+    const auto loss = [&] { return weighted(dout, forward()); };
+    expect_gradient(x, loss, read("dqkv", dqkv));
+    expect_gradient(decays, loss, read("da", da));
+    expect_gradient(betas, loss, read("db", db));
+  }
+}
+
+/// A split is linear: its gradient is its transpose. Σ dy·split(x) = Σ dx·x for all x.
+TEST_F(Gradients, OfSplits) {
+  const SplitParams split{2, {{2, 0}, {1, 1}, {3, 0}, {2, 2}}};
+  const HostMatrix x = normal(3, 16);
+  std::vector<Tensor> y(3), dy(3);
+  ref_->stream().ops().split(upload(x), split, y);
+  for (const size_t without : {3u, 1u}) {  // 3: none
+    double sum = 0, back = 0;
+    for (size_t i = 0; i < 3; ++i) {
+      const HostMatrix c = normal(3, y[i].cols());
+      dy[i] = i == without ? Tensor() : upload(c);
+      const Output part = read("y", y[i]);
+      for (size_t k = 0; i != without && k < c.values.size(); ++k) sum += double(c.values[k]) * double(part.values[k]);
+    }
+    const Output dx = read("dx", grad_.split_dx(dy, split));
+    ASSERT_EQ(dx.cols, 16);
+    for (size_t k = 0; k < x.values.size(); ++k) back += double(dx.values[k]) * double(x.values[k]);
+    EXPECT_NEAR(sum, back, 1e-12 * 100);
   }
 }
 

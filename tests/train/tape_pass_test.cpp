@@ -66,6 +66,21 @@ std::vector<Case> cases() {
   stacks.keys = {"mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"};
   attention.keys = {"self_attn.v_proj"};
   router.keys = {"mlp.gate", "self_attn.k_proj"};
+  const auto of = [](const char* family, int layers = 2, const Format& format = Format::dense(DType::f32)) {
+    TinyModel tiny;
+    tiny.family = family;
+    tiny.layers = layers;
+    tiny.format = format;
+    tiny.experts = 4;
+    tiny.of_row = 2;
+    return tiny;
+  };
+  TinyModel near = of("gpt_oss");
+  near.window = 5;
+  LoraOptions gates = lora_of(FineTune::dora, -1, 0.3f), last = lora_of(FineTune::lora, 2), queries = lora_of();
+  gates.keys = {"linear_attn.in_proj_a", "linear_attn.in_proj_b", "linear_attn.out_proj"};
+  last.keys = {"self_attn.q_proj", "mlp.down_proj", "per_layer_projection"};
+  queries.keys = {"self_attn.q_proj"};
   LoraOptions rs = lora_of();
   rs.rslora = true;
   return {{"qwen3", qwen3, lora_of()},
@@ -87,6 +102,19 @@ std::vector<Case> cases() {
           {"experts_dropout", moe("qwen3_moe", quantized.format, true), stacks},
           {"beside_experts", moe("qwen2_moe", quantized.format, true), attention},
           {"router_dora", moe("qwen3_moe", quantized.format, false), router},
+          {"granite", of("granite"), lora_of()},
+          {"phi3", of("phi3"), lora_of()},
+          {"smollm3", of("smollm3"), queries},
+          {"gemma2", of("gemma2"), lora_of()},
+          {"gemma2_4bit", of("gemma2", 2, quantized.format), lora_of(FineTune::lora, 1)},
+          {"gemma4", of("gemma4", 4), lora_of()},
+          {"gemma4_last_layers", of("gemma4", 4, quantized.format), last},
+          {"gemma4_moe", of("gemma4_moe"), lora_of()},
+          {"qwen3_5", of("qwen3_5", 4), lora_of()},
+          {"qwen3_5_gates", of("qwen3_5", 2, quantized.format), gates},
+          {"qwen3_next", of("qwen3_next"), lora_of()},
+          {"qwen3_5_moe", of("qwen3_5_moe"), lora_of()},
+          {"gpt_oss", near, lora_of()},
           {"dora_bias_dropout", qwen2, lora_of(FineTune::dora, -1, 0.3f)}};
 }
 

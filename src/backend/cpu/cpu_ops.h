@@ -172,8 +172,17 @@ class CpuOps final : public Ops {
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  struct DeltaRows;
+  /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
+  /// each row.
+  struct DeltaRows {
+    Tensor qk;     // [rows, 2·key_cols]
+    Tensor meet;   // [rows, key_heads]
+    Tensor gates;  // [rows, 2·value_heads]
+  };
   DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
+  /// The rule for a segment's rows and the columns of a head from `first` on, but for its states.
+  static DeltaRule delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& delta,
+                                const Segment& segment, int head, int first);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
   /// One span of a task: q [vectors, head_dim], scores [vectors, page_size]; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,

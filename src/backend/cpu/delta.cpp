@@ -11,9 +11,6 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr size_t kMostKernel = 16;  // of a convolution
-constexpr float kDeltaEps = 1e-6f;  // added to a sum of squares before its root
-
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
 }  // namespace
@@ -78,14 +75,6 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
   return y;
 }
 
-/// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
-/// each row.
-struct CpuOps::DeltaRows {
-  Tensor qk;     // [rows, 2·key_cols]
-  Tensor meet;   // [rows, key_heads]
-  Tensor gates;  // [rows, 2·value_heads]
-};
-
 CpuOps::DeltaRows CpuOps::delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& d) {
   const int dim = d.key_dim, keys = d.key_cols(), heads = d.value_heads;
   DeltaRows rows{memory_->make(qkv.rows(), 2 * keys), memory_->make(qkv.rows(), d.key_heads),
@@ -112,6 +101,28 @@ CpuOps::DeltaRows CpuOps::delta_rows(const Tensor& qkv, const Tensor& a, const T
   return rows;
 }
 
+DeltaRule CpuOps::delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& d,
+                               const Segment& s, int head, int first) {
+  const int key_head = head * d.key_heads / d.value_heads, column = head * d.value_dim + first;
+  DeltaRule rule;
+  rule.q = row(rows.qk, s.first) + key_head * d.key_dim;
+  rule.k = rule.q + d.key_cols();
+  rule.key_stride = size_t(rows.qk.cols());
+  rule.v = row(qkv, s.first) + 2 * d.key_cols() + column;
+  rule.v_stride = size_t(qkv.cols());
+  rule.decay = row(rows.gates, s.first) + head;
+  rule.beta = rule.decay + d.value_heads;
+  rule.gate_stride = size_t(rows.gates.cols());
+  rule.meet = row(rows.meet, s.first) + key_head;
+  rule.meet_stride = size_t(rows.meet.cols());
+  rule.out = row(y, s.first) + column;
+  rule.out_stride = size_t(y.cols());
+  rule.rows = s.rows;
+  rule.key_dim = d.key_dim;
+  rule.cols = std::min(kDeltaCols, d.value_dim - first);
+  return rule;
+}
+
 Tensor CpuOps::delta_rule(KvStore& store, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
                           const DeltaParams& d) {
   auto& kv = static_cast<CpuKv&>(store);
@@ -122,25 +133,11 @@ Tensor CpuOps::delta_rule(KvStore& store, int layer, const Tensor& qkv, const Te
   const int stripes = kv.stripes(), each = d.value_heads * stripes;
   threads_.for_each(int64_t(batch_.segments.size()) * each, [&](int64_t task, int) {
     const Segment& s = batch_.segments[size_t(task / each)];
-    const int head = int(task % each) / stripes, stripe = int(task % stripes), first = stripe * kDeltaCols;
-    const int key_head = head * d.key_heads / d.value_heads, column = head * d.value_dim + first;
-    k_.delta_rule({.q = row(rows.qk, s.first) + key_head * d.key_dim,
-                   .k = row(rows.qk, s.first) + d.key_cols() + key_head * d.key_dim,
-                   .key_stride = size_t(rows.qk.cols()),
-                   .v = row(qkv, s.first) + 2 * d.key_cols() + column,
-                   .v_stride = size_t(qkv.cols()),
-                   .decay = row(rows.gates, s.first) + head,
-                   .beta = row(rows.gates, s.first) + d.value_heads + head,
-                   .gate_stride = size_t(rows.gates.cols()),
-                   .meet = row(rows.meet, s.first) + key_head,
-                   .meet_stride = size_t(rows.meet.cols()),
-                   .from = s.state.from < 0 ? nullptr : kv.stripe(s.state.from, layer, head, stripe),
-                   .to = kv.stripe(s.state.to, layer, head, stripe),
-                   .out = row(y, s.first) + column,
-                   .out_stride = size_t(y.cols()),
-                   .rows = s.rows,
-                   .key_dim = d.key_dim,
-                   .cols = std::min(kDeltaCols, d.value_dim - first)});
+    const int head = int(task % each) / stripes, stripe = int(task % stripes);
+    DeltaRule rule = delta_stripe(rows, qkv, y, d, s, head, stripe * kDeltaCols);
+    rule.from = s.state.from < 0 ? nullptr : kv.stripe(s.state.from, layer, head, stripe);
+    rule.to = kv.stripe(s.state.to, layer, head, stripe);
+    k_.delta_rule(rule);
   });
   return y;
 }

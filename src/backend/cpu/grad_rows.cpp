@@ -45,16 +45,24 @@ void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
     for (const float s : table.sin) table.negative_sin.push_back(-s);
   }
   rotate_back(dq, q, head_dim, q_norm, table);
-  rotate_back(dk, k, head_dim, k_norm, table);
+  if (dk) rotate_back(dk, k, head_dim, k_norm, table);
 }
 
 void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                         Tensor& dup) {
   dgate = ops_.memory_->make(gate.rows(), gate.cols());
   dup = ops_.memory_->make(up.rows(), up.cols());
-  const auto dx = activation == Activation::gelu ? k_.gelu_mul_dx : k_.silu_mul_dx;
-  ops_.for_rows(dy.rows(), dy.cols(),
-                [&](int r) { dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r)); });
+  const auto dx = activation == Activation::gelu      ? k_.gelu_mul_dx
+                  : activation == Activation::sigmoid ? k_.sigmoid_mul_dx
+                                                      : k_.silu_mul_dx;
+  ops_.for_rows(dy.rows(), dy.cols(), [&](int r) {
+    if (activation == Activation::clamped_silu) {
+      k_.clamped_silu_mul_dx(row(dy, r), row(gate, r), row(up, r), kClampLimit, kClampSlope, dy.cols(), row(dgate, r),
+                             row(dup, r));
+    } else {
+      dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r));
+    }
+  });
 }
 
 void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {
