@@ -29,6 +29,7 @@ class TapPass final : public InferPass {
   Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   using Pass::head;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) override;

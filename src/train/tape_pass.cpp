@@ -261,6 +261,9 @@ Tensor TapePass::delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b,
   return y;
 }
 
+/// Nobody comes to it: require_trainable() refuses before.
+Tensor TapePass::matmul_heads(const Tensor&, const nn::HeadLinear&, int) { BB_UNREACHABLE(); }
+
 Tensor TapePass::lookup(const nn::Embedding& table) {
   Tensor y = ops_.embed(table.table);
   if (recording_) set_needs(y, false);

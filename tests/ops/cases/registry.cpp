@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 61> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 62> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -36,6 +36,7 @@ constexpr std::array<Named, 61> kOperations = {{{"embed", add_embed},
                                                 {"lora_experts", add_lora_experts},
                                                 {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
+                                                {"matmul_heads", add_matmul_heads},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
                                                 {"sample", add_sample},
@@ -102,6 +103,7 @@ std::optional<Operation> needed_operation(const std::string& operation) {
        {"causal_conv", "delta_rule", "conv_packed", "conv_packed_dx", "delta_packed", "delta_packed_dx"}) {
     if (operation == recurrent) return Operation::delta_rule;
   }
+  if (operation == "matmul_heads") return Operation::latent_keys;
   for (const char* derivative :
        {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {
     if (operation == derivative) return Operation::matmul_experts;
