@@ -58,7 +58,8 @@ TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
     ADD_FAILURE() << "expected an error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::unsupported);
-    EXPECT_NE(std::string(error.what()).find("no derivative of attend(latent keys)"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("no derivative of attend(latent keys)"), std::string::npos)
+        << error.what();
   }
 }
 

@@ -92,8 +92,8 @@ void CpuGradOps::delta_slopes(const DeltaSlopes& work, const Segment& s, int hea
   const int key_column = head / group * dim, value_column = 2 * d.key_cols() + head * width;
   const size_t state = size_t(dim) * size_t(cols), chunks = size_t((s.rows + kDeltaChunk - 1) / kDeltaChunk);
   const size_t inner = size_t(std::min(kDeltaChunk, s.rows));
-  float* room = ops_.scratch(thread, (chunks + inner + 1) * state + (inner + 3) * size_t(cols) + 2 * up_to(dim, 16))
-                    .data();
+  float* room =
+      ops_.scratch(thread, (chunks + inner + 1) * state + (inner + 3) * size_t(cols) + 2 * up_to(dim, 16)).data();
   const auto take = [&](size_t floats) { return std::exchange(room, room + floats); };
   // States at the borders of chunks, those within one, and the gradient of the latest.
   float *const borders = take(chunks * state), *const within = take(inner * state), *const dstate = take(state);

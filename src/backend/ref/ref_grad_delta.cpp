@@ -77,8 +77,7 @@ void RefGradOps::for_delta_rows(const Segment& s, const Tensor& qkv, const Tenso
       const std::span<const double> in = row(qkv, r);
       body(h, r,
            DeltaRow{in.subspan(at.q, dk), in.subspan(at.k, dk), in.subspan(at.v, dv),
-                    delta_decay<double>(row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]),
-                    sigmoid(row(b, r)[h])},
+                    delta_decay<double>(row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]), sigmoid(row(b, r)[h])},
            state);
     }
   }
@@ -113,8 +112,8 @@ void RefGradOps::delta_packed_dx(const Tensor& dout, const Tensor& qkv, const Te
         const std::span<double> own = row(dqkv, r);
         DeltaSlopes slopes{.q = own.subspan(at.q, dk), .k = own.subspan(at.k, dk), .v = own.subspan(at.v, dv)};
         delta_rule_dx(in, row(dout, r).subspan(h * dv, dv), states[size_t(i)], dstate, slopes);
-        row(da, r)[h] = slopes.decay * delta_decay_slope(in.decay, row(a, r)[h], row(d.a_log, 0)[h],
-                                                         row(d.dt_bias, 0)[h]);
+        row(da, r)[h] =
+            slopes.decay * delta_decay_slope(in.decay, row(a, r)[h], row(d.a_log, 0)[h], row(d.dt_bias, 0)[h]);
         row(db, r)[h] = slopes.beta * in.beta * (1 - in.beta);
       }
       rows.clear();
@@ -141,8 +140,7 @@ Tensor RefGradOps::split_dx(std::span<const Tensor> dy, const SplitParams& split
     const Tensor& own = dy[size_t(piece.to)];
     for (int g = 0; g < split.groups; ++g) {
       for (int r = 0; own && r < rows; ++r) {
-        std::copy_n(row(own, r).begin() + next[size_t(piece.to)], piece.cols,
-                    row(dx, r).begin() + g * group + first);
+        std::copy_n(row(own, r).begin() + next[size_t(piece.to)], piece.cols, row(dx, r).begin() + g * group + first);
       }
       next[size_t(piece.to)] += piece.cols;
     }

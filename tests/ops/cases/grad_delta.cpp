@@ -41,8 +41,7 @@ class SplitDxCase final : public OpCase {
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = dy_[0].rows});
     std::vector<Tensor> dy;
-    for (size_t i = 0; i < dy_.size(); ++i)
-      dy.push_back(int(i) == without_ ? Tensor() : uploaded(backend, dy_[i]));
+    for (size_t i = 0; i < dy_.size(); ++i) dy.push_back(int(i) == without_ ? Tensor() : uploaded(backend, dy_[i]));
     return {read_output(backend, "dx", backend.stream().grad_ops()->split_dx(dy, split_))};
   }
 
@@ -199,9 +198,8 @@ class DeltaDxCase final : public OpCase {
       size += std::abs(row.k[n] * row.state[n * dv() + j]);
     }
     const double v = row.v[j];
-    return {v - row.decay * known,
-            row.decay * (row.error[j] + (sum() + turned()) * size + kGate * std::abs(known)) +
-                2 * kRoundF32 * (std::abs(v) + row.decay * std::abs(known))};
+    return {v - row.decay * known, row.decay * (row.error[j] + (sum() + turned()) * size + kGate * std::abs(known)) +
+                                       2 * kRoundF32 * (std::abs(v) + row.decay * std::abs(known))};
   }
 
   std::vector<Row> forward(int first, int length, int h) const {
@@ -306,8 +304,9 @@ class DeltaDxCase final : public OpCase {
       const double open = 1 / (1 + std::exp(-double(a_.row(int(r))[h]) - double(dt_bias_[size_t(h)])));
       const double by_a = row.decay * rate * open, by_b = row.beta * (1 - row.beta);
       const size_t at = r * size_t(s_.value_heads) + size_t(h);
-      bounds[1][at] += 1.01 * by_a * (by_decay + sum_error(int64_t(dk() * dv()), 2) * decay_size +
-                                      (kGate + 4 * u) * std::abs(decay_slope));
+      bounds[1][at] +=
+          1.01 * by_a *
+          (by_decay + sum_error(int64_t(dk() * dv()), 2) * decay_size + (kGate + 4 * u) * std::abs(decay_slope));
       bounds[2][at] += 1.01 * by_b * (by_beta + sum_error(int64_t(dv()), 2) * beta_size + 4 * u * std::abs(beta_slope));
     }
   }
@@ -327,8 +326,7 @@ class DeltaDxCase final : public OpCase {
     const double scale = (size_t(c) < keys() ? 1 / std::sqrt(double(s_.key_dim)) : 1) / std::sqrt(squares);
     const double turn = 2 * sum_error(s_.key_dim, 4) + 8 * kRoundF32;
     for (size_t n = 0; n < dk(); ++n) {
-      own[n] = 1.01 * scale *
-                   (own[n] + turn * size[n] + std::abs(double(x[n])) / squares * (errors + turn * along)) +
+      own[n] = 1.01 * scale * (own[n] + turn * size[n] + std::abs(double(x[n])) / squares * (errors + turn * along)) +
                kTinySlope;
     }
   }
