@@ -40,6 +40,7 @@ void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
   CpuOps::RopeTable& table = ops_.rope_table(rope);
   if (table.negative_sin.empty()) {
     for (const float s : table.sin) table.negative_sin.push_back(-s);

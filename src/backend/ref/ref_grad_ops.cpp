@@ -132,6 +132,7 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
   rotate_back(dq, q, head_dim, q_norm, rope);
   if (dk) rotate_back(dk, k, head_dim, k_norm, rope);
 }
