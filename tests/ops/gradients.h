@@ -1,5 +1,6 @@
-// What the tests of derivatives share: the reference's against those of its own forward definitions (backend/ref/math.h),
-// found by complex step. f(x + ih)/h has no cancellation, so what remains is one rounding when a result is read as f32.
+// What the tests of derivatives share: the reference's against those of its own forward definitions
+// (backend/ref/math.h), found by complex step. f(x + ih)/h has no cancellation, so what remains is one rounding when a
+// result is read as f32.
 #pragma once
 
 #include <gtest/gtest.h>
