@@ -243,7 +243,7 @@ void Model::logits(std::span<const int32_t> tokens,
     if (token < 0 || token >= info.vocab)
       refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
   }
-  const int count = int(tokens.size()), vocab = info.vocab;
+  const int count = int(tokens.size()), vocab = info.vocab, stretch_beyond = state.model().dims().stretch_beyond;
   const auto executor = state.make_executor({.sequences = 1, .sequence_length = count});
   const exec::SlotLease lease = executor->slot(state.open(adapters));
   std::vector<int32_t> pages(size_t(executor->pages()));
@@ -255,6 +255,7 @@ void Model::logits(std::span<const int32_t> tokens,
     exec::Step step;
     step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot(),
                       executor->states() > 0 ? StateSlots{first > 0 ? 0 : -1, 0} : StateSlots());
+    step.batch.segments.back().stretched = stretch_beyond > 0 && count > stretch_beyond;
     step.wants.logits = true;
     const exec::StepResult& result = executor->wait(executor->launch(step));
     for (int row = 0; row < rows; ++row)

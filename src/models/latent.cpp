@@ -29,6 +29,7 @@ Latent::Latent(const LatentSpec& spec, nn::Loader& load) : spec_(spec) {
                       .head_dim = key_dim,
                       .value_dim = spec.kv_rank}};
   load.need(Operation::latent_keys);
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);
   for (int i = 0; i < dims_.layers; ++i) blocks_.push_back(load_block(load, i));
   for (int i = 0; i < spec.further_layers; ++i) load.leave_out(cat("model.layers.", dims_.layers + i, "."));

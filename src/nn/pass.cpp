@@ -22,6 +22,8 @@ Tensor Pass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
   return this->head(residual, norm, head, LogitParams());
 }
 
+bool Pass::keep_logit_rows(Residual&) { return true; }
+
 void Pass::scale_residual(Residual& residual, float factor) {
   flush_residual(residual);
   residual.x = scale(std::move(residual.x), factor);

@@ -78,9 +78,9 @@ TEST_F(Gradients, LogSumOfExponentialsIsThatOfTheSeenKeys) {
 
 TEST_F(Gradients, OfConvolutions) {
   const std::vector<int> lengths = {1, 5, 2};
-  for (const int kernel : {2, 4}) {
+  for (const auto& [kernel, silu] : {std::pair(2, true), {4, true}, {3, false}}) {
     const HostMatrix x = normal(8, 3, 2), w = normal(kernel, 3), dy = normal(8, 3);
-    const ConvParams conv{upload(w)};
+    const ConvParams conv{upload(w), silu};
     bind_segments(*ref_, lengths);
     Matrix wide = complex_of(x);
     const Matrix weight = complex_of(w);
@@ -95,7 +95,7 @@ TEST_F(Gradients, OfConvolutions) {
               in.push_back(there ? wide[first + i + j + 1 - size_t(kernel)][c] : C());
               factors.push_back(weight[j][c]);
             }
-            y[first + i][c] = ref::convolve<C>(in, factors);
+            y[first + i][c] = ref::convolve<C>(in, factors, silu);
           }
         }
       }

@@ -78,7 +78,7 @@ TEST_F(Gradients, OfGatedUnits) {
   up.values[2] = 7.5f;  // beyond the limit of clamped_silu, on both sides
   up.values[3] = -8;
   for (const Activation activation :
-       {Activation::silu, Activation::gelu, Activation::sigmoid, Activation::clamped_silu}) {
+       {Activation::silu, Activation::gelu, Activation::sigmoid, Activation::clamped_silu, Activation::identity}) {
     SCOPED_TRACE(int(activation));
     Tensor dgate, dup;
     grad_.glu_dx(activation, upload(dy), upload(gate), upload(up), dgate, dup);
@@ -91,6 +91,7 @@ TEST_F(Gradients, OfGatedUnits) {
             case Activation::silu: y[r][c] *= ref::silu(g[r][c]); break;
             case Activation::gelu: y[r][c] *= ref::gelu(g[r][c]); break;
             case Activation::sigmoid: y[r][c] *= ref::sigmoid(g[r][c]); break;
+            case Activation::identity: y[r][c] *= g[r][c]; break;
             case Activation::clamped_silu: y[r][c] = ref::clamped_glu(g[r][c], u[r][c]); break;
           }
         }

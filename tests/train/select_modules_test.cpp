@@ -43,7 +43,7 @@ class SelectModules : public testing::Test {
 
 TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
   for (const char* family : {"gemma2", "gemma4", "gemma4_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next", "gpt_oss",
-                             "phi3", "granite", "smollm3"}) {
+                             "phi3", "granite", "smollm3", "lfm2", "olmo3", "ministral3"}) {
     tiny.family = family;
     testing_support::MemoryWeights weights = tiny.weights();
     nn::Loader load(weights, nullptr);

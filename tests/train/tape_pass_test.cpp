@@ -44,6 +44,9 @@ std::vector<Case> cases() {
   TinyModel gemma3;
   gemma3.family = "gemma3";
   gemma3.tied = true;
+  TinyModel olmo3, ministral3;
+  olmo3.family = "olmo3";
+  ministral3.family = "ministral3";
   quantized.format = Format::affine(4, 32, DType::bf16, DType::bf16);
   TinyModel small = quantized;
   small.family = "llama";
@@ -89,6 +92,9 @@ std::vector<Case> cases() {
           {"qwen2_tied_bias", qwen2, lora_of()},
           {"mistral_window", mistral, lora_of()},
           {"gemma3", gemma3, lora_of()},
+          {"olmo3", olmo3, lora_of()},
+          {"ministral3", ministral3, lora_of()},
+          {"olmo3_dropout", olmo3, lora_of(FineTune::lora, -1, 0.3f)},
           {"qwen3_4bit", quantized, lora_of()},
           {"llama_4bit", small, lora_of()},
           {"rslora", small, rs},
@@ -115,6 +121,7 @@ std::vector<Case> cases() {
           {"qwen3_5_gates", of("qwen3_5", 2, quantized.format), gates},
           {"qwen3_next", of("qwen3_next"), lora_of()},
           {"qwen3_5_moe", of("qwen3_5_moe"), lora_of()},
+          {"lfm2", of("lfm2"), lora_of()},
           {"gpt_oss", near, lora_of()},
           {"dora_bias_dropout", qwen2, lora_of(FineTune::dora, -1, 0.3f)}};
 }

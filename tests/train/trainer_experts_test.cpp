@@ -46,6 +46,7 @@ INSTANTIATE_TEST_SUITE_P(Trainer, OfEveryKind,
                                          testing_support::TinyModel{.family = "qwen3_next", .experts = 4, .of_row = 2},
                                          testing_support::TinyModel{.family = "gpt_oss", .experts = 4, .of_row = 2},
                                          testing_support::TinyModel{.family = "granite"},
+                                         testing_support::TinyModel{.family = "lfm2"},
                                          testing_support::TinyModel{.family = "phi3"},
                                          testing_support::TinyModel{.family = "smollm3"}),
                          [](const auto& p) { return p.param.family; });

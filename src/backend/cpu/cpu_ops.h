@@ -78,6 +78,7 @@ class CpuOps final : public Ops {
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
+  void keep_logit_rows() override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 
@@ -173,16 +174,22 @@ class CpuOps final : public Ops {
   };
   RopeTable& rope_table(const RopeParams& rope);
   void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope, const RopeTable& table);
+  /// RopeParams::query_growth. q is its caller's to write.
+  void grow_queries(Tensor& q, const RopeParams& rope);
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
   /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
-  /// each row.
+  /// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would
+  /// fall on the same few lines of the caches, each in a page of its own.
   struct DeltaRows {
-    Tensor qk;     // [rows, 2·key_cols]
-    Tensor meet;   // [rows, key_heads]
-    Tensor gates;  // [rows, 2·value_heads]
+    Tensor qk;     // [key_heads·rows, 2·key_dim]
+    Tensor meet;   // [key_heads, rows]
+    Tensor gates;  // [value_heads·rows, 2]
+    int rows = 0;
+    float* qk_of(int key_head, int r) const { return row(qk, key_head * rows + r); }
+    float* gates_of(int head, int r) const { return row(gates, head * rows + r); }
   };
   DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
   /// The rule for a segment's rows and the columns of a head from `first` on, but for its states.

@@ -33,7 +33,8 @@ Tensor CpuGradOps::conv_packed(const Tensor& x, const ConvParams& conv) {
     std::array<const float*, kMostKernel> in{};
     for (int j = 0, from = r - kernel + 1; j < kernel; ++j, ++from)
       in[size_t(j)] = from >= first[size_t(r)] ? row(x, from) : nothing.data();
-    k_.convolve(in.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
+    const auto convolve = conv.silu ? k_.convolve_silu : k_.convolve;
+    convolve(in.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
   });
   return y;
 }
@@ -43,9 +44,9 @@ Tensor CpuGradOps::conv_packed_dx(const Tensor& dy, const Tensor& x, const ConvP
   BB_CHECK(size_t(kernel) <= kMostKernel, "kernel ", kernel);
   const std::vector<int> first = beginnings(rows);
   const std::vector<float> nothing(size_t(cols), 0.0f);
-  const Tensor slopes = ops_.memory_->make(rows, cols);
+  const Tensor slopes = conv.silu ? ops_.memory_->make(rows, cols) : dy;
   Tensor dx = ops_.memory_->make(rows, cols);
-  ops_.for_rows(rows, cols * kernel, [&](int r) {
+  ops_.for_rows(conv.silu ? rows : 0, cols * kernel, [&](int r) {
     std::array<const float*, kMostKernel> in{};
     for (int j = 0, from = r - kernel + 1; j < kernel; ++j, ++from)
       in[size_t(j)] = from >= first[size_t(r)] ? row(x, from) : nothing.data();
@@ -104,10 +105,11 @@ void CpuGradOps::delta_slopes(const DeltaSlopes& work, const Segment& s, int hea
   const auto step = [&](int i, const float* from, float* to, float* known) {
     const int r = s.first + i;
     std::copy_n(row(work.qkv, r) + value_column, width, v);
-    k_.delta_step({.k = row(work.rows.qk, r) + d.key_cols() + key_column,
+    const float* const gates = work.rows.gates_of(head, r);
+    k_.delta_step({.k = work.rows.qk_of(head / group, r) + dim,
                    .v = v,
-                   .decay = row(work.rows.gates, r)[head],
-                   .beta = row(work.rows.gates, r)[d.value_heads + head],
+                   .decay = gates[0],
+                   .beta = gates[1],
                    .from = from,
                    .to = to,
                    .missing = known,
@@ -132,10 +134,10 @@ void CpuGradOps::delta_slopes(const DeltaSlopes& work, const Segment& s, int hea
     for (int i = rows - 1; i >= 0; --i) {
       const int r = s.first + first + i;
       std::copy_n(row(work.dout, r) + head * width, width, dout);
-      const float* const q = row(work.rows.qk, r) + key_column;
-      const float decay = row(work.rows.gates, r)[head], beta = row(work.rows.gates, r)[d.value_heads + head];
+      const float* const q = work.rows.qk_of(head / group, r);
+      const float decay = work.rows.gates_of(head, r)[0], beta = work.rows.gates_of(head, r)[1];
       const DeltaGates gates = k_.delta_step_dx({.q = q,
-                                                 .k = q + d.key_cols(),
+                                                 .k = q + dim,
                                                  .dout = dout,
                                                  .missing = missing + size_t(i) * size_t(cols),
                                                  .from = found(i),

@@ -45,6 +45,11 @@ void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
   if (table.negative_sin.empty()) {
     for (const float s : table.sin) table.negative_sin.push_back(-s);
   }
+  if (rope.query_growth != 0) {
+    ops_.forget_quantized(dq);
+    dq = ops_.make_writable(dq);
+    ops_.grow_queries(dq, rope);
+  }
   rotate_back(dq, q, head_dim, q_norm, table);
   if (dk) rotate_back(dk, k, head_dim, k_norm, table);
 }
@@ -60,6 +65,11 @@ void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& g
     if (activation == Activation::clamped_silu) {
       k_.clamped_silu_mul_dx(row(dy, r), row(gate, r), row(up, r), kClampLimit, kClampSlope, dy.cols(), row(dgate, r),
                              row(dup, r));
+    } else if (activation == Activation::identity) {
+      std::copy_n(row(dy, r), dy.cols(), row(dgate, r));
+      std::copy_n(row(dy, r), dy.cols(), row(dup, r));
+      k_.multiply(row(dgate, r), row(up, r), dy.cols());
+      k_.multiply(row(dup, r), row(gate, r), dy.cols());
     } else {
       dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r));
     }

@@ -39,7 +39,7 @@ Tensor RefGradOps::conv_packed(const Tensor& x, const ConvParams& conv) {
     for (int i = 0; i < s.rows; ++i) {
       for (size_t c = 0; c < size_t(x.cols()); ++c) {
         const ConvColumn column = conv_column(x, conv, s.first, i, c);
-        row(y, s.first + i)[c] = convolve<double>(column.in, column.w);
+        row(y, s.first + i)[c] = convolve<double>(column.in, column.w, conv.silu);
       }
     }
   }
@@ -52,8 +52,8 @@ Tensor RefGradOps::conv_packed_dx(const Tensor& dy, const Tensor& x, const ConvP
     for (int i = 0; i < s.rows; ++i) {
       for (size_t c = 0; c < size_t(x.cols()); ++c) {
         const ConvColumn column = conv_column(x, conv, s.first, i, c);
-        const double slope =
-            row(dy, s.first + i)[c] * silu_slope(dot<double, double>(column.in, std::span<const double>(column.w)));
+        const double sum = dot<double, double>(column.in, std::span<const double>(column.w));
+        const double slope = row(dy, s.first + i)[c] * (conv.silu ? silu_slope(sum) : 1);
         for (int j = 0; j < conv.w.rows(); ++j) {
           const int from = i - (conv.w.rows() - 1) + j;
           if (from >= 0) row(dx, s.first + from)[c] += slope * column.w[size_t(j)];

@@ -116,9 +116,12 @@ Tensor RefGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
 void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
                              const RopeParams& rope) const {
   d = make_writable(d);
+  const std::vector<bool> stretched = batch_.stretched_rows();
   for (int r = 0; r < d.rows(); ++r) {
+    const bool of_long = stretched[size_t(r)] && !rope.long_inv_freq.empty();
     for (int h = 0; h < d.cols() / head_dim; ++h)
-      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
+      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], of_long ? rope.long_inv_freq : rope.inv_freq,
+              rope.attention_factor);
   }
   if (norm == nullptr) return;
   const Tensor rotated = d;
@@ -133,6 +136,10 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
   BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
+  dq = make_writable(dq);
+  for (int r = 0; r < dq.rows() && rope.query_growth != 0; ++r) {
+    for (double& v : row(dq, r)) v *= double(rope.query_factor(batch_.positions[size_t(r)]));
+  }
   rotate_back(dq, q, head_dim, q_norm, rope);
   if (dk) rotate_back(dk, k, head_dim, k_norm, rope);
 }
@@ -152,6 +159,7 @@ void RefGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& g
         case Activation::silu: set(silu(g), silu_slope(g)); break;
         case Activation::gelu: set(gelu(g), gelu_slope(g)); break;
         case Activation::sigmoid: set(sigmoid(g), sigmoid(g) * sigmoid(-g)); break;
+        case Activation::identity: set(g, 1); break;
         case Activation::clamped_silu: clamped_glu_dx(d, g, u, row(dgate, r)[c], row(dup, r)[c]); break;
       }
     }

@@ -57,8 +57,8 @@ class SplitDxCase final : public OpCase {
 
 class ConvDxCase final : public OpCase {
  public:
-  ConvDxCase(const std::string& variant, int kernel, int cols, std::vector<int> lengths)
-      : OpCase("conv_packed_dx", variant), kernel_(kernel), lengths_(std::move(lengths)) {
+  ConvDxCase(const std::string& variant, int kernel, int cols, std::vector<int> lengths, bool silu)
+      : OpCase("conv_packed_dx", variant), kernel_(kernel), lengths_(std::move(lengths)), silu_(silu) {
     Random random(seed_of(name()));
     x_ = random_rows(random, sum_of(lengths_), cols);
     dy_ = random_rows(random, sum_of(lengths_), cols);
@@ -67,7 +67,7 @@ class ConvDxCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     bind_lengths(backend, lengths_);
-    const ConvParams conv{backend.upload(w_, kernel_, x_.cols)};
+    const ConvParams conv{backend.upload(w_, kernel_, x_.cols), silu_};
     GradOps& grad = *backend.stream().grad_ops();
     return {read_output(backend, "dx", grad.conv_packed_dx(uploaded(backend, dy_), uploaded(backend, x_), conv))};
   }
@@ -93,9 +93,10 @@ class ConvDxCase final : public OpCase {
             size += std::abs(w * double(x_.row(from)[c]));
           });
           const double s = 1 / (1 + std::exp(-z)), rest = 1 / (1 + std::exp(z)), dy = double(dy_.row(first + i)[c]);
-          const double slope = std::abs(dy * s * (1 + z * rest));
-          const double error = std::abs(dy) * (0.5 * sum_error(kernel_, 1) * size +
-                                               26 * kRoundF32 * s * (1 + std::abs(z) * rest) + 0x1p-126);
+          const double slope = silu_ ? std::abs(dy * s * (1 + z * rest)) : std::abs(dy);
+          const double error = !silu_ ? 0
+                                      : std::abs(dy) * (0.5 * sum_error(kernel_, 1) * size +
+                                                        26 * kRoundF32 * s * (1 + std::abs(z) * rest) + 0x1p-126);
           each([&](double w, int from) {
             bound[size_t(from) * cols + c] += std::abs(w) * (error + (sum_error(kernel_, 2)) * slope);
           });
@@ -109,6 +110,7 @@ class ConvDxCase final : public OpCase {
  private:
   int kernel_;
   std::vector<int> lengths_;
+  bool silu_;
   HostMatrix x_, dy_;
   std::vector<float> w_;
 };
@@ -350,12 +352,14 @@ void add_split_dx(Cases& cases) {
 }
 
 void add_conv_packed_dx(Cases& cases) {
-  const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<int>& lengths) {
-    cases.push_back(std::make_unique<ConvDxCase>(variant, kernel, cols, lengths));
+  const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<int>& lengths,
+                       bool silu = true) {
+    cases.push_back(std::make_unique<ConvDxCase>(variant, kernel, cols, lengths, silu));
   };
   add("first_row", 4, 1, {1});
   for (const int cols : {15, 16, 17, 100}) add("cols" + std::to_string(cols), 4, cols, {6, 3});
   for (const int kernel : {2, 3, 5, 16}) add("kernel" + std::to_string(kernel), kernel, 24, {7, 1, 16, 2, 40});
+  add("plain", 3, 33, {7, 1, 20}, false);
   add("many_rows", 4, 1024, {40, 30});
 }
 
