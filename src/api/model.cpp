@@ -84,7 +84,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   const HfConfig& config = checkpoint->config();
   Plan plan{
       .spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}, .operations = {}};
-  QuantizingSource quantizing(*checkpoint, bits, group, nullptr);
+  QuantizingSource quantizing(*checkpoint, checkpoint->config(), bits, group, nullptr);
   RecordingSource recording(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint);
   nn::Loader loader(recording, nullptr);
   const auto model = models::make_model(plan.spec, loader);
@@ -214,7 +214,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
       " group_size=", state->info.group_size, " quantized_here=", bits > 0 ? "yes" : "no");
   std::optional<ThreadPool> pool;
   if (bits > 0) pool.emplace(options.threads);
-  QuantizingSource quantizing(*checkpoint, bits, options.group_size, pool ? &*pool : nullptr);
+  QuantizingSource quantizing(*checkpoint, checkpoint->config(), bits, options.group_size, pool ? &*pool : nullptr);
   nn::Loader loader(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint, backend.get(),
                     progress_of(options, state->info.weight_bytes));
   std::unique_ptr<nn::Model> model = models::make_model(plan.spec, loader);
