@@ -78,15 +78,15 @@ void head_loss(benchmark::State& state, const Shape& shape, int rows) {
   const std::vector<int32_t> targets(size_t(rows), 3);
   const std::vector<float> weights(size_t(rows), 1.0f);
   std::vector<float> losses(static_cast<size_t>(rows));
-  repeat(
-      state,
-      {.bytes = double(host.codes.size() + host.scales.size() + host.biases.size()) + 8.0 * rows * shape.model,
-       .operations = 4.0 * rows * shape.vocab * shape.model,
-       .limit = Limit::bf16},
-      [&] {
-        Tensor dh;
-        benchmark::DoNotOptimize(backend->stream().grad_ops()->head_loss(h, head, {}, targets, weights, losses, &dh));
-      });
+  repeat(state,
+         {.bytes = double(host.codes.size() + host.scales.size() + host.biases.size()) + 8.0 * rows * shape.model,
+          .operations = 4.0 * rows * shape.vocab * shape.model,
+          .limit = Limit::bf16},
+         [&] {
+           Tensor dh;
+           benchmark::DoNotOptimize(
+               backend->stream().grad_ops()->head_loss(h, head, {}, {}, targets, weights, losses, &dh));
+         });
 }
 
 /// Segments of `length` tokens, 1,024 together. Operations are those of the keys that are seen.

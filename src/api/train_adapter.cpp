@@ -148,6 +148,7 @@ class Session {
     TrainPlan& plan = trainer_->plan();
     plan.parameters = model.info().parameters;
     plan.memory_bytes = train::estimate_memory({.dims = base.dims(),
+                                                .norms = train::norms_of_layer(base),
                                                 .recorded_layers = plan.layers,
                                                 .rows = trainer_->stream().largest_batch(),
                                                 .trained_values = plan.trainable_parameters,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/logits.h"
 #include "backend/ops.h"
 #include "backend/weight.h"
 #include "tensor/tensor.h"
@@ -52,6 +53,9 @@ struct AdafactorTerm {
   Tensor update;
 };
 
+/// Rows of a sequence whose states of the delta rule exist at once on the way back.
+inline constexpr int kDeltaChunk = 64;
+
 class GradOps {
  public:
   enum class Op : uint8_t { plain, transposed };
@@ -60,14 +64,28 @@ class GradOps {
 
   /// Causal attention of each segment of the bound batch over its own rows, without a cache (every segment's past is
   /// 0). q [rows, heads·head_dim], k and v [rows, kv_heads·head_dim] -> [rows, heads·head_dim]. `lse` becomes
-  /// [rows, heads]: log Σ e^(scale·q·k) over the keys that are seen.
+  /// [rows, heads]: log Σ e^score over the keys that are seen, and the head's sink.
   virtual Tensor attend_packed(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention,
                                Tensor& lse) = 0;
   /// Gradients of attend_packed at (q, k, v), whose results were `out` and `lse`. dq, dk, dv are made in the shapes of
-  /// q, k, v.
+  /// q, k, v. Sinks get none.
   virtual void attend_packed_dqkv(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
                                   const Tensor& out, const Tensor& lse, const AttentionParams& attention, Tensor& dq,
                                   Tensor& dk, Tensor& dv) = 0;
+
+  /// causal_conv over each segment of the bound batch, without a state (every segment's past is 0), and its gradient.
+  virtual Tensor conv_packed(const Tensor& x, const ConvParams& conv) = 0;
+  virtual Tensor conv_packed_dx(const Tensor& dy, const Tensor& x, const ConvParams& conv) = 0;
+
+  /// delta_rule over each segment of the bound batch, from states of zeros.
+  virtual Tensor delta_packed(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) = 0;
+  /// Its gradients at (qkv, a, b), made in their shapes. States are computed again, kDeltaChunk rows at a time: no more
+  /// of them exist at once than a chunk has, and one for each chunk of a sequence.
+  virtual void delta_packed_dx(const Tensor& dout, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                               const DeltaParams& delta, Tensor& dqkv, Tensor& da, Tensor& db) = 0;
+
+  /// Gradient of split with respect to x: dy[i] as split made y[i], or empty where nothing flows back.
+  virtual Tensor split_dx(std::span<const Tensor> dy, const SplitParams& split) = 0;
 
   /// Σ dy[i]·W[i] -> [rows, in]: the gradient with respect to x of products that share x. dy[i] [rows, out[i]]. In fast
   /// precision dy and W are rounded to bf16; sums are f32.
@@ -102,7 +120,8 @@ class GradOps {
 
   /// Gradient of norm_rope: dq and dk go in as gradients of its results and come out as gradients of its inputs, in
   /// place where this is the last handle. q and k are the inputs, as they were before norm_rope; each is read only
-  /// where its norm is not null, and may be empty otherwise.
+  /// where its norm is not null, and may be empty otherwise. dk is empty where there were no keys. Of rotations, those
+  /// of half-split pairs that begin with the head.
   virtual void norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                             const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) = 0;
 
@@ -110,13 +129,14 @@ class GradOps {
   virtual void glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                       Tensor& dup) = 0;
 
-  /// Cross-entropy of the head's predictions: losses[i] = log Σ_t e^(z[t]) - z[targets[i]], z = h[i]·Wᵀ + bias, in
-  /// nats. Returns Σ weights[i]·losses[i]; `dh`, unless null, becomes its gradient, made in the shape of h [rows, in].
-  /// Rows whose target is negative cost nothing: their loss is 0 and their gradient is 0. The logits of all rows never
-  /// exist at once. `bias` is f32 [1, out] or empty. Precision is that of matmul for the logits, and of matmul_dx for
-  /// the gradient.
-  virtual double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
-                           std::span<const float> weights, std::span<float> losses, Tensor* dh) = 0;
+  /// Cross-entropy of the head's predictions: losses[i] = log Σ_t e^(z[t]) - z[targets[i]], in nats, where z is what
+  /// `logits` makes of h[i]·Wᵀ + bias. Returns Σ weights[i]·losses[i]; `dh`, unless null, becomes its gradient, made in
+  /// the shape of h [rows, in]. Rows whose target is negative cost nothing: their loss is 0 and their gradient is 0.
+  /// The logits of all rows never exist at once. `bias` is f32 [1, out] or empty. Precision is that of matmul for the
+  /// logits, and of matmul_dx for the gradient.
+  virtual double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                           std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
+                           Tensor* dh) = 0;
 
   /// y += alpha·x, in place, whoever else holds y.
   virtual void axpy(float alpha, const Tensor& x, Tensor& y) = 0;

@@ -53,21 +53,21 @@ constexpr const char* name_of(Operation operation) {
 constexpr bool has_derivative(Operation operation) {
   switch (operation) {
     case Operation::gelu:
-    case Operation::multiply:
-    case Operation::norm_runs:
-    case Operation::query_growth:
-    case Operation::long_rope:
-    case Operation::matmul_experts: return true;
     case Operation::soft_cap:
+    case Operation::norm_runs:
+    case Operation::multiply:
     case Operation::mixed_cache:
     case Operation::sinks:
     case Operation::clamped_glu:
     case Operation::expert_bias:
+    case Operation::matmul_experts:
     case Operation::split:
-    case Operation::latent_keys:
+    case Operation::query_growth:
+    case Operation::long_rope:
     case Operation::delta_rule:
-    case Operation::short_conv:
+    case Operation::short_conv: return true;
     case Operation::rope_pairs:
+    case Operation::latent_keys:
     case Operation::lora_experts: return false;
   }
   return false;

@@ -22,6 +22,15 @@ std::string pair_text(int rows, int cols) { return cat("[", rows, ", ", cols, "]
 
 std::string shape_of(const Matrix& matrix) { return pair_text(matrix.rows, matrix.cols); }
 
+/// Factors that multiply to zero, as mlx-lm's files have them where a layer lacks what its neighbours have.
+bool adds_nothing(const ModuleDelta& change) {
+  if (!change.low_rank || change.weight || change.bias || !change.low_rank->magnitude.empty()) return false;
+  const auto zero = [](const std::vector<float>& values) {
+    return std::all_of(values.begin(), values.end(), [](float v) { return v == 0; });
+  };
+  return change.low_rank->b_bias.empty() && (zero(change.low_rank->a.values) || zero(change.low_rank->b.values));
+}
+
 /// What is wrong with these factors at this module; empty when nothing is.
 std::string low_rank_problem(const LowRank& low, const nn::TargetModule& module, Dialect dialect) {
   if (module.kind == ModuleKind::norm) return "a norm cannot have factors";
@@ -98,9 +107,10 @@ std::string base_path(const std::string& path, const TargetModules& modules) {
 }
 
 /// The stacks that PEFT's factors of a parameter change (lora/peft_config.h): of "….experts.gate_up_proj" gate and up.
-std::vector<std::string> stacks_of_parameter(const std::string& path) {
+/// `stacks` is what the base has beside or below "experts".
+std::vector<std::string> stacks_of_parameter(const std::string& path, std::string_view stacks) {
   const auto stack = [&](std::string_view parameter, std::string_view part) {
-    return cat(path.substr(0, path.size() - parameter.size()), ".switch_mlp.", part);
+    return cat(path.substr(0, path.size() - parameter.size()), stacks, part);
   };
   constexpr std::string_view kGateUp = ".experts.gate_up_proj", kDown = ".experts.down_proj";
   if (path.ends_with(kGateUp)) return {stack(kGateUp, "gate_proj"), stack(kGateUp, "up_proj")};
@@ -251,15 +261,17 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
       auto stack = stacks.find(as_expert.each);
       if (stack == stacks.end()) stack = stacks.find(plain_path(as_expert.each));
       std::vector<const nn::TargetModule*> fused;
-      for (const std::string& name : stacks_of_parameter(path)) {
-        const auto found = modules.find(base_path(name, modules));
-        if (change.low_rank && change.low_rank->experts > 0 && found != modules.end()) fused.push_back(found->second);
+      for (const std::string_view below : {".switch_mlp.", ".experts.switch_glu."}) {
+        for (const std::string& name : stacks_of_parameter(path, below)) {
+          const auto found = modules.find(base_path(name, modules));
+          if (change.low_rank && change.low_rank->experts > 0 && found != modules.end()) fused.push_back(found->second);
+        }
       }
       if (!fused.empty()) {
         for (size_t i = 0; i < fused.size(); ++i) add_experts(path, change, *fused[i], -1, i, fused.size());
       } else if (stack != stacks.end() && as_expert.expert >= 0 && as_expert.expert < stack->second->experts) {
         add_experts(path, change, *stack->second, as_expert.expert);
-      } else {
+      } else if (!adds_nothing(change)) {
         (is_beside_text(path) ? beside : unknown).push_back(path);
       }
     }

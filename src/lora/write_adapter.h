@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace bumblebee::lora {
 
 struct WriteOptions {
   int layers = 0;  // of the base; 0: not known. Needed for mlx-lm when the changed layers are not all, nor the last
+  /// The base's modules, where they are known: mlx-lm gives factors to those that a layer has. Else every layer is
+  /// taken to have what one of them has, and what is missing is written as zeros.
+  std::set<std::string> modules = {};
   bool untied_head = false;  // the base's head has a weight of its own: only then do both formats mean the same by an
                              // adapted embedding
   Kept<Json> config = {};    // an object: further keys of mlx-lm's config, which are not the writer's own

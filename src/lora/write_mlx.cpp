@@ -1,6 +1,6 @@
 // mlx-lm's format has one rank and one scale for all modules. Smaller ranks are filled up with zeros and other scales
-// go into B; modules that a layer lacks and its neighbours have are written as zeros, because mlx-lm makes every layer
-// alike.
+// go into B; modules that were not changed in a layer and were in its neighbours are written as zeros, because mlx-lm
+// makes every layer alike.
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -47,6 +47,7 @@ class MlxWriter {
   MlxWriter(const Adapter& adapter, const WriteOptions& options)
       : adapter_(adapter),
         further_(*options.config),
+        modules_(options.modules),
         layout_(Layout::of(adapter)),
         layers_(count_layers(adapter, layout_, options)) {
     for (const auto& [path, change] : adapter.modules) rank_ = std::max(rank_, change.low_rank->rank());
@@ -126,6 +127,7 @@ class MlxWriter {
       const std::string number = std::to_string(layer_of(path));
       const std::string head = path.substr(0, path.size() - inside.size() - number.size() - 1);
       const std::string to = cat(head, layer, ".", inside);
+      if (!modules_.empty() && !modules_.contains(to)) return;
       if (!change.low_rank->magnitude.empty())
         cannot_write(adapter_, to, "mlx-lm would give this layer a magnitude, and the adapter has none");
       LowRank zeros = *change.low_rank;
@@ -147,6 +149,7 @@ class MlxWriter {
 
   const Adapter& adapter_;
   const Json& further_;
+  const std::set<std::string>& modules_;
   Layout layout_;
   int layers_ = -1, rank_ = 0, rounded_ = 0, filled_ = 0;
   float scale_ = 0;

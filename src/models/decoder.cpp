@@ -83,8 +83,7 @@ Tensor Decoder::forward(nn::Pass& p) const {
   nn::Residual r = p.embed(embedding_);  // [rows, d_model]
   if (embedding_factor_ != 1) p.scale_residual(r, embedding_factor_);
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
-  return logits_factor_ == 1 || !logits ? logits : p.scale(std::move(logits), logits_factor_);
+  return p.head(r, final_norm_, head_, {.factor = logits_factor_});  // [logit_rows, vocab]
 }
 
 void Decoder::block(nn::Pass& p, int i, nn::Residual& r) const {

@@ -78,8 +78,7 @@ Tensor Gemma::forward(nn::Pass& p) const {
   nn::Residual r = p.embed(embedding_);  // [rows, d_model]
   p.scale_residual(r, embedding_scale_);
   for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
-  Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
-  return logits_cap_ > 0 ? p.soft_cap(std::move(logits), logits_cap_) : logits;
+  return p.head(r, final_norm_, head_, {.cap = logits_cap_});  // [logit_rows, vocab]
 }
 
 void Gemma::block(nn::Pass& p, int i, nn::Residual& r) const {

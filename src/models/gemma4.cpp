@@ -153,8 +153,7 @@ Tensor Gemma4::forward(nn::Pass& p) const {
     if (i == shared_from_ && !p.keep_logit_rows(r)) return {};
     p.layer(*this, i, r);
   }
-  Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
-  return logits_cap_ > 0 ? p.soft_cap(std::move(logits), logits_cap_) : logits;
+  return p.head(r, final_norm_, head_, {.cap = logits_cap_});  // [logit_rows, vocab]
 }
 
 /// [rows, layers·width]: what the table has for the token and what its embedding says, half of the variance each.

@@ -161,23 +161,25 @@ Tensor InferPass::add(Tensor a, Tensor b) {
   return a;
 }
 
-Tensor InferPass::soft_cap(Tensor x, float cap) {
-  if (x) ops_.soft_cap(x, cap);  // no row's logits may be wanted
-  return x;
-}
-
 Tensor InferPass::columns(const Tensor& x, int first, int count) { return ops_.columns(x, first, count); }
 
-Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
+Tensor InferPass::finished(Tensor logits, const LogitParams& params) {
+  if (!logits) return logits;
+  if (params.factor != 1) ops_.multiply(logits, params.factor);
+  if (params.cap > 0) ops_.soft_cap(logits, params.cap);
+  return logits;
+}
+
+Tensor InferPass::head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) {
   flush_residual(residual);
   if (options_.hidden) hidden_ = normed(residual.x, RowSet::all, norm);
   if (!options_.logits) return {};
   const Tensor h =
       options_.hidden ? ops_.gather_rows(hidden_) : normed(ops_.gather_rows(residual.x), RowSet::logit_rows, norm);
   rows_ = RowSet::logit_rows;
-  Tensor logits = InferPass::Pass::linear(h, head);
+  Tensor y = InferPass::Pass::linear(h, head);
   rows_ = RowSet::all;
-  return logits;
+  return finished(std::move(y), logits);
 }
 
 void InferPass::layer(const Model& model, int i, Residual& residual) {

@@ -39,9 +39,9 @@ class InferPass : public Pass {
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor scale(Tensor x, float factor) override;
   Tensor add(Tensor a, Tensor b) override;
-  Tensor soft_cap(Tensor x, float cap) override;
   Tensor columns(const Tensor& x, int first, int count) override;
-  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
+  using Pass::head;
+  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) override;
   void layer(const Model& model, int i, Residual& residual) override;
   bool keep_logit_rows(Residual& residual) override;
   void flush_residual(Residual& residual) override;
@@ -52,6 +52,8 @@ class InferPass : public Pass {
   int current_layer() const { return layer_; }
   /// Called with every choice of experts.
   virtual void routed(const Routing&) {}
+  /// What `params` makes of logits; nothing of nothing.
+  Tensor finished(Tensor logits, const LogitParams& params);
   InferOptions options_;
 
  private:

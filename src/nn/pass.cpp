@@ -18,6 +18,10 @@ Tensor Pass::linear(const Tensor& x, const Linear& w) {
   return y;
 }
 
+Tensor Pass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
+  return this->head(residual, norm, head, LogitParams());
+}
+
 bool Pass::keep_logit_rows(Residual&) { return true; }
 
 void Pass::scale_residual(Residual& residual, float factor) {

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <span>
 
+#include "backend/logits.h"
 #include "nn/layers.h"
 
 namespace bumblebee::nn {
@@ -51,13 +52,13 @@ class Pass {
   virtual Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) = 0;
   /// y·sigmoid(gate) for each row, gate [rows, 1].
   virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
-  /// x·factor, a + b, cap·tanh(x/cap), and columns [first, first + count) of x. What is given away may be written.
+  /// x·factor, a + b, and columns [first, first + count) of x. What is given away may be written.
   virtual Tensor scale(Tensor x, float factor) = 0;
   virtual Tensor add(Tensor a, Tensor b) = 0;
-  virtual Tensor soft_cap(Tensor x, float cap) = 0;
   virtual Tensor columns(const Tensor& x, int first, int count) = 0;
-  /// Logits of the batch's logit rows: [logit_rows, vocab].
-  virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) = 0;
+  /// Logits of the batch's logit rows: [logit_rows, vocab]; nothing where nobody wants any.
+  virtual Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) = 0;
+  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head);
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its
   /// checkpoints.
   virtual void layer(const Model& model, int i, Residual& residual) = 0;

@@ -115,23 +115,12 @@ Tensor TapPass::gate_rows(Tensor y, const Tensor& gate) {
   return gated;
 }
 
-Tensor TapPass::soft_cap(Tensor x, float cap) {
-  Tensor y = InferPass::soft_cap(std::move(x), cap);
-  show("capped", y);
-  return y;
-}
-
-Tensor TapPass::scale(Tensor x, float factor) {
-  Tensor y = InferPass::scale(std::move(x), factor);
-  if (after_head_) show("scaled_logits", y);
-  return y;
-}
-
-Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head) {
-  Tensor y = InferPass::head(residual, norm, head);
+Tensor TapPass::head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) {
+  Tensor y = InferPass::head(residual, norm, head, {});
   show("final_norm", hidden());
   show("logits", y);
-  after_head_ = true;
+  if (logits.factor != 1) show("scaled_logits", y = finished(std::move(y), {.factor = logits.factor}));
+  if (logits.cap > 0) show("capped", y = finished(std::move(y), {.cap = logits.cap}));
   return y;
 }
 

@@ -31,17 +31,14 @@ class TapPass final : public InferPass {
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
   Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
-  Tensor soft_cap(Tensor x, float cap) override;
-  /// Shown of logits: elsewhere what comes of it is.
-  Tensor scale(Tensor x, float factor) override;
-  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
+  using Pass::head;
+  Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head, const LogitParams& logits) override;
 
  private:
   void routed(const Routing& routing) override { show("expert_weights", routing.weights); }
   /// A name that a layer shows again gets a number.
   void show(const std::string& name, const Tensor& value);
   std::map<std::string, int> shown_;
-  bool after_head_ = false;
   Tap tap_;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,10 @@ namespace bumblebee::train {
 
 /// What is written beside the factors.
 struct AdapterNotes {
-  int layers = 0;     // of the base
-  Kept<Json> config;  // further keys of mlx-lm's adapter_config.json
-  Kept<Json> record;  // adapter_training.json
+  int layers = 0;                      // of the base
+  std::set<std::string> modules = {};  // of the base
+  Kept<Json> config;                   // further keys of mlx-lm's adapter_config.json
+  Kept<Json> record;                   // adapter_training.json
 };
 
 /// Writes the files of `format` into `directory`, which is made; each file whole or not at all. Returns remarks.

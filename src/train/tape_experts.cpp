@@ -1,4 +1,4 @@
-// The words with experts: y = Σ w·(down(silu(gate x)·up x)), each of the three with factors for every expert. Rows lie
+// The words with experts: y = Σ w·(down(act(gate x)·up x)), each of the three with factors for every expert. Rows lie
 // by assignment from the first product to the sum, those of one expert together: its factors meet a slice. What is kept
 // for the way back is the choice, gate and up, the experts' answers and A x.
 #include <utility>
@@ -100,8 +100,6 @@ Tensor TapePass::expert_products_back(const Tensor& x, ExpertRows rows, const Ex
 }
 
 Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) {
-  for (const nn::ExpertLinear* stack : {&experts.gate, &experts.up, &experts.down})
-    BB_CHECK(!stack->bias, "no derivative of add_expert_bias, ", stack->name);
   ExpertStep step{.routing = ops_.route(scores, experts.router), .runs = {}};
   std::vector<ExpertTerm> wide = {{&experts.gate, params_.at(experts.gate.site), {}},
                                   {&experts.up, params_.at(experts.up.site), {}}};
@@ -112,12 +110,19 @@ Tensor TapePass::experts(const Tensor& x, const Tensor& scores, const nn::Expert
   const Weight* const into[] = {&experts.gate.w, &experts.up.w};
   std::vector<Tensor> inner(2);
   ops_.matmul_experts(x, ExpertRows::batch, step.routing, into, inner);
-  for (size_t i = 0; i < 2; ++i) apply_experts(x, ExpertRows::batch, step, wide[i], inner[i]);
+  const auto add_bias = [&](Tensor& to, const nn::ExpertLinear& linear) {
+    if (linear.bias) ops_.add_expert_bias(to, step.routing, linear.bias);
+  };
+  for (size_t i = 0; i < 2; ++i) {
+    apply_experts(x, ExpertRows::batch, step, wide[i], inner[i]);
+    add_bias(inner[i], *wide[i].stack);
+  }
   Tensor h = ops_.glu(experts.activation, inner[0], inner[1]);
   const Weight* const out_of = &experts.down.w;
   Tensor y;
   ops_.matmul_experts(h, ExpertRows::assignments, step.routing, {&out_of, 1}, {&y, 1});
   apply_experts(h, ExpertRows::assignments, step, down, y);
+  add_bias(y, experts.down);
   h = {};
   Tensor sum = ops_.sum_experts(y, step.routing);
   if (!recording_) return sum;

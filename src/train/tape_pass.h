@@ -1,7 +1,6 @@
 // The interpreter that remembers: runs a model over a packed batch, adds up the loss of the scored rows, and goes back
 // to the gradients of the trained factors. A tape of coarse operations, each with the backward pass of GradOps; no
-// general differentiation: a word that cannot be differentiated is refused. Ten rules cover the decoders (docs/
-// architecture.md, "Training").
+// general differentiation. A rule for each word covers all families (docs/internals/architecture.md, "Training").
 #pragma once
 
 #include <cstdint>
@@ -49,7 +48,6 @@ class TapePass final : public nn::Pass {
   void norm_rope(Tensor& q, Tensor& k, int head_dim, const nn::HeadNorms& norms, const RopeParams& rope) override;
   Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
-  /// Nobody comes to these: require_trainable() refuses before.
   void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
   Tensor causal_conv(const Tensor& x, const ConvParams& conv) override;
   Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
@@ -59,10 +57,10 @@ class TapePass final : public nn::Pass {
   Tensor scale(Tensor x, float factor) override;
   Tensor add(Tensor a, Tensor b) override;
   Tensor columns(const Tensor& x, int first, int count) override;
-  /// Nobody comes here, as with experts.
-  Tensor soft_cap(Tensor x, float cap) override;
+  using Pass::head;
   /// Returns nothing: logits of all rows never exist.
-  Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head) override;
+  Tensor head(nn::Residual& residual, const nn::RmsNorm& norm, const nn::Linear& head,
+              const LogitParams& logits) override;
   void layer(const nn::Model& model, int i, nn::Residual& residual) override;
   void flush_residual(nn::Residual& residual) override;
 
@@ -112,6 +110,14 @@ class TapePass final : public nn::Pass {
   Tensor expert_products_back(const Tensor& x, ExpertRows rows, const ExpertStep& step,
                               std::span<const ExpertTerm> terms, std::span<const Tensor> dy, bool x_needed);
 
+  /// Keys and values that layers share (nn::ModelDims::kv_places), by the place that they would have in a cache.
+  struct Cached {
+    Tensor k, v;
+    bool k_needs = false, v_needs = false;  // a gradient
+  };
+  Cached* shared_of_layer();
+  Tensor attend_to(const Tensor& q, const Cached& cached, const AttentionParams& attention);
+
   bool needs(const Tensor& tensor) const { return needed_.contains(key(tensor)); }
   void set_needs(const Tensor& tensor, bool needed);
   void record(std::function<void()> back) { tape_.push_back(std::move(back)); }
@@ -126,7 +132,10 @@ class TapePass final : public nn::Pass {
   LoraParams& params_;
   std::span<const int32_t> targets_;
   TapeOptions options_;
-  bool recording_ = false;
+  const nn::Model* model_ = nullptr;
+  int layer_ = -1;
+  std::map<std::pair<int, int>, Cached> shared_;
+  bool recording_ = false, again_ = false;  // again_: a layer is computed for the second time
   double loss_ = 0;
   std::vector<float> losses_;
   std::vector<std::function<void()>> tape_;

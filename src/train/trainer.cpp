@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/format.h"
 #include "base/output_paths.h"
+#include "lora/expert_paths.h"
 #include "lora/identity.h"
 #include "train/earlier_run.h"
 #include "train/hashing.h"
@@ -55,6 +56,17 @@ std::unique_ptr<LoraParams> make_params(const TrainDevice& device, const TrainOp
   return params;
 }
 
+/// PEFT's files have names for experts where they lie as mlx-lm's `switch_mlp`.
+void check_format(AdapterFormat format, std::span<const Parameter> parameters) {
+  for (const Parameter& p : parameters) {
+    if (format != AdapterFormat::peft || p.experts == 1) continue;
+    const std::string stack = p.name.substr(0, p.name.rfind('.'));
+    if (lora::each_name(stack).empty())
+      throw Error(ErrorCode::unsupported, "train",
+                  cat("adapter_format 'peft': '", stack, "' is a stack of experts without a name there: expected mlx"));
+  }
+}
+
 /// What tells rows of a matrix from columns has no meaning for a stack of them; mlx-lm's has one by accident.
 void check_stacks(OptimizerKind kind, std::span<const Parameter> parameters) {
   if (kind != OptimizerKind::muon && kind != OptimizerKind::adafactor) return;
@@ -83,6 +95,7 @@ Trainer::Trainer(const TrainerInputs& inputs)
     throw Error(ErrorCode::bad_request, "train",
                 "early_stopping: expected rows to validate with (valid.jsonl, and val_batches other than 0), got none");
   check_stacks(options_.optimizer.kind, params_.parameters());
+  check_format(options_.format, params_.parameters());
   Json frozen = Json::array();
   for (const FrozenAdapter& one : in_.frozen) {
     params_.freeze(*one.adapter, one.weight);
@@ -370,7 +383,10 @@ void Trainer::report() {
 
 AdapterNotes Trainer::notes() const {
   const Origin origin{in_.program, options_, in_.source, plan_, identity_};
+  std::set<std::string> modules;
+  for (const nn::TargetModule& module : in_.device.model.target_modules()) modules.insert(module.name);
   return {.layers = in_.device.model.dims().layers,
+          .modules = std::move(modules),
           .config = mlx_arguments(options_, in_.source),
           .record = training_record(origin, state_)};
 }

@@ -170,6 +170,35 @@ TEST(BindToBase, AStackIsNoParameterOfPeft) {
   expect_misfit(adapter, moe, "modules that the base does not have: expected none, got 1 of 5: '" + path + "'");
 }
 
+/// A hybrid's layers differ: mlx-lm's form, made without the base, has zeros for what a layer lacks.
+TEST(BindToBase, ZerosOfModulesThatTheBaseLacksAreLeftOut) {
+  Adapter adapter =
+      with_low_rank(layer(1, "linear_attn.out_proj"), {counted(2, 4), {4, 2, std::vector<float>(8, 0)}, 1, {}, {}});
+  EXPECT_EQ(bind_to_base(adapter, base()).modules.size(), 4u);
+  adapter.modules[layer(1, "linear_attn.out_proj")].low_rank->b.values[3] = 1e-30f;
+  expect_misfit(adapter, base(), "modules that the base does not have: expected none, got 1 of 5");
+}
+
+/// Gemma 4 has its stacks below "experts", not beside it.
+TEST(BindToBase, AParameterOfPeftFindsStacksBelowItsExperts) {
+  Base moe = base();
+  for (const char* part : {"gate_proj", "up_proj"}) {
+    moe.target_modules.push_back({.name = layer(0, std::string("experts.switch_glu.") + part),
+                                  .in = 5,
+                                  .out = 2,
+                                  .kind = ModuleKind::experts,
+                                  .experts = 3,
+                                  .each = layer(0, std::string("experts.#.") + part)});
+  }
+  Adapter adapter = with_low_rank(layer(0, "experts.gate_up_proj"), {counted(6, 5), counted(12, 2), 1, {}, {}, 3});
+  adapter.dialect = Dialect::peft;
+  const BoundAdapter bound = bind_to_base(adapter, moe);
+  ASSERT_EQ(bound.experts.size(), 2u);
+  const auto& up = bound.experts.at(layer(0, "experts.switch_glu.up_proj"));
+  EXPECT_EQ(up[1].a[0], 11.0f);
+  EXPECT_EQ(up[1].b[0], 13.0f);  // four rows of two for each expert, the last two of them up's
+}
+
 TEST(BindToBase, RefusesWhatDoesNotFitAStack) {
   const Base moe = base_with_experts();
   const std::string stack = layer(0, "mlp.switch_mlp.down_proj"), one = layer(0, "mlp.experts.1.down_proj");

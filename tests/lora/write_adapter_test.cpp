@@ -123,6 +123,13 @@ TEST(WriteAdapter, MlxNeedsToKnowWhichLayersAreLast) {
     }
   }
   test::expect_error([&] { through(adapter, Dialect::mlx, {.layers = 1}); }, "expected at most 1", "too few");
+  // Of modules that the base is known to have, those alone.
+  WriteOptions known{.layers = 4, .modules = {}};
+  for (const auto& [path, change] : adapter.modules) known.modules.insert(path);
+  known.modules.insert("model.layers.3.self_attn.q_proj");
+  const Adapter fewer = through(adapter, Dialect::mlx, known);
+  EXPECT_EQ(fewer.modules.size(), adapter.modules.size() + 1);
+  EXPECT_TRUE(fewer.modules.contains("model.layers.3.self_attn.q_proj"));
 }
 
 TEST(WriteAdapter, RefusesWhatAFormatCannotHold) {

@@ -115,6 +115,10 @@ std::vector<Option> options() {
   add("experts", {.family = "qwen3_moe", .format = k4Bit}, {{.modules = {"q_proj"}, .experts = stacks}});
   add("experts_with_biases", {.family = "gpt_oss", .format = Format::mxfp4()},
       {{.modules = {"q_proj"}, .experts = stacks}, {.modules = {}, .rank = 3, .experts = {"down_proj"}}}, {1, 0.5f});
+  add("experts_of_gemma4", {.family = "gemma4_moe", .tied = true, .format = k4Bit},
+      {{.modules = {"gate_proj", "down_proj"}, .experts = stacks},
+       {.dialect = lora::Dialect::peft, .modules = {}, .rank = 3, .experts = {"up_proj"}, .single = true}},
+      {1, 0.5f});
   add("experts_alone", {.family = "qwen2_moe", .format = k4Bit, .normalised = false},
       {{.modules = {}, .experts = {"down_proj"}}});
   add("experts_one_by_one", {.family = "mixtral", .format = k4Bit, .apart = true},

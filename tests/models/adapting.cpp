@@ -71,10 +71,12 @@ ShapeOf expert_shape(const TinyModel& t, const std::string& part) {
 
 /// Before the names of stacks, and the name of one expert's part.
 std::string stacks_of(const TinyModel& t, int layer) {
+  if (t.family == "gemma4_moe") return cat("model.layers.", layer, ".experts.switch_glu.");
   return cat("model.layers.", layer, ".", t.family == "mixtral" ? "block_sparse_moe." : "mlp.",
              t.family == "gpt_oss" ? "experts." : "switch_mlp.");
 }
 std::string expert_of(const TinyModel& t, int layer, int expert, const std::string& part) {
+  if (t.family == "gemma4_moe") return cat("model.layers.", layer, ".experts.", expert, ".", part);
   const bool mixtral = t.family == "mixtral";
   const std::string own = part == "gate_proj" ? "w1" : part == "up_proj" ? "w3" : "w2";
   return cat("model.layers.", layer, ".", mixtral ? "block_sparse_moe." : "mlp.", "experts.", expert, ".",

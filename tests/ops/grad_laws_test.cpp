@@ -25,35 +25,23 @@ TEST_P(GradLaws, ThreadsDoNotChangeABit) {
     target.options.threads = threads;
     backends.push_back(target.create());
   }
-  for (const char* operation : {"attend_packed",
-                                "attend_packed_dqkv",
-                                "matmul_dx",
-                                "route_dx",
-                                "spread_rows",
-                                "spread_rows_dx",
-                                "matmul_experts_dx",
-                                "sum_experts_dx",
-                                "gate_rows_dx",
-                                "gemm",
-                                "rms_norm_dx",
-                                "norm_rope_dx",
-                                "glu_dx",
-                                "head_loss",
-                                "axpy",
-                                "dropout",
-                                "multiply_columns",
-                                "column_dots",
-                                "row_lengths",
-                                "add_row",
-                                "clear",
-                                "axpby",
-                                "scale",
-                                "divide",
-                                "adam",
-                                "adafactor",
-                                "orthogonalize",
-                                "sum_squares",
-                                "read_all",
+  for (const char* operation : {"attend_packed",  "attend_packed_dqkv",
+                                "conv_packed",    "conv_packed_dx",
+                                "delta_packed",   "delta_packed_dx",
+                                "split_dx",       "matmul_dx",
+                                "route_dx",       "spread_rows",
+                                "spread_rows_dx", "matmul_experts_dx",
+                                "sum_experts_dx", "gate_rows_dx",
+                                "gemm",           "rms_norm_dx",
+                                "norm_rope_dx",   "glu_dx",
+                                "head_loss",      "axpy",
+                                "dropout",        "multiply_columns",
+                                "column_dots",    "row_lengths",
+                                "add_row",        "clear",
+                                "axpby",          "scale",
+                                "divide",         "adam",
+                                "adafactor",      "orthogonalize",
+                                "sum_squares",    "read_all",
                                 "write_all"}) {
     const Cases cases = cases_of(operation);
     for (const auto& op_case : cases) {
@@ -131,12 +119,12 @@ TEST_P(GradLaws, ABrokenRowShowsInItsLossAlone) {
   std::vector<float> clean(5), losses(5);
   bind_plain(*backend, {.rows = 5});
   Tensor dh;
-  backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets, weights, clean, &dh);
+  backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, {}, targets, weights, clean, &dh);
   const std::vector<float> clean_dh = read_output(*backend, "dh", dh).values;
   for (const float bad : {float(NAN), float(INFINITY)}) {
     h.values[64 + 3] = bad;  // row 1
-    const double total = backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, targets,
-                                                                 weights, losses, &dh);
+    const double total = backend->stream().grad_ops()->head_loss(backend->upload(h.values, 5, 64), head, {}, {},
+                                                                 targets, weights, losses, &dh);
     EXPECT_TRUE(std::isnan(total));
     const std::vector<float> got = read_output(*backend, "dh", dh).values;
     for (size_t r = 0; r < 5; ++r) {

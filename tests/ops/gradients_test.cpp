@@ -1,134 +1,13 @@
-// The reference's derivatives against those of its own forward definitions (backend/ref/math.h), found by complex step:
-// f(x + ih)/h has no cancellation, so what remains is one rounding when a result is read as f32.
+// Derivatives that work row by row, products, experts, and the helpers of a tape.
 #include <gtest/gtest.h>
-
-#include <functional>
 
 #include "backend/dropout.h"
 #include "backend/ref/expert_math.h"
 #include "backend/ref/math.h"
-#include "tests/ops/cases/common.h"
-#include "tests/support/backends.h"
+#include "tests/ops/gradients.h"
 
-namespace bumblebee {
+namespace bumblebee::gradients {
 namespace {
-
-using namespace op_cases;
-using namespace testing_support;
-using C = std::complex<double>;
-using Matrix = std::vector<std::vector<C>>;
-
-constexpr double kStep = 1e-30;
-
-Matrix complex_of(const HostMatrix& m) {
-  Matrix wide(size_t(m.rows));
-  for (int r = 0; r < m.rows; ++r) wide[size_t(r)].assign(m.row(r), m.row(r) + m.cols);
-  return wide;
-}
-
-/// Σ c∘y
-C weighted(const HostMatrix& c, const Matrix& y) {
-  C sum = 0;
-  for (int r = 0; r < c.rows; ++r) {
-    for (int i = 0; i < c.cols; ++i) sum += double(c.row(r)[i]) * y[size_t(r)][size_t(i)];
-  }
-  return sum;
-}
-
-/// d loss / d x, element by element, against `got`. Reading rounds once; the sums in double are off by far less than
-/// 1e-12 of the largest element.
-void expect_gradient(Matrix& x, const std::function<C()>& loss, const Output& got) {
-  ASSERT_EQ(got.rows, int(x.size()));
-  ASSERT_EQ(got.cols, int(x[0].size()));
-  std::vector<double> want;
-  double largest = 0;
-  for (auto& row : x) {
-    for (C& element : row) {
-      element += C(0, kStep);
-      want.push_back(loss().imag() / kStep);
-      element = element.real();
-      largest = std::max(largest, std::abs(want.back()));
-    }
-  }
-  ASSERT_GT(largest, 0);
-  for (size_t i = 0; i < want.size(); ++i)
-    EXPECT_NEAR(double(got.values[i]), want[i], kRoundF32 * std::abs(want[i]) + 1e-12 * largest)
-        << got.what << " [" << i / size_t(got.cols) << ", " << i % size_t(got.cols) << "]";
-}
-
-class Gradients : public testing::Test {
- protected:
-  Tensor upload(const HostMatrix& m) { return ref_->upload(m.values, m.rows, m.cols); }
-  Output read(const std::string& what, const Tensor& t) { return read_output(*ref_, what, t); }
-  HostMatrix normal(int rows, int cols, double deviation = 1) {
-    return {rows, cols, random_.normals(size_t(rows) * size_t(cols), deviation)};
-  }
-
-  const std::unique_ptr<Backend> ref_ = create_reference();
-  GradOps& grad_ = *ref_->stream().grad_ops();
-  Random random_{31};
-};
-
-void bind_segments(Backend& backend, const std::vector<int>& lengths) {
-  Batch batch;
-  for (const int rows : lengths)
-    batch.append(std::vector<int32_t>(size_t(rows), 0), 0, std::vector<int32_t>{0}, Batch::Want::none);
-  backend.stream().bind(batch, nullptr);
-}
-
-TEST_F(Gradients, OfPackedAttention) {
-  const std::vector<int> lengths = {4, 1, 5};
-  for (const int window : {0, 2}) {
-    for (const int kv_heads : {1, 2, 4}) {
-      SCOPED_TRACE(cat("window ", window, ", ", kv_heads, " key heads"));
-      const AttentionParams a = {.heads = 4, .kv_heads = kv_heads, .head_dim = 3, .scale = 0.6f, .window = window};
-      const HostMatrix q = normal(10, 12), k = normal(10, 3 * kv_heads), v = normal(10, 3 * kv_heads),
-                       dout = normal(10, 12);
-      bind_segments(*ref_, lengths);
-      Tensor lse, dq, dk, dv;
-      const Tensor out = grad_.attend_packed(upload(q), upload(k), upload(v), a, lse);
-      grad_.attend_packed_dqkv(upload(dout), upload(q), upload(k), upload(v), out, lse, a, dq, dk, dv);
-
-      Matrix x = complex_of(q), keys = complex_of(k), values = complex_of(v);
-      const auto forward = [&] {
-        Matrix y(10, std::vector<C>(12));
-        for (int first = 0, s = 0; s < 3; first += lengths[size_t(s++)]) {
-          for (int i = 0; i < lengths[size_t(s)]; ++i) {
-            const int seen = window > 0 ? std::min(window, i + 1) : i + 1;
-            for (size_t h = 0; h < 4; ++h) {
-              const size_t group = h * size_t(kv_heads) / 4, row = size_t(first + i);
-              const auto head = [&](const Matrix& m) {
-                return [&m, group, from = row + 1 - size_t(seen)](int j) {
-                  return std::span<const C>(m[from + size_t(j)]).subspan(3 * group, 3);
-                };
-              };
-              ref::attend<C>(std::span<const C>(x[row]).subspan(3 * h, 3), seen, double(a.scale), head(keys),
-                             head(values), std::span(y[row]).subspan(3 * h, 3));
-            }
-          }
-        }
-        return y;
-      };
-      const Output got = read("out", out), sums = read("lse", lse);
-      const Matrix want = forward();
-      for (size_t i = 0; i < got.values.size(); ++i)
-        EXPECT_NEAR(double(got.values[i]), want[i / 12][i % 12].real(), 2 * kRoundF32 * std::abs(want[i / 12][i % 12]));
-      EXPECT_EQ(sums.cols, 4);
-      const auto loss = [&] { return weighted(dout, forward()); };
-      expect_gradient(x, loss, read("dq", dq));
-      expect_gradient(keys, loss, read("dk", dk));
-      expect_gradient(values, loss, read("dv", dv));
-    }
-  }
-}
-
-TEST_F(Gradients, LogSumOfExponentialsIsThatOfTheSeenKeys) {
-  bind_segments(*ref_, {3});
-  const HostMatrix q = {3, 1, {1, 2, 3}}, k = {3, 1, {0.5f, -1, 0.25f}};
-  Tensor lse;
-  grad_.attend_packed(upload(q), upload(k), upload(k), {.heads = 1, .kv_heads = 1, .head_dim = 1, .scale = 2}, lse);
-  EXPECT_NEAR(read("lse", lse).values[1], std::log(std::exp(2.0) + std::exp(-4.0)), 1e-6);
-}
 
 TEST_F(Gradients, OfNorms) {
   for (const int width : {7, 14}) {
@@ -196,16 +75,26 @@ TEST_F(Gradients, OfGatedUnits) {
   gate.values[4] = 0;
   gate.values[5] = 40;
   gate.values[6] = -40;
-  for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    const bool gelu = activation == Activation::gelu;
-    SCOPED_TRACE(gelu ? "gelu" : "silu");
+  up.values[2] = 7.5f;  // beyond the limit of clamped_silu, on both sides
+  up.values[3] = -8;
+  for (const Activation activation :
+       {Activation::silu, Activation::gelu, Activation::sigmoid, Activation::clamped_silu, Activation::identity}) {
+    SCOPED_TRACE(int(activation));
     Tensor dgate, dup;
     grad_.glu_dx(activation, upload(dy), upload(gate), upload(up), dgate, dup);
     Matrix g = complex_of(gate), u = complex_of(up);
     const auto loss = [&] {
       Matrix y = u;
       for (size_t r = 0; r < 2; ++r) {
-        for (size_t c = 0; c < 9; ++c) y[r][c] *= gelu ? ref::gelu(g[r][c]) : ref::silu(g[r][c]);
+        for (size_t c = 0; c < 9; ++c) {
+          switch (activation) {
+            case Activation::silu: y[r][c] *= ref::silu(g[r][c]); break;
+            case Activation::gelu: y[r][c] *= ref::gelu(g[r][c]); break;
+            case Activation::sigmoid: y[r][c] *= ref::sigmoid(g[r][c]); break;
+            case Activation::identity: y[r][c] *= g[r][c]; break;
+            case Activation::clamped_silu: y[r][c] = ref::clamped_glu(g[r][c], u[r][c]); break;
+          }
+        }
       }
       return weighted(dy, y);
     };
@@ -215,7 +104,11 @@ TEST_F(Gradients, OfGatedUnits) {
 }
 
 TEST_F(Gradients, OfTheHeadsLoss) {
-  for (const bool biased : {false, true}) {
+  for (const auto& [biased, logits] : {std::pair(false, LogitParams()),
+                                       {true, LogitParams()},
+                                       {true, LogitParams{.factor = 0.25f}},
+                                       {false, LogitParams{.cap = 2}},
+                                       {true, LogitParams{.factor = 3, .cap = 1.5f}}}) {
     const HostMatrix h = normal(5, 64), bias = normal(1, 11);
     const HostWeight host = random_weight(random_, 11, 64, Format::affine(4, 32, DType::f16, DType::f16), 0.2);
     const std::vector<int32_t> targets = {3, -1, 10, 0, 5};
@@ -224,7 +117,7 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     Tensor dh;
     const Weight head = ref_->pack(host);
     const double total =
-        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, &dh);
+        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), logits, targets, weights, losses, &dh);
 
     const WideWeight w = widen(host);
     Matrix x = complex_of(h);
@@ -236,6 +129,8 @@ TEST_F(Gradients, OfTheHeadsLoss) {
         for (size_t n = 0; n < 11; ++n) {
           C z = biased ? double(bias.values[n]) : 0;
           for (size_t k = 0; k < 64; ++k) z += x[r][k] * w.value[n * 64 + k];
+          z *= double(logits.factor);
+          if (logits.cap > 0) z = ref::soft_cap(z, double(logits.cap));
           exponentials += std::exp(z);
           if (int32_t(n) == targets[r]) hit = z;
         }
@@ -247,8 +142,9 @@ TEST_F(Gradients, OfTheHeadsLoss) {
     EXPECT_NEAR(total, loss().real(), 1e-12 * 10);
     EXPECT_EQ(losses[1], 0.0f);
     expect_gradient(x, loss, read("dh", dh));
-    EXPECT_EQ(grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), targets, weights, losses, nullptr),
-              total);
+    EXPECT_EQ(
+        grad_.head_loss(upload(h), head, biased ? upload(bias) : Tensor(), logits, targets, weights, losses, nullptr),
+        total);
   }
 }
 
@@ -470,4 +366,4 @@ TEST_F(Gradients, OfGatedRows) {
 }
 
 }  // namespace
-}  // namespace bumblebee
+}  // namespace bumblebee::gradients

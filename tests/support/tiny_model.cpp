@@ -13,6 +13,13 @@ Json TinyModel::config() const {
             {"num_attention_heads", heads}, {"head_dim", head_dim},        {"num_key_value_heads", kv_heads},
             {"intermediate_size", d_ff},    {"vocab_size", vocab},         {"max_position_embeddings", 512},
             {"rms_norm_eps", 1e-6},         {"tie_word_embeddings", tied}, {"rope_theta", 10000.0}};
+  if (family == "granite") {
+    c["embedding_multiplier"] = 3.0;
+    c["residual_multiplier"] = 0.5;
+    c["attention_multiplier"] = 0.3;
+    c["logits_scaling"] = 4.0;
+  }
+  if (family == "smollm3") c["no_rope_layer_interval"] = 2;
   if (family == "mistral") c["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
   if (family == "mixtral") {
     c["sliding_window"] = window > 0 ? Json(window) : Json(nullptr);
@@ -237,6 +244,9 @@ MemoryWeights TinyModel::weights() const {
       add_latents(weights, random, at + "self_attn.");
     } else if (recurrent) {
       add_delta_net(weights, random, at + "linear_attn.");
+    } else if (family == "phi3") {
+      matrix(at + "self_attn.qkv_proj", (heads + 2 * kv_heads) * head_dim, d_model, 1.5);
+      matrix(at + "self_attn.o_proj", d_model, heads * head_dim, 1);
     } else {
       matrix(at + "self_attn.q_proj", (is_hybrid() ? 2 : 1) * heads * head_dim, d_model, 2);
       matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
@@ -278,7 +288,7 @@ MemoryWeights TinyModel::weights() const {
     if (!sparse || has_shared() || has_latents()) {
       const std::string mlp = at + (!sparse ? "mlp." : has_latents() ? "mlp.shared_experts." : "mlp.shared_expert.");
       const int inner = sparse && has_latents() ? d_expert : d_ff;
-      if (family == "glm4") {
+      if (family == "glm4" || family == "phi3") {
         matrix(mlp + "gate_up_proj", 2 * inner, d_model, 1);
       } else {
         matrix(mlp + "gate_proj", inner, d_model, 1);

@@ -36,6 +36,26 @@ TEST(Estimate, IsTheSumOfWhatIsKept) {
   EXPECT_EQ(estimate_memory(shape(), options), 2 * (3 * page + layer + passing) + page + state);
 }
 
+/// Every second layer has a state: what a convolution and the rule keep is wider than attention here.
+TEST(Estimate, KnowsNormsAndStates) {
+  TrainOptions options;
+  options.lora.rank = 2;
+  const uint64_t page = 4096, plain = estimate_memory(shape(), options);
+  TrainingShape more = shape();
+  more.norms = 4;
+  EXPECT_EQ(estimate_memory(more, options), plain + 2 * 3 * 2 * page) << "two norms in three layers, and for reuse";
+  TrainingShape hybrid = shape();
+  hybrid.dims.kv_groups = {{.kind = KvGroup::Kind::attention, .layers = 2, .kv_heads = 1, .head_dim = 4},
+                           {.kind = KvGroup::Kind::state,
+                            .layers = 2,
+                            .state = {.conv_rows = 3, .conv_cols = 24, .heads = 2, .key_dim = 4, .value_dim = 4}}};
+  hybrid.dims.kv_places = {{1, 0}, {0, 0}, {1, 1}, {0, 1}};
+  // Recorded: attention (three more), a state (eight in place of seven), attention; five more pass by.
+  EXPECT_EQ(estimate_memory(hybrid, options), plain + 2 * (3 + 1 + 3 + 5) * page);
+  options.grad_checkpoint = true;
+  EXPECT_EQ(estimate_memory(hybrid, options), estimate_memory(shape(), options) + 2 * (3 + 5) * page);
+}
+
 TEST(Estimate, SizesAreClassesAndReuseHasALimit) {
   TrainOptions options;
   TrainingShape large = shape();

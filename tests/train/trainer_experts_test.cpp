@@ -1,4 +1,4 @@
-// Whole trainings of a mixture of experts.
+// Whole trainings of mixtures of experts, and of a model of every other kind.
 #include <gtest/gtest.h>
 
 #include "lora/dense.h"
@@ -35,6 +35,49 @@ TEST(Trainer, ExpertsLearnAndGoOnBitForBit) {
   EXPECT_GT(lora::delta_norm(up), 0);
 }
 
+class OfEveryKind : public testing::TestWithParam<testing_support::TinyModel> {};
+INSTANTIATE_TEST_SUITE_P(Trainer, OfEveryKind,
+                         testing::Values(testing_support::TinyModel{.family = "gemma2", .window = 5},
+                                         testing_support::TinyModel{.family = "gemma3", .window = 5, .tied = true},
+                                         testing_support::TinyModel{.family = "gemma4", .layers = 4},
+                                         testing_support::TinyModel{.family = "gemma4_moe", .experts = 4, .of_row = 2},
+                                         testing_support::TinyModel{.family = "qwen3_5", .layers = 4},
+                                         testing_support::TinyModel{.family = "qwen3_5_moe", .experts = 4, .of_row = 2},
+                                         testing_support::TinyModel{.family = "qwen3_next", .experts = 4, .of_row = 2},
+                                         testing_support::TinyModel{.family = "gpt_oss", .experts = 4, .of_row = 2},
+                                         testing_support::TinyModel{.family = "granite"},
+                                         testing_support::TinyModel{.family = "lfm2"},
+                                         testing_support::TinyModel{.family = "phi3"},
+                                         testing_support::TinyModel{.family = "smollm3"}),
+                         [](const auto& p) { return p.param.family; });
+
+/// Losses fall; a run in pieces is the run in one; and what was saved is what was trained: read from its files, it has
+/// the same loss to the last bit.
+TEST_P(OfEveryKind, LearnsGoesOnAndIsWhatItSaved) {
+  const test::TemporaryDirectory scratch;
+  const auto world = [] { return World("cpu", true, 2, GetParam()); };
+  const auto run = [&](const char* name) {
+    TrainOptions options = small_run(scratch.path() / name);
+    options.max_loss = 1000;  // of random weights
+    return options;
+  };
+  TrainOptions whole = run("whole");
+  std::vector<double> losses;
+  whole.callbacks.report = [&](const TrainReport& r) { losses.push_back(r.train_loss); };
+  const TrainResult want = world().train(whole);
+  EXPECT_LT(losses.back(), 0.95 * losses.front());
+  TrainOptions pieces = run("pieces");
+  pieces.callbacks.progress = [&](const TrainProgress& p) { return p.iteration != 6; };
+  EXPECT_EQ(world().train(pieces).end, TrainEnd::cancelled);
+  pieces.callbacks.progress = nullptr;
+  pieces.resume = pieces.grad_checkpoint = true;
+  EXPECT_EQ(world().train(pieces).adapter_id, want.adapter_id);
+  TrainOptions again = run("again");
+  again.resume_adapter_file = whole.adapter_path;
+  again.iters = 1;
+  EXPECT_EQ(world().train(again).first_val_loss, want.val_loss);
+}
+
 TEST(Trainer, ExpertsBeginWithWhatEitherFormatHolds) {
   const test::TemporaryDirectory scratch;
   World world = world_of_experts();
@@ -50,6 +93,21 @@ TEST(Trainer, ExpertsBeginWithWhatEitherFormatHolds) {
     ids.push_back(world.train(second).adapter_id);
   }
   EXPECT_EQ(ids[0], ids[1]);
+}
+
+TEST(Trainer, StacksWithoutANameInPeftAreRefusedBeforeTheyAreTrained) {
+  for (const char* family : {"gpt_oss", "gemma4_moe"}) {
+    const test::TemporaryDirectory scratch;
+    World world("cpu", true, 2, {.family = family, .experts = 4, .of_row = 2});
+    TrainOptions options = small_run(scratch.path());
+    options.format = AdapterFormat::peft;
+    const Error error = caught([&] { world.train(options); });
+    EXPECT_EQ(error.code(), ErrorCode::unsupported);
+    EXPECT_NE(std::string(error.what()).find("a stack of experts without a name"), std::string::npos) << error.what();
+    options.lora.keys = {"self_attn.q_proj"};
+    options.iters = 2;
+    EXPECT_EQ(world.train(options).end, TrainEnd::finished);
+  }
 }
 
 TEST(Trainer, StacksAreRefusedWhereRowsAndColumnsMatter) {

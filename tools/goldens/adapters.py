@@ -24,11 +24,14 @@ from mlx_lm.utils import load_model
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import float64
+import gemma
+import gpt_oss
 from common import GOLDENS, dequantize64, errors, read_safetensors, widen, write_json, write_safetensors
 
 TOKENS = 8
 QWEN3, QWEN2, QUANTIZED = "models/qwen3", "models/qwen2", "widths/b4_g64_tied_bf16"
 QWEN3_MOE, QWEN3_MOE_4BIT, MIXTRAL = "experts/qwen3_moe", "experts/qwen3_moe_4bit", "experts/mixtral"
+GEMMA4_MOE = "gemma/gemma4_moe_4bit"
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
 
@@ -60,6 +63,8 @@ PEFT_CASES = {  # name -> base, LoraConfig's arguments
                                            target_parameters=["mlp.experts.down_proj"])),
     "peft_mixtral_parameters": (MIXTRAL, dict(r=2, lora_alpha=3, target_modules=["o_proj"],
                                               target_parameters=["experts.gate_up_proj"])),
+    "peft_gemma4_parameters": (GEMMA4_MOE, dict(r=2, lora_alpha=4, target_modules=["q_proj"],
+                                                target_parameters=["experts.gate_up_proj", "experts.down_proj"])),
 }
 # As peft saves models of transformers 4, whose experts are linears; peft itself makes of them what transformers 5 has.
 # name -> base, rank, alpha, the experts' block, their parts, keys of the other targets
@@ -106,7 +111,12 @@ def base_weights(name):
 
 
 def build(config, weights, scratch):
+    """transformers' model, wholly in float64."""
     write_json(scratch / "config.json", config)
+    if config["model_type"].startswith("gemma"):
+        return gemma.build(scratch, weights, "bf16")
+    if config["model_type"] == "gpt_oss":
+        weights = gpt_oss.of_transformers(weights)
     return float64.build(scratch, weights)
 
 
@@ -161,7 +171,9 @@ def change_parameter(weights, path, a, b, config):
     experts = a.shape[0] // rank
     delta = scale * np.einsum("ore,eri->eoi", b.reshape(b.shape[0], rank, experts), a.reshape(experts, rank, a.shape[1]))
     stacks = block.removesuffix("experts") + "switch_mlp."
-    if not any(key.startswith(block) for key in weights):
+    if block + ".switch_glu.gate_proj.weight" in weights:
+        stacks = block + ".switch_glu."
+    elif not any(key.startswith(block) for key in weights):
         stacks = stacks.replace(".mlp.", ".block_sparse_moe.")
     halves = [("gate_proj", delta[:, :delta.shape[1] // 2]), ("up_proj", delta[:, delta.shape[1] // 2:])]
     for name, own in halves if part == "gate_up_proj" else [(part, delta)]:

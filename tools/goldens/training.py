@@ -3,11 +3,13 @@
 optimizers.safetensors: parameters after some updates, per case of optimizers.json. schedules.json: learning rates by
 update. <case>/golden.safetensors of cases.json: rows, the factors to begin with, the gradients of the first batch and
 ten losses. mlx-lm trains in f32 with its own trainer; its padding token after each row's end is not scored, and batches
-come in the order of the file. peft trains in float64, a row at a time, on the dequantized weights.
+come in the order of the file. peft trains in float64, a row at a time, on the dequantized weights; of the families whose
+gradients mlx-lm computes otherwise (windows that it ignores, chunks in f32), it alone is asked.
 """
 import argparse
 import contextlib
 import io
+import re
 import sys
 import tempfile
 import zlib
@@ -25,6 +27,7 @@ from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import load_model
 from peft import LoraConfig, get_peft_model
 
+import delta
 import float64
 from adapters import base_weights, build, stack_of
 from common import GOLDENS, write_json, write_safetensors
@@ -61,6 +64,7 @@ SCHEDULES = {
 QUANTIZED, QWEN3, LLAMA = "widths/b4_g64_tied_bf16", "models/qwen3", "models/llama"
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 ALL = ATTENTION + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+DELTA = [f"linear_attn.{name}" for name in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")]
 SOME = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"]
 STACKS = ["mlp.switch_mlp.gate_proj", "mlp.switch_mlp.up_proj", "mlp.switch_mlp.down_proj"]
 RUNS = {  # name -> maker, base, kind, num_layers, rank, scale (peft: alpha), rslora, keys, optimizer, rate, masked
@@ -80,6 +84,15 @@ RUNS = {  # name -> maker, base, kind, num_layers, rank, scale (peft: alpha), rs
     "peft_rslora_llama": ("peft", LLAMA, "lora", -1, 3, 4.0, True, SOME, "adam_corrected", 1e-3, True),
     "peft_dora_4bit": ("peft", QUANTIZED, "dora", -1, 2, 4.0, False, SOME, "adam_corrected", 1e-3, False),
     "peft_lora_qwen3": ("peft", QWEN3, "lora", -1, 2, 3.0, False, ATTENTION, "adam_corrected", 1e-3, True),
+    "peft_lora_gemma2": ("peft", "gemma/gemma2_4bit", "lora", -1, 2, 4.0, False, ALL, "adam_corrected", 1e-3, False),
+    "peft_lora_gemma3": ("peft", "gemma/gemma3_packaged_4bit", "lora", -1, 2, 4.0, False, ALL, "adam_corrected", 1e-3, True),
+    "peft_lora_gemma4": ("peft", "gemma/gemma4_e_4bit", "lora", -1, 2, 4.0, False,
+                         ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "per_layer_input_gate",
+                          "per_layer_projection"], "adam_corrected", 1e-3, False),
+    "peft_lora_gemma4_moe": ("peft", "gemma/gemma4_moe_4bit", "lora", -1, 2, 4.0, False,
+                             ["self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"], "adam_corrected", 1e-3, True),
+    "peft_lora_qwen3_5": ("peft", "delta/qwen3_5", "lora", -1, 2, 4.0, False, DELTA + ALL, "adam_corrected", 1e-3, False),
+    "peft_lora_gpt_oss": ("peft", "gpt_oss/gpt_oss", "lora", -1, 2, 4.0, False, ATTENTION, "adam_corrected", 1e-3, True),
 }
 
 
@@ -127,9 +140,21 @@ def make_schedules(out):
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
-def paths_of(config, kind_keys, layers):
+def paths_of(config, weights, kind_keys, layers):
+    """Layers of a hybrid do not have all of them."""
     count = config["num_hidden_layers"]
-    return [f"model.layers.{i}.{key}" for i in range(count - layers if layers > 0 else 0, count) for key in kind_keys]
+    paths = [f"model.layers.{i}.{key}" for i in range(count - layers if layers > 0 else 0, count) for key in kind_keys]
+    return [path for path in paths if ".switch_mlp." in path or path + ".weight" in weights]
+
+
+def text_of(config, weights):
+    """The text model of one that sees too, under its own names."""
+    if "text_config" not in config:
+        return config, weights
+    inner = re.compile(r"^(model\.language_model\.|language_model\.model\.)")
+    kept = {inner.sub("model.", name): value for name, value in weights.items()
+            if inner.match(name) or name.startswith("lm_head")}
+    return config["text_config"], kept
 
 
 def begin(name, weights, run):
@@ -212,10 +237,10 @@ def run_mlx(run, rows, offsets, order, factors):
 
 def run_peft(run, rows, offsets, order, factors, config, weights, scratch):
     _, _, kind, _, rank, alpha, rslora, keys, _, rate, _ = run
-    with float64.everything():
+    with float64.everything(), delta.no_float32():
         model = get_peft_model(build(config, weights, scratch), LoraConfig(
             task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, use_rslora=rslora, use_dora=kind == "dora",
-            target_modules=[key.rsplit(".", 1)[1] for key in keys]))
+            target_modules=[key.rsplit(".", 1)[-1] for key in keys]))
         model.train()
         places = {}
         for key, parameter in model.named_parameters():
@@ -256,9 +281,9 @@ def run_peft(run, rows, offsets, order, factors, config, weights, scratch):
 def make_run(name, folder, scratch):
     run = RUNS[name]
     maker, base, kind, layers, rank, scale, rslora, keys, optimizer, rate, _ = run
-    config, weights = base_weights(base)
+    config, weights = text_of(*base_weights(base))
     random, rows, offsets, order = begin(name, weights, run)
-    factors = factors_of(random, weights, paths_of(config, keys, layers), kind, rank)
+    factors = factors_of(random, weights, paths_of(config, weights, keys, layers), kind, rank)
     if maker == "mlx":
         losses, gradients = run_mlx(run, rows, offsets, order, factors)
     else:

@@ -180,8 +180,21 @@ class CpuOps final : public Ops {
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
   void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  struct DeltaRows;
+  /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
+  /// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would
+  /// fall on the same few lines of the caches, each in a page of its own.
+  struct DeltaRows {
+    Tensor qk;     // [key_heads·rows, 2·key_dim]
+    Tensor meet;   // [key_heads, rows]
+    Tensor gates;  // [value_heads·rows, 2]
+    int rows = 0;
+    float* qk_of(int key_head, int r) const { return row(qk, key_head * rows + r); }
+    float* gates_of(int head, int r) const { return row(gates, head * rows + r); }
+  };
   DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
+  /// The rule for a segment's rows and the columns of a head from `first` on, but for its states.
+  static DeltaRule delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& delta,
+                                const Segment& segment, int head, int first);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
   void append_latents(const CpuKv& kv, int layer, int head, const Tensor& k, const AttentionParams& a);
   /// Scores [vectors, page_size] of q with the first `tokens` keys of a page of latents, which it returns as f32

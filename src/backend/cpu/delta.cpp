@@ -11,9 +11,6 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr size_t kMostKernel = 16;  // of a convolution
-constexpr float kDeltaEps = 1e-6f;  // added to a sum of squares before its root
-
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
 }  // namespace
@@ -79,18 +76,6 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
   return y;
 }
 
-/// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
-/// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would fall
-/// on the same few lines of the caches, each in a page of its own.
-struct CpuOps::DeltaRows {
-  Tensor qk;     // [key_heads·rows, 2·key_dim]
-  Tensor meet;   // [key_heads, rows]
-  Tensor gates;  // [value_heads·rows, 2]
-  int rows = 0;
-  float* qk_of(int key_head, int r) const { return row(qk, key_head * rows + r); }
-  float* gates_of(int head, int r) const { return row(gates, head * rows + r); }
-};
-
 CpuOps::DeltaRows CpuOps::delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& d) {
   const int dim = d.key_dim, keys = d.key_cols(), heads = d.value_heads;
   DeltaRows rows{memory_->make(d.key_heads * qkv.rows(), 2 * dim), memory_->make(d.key_heads, qkv.rows()),
@@ -117,6 +102,28 @@ CpuOps::DeltaRows CpuOps::delta_rows(const Tensor& qkv, const Tensor& a, const T
   return rows;
 }
 
+DeltaRule CpuOps::delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& d,
+                               const Segment& s, int head, int first) {
+  const int key_head = head * d.key_heads / d.value_heads, column = head * d.value_dim + first;
+  DeltaRule rule;
+  rule.q = rows.qk_of(key_head, s.first);
+  rule.k = rule.q + d.key_dim;
+  rule.key_stride = size_t(rows.qk.cols());
+  rule.v = row(qkv, s.first) + 2 * d.key_cols() + column;
+  rule.v_stride = size_t(qkv.cols());
+  rule.decay = rows.gates_of(head, s.first);
+  rule.beta = rule.decay + 1;
+  rule.gate_stride = size_t(rows.gates.cols());
+  rule.meet = row(rows.meet, key_head) + s.first;
+  rule.meet_stride = 1;
+  rule.out = row(y, s.first) + column;
+  rule.out_stride = size_t(y.cols());
+  rule.rows = s.rows;
+  rule.key_dim = d.key_dim;
+  rule.cols = std::min(kDeltaCols, d.value_dim - first);
+  return rule;
+}
+
 Tensor CpuOps::delta_rule(KvStore& store, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
                           const DeltaParams& d) {
   auto& kv = static_cast<CpuKv&>(store);
@@ -127,25 +134,11 @@ Tensor CpuOps::delta_rule(KvStore& store, int layer, const Tensor& qkv, const Te
   const int stripes = kv.stripes(), each = d.value_heads * stripes;
   threads_.for_each(int64_t(batch_.segments.size()) * each, [&](int64_t task, int) {
     const Segment& s = batch_.segments[size_t(task / each)];
-    const int head = int(task % each) / stripes, stripe = int(task % stripes), first = stripe * kDeltaCols;
-    const int key_head = head * d.key_heads / d.value_heads, column = head * d.value_dim + first;
-    k_.delta_rule({.q = rows.qk_of(key_head, s.first),
-                   .k = rows.qk_of(key_head, s.first) + d.key_dim,
-                   .key_stride = size_t(rows.qk.cols()),
-                   .v = row(qkv, s.first) + 2 * d.key_cols() + column,
-                   .v_stride = size_t(qkv.cols()),
-                   .decay = rows.gates_of(head, s.first),
-                   .beta = rows.gates_of(head, s.first) + 1,
-                   .gate_stride = size_t(rows.gates.cols()),
-                   .meet = row(rows.meet, key_head) + s.first,
-                   .meet_stride = 1,
-                   .from = s.state.from < 0 ? nullptr : kv.stripe(s.state.from, layer, head, stripe),
-                   .to = kv.stripe(s.state.to, layer, head, stripe),
-                   .out = row(y, s.first) + column,
-                   .out_stride = size_t(y.cols()),
-                   .rows = s.rows,
-                   .key_dim = d.key_dim,
-                   .cols = std::min(kDeltaCols, d.value_dim - first)});
+    const int head = int(task % each) / stripes, stripe = int(task % stripes);
+    DeltaRule rule = delta_stripe(rows, qkv, y, d, s, head, stripe * kDeltaCols);
+    rule.from = s.state.from < 0 ? nullptr : kv.stripe(s.state.from, layer, head, stripe);
+    rule.to = kv.stripe(s.state.to, layer, head, stripe);
+    k_.delta_rule(rule);
   });
   return y;
 }

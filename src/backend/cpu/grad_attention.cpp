@@ -96,8 +96,15 @@ void CpuGradOps::attend_block(const Packed& packed, const Tensor& q, const Atten
     const int low = a.first_visible(first + i) - begin, high = first + i + 1 - begin;
     std::fill(p, p + low, 0.0f);
     std::fill(p + high, p + stride, 0.0f);
-    const float highest = k_.max_scaled(p + low, high - low, a.scale);
-    totals[i] = k_.softmax_part(p + low, high - low, a.scale, highest);
+    float scale = a.scale;
+    if (a.soft_cap > 0) {
+      k_.soft_cap(p + low, a.scale / a.soft_cap, a.soft_cap, high - low);
+      scale = 1;
+    }
+    float highest = k_.max_scaled(p + low, high - low, scale);
+    if (a.sinks) highest = std::max(highest, data(a.sinks)[head]);
+    totals[i] = k_.softmax_part(p + low, high - low, scale, highest);
+    if (a.sinks) totals[i] += std::exp(data(a.sinks)[head] - highest);
     row(lse, top + i)[head] = highest + std::log(totals[i]);
   }
   float* const y = row(out, top) + head * dim;
@@ -148,14 +155,14 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
                plain = o.right_room(kBlockRows, dim), left = o.left_room(kBlockRows, kBlockRows),
                right = o.right_room(kBlockRows, kBlockRows), block = size_t(dim) * kB;
   float* room =
-      ops_.scratch(thread, 2 * transposed + 2 * plain + 2 * left + right + block + 2 * kB * kB + 2 * kB).data();
+      ops_.scratch(thread, 2 * transposed + 2 * plain + 2 * left + right + block + 2 * kB * kB + 3 * kB).data();
   const auto take = [&](size_t floats) { return std::exchange(room, room + floats); };
   float *const q_transposed = take(transposed), *const dout_transposed = take(transposed), *const q_plain = take(plain),
                *const dout_plain = take(plain), *const p_left = take(left), *const ds_left = take(left),
                *const ds_right = take(right);
   float *const dq_transposed = take(block), *const p = take(kB * kB),
                *const ds = take(kB * kB);  // [dim, kB] [keys, kB]
-  float *const lse = take(kB), *const means = take(kB);
+  float *const lse = take(kB), *const means = take(kB), *const capped = take(kB);
   for (int first = 0; first < s.rows; first += kBlockRows) {
     const int rows = std::min(kBlockRows, s.rows - first), top = s.first + first;
     const float *const q = row(work.q, top) + at, *const dout = row(work.dout, top) + at;
@@ -182,7 +189,16 @@ void CpuGradOps::slopes_of_head(const HeadSlopes& work, size_t segment, int head
           std::fill(x, x + low, 0.0f);
           std::fill(x + high, x + wide, 0.0f);
         }
-        k_.softmax_dx(p_row + low, ds_row + low, lse + low, means + low, a.scale, high - low);
+        const int seeing = high - low;
+        if (a.soft_cap > 0) {
+          k_.soft_cap(p_row + low, a.scale / a.soft_cap, a.soft_cap, seeing);
+          std::copy_n(p_row + low, seeing, capped);
+          k_.softmax_dx(p_row + low, ds_row + low, lse + low, means + low, 1, seeing);
+          k_.soft_cap_dx(ds_row + low, capped, 1 / a.soft_cap, seeing);
+          k_.scale(ds_row + low, a.scale, seeing);
+        } else {
+          k_.softmax_dx(p_row + low, ds_row + low, lse + low, means + low, a.scale, seeing);
+        }
       }
       o.multiply(o.left(p, kB, keys, rows, p_left), dout_rows, keys, dim, rows,
                  {.c = row(work.dv, key_row) + at, .stride = stride, .accumulate = known});

@@ -17,8 +17,9 @@ constexpr size_t kShift = 32;    // elements of bf16 that rows are moved by: tho
 
 }  // namespace
 
-double CpuGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
-                             std::span<const float> weights, std::span<float> losses, Tensor* dh) {
+double CpuGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                             std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
+                             Tensor* dh) {
   const size_t rows = size_t(h.rows()), vocab = size_t(head.out);
   BB_CHECK(targets.size() == rows && weights.size() == rows && losses.size() == rows && head.in == h.cols());
   std::vector<int> scored;
@@ -39,7 +40,7 @@ double CpuGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& 
   const size_t size = blocks == 0 ? 0 : (scored.size() + blocks - 1) / blocks;
   for (size_t first = 0; first < scored.size(); first += size) {
     const size_t count = std::min(size, scored.size() - first);
-    head_block(h, head, bias, std::span(scored).subspan(first, count), targets, weights, losses, dh);
+    head_block(h, head, bias, logits, std::span(scored).subspan(first, count), targets, weights, losses, dh);
   }
   double sum = 0;
   for (const int r : scored) sum += double(weights[size_t(r)]) * double(losses[size_t(r)]);
@@ -61,9 +62,9 @@ double CpuGradOps::loss_of_row(float* z, int vocab, int32_t target, double& tota
   return own == 1 ? std::log1p(others) : distance + std::log(total);
 }
 
-void CpuGradOps::head_block(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int> scored,
-                            std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
-                            Tensor* dh) {
+void CpuGradOps::head_block(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                            std::span<const int> scored, std::span<const int32_t> targets,
+                            std::span<const float> weights, std::span<float> losses, Tensor* dh) {
   const int rows = int(scored.size()), vocab = head.out, in = head.in;
   Tensor x = ops_.memory_->make(rows, in), z;
   for (int i = 0; i < rows; ++i) std::copy_n(row(h, scored[size_t(i)]), in, row(x, i));
@@ -78,7 +79,18 @@ void CpuGradOps::head_block(const Tensor& h, const Weight& head, const Tensor& b
   threads_.for_each(rows, [&](int64_t i, int thread) {
     float* values = row(z, int(i));
     const size_t r = size_t(scored[size_t(i)]);
+    std::span<float> capped;
+    if (logits.cap > 0) {
+      k_.soft_cap(values, logits.factor / logits.cap, logits.cap, vocab);
+      if (dh != nullptr) {
+        capped = ops_.scratch(thread, size_t(vocab));
+        std::copy_n(values, vocab, capped.begin());
+      }
+    } else if (logits.factor != 1) {
+      k_.scale(values, logits.factor, vocab);
+    }
     const double loss = loss_of_row(values, vocab, targets[r], totals[size_t(i)]);
+    if (!capped.empty()) k_.soft_cap_dx(values, capped.data(), 1 / logits.cap, vocab);
     // A row that is broken must show, whatever rounding and maxima made of it.
     if (!std::isfinite(k_.dot(row(x, int(i)), row(x, int(i)), in))) totals[size_t(i)] = NAN;
     losses[r] = std::isnan(totals[size_t(i)]) ? NAN : float(loss);
@@ -96,7 +108,7 @@ void CpuGradOps::head_block(const Tensor& h, const Weight& head, const Tensor& b
   });
   ops_.for_rows(rows, in, [&](int i) {
     const size_t r = size_t(scored[size_t(i)]);
-    k_.scale(row(x, i), float(double(weights[r]) / totals[size_t(i)]), in);
+    k_.scale(row(x, i), float(double(logits.factor) * double(weights[r]) / totals[size_t(i)]), in);
     std::copy_n(row(x, i), in, row(*dh, int(r)));
   });
 }

@@ -19,6 +19,12 @@ class CpuGradOps final : public GradOps {
   void attend_packed_dqkv(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                           const Tensor& lse, const AttentionParams& attention, Tensor& dq, Tensor& dk,
                           Tensor& dv) override;
+  Tensor conv_packed(const Tensor& x, const ConvParams& conv) override;
+  Tensor conv_packed_dx(const Tensor& dy, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_packed(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
+  void delta_packed_dx(const Tensor& dout, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                       const DeltaParams& delta, Tensor& dqkv, Tensor& da, Tensor& db) override;
+  Tensor split_dx(std::span<const Tensor> dy, const SplitParams& split) override;
   Tensor matmul_dx(std::span<const Tensor> dy, std::span<const Weight* const> weights) override;
   Tensor route_dx(const Tensor& dweights, const Tensor& logits, const Routing& routing,
                   const RouterParams& router) override;
@@ -35,8 +41,9 @@ class CpuGradOps final : public GradOps {
                     const NormParams* k_norm, const RopeParams& rope) override;
   void glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
               Tensor& dup) override;
-  double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
-                   std::span<const float> weights, std::span<float> losses, Tensor* dh) override;
+  double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                   std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
+                   Tensor* dh) override;
   void axpy(float alpha, const Tensor& x, Tensor& y) override;
   Tensor dropout(const Tensor& x, float p, const DropoutKey& key) override;
   void multiply_columns(Tensor& y, const Tensor& factor) override;
@@ -95,9 +102,13 @@ class CpuGradOps final : public GradOps {
   struct HeadSlopes;
   void slopes_of_head(const HeadSlopes& work, size_t segment, int head, int thread);
   double loss_of_row(float* z, int vocab, int32_t target, double& total);
-  void head_block(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int> scored,
-                  std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
-                  Tensor* dh);
+  void head_block(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                  std::span<const int> scored, std::span<const int32_t> targets, std::span<const float> weights,
+                  std::span<float> losses, Tensor* dh);
+  /// For each row of the batch, the first of its segment.
+  std::vector<int> beginnings(int rows) const;
+  struct DeltaSlopes;
+  void delta_slopes(const DeltaSlopes& work, const Segment& segment, int head, int thread);
   void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const CpuOps::RopeTable& table);
 
   CpuOps& ops_;

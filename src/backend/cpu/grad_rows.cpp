@@ -40,6 +40,7 @@ void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
   CpuOps::RopeTable& table = ops_.rope_table(rope);
   if (table.negative_sin.empty()) {
     for (const float s : table.sin) table.negative_sin.push_back(-s);
@@ -50,16 +51,21 @@ void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
     ops_.grow_queries(dq, rope);
   }
   rotate_back(dq, q, head_dim, q_norm, table);
-  rotate_back(dk, k, head_dim, k_norm, table);
+  if (dk) rotate_back(dk, k, head_dim, k_norm, table);
 }
 
 void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                         Tensor& dup) {
   dgate = ops_.memory_->make(gate.rows(), gate.cols());
   dup = ops_.memory_->make(up.rows(), up.cols());
-  const auto dx = activation == Activation::gelu ? k_.gelu_mul_dx : k_.silu_mul_dx;
+  const auto dx = activation == Activation::gelu      ? k_.gelu_mul_dx
+                  : activation == Activation::sigmoid ? k_.sigmoid_mul_dx
+                                                      : k_.silu_mul_dx;
   ops_.for_rows(dy.rows(), dy.cols(), [&](int r) {
-    if (activation == Activation::identity) {
+    if (activation == Activation::clamped_silu) {
+      k_.clamped_silu_mul_dx(row(dy, r), row(gate, r), row(up, r), kClampLimit, kClampSlope, dy.cols(), row(dgate, r),
+                             row(dup, r));
+    } else if (activation == Activation::identity) {
       std::copy_n(row(dy, r), dy.cols(), row(dgate, r));
       std::copy_n(row(dy, r), dy.cols(), row(dup, r));
       k_.multiply(row(dgate, r), row(up, r), dy.cols());

@@ -196,6 +196,11 @@ struct DropoutMask {
   float scale = 1;
 };
 
+/// Rows that a convolution reads, at most.
+inline constexpr size_t kMostKernel = 16;
+/// Added to the sum of squares of a key or query before its root.
+inline constexpr float kDeltaEps = 1e-6f;
+
 /// Columns of a head's state that the delta rule takes at once. They depend on no other columns, and [key_dim,
 /// kDeltaCols] f32 of them stay in the nearest cache however many rows there are.
 inline constexpr int kDeltaCols = 32;
@@ -217,6 +222,27 @@ struct DeltaRule {
   float* out = nullptr;
   size_t out_stride = 0;
   int rows = 0, key_dim = 0, cols = 0;
+};
+
+/// One row of one head of the delta rule, all of its columns, from one state [key_dim, cols] to another, which may be
+/// the same. `missing` becomes what the value is beyond what the state knows of it. cols is a multiple of 16.
+struct DeltaStep {
+  const float *k = nullptr, *v = nullptr;
+  float decay = 0, beta = 0;
+  const float* from = nullptr;
+  float *to = nullptr, *missing = nullptr;
+  int key_dim = 0, cols = 0;
+};
+/// The way back through it: `dstate` goes in as the gradient of the state that it made and comes out as that of the one
+/// that it found, `from`. dq, dk [key_dim] and dv [cols] are made.
+struct DeltaStepDx {
+  const float *q = nullptr, *k = nullptr, *dout = nullptr, *missing = nullptr, *from = nullptr;
+  float decay = 0, beta = 0;
+  float *dstate = nullptr, *dq = nullptr, *dk = nullptr, *dv = nullptr;
+  int key_dim = 0, cols = 0;
+};
+struct DeltaGates {
+  float decay = 0, beta = 0;
 };
 
 struct Kernels {
@@ -295,6 +321,17 @@ struct Kernels {
   void (*rms_norm_dx)(const float* dy, const float* x, const float* w, float eps, int count, float* dx);
   void (*silu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
   void (*gelu_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
+  void (*sigmoid_mul_dx)(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup);
+  void (*clamped_silu_mul_dx)(const float* dy, const float* gate, const float* up, float limit, float slope, int count,
+                              float* dgate, float* dup);
+  /// d[i] *= 1 - (y[i]·scale)², where y is what soft_cap made and `scale` one over the cap.
+  void (*soft_cap_dx)(float* d, const float* y, float scale, int count);
+  /// Of convolve: d[i] = dy[i]·silu'(Σ w[j]·x[j]).
+  void (*convolve_slope)(const float* const* x, const float* w, size_t w_stride, int kernel, int count, const float* dy,
+                         float* d);
+  void (*delta_step)(const DeltaStep& d);
+  /// Returns gradients with respect to decay and beta.
+  DeltaGates (*delta_step_dx)(const DeltaStepDx& d);
   /// One key and `count` queries: p[i] = exp(scale·s[i] - lse[i]) in place of the score s, and scale·p[i]·(dp[i] -
   /// mean[i]) in place of dp.
   void (*softmax_dx)(float* s, float* dp, const float* lse, const float* mean, float scale, int count);

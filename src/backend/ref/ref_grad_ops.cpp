@@ -13,6 +13,8 @@ std::span<double> head_of(const Tensor& t, int r, int head, int dim) {
   return row(t, r).subspan(size_t(head) * size_t(dim), size_t(dim));
 }
 
+double sink_of(const AttentionParams& a, int head) { return a.sinks ? row(a.sinks, 0)[size_t(head)] : -INFINITY; }
+
 double at(const Tensor& t, GradOps::Op op, int r, int c) {
   return op == GradOps::Op::plain ? row(t, r)[size_t(c)] : row(t, c)[size_t(r)];
 }
@@ -34,15 +36,16 @@ Tensor RefGradOps::attend_packed(const Tensor& q, const Tensor& k, const Tensor&
                                  Tensor& lse) {
   Tensor out = make_tensor(q.rows(), q.cols());
   lse = make_tensor(q.rows(), a.heads);
-  std::vector<double> weight;
+  Attended of;
   for_queries(a, [&](int r, int h, int first, int count) {
     const int group = h * a.kv_heads / a.heads;
     const auto key = [&](int j) -> std::span<const double> { return head_of(k, first + j, group, a.head_dim); };
     const std::span<double> y = head_of(out, r, h, a.head_dim);
-    row(lse, r)[size_t(h)] = attention_weights(head_of(q, r, h, a.head_dim), count, double(a.scale), key, weight);
+    row(lse, r)[size_t(h)] = attention_weights(head_of(q, r, h, a.head_dim), count, double(a.scale), key,
+                                               double(a.soft_cap), sink_of(a, h), of);
     for (int j = 0; j < count; ++j) {
       const std::span<double> value = head_of(v, first + j, group, a.head_dim);
-      for (size_t d = 0; d < y.size(); ++d) y[d] += weight[size_t(j)] * value[d];
+      for (size_t d = 0; d < y.size(); ++d) y[d] += of.weight[size_t(j)] * value[d];
     }
   });
   return out;
@@ -62,7 +65,7 @@ void RefGradOps::attend_packed_dqkv(const Tensor& dout, const Tensor& q, const T
     const auto key = [&](int j) -> std::span<const double> { return rows_of(k)(j); };
     const auto value = [&](int j) -> std::span<const double> { return rows_of(v)(j); };
     attend_dqkv(head_of(dout, r, h, a.head_dim), head_of(q, r, h, a.head_dim), count, double(a.scale), key, value,
-                head_of(dq, r, h, a.head_dim), rows_of(dk), rows_of(dv));
+                double(a.soft_cap), sink_of(a, h), head_of(dq, r, h, a.head_dim), rows_of(dk), rows_of(dv));
   });
 }
 
@@ -132,34 +135,45 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
   dq = make_writable(dq);
   for (int r = 0; r < dq.rows() && rope.query_growth != 0; ++r) {
     for (double& v : row(dq, r)) v *= double(rope.query_factor(batch_.positions[size_t(r)]));
   }
   rotate_back(dq, q, head_dim, q_norm, rope);
-  rotate_back(dk, k, head_dim, k_norm, rope);
+  if (dk) rotate_back(dk, k, head_dim, k_norm, rope);
 }
 
 void RefGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                         Tensor& dup) {
   dgate = make_tensor(gate.rows(), gate.cols());
   dup = make_tensor(up.rows(), up.cols());
-  const bool gelus = activation == Activation::gelu, silus = activation == Activation::silu;
   for (int r = 0; r < dy.rows(); ++r) {
     for (size_t c = 0; c < size_t(dy.cols()); ++c) {
-      const double d = row(dy, r)[c], g = row(gate, r)[c];
-      row(dgate, r)[c] = d * row(up, r)[c] * (gelus ? gelu_slope(g) : silus ? silu_slope(g) : 1);
-      row(dup, r)[c] = d * (gelus ? gelu(g) : silus ? silu(g) : g);
+      const double d = row(dy, r)[c], g = row(gate, r)[c], u = row(up, r)[c];
+      const auto set = [&](double value, double slope) {
+        row(dgate, r)[c] = d * u * slope;
+        row(dup, r)[c] = d * value;
+      };
+      switch (activation) {
+        case Activation::silu: set(silu(g), silu_slope(g)); break;
+        case Activation::gelu: set(gelu(g), gelu_slope(g)); break;
+        case Activation::sigmoid: set(sigmoid(g), sigmoid(g) * sigmoid(-g)); break;
+        case Activation::identity: set(g, 1); break;
+        case Activation::clamped_silu: clamped_glu_dx(d, g, u, row(dgate, r)[c], row(dup, r)[c]); break;
+      }
     }
   }
 }
 
-double RefGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
-                             std::span<const float> weights, std::span<float> losses, Tensor* dh) {
+double RefGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                             std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
+                             Tensor* dh) {
   const size_t rows = size_t(h.rows());
   BB_CHECK(targets.size() == rows && weights.size() == rows && losses.size() == rows && head.in == h.cols());
   if (dh != nullptr) *dh = make_tensor(h.rows(), h.cols());
-  std::vector<double> z(size_t(head.out)), w(size_t(head.in));
+  const double factor = double(logits.factor), cap = double(logits.cap);
+  std::vector<double> z(size_t(head.out)), slope(z.size(), factor), w(size_t(head.in));
   double sum = 0;
   for (int r = 0; r < h.rows(); ++r) {
     const int32_t target = targets[size_t(r)];
@@ -168,7 +182,13 @@ double RefGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& 
     if (target < 0) continue;
     for (int n = 0; n < head.out; ++n) {
       decode_row<double>(host(head), n, w);
-      z[size_t(n)] = dot<double, double>(row(h, r), std::span<const double>(w)) + (bias ? row(bias, 0)[size_t(n)] : 0);
+      double& value = z[size_t(n)];
+      value =
+          factor * (dot<double, double>(row(h, r), std::span<const double>(w)) + (bias ? row(bias, 0)[size_t(n)] : 0));
+      if (cap == 0) continue;
+      const double tanh = std::tanh(value / cap);
+      slope[size_t(n)] = factor * (1 - tanh * tanh);
+      value = cap * tanh;
     }
     const double loss = cross_entropy(z, size_t(target)), weight = double(weights[size_t(r)]);
     losses[size_t(r)] = float(loss);
@@ -176,7 +196,7 @@ double RefGradOps::head_loss(const Tensor& h, const Weight& head, const Tensor& 
     if (dh == nullptr) continue;
     for (int n = 0; n < head.out; ++n) {
       decode_row<double>(host(head), n, w);
-      for (size_t i = 0; i < w.size(); ++i) row(*dh, r)[i] += weight * z[size_t(n)] * w[i];
+      for (size_t i = 0; i < w.size(); ++i) row(*dh, r)[i] += weight * z[size_t(n)] * slope[size_t(n)] * w[i];
     }
   }
   return sum;

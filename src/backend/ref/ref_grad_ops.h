@@ -16,6 +16,12 @@ class RefGradOps final : public GradOps {
   void attend_packed_dqkv(const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                           const Tensor& lse, const AttentionParams& attention, Tensor& dq, Tensor& dk,
                           Tensor& dv) override;
+  Tensor conv_packed(const Tensor& x, const ConvParams& conv) override;
+  Tensor conv_packed_dx(const Tensor& dy, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_packed(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
+  void delta_packed_dx(const Tensor& dout, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                       const DeltaParams& delta, Tensor& dqkv, Tensor& da, Tensor& db) override;
+  Tensor split_dx(std::span<const Tensor> dy, const SplitParams& split) override;
   Tensor matmul_dx(std::span<const Tensor> dy, std::span<const Weight* const> weights) override;
   Tensor route_dx(const Tensor& dweights, const Tensor& logits, const Routing& routing,
                   const RouterParams& router) override;
@@ -32,8 +38,9 @@ class RefGradOps final : public GradOps {
                     const NormParams* k_norm, const RopeParams& rope) override;
   void glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
               Tensor& dup) override;
-  double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, std::span<const int32_t> targets,
-                   std::span<const float> weights, std::span<float> losses, Tensor* dh) override;
+  double head_loss(const Tensor& h, const Weight& head, const Tensor& bias, const LogitParams& logits,
+                   std::span<const int32_t> targets, std::span<const float> weights, std::span<float> losses,
+                   Tensor* dh) override;
   void axpy(float alpha, const Tensor& x, Tensor& y) override;
   Tensor dropout(const Tensor& x, float p, const DropoutKey& key) override;
   void multiply_columns(Tensor& y, const Tensor& factor) override;
@@ -55,6 +62,9 @@ class RefGradOps final : public GradOps {
   /// Calls body(row, head, first, count) for every query: `count` rows of the batch from `first` on are its keys.
   template <class Body>
   void for_queries(const AttentionParams& attention, Body body) const;
+  template <class Body>
+  void for_delta_rows(const Segment& segment, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                      const DeltaParams& delta, Body body) const;
   void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const RopeParams& rope) const;
 
   const Batch& batch_;

@@ -17,7 +17,8 @@ const std::map<std::string, Names>& chosen() {
   static const Names rope = {"dim18", "dim80_norms", "part_of_head", "growing", "stretched_norms", "many_rows_norms"},
                      latents = {"dim18",   "dim80_norms",     "part_of_head",   "end_of_head_norms",
                                 "growing", "stretched_norms", "many_rows_norms"},
-                     packed = {"one_row", "rows65", "heads6_2", "dim18", "window33", "segments"};
+                     packed = {"one_row",  "rows65",   "heads6_2",        "dim18",
+                               "window33", "segments", "soft_cap_window", "sinks"};
   static const std::map<std::string, Names> names = {
       {"embed",
        {"b2_g32_f16", "b3_g64_bf16", "b4_g64_bf16", "b5_g128_f32", "b6_g32_bf16", "b8_g64_f16_f32", "mxfp4", "mxfp8",
@@ -68,7 +69,8 @@ const std::map<std::string, Names>& chosen() {
       {"gemm",
        {"m1_n1_k1_nn", "m37_n8_k96_nn", "m8_n96_k37_tn_add", "m37_n96_k5_nt_alpha_beta", "m40_n33_k130_tt_alpha"}},
       {"norm_rope_dx", rope},
-      {"head_loss", {"rows1", "vocab257", "bias", "f16_sure", "b8"}},
+      {"head_loss", {"rows1", "vocab257", "bias", "f16_sure", "b8", "cap_factor"}},
+      {"delta_packed_dx", {"first_row", "heads2_6", "keys17", "values33", "segments"}},
   };
   return names;
 }

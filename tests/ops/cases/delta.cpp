@@ -56,6 +56,14 @@ std::unique_ptr<KvStore> make_states(Backend& backend, const StateShape& state, 
                           .dtype = DType::f32});
 }
 
+/// Sequences without a past and without states, as training has them.
+void bind_packed(Backend& backend, const std::vector<Span>& pieces) {
+  Batch batch;
+  for (const Span& p : pieces)
+    batch.append(std::vector<int32_t>(size_t(p.rows), 0), 0, std::vector<int32_t>{0}, Batch::Want::none);
+  backend.stream().bind(batch, nullptr);
+}
+
 /// Runs `step(past)` for what came before, where there is some, then for the rows themselves.
 template <class Step>
 Tensor both_steps(const std::vector<Span>& pieces, const Step& step) {
@@ -98,16 +106,21 @@ class SplitCase final : public OpCase {
 
 class ConvCase final : public OpCase {
  public:
-  ConvCase(const std::string& variant, int kernel, int cols, std::vector<Span> pieces, bool silu)
-      : OpCase("causal_conv", variant), kernel_(kernel), pieces_(std::move(pieces)), silu_(silu) {
+  ConvCase(const std::string& op, const std::string& variant, int kernel, int cols, std::vector<Span> pieces, bool silu)
+      : OpCase(op, variant), kernel_(kernel), pieces_(std::move(pieces)), silu_(silu) {
     Random random(seed_of(name()));
     x_ = random_rows(random, total_rows(pieces_, true) + total_rows(pieces_, false), cols);
     w_ = random.normals(size_t(kernel) * size_t(cols), 0.5);
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv = make_states(backend, {.conv_rows = kernel_ - 1, .conv_cols = x_.cols}, pieces_);
     const ConvParams conv{backend.upload(w_, kernel_, x_.cols), silu_};
+    if (op() == "conv_packed") {
+      bind_packed(backend, pieces_);
+      const Tensor all = backend.upload(x_.values, x_.rows, x_.cols);
+      return {read_output(backend, "y", backend.stream().grad_ops()->conv_packed(all, conv))};
+    }
+    const auto kv = make_states(backend, {.conv_rows = kernel_ - 1, .conv_cols = x_.cols}, pieces_);
     const Tensor y = both_steps(pieces_, [&](bool past) {
       bind_states(backend, *kv, pieces_, past);
       const Tensor x = backend.upload(packed_rows(x_, pieces_, past), total_rows(pieces_, past), x_.cols);
@@ -166,7 +179,8 @@ struct DeltaSpec {
 
 class DeltaCase final : public OpCase {
  public:
-  DeltaCase(const std::string& variant, DeltaSpec spec) : OpCase("delta_rule", variant), s_(std::move(spec)) {
+  DeltaCase(const std::string& op, const std::string& variant, DeltaSpec spec)
+      : OpCase(op, variant), s_(std::move(spec)) {
     Random random(seed_of(name()));
     const int rows = total_rows(s_.pieces, true) + total_rows(s_.pieces, false);
     qkv_ = random_rows(random, rows, 2 * s_.key_heads * s_.key_dim + s_.value_heads * s_.value_dim);
@@ -178,14 +192,20 @@ class DeltaCase final : public OpCase {
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    const auto kv =
-        make_states(backend, {.heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
     const DeltaParams delta{.key_heads = s_.key_heads,
                             .value_heads = s_.value_heads,
                             .key_dim = s_.key_dim,
                             .value_dim = s_.value_dim,
                             .a_log = backend.upload(a_log_, 1, s_.value_heads),
                             .dt_bias = backend.upload(dt_bias_, 1, s_.value_heads)};
+    if (op() == "delta_packed") {
+      bind_packed(backend, s_.pieces);
+      const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
+      GradOps& grad = *backend.stream().grad_ops();
+      return {read_output(backend, "y", grad.delta_packed(upload(qkv_), upload(a_), upload(b_), delta))};
+    }
+    const auto kv =
+        make_states(backend, {.heads = s_.value_heads, .key_dim = s_.key_dim, .value_dim = s_.value_dim}, s_.pieces);
     const Tensor y = both_steps(s_.pieces, [&](bool past) {
       bind_states(backend, *kv, s_.pieces, past);
       const int rows = total_rows(s_.pieces, past);
@@ -302,7 +322,8 @@ void add_split(Cases& cases) {
 void add_causal_conv(Cases& cases) {
   for (const bool silu : {true, false}) {
     const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<Span>& pieces) {
-      cases.push_back(std::make_unique<ConvCase>(variant + (silu ? "" : "_plain"), kernel, cols, pieces, silu));
+      cases.push_back(
+          std::make_unique<ConvCase>("causal_conv", variant + (silu ? "" : "_plain"), kernel, cols, pieces, silu));
     };
     add("first_row", 4, 1, {{0, 1}});
     for (const int cols : {15, 16, 17, 100}) add("cols" + std::to_string(cols), 4, cols, {{0, 6}, {2, 3}});
@@ -314,9 +335,30 @@ void add_causal_conv(Cases& cases) {
   }
 }
 
+void add_conv_packed(Cases& cases) {
+  const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<Span>& pieces,
+                       bool silu = true) {
+    cases.push_back(std::make_unique<ConvCase>("conv_packed", variant, kernel, cols, pieces, silu));
+  };
+  add("first_row", 4, 1, {{0, 1}});
+  for (const int kernel : {2, 5, 16}) add("kernel" + std::to_string(kernel), kernel, 17, {{0, 3}, {0, 1}, {0, 20}});
+  add("plain", 3, 33, {{0, 7}, {0, 1}, {0, 20}}, false);
+  add("many_rows", 4, 1024, {{0, 40}, {0, 30}});
+}
+
+void add_delta_packed(Cases& cases) {
+  const auto add = [&](const std::string& variant, const DeltaSpec& spec) {
+    cases.push_back(std::make_unique<DeltaCase>("delta_packed", variant, spec));
+  };
+  add("first_row", {});
+  add("heads2_6", {.key_heads = 2, .value_heads = 6, .pieces = {{0, 3}, {0, 1}}});
+  add("odd", {.key_dim = 17, .value_dim = 33, .pieces = {{0, 5}, {0, 9}}});
+  add("many_rows", {.key_heads = 2, .value_heads = 4, .key_dim = 64, .value_dim = 64, .pieces = {{0, 150}, {0, 40}}});
+}
+
 void add_delta_rule(Cases& cases) {
   const auto add = [&](const std::string& variant, const DeltaSpec& spec) {
-    cases.push_back(std::make_unique<DeltaCase>(variant, spec));
+    cases.push_back(std::make_unique<DeltaCase>("delta_rule", variant, spec));
   };
   add("first_row", {});
   for (const auto& [keys, values] : {std::pair(1, 1), {2, 2}, {2, 6}, {4, 8}})

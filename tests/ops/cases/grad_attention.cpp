@@ -1,5 +1,5 @@
-// Attention of whole segments and its derivatives: every grouping of heads, windows, several segments, blocks and their
-// borders.
+// Attention of whole segments and its derivatives: every grouping of heads, windows, caps, sinks, several segments,
+// blocks and their borders.
 #include <algorithm>
 #include <cmath>
 
@@ -12,6 +12,8 @@ struct PackedSpec {
   int heads = 2, kv_heads = 1, head_dim = 16, window = 0;
   std::vector<int> lengths = {1};
   double sharpness = 1;  // of the scores
+  float soft_cap = 0;
+  bool sinks = false;
 };
 
 class PackedCase final : public OpCase {
@@ -29,6 +31,7 @@ class PackedCase final : public OpCase {
     k_ = normal(spec.kv_heads, 1);
     v_ = normal(spec.kv_heads, 1);
     dout_ = normal(spec.heads, 1);
+    for (int h = 0; h < spec.heads && spec.sinks; ++h) sinks_.push_back(float(random.normal(3)));
   }
 
   std::vector<Output> run(Backend& backend) const override {
@@ -38,12 +41,14 @@ class PackedCase final : public OpCase {
     backend.stream().bind(batch, nullptr);
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     const Tensor q = upload(q_), k = upload(k_), v = upload(v_);
+    AttentionParams attention = params();
+    if (spec_.sinks) attention.sinks = backend.upload(sinks_, 1, spec_.heads);
     GradOps& grad = *backend.stream().grad_ops();
     Tensor lse;
-    const Tensor out = grad.attend_packed(q, k, v, params(), lse);
+    const Tensor out = grad.attend_packed(q, k, v, attention, lse);
     if (op() == "attend_packed") return {read_output(backend, "out", out), read_output(backend, "lse", lse)};
     Tensor dq, dk, dv;
-    grad.attend_packed_dqkv(upload(dout_), q, k, v, out, lse, params(), dq, dk, dv);
+    grad.attend_packed_dqkv(upload(dout_), q, k, v, out, lse, attention, dq, dk, dv);
     return {read_output(backend, "dq", dq), read_output(backend, "dk", dk), read_output(backend, "dv", dv)};
   }
 
@@ -78,22 +83,25 @@ class PackedCase final : public OpCase {
             .kv_heads = spec_.kv_heads,
             .head_dim = spec_.head_dim,
             .scale = float(1 / std::sqrt(double(spec_.head_dim))),
-            .window = spec_.window};
+            .window = spec_.window,
+            .sinks = {},
+            .soft_cap = spec_.soft_cap};
   }
   size_t dim() const { return size_t(spec_.head_dim); }
 
   /// One query of one head: probabilities of its keys [first, first + p.size()), and errors that all bounds share.
   struct Query {
     int row = 0, first = 0;
-    size_t head = 0, group = 0;  // columns where they begin
-    std::vector<double> p;
-    double score_error = 0, p_error = 0;  // absolute; relative
-    double out_error = 0;                 // of Σ p|v|
+    size_t head = 0, group = 0;                 // columns where they begin
+    std::vector<double> p, slope, slope_error;  // of the cap: 1 and 0 without one
+    double score_error = 0, p_error = 0;        // absolute; relative
+    double out_error = 0;                       // of Σ p|v|
   };
 
   /// Scores are sums of head_dim products, rounded a few times more, which a log-sum of them shares; the exponent is a
   /// difference of two such numbers, and its exponential is good to 4 roundings. The log-sum adds a sum over keys.
-  /// `half` is what rounding both factors of every product to bf16 adds.
+  /// `half` is what rounding both factors of every product to bf16 adds. A cap has slopes of at most one and nine
+  /// roundings; its slope, 1 - t² with t a quotient, moves by 2t times what t does. A sink is what it is.
   Query of_query(int first_row, int i, int h, double half) const {
     Query query;
     const int seen = spec_.window > 0 ? std::min(spec_.window, i + 1) : i + 1;
@@ -110,16 +118,34 @@ class PackedCase final : public OpCase {
         score += product;
         size += std::abs(product);
       }
-      query.score_error = std::max(query.score_error, (sum_error(spec_.head_dim, 6) + half) * size);
+      double error = (sum_error(spec_.head_dim, 6) + half) * size, t = 0;
+      if (spec_.soft_cap > 0) {
+        const double cap = double(spec_.soft_cap);
+        t = std::tanh(score / cap);
+        score = cap * t;
+        error += 9 * kRoundF32 * std::abs(score);
+        t = std::abs(t);
+        query.slope_error.push_back(2 * t * (error / cap + 2 * kRoundF32 * t) + 3 * kRoundF32);
+      } else {
+        query.slope_error.push_back(0);
+      }
+      query.slope.push_back(1 - t * t);
+      query.score_error = std::max(query.score_error, error);
       highest = std::max(highest, score);
       largest = std::max(largest, std::abs(score));
       query.p.push_back(score);
     }
+    if (spec_.sinks) {
+      const double sink = double(sinks_[size_t(h)]);
+      highest = std::max(highest, sink);
+      total = std::exp(sink - highest);
+    }
     for (double& p : query.p) total += (p = std::exp(p - highest));
     for (double& p : query.p) p /= total;
     const double lse_size = std::abs(highest + std::log(total));
-    query.p_error = (std::expm1(2 * query.score_error) + sum_error(seen, 12) + 4 * kRoundF32 * (largest + lse_size)) *
-                    (1 + 0x1p-10);
+    query.p_error =
+        (std::expm1(2 * query.score_error) + sum_error(seen + 1, 12) + 4 * kRoundF32 * (largest + lse_size)) *
+        (1 + 0x1p-10);
     query.out_error = query.p_error * (1 + half) + sum_error(seen, 4) + half;
     return query;
   }
@@ -134,8 +160,8 @@ class PackedCase final : public OpCase {
     bounds[1][size_t(query.row) * size_t(spec_.heads) + query.head / dim()] += query.p_error;
   }
 
-  /// ds = scale·p·(dp - mean), mean = dout·out: the parts of the difference count by their size. What a query adds to
-  /// dk and dv is one of at most length·heads/kv_heads terms.
+  /// ds = scale·slope·p·(dp - mean), mean = dout·out: the parts of the difference count by their size. What a query
+  /// adds to dk and dv is one of at most length·heads/kv_heads terms.
   void backward_bound(const Query& query, int length, double half, std::vector<std::vector<double>>& bounds) const {
     const float* dout = dout_.row(query.row) + query.head;
     const int64_t terms = int64_t{length} * spec_.heads / spec_.kv_heads;
@@ -155,10 +181,11 @@ class PackedCase final : public OpCase {
     }
     for (size_t j = 0; j < query.p.size(); ++j) {
       const double p = query.p[j], scale = double(params().scale);
-      const double ds = std::abs(p * (dp[j] - mean) * scale);
+      const double slope_of_cap = query.slope[j], ds = std::abs(p * (dp[j] - mean) * slope_of_cap * scale);
       const double ds_error = scale * p *
-                              (query.p_error * std::abs(dp[j] - mean) + dp_error[j] + mean_error +
-                               4 * kRoundF32 * (std::abs(dp[j]) + std::abs(mean)));
+                              (slope_of_cap * (query.p_error * std::abs(dp[j] - mean) + dp_error[j] + mean_error +
+                                               6 * kRoundF32 * (std::abs(dp[j]) + std::abs(mean))) +
+                               query.slope_error[j] * (std::abs(dp[j] - mean) + dp_error[j] + mean_error));
       const size_t key_row = size_t(query.first) + j;
       for (size_t d = 0; d < dim(); ++d) {
         const double key = std::abs(double(k_.row(int(key_row))[query.group + d])),
@@ -175,6 +202,7 @@ class PackedCase final : public OpCase {
 
   PackedSpec spec_;
   HostMatrix q_, k_, v_, dout_;
+  std::vector<float> sinks_;
 };
 
 void add_packed(Cases& cases, const std::string& op) {
@@ -192,6 +220,12 @@ void add_packed(Cases& cases, const std::string& op) {
     add("window" + std::to_string(window), {.heads = 4, .kv_heads = 2, .window = window, .lengths = {100, 3, 16}});
   add("segments", {.heads = 4, .kv_heads = 2, .lengths = {7, 33, 64, 1, 17, 129, 1}});
   add("sharp", {.heads = 4, .kv_heads = 2, .head_dim = 64, .lengths = {40, 8}, .sharpness = 12});
+  add("soft_cap", {.heads = 4, .kv_heads = 2, .head_dim = 32, .lengths = {40, 70}, .sharpness = 8, .soft_cap = 5});
+  add("soft_cap_window",
+      {.heads = 4, .kv_heads = 1, .head_dim = 18, .window = 9, .lengths = {33, 1}, .sharpness = 3, .soft_cap = 2});
+  add("sinks", {.heads = 8, .kv_heads = 2, .head_dim = 32, .lengths = {40, 1, 70}, .sinks = true});
+  add("sinks_window", {.heads = 4, .kv_heads = 2, .head_dim = 64, .window = 5, .lengths = {100, 3}, .sinks = true});
+  add("sinks_soft_cap", {.heads = 4, .kv_heads = 4, .lengths = {20}, .sharpness = 4, .soft_cap = 3, .sinks = true});
   add("long", {.heads = 4, .kv_heads = 2, .head_dim = 32, .lengths = {300, 70}});
 }
 

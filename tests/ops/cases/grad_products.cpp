@@ -117,8 +117,9 @@ class GemmCase final : public OpCase {
 
 class HeadLossCase final : public OpCase {
  public:
-  HeadLossCase(const std::string& variant, int rows, int in, int vocab, const Format& format, bool bias, bool sure)
-      : OpCase("head_loss", variant) {
+  HeadLossCase(const std::string& variant, int rows, int in, int vocab, const Format& format, bool bias, bool sure,
+               const LogitParams& logits)
+      : OpCase("head_loss", variant), logits_(logits) {
     Random random(seed_of(name()));
     h_ = random_rows(random, rows, in);
     head_ = random_weight(random, vocab, in, format, 1 / std::sqrt(double(in)), odd_bytes());
@@ -142,8 +143,10 @@ class HeadLossCase final : public OpCase {
     const Tensor bias = bias_.empty() ? Tensor() : backend.upload(bias_, 1, head_.out);
     std::vector<float> losses(targets_.size(), -1.0f), again = losses;
     Tensor dh;
-    const double total = backend.stream().grad_ops()->head_loss(h, head, bias, targets_, weights_, losses, &dh);
-    const double same = backend.stream().grad_ops()->head_loss(h, head, bias, targets_, weights_, again, nullptr);
+    const double total =
+        backend.stream().grad_ops()->head_loss(h, head, bias, logits_, targets_, weights_, losses, &dh);
+    const double same =
+        backend.stream().grad_ops()->head_loss(h, head, bias, logits_, targets_, weights_, again, nullptr);
     return {{"losses", h_.rows, 1, losses},
             read_output(backend, "dh", dh),
             {"total", 1, 1, {float(total)}},
@@ -151,7 +154,8 @@ class HeadLossCase final : public OpCase {
   }
 
   /// An error e in every logit moves a log-sum and the target's logit by e each, and every probability by 2e of it. The
-  /// exponentials and their sum are off by a few roundings more. Then the gradient's product.
+  /// exponentials and their sum are off by a few roundings more. Then the gradient's product. A factor is one rounding,
+  /// a cap nine and slopes of at most one, which are off as those of attention are.
   std::vector<std::vector<double>> bounds(const Precision& precision,
                                           const std::vector<Output>& reference) const override {
     const WideWeight w = widen(head_);
@@ -160,13 +164,25 @@ class HeadLossCase final : public OpCase {
     double total = 0;
     for (size_t r = 0; r < targets_.size(); ++r) {
       if (targets_[r] < 0) continue;
-      std::vector<double> z(vocab);
+      std::vector<double> z(vocab), slope(vocab, 1), slope_error(vocab);
       double e = 0, highest = -INFINITY, sum = 0;
       for (size_t n = 0; n < vocab; ++n) {
         const double bias = bias_.empty() ? 0 : double(bias_[n]);
         z[n] = bias;
         for (size_t k = 0; k < in; ++k) z[n] += double(h_.row(int(r))[k]) * w.value[n * in + k];
-        e = std::max(e, product_bound(h_.row(int(r)), w, int(n), head_.format, precision, z[n], bias));
+        double error = product_bound(h_.row(int(r)), w, int(n), head_.format, precision, z[n], bias);
+        if (logits_.factor != 1 || logits_.cap > 0) {
+          z[n] *= double(logits_.factor);
+          error = error * double(logits_.factor) + kRoundF32 * std::abs(z[n]);
+        }
+        if (logits_.cap > 0) {
+          const double cap = double(logits_.cap), t = std::tanh(z[n] / cap);
+          z[n] = cap * t;
+          error += 9 * kRoundF32 * std::abs(z[n]);
+          slope[n] = 1 - t * t;
+          slope_error[n] = 2 * std::abs(t) * (error / cap + 2 * kRoundF32 * std::abs(t)) + 3 * kRoundF32;
+        }
+        e = std::max(e, error);
         highest = std::max(highest, z[n]);
       }
       for (const double v : z) sum += std::exp(v - highest);
@@ -183,10 +199,11 @@ class HeadLossCase final : public OpCase {
         for (size_t n = 0; n < vocab; ++n) {
           const double p = std::exp(z[n] - highest) / sum;
           const double g = int32_t(n) == targets_[r] ? 1 - p_target : p;
-          bound += g * ((relative + sum_error(int64_t(vocab), 12)) * w.magnitude[n * in + k] +
-                        (precision.fast ? kBothBf16 * std::abs(w.value[n * in + k]) : 0));
+          bound +=
+              g * ((slope[n] * (relative + sum_error(int64_t(vocab), 14)) + slope_error[n]) * w.magnitude[n * in + k] +
+                   (precision.fast ? kBothBf16 * slope[n] * std::abs(w.value[n * in + k]) : 0));
         }
-        dh[r * in + k] = double(weights_[r]) * bound * 1.01 + 0x1p-120;
+        dh[r * in + k] = double(weights_[r]) * double(logits_.factor) * bound * 1.01 + 0x1p-120;
       }
     }
     total += kRoundF32 * std::abs(double(reference[2].values[0]));
@@ -199,6 +216,7 @@ class HeadLossCase final : public OpCase {
   std::vector<float> bias_;
   std::vector<int32_t> targets_;
   std::vector<float> weights_;
+  LogitParams logits_;
 };
 
 class RowLengthsCase final : public OpCase {
@@ -292,13 +310,16 @@ void add_gemm(Cases& cases) {
 
 void add_head_loss(Cases& cases) {
   const auto add = [&](const std::string& variant, int rows, int in, int vocab, const Format& format, bool bias,
-                       bool sure) {
-    cases.push_back(std::make_unique<HeadLossCase>(variant, rows, in, vocab, format, bias, sure));
+                       bool sure, const LogitParams& logits = {}) {
+    cases.push_back(std::make_unique<HeadLossCase>(variant, rows, in, vocab, format, bias, sure, logits));
   };
   for (const int rows : {1, 2, 3, 7, 20}) add("rows" + std::to_string(rows), rows, 64, 100, kQ4, false, false);
   for (const int vocab : {1, 2, 33, 257, 1001}) add("vocab" + std::to_string(vocab), 5, 64, vocab, kQ4, false, false);
   add("bias", 6, 64, 80, kQ4, true, false);
   add("sure", 6, 64, 80, kQ4, false, true);
+  add("factor", 6, 64, 80, kQ4, true, false, {.factor = 0.125f});
+  add("cap", 6, 64, 1001, kQ4, false, false, {.cap = 3});
+  add("cap_factor", 6, 64, 80, kQ4, true, false, {.factor = 1.5f, .cap = 5});
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     add(std::string(to_string(dtype)), 6, 40, 90, Format::dense(dtype), false, false);
     add(std::string(to_string(dtype)) + "_sure", 6, 40, 90, Format::dense(dtype), false, true);

@@ -1,4 +1,5 @@
 // Derivatives that work row by row, and the helpers of a tape.
+#include <algorithm>
 #include <cmath>
 
 #include "tests/ops/cases/common.h"
@@ -163,6 +164,9 @@ class GluDxCase final : public OpCase {
     for (size_t i = 0; i < gates.size(); ++i) gate_.values[i] = gates[i];
     up_ = random_rows(random, rows, cols);
     dy_ = random_rows(random, rows, cols);
+    if (!clamps()) return;
+    // At the limits and by one rounding beyond; outliers are far beyond.
+    for (size_t i = 0; i < gates.size(); ++i) up_.values[i] = i % 3 == 0 ? 7 : i % 3 == 1 ? -7.0000005f : 7.0000005f;
   }
 
   std::vector<Output> run(Backend& backend) const override {
@@ -176,7 +180,8 @@ class GluDxCase final : public OpCase {
   /// s·(1 + g·(1 - s)): s and 1 - s are good to 8 roundings each (an exponential to 4, a sum, a quotient, products);
   /// the sum in brackets cancels, so that its parts count by their size. Values below the range of f32 may be zero. In
   /// gelu, v takes g's place in the exponent with five roundings of its own, which move s and 1 - s by the other's
-  /// share of them, and g·dv has five as well.
+  /// share of them, and g·dv has five as well; in clamped_silu v is a product. The bounds hold within its limits:
+  /// beyond both are zero. Of sigmoid alone the slope is s·(1 - s).
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> by_gate, by_up;
     if (activation_ == Activation::identity) {
@@ -188,11 +193,20 @@ class GluDxCase final : public OpCase {
     }
     for (size_t i = 0; i < gate_.values.size(); ++i) {
       const bool gelu = activation_ == Activation::gelu;
-      const double g = double(gate_.values[i]), square = std::min(g * g, 1e8), twice = 1.5957691216057308;
-      const double v = gelu ? twice * g * (1 + 0.044715 * square) : g,
-                   steep = gelu ? twice * g * (1 + 3 * 0.044715 * square) : g;
-      const double s = 1 / (1 + std::exp(-v)), rest = 1 / (1 + std::exp(v)), own = gelu ? 5 * std::abs(v) : 0;
-      const double d = std::abs(double(dy_.values[i])), u = std::abs(double(up_.values[i]));
+      const double limit = double(kClampLimit), slope = clamps() ? double(kClampSlope) : 1;
+      const double given = double(gate_.values[i]), g = clamps() ? std::min(given, limit) : given;
+      const double square = std::min(g * g, 1e8), twice = 1.5957691216057308;
+      const double v = gelu ? twice * g * (1 + 0.044715 * square) : slope * g,
+                   steep = gelu ? twice * g * (1 + 3 * 0.044715 * square) : slope * g;
+      const double s = 1 / (1 + std::exp(-v)), rest = 1 / (1 + std::exp(v));
+      const double own = gelu ? 5 * std::abs(v) : clamps() ? std::abs(v) : 0;
+      const double up = double(up_.values[i]), d = std::abs(double(dy_.values[i])),
+                   u = clamps() ? std::abs(std::clamp(up, -limit, limit)) + 1 : std::abs(up);
+      if (activation_ == Activation::sigmoid) {
+        by_gate.push_back(20 * kRoundF32 * d * u * s * rest + kTiny * (1 + d) * (1 + u));
+        by_up.push_back(11 * kRoundF32 * d * s + kTiny * (1 + d));
+        continue;
+      }
       const double tiny = kTiny * (1 + std::abs(steep)) * (1 + d) * (1 + u);
       const double moved = own * rest * (1 + std::abs(steep) * rest) + std::abs(steep) * rest * (own * s + 5);
       by_gate.push_back((24 * (1 + std::abs(steep) * rest) + moved) * kRoundF32 * d * u * s + tiny);
@@ -203,10 +217,14 @@ class GluDxCase final : public OpCase {
 
   std::optional<bumblebee::Operation> needs() const override {
     if (activation_ == Activation::identity) return bumblebee::Operation::short_conv;
-    return activation_ == Activation::gelu ? std::optional(bumblebee::Operation::gelu) : std::nullopt;
+    if (activation_ == Activation::silu) return std::nullopt;
+    if (clamps()) return bumblebee::Operation::clamped_glu;
+    return activation_ == Activation::gelu ? bumblebee::Operation::gelu : bumblebee::Operation::delta_rule;
   }
 
  private:
+  bool clamps() const { return activation_ == Activation::clamped_silu; }
+
   Activation activation_;
   HostMatrix gate_, up_, dy_;
 };
@@ -320,14 +338,18 @@ void add_norm_rope_dx(Cases& cases) {
 void add_glu_dx(Cases& cases) {
   const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f,   -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
                                       88.9f, -88.9f, -1.2785f, 1.2785f, 1e4f,  -1e4f,  3e38f, -3e38f};
-  for (const auto& [suffix, activation] :
-       {std::pair("", Activation::silu), {"_gelu", Activation::gelu}, {"_identity", Activation::identity}}) {
+  for (const auto& [suffix, activation] : {std::pair("", Activation::silu),
+                                           {"_gelu", Activation::gelu},
+                                           {"_sigmoid", Activation::sigmoid},
+                                           {"_clamped", Activation::clamped_silu},
+                                           {"_identity", Activation::identity}}) {
     const auto add = [&, activation = activation, suffix = std::string(suffix)](
                          const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
       cases.push_back(std::make_unique<GluDxCase>(variant + suffix, rows, cols, gates, activation));
     };
     for (const int cols : kGradWidths) add("cols" + std::to_string(cols), cols % 3 + 1, cols, {});
     add("extreme_gates", 2, 16, extreme);
+    add("limits", 1, 16, {7, 7.0000005f, 6.9999995f, 8, 3, -7, -8, 7, 7.0000005f, 6.9999995f, 0, 1, 40, 2, 5, -3});
     add("steep_gates", 1, 16, {-1, -2, -3, -4, -5, -6, -8, -10, 1, 2, 3, 4, 5, 6, 8, 10});
     add("many_rows", 41, 1024, {});
   }

@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 58> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 63> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -44,6 +44,11 @@ constexpr std::array<Named, 58> kOperations = {{{"embed", add_embed},
                                                 {"copy", add_copy},
                                                 {"attend_packed", add_attend_packed},
                                                 {"attend_packed_dqkv", add_attend_packed_dqkv},
+                                                {"conv_packed", add_conv_packed},
+                                                {"conv_packed_dx", add_conv_packed_dx},
+                                                {"delta_packed", add_delta_packed},
+                                                {"delta_packed_dx", add_delta_packed_dx},
+                                                {"split_dx", add_split_dx},
                                                 {"matmul_dx", add_matmul_dx},
                                                 {"route_dx", add_route_dx},
                                                 {"spread_rows", add_spread_rows},
@@ -94,8 +99,11 @@ std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "route" || operation == "matmul_experts" || operation == "sum_experts" || operation == "gate_rows")
     return Operation::matmul_experts;
   if (operation == "add_expert_bias") return Operation::expert_bias;
-  if (operation == "split") return Operation::split;
-  if (operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
+  if (operation == "split" || operation == "split_dx") return Operation::split;
+  for (const char* recurrent :
+       {"causal_conv", "delta_rule", "conv_packed", "conv_packed_dx", "delta_packed", "delta_packed_dx"}) {
+    if (operation == recurrent) return Operation::delta_rule;
+  }
   if (operation == "matmul_heads") return Operation::latent_keys;
   for (const char* derivative :
        {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {

@@ -56,38 +56,147 @@ inline void rms_norm_dx(const float* dy, const float* x, const float* w, float e
   if (const int n = count - i; n > 0) store_n(dx + i, value(load_n(dy + i, n), load_n(x + i, n), load_n(w + i, n)), n);
 }
 
-/// d x·sigmoid(v) = s·(1 + x·(1 - s)·dv) with s = sigmoid(v), v as in gated_mul. e^-|v| gives s and 1 - s without a
-/// difference.
+/// sigmoid(v) and 1 - sigmoid(v). e^-|v| gives both without a difference.
+struct Sigmoids {
+  F32x16 s, rest;
+};
+BB_INLINE Sigmoids sigmoids16(F32x16 v) {
+  const F32x16 one = set1(1.0f), half = set1(0.5f);
+  const F32x16 e = exp16(mul(abs(v), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
+  const F32x16 sign = min(max(mul(v, set1(0x1p126f)), set1(-1.0f)), one);
+  const F32x16 up = fma(sign, half, half), down = fnma(sign, half, half);  // one of them is 1, or both 1/2
+  return {fma(up, large, mul(down, small)), fma(up, small, mul(down, large))};
+}
+
+/// Calls op(dy, gate, up, by_gate, by_up) for sixteen elements at a time and stores the last two.
+template <class Op>
+inline void map_slopes(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup,
+                       Op op) {
+  F32x16 a, b;
+  int i = 0;
+  for (; i + 16 <= count; i += 16) {
+    op(load(dy + i), load(gate + i), load(up + i), a, b);
+    store(dgate + i, a);
+    store(dup + i, b);
+  }
+  if (const int n = count - i; n > 0) {
+    op(load_n(dy + i, n), load_n(gate + i, n), load_n(up + i, n), a, b);
+    store_n(dgate + i, a, n);
+    store_n(dup + i, b, n);
+  }
+}
+
+/// d x·sigmoid(v) = s·(1 + x·(1 - s)·dv) with s = sigmoid(v), v as in gated_mul.
 template <bool GELU>
 inline void gated_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
-  const F32x16 one = set1(1.0f), half = set1(0.5f);
-  const auto slopes = [&](F32x16 d, F32x16 g, F32x16 u, F32x16& by_gate, F32x16& by_up) {
+  map_slopes(dy, gate, up, count, dgate, dup, [](F32x16 d, F32x16 g, F32x16 u, F32x16& by_gate, F32x16& by_up) {
     F32x16 v = g, steep = g;  // v and x·dv
     if constexpr (GELU) {
       const F32x16 x = min(max(g, set1(-1e4f)), set1(1e4f)), square = mul(x, x);
       v = mul(x, fma(square, set1(kGeluCube), set1(kGelu)));
       steep = mul(x, fma(square, set1(3 * kGeluCube), set1(kGelu)));
     }
-    const F32x16 e = exp16(mul(abs(v), set1(-1.0f))), large = div(one, add(one, e)), small = mul(e, large);
-    const F32x16 sign = min(max(mul(g, set1(0x1p126f)), set1(-1.0f)), one);
-    const F32x16 up_share = fma(sign, half, half),
-                 down_share = fnma(sign, half, half);  // one of them is 1, or both 1/2
-    const F32x16 s = fma(up_share, large, mul(down_share, small)), rest = fma(up_share, small, mul(down_share, large));
-    by_gate = mul(mul(d, u), mul(s, fma(steep, rest, one)));
-    by_up = mul(d, mul(g, s));
-  };
-  F32x16 a, b;
-  int i = 0;
-  for (; i + 16 <= count; i += 16) {
-    slopes(load(dy + i), load(gate + i), load(up + i), a, b);
-    store(dgate + i, a);
-    store(dup + i, b);
+    const Sigmoids of = sigmoids16(v);
+    by_gate = mul(mul(d, u), mul(of.s, fma(steep, of.rest, set1(1.0f))));
+    by_up = mul(d, mul(g, of.s));
+  });
+}
+
+inline void sigmoid_mul_dx(const float* dy, const float* gate, const float* up, int count, float* dgate, float* dup) {
+  map_slopes(dy, gate, up, count, dgate, dup, [](F32x16 d, F32x16 g, F32x16 u, F32x16& by_gate, F32x16& by_up) {
+    const Sigmoids of = sigmoids16(g);
+    by_gate = mul(mul(d, u), mul(of.s, of.rest));
+    by_up = mul(d, of.s);
+  });
+}
+
+/// 1 where x <= limit, 0 beyond: neighbouring numbers differ by far more than 1e-30.
+BB_INLINE F32x16 within16(F32x16 x, F32x16 limit) {
+  const F32x16 room = fnma(x, set1(1.0f), limit);
+  return max(min(fma(room, set1(1e30f), set1(1.0f)), set1(1.0f)), zero());
+}
+
+inline void clamped_silu_mul_dx(const float* dy, const float* gate, const float* up, float limit, float slope,
+                                int count, float* dgate, float* dup) {
+  const F32x16 most = set1(limit), least = set1(-limit), steep = set1(slope), one = set1(1.0f);
+  map_slopes(dy, gate, up, count, dgate, dup,
+             [=](F32x16 d, F32x16 gate_value, F32x16 up_value, F32x16& by_gate, F32x16& by_up) {
+               const F32x16 g = min(gate_value, most), u = add(max(min(up_value, most), least), one);
+               const F32x16 x = max(mul(g, steep), set1(-1e4f));  // sigmoid is zero long before
+               const Sigmoids of = sigmoids16(x);
+               by_gate = mul(mul(mul(d, u), mul(of.s, fma(x, of.rest, one))), within16(gate_value, most));
+               by_up = mul(mul(d, mul(g, of.s)), within16(abs(up_value), most));
+             });
+}
+
+inline void soft_cap_dx(float* d, const float* y, float scale, int count) {
+  map_rows(d, y, count, d, [s = set1(scale)](F32x16 slope, F32x16 value) {
+    const F32x16 t = mul(value, s);
+    return mul(slope, fnma(t, t, set1(1.0f)));
+  });
+}
+
+inline void convolve_slope(const float* const* x, const float* w, size_t w_stride, int kernel, int count,
+                           const float* dy, float* d) {
+  for (int i = 0; i < count; i += 16) {
+    const int n = count - i < 16 ? count - i : 16;
+    F32x16 sum = zero();
+    for (int j = 0; j < kernel; ++j) sum = fma(load_n(w + size_t(j) * w_stride + i, n), load_n(x[j] + i, n), sum);
+    const Sigmoids of = sigmoids16(sum);
+    store_n(d + i, mul(load_n(dy + i, n), mul(of.s, fma(sum, of.rest, set1(1.0f)))), n);
   }
-  if (const int n = count - i; n > 0) {
-    slopes(load_n(dy + i, n), load_n(gate + i, n), load_n(up + i, n), a, b);
-    store_n(dgate + i, a, n);
-    store_n(dup + i, b, n);
+}
+
+inline void delta_step(const DeltaStep& d) {
+  const F32x16 decay = set1(d.decay), beta = set1(d.beta);
+  for (int c = 0; c < d.cols; c += 16) {
+    F32x16 known = zero();
+    for (int i = 0; i < d.key_dim; ++i) known = fma(set1(d.k[i]), load(d.from + size_t(i) * size_t(d.cols) + c), known);
+    const F32x16 missing = fnma(decay, known, load(d.v + c)), learnt = mul(beta, missing);
+    store(d.missing + c, missing);
+    for (int i = 0; i < d.key_dim; ++i) {
+      const size_t at = size_t(i) * size_t(d.cols) + c;
+      store(d.to + at, fma(set1(d.k[i]), learnt, mul(decay, load(d.from + at))));
+    }
   }
+}
+
+/// With S the state that was found, T the one that was made and learnt = beta·missing: dT += q·doutᵀ, dlearnt = dTᵀk,
+/// dv = beta·dlearnt, dS' = dT - k·dvᵀ, dS = decay·dS'; dq = T·dout, dk = dT·learnt - decay·S·dv.
+inline DeltaGates delta_step_dx(const DeltaStepDx& d) {
+  const F32x16 decay = set1(d.decay), beta = set1(d.beta);
+  F32x16 by_beta = zero(), by_decay = zero(), meet = zero();
+  for (int c = 0; c < d.cols; c += 16) {
+    const F32x16 dout = load(d.dout + c), missing = load(d.missing + c);
+    F32x16 dlearnt = zero();
+    for (int i = 0; i < d.key_dim; ++i) {
+      float* const at = d.dstate + size_t(i) * size_t(d.cols) + c;
+      const F32x16 t = fma(set1(d.q[i]), dout, load(at));
+      store(at, t);
+      dlearnt = fma(set1(d.k[i]), t, dlearnt);
+    }
+    by_beta = fma(dlearnt, missing, by_beta);
+    meet = fma(mul(beta, missing), dout, meet);
+    store(d.dv + c, mul(beta, dlearnt));
+  }
+  const float met = reduce_add(meet);
+  for (int i = 0; i < d.key_dim; ++i) {
+    const F32x16 key = set1(d.k[i]);
+    F32x16 by_q = zero(), by_k = zero();
+    for (int c = 0; c < d.cols; c += 16) {
+      float* const at = d.dstate + size_t(i) * size_t(d.cols) + c;
+      const F32x16 s = load(d.from + size_t(i) * size_t(d.cols) + c), t = load(at), dv = load(d.dv + c);
+      by_q = fma(s, load(d.dout + c), by_q);
+      by_k = fma(t, mul(beta, load(d.missing + c)), by_k);
+      by_k = fnma(mul(decay, s), dv, by_k);
+      const F32x16 found = fnma(key, dv, t);
+      by_decay = fma(found, s, by_decay);
+      store(at, mul(decay, found));
+    }
+    d.dq[i] = d.decay * reduce_add(by_q) + d.k[i] * met;
+    d.dk[i] = reduce_add(by_k);
+  }
+  return {reduce_add(by_decay), reduce_add(by_beta)};
 }
 
 inline void softmax_dx(float* s, float* dp, const float* lse, const float* mean, float scale, int count) {
