@@ -51,6 +51,17 @@ std::string settings_of(const GenerationConfig& config) {
          fmt::format(", seed {}", *config.seed);
 }
 
+/// What was said, without the thought before it, for templates that would take a thought for something said: others
+/// take it out of their own.
+std::string without_thought(const std::string& text, const std::string& chat_template) {
+  constexpr std::string_view kOpen = "<think>", kClose = "</think>";
+  if (!text.starts_with(kOpen) || chat_template.find(kClose) != std::string::npos) return text;
+  const size_t end = text.find(kClose);
+  if (end == std::string::npos) return "";  // it was cut
+  const size_t said = text.find_first_not_of(" \n", end + kClose.size());
+  return said == std::string::npos ? "" : text.substr(said);
+}
+
 }  // namespace
 
 Conversation::Conversation(const CommonFlags& common, const SamplingFlags& sampling, const ChatFlags& chat,
@@ -125,7 +136,9 @@ void Conversation::answer(std::vector<Message> messages) {
   const bool said = !cancelled() || (!last_.text.empty() && !anew);
   if (said) {  // else Ctrl-C came before the answer began, and there is no turn; or the answer of before stays
     messages_ = std::move(messages);
-    messages_.push_back({"assistant", last_.text, {}});
+    const std::string content = without_thought(
+        last_.text, chat_.chat_template.empty() ? ready_.tokenizer.chat_template() : chat_.chat_template);
+    messages_.push_back({"assistant", content, {}});
   }
   if (common_.json) print_json(to_json(last_, ready_));
   if (common_.verbose) note(speed_line(last_));

@@ -8,12 +8,13 @@ generator that exists twice, here and in tests/text/text_generator.h, byte for b
 import argparse
 import json
 import pathlib
+import unicodedata
 
 import tokenizers
 from tokenizers import Tokenizer
 
 MASK = (1 << 64) - 1
-FAMILIES = ["qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"]
+FAMILIES = ["qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2", "gemma4", "qwen3_5", "mistral", "cl100k", "deepseek_v3"]
 CODE_POINTS_PER_BLOCK = 16384
 LINES = 100_000
 LINES_PER_BLOCK = 2_000
@@ -111,6 +112,27 @@ def goldens(tokenizer):
     return result
 
 
+def check_made(name, folder):
+    """Files that were made from a vocabulary: their settings are those of transformers' own class, their ids llama.cpp's."""
+    from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
+    from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
+
+    theirs = json.loads({"gemma4": GemmaTokenizer, "qwen3_5": Qwen3_5Tokenizer}[name]().backend_tokenizer.to_str())
+    ours = json.loads((folder / "tokenizer.json").read_text())
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if ours[part] != theirs[part]:
+            raise SystemExit(f"{name}: {part}: expected {theirs[part]}, got {ours[part]}")
+    for key in theirs["model"].keys() - {"vocab", "merges"}:
+        if (ours["model"][key] or None) != (theirs["model"][key] or None):
+            raise SystemExit(f"{name}: model.{key}: expected {theirs['model'][key]}, got {ours['model'][key]}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for case in json.loads((folder / "llama_cpp.json").read_text()):
+        if name == "qwen3_5" and unicodedata.normalize("NFC", case["text"]) != case["text"]:
+            continue  # llama.cpp does not normalize
+        if tokenizer.encode(case["text"], add_special_tokens=False).ids != case["ids"]:
+            raise SystemExit(f"{name}: {case['text']!r}: expected llama.cpp's ids {case['ids']}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizers", type=pathlib.Path, required=True)
@@ -119,6 +141,8 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in [args.only] if args.only else FAMILIES:
+        if name in ("gemma4", "qwen3_5"):
+            check_made(name, args.tokenizers / name)
         tokenizer = Tokenizer.from_file(str(args.tokenizers / name / "tokenizer.json"))
         result = {"oracle": f"tokenizers {tokenizers.__version__}", **goldens(tokenizer)}
         (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
