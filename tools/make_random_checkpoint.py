@@ -31,6 +31,11 @@ SHAPES = {
     "qwen3.5-35b-a3b": (40, 2048, 16, 2, 256, 512, False),
     "gpt-oss-20b": (24, 2880, 64, 8, 64, 2880, False),
 }
+# With latent attention: layers, hidden, heads, nope, rope, value, ranks of queries and of keys and values, intermediate, experts, of a
+# token, their intermediate, shared ones, layers without, vocabulary
+LATENT_SHAPES = {
+    "glm-4.7-flash": (47, 2048, 20, 192, 64, 256, 768, 512, 10240, 64, 4, 1536, 1, 1, 154880),
+}
 # experts, how many of them a token passes, intermediate
 EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512), "qwen3.5-35b-a3b": (256, 8, 512),
            "gpt-oss-20b": (32, 4, 2880)}
@@ -223,6 +228,52 @@ def tensors(family, shape, bits, group, moe, delta, fused):
         yield from matrix("lm_head", vocab, hidden, bits, group)
 
 
+def latent_tensors(shape, bits, group):
+    layers, hidden, heads, nope, rope, value, q_rank, rank, inner, experts, _, width, shared, dense, vocab = shape
+    yield from matrix("model.embed_tokens", vocab, hidden, bits, group)
+
+    def mlp(at, columns):
+        yield from matrix(at + "gate_proj", columns, hidden, bits, group)
+        yield from matrix(at + "up_proj", columns, hidden, bits, group)
+        yield from matrix(at + "down_proj", hidden, columns, bits, group)
+
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        yield from vector(at + "input_layernorm", hidden)
+        yield from vector(at + "post_attention_layernorm", hidden)
+        yield from matrix(at + "self_attn.q_a_proj", q_rank, hidden, bits, group)
+        yield from vector(at + "self_attn.q_a_layernorm", q_rank)
+        yield from matrix(at + "self_attn.q_b_proj", heads * (nope + rope), q_rank, bits, group)
+        yield from matrix(at + "self_attn.kv_a_proj_with_mqa", rank + rope, hidden, bits, group)
+        yield from vector(at + "self_attn.kv_a_layernorm", rank)
+        yield from matrix(at + "self_attn.embed_q", rank, nope, bits, group, (heads,))
+        yield from matrix(at + "self_attn.unembed_out", value, rank, bits, group, (heads,))
+        yield from matrix(at + "self_attn.o_proj", hidden, heads * value, bits, group)
+        if i < dense:
+            yield from mlp(at + "mlp.", inner)
+            continue
+        gate = array.array("H", (SCALE_BITS[(i * 8191 + k) % len(SCALE_BITS)] + 0x200 | (k * 40503 >> 7 & 1) << 15 for k in range(experts * hidden)))
+        yield at + "mlp.gate.weight", "BF16", [experts, hidden], gate.tobytes(), 2 * experts * hidden, 0
+        yield at + "mlp.gate.e_score_correction_bias", "F32", [experts], b"\0" * (4 * experts), 4 * experts, 0
+        for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
+            yield from matrix(f"{at}mlp.switch_mlp.{name}", rows, columns, bits, group, (experts,))
+        yield from mlp(at + "mlp.shared_experts.", width * shared)
+    yield from vector("model.norm", hidden)
+    yield from matrix("lm_head", vocab, hidden, bits, group)
+
+
+def latent_config(shape, bits, group):
+    layers, hidden, heads, nope, rope, value, q_rank, rank, inner, experts, of_token, width, shared, dense, vocab = shape
+    return {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "num_hidden_layers": layers,
+            "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": heads, "qk_nope_head_dim": nope,
+            "qk_rope_head_dim": rope, "v_head_dim": value, "q_lora_rank": q_rank, "kv_lora_rank": rank, "intermediate_size": inner,
+            "n_routed_experts": experts, "num_experts_per_tok": of_token, "moe_intermediate_size": width, "n_shared_experts": shared,
+            "first_k_dense_replace": dense, "n_group": 1, "topk_group": 1, "topk_method": "noaux_tc", "norm_topk_prob": True,
+            "routed_scaling_factor": 1.8, "num_nextn_predict_layers": 1, "vocab_size": vocab, "max_position_embeddings": 202752,
+            "rms_norm_eps": 1e-5, "rope_theta": 1000000, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "quantization": {"group_size": group, "bits": bits, "mode": "affine"}}
+
+
 def byte_letters():
     """The letters that byte-level BPE writes the 256 bytes with: printable Latin-1 as it is, the rest from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -320,31 +371,38 @@ def config(family, shape, bits, group, moe, delta, fused):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=[*SHAPES, *LATENT_SHAPES])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--bits", type=int, default=4, choices=(2, 3, 4, 5, 6, 8))
     parser.add_argument("--group-size", type=int, default=64, choices=(32, 64, 128))
     parser.add_argument("--layers", type=int, help="fewer than the model has, where memory is short")
     arguments = parser.parse_args()
-    shape, moe, delta = SHAPES[arguments.shape], EXPERTS.get(arguments.shape, ()), DELTA.get(arguments.shape, ())
-    family = next(name for name in VOCAB if arguments.shape.startswith(name))
+    latent, moe = arguments.shape in LATENT_SHAPES, EXPERTS.get(arguments.shape, ())
+    shape = (LATENT_SHAPES if latent else SHAPES)[arguments.shape]
+    delta = DELTA.get(arguments.shape, ())
+    family = next((name for name in VOCAB if arguments.shape.startswith(name)), None)
     fused = arguments.shape.startswith("qwen3-next")
     if arguments.layers:
         shape = (arguments.layers, *shape[1:])
     form = (family, shape, arguments.bits, arguments.group_size, moe, delta, fused)
     arguments.directory.mkdir(parents=True)
-    (arguments.directory / "config.json").write_text(json.dumps(config(*form), indent=4))
-    write_tokenizer(arguments.directory, VOCAB[family])
+    bits, group = arguments.bits, arguments.group_size
+    settings = latent_config(shape, bits, group) if latent else config(*form)
+    (arguments.directory / "config.json").write_text(json.dumps(settings, indent=4))
+    write_tokenizer(arguments.directory, shape[-1] if latent else VOCAB[family])
+
+    def all_tensors():
+        return latent_tensors(shape, bits, group) if latent else tensors(*form)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
-    for name, dtype, dims, _, size, _ in tensors(*form):
+    for name, dtype, dims, _, size, _ in all_tensors():
         header[name] = {"dtype": dtype, "shape": dims, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(arguments.directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, _, block, size, start in tensors(*form):
+        for _, _, _, block, size, start in all_tensors():
             for piece in repeated(block, size, start):
                 file.write(piece)
     print(f"{arguments.directory}: {offset / 1e9:.2f} GB")

@@ -10,12 +10,12 @@
 #include <utility>
 
 #include "api/adapter_state.h"
+#include "api/counting_pass.h"
 #include "api/model_state.h"
 #include "backend/registry.h"
 #include "base/error.h"
 #include "base/rng.h"
 #include "bumblebee/device.h"
-#include "nn/infer_pass.h"
 
 namespace bumblebee {
 namespace {
@@ -46,68 +46,6 @@ double median(std::vector<double> values) {
   const size_t half = values.size() / 2;
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
-
-/// What one step reads, learnt from the step itself: no list of modules to keep in line with the models.
-struct Reads {
-  struct Layer {
-    uint64_t token_bytes = 0;  // keys and values of one token
-    int window = 0;
-  };
-  uint64_t weights = 0;
-  uint64_t states = 0;  // of recurrent layers, of one sequence: read, and written
-  std::vector<Layer> layers;
-
-  /// Keys and values that a sequence reads when it attends to `length` tokens, itself included.
-  uint64_t kv(int length) const {
-    uint64_t bytes = states;
-    for (const Layer& layer : layers)
-      bytes += layer.token_bytes * uint64_t(layer.window > 0 ? std::min(length, layer.window) : length);
-    return bytes;
-  }
-};
-
-uint64_t stored_bytes(const Weight& weight) {
-  const Format& format = weight.format;
-  const uint64_t codes = row_bytes(format, weight.in) * uint64_t(weight.out);
-  if (format.kind == Format::Kind::dense) return codes;
-  return codes + uint64_t(weight.out) * uint64_t(weight.in / format.group) *
-                     uint64_t(size_of(format.scale) + size_of(format.bias));
-}
-
-class CountingPass final : public nn::InferPass {
- public:
-  CountingPass(Ops& ops, KvStore& kv, Reads& reads)
-      : nn::InferPass(ops, kv), element_bytes_(uint64_t(size_of(kv.shape().dtype))), reads_(reads) {}
-  using nn::InferPass::linear;
-  void linear(const Tensor& x, std::span<const nn::Linear* const> linears, std::span<Tensor> y) override {
-    for (const nn::Linear* linear : linears) reads_.weights += stored_bytes(linear->w);
-    nn::InferPass::linear(x, linears, y);
-  }
-  /// A row's experts; those that rows share are read once, so several rows read less than this for each.
-  Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override {
-    for (const nn::ExpertLinear* stack : {&experts.gate, &experts.up, &experts.down})
-      reads_.weights += stored_bytes(stack->w) * uint64_t(experts.router.top_k);
-    return nn::InferPass::experts(x, scores, experts);
-  }
-  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) override {
-    reads_.layers.push_back(
-        {2 * uint64_t(attention.kv_heads) * uint64_t(attention.head_dim) * element_bytes_, attention.window});
-    return nn::InferPass::attend(q, k, v, attention);
-  }
-
-  Tensor causal_conv(const Tensor& x, const ConvParams& conv) override {
-    reads_.states += 2 * uint64_t(conv.w.rows() - 1) * uint64_t(conv.w.cols()) * sizeof(float);
-    return nn::InferPass::causal_conv(x, conv);
-  }
-  Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override {
-    reads_.states += 2 * uint64_t(delta.key_dim) * uint64_t(delta.value_cols()) * sizeof(float);
-    return nn::InferPass::delta_rule(qkv, a, b, delta);
-  }
-
- private:
-  uint64_t element_bytes_;
-  Reads& reads_;
-};
 
 /// Sequences that lie side by side in one cache. The first one's prompt is kept from test to test.
 class Bench {

@@ -115,7 +115,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   for (const KvGroup& g : dims.kv_shape(exec::kPageSize, 1, DType::f32).groups) {
     if (g.kind != KvGroup::Kind::attention) continue;
     info.cached_heads += int64_t{2} * g.layers * g.kv_heads;
-    info.cached_features += int64_t{2} * g.layers * g.kv_heads * g.head_dim;
+    info.cached_features += int64_t{g.kept()} * g.layers * g.kv_heads * g.head_dim;
   }
   info.modules = recording.modules();
   info.active_weight_bytes = active_bytes(*model, info.modules);

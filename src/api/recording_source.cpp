@@ -15,6 +15,15 @@ HostWeight RecordingSource::experts(const std::string& path, int experts, int ou
   return weight;
 }
 
+HostWeight RecordingSource::heads(const std::string& path, int heads, int out, int in) {
+  HostWeight weight = source_.heads(path, heads, out, in);
+  HostWeight whole = weight;
+  whole.experts = 1;
+  whole.out = heads * out;
+  record(path, whole);
+  return weight;
+}
+
 void RecordingSource::record(const std::string& path, const HostWeight& weight) {
   const int in = weight.in;
   const uint64_t rows = uint64_t(weight.experts) * uint64_t(weight.out);

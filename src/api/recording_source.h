@@ -15,11 +15,13 @@ class RecordingSource final : public WeightSource {
   explicit RecordingSource(WeightSource& source) : source_(source) {}
   HostWeight matrix(const std::string& path, int out, int in) override;
   HostWeight experts(const std::string& path, int experts, int out, int in) override;
+  HostWeight heads(const std::string& path, int heads, int out, int in) override;
   HostWeight vector(const std::string& name, int size) override;
   HostWeight vectors(const std::string& name, int count, int size) override;
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
+  void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }
 
   const std::vector<ModuleInfo>& modules() const { return modules_; }

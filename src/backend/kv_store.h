@@ -26,6 +26,11 @@ struct KvGroup {
   int layers = 0, kv_heads = 0, head_dim = 0;
   int window = 0;  // tokens that stay of use; 0: all
   StateShape state = {};
+  /// Values are the first so many features of keys, and kept once; 0: apart, as wide as keys.
+  int value_dim = 0;
+
+  /// How many vectors of a token a head has.
+  int kept() const { return value_dim > 0 ? 1 : 2; }
 };
 
 /// Where a layer's cache lies: the `index`-th of a group. Layers may share one.
@@ -40,7 +45,8 @@ struct KvShape {
   int page_size = 64;                // tokens per page, a multiple of 16
   int pages = 0;                     // memory of a page becomes resident when it is first written
   int states = 0;                    // of sequences; resident as pages are
-  DType dtype = DType::f32;          // f32, f16, bf16, or i8 with one f32 scale per token and head
+  DType dtype = DType::f32;          // f32, f16, bf16, or i8 with one f32 scale per token and head; of keys
+                                     // that have values within, one for these and one for the rest
 
   KvPlace place(int layer) const {
     if (!places.empty()) return places[size_t(layer)];
@@ -71,8 +77,9 @@ class KvStore {
 
 /// Bytes of one page of one layer of a group.
 inline uint64_t layer_page_bytes(const KvShape& s, const KvGroup& g) {
-  const uint64_t head = uint64_t(g.head_dim) * uint64_t(size_of(s.dtype)) + (s.dtype == DType::i8 ? 4 : 0);
-  return uint64_t(2) * uint64_t(g.kv_heads) * uint64_t(s.page_size) * head;
+  const uint64_t scales = s.dtype == DType::i8 ? 2 * sizeof(float) : 0;  // of keys and values, either way
+  const uint64_t features = uint64_t(g.kept()) * uint64_t(g.head_dim);
+  return uint64_t(g.kv_heads) * uint64_t(s.page_size) * (features * uint64_t(size_of(s.dtype)) + scales);
 }
 
 /// Bytes of one page over all layers that keep keys and values.

@@ -15,6 +15,7 @@ enum class Operation : uint8_t {
   sinks,           // of attention: AttentionParams::sinks
   clamped_glu,     // Activation::clamped_silu
   expert_bias,     // add_expert_bias
+  latent_keys,     // values within keys, a rotation that begins within a head, matmul_heads
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
   split,           // columns dealt out
   delta_rule,      // with causal_conv, Activation::sigmoid and states
@@ -31,6 +32,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::sinks: return "attend(sinks)";
     case Operation::clamped_glu: return "glu(clamped)";
     case Operation::expert_bias: return "add_expert_bias";
+    case Operation::latent_keys: return "attend(latent keys)";
     case Operation::matmul_experts: return "matmul_experts";
     case Operation::split: return "split";
     case Operation::delta_rule: return "delta_rule";
@@ -52,6 +54,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::clamped_glu:
     case Operation::expert_bias:
     case Operation::split:
+    case Operation::latent_keys:
     case Operation::delta_rule:
     case Operation::lora_experts: return false;
   }

@@ -20,16 +20,18 @@ struct NormParams {
   float eps = 1e-6f;
 };
 
-/// Rotation of the first `dims` features of a head, in half-split pairs (i, i + dims/2), by position·inv_freq[i].
-/// Rotated features are multiplied by `attention_factor` (yarn's).
+/// Rotation of `dims` features of a head, from `first` on, in half-split pairs (i, i + dims/2) or `interleaved` ones
+/// (2i, 2i + 1), by position·inv_freq[i]. Rotated features are multiplied by `attention_factor` (yarn's).
 struct RopeParams {
   int dims = 0;
   std::vector<float> inv_freq;  // [dims/2]
   float attention_factor = 1;
+  int first = 0;
+  bool interleaved = false;
 };
 
 /// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is
-/// not seen; 0: all.
+/// not seen; 0: all. With a `value_dim` values are the first so many features of keys, which are cached once.
 struct AttentionParams {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
@@ -37,6 +39,9 @@ struct AttentionParams {
   /// f32 [1, heads] or empty: of each head a logit more, which takes its share of the softmax and has no value.
   Tensor sinks = {};
   float soft_cap = 0;  // a score s becomes soft_cap·tanh(s/soft_cap); 0: stays
+  int value_dim = 0;   // 0: values are apart, and as wide as keys
+
+  int values() const { return value_dim > 0 ? value_dim : head_dim; }
 
   /// The first position that a query at `position` sees.
   int first_visible(int position) const { return window > 0 ? std::max(0, position - window + 1) : 0; }
@@ -86,8 +91,9 @@ struct RouterParams {
   int experts = 0, top_k = 0;
   Tensor bias;  // f32 [1, experts] or empty: added to scores for the choice, not for the weights
   /// Experts lie in `groups` of one size, and only those of the `top_groups` best can be chosen. A group is as good as
-  /// the sum of its two best (with their biases).
+  /// the sum of its two best (with their biases), or as its best alone.
   int groups = 1, top_groups = 1;
+  bool best_alone = false;
   bool normalise = true;     // weights are divided by their sum
   float scale = 1;           // then multiplied by this
   Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
@@ -134,8 +140,9 @@ class Ops {
   virtual void lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) = 0;
   /// The same for the rows of an embedding [rows, dims], which embed() made.
   virtual void lora_embed(int site, Tensor& y) = 0;
-  /// rms_norm over each run of `width` features, with the weight of the row's entry where it has one. `width` divides
-  /// the columns: a norm per head is the same operation.
+  /// rms_norm of each run of `width` features, with the weight of the row's entry where it has one. `width` divides the
+  /// columns: a norm per head is the same operation, and covers as many of its first features as the norm has; others
+  /// stay.
   virtual Tensor lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) = 0;
 
   virtual Tensor rms_norm(const Tensor& x, const NormParams& norm) = 0;
@@ -147,13 +154,14 @@ class Ops {
   /// x += delta without a norm.
   virtual void add(Tensor& x, Tensor delta) = 0;
 
-  /// Per head: the optional norm over head_dim (null: none), then rope at the bound batch's positions. q [rows,
-  /// heads·head_dim], k [rows, kv_heads·head_dim] or empty, replaced as in add_rms_norm.
+  /// Per head: the optional norm (null: none) over its first features, as many as the norm has, then rope at the bound
+  /// batch's positions. q [rows, heads·head_dim], k [rows, kv_heads·head_dim] or empty, replaced as in add_rms_norm.
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                          const RopeParams& rope) = 0;
 
-  /// Appends k and v to the layer's cache at the bound batch's pages, then attends: -> [rows, heads·head_dim]. Without
-  /// k and v nothing is appended: a layer before it, which shares the cache, has done so.
+  /// Appends k and v to the layer's cache at the bound batch's pages, then attends: -> [rows, heads·values()]. Without
+  /// k and v nothing is appended: a layer before it, which shares the cache, has done so. With values within keys v is
+  /// empty.
   virtual Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionParams& attention) = 0;
 
@@ -202,6 +210,10 @@ class Ops {
 
   /// Σ weight·y over a row's assignments, the best expert first: y [rows·top_k, cols] -> [rows, cols].
   virtual Tensor sum_experts(const Tensor& y, const Routing& routing) = 0;
+
+  /// W[h]·x for the first W.in features of each head h of x [rows, heads·(in + rest)], followed by the `rest` as they
+  /// are: -> [rows, heads·(out + rest)]. `heads` is a stack; `transposed`: W[h]ᵀ·x, so that in and out change places.
+  virtual Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) = 0;
 
   /// y·sigmoid(gate) for each row, gate [rows, 1]. `y` may be given away.
   virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;

@@ -234,7 +234,9 @@ std::vector<std::string> Checkpoint::unclaimed() const {
     if (claimed_.count(name) > 0) continue;
     if (config_.quantization.names() != TensorNames::mlx && is_activation_scale(name)) continue;
     const bool outside = prefix_ == kOuter && !name.starts_with(prefix_) && !is_head(name);
-    (is_beside_text(name) || outside ? beside : result).push_back(name);
+    const bool left = std::any_of(left_out_.begin(), left_out_.end(),
+                                  [&](const std::string& prefix) { return name.starts_with(prefix); });
+    (is_beside_text(name) || outside || left ? beside : result).push_back(name);
   }
   if (!beside.empty())
     note(directory_.string(), "left out ", beside.size(), " tensors beside the text model: ", list_names(beside));

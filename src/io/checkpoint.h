@@ -46,6 +46,7 @@ class Checkpoint : public WeightSource {
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
+  void leave_out(const std::string& prefix) override { left_out_.push_back(full(prefix)); }
   std::vector<std::string> unclaimed() const override;
 
   const HfConfig& config() const { return config_; }
@@ -116,6 +117,7 @@ class Checkpoint : public WeightSource {
                         // "model.language_model." in place of "model."
   bool head_outside_ = false;  // "language_model.model...." beside a plain "lm_head"
   std::set<std::string> claimed_;
+  std::vector<std::string> left_out_;                   // beginnings of names
   std::map<std::string, int> inputs_;                   // of modules, where they are known
   mutable std::map<std::string, QuantSpec> by_shapes_;  // what their shapes say and the config does not
   std::shared_ptr<const void> keep_;  // the open files, handed to every weight: its tensors may lie in several shards

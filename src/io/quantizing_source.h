@@ -26,6 +26,7 @@ class QuantizingSource final : public WeightSource {
   }
   bool has(const std::string& name) const override { return source_.has(name); }
   void ignore(const std::string& name) override { source_.ignore(name); }
+  void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }
 
  private:

@@ -129,7 +129,9 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
-    if (module.kind == ModuleKind::norm || changes.contains(module.name) || experts.contains(module.name)) continue;
+    if (module.kind == ModuleKind::norm || module.kind == ModuleKind::heads || changes.contains(module.name) ||
+        experts.contains(module.name))
+      continue;
     // What of a mixture of experts is a linear module depends on who trained: in transformers 5 none of these is.
     if (adapter.dialect == Dialect::peft && (module.kind == ModuleKind::experts || module.router)) continue;
     if (adapter.targets->covers(module.name, layers, module.kind == ModuleKind::embedding))
@@ -204,7 +206,9 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   Changes changes;
   ExpertChanges experts;
   const auto stacks = stacks_by_expert(base);
-  std::vector<std::string> unknown, wrong, beside, more;
+  const bool has_heads = std::any_of(base.target_modules.begin(), base.target_modules.end(),
+                                     [](const auto& module) { return module.kind == ModuleKind::heads; });
+  std::vector<std::string> unknown, wrong, beside, more, of_heads;
   // Of a stack all experts, or `only` one; `part` of `parts` that follow each other in B's rows.
   const auto add_experts = [&](const std::string& path, const ModuleDelta& change, const nn::TargetModule& stack,
                                int only, size_t part = 0, size_t parts = 1) {
@@ -230,7 +234,11 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   for (const auto& [path, change] : adapter.modules) {
     // gpt-oss names a stack as PEFT does a parameter, whose factors are laid out otherwise.
     const auto it = is_parameter(adapter, path) ? modules.end() : modules.find(base_path(path, modules));
-    if (it != modules.end() && it->second->kind == ModuleKind::experts) {
+    const bool heads = it == modules.end() ? has_heads && path.ends_with("kv_b_proj")  // in the file as two
+                                           : it->second->kind == ModuleKind::heads;
+    if (heads) {
+      of_heads.push_back(path);
+    } else if (it != modules.end() && it->second->kind == ModuleKind::experts) {
       add_experts(path, change, *it->second, -1);
     } else if (it != modules.end()) {
       if (const std::string text = problem(change, *it->second, adapter.dialect); !text.empty()) {
@@ -260,6 +268,12 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
     throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
                 cat("adapters of experts: expected factors alone, got more in ", more.size(), " of ",
                     adapter.modules.size(), ": ", list_names(more)));
+  }
+  if (!of_heads.empty()) {
+    throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
+                cat("adapters of what makes keys and values of latents are not implemented: expected none of these "
+                    "modules, got ",
+                    of_heads.size(), " of ", adapter.modules.size(), ": ", list_names(of_heads)));
   }
   if (changes.empty() && experts.empty() && wrong.empty())
     std::move(beside.begin(), beside.end(), std::back_inserter(unknown));

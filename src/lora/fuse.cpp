@@ -215,7 +215,8 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
         std::swap(module.in, module.out);
       }
     } else if (stored.shape.size() == 3) {
-      module.kind = ModuleKind::experts;
+      const bool heads = path.ends_with(".embed_q") || path.ends_with(".unembed_out");
+      module.kind = heads ? ModuleKind::heads : ModuleKind::experts;
       module.out = int(stored.shape[1]);
       module.in = int(stored.shape[2]);
     } else {

@@ -106,16 +106,17 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
     throw Error(ErrorCode::bad_config, where,
                 cat("'num_key_value_heads': expected a divisor of ", d.heads, " heads, got ", d.kv_heads));
   }
-  const bool explicit_dim = has_key(config, "head_dim") || defaults.head_dim > 0;
+  const char* const width = defaults.latent ? "qk_rope_head_dim" : "head_dim";
+  const int default_dim = defaults.latent ? 64 : defaults.head_dim;
+  const bool explicit_dim = has_key(config, width) || default_dim > 0;
   if (!explicit_dim && d.d_model % d.heads != 0) {
     throw Error(
         ErrorCode::bad_config, where,
         cat("'hidden_size': expected a multiple of ", d.heads, " heads when 'head_dim' is absent, got ", d.d_model));
   }
-  d.head_dim =
-      int(int_or(config, "head_dim", where, 2, 4096, defaults.head_dim > 0 ? defaults.head_dim : d.d_model / d.heads));
+  d.head_dim = int(int_or(config, width, where, 2, 4096, default_dim > 0 ? default_dim : d.d_model / d.heads));
   if (d.head_dim % 2 != 0)
-    throw Error(ErrorCode::bad_config, where, cat("'head_dim': expected an even number, got ", d.head_dim));
+    throw Error(ErrorCode::bad_config, where, cat("'", width, "': expected an even number, got ", d.head_dim));
   if (int64_t{d.heads} * d.head_dim > kMaxSize)
     throw Error(ErrorCode::bad_config, where, cat("heads x head_dim: expected at most ", kMaxSize));
 
@@ -128,6 +129,7 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta, defaults.rotary,
                         is_implemented(defaults.implemented, "partial_rotary_factor"));
   spec.rope = std::move(rope.params);
+  spec.score_scale = rope.score_scale;
   d.context = rope.context;
   spec.windows.assign(size_t(d.layers), 0);
   return spec;

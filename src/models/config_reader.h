@@ -26,6 +26,8 @@ struct FamilyDefaults {
   bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be
   /// Settings that only this family reads, of those that are refused elsewhere.
   std::vector<std::string_view> implemented = {};
+  /// Of heads only `qk_rope_head_dim` is read, what rotates of them, and taken for the head_dim.
+  bool latent = false;
 };
 
 /// Reads sizes, eps, tie, activation and rope; windows are all 0. Throws as read_spec().

@@ -36,6 +36,7 @@ struct DecoderSpec {
   MoeSpec moe;
   std::optional<DeltaSpec> delta;
   RopeParams rope;
+  double score_scale = 1;     // Rope::score_scale, which latent attention reads
   std::vector<int> windows;   // [layers] attention window, 0 for all
   std::vector<bool> rotates;  // [layers] whether queries and keys know their positions; empty: in all
   /// Whether the config says so; otherwise the head is tied exactly when the checkpoint has no lm_head.

@@ -10,6 +10,7 @@
 #include "models/gemma.h"
 #include "models/gemma4.h"
 #include "models/hybrid.h"
+#include "models/latent.h"
 
 namespace bumblebee::models {
 namespace {
@@ -45,16 +46,22 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 3> kOthers = {{{"gemma2", maker<Gemma, read_gemma2>},
+constexpr std::array<OtherFamily, 6> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+                                                 {"deepseek_v3", maker<Latent, read_deepseek_v3>},
+                                                 {"gemma2", maker<Gemma, read_gemma2>},
                                                  {"gemma3", maker<Gemma, read_gemma3>},
-                                                 {"gemma4", maker<Gemma4, read_gemma4>}}};
+                                                 {"gemma4", maker<Gemma4, read_gemma4>},
+                                                 {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>}}};
 
-/// The text halves of models that see: positions of images apart (mrope) they are these, and text has only one kind.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 14> kTextHalves = {
+/// Other names of families, and the text halves of models that see: positions of images apart (mrope) they are these,
+/// and text has only one kind.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kTextHalves = {
     {{"gemma3_text", "gemma3"},
      {"gemma4_text", "gemma4"},
      {"gemma4_unified", "gemma4"},
      {"gemma4_unified_text", "gemma4"},
+     {"joyai_llm_flash", "deepseek_v3"},
+     {"kimi_k2", "deepseek_v3"},
      {"qwen2_vl", "qwen2"},
      {"qwen2_vl_text", "qwen2"},
      {"qwen2_5_vl", "qwen2"},

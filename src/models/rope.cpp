@@ -261,6 +261,10 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   for (float period : base_periods(theta, dims)) rope.inv_freq.push_back(1.0f / period);
   // mrope: three positions of a token, which are one position where there are no images.
   if (type == "default" || type == "mrope") return result;
+  if (const double all = number_or(settings, "mscale_all_dim", where, 0); all != 0) {
+    const double factor = type == "yarn" ? yarn_factor(settings, where, context) : factor_of(settings, where);
+    result.score_scale = factor <= 1 ? 1 : std::pow(0.1 * all * std::log(factor) + 1, 2);
+  }
   if (type == "linear") {
     const double factor = factor_of(settings, where);
     for (float& f : rope.inv_freq) f /= float(factor);

@@ -9,6 +9,8 @@ namespace bumblebee::models {
 
 struct Rope {
   RopeParams params;
+  /// What DeepSeek's families multiply scores by where a context is stretched (`mscale_all_dim`).
+  double score_scale = 1;
   int context = 0;  // longer than max_position_embeddings where linear or yarn scaling stretches it
 };
 

@@ -69,10 +69,10 @@ void InferPass::linear(const Tensor& x, std::span<const Linear* const> linears, 
 }
 
 void InferPass::norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) {
-  const NormParams *q_norm = norms.present ? &norms.q.params : nullptr,
+  const NormParams *q_norm = norms.present && !norms.only_k ? &norms.q.params : nullptr,
                    *k_norm = norms.present ? &norms.k.params : nullptr;
   const auto apart = [&](Tensor& x, const RmsNorm& norm, const NormParams*& left) {
-    if (!x || !norms.present || !touched(norm.site)) return;
+    if (!x || left == nullptr || !touched(norm.site)) return;
     x = ops_.lora_norm(x, RowSet::all, head_dim, norm.params, norm.site);
     left = nullptr;
   };
@@ -143,6 +143,10 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
   expert_linears(h, ExpertRows::assignments, routing, {&down, 1}, {&y, 1});
   add_bias(y, experts.down);
   return ops_.sum_experts(y, routing);
+}
+
+Tensor InferPass::matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) {
+  return ops_.matmul_heads(x, heads.w, heads.transposed, rest);
 }
 
 Tensor InferPass::gate_rows(Tensor y, const Tensor& gate) { return ops_.gate_rows(std::move(y), gate); }

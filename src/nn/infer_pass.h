@@ -35,6 +35,7 @@ class InferPass : public Pass {
   Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor scale(Tensor x, float factor) override;
   Tensor add(Tensor a, Tensor b) override;

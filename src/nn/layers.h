@@ -21,10 +21,18 @@ struct RmsNorm {
   int site = -1;
 };
 
-/// Norms over head_dim of q and k (Qwen3); absent in most families.
+/// Norms over the first features of heads of q and k, in most families that have them over all (Qwen3).
 struct HeadNorms {
   bool present = false;
   RmsNorm q, k;
+  bool only_k = false;  // q has none
+};
+
+/// Matrices of one size, one for each head: y = W[h]·x, or W[h]ᵀ·x. Adapters cannot change it.
+struct HeadLinear {
+  Weight w;
+  bool transposed = false;
+  std::string name;
 };
 
 /// Matrices of one size, one for each expert: y = W[e]·x (+ b[e]). `site` and `name` as in Linear.

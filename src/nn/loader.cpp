@@ -71,6 +71,39 @@ ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(i
   return {std::move(packed), {}, int(target_modules_.size()) - 1, stack};
 }
 
+HeadLinear Loader::stacked(std::span<const HostWeight> heads, bool transposed, const std::string& name) {
+  std::vector<Weight> weights;
+  for (const HostWeight& host : heads) weights.push_back(pack(host));
+  const Weight& first = weights.front();
+  Weight packed{first.format, first.out, first.in, nullptr, int(weights.size())};
+  if (backend_ != nullptr) packed = backend_->stack(weights);
+  return {std::move(packed), transposed, name};
+}
+
+HeadLinear Loader::heads(const std::string& path, int heads, int out, int in) {
+  const HostWeight all = source_.heads(path, heads, out, in);
+  std::vector<HostWeight> each;
+  for (int h = 0; h < heads; ++h) each.push_back(expert_of(all, h));
+  target_modules_.push_back({path, in, out, TargetModule::Kind::heads, false});
+  target_weights_.emplace_back();
+  count(all);
+  return stacked(each, false, path);
+}
+
+std::pair<HeadLinear, HeadLinear> Loader::split_heads(const std::string& path, int heads, int first, int second, int in,
+                                                      std::pair<std::string, std::string> names) {
+  const HostWeight all = source_.matrix(path, heads * (first + second), in);
+  std::vector<HostWeight> before, after;
+  for (int h = 0; h < heads; ++h) {
+    before.push_back(rows_of(all, h * (first + second), first));
+    after.push_back(rows_of(all, h * (first + second) + first, second));
+  }
+  target_modules_.push_back({path, in, all.out, TargetModule::Kind::heads, false});
+  target_weights_.emplace_back();
+  count(all);
+  return {stacked(before, true, names.first), stacked(after, false, names.second)};
+}
+
 Linear Loader::router(const std::string& path, int experts, int in, bool with_bias) {
   Linear router = linear(path, experts, in, with_bias);
   target_modules_.back().router = true;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -31,6 +33,12 @@ class Loader {
   ExpertLinear experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out, int in);
   /// One vector [out] for each expert, under `stack`.bias, to be added to what their matrices give.
   void expert_bias(ExpertLinear& linear, int experts, int out);
+  /// The stack `path` [heads, out, in].
+  HeadLinear heads(const std::string& path, int heads, int out, int in);
+  /// The matrix `path` [heads·(first + second), in] as two: of each head the `first` rows, transposed, and the `second`
+  /// rows after them. They keep the file's bytes; `names` are what they are shown as.
+  std::pair<HeadLinear, HeadLinear> split_heads(const std::string& path, int heads, int first, int second, int in,
+                                                std::pair<std::string, std::string> names);
   /// `offset` is added to the stored weight.
   RmsNorm rms_norm(const std::string& path, int size, double eps, float offset = 0);
   /// A norm without a weight; `name` is shown, nothing is claimed.
@@ -46,6 +54,7 @@ class Loader {
   /// dropped, as mlx-lm does.
   Linear head(const std::string& path, const Embedding& embedding, int vocab, int d_model, bool tied);
   void ignore(const std::string& name) { source_.ignore(name); }
+  void leave_out(const std::string& prefix) { source_.leave_out(prefix); }
   bool has(const std::string& name) const { return source_.has(name); }
 
   /// Throws Error(bad_file) listing tensors that nobody claimed.
@@ -64,6 +73,7 @@ class Loader {
   Weight matrix(const std::string& path, int out, int in);
   Weight pack(const HostWeight& host);
   Tensor packed_vector(const HostWeight& host);
+  HeadLinear stacked(std::span<const HostWeight> heads, bool transposed, const std::string& name);
   Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 

@@ -47,7 +47,8 @@ struct TargetModule {
     linear,     // y = W x + b, W [out, in]; the head is one too
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
     norm,       // a vector [out]; in = out
-    experts     // a stack of W [out, in], one for each of `experts`
+    experts,    // a stack of W [out, in], one for each of `experts`
+    heads       // the same for heads of attention; adapters of these are not implemented
   };
   std::string name;
   int in = 0, out = 0;

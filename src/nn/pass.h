@@ -37,7 +37,7 @@ class Pass {
   virtual void linear(const Tensor& x, std::span<const Linear* const> linears, std::span<Tensor> y) = 0;
   /// `k` may be empty.
   virtual void norm_rope(Tensor& q, Tensor& k, int head_dim, const HeadNorms& norms, const RopeParams& rope) = 0;
-  /// Without k and v: over what the layer whose cache this one shares has appended.
+  /// Without k and v: over what the layer whose cache this one shares has appended. Without v: values lie within keys.
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& attention) = 0;
   /// Columns of x, dealt out as the split says.
   virtual void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) = 0;
@@ -47,6 +47,8 @@ class Pass {
   virtual Tensor glu(Activation activation, Tensor gate, Tensor up) = 0;
   /// The experts' answers to the rows of x, each row's mixed as its scores [rows, experts] say: [rows, d_model].
   virtual Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) = 0;
+  /// The heads' products, each followed by the `rest` features of x that follow what it multiplies.
+  virtual Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) = 0;
   /// y·sigmoid(gate) for each row, gate [rows, 1].
   virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
   /// x·factor, a + b, cap·tanh(x/cap), and columns [first, first + count) of x. What is given away may be written.

@@ -103,6 +103,12 @@ Tensor TapPass::experts(const Tensor& x, const Tensor& scores, const Experts& ex
   return y;
 }
 
+Tensor TapPass::matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) {
+  Tensor y = InferPass::matmul_heads(x, heads, rest);
+  show(heads.name.substr(heads.name.rfind('.') + 1).c_str(), y);
+  return y;
+}
+
 Tensor TapPass::gate_rows(Tensor y, const Tensor& gate) {
   Tensor gated = InferPass::gate_rows(std::move(y), gate);
   show("gated", gated);

@@ -29,6 +29,7 @@ class TapPass final : public InferPass {
   Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor soft_cap(Tensor x, float cap) override;
   /// Shown of logits: elsewhere what comes of it is.

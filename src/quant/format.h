@@ -107,6 +107,20 @@ inline HostWeight expert_of(const HostWeight& stack, int expert) {
   return one;
 }
 
+/// Rows [first, first + count) of a matrix.
+inline HostWeight rows_of(const HostWeight& matrix, int first, int count) {
+  HostWeight some = matrix;
+  const auto part = [&](std::span<const std::byte> all) {
+    const size_t size = all.size() / size_t(matrix.out);
+    return all.subspan(size_t(first) * size, size_t(count) * size);
+  };
+  some.out = count;
+  some.codes = part(matrix.codes);
+  some.scales = part(matrix.scales);
+  some.biases = part(matrix.biases);
+  return some;
+}
+
 /// Bytes that a matrix takes as it is stored.
 inline uint64_t stored_bytes(const HostWeight& w) { return w.codes.size() + w.scales.size() + w.biases.size(); }
 

@@ -20,6 +20,11 @@ class WeightSource {
   /// A stack of `experts` such matrices, [experts, out, in] under one name, claimed. Throws like matrix().
   virtual HostWeight experts(const std::string& path, int experts, int out, int in) = 0;
 
+  /// The same for a product of each head of attention: none of them is chosen, all are read.
+  virtual HostWeight heads(const std::string& path, int heads, int out, int in) {
+    return experts(path, heads, out, in);
+  }
+
   /// The float vector [size] stored under the full name `name` (for instance `model.norm.weight`), claimed, as a dense
   /// HostWeight with out = 1. Throws like matrix().
   virtual HostWeight vector(const std::string& name, int size) = 0;
@@ -35,6 +40,9 @@ class WeightSource {
 
   /// Marks a tensor as known and not needed (for instance a stray `lm_head.weight` of a tied model); absent is fine.
   virtual void ignore(const std::string& name) = 0;
+
+  /// The same for all whose names begin so; unclaimed() notes them.
+  virtual void leave_out(const std::string& prefix) = 0;
 
   /// Names nobody asked for.
   virtual std::vector<std::string> unclaimed() const = 0;

@@ -183,6 +183,7 @@ Tensor TapePass::glu(Activation activation, Tensor gate, Tensor up) {
 void TapePass::split(const Tensor&, const SplitParams&, std::span<Tensor>) { BB_UNREACHABLE(); }
 Tensor TapePass::causal_conv(const Tensor&, const ConvParams&) { BB_UNREACHABLE(); }
 Tensor TapePass::delta_rule(const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) { BB_UNREACHABLE(); }
+Tensor TapePass::matmul_heads(const Tensor&, const nn::HeadLinear&, int) { BB_UNREACHABLE(); }
 
 Tensor TapePass::lookup(const nn::Embedding&) { BB_UNREACHABLE(); }
 Tensor TapePass::add(Tensor, Tensor) { BB_UNREACHABLE(); }

@@ -54,6 +54,7 @@ class TapePass final : public nn::Pass {
   Tensor causal_conv(const Tensor& x, const ConvParams& conv) override;
   Tensor delta_rule(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta) override;
   Tensor experts(const Tensor& x, const Tensor& scores, const nn::Experts& experts) override;
+  Tensor matmul_heads(const Tensor& x, const nn::HeadLinear& heads, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor scale(Tensor x, float factor) override;
   Tensor add(Tensor a, Tensor b) override;

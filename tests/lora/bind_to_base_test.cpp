@@ -61,6 +61,29 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
   expect_misfit(mlx_directory().read(), base(1), "got 2 of 4");
 }
 
+/// Beside products of heads too, whichever way the base has them.
+TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
+  Base latent = base();
+  for (const char* name : {"self_attn.embed_q", "self_attn.unembed_out"})
+    latent.target_modules.push_back({.name = layer(0, name), .in = 5, .out = 4, .kind = ModuleKind::heads});
+  const Adapter beside = mlx_directory().read();
+  EXPECT_EQ(bind_to_base(beside, latent).modules.size(), 4u);
+  for (const char* path : {"self_attn.embed_q", "self_attn.kv_b_proj"}) {
+    Adapter adapter = mlx_directory().read();
+    adapter.modules[layer(0, path)] = adapter.modules.at(kQ0);
+    try {
+      bind_to_base(adapter, latent);
+      ADD_FAILURE() << path;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::unsupported);
+      const std::string text = e.what();
+      EXPECT_NE(text.find("adapters of what makes keys and values of latents are not implemented"), std::string::npos)
+          << text;
+      EXPECT_NE(text.find("got 1 of 5: '" + layer(0, path)), std::string::npos) << text;
+    }
+  }
+}
+
 /// Layers with three experts, whose files have a module for each under `each`.
 Base base_with_experts() {
   Base moe = base();

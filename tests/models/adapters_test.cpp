@@ -88,6 +88,10 @@ std::vector<Option> options() {
   add("router", {.family = "mixtral", .format = k4Bit}, {{.modules = {"gate", "v_proj"}}});
   add("shared_expert", {.family = "qwen2_moe", .format = k4Bit},
       {{.modules = {"gate_proj", "up_proj", "down_proj", "shared_expert_gate"}}});
+  add("latents", {.family = "deepseek_v3", .format = k4Bit},
+      {{.modules = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"}, .norms = true}});
+  add("latents_whole", {.family = "deepseek_v2", .format = k4Bit},
+      {{.modules = {"q_proj", "kv_a_proj_with_mqa", "o_proj"}, .dora = true, .norms = true}});
   add("gemma3", {.family = "gemma3", .tied = true, .format = k4Bit}, {{}});
   add("gemma3_norms", {.family = "gemma3", .tied = true, .format = k4Bit}, {{.norms = true}});
   add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
@@ -157,6 +161,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
     if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     if (option.tiny.family == "gpt_oss" && lacks(target.backend, Operation::sinks)) continue;
+    if (option.tiny.has_latents() && lacks(target.backend, Operation::latent_keys)) continue;
     const bool experts = std::any_of(option.adapters.begin(), option.adapters.end(),
                                      [](const AdapterOptions& adapter) { return !adapter.experts.empty(); });
     if (experts && lacks(target.backend, Operation::lora_experts)) continue;

@@ -22,7 +22,11 @@ struct ShapeOf {
 };
 
 ShapeOf shape_of(const TinyModel& t, const std::string& module) {
-  const int q = t.heads * t.head_dim, kv = t.kv_heads * t.head_dim;
+  const int q = t.heads * (t.has_latents() ? TinyModel::kNope + t.head_dim : t.head_dim), kv = t.kv_heads * t.head_dim,
+            read = t.heads * (t.has_latents() ? TinyModel::kValue : t.head_dim);
+  if (module == "q_a_proj") return {TinyModel::kRank, t.d_model};
+  if (module == "q_b_proj") return {q, TinyModel::kRank};
+  if (module == "kv_a_proj_with_mqa") return {TinyModel::kRank + t.head_dim, t.d_model};
   const int values = t.value_heads * t.value_dim, conv = 2 * t.key_heads * t.key_dim + values;
   if (module == "in_proj_qkv") return {conv, t.d_model};
   if (module == "in_proj_qkvz") return {conv + values, t.d_model};
@@ -32,7 +36,7 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   if (module == "out_proj") return {t.d_model, values};
   if (module == "q_proj") return {(t.is_hybrid() ? 2 : 1) * q, t.d_model};
   if (module == "k_proj" || module == "v_proj") return {kv, t.d_model};
-  if (module == "o_proj") return {t.d_model, q};
+  if (module == "o_proj") return {t.d_model, read};
   if (module == "down_proj") return {t.d_model, t.d_ff};
   if (module == "per_layer_input_gate") return {TinyModel::kAside, t.d_model};
   if (module == "per_layer_projection") return {t.d_model, TinyModel::kAside};
@@ -273,6 +277,10 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
     if (!options.norms) continue;
     vector(at + "input_layernorm", tiny.d_model);
     vector(at + "post_attention_layernorm", tiny.d_model);
+    if (tiny.has_latents()) {
+      if (tiny.family == "deepseek_v3") vector(at + "self_attn.q_a_layernorm", TinyModel::kRank);
+      vector(at + "self_attn.kv_a_layernorm", TinyModel::kRank);
+    }
     if (tiny.is_gemma()) {
       vector(at + "pre_feedforward_layernorm", tiny.d_model);
       vector(at + "post_feedforward_layernorm", tiny.d_model);

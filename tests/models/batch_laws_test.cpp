@@ -34,6 +34,8 @@ std::vector<TinyModel> tiny_models() {
            .experts = 4,
            .of_row = 2},
           {.family = "gpt_oss", .window = 7, .format = Format::mxfp4()},
+          {.family = "deepseek_v3", .format = Format::affine(8, 32, DType::bf16, DType::bf16)},
+          {.family = "deepseek_v2", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "qwen3_5", .layers = 3, .format = Format::affine(4, 32, DType::bf16, DType::bf16), .interval = 3},
           {.family = "qwen3_next", .format = Format::dense(DType::bf16)},
           {.family = "qwen3_5_moe",
@@ -48,7 +50,7 @@ std::vector<TinyModel> tiny_models() {
           {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 15;
+constexpr int kTinyModels = 17;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -58,6 +60,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       GTEST_SKIP() << "no experts on " << target_.backend;
     if (tiny_.family == "gpt_oss" && lacks(target_.backend, Operation::sinks))
       GTEST_SKIP() << "no sinks on " << target_.backend;
+    if (tiny_.has_latents() && lacks(target_.backend, Operation::latent_keys))
+      GTEST_SKIP() << "no latents on " << target_.backend;
     if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
       GTEST_SKIP() << "no delta rule on " << target_.backend;
     if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;

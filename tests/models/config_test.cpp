@@ -30,10 +30,9 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of gemma2, gemma3, gemma4, gpt_oss, granite, llama, mistral, mixtral, phi3, qwen2, qwen2_moe, "
-     "qwen3, "
-     "qwen3_5, qwen3_5_moe, "
-     "qwen3_moe, qwen3_next, smollm3, got 'gpt2'"},
+     "expected one of deepseek_v2, deepseek_v3, gemma2, gemma3, gemma4, glm4_moe_lite, gpt_oss, granite, llama, "
+     "mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next, smollm3, got "
+     "'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
@@ -367,9 +366,11 @@ TEST(Config, YarnLengthensTheContext) {
 }
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
-  EXPECT_EQ(families(), (std::vector<std::string>{"gemma2", "gemma3", "gemma4", "gpt_oss", "granite", "llama",
-                                                  "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3",
-                                                  "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
+  EXPECT_EQ(families(),
+            (std::vector<std::string>{"deepseek_v2",   "deepseek_v3", "gemma2",    "gemma3",     "gemma4",
+                                      "glm4_moe_lite", "gpt_oss",     "granite",   "llama",      "mistral",
+                                      "mixtral",       "phi3",        "qwen2",     "qwen2_moe",  "qwen3",
+                                      "qwen3_5",       "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

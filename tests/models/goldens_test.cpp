@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"dense", "widths", "experts", "gemma", "delta", "floats", "gpt_oss"})
+  for (const char* folder : {"dense", "widths", "experts", "gemma", "delta", "floats", "gpt_oss", "mla"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -74,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
   const bool experts = name.starts_with("experts/") || name == "floats/nvfp4_experts",
-             delta = name.starts_with("delta/");
+             delta = name.starts_with("delta/"), latents = name.starts_with("mla/");
   if (name.starts_with("gpt_oss/") && lacks(target.backend, Operation::sinks))
     GTEST_SKIP() << "no sinks on " << target.backend;
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
@@ -87,9 +87,10 @@ TEST_P(Golden, EveryIntermediateMatches) {
   if (delta && lacks(target.backend, Operation::delta_rule)) GTEST_SKIP() << "no delta rule on " << target.backend;
   if (name.starts_with("floats/") && !has_formats(target.backend, {Format::mxfp4(), Format::nvfp4()}))
     GTEST_SKIP() << "no float codes on " << target.backend;
+  if (latents && lacks(target.backend, Operation::latent_keys)) GTEST_SKIP() << "no latents on " << target.backend;
   // They keep a few tensors only.
   const bool partial = name.starts_with("widths/") || name.starts_with("dense/") || name.starts_with("floats/") ||
-                       name.ends_with("_long");
+                       name.ends_with("_long") || latents;
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -124,6 +125,7 @@ TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("widths").size(), 7u);
   EXPECT_GE(cases_in("dense").size(), 3u);
   EXPECT_GE(cases_in("experts").size(), 10u);
+  EXPECT_GE(cases_in("mla").size(), 7u);
   EXPECT_GE(cases_in("gemma").size(), 4u);
   EXPECT_GE(cases_in("delta").size(), 6u);
   EXPECT_GE(cases_in("floats").size(), 12u);

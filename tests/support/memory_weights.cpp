@@ -164,6 +164,12 @@ bool MemoryWeights::has(const std::string& name) const { return matrices_.contai
 
 void MemoryWeights::ignore(const std::string& name) { claimed_.insert(name); }
 
+void MemoryWeights::leave_out(const std::string& prefix) {
+  for (const std::string& name : unclaimed()) {
+    if (name.starts_with(prefix)) claimed_.insert(name);
+  }
+}
+
 std::vector<std::string> MemoryWeights::unclaimed() const {
   std::vector<std::string> left;
   for (const auto* map : {&matrices_, &vectors_}) {

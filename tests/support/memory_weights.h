@@ -61,6 +61,7 @@ class MemoryWeights : public WeightSource {
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
   void ignore(const std::string& name) override;
+  void leave_out(const std::string& prefix) override;
   std::vector<std::string> unclaimed() const override;
   /// Forgets what was claimed: the same weights may be loaded again.
   void rewind() { claimed_.clear(); }

@@ -226,7 +226,7 @@ void ReplayOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* 
 Tensor ReplayOps::attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                          const AttentionParams& attention) {
   if (tape_ == nullptr) return made(inner_.attend(kv, layer, q, k, v, attention));
-  const Tensor y = fresh(q.rows(), q.cols());
+  const Tensor y = fresh(q.rows(), attention.heads * attention.values());
   tape_->operations.push_back([this, &kv, layer, q, k, v, attention, n = recorded(y)->number](Values& values) {
     values[size_t(n)] = inner_.attend(kv, layer, resolve(values, q), resolve(values, k), resolve(values, v), attention);
   });
@@ -308,6 +308,15 @@ Tensor ReplayOps::columns(const Tensor& x, int first, int count) {
   const Tensor y = fresh(x.rows(), count);
   tape_->operations.push_back([this, x, first, count, n = recorded(y)->number](Values& v) {
     v[size_t(n)] = inner_.columns(resolve(v, x), first, count);
+  });
+  return y;
+}
+
+Tensor ReplayOps::matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) {
+  if (tape_ == nullptr) return made(inner_.matmul_heads(x, heads, transposed, rest));
+  const Tensor y = fresh(x.rows(), heads.experts * ((transposed ? heads.in : heads.out) + rest));
+  tape_->operations.push_back([this, x, heads, transposed, rest, n = recorded(y)->number](Values& v) {
+    v[size_t(n)] = inner_.matmul_heads(resolve(v, x), heads, transposed, rest);
   });
   return y;
 }

@@ -65,6 +65,7 @@ class ReplayOps final : public Ops {
   void multiply(Tensor& x, float factor) override;
   void soft_cap(Tensor& x, float cap) override;
   Tensor columns(const Tensor& x, int first, int count) override;
+  Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;

@@ -28,6 +28,22 @@ Json TinyModel::config() const {
     c["rope_scaling"] = {
         {"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}, {"truncate", false}};
   }
+  if (has_latents()) {
+    c["kv_lora_rank"] = kRank;
+    c["q_lora_rank"] = family == "deepseek_v3" ? Json(kRank) : Json(nullptr);
+    c["qk_nope_head_dim"] = kNope;
+    c["qk_rope_head_dim"] = head_dim;
+    c["v_head_dim"] = kValue;
+    c["moe_intermediate_size"] = d_expert;
+    c["n_routed_experts"] = experts;
+    c["num_experts_per_tok"] = of_row;
+    c["n_shared_experts"] = 1;
+    c["first_k_dense_replace"] = 1;
+    c["n_group"] = 2;
+    c["topk_group"] = 1;
+    c["routed_scaling_factor"] = 1.5;
+    if (family == "deepseek_v2") c["topk_method"] = "group_limited_greedy";
+  }
   if (is_hybrid()) {
     c["linear_num_key_heads"] = key_heads;
     c["linear_num_value_heads"] = value_heads;
@@ -36,7 +52,7 @@ Json TinyModel::config() const {
     c["full_attention_interval"] = interval;
     c["partial_rotary_factor"] = 0.5;
   }
-  if (has_experts() && family != "mixtral" && family != "gpt_oss") {
+  if (has_experts() && family != "mixtral" && family != "gpt_oss" && !has_latents()) {
     c["moe_intermediate_size"] = d_expert;
     c["num_experts"] = experts;
     c["num_experts_per_tok"] = of_row;
@@ -63,6 +79,9 @@ void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::s
     weights.add_vector(path + ".bias", dense_weight(random.normals(size_t(size), 0.3), 1, size, DType::f32));
   };
   if (gpt_oss) biased(at + "router", experts);
+  if (family == "deepseek_v3")
+    weights.add_vector(at + "gate.e_score_correction_bias",
+                       dense_weight(random.normals(size_t(experts), 0.1), 1, experts, DType::f32));
   if (has_shared())
     weights.add_matrix(at + "shared_expert_gate",
                        random_weight(random, 1, d_model, format, 1 / std::sqrt(double(d_model))));
@@ -82,6 +101,34 @@ void TinyModel::add_experts(MemoryWeights& weights, Random& random, const std::s
   stack("gate_proj", "w1", d_expert, d_model);
   stack("up_proj", "w3", d_expert, d_model);
   stack("down_proj", "w2", d_model, d_expert);
+}
+
+void TinyModel::add_latents(MemoryWeights& weights, Random& random, const std::string& at) const {
+  const auto matrix = [&](const std::string& name, int out, int in, double gain) {
+    weights.add_matrix(at + name, random_weight(random, out, in, format, gain / std::sqrt(double(in))));
+  };
+  const auto norm = [&](const std::string& name, int size) {
+    std::vector<float> values = random.normals(size_t(size), 0.3);
+    for (float& v : values) v += 1;
+    weights.add_vector(at + name + ".weight", dense_weight(values, 1, size, DType::f32));
+  };
+  const int q_size = heads * (kNope + head_dim);
+  if (family == "deepseek_v3") {
+    matrix("q_a_proj", kRank, d_model, 1);
+    norm("q_a_layernorm", kRank);
+    matrix("q_b_proj", q_size, kRank, 1.5);
+    const auto stack = [&](const std::string& name, int out, int in) {
+      weights.add_stack(at + name, random_weight(random, heads * out, in, format, 1.5 / std::sqrt(double(in))), heads);
+    };
+    stack("embed_q", kRank, kNope);
+    stack("unembed_out", kValue, kRank);
+  } else {
+    matrix("q_proj", q_size, d_model, 1.5);
+    matrix("kv_b_proj", heads * (kNope + kValue), kRank, 1.5);
+  }
+  matrix("kv_a_proj_with_mqa", kRank + head_dim, d_model, 1);
+  norm("kv_a_layernorm", kRank);
+  matrix("o_proj", d_model, heads * kValue, 1);
 }
 
 /// Decays from nearly nothing to nearly all, so that states matter at every distance.
@@ -129,7 +176,9 @@ MemoryWeights TinyModel::weights() const {
     const std::string at = "model.layers." + std::to_string(i) + ".";
     vector(at + "input_layernorm.weight", d_model, one, 0.3);
     const bool recurrent = is_hybrid() && (i + 1) % interval != 0;
-    if (recurrent) {
+    if (has_latents()) {
+      add_latents(weights, random, at + "self_attn.");
+    } else if (recurrent) {
       add_delta_net(weights, random, at + "linear_attn.");
     } else {
       matrix(at + "self_attn.q_proj", (is_hybrid() ? 2 : 1) * heads * head_dim, d_model, 2);
@@ -153,14 +202,16 @@ MemoryWeights TinyModel::weights() const {
       vector(at + "self_attn.k_norm.weight", head_dim, one + 0.5, 0.3);
     }
     vector(at + "post_attention_layernorm.weight", d_model, one, 0.3);
-    if (has_experts()) {
+    const bool sparse = has_experts() && !(has_latents() && i == 0);
+    if (sparse) {
       add_experts(weights, random, at + (family == "mixtral" ? "block_sparse_moe." : "mlp."));
     }
-    if (!has_experts() || has_shared()) {
-      const std::string mlp = at + (has_experts() ? "mlp.shared_expert." : "mlp.");
-      matrix(mlp + "gate_proj", d_ff, d_model, 1);
-      matrix(mlp + "up_proj", d_ff, d_model, 1);
-      matrix(mlp + "down_proj", d_model, d_ff, 1);
+    if (!sparse || has_shared() || has_latents()) {
+      const std::string mlp = at + (!sparse ? "mlp." : has_latents() ? "mlp.shared_experts." : "mlp.shared_expert.");
+      const int inner = sparse && has_latents() ? d_expert : d_ff;
+      matrix(mlp + "gate_proj", inner, d_model, 1);
+      matrix(mlp + "up_proj", inner, d_model, 1);
+      matrix(mlp + "down_proj", d_model, inner, 1);
     }
   }
   vector("model.norm.weight", d_model, one, 0.3);

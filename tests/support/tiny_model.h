@@ -11,9 +11,10 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  /// gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2,
-  /// gemma3, gemma4, and gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees
-  /// everything; half of the layers of a gemma4 share keys and values, where there are four of them.
+  /// deepseek_v2 (with kv_b_proj), deepseek_v3 (with its halves); gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe,
+  /// qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3, gemma4, and gemma4_moe with experts and keys
+  /// that are values. Every second layer of a Gemma sees everything; half of the layers of a gemma4 share keys and
+  /// values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
@@ -31,8 +32,11 @@ struct TinyModel {
 
   bool is_hybrid() const { return family.starts_with("qwen3_5") || family == "qwen3_next"; }
   bool has_experts() const {
-    return family == "mixtral" || family == "gpt_oss" || family.ends_with("_moe") || family == "qwen3_next";
+    return family == "mixtral" || family == "gpt_oss" || family.ends_with("_moe") || family == "qwen3_next" ||
+           has_latents();
   }
+  bool has_latents() const { return family.starts_with("deepseek"); }
+  static constexpr int kRank = 64, kNope = 64, kValue = 32;  // of latents, and of their heads
   bool has_shared() const { return family == "qwen2_moe" || (is_hybrid() && has_experts()); }
   /// config.json as Hugging Face writes it.
   Json config() const;
@@ -43,6 +47,7 @@ struct TinyModel {
   bool is_gemma() const { return family.starts_with("gemma"); }
 
  private:
+  void add_latents(MemoryWeights& weights, Random& random, const std::string& at) const;
   void add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const;
   Json gemma_config() const;
   MemoryWeights gemma_weights() const;

@@ -96,6 +96,7 @@ def inside(arguments):
         script("widths.py", "--goldens", "--out", fresh / "widths")
         script("dense.py", "--out", fresh / "dense")
         script("experts.py", "--out", fresh / "experts")
+        script("mla.py", "--out", fresh / "mla")
         script("gemma.py", "--out", fresh / "gemma")
         script("delta.py", "--out", fresh / "delta")
         script("float_codes.py", "--out", fresh)

@@ -87,10 +87,13 @@ void CpuOps::append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, c
     for (int token = s.past; token < s.past + s.rows; token += page_size - token % page_size)
       kv.touch(batch_.pages[size_t(s.first_page + token / page_size)]);
   }
+  const auto append = [&](int head) {
+    a.value_dim > 0 ? append_latents(kv, layer, head, k, a) : append_head(kv, layer, head, k, v, a);
+  };
   if (k.rows() < 16) {
-    for (int head = 0; head < a.kv_heads; ++head) append_head(kv, layer, head, k, v, a);
+    for (int head = 0; head < a.kv_heads; ++head) append(head);
   } else {
-    threads_.for_each(a.kv_heads, [&](int64_t head, int) { append_head(kv, layer, int(head), k, v, a); });
+    threads_.for_each(a.kv_heads, [&](int64_t head, int) { append(int(head)); });
   }
 }
 
@@ -120,7 +123,7 @@ std::vector<CpuOps::AttentionTask> CpuOps::attention_tasks(const AttentionParams
 void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                          const float* q, float* scores, const SoftmaxState& state) {
   const int group = a.heads / a.kv_heads, dim = a.head_dim, page_size = kv.shape().page_size;
-  const bool scaled = kv.element() == Element::i8;
+  const bool latents = a.value_dim > 0, scaled = kv.element() == Element::i8 && !latents;
   const int begin = std::max(span * kSpan, a.first_visible(task.first_position)),
             end = std::min((span + 1) * kSpan, task.last_position + 1);
   const Segment& s = batch_.segments[size_t(task.segment)];
@@ -132,17 +135,23 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
     const std::byte* next_keys = nullptr;  // of the next span too: the same thread is likely to compute it
     if (page < last_page) next_keys = kv.keys(batch_.pages[size_t(s.first_page + page + 1)], layer, task.head);
     const int depth = std::min(page_size, end - start);  // tokens that some row of the task sees
-    k_.small_gemm({.a = q,
-                   .a_stride = size_t(dim),
-                   .b = kv.keys(id, layer, task.head),
-                   .b_stride = size_t(page_size),
-                   .element = kv.element(),
-                   .c = scores,
-                   .c_stride = size_t(page_size),
-                   .rows = state.vectors,
-                   .cols = (depth + 15) / 16 * 16,
-                   .depth = dim,
-                   .next = kv.values(id, layer, task.head)});
+    const float* latent = nullptr;
+    if (latents) {
+      float* const wide = scores + size_t(state.vectors) * size_t(page_size);
+      latent = latent_scores(kv, layer, task.head, id, depth, q, state.vectors, a, wide, scores);
+    } else {
+      k_.small_gemm({.a = q,
+                     .a_stride = size_t(dim),
+                     .b = kv.keys(id, layer, task.head),
+                     .b_stride = size_t(page_size),
+                     .element = kv.element(),
+                     .c = scores,
+                     .c_stride = size_t(page_size),
+                     .rows = state.vectors,
+                     .cols = (depth + 15) / 16 * 16,
+                     .depth = dim,
+                     .next = kv.values(id, layer, task.head)});
+    }
     for (int i = 0; i < state.vectors; ++i) {
       const int position = task.first_position + i / group;
       const int low = std::clamp(a.first_visible(position) - start, 0, depth),
@@ -161,21 +170,21 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
       const float shrink = std::exp(state.highest[i] - highest);
       state.highest[i] = highest;
       state.total[i] = state.total[i] * shrink + k_.softmax_part(p + low, high - low, scale, highest);
-      if (shrink != 1) k_.scale(state.row(i), shrink, dim);
+      if (shrink != 1) k_.scale(state.row(i), shrink, state.dim);
       if (scaled) k_.multiply(p + low, kv.value_scales(id, layer, task.head) + low, high - low);
     }
     k_.small_gemm({.a = scores,
                    .a_stride = size_t(page_size),
-                   .b = kv.values(id, layer, task.head),
+                   .b = latents ? static_cast<const void*>(latent) : kv.values(id, layer, task.head),
                    .b_stride = size_t(dim),
-                   .element = kv.element(),
+                   .element = latents ? Element::f32 : kv.element(),
                    .c = state.sum,
-                   .c_stride = size_t(dim),
+                   .c_stride = size_t(state.dim),
                    .rows = state.vectors,
-                   .cols = dim,
+                   .cols = state.dim,
                    .depth = depth,
                    .accumulate = true,
-                   .next = next_keys});
+                   .next = latents ? nullptr : next_keys});
   }
 }
 
@@ -184,11 +193,12 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
   auto& kv = static_cast<CpuKv&>(store);
   BB_CHECK(kSpan % kv.shape().page_size == 0, "page size ", kv.shape().page_size);
   const KvGroup& cached = kv.shape().group_of(layer);
-  BB_CHECK(cached.kv_heads == a.kv_heads && cached.head_dim == a.head_dim, "layer ", layer);
+  BB_CHECK(cached.kv_heads == a.kv_heads && cached.head_dim == a.head_dim && cached.value_dim == a.value_dim, "layer ",
+           layer);
   if (k) append_kv(kv, layer, k, v, a);
-  Tensor out = memory_->make(q.rows(), q.cols());
+  Tensor out = memory_->make(q.rows(), a.heads * a.values());
   for (int r = q.rows() - batch_.padding; r < q.rows(); ++r) std::fill_n(row(out, r), out.cols(), 0.0f);
-  const int group = a.heads / a.kv_heads, dim = a.head_dim;
+  const int group = a.heads / a.kv_heads, dim = a.head_dim, value_dim = a.values();
   const std::vector<AttentionTask> tasks = attention_tasks(a);
 
   const auto gather = [&](const AttentionTask& task, float* to) {
@@ -206,17 +216,18 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
         const float mine = std::exp(state.highest[i] - most);
         factor = mine / (state.total[i] * mine + std::exp(sink - most));
       }
-      k_.scale(state.row(i), factor, dim);
-      std::copy_n(state.row(i), dim, row(out, first + i / group) + head * dim);
+      k_.scale(state.row(i), factor, value_dim);
+      std::copy_n(state.row(i), value_dim, row(out, first + i / group) + head * value_dim);
     }
   };
   /// A thread's memory: queries, scores, and the states of a span and of all.
   const auto split = [&](int thread, int vectors, auto&& body) {
-    const size_t queries = size_t(vectors) * size_t(dim), scores = size_t(vectors) * size_t(kv.shape().page_size),
-                 state = SoftmaxState::floats(vectors, dim);
+    const size_t page = size_t(kv.shape().page_size), latents = a.value_dim > 0 ? page * size_t(dim) : 0;
+    const size_t queries = size_t(vectors) * size_t(dim), scores = size_t(vectors) * page + latents,
+                 state = SoftmaxState::floats(vectors, value_dim);
     float* base = scratch(thread, queries + scores + 2 * state).data();
-    body(base, base + queries, SoftmaxState(base + queries + scores, vectors, dim),
-         SoftmaxState(base + queries + scores + state, vectors, dim));
+    body(base, base + queries, SoftmaxState(base + queries + scores, vectors, value_dim),
+         SoftmaxState(base + queries + scores + state, vectors, value_dim));
   };
 
   int spans = 0;
@@ -242,15 +253,15 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
   std::vector<size_t> offsets;  // of the states of task t, span by span
   for (const AttentionTask& task : tasks) {
     offsets.push_back(floats);
-    floats += size_t(task.spans()) * SoftmaxState::floats(task.rows * group, dim);
+    floats += size_t(task.spans()) * SoftmaxState::floats(task.rows * group, value_dim);
   }
   span_states_.resize(std::max(span_states_.size(), floats));
   const auto state_of = [&](size_t t, int span) {
     const AttentionTask& task = tasks[t];
     const int vectors = task.rows * group;
     return SoftmaxState(
-        span_states_.data() + offsets[t] + size_t(span - task.first_span) * SoftmaxState::floats(vectors, dim), vectors,
-        dim);
+        span_states_.data() + offsets[t] + size_t(span - task.first_span) * SoftmaxState::floats(vectors, value_dim),
+        vectors, value_dim);
   };
   threads_.for_each(int64_t(tasks.size()) * spans, [&](int64_t i, int thread) {
     const size_t t = size_t(i / spans);

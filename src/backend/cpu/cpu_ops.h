@@ -29,10 +29,14 @@ struct CpuWeight final : PackedWeight {
 inline bool uses_int8(const WeightRows& w) { return w.bits != 0 && (!w.floats || (w.bits == 4 && w.group == 32)); }
 inline bool uses_bf16(const WeightRows& w) { return w.bits == 0 && w.element == Element::bf16; }
 
-/// One weight for each expert.
+/// One weight for each expert, or head.
 struct CpuStack final : PackedWeight {
   std::vector<Weight> experts;
 };
+inline const WeightRows& rows_of(const Weight& stack, int expert) {
+  const auto& all = static_cast<const CpuStack&>(*stack.packed);
+  return static_cast<const CpuWeight&>(*all.experts[size_t(expert)].packed).rows;
+}
 
 class CpuOps final : public Ops {
   friend class CpuGradOps;  // the same threads, memory, batch, tables and plans
@@ -71,6 +75,7 @@ class CpuOps final : public Ops {
   void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                     std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
+  Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
   Sampled sample(const Tensor& logits) override;
@@ -167,7 +172,7 @@ class CpuOps final : public Ops {
     std::vector<float> negative_sin;  // -sin, once a gradient was rotated back
   };
   RopeTable& rope_table(const RopeParams& rope);
-  void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeTable& table);
+  void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope, const RopeTable& table);
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
@@ -175,7 +180,13 @@ class CpuOps final : public Ops {
   struct DeltaRows;
   DeltaRows delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& delta);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
-  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size]; state is overwritten.
+  void append_latents(const CpuKv& kv, int layer, int head, const Tensor& k, const AttentionParams& a);
+  /// Scores [vectors, page_size] of q with the first `tokens` keys of a page of latents, which it returns as f32
+  /// [tokens, head_dim]: as they lie, or in `wide`.
+  const float* latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q, int vectors,
+                             const AttentionParams& a, float* wide, float* scores);
+  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size], followed by room for a page of latents
+  /// where they are such; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                    const float* q, float* scores, const SoftmaxState& state);
   /// 64-byte aligned, uninitialised; valid until the thread asks again.

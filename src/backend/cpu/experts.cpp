@@ -13,11 +13,6 @@ namespace {
 
 constexpr int kReadCost = 4;  // reading a row of weights costs as much as multiplying by so many rows of x
 
-const WeightRows& rows_of(const Weight& stack, int expert) {
-  const auto& all = static_cast<const CpuStack&>(*stack.packed);
-  return static_cast<const CpuWeight&>(*all.experts[size_t(expert)].packed).rows;
-}
-
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 /// What one row's choice needs; kept from row to row.
@@ -36,7 +31,7 @@ void leave_best_groups(const RouterParams& router, RouteScratch& s) {
       second = std::max(second, std::min(first, s.worth[e]));
       first = std::max(first, s.worth[e]);
     }
-    s.best.push_back(first + (size > 1 ? second : 0));
+    s.best.push_back(first + (size > 1 && !router.best_alone ? second : 0));
   }
   s.order.resize(groups);
   std::iota(s.order.begin(), s.order.end(), 0);

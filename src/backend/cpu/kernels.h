@@ -268,6 +268,8 @@ struct Kernels {
   /// p[i] = exp(p[i]·scale - max) for i < count; returns their sum. max_scaled() gives a max.
   float (*softmax_part)(float* p, int count, float scale, float max);
   float (*max_scaled)(const float* p, int count, float scale);
+  /// out[i] = x[i], elements of a cache; i8 as whole numbers.
+  void (*widen)(const void* x, int count, Element element, float* out);
   /// Conversions for cached keys and values.
   void (*store)(const float* x, int count, Element element, void* out);
   /// Rounds x to int8; returns the scale, max |x| / 127.

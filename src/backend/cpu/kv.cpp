@@ -42,9 +42,10 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
     const KvPlace place = s.place(i);
     const KvGroup& group = s.group_of(i);
     const size_t elements = size_t(group.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype));
+    const size_t scales = element_ == Element::i8 ? size_t(s.page_size) * size_t(3 - group.kept()) * sizeof(float) : 0;
     layers_.push_back({.offset = begins[size_t(place.group)] + size_t(place.index) * layer_page_bytes(s, group),
                        .scales_at = elements,
-                       .head_bytes = elements + (element_ == Element::i8 ? size_t(s.page_size) * sizeof(float) : 0),
+                       .head_bytes = elements + scales,
                        .kv_heads = group.kv_heads});
   }
 }

@@ -1,7 +1,9 @@
 // Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
 // many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim]. Rounded to int8,
-// every head's block is followed by the scales of its tokens, f32 [page_size]. A state of one recurrent layer holds the
-// convolution's rows, then each head's matrix in stripes of kDeltaCols columns, [key_dim, kDeltaCols] each.
+// every head's block is followed by the scales of its tokens, f32 [page_size]. Keys that have values within are kept
+// once, as they come, [kv_head][page_size][head_dim], in int8 followed by two scales of each token, [page_size][2]. A
+// state of one recurrent layer holds the convolution's rows, then each head's matrix in stripes of kDeltaCols columns,
+// [key_dim, kDeltaCols] each.
 #pragma once
 
 #include <span>
@@ -26,10 +28,11 @@ class CpuKv final : public KvStore {
 
   Element element() const { return element_; }
   size_t element_bytes() const { return size_t(size_of(shape().dtype)); }
-  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head; touch() made the page.
+  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head, or keys with values within [page_size,
+  /// head_dim]; touch() made the page.
   std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
   std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
-  /// The scales [page_size] of int8 keys or values.
+  /// The scales [page_size] of int8 keys or values; of keys with values within [page_size, 2].
   float* key_scales(int page, int layer, int head) const { return scales(layer, keys(page, layer, head)); }
   float* value_scales(int page, int layer, int head) const { return scales(layer, values(page, layer, head)); }
   /// Makes sure that the page exists: called from one thread before many use it.

@@ -346,7 +346,11 @@ Tensor CpuOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormPara
   for_rows(x.rows(), x.cols(), [&](int r) {
     const LoraEntry* entry = slots_.at(slot_of(rows, r), site);
     const float* weight = data(entry != nullptr && entry->norm ? entry->norm : norm.w);
-    for (int c = 0; c < x.cols(); c += width) k_.rms_norm(row(x, r) + c, weight, norm.eps, width, row(y, r) + c);
+    const int normed = norm.w.cols();
+    for (int c = 0; c < x.cols(); c += width) {
+      k_.rms_norm(row(x, r) + c, weight, norm.eps, normed, row(y, r) + c);
+      std::copy_n(row(x, r) + c + normed, width - normed, row(y, r) + c + normed);
+    }
   });
   return y;
 }

@@ -281,13 +281,25 @@ CpuOps::RopeTable& CpuOps::rope_table(const RopeParams& rope) {
   return table;
 }
 
-void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeTable& table) {
+/// The same as Kernels::rotate, in pairs (2i, 2i + 1); heads that are rotated so have few such features.
+static void rotate_pairs(float* head, const float* cos, const float* sin, int half) {
+  for (int i = 0; i < half; ++i) {
+    const float a = head[2 * i], b = head[2 * i + 1];
+    head[2 * i] = a * cos[i] - b * sin[i];
+    head[2 * i + 1] = b * cos[i] + a * sin[i];
+  }
+}
+
+void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope,
+                          const RopeTable& table) {
   t = make_writable(t);
   const int half = int(table.rope.inv_freq.size());
   for_rows(t.rows(), t.cols(), [&](int r) {
     for (float* head = row(t, r); head < row(t, r) + t.cols(); head += head_dim) {
-      if (norm != nullptr) k_.rms_norm(head, data(norm->w), norm->eps, head_dim, head);
-      k_.rotate(head, table.cos.data() + size_t(r) * size_t(half), table.sin.data() + size_t(r) * size_t(half), half);
+      if (norm != nullptr) k_.rms_norm(head, data(norm->w), norm->eps, norm->w.cols(), head);
+      const size_t at = size_t(r) * size_t(half);
+      const auto rotate = rope.interleaved ? rotate_pairs : k_.rotate;
+      rotate(head + rope.first, table.cos.data() + at, table.sin.data() + at, half);
     }
   });
 }
@@ -295,8 +307,8 @@ void CpuOps::rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const
 void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
                        const RopeParams& rope) {
   const RopeTable& table = rope_table(rope);
-  rotate_heads(q, head_dim, q_norm, table);
-  if (k) rotate_heads(k, head_dim, k_norm, table);
+  rotate_heads(q, head_dim, q_norm, rope, table);
+  if (k) rotate_heads(k, head_dim, k_norm, rope, table);
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {

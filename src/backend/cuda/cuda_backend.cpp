@@ -19,8 +19,8 @@ namespace {
 /// Of what only some models and adapters need.
 constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
                                   Operation::multiply,    Operation::mixed_cache, Operation::sinks,
-                                  Operation::clamped_glu, Operation::expert_bias, Operation::split,
-                                  Operation::delta_rule,  Operation::lora_experts};
+                                  Operation::latent_keys, Operation::clamped_glu, Operation::expert_bias,
+                                  Operation::split,       Operation::delta_rule,  Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

@@ -65,6 +65,8 @@ class CudaOps final : public Ops {
   Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
     BB_UNREACHABLE();
   }
+  // Operation::latent_keys is lacking: nobody calls this.
+  Tensor matmul_heads(const Tensor&, const Weight&, bool, int) override { BB_UNREACHABLE(); }
   void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }

@@ -18,7 +18,7 @@ inline std::vector<bool> in_best_groups(std::span<const double> worth, const Rou
   for (size_t g = 0; g < size_t(router.groups); ++g) {
     std::vector<double> group(worth.begin() + int64_t(g * size), worth.begin() + int64_t((g + 1) * size));
     std::sort(group.rbegin(), group.rend());
-    best.push_back(group[0] + (size > 1 ? group[1] : 0));
+    best.push_back(group[0] + (size > 1 && !router.best_alone ? group[1] : 0));
   }
   std::vector<size_t> order(best.size());
   std::iota(order.begin(), order.end(), size_t{0});

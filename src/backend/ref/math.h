@@ -61,18 +61,20 @@ void rms_norm(std::span<const T> x, std::span<const T> w, double eps, std::span<
   for (size_t i = 0; i < x.size(); ++i) y[i] = T(typename Sum<T>::type(x[i]) * inverse * typename Sum<T>::type(w[i]));
 }
 
-/// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n). The angle is an f32 product, as models
-/// are trained with.
+/// Rotates the first 2·inv_freq.size() features of one head in pairs (i, i + n), or `interleaved` ones (2i, 2i + 1).
+/// The angle is an f32 product, as models are trained with.
 template <class T>
-void rope(std::span<T> head, int position, std::span<const float> inv_freq, float attention_factor) {
+void rope(std::span<T> head, int position, std::span<const float> inv_freq, float attention_factor,
+          bool interleaved = false) {
   const size_t n = inv_freq.size();
   for (size_t i = 0; i < n; ++i) {
     const float angle = float(position) * inv_freq[i];
     const double c = std::cos(double(angle)) * double(attention_factor),
                  s = std::sin(double(angle)) * double(attention_factor);
-    const T a = head[i], b = head[i + n];
-    head[i] = T(a * T(c) - b * T(s));
-    head[i + n] = T(b * T(c) + a * T(s));
+    const size_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + n;
+    const T a = head[first], b = head[second];
+    head[first] = T(a * T(c) - b * T(s));
+    head[second] = T(b * T(c) + a * T(s));
   }
 }
 
@@ -83,7 +85,8 @@ T soft_cap(const T& x, double cap) {
 }
 
 /// out = Σ softmax(scale·q·k[j])·v[j] over `count` keys and values of q.size() features each, where key(j) and value(j)
-/// are spans. With a `cap` scores are soft_cap'ed. `sink` is one more score, without a value; -infinity: there is none.
+/// are spans; of values the first out.size() features count. With a `cap` scores are soft_cap'ed. `sink` is one more
+/// score, without a value; -infinity: there is none.
 template <class T, class Key, class Value>
 void attend(std::span<const T> q, int count, double scale, const Key& key, const Value& value, std::span<T> out,
             double cap = 0, double sink = -INFINITY) {
@@ -97,12 +100,12 @@ void attend(std::span<const T> q, int count, double scale, const Key& key, const
   }
   S total{sink == -INFINITY ? 0.0 : std::exp(sink - highest)};
   for (S& w : weight) total += (w = std::exp(w - highest));
-  std::vector<S> sum(q.size());
+  std::vector<S> sum(out.size());
   for (int j = 0; j < count; ++j) {
     const auto v = value(j);
-    for (size_t i = 0; i < q.size(); ++i) sum[i] += weight[size_t(j)] * S(v[i]);
+    for (size_t i = 0; i < out.size(); ++i) sum[i] += weight[size_t(j)] * S(v[i]);
   }
-  for (size_t i = 0; i < q.size(); ++i) out[i] = T(sum[i] / total);
+  for (size_t i = 0; i < out.size(); ++i) out[i] = T(sum[i] / total);
 }
 
 /// 1/(1 + exp(-x))

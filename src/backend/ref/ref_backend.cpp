@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/ref/math.h"
+#include "backend/ref/products.h"
 #include "backend/ref/ref_experts.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_kv.h"
@@ -75,7 +76,7 @@ class RefOps final : public Ops {
         const bool bias_last = entry != nullptr && entry->comes_before_bias();
         if (!bias_last && modules[m].bias != nullptr) ref::add<double>(out, row(*modules[m].bias, 0));
         if (entry != nullptr) {
-          if (entry->weight) multiply_row(entry->weight, row(x, r), out);
+          if (entry->weight) ref::multiply_row(entry->weight, row(x, r), out);
           for (const LoraEntry::Term& term : entry->terms) {
             const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
             add_term(term, ref::times<double>(f.a, row(x, r)), out);
@@ -113,8 +114,10 @@ class RefOps final : public Ops {
       const LoraEntry* entry = slots.at(slot(rows, r), site);
       const Tensor& w = entry != nullptr && entry->norm ? entry->norm : norm.w;
       for (size_t first = 0; first < size_t(x.cols()); first += size_t(width)) {
-        ref::rms_norm<double>(row(x, r).subspan(first, size_t(width)), row(w, 0), double(norm.eps),
-                              row(y, r).subspan(first, size_t(width)));
+        const std::span<double> from = row(x, r).subspan(first, size_t(width)),
+                                to = row(y, r).subspan(first, size_t(width));
+        std::copy(from.begin(), from.end(), to.begin());
+        ref::rms_norm<double>(from.first(size_t(w.cols())), row(w, 0), double(norm.eps), to.first(size_t(w.cols())));
       }
     }
     return y;
@@ -153,9 +156,9 @@ class RefOps final : public Ops {
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& a) override {
     auto& kv = static_cast<RefKv&>(store);
-    const size_t dim = size_t(a.head_dim);
+    const size_t dim = size_t(a.head_dim), value_dim = size_t(a.values());
     const int page_size = kv.shape().page_size;
-    Tensor out = make_tensor(q.rows(), q.cols());
+    Tensor out = make_tensor(q.rows(), a.heads * a.values());
     for (const Segment& s : batch.segments) {
       const auto cached = [&](int token, int which, int head) {
         const int page = batch.pages[size_t(s.first_page + token / page_size)];
@@ -168,7 +171,7 @@ class RefOps final : public Ops {
             std::copy(source.begin(), source.end(), cached(s.past + i, which, h).begin());
           };
           put(k, 0);
-          put(v, 1);
+          if (v) put(v, 1);
         }
       }
       for (int i = 0; i < s.rows; ++i) {
@@ -179,8 +182,8 @@ class RefOps final : public Ops {
           const auto key = [&](int j) -> std::span<const double> { return cached(first + j, 0, group); };
           const auto value = [&](int j) -> std::span<const double> { return cached(first + j, 1, group); };
           ref::attend<double>(row(q, s.first + i).subspan(size_t(h) * dim, dim), position - first + 1, double(a.scale),
-                              key, value, row(out, s.first + i).subspan(size_t(h) * dim, dim), double(a.soft_cap),
-                              a.sinks ? row(a.sinks, 0)[size_t(h)] : -INFINITY);
+                              key, value, row(out, s.first + i).subspan(size_t(h) * value_dim, value_dim),
+                              double(a.soft_cap), a.sinks ? row(a.sinks, 0)[size_t(h)] : -INFINITY);
         }
       }
     }
@@ -239,11 +242,15 @@ class RefOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override { return ref::route(logits, router); }
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override {
-    ref::matmul_experts(x, rows, routing, stacks, y, multiply_row);
+    ref::matmul_experts(x, rows, routing, stacks, y, ref::multiply_row);
   }
   void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override {
     ref::add_expert_bias(y, routing, bias);
   }
+  Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override {
+    return ref::matmul_heads(x, heads, transposed, rest, transposed ? ref::multiply_transposed : ref::multiply_row);
+  }
+
   Tensor sum_experts(const Tensor& y, const Routing& routing) override { return ref::sum_experts(y, routing); }
   Tensor gate_rows(Tensor y, const Tensor& gate) override { return ref::gate_rows(std::move(y), gate); }
 
@@ -313,15 +320,6 @@ class RefOps final : public Ops {
     return batch.slot[rows == RowSet::all ? size_t(r) : size_t(batch.logit_rows[size_t(r)])];
   }
 
-  /// y = W x
-  static void multiply_row(const Weight& weight, std::span<const double> x, std::span<double> y) {
-    std::vector<double> w(x.size());
-    for (int n = 0; n < weight.out; ++n) {
-      decode_row<double>(host(weight), n, w);
-      y[size_t(n)] = ref::dot<double, double>(x, std::span<const double>(w));
-    }
-  }
-
   /// y += scale·(B u + b)
   static void add_term(const LoraEntry::Term& term, std::span<const double> u, std::span<double> y) {
     const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
@@ -332,15 +330,17 @@ class RefOps final : public Ops {
   void rotate(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope) {
     t = make_writable(t);
     const size_t dim = size_t(head_dim);
-    std::vector<double> copy(dim);
+    std::vector<double> copy;
     for (int r = 0; r < t.rows(); ++r) {
       for (size_t first = 0; first < size_t(t.cols()); first += dim) {
         const std::span<double> head = row(t, r).subspan(first, dim);
         if (norm != nullptr) {
-          std::copy(head.begin(), head.end(), copy.begin());
-          ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), head);
+          const std::span<double> normed = head.first(size_t(norm->w.cols()));
+          copy.assign(normed.begin(), normed.end());
+          ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), normed);
         }
-        ref::rope(head, batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
+        ref::rope(head.subspan(size_t(rope.first)), batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor,
+                  rope.interleaved);
       }
     }
   }

@@ -47,6 +47,23 @@ void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, st
   }
 }
 
+/// multiply(weight, x, y) is one head's product, transposed or not.
+template <class Multiply>
+Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest, const Multiply& multiply) {
+  const auto& stack = static_cast<const RefStack&>(*heads.packed).experts;
+  const size_t in = size_t(transposed ? heads.out : heads.in), out = size_t(transposed ? heads.in : heads.out);
+  Tensor y = make_tensor(x.rows(), heads.experts * int(out + size_t(rest)));
+  for (int r = 0; r < x.rows(); ++r) {
+    for (size_t h = 0; h < stack.size(); ++h) {
+      const std::span<double> from = row(x, r).subspan(h * (in + size_t(rest)), in + size_t(rest)),
+                              to = row(y, r).subspan(h * (out + size_t(rest)), out + size_t(rest));
+      multiply(stack[h], from.first(in), to.first(out));
+      std::copy_n(from.begin() + int64_t(in), rest, to.begin() + int64_t(out));
+    }
+  }
+  return y;
+}
+
 inline void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) {
   y = make_writable(y);
   const size_t cols = size_t(y.cols());

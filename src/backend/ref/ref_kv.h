@@ -18,7 +18,9 @@ class RefKv final : public KvStore {
 
   std::span<double> at(int page, int layer, int which, int head, int token) {
     const size_t tokens = size_t(shape().page_size);
-    const auto of_layer = [&](const KvGroup& g) { return 2 * size_t(g.kv_heads) * tokens * size_t(g.head_dim); };
+    const auto of_layer = [&](const KvGroup& g) {
+      return size_t(g.kept()) * size_t(g.kv_heads) * tokens * size_t(g.head_dim);
+    };
     const KvPlace place = shape().place(layer);
     size_t begin = 0, all = 0;
     for (size_t g = 0; g < shape().groups.size(); ++g) {
@@ -30,6 +32,7 @@ class RefKv final : public KvStore {
     if (values.empty()) values.resize(all);
     const KvGroup& group = shape().group_of(layer);
     const size_t dim = size_t(group.head_dim);
+    if (group.kept() == 1) which = 0;  // values lie within keys
     const size_t index = (size_t(which) * size_t(group.kv_heads) + size_t(head)) * tokens + size_t(token);
     return std::span(values).subspan(begin + index * dim, dim);
   }

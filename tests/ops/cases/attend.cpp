@@ -22,6 +22,9 @@ struct AttendSpec {
   /// Beside layers of another shape, and read once more by a layer that shares the cache and appends nothing.
   bool mixed = false;
   bool sinks = false;
+  int value_dim = 0;  // values are so many features of keys
+
+  int values() const { return value_dim > 0 ? value_dim : head_dim; }
 };
 
 class AttendCase final : public OpCase {
@@ -34,8 +37,11 @@ class AttendCase final : public OpCase {
                     random.normals(size_t(total) * size_t(spec.heads) * size_t(spec.head_dim), spec.sharpness)});
       k_.push_back({total, spec.kv_heads * spec.head_dim,
                     random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
-      v_.push_back({total, spec.kv_heads * spec.head_dim,
-                    random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.head_dim), 1)});
+      v_.push_back({total, spec.kv_heads * spec.values(),
+                    random.normals(size_t(total) * size_t(spec.kv_heads) * size_t(spec.values()), 1)});
+      for (int t = 0; spec.value_dim > 0 && t < total * spec.kv_heads; ++t)
+        std::copy_n(k_.back().values.begin() + int64_t{t} * spec.head_dim, spec.value_dim,
+                    v_.back().values.begin() + int64_t{t} * spec.value_dim);
       page_count_ += (total + spec.page_size - 1) / spec.page_size;
     }
     order_ = random.permutation(page_count_ + 2);  // two pages that nobody owns
@@ -48,7 +54,8 @@ class AttendCase final : public OpCase {
                                  .layers = spec_.layers,
                                  .kv_heads = spec_.kv_heads,
                                  .head_dim = spec_.head_dim,
-                                 .window = spec_.window}},
+                                 .window = spec_.window,
+                                 .value_dim = spec_.value_dim}},
                      .page_size = spec_.page_size,
                      .pages = page_count_ + 2,
                      .dtype = spec_.cached};
@@ -79,7 +86,7 @@ class AttendCase final : public OpCase {
     const double cached = spec_.cached == DType::f16    ? testing_support::kRoundF16
                           : spec_.cached == DType::bf16 ? testing_support::kRoundBf16
                                                         : 0;
-    const size_t dim = size_t(spec_.head_dim);
+    const size_t dim = size_t(spec_.values());
     std::vector<double> bound(reference[0].values.size());
     size_t out_row = 0;
     for (size_t s = 0; s < spec_.pieces.size(); ++s) {
@@ -98,6 +105,7 @@ class AttendCase final : public OpCase {
 
   std::optional<bumblebee::Operation> needs() const override {
     if (spec_.sinks) return bumblebee::Operation::sinks;
+    if (spec_.value_dim > 0) return bumblebee::Operation::latent_keys;
     if (spec_.soft_cap > 0) return bumblebee::Operation::soft_cap;
     return spec_.mixed ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
@@ -120,7 +128,8 @@ class AttendCase final : public OpCase {
             .scale = float(1 / std::sqrt(double(spec_.head_dim))),
             .window = spec_.window,
             .sinks = std::move(sinks),
-            .soft_cap = spec_.soft_cap};
+            .soft_cap = spec_.soft_cap,
+            .value_dim = spec_.value_dim};
   }
 
   void head_bound(size_t s, int position, int h, double cached, bool on_tensor_cores, std::span<double> bound) const {
@@ -139,7 +148,8 @@ class AttendCase final : public OpCase {
         score[size_t(j)] += product;
         size += std::abs(product);
       }
-      const double stepped = half_step(k_[s].row(first + j) + group) * queries * double(params().scale);
+      const double stepped = stepped_key(k_[s].row(first + j) + group, q_[s].row(position) + size_t(h) * dim, queries) *
+                             double(params().scale);
       score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached + queries_rounded) * size + stepped);
       if (spec_.soft_cap > 0) {  // slopes of at most 1, and nine roundings
         score[size_t(j)] = double(spec_.soft_cap) * std::tanh(score[size_t(j)] / double(spec_.soft_cap));
@@ -154,22 +164,33 @@ class AttendCase final : public OpCase {
     }
     for (double& w : score) total += (w = std::exp(w - highest));
     const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count + 1, 4) + cached + rounded;
-    for (size_t d = 0; d < dim; ++d) {
+    const size_t values = size_t(spec_.values()), of_group = size_t(h * spec_.kv_heads / spec_.heads) * values;
+    for (size_t d = 0; d < values; ++d) {
       double size = 0, stepped = 0;
       for (int j = 0; j < count; ++j) {
-        size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[group + d]));
-        stepped += score[size_t(j)] / total * half_step(v_[s].row(first + j) + group);
+        size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[of_group + d]));
+        stepped += score[size_t(j)] / total * half_step(v_[s].row(first + j) + of_group, spec_.values());
       }
       // Narrow subnormals round by an absolute amount.
       bound[d] = (error * size + stepped) * 1.01 + (spec_.cached == DType::f16 ? 0x1p-24 : 0);
     }
   }
 
+  /// What rounding a key to int8 changes of its product with a query, whose features are `size` together: a key that
+  /// has values within has two scales.
+  double stepped_key(const float* key, const float* query, double size) const {
+    if (spec_.cached != DType::i8 || spec_.value_dim == 0) return half_step(key, spec_.head_dim) * size;
+    double within = 0;
+    for (int d = 0; d < spec_.value_dim; ++d) within += std::abs(double(query[d]));
+    return half_step(key, spec_.value_dim) * within +
+           half_step(key + spec_.value_dim, spec_.head_dim - spec_.value_dim) * (size - within);
+  }
+
   /// How far rounding to int8, where the case caches so, moves an element of this head's row.
-  double half_step(const float* head) const {
+  double half_step(const float* head, int features) const {
     if (spec_.cached != DType::i8) return 0;
     float most = 0;
-    for (int d = 0; d < spec_.head_dim; ++d) most = std::max(most, std::abs(head[d]));
+    for (int d = 0; d < features; ++d) most = std::max(most, std::abs(head[d]));
     return double(most) / 254 * (1 + 256 * kRoundF32);  // 127 steps, each computed with a few roundings
   }
 
@@ -197,7 +218,8 @@ class AttendCase final : public OpCase {
       if (rows > 0) batch.append(std::vector<int32_t>(size_t(rows), 0), past ? 0 : p.past, table, Batch::Want::none);
     }
     backend.stream().bind(batch, &kv);
-    const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past), v = pack(backend, v_, past);
+    const Tensor q = pack(backend, q_, past), k = pack(backend, k_, past),
+                 v = spec_.value_dim > 0 ? Tensor() : pack(backend, v_, past);
     const Tensor sinks = spec_.sinks ? backend.upload(sinks_, 1, spec_.heads) : Tensor();
     Tensor out;
     eagerly(backend, [&] {
@@ -276,6 +298,29 @@ void add_attend(Cases& cases) {
     add("wide_" + type, {.heads = 6, .kv_heads = 2, .head_dim = 80, .pieces = {{5, 50}}, .cached = cached});
     add("spans_" + type,
         {.heads = 4, .kv_heads = 2, .head_dim = 32, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached});
+  }
+  // Latents: values are a part of keys.
+  add("latent", {.heads = 6, .head_dim = 24, .pieces = {{20, 3}, {0, 2}}, .value_dim = 16});
+  add("latent_first_token", {.heads = 2, .head_dim = 6, .value_dim = 4});
+  for (const int rows : {1, 15, 17, 40})
+    add("latent_rows" + std::to_string(rows),
+        {.heads = 5, .head_dim = 40, .pieces = {{0, rows}, {33, 1}, {16, rows}}, .value_dim = 33});
+  for (const int dim : {7, 80, 160, 576, 1088})
+    add("latent_dim" + std::to_string(dim), {.heads = 3, .head_dim = dim, .pieces = {{18, 4}}, .value_dim = dim - 5});
+  add("latent_all", {.heads = 4, .head_dim = 32, .pieces = {{18, 4}}, .value_dim = 32});
+  add("latent_two_heads", {.heads = 6, .kv_heads = 2, .head_dim = 48, .pieces = {{18, 4}, {0, 20}}, .value_dim = 32});
+  add("latent_window",
+      {.heads = 4, .head_dim = 48, .window = 9, .pieces = {{0, 40}, {37, 3}, {16, 1}}, .value_dim = 32});
+  add("latent_many_heads", {.heads = 128, .head_dim = 48, .pieces = {{18, 3}}, .value_dim = 32});
+  add("latent_sharp", {.heads = 4, .head_dim = 80, .pieces = {{40, 8}}, .sharpness = 12, .value_dim = 64});
+  add("latent_second_layer",
+      {.heads = 4, .head_dim = 48, .layers = 3, .layer = 1, .pieces = {{10, 3}, {17, 1}}, .value_dim = 32});
+  for (const DType cached : {DType::f16, DType::bf16, DType::i8}) {
+    const std::string type(to_string(cached));
+    add("latent_" + type,
+        {.heads = 5, .head_dim = 50, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached, .value_dim = 41});
+    add("latent_" + type + "_spans",
+        {.heads = 20, .head_dim = 80, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached, .value_dim = 64});
   }
   // Several rows of a sequence in a step of many, which tensor cores take: tiles that are full, one row over and one
   // below, beside rows that are alone; pages that are half full; windows that end within a tile.

@@ -15,6 +15,7 @@ using Names = std::vector<std::string>;
 /// last (many rows).
 const std::map<std::string, Names>& chosen() {
   static const Names rope = {"dim18", "dim80_norms", "part_of_head", "many_rows_norms"},
+                     latents = {"dim18", "dim80_norms", "part_of_head", "end_of_head_norms", "many_rows_norms"},
                      packed = {"one_row", "rows65", "heads6_2", "dim18", "window33", "segments"};
   static const std::map<std::string, Names> names = {
       {"embed",
@@ -49,12 +50,15 @@ const std::map<std::string, Names>& chosen() {
        {"row1", "row1_down", "rows5", "rows33_down", "skewed", "all_to_one", "b2_g32_f16_row1", "b3_g64_bf16_rows18",
         "b5_g128_f32_rows18", "b6_g64_f16_row1", "b8_g64_bf16_rows18", "bf16_rows18", "mxfp4_row1", "nvfp4_rows18",
         "mixed_stacks"}},
+      {"matmul_heads",
+       {"rest", "rows5_transposed", "out17", "in31_transposed", "b4_g64_bf16_row1", "b8_g64_bf16_rows18_transposed",
+        "b3_g32_f16_row1_transposed", "f16_rows18"}},
       {"lora_experts", {"row1", "row1_down", "rows6", "rows70_down", "skewed", "odd_sizes"}},
       {"lora", {"one_row", "odd_sizes", "many_rows", "everything_with_bias"}},
-      {"norm_rope", rope},
+      {"norm_rope", latents},
       {"attend",
        {"first_token", "rows33", "past33_row5", "heads6_2", "dim80", "window17", "cached_f16", "cached_bf16_window",
-        "cached_i8", "wide_bf16", "spans_i8", "tiles_window5_bf16"}},
+        "cached_i8", "wide_bf16", "spans_i8", "tiles_window5_bf16", "latent", "latent_i8_spans"}},
       {"attend_packed", packed},
       {"attend_packed_dqkv", packed},
       {"matmul_dx",

@@ -20,6 +20,7 @@ struct RouteSpec {
   RouterParams::Score score = RouterParams::Score::softmax;
   bool bias = false, normalise = true;
   int groups = 1, top_groups = 1;
+  bool best_alone = false;
   float scale = 1;
   bool expert_scale = false;
   enum class Values : uint8_t { random, tied, not_finite } values = Values::random;
@@ -52,6 +53,7 @@ class RouteCase final : public OpCase {
                         .bias = {},
                         .groups = spec_.groups,
                         .top_groups = spec_.top_groups,
+                        .best_alone = spec_.best_alone,
                         .normalise = spec_.normalise,
                         .scale = spec_.scale,
                         .expert_scale = {}};
@@ -314,6 +316,14 @@ void add_route(Cases& cases) {
       {.rows = 6, .experts = 12, .top_k = 5, .normalise = false, .values = RouteSpec::Values::not_finite});
   add("softmax_bias", {.rows = 7, .experts = 32, .top_k = 4, .bias = true});
   add("softmax_groups", {.rows = 7, .experts = 32, .top_k = 4, .groups = 8, .top_groups = 3});
+  add("softmax_best_groups", {.rows = 17,
+                              .experts = 32,
+                              .top_k = 4,
+                              .normalise = false,
+                              .groups = 8,
+                              .top_groups = 3,
+                              .best_alone = true,
+                              .scale = 16});
   add("sigmoid", {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid});
   add("sigmoid_bias_not_normalised",
       {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid, .bias = true, .normalise = false});

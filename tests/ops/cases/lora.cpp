@@ -304,21 +304,25 @@ class LoraEmbedCase final : public OpCase {
 
 class LoraNormCase final : public OpCase {
  public:
-  LoraNormCase(const std::string& variant, int cols, int width, std::vector<int32_t> logit_rows)
-      : OpCase("lora_norm", variant), width_(width), logit_rows_(std::move(logit_rows)) {
+  /// `normed`: features of a run that the norm covers; 0: all.
+  LoraNormCase(const std::string& variant, int cols, int width, std::vector<int32_t> logit_rows, int normed = 0)
+      : OpCase("lora_norm", variant),
+        width_(width),
+        normed_(normed > 0 ? normed : width),
+        logit_rows_(std::move(logit_rows)) {
     Random random(seed_of(name()));
     x_ = random_rows(random, logit_rows_.empty() ? int(slot_.size()) : int(logit_rows_.size()), cols);
-    for (std::vector<float>& weight : weights_) weight = random.normals(size_t(width), 1);
+    for (std::vector<float>& weight : weights_) weight = random.normals(size_t(normed_), 1);
   }
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = int(slot_.size()), .slot = slot_, .logit_rows = logit_rows_});
     Uploaded uploaded;
     for (int s = 0; s < 3; ++s) uploaded.slots.push_back(s == 1 ? nullptr : std::make_unique<LoraEntry>());
-    uploaded.slots[0]->norm = backend.upload(weights_[1], 1, width_);
-    uploaded.slots[2]->norm = backend.upload(weights_[2], 1, width_);
+    uploaded.slots[0]->norm = backend.upload(weights_[1], 1, normed_);
+    uploaded.slots[2]->norm = backend.upload(weights_[2], 1, normed_);
     const BoundSlots bound(backend, {&uploaded});
-    const NormParams norm{backend.upload(weights_[0], 1, width_), 1e-5f};
+    const NormParams norm{backend.upload(weights_[0], 1, normed_), 1e-5f};
     const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
     Tensor y;
     eagerly(backend, [&] {
@@ -329,13 +333,19 @@ class LoraNormCase final : public OpCase {
 
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> bound;
-    for (const float y : reference[0].values)
-      bound.push_back((sum_error(width_) / 2 + 8 * kRoundF32) * std::abs(double(y)));
+    for (size_t i = 0; i < reference[0].values.size(); ++i) {
+      const bool stays = int(i % size_t(width_)) >= normed_;
+      bound.push_back(stays ? 0 : (sum_error(normed_) / 2 + 8 * kRoundF32) * std::abs(double(reference[0].values[i])));
+    }
     return {bound};
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    return normed_ < width_ ? std::optional(bumblebee::Operation::latent_keys) : std::nullopt;
+  }
+
  private:
-  int width_;
+  int width_, normed_;
   std::vector<int32_t> slot_ = {0, 2, 2, -1, 1, 7, 0}, logit_rows_;
   HostMatrix x_;
   std::vector<float> weights_[3];
@@ -410,6 +420,7 @@ void add_lora_embed(Cases& cases) {
 void add_lora_norm(Cases& cases) {
   cases.push_back(std::make_unique<LoraNormCase>("rows", 70, 70, std::vector<int32_t>{}));
   cases.push_back(std::make_unique<LoraNormCase>("heads", 128, 32, std::vector<int32_t>{}));
+  cases.push_back(std::make_unique<LoraNormCase>("parts_of_heads", 96, 48, std::vector<int32_t>{}, 33));
   cases.push_back(std::make_unique<LoraNormCase>("logit_rows", 64, 64, std::vector<int32_t>{1, 3, 5}));
 }
 

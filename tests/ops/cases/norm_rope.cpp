@@ -12,6 +12,9 @@ struct RopeSpec {
   int dims = 0;  // 0: the whole head
   bool norms = false, shared = false, only_q = false;
   float attention_factor = 1;
+  /// Where the rotation begins, in pairs of neighbours, after the features that the norm of keys covers.
+  int first = 0;
+  bool interleaved = false;
   std::vector<int32_t> positions = {0};
 };
 
@@ -23,21 +26,23 @@ class NormRopeCase final : public OpCase {
     q_ = random_rows(random, rows, spec.heads * spec.head_dim);
     k_ = random_rows(random, rows, spec.kv_heads * spec.head_dim);
     q_norm_ = random.normals(size_t(spec.head_dim), 1);
-    k_norm_ = random.normals(size_t(spec.head_dim), 1);
+    k_norm_ = random.normals(size_t(normed()), 1);
     rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
     rope_.attention_factor = spec.attention_factor;
+    rope_.first = spec.first;
+    rope_.interleaved = spec.interleaved;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
   }
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
     const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f},
-        k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
+        k_norm{backend.upload(k_norm_, 1, normed()), 1e-6f};
     Tensor q = backend.upload(q_.values, q_.rows, q_.cols),
            k = spec_.only_q ? Tensor() : backend.upload(k_.values, k_.rows, k_.cols);
     const Tensor held_q = spec_.shared ? q : Tensor(), held_k = spec_.shared ? k : Tensor();
     eagerly(backend, [&] {
-      backend.stream().ops().norm_rope(q, k, spec_.head_dim, spec_.norms ? &q_norm : nullptr,
+      backend.stream().ops().norm_rope(q, k, spec_.head_dim, spec_.norms && spec_.first == 0 ? &q_norm : nullptr,
                                        spec_.norms ? &k_norm : nullptr, rope_);
     });
     std::vector<Output> outputs = {read_output(backend, "q", q), read_output(backend, "k", k)};
@@ -49,6 +54,7 @@ class NormRopeCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
+    if (spec_.first > 0 || spec_.interleaved) return bumblebee::Operation::latent_keys;
     return spec_.only_q ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
 
@@ -56,8 +62,9 @@ class NormRopeCase final : public OpCase {
   /// two products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and
   /// b relatively.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
-    std::vector<std::vector<double>> bounds = {rotated(q_, q_norm_),
-                                               spec_.only_q ? std::vector<double>() : rotated(k_, k_norm_)};
+    std::vector<std::vector<double>> bounds = {
+        rotated(q_, q_norm_, spec_.norms && spec_.first == 0 ? spec_.head_dim : 0),
+        spec_.only_q ? std::vector<double>() : rotated(k_, k_norm_, spec_.norms ? normed() : 0)};
     if (spec_.shared) {
       bounds.emplace_back(q_.values.size(), 0);
       bounds.emplace_back(k_.values.size(), 0);
@@ -66,20 +73,25 @@ class NormRopeCase final : public OpCase {
   }
 
  private:
-  std::vector<double> rotated(const HostMatrix& x, const std::vector<float>& norm) const {
-    const double error = (spec_.norms ? sum_error(spec_.head_dim) / 2 + 8 * kRoundF32 : 0) + 6 * kRoundF32;
-    const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size();
+  int normed() const { return spec_.first > 0 ? spec_.first : spec_.head_dim; }
+
+  /// `width`: features that the norm covers.
+  std::vector<double> rotated(const HostMatrix& x, const std::vector<float>& norm, int width) const {
+    const double error = (width > 0 ? sum_error(width) / 2 + 8 * kRoundF32 : 0) + 6 * kRoundF32;
+    const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size(), begin = size_t(spec_.first);
     std::vector<double> bound(x.values.size());
     std::vector<double> head(dim);
     for (size_t first = 0; first < bound.size(); first += dim) {
       double squares = 0;
-      for (size_t i = 0; i < dim; ++i) squares += double(x.values[first + i]) * double(x.values[first + i]);
-      const double inverse = 1 / std::sqrt(squares / double(dim) + 1e-6);
+      for (size_t i = 0; i < size_t(width); ++i) squares += double(x.values[first + i]) * double(x.values[first + i]);
+      const double inverse = 1 / std::sqrt(squares / std::max(1, width) + 1e-6);
       for (size_t i = 0; i < dim; ++i)
-        head[i] = std::abs(double(x.values[first + i])) * (spec_.norms ? inverse * std::abs(double(norm[i])) : 1);
+        head[i] = std::abs(double(x.values[first + i])) * (i < size_t(width) ? inverse * std::abs(double(norm[i])) : 1);
       for (size_t i = 0; i < dim; ++i) {
-        const double size =
-            i < 2 * half ? (head[i] + head[i < half ? i + half : i - half]) * double(rope_.attention_factor) : head[i];
+        const size_t at = i - begin;  // among what is rotated
+        const size_t other = begin + (rope_.interleaved ? at ^ 1 : at < half ? at + half : at - half);
+        const bool turned = i >= begin && at < 2 * half;
+        const double size = turned ? (head[i] + head[other]) * double(rope_.attention_factor) : head[i];
         bound[first + i] = error * size;
       }
     }
@@ -116,6 +128,18 @@ void add_norm_rope(Cases& cases) {
                                       .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    add("interleaved" + suffix,
+        {.heads = 2, .kv_heads = 1, .head_dim = 34, .norms = norms, .interleaved = true, .positions = {9, 10, 11}});
+    for (const bool interleaved : {false, true})
+      add((interleaved ? "pairs_at_end_of_head" : "end_of_head") + suffix, {.heads = 5,
+                                                                            .kv_heads = 2,
+                                                                            .head_dim = 80,
+                                                                            .dims = 32,
+                                                                            .norms = norms,
+                                                                            .attention_factor = 1.2f,
+                                                                            .first = 48,
+                                                                            .interleaved = interleaved,
+                                                                            .positions = {9, 100, 4000}});
     add("without_keys" + suffix,
         {.heads = 3, .kv_heads = 1, .head_dim = 64, .norms = norms, .only_q = true, .positions = {9, 10, 11}});
     std::vector<int32_t> many(33);

@@ -93,6 +93,7 @@ void add_matmul_experts(Cases& cases);
 void add_add_expert_bias(Cases& cases);
 void add_lora_experts(Cases& cases);
 void add_sum_experts(Cases& cases);
+void add_matmul_heads(Cases& cases);
 void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);
 void add_sample(Cases& cases);

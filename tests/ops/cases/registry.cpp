@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 56> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 57> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -36,6 +36,7 @@ constexpr std::array<Named, 56> kOperations = {{{"embed", add_embed},
                                                 {"lora_experts", add_lora_experts},
                                                 {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
+                                                {"matmul_heads", add_matmul_heads},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
                                                 {"sample", add_sample},
@@ -94,6 +95,7 @@ std::optional<Operation> needed_operation(const std::string& operation) {
   if (operation == "add_expert_bias") return Operation::expert_bias;
   if (operation == "split") return Operation::split;
   if (operation == "causal_conv" || operation == "delta_rule") return Operation::delta_rule;
+  if (operation == "matmul_heads") return Operation::latent_keys;
   for (const char* derivative :
        {"route_dx", "spread_rows", "spread_rows_dx", "matmul_experts_dx", "sum_experts_dx", "gate_rows_dx"}) {
     if (operation == derivative) return Operation::matmul_experts;

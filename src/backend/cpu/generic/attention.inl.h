@@ -159,6 +159,23 @@ inline void small_gemm(const SmallGemm& g) {
   }
 }
 
+template <Element ELEMENT>
+inline void widen_of(const uint8_t* x, int count, float* out) {
+  int i = 0;
+  for (; i + 16 <= count; i += 16) store(out + i, load_cached<ELEMENT>(x + size_t(i) * kCachedBytes<ELEMENT>));
+  for (; i < count; ++i) out[i] = load_element(x, ELEMENT, size_t(i));
+}
+
+inline void widen(const void* x, int count, Element element, float* out) {
+  const auto* at = static_cast<const uint8_t*>(x);
+  switch (element) {
+    case Element::f32: return widen_of<Element::f32>(at, count, out);
+    case Element::f16: return widen_of<Element::f16>(at, count, out);
+    case Element::bf16: return widen_of<Element::bf16>(at, count, out);
+    default: return widen_of<Element::i8>(at, count, out);
+  }
+}
+
 inline float store_i8(const float* x, int count, int8_t* out) {
   F32x16 maximum = zero();
   int i = 0;
