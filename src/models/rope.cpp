@@ -264,6 +264,8 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   if (const double all = number_or(settings, "mscale_all_dim", where, 0); all != 0) {
     const double factor = type == "yarn" ? yarn_factor(settings, where, context) : factor_of(settings, where);
     result.score_scale = factor <= 1 ? 1 : std::pow(0.1 * all * std::log(factor) + 1, 2);
+    if (!(result.score_scale >= FLT_MIN && result.score_scale <= FLT_MAX))
+      throw Error(ErrorCode::bad_config, where, cat("rope 'mscale_all_dim': expected a positive factor, got ", all));
   }
   if (type == "linear") {
     const double factor = factor_of(settings, where);

@@ -244,6 +244,39 @@ constexpr Hostile kDense[] = {
      "'factor'"},
 };
 
+constexpr Hostile kLatents[] = {
+    {"scale_beyond_a_float", "mla/deepseek_v3", R"({"routed_scaling_factor": 1e300})", "'routed_scaling_factor'"},
+    {"scale_zero", "mla/deepseek_v3", R"({"routed_scaling_factor": 0})", "'routed_scaling_factor'"},
+    {"scale_not_a_number", "mla/deepseek_v3", R"({"routed_scaling_factor": NaN})", "'routed_scaling_factor'"},
+    {"scores_beyond_a_float", "mla/deepseek_v3",
+     R"({"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "mscale": 1e300,
+         "mscale_all_dim": 1e300}})",
+     "'mscale_all_dim'"},
+    {"values_beyond_a_size", "mla/deepseek_v3", R"({"num_attention_heads": 8192, "num_key_value_heads": 8192,
+                                                    "v_head_dim": 4096})",
+     "heads x latents"},
+    {"latent_wider", "mla/deepseek_v3", R"({"kv_lora_rank": 64})", "kv_"},
+    {"latent_of_queries_wider", "mla/deepseek_v3", R"({"q_lora_rank": 64})", "q_a_"},
+    {"queries_without_a_latent", "mla/deepseek_v3", R"({"q_lora_rank": null})", "q_proj"},
+    {"queries_with_one", "mla/deepseek_v2_4bit", R"({"q_lora_rank": 32})", "q_a_"},
+    {"values_wider", "mla/deepseek_v3", R"({"v_head_dim": 32})", "self_attn."},
+    {"rotating_part_wider", "mla/deepseek_v3", R"({"qk_rope_head_dim": 16})", "self_attn."},
+    {"part_that_stays_wider", "mla/glm4_moe_lite", R"({"qk_nope_head_dim": 64})", "self_attn."},
+    {"rank_beyond_64_bits", "mla/glm4_moe_lite", R"({"kv_lora_rank": 18446744073709551616})", "'kv_lora_rank'"},
+    {"groups_more_than_experts", "mla/deepseek_v3", R"({"n_group": 16})", "'n_group'"},
+    {"groups_text", "mla/deepseek_v3", R"({"n_group": "4"})", "'n_group'"},
+    {"experts_of_closed_groups", "mla/deepseek_v3", R"({"topk_group": 1})", "'num_experts_per_tok'"},
+    {"shared_more", "mla/deepseek_v3", R"({"n_shared_experts": 2})", "shared_experts"},
+    {"shared_beyond_a_size", "mla/deepseek_v3", R"({"n_shared_experts": 65536, "moe_intermediate_size": 16777216})",
+     "shared experts"},
+    {"shared_unclaimed", "mla/deepseek_v3", R"({"n_shared_experts": null})", "shared_experts"},
+    {"experts_none", "mla/deepseek_v3", R"({"n_routed_experts": null})", "model.layers.1.mlp"},
+    {"experts_fewer", "mla/deepseek_v3", R"({"n_routed_experts": 4, "n_group": 2})", "mlp.gate"},
+    {"dense_layers_more", "mla/deepseek_v3", R"({"first_k_dense_replace": 2})", "model.layers.1.mlp.gate_proj"},
+    {"interleaved_by_number", "mla/glm4_moe_lite", R"({"rope_interleave": 1})", "'rope_interleave'"},
+    {"biased", "mla/deepseek_v3", R"({"attention_bias": true})", ".bias"},
+};
+
 class HostileConfig : public testing::TestWithParam<Hostile> {
  protected:
   /// From here on, 256 MB more than what the process has is all that it gets.
@@ -285,15 +318,31 @@ INSTANTIATE_TEST_SUITE_P(Experts, HostileConfig, testing::ValuesIn(kExperts), kN
 INSTANTIATE_TEST_SUITE_P(GptOss, HostileConfig, testing::ValuesIn(kGptOss), kName);
 INSTANTIATE_TEST_SUITE_P(Hybrids, HostileConfig, testing::ValuesIn(kHybrids), kName);
 INSTANTIATE_TEST_SUITE_P(Gemmas, HostileConfig, testing::ValuesIn(kGemmas), kName);
+INSTANTIATE_TEST_SUITE_P(Latents, HostileConfig, testing::ValuesIn(kLatents), kName);
 INSTANTIATE_TEST_SUITE_P(Dense, HostileConfig, testing::ValuesIn(kDense), kName);
 
 /// What the table changes is what is wrong with them: unchanged they load.
 TEST(HostileConfigs, AreMadeFromSoundOnes) {
-  for (const char* name :
-       {"experts/qwen3_moe", "experts/mixtral_4bit", "experts/qwen2_moe", "gpt_oss/gpt_oss", "gpt_oss/gpt_oss_blocks",
-        "delta/qwen3_5", "delta/qwen3_next", "delta/qwen3_5_moe_4bit", "gemma/gemma2_4bit",
-        "gemma/gemma3_packaged_4bit", "gemma/gemma4_e_4bit", "gemma/gemma4_moe_4bit", "dense/granite", "dense/phi3",
-        "dense/phi4", "models/smollm3", "models/llama_llama3"}) {
+  for (const char* name : {"experts/qwen3_moe",
+                           "experts/mixtral_4bit",
+                           "experts/qwen2_moe",
+                           "gpt_oss/gpt_oss",
+                           "gpt_oss/gpt_oss_blocks",
+                           "delta/qwen3_5",
+                           "delta/qwen3_next",
+                           "delta/qwen3_5_moe_4bit",
+                           "gemma/gemma2_4bit",
+                           "gemma/gemma3_packaged_4bit",
+                           "gemma/gemma4_e_4bit",
+                           "gemma/gemma4_moe_4bit",
+                           "dense/granite",
+                           "dense/phi3",
+                           "dense/phi4",
+                           "mla/deepseek_v2_4bit",
+                           "mla/deepseek_v3",
+                           "mla/glm4_moe_lite",
+                           "models/smollm3",
+                           "models/llama_llama3"}) {
     const auto checkpoint = Checkpoint::open(std::string(BB_TEST_DATA) + "/goldens/" + name);
     nn::Loader load(*checkpoint, nullptr);
     EXPECT_NO_THROW(make_model(read_spec(checkpoint->config().text(), "config.json"), load)) << name;

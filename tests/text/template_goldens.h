@@ -14,7 +14,7 @@
 #include "base/json.h"
 #include "text/chat_template.h"
 
-namespace bumblebee::txt::testing {
+namespace bumblebee::testing {
 
 inline std::string read_text(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -38,13 +38,13 @@ inline size_t compare_template(const std::string& source, const OrderedJson& gol
   size_t compared = 0;
   for (const std::vector<std::string>& control :
        {std::vector<std::string>{}, {"<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "<bos!>", "<eos!>"}}) {
-    ChatTemplate chat = ChatTemplate::from_parts({{"default", source}}, named, control);
+    txt::ChatTemplate chat = txt::ChatTemplate::from_parts({{"default", source}}, named, control);
     for (const OrderedJson& entry : conversations["cases"]) {
       const std::string name = entry["name"];
       const std::string messages = entry["messages"].dump();
       const std::string tools = entry.contains("tools") ? entry["tools"].dump() : "";
       const std::string kwargs = entry.contains("kwargs") ? entry["kwargs"].dump() : "";
-      RenderRequest request{.messages_json = messages, .tools_json = tools, .kwargs_json = kwargs};
+      txt::RenderRequest request{.messages_json = messages, .tools_json = tools, .kwargs_json = kwargs};
       request.add_generation_prompt = entry.value("add_generation_prompt", true);
       request.now = conversations["now"].get<double>();
       ++compared;
@@ -63,4 +63,4 @@ inline size_t compare_template(const std::string& source, const OrderedJson& gol
   return compared;
 }
 
-}  // namespace bumblebee::txt::testing
+}  // namespace bumblebee::testing
