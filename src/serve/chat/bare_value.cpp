@@ -1,3 +1,4 @@
+// Reads what a model wrote without quotes: JSON, Python's words for it, or text.
 #include "serve/chat/bare_value.h"
 
 #include "serve/chat/json_scanner.h"
