@@ -38,7 +38,7 @@ class GemmaObject {
   }
 
   Step close(char c, std::string& out) {
-    if (objects_.empty() || (c == '}') != objects_.back()) return Step::malformed;
+    if (objects_.empty() || c != (objects_.back() ? '}' : ']')) return Step::malformed;
     objects_.pop_back();
     out += c;
     state_ = State::after;
