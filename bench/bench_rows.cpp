@@ -131,16 +131,45 @@ Prepared gather_rows(Backend& backend, const Shape& shape, int rows) {
           2.0 * shape.model};
 }
 
+/// The delta rule of Qwen3.5-4B, of a sequence that has a past. Its bytes are activations and the state once.
+Prepared delta_rule(Backend& backend, const Shape&, int rows) {
+  constexpr int kKeyHeads = 16, kValueHeads = 32, kDim = 128, kCols = (2 * kKeyHeads + kValueHeads) * kDim;
+  const StateShape state{.heads = kValueHeads, .key_dim = kDim, .value_dim = kDim};
+  const std::shared_ptr<KvStore> kv =
+      backend.make_kv({.groups = {{.kind = KvGroup::Kind::state, .layers = 1, .state = state}},
+                       .places = {{0, 0}},
+                       .page_size = 16,
+                       .pages = 1,
+                       .states = 1,
+                       .dtype = DType::f32});
+  const std::vector<float> zeros(size_t(rows) * kValueHeads, 0.0f);
+  Batch batch;
+  batch.append(std::vector<int32_t>(size_t(rows), 0), rows, std::vector<int32_t>(size_t(2 * rows + 15) / 16, 0),
+               Batch::Want::none, -1, StateSlots{0, 0});
+  backend.stream().bind(batch, kv.get());
+  return {[&backend, kv, qkv = activations(backend, rows, kCols), a = backend.upload(zeros, rows, kValueHeads),
+           delta = DeltaParams{.key_heads = kKeyHeads,
+                               .value_heads = kValueHeads,
+                               .key_dim = kDim,
+                               .value_dim = kDim,
+                               .a_log = backend.upload(std::vector<float>(kValueHeads, 0.0f), 1, kValueHeads),
+                               .dt_bias = backend.upload(std::vector<float>(kValueHeads, 0.0f), 1, kValueHeads)}] {
+            Tensor y = backend.stream().ops().delta_rule(*kv, 0, qkv, a, a, delta);  // [rows, kValueHeads·kDim]
+            benchmark::DoNotOptimize(y);
+          },
+          double(rows) * (kCols + kValueHeads * kDim) + 2.0 * kValueHeads * kDim * kDim};
+}
+
 }  // namespace
 
 void register_rows(Size size) {
   const std::vector<std::pair<const char*, Prepare>> operations = {
       {"rms_norm", rms_norm}, {"add_rms_norm", add_rms_norm}, {"add", residual_add},
       {"rope", rope},         {"norm_rope", norm_rope},       {"glu", glu},
-      {"embed", embed},       {"gather_rows", gather_rows}};
+      {"embed", embed},       {"gather_rows", gather_rows},   {"delta_rule", delta_rule}};
   const Shape shape = shape_of(size);
   for (const auto& [name, prepare] : operations) {
-    for (int rows : {1, 8, 512}) {
+    for (int rows : {1, 8, 64, 512}) {
       add(std::string(name) + "/rows" + std::to_string(rows),
           [operation = prepare, shape, rows](benchmark::State& state) {
             const std::unique_ptr<Backend> backend = make_backend(false);

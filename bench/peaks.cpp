@@ -79,6 +79,18 @@ __attribute__((target("avx2"))) void avx2_int8(int64_t steps) {
   for (__m256i& sum : sums) asm volatile("" : "+x"(sum));
 }
 
+__attribute__((target("avx2,avxvnni"))) void avx_vnni_int8(int64_t steps) {
+  __m256i sums[kSums] = {}, a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (__m256i& sum : sums) {
+      asm volatile("" : "+x"(a));
+      sum = _mm256_dpbusd_avx_epi32(sum, a, b);
+    }
+  }
+  for (__m256i& sum : sums) asm volatile("" : "+x"(sum));
+}
+
 __attribute__((target("avx512f"))) void avx512_f32(int64_t steps) {
   __m512 sums[kSums] = {}, a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.5f);
   for (int64_t i = 0; i < steps; ++i) {
@@ -145,7 +157,7 @@ __attribute__((target("avx512f"))) void avx512_bf16(int64_t steps) {
 
 Loop f32_loop(std::string_view set) {
   if (set.starts_with("avx512")) return {avx512_f32, 2.0 * 16 * kSums, "vfmadd231ps zmm"};
-  if (set == "avx2") return {avx2_f32, 2.0 * 8 * kSums, "vfmadd231ps ymm"};
+  if (set == "avx2" || set == "avx2_vnni") return {avx2_f32, 2.0 * 8 * kSums, "vfmadd231ps ymm"};
   return {sse_f32, 2.0 * 4 * kSums, "mulps, addps xmm"};
 }
 
@@ -158,6 +170,7 @@ Loop int8_loop(std::string_view set) {
   if (set == "avx512_amx") return {amx_int8, 2.0 * 16 * 16 * 64 * 4, "tdpbsud"};
   if (set == "avx512") return {avx512_int8, 2.0 * 64 * kSums, "vpmaddubsw, vpmaddwd, vpaddd zmm"};
   if (set.starts_with("avx512")) return {vnni_int8, 2.0 * 64 * kSums, "vpdpbusd zmm"};
+  if (set == "avx2_vnni") return {avx_vnni_int8, 2.0 * 32 * kSums, "vpdpbusd ymm"};
   if (set == "avx2") return {avx2_int8, 2.0 * 32 * kSums, "vpmaddubsw, vpmaddwd, vpaddd ymm"};
   return {sse_int8, 2.0 * 8 * kSums, "pmaddwd, paddd xmm"};
 }

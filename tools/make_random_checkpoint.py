@@ -30,6 +30,10 @@ SHAPES = {
     "qwen3.5-4b": (32, 2560, 16, 4, 256, 9216, True),
     "qwen3.5-35b-a3b": (40, 2048, 16, 2, 256, 512, False),
     "gpt-oss-20b": (24, 2880, 64, 8, 64, 2880, False),
+    "lfm2-1.2b": (16, 2048, 32, 8, 64, 8192, True),
+    "ministral-3-3b": (26, 3072, 32, 8, 128, 9216, True),
+    "olmo-3-7b": (32, 4096, 32, 32, 128, 11008, False),
+    "phi-4-mini": (32, 3072, 24, 8, 128, 8192, True),
 }
 # With latent attention: layers, hidden, heads, nope, rope, value, ranks of queries and of keys and values, intermediate, experts, of a
 # token, their intermediate, shared ones, layers without, vocabulary
@@ -42,7 +46,11 @@ EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512),
 # of gated delta nets, in all layers but every fourth: key heads, value heads, and the size of both
 DELTA = {"qwen3-next-80b-a3b": (16, 32, 128), "qwen3.5-4b": (16, 32, 128), "qwen3.5-35b-a3b": (16, 32, 128)}
 # by the beginning of the shape's name
-VOCAB = {"qwen3.5": 248320, "qwen3": 151936, "gemma-2": 256000, "gemma-3": 262208, "gemma-4": 262144, "gpt-oss": 201088}
+VOCAB = {"qwen3.5": 248320, "qwen3": 151936, "gemma-2": 256000, "gemma-3": 262208, "gemma-4": 262144, "gpt-oss": 201088,
+         "lfm2": 65536, "ministral-3": 131072, "olmo-3": 100278, "phi-4": 200064}
+SMALL = ("lfm2", "ministral-3", "olmo-3", "phi-4")  # families
+# LFM2: its layers of attention.
+ATTENDING = (2, 5, 8, 10, 12, 14)
 # Gemma 4 E4B: the last layers read the keys and values of earlier ones; every sixth has wider heads; widths of layers' own embeddings.
 SHARED, FULL_DIM, ASIDE = 18, 512, 256
 CODES = os.urandom(1 << 24)
@@ -187,7 +195,64 @@ def gemma_tensors(family, shape, bits, group):
     yield from vector("model.norm", hidden)
 
 
+def small_tensors(family, shape, bits, group):
+    layers, hidden, heads, kv_heads, dim, inner, tied = shape
+    q, kv, lfm2 = heads * dim, kv_heads * dim, family == "lfm2"
+    before, after = {"lfm2": ("operator_norm", "ffn_norm"), "olmo-3": ("post_attention_layernorm", "post_feedforward_layernorm")}.get(
+        family, ("input_layernorm", "post_attention_layernorm"))
+    yield from matrix("model.embed_tokens", VOCAB[family], hidden, bits, group)
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        yield from vector(at + before, hidden)
+        yield from vector(at + after, hidden)
+        if lfm2 and i not in ATTENDING:
+            yield from matrix(at + "conv.in_proj", 3 * hidden, hidden, bits, group)
+            yield from values(at + "conv.conv.weight", "BF16", [hidden, 3, 1], (0.5, -0.25, 0.125, 0.75))
+            yield from matrix(at + "conv.out_proj", hidden, hidden, bits, group)
+        else:
+            parts = (("qkv", q + 2 * kv),) if family == "phi-4" else (("q", q), ("k", kv), ("v", kv))
+            for name, rows in parts:
+                yield from matrix(f"{at}self_attn.{name}_proj", rows, hidden, bits, group)
+            yield from matrix(f"{at}self_attn.{'out' if lfm2 else 'o'}_proj", hidden, q, bits, group)
+            for name, rows in (("q", q), ("k", kv)):
+                if lfm2:
+                    yield from vector(f"{at}self_attn.{name}_layernorm", dim)
+                if family == "olmo-3":
+                    yield from vector(f"{at}self_attn.{name}_norm", rows)
+        wide = ("feed_forward.w1", "feed_forward.w3") if lfm2 else ("mlp.gate_up_proj",) if family == "phi-4" else ("mlp.gate_proj", "mlp.up_proj")
+        for name in wide:
+            yield from matrix(at + name, 2 * inner // len(wide), hidden, bits, group)
+        yield from matrix(at + ("feed_forward.w2" if lfm2 else "mlp.down_proj"), hidden, inner, bits, group)
+    yield from vector("model.embedding_norm" if lfm2 else "model.norm", hidden)
+    if not tied:
+        yield from matrix("lm_head", VOCAB[family], hidden, bits, group)
+
+
+def small_config(family, layers):
+    """What the config of a small family has beside the sizes."""
+    if family == "lfm2":
+        kinds = ["full_attention" if i in ATTENDING else "conv" for i in range(layers)]
+        return {"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "norm_eps": 1e-5, "block_auto_adjust_ff_dim": False,
+                "conv_L_cache": 3, "conv_bias": False, "layer_types": kinds, "max_position_embeddings": 128000, "rope_theta": 1000000.0}
+    yarn = {"rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0}
+    if family == "ministral-3":
+        return {"architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3", "max_position_embeddings": 262144,
+                "rope_parameters": yarn | {"factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0, "mscale_all_dim": 1.0,
+                                           "original_max_position_embeddings": 16384, "rope_theta": 1000000.0}}
+    if family == "olmo-3":
+        kinds = ["full_attention" if i % 4 == 3 else "sliding_attention" for i in range(layers)]
+        return {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "max_position_embeddings": 65536, "rope_theta": 500000.0,
+                "sliding_window": 4096, "layer_types": kinds,
+                "rope_scaling": yarn | {"factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.2079441541679836}}
+    return {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "max_position_embeddings": 131072,
+            "original_max_position_embeddings": 4096, "partial_rotary_factor": 0.75, "rope_theta": 10000.0, "sliding_window": 262144,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + i for i in range(48)]}}
+
+
 def tensors(family, shape, bits, group, moe, delta, fused):
+    if family in SMALL:
+        yield from small_tensors(family, shape, bits, group)
+        return
     if family.startswith("gemma"):
         yield from gemma_tensors(family, shape, bits, group)
         return
@@ -284,7 +349,7 @@ def byte_letters():
 def vocabulary(vocab):
     """(tokens, merges): bytes, every pair of them with its merge, then unused ones; the last two are the control tokens."""
     letters = byte_letters()
-    pairs = [(a, b) for a in letters for b in letters]
+    pairs = [(a, b) for a in letters for b in letters][: vocab - len(letters) - 2]
     tokens = letters + [a + b for a, b in pairs]
     return tokens + [f"<|unused_{i}|>" for i in range(vocab - len(tokens))], [f"{a} {b}" for a, b in pairs]
 
@@ -363,6 +428,8 @@ def config(family, shape, bits, group, moe, delta, fused):
     rest = {"architectures": [name[0] + "ForCausalLM"], "model_type": name[1], "max_position_embeddings": 40960, "rope_theta": 1000000}
     if family.startswith("gemma"):
         rest = gemma_config(family, layers)
+    if family in SMALL:
+        rest = small_config(family, layers)
     return extra | rest | {"num_hidden_layers": layers, "hidden_size": hidden,
             "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": dim, "intermediate_size": inner,
             "vocab_size": VOCAB[family], "rms_norm_eps": 1e-6,

@@ -15,7 +15,11 @@ namespace bumblebee::cli {
 #if defined(__x86_64__)
 namespace {
 
-/// Clang 14's builtin does not know it.
+/// Clang 14's builtin does not know these two.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0;
+}
 bool has_amx_int8() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 25)) != 0;
@@ -31,6 +35,7 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
           {"avx", __builtin_cpu_supports("avx") != 0},
           {"avx2", __builtin_cpu_supports("avx2") != 0},
           {"fma", __builtin_cpu_supports("fma") != 0},
+          {"avx_vnni", has_avx_vnni()},
           {"avx512f", __builtin_cpu_supports("avx512f") != 0},
           {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
           {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},

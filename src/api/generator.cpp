@@ -86,6 +86,7 @@ std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const 
                                .prefill_chunk = options.prefill_chunk,
                                .vocab = info.vocab,
                                .d_model = info.hidden,
+                               .stretch_beyond = model.model().dims().stretch_beyond,
                                .max_waiting = options.max_waiting,
                                .max_waiting_tokens = options.max_waiting_tokens,
                                .max_active_per_key = options.max_active_per_client,

@@ -84,7 +84,7 @@ Plan make_plan(const std::filesystem::path& directory, int bits, int group) {
   const HfConfig& config = checkpoint->config();
   Plan plan{
       .spec = models::read_spec(config.text(), config.path.string()), .info = {}, .formats = {}, .operations = {}};
-  QuantizingSource quantizing(*checkpoint, bits, group, nullptr);
+  QuantizingSource quantizing(*checkpoint, checkpoint->config(), bits, group, nullptr);
   RecordingSource recording(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint);
   nn::Loader loader(recording, nullptr);
   const auto model = models::make_model(plan.spec, loader);
@@ -214,7 +214,7 @@ Model load_model(const Repository& repository, const ModelOptions& options) {
       " group_size=", state->info.group_size, " quantized_here=", bits > 0 ? "yes" : "no");
   std::optional<ThreadPool> pool;
   if (bits > 0) pool.emplace(options.threads);
-  QuantizingSource quantizing(*checkpoint, bits, options.group_size, pool ? &*pool : nullptr);
+  QuantizingSource quantizing(*checkpoint, checkpoint->config(), bits, options.group_size, pool ? &*pool : nullptr);
   nn::Loader loader(bits > 0 ? static_cast<WeightSource&>(quantizing) : *checkpoint, backend.get(),
                     progress_of(options, state->info.weight_bytes));
   std::unique_ptr<nn::Model> model = models::make_model(plan.spec, loader);
@@ -243,7 +243,7 @@ void Model::logits(std::span<const int32_t> tokens,
     if (token < 0 || token >= info.vocab)
       refuse(cat("expected ids below the vocabulary of ", info.vocab, ", got ", token));
   }
-  const int count = int(tokens.size()), vocab = info.vocab;
+  const int count = int(tokens.size()), vocab = info.vocab, stretch_beyond = state.model().dims().stretch_beyond;
   const auto executor = state.make_executor({.sequences = 1, .sequence_length = count});
   const exec::SlotLease lease = executor->slot(state.open(adapters));
   std::vector<int32_t> pages(size_t(executor->pages()));
@@ -255,6 +255,7 @@ void Model::logits(std::span<const int32_t> tokens,
     exec::Step step;
     step.batch.append(tokens.subspan(size_t(first), size_t(rows)), first, pages, Batch::Want::all, lease.slot(),
                       executor->states() > 0 ? StateSlots{first > 0 ? 0 : -1, 0} : StateSlots());
+    step.batch.segments.back().stretched = stretch_beyond > 0 && count > stretch_beyond;
     step.wants.logits = true;
     const exec::StepResult& result = executor->wait(executor->launch(step));
     for (int row = 0; row < rows; ++row)

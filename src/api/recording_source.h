@@ -20,6 +20,7 @@ class RecordingSource final : public WeightSource {
   HostWeight vectors(const std::string& name, int count, int size) override;
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override { return source_.has(name); }
+  bool has_module(const std::string& path) const override { return source_.has_module(path); }
   void ignore(const std::string& name) override { source_.ignore(name); }
   void leave_out(const std::string& prefix) override { source_.leave_out(prefix); }
   std::vector<std::string> unclaimed() const override { return source_.unclaimed(); }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "backend/stream.h"
 #include "base/error.h"
@@ -11,6 +12,12 @@ namespace bumblebee {
 
 bool Batch::has_adapters() const {
   return std::any_of(slot.begin(), slot.end(), [](int32_t s) { return s >= 0; });
+}
+
+std::vector<bool> Batch::stretched_rows() const {
+  std::vector<bool> stretched(tokens.size(), false);
+  for (const Segment& s : segments) std::fill_n(stretched.begin() + s.first, s.rows, s.stretched);
+  return stretched;
 }
 
 void Batch::append(std::span<const int32_t> tokens_in, int past, std::span<const int32_t> pages_in, Want want,
@@ -37,6 +44,35 @@ void Batch::pad(int rows_in, int logit_rows_in) {
   slot.resize(size_t(rows_in), -1);
   if (!logit_rows.empty()) logit_rows.resize(size_t(logit_rows_in), logit_rows.back());
   if (!sample.empty()) sample.resize(size_t(logit_rows_in));
+}
+
+void Batch::keep_logit_rows() {
+  std::vector<Segment> kept;
+  size_t at = 0;  // in logit_rows
+  for (Segment segment : segments) {
+    const size_t begin = at;
+    const int end = segment.first + segment.rows;
+    while (at < logit_rows.size() && logit_rows[at] < end && (at == begin || logit_rows[at] > logit_rows[at - 1])) ++at;
+    const int count = int(at - begin);
+    if (count == 0) continue;
+    BB_CHECK(logit_rows[begin] == end - count, "logit row ", logit_rows[begin], " of ", count, " before row ", end);
+    segment.past += segment.rows - count;
+    segment.first = int(begin);
+    segment.rows = count;
+    kept.push_back(segment);
+  }
+  const auto keep = [&](std::vector<int32_t>& of_rows) {
+    std::vector<int32_t> values;
+    values.reserve(logit_rows.size());
+    for (const int32_t row : logit_rows) values.push_back(of_rows[size_t(row)]);
+    of_rows = std::move(values);
+  };
+  keep(tokens);
+  keep(positions);
+  keep(slot);
+  segments = std::move(kept);
+  padding = int(logit_rows.size() - at);
+  for (size_t i = 0; i < logit_rows.size(); ++i) logit_rows[i] = int32_t(std::min(i, at - 1));
 }
 
 void Batch::resolve_chosen(std::span<const int32_t> ids) {

@@ -21,6 +21,8 @@ struct Segment {
   int first = 0, rows = 0, past = 0;
   int first_page = 0;
   StateSlots state = {};  // of models with recurrent layers
+  /// Its sequence is longer than what the model's first rotation is for: RopeParams::long_inv_freq.
+  bool stretched = false;
 };
 
 /// What to add to one token's logit before the choice: s += add, then s = s < 0 ? s·penalty : s / penalty, then s -=
@@ -65,8 +67,13 @@ struct Batch {
   int most_logprobs() const;
   int rows() const { return int(tokens.size()); }
   bool has_adapters() const;
+  /// [rows] Whether the row's segment is stretched.
+  std::vector<bool> stretched_rows() const;
   /// Padded to `rows` rows and `logit_rows` of those whose logits are needed (the last one again and again).
   void pad(int rows, int logit_rows);
+  /// Leaves the logit rows alone, which must be the last ones of each segment; those that are padding still are. A
+  /// segment's other rows become its past: keys and values of all of them are in the cache already.
+  void keep_logit_rows();
   /// Appends a segment of `tokens` after `past` cached ones; `pages` are all of the sequence's pages. Wants its last
   /// row, or all.
   enum class Want : uint8_t { none, last, all };

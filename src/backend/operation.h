@@ -11,7 +11,7 @@ enum class Operation : uint8_t {
   soft_cap,        // of rows and of attention's scores
   norm_runs,       // rms_norm over runs of a row
   multiply,        // with columns
-  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys
+  mixed_cache,     // KvShape of several groups, layers that share a cache, attend() without keys, keep_logit_rows()
   sinks,           // of attention: AttentionParams::sinks
   clamped_glu,     // Activation::clamped_silu
   expert_bias,     // add_expert_bias
@@ -19,6 +19,9 @@ enum class Operation : uint8_t {
   matmul_experts,  // with route, sum_experts, gate_rows and Backend::stack
   split,           // columns dealt out
   delta_rule,      // with causal_conv, Activation::sigmoid and states
+  short_conv,      // causal_conv without silu, Activation::identity and states
+  query_growth,    // RopeParams::query_growth
+  long_rope,       // RopeParams::long_inv_freq
   lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
 };
 
@@ -36,6 +39,9 @@ constexpr const char* name_of(Operation operation) {
     case Operation::matmul_experts: return "matmul_experts";
     case Operation::split: return "split";
     case Operation::delta_rule: return "delta_rule";
+    case Operation::short_conv: return "causal_conv(plain)";
+    case Operation::query_growth: return "norm_rope(growing queries)";
+    case Operation::long_rope: return "norm_rope(stretched)";
     case Operation::lora_experts: return "lora_experts";
   }
   return "";
@@ -47,6 +53,8 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::gelu:
     case Operation::multiply:
     case Operation::norm_runs:
+    case Operation::query_growth:
+    case Operation::long_rope:
     case Operation::matmul_experts: return true;
     case Operation::soft_cap:
     case Operation::mixed_cache:
@@ -56,6 +64,7 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::split:
     case Operation::latent_keys:
     case Operation::delta_rule:
+    case Operation::short_conv:
     case Operation::lora_experts: return false;
   }
   return false;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <vector>
 
@@ -28,6 +29,16 @@ struct RopeParams {
   float attention_factor = 1;
   int first = 0;
   bool interleaved = false;
+  /// [dims/2] or empty: in place of inv_freq in segments that are `stretched` (longrope's).
+  std::vector<float> long_inv_freq = {};
+  /// Queries are multiplied by 1 + query_growth·ln(1 + floor(position/query_span)) as well; 0: they are not.
+  float query_growth = 0;
+  int query_span = 1;
+
+  /// That factor, rounded once.
+  float query_factor(int position) const {
+    return float(1 + double(query_growth) * std::log1p(double(position / query_span)));
+  }
 };
 
 /// Causal attention with grouped heads: query head h reads key head h·kv_heads/heads. A key at distance >= window is
@@ -50,8 +61,8 @@ struct AttentionParams {
 /// Of clamped_silu: gate at most the limit and up within it on both sides; gate·sigmoid(slope·gate)·(up + 1).
 inline constexpr float kClampLimit = 7.0f, kClampSlope = 1.702f;
 
-/// x·sigmoid(x), gelu as tanh approximates it, x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2, or 1/(1 + exp(-x)).
-enum class Activation : uint8_t { silu, gelu, sigmoid, clamped_silu };
+/// x·sigmoid(x), gelu as tanh approximates it, x·(1 + tanh(sqrt(2/π)·(x + 0.044715x³)))/2, 1/(1 + exp(-x)), or x.
+enum class Activation : uint8_t { silu, gelu, sigmoid, clamped_silu, identity };
 
 /// How columns are dealt out. Those of x are `groups` of one size, each made of these pieces, one after the other.
 /// Output i has the pieces that go to i, in order, each of all groups before the next.
@@ -69,10 +80,11 @@ struct SplitParams {
   }
 };
 
-/// Causal convolution of each column with weights of its own, then silu: y[t] = silu(Σ w[j]·x[t - kernel + 1 + j]).
-/// What lies before a sequence's first row is zero.
+/// Causal convolution of each column with weights of its own, then silu: y[t] = silu(Σ w[j]·x[t - kernel + 1 + j]), or
+/// the sum itself. What lies before a sequence's first row is zero.
 struct ConvParams {
   Tensor w;  // f32 [kernel, cols]
+  bool silu = true;
 };
 
 /// The gated delta rule (ref/delta_math.h spells it out). Value head h has key head h·key_heads/value_heads.
@@ -97,6 +109,9 @@ struct RouterParams {
   bool normalise = true;     // weights are divided by their sum
   float scale = 1;           // then multiplied by this
   Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
+
+  /// What is added to the sum that weights are divided by: sigmoids may all be nearly zero.
+  double beside_sum() const { return score == Score::sigmoid ? 1e-20 : 0; }
 };
 
 /// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows
@@ -220,6 +235,9 @@ class Ops {
 
   /// The rows of x that the bound batch wants.
   virtual Tensor gather_rows(const Tensor& x) = 0;
+  /// Until the next bind(), the bound batch is what gather_rows() takes of it (Batch::keep_logit_rows). For layers that
+  /// only read what others have cached.
+  virtual void keep_logit_rows() = 0;
 
   /// Chooses a token for each row of logits [logit_rows, vocab], as Batch::sample says (backend/sample.h). An id is -1
   /// where a logit is NaN or +infinity, -2 where every token is masked, -3 where nobody asked. Logprobs that nobody

@@ -61,6 +61,7 @@ Engine::Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& op
                   .page_size = executor_->page_size(),
                   .max_active_per_key = options.max_active_per_key,
                   .prefix_cache = options.prefix_cache,
+                  .stretch_beyond = options.stretch_beyond,
                   .states = executor_->states()}),
       pace_(options.prefill_chunk, options.step_target_ms / 1e3),
       opener_(*executor_, [this] {
@@ -278,6 +279,8 @@ void Engine::iterate() {
   if (cancels_) end_cancelled();
   expire(Clock::now());
   const std::optional<RequestId> untaken = opening_ > 0 ? opener_.untaken() : std::nullopt;
+  scheduler_.restart_outgrown();
+  let_go_preempted();
   if (!retried_ || scheduler_.active() == 0) activate();  // what had no memory is tried again before anybody joins it
   publish();
   const bool stepped = step();

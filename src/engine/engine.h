@@ -30,6 +30,7 @@ struct EngineOptions {
   int sequence_length = 0;
   int prefill_chunk = 512;
   int vocab = 0, d_model = 0;              // of the model
+  int stretch_beyond = 0;                  // the same (nn::ModelDims)
   int max_waiting = 1024;                  // requests beyond the batch; more are refused with Error(busy)
   int64_t max_waiting_tokens = 4'000'000;  // of their prompts
   int max_active_per_key = 0;              // 0: no limit

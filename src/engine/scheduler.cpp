@@ -114,6 +114,10 @@ Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequen
     if (computed < request.awaits.until) return Verdict::awaits;
   }
   if (request.refused_at == state_) return Verdict::no_room;
+  if (is_stretched(request) != request.stretched) {
+    request.stretched = !request.stretched;
+    request.root.back() ^= 1;  // pages of the other rotation are not to be found
+  }
   PrefixTree::Match found;
   if (request.cache) {
     // At least one token is left to compute: it says what comes next.
@@ -303,8 +307,26 @@ void Scheduler::finish(RequestId id, Leaves leaves) noexcept {
   active_.erase(found);
 }
 
-/// `computed` keeps saying how far it was: so much is computed again.
+/// Alternatives cannot begin anew: they have the rotation of the length that they may come to.
+bool Scheduler::is_stretched(const Sequence& sequence) const {
+  const int length = sequence.alternatives > 1 ? sequence.prompt + sequence.max_new : sequence.length();
+  return limits_.stretch_beyond > 0 && length > limits_.stretch_beyond;
+}
+
+void Scheduler::restart_outgrown() noexcept {
+  for (auto it = active_.begin(); it != active_.end();) {
+    Sequence& sequence = (it++)->second;
+    if (is_stretched(sequence) != sequence.stretched) send_back(sequence);
+  }
+}
+
 void Scheduler::preempt(Sequence& sequence) noexcept {
+  send_back(sequence);
+  ++counters_.preemptions;
+}
+
+/// `computed` keeps saying how far it was: so much is computed again.
+void Scheduler::send_back(Sequence& sequence) noexcept {
   const RequestId id = sequence.id;
   close(sequence, Leaves::pages, true);
   sequence.slot = -1;
@@ -312,7 +334,6 @@ void Scheduler::preempt(Sequence& sequence) noexcept {
   queue_.put_back(id);
   waiting_.insert(active_.extract(id));
   preempted_.push_back(id);
-  ++counters_.preemptions;
 }
 
 bool Scheduler::preempt() noexcept {

@@ -35,7 +35,8 @@ struct SchedulerLimits {
   int pages = 0, page_size = 64;
   int max_active_per_key = 0;  // 0: any number
   bool prefix_cache = true;
-  int ahead = 256;  // tokens of an answer that must fit beside its prompt before it begins
+  int stretch_beyond = 0;  // nn::ModelDims
+  int ahead = 256;         // tokens of an answer that must fit beside its prompt before it begins
   /// Of a model with recurrent layers, else 0: how many the store has. What sequences do not need keeps checkpoints, at
   /// the end of a prompt's whole pages and every so many tokens (whole pages), where there are as many as are worth
   /// one.
@@ -85,7 +86,10 @@ class Scheduler {
   void done(const PlannedStep& planned) noexcept;
   /// The step was not computed.
   void undo(const PlannedStep& planned) noexcept;
-  /// Requests that next() or preempt() sent back to the queue since this was last asked. They need no slots there.
+  /// Sends sequences back that have outgrown their rotation: what is cached of them is of no use to them any more.
+  void restart_outgrown() noexcept;
+  /// Requests that next(), preempt() or restart_outgrown() sent back to the queue since this was last asked. They need
+  /// no slots there.
   std::span<const RequestId> take_preempted();
 
   /// The token that was chosen after the last one.
@@ -159,6 +163,8 @@ class Scheduler {
   void plan_branches(Sequence& sequence, std::vector<PageCopy>& copies);
   bool preempt_behind(size_t share) noexcept;
   void preempt(Sequence& sequence) noexcept;
+  void send_back(Sequence& sequence) noexcept;
+  bool is_stretched(const Sequence& sequence) const;
   void take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from, bool begun) noexcept;
   void close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept;
 

@@ -219,6 +219,7 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
       planned.step.batch.append(piece.tokens, piece.past, table_.pages(piece.pages),
                                 piece.wants_logits ? Batch::Want::last : Batch::Want::none, piece.sequence->slot,
                                 piece.state);
+      planned.step.batch.segments.back().stretched = piece.sequence->stretched;
       planned.segments.push_back(
           {piece.sequence->id, piece.branch, piece.wants_logits, piece.copies, piece.owns_from, piece.keeps_from});
       if (piece.past >= piece.sequence->prompt) planned.decode_rows += int(piece.tokens.size());

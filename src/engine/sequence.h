@@ -33,6 +33,7 @@ struct Sequence {
   // The scheduler's own.
   int computed = 0;         // tokens whose keys and values are cached, or are being computed
   int cached = 0;           // of the prompt, what others had computed and was of use
+  bool stretched = false;   // Segment::stretched, of what is cached; its root is another one then
   int32_t state = -1;       // after them, of recurrent layers; -1 before the first
   int reserved = 0;         // pages that it may count on, from its activation on
   uint64_t activation = 0;  // its place among all activations, of which the first counts; 0: it was never active

@@ -45,6 +45,7 @@ class Checkpoint : public WeightSource {
   HostWeight vectors(const std::string& name, int count, int size) override;
   HostWeight depthwise(const std::string& name, int cols, int kernel, bool& by_torch) override;
   bool has(const std::string& name) const override;
+  bool has_module(const std::string& path) const override { return bool(parts(full(path)).weight); }
   void ignore(const std::string& name) override;
   void leave_out(const std::string& prefix) override { left_out_.push_back(full(prefix)); }
   std::vector<std::string> unclaimed() const override;

@@ -212,6 +212,13 @@ HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& pat
   return config;
 }
 
+std::optional<QuantSpec> HfConfig::quantized_as(const std::string& path, QuantSpec wanted) const {
+  const bool router = path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") || path.ends_with(".router.proj");
+  if (!router) return wanted;
+  if (text().contains("n_routed_experts")) return std::nullopt;
+  return QuantSpec{8, 64};
+}
+
 bool HfConfig::has_text_config() const { return json->contains("text_config") && (*json)["text_config"].is_object(); }
 
 const Json& HfConfig::text() const { return has_text_config() ? (*json)["text_config"] : *json; }

@@ -13,13 +13,6 @@
 
 namespace bumblebee {
 
-/// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
-/// at 8 bits.
-inline QuantSpec quantized_as(const std::string& path, QuantSpec wanted) {
-  const bool router = path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") || path.ends_with(".router.proj");
-  return router ? QuantSpec{8, 64} : wanted;
-}
-
 /// Whose names a checkpoint's quantized tensors have.
 enum class TensorNames : uint8_t {
   mlx,                 // weight, scales, biases, global_scale
@@ -94,6 +87,10 @@ struct HfConfig {
   /// The object that describes the language model: `text_config` when there is one, else the whole.
   const Json& text() const;
   bool has_text_config() const;
+
+  /// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
+  /// at 8 bits, and leaves it dense in the families that count `n_routed_experts`.
+  std::optional<QuantSpec> quantized_as(const std::string& path, QuantSpec wanted) const;
 };
 
 }  // namespace bumblebee

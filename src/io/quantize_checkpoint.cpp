@@ -87,11 +87,14 @@ class Rewriter {
     }
   }
 
-  /// Linear, Embedding and SwitchLinear weights; everything else of two dimensions in these families is one of them.
+  /// Linear, Embedding, SwitchLinear and MultiLinear weights; everything else of two dimensions in these families is
+  /// one of them.
   static bool quantizable(const StoredModule& module) {
-    const bool experts = module.shape.size() == 3 && (module.name.find(".switch_mlp.") != std::string::npos ||
-                                                      module.name.find(".experts.") != std::string::npos);
-    return module.name.ends_with(".weight") && (module.shape.size() == 2 || experts);
+    const bool stack =
+        module.shape.size() == 3 &&
+        (module.name.find(".switch_mlp.") != std::string::npos || module.name.find(".experts.") != std::string::npos ||
+         module.name.find(".embed_q.") != std::string::npos || module.name.find(".unembed_out.") != std::string::npos);
+    return module.name.ends_with(".weight") && (module.shape.size() == 2 || stack);
   }
 
   ModulePlan plan(const StoredModule& module) {
@@ -103,7 +106,10 @@ class Rewriter {
             cat(in_quotes(module.name), " of type ", to_string(module.format.scale), " left as it is"));
       return result;
     }
-    result.target = {module.name, options_.dtype.value_or(module.format.scale), std::nullopt, module.shape};
+    // What balances the choice of experts stays as exact as it is: rounded, near ties choose others.
+    const bool kept = module.name.ends_with(".e_score_correction_bias");
+    result.target = {module.name, kept ? module.format.scale : options_.dtype.value_or(module.format.scale),
+                     std::nullopt, module.shape};
     const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);
     if (!dense) {
       result.encode = options_.dequantize || changed;
@@ -121,14 +127,14 @@ class Rewriter {
     result.encode = changed || result.target.dtype != module.format.scale;
     if (options_.quantize && quantizable(module)) {
       const std::string path = module.name.substr(0, module.name.size() - std::string_view(".weight").size());
-      const QuantSpec spec = quantized_as(path, *options_.quantize);
-      if (module.shape.back() % uint64_t(spec.group) == 0 && module.bytes > 0) {
+      const std::optional<QuantSpec> spec = checkpoint_->config().quantized_as(path, *options_.quantize);
+      if (spec && module.shape.back() % uint64_t(spec->group) == 0 && module.bytes > 0) {
         result.encode = true;
         result.target.path = path;
-        result.target.spec = spec;
-      } else {
+        result.target.spec = *spec;
+      } else if (spec) {
         report_.notes.push_back(
-            cat(in_quotes(path), " left dense: ", module.shape.back(), " inputs are not a multiple of ", spec.group));
+            cat(in_quotes(path), " left dense: ", module.shape.back(), " inputs are not a multiple of ", spec->group));
       }
     }
     return result;

@@ -54,9 +54,9 @@ HostWeight QuantizingSource::experts(const std::string& path, int experts, int o
 
 HostWeight QuantizingSource::quantized(const std::string& path, HostWeight dense) const {
   const int out = dense.out, in = dense.in;
-  const QuantSpec spec = quantized_as(path, {bits_, group_});
-  if (dense.format.kind != Format::Kind::dense || in % spec.group != 0) return dense;
-  HostWeight weight{.format = Format::affine(spec.bits, spec.group, dense.format.scale, dense.format.scale),
+  const std::optional<QuantSpec> spec = config_.quantized_as(path, {bits_, group_});
+  if (!spec || dense.format.kind != Format::Kind::dense || in % spec->group != 0) return dense;
+  HostWeight weight{.format = Format::affine(spec->bits, spec->group, dense.format.scale, dense.format.scale),
                     .out = out,
                     .in = in,
                     .codes = {},
@@ -67,7 +67,7 @@ HostWeight QuantizingSource::quantized(const std::string& path, HostWeight dense
   if (pool_ == nullptr) return weight;
 
   auto matrix = std::make_shared<QuantizedMatrix>();
-  const size_t parts = size_t(out) * size_t(in / spec.group) * size_t(size_of(weight.format.scale));
+  const size_t parts = size_t(out) * size_t(in / spec->group) * size_t(size_of(weight.format.scale));
   matrix->codes.resize(size_t(out) * row_bytes(weight.format, in));
   matrix->scales.resize(parts);
   matrix->biases.resize(parts);

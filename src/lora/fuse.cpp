@@ -2,7 +2,10 @@
 // loses.
 #include "lora/fuse.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cmath>
+#include <limits>
 #include <mutex>
 
 #include "base/error.h"
@@ -197,12 +200,16 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
   base.name = name;
   const HfConfig& config = checkpoint.config();
   bool head = false;
+  const Json& text = config.text();
+  const int layers = text.contains("num_hidden_layers") && text["num_hidden_layers"].is_number_integer()
+                         ? text["num_hidden_layers"].get<int>()
+                         : std::numeric_limits<int>::max();
   std::map<std::string, size_t> stacks;  // of experts that lie apart, in target_modules
   for (const StoredModule& stored : checkpoint.modules()) {
     const bool dense = stored.format.kind == Format::Kind::dense;
     if (dense && !stored.name.ends_with(".weight")) continue;  // biases and buffers
     const std::string in_file = dense ? without(stored.name, ".weight") : stored.name, path = checkpoint.plain(in_file);
-    if (path.empty()) continue;
+    if (path.empty() || layer_of(path) >= layers) continue;  // layers after the last guess tokens ahead
     nn::TargetModule module{path, 0, 0, ModuleKind::linear, bool(checkpoint.find(in_file + ".bias"))};
     if (stored.shape.size() == 1) {
       module.kind = ModuleKind::norm;

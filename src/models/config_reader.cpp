@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/error.h"
 #include "models/rope.h"
@@ -88,6 +89,17 @@ void check_activation(const Json& config, std::string_view where) {
 }  // namespace
 
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults) {
+  const auto absent = [&](const char* key) { return !has_key(config, key); };
+  if (defaults.sizes && absent("hidden_size") && absent("num_hidden_layers") && absent("num_attention_heads")) {
+    const DefaultSizes& s = *defaults.sizes;
+    Json whole = {{"hidden_size", s.d_model},       {"num_hidden_layers", s.layers},
+                  {"num_attention_heads", s.heads}, {"num_key_value_heads", s.kv_heads},
+                  {"intermediate_size", s.d_ff},    {"vocab_size", s.vocab}};
+    whole.update(config);
+    FamilyDefaults others = defaults;
+    others.sizes.reset();
+    return read_common(whole, where, others);
+  }
   check_architecture(config, where);
   check_activation(config, where);
   refuse_foreign_settings(config, where, defaults.implemented);
@@ -131,6 +143,10 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.rope = std::move(rope.params);
   spec.score_scale = rope.score_scale;
   d.context = rope.context;
+  if (!rope.long_inv_freq.empty()) {
+    spec.rope.long_inv_freq = std::move(rope.long_inv_freq);
+    d.stretch_beyond = std::exchange(d.context, rope.long_context);
+  }
   spec.windows.assign(size_t(d.layers), 0);
   return spec;
 }

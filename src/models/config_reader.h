@@ -17,6 +17,11 @@ constexpr int64_t kMostExpertsOfRow = 1024;     // a step's rows times these fit
 /// Settings that families with experts read.
 inline const std::vector<std::string_view> kExpertCounts = {"num_experts", "num_local_experts"};
 
+/// Sizes that a family has where its config says none of them.
+struct DefaultSizes {
+  int d_model = 0, layers = 0, heads = 0, kv_heads = 0, d_ff = 0, vocab = 0;
+};
+
 struct FamilyDefaults {
   double eps = 1e-6;
   double theta = 10000;
@@ -26,6 +31,9 @@ struct FamilyDefaults {
   bool only_experts = false;  // no layer has an MLP, and configs need not say how wide it would be
   /// Settings that only this family reads, of those that are refused elsewhere.
   std::vector<std::string_view> implemented = {};
+  /// Where a config has none of hidden_size, num_hidden_layers and num_attention_heads, as text halves of models that
+  /// see (Llava's) have it; otherwise these are required.
+  std::optional<DefaultSizes> sizes = {};
   /// Of heads only `qk_rope_head_dim` is read, what rotates of them, and taken for the head_dim.
   bool latent = false;
 };

@@ -15,6 +15,8 @@ Decoder::Decoder(const DecoderSpec& spec, nn::Loader& load)
       logits_factor_(spec.logits_factor) {
   dims_ = spec.dims;
   if (embedding_factor_ != 1 || residual_factor_ != 1 || logits_factor_ != 1) load.need(Operation::multiply);
+  if (rope_.query_growth != 0) load.need(Operation::query_growth);
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   if (spec.fused) {
     load.need(Operation::split);
     split_qkv_.pieces = {
@@ -55,8 +57,15 @@ Decoder::Block Decoder::load_block(const DecoderSpec& spec, nn::Loader& load, in
   }
   load.ignore(at + "self_attn.rotary_emb.inv_freq");  // a buffer that old exporters saved
   b.mlp_norm = load.rms_norm(at + "post_attention_layernorm", d.d_model, spec.eps);
-  b.feed_forward = FeedForward(spec.moe, {.d_ff = d.d_ff, .bias = spec.mlp_bias, .fused = spec.fused}, load, i, at,
-                               d.d_model, spec.residual_factor);
+  MlpSpec mlp = {.d_ff = d.d_ff, .bias = spec.mlp_bias, .fused = spec.fused};
+  if (spec.shared_mlp && load.has(at + "shared_mlp.input_linear.weight")) {
+    mlp.fused = true;
+    mlp.block = "shared_mlp";
+    mlp.gate_up = "input_linear";
+    mlp.down = "output_linear";
+    load.need(Operation::split);
+  }
+  b.feed_forward = FeedForward(spec.moe, mlp, load, i, at, d.d_model, spec.residual_factor);
   b.rotates = spec.rotates.empty() || spec.rotates[size_t(i)];
   b.attention = {.heads = d.heads,
                  .kv_heads = d.kv_heads,

@@ -30,6 +30,8 @@ struct DecoderSpec {
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false;
   bool sinks = false;  // of attention, one for each head
   bool fused = false;  // matrices that share an input are one: qkv_proj, gate_up_proj
+  /// MLPs may lie as `shared_mlp`, input_linear with gate and up in one and output_linear (Granite 4).
+  bool shared_mlp = false;
   /// What the embedding, the additions to the residual stream and the logits are multiplied by.
   float embedding_factor = 1, residual_factor = 1, logits_factor = 1;
   float attention_scale = 0;  // 0: 1/sqrt(head_dim)

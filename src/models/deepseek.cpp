@@ -16,7 +16,7 @@ namespace {
 struct Defaults {
   int q_rank, nope_dim, value_dim;
   int experts, shared, dense_layers, d_expert;
-  double eps = 1e-6;
+  double eps = 1e-6, router_scale = 1;
   int further_layers = 0;
 };
 
@@ -66,7 +66,7 @@ void read_experts(const Json& config, std::string_view where, const Defaults& de
   RouterParams& router = spec.router;
   router.experts = int(int_or(config, "n_routed_experts", where, 1, kMostExperts, defaults.experts));
   router.top_k = int(require_int(config, "num_experts_per_tok", where, 1, kMostOfRow));
-  router.scale = float(positive_or(config, "routed_scaling_factor", where, 1));
+  router.scale = float(positive_or(config, "routed_scaling_factor", where, defaults.router_scale));
   spec.d_expert = int(int_or(config, "moe_intermediate_size", where, 1, kMaxSize, defaults.d_expert));
   const bool unshared = config.contains("n_shared_experts") && config["n_shared_experts"].is_null();
   const int64_t shared = unshared ? 0 : int_or(config, "n_shared_experts", where, 0, 65536, defaults.shared);
@@ -112,7 +112,7 @@ LatentSpec read_latent(const Json& config, std::string_view where, const Default
   nn::ModelDims& d = spec.dims;
   d.kv_heads = 1;
   d.head_dim = spec.nope_dim + spec.rope_dim;
-  const int64_t widest = int64_t{d.heads} * std::max({d.head_dim, spec.value_dim, spec.kv_rank + spec.rope_dim});
+  const int64_t widest = int64_t{d.heads} * std::max({d.head_dim, spec.kv_rank + spec.rope_dim, spec.value_dim});
   if (widest > kMaxSize) throw Error(ErrorCode::bad_config, where, cat("heads x latents: expected at most ", kMaxSize));
   spec.rope = common.rope;
   spec.rope.first = spec.kv_rank;
@@ -179,6 +179,7 @@ LatentSpec read_deepseek_v3(const Json& config, std::string_view where) {
                          .shared = 1,
                          .dense_layers = 3,
                          .d_expert = 2048,
+                         .router_scale = 2.5,
                          .further_layers = 1},
                         8, 4);
 }
@@ -193,6 +194,7 @@ LatentSpec read_glm4_moe_lite(const Json& config, std::string_view where) {
                          .dense_layers = 1,
                          .d_expert = 1536,
                          .eps = 1e-5,
+                         .router_scale = 1.8,
                          .further_layers = 1},
                         1, 1);
 }

@@ -7,7 +7,9 @@ namespace bumblebee::models {
 
 DecoderSpec read_gpt_oss(const Json& config, std::string_view where);
 DecoderSpec read_granite(const Json& config, std::string_view where);
+DecoderSpec read_granitemoehybrid(const Json& config, std::string_view where);
 DecoderSpec read_llama(const Json& config, std::string_view where);
+DecoderSpec read_ministral3(const Json& config, std::string_view where);
 DecoderSpec read_mistral(const Json& config, std::string_view where);
 DecoderSpec read_mixtral(const Json& config, std::string_view where);
 DecoderSpec read_phi3(const Json& config, std::string_view where);

@@ -11,18 +11,18 @@ FeedForward::FeedForward(const MoeSpec& moe, const MlpSpec& plain, nn::Loader& l
     : factor_(factor) {
   const bool sparse = !moe.layers.empty() && moe.layers[size_t(i)];
   if (sparse) moe_ = load_moe(moe, load, at + moe.block + ".", d_model);
-  const std::string mlp = sparse ? at + moe.block + ".shared_expert." : at + "mlp.";
+  const std::string mlp = sparse ? at + moe.block + ".shared_expert." : at + plain.block + ".";
   const int inner = sparse ? moe.shared_d_ff : plain.d_ff;
   if (inner == 0) return;
   mlp_.emplace();
   if (plain.fused) {
-    mlp_->gate_up = load.linear(mlp + "gate_up_proj", 2 * inner, d_model, plain.bias);
+    mlp_->gate_up = load.linear(mlp + plain.gate_up, 2 * inner, d_model, plain.bias);
     mlp_->halves.pieces = {{inner, 0}, {inner, 1}};
   } else {
-    mlp_->gate = load.linear(mlp + "gate_proj", inner, d_model, plain.bias);
-    mlp_->up = load.linear(mlp + "up_proj", inner, d_model, plain.bias);
+    mlp_->gate = load.linear(mlp + plain.gate, inner, d_model, plain.bias);
+    mlp_->up = load.linear(mlp + plain.up, inner, d_model, plain.bias);
   }
-  mlp_->down = load.linear(mlp + "down_proj", d_model, inner, plain.bias);
+  mlp_->down = load.linear(mlp + plain.down, d_model, inner, plain.bias);
 }
 
 FeedForward::Moe FeedForward::load_moe(const MoeSpec& moe, nn::Loader& load, const std::string& at, int d_model) {

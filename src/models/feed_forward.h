@@ -28,7 +28,9 @@ struct MoeSpec {
 struct MlpSpec {
   int d_ff = 0;
   bool bias = false;
-  bool fused = false;  // gate and up are one matrix, gate_up_proj
+  bool fused = false;  // gate and up are one matrix, gate_up
+  /// Names: of the block and of its matrices.
+  std::string block = "mlp", gate = "gate_proj", up = "up_proj", down = "down_proj", gate_up = "gate_up_proj";
 };
 
 class FeedForward {

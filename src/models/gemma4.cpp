@@ -27,7 +27,8 @@ Gemma4::Gemma4(const Gemma4Spec& spec, nn::Loader& load)
     : full_rope_(spec.full_rope),
       window_rope_(spec.window_rope),
       logits_cap_(spec.logits_cap),
-      aside_width_(spec.aside) {
+      aside_width_(spec.aside),
+      shared_from_(spec.shared_from) {
   dims_ = spec.dims;
   if (!spec.tied_known) dims_.tied_head = !load.has("lm_head.weight");
   if (spec.router.experts > 0) {
@@ -148,7 +149,10 @@ Tensor Gemma4::forward(nn::Pass& p) const {
   nn::Residual r = p.embed(embedding_);  // [rows, d_model]
   p.scale_residual(r, embedding_scale_);
   if (aside_) r.aside = made_aside(p, r.x);
-  for (int i = 0; i < dims_.layers; ++i) p.layer(*this, i, r);
+  for (int i = 0; i < dims_.layers; ++i) {
+    if (i == shared_from_ && !p.keep_logit_rows(r)) return {};
+    p.layer(*this, i, r);
+  }
   Tensor logits = p.head(r, final_norm_, head_);  // [logit_rows, vocab]
   return logits_cap_ > 0 ? p.soft_cap(std::move(logits), logits_cap_) : logits;
 }

@@ -87,6 +87,7 @@ class Gemma4 final : public nn::Model {
   RopeParams full_rope_, window_rope_;
   float embedding_scale_ = 1, logits_cap_;
   int aside_width_;
+  int shared_from_;  // layers from here on append nothing to a cache
   nn::Embedding embedding_;
   std::optional<AsideTable> aside_;
   std::vector<Block> blocks_;

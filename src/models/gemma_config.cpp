@@ -67,22 +67,7 @@ std::vector<int> GemmaConfig::windows(int layers, int pattern, int default_windo
 
 RopeParams GemmaConfig::rope(const char* kind, const char* theta, const char* scaling, int head_dim, int context,
                              const Json& defaults) {
-  Json settings = Json::object();
-  if (says(all_, "rope_parameters")) {
-    const Json& kinds = all_.at("rope_parameters");
-    if (!kinds.is_object())
-      throw Error(ErrorCode::bad_config, where_, cat("'rope_parameters': expected an object, got ", brief(kinds)));
-    for (const auto& [name, value] : kinds.items()) {
-      if (value.is_null() || (value.is_object() && (name == "full_attention" || name == "sliding_attention"))) continue;
-      throw Error(ErrorCode::unsupported, where_,
-                  cat("'rope_parameters.", name, "': expected settings of full_attention or sliding_attention, got ",
-                      brief(value)));
-    }
-    if (says(kinds, kind)) settings["rope_parameters"] = kinds.at(kind);
-  }
-  if (theta != nullptr && says(all_, theta)) settings["rope_theta"] = all_.at(theta);
-  if (scaling != nullptr && says(all_, scaling)) settings["rope_scaling"] = all_.at(scaling);
-  if (settings.empty()) settings["rope_parameters"] = defaults;
+  Json settings = rope_settings_of_kind(all_, where_, kind, {.theta = theta, .scaling = scaling}, defaults);
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     // These models' context is the one that the factor has stretched.
     if (!says(settings, key) || !settings[key].is_object() || says(settings[key], "original_max_position_embeddings"))

@@ -21,6 +21,7 @@ Hybrid::Hybrid(const DecoderSpec& spec, nn::Loader& load) : spec_(spec) {
                  {{delta.key_dim, 0}, {delta.key_dim, 0}, {r * delta.value_dim, 0}, {r * delta.value_dim, 1}}};
   split_ba_ = {delta.key_heads, {{r, 0}, {r, 1}}};
   load.need(Operation::delta_rule);
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   load.need(Operation::split);
 
   // The files of mlx-lm have the norms' weights as they multiply; those of transformers, which are known by their

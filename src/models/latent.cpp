@@ -29,6 +29,7 @@ Latent::Latent(const LatentSpec& spec, nn::Loader& load) : spec_(spec) {
                       .head_dim = key_dim,
                       .value_dim = spec.kv_rank}};
   load.need(Operation::latent_keys);
+  if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);
   for (int i = 0; i < dims_.layers; ++i) blocks_.push_back(load_block(load, i));
   for (int i = 0; i < spec.further_layers; ++i) load.leave_out(cat("model.layers.", dims_.layers + i, "."));
@@ -70,7 +71,7 @@ void Latent::load_attention(nn::Loader& load, const std::string& at, Block& b) c
   b.kv = load.linear(at + "kv_a_proj_with_mqa", s.kv_rank + s.rope_dim, d_model, s.attention_bias);
   b.norms = {
       .present = true, .q = {}, .k = load.rms_norm(at + "kv_a_layernorm", s.kv_rank, kLatentEps), .only_k = true};
-  if (load.has(at + "kv_b_proj.weight")) {
+  if (load.has_module(at + "kv_b_proj")) {
     std::tie(b.embed_q, b.unembed_out) =
         load.split_heads(at + "kv_b_proj", heads, s.nope_dim, s.value_dim, s.kv_rank, {"embed_q", "unembed_out"});
   } else {

@@ -11,6 +11,8 @@
 #include "models/gemma4.h"
 #include "models/hybrid.h"
 #include "models/latent.h"
+#include "models/lfm2.h"
+#include "models/olmo.h"
 
 namespace bumblebee::models {
 namespace {
@@ -20,9 +22,11 @@ struct Family {
   DecoderSpec (*read)(const Json& config, std::string_view where);
 };
 
-constexpr std::array<Family, 14> kFamilies = {{{"gpt_oss", read_gpt_oss},
+constexpr std::array<Family, 16> kFamilies = {{{"gpt_oss", read_gpt_oss},
                                                {"granite", read_granite},
+                                               {"granitemoehybrid", read_granitemoehybrid},
                                                {"llama", read_llama},
+                                               {"ministral3", read_ministral3},
                                                {"mistral", read_mistral},
                                                {"mixtral", read_mixtral},
                                                {"phi3", read_phi3},
@@ -46,12 +50,15 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 6> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+constexpr std::array<OtherFamily, 9> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
                                                  {"deepseek_v3", maker<Latent, read_deepseek_v3>},
                                                  {"gemma2", maker<Gemma, read_gemma2>},
                                                  {"gemma3", maker<Gemma, read_gemma3>},
                                                  {"gemma4", maker<Gemma4, read_gemma4>},
-                                                 {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>}}};
+                                                 {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>},
+                                                 {"lfm2", maker<Lfm2, read_lfm2>},
+                                                 {"olmo2", maker<Olmo, read_olmo2>},
+                                                 {"olmo3", maker<Olmo, read_olmo3>}}};
 
 /// Other names of families, and the text halves of models that see: positions of images apart (mrope) they are these,
 /// and text has only one kind.

@@ -109,28 +109,42 @@ int original_context(const Json& settings, std::string_view where, int context) 
   return int(int_or(settings, "original_max_position_embeddings", where, 2, int64_t{1} << 30, std::max(context, 2)));
 }
 
-/// Returns the factor that q and k are multiplied by. Short factors: those of texts within the original context.
-float scale_longrope(const Json& settings, std::string_view where, int context, double theta,
-                     std::vector<float>& inv_freq) {
-  const auto list = settings.find("short_factor");
-  if (list == settings.end() || !list->is_array() || list->size() != inv_freq.size()) {
+/// Inverse frequencies by the factors called `key`.
+std::vector<float> longrope_frequencies(const Json& settings, std::string_view where, const char* key,
+                                        const std::vector<float>& periods) {
+  const auto list = settings.find(key);
+  if (list == settings.end() || !list->is_array() || list->size() != periods.size()) {
     throw Error(ErrorCode::bad_config, where,
-                cat("rope 'short_factor': expected a list of ", inv_freq.size(), " numbers, got ",
+                cat("rope '", key, "': expected a list of ", periods.size(), " numbers, got ",
                     list == settings.end() ? "none" : brief(*list)));
   }
-  const std::vector<float> periods = base_periods(theta, int(2 * inv_freq.size()));
-  for (size_t i = 0; i < inv_freq.size(); ++i) {
+  std::vector<float> inv_freq;
+  for (size_t i = 0; i < periods.size(); ++i) {
     const Json& factor = (*list)[i];
-    if (!factor.is_number()) {
+    if (!factor.is_number())
       throw Error(ErrorCode::bad_config, where,
-                  cat("rope 'short_factor': expected positive numbers, got ", brief(factor)));
-    }
-    inv_freq[i] = 1.0f / (float(checked_factor(factor.get<double>(), where, "short_factor")) * periods[i]);
+                  cat("rope '", key, "': expected positive numbers, got ", brief(factor)));
+    inv_freq.push_back(1.0f / (float(checked_factor(factor.get<double>(), where, key)) * periods[i]));
   }
-  if (given(settings, "attention_factor")) return float(positive(settings, "attention_factor", where, 1));
-  const double original = double(original_context(settings, where, context));
-  const double factor = given(settings, "factor") ? positive(settings, "factor", where, 1) : context / original;
-  return factor <= 1 ? 1.0f : float(std::sqrt(1 + std::log(factor) / std::log(original)));
+  return inv_freq;
+}
+
+/// Short factors, those of texts within the original context, and long ones where the context is longer.
+void scale_longrope(const Json& settings, std::string_view where, int context, double theta, Rope& rope) {
+  const std::vector<float> periods = base_periods(theta, rope.params.dims);
+  const int original = original_context(settings, where, context);
+  rope.params.inv_freq = longrope_frequencies(settings, where, "short_factor", periods);
+  rope.context = std::min(context, original);
+  if (original < context) {
+    rope.long_inv_freq = longrope_frequencies(settings, where, "long_factor", periods);
+    rope.long_context = context;
+  }
+  if (given(settings, "attention_factor")) {
+    rope.params.attention_factor = float(positive(settings, "attention_factor", where, 1));
+    return;
+  }
+  const double factor = given(settings, "factor") ? positive(settings, "factor", where, 1) : context / double(original);
+  if (factor > 1) rope.params.attention_factor = float(std::sqrt(1 + std::log(factor) / std::log(double(original))));
 }
 
 /// One place's object without nulls, its type under the newer name. Transformers 5 may write it once for each kind of
@@ -285,18 +299,34 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
     rope.attention_factor = scale_yarn(settings, where, context, theta, dims, rope.inv_freq);
     result.context = lengthened(settings, where, context, yarn_factor(settings, where, context));
   } else if (type == "longrope" || type == "su") {
-    rope.attention_factor = scale_longrope(settings, where, context, theta, rope.inv_freq);
-    result.context = std::min(context, original_context(settings, where, context));
-    if (result.context < context) {
-      note(where, "context taken for ", result.context, " of ", context,
-           " tokens: longer texts have another rotation from their first token on, which is not implemented");
-    }
+    scale_longrope(settings, where, context, theta, result);
   } else {
     throw Error(ErrorCode::unsupported, where,
                 cat("rope type: expected default, mrope, linear, dynamic, llama3, longrope or yarn, got '",
                     type.substr(0, 40), "'"));
   }
   return result;
+}
+
+Json rope_settings_of_kind(const Json& config, std::string_view where, const char* kind, const RopeKeys& top,
+                           const Json& defaults) {
+  Json settings = Json::object();
+  if (given(config, "rope_parameters")) {
+    const Json& kinds = config.at("rope_parameters");
+    if (!kinds.is_object())
+      throw Error(ErrorCode::bad_config, where, cat("'rope_parameters': expected an object, got ", brief(kinds)));
+    for (const auto& [name, value] : kinds.items()) {
+      if (value.is_null() || (value.is_object() && (name == "full_attention" || name == "sliding_attention"))) continue;
+      throw Error(ErrorCode::unsupported, where,
+                  cat("'rope_parameters.", name, "': expected settings of full_attention or sliding_attention, got ",
+                      brief(value)));
+    }
+    if (given(kinds, kind)) settings["rope_parameters"] = kinds.at(kind);
+  }
+  if (top.theta != nullptr && given(config, top.theta)) settings["rope_theta"] = config.at(top.theta);
+  if (top.scaling != nullptr && given(config, top.scaling)) settings["rope_scaling"] = config.at(top.scaling);
+  if (settings.empty()) settings["rope_parameters"] = defaults;
+  return settings;
 }
 
 RopeParams read_proportional_rope(const Json& config, std::string_view where, int head_dim, double default_theta) {

@@ -186,6 +186,16 @@ void InferPass::layer(const Model& model, int i, Residual& residual) {
   layer_ = -1;
 }
 
+bool InferPass::keep_logit_rows(Residual& residual) {
+  if (options_.hidden) return true;
+  if (!options_.logits) return false;
+  flush_residual(residual);
+  residual.x = ops_.gather_rows(residual.x);
+  if (residual.aside) residual.aside = ops_.gather_rows(residual.aside);
+  ops_.keep_logit_rows();
+  return true;
+}
+
 void InferPass::flush_residual(Residual& residual) {
   if (residual.pending) ops_.add(residual.x, std::exchange(residual.pending, {}));
 }

@@ -43,6 +43,7 @@ class InferPass : public Pass {
   Tensor columns(const Tensor& x, int first, int count) override;
   Tensor head(Residual& residual, const RmsNorm& norm, const Linear& head) override;
   void layer(const Model& model, int i, Residual& residual) override;
+  bool keep_logit_rows(Residual& residual) override;
   void flush_residual(Residual& residual) override;
 
   const Tensor& hidden() const { return hidden_; }  // [rows, d_model], where asked for

@@ -39,7 +39,7 @@ Weight Loader::pack(const HostWeight& host) {
 
 ExpertLinear Loader::experts(const std::string& stack, FunctionRef<std::string(int)> each, int experts, int out,
                              int in) {
-  const bool apart = !source_.has(stack + ".weight") && source_.has(each(0) + ".weight");
+  const bool apart = !source_.has_module(stack) && source_.has_module(each(0));
   std::vector<Weight> weights;
   HostWeight all;
   if (!apart) all = source_.experts(stack, experts, out, in);

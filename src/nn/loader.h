@@ -56,6 +56,7 @@ class Loader {
   void ignore(const std::string& name) { source_.ignore(name); }
   void leave_out(const std::string& prefix) { source_.leave_out(prefix); }
   bool has(const std::string& name) const { return source_.has(name); }
+  bool has_module(const std::string& path) const { return source_.has_module(path); }
 
   /// Throws Error(bad_file) listing tensors that nobody claimed.
   void finish() const;

@@ -16,6 +16,8 @@ namespace bumblebee::nn {
 struct ModelDims {
   int layers = 0, d_model = 0, heads = 0, kv_heads = 0, head_dim = 0, d_ff = 0, vocab = 0;
   int context = 0;  // positions the model was made for
+  /// Sequences of more tokens rotate otherwise, from their first one on (Segment::stretched); 0: none does.
+  int stretch_beyond = 0;
   /// Experts of a layer that has some, how many of them a row passes, and their inner width; 0: no layer has.
   int experts = 0, experts_per_token = 0, d_expert = 0;
   bool tied_head = false;

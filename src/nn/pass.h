@@ -61,6 +61,9 @@ class Pass {
   /// Runs layer i of the model; knowing where layers begin gives the pass its cache index, its trace and its
   /// checkpoints.
   virtual void layer(const Model& model, int i, Residual& residual) = 0;
+  /// Lets go of rows whose logits nobody wants, which layers from here on must not need: they append nothing to a
+  /// cache. False: no row is left. Passes that look at all rows keep them.
+  virtual bool keep_logit_rows(Residual& residual);
   /// Does the pending addition now, when two would meet.
   virtual void flush_residual(Residual& residual) = 0;
 

@@ -37,6 +37,8 @@ class WeightSource {
 
   /// Whether a tensor of this full name exists.
   virtual bool has(const std::string& name) const = 0;
+  /// Whether there is a weight of the module, whatever its tensors are called.
+  virtual bool has_module(const std::string& path) const { return has(path + ".weight"); }
 
   /// Marks a tensor as known and not needed (for instance a stray `lm_head.weight` of a tied model); absent is fine.
   virtual void ignore(const std::string& name) = 0;

@@ -159,12 +159,15 @@ Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "tokenizer.json";
   const std::optional<std::string> text = read_text_file_if_any(path, kMaxFileBytes);
   if (!text) {
-    const bool sentencepiece = std::filesystem::exists(directory / "tokenizer.model");
+    const bool sentencepiece = std::filesystem::exists(directory / "tokenizer.model"),
+               tiktoken = std::filesystem::exists(directory / "tiktoken.model");
     throw Error(ErrorCode::bad_file, directory.string(),
                 sentencepiece
                     ? "tokenizer.json: expected a file, got only tokenizer.model (SentencePiece); convert it with "
                       "transformers' save_pretrained of the fast tokenizer"
-                    : "tokenizer.json: expected a file, got nothing");
+                : tiktoken ? "tokenizer.json: expected a file, got only tiktoken.model; convert it with transformers' "
+                             "TikTokenConverter"
+                           : "tokenizer.json: expected a file, got nothing");
   }
   return from_bytes(*text, TokenizerConfig::load(directory), path.string());
 }

@@ -10,7 +10,7 @@
 namespace bumblebee::train {
 namespace {
 
-Batch to_batch(const TrainBatch& from) {
+Batch to_batch(const TrainBatch& from, int stretch_beyond) {
   Batch batch;
   batch.tokens = from.tokens;
   batch.positions = from.positions;
@@ -19,6 +19,7 @@ Batch to_batch(const TrainBatch& from) {
   for (Segment& segment : batch.segments) {
     segment.first_page = int(batch.pages.size());
     batch.pages.push_back(0);  // every segment has a table, though nothing is cached
+    segment.stretched = stretch_beyond > 0 && segment.rows > stretch_beyond;
   }
   return batch;
 }
@@ -26,7 +27,7 @@ Batch to_batch(const TrainBatch& from) {
 template <class Then>
 void run(const TrainDevice& device, LoraParams& params, const TrainBatch& from, const TapeOptions& options,
          const Then& then) {
-  device.executor.eagerly(to_batch(from), [&](Stream&, KvStore*) {
+  device.executor.eagerly(to_batch(from, device.model.dims().stretch_beyond), [&](Stream&, KvStore*) {
     TapePass pass(device.backend, params, from.targets, options);
     const double loss = pass.forward(device.model);
     if (options.learn) pass.backward();

@@ -27,6 +27,27 @@ TEST(Batch, AppendFillsEveryArray) {
   EXPECT_EQ(batch.segments[0].past, 15);
 }
 
+TEST(Batch, KeepsItsLogitRowsAlone) {
+  Batch batch = two_segments();
+  batch.append(std::vector<int32_t>{1, 2}, 4, std::vector<int32_t>{2}, Batch::Want::none);
+  batch.append(std::vector<int32_t>{3, 4, 5}, 20, std::vector<int32_t>{4, 5}, Batch::Want::last, 7);
+  batch.pad(16, 5);
+  batch.keep_logit_rows();
+  EXPECT_EQ(batch.rows(), 5);
+  EXPECT_EQ(batch.padding, 2);
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{7, 8, 5, 5, 5}));
+  EXPECT_EQ(batch.positions, (std::vector<int32_t>{17, 0, 22, 22, 22}));
+  EXPECT_EQ(batch.slot, (std::vector<int32_t>{-1, 2, 7, 7, 7}));
+  EXPECT_EQ(batch.logit_rows, (std::vector<int32_t>{0, 1, 2, 2, 2}));
+  ASSERT_EQ(batch.segments.size(), 3u);
+  EXPECT_EQ(batch.segments[0].past, 17);
+  EXPECT_EQ(batch.segments[2].first, 2);
+  EXPECT_EQ(batch.segments[2].rows, 1);
+  EXPECT_EQ(batch.segments[2].past, 22);
+  EXPECT_EQ(batch.segments[2].first_page, 4);
+  check(batch, 16, 6);
+}
+
 TEST(Batch, KnowsWhetherAnyRowHasAnAdapter) {
   EXPECT_TRUE(two_segments().has_adapters());
   Batch batch;

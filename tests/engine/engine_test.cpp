@@ -404,5 +404,33 @@ TEST(ScriptedEngine, AStepThatFailsEndsItsRequestsAndIsLogged) {
   EXPECT_TRUE(lines[1].starts_with("debug request ended: id=2 tokens=4 queue_s=")) << lines[1];
 }
 
+/// Each token is what the whole text before it says, in one piece and with the rotation of its length.
+TEST_P(OnDevice, LongTextsRotateOtherwiseFromTheirFirstTokenOn) {
+  if (testing_support::lacks(GetParam(), Operation::split) || testing_support::lacks(GetParam(), Operation::long_rope))
+    GTEST_SKIP() << "no long rotations on " << GetParam();
+  const Model model = load_alike(BB_TEST_DATA "/goldens/dense/phi4_beyond", GetParam());
+  constexpr int kOriginal = 72;
+  EngineOn engine(model.state(), {.batch_size = 3, .sequence_length = 200, .prefill_chunk = 33});
+  const std::vector<int32_t> tokens = some_tokens(120, model.info().vocab, 5);
+  const auto ask = [&](int prompt, int cached) {
+    std::vector<int32_t> text(tokens.begin(), tokens.begin() + prompt);
+    const GenerationResult got = submit(engine, work_of(text, greedy(8)))->wait();
+    ASSERT_EQ(got.tokens.size(), 8u);
+    EXPECT_EQ(got.cached, cached) << "prompt of " << prompt;
+    for (size_t i = 0; i < got.tokens.size(); ++i) {
+      const auto rows = all_logits(model, text);
+      EXPECT_EQ(argmax(rows.back()), got.tokens[i]) << "prompt of " << prompt << ", token " << i;
+      EXPECT_NEAR(got.logprobs[i].logprob, log_probability(rows.back(), got.tokens[i]), kTolerance);
+      text.push_back(got.tokens[i]);
+    }
+  };
+  ask(kOriginal - 4, 0);                 // crosses on its way
+  ask(kOriginal - 5, 64);                // its beginning is that of a short text
+  ask(kOriginal + 20, exec::kPageSize);  // and this one's that of a long one
+  ask(kOriginal, 64);
+  ask(kOriginal + 1, 64);
+  EXPECT_EQ(engine.stats().preemptions, 0u);
+}
+
 }  // namespace
 }  // namespace bumblebee::engine

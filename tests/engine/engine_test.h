@@ -48,12 +48,13 @@ class EngineOn : public Engine {
       : Engine(model->make_executor({.sequences = options.batch_size,
                                      .sequence_length = options.sequence_length,
                                      .spare_pages = kSparePages}),
-               with_sizes(options, model->info)) {}
+               with_sizes(options, *model)) {}
 
  private:
-  static EngineOptions with_sizes(EngineOptions options, const ModelInfo& info) {
-    options.vocab = info.vocab;
-    options.d_model = info.hidden;
+  static EngineOptions with_sizes(EngineOptions options, const api::ModelState& model) {
+    options.vocab = model.info.vocab;
+    options.d_model = model.info.hidden;
+    options.stretch_beyond = model.model().dims().stretch_beyond;
     return options;
   }
 };

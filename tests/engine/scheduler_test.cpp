@@ -229,6 +229,53 @@ TEST(Scheduler, APageThatIsEqualInPartIsCopiedAndCut) {
   EXPECT_EQ(step->step.batch.segments[0].past, 7);
 }
 
+/// What is cached of a sequence that outgrows its rotation is of no use to it, but to others that stay short.
+TEST(Scheduler, WhatOutgrowsItsRotationBeginsAnew) {
+  Scheduler scheduler({.batch_size = 2, .sequence_length = 256, .pages = 40, .page_size = 16, .stretch_beyond = 40});
+  scheduler.submit(request(1, 38, 10));
+  const auto stretched = [&](const PlannedStep& step) { return step.step.batch.segments.front().stretched; };
+  const auto one = [&] {
+    scheduler.restart_outgrown();
+    EXPECT_LE(scheduler.take_preempted().size(), 1u);
+    return next(scheduler);
+  };
+  auto step = one();
+  EXPECT_EQ(step->step.batch.rows(), 38);
+  EXPECT_FALSE(stretched(*step));
+  for (int i = 0; i < 2; ++i) {  // its 39th and 40th token
+    scheduler.append(1, 1000 + i);
+    step = one();
+    EXPECT_EQ(step->step.batch.rows(), 1);
+    EXPECT_FALSE(stretched(*step));
+  }
+  scheduler.append(1, 1002);
+  step = one();
+  EXPECT_EQ(step->step.batch.rows(), 41) << "from its first token on";
+  EXPECT_TRUE(stretched(*step));
+  scheduler.append(1, 1003);
+  step = one();
+  EXPECT_EQ(step->step.batch.rows(), 1);
+  EXPECT_TRUE(stretched(*step));
+  EXPECT_EQ(scheduler.counters().preemptions, 0u);
+  scheduler.append(1, 1004);
+  scheduler.finish(1, Scheduler::Leaves::pages);
+  EXPECT_EQ(scheduler.active(), 0);
+
+  const auto found_of = [&](RequestId id, int prompt, int max_new, int alternatives) {
+    Sequence sequence = request(id, prompt, max_new);
+    sequence.alternatives = alternatives;
+    scheduler.submit(std::move(sequence));
+    const auto planned = next(scheduler);
+    const int found = prompt - planned->step.batch.rows();
+    EXPECT_EQ(stretched(*planned), prompt > 40 || (alternatives > 1 && prompt + max_new > 40)) << id;
+    scheduler.finish(id, Scheduler::Leaves::nothing);
+    return found;
+  };
+  EXPECT_EQ(found_of(2, 36, 2, 1), 32) << "pages of short texts";
+  EXPECT_EQ(found_of(3, 60, 2, 1), 32) << "pages of long ones, of which the first is the beginning";
+  EXPECT_EQ(found_of(4, 30, 30, 2), 0) << "alternatives have one rotation for as long as they may become";
+}
+
 TEST(Scheduler, KeysAreServedInTurn) {
   Scheduler scheduler({.batch_size = 4, .sequence_length = 100, .pages = 1000, .page_size = 4});
   RequestId id = 1;

@@ -1,21 +1,33 @@
-// A hybrid of gated delta nets and attention: what is packed, cut, given up, forked or found again changes no answer,
-// although a state cannot go back.
+// Hybrids of attention and of gated delta nets or short convolutions: what is packed, cut, given up, forked or found
+// again changes no answer, although a state cannot go back.
 #include "exec/local_executor.h"
 #include "tests/engine/engine_test.h"
 
 namespace bumblebee::engine {
 namespace {
 
-Model load_hybrid(const std::string& device) { return load_alike(BB_TEST_DATA "/goldens/delta/qwen3_5_long", device); }
+struct Hybrid {
+  const char* golden;
+  Operation needs;
+};
+constexpr Hybrid kHybrids[] = {{"delta/qwen3_5_long", Operation::delta_rule},
+                               {"lfm2/lfm2_long", Operation::short_conv}};
 
-class HybridOnDevice : public OnDevice {
+class HybridOnDevice : public ::testing::TestWithParam<std::tuple<std::string, Hybrid>> {
  protected:
   void SetUp() override {
-    if (testing_support::lacks(GetParam(), Operation::delta_rule)) GTEST_SKIP() << "no delta rule on " << GetParam();
+    if (const Operation needed = std::get<1>(GetParam()).needs; testing_support::lacks(device(), needed))
+      GTEST_SKIP() << "no " << name_of(needed) << " on " << device();
   }
+  const std::string& device() const { return std::get<0>(GetParam()); }
+  Model load() const { return load_alike(cat(BB_TEST_DATA, "/goldens/", std::get<1>(GetParam()).golden), device()); }
 };
-INSTANTIATE_TEST_SUITE_P(Devices, HybridOnDevice, ::testing::ValuesIn(device_names()),
-                         [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Devices, HybridOnDevice,
+                         ::testing::Combine(::testing::ValuesIn(device_names()), ::testing::ValuesIn(kHybrids)),
+                         [](const auto& test) {
+                           const std::string golden = std::get<1>(test.param).golden;
+                           return std::get<0>(test.param) + "_" + golden.substr(golden.find('/') + 1);
+                         });
 
 void expect_same_bits(const GenerationResult& got, const GenerationResult& want) {
   EXPECT_EQ(got.tokens, want.tokens);
@@ -50,7 +62,7 @@ std::vector<GenerationResult> alone(const Model& model, const std::vector<Reques
 }
 
 TEST_P(HybridOnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
-  const Model model = load_hybrid(GetParam());
+  const Model model = load();
   EngineOn engine(model.state(), {.batch_size = 1, .sequence_length = 100, .prefill_chunk = 7});
   std::vector<int32_t> tokens = some_tokens(11, model.info().vocab, 1);
   const GenerationResult outcome = submit(engine, work_of(tokens, greedy(12)))->wait();
@@ -64,11 +76,11 @@ TEST_P(HybridOnDevice, GreedyFollowsTheLogitsOfOneLongPrefill) {
 }
 
 TEST_P(HybridOnDevice, PackedCutAndForkedSequencesGetTheirSoloBits) {
-  const Model model = load_hybrid(GetParam());
+  const Model model = load();
   const std::vector<Request> works = requests(model.info().vocab);
   const std::vector<GenerationResult> want = alone(model, works);
   for (const auto& [batch, chunk] : {std::pair(2, 5), std::pair(4, 48), std::pair(8, 512)}) {
-    if (GetParam() != "cpu" && batch == 2) continue;
+    if (device() != "cpu" && batch == 2) continue;
     EngineOn engine(model.state(), {.batch_size = batch, .sequence_length = 500, .prefill_chunk = chunk});
     std::vector<std::shared_ptr<Answer>> jobs;
     for (const Request& work : works) jobs.push_back(submit(engine, work));
@@ -83,7 +95,7 @@ TEST_P(HybridOnDevice, PackedCutAndForkedSequencesGetTheirSoloBits) {
 /// A prompt goes on from the last state that is kept of its beginning: at the end of a prompt's whole pages, and where
 /// an earlier prompt parted.
 TEST_P(HybridOnDevice, PromptsGoOnFromCheckpoints) {
-  const Model model = load_hybrid(GetParam());
+  const Model model = load();
   const int vocab = model.info().vocab;
   const EngineOptions options = {.batch_size = 2, .sequence_length = 500, .prefill_chunk = 100};
   EngineOn engine(model.state(), options);
@@ -112,7 +124,7 @@ TEST_P(HybridOnDevice, PromptsGoOnFromCheckpoints) {
 }
 
 TEST_P(HybridOnDevice, GivenUpStreamsGetTheirSoloBits) {
-  const Model model = load_hybrid(GetParam());
+  const Model model = load();
   std::vector<Request> works;
   for (unsigned i = 0; i < 8; ++i) {
     GenerationConfig config = greedy(330);

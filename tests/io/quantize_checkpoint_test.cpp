@@ -196,6 +196,36 @@ TEST(QuantizeCheckpoint, ChangesTheDenseType) {
   EXPECT_EQ(rewrite_checkpoint(d.path() / "f32", d.path() / "f16", options).tensors[0].target, "f16");
 }
 
+/// As mlx-lm does, whose class of such routers has no quantized form.
+TEST(QuantizeCheckpoint, RoutersOfRoutedExpertsStayDenseAndTheirBiasesExact) {
+  const TemporaryDirectory d;
+  for (const bool routed : {false, true}) {
+    const auto from = d.path() / cat("dense", routed), to = d.path() / cat("quantized", routed);
+    std::filesystem::create_directories(from);
+    write_bytes(from / "config.json", routed ? R"({"model_type":"deepseek_v3","n_routed_experts":4})"
+                                             : R"({"model_type":"qwen3_moe","num_experts":4})");
+    const std::string gate = random_bf16(4 * 64, 1), heads = random_bf16(2 * 3 * 64, 2);
+    const std::string bias = packed(1.00001f) + packed(2.0f) + packed(3.0f) + packed(4.0f);
+    write_safetensors(from / "model.safetensors",
+                      {{{"model.layers.0.mlp.gate.weight", DType::bf16, {4, 64}}, as_bytes(gate)},
+                       {{"model.layers.0.mlp.gate.e_score_correction_bias", DType::f32, {4}}, as_bytes(bias)},
+                       {{"model.layers.0.self_attn.unembed_out.weight", DType::bf16, {2, 3, 64}}, as_bytes(heads)}});
+    RewriteOptions options;
+    options.quantize = QuantSpec{4, 64};
+    options.dtype = DType::bf16;
+    rewrite_checkpoint(from, to, options);
+    const auto result = Checkpoint::open(to);
+    const Format format = result->matrix("model.layers.0.mlp.gate", 4, 64).format;
+    EXPECT_EQ(format, routed ? Format::dense(DType::bf16) : Format::affine(8, 64, DType::bf16, DType::bf16));
+    EXPECT_EQ(result->config().json->at("quantization").contains("model.layers.0.mlp.gate"), !routed);
+    const auto kept = result->find("model.layers.0.mlp.gate.e_score_correction_bias");
+    EXPECT_EQ(kept.tensor->dtype, DType::f32);
+    EXPECT_TRUE(std::ranges::equal(kept.bytes(), as_bytes(bias)));
+    EXPECT_EQ(result->heads("model.layers.0.self_attn.unembed_out", 2, 3, 64).format,
+              Format::affine(4, 64, DType::bf16, DType::bf16));
+  }
+}
+
 TEST(QuantizeCheckpoint, RefusesByName) {
   const TemporaryDirectory d;
   make_dense(d.path() / "dense");

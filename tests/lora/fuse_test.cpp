@@ -135,9 +135,9 @@ TEST(Fuse, RefusesWhatACheckpointCannotHold) {
 }
 
 TEST(Fuse, SitesOfACheckpointAreThoseOfItsModel) {
-  for (const char* name :
-       {"models/qwen3", "models/qwen2", "models/llama_biased", kQuantized, "experts/qwen3_moe_4bit",
-        "experts/qwen3_moe_packaged_4bit", "experts/qwen2_moe_mixed_widths", "experts/mixtral_4bit"}) {
+  for (const char* name : {"models/qwen3", "models/qwen2", "models/llama_biased", kQuantized, "experts/qwen3_moe_4bit",
+                           "experts/qwen3_moe_packaged_4bit", "experts/qwen2_moe_mixed_widths", "experts/mixtral_4bit",
+                           "mla/deepseek_v2", "mla/deepseek_v3_4bit", "mla/glm4_moe_lite"}) {
     const auto checkpoint = Checkpoint::open(golden_path(name));
     nn::Loader load(*checkpoint, nullptr);
     const auto model = models::make_model(models::read_spec(checkpoint->config().text(), name), load);

@@ -97,7 +97,13 @@ std::vector<Option> options() {
   add("gemma2_embedding", {.family = "gemma2", .tied = true, .format = k4Bit}, {{.norms = true, .embedding = true}});
   add("gemma4", {.family = "gemma4", .tied = true, .format = k4Bit},
       {{.modules = {"gate_proj", "down_proj", "per_layer_input_gate", "per_layer_projection"}, .norms = true}});
-  // In each layer: there is no attention.
+  add("olmo3", {.family = "olmo3", .format = k4Bit}, {{.norms = true}});
+  // In each layer: there is no attention, or nothing else.
+  add("short_conv", {.family = "lfm2", .format = k4Bit, .interval = 3},
+      {{.modules = {"in_proj", "out_proj", "w1", "w2", "w3"}}});
+  add("short_conv_peft", {.family = "lfm2", .format = k4Bit, .interval = 3},
+      {{.dialect = lora::Dialect::peft, .modules = {"in_proj", "out_proj"}}}, {0.5f});
+  add("attention_of_lfm2", {.family = "lfm2", .format = k4Bit, .interval = 1}, {{.modules = {"q_proj", "out_proj"}}});
   add("delta_net", {.family = "qwen3_5", .format = k4Bit, .value_dim = 16, .interval = 3},
       {{.modules = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", "down_proj"}}});
   add("fused_delta_net_peft", {.family = "qwen3_next", .format = k4Bit, .value_dim = 16, .interval = 3},
@@ -158,6 +164,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
+    if (option.tiny.is_lfm2() && lacks(target.backend, Operation::short_conv)) continue;
     if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
     if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
     if (option.tiny.family == "gpt_oss" && lacks(target.backend, Operation::sinks)) continue;

@@ -28,6 +28,12 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
   if (module == "q_b_proj") return {q, TinyModel::kRank};
   if (module == "kv_a_proj_with_mqa") return {TinyModel::kRank + t.head_dim, t.d_model};
   const int values = t.value_heads * t.value_dim, conv = 2 * t.key_heads * t.key_dim + values;
+  if (t.is_lfm2()) {
+    if (module == "in_proj") return {3 * t.d_model, t.d_model};
+    if (module == "out_proj") return {t.d_model, t.interval == 1 ? q : t.d_model};
+    if (module == "w1" || module == "w3") return {t.d_ff, t.d_model};
+    if (module == "w2") return {t.d_model, t.d_ff};
+  }
   if (module == "in_proj_qkv") return {conv, t.d_model};
   if (module == "in_proj_qkvz") return {conv + values, t.d_model};
   if (module == "in_proj_z") return {values, t.d_model};
@@ -48,6 +54,10 @@ ShapeOf shape_of(const TinyModel& t, const std::string& module) {
 /// Of a layer, where a module is.
 std::string block_of(const TinyModel& t, const std::string& module) {
   if (module.starts_with("per_layer_")) return "";
+  if (t.is_lfm2()) {
+    if (module.starts_with("w")) return "feed_forward.";
+    return module == "in_proj" || (module == "out_proj" && t.interval > 1) ? "conv." : "self_attn.";
+  }
   if (module == "gate" || module == "shared_expert_gate") return t.family == "mixtral" ? "block_sparse_moe." : "mlp.";
   if (module.starts_with("in_proj_") || module == "out_proj") return "linear_attn.";
   const bool mlp = module == "gate_proj" || module == "up_proj" || module == "down_proj";
@@ -275,15 +285,17 @@ lora::Adapter random_adapter(const TinyModel& tiny, const AdapterOptions& option
       }
     }
     if (!options.norms) continue;
-    vector(at + "input_layernorm", tiny.d_model);
+    if (!tiny.is_olmo()) vector(at + "input_layernorm", tiny.d_model);
     vector(at + "post_attention_layernorm", tiny.d_model);
     if (tiny.has_latents()) {
       if (tiny.family == "deepseek_v3") vector(at + "self_attn.q_a_layernorm", TinyModel::kRank);
       vector(at + "self_attn.kv_a_layernorm", TinyModel::kRank);
     }
-    if (tiny.is_gemma()) {
-      vector(at + "pre_feedforward_layernorm", tiny.d_model);
-      vector(at + "post_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_gemma()) vector(at + "pre_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_gemma() || tiny.is_olmo()) vector(at + "post_feedforward_layernorm", tiny.d_model);
+    if (tiny.is_olmo()) {
+      vector(at + "self_attn.q_norm", tiny.heads * tiny.head_dim);
+      vector(at + "self_attn.k_norm", tiny.kv_heads * tiny.head_dim);
     }
     if (!tiny.family.starts_with("qwen3") && tiny.family != "gemma3") continue;
     vector(at + "self_attn.q_norm", tiny.head_dim);

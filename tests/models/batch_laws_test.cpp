@@ -47,10 +47,17 @@ std::vector<TinyModel> tiny_models() {
           {.family = "gemma2", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma3", .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
           {.family = "gemma4", .layers = 4, .tied = true, .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
-          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)}};
+          {.family = "gemma4_moe", .tied = true, .format = Format::dense(DType::bf16)},
+          {.family = "olmo3", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "ministral3", .format = Format::affine(4, 32, DType::bf16, DType::bf16)},
+          {.family = "lfm2",
+           .layers = 3,
+           .tied = true,
+           .format = Format::affine(4, 32, DType::bf16, DType::bf16),
+           .interval = 3}};
 }
 constexpr int kWithoutExperts = 4;  // the first of them
-constexpr int kTinyModels = 17;
+constexpr int kTinyModels = 20;
 
 class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
@@ -64,6 +71,10 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
       GTEST_SKIP() << "no latents on " << target_.backend;
     if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
       GTEST_SKIP() << "no delta rule on " << target_.backend;
+    if (tiny_.is_lfm2() && lacks(target_.backend, Operation::short_conv))
+      GTEST_SKIP() << "no short convolutions on " << target_.backend;
+    if (tiny_.family == "ministral3" && lacks(target_.backend, Operation::query_growth))
+      GTEST_SKIP() << "no growing queries on " << target_.backend;
     if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;
   }
 
@@ -113,6 +124,28 @@ TEST_P(BatchLaws, DecodeContinuesPrefillAtEveryLength) {
     expect_same(next, {whole.begin() + int64_t(n * vocab), whole.begin() + int64_t((n + 1) * vocab)},
                 cat("after ", n, " tokens"));
   }
+}
+
+/// Rows that nobody asks about may be left out of some layers: the others' results stay, beside company and later on.
+TEST_P(BatchLaws, RowsThatAreNotWantedChangeNothing) {
+  const std::vector<int32_t> tokens = random_tokens(8, 41, tiny_.vocab), others = random_tokens(9, 6, tiny_.vocab);
+  const std::vector<float> whole = solo(tokens), whole_others = solo(others);
+  const auto row = [&](const std::vector<float>& all, size_t r) {
+    return std::vector<float>(all.begin() + int64_t(r) * tiny_.vocab, all.begin() + int64_t(r + 1) * tiny_.vocab);
+  };
+  const auto part = [&](size_t first, size_t last) {
+    return std::vector<int32_t>(tokens.begin() + int64_t(first), tokens.begin() + int64_t(last));
+  };
+  Runner r = runner(4);
+  EXPECT_TRUE(r.step({{.sequence = 0, .tokens = part(0, 17), .want = Batch::Want::none}}).front().empty());
+  const auto both = r.step({{.sequence = 0, .tokens = part(17, 23), .want = Batch::Want::none},
+                            {.sequence = 1, .tokens = others, .want = Batch::Want::all}});
+  expect_same(both[1], whole_others, "beside rows that nobody wants");
+  expect_same(r.step({{.sequence = 0, .tokens = part(23, 39), .want = Batch::Want::last}}).front(), row(whole, 38),
+              "the last of a prompt");
+  expect_same(r.step({{.sequence = 0, .tokens = part(39, 40), .want = Batch::Want::last}}).front(), row(whole, 39),
+              "the next token");
+  expect_same(r.step({{.sequence = 0, .tokens = part(40, 41)}}).front(), row(whole, 40), "and the next");
 }
 
 /// Sequences of different lengths, joining and leaving, in chunks of different sizes, over shuffled pages.

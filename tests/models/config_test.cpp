@@ -30,9 +30,10 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
-     "expected one of deepseek_v2, deepseek_v3, gemma2, gemma3, gemma4, glm4_moe_lite, gpt_oss, granite, llama, "
-     "mistral, mixtral, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next, smollm3, got "
-     "'gpt2'"},
+     "expected one of deepseek_v2, deepseek_v3, gemma2, gemma3, gemma4, glm4_moe_lite, gpt_oss, granite, "
+     "granitemoehybrid, lfm2, llama, "
+     "ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, "
+     "qwen3_next, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
     {"model_type_number", R"({"model_type": 5})", ErrorCode::bad_config, "'model_type'"},
     {"model_type_list", R"({"model_type": ["llama"]})", ErrorCode::bad_config, "'model_type'"},
@@ -367,10 +368,11 @@ TEST(Config, YarnLengthensTheContext) {
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
   EXPECT_EQ(families(),
-            (std::vector<std::string>{"deepseek_v2",   "deepseek_v3", "gemma2",    "gemma3",     "gemma4",
-                                      "glm4_moe_lite", "gpt_oss",     "granite",   "llama",      "mistral",
-                                      "mixtral",       "phi3",        "qwen2",     "qwen2_moe",  "qwen3",
-                                      "qwen3_5",       "qwen3_5_moe", "qwen3_moe", "qwen3_next", "smollm3"}));
+            (std::vector<std::string>{"deepseek_v2",   "deepseek_v3", "gemma2",    "gemma3",           "gemma4",
+                                      "glm4_moe_lite", "gpt_oss",     "granite",   "granitemoehybrid", "lfm2",
+                                      "llama",         "ministral3",  "mistral",   "mixtral",          "olmo2",
+                                      "olmo3",         "phi3",        "qwen2",     "qwen2_moe",        "qwen3",
+                                      "qwen3_5",       "qwen3_5_moe", "qwen3_moe", "qwen3_next",       "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);
@@ -399,72 +401,6 @@ TEST(Config, TheTextHalvesOfModelsThatSeeAreTheirFamilies) {
     EXPECT_EQ(spec.decoder.rope.inv_freq, plain.decoder.rope.inv_freq) << half;
     EXPECT_EQ(spec.decoder.dims.experts, plain.decoder.dims.experts) << half;
   }
-}
-
-TEST(Config, GranitesFactors) {
-  Json config = config_of("granite");
-  EXPECT_EQ(read_spec(config, "x").decoder.attention_scale, 1.0f);  // not 1/sqrt(head_dim)
-  config.update({{"embedding_multiplier", 12},
-                 {"residual_multiplier", 0.25},
-                 {"attention_multiplier", 0.5},
-                 {"logits_scaling", 8}});
-  const DecoderSpec spec = read_spec(config, "x").decoder;
-  EXPECT_EQ(spec.embedding_factor, 12.0f);
-  EXPECT_EQ(spec.residual_factor, 0.25f);
-  EXPECT_EQ(spec.attention_scale, 0.5f);
-  EXPECT_EQ(spec.logits_factor, 0.125f);
-  for (const char* key : {"embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"}) {
-    for (const double wrong : {0.0, -1.0}) {
-      Json bad = config;
-      bad[key] = wrong;
-      try {
-        read_spec(bad, "x");
-        ADD_FAILURE() << key << " " << wrong;
-      } catch (const Error& error) {
-        EXPECT_EQ(error.code(), ErrorCode::bad_config);
-        EXPECT_NE(std::string(error.what()).find(key), std::string::npos) << error.what();
-      }
-    }
-  }
-}
-
-TEST(Config, Phi3sContextIsTheOriginalOne) {
-  Json config = config_of("phi3");
-  config.update({{"original_max_position_embeddings", 128}, {"partial_rotary_factor", 0.75}, {"sliding_window", 9}});
-  config["rope_scaling"] = {
-      {"type", "longrope"}, {"short_factor", {1, 1, 2, 2, 4, 4}}, {"long_factor", {9, 9, 9, 9, 9, 9}}};
-  const DecoderSpec spec = read_spec(config, "x").decoder;
-  EXPECT_EQ(spec.dims.context, 128);
-  EXPECT_EQ(spec.rope.dims, 12);  // of 16
-  EXPECT_EQ(spec.windows, std::vector<int>(3, 9));
-  EXPECT_NEAR(double(spec.rope.attention_factor), std::sqrt(1 + std::log(4.0) / std::log(128.0)), 1e-6);
-  EXPECT_NEAR(double(spec.rope.inv_freq[5]), 1 / (4 * std::pow(10000.0, 10.0 / 12)), 1e-9);
-  for (const Json& wrong : {Json(), Json({1, 1, 2, 2, 4}), Json({1, 1, 2, 2, 4, 0}), Json({1, 1, 2, 2, 4, "4"})}) {
-    config["rope_scaling"]["short_factor"] = wrong;
-    try {
-      read_spec(config, "x");
-      ADD_FAILURE() << wrong;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::bad_config);
-      EXPECT_NE(std::string(error.what()).find("short_factor"), std::string::npos) << error.what();
-    }
-  }
-}
-
-TEST(Config, SmolLM3sLayersThatDoNotRotate) {
-  Json config = config_of("smollm3");
-  config["num_hidden_layers"] = 5;
-  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{true, true, true, false, true}));
-  config["no_rope_layer_interval"] = 2;
-  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{true, false, true, false, true}));
-  config["no_rope_layers"] = {0, 1, 1, 1, 0};
-  EXPECT_EQ(read_spec(config, "x").decoder.rotates, (std::vector<bool>{false, true, true, true, false}));
-  config["sliding_window"] = 7;
-  EXPECT_EQ(read_spec(config, "x").decoder.windows, std::vector<int>(5, 0));
-  config["use_sliding_window"] = true;
-  EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{7, 0, 0, 0, 7}));
-  config["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "full_attention", "full_attention"};
-  EXPECT_EQ(read_spec(config, "x").decoder.windows, (std::vector<int>{0, 7, 0, 0, 0}));
 }
 
 TEST(Config, MistralsWindow) {

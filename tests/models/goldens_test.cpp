@@ -1,6 +1,6 @@
 // Tiny models of every family and every quantized width against float64, operation by operation:
-// tools/goldens/models.py, widths.py, experts.py and delta.py ran transformers wholly in float64. A failure names the
-// first operation that diverged.
+// tools/goldens/models.py, widths.py, experts.py, delta.py and others ran transformers wholly in float64. A failure
+// names the first operation that diverged.
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -33,7 +33,7 @@ std::vector<std::string> cases_in(const std::string& folder) {
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names = cases_in("models");
-  for (const char* folder : {"dense", "widths", "experts", "gemma", "delta", "floats", "gpt_oss", "mla"})
+  for (const char* folder : {"dense", "widths", "experts", "gemma", "delta", "floats", "gpt_oss", "lfm2", "mla"})
     for (const std::string& name : cases_in(folder)) names.push_back(name);
   return names;
 }
@@ -80,6 +80,10 @@ TEST_P(Golden, EveryIntermediateMatches) {
   if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
   if (name.find("/granite") != std::string::npos && lacks(target.backend, Operation::multiply))
     GTEST_SKIP() << "no factors on " << target.backend;
+  if (name.starts_with("lfm2/") && lacks(target.backend, Operation::short_conv))
+    GTEST_SKIP() << "no short convolutions on " << target.backend;
+  if (name.ends_with("/ministral3") && lacks(target.backend, Operation::query_growth))
+    GTEST_SKIP() << "no growing queries on " << target.backend;
   if (name.find("/phi") != std::string::npos && lacks(target.backend, Operation::split))
     GTEST_SKIP() << "no split on " << target.backend;
   if (name.starts_with("gemma/") && lacks(target.backend, Operation::gelu))
@@ -90,7 +94,7 @@ TEST_P(Golden, EveryIntermediateMatches) {
   if (latents && lacks(target.backend, Operation::latent_keys)) GTEST_SKIP() << "no latents on " << target.backend;
   // They keep a few tensors only.
   const bool partial = name.starts_with("widths/") || name.starts_with("dense/") || name.starts_with("floats/") ||
-                       name.ends_with("_long") || latents;
+                       name.starts_with("lfm2/") || name.ends_with("_long") || latents;
   const GoldenFile golden(name + "/golden.safetensors");
   const auto checkpoint = Checkpoint::open(golden_path(name));
   Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
@@ -123,7 +127,8 @@ TEST_P(Golden, EveryIntermediateMatches) {
 TEST(Goldens, AreAllThere) {
   EXPECT_GE(cases_in("models").size(), 13u);
   EXPECT_GE(cases_in("widths").size(), 7u);
-  EXPECT_GE(cases_in("dense").size(), 3u);
+  EXPECT_GE(cases_in("dense").size(), 7u);
+  EXPECT_GE(cases_in("lfm2").size(), 3u);
   EXPECT_GE(cases_in("experts").size(), 10u);
   EXPECT_GE(cases_in("mla").size(), 7u);
   EXPECT_GE(cases_in("gemma").size(), 4u);
@@ -135,21 +140,39 @@ TEST(Goldens, AreAllThere) {
 /// transformers went through a prompt of three chunks at once. One that is cut, and then goes on token by token, says
 /// the same.
 TEST(Goldens, StatesCarryALongPromptOn) {
-  const std::string name = "delta/qwen3_5_long";
-  const GoldenFile golden(name + "/golden.safetensors");
-  const std::vector<int32_t> tokens = golden.at("tokens").ints();
-  const std::vector<double> want = golden.at("logits").doubles();
-  ASSERT_GT(tokens.size(), 2u * 64);
-  for (const size_t cut : {size_t{1}, size_t{64}, size_t{97}}) {
-    const auto checkpoint = Checkpoint::open(golden_path(name));
-    Runner runner(create_reference(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
-    std::vector<float> got = runner.step({{0, {tokens.begin(), tokens.begin() + int64_t(cut)}}}).front();
-    for (size_t i = cut; i < tokens.size(); ++i) {
-      const std::vector<float> next = runner.step({{0, {tokens[i]}}}).front();
-      got.insert(got.end(), next.begin(), next.end());
+  for (const std::string name : {"delta/qwen3_5_long", "lfm2/lfm2_long"}) {
+    SCOPED_TRACE(name);
+    const GoldenFile golden(name + "/golden.safetensors");
+    const std::vector<int32_t> tokens = golden.at("tokens").ints();
+    const std::vector<double> want = golden.at("logits").doubles();
+    ASSERT_GT(tokens.size(), 2u * 64);
+    for (const size_t cut : {size_t{1}, size_t{64}, size_t{97}}) {
+      const auto checkpoint = Checkpoint::open(golden_path(name));
+      Runner runner(create_reference(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
+      std::vector<float> got = runner.step({{0, {tokens.begin(), tokens.begin() + int64_t(cut)}}}).front();
+      for (size_t i = cut; i < tokens.size(); ++i) {
+        const std::vector<float> next = runner.step({{0, {tokens[i]}}}).front();
+        got.insert(got.end(), next.begin(), next.end());
+      }
+      EXPECT_LT(relative_to_rms(got, want), 1e-5) << "cut after " << cut;
     }
-    EXPECT_LT(relative_to_rms(got, want), 1e-5) << "cut after " << cut;
   }
+}
+
+/// What is longer than the original context rotates otherwise from its first token on.
+TEST(Goldens, PhisLongFactorsMatter) {
+  const std::string name = "dense/phi4_beyond";
+  const GoldenFile golden(name + "/golden.safetensors");
+  const std::vector<double> want = golden.at("logits").doubles();
+  const auto checkpoint = Checkpoint::open(golden_path(name));
+  Json config = checkpoint->config().text();
+  config["original_max_position_embeddings"] = 80;  // as long as the text
+  config["rope_scaling"]["attention_factor"] = std::sqrt(1 + std::log(512.0 / 72) / std::log(72.0));
+  Runner runner(create_reference(), read_spec(config, name), *checkpoint, {});
+  const std::vector<float> got = runner.step({{0, golden.at("tokens").ints()}}).front();
+  const size_t row = size_t(runner.model().dims().vocab);
+  EXPECT_LT(relative_to_rms(std::span(got).first(row), std::span(want).first(row)), 1e-5) << "a token that sees itself";
+  EXPECT_GT(relative_to_rms(std::span(got).subspan(row), std::span(want).subspan(row)), 1e-2);
 }
 
 /// The window is what makes this case: without it the rows past the window must be wrong, or the golden proves nothing.

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "models/latent.h"
 #include "quant/elements.h"
 #include "tests/models/running.h"
 
@@ -39,6 +40,14 @@ TEST(LatentConfig, IsRead) {
     config["model_type"] = alias;
     EXPECT_EQ(read_spec(config, "c").family, "deepseek_v3");
   }
+}
+
+TEST(LatentConfig, WhatIsNotSaidIsAsInTransformers) {
+  Json v2 = latent_config("deepseek_v2"), v3 = latent_config("deepseek_v3"), lite = glm();
+  for (Json* config : {&v2, &v3, &lite}) config->erase("routed_scaling_factor");
+  EXPECT_FLOAT_EQ(read_deepseek_v2(v2, "c").router.scale, 1.0f);
+  EXPECT_FLOAT_EQ(read_deepseek_v3(v3, "c").router.scale, 2.5f);
+  EXPECT_FLOAT_EQ(read_glm4_moe_lite(lite, "c").router.scale, 1.8f);
 }
 
 TEST(LatentConfig, ContradictionsAreRefused) {

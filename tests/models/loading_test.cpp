@@ -29,7 +29,8 @@ class Loading : public testing::TestWithParam<const char*> {
   TinyModel tiny() const { return {.family = GetParam()}; }
 };
 INSTANTIATE_TEST_SUITE_P(Families, Loading,
-                         testing::Values("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+                         testing::Values("llama", "mistral", "mixtral", "olmo2", "qwen2", "qwen2_moe", "qwen3",
+                                         "qwen3_moe"),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST_P(Loading, TakesEveryTensor) {
@@ -122,7 +123,7 @@ TEST_P(Loading, ReportsItsSites) {
   EXPECT_EQ(stacks, tiny().has_experts() ? 6 : 0);
   EXPECT_EQ(!load.operations().empty(), tiny().has_experts());
   EXPECT_EQ(linears.back().name, "lm_head");
-  EXPECT_EQ(norms.size(), 2u * (family.starts_with("qwen3") ? 4u : 2u) + 1u);
+  EXPECT_EQ(norms.size(), 2u * (family.starts_with("qwen3") || family == "olmo2" ? 4u : 2u) + 1u);
   EXPECT_EQ(norms.back().name, "model.norm");
   EXPECT_EQ(model->target_modules()[0].name, "model.embed_tokens");
   EXPECT_EQ(model->target_modules()[0].kind, nn::TargetModule::Kind::embedding);
@@ -181,6 +182,25 @@ TEST(LoadingHybrids, ByTorchOrByMlx) {
       EXPECT_NE(load_error(mlx.config(), weights).find(name), std::string::npos) << name;
     }
   }
+}
+
+/// Both layouts of LFM2's convolutions, and each of its tensors.
+TEST(LoadingHybrids, ShortConvolutions) {
+  const TinyModel mlx{.family = "lfm2", .layers = 4};
+  TinyModel torch = mlx;
+  torch.by_torch = true;
+  const std::vector<int32_t> tokens = random_tokens(3, 9, mlx.vocab);
+  EXPECT_EQ(Runner(create_reference(), torch, {}).step({{0, tokens}}),
+            Runner(create_reference(), mlx, {}).step({{0, tokens}}));
+  for (const std::string& name : mlx.weights().unclaimed()) {
+    MemoryWeights weights = mlx.weights();
+    const bool vector = name.ends_with("norm.weight") || name.ends_with("conv.conv.weight");
+    weights.remove(vector ? name : name.substr(0, name.size() - std::string(".weight").size()));
+    EXPECT_NE(load_error(mlx.config(), weights).find(name), std::string::npos) << name;
+  }
+  Json config = mlx.config();
+  config["conv_L_cache"] = 4;
+  EXPECT_NE(load_error(config, mlx.weights()).find("conv.conv"), std::string::npos);
 }
 
 /// Some layers have an MLP for all rows.

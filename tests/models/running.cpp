@@ -63,7 +63,10 @@ void Runner::append(Batch& batch, const Chunk& chunk) {
     if (++s.steps % 3 != 0) std::swap(s.states[0], s.states[1]);
     state.to = s.states[0];
   }
-  batch.append(chunk.tokens, s.past, s.pages, Batch::Want::all, chunk.slot, state);
+  batch.append(chunk.tokens, s.past, s.pages, chunk.want, chunk.slot, state);
+  // Who tests such sequences knows that what was cached of shorter ones is of no use.
+  const int beyond = model_->dims().stretch_beyond;
+  batch.segments.back().stretched = beyond > 0 && total > beyond;
   s.past = total;
 }
 
@@ -72,22 +75,26 @@ std::vector<std::vector<float>> Runner::step(const std::vector<Chunk>& chunks) {
   for (const Chunk& chunk : chunks) append(batch, chunk);
   const int rows = batch.rows();
   Stream& stream = backend_->stream();
-  batch.pad(stream.bucket(rows), stream.bucket(rows));
+  const int wanted = int(batch.logit_rows.size());
+  batch.pad(stream.bucket(rows), wanted > 0 ? stream.bucket(wanted) : 0);
   const LoraShape& lora = slots_->shape(batch.slot);
   stream.bind(batch, kv_.get());
   const StepKey key{
       .program = this, .rows = batch.rows(), .logit_rows = int(batch.logit_rows.size()), .adapters = lora.id};
   const StepOutputs outputs = stream.run(key, [&] {
-    nn::InferPass pass(stream.ops(), *kv_, {.lora = &lora});
+    nn::InferPass pass(stream.ops(), *kv_, {.lora = &lora, .logits = wanted > 0});
     return StepOutputs{.logits = model_->forward(pass), .hidden = {}, .sampled = {}};
   });
   const size_t vocab = size_t(model_->dims().vocab);
   std::vector<float> all(batch.logit_rows.size() * vocab);
-  read_floats(*stream.fetch(outputs.logits), all);
+  if (wanted > 0) read_floats(*stream.fetch(outputs.logits), all);
   std::vector<std::vector<float>> by_chunk;
   auto next = all.begin();
   for (const Chunk& chunk : chunks) {
-    const auto end = next + int64_t(chunk.tokens.size() * vocab);
+    const size_t rows_of_chunk = chunk.want == Batch::Want::all    ? chunk.tokens.size()
+                                 : chunk.want == Batch::Want::last ? 1
+                                                                   : 0;
+    const auto end = next + int64_t(rows_of_chunk * vocab);
     by_chunk.emplace_back(next, end);
     next = end;
   }

@@ -30,6 +30,7 @@ struct Chunk {
   int sequence = 0;
   std::vector<int32_t> tokens;
   int32_t slot = -1;  // of adapters
+  Batch::Want want = Batch::Want::all;
 };
 
 class Runner {
@@ -44,7 +45,7 @@ class Runner {
 
   ~Runner();
 
-  /// One packed step; logits of all rows, by chunk: [rows, vocab] each.
+  /// One packed step; logits of the rows that are wanted, by chunk: [rows, vocab] each.
   std::vector<std::vector<float>> step(const std::vector<Chunk>& chunks);
   /// The same for one sequence, showing every intermediate.
   using Tap = std::function<void(const std::string& name, const std::vector<float>& values)>;

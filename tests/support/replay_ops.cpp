@@ -428,6 +428,12 @@ Tensor ReplayOps::gather_rows(const Tensor& x) {
   return y;
 }
 
+void ReplayOps::keep_logit_rows() {
+  rows_ = logit_rows_;
+  if (tape_ == nullptr) return inner_.keep_logit_rows();
+  tape_->operations.push_back([this](Values&) { inner_.keep_logit_rows(); });
+}
+
 Sampled ReplayOps::sample(const Tensor& logits) {
   if (tape_ == nullptr) return inner_.sample(logits);
   Sampled out;

@@ -28,6 +28,25 @@ Json TinyModel::config() const {
     c["rope_scaling"] = {
         {"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}, {"truncate", false}};
   }
+  if (family == "olmo3") {  // every second layer sees everything, and rotates as a longer context wants it
+    c["sliding_window"] = window > 0 ? window : 7;
+    for (int i = 0; i < layers; ++i) c["layer_types"].push_back(i % 2 == 0 ? "sliding_attention" : "full_attention");
+    c["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 8.0}, {"original_max_position_embeddings", 64}};
+  }
+  if (family == "ministral3") {
+    c.erase("rope_theta");
+    c["rope_parameters"] = {{"rope_type", "yarn"},
+                            {"rope_theta", 1e4},
+                            {"factor", 64.0},
+                            {"original_max_position_embeddings", 8},
+                            {"llama_4_scaling_beta", 0.5}};
+  }
+  if (is_lfm2()) {
+    c["norm_eps"] = 1e-6;
+    c["tie_embedding"] = tied;
+    c["block_auto_adjust_ff_dim"] = false;
+    for (int i = 0; i < layers; ++i) c["layer_types"].push_back((i + 1) % interval != 0 ? "conv" : "full_attention");
+  }
   if (has_latents()) {
     c["kv_lora_rank"] = kRank;
     c["q_lora_rank"] = family == "deepseek_v3" ? Json(kRank) : Json(nullptr);
@@ -158,8 +177,46 @@ void TinyModel::add_delta_net(MemoryWeights& weights, Random& random, const std:
   matrix("out_proj", d_model, values);
 }
 
+MemoryWeights TinyModel::lfm2_weights() const {
+  Random random(seed);
+  MemoryWeights weights;
+  const auto matrix = [&](const std::string& path, int out, int in, double gain) {
+    weights.add_matrix(path, random_weight(random, out, in, format, gain / std::sqrt(double(in))));
+  };
+  const auto norm = [&](const std::string& path, int size) {
+    std::vector<float> values = random.normals(size_t(size), 0.3);
+    for (float& v : values) v += 1;
+    weights.add_vector(path + ".weight", dense_weight(values, 1, size, DType::f32));
+  };
+  weights.add_matrix("model.embed_tokens", random_weight(random, vocab, d_model, format, 1));
+  for (int i = 0; i < layers; ++i) {
+    const std::string at = "model.layers." + std::to_string(i) + ".";
+    norm(at + "operator_norm", d_model);
+    if ((i + 1) % interval != 0) {
+      matrix(at + "conv.in_proj", 3 * d_model, d_model, 1.5);
+      weights.add_depthwise(at + "conv.conv.weight", random_dense(random, d_model, 3, DType::f32, 0.6), by_torch);
+      matrix(at + "conv.out_proj", d_model, d_model, 1);
+    } else {
+      matrix(at + "self_attn.q_proj", heads * head_dim, d_model, 2);
+      matrix(at + "self_attn.k_proj", kv_heads * head_dim, d_model, 2);
+      matrix(at + "self_attn.v_proj", kv_heads * head_dim, d_model, 1);
+      matrix(at + "self_attn.out_proj", d_model, heads * head_dim, 1);
+      norm(at + "self_attn.q_layernorm", head_dim);
+      norm(at + "self_attn.k_layernorm", head_dim);
+    }
+    norm(at + "ffn_norm", d_model);
+    matrix(at + "feed_forward.w1", d_ff, d_model, 1);
+    matrix(at + "feed_forward.w3", d_ff, d_model, 1);
+    matrix(at + "feed_forward.w2", d_model, d_ff, 1);
+  }
+  norm("model.embedding_norm", d_model);
+  if (!tied) matrix("lm_head", vocab, d_model, 1);
+  return weights;
+}
+
 MemoryWeights TinyModel::weights() const {
   if (is_gemma()) return gemma_weights();
+  if (is_lfm2()) return lfm2_weights();
   Random random(seed);
   MemoryWeights weights;
   const auto matrix = [&](const std::string& path, int out, int in, double gain) {
@@ -174,7 +231,7 @@ MemoryWeights TinyModel::weights() const {
   weights.add_matrix("model.embed_tokens", random_weight(random, vocab, d_model, format, 1));
   for (int i = 0; i < layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";
-    vector(at + "input_layernorm.weight", d_model, one, 0.3);
+    if (!is_olmo()) vector(at + "input_layernorm.weight", d_model, one, 0.3);
     const bool recurrent = is_hybrid() && (i + 1) % interval != 0;
     if (has_latents()) {
       add_latents(weights, random, at + "self_attn.");
@@ -200,6 +257,11 @@ MemoryWeights TinyModel::weights() const {
     if (family.starts_with("qwen3") && !recurrent) {
       vector(at + "self_attn.q_norm.weight", head_dim, one + 0.5, 0.3);
       vector(at + "self_attn.k_norm.weight", head_dim, one + 0.5, 0.3);
+    }
+    if (is_olmo()) {
+      vector(at + "self_attn.q_norm.weight", heads * head_dim, 1.5, 0.3);
+      vector(at + "self_attn.k_norm.weight", kv_heads * head_dim, 1.5, 0.3);
+      vector(at + "post_feedforward_layernorm.weight", d_model, 1, 0.3);
     }
     vector(at + "post_attention_layernorm.weight", d_model, one, 0.3);
     const bool sparse = has_experts() && !(has_latents() && i == 0);

@@ -11,10 +11,10 @@
 namespace bumblebee::testing_support {
 
 struct TinyModel {
-  /// deepseek_v2 (with kv_b_proj), deepseek_v3 (with its halves); gpt_oss, llama, mistral, mixtral, qwen2, qwen2_moe,
-  /// qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3, gemma4, and gemma4_moe with experts and keys
-  /// that are values. Every second layer of a Gemma sees everything; half of the layers of a gemma4 share keys and
-  /// values, where there are four of them.
+  /// deepseek_v2 (with kv_b_proj), deepseek_v3 (with its halves); gpt_oss, lfm2, llama, ministral3, mistral, mixtral,
+  /// olmo2, olmo3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next; gemma2, gemma3, gemma4, and
+  /// gemma4_moe with experts and keys that are values. Every second layer of a Gemma sees everything; half of the
+  /// layers of a gemma4 share keys and values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
@@ -26,7 +26,8 @@ struct TinyModel {
   bool normalised = true;  // weights of a row's experts
   bool apart = false;      // a module for each expert, as Hugging Face's files have them
 
-  /// Of hybrids: heads of their gated delta nets, which are all layers but every `interval`-th.
+  /// Of hybrids: heads of their gated delta nets, which are all layers but every `interval`-th (lfm2: its
+  /// convolutions).
   int key_heads = 2, value_heads = 4, key_dim = 16, value_dim = 24, interval = 2;
   bool by_torch = false;  // convolutions and norms as transformers saves them
 
@@ -45,10 +46,13 @@ struct TinyModel {
 
   static constexpr int kAside = 32;  // width of a gemma4 layer's own embedding
   bool is_gemma() const { return family.starts_with("gemma"); }
+  bool is_lfm2() const { return family == "lfm2"; }
+  bool is_olmo() const { return family.starts_with("olmo"); }
 
  private:
   void add_latents(MemoryWeights& weights, Random& random, const std::string& at) const;
   void add_delta_net(MemoryWeights& weights, Random& random, const std::string& at) const;
+  MemoryWeights lfm2_weights() const;
   Json gemma_config() const;
   MemoryWeights gemma_weights() const;
   bool is_gemma4() const { return family.starts_with("gemma4"); }

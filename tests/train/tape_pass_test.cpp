@@ -43,6 +43,9 @@ std::vector<Case> cases() {
   TinyModel gemma3;
   gemma3.family = "gemma3";
   gemma3.tied = true;
+  TinyModel olmo3, ministral3;
+  olmo3.family = "olmo3";
+  ministral3.family = "ministral3";
   quantized.format = Format::affine(4, 32, DType::bf16, DType::bf16);
   TinyModel small = quantized;
   small.family = "llama";
@@ -73,6 +76,9 @@ std::vector<Case> cases() {
           {"qwen2_tied_bias", qwen2, lora_of()},
           {"mistral_window", mistral, lora_of()},
           {"gemma3", gemma3, lora_of()},
+          {"olmo3", olmo3, lora_of()},
+          {"ministral3", ministral3, lora_of()},
+          {"olmo3_dropout", olmo3, lora_of(FineTune::lora, -1, 0.3f)},
           {"qwen3_4bit", quantized, lora_of()},
           {"llama_4bit", small, lora_of()},
           {"rslora", small, rs},

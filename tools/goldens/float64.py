@@ -65,7 +65,8 @@ def build(folder, weights, double=True, widen=True):
             raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")
         if config.tie_word_embeddings:
             model.tie_weights()
-        if double and model.model.rotary_emb.inv_freq.dtype != torch.float64:
+        frequencies = [value for name, value in model.model.rotary_emb.named_buffers() if name.endswith("inv_freq")]
+        if not frequencies or (double and any(value.dtype != torch.float64 for value in frequencies)):
             raise ValueError("the inverse frequencies are not float64")
     return model
 

@@ -99,6 +99,7 @@ def inside(arguments):
         script("mla.py", "--out", fresh / "mla")
         script("gemma.py", "--out", fresh / "gemma")
         script("delta.py", "--out", fresh / "delta")
+        script("lfm2.py", "--out", fresh / "lfm2")
         script("float_codes.py", "--out", fresh)
         script("gpt_oss.py", "--out", fresh / "gpt_oss")
         script("patterns.py", "--out", fresh / "patterns.json")

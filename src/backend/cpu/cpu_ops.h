@@ -78,6 +78,7 @@ class CpuOps final : public Ops {
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
+  void keep_logit_rows() override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 
@@ -173,6 +174,8 @@ class CpuOps final : public Ops {
   };
   RopeTable& rope_table(const RopeParams& rope);
   void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope, const RopeTable& table);
+  /// RopeParams::query_growth. q is its caller's to write.
+  void grow_queries(Tensor& q, const RopeParams& rope);
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);

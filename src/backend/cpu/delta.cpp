@@ -66,7 +66,8 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
     const size_t s = size_t(segment_of[size_t(r)]);
     std::array<const float*, kMostKernel> rows{};
     for (int j = 0; j < kernel; ++j) rows[size_t(j)] = input(s, r - batch_.segments[s].first, past - j);
-    k_.convolve(rows.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
+    const auto convolve = conv.silu ? k_.convolve_silu : k_.convolve;
+    convolve(rows.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
   });
   // The oldest first: a state that goes on in place moves towards its beginning.
   for (size_t s = 0; s < batch_.segments.size(); ++s) {
@@ -79,34 +80,38 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
 }
 
 /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
-/// each row.
+/// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would fall
+/// on the same few lines of the caches, each in a page of its own.
 struct CpuOps::DeltaRows {
-  Tensor qk;     // [rows, 2·key_cols]
-  Tensor meet;   // [rows, key_heads]
-  Tensor gates;  // [rows, 2·value_heads]
+  Tensor qk;     // [key_heads·rows, 2·key_dim]
+  Tensor meet;   // [key_heads, rows]
+  Tensor gates;  // [value_heads·rows, 2]
+  int rows = 0;
+  float* qk_of(int key_head, int r) const { return row(qk, key_head * rows + r); }
+  float* gates_of(int head, int r) const { return row(gates, head * rows + r); }
 };
 
 CpuOps::DeltaRows CpuOps::delta_rows(const Tensor& qkv, const Tensor& a, const Tensor& b, const DeltaParams& d) {
   const int dim = d.key_dim, keys = d.key_cols(), heads = d.value_heads;
-  DeltaRows rows{memory_->make(qkv.rows(), 2 * keys), memory_->make(qkv.rows(), d.key_heads),
-                 memory_->make(qkv.rows(), 2 * heads)};
+  DeltaRows rows{memory_->make(d.key_heads * qkv.rows(), 2 * dim), memory_->make(d.key_heads, qkv.rows()),
+                 memory_->make(heads * qkv.rows(), 2), qkv.rows()};
   std::vector<double> rate;
   for (int h = 0; h < heads; ++h) rate.push_back(std::exp(double(data(d.a_log)[h])));
   const float scale = float(1 / std::sqrt(double(dim)));
   for_rows(qkv.rows(), 2 * keys + 64 * heads, [&](int r) {
-    float* const qk = row(rows.qk, r);
-    std::copy_n(row(qkv, r), 2 * keys, qk);
     for (int h = 0; h < d.key_heads; ++h) {
-      float *const q = qk + h * dim, *const k = q + keys;
+      float *const q = rows.qk_of(h, r), *const k = q + dim;
+      std::copy_n(row(qkv, r) + h * dim, dim, q);
+      std::copy_n(row(qkv, r) + keys + h * dim, dim, k);
       k_.scale(q, scale / std::sqrt(k_.dot(q, q, dim) + kDeltaEps), dim);
       k_.scale(k, 1 / std::sqrt(k_.dot(k, k, dim) + kDeltaEps), dim);
-      row(rows.meet, r)[h] = k_.dot(q, k, dim);
+      row(rows.meet, h)[r] = k_.dot(q, k, dim);
     }
-    float* const gates = row(rows.gates, r);
     for (int h = 0; h < heads; ++h) {
       const double open = double(row(a, r)[h]) + double(data(d.dt_bias)[h]);
-      gates[h] = float(std::exp(-rate[size_t(h)] * softplus(open)));
-      gates[heads + h] = float(1 / (1 + std::exp(-double(row(b, r)[h]))));
+      float* const gates = rows.gates_of(h, r);
+      gates[0] = float(std::exp(-rate[size_t(h)] * softplus(open)));
+      gates[1] = float(1 / (1 + std::exp(-double(row(b, r)[h]))));
     }
   });
   return rows;
@@ -124,16 +129,16 @@ Tensor CpuOps::delta_rule(KvStore& store, int layer, const Tensor& qkv, const Te
     const Segment& s = batch_.segments[size_t(task / each)];
     const int head = int(task % each) / stripes, stripe = int(task % stripes), first = stripe * kDeltaCols;
     const int key_head = head * d.key_heads / d.value_heads, column = head * d.value_dim + first;
-    k_.delta_rule({.q = row(rows.qk, s.first) + key_head * d.key_dim,
-                   .k = row(rows.qk, s.first) + d.key_cols() + key_head * d.key_dim,
+    k_.delta_rule({.q = rows.qk_of(key_head, s.first),
+                   .k = rows.qk_of(key_head, s.first) + d.key_dim,
                    .key_stride = size_t(rows.qk.cols()),
                    .v = row(qkv, s.first) + 2 * d.key_cols() + column,
                    .v_stride = size_t(qkv.cols()),
-                   .decay = row(rows.gates, s.first) + head,
-                   .beta = row(rows.gates, s.first) + d.value_heads + head,
+                   .decay = rows.gates_of(head, s.first),
+                   .beta = rows.gates_of(head, s.first) + 1,
                    .gate_stride = size_t(rows.gates.cols()),
-                   .meet = row(rows.meet, s.first) + key_head,
-                   .meet_stride = size_t(rows.meet.cols()),
+                   .meet = row(rows.meet, key_head) + s.first,
+                   .meet_stride = 1,
                    .from = s.state.from < 0 ? nullptr : kv.stripe(s.state.from, layer, head, stripe),
                    .to = kv.stripe(s.state.to, layer, head, stripe),
                    .out = row(y, s.first) + column,

@@ -21,59 +21,72 @@ namespace {
 struct CompiledSet {
   const char* name;
   const Kernels& (*kernels)();
-  bool runs;  // on this processor
+  bool (*runs)();  // on this processor; the set of tiles asks the system for them
 };
 
 #if defined(__x86_64__)
-/// Clang 14's __builtin_cpu_supports does not know this one.
+/// Clang 14's __builtin_cpu_supports does not know these two.
 [[maybe_unused]] bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
+[[maybe_unused]] bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0;
+}
+
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+         __builtin_cpu_supports("bmi2");
+}
+[[maybe_unused]] bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+[[maybe_unused]] bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512_bf16() {
+  return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+}
+#elif defined(__aarch64__)
+[[maybe_unused]] bool has_dot_product() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+[[maybe_unused]] bool has_i8mm() { return has_dot_product() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
+bool always() { return true; }
 
 /// The sets of this build (CMakeLists.txt beside this file names them), best first.
 std::vector<CompiledSet> compiled() {
   std::vector<CompiledSet> sets;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  [[maybe_unused]] const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() && __builtin_cpu_supports("bmi2");
-  [[maybe_unused]] const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                                       __builtin_cpu_supports("avx512vl");
-  [[maybe_unused]] const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  [[maybe_unused]] const bool bf16 =
-      vnni && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+#endif
 #ifdef BB_WITH_AVX512_AMX
-  sets.push_back({"avx512_amx", avx512_amx_kernels, bf16 && may_use_tiles()});
+  sets.push_back({"avx512_amx", avx512_amx_kernels, [] { return has_avx512_bf16() && may_use_tiles(); }});
 #endif
 #ifdef BB_WITH_AVX512_BF16
-  sets.push_back({"avx512_bf16", avx512_bf16_kernels, bf16});
+  sets.push_back({"avx512_bf16", avx512_bf16_kernels, has_avx512_bf16});
 #endif
 #ifdef BB_WITH_AVX512_VNNI
-  sets.push_back({"avx512_vnni", avx512_vnni_kernels, vnni});
+  sets.push_back({"avx512_vnni", avx512_vnni_kernels, has_avx512_vnni});
 #endif
 #ifdef BB_WITH_AVX512
-  sets.push_back({"avx512", avx512_kernels, avx512});
+  sets.push_back({"avx512", avx512_kernels, has_avx512});
+#endif
+#ifdef BB_WITH_AVX2_VNNI
+  sets.push_back({"avx2_vnni", avx2_vnni_kernels, [] { return has_avx2() && has_avx_vnni(); }});
 #endif
 #ifdef BB_WITH_AVX2
-  sets.push_back({"avx2", avx2_kernels, avx2});
+  sets.push_back({"avx2", avx2_kernels, has_avx2});
 #endif
-#elif defined(__aarch64__)
-  [[maybe_unused]] const bool dot_product = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-  [[maybe_unused]] const bool i8mm = dot_product && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
 #ifdef BB_WITH_NEON_I8MM
-  sets.push_back({"neon_i8mm", neon_i8mm_kernels, i8mm});
+  sets.push_back({"neon_i8mm", neon_i8mm_kernels, has_i8mm});
 #endif
 #ifdef BB_WITH_NEON_DOTPROD
-  sets.push_back({"neon_dotprod", neon_dotprod_kernels, dot_product});
+  sets.push_back({"neon_dotprod", neon_dotprod_kernels, has_dot_product});
 #endif
 #ifdef BB_WITH_NEON
-  sets.push_back({"neon", neon_kernels, true});
+  sets.push_back({"neon", neon_kernels, always});
 #endif
-#endif
-  sets.push_back({"scalar", scalar_kernels, true});
+  sets.push_back({"scalar", scalar_kernels, always});
   return sets;
 }
 
@@ -82,7 +95,7 @@ std::vector<CompiledSet> compiled() {
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> sets;
   for (const CompiledSet& set : compiled()) {
-    if (set.runs) sets.push_back(&set.kernels());
+    if (set.runs()) sets.push_back(&set.kernels());
   }
   return sets;
 }
@@ -96,13 +109,12 @@ std::vector<std::string> compiled_sets() {
 const Kernels& choose_kernels(std::string_view wanted) {
   const char* variable = std::getenv("BB_CPU");
   const std::string_view name = !wanted.empty() ? wanted : variable != nullptr ? variable : "";
-  const std::vector<const Kernels*> sets = available_kernels();
-  if (name.empty()) return *sets.front();
-  std::string names;
-  for (const Kernels* set : sets) {
-    if (name == set->name) return *set;
-    names += (names.empty() ? "" : ", ") + std::string(set->name);
+  // The best first, and only what is looked at is asked whether it runs: a set that was named needs no tiles of others.
+  for (const CompiledSet& set : compiled()) {
+    if ((name.empty() || name == set.name) && set.runs()) return set.kernels();
   }
+  std::string names;
+  for (const Kernels* set : available_kernels()) names += (names.empty() ? "" : ", ") + std::string(set->name);
   throw Error(ErrorCode::device, "cpu", cat("instruction set: expected one of ", names, ", got '", name, "'"));
 }
 

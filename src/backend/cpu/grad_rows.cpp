@@ -44,6 +44,11 @@ void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
   if (table.negative_sin.empty()) {
     for (const float s : table.sin) table.negative_sin.push_back(-s);
   }
+  if (rope.query_growth != 0) {
+    ops_.forget_quantized(dq);
+    dq = ops_.make_writable(dq);
+    ops_.grow_queries(dq, rope);
+  }
   rotate_back(dq, q, head_dim, q_norm, table);
   rotate_back(dk, k, head_dim, k_norm, table);
 }
@@ -53,8 +58,16 @@ void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& g
   dgate = ops_.memory_->make(gate.rows(), gate.cols());
   dup = ops_.memory_->make(up.rows(), up.cols());
   const auto dx = activation == Activation::gelu ? k_.gelu_mul_dx : k_.silu_mul_dx;
-  ops_.for_rows(dy.rows(), dy.cols(),
-                [&](int r) { dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r)); });
+  ops_.for_rows(dy.rows(), dy.cols(), [&](int r) {
+    if (activation == Activation::identity) {
+      std::copy_n(row(dy, r), dy.cols(), row(dgate, r));
+      std::copy_n(row(dy, r), dy.cols(), row(dup, r));
+      k_.multiply(row(dgate, r), row(up, r), dy.cols());
+      k_.multiply(row(dup, r), row(gate, r), dy.cols());
+    } else {
+      dx(row(dy, r), row(gate, r), row(up, r), dy.cols(), row(dgate, r), row(dup, r));
+    }
+  });
 }
 
 void CpuGradOps::axpy(float alpha, const Tensor& x, Tensor& y) {

@@ -260,8 +260,9 @@ struct Kernels {
   void (*sigmoid_mul)(const float* gate, const float* up, int count, float* y);
   /// x[i] = cap·tanh(x[i]·scale)
   void (*soft_cap)(float* x, float scale, float cap, int count);
-  /// y = silu(Σ w[j]·x[j]) over `kernel` rows x[j] and the rows of w, `w_stride` apart.
+  /// y = Σ w[j]·x[j], or its silu, over `kernel` rows x[j] and the rows of w, `w_stride` apart.
   void (*convolve)(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y);
+  void (*convolve_silu)(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y);
   void (*delta_rule)(const DeltaRule& d);
   /// Rotates `head` in pairs (i, i + half) by cos[i], sin[i].
   void (*rotate)(float* head, const float* cos, const float* sin, int half);
@@ -305,6 +306,7 @@ struct Kernels {
 const Kernels& scalar_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
+const Kernels& avx2_vnni_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512_vnni_kernels();
 const Kernels& avx512_bf16_kernels();

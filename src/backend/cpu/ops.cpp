@@ -257,7 +257,8 @@ void CpuOps::add(Tensor& x, Tensor delta) {
 
 CpuOps::RopeTable& CpuOps::rope_table(const RopeParams& rope) {
   const auto same = [&](const RopeTable& t) {
-    return t.rope.attention_factor == rope.attention_factor && t.rope.inv_freq == rope.inv_freq;
+    return t.rope.attention_factor == rope.attention_factor && t.rope.inv_freq == rope.inv_freq &&
+           t.rope.long_inv_freq == rope.long_inv_freq;
   };
   auto at = std::find_if(rope_tables_.begin(), rope_tables_.end(), same);
   if (at != rope_tables_.end() && at->valid) return *at;
@@ -268,10 +269,13 @@ CpuOps::RopeTable& CpuOps::rope_table(const RopeParams& rope) {
   table.cos.resize(size_t(batch_.rows()) * half);
   table.sin.resize(table.cos.size());
   table.negative_sin.clear();
+  std::vector<bool> stretched(size_t(batch_.rows()), false);
+  if (!rope.long_inv_freq.empty()) stretched = batch_.stretched_rows();
   // The angle is an f32 product, as models are trained with; its sine is then as exact as f32 allows.
   for_rows(batch_.rows(), int(half) * 32, [&](int r) {
+    const std::vector<float>& frequencies = stretched[size_t(r)] ? rope.long_inv_freq : rope.inv_freq;
     for (size_t i = 0; i < half; ++i) {
-      const double angle = double(float(batch_.positions[size_t(r)]) * rope.inv_freq[i]);
+      const double angle = double(float(batch_.positions[size_t(r)]) * frequencies[i]);
       table.cos[size_t(r) * half + i] = float(std::cos(angle) * double(rope.attention_factor));
       table.sin[size_t(r) * half + i] = float(std::sin(angle) * double(rope.attention_factor));
     }
@@ -309,6 +313,13 @@ void CpuOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_n
   const RopeTable& table = rope_table(rope);
   rotate_heads(q, head_dim, q_norm, rope, table);
   if (k) rotate_heads(k, head_dim, k_norm, rope, table);
+  grow_queries(q, rope);
+}
+
+void CpuOps::grow_queries(Tensor& q, const RopeParams& rope) {
+  if (rope.query_growth == 0) return;
+  for_rows(q.rows(), q.cols(),
+           [&](int r) { k_.scale(row(q, r), rope.query_factor(batch_.positions[size_t(r)]), q.cols()); });
 }
 
 Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
@@ -318,7 +329,10 @@ Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
   for_rows(y.rows(), y.cols(), [&](int r) {
-    if (activation == Activation::clamped_silu) {
+    if (activation == Activation::identity) {
+      std::copy_n(row(gate, r), y.cols(), row(y, r));
+      k_.multiply(row(y, r), row(up, r), y.cols());
+    } else if (activation == Activation::clamped_silu) {
       k_.clamped_silu_mul(row(gate, r), row(up, r), kClampLimit, kClampSlope, y.cols(), row(y, r));
     } else {
       gated(row(gate, r), row(up, r), y.cols(), row(y, r));
@@ -351,6 +365,11 @@ Tensor CpuOps::gather_rows(const Tensor& x) {
   Tensor y = memory_->make(int(batch_.logit_rows.size()), x.cols());
   for (int r = 0; r < y.rows(); ++r) std::copy_n(row(x, batch_.logit_rows[size_t(r)]), x.cols(), row(y, r));
   return y;
+}
+
+void CpuOps::keep_logit_rows() {
+  batch_.keep_logit_rows();
+  for (RopeTable& table : rope_tables_) table.valid = false;
 }
 
 Tensor CpuOps::copy(const Tensor& x) {

@@ -17,10 +17,11 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::gelu,        Operation::soft_cap,    Operation::norm_runs,
-                                  Operation::multiply,    Operation::mixed_cache, Operation::sinks,
-                                  Operation::latent_keys, Operation::clamped_glu, Operation::expert_bias,
-                                  Operation::split,       Operation::delta_rule,  Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::gelu,         Operation::soft_cap,    Operation::norm_runs,
+                                  Operation::multiply,     Operation::mixed_cache, Operation::sinks,
+                                  Operation::latent_keys,  Operation::clamped_glu, Operation::expert_bias,
+                                  Operation::split,        Operation::delta_rule,  Operation::short_conv,
+                                  Operation::query_growth, Operation::long_rope,   Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

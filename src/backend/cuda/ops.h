@@ -78,6 +78,7 @@ class CudaOps final : public Ops {
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
+  void keep_logit_rows() override { BB_UNREACHABLE(); }
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 

@@ -12,10 +12,11 @@ namespace bumblebee::ref {
 /// Added to a sum of squares before its root.
 constexpr double kDeltaEps = 1e-6;
 
-/// silu(Σ w[j]·x[j]): the inputs of one column, the newest last.
+/// Σ w[j]·x[j], or its silu: the inputs of one column, the newest last.
 template <class T>
-T convolve(std::span<const T> x, std::span<const T> w) {
-  return silu(dot<T, T>(x, w));
+T convolve(std::span<const T> x, std::span<const T> w, bool then_silu) {
+  const T sum = dot<T, T>(x, w);
+  return then_silu ? silu(sum) : sum;
 }
 
 /// log(1 + e^x)

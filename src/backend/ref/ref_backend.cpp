@@ -151,6 +151,9 @@ class RefOps final : public Ops {
                  const RopeParams& rope) override {
     rotate(q, head_dim, q_norm, rope);
     if (k) rotate(k, head_dim, k_norm, rope);
+    for (int r = 0; r < q.rows() && rope.query_growth != 0; ++r) {
+      for (double& v : row(q, r)) v *= double(rope.query_factor(batch.positions[size_t(r)]));
+    }
   }
 
   Tensor attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -210,7 +213,8 @@ class RefOps final : public Ops {
         const double g = row(gate, r)[c];
         const double gated = activation == Activation::gelu      ? ref::gelu(g)
                              : activation == Activation::sigmoid ? ref::sigmoid(g)
-                                                                 : ref::silu(g);
+                             : activation == Activation::silu    ? ref::silu(g)
+                                                                 : g;
         const double u = row(up, r)[c];
         row(y, r)[c] = activation == Activation::clamped_silu ? ref::clamped_glu(g, u) : gated * u;
       }
@@ -280,6 +284,8 @@ class RefOps final : public Ops {
     return y;
   }
 
+  void keep_logit_rows() override { batch.keep_logit_rows(); }
+
   Sampled sample(const Tensor& logits) override {
     check_choices(batch, logits.cols());
     bool logprobs = false;
@@ -331,6 +337,7 @@ class RefOps final : public Ops {
     t = make_writable(t);
     const size_t dim = size_t(head_dim);
     std::vector<double> copy;
+    const std::vector<bool> stretched = batch.stretched_rows();
     for (int r = 0; r < t.rows(); ++r) {
       for (size_t first = 0; first < size_t(t.cols()); first += dim) {
         const std::span<double> head = row(t, r).subspan(first, dim);
@@ -339,8 +346,9 @@ class RefOps final : public Ops {
           copy.assign(normed.begin(), normed.end());
           ref::rms_norm<double>(std::span<const double>(copy), row(norm->w, 0), double(norm->eps), normed);
         }
-        ref::rope(head.subspan(size_t(rope.first)), batch.positions[size_t(r)], rope.inv_freq, rope.attention_factor,
-                  rope.interleaved);
+        const bool of_long = stretched[size_t(r)] && !rope.long_inv_freq.empty();
+        ref::rope(head.subspan(size_t(rope.first)), batch.positions[size_t(r)],
+                  of_long ? rope.long_inv_freq : rope.inv_freq, rope.attention_factor, rope.interleaved);
       }
     }
   }

@@ -113,9 +113,12 @@ Tensor RefGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
 void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
                              const RopeParams& rope) const {
   d = make_writable(d);
+  const std::vector<bool> stretched = batch_.stretched_rows();
   for (int r = 0; r < d.rows(); ++r) {
+    const bool of_long = stretched[size_t(r)] && !rope.long_inv_freq.empty();
     for (int h = 0; h < d.cols() / head_dim; ++h)
-      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], rope.inv_freq, rope.attention_factor);
+      rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], of_long ? rope.long_inv_freq : rope.inv_freq,
+              rope.attention_factor);
   }
   if (norm == nullptr) return;
   const Tensor rotated = d;
@@ -129,6 +132,10 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
+  dq = make_writable(dq);
+  for (int r = 0; r < dq.rows() && rope.query_growth != 0; ++r) {
+    for (double& v : row(dq, r)) v *= double(rope.query_factor(batch_.positions[size_t(r)]));
+  }
   rotate_back(dq, q, head_dim, q_norm, rope);
   rotate_back(dk, k, head_dim, k_norm, rope);
 }
@@ -137,12 +144,12 @@ void RefGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& g
                         Tensor& dup) {
   dgate = make_tensor(gate.rows(), gate.cols());
   dup = make_tensor(up.rows(), up.cols());
-  const bool gelus = activation == Activation::gelu;
+  const bool gelus = activation == Activation::gelu, silus = activation == Activation::silu;
   for (int r = 0; r < dy.rows(); ++r) {
     for (size_t c = 0; c < size_t(dy.cols()); ++c) {
-      row(dgate, r)[c] =
-          row(dy, r)[c] * row(up, r)[c] * (gelus ? gelu_slope(row(gate, r)[c]) : silu_slope(row(gate, r)[c]));
-      row(dup, r)[c] = row(dy, r)[c] * (gelus ? gelu(row(gate, r)[c]) : silu(row(gate, r)[c]));
+      const double d = row(dy, r)[c], g = row(gate, r)[c];
+      row(dgate, r)[c] = d * row(up, r)[c] * (gelus ? gelu_slope(g) : silus ? silu_slope(g) : 1);
+      row(dup, r)[c] = d * (gelus ? gelu(g) : silus ? silu(g) : g);
     }
   }
 }

@@ -47,7 +47,7 @@ inline Tensor causal_conv(const Batch& batch, RefKv& kv, int layer, const Tensor
           in[j] = rows[(i + j) * cols + c];
           w[j] = row(conv.w, int(j))[c];
         }
-        row(y, s.first + int(i))[c] = convolve<double>(in, w);
+        row(y, s.first + int(i))[c] = convolve<double>(in, w, conv.silu);
       }
     }
     std::copy(rows.end() - int64_t(kept.size()), rows.end(), kept.begin());

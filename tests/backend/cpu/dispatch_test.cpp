@@ -15,7 +15,7 @@ namespace {
 /// All that this project has for the architecture.
 std::vector<std::string> known_sets() {
 #if defined(__x86_64__)
-  return {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "scalar"};
+  return {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "scalar"};
 #elif defined(__aarch64__)
   return {"neon_i8mm", "neon_dotprod", "neon", "scalar"};
 #else

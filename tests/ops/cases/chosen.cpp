@@ -14,8 +14,9 @@ using Names = std::vector<std::string>;
 /// Of operations whose cases vary in more than one way. Of the others: the first (an edge), one in the middle, and the
 /// last (many rows).
 const std::map<std::string, Names>& chosen() {
-  static const Names rope = {"dim18", "dim80_norms", "part_of_head", "many_rows_norms"},
-                     latents = {"dim18", "dim80_norms", "part_of_head", "end_of_head_norms", "many_rows_norms"},
+  static const Names rope = {"dim18", "dim80_norms", "part_of_head", "growing", "stretched_norms", "many_rows_norms"},
+                     latents = {"dim18",   "dim80_norms",     "part_of_head",   "end_of_head_norms",
+                                "growing", "stretched_norms", "many_rows_norms"},
                      packed = {"one_row", "rows65", "heads6_2", "dim18", "window33", "segments"};
   static const std::map<std::string, Names> names = {
       {"embed",

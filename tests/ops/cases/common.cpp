@@ -21,8 +21,13 @@ void bind_plain(Backend& backend, const PlainBatch& plain) {
   for (int i = int(batch.positions.size()); i < plain.rows; ++i) batch.positions.push_back(i);
   batch.slot = plain.slot.empty() ? std::vector<int32_t>(size_t(plain.rows), -1) : plain.slot;
   batch.logit_rows = plain.logit_rows;
-  batch.segments = {{0, plain.rows, 0, 0}};
+  const int first = plain.stretched_from > 0 ? plain.stretched_from : plain.rows;
+  batch.segments = {{0, first, 0, 0}};
   batch.pages = {0};
+  if (first < plain.rows) {
+    batch.segments.push_back({.first = first, .rows = plain.rows - first, .first_page = 1, .stretched = true});
+    batch.pages.push_back(0);
+  }
   backend.stream().bind(batch, nullptr);
 }
 

@@ -29,6 +29,7 @@ Output read_output(Backend& backend, const std::string& what, const Tensor& tens
 struct PlainBatch {
   int rows = 0;
   std::vector<int32_t> tokens = {}, positions = {}, slot = {}, logit_rows = {};
+  int stretched_from = -1;  // from 1: the row that begins another sequence, which is stretched
 };
 void bind_plain(Backend& backend, const PlainBatch& batch);
 

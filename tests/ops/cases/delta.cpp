@@ -98,8 +98,8 @@ class SplitCase final : public OpCase {
 
 class ConvCase final : public OpCase {
  public:
-  ConvCase(const std::string& variant, int kernel, int cols, std::vector<Span> pieces)
-      : OpCase("causal_conv", variant), kernel_(kernel), pieces_(std::move(pieces)) {
+  ConvCase(const std::string& variant, int kernel, int cols, std::vector<Span> pieces, bool silu)
+      : OpCase("causal_conv", variant), kernel_(kernel), pieces_(std::move(pieces)), silu_(silu) {
     Random random(seed_of(name()));
     x_ = random_rows(random, total_rows(pieces_, true) + total_rows(pieces_, false), cols);
     w_ = random.normals(size_t(kernel) * size_t(cols), 0.5);
@@ -107,7 +107,7 @@ class ConvCase final : public OpCase {
 
   std::vector<Output> run(Backend& backend) const override {
     const auto kv = make_states(backend, {.conv_rows = kernel_ - 1, .conv_cols = x_.cols}, pieces_);
-    const ConvParams conv{backend.upload(w_, kernel_, x_.cols)};
+    const ConvParams conv{backend.upload(w_, kernel_, x_.cols), silu_};
     const Tensor y = both_steps(pieces_, [&](bool past) {
       bind_states(backend, *kv, pieces_, past);
       const Tensor x = backend.upload(packed_rows(x_, pieces_, past), total_rows(pieces_, past), x_.cols);
@@ -116,6 +116,10 @@ class ConvCase final : public OpCase {
       return out;
     });
     return {read_output(backend, "y", y)};
+  }
+
+  std::optional<bumblebee::Operation> needs() const override {
+    return silu_ ? bumblebee::Operation::delta_rule : bumblebee::Operation::short_conv;
   }
 
   /// A sum of `kernel` products; silu moves by at most 1.1 times what its argument does, and is itself good to nine
@@ -131,8 +135,9 @@ class ConvCase final : public OpCase {
             const int at = i - (kernel_ - 1) + j;
             if (at >= 0) size += std::abs(double(w_[size_t(j * x_.cols + c)]) * double(x_.row(first + at)[c]));
           }
-          bound.push_back(1.1 * sum_error(kernel_, 1) * size +
-                          9 * kRoundF32 * std::abs(double(reference[0].values[bound.size()])) + 0x1p-126 * (1 + size));
+          bound.push_back((silu_ ? 1.1 : 1) * sum_error(kernel_, 1) * size +
+                          (silu_ ? 9 : 0) * kRoundF32 * std::abs(double(reference[0].values[bound.size()])) +
+                          0x1p-126 * (1 + size));
         }
       }
       first += p.past + p.rows;
@@ -148,6 +153,7 @@ class ConvCase final : public OpCase {
  private:
   int kernel_;
   std::vector<Span> pieces_;
+  bool silu_;
   HostMatrix x_;
   std::vector<float> w_;
 };
@@ -294,16 +300,18 @@ void add_split(Cases& cases) {
 }
 
 void add_causal_conv(Cases& cases) {
-  const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<Span>& pieces) {
-    cases.push_back(std::make_unique<ConvCase>(variant, kernel, cols, pieces));
-  };
-  add("first_row", 4, 1, {{0, 1}});
-  for (const int cols : {15, 16, 17, 100}) add("cols" + std::to_string(cols), 4, cols, {{0, 6}, {2, 3}});
-  for (const int kernel : {2, 3, 5, 16}) add("kernel" + std::to_string(kernel), kernel, 24, kMixedSpans);
-  for (const int past : {1, 2, 3, 4})
-    add("past" + std::to_string(past), 4, 32, {{past, 1}, {past, 1}, {past, 2}, {past, 5}});
-  add("segments", 4, 48, kMixedSpans);
-  add("many_rows", 4, 1024, {{0, 40}, {9, 30}});
+  for (const bool silu : {true, false}) {
+    const auto add = [&](const std::string& variant, int kernel, int cols, const std::vector<Span>& pieces) {
+      cases.push_back(std::make_unique<ConvCase>(variant + (silu ? "" : "_plain"), kernel, cols, pieces, silu));
+    };
+    add("first_row", 4, 1, {{0, 1}});
+    for (const int cols : {15, 16, 17, 100}) add("cols" + std::to_string(cols), 4, cols, {{0, 6}, {2, 3}});
+    for (const int kernel : {2, 3, 5, 16}) add("kernel" + std::to_string(kernel), kernel, 24, kMixedSpans);
+    for (const int past : {1, 2, 3, 4})
+      add("past" + std::to_string(past), 4, 32, {{past, 1}, {past, 1}, {past, 2}, {past, 5}});
+    add("segments", 4, 48, kMixedSpans);
+    add("many_rows", 4, 1024, {{0, 40}, {9, 30}});
+  }
 }
 
 void add_delta_rule(Cases& cases) {

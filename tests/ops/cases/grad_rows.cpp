@@ -68,6 +68,8 @@ struct TurnSpec {
   int heads = 1, kv_heads = 1, head_dim = 16, dims = 0;  // dims 0: the whole head
   bool norms = false, shared = false;
   float attention_factor = 1;
+  float growth = 0;         // of queries, every 8 positions
+  int stretched_from = -1;  // the first row of another sequence, which is
   std::vector<int32_t> positions = {0};
 };
 
@@ -83,10 +85,14 @@ class NormRopeDxCase final : public OpCase {
     rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
     rope_.attention_factor = spec.attention_factor;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
+    rope_.query_growth = spec.growth;
+    rope_.query_span = 8;
+    for (size_t i = 0; i < rope_.inv_freq.size() && spec.stretched_from > 0; ++i)
+      rope_.long_inv_freq.push_back(rope_.inv_freq[i] / float(i + 2));
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
+    bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions, .stretched_from = spec_.stretched_from});
     const auto upload = [&](const HostMatrix& m) { return backend.upload(m.values, m.rows, m.cols); };
     const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f},
         k_norm{backend.upload(k_norm_, 1, spec_.head_dim), 1e-6f};
@@ -100,32 +106,43 @@ class NormRopeDxCase final : public OpCase {
     return outputs;
   }
 
+  std::optional<bumblebee::Operation> needs() const override {
+    if (spec_.growth != 0) return bumblebee::Operation::query_growth;
+    if (spec_.stretched_from > 0) return bumblebee::Operation::long_rope;
+    return std::nullopt;
+  }
+
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
-    std::vector<std::vector<double>> bounds = {rotated(dq_, q_, q_norm_), rotated(dk_, k_, k_norm_)};
+    std::vector<std::vector<double>> bounds = {rotated(dq_, q_, q_norm_, true), rotated(dk_, k_, k_norm_, false)};
     if (spec_.shared) bounds.emplace_back(dq_.values.size(), 0);
     return bounds;
   }
 
  private:
-  /// A pair (a, b) is rotated with an error of 6u·(|a| + |b|)·attention_factor, as it is forward.
-  std::vector<double> rotated(const HostMatrix& d, const HostMatrix& x, const std::vector<float>& w) const {
+  /// A pair (a, b) is rotated with an error of 6u·(|a| + |b|)·attention_factor, as it is forward; what queries are
+  /// multiplied by before that adds two.
+  std::vector<double> rotated(const HostMatrix& d, const HostMatrix& x, const std::vector<float>& w,
+                              bool queries) const {
+    const bool grows = queries && spec_.growth != 0;
+    const double error = (grows ? 8 : 6) * kRoundF32;
     const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size();
     std::vector<double> bound(d.values.size()), size(dim);
     for (size_t first = 0; first < bound.size(); first += dim) {
       for (size_t i = 0; i < dim; ++i) {
-        const double own = std::abs(double(d.values[first + i]));
+        const double factor = grows ? double(rope_.query_factor(spec_.positions[first / size_t(d.cols)])) : 1;
+        const double own = factor * std::abs(double(d.values[first + i]));
         if (i >= 2 * half) {
           size[i] = own;
           continue;
         }
-        const double other = std::abs(double(d.values[first + (i < half ? i + half : i - half)]));
+        const double other = factor * std::abs(double(d.values[first + (i < half ? i + half : i - half)]));
         size[i] = (own + other) * double(rope_.attention_factor);
       }
       const auto out = std::span(bound).subspan(first, dim);
       if (spec_.norms) {
-        norm_dx_bound(size, 6 * kRoundF32, x.values.data() + first, w, 1e-6, out);
+        norm_dx_bound(size, error, x.values.data() + first, w, 1e-6, out);
       } else {
-        for (size_t i = 0; i < dim; ++i) out[i] = 6 * kRoundF32 * size[i];
+        for (size_t i = 0; i < dim; ++i) out[i] = error * size[i];
       }
     }
     return bound;
@@ -162,6 +179,13 @@ class GluDxCase final : public OpCase {
   /// share of them, and g·dv has five as well.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     std::vector<double> by_gate, by_up;
+    if (activation_ == Activation::identity) {
+      for (size_t i = 0; i < gate_.values.size(); ++i) {
+        by_gate.push_back(kRoundF32 * std::abs(double(reference[0].values[i])) + kTiny);
+        by_up.push_back(kRoundF32 * std::abs(double(reference[1].values[i])) + kTiny);
+      }
+      return {by_gate, by_up};
+    }
     for (size_t i = 0; i < gate_.values.size(); ++i) {
       const bool gelu = activation_ == Activation::gelu;
       const double g = double(gate_.values[i]), square = std::min(g * g, 1e8), twice = 1.5957691216057308;
@@ -178,6 +202,7 @@ class GluDxCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
+    if (activation_ == Activation::identity) return bumblebee::Operation::short_conv;
     return activation_ == Activation::gelu ? std::optional(bumblebee::Operation::gelu) : std::nullopt;
   }
 
@@ -274,6 +299,18 @@ void add_norm_rope_dx(Cases& cases) {
                                       .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    add("growing" + suffix, {.heads = 3,
+                             .kv_heads = 1,
+                             .head_dim = 34,
+                             .norms = norms,
+                             .growth = 0.3f,
+                             .positions = {0, 7, 8, 15, 16, 4000}});
+    add("stretched" + suffix, {.heads = 3,
+                               .kv_heads = 2,
+                               .head_dim = 32,
+                               .norms = norms,
+                               .stretched_from = 2,
+                               .positions = {9, 10, 9, 10, 11}});
     std::vector<int32_t> many(33);
     for (int i = 0; i < 33; ++i) many[size_t(i)] = i * 3;
     add("many_rows" + suffix, {.heads = 16, .kv_heads = 4, .head_dim = 128, .norms = norms, .positions = many});
@@ -283,7 +320,8 @@ void add_norm_rope_dx(Cases& cases) {
 void add_glu_dx(Cases& cases) {
   const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f,   -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
                                       88.9f, -88.9f, -1.2785f, 1.2785f, 1e4f,  -1e4f,  3e38f, -3e38f};
-  for (const auto& [suffix, activation] : {std::pair("", Activation::silu), {"_gelu", Activation::gelu}}) {
+  for (const auto& [suffix, activation] :
+       {std::pair("", Activation::silu), {"_gelu", Activation::gelu}, {"_identity", Activation::identity}}) {
     const auto add = [&, activation = activation, suffix = std::string(suffix)](
                          const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
       cases.push_back(std::make_unique<GluDxCase>(variant + suffix, rows, cols, gates, activation));

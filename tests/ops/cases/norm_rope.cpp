@@ -12,6 +12,8 @@ struct RopeSpec {
   int dims = 0;  // 0: the whole head
   bool norms = false, shared = false, only_q = false;
   float attention_factor = 1;
+  float growth = 0;         // of queries, every 8 positions
+  int stretched_from = -1;  // the first row of another sequence, which is
   /// Where the rotation begins, in pairs of neighbours, after the features that the norm of keys covers.
   int first = 0;
   bool interleaved = false;
@@ -32,10 +34,14 @@ class NormRopeCase final : public OpCase {
     rope_.first = spec.first;
     rope_.interleaved = spec.interleaved;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
+    rope_.query_growth = spec.growth;
+    rope_.query_span = 8;
+    for (size_t i = 0; i < rope_.inv_freq.size() && spec.stretched_from > 0; ++i)
+      rope_.long_inv_freq.push_back(rope_.inv_freq[i] / float(i + 2));
   }
 
   std::vector<Output> run(Backend& backend) const override {
-    bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions});
+    bind_plain(backend, {.rows = q_.rows, .positions = spec_.positions, .stretched_from = spec_.stretched_from});
     const NormParams q_norm{backend.upload(q_norm_, 1, spec_.head_dim), 1e-6f},
         k_norm{backend.upload(k_norm_, 1, normed()), 1e-6f};
     Tensor q = backend.upload(q_.values, q_.rows, q_.cols),
@@ -54,17 +60,19 @@ class NormRopeCase final : public OpCase {
   }
 
   std::optional<bumblebee::Operation> needs() const override {
+    if (spec_.growth != 0) return bumblebee::Operation::query_growth;
+    if (spec_.stretched_from > 0) return bumblebee::Operation::long_rope;
     if (spec_.first > 0 || spec_.interleaved) return bumblebee::Operation::latent_keys;
     return spec_.only_q ? std::optional(bumblebee::Operation::mixed_cache) : std::nullopt;
   }
 
   /// a·cos - b·sin: cos and sin, times the attention factor, are each a rounding off (two for a library's f32 sine);
   /// two products and a difference. The angle itself is the same f32 product everywhere. A norm before that moves a and
-  /// b relatively.
+  /// b relatively. What queries are multiplied by is a rounding off, and so is that product.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>&) const override {
     std::vector<std::vector<double>> bounds = {
-        rotated(q_, q_norm_, spec_.norms && spec_.first == 0 ? spec_.head_dim : 0),
-        spec_.only_q ? std::vector<double>() : rotated(k_, k_norm_, spec_.norms ? normed() : 0)};
+        rotated(q_, q_norm_, spec_.norms && spec_.first == 0 ? spec_.head_dim : 0, true),
+        spec_.only_q ? std::vector<double>() : rotated(k_, k_norm_, spec_.norms ? normed() : 0, false)};
     if (spec_.shared) {
       bounds.emplace_back(q_.values.size(), 0);
       bounds.emplace_back(k_.values.size(), 0);
@@ -76,8 +84,9 @@ class NormRopeCase final : public OpCase {
   int normed() const { return spec_.first > 0 ? spec_.first : spec_.head_dim; }
 
   /// `width`: features that the norm covers.
-  std::vector<double> rotated(const HostMatrix& x, const std::vector<float>& norm, int width) const {
-    const double error = (width > 0 ? sum_error(width) / 2 + 8 * kRoundF32 : 0) + 6 * kRoundF32;
+  std::vector<double> rotated(const HostMatrix& x, const std::vector<float>& norm, int width, bool queries) const {
+    const bool grows = queries && spec_.growth != 0;
+    const double error = (width > 0 ? sum_error(width) / 2 + 8 * kRoundF32 : 0) + (grows ? 8 : 6) * kRoundF32;
     const size_t dim = size_t(spec_.head_dim), half = rope_.inv_freq.size(), begin = size_t(spec_.first);
     std::vector<double> bound(x.values.size());
     std::vector<double> head(dim);
@@ -92,7 +101,8 @@ class NormRopeCase final : public OpCase {
         const size_t other = begin + (rope_.interleaved ? at ^ 1 : at < half ? at + half : at - half);
         const bool turned = i >= begin && at < 2 * half;
         const double size = turned ? (head[i] + head[other]) * double(rope_.attention_factor) : head[i];
-        bound[first + i] = error * size;
+        const int32_t position = spec_.positions[first / size_t(x.cols)];
+        bound[first + i] = error * size * (grows ? double(rope_.query_factor(position)) : 1);
       }
     }
     return bound;
@@ -142,6 +152,18 @@ void add_norm_rope(Cases& cases) {
                                                                             .positions = {9, 100, 4000}});
     add("without_keys" + suffix,
         {.heads = 3, .kv_heads = 1, .head_dim = 64, .norms = norms, .only_q = true, .positions = {9, 10, 11}});
+    add("growing" + suffix, {.heads = 3,
+                             .kv_heads = 1,
+                             .head_dim = 34,
+                             .norms = norms,
+                             .growth = 0.3f,
+                             .positions = {0, 7, 8, 15, 16, 4000}});
+    add("stretched" + suffix, {.heads = 3,
+                               .kv_heads = 2,
+                               .head_dim = 32,
+                               .norms = norms,
+                               .stretched_from = 2,
+                               .positions = {9, 10, 9, 10, 11}});
     std::vector<int32_t> many(33);
     for (int i = 0; i < 33; ++i) many[size_t(i)] = i * 3;
     add("many_rows" + suffix, {.heads = 16, .kv_heads = 4, .head_dim = 128, .norms = norms, .positions = many});

@@ -96,6 +96,7 @@ void add_sum_experts(Cases& cases);
 void add_matmul_heads(Cases& cases);
 void add_gate_rows(Cases& cases);
 void add_gather_rows(Cases& cases);
+void add_keep_logit_rows(Cases& cases);
 void add_sample(Cases& cases);
 void add_copy(Cases& cases);
 void add_attend_packed(Cases& cases);

@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 57> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 58> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -39,6 +39,7 @@ constexpr std::array<Named, 57> kOperations = {{{"embed", add_embed},
                                                 {"matmul_heads", add_matmul_heads},
                                                 {"gate_rows", add_gate_rows},
                                                 {"gather_rows", add_gather_rows},
+                                                {"keep_logit_rows", add_keep_logit_rows},
                                                 {"sample", add_sample},
                                                 {"copy", add_copy},
                                                 {"attend_packed", add_attend_packed},

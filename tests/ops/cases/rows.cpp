@@ -132,6 +132,7 @@ class GluCase final : public OpCase {
   std::optional<bumblebee::Operation> needs() const override {
     if (activation_ == Activation::silu) return std::nullopt;
     if (activation_ == Activation::clamped_silu) return bumblebee::Operation::clamped_glu;
+    if (activation_ == Activation::identity) return bumblebee::Operation::short_conv;
     return activation_ == Activation::gelu ? bumblebee::Operation::gelu : bumblebee::Operation::delta_rule;
   }
 
@@ -141,6 +142,11 @@ class GluCase final : public OpCase {
   /// - sigmoid(v) times as much.
   std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
     if (activation_ == Activation::clamped_silu) return {clamped_bound()};
+    if (activation_ == Activation::identity) {
+      std::vector<double> bound = relative(reference[0], kRoundF32);
+      for (double& b : bound) b += 0x1p-126;
+      return {bound};
+    }
     std::vector<double> bound = relative(reference[0], 9 * kRoundF32);
     for (size_t i = 0; i < bound.size(); ++i) {
       const double g = double(gate_.values[i]), v = 1.5957691216057308 * (g + 0.044715 * g * g * g);
@@ -266,6 +272,64 @@ class GatherRowsCase final : public OpCase {
   std::vector<int32_t> logit_rows_;
 };
 
+/// What the batch says of rows is of those that are left: positions, by a rotation, and which of them are wanted.
+class KeepLogitRowsCase final : public OpCase {
+ public:
+  struct Piece {
+    int past = 0, rows = 1;
+    Batch::Want want = Batch::Want::last;
+  };
+  KeepLogitRowsCase(const std::string& variant, const std::vector<Piece>& pieces, int padding)
+      : OpCase("keep_logit_rows", variant) {
+    for (const Piece& p : pieces)
+      batch_.append(std::vector<int32_t>(size_t(p.rows), 0), p.past, std::vector<int32_t>(size_t(p.past + p.rows), 0),
+                    p.want);
+    batch_.pad(batch_.rows() + padding, int(batch_.logit_rows.size()) + padding);
+    Random random(seed_of(name()));
+    x_ = {batch_.rows(), 2 * kHalf, random.normals(size_t(batch_.rows()) * 2 * kHalf, 1)};
+  }
+
+  std::vector<Output> run(Backend& backend) const override {
+    backend.stream().bind(batch_, nullptr);
+    const Tensor x = backend.upload(x_.values, x_.rows, x_.cols);
+    RopeParams rope{.dims = 2 * kHalf, .inv_freq = {}, .attention_factor = 1};
+    for (int i = 0; i < kHalf; ++i) rope.inv_freq.push_back(1.0f / float(1 + i));
+    Tensor rotated, none, kept, again;
+    eagerly(backend, [&] {
+      Ops& ops = backend.stream().ops();
+      rotated = ops.copy(x);
+      ops.norm_rope(rotated, none, 2 * kHalf, nullptr, nullptr, rope);
+      kept = ops.gather_rows(x);
+      ops.keep_logit_rows();
+      ops.norm_rope(kept, none, 2 * kHalf, nullptr, nullptr, rope);
+      again = ops.gather_rows(kept);
+    });
+    return {read_output(backend, "rotated", rotated), read_output(backend, "kept", kept),
+            read_output(backend, "again", again)};
+  }
+
+  /// As norm_rope without norms: 6u of both elements of a pair.
+  std::vector<std::vector<double>> bounds(const Precision&, const std::vector<Output>& reference) const override {
+    std::vector<std::vector<double>> bounds;
+    for (const Output& output : reference) {
+      std::vector<double>& bound = bounds.emplace_back(output.values.size(), 0.0);
+      for (size_t i = 0; i < bound.size(); ++i) {
+        const size_t pair = i % (2 * kHalf) < kHalf ? i + kHalf : i - kHalf;
+        // A rotation keeps a pair's length, so that its result bounds what it was made of.
+        bound[i] = 6 * kRoundF32 * 1.5 * (std::abs(double(output.values[i])) + std::abs(double(output.values[pair])));
+      }
+    }
+    return bounds;
+  }
+
+  std::optional<bumblebee::Operation> needs() const override { return bumblebee::Operation::mixed_cache; }
+
+ private:
+  static constexpr int kHalf = 8;
+  Batch batch_;
+  HostMatrix x_;
+};
+
 class CopyCase final : public OpCase {
  public:
   CopyCase(const std::string& variant, int rows, int cols, int first) : OpCase("copy", variant), first_(first) {
@@ -332,8 +396,10 @@ void add_add(Cases& cases) {
 void add_glu(Cases& cases) {
   const std::vector<float> extreme = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 87.0f, -87.0f,
                                       88.9f, -88.9f, 104.0f, -104.0f, 1e4f,  -1e4f,  3e38f, -3e38f};
-  for (const auto& [suffix, activation] :
-       {std::pair("", Activation::silu), {"_gelu", Activation::gelu}, {"_sigmoid", Activation::sigmoid}}) {
+  for (const auto& [suffix, activation] : {std::pair("", Activation::silu),
+                                           {"_gelu", Activation::gelu},
+                                           {"_sigmoid", Activation::sigmoid},
+                                           {"_identity", Activation::identity}}) {
     const auto add = [&, activation = activation, suffix = std::string(suffix)](
                          const std::string& variant, int rows, int cols, const std::vector<float>& gates) {
       cases.push_back(std::make_unique<GluCase>(variant + suffix, rows, cols, gates, activation));
@@ -385,6 +451,18 @@ void add_gather_rows(Cases& cases) {
   cases.push_back(std::make_unique<GatherRowsCase>("last", 9, 33, std::vector<int32_t>{8}));
   cases.push_back(std::make_unique<GatherRowsCase>("some", 9, 33, std::vector<int32_t>{0, 3, 4, 7}));
   cases.push_back(std::make_unique<GatherRowsCase>("all", 4, 17, std::vector<int32_t>{0, 1, 2, 3}));
+}
+
+void add_keep_logit_rows(Cases& cases) {
+  using enum Batch::Want;
+  const auto add = [&](const std::string& variant, const std::vector<KeepLogitRowsCase::Piece>& pieces, int padding) {
+    cases.push_back(std::make_unique<KeepLogitRowsCase>(variant, pieces, padding));
+  };
+  add("one", {{0, 1, last}}, 0);
+  add("last", {{7, 9, last}}, 0);
+  add("all", {{3, 4, all}}, 0);
+  add("mixed", {{5, 1, last}, {0, 7, none}, {2, 3, all}, {0, 40, last}, {9, 2, none}}, 0);
+  add("padded", {{5, 3, last}, {0, 2, all}, {1, 6, last}}, 3);
 }
 
 void add_copy(Cases& cases) {

@@ -1,20 +1,30 @@
 // Recurrent layers: a short convolution of columns, and the gated delta rule. Included inside an instruction set's own
-// namespace after elementwise.inl.h.
+// namespace after elementwise.inl.h and the set's integers.
 #pragma once
 
-inline void convolve(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+template <class Then>
+inline void convolve_then(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y,
+                          Then then) {
   int i = 0;
   for (; i + 16 <= count; i += 16) {
     F32x16 sum = mul(load(w + i), load(x[0] + i));
     for (int j = 1; j < kernel; ++j) sum = fma(load(w + size_t(j) * w_stride + i), load(x[j] + i), sum);
-    store(y + i, silu16(sum));
+    store(y + i, then(sum));
   }
   if (i < count) {
     const int n = count - i;
     F32x16 sum = mul(load_n(w + i, n), load_n(x[0] + i, n));
     for (int j = 1; j < kernel; ++j) sum = fma(load_n(w + size_t(j) * w_stride + i, n), load_n(x[j] + i, n), sum);
-    store_n(y + i, silu16(sum), n);
+    store_n(y + i, then(sum), n);
   }
+}
+
+inline void convolve(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+  convolve_then(x, w, w_stride, kernel, count, y, [](F32x16 sum) { return sum; });
+}
+
+inline void convolve_silu(const float* const* x, const float* w, size_t w_stride, int kernel, int count, float* y) {
+  convolve_then(x, w, w_stride, kernel, count, y, [](F32x16 sum) { return silu16(sum); });
 }
 
 /// What a row asks of a state before it changes it: Sᵀk and Sᵀq, sixteen columns at a time, summed in order of i.
@@ -31,6 +41,10 @@ BB_INLINE void add_row(DeltaSums& s, const F32x16 (&state)[2], F32x16 k, F32x16 
     s.q[c] = fma(q, state[c], s.q[c]);
   }
 }
+
+/// Rows whose values and answers are asked for ahead. They lie in another page each, where the processor's own
+/// prefetching does not follow, and a row begins with its values.
+inline constexpr int kDeltaAhead = 4;
 
 /// One pass over the state for each row: as it changes by a row, the next row's sums are formed. With S before a row
 /// and learnt = beta·(v - decay·Sᵀk), the answer is decay·Sᵀq + (q·k)·learnt.
@@ -50,6 +64,15 @@ inline void delta_rule(const DeltaRule& d) {
   for (int r = 0; r < d.rows; ++r) {
     const float* const v = d.v + size_t(r) * d.v_stride;
     float* const out = d.out + size_t(r) * d.out_stride;
+    if (r + kDeltaAhead < d.rows) {
+      const float *const next_v = v + kDeltaAhead * d.v_stride, *const next_out = out + kDeltaAhead * d.out_stride;
+      prefetch(next_v);
+      prefetch(next_out);
+      if (high > 0) {
+        prefetch(next_v + 16);
+        prefetch(next_out + 16);
+      }
+    }
     const F32x16 decay = set1(d.decay[size_t(r) * d.gate_stride]), beta = set1(d.beta[size_t(r) * d.gate_stride]);
     const F32x16 meet = set1(d.meet[size_t(r) * d.meet_stride]);
     const F32x16 values[2] = {low == 16 ? load(v) : load_n(v, low),

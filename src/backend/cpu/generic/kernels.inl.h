@@ -36,7 +36,6 @@ namespace BB_ISA {
 #include BB_ISA_SIMD
 #include "backend/cpu/generic/matmul.inl.h"
 #include "backend/cpu/generic/elementwise.inl.h"
-#include "backend/cpu/generic/delta.inl.h"
 #include BB_ISA_INT
 #include BB_ISA_DOT
 #include "backend/cpu/generic/wide_dot.inl.h"
@@ -52,6 +51,7 @@ namespace BB_ISA {
 #include "backend/cpu/generic/panel_parts.inl.h"
 #include BB_ISA_PANEL
 #include "backend/cpu/generic/attention.inl.h"
+#include "backend/cpu/generic/delta.inl.h"
 #include BB_ISA_BF16_DOT
 #include "backend/cpu/generic/lora.inl.h"
 #include "backend/cpu/generic/grad.inl.h"
