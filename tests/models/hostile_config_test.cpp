@@ -277,6 +277,28 @@ constexpr Hostile kLatents[] = {
     {"biased", "mla/deepseek_v3", R"({"attention_bias": true})", ".bias"},
 };
 
+constexpr Hostile kSmall[] = {
+    {"phi_long_factor_zero", "dense/phi4_beyond",
+     R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1], "long_factor": [1, 1, 1, 1, 1, 0]}})",
+     "'long_factor'"},
+    {"phi_long_factors_few", "dense/phi4_beyond",
+     R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1], "long_factor": [1]}})",
+     "'long_factor'"},
+    {"growth_beyond_a_float", "dense/ministral3",
+     R"({"rope_parameters": {"rope_type": "yarn", "factor": 16, "rope_theta": 1e6, "llama_4_scaling_beta": 1e300,
+         "original_max_position_embeddings": 5}})",
+     "'llama_4_scaling_beta'"},
+    {"growth_negative", "dense/ministral3",
+     R"({"rope_parameters": {"rope_type": "yarn", "factor": 16, "rope_theta": 1e6, "llama_4_scaling_beta": -1,
+         "original_max_position_embeddings": 5}})",
+     "'llama_4_scaling_beta'"},
+    {"olmo_kinds_short", "dense/olmo3", R"({"layer_types": ["full_attention"]})", "'layer_types'"},
+    {"lfm_mlp_of_nothing", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": 1e-9})", "'block_ffn_dim_multiplier'"},
+    {"lfm_mlp_beyond_a_size", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": 1e9})", "'block_ffn_dim_multiplier'"},
+    {"lfm_mlp_negative", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": -1})", "'block_ffn_dim_multiplier'"},
+    {"lfm_eps_beyond_a_float", "lfm2/lfm2", R"({"norm_eps": 1e300})", "'rms_norm_eps'"},
+};
+
 class HostileConfig : public testing::TestWithParam<Hostile> {
  protected:
   /// From here on, 256 MB more than what the process has is all that it gets.
@@ -319,6 +341,7 @@ INSTANTIATE_TEST_SUITE_P(GptOss, HostileConfig, testing::ValuesIn(kGptOss), kNam
 INSTANTIATE_TEST_SUITE_P(Hybrids, HostileConfig, testing::ValuesIn(kHybrids), kName);
 INSTANTIATE_TEST_SUITE_P(Gemmas, HostileConfig, testing::ValuesIn(kGemmas), kName);
 INSTANTIATE_TEST_SUITE_P(Latents, HostileConfig, testing::ValuesIn(kLatents), kName);
+INSTANTIATE_TEST_SUITE_P(Small, HostileConfig, testing::ValuesIn(kSmall), kName);
 INSTANTIATE_TEST_SUITE_P(Dense, HostileConfig, testing::ValuesIn(kDense), kName);
 
 /// What the table changes is what is wrong with them: unchanged they load.
@@ -338,6 +361,10 @@ TEST(HostileConfigs, AreMadeFromSoundOnes) {
                            "dense/granite",
                            "dense/phi3",
                            "dense/phi4",
+                           "dense/phi4_beyond",
+                           "dense/ministral3",
+                           "dense/olmo3",
+                           "lfm2/lfm2",
                            "mla/deepseek_v2_4bit",
                            "mla/deepseek_v3",
                            "mla/glm4_moe_lite",
