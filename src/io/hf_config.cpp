@@ -212,8 +212,9 @@ HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& pat
   return config;
 }
 
-std::optional<QuantSpec> HfConfig::quantized_as(const std::string& path, QuantSpec wanted) const {
-  const bool router = path.ends_with(".mlp.gate") || path.ends_with(".mlp.router") || path.ends_with(".router.proj");
+std::optional<QuantSpec> HfConfig::quantized_as(const std::string& module, QuantSpec wanted) const {
+  const bool router =
+      module.ends_with(".mlp.gate") || module.ends_with(".mlp.router") || module.ends_with(".router.proj");
   if (!router) return wanted;
   if (text().contains("n_routed_experts")) return std::nullopt;
   return QuantSpec{8, 64};

@@ -88,9 +88,9 @@ struct HfConfig {
   const Json& text() const;
   bool has_text_config() const;
 
-  /// How mlx-lm quantizes the module at `path` where `wanted` is asked for: it keeps the router of a mixture of experts
+  /// How mlx-lm quantizes `module` where `wanted` is asked for: it keeps the router of a mixture of experts
   /// at 8 bits, and leaves it dense in the families that count `n_routed_experts`.
-  std::optional<QuantSpec> quantized_as(const std::string& path, QuantSpec wanted) const;
+  std::optional<QuantSpec> quantized_as(const std::string& module, QuantSpec wanted) const;
 };
 
 }  // namespace bumblebee
