@@ -51,6 +51,28 @@ std::string settings_of(const GenerationConfig& config) {
          fmt::format(", seed {}", *config.seed);
 }
 
+/// Whether the template takes a thought at the beginning of an answer for something that was said: others take it out.
+bool keeps_thoughts(const Tokenizer& tokenizer, const ChatOptions& options) {
+  constexpr std::string_view kThought = "bumblebees of old";
+  const std::vector<Message> messages = {
+      {"user", "a", {}}, {"assistant", "<think>\n" + std::string(kThought) + "\n</think>\n\nb", {}}, {"user", "c", {}}};
+  try {
+    return tokenizer.apply_chat_template(messages, options).text.find(kThought) != std::string::npos;
+  } catch (const Error&) {
+    return false;  // what it refuses is said when it is asked
+  }
+}
+
+/// What was said, without the thought before it.
+std::string without_thought(const std::string& text) {
+  constexpr std::string_view kOpen = "<think>", kClose = "</think>";
+  if (!text.starts_with(kOpen)) return text;
+  const size_t end = text.find(kClose);
+  if (end == std::string::npos) return "";  // it was cut
+  const size_t said = text.find_first_not_of(" \n", end + kClose.size());
+  return said == std::string::npos ? "" : text.substr(said);
+}
+
 }  // namespace
 
 Conversation::Conversation(const CommonFlags& common, const SamplingFlags& sampling, const ChatFlags& chat,
@@ -59,7 +81,8 @@ Conversation::Conversation(const CommonFlags& common, const SamplingFlags& sampl
       sampling_(sampling),
       ready_(std::move(ready)),
       chat_(chat.options()),
-      system_(chat.system_prompt) {
+      system_(chat.system_prompt),
+      keeps_thoughts_(keeps_thoughts(ready_.tokenizer, chat_)) {
   reset();
 }
 
@@ -125,7 +148,8 @@ void Conversation::answer(std::vector<Message> messages) {
   const bool said = !cancelled() || (!last_.text.empty() && !anew);
   if (said) {  // else Ctrl-C came before the answer began, and there is no turn; or the answer of before stays
     messages_ = std::move(messages);
-    messages_.push_back({"assistant", last_.text, {}});
+    const std::string content = keeps_thoughts_ ? without_thought(last_.text) : last_.text;
+    messages_.push_back({"assistant", content, {}});
   }
   if (common_.json) print_json(to_json(last_, ready_));
   if (common_.verbose) note(speed_line(last_));

@@ -45,6 +45,7 @@ class Conversation {
   ReadyModel ready_;
   ChatOptions chat_;
   std::string system_;
+  bool keeps_thoughts_ = false;  // the template, of answers that begin with one
   std::vector<Message> messages_;
   std::set<std::string> files_;  // of this chat, which it may write again
   text::Result last_;

@@ -417,9 +417,10 @@ void add_api_flags(Parser& verb, ServeFlags& flags) {
       ->option_text("NAME")
       ->group(group);
   verb.add_option("--tool-parser", flags.tool_parser,
-                  "How the model writes calls of tools: hermes, llama, mistral, none, or auto (default)")
+                  "How the model writes calls of tools: hermes, llama, mistral, harmony, gemma4, qwen3_coder, none, or "
+                  "auto (default)")
       ->option_text("NAME")
-      ->check(one_of({"auto", "hermes", "llama", "mistral", "none"}))
+      ->check(one_of({"auto", "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder", "none"}))
       ->group(group);
   verb.add_option("--reasoning-parser", flags.reasoning_parser,
                   "Whether thoughts are split off: think, none, or auto (default)")

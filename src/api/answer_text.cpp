@@ -23,6 +23,7 @@ AnswerText::AnswerText(const txt::Tokenizer& tokenizer, const GenerationConfig& 
                        bool skip_special)
     : tokenizer_(tokenizer),
       decoder_(tokenizer, skip_special),
+      channels_(skip_special ? txt::Channels::of(tokenizer) : std::nullopt),
       stops_(config.stop_strings),
       strip_({.think = config.strip.think,
               .hashtags = config.strip.hashtags,
@@ -48,7 +49,12 @@ std::string AnswerText::push(int32_t token) {
     if (const auto text = tokenizer_.token_of(token); text && txt::is_thought_tag(*text))
       piece = take(decoder_.flush() + *text);
   }
-  piece += take(decoder_.push(token));
+  if (channels_ && channels_->reads(token)) {
+    piece = take(decoder_.flush());
+    piece += said(channels_->mark(token));
+  } else {
+    piece += take(decoder_.push(token));
+  }
   if (const auto hidden = hidden_.find(token); hidden != hidden_.end())
     piece += limit_.push(strip_.push(stops_.push(hidden->second, false)));
   return piece;
@@ -57,6 +63,7 @@ std::string AnswerText::push(int32_t token) {
 std::string AnswerText::flush() {
   std::string piece;
   if (!stops_.matched()) piece = take(decoder_.flush());
+  if (!stops_.matched() && channels_) piece += said(channels_->flush());
   if (!stops_.matched()) piece += limit_.push(strip_.push(stops_.flush()));
   piece += limit_.push(strip_.flush());
   return piece + limit_.flush();

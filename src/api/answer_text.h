@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "bumblebee/generation_config.h"
+#include "text/channels.h"
 #include "text/sentence_limit.h"
 #include "text/stop_strings.h"
 #include "text/strip.h"
@@ -36,10 +38,12 @@ class AnswerText {
 
  private:
   /// From the decoder on: up to a stop string, without what is left out, within the limit.
-  std::string take(const std::string& decoded) { return limit_.push(strip_.push(stops_.push(decoded))); }
+  std::string take(const std::string& decoded) { return said(channels_ ? channels_->text(decoded) : decoded); }
+  std::string said(const std::string& text) { return limit_.push(strip_.push(stops_.push(text))); }
 
   const txt::Tokenizer tokenizer_;
   txt::StreamDecoder decoder_;
+  std::optional<txt::Channels> channels_;  // of control tokens; they are read where those are no text
   txt::StopStrings stops_;
   std::map<int32_t, std::string> hidden_;  // control tokens that are no text, but that a stop string spells
   txt::Stripper strip_;

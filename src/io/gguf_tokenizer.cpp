@@ -47,7 +47,8 @@ struct Family {
   const char* tokenizer_class;
   OrderedJson normalizer, pre_tokenizer, decoder;
   bool ignore_merges = false, adds_bos = false;
-  bool pieces = false;  // of SentencePiece, with bytes for what they do not cover
+  bool pieces = false;      // of SentencePiece, with bytes for what they do not cover
+  bool adds_space = false;  // before a text
 };
 
 constexpr const char* kSpace = "\xE2\x96\x81";  // what stands for a space in a piece
@@ -64,6 +65,22 @@ Family gemma() {
       {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithPrevious"}, {"invert", false}},
       sequence("decoders", OrderedJson::array({replace(kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}})),
       false,
+      true,
+      true};
+}
+
+/// Llama 2, Mistral and Phi-3: a text begins with a space, also after a control token, and words are not split before.
+Family sentence_piece() {
+  return {
+      "LlamaTokenizer",
+      sequence("normalizers", OrderedJson::array({{{"type", "Prepend"}, {"prepend", kSpace}}, replace(" ", kSpace)})),
+      nullptr,
+      sequence("decoders", OrderedJson::array({replace(kSpace, " "),
+                                               {{"type", "ByteFallback"}},
+                                               {{"type", "Fuse"}},
+                                               {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}})),
+      false,
+      true,
       true,
       true};
 }
@@ -118,12 +135,10 @@ class TokenizerReader {
 
   void read_tokens() {
     const std::string model = file_.string("tokenizer.ggml.model").value_or("");
-    const bool pieces = model == "llama" && file_.string("general.architecture").value_or("") == "gemma3";
+    const bool pieces = model == "llama";
     if (model != "gpt2" && !pieces) {
-      refuse(cat("'tokenizer.ggml.model': expected 'gpt2' (byte-level BPE), got ", in_quotes(model),
-                 model == "llama"
-                     ? ": SentencePiece vocabularies do not carry their merges and cannot be converted exactly"
-                     : ""));
+      refuse(cat("'tokenizer.ggml.model': expected 'gpt2' (byte-level BPE) or 'llama' (SentencePiece), got ",
+                 in_quotes(model)));
     }
     const auto tokens = file_.strings("tokenizer.ggml.tokens");
     const auto types = file_.integers("tokenizer.ggml.token_type");
@@ -137,7 +152,7 @@ class TokenizerReader {
     }
     tokens_ = *tokens;
     types_ = *types;
-    if (pieces) family_ = gemma();
+    if (pieces) family_ = file_.string("general.architecture").value_or("") == "gemma3" ? gemma() : sentence_piece();
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (types_[i] < kNormal || types_[i] > kByte)
         broken(cat("'tokenizer.ggml.token_type': token ", i, ": expected 1 to 6, got ", types_[i]));
@@ -167,8 +182,10 @@ class TokenizerReader {
       if (!known) refuse(cat("'tokenizer.ggml.pre': expected smollm, gpt-2, qwen2 or llama-bpe, got ", in_quotes(pre)));
       family_ = *known;
     }
-    if (file_.boolean("tokenizer.ggml.add_space_prefix").value_or(family_.pieces))
-      refuse("'tokenizer.ggml.add_space_prefix': expected false, got true");
+    if (const bool adds = file_.boolean("tokenizer.ggml.add_space_prefix").value_or(family_.pieces);
+        adds != family_.adds_space)
+      refuse(cat("'tokenizer.ggml.add_space_prefix': expected ", family_.adds_space ? "true" : "false", ", got ",
+                 adds ? "true" : "false"));
     if (file_.boolean("tokenizer.ggml.add_eos_token").value_or(false))
       refuse("'tokenizer.ggml.add_eos_token': expected false, got true");
     if (file_.boolean("tokenizer.ggml.add_sep_token").value_or(false))
@@ -363,8 +380,8 @@ class TokenizerReader {
   OrderedJson config_json() const {
     OrderedJson config = {{"tokenizer_class", family_.tokenizer_class},
                           {"add_bos_token", add_bos_},
-                          {"add_prefix_space", false},
                           {"clean_up_tokenization_spaces", false}};
+    if (!family_.adds_space) config["add_prefix_space"] = false;
     const auto name = [&](const char* key, std::optional<int64_t> id) {
       if (id) config[key] = std::string(tokens_[size_t(*id)]);
     };

@@ -136,8 +136,8 @@ DecoderSpec read_common(const Json& config, std::string_view where, const Family
   spec.tied_known = tie != config.end() && !tie->is_null();
   d.tied_head = bool_or(config, "tie_word_embeddings", where, false);
   spec.eps = number_or(config, "rms_norm_eps", where, defaults.eps);
-  if (!(spec.eps >= 0))
-    throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected at least 0, got ", spec.eps));
+  if (!(spec.eps >= 0 && spec.eps <= 1))
+    throw Error(ErrorCode::bad_config, where, cat("'rms_norm_eps': expected from 0 to 1, got ", spec.eps));
   Rope rope = read_rope(config, where, d.head_dim, d.context, defaults.theta, defaults.rotary,
                         is_implemented(defaults.implemented, "partial_rotary_factor"));
   spec.rope = std::move(rope.params);
@@ -213,6 +213,11 @@ void read_delta(const Json& config, std::string_view where, const DeltaSpec& def
     throw Error(ErrorCode::bad_config, where,
                 cat("'linear_num_value_heads': expected a multiple of ", delta.key_heads, " key heads, got ",
                     delta.value_heads));
+  }
+  if (const int64_t state = int64_t{delta.value_heads} * delta.key_dim * delta.value_dim; state > kMaxSize) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'linear_num_value_heads' x 'linear_key_head_dim' x 'linear_value_head_dim': expected at most ",
+                    kMaxSize, ", got ", state));
   }
 
   const int64_t interval = int_or(config, "full_attention_interval", where, 1, 65536, 4);

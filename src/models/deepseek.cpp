@@ -1,10 +1,12 @@
 // DeepSeek-V2 and V3, with what has their shape (Kimi-K2), and GLM-4.7-Flash. They differ in how a router chooses.
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
 #include "models/latent.h"
+#include "models/numbers.h"
 #include "models/rope.h"
 
 namespace bumblebee::models {
@@ -64,7 +66,7 @@ void read_experts(const Json& config, std::string_view where, const Defaults& de
   RouterParams& router = spec.router;
   router.experts = int(int_or(config, "n_routed_experts", where, 1, kMostExperts, defaults.experts));
   router.top_k = int(require_int(config, "num_experts_per_tok", where, 1, kMostOfRow));
-  router.scale = float(number_or(config, "routed_scaling_factor", where, defaults.router_scale));
+  router.scale = float(positive_or(config, "routed_scaling_factor", where, defaults.router_scale));
   spec.d_expert = int(int_or(config, "moe_intermediate_size", where, 1, kMaxSize, defaults.d_expert));
   const bool unshared = config.contains("n_shared_experts") && config["n_shared_experts"].is_null();
   const int64_t shared = unshared ? 0 : int_or(config, "n_shared_experts", where, 0, 65536, defaults.shared);

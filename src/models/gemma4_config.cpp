@@ -79,6 +79,10 @@ Gemma4Spec read_gemma4(const Json& json, std::string_view where) {
                 cat("'global_head_dim' and 'num_global_key_value_heads': expected an even number and a divisor of ",
                     d.heads, " heads, got ", spec.full_head_dim, " and ", spec.full_kv_heads));
   }
+  if (const int64_t width = int64_t{d.heads} * spec.full_head_dim; width > kMaxSize) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'num_attention_heads' x 'global_head_dim': expected at most ", kMaxSize, ", got ", width));
+  }
   if (has_key(json, "per_layer_config")) {
     throw Error(ErrorCode::unsupported, where,
                 "'per_layer_config': expected 'global_head_dim' and 'num_global_key_value_heads' in its place");

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/gemma.h"
+#include "models/numbers.h"
 #include "models/rope.h"
 
 namespace bumblebee::models {
@@ -37,10 +38,7 @@ float GemmaConfig::cap(const char* key, float fallback) {
   take(key);
   if (!has_key(all_, key)) return fallback;
   if (!says(all_, key)) return 0;
-  const double value = number_or(all_, key, where_, 0);
-  if (!(value > 0 && std::isfinite(value)))
-    throw Error(ErrorCode::bad_config, where_, cat("'", key, "': expected a positive number, got ", value));
-  return float(value);
+  return float(positive_or(all_, key, where_, 0));
 }
 
 std::vector<int> GemmaConfig::windows(int layers, int pattern, int default_window) {
@@ -95,12 +93,7 @@ GemmaSpec of_common(const DecoderSpec& common) {
 
 float score_scale(GemmaConfig& config) {
   config.take("query_pre_attn_scalar");
-  const double scalar = number_or(config.all(), "query_pre_attn_scalar", config.where(), 256);
-  if (!(scalar > 0 && std::isfinite(scalar))) {
-    throw Error(ErrorCode::bad_config, config.where(),
-                cat("'query_pre_attn_scalar': expected a positive number, got ", scalar));
-  }
-  return float(1 / std::sqrt(scalar));
+  return float(1 / std::sqrt(positive_or(config.all(), "query_pre_attn_scalar", config.where(), 256)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/numbers.h"
 
 namespace bumblebee::models {
 
@@ -17,12 +18,7 @@ DecoderSpec read_granite(const Json& config, std::string_view where) {
   refuse_layer_types(config, where);
   spec.qkv_bias = spec.o_bias = bool_or(config, "attention_bias", where, false);
   spec.mlp_bias = bool_or(config, "mlp_bias", where, false);
-  const auto factor = [&](const char* key) {
-    const double value = number_or(config, key, where, 1);
-    if (!(value > 0))
-      throw Error(ErrorCode::bad_config, where, cat("'", key, "': expected a positive number, got ", value));
-    return value;
-  };
+  const auto factor = [&](const char* key) { return positive_or(config, key, where, 1); };
   spec.embedding_factor = float(factor("embedding_multiplier"));
   spec.residual_factor = float(factor("residual_multiplier"));
   spec.attention_scale = float(factor("attention_multiplier"));

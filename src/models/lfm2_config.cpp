@@ -30,8 +30,10 @@ int64_t width_of_mlp(const Json& config, std::string_view where) {
                 "'block_ffn_dim_multiplier': expected a number: without one the width depends on the program");
   }
   const double factor = number_or(config, "block_ffn_dim_multiplier", where, 1);
-  if (!(factor > 0 && factor * double(width) < double(kMaxSize)))
-    throw Error(ErrorCode::bad_config, where, cat("'block_ffn_dim_multiplier': got ", factor, ", out of range"));
+  if (const double wide = factor * double(width); !(wide >= 1 && wide < double(kMaxSize))) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("'", key, "' x 2/3 x 'block_ffn_dim_multiplier': expected from 1 to ", kMaxSize, ", got ", wide));
+  }
   width = int64_t(factor * double(width));
   return (width + multiple - 1) / multiple * multiple;
 }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cfloat>
 
 #include "base/error.h"
 #include "models/families.h"
@@ -55,8 +56,9 @@ DecoderSpec read_ministral3(const Json& config, std::string_view where) {
 
   if (!has_key(own, kGrowth)) throw Error(ErrorCode::bad_config, where, cat("rope: missing key '", kGrowth, "'"));
   const double growth = number_or(own, kGrowth, where, 0);
-  if (!(growth >= 0))
-    throw Error(ErrorCode::bad_config, where, cat("rope '", kGrowth, "': expected at least 0, got ", growth));
+  if (!(growth >= 0 && growth <= FLT_MAX))
+    throw Error(ErrorCode::bad_config, where,
+                cat("rope '", kGrowth, "': expected a float of at least 0, got ", growth));
   spec.rope.query_growth = float(growth);
   spec.rope.query_span = int(require_int(own, kSpan, where, 1, int64_t{1} << 30));
   return spec;

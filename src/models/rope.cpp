@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "models/numbers.h"
 
 namespace bumblebee::models {
 namespace {
@@ -28,21 +29,27 @@ std::vector<float> base_periods(double theta, int dims) {
 bool given(const Json& object, const char* key) { return object.contains(key) && !object[key].is_null(); }
 
 double positive(const Json& object, const char* key, std::string_view where, double fallback) {
-  const double value = number_or(object, key, where, fallback);
-  if (!(value > 0))
-    throw Error(ErrorCode::bad_config, where, cat("rope '", key, "': expected a positive number, got ", value));
-  return value;
+  return positive_or(object, key, where, fallback, "rope ");
+}
+
+/// Frequencies are divided by it: what is far below 1 would make angles that no float holds.
+double checked_factor(double factor, std::string_view where, const char* key = "factor") {
+  if (!(factor >= 1.0 / kLargestStretch)) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("rope '", key, "': expected at least 1/", kLargestStretch, ", got ", factor));
+  }
+  return factor;
 }
 
 double factor_of(const Json& scaling, std::string_view where) {
   if (!given(scaling, "factor")) throw Error(ErrorCode::bad_config, where, "rope scaling: missing key 'factor'");
-  return positive(scaling, "factor", where, 1);
+  return checked_factor(positive(scaling, "factor", where, 1), where);
 }
 
 /// Null or absent beside an original length, it is how much longer the context is.
 double yarn_factor(const Json& scaling, std::string_view where, int context) {
   if (given(scaling, "factor") || !given(scaling, "original_max_position_embeddings")) return factor_of(scaling, where);
-  return context / positive(scaling, "original_max_position_embeddings", where, context);
+  return checked_factor(context / positive(scaling, "original_max_position_embeddings", where, context), where);
 }
 
 void scale_llama3(const Json& scaling, std::string_view where, int context, std::vector<float>& inv_freq) {
@@ -90,7 +97,12 @@ float scale_yarn(const Json& scaling, std::string_view where, int context, doubl
   const auto get_mscale = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
   if (given(scaling, "attention_factor")) return float(positive(scaling, "attention_factor", where, 1));
   const double mscale = number_or(scaling, "mscale", where, 0), all = number_or(scaling, "mscale_all_dim", where, 0);
-  return float(mscale != 0 && all != 0 ? get_mscale(mscale) / get_mscale(all) : get_mscale(1));
+  const double scale = mscale != 0 && all != 0 ? get_mscale(mscale) / get_mscale(all) : get_mscale(1);
+  if (!(scale >= FLT_MIN && scale <= FLT_MAX)) {
+    throw Error(ErrorCode::bad_config, where,
+                cat("rope 'mscale' and 'mscale_all_dim': expected a positive factor, got ", mscale, " and ", all));
+  }
+  return float(scale);
 }
 
 int original_context(const Json& settings, std::string_view where, int context) {
@@ -109,10 +121,10 @@ std::vector<float> longrope_frequencies(const Json& settings, std::string_view w
   std::vector<float> inv_freq;
   for (size_t i = 0; i < periods.size(); ++i) {
     const Json& factor = (*list)[i];
-    if (!factor.is_number() || !(factor.get<float>() > 0) || !std::isfinite(1 / factor.get<float>()))
+    if (!factor.is_number())
       throw Error(ErrorCode::bad_config, where,
                   cat("rope '", key, "': expected positive numbers, got ", brief(factor)));
-    inv_freq.push_back(1.0f / (factor.get<float>() * periods[i]));
+    inv_freq.push_back(1.0f / (float(checked_factor(factor.get<double>(), where, key)) * periods[i]));
   }
   return inv_freq;
 }
@@ -266,6 +278,8 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   if (const double all = number_or(settings, "mscale_all_dim", where, 0); all != 0) {
     const double factor = type == "yarn" ? yarn_factor(settings, where, context) : factor_of(settings, where);
     result.score_scale = factor <= 1 ? 1 : std::pow(0.1 * all * std::log(factor) + 1, 2);
+    if (!(result.score_scale >= FLT_MIN && result.score_scale <= FLT_MAX))
+      throw Error(ErrorCode::bad_config, where, cat("rope 'mscale_all_dim': expected a positive factor, got ", all));
   }
   if (type == "linear") {
     const double factor = factor_of(settings, where);
@@ -324,7 +338,7 @@ RopeParams read_proportional_rope(const Json& config, std::string_view where, in
                 cat("'rope_theta' and 'partial_rotary_factor': expected more than 1 and at most 1, got ", theta,
                     " and ", part));
   }
-  const float factor = float(positive(settings, "factor", where, 1));
+  const float factor = given(settings, "factor") ? float(factor_of(settings, where)) : 1.0f;
   RopeParams rope{.dims = head_dim, .inv_freq = {}};
   const size_t turning = size_t(std::floor(part * head_dim / 2));
   for (const float period : base_periods(theta, head_dim))

@@ -21,6 +21,7 @@ class ChatAnswer final : public Answer {
     format.in_thought = in_thought;
     format.tools = request.tool_names.empty() ? ToolFormat::none : served_->formats.tools;
     format.tool_names = request.tool_names;
+    format.text_parameters = request.text_parameters;
     format.parallel_tool_calls = request.parallel_tool_calls;
     for (size_t i = 0; i < n_; ++i) parsers_.push_back(make_answer_parser(format));
   }

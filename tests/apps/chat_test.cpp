@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <tuple>
 
 #include "tests/apps/harness.h"
 
@@ -71,6 +73,39 @@ TEST(Chat, SavesTheConversation) {
   EXPECT_EQ(messages,
             nlohmann::json::parse(R"([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"},
                                                 {"role": "assistant", "content": "AAAA"}])"));
+}
+
+/// A model that thinks in a channel, as Gemma 4 does, and says each of its tokens once. The template would take a
+/// thought for something that was said.
+TEST(Chat, ThoughtsInChannelsAreShownAndForgotten) {
+  Scratch scratch;
+  const std::filesystem::path model = scratch / "model";
+  copy_tiny_model(model);
+  nlohmann::json tokenizer = nlohmann::json::parse(read_file(model / "tokenizer.json"));
+  std::string biases;
+  for (const auto& [text, id, special] :
+       {std::tuple("<|channel>", 259, true), std::tuple("thought\n", 260, false), std::tuple("Hm", 261, false),
+        std::tuple("<channel|>", 262, true), std::tuple("Yes", 263, false)}) {
+    nlohmann::json token = tokenizer["added_tokens"][0];
+    token.update({{"id", id}, {"content", text}, {"special", special}});
+    tokenizer["added_tokens"].push_back(token);
+    biases += (biases.empty() ? "" : ",") + std::to_string(id) + "=" + std::to_string((300 - id) * 100);
+  }
+  write_file(model / "tokenizer.json", tokenizer.dump());
+  const std::string path = (scratch / "talk.json").string();
+  const auto chat = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        "chat", "-m", model.string(), "-n", "5", "--greedy", "--no-repeat-ngram", "1", "--logit-bias", biases};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(Call{arguments, {}, "one\n/save " + path + "\n", 0, {}});
+  };
+  Outcome got = chat({});
+  ASSERT_EQ(got.status, 0) << got.err;
+  EXPECT_EQ(got.out, "<think>\nHm\n</think>\n\nYes\n");
+  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages").at(1).at("content"), "Yes");
+  std::filesystem::remove(path);
+  EXPECT_EQ(chat({"--strip", "think"}).out, "Yes\n");
+  EXPECT_EQ(nlohmann::json::parse(read_file(path)).at("messages").at(1).at("content"), "Yes");
 }
 
 /// Keys and values are kept in whole pages of 64 tokens.

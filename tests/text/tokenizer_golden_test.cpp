@@ -127,8 +127,27 @@ TEST_P(TokenGoldens, StreamedPiecesJoinToTheWhole) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, TokenGoldens, ::testing::Values("qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"),
+INSTANTIATE_TEST_SUITE_P(Families, TokenGoldens,
+                         ::testing::Values("qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2", "gemma4", "qwen3_5",
+                                           "mistral", "cl100k", "deepseek_v3"),
                          [](const auto& test_info) { return std::string(test_info.param); });
+
+/// A program that shares no code with either: llama.cpp's texts and ids.
+TEST(LlamaCpp, HasTheSameIds) {
+  for (const auto& [name, normalized] : {std::pair("gemma4", 0), std::pair("qwen3_5", 3)}) {
+    const Tokenizer tokenizer = testing::real_tokenizer(name);
+    std::ifstream file(std::string(BB_TEST_TOKENIZERS) + "/" + name + "/llama_cpp.json");
+    ASSERT_TRUE(file) << name;
+    int same = 0, others = 0;
+    for (const Json& entry : Json::parse(file)) {
+      const std::vector<int32_t> ids =
+          tokenizer.encode(entry.at("text").get<std::string>(), {.add_special_tokens = false});
+      ids == entry.at("ids").get<std::vector<int32_t>>() ? ++same : ++others;
+    }
+    EXPECT_EQ(others, normalized) << name << ": texts that Hugging Face normalizes and llama.cpp does not";
+    EXPECT_GE(same, 46) << name;
+  }
+}
 
 // 10 MB of one character. That it ends is the assertion: a regex or a merge loop that is not linear would not.
 TEST(LongRuns, TenMegabytesOfOneCharacter) {

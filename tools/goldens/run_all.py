@@ -115,6 +115,8 @@ def inside(arguments):
         wrong += compare_trees(text / "rendered", DATA / "text" / "rendered")
         tokenizers = subprocess.run(["bash", REPOSITORY / "tools" / "fetch_tokenizers.sh"], check=True, text=True,
                                     stdout=subprocess.PIPE).stdout.strip()
+        script("text_templates.py", "--tokenizers", tokenizers, "--out", text / "rendered_fetched")
+        wrong += compare_trees(text / "rendered_fetched", DATA / "text" / "rendered_fetched")
         script("text_tokens.py", "--tokenizers", tokenizers, "--out", text / "tokens")
         wrong += compare_trees(text / "tokens", DATA / "text" / "tokens")
         if arguments.binary.exists():

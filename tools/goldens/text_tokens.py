@@ -8,12 +8,15 @@ generator that exists twice, here and in tests/text/text_generator.h, byte for b
 import argparse
 import json
 import pathlib
+import unicodedata
 
 import tokenizers
 from tokenizers import Tokenizer
 
 MASK = (1 << 64) - 1
-FAMILIES = ["qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2"]
+FAMILIES = ["qwen3", "llama3_1", "gemma3", "gpt_oss", "smollm2", "gemma4", "qwen3_5", "mistral", "cl100k", "deepseek_v3"]
+# Where tokenizer_config.json has an `add_bos_token` that tokenizer.json does not carry out: transformers 4's Llama class puts it first.
+FIRST = {"deepseek_v3": [0]}
 CODE_POINTS_PER_BLOCK = 16384
 LINES = 100_000
 LINES_PER_BLOCK = 2_000
@@ -82,10 +85,10 @@ class Fnv:
         self.word(0xFFFFFFFF)
 
 
-def hash_of(tokenizer, texts):
+def hash_of(tokenizer, texts, first):
     fnv = Fnv()
     for encoding in tokenizer.encode_batch(texts, add_special_tokens=True):
-        fnv.text(encoding.ids)
+        fnv.text(first + encoding.ids)
     return f"{fnv.value:016x}"
 
 
@@ -95,20 +98,41 @@ def code_points(first, count):
             yield chr(code)
 
 
-def goldens(tokenizer):
+def goldens(tokenizer, beginning):
     result = {"alone": [], "in_context": [], "lines": [], "bytes": []}
     for first in range(0, 0x110000, CODE_POINTS_PER_BLOCK):
         characters = list(code_points(first, CODE_POINTS_PER_BLOCK))
-        result["alone"].append(hash_of(tokenizer, characters))
-        result["in_context"].append(hash_of(tokenizer, [f"a{c} {c}{c}1" for c in characters]))
+        result["alone"].append(hash_of(tokenizer, characters, beginning))
+        result["in_context"].append(hash_of(tokenizer, [f"a{c} {c}{c}1" for c in characters], beginning))
     rng = Lcg(1)
     for _ in range(0, LINES, LINES_PER_BLOCK):
-        result["lines"].append(hash_of(tokenizer, [line(rng) for _ in range(LINES_PER_BLOCK)]))
+        result["lines"].append(hash_of(tokenizer, [line(rng) for _ in range(LINES_PER_BLOCK)], beginning))
     rng = Lcg(2)
     for _ in range(0, BYTE_STRINGS, BYTE_STRINGS_PER_BLOCK):
         texts = [byte_string(rng).decode("utf-8", errors="replace") for _ in range(BYTE_STRINGS_PER_BLOCK)]
-        result["bytes"].append(hash_of(tokenizer, texts))
+        result["bytes"].append(hash_of(tokenizer, texts, beginning))
     return result
+
+
+def check_made(name, folder):
+    """Files that were made from a vocabulary: their settings are those of transformers' own class, their ids llama.cpp's."""
+    from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
+    from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
+
+    theirs = json.loads({"gemma4": GemmaTokenizer, "qwen3_5": Qwen3_5Tokenizer}[name]().backend_tokenizer.to_str())
+    ours = json.loads((folder / "tokenizer.json").read_text())
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if ours[part] != theirs[part]:
+            raise SystemExit(f"{name}: {part}: expected {theirs[part]}, got {ours[part]}")
+    for key in theirs["model"].keys() - {"vocab", "merges"}:
+        if (ours["model"][key] or None) != (theirs["model"][key] or None):
+            raise SystemExit(f"{name}: model.{key}: expected {theirs['model'][key]}, got {ours['model'][key]}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for case in json.loads((folder / "llama_cpp.json").read_text()):
+        if name == "qwen3_5" and unicodedata.normalize("NFC", case["text"]) != case["text"]:
+            continue  # llama.cpp does not normalize
+        if tokenizer.encode(case["text"], add_special_tokens=False).ids != case["ids"]:
+            raise SystemExit(f"{name}: {case['text']!r}: expected llama.cpp's ids {case['ids']}")
 
 
 def main():
@@ -119,8 +143,10 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in [args.only] if args.only else FAMILIES:
+        if name in ("gemma4", "qwen3_5"):
+            check_made(name, args.tokenizers / name)
         tokenizer = Tokenizer.from_file(str(args.tokenizers / name / "tokenizer.json"))
-        result = {"oracle": f"tokenizers {tokenizers.__version__}", **goldens(tokenizer)}
+        result = {"oracle": f"tokenizers {tokenizers.__version__}", **goldens(tokenizer, FIRST.get(name, []))}
         (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(name, "done")
 

@@ -68,6 +68,14 @@ bool AnswerOutput::knows(std::string_view tool) const {
   return std::find(format_.tool_names.begin(), format_.tool_names.end(), tool) != format_.tool_names.end();
 }
 
+bool AnswerOutput::is_text(std::string_view tool, std::string_view parameter, std::string_view value) const {
+  const auto parameters = format_.text_parameters.find(tool);
+  if (parameters == format_.text_parameters.end()) return false;
+  const auto found = parameters->second.find(parameter);
+  if (found == parameters->second.end()) return false;
+  return !found->second || (value != "null" && value != "None");
+}
+
 void AnswerOutput::begin_call(std::string_view name, std::string_view id) {
   std::string chosen(id);
   const bool fit = id.size() == kMistralId && id.find_first_not_of(kAlphabet) == std::string_view::npos;

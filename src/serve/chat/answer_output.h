@@ -29,6 +29,8 @@ class AnswerOutput {
   void finish();
 
   bool knows(std::string_view tool) const;
+  /// Whether this value of a tool's parameter is a text, by the tool's schema.
+  bool is_text(std::string_view tool, std::string_view parameter, std::string_view value) const;
   /// A call begins; `id`, which the model gave, is used where it is fit to be one.
   void begin_call(std::string_view name, std::string_view id = {});
   void arguments(std::string_view piece) { append(AnswerEvent::Kind::arguments, piece); }

@@ -21,6 +21,9 @@ std::unique_ptr<CallParser> make_call_parser(ToolFormat format, AnswerOutput& ou
     case ToolFormat::hermes: return make_hermes_parser(out);
     case ToolFormat::llama: return make_llama_parser(out);
     case ToolFormat::mistral: return make_mistral_parser(out);
+    case ToolFormat::harmony: return make_harmony_parser(out);
+    case ToolFormat::gemma4: return make_gemma4_parser(out);
+    case ToolFormat::qwen3_coder: return make_qwen3_coder_parser(out);
     case ToolFormat::none: break;
   }
   return nullptr;

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,13 +32,17 @@ struct AnswerEvent {
 };
 
 /// How a model writes calls of tools.
-enum class ToolFormat : uint8_t { none, hermes, llama, mistral };
+enum class ToolFormat : uint8_t { none, hermes, llama, mistral, harmony, gemma4, qwen3_coder };
+
+/// Parameters of tools that are texts, and whether they may be null: tool, parameter, nullable.
+using TextParameters = std::map<std::string, std::map<std::string, bool, std::less<>>, std::less<>>;
 
 struct AnswerFormat {
   bool reasoning = false;   // splits <think>...</think> (and its like) off
   bool in_thought = false;  // the prompt opened a thought
   ToolFormat tools = ToolFormat::none;
   std::vector<std::string> tool_names = {};  // those that the request gave; another name is no call
+  TextParameters text_parameters = {};       // for forms that do not say it themselves
   bool parallel_tool_calls = true;
   std::optional<uint64_t> id_seed = {};  // the ids of calls follow from it; absent: random ones
 };

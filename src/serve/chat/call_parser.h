@@ -1,4 +1,4 @@
-// What the machines of the three forms share: text until a mark, then bytes that may be calls, which are kept until it
+// What the machines of all forms share: text until a mark, then bytes that may be calls, which are kept until it
 // is known, and given back as content where they are none.
 #pragma once
 
@@ -10,6 +10,9 @@
 #include "serve/chat/answer_output.h"
 
 namespace bumblebee::serve {
+
+/// A tool's name or a key that a model writes without quotes is not longer.
+inline constexpr size_t kLongestWritten = 128;
 
 /// Looks for a mark in text that comes byte by byte. No mark holds its own first byte a second time, so that after a
 /// mismatch only the new byte can begin one.
@@ -71,5 +74,8 @@ class CallParser {
 std::unique_ptr<CallParser> make_hermes_parser(AnswerOutput& out);
 std::unique_ptr<CallParser> make_llama_parser(AnswerOutput& out);
 std::unique_ptr<CallParser> make_mistral_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_harmony_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_gemma4_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_qwen3_coder_parser(AnswerOutput& out);
 
 }  // namespace bumblebee::serve

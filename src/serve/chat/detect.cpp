@@ -17,6 +17,13 @@ constexpr std::array<Mark, 3> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]"},
                                          {ToolFormat::hermes, "<tool_call>"},
                                          {ToolFormat::llama, "<|python_tag|>"}}};
 
+constexpr ToolFormat kForms[] = {ToolFormat::none,    ToolFormat::hermes, ToolFormat::llama,      ToolFormat::mistral,
+                                 ToolFormat::harmony, ToolFormat::gemma4, ToolFormat::qwen3_coder};
+
+/// Control tokens of channels, which the text of an answer has as <think>: harmony's and Gemma 4's.
+constexpr std::array<std::array<std::string_view, 2>, 2> kChannels = {
+    {{"<|channel|>", "<|message|>"}, {"<|channel>", "<channel|>"}}};
+
 bool has(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
 
 bool is_special(const Tokenizer& tokenizer, std::string_view mark) {
@@ -31,8 +38,12 @@ ToolFormat of_template(std::string_view source, std::string& why) {
     return format;
   };
   if (has(source, "[TOOL_CALLS]")) return found(ToolFormat::mistral, "[TOOL_CALLS]");
+  if (has(source, "<|channel|>commentary")) return found(ToolFormat::harmony, "<|channel|>commentary");
+  if (has(source, "<|tool_call>call:")) return found(ToolFormat::gemma4, "<|tool_call>call:");
   if (has(source, "<tool_call>")) {
     // Others write <tool_call> too, with XML in it instead of JSON.
+    if (has(source, "<function=") && has(source, "<parameter="))
+      return found(ToolFormat::qwen3_coder, "<tool_call> with <function=");
     for (const std::string_view foreign : {"<function=", "<arg_key>"}) {
       if (has(source, foreign)) return found(ToolFormat::none, cat("calls with ", foreign, ", which are not read"));
     }
@@ -58,6 +69,11 @@ ToolFormat of_model(const Tokenizer& tokenizer, std::string_view source, std::st
 }
 
 bool detect_reasoning(const Tokenizer& tokenizer, std::string_view source, std::string& why) {
+  for (const auto& [open, other] : kChannels) {
+    if (!is_special(tokenizer, open) || !is_special(tokenizer, other)) continue;
+    why = cat("the vocabulary has ", open);
+    return true;
+  }
   for (const std::string_view tag : kOpeningTags) {
     const bool in_vocabulary = tokenizer.id_of(tag).has_value();
     if (!in_vocabulary && !has(source, tag)) continue;
@@ -75,6 +91,9 @@ std::string_view to_string(ToolFormat format) {
     case ToolFormat::hermes: return "hermes";
     case ToolFormat::llama: return "llama";
     case ToolFormat::mistral: return "mistral";
+    case ToolFormat::harmony: return "harmony";
+    case ToolFormat::gemma4: return "gemma4";
+    case ToolFormat::qwen3_coder: return "qwen3_coder";
     case ToolFormat::none: break;
   }
   return "none";
@@ -88,12 +107,13 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
     found.tools = of_model(tokenizer, source, found.tools_why);
   } else {
     found.tools_why = "--tool-parser says so";
-    for (const Mark& mark : kMarks) {
-      if (to_string(mark.format) == tool_parser) found.tools = mark.format;
+    for (const ToolFormat form : kForms) {
+      if (to_string(form) == tool_parser) found.tools = form;
     }
     if (to_string(found.tools) != tool_parser) {
-      throw Error(ErrorCode::bad_request, "--tool-parser",
-                  cat("expected auto, hermes, llama, mistral or none, got ", tool_parser));
+      throw Error(
+          ErrorCode::bad_request, "--tool-parser",
+          cat("expected auto, hermes, llama, mistral, harmony, gemma4, qwen3_coder or none, got ", tool_parser));
     }
   }
   if (reasoning_parser == "auto") {

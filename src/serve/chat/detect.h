@@ -20,15 +20,15 @@ struct ModelFormats {
   std::string tools_why, reasoning_why;  // what decided, for the line that is printed at the start
 };
 
-/// `tool_parser` is "auto", "hermes", "llama", "mistral" or "none"; `reasoning_parser` "auto", "think" or "none".
-/// Throws Error(bad_request) for other words.
+/// `tool_parser` is "auto", "none" or the name of a form, as to_string() gives it; `reasoning_parser` "auto", "think"
+/// or "none". Throws Error(bad_request) for other words.
 ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_parser = "auto",
                             std::string_view reasoning_parser = "auto");
 
 /// Whether the chat template renders an assistant's message with calls and null as its content, as clients send it.
 bool takes_null_content(const Tokenizer& tokenizer);
 
-/// "hermes", "llama", "mistral" or "none".
+/// "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder" or "none".
 std::string_view to_string(ToolFormat format);
 
 }  // namespace bumblebee::serve

@@ -1,6 +1,8 @@
 // How bodies are read: a table per endpoint says what each field is and which function reads it into a draft.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -31,6 +33,7 @@ struct Draft {
   std::optional<std::string> effort;
   std::string tools;  // JSON; empty: none
   std::vector<std::string> tool_names;
+  std::map<std::string, std::map<std::string, bool, std::less<>>, std::less<>> text_parameters;
   bool use_tools = true, parallel_tool_calls = true, add_generation_prompt = true;
 
   // completions, tokenize, detokenize

@@ -132,6 +132,31 @@ Message read_message(const JsonIn& in, Draft& draft) {
   return message;
 }
 
+/// Whether a schema takes the type: `type` is one name or several, and may stand in alternatives.
+bool takes(const OrderedJson& schema, std::string_view type) {
+  if (!schema.is_object()) return false;
+  if (const auto said = schema.find("type"); said != schema.end()) {
+    if (*said == type || (said->is_array() && std::find(said->begin(), said->end(), type) != said->end())) return true;
+  }
+  for (const char* key : {"anyOf", "oneOf"}) {
+    const auto list = schema.find(key);
+    if (list == schema.end() || !list->is_array()) continue;
+    const auto one = [type](const OrderedJson& part) {
+      return part.is_object() && part.value("type", OrderedJson()) == type;
+    };
+    if (std::any_of(list->begin(), list->end(), one)) return true;
+  }
+  return false;
+}
+
+void note_texts(const std::string& tool, const OrderedJson& schema, Draft& draft) {
+  const auto properties = schema.find("properties");
+  if (properties == schema.end() || !properties->is_object()) return;
+  for (const auto& [name, value] : properties->items()) {
+    if (takes(value, "string")) draft.text_parameters[tool][name] = takes(value, "null");
+  }
+}
+
 /// Other types than functions are skipped: agents send what their own service has.
 void read_tool(const JsonIn& tool, OrderedJson& out, Draft& draft) {
   const JsonIn type = tool.object()["type"];
@@ -162,7 +187,7 @@ void read_tool(const JsonIn& tool, OrderedJson& out, Draft& draft) {
         strict.path());
   }
   if (const JsonIn about = function["description"]; !about.is_null()) about.string();
-  if (const JsonIn schema = function["parameters"]; !schema.is_null()) schema.object();
+  if (const JsonIn schema = function["parameters"]; !schema.is_null()) note_texts(text, *schema.object(), draft);
   draft.tool_names.push_back(text);
   OrderedJson made = *tool;
   made["function"].erase("strict");  // says something to the server, nothing to the model

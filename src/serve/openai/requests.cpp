@@ -205,7 +205,10 @@ ChatRequest read_chat_request(std::string_view body, const RequestRules& rules) 
   request.input.chat = chat_options(draft);
   request.input.messages = std::move(draft.messages);
   request.input.config = std::move(draft.config);
-  if (draft.use_tools) request.tool_names = std::move(draft.tool_names);
+  if (draft.use_tools) {
+    request.tool_names = std::move(draft.tool_names);
+    request.text_parameters = std::move(draft.text_parameters);
+  }
   request.parallel_tool_calls = draft.parallel_tool_calls;
   return request;
 }

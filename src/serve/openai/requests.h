@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -54,6 +56,8 @@ struct GenerationRequest {
 struct ChatRequest : GenerationRequest {
   text::Input input;                    // messages, chat options, config, n
   std::vector<std::string> tool_names;  // empty: no calls are looked for
+  /// Of their parameters those that are texts, and whether they may be null.
+  std::map<std::string, std::map<std::string, bool, std::less<>>, std::less<>> text_parameters;
   bool parallel_tool_calls = true;
 };
 

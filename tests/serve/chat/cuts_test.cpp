@@ -20,6 +20,26 @@ const std::vector<std::string>& parts() {
   static const std::vector<std::string> all = {
       "<tool_call>",
       "</tool_call>",
+      "<|channel|>",
+      "commentary to=functions.f",
+      "<|message|>",
+      "<|call|>",
+      "<|tool_call>",
+      "call:f",
+      "<tool_call|>",
+      "<|\"|>",
+      "<|",
+      "a:",
+      "<function=f>",
+      "</function>",
+      "<parameter=a>",
+      "</parameter>",
+      "</par",
+      "True",
+      "<|channel|>commentary to=functions.f<|message|>{\"a\": [\"<|call|>\"]}<|call|>",
+      "<|tool_call>call:get_weather{a:<|\"|>x\n\"y<|\"|>,b:[1,True,{c:none}],d:{}}<tool_call|>",
+      "<tool_call>\n<function=f>\n<parameter=a>\n12\n</parameter>\n<parameter=c>[1]</parameter>\n</function>\n</"
+      "tool_call>",
       "<tool_",
       "<think>",
       "</think>",
@@ -104,7 +124,7 @@ TEST(Cuts, DoNotMatter) {
   const char* const rounds = std::getenv("BB_CUTS");
   const int last = rounds ? std::atoi(rounds) : 5'000;
   for (int round = 0; round < last; ++round) {
-    AnswerFormat format = format_of(ToolFormat(random() % 4), random() % 2 == 0);
+    AnswerFormat format = format_of(ToolFormat(random() % 7), random() % 2 == 0);
     format.in_thought = random() % 4 == 0;
     format.parallel_tool_calls = random() % 4 != 0;
     std::string text;
@@ -126,7 +146,14 @@ TEST(Cuts, OneByteChanged) {
            {ToolFormat::llama,
             "{\"name\": \"f\", \"parameters\": {\"x\": 1e5}}; {\"name\": \"f\", \"parameters\": {}}"},
            {ToolFormat::mistral, "Ok[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"f\"}]"},
-           {ToolFormat::mistral, "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{\"a\": [true]}[TOOL_CALLS]f[ARGS]{}"}}) {
+           {ToolFormat::mistral, "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{\"a\": [true]}[TOOL_CALLS]f[ARGS]{}"},
+           {ToolFormat::harmony, "Ok<|channel|>commentary to=functions.f<|message|>{\"a\": [\"<|call|>\"]}<|call|>"},
+           {ToolFormat::gemma4,
+            "Ok<|tool_call>call:f{a:<|\"|>x<\"|y<|\"|>,b:[1,{c:true}],d:{}}<tool_call|><|tool_call>call:f{}<tool_call|"
+            ">"},
+           {ToolFormat::qwen3_coder,
+            "Ok\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>x</p</parameter>\n"
+            "</function>\n</tool_call>\n<tool_call><function=f></function></tool_call>"}}) {
     for (size_t at = 0; at < text.size(); ++at) {
       for (const char byte : std::string_view("{]<\",\\ x")) {
         std::string changed = text;
@@ -147,7 +174,7 @@ TEST(Cuts, EventsHoldWholeCharacters) {
   std::mt19937 random(8);
   const std::vector<std::string> characters = {"ä", "€", "😀", "a", "\"", "{", "<", "[", "\\", " "};
   for (int round = 0; round < 2'000; ++round) {
-    const auto parser = make_answer_parser(format_of(ToolFormat(random() % 4), random() % 2 == 0));
+    const auto parser = make_answer_parser(format_of(ToolFormat(random() % 7), random() % 2 == 0));
     std::vector<AnswerEvent> events;
     for (int i = 0; i < 8; ++i) {
       parser->push(random() % 2 ? parts()[random() % parts().size()] : characters[random() % characters.size()],
@@ -164,7 +191,11 @@ TEST(Limits, AnEndlessCallIsGivenBack) {
            {ToolFormat::hermes, "<tool_call>{\"arguments\":{\"a\":\""},
            {ToolFormat::hermes, "<tool_call>{\"name\":\""},
            {ToolFormat::llama, "{\"name\":\"f\",\"parameters\":{\"a\":\""},
-           {ToolFormat::mistral, "[TOOL_CALLS]f[ARGS]{\"a\":\""}}) {
+           {ToolFormat::mistral, "[TOOL_CALLS]f[ARGS]{\"a\":\""},
+           {ToolFormat::harmony, "<|channel|>commentary to=functions.f<|message|>{\"a\":\""},
+           {ToolFormat::gemma4, "<|tool_call>call:f{a:<|\"|>"},
+           {ToolFormat::gemma4, "<|tool_call>call:f{a:"},
+           {ToolFormat::qwen3_coder, "<tool_call><function=f><parameter=a>"}}) {
     const auto parser = make_answer_parser(format_of(tools));
     std::vector<AnswerEvent> events;
     const std::string text = begin + std::string(kLongestCall - begin.size(), 'x');
@@ -201,12 +232,32 @@ TEST(Limits, BlanksAreHeldToALimit) {
 
 // What would take forever if anything were read twice: megabytes of beginnings.
 TEST(Limits, HostileTextTakesLinearTime) {
-  for (const char* part :
-       {"<tool_call>", "<tool_call>{\"name\":", "<tool_call>{\"a\":[", "[TOOL_CALLS][", "[TOOL_CALLS]f[ARGS]{",
-        "{\"type\":", "<|python_tag|>{", "<think>", "</think", "[", "{", "\"", " ", "\\", "<", "</tool_call"}) {
+  for (const char* part : {"<tool_call>",
+                           "<tool_call>{\"name\":",
+                           "<tool_call>{\"a\":[",
+                           "[TOOL_CALLS][",
+                           "[TOOL_CALLS]f[ARGS]{",
+                           "{\"type\":",
+                           "<|python_tag|>{",
+                           "<|channel|>",
+                           "<|channel|>commentary to=functions.f<|message|>{",
+                           "<|tool_call>",
+                           "<|tool_call>call:f{a:[",
+                           "<tool_call><function=f><parameter=",
+                           "</parameter",
+                           "<think>",
+                           "</think",
+                           "[",
+                           "{",
+                           "\"",
+                           " ",
+                           "\\",
+                           "<",
+                           "</tool_call"}) {
     std::string text;
     while (text.size() < kLongestCall + kLongestCall / 8) text += part;
-    for (const ToolFormat tools : {ToolFormat::hermes, ToolFormat::llama, ToolFormat::mistral}) {
+    for (const ToolFormat tools : {ToolFormat::hermes, ToolFormat::llama, ToolFormat::mistral, ToolFormat::harmony,
+                                   ToolFormat::gemma4, ToolFormat::qwen3_coder}) {
       const TakenApart apart = take_apart(format_of(tools), text, [] { return size_t{7}; });
       EXPECT_EQ(apart.calls, 0);
       EXPECT_TRUE(collected(apart.events).content == text) << part;

@@ -20,11 +20,15 @@ TEST(Detect, TemplatesOfModelsDecide) {
   for (const char* name : {"mistralai-Mistral-Nemo-Instruct-2407", "Mistral-Small-3.2-24B-Instruct-2506"}) {
     EXPECT_EQ(of_template(name), ToolFormat::mistral) << name;
   }
+  for (const char* name : {"Qwen3-Coder", "Qwen3.5-4B"}) EXPECT_EQ(of_template(name), ToolFormat::qwen3_coder) << name;
+  for (const char* name : {"google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved"})
+    EXPECT_EQ(of_template(name), ToolFormat::gemma4) << name;
+  EXPECT_EQ(of_template("openai-gpt-oss-120b"), ToolFormat::harmony);
   // Forms of their own, which are not read: their calls stay text rather than half of them becoming calls.
   for (const char* name :
-       {"Qwen3-Coder", "Qwen3.5-4B", "GLM-4.6", "MiniMax-M2", "ByteDance-Seed-OSS", "deepseek-ai-DeepSeek-V3.1",
-        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "openai-gpt-oss-120b", "Apertus-8B-Instruct",
-        "ibm-granite-granite-3.3-2B-Instruct", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B"}) {
+       {"GLM-4.6", "MiniMax-M2", "ByteDance-Seed-OSS", "deepseek-ai-DeepSeek-V3.1",
+        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "Apertus-8B-Instruct", "ibm-granite-granite-3.3-2B-Instruct",
+        "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B"}) {
     EXPECT_EQ(of_template(name), ToolFormat::none) << name;
   }
   const std::string llama = "{% if tools %}Environment: ipython{% endif %}{{ '{\"name\": \"x\", \"parameters\": ' }}";
@@ -62,6 +66,18 @@ TEST(Detect, TheVocabularyDecidesWhereTheTemplateIsSilent) {
   EXPECT_FALSE(formats("<think>", false).special_thought_marks);
   EXPECT_TRUE(formats("[THINK]", true).reasoning);
   EXPECT_TRUE(formats("[THINK]", true).special_thought_marks);
+}
+
+/// The text of an answer has them as <think> already: nothing of it is a control token any more.
+TEST(Detect, ThoughtsInChannels) {
+  for (const auto& [open, other] : {std::pair("<|channel|>", "<|message|>"), std::pair("<|channel>", "<channel|>")}) {
+    const ModelFormats formats = detect_formats(tokenizer_with("", {{open, true}, {other, true}}));
+    EXPECT_TRUE(formats.reasoning) << open;
+    EXPECT_EQ(formats.reasoning_why, std::string("the vocabulary has ") + open);
+    EXPECT_FALSE(formats.special_thought_marks);
+    EXPECT_FALSE(detect_formats(tokenizer_with("", {{open, true}})).reasoning) << open;
+    EXPECT_FALSE(detect_formats(tokenizer_with("", {{open, false}, {other, false}})).reasoning) << open;
+  }
 }
 
 TEST(Detect, WhetherATemplateTakesNullForContent) {

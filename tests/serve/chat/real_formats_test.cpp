@@ -30,6 +30,16 @@ TEST(RealFormats, Llama3) {
   EXPECT_FALSE(formats.reasoning);
 }
 
+TEST(RealFormats, ThoughtsInChannels) {
+  for (const char* name : {"gemma4", "gpt_oss"}) {
+    const ModelFormats formats = of(name);
+    EXPECT_TRUE(formats.reasoning) << name;
+    EXPECT_FALSE(formats.special_thought_marks) << name << ": the text of an answer has <think> in their place";
+    EXPECT_FALSE(formats.special_tool_marks) << name;
+  }
+  EXPECT_EQ(of("gemma4").tools, ToolFormat::gemma4);
+}
+
 TEST(RealFormats, ModelsWithout) {
   for (const char* name : {"gemma3", "smollm2"}) {
     EXPECT_EQ(of(name).tools, ToolFormat::none) << name;

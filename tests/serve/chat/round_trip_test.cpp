@@ -34,6 +34,8 @@ std::vector<Form> forms() {
           {template_of("Qwen-QwQ-32B"), im, im_end, true, true, false, {}},
           {template_of("mistralai-Mistral-Nemo-Instruct-2407"), "[/INST]", "</s>", true, false, false, {}},
           {template_of("Mistral-Small-3.2-24B-Instruct-2506"), "[/INST]", "</s>", true, false, false, {}},
+          {template_of("Qwen3.5-4B"), im, im_end, true, true, true, {}},
+          {template_of("google-gemma-4-31B-it"), "<|turn>model\n", "<|tool_response>", true, false, false, {}},
           {kLlama, "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", false, false, false, {}}};
 }
 
@@ -92,7 +94,9 @@ TEST(RoundTrip, CallsOfEveryTemplate) {
       if (!form.several && calls.size() > 1) continue;
       const std::string content = form.content ? "I look." : "", reasoning = form.reasoning ? "Hm, hm." : "";
       const std::string part = assistant_part(form, calls, content, reasoning);
-      const TakenApart apart = take_apart(format_of(formats.tools, formats.reasoning), part, [] { return size_t{3}; });
+      AnswerFormat format = format_of(formats.tools, formats.reasoning);
+      format.text_parameters = {{"search-web", {{"q", false}}}};  // "{}" is a text because its schema says so
+      const TakenApart apart = take_apart(format, part, [] { return size_t{3}; });
       SCOPED_TRACE(part + "\n" + line(apart.events));
       const Collected all = collected(apart.events);
       EXPECT_EQ(all.content, content);

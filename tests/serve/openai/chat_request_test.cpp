@@ -244,6 +244,17 @@ TEST(Tools, GoToTheTemplateInTheirOrder) {
   EXPECT_FALSE(request.parallel_tool_calls);
 }
 
+/// Some models write arguments without quotes: what is a text is in the schema.
+TEST(Tools, SchemasSayWhichParametersAreTexts) {
+  const ChatRequest request = chat(R"("tools": [{"type": "function", "function": {"name": "f", "parameters": {
+      "type": "object", "properties": {"a": {"type": "string"}, "b": {"type": ["string", "null"]}, "c": {"type": "integer"},
+      "d": {"anyOf": [{"type": "null"}, {"type": "string"}]}, "e": {"oneOf": 1}, "f": 5, "g": {"anyOf": [1]}}}}},
+      {"type": "function", "function": {"name": "g", "parameters": {"properties": []}}}])");
+  const std::map<std::string, bool, std::less<>> texts = {{"a", false}, {"b", true}, {"d", true}};
+  ASSERT_EQ(request.text_parameters.size(), 1u);
+  EXPECT_EQ(request.text_parameters.at("f"), texts);
+}
+
 TEST(Tools, ChoiceNoneLeavesThemOut) {
   const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f"}}])";
   const ChatRequest none = chat(tools + R"(, "tool_choice": "none")");
