@@ -52,7 +52,9 @@ void Batch::keep_logit_rows() {
   for (Segment segment : segments) {
     const size_t begin = at;
     const int end = segment.first + segment.rows;
-    while (at < logit_rows.size() && logit_rows[at] < end && (at == begin || logit_rows[at] > logit_rows[at - 1])) ++at;
+    while (at < logit_rows.size() && logit_rows[at] >= segment.first && logit_rows[at] < end &&
+           (at == begin || logit_rows[at] > logit_rows[at - 1]))
+      ++at;
     const int count = int(at - begin);
     if (count == 0) continue;
     BB_CHECK(logit_rows[begin] == end - count, "logit row ", logit_rows[begin], " of ", count, " before row ", end);

@@ -79,11 +79,7 @@ std::optional<FairQueue::Id> FairQueue::next(FunctionRef<Verdict(Id)> ask) {
           continue;
         }
         for (Entry* overtaken : no_room_) ++overtaken->overtaken;
-        entry->running = true;
-        entry->overtaken = 0;
-        ++key.running;
-        --waiting_;
-        line->running.splice(line->running.end(), line->waiting, entry);
+        resume(entry->id);
         return entry->id;
       }
     }
@@ -101,6 +97,17 @@ void FairQueue::put_back(Id id) noexcept {
   // Several that were put back stand in the order of their numbers.
   const auto later = std::find_if(line.waiting.begin(), line.waiting.end(), [id](const Entry& e) { return e.id > id; });
   line.waiting.splice(later, line.running, entry);
+}
+
+void FairQueue::resume(Id id) noexcept {
+  const Entries::iterator entry = entries_.at(id);
+  Line& line = *entry->line;
+  BB_CHECK(!entry->running, "request ", id);
+  entry->running = true;
+  entry->overtaken = 0;
+  ++line.key->second.running;
+  --waiting_;
+  line.running.splice(line.running.end(), line.waiting, entry);
 }
 
 void FairQueue::charge(Id id, int64_t tokens) noexcept { entries_.at(id)->line->key->second.served += tokens; }

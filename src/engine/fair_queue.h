@@ -33,6 +33,8 @@ class FairQueue {
   std::optional<Id> next(FunctionRef<Verdict(Id)> ask);
   /// A request that runs waits again, before all others of its key.
   void put_back(Id id) noexcept;
+  /// A request that waits runs out of turn.
+  void resume(Id id) noexcept;
   /// A request was served so many tokens.
   void charge(Id id, int64_t tokens) noexcept;
   /// Forgets a request; unknown ones are fine.

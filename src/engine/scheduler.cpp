@@ -23,7 +23,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits)
       tree_(table_, limits.states > 0 ? &states_ : nullptr),
       queue_(limits.max_active_per_key) {
   BB_CHECK(limits.batch_size > 0 && limits.sequence_length > 0);
-  for (auto* ids : {&activated_, &preempted_, &told_}) ids->reserve(size_t(limits.batch_size));
+  for (auto* ids : {&activated_, &preempted_, &told_, &outgrown_}) ids->reserve(size_t(limits.batch_size));
   shares_.reserve(size_t(limits.batch_size));
 }
 
@@ -182,6 +182,15 @@ Scheduler::Verdict Scheduler::ask(RequestId id, FunctionRef<Verdict(const Sequen
 std::optional<RequestId> Scheduler::next_fitting(FunctionRef<Verdict(const Sequence&)> ready) {
   asked_.reset();
   try {
+    // Who has begun goes on before others join.
+    for (; !outgrown_.empty(); outgrown_.pop_back()) {
+      const RequestId id = outgrown_.back();
+      if (!waiting_.contains(id)) continue;
+      if (ask(id, ready) != Verdict::fits) break;
+      queue_.resume(id);
+      outgrown_.pop_back();
+      return id;
+    }
     return queue_.next([&](RequestId asked) { return ask(asked, ready); });
   } catch (...) {
     if (activated_.empty()) throw;
@@ -210,9 +219,8 @@ std::span<const RequestId> Scheduler::activate(FunctionRef<Verdict(const Sequenc
 }
 
 int Scheduler::decoding() const {
-  return int(std::count_if(active_.begin(), active_.end(), [](const auto& entry) {
-    return entry.second.length() > entry.second.prompt || !entry.second.proposed.empty();
-  }));
+  return int(std::count_if(active_.begin(), active_.end(),
+                           [](const auto& entry) { return entry.second.decodes() || !entry.second.proposed.empty(); }));
 }
 
 Sequence& Scheduler::at(RequestId id) {
@@ -316,7 +324,9 @@ bool Scheduler::is_stretched(const Sequence& sequence) const {
 void Scheduler::restart_outgrown() noexcept {
   for (auto it = active_.begin(); it != active_.end();) {
     Sequence& sequence = (it++)->second;
-    if (is_stretched(sequence) != sequence.stretched) send_back(sequence);
+    if (is_stretched(sequence) == sequence.stretched) continue;
+    if (outgrown_.size() < outgrown_.capacity()) outgrown_.push_back(sequence.id);  // else its turn is the queue's
+    send_back(sequence);
   }
 }
 

@@ -182,6 +182,7 @@ class Scheduler {
   std::optional<RequestId> asked_;
   // With room for all that may be active, so that planning fails early or not at all.
   std::vector<RequestId> activated_, preempted_, told_;
+  std::vector<RequestId> outgrown_;  // that were sent back since they are longer than their rotation
   std::vector<Share> shares_;
   std::vector<Piece> pieces_;
 };

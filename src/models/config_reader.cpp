@@ -90,7 +90,9 @@ void check_activation(const Json& config, std::string_view where) {
 
 DecoderSpec read_common(const Json& config, std::string_view where, const FamilyDefaults& defaults) {
   const auto absent = [&](const char* key) { return !has_key(config, key); };
-  if (defaults.sizes && absent("hidden_size") && absent("num_hidden_layers") && absent("num_attention_heads")) {
+  const int missing = absent("hidden_size") + absent("num_hidden_layers") + absent("num_attention_heads");
+  // Where a head's width is said, tensors' shapes tell whether the number of heads that nobody said is the true one.
+  if (defaults.sizes && (missing == 3 || (missing > 0 && !absent("head_dim")))) {
     const DefaultSizes& s = *defaults.sizes;
     Json whole = {{"hidden_size", s.d_model},       {"num_hidden_layers", s.layers},
                   {"num_attention_heads", s.heads}, {"num_key_value_heads", s.kv_heads},

@@ -78,7 +78,7 @@ RopeParams GemmaConfig::rope(const char* kind, const char* theta, const char* sc
   const double theta_default = defaults.at("rope_theta").get<double>();
   if (settings.value("rope_parameters", Json::object()).value("rope_type", Json()) == "proportional")
     return read_proportional_rope(settings, where_, head_dim, theta_default);
-  return read_rope(settings, where_, head_dim, context, theta_default).params;
+  return one_rotation(read_rope(settings, where_, head_dim, context, theta_default), where_);
 }
 
 namespace {
@@ -112,7 +112,7 @@ GemmaSpec read_gemma2(const Json& json, std::string_view where) {
   const nn::ModelDims& d = spec.dims;
   Rope rope = read_rope(turning, where, d.head_dim, d.context, 10000);
   spec.dims.context = rope.context;
-  spec.full_rope = spec.window_rope = std::move(rope.params);
+  spec.full_rope = spec.window_rope = one_rotation(std::move(rope), where);
   spec.attention_bias = bool_or(json, "attention_bias", where, false);
   spec.scale = scale;
   spec.attention_cap = attention_cap;

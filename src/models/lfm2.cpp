@@ -15,8 +15,8 @@ Lfm2::Lfm2(const Lfm2Spec& spec, nn::Loader& load) : rope_(spec.decoder.rope) {
                 .head_dim = dims_.head_dim,
                 .scale = float(1 / std::sqrt(double(dims_.head_dim)))};
   thirds_.pieces = {{dims_.d_model, 0}, {dims_.d_model, 1}, {dims_.d_model, 2}};
-  load.need(Operation::split);
   load.need(Operation::short_conv);
+  load.need(Operation::split);
   if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   const double eps = spec.decoder.eps;
   const MlpSpec mlp = {.d_ff = dims_.d_ff, .block = "feed_forward", .gate = "w1", .up = "w3", .down = "w2"};

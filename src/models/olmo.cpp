@@ -42,10 +42,10 @@ OlmoSpec read_olmo3(const Json& config, std::string_view where) {
         rope_settings_of_kind(config, where, kind, {.theta = "rope_theta", .scaling = scaling}, plain);
     return read_rope(settings, where, d.head_dim, d.context, 500000);
   };
-  spec.window_rope = rope("sliding_attention", nullptr).params;
+  spec.window_rope = one_rotation(rope("sliding_attention", nullptr), where);
   Rope full = rope("full_attention", "rope_scaling");
-  decoder.rope = std::move(full.params);
   d.context = full.context;
+  decoder.rope = one_rotation(std::move(full), where);
   return spec;
 }
 

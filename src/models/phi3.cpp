@@ -6,8 +6,14 @@
 namespace bumblebee::models {
 
 DecoderSpec read_phi3(const Json& config, std::string_view where) {
-  DecoderSpec spec =
-      read_common(config, where, {.eps = 1e-5, .theta = 10000, .implemented = {"partial_rotary_factor"}});
+  constexpr const char* kOriginal = "original_max_position_embeddings";
+  Json whole = config;
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto scaling = config.find(key);
+    if (scaling == config.end() || !scaling->is_object() || !scaling->contains("short_factor")) continue;
+    if (!config.contains(kOriginal) && !scaling->contains(kOriginal)) whole[kOriginal] = 4096;  // the family's default
+  }
+  DecoderSpec spec = read_common(whole, where, {.eps = 1e-5, .theta = 10000, .implemented = {"partial_rotary_factor"}});
   refuse_layer_types(config, where);
   spec.fused = true;
   const int window = int(int_or(config, "sliding_window", where, 0, int64_t{1} << 30, 0));

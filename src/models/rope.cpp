@@ -308,6 +308,13 @@ Rope read_rope(const Json& config, std::string_view where, int head_dim, int con
   return result;
 }
 
+RopeParams one_rotation(Rope rope, std::string_view where) {
+  if (!rope.long_inv_freq.empty())
+    throw Error(ErrorCode::unsupported, where,
+                "rope type: expected one rotation for all lengths in this family, got longrope");
+  return std::move(rope.params);
+}
+
 Json rope_settings_of_kind(const Json& config, std::string_view where, const char* kind, const RopeKeys& top,
                            const Json& defaults) {
   Json settings = Json::object();

@@ -27,6 +27,9 @@ struct Rope {
 Rope read_rope(const Json& config, std::string_view where, int head_dim, int context, double default_theta,
                double default_rotary = 1, bool any_rotary = false);
 
+/// A rotation that must be the same for texts of all lengths: throws Error(unsupported) for longrope.
+RopeParams one_rotation(Rope rope, std::string_view where);
+
 /// Keys of the top level that older configs have for one kind of layers, or null: of theta, of scaling.
 struct RopeKeys {
   const char *theta = nullptr, *scaling = nullptr;

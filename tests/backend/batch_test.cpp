@@ -39,6 +39,13 @@ TEST(Batch, KeepsItsLogitRowsAlone) {
   EXPECT_EQ(batch.positions, (std::vector<int32_t>{17, 0, 22, 22, 22}));
   EXPECT_EQ(batch.slot, (std::vector<int32_t>{-1, 2, 7, 7, 7}));
   EXPECT_EQ(batch.logit_rows, (std::vector<int32_t>{0, 1, 2, 2, 2}));
+  Batch silent_last = two_segments();
+  silent_last.append(std::vector<int32_t>{1, 2, 3, 4}, 4, std::vector<int32_t>{2}, Batch::Want::none);
+  silent_last.pad(16, 5);
+  silent_last.keep_logit_rows();
+  EXPECT_EQ(silent_last.segments.size(), 2u) << "padding is nobody's";
+  EXPECT_EQ(silent_last.padding, 3);
+
   ASSERT_EQ(batch.segments.size(), 3u);
   EXPECT_EQ(batch.segments[0].past, 17);
   EXPECT_EQ(batch.segments[2].first, 2);

@@ -276,6 +276,22 @@ TEST(Scheduler, WhatOutgrowsItsRotationBeginsAnew) {
   EXPECT_EQ(found_of(4, 30, 30, 2), 0) << "alternatives have one rotation for as long as they may become";
 }
 
+TEST(Scheduler, WhatBeginsAnewKeepsItsTurn) {
+  Scheduler scheduler({.batch_size = 1, .sequence_length = 256, .pages = 40, .page_size = 16, .stretch_beyond = 40});
+  scheduler.submit(request(1, 40, 10));
+  next(scheduler);
+  Sequence other = request(2, 8, 2, 7000, "other");  // of a key that was served less
+  other.priority = -1;                               // and of a better priority
+  scheduler.submit(std::move(other));
+  scheduler.append(1, 1000);
+  scheduler.restart_outgrown();
+  EXPECT_EQ(scheduler.take_preempted().size(), 1u);
+  const auto step = next(scheduler);
+  ASSERT_EQ(step->segments.size(), 1u);
+  EXPECT_EQ(step->segments[0].id, 1u);
+  EXPECT_EQ(step->step.batch.rows(), 41);
+}
+
 TEST(Scheduler, KeysAreServedInTurn) {
   Scheduler scheduler({.batch_size = 4, .sequence_length = 100, .pages = 1000, .page_size = 4});
   RequestId id = 1;

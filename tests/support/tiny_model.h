@@ -12,10 +12,10 @@ namespace bumblebee::testing_support {
 
 struct TinyModel {
   /// deepseek_v2 (with kv_b_proj), deepseek_v3 (with its halves); glm4, gpt_oss, granite, lfm2, llama, ministral3,
-  /// mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next, smollm3
-  /// (whose every second layer does not rotate here); gemma2, gemma3, gemma4, and gemma4_moe with experts and keys that
-  /// are values. Every second layer of a Gemma sees everything; half of the layers of a gemma4 share keys and values,
-  /// where there are four of them.
+  /// mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next,
+  /// smollm3 (whose every second layer does not rotate here); gemma2, gemma3, gemma4, and gemma4_moe with experts and
+  /// keys that are values. Every second layer of a Gemma sees everything; half of the layers of a gemma4 share keys and
+  /// values, where there are four of them.
   std::string family = "qwen3";
   int layers = 2, d_model = 64, heads = 4, kv_heads = 2, head_dim = 16, d_ff = 96, vocab = 80;
   int window = 0;  // every layer's attention window
