@@ -6,6 +6,7 @@
 #include "commands/output_directory.h"
 #include "commands/read_adapter_source.h"
 #include "lora/merge.h"
+#include "lora/mlx_names.h"
 #include "lora/write_adapter.h"
 #include "options/hub_source.h"
 #include "options/validators.h"
@@ -30,6 +31,8 @@ lora::WriteOptions write_options(const AdapterVerbFlags& flags) {
   if (flags.base.empty()) return options;
   const ModelInfo info = inspect_model(hub_source(flags.base, flags.common));
   options.layers = info.layers;
+  for (const ModuleInfo& module : info.modules) options.modules.insert(module.name);
+  options.prefix = lora::mlx_prefix(hub_source(flags.base, flags.common).directory());
   options.untied_head = options.untied_head || !info.tied_head;
   return options;
 }
@@ -110,7 +113,8 @@ void add_adapter(Parser& app, Session& session) {
       ->check(one_of({"mlx", "peft"}));
   verb->add_option("-o,--output-dir", flags->output, "The directory to make")->option_text("DIR");
   verb->add_option("--base", flags->base,
-                   "The base model, where a format depends on it: how many layers it has, whether its head is tied")
+                   "The base model, where a format depends on it: how many layers it has, whether its head is tied, "
+                   "how mlx-lm names its modules")
       ->option_text("MODEL");
   verb->add_flag("--untied-head", flags->untied_head,
                  "The base's head is not tied to its embedding (as --base finds out)");

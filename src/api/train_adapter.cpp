@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <thread>
 #include <utility>
 
 #include "api/adapter_state.h"
@@ -147,13 +148,17 @@ class Session {
     trainer_.emplace(inputs_);
     TrainPlan& plan = trainer_->plan();
     plan.parameters = model.info().parameters;
-    plan.memory_bytes = train::estimate_memory({.dims = base.dims(),
-                                                .norms = train::norms_of_layer(base),
-                                                .recorded_layers = plan.layers,
-                                                .rows = trainer_->stream().largest_batch(),
-                                                .trained_values = plan.trainable_parameters,
-                                                .optimizer_values = trainer_->state_values()},
-                                               options);
+    plan.memory_bytes = train::estimate_memory(
+        {.dims = base.dims(),
+         .layers = train::layers_of(base),
+         .norms = train::norms_of_layer(base),
+         .recorded_layers = plan.layers,
+         .rows = trainer_->stream().largest_batch(),
+         .trained_values = plan.trainable_parameters,
+         .optimizer_values = trainer_->state_values(),
+         .longest_row = std::min(plan.longest_row, options.max_seq_length),
+         .threads = state_.options.threads > 0 ? state_.options.threads : int(std::thread::hardware_concurrency())},
+        options);
   }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

@@ -131,6 +131,21 @@ std::unordered_map<std::string, const nn::TargetModule*> stacks_by_expert(const 
   return stacks;
 }
 
+/// Whether the base lacks this module in one of its layers and has it in another: mlx-lm makes every layer alike.
+bool is_of_another_layer(const std::string& path, const Base& base, const TargetModules& modules,
+                         const std::unordered_map<std::string, const nn::TargetModule*>& stacks) {
+  const int layers = layers_of(base), own = layer_of(path);
+  if (own < 0 || own >= layers) return false;
+  const std::string inside(inside_layer(path));
+  const std::string head = path.substr(0, path.size() - inside.size() - std::to_string(own).size() - 1);
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string there = cat(head, layer, ".", inside), each = expert_path(there).each;
+    if (modules.contains(base_path(there, modules)) || stacks.contains(each) || stacks.contains(plain_path(each)))
+      return true;
+  }
+  return false;
+}
+
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
 /// layers decides: an adapter for the last 16 of 28 layers is another one for a base of 36.
 void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes,
@@ -271,7 +286,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         for (size_t i = 0; i < fused.size(); ++i) add_experts(path, change, *fused[i], -1, i, fused.size());
       } else if (stack != stacks.end() && as_expert.expert >= 0 && as_expert.expert < stack->second->experts) {
         add_experts(path, change, *stack->second, as_expert.expert);
-      } else if (!adds_nothing(change)) {
+      } else if (!adds_nothing(change) || !is_of_another_layer(path, base, modules, stacks)) {
         (is_beside_text(path) ? beside : unknown).push_back(path);
       }
     }

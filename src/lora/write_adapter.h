@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,7 +20,10 @@ struct WriteOptions {
   std::set<std::string> modules = {};
   bool untied_head = false;  // the base's head has a weight of its own: only then do both formats mean the same by an
                              // adapted embedding
-  Kept<Json> config = {};    // an object: further keys of mlx-lm's config, which are not the writer's own
+  /// Of a known base, what mlx-lm's names of its modules begin with (mlx_prefix()); else names stay as they are. mlx-lm
+  /// does not load an adapter under other names, and its older releases went on without it in silence.
+  std::optional<std::string> prefix = {};
+  Kept<Json> config = {};  // an object: further keys of mlx-lm's config, which are not the writer's own
 };
 
 /// Writes the files of `to` into `directory`, which must exist, each one whole or not at all. Returns remarks, such as

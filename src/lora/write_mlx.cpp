@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "lora/bind_to_base.h"
 #include "lora/writers.h"
 
 namespace bumblebee::lora {
@@ -42,12 +43,17 @@ int count_layers(const Adapter& adapter, const Layout& layout, const WriteOption
               "mlx-lm counts layers from the last, and the adapter does not say how many its base has: give the base");
 }
 
+/// A module's name in mlx-lm's model of the base.
+std::string mlx_name(const WriteOptions& options, const std::string& path) {
+  return options.prefix ? *options.prefix + plain_path(path) : path;
+}
+
 class MlxWriter {
  public:
   MlxWriter(const Adapter& adapter, const WriteOptions& options)
       : adapter_(adapter),
         further_(*options.config),
-        modules_(options.modules),
+        options_(options),
         layout_(Layout::of(adapter)),
         layers_(count_layers(adapter, layout_, options)) {
     for (const auto& [path, change] : adapter.modules) rank_ = std::max(rank_, change.low_rank->rank());
@@ -62,7 +68,7 @@ class MlxWriter {
     }
     Json keys = Json::array();
     for (const std::string& key : layout_.inside) keys.push_back(key);
-    for (const std::string& key : layout_.outside) keys.push_back(key);
+    for (const std::string& key : layout_.outside) keys.push_back(mlx_name(options_, key));
     Json config = further_.is_object() ? further_ : Json::object();
     config["fine_tune_type"] = std::string(to_string(adapter_.kind));
     config["num_layers"] = layers_;
@@ -87,9 +93,10 @@ class MlxWriter {
       for (size_t o = 0; o < out; ++o) b[k * out + o] = scaled(path, low, low.b.values[o * rank + k], exact);
     }
     rounded_ += !exact;
-    tensors_.add(path + ".lora_a", {in, full}, std::move(a));
-    tensors_.add(path + ".lora_b", {full, out}, std::move(b));
-    if (!low.magnitude.empty()) tensors_.add(path + ".m", {low.magnitude.size()}, low.magnitude);
+    const std::string name = mlx_name(options_, path);
+    tensors_.add(name + ".lora_a", {in, full}, std::move(a));
+    tensors_.add(name + ".lora_b", {full, out}, std::move(b));
+    if (!low.magnitude.empty()) tensors_.add(name + ".m", {low.magnitude.size()}, low.magnitude);
   }
 
   void add_stack(const std::string& path, const LowRank& low) {
@@ -105,8 +112,9 @@ class MlxWriter {
       }
     }
     rounded_ += !exact;
-    tensors_.add(path + ".lora_a", {experts, full, in}, std::move(a));
-    tensors_.add(path + ".lora_b", {experts, out, full}, std::move(b));
+    const std::string name = mlx_name(options_, path);
+    tensors_.add(name + ".lora_a", {experts, full, in}, std::move(a));
+    tensors_.add(name + ".lora_b", {experts, out, full}, std::move(b));
   }
 
   /// A value of B under the scale of all.
@@ -127,7 +135,7 @@ class MlxWriter {
       const std::string number = std::to_string(layer_of(path));
       const std::string head = path.substr(0, path.size() - inside.size() - number.size() - 1);
       const std::string to = cat(head, layer, ".", inside);
-      if (!modules_.empty() && !modules_.contains(to)) return;
+      if (!options_.modules.empty() && !options_.modules.contains(plain_path(to))) return;
       if (!change.low_rank->magnitude.empty())
         cannot_write(adapter_, to, "mlx-lm would give this layer a magnitude, and the adapter has none");
       LowRank zeros = *change.low_rank;
@@ -149,18 +157,20 @@ class MlxWriter {
 
   const Adapter& adapter_;
   const Json& further_;
-  const std::set<std::string>& modules_;
+  const WriteOptions& options_;
   Layout layout_;
   int layers_ = -1, rank_ = 0, rounded_ = 0, filled_ = 0;
   float scale_ = 0;
   TensorWriter tensors_;
 };
 
-std::vector<std::string> write_full(const Adapter& adapter, const std::filesystem::path& directory, int layers) {
+std::vector<std::string> write_full(const Adapter& adapter, const std::filesystem::path& directory, int layers,
+                                    const WriteOptions& options) {
   TensorWriter tensors;
   for (const auto& [path, change] : adapter.modules) {
-    if (change.weight) tensors.add(path + ".weight", *change.weight, change.weight->rows == 1);
-    if (change.bias) tensors.add(path + ".bias", {change.bias->size()}, *change.bias);
+    const std::string name = mlx_name(options, path);
+    if (change.weight) tensors.add(name + ".weight", *change.weight, change.weight->rows == 1);
+    if (change.bias) tensors.add(name + ".bias", {change.bias->size()}, *change.bias);
   }
   Json config = {{"fine_tune_type", "full"}, {"num_layers", layers}, {"lora_parameters", nullptr}};
   if (!adapter.base.empty()) config["model"] = adapter.base;
@@ -175,7 +185,7 @@ std::vector<std::string> write_mlx(const Adapter& adapter, const std::filesystem
                                    const WriteOptions& options) {
   check(adapter);
   if (adapter.kind == Kind::full)
-    return write_full(adapter, directory, count_layers(adapter, Layout::of(adapter), options));
+    return write_full(adapter, directory, count_layers(adapter, Layout::of(adapter), options), options);
   return MlxWriter(adapter, options).write(directory);
 }
 

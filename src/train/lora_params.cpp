@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "lora/bind_to_base.h"
 #include "lora/expert_paths.h"
 #include "lora/targets.h"
 #include "train/select_modules.h"
@@ -177,12 +179,14 @@ void LoraParams::begin_with(const lora::Adapter& given) {
   const auto differs = [&](const std::string& what) { throw Error(ErrorCode::bad_request, where, what); };
   if (adapter.modules.size() != modules_.size())
     differs(cat("modules: expected the ", modules_.size(), " that are trained, got ", adapter.modules.size()));
+  std::map<std::string, const lora::ModuleDelta*> by_name;  // mlx-lm's are those of a model that has ours as a part
+  for (const auto& [path, change] : adapter.modules) by_name.emplace(lora::plain_path(path), &change);
   std::vector<std::vector<float>> values;
   for (const TrainedModule& module : modules_) {
     const std::string& path = model_.target_modules()[size_t(module.site)].name;
-    const auto found = adapter.modules.find(path);
-    if (found == adapter.modules.end() || !found->second.low_rank) differs(cat("factors of '", path, "' are missing"));
-    const lora::LowRank& low = *found->second.low_rank;
+    const auto found = by_name.find(path);
+    if (found == by_name.end() || !found->second->low_rank) differs(cat("factors of '", path, "' are missing"));
+    const lora::LowRank& low = *found->second->low_rank;
     const Tensor &a = module.a, &b = module.b;
     if (std::max(low.experts, 1) != module.experts || low.a.rows != a.rows() || low.a.cols != a.cols() ||
         low.b.rows != b.rows() || low.b.cols != b.cols())

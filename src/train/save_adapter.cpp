@@ -36,9 +36,9 @@ std::vector<std::string> save_adapter(const lora::Adapter& adapter, AdapterForma
                                       const fs::path& directory) {
   std::error_code failed;
   fs::create_directories(directory, failed);
-  std::vector<std::string> remarks =
-      lora::write_adapter(adapter, dialect_of(format), directory,
-                          {.layers = notes.layers, .modules = notes.modules, .config = notes.config});
+  std::vector<std::string> remarks = lora::write_adapter(
+      adapter, dialect_of(format), directory,
+      {.layers = notes.layers, .modules = notes.modules, .prefix = notes.mlx_prefix, .config = notes.config});
   write_text_file(directory / kRecordName, notes.record->dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   return remarks;
 }

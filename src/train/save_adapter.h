@@ -16,6 +16,7 @@ namespace bumblebee::train {
 struct AdapterNotes {
   int layers = 0;                      // of the base
   std::set<std::string> modules = {};  // of the base
+  std::string mlx_prefix = {};         // what mlx-lm's names of its modules begin with
   Kept<Json> config;                   // further keys of mlx-lm's adapter_config.json
   Kept<Json> record;                   // adapter_training.json
 };

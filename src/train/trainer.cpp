@@ -13,6 +13,7 @@
 #include "base/output_paths.h"
 #include "lora/expert_paths.h"
 #include "lora/identity.h"
+#include "lora/mlx_names.h"
 #include "train/earlier_run.h"
 #include "train/hashing.h"
 #include "train/settings.h"
@@ -59,6 +60,12 @@ std::unique_ptr<LoraParams> make_params(const TrainDevice& device, const TrainOp
 /// PEFT's files have names for experts where they lie as mlx-lm's `switch_mlp`.
 void check_format(AdapterFormat format, std::span<const Parameter> parameters) {
   for (const Parameter& p : parameters) {
+    // Granite 4 in Hugging Face's files: mlx-lm makes gate and up of the one, and knows the two alone.
+    if (format == AdapterFormat::mlx && p.name.find(".shared_mlp.") != std::string::npos)
+      throw Error(
+          ErrorCode::unsupported, "train",
+          cat("adapter_format 'mlx': '", p.name.substr(0, p.name.rfind('.')),
+              "' has other names in mlx-lm's model: expected peft, a base in mlx-lm's files, or keys without it"));
     if (format != AdapterFormat::peft || p.experts == 1) continue;
     const std::string stack = p.name.substr(0, p.name.rfind('.'));
     if (lora::each_name(stack).empty())
@@ -88,7 +95,8 @@ Trainer::Trainer(const TrainerInputs& inputs)
       params_(*params_holder_),
       optimizer_(make_optimizer(options_.optimizer, in_.device.backend)),
       schedule_(options_.schedule, options_.learning_rate),
-      stream_(in_.data.train, batches_of(options_, true)) {
+      stream_(in_.data.train, batches_of(options_, true)),
+      mlx_prefix_(in_.base_directory.empty() ? "" : lora::mlx_prefix(in_.base_directory)) {
   if (!in_.data.valid.empty() && options_.val_batches != 0)
     valid_ = std::make_unique<BatchStream>(in_.data.valid, batches_of(options_, false));
   if (valid_ == nullptr && options_.early_stopping > 0)
@@ -387,6 +395,7 @@ AdapterNotes Trainer::notes() const {
   for (const nn::TargetModule& module : in_.device.model.target_modules()) modules.insert(module.name);
   return {.layers = in_.device.model.dims().layers,
           .modules = std::move(modules),
+          .mlx_prefix = mlx_prefix_,
           .config = mlx_arguments(options_, in_.source),
           .record = training_record(origin, state_)};
 }

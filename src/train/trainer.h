@@ -99,6 +99,7 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   Schedule schedule_;
   BatchStream stream_;
+  const std::string mlx_prefix_;  // what mlx-lm's names of the base's modules begin with
   std::unique_ptr<BatchStream> valid_;
   std::unique_ptr<CheckpointStore> store_;
   TrainPlan plan_;

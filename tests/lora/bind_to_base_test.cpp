@@ -49,6 +49,26 @@ TEST(BindToBase, LeavesWhatFitsAsItIs) {
   }
 }
 
+/// Zeros stand where mlx-lm's layers have a module that this layer of the base has not; anything else is unknown.
+TEST(BindToBase, LeavesOutZerosOfModulesThatOtherLayersHave) {
+  Base uneven = base(3);
+  std::erase_if(uneven.target_modules, [](const auto& m) { return m.name == layer(2, "self_attn.q_proj"); });
+  ModuleDelta zeros = mlx_directory().read().modules.at(kQ0);
+  std::fill(zeros.low_rank->b.values.begin(), zeros.low_rank->b.values.end(), 0.0f);
+  Adapter adapter;
+  adapter.modules[kQ0] = mlx_directory().read().modules.at(kQ0);
+  adapter.modules[layer(2, "self_attn.q_proj")] = zeros;
+  EXPECT_EQ(bind_to_base(adapter, uneven).modules.size(), 1u);
+  adapter.modules["language_model." + layer(2, "self_attn.q_proj")] = zeros;
+  EXPECT_EQ(bind_to_base(adapter, uneven).modules.size(), 1u);
+  for (const std::string& name :
+       {layer(0, "mixer.in_proj"), layer(3, "self_attn.q_proj"), std::string("transformer.h.1.attn")}) {
+    Adapter strange = adapter;
+    strange.modules[name] = zeros;
+    expect_misfit(strange, uneven, cat("got 1 of 4: '", name, "'"));
+  }
+}
+
 TEST(BindToBase, ListsModulesThatTheBaseLacks) {
   Adapter adapter = mlx_directory().read();
   adapter.modules["model.layers.0.mlp.experts"] = adapter.modules.at(kQ0);
@@ -174,9 +194,12 @@ TEST(BindToBase, AStackIsNoParameterOfPeft) {
 TEST(BindToBase, ZerosOfModulesThatTheBaseLacksAreLeftOut) {
   Adapter adapter =
       with_low_rank(layer(1, "linear_attn.out_proj"), {counted(2, 4), {4, 2, std::vector<float>(8, 0)}, 1, {}, {}});
-  EXPECT_EQ(bind_to_base(adapter, base()).modules.size(), 4u);
-  adapter.modules[layer(1, "linear_attn.out_proj")].low_rank->b.values[3] = 1e-30f;
+  Base hybrid = base();
+  hybrid.target_modules.push_back({layer(0, "linear_attn.out_proj"), 4, 4, ModuleKind::linear, false});
+  EXPECT_EQ(bind_to_base(adapter, hybrid).modules.size(), 4u);
   expect_misfit(adapter, base(), "modules that the base does not have: expected none, got 1 of 5");
+  adapter.modules[layer(1, "linear_attn.out_proj")].low_rank->b.values[3] = 1e-30f;
+  expect_misfit(adapter, hybrid, "modules that the base does not have: expected none, got 1 of 5");
 }
 
 /// Gemma 4 has its stacks below "experts", not beside it.

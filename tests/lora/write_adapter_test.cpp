@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lora/dense.h"
+#include "lora/mlx_names.h"
 #include "tests/lora/adapter_files.h"
 #include "tests/support/golden_file.h"
 
@@ -130,6 +131,31 @@ TEST(WriteAdapter, MlxNeedsToKnowWhichLayersAreLast) {
   const Adapter fewer = through(adapter, Dialect::mlx, known);
   EXPECT_EQ(fewer.modules.size(), adapter.modules.size() + 1);
   EXPECT_TRUE(fewer.modules.contains("model.layers.3.self_attn.q_proj"));
+}
+
+/// Under the names of mlx-lm's model of the base, whatever the adapter's own are; keys outside layers too.
+TEST(WriteAdapter, NamesModulesAsTheBasesClassInMlxLmDoes) {
+  for (const char* name : {"mlx_lora", "mlx_head", "mlx_full", "mlx_dora"}) {
+    SCOPED_TRACE(name);
+    const Adapter adapter = golden_adapter(name);
+    const Adapter inner = through(adapter, Dialect::mlx, {.layers = 2, .prefix = "language_model."});
+    ASSERT_EQ(inner.modules.size(), adapter.modules.size());
+    for (const auto& [path, change] : adapter.modules) EXPECT_EQ(inner.modules.at("language_model." + path), change);
+    EXPECT_EQ(through(inner, Dialect::mlx, {.layers = 2, .prefix = ""}).modules, adapter.modules);
+    EXPECT_EQ(through(inner, Dialect::mlx, {.layers = 2}).modules, inner.modules) << "of a base that is not known";
+    EXPECT_EQ(through(inner, Dialect::mlx, {.layers = 2, .prefix = "language_model."}).modules, inner.modules);
+  }
+}
+
+TEST(WriteAdapter, KnowsWhichClassesOfMlxLmHoldTheTextModelAsAPart) {
+  for (const char* type : {"gemma3", "gemma4", "gemma4_unified", "mistral3", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe",
+                           "qwen3_vl", "qwen3_vl_moe"})
+    EXPECT_EQ(mlx_prefix(Json{{"model_type", type}, {"text_config", Json::object()}}), "language_model.") << type;
+  EXPECT_EQ(mlx_prefix(Json{{"model_type", "qwen3_5"}}), "language_model.") << "text-only files too";
+  for (const char* type : {"gemma2", "gemma3_text", "gemma4_text", "llama", "ministral3", "qwen3", "qwen3_next"})
+    EXPECT_EQ(mlx_prefix(Json{{"model_type", type}}), "") << type;
+  EXPECT_EQ(mlx_prefix(Json::object()), "");
+  EXPECT_EQ(mlx_prefix(std::filesystem::path("/nowhere")), "");
 }
 
 TEST(WriteAdapter, RefusesWhatAFormatCannotHold) {

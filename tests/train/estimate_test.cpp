@@ -56,6 +56,48 @@ TEST(Estimate, KnowsNormsAndStates) {
   EXPECT_EQ(estimate_memory(hybrid, options), estimate_memory(shape(), options) + 2 * (3 + 5) * page);
 }
 
+/// Layers as Gemma 4 has them: wider ones that read others' keys and values and a gate beside the stream.
+TEST(Estimate, SumsLayersThatDiffer) {
+  TrainOptions options;
+  options.lora.rank = 2;
+  TrainingShape even = shape();
+  even.rows = 1024;  // a column is a page
+  even.layers.assign(4, {.q = 8, .kv = 4, .wide = 16});
+  TrainingShape as_dims = even;
+  as_dims.layers.clear();
+  EXPECT_EQ(estimate_memory(even, options), estimate_memory(as_dims, options));
+  TrainingShape uneven = even;
+  uneven.layers[3] = {.q = 16, .kv = 0, .wide = 32, .aside = 4};
+  // 12 more of queries less keys and values, 32 of gate and up, 20 of the stream, the gate, its product and two A x; 48
+  // pass by in the MLP; beside the layers 4 of tables and 16 of shared keys and values.
+  const uint64_t page = 4096;
+  EXPECT_EQ(estimate_memory(uneven, options), estimate_memory(even, options) + 2 * (12 + 32 + 20 + 48 + 4 + 16) * page);
+  uneven = even;
+  uneven.layers[2].value_norm = true;
+  EXPECT_EQ(estimate_memory(uneven, options), estimate_memory(even, options) + 2 * 4 * page);
+  uneven = even;
+  uneven.layers[0].wide = 1000;
+  EXPECT_EQ(estimate_memory(uneven, options), estimate_memory(even, options)) << "nothing is recorded there";
+}
+
+TEST(Estimate, KnowsShortConvolutionsAndTheScratchOfDeltaNets) {
+  TrainOptions options;
+  options.lora.rank = 2;
+  const uint64_t page = 4096, plain = estimate_memory(shape(), options);
+  TrainingShape hybrid = shape();
+  hybrid.dims.kv_groups = {{.kind = KvGroup::Kind::attention, .layers = 2, .kv_heads = 1, .head_dim = 4},
+                           {.kind = KvGroup::Kind::state, .layers = 2, .state = {.conv_rows = 2, .conv_cols = 8}}};
+  hybrid.dims.kv_places = {{1, 0}, {0, 0}, {1, 1}, {0, 1}};
+  // Five in place of attention's seven in one of the recorded layers; three pass by.
+  EXPECT_EQ(estimate_memory(hybrid, options), plain + 2 * (5 - 7 + 3) * page);
+  hybrid.dims.kv_groups[1].state = {.conv_rows = 3, .conv_cols = 24, .heads = 2, .key_dim = 4, .value_dim = 4};
+  const uint64_t without = estimate_memory(hybrid, options);
+  hybrid.longest_row = 100;
+  hybrid.threads = 3;
+  // Two borders, the states within a chunk and the latest's gradient, 4 by 16; rows of them.
+  EXPECT_EQ(estimate_memory(hybrid, options), without + 4 * 3 * ((2 + 64 + 1) * 4 * 16 + 67 * 16 + 2 * 16));
+}
+
 TEST(Estimate, SizesAreClassesAndReuseHasALimit) {
   TrainOptions options;
   TrainingShape large = shape();
@@ -76,7 +118,7 @@ TEST(Estimate, SizesAreClassesAndReuseHasALimit) {
   const uint64_t layer = 2 * width + 2 * (width + kv) + kv + width + 40 * 1024 + 2 * wide + 7 * 36 * 1024;
   const uint64_t passing = 4 * width + 3 * wide;
   EXPECT_EQ(estimate_memory(large, options), 2 * (layer + passing) + 448 * 1024);
-  large.recorded_layers = 30;
+  large.dims.layers = large.recorded_layers = 30;
   large.dims.vocab = 49152;
   EXPECT_EQ(estimate_memory(large, options), 30 * layer + passing + 256 * mib + 128 * mib);
 }

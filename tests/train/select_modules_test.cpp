@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "lora/targets.h"
 #include "tests/train/training.h"
+#include "train/estimate.h"
 
 namespace bumblebee::train {
 namespace {
@@ -40,6 +42,36 @@ class SelectModules : public testing::Test {
   TinyModel tiny;
   std::unique_ptr<nn::Model> model;
 };
+
+/// What the estimate of memory sums, by modules: the second half of a gemma4 reads others' keys and is twice as wide.
+TEST_F(SelectModules, LayersAreAsWideAsTheirModules) {
+  for (const LayerShape& l : layers_of(*model)) {
+    EXPECT_EQ(l.q, model->dims().heads * model->dims().head_dim);
+    EXPECT_EQ(l.kv, model->dims().kv_heads * model->dims().head_dim);
+    EXPECT_EQ(l.wide, model->dims().d_ff);
+    EXPECT_EQ(l.aside, 0);
+  }
+  tiny.family = "gemma4";
+  tiny.layers = 4;
+  testing_support::MemoryWeights weights = tiny.weights();
+  nn::Loader load(weights, nullptr);
+  const auto gemma = models::make_model(models::read_spec(tiny.config(), "tiny"), load);
+  const std::vector<LayerShape> layers = layers_of(*gemma);
+  ASSERT_EQ(layers.size(), 4u);
+  for (const nn::TargetModule& module : gemma->target_modules()) {
+    const int i = lora::layer_of(module.name);
+    if (i < 0) continue;
+    const LayerShape& l = layers[size_t(i)];
+    if (module.name.ends_with(".q_proj")) {
+      EXPECT_EQ(l.q, module.out) << module.name;
+    }
+    if (module.name.ends_with(".gate_proj")) {
+      EXPECT_EQ(l.wide, module.out) << module.name;
+    }
+    EXPECT_EQ(l.kv > 0, i < 2) << i;
+    EXPECT_EQ(l.aside, TinyModel::kAside);
+  }
+}
 
 TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
   for (const char* family : {"gemma2", "gemma4", "gemma4_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next", "gpt_oss",

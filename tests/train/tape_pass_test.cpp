@@ -383,6 +383,22 @@ TEST(TapePass, DoraRefusesARowOfZerosByName) {
   }
 }
 
+/// mlx-lm names the modules of a model that sees after its own part for text.
+TEST(TapePass, BeginsWithFactorsUnderNamesOfAPackagedModel) {
+  TinyModel tiny;
+  Training t(create_reference(), tiny, lora_of());
+  const lora::Adapter plain = t.params->adapter("plain", "");
+  lora::Adapter packaged = plain;
+  packaged.modules.clear();
+  for (const auto& [path, change] : plain.modules) {
+    lora::ModuleDelta& to = packaged.modules["language_model." + path] = change;
+    for (float& value : to.low_rank->a.values) value += 0.25f;
+  }
+  t.params->begin_with(packaged);
+  for (const auto& [path, change] : t.params->adapter("begun", "").modules)
+    EXPECT_EQ(change, packaged.modules.at("language_model." + path)) << path;
+}
+
 TEST(TapePass, RefusesToTrainOnTopOfWhatItCannotUndo) {
   TinyModel tiny;
   Training t(create_reference(), tiny, lora_of());

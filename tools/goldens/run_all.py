@@ -122,6 +122,7 @@ def inside(arguments):
         if arguments.binary.exists():
             script("widths.py", "--out", Path(scratch) / "grid", "--binary", arguments.binary)
             script("hub_cache.py", "--binary", arguments.binary)
+            script("mlx_names.py", "--binary", arguments.binary)
         else:
             print(f"== the widths were not compared with mlx-lm, nor the cache with huggingface_hub: {arguments.binary} has not been built")
     if arguments.gguf:
