@@ -109,9 +109,8 @@ struct RouterParams {
   bool normalise = true;     // weights are divided by their sum
   float scale = 1;           // then multiplied by this
   Tensor expert_scale = {};  // f32 [1, experts] or empty: and by that of the expert
-
-  /// What is added to the sum that weights are divided by: sigmoids may all be nearly zero.
-  double beside_sum() const { return score == Score::sigmoid ? 1e-20 : 0; }
+  /// What is added to the sum that weights are divided by, where scores may all be nearly zero.
+  double beside_sum = 0;
 };
 
 /// Which experts rows go to. A row at one of its experts is an assignment; those of one expert follow each other, rows

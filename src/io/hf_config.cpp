@@ -213,8 +213,8 @@ HfConfig HfConfig::parse(std::string_view text, const std::filesystem::path& pat
 }
 
 std::optional<QuantSpec> HfConfig::quantized_as(const std::string& module, QuantSpec wanted) const {
-  const bool router =
-      module.ends_with(".mlp.gate") || module.ends_with(".mlp.router") || module.ends_with(".router.proj");
+  const bool router = module.ends_with(".mlp.gate") || module.ends_with(".feed_forward.gate") ||
+                      module.ends_with(".mlp.router") || module.ends_with(".router.proj");
   if (!router) return wanted;
   if (text().contains("n_routed_experts")) return std::nullopt;
   return QuantSpec{8, 64};

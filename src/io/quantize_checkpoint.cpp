@@ -107,7 +107,7 @@ class Rewriter {
       return result;
     }
     // What balances the choice of experts stays as exact as it is: rounded, near ties choose others.
-    const bool kept = module.name.ends_with(".e_score_correction_bias");
+    const bool kept = module.name.ends_with(".e_score_correction_bias") || module.name.ends_with(".expert_bias");
     result.target = {module.name, kept ? module.format.scale : options_.dtype.value_or(module.format.scale),
                      std::nullopt, module.shape};
     const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);

@@ -131,6 +131,7 @@ LatentSpec read_corrected(const Json& config, std::string_view where, const Defa
   expect_name(config, where, "topk_method", "noaux_tc");
   expect_name(config, where, "scoring_func", "sigmoid");
   spec.router.score = RouterParams::Score::sigmoid;
+  spec.router.beside_sum = 1e-20;
   spec.router.normalise = bool_or(config, "norm_topk_prob", where, true);
   spec.corrected = true;
   if (spec.router.experts == 0) return spec;

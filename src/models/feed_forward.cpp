@@ -35,8 +35,11 @@ FeedForward::Moe FeedForward::load_moe(const MoeSpec& moe, nn::Loader& load, con
   };
   Moe m;
   m.router = load.router(at + moe.router_name, count, d_model, moe.bias);
-  m.experts = {moe.router, stack("gate_proj", moe.gate, moe.d_ff, d_model), stack("up_proj", moe.up, moe.d_ff, d_model),
-               stack("down_proj", moe.down, d_model, moe.d_ff), moe.activation};
+  RouterParams router = moe.router;
+  if (!moe.correction.empty()) router.bias = load.vector(at + moe.correction, count);
+  m.experts = {std::move(router), stack("gate_proj", moe.gate, moe.d_ff, d_model),
+               stack("up_proj", moe.up, moe.d_ff, d_model), stack("down_proj", moe.down, d_model, moe.d_ff),
+               moe.activation};
   if (moe.activation == Activation::clamped_silu) load.need(Operation::clamped_glu);
   if (moe.shared_d_ff > 0) m.shared_gate = load.linear(at + "shared_expert_gate", 1, d_model, false);
   return m;

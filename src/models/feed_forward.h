@@ -22,6 +22,7 @@ struct MoeSpec {
   /// Names: of the block, its router and its stacks, and of an expert's matrices in files that have each apart.
   std::string block = "mlp", router_name = "gate", stack = "switch_mlp";
   std::string gate = "gate_proj", up = "up_proj", down = "down_proj";
+  std::string correction = {};  // a vector of the block that is added to scores for the choice; empty: there is none
 };
 
 /// The MLP of a layer without experts.

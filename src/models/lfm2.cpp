@@ -19,7 +19,15 @@ Lfm2::Lfm2(const Lfm2Spec& spec, nn::Loader& load) : rope_(spec.decoder.rope) {
   load.need(Operation::split);
   if (dims_.stretch_beyond > 0) load.need(Operation::long_rope);
   const double eps = spec.decoder.eps;
-  const MlpSpec mlp = {.d_ff = dims_.d_ff, .block = "feed_forward", .gate = "w1", .up = "w3", .down = "w2"};
+  MlpSpec mlp = {.d_ff = dims_.d_ff, .block = "feed_forward", .gate = "w1", .up = "w3", .down = "w2"};
+  // mlx-lm calls those beside experts as other families do.
+  if (!spec.decoder.moe.layers.empty() && !load.has_module("model.layers.0.feed_forward.w1"))
+    mlp = {.d_ff = dims_.d_ff, .block = "feed_forward"};
+  if (!spec.decoder.moe.layers.empty()) {
+    dims_.experts = spec.decoder.moe.router.experts;
+    dims_.experts_per_token = spec.decoder.moe.router.top_k;
+    dims_.d_expert = spec.decoder.moe.d_ff;
+  }
   embedding_ = load.embedding("model.embed_tokens", dims_.vocab, dims_.d_model);
   for (int i = 0; i < dims_.layers; ++i) {
     const std::string at = "model.layers." + std::to_string(i) + ".";

@@ -1,5 +1,5 @@
-// LFM2: most layers are a short causal convolution between two gates, which keeps its last inputs in place of keys and
-// values; the others are attention with norms on the heads of queries and keys.
+// LFM2, dense and with experts: most layers are a short causal convolution between two gates, which keeps its last
+// inputs in place of keys and values; the others are attention with norms on the heads of queries and keys.
 #pragma once
 
 #include <optional>
@@ -16,8 +16,9 @@ struct Lfm2Spec {
   int kernel = 3;
 };
 
-/// Throws as read_spec() does.
+/// Throw as read_spec() does.
 Lfm2Spec read_lfm2(const Json& config, std::string_view where);
+Lfm2Spec read_lfm2_moe(const Json& config, std::string_view where);
 
 class Lfm2 final : public nn::Model {
  public:

@@ -72,22 +72,21 @@ std::vector<bool> attention_layers(const Json& config, std::string_view where, i
   return numbered;
 }
 
-}  // namespace
-
-Lfm2Spec read_lfm2(const Json& config, std::string_view where) {
+/// `width`: of MLPs.
+Lfm2Spec read(const Json& config, std::string_view where, int64_t width, const FamilyDefaults& defaults) {
   Json rest = config;  // under the names that other decoders use
-  rest["intermediate_size"] = width_of_mlp(config, where);
+  rest["intermediate_size"] = width;
   rest["rms_norm_eps"] = number_or(config, "norm_eps", where, 1e-5);
   rest["tie_word_embeddings"] =
       bool_or(config, "tie_embedding", where, bool_or(config, "tie_word_embeddings", where, true));
-  Lfm2Spec spec{read_common(rest, where, {.theta = 1e6, .context = 128000})};
+  Lfm2Spec spec{read_common(rest, where, defaults)};
   nn::ModelDims& d = spec.decoder.dims;
   if (bool_or(config, "conv_bias", where, false))
     throw Error(ErrorCode::unsupported, where,
                 "'conv_bias': expected false, biases of convolutions are not implemented");
-  if (const int64_t width = int_or(config, "block_dim", where, 1, kMaxSize, d.d_model); width != d.d_model) {
+  if (const int64_t all = int_or(config, "block_dim", where, 1, kMaxSize, d.d_model); all != d.d_model) {
     throw Error(ErrorCode::bad_config, where,
-                cat("'block_dim' and 'hidden_size' disagree: got ", width, " and ", d.d_model));
+                cat("'block_dim' and 'hidden_size' disagree: got ", all, " and ", d.d_model));
   }
   spec.kernel = int(int_or(config, "conv_L_cache", where, 2, 16, 3));
   KvGroup attention{.kv_heads = d.kv_heads, .head_dim = d.head_dim};
@@ -95,6 +94,32 @@ Lfm2Spec read_lfm2(const Json& config, std::string_view where) {
   for (const bool full : attention_layers(config, where, d.layers))
     d.kv_places.push_back(full ? KvPlace{0, attention.layers++} : KvPlace{1, states.layers++});
   d.kv_groups = {attention, states};
+  return spec;
+}
+
+}  // namespace
+
+Lfm2Spec read_lfm2(const Json& config, std::string_view where) {
+  return read(config, where, width_of_mlp(config, where), {.theta = 1e6, .context = 128000});
+}
+
+Lfm2Spec read_lfm2_moe(const Json& config, std::string_view where) {
+  Lfm2Spec spec = read(config, where, require_int(config, "intermediate_size", where, 1, kMaxSize),
+                       {.theta = 1e6, .implemented = kExpertCounts, .context = 128000});
+  read_expert_counts(config, where, {"num_experts"}, 32, 4, spec.decoder);
+  MoeSpec& moe = spec.decoder.moe;
+  const int64_t dense = int_or(config, "num_dense_layers", where, 0, 65536, 2);
+  for (int i = 0; i < spec.decoder.dims.layers; ++i) moe.layers.push_back(i >= dense);
+  moe.d_ff = int(require_int(config, "moe_intermediate_size", where, 1, kMaxSize));
+  moe.router.score = RouterParams::Score::sigmoid;
+  moe.router.normalise = bool_or(config, "norm_topk_prob", where, true);
+  moe.router.scale = float(positive_or(config, "routed_scaling_factor", where, 1));
+  moe.router.beside_sum = 1e-6;
+  moe.block = "feed_forward";
+  moe.gate = "w1";
+  moe.up = "w3";
+  moe.down = "w2";
+  if (bool_or(config, "use_expert_bias", where, true)) moe.correction = "expert_bias";
   return spec;
 }
 

@@ -52,7 +52,7 @@ std::function<std::unique_ptr<nn::Model>(nn::Loader&)> maker(const Json& config,
   return [spec = READ(config, where)](nn::Loader& load) { return std::make_unique<Model>(spec, load); };
 }
 
-constexpr std::array<OtherFamily, 10> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
+constexpr std::array<OtherFamily, 11> kOthers = {{{"deepseek_v2", maker<Latent, read_deepseek_v2>},
                                                   {"deepseek_v3", maker<Latent, read_deepseek_v3>},
                                                   {"gemma2", maker<Gemma, read_gemma2>},
                                                   {"gemma3", maker<Gemma, read_gemma3>},
@@ -60,6 +60,7 @@ constexpr std::array<OtherFamily, 10> kOthers = {{{"deepseek_v2", maker<Latent, 
                                                   {"glm4", maker<Glm4, read_glm4>},
                                                   {"glm4_moe_lite", maker<Latent, read_glm4_moe_lite>},
                                                   {"lfm2", maker<Lfm2, read_lfm2>},
+                                                  {"lfm2_moe", maker<Lfm2, read_lfm2_moe>},
                                                   {"olmo2", maker<Olmo, read_olmo2>},
                                                   {"olmo3", maker<Olmo, read_olmo3>}}};
 

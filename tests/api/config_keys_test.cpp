@@ -77,9 +77,9 @@ std::string words(const GenerationConfig& g) {
 
 /// Families whose keys are largely their own; what they make of them, the tests of models say.
 bool reads_its_own(const std::string& family) {
-  static const std::set<std::string> kFamilies = {"deepseek_v2", "deepseek_v3", "gemma2",        "gemma3",
-                                                  "gemma4",      "glm4",        "glm4_moe_lite", "granitemoehybrid",
-                                                  "lfm2",        "ministral3",  "olmo2",         "olmo3"};
+  static const std::set<std::string> kFamilies = {
+      "deepseek_v2",      "deepseek_v3", "gemma2",   "gemma3",     "gemma4", "glm4", "glm4_moe_lite",
+      "granitemoehybrid", "lfm2",        "lfm2_moe", "ministral3", "olmo2",  "olmo3"};
   return kFamilies.contains(family);
 }
 

@@ -31,7 +31,7 @@ class ConfigRefusal : public testing::TestWithParam<Refusal> {};
 constexpr Refusal kRefusals[] = {
     {"model_type_unknown", R"({"model_type": "gpt2"})", ErrorCode::unsupported,
      "expected one of deepseek_v2, deepseek_v3, gemma2, gemma3, gemma4, glm4, glm4_moe_lite, gpt_oss, granite, "
-     "granitemoehybrid, lfm2, llama, "
+     "granitemoehybrid, lfm2, lfm2_moe, llama, "
      "ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_moe, qwen3, qwen3_5, qwen3_5_moe, qwen3_moe, "
      "qwen3_next, seed_oss, smollm3, got 'gpt2'"},
     {"model_type_null", R"({"model_type": null})", ErrorCode::unsupported, "'model_type'"},
@@ -368,12 +368,12 @@ TEST(Config, YarnLengthensTheContext) {
 
 TEST(Config, FamiliesDifferInBiasesAndNorms) {
   EXPECT_EQ(families(),
-            (std::vector<std::string>{"deepseek_v2", "deepseek_v3",   "gemma2",      "gemma3",    "gemma4",
-                                      "glm4",        "glm4_moe_lite", "gpt_oss",     "granite",   "granitemoehybrid",
-                                      "lfm2",        "llama",         "ministral3",  "mistral",   "mixtral",
-                                      "olmo2",       "olmo3",         "phi3",        "qwen2",     "qwen2_moe",
-                                      "qwen3",       "qwen3_5",       "qwen3_5_moe", "qwen3_moe", "qwen3_next",
-                                      "seed_oss",    "smollm3"}));
+            (std::vector<std::string>{"deepseek_v2", "deepseek_v3",   "gemma2",  "gemma3",      "gemma4",
+                                      "glm4",        "glm4_moe_lite", "gpt_oss", "granite",     "granitemoehybrid",
+                                      "lfm2",        "lfm2_moe",      "llama",   "ministral3",  "mistral",
+                                      "mixtral",     "olmo2",         "olmo3",   "phi3",        "qwen2",
+                                      "qwen2_moe",   "qwen3",         "qwen3_5", "qwen3_5_moe", "qwen3_moe",
+                                      "qwen3_next",  "seed_oss",      "smollm3"}));
   EXPECT_TRUE(read_spec(config_of("qwen2"), "x").decoder.qkv_bias);
   EXPECT_FALSE(read_spec(config_of("qwen2"), "x").decoder.o_bias);
   EXPECT_TRUE(read_spec(config_of("qwen3"), "x").decoder.qk_norm);

@@ -297,6 +297,11 @@ constexpr Hostile kSmall[] = {
     {"lfm_mlp_of_nothing", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": 1e-9})", "'block_ffn_dim_multiplier'"},
     {"lfm_mlp_beyond_a_size", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": 1e9})", "'block_ffn_dim_multiplier'"},
     {"lfm_mlp_negative", "lfm2/lfm2", R"({"block_ffn_dim_multiplier": -1})", "'block_ffn_dim_multiplier'"},
+    {"lfm_moe_experts", "lfm2/lfm2_moe", R"({"num_experts": 0})", "'num_experts'"},
+    {"lfm_moe_of_row", "lfm2/lfm2_moe", R"({"num_experts_per_tok": 9})", "'num_experts_per_tok'"},
+    {"lfm_moe_dense", "lfm2/lfm2_moe", R"({"num_dense_layers": -1})", "'num_dense_layers'"},
+    {"lfm_moe_width", "lfm2/lfm2_moe", R"({"moe_intermediate_size": null})", "'moe_intermediate_size'"},
+    {"lfm_moe_scale", "lfm2/lfm2_moe", R"({"routed_scaling_factor": 0})", "'routed_scaling_factor'"},
     {"lfm_eps_beyond_a_float", "lfm2/lfm2", R"({"norm_eps": 1e300})", "'rms_norm_eps'"},
 };
 
@@ -366,6 +371,7 @@ TEST(HostileConfigs, AreMadeFromSoundOnes) {
                            "dense/ministral3",
                            "dense/olmo3",
                            "lfm2/lfm2",
+                           "lfm2/lfm2_moe_4bit",
                            "mla/deepseek_v2_4bit",
                            "mla/deepseek_v3",
                            "mla/glm4_moe_lite",

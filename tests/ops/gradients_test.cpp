@@ -251,6 +251,7 @@ TEST_F(Gradients, OfWeightsOfExperts) {
            {.experts = 6, .top_k = 2, .bias = {}, .groups = 3, .top_groups = 2},
            {.experts = 6, .top_k = 3, .bias = {}, .expert_scale = upload(scale)},
            {.score = sigmoid, .experts = 6, .top_k = 3, .bias = upload(bias)},
+           {.score = sigmoid, .experts = 6, .top_k = 3, .bias = upload(bias), .beside_sum = 0.5},
            {.score = sigmoid, .experts = 6, .top_k = 2, .bias = {}, .normalise = false, .scale = 0.5f}}) {
     const HostMatrix logits = normal(4, 6), dweights = normal(4, router.top_k);
     bind_plain(*ref_, {.rows = 4});

@@ -36,10 +36,10 @@ def with_stacked_experts(weights):
     names = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
     for name, value in weights.items():
         name = name.replace(".block_sparse_moe.", ".mlp.")
-        if found := re.fullmatch(r"(.*\.mlp\.)experts\.(\d+)\.(\w+)\.weight", name):
+        if found := re.fullmatch(r"(.*\.(?:mlp|feed_forward)\.)experts\.(\d+)\.(\w+)\.weight", name):
             part = names.get(found[3], found[3])
             stacks.setdefault(found[1], {}).setdefault(part, {})[int(found[2])] = value
-        elif found := re.fullmatch(r"(.*\.mlp\.)switch_mlp\.(\w+)\.weight", name):
+        elif found := re.fullmatch(r"(.*\.(?:mlp|feed_forward)\.)switch_mlp\.(\w+)\.weight", name):
             stacks.setdefault(found[1], {})[found[2]] = dict(enumerate(value))
         else:
             rest[name] = value
@@ -65,7 +65,8 @@ def build(folder, weights, double=True, widen=True):
             raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")
         if config.tie_word_embeddings:
             model.tie_weights()
-        frequencies = [value for name, value in model.model.rotary_emb.named_buffers() if name.endswith("inv_freq")]
+        rotation = getattr(model.model, "rotary_emb", None) or model.model.pos_emb
+        frequencies = [value for name, value in rotation.named_buffers() if name.endswith("inv_freq")]
         if not frequencies or (double and any(value.dtype != torch.float64 for value in frequencies)):
             raise ValueError("the inverse frequencies are not float64")
     return model

@@ -1,4 +1,4 @@
-"""Makes tests/data/goldens/lfm2/<case>/: tiny random LFM2s, as Hugging Face writes them and as mlx-lm makes them, with the logits of
+"""Makes tests/data/goldens/lfm2/<case>/: tiny random LFM2s, dense and with experts, as Hugging Face writes them and as mlx-lm makes them, with the logits of
 transformers in float64. The long case is for tests that cut it.
 """
 import tempfile
@@ -25,8 +25,15 @@ OLD = COMMON | {"block_auto_adjust_ff_dim": True, "block_dim": HIDDEN, "block_ff
 NEW = COMMON | {"block_auto_adjust_ff_dim": False, "block_dim": HIDDEN, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 32,
                 "conv_L_cache": 4, "intermediate_size": 96, "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2,
                 "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}, "tie_embedding": True}
+EXPERTS = {key: value for key, value in NEW.items() if not key.startswith("block_")} | {
+    "architectures": ["Lfm2MoeForCausalLM"], "model_type": "lfm2_moe", "conv_L_cache": 3, "moe_intermediate_size": 32,
+    "norm_topk_prob": True, "num_dense_layers": 1, "num_experts": 8, "num_experts_per_tok": 3, "num_hidden_layers": 3,
+    "layer_types": ["conv", "full_attention", "conv"], "routed_scaling_factor": 1.5, "use_expert_bias": True}
 # name -> config; mlx-lm's quantization, or None
-CASES = {"lfm2": (OLD, None), "lfm2_4bit": (OLD, {"bits": 4, "group_size": 32}), "lfm2_long": (NEW, None)}
+CASES = {"lfm2": (OLD, None), "lfm2_4bit": (OLD, {"bits": 4, "group_size": 32}), "lfm2_long": (NEW, None),
+         "lfm2_moe": (EXPERTS, None), "lfm2_moe_4bit": (EXPERTS, {"bits": 4, "group_size": 32}),
+         "lfm2_moe_plain": (EXPERTS | {"norm_topk_prob": False, "use_expert_bias": False, "num_dense_layers": 0, "num_experts": 4,
+                                       "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, None)}
 
 
 def make_weights(config, seed):
@@ -54,8 +61,16 @@ def make_weights(config, seed):
             linear(at + "conv.in_proj", 3 * HIDDEN, HIDDEN)
             weights[at + "conv.conv.weight"] = random.normal(0, 0.6, (HIDDEN, 1, config["conv_L_cache"]))
             linear(at + "conv.out_proj", HIDDEN, HIDDEN)
-        for name, rows, columns in (("w1", 96, HIDDEN), ("w3", 96, HIDDEN), ("w2", HIDDEN, 96)):
-            linear(f"{at}feed_forward.{name}", rows, columns)
+        at += "feed_forward."
+        sparse = i >= config.get("num_dense_layers", config["num_hidden_layers"])
+        inner = config["moe_intermediate_size"] if sparse else 96
+        for block in [f"{at}experts.{e}." for e in range(config["num_experts"])] if sparse else [at]:
+            for name, rows, columns in (("w1", inner, HIDDEN), ("w3", inner, HIDDEN), ("w2", HIDDEN, inner)):
+                linear(block + name, rows, columns)
+        if sparse:
+            linear(at + "gate", config["num_experts"], HIDDEN)
+            if config["use_expert_bias"]:
+                weights[at + "expert_bias"] = random.normal(0, 0.2, config["num_experts"])
     norm("model.embedding_norm", HIDDEN)
     return weights
 
@@ -63,7 +78,7 @@ def make_weights(config, seed):
 def make(name, folder):
     config, how = CASES[name]
     seed = zlib.crc32(name.encode())
-    tensors = {key: store(value, "bf16") for key, value in make_weights(config, seed).items()}
+    tensors = {key: store(value, "f32" if key.endswith("expert_bias") else "bf16") for key, value in make_weights(config, seed).items()}
     exact = {key: widen(value) for key, value in tensors.items()}
     tokens = np.random.default_rng(seed + 1).integers(0, VOCAB, LONG if "long" in name else TOKENS).astype(np.int32)
     with tempfile.TemporaryDirectory() as scratch:
@@ -74,6 +89,8 @@ def make(name, folder):
         if how is not None:
             tensors, written, exact = quantized_by_mlx(scratch, config, how)
             exact = {key: np.moveaxis(value, 2, 1) if key.endswith("conv.conv.weight") else value for key, value in exact.items()}
+            for ours, mlx in (("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")):  # of layers without experts
+                exact = {key.replace(f".feed_forward.{mlx}.", f".feed_forward.{ours}."): value for key, value in exact.items()}
             write_json(scratch / "q" / "config.json", written)
             write_safetensors(scratch / "q" / "model.safetensors", tensors)
         theirs = mlx_logits(scratch / "q" if how is not None else scratch, tokens)

@@ -77,7 +77,7 @@ void route_row(const float* logits, const RouterParams& router, const float* bia
     const double left = s.worth[size_t(a)], right = s.worth[size_t(b)];
     return left != right ? left > right : a < b;
   });
-  double sum = router.beside_sum();
+  double sum = router.beside_sum;
   s.chosen.resize(top_k);
   for (size_t j = 0; j < top_k; ++j) {
     const size_t e = size_t(s.order[j]);

@@ -34,7 +34,7 @@ Tensor CpuGradOps::route_dx(const Tensor& dweights, const Tensor& logits, const 
     };
     double sum = 1, mean = 0;
     if (router.normalise) {
-      sum = router.beside_sum();
+      sum = router.beside_sum;
       for (int j = 0; j < top_k; ++j) sum += scores[size_t(own[j])];
       for (int j = 0; j < top_k; ++j) mean += dw(j) * scores[size_t(own[j])] / sum;
     }

@@ -61,7 +61,8 @@ Routing CudaOps::route(const Tensor& logits, const RouterParams& router) {
                .top_groups = router.top_groups,
                .softmax = router.score == RouterParams::Score::softmax,
                .normalise = router.normalise,
-               .scale = router.scale},
+               .scale = router.scale,
+               .beside_sum = router.beside_sum},
               stream());
   return routing;
 }

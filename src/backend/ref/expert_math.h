@@ -61,7 +61,7 @@ Choice<T> route(std::span<const T> logits, const RouterParams& router, std::span
                    [&](int32_t a, int32_t b) { return worth[size_t(a)] > worth[size_t(b)]; });
   order.resize(size_t(router.top_k));
   Choice<T> chosen{order, {}};
-  typename Sum<T>::type sum{router.beside_sum()};
+  typename Sum<T>::type sum{router.beside_sum};
   for (const int32_t e : order) sum += scores[size_t(e)];
   for (const int32_t e : order) {
     const double factor = double(router.scale) * (expert_scale.empty() ? 1.0 : expert_scale[size_t(e)]);
@@ -88,7 +88,7 @@ inline void route_dx(std::span<const double> dweights_in, std::span<const double
   }
   double sum = 1, mean = 0;
   if (router.normalise) {
-    sum = router.beside_sum();
+    sum = router.beside_sum;
     for (const int32_t e : chosen) sum += scores[size_t(e)];
     for (size_t j = 0; j < chosen.size(); ++j) mean += dweights[j] * scores[size_t(chosen[j])] / sum;
   }

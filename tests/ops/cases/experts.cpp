@@ -23,6 +23,7 @@ struct RouteSpec {
   bool best_alone = false;
   float scale = 1;
   bool expert_scale = false;
+  double beside_sum = 0;
   enum class Values : uint8_t { random, tied, not_finite } values = Values::random;
 };
 
@@ -56,7 +57,8 @@ class RouteCase final : public OpCase {
                         .best_alone = spec_.best_alone,
                         .normalise = spec_.normalise,
                         .scale = spec_.scale,
-                        .expert_scale = {}};
+                        .expert_scale = {},
+                        .beside_sum = spec_.beside_sum};
     if (spec_.expert_scale) router.expert_scale = backend.upload(expert_scale_, 1, spec_.experts);
     if (spec_.bias) router.bias = backend.upload(bias_, 1, spec_.experts);
     const Tensor logits = backend.upload(logits_.values, logits_.rows, logits_.cols);
@@ -325,6 +327,7 @@ void add_route(Cases& cases) {
                               .best_alone = true,
                               .scale = 16});
   add("sigmoid", {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid});
+  add("sigmoid_beside_sum", {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid, .bias = true, .beside_sum = 0.5});
   add("sigmoid_bias_not_normalised",
       {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid, .bias = true, .normalise = false});
   add("sigmoid_groups_bias", {.rows = 11,

@@ -36,6 +36,7 @@ struct RouteDxSpec {
   bool normalise = true, bias = false;
   int groups = 1, top_groups = 1;
   float scale = 1;
+  double beside_sum = 0;
 };
 
 class RouteDxCase final : public OpCase {
@@ -56,7 +57,9 @@ class RouteDxCase final : public OpCase {
                         .groups = spec_.groups,
                         .top_groups = spec_.top_groups,
                         .normalise = spec_.normalise,
-                        .scale = spec_.scale};
+                        .scale = spec_.scale,
+                        .expert_scale = {},
+                        .beside_sum = spec_.beside_sum};
     if (spec_.bias) router.bias = backend.upload(bias_, 1, spec_.experts);
     const Tensor logits = backend.upload(logits_.values, logits_.rows, logits_.cols),
                  dweights = backend.upload(dweights_.values, dweights_.rows, dweights_.cols);
@@ -296,6 +299,7 @@ void add_route_dx(Cases& cases) {
   add("scaled", {.rows = 3, .experts = 16, .top_k = 4, .scale = 2.5f});
   add("softmax_groups", {.rows = 7, .experts = 32, .top_k = 4, .groups = 8, .top_groups = 3});
   add("sigmoid", {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid});
+  add("sigmoid_beside_sum", {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid, .beside_sum = 0.5});
   add("sigmoid_bias_not_normalised",
       {.rows = 6, .experts = 16, .top_k = 3, .score = sigmoid, .normalise = false, .bias = true});
   add("many_rows", {.rows = 300, .experts = 128, .top_k = 8});

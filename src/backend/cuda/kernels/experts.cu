@@ -119,7 +119,7 @@ __device__ inline void choose(const RouteArgs& a, int row, const RowMemory& m, i
   __syncwarp();
   for (int j = lane; j < top_k; j += kWarp) m.scores[j] = score(m.chosen[j]) / total;
   __syncwarp();
-  double sum = a.softmax ? 0.0 : 1e-20;  // RouterParams::beside_sum
+  double sum = a.beside_sum;
   for (int j = 0; a.normalise && j < top_k; ++j) sum += m.scores[j];
   for (int j = lane; j < top_k; j += kWarp) {
     const size_t at = size_t(row) * size_t(top_k) + size_t(j);

@@ -20,6 +20,7 @@ struct RouteArgs {
   int groups = 1, top_groups = 1;
   bool softmax = true, normalise = true;
   float scale = 1;
+  double beside_sum = 0;
 };
 void route(const RouteArgs& args, cudaStream_t stream);
 
