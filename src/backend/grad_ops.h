@@ -121,7 +121,7 @@ class GradOps {
   /// Gradient of norm_rope: dq and dk go in as gradients of its results and come out as gradients of its inputs, in
   /// place where this is the last handle. q and k are the inputs, as they were before norm_rope; each is read only
   /// where its norm is not null, and may be empty otherwise. dk is empty where there were no keys. Of rotations, those
-  /// of half-split pairs that begin with the head.
+  /// that begin with the head.
   virtual void norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                             const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) = 0;
 

@@ -64,9 +64,9 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::split:
     case Operation::query_growth:
     case Operation::long_rope:
+    case Operation::rope_pairs:
     case Operation::delta_rule:
     case Operation::short_conv: return true;
-    case Operation::rope_pairs:
     case Operation::latent_keys:
     case Operation::lora_experts: return false;
   }

@@ -105,7 +105,7 @@ Lfm2Spec read_lfm2(const Json& config, std::string_view where) {
 
 Lfm2Spec read_lfm2_moe(const Json& config, std::string_view where) {
   Lfm2Spec spec = read(config, where, require_int(config, "intermediate_size", where, 1, kMaxSize),
-                       {.theta = 1e6, .implemented = kExpertCounts, .context = 128000});
+                       {.theta = 1e6, .context = 128000, .implemented = kExpertCounts});
   read_expert_counts(config, where, {"num_experts"}, 32, 4, spec.decoder);
   MoeSpec& moe = spec.decoder.moe;
   const int64_t dense = int_or(config, "num_dense_layers", where, 0, 65536, 2);

@@ -30,7 +30,8 @@ TEST_F(Gradients, OfNorms) {
 
 TEST_F(Gradients, OfNormsAndRotationPerHead) {
   constexpr int kDim = 6;
-  for (const bool norms : {false, true}) {
+  for (const int kind : {0, 1, 2, 3}) {
+    const bool norms = kind % 2 == 1, interleaved = kind >= 2;
     for (const int half : {3, 2}) {
       Batch batch;
       batch.append(std::vector<int32_t>{0, 0, 0}, 0, std::vector<int32_t>{0}, Batch::Want::none);
@@ -38,7 +39,8 @@ TEST_F(Gradients, OfNormsAndRotationPerHead) {
       ref_->stream().bind(batch, nullptr);
       const RopeParams rope = {.dims = 2 * half,
                                .inv_freq = half == 3 ? std::vector<float>{1, 0.3f, 0.01f} : std::vector<float>{1, 0.1f},
-                               .attention_factor = 1.2f};
+                               .attention_factor = 1.2f,
+                               .interleaved = interleaved};
       const HostMatrix q = normal(3, 2 * kDim), k = normal(3, kDim), dq = normal(3, 2 * kDim), dk = normal(3, kDim),
                        q_weight = normal(1, kDim), k_weight = normal(1, kDim);
       const NormParams q_norm{upload(q_weight), 1e-3f}, k_norm{upload(k_weight), 1e-5f};
@@ -57,7 +59,7 @@ TEST_F(Gradients, OfNormsAndRotationPerHead) {
             for (size_t first = 0; first < y[r].size(); first += kDim) {
               const auto head = std::span(y[r]).subspan(first, kDim);
               if (norms) ref::rms_norm<C>(std::span<const C>(x[r]).subspan(first, kDim), w[0], eps, head);
-              ref::rope<C>(head, batch.positions[r], rope.inv_freq, rope.attention_factor);
+              ref::rope<C>(head, batch.positions[r], rope.inv_freq, rope.attention_factor, rope.interleaved);
             }
           }
           return weighted(c, y);

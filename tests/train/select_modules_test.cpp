@@ -75,7 +75,7 @@ TEST_F(SelectModules, LayersAreAsWideAsTheirModules) {
 
 TEST_F(SelectModules, ModelsWithoutDerivativesAreRefused) {
   for (const char* family : {"gemma2", "gemma4", "gemma4_moe", "qwen3_5", "qwen3_5_moe", "qwen3_next", "gpt_oss",
-                             "phi3", "granite", "smollm3", "lfm2", "olmo3", "ministral3"}) {
+                             "phi3", "granite", "smollm3", "lfm2", "olmo3", "ministral3", "glm4"}) {
     tiny.family = family;
     testing_support::MemoryWeights weights = tiny.weights();
     nn::Loader load(weights, nullptr);

@@ -94,6 +94,7 @@ std::vector<Case> cases() {
           {"gemma3", gemma3, lora_of()},
           {"olmo3", olmo3, lora_of()},
           {"ministral3", ministral3, lora_of()},
+          {"glm4", of("glm4"), lora_of()},
           {"olmo3_dropout", olmo3, lora_of(FineTune::lora, -1, 0.3f)},
           {"qwen3_4bit", quantized, lora_of()},
           {"llama_4bit", small, lora_of()},

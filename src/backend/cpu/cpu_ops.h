@@ -173,6 +173,8 @@ class CpuOps final : public Ops {
     std::vector<float> negative_sin;  // -sin, once a gradient was rotated back
   };
   RopeTable& rope_table(const RopeParams& rope);
+  /// The same as Kernels::rotate, in pairs (2i, 2i + 1).
+  static void rotate_pairs(float* head, const float* cos, const float* sin, int half);
   void rotate_heads(Tensor& t, int head_dim, const NormParams* norm, const RopeParams& rope, const RopeTable& table);
   /// RopeParams::query_growth. q is its caller's to write.
   void grow_queries(Tensor& q, const RopeParams& rope);

@@ -109,7 +109,8 @@ class CpuGradOps final : public GradOps {
   std::vector<int> beginnings(int rows) const;
   struct DeltaSlopes;
   void delta_slopes(const DeltaSlopes& work, const Segment& segment, int head, int thread);
-  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, const CpuOps::RopeTable& table);
+  void rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, bool interleaved,
+                   const CpuOps::RopeTable& table);
 
   CpuOps& ops_;
   const Kernels& k_;

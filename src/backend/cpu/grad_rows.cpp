@@ -22,17 +22,18 @@ Tensor CpuGradOps::rms_norm_dx(const Tensor& dy, const Tensor& x, const NormPara
   return dx;
 }
 
-void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm,
+void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const NormParams* norm, bool interleaved,
                              const CpuOps::RopeTable& table) {
   ops_.forget_quantized(d);
   d = ops_.make_writable(d);
   const int half = int(table.rope.inv_freq.size());
+  const auto rotate = interleaved ? CpuOps::rotate_pairs : k_.rotate;
   ops_.for_rows(d.rows(), d.cols(), [&](int r) {
     const float* cos = table.cos.data() + size_t(r) * size_t(half);
     const float* sin = table.negative_sin.data() + size_t(r) * size_t(half);
     for (int c = 0; c < d.cols(); c += head_dim) {
       float* head = row(d, r) + c;
-      k_.rotate(head, cos, sin, half);
+      rotate(head, cos, sin, half);
       if (norm != nullptr) k_.rms_norm_dx(head, row(x, r) + c, data(norm->w), norm->eps, head_dim, head);
     }
   });
@@ -40,7 +41,7 @@ void CpuGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
-  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
+  BB_CHECK(rope.first == 0, "a rotation without a derivative");
   CpuOps::RopeTable& table = ops_.rope_table(rope);
   if (table.negative_sin.empty()) {
     for (const float s : table.sin) table.negative_sin.push_back(-s);
@@ -50,8 +51,8 @@ void CpuGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Ten
     dq = ops_.make_writable(dq);
     ops_.grow_queries(dq, rope);
   }
-  rotate_back(dq, q, head_dim, q_norm, table);
-  if (dk) rotate_back(dk, k, head_dim, k_norm, table);
+  rotate_back(dq, q, head_dim, q_norm, rope.interleaved, table);
+  if (dk) rotate_back(dk, k, head_dim, k_norm, rope.interleaved, table);
 }
 
 void CpuGradOps::glu_dx(Activation activation, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,

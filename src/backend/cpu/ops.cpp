@@ -285,8 +285,8 @@ CpuOps::RopeTable& CpuOps::rope_table(const RopeParams& rope) {
   return table;
 }
 
-/// The same as Kernels::rotate, in pairs (2i, 2i + 1); heads that are rotated so have few such features.
-static void rotate_pairs(float* head, const float* cos, const float* sin, int half) {
+/// Plain code: heads that are rotated so have few such features.
+void CpuOps::rotate_pairs(float* head, const float* cos, const float* sin, int half) {
   for (int i = 0; i < half; ++i) {
     const float a = head[2 * i], b = head[2 * i + 1];
     head[2 * i] = a * cos[i] - b * sin[i];

@@ -25,15 +25,17 @@ inline void rms_norm_dx(std::span<const double> dy, std::span<const double> x, s
 }
 
 /// The transpose of rope: rotates back, with the same attention_factor.
-inline void rope_dx(std::span<double> head, int position, std::span<const float> inv_freq, float attention_factor) {
+inline void rope_dx(std::span<double> head, int position, std::span<const float> inv_freq, float attention_factor,
+                    bool interleaved) {
   const size_t n = inv_freq.size();
   for (size_t i = 0; i < n; ++i) {
     const float angle = float(position) * inv_freq[i];
     const double c = std::cos(double(angle)) * double(attention_factor),
                  s = std::sin(double(angle)) * double(attention_factor);
-    const double a = head[i], b = head[i + n];
-    head[i] = a * c + b * s;
-    head[i + n] = b * c - a * s;
+    const size_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + n;
+    const double a = head[first], b = head[second];
+    head[first] = a * c + b * s;
+    head[second] = b * c - a * s;
   }
 }
 

@@ -121,7 +121,7 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
     const bool of_long = stretched[size_t(r)] && !rope.long_inv_freq.empty();
     for (int h = 0; h < d.cols() / head_dim; ++h)
       rope_dx(head_of(d, r, h, head_dim), batch_.positions[size_t(r)], of_long ? rope.long_inv_freq : rope.inv_freq,
-              rope.attention_factor);
+              rope.attention_factor, rope.interleaved);
   }
   if (norm == nullptr) return;
   const Tensor rotated = d;
@@ -135,7 +135,7 @@ void RefGradOps::rotate_back(Tensor& d, const Tensor& x, int head_dim, const Nor
 
 void RefGradOps::norm_rope_dx(Tensor& dq, Tensor& dk, const Tensor& q, const Tensor& k, int head_dim,
                               const NormParams* q_norm, const NormParams* k_norm, const RopeParams& rope) {
-  BB_CHECK(rope.first == 0 && !rope.interleaved, "a rotation without a derivative");
+  BB_CHECK(rope.first == 0, "a rotation without a derivative");
   dq = make_writable(dq);
   for (int r = 0; r < dq.rows() && rope.query_growth != 0; ++r) {
     for (double& v : row(dq, r)) v *= double(rope.query_factor(batch_.positions[size_t(r)]));

@@ -67,7 +67,7 @@ class RmsNormDxCase final : public OpCase {
 
 struct TurnSpec {
   int heads = 1, kv_heads = 1, head_dim = 16, dims = 0;  // dims 0: the whole head
-  bool norms = false, shared = false;
+  bool norms = false, shared = false, interleaved = false;
   float attention_factor = 1;
   float growth = 0;         // of queries, every 8 positions
   int stretched_from = -1;  // the first row of another sequence, which is
@@ -85,6 +85,7 @@ class NormRopeDxCase final : public OpCase {
     k_norm_ = random.normals(size_t(spec.head_dim), 1);
     rope_.dims = spec.dims > 0 ? spec.dims : spec.head_dim;
     rope_.attention_factor = spec.attention_factor;
+    rope_.interleaved = spec.interleaved;
     for (int i = 0; i < rope_.dims; i += 2) rope_.inv_freq.push_back(float(std::pow(10000.0, -double(i) / rope_.dims)));
     rope_.query_growth = spec.growth;
     rope_.query_span = 8;
@@ -110,6 +111,7 @@ class NormRopeDxCase final : public OpCase {
   std::optional<bumblebee::Operation> needs() const override {
     if (spec_.growth != 0) return bumblebee::Operation::query_growth;
     if (spec_.stretched_from > 0) return bumblebee::Operation::long_rope;
+    if (spec_.interleaved) return bumblebee::Operation::rope_pairs;
     return std::nullopt;
   }
 
@@ -136,7 +138,8 @@ class NormRopeDxCase final : public OpCase {
           size[i] = own;
           continue;
         }
-        const double other = factor * std::abs(double(d.values[first + (i < half ? i + half : i - half)]));
+        const size_t partner = rope_.interleaved ? i ^ 1 : i < half ? i + half : i - half;
+        const double other = factor * std::abs(double(d.values[first + partner]));
         size[i] = (own + other) * double(rope_.attention_factor);
       }
       const auto out = std::span(bound).subspan(first, dim);
@@ -317,6 +320,13 @@ void add_norm_rope_dx(Cases& cases) {
                                       .positions = {9, 10}});
     add("part_of_head" + suffix,
         {.heads = 2, .kv_heads = 1, .head_dim = 32, .dims = 16, .norms = norms, .positions = {9, 10, 11}});
+    add("interleaved" + suffix, {.heads = 3,
+                                 .kv_heads = 1,
+                                 .head_dim = 34,
+                                 .dims = 18,
+                                 .norms = norms,
+                                 .interleaved = true,
+                                 .positions = {0, 7, 100}});
     add("growing" + suffix, {.heads = 3,
                              .kv_heads = 1,
                              .head_dim = 34,
