@@ -416,9 +416,9 @@ void add_api_flags(Parser& verb, ServeFlags& flags) {
   verb.add_option("--alias", flags.alias, "The model's name in requests (default: its directory's)")
       ->option_text("NAME")
       ->group(group);
-  verb.add_option("--tool-parser", flags.tool_parser,
-                  "How the model writes calls of tools: hermes, llama, mistral, harmony, gemma4, qwen3_coder, none, or "
-                  "auto (default)")
+  verb.add_option(
+          "--tool-parser", flags.tool_parser,
+          "How calls of tools look: hermes, llama, mistral, harmony, gemma4, qwen3_coder, none, or auto (default)")
       ->option_text("NAME")
       ->check(one_of({"auto", "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder", "none"}))
       ->group(group);

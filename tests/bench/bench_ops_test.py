@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 
-OPERATIONS = {"sampler", "matmul", "attend_decode", "attend_prefill", "append_kv", "lora", "rms_norm", "add_rms_norm", "add", "rope", "norm_rope", "glu",
+OPERATIONS = {"sampler", "matmul", "attend_decode", "attend_prefill", "append_kv", "delta_rule", "lora", "rms_norm", "add_rms_norm", "add", "rope", "norm_rope", "glu",
               "embed", "gather_rows", "train_matmul", "matmul_dx", "head_loss", "attend_packed", "attend_packed_dqkv", "gemm", "rms_norm_dx",
               "norm_rope_dx", "glu_dx", "dropout", "schedule"}
 WITH_ARITHMETIC = {"matmul", "attend_decode", "attend_prefill", "lora", "train_matmul", "matmul_dx", "head_loss", "attend_packed",

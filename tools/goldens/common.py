@@ -2,6 +2,7 @@
 
 The writer packs tensors without holes in the order of their names, so the same tensors always give the same bytes.
 """
+import argparse
 import json
 import os
 import struct
@@ -153,3 +154,11 @@ def agreement(name, folder, logits, torch32, mlx, limit):
     if max(mlx_max or 0.0, torch_max) > limit:
         raise SystemExit(f"{name}: the two implementations do not agree")
     return {"mlx_max": None if mlx_max is None else float(f"{mlx_max:.1e}"), "transformers_f32_max": float(f"{torch_max:.1e}")}
+
+
+def make_all(description, folder, cases, make):
+    """The command line of a script that makes `cases`: each into a folder of its own, and what MLX gave into mlx.json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=GOLDENS / folder)
+    out = parser.parse_args().out
+    write_json(out / "mlx.json", {name: make(name, out / name) for name in cases})

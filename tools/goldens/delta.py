@@ -4,7 +4,6 @@ Raw cases lie as Hugging Face writes them; the others are what mlx-lm makes of s
 goldens are transformers' own code, its chunked form in torch, wholly in float64. Long cases are several chunks long and
 keep two tensors only.
 """
-import argparse
 import contextlib
 import re
 import sys
@@ -19,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 import float64
-from common import GOLDENS, agreement, store, store_case, widen, write_json, write_safetensors
+from common import agreement, make_all, store, store_case, widen, write_json, write_safetensors
 from experts import quantized_by_mlx
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -316,14 +315,6 @@ def make(name, folder):
     return agreement(name, folder, taps["logits"], float64.logits(single, tokens, double=False), theirs, 5e-5)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=GOLDENS / "delta")
-    arguments = parser.parse_args()
-    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
-    return 0
-
-
 if __name__ == "__main__":
     mx.set_default_device(mx.cpu)
-    sys.exit(main())
+    make_all(__doc__, "delta", CASES, make)

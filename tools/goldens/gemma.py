@@ -3,7 +3,6 @@
 Cases are as those of experts.py: dense ones as they lie in MLX's files, quantized ones as mlx-lm makes them. The
 embedding's factor is rounded to the dtype of the weights, as the models' own code does.
 """
-import argparse
 import contextlib
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import float64
-from common import GOLDENS, errors, store, store_case, widen, write_json, write_safetensors
+from common import errors, make_all, store, store_case, widen, write_json, write_safetensors
 from experts import quantized_by_mlx
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -275,14 +274,6 @@ def make(name, folder):
     return {"rows": rows, "mlx_max": float(f"{mlx[0]:.1e}"), "transformers_f32_max": float(f"{torch32[0]:.1e}")}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=GOLDENS / "gemma")
-    arguments = parser.parse_args()
-    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
-    return 0
-
-
 if __name__ == "__main__":
     mx.set_default_device(mx.cpu)
-    sys.exit(main())
+    make_all(__doc__, "gemma", CASES, make)

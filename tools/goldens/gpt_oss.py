@@ -3,8 +3,6 @@ float64 pass, stored as mlx-lm stores them: dense, or experts in mxfp4 and the r
 
 Rotations follow transformers where `truncate` is false, which mlx-lm ignores: it is asked about the other cases.
 """
-import argparse
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -15,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, quantize_model
 
 import float64
-from common import GOLDENS, agreement, dequantize64, store, store_case, unpack, widen, write_json, write_safetensors
+from common import agreement, dequantize64, make_all, store, store_case, unpack, widen, write_json, write_safetensors
 from float_codes import decode
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -176,14 +174,6 @@ def make(name, folder):
     return agreement(name, folder, taps["logits"], float64.logits(single, tokens, double=False), theirs, 3e-5)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=GOLDENS / "gpt_oss")
-    arguments = parser.parse_args()
-    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
-    return 0
-
-
 if __name__ == "__main__":
     mx.set_default_device(mx.cpu)
-    sys.exit(main())
+    make_all(__doc__, "gpt_oss", CASES, make)

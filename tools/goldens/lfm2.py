@@ -1,8 +1,6 @@
 """Makes tests/data/goldens/lfm2/<case>/: tiny random LFM2s, as Hugging Face writes them and as mlx-lm makes them, with the logits of
 transformers in float64. The long case is for tests that cut it.
 """
-import argparse
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -11,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 import float64
-from common import GOLDENS, agreement, store, store_case, widen, write_json, write_safetensors
+from common import agreement, make_all, store, store_case, widen, write_json, write_safetensors
 from experts import quantized_by_mlx
 from mlx_logits import mlx_logits
 
@@ -85,14 +83,6 @@ def make(name, folder):
     return agreement(name, folder, logits, single, theirs, 5e-5)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=GOLDENS / "lfm2")
-    arguments = parser.parse_args()
-    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
-    return 0
-
-
 if __name__ == "__main__":
     mx.set_default_device(mx.cpu)
-    sys.exit(main())
+    make_all(__doc__, "lfm2", CASES, make)

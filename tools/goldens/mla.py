@@ -3,9 +3,7 @@
 Dense cases lie as Hugging Face writes them, `kv_b_proj` whole and a module for each expert; quantized ones are what mlx-lm makes
 of such a checkpoint, or what it made before it split `kv_b_proj`. Cases are as those of experts.py otherwise.
 """
-import argparse
 import contextlib
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 
 import float64
-from common import GOLDENS, dequantize64, errors, store, widen, write_json, write_safetensors
+from common import dequantize64, errors, make_all, store, widen, write_json, write_safetensors
 from experts import quantized_by_mlx
 from mlx_logits import mlx_logits
 from models import TORCH
@@ -241,14 +239,6 @@ def with_empty(weights, config):
     return weights
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=GOLDENS / "mla")
-    arguments = parser.parse_args()
-    write_json(arguments.out / "mlx.json", {name: make(name, arguments.out / name) for name in CASES})
-    return 0
-
-
 if __name__ == "__main__":
     mx.set_default_device(mx.cpu)
-    sys.exit(main())
+    make_all(__doc__, "mla", CASES, make)
