@@ -28,8 +28,8 @@ class AnswerText {
   std::string push(int32_t token);
   /// What the last tokens leave behind, when no more come.
   std::string flush();
-  /// Where in the text that was given last the marks begin that control tokens made (text::Delta), and whether the token
-  /// was a thought's.
+  /// Where in the text that was given last the marks begin that control tokens made (text::Delta), and whether the
+  /// token was a thought's.
   std::span<const size_t> marks() const { return marks_; }
   bool in_thought() const { return in_thought_; }
 

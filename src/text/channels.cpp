@@ -211,7 +211,8 @@ void Channels::begin_body(Parts& out) {
     state_ = State::call;
     close_thought("\n\n", out);
     give(Kind::mark, kChannel, out);
-    give(Kind::made, std::string(channel.empty() ? "commentary" : channel) + " " + std::string(kTo) + std::string(to), out);
+    give(Kind::made, std::string(channel.empty() ? "commentary" : channel) + " " + std::string(kTo) + std::string(to),
+         out);
     give(Kind::mark, kMessage, out);
   } else if (channel == "analysis") {
     state_ = State::thought;

@@ -109,8 +109,8 @@ std::string SentenceLimit::end_at_word(bool whole) {
   if (end != std::string::npos && end > certain_) {
     while (end > 0 && is_gap(held_[end - 1])) --end;  // before it is counted: no blanks are left at the end
     const auto left_out = std::string_view(held_).substr(end);
-    const int64_t characters = taken_.characters - count_characters(left_out) +
-                               std::count(left_out.begin(), left_out.end(), kMarkByte);
+    const int64_t characters =
+        taken_.characters - count_characters(left_out) + std::count(left_out.begin(), left_out.end(), kMarkByte);
     if (characters >= std::max<int64_t>(least_, 1)) held_.resize(end);
   }
   while (!held_.empty() && is_gap(held_.back())) held_.pop_back();

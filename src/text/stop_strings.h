@@ -25,8 +25,8 @@ class StopStrings {
   std::string push(std::string_view piece, Of of = Of::text);
   /// Text that nobody wrote and no stop string looks at: it only keeps its place.
   std::string pass(std::string_view piece);
-  /// The end of the text, or of a part of it that no stop string reaches beyond: what was held back, unless a stop string
-  /// was found.
+  /// The end of the text, or of a part of it that no stop string reaches beyond: what was held back, unless a stop
+  /// string was found.
   std::string flush();
   bool matched() const { return matched_; }
   /// The stop string that was found; empty before.
@@ -47,8 +47,8 @@ class StopStrings {
   int state_ = 0;
   bool matched_ = false;
   std::string found_;
-  std::string held_;         // never longer than the longest stop string
-  std::vector<Of> of_;       // each byte of it
+  std::string held_;                                    // never longer than the longest stop string
+  std::vector<Of> of_;                                  // each byte of it
   std::vector<std::pair<size_t, std::string>> passed_;  // before which byte of it
 };
 
