@@ -1,4 +1,5 @@
-// The whole way of an answer in channels: from tokens, through stop strings and what is left out, to thoughts and calls.
+// The whole way of an answer in channels: from tokens, through stop strings and what is left out, to thoughts and
+// calls.
 #include "api/answer_text.h"
 
 #include <gtest/gtest.h>
@@ -88,9 +89,7 @@ GenerationConfig stops_at(std::vector<std::string> stops) {
 const std::string kThought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant";
 
 TEST(AnswerText, OnlyControlTokensMakeCallsAndEndThoughts) {
-  const auto harmony_line = [](const std::string& written) {
-    return parsed(harmony(), ToolFormat::harmony, written);
-  };
+  const auto harmony_line = [](const std::string& written) { return parsed(harmony(), ToolFormat::harmony, written); };
   const std::string call = "<|channel|>commentary to=functions.f<|message|>{}<|call|>";
   EXPECT_EQ(harmony_line(kThought + call), "{Hm.}<0 f: {}>");
   EXPECT_EQ(harmony_line(kThought + "<|channel|>final<|message|>@" + call + "@"), "{Hm.}[" + call + "]");
@@ -98,10 +97,11 @@ TEST(AnswerText, OnlyControlTokensMakeCallsAndEndThoughts) {
   EXPECT_EQ(harmony_line("<|channel|>analysis<|message|>The tag @</think>@ closes.<|end|><|start|>assistant"
                          "<|channel|>final<|message|>So."),
             "{The tag </think> closes.}[So.]");
-  EXPECT_EQ(harmony_line("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>analysis<|message|>"
-                         "more<|end|><|start|>assistant" +
-                         call),
-            "[I look.]{more}<0 f: {}>");
+  EXPECT_EQ(
+      harmony_line("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>analysis<|message|>"
+                   "more<|end|><|start|>assistant" +
+                   call),
+      "[I look.]{more}<0 f: {}>");
 
   const auto gemma_line = [](const std::string& written) { return parsed(gemma(), ToolFormat::gemma4, written); };
   EXPECT_EQ(gemma_line("<|channel>thought\nHm<channel|><|tool_call>call:f{a:<|\"|>x@<|\"|>@y<|\"|>}<tool_call|>"),
@@ -127,8 +127,8 @@ TEST(AnswerText, StopStringsSeeWhatTheModelWrote) {
 }
 
 TEST(AnswerText, StopStringsSpellControlTokens) {
-  for (const char* stop : {"<|channel|>final<|message|>", "<|end|><|start|>assistant", "analysis<|message|>So", "<|end|>",
-                           ".<|end|>"}) {
+  for (const char* stop :
+       {"<|channel|>final<|message|>", "<|end|><|start|>assistant", "analysis<|message|>So", "<|end|>", ".<|end|>"}) {
     const Answered got = answered(harmony(), kThought + "<|channel|>final<|message|>So.", stops_at({stop}));
     if (std::string(stop).starts_with("analysis")) {
       EXPECT_EQ(got.stop, "") << stop;
@@ -143,8 +143,9 @@ TEST(AnswerText, StopStringsSpellControlTokens) {
 TEST(AnswerText, LeavesThoughtsOut) {
   GenerationConfig config;
   config.strip.think = true;
-  EXPECT_EQ(answered(harmony(), "<|channel|>analysis<|message|>The tag @</think>@ closes.<|end|><|start|>assistant"
-                                "<|channel|>final<|message|>A @<think>@.",
+  EXPECT_EQ(answered(harmony(),
+                     "<|channel|>analysis<|message|>The tag @</think>@ closes.<|end|><|start|>assistant"
+                     "<|channel|>final<|message|>A @<think>@.",
                      config)
                 .text,
             "A <think>.");
