@@ -121,7 +121,7 @@ void check(const AnswerFormat& format, const std::string& text, std::mt19937& ra
 }
 
 TEST(Cuts, DoNotMatter) {
-  std::mt19937 random(11);
+  std::mt19937 random(11), marks(12);
   int with_calls = 0;
   const char* const rounds = std::getenv("BB_CUTS");
   const int last = rounds ? std::atoi(rounds) : 5'000;
@@ -130,14 +130,16 @@ TEST(Cuts, DoNotMatter) {
     format.in_thought = random() % 4 == 0;
     format.parallel_tool_calls = random() % 4 != 0;
     std::string text;
-    format.certain_marks = random() % 4 == 0;
-    for (int i = int(random() % 12); i >= 0; --i) {
-      const std::string& part = parts()[random() % parts().size()];
-      if (format.certain_marks && part.starts_with('<') && random() % 2 == 0) text += kMarkByte;
-      text += part;
-    }
+    for (int i = int(random() % 12); i >= 0; --i) text += parts()[random() % parts().size()];
     ASSERT_NO_FATAL_FAILURE(check(format, text, random));
     with_calls += take_apart(format, text).calls > 0;
+    format.certain_marks = true;
+    std::string marked;
+    for (const char c : text) {
+      if (c == '<' && marks() % 8 != 0) marked += kMarkByte;
+      marked += c;
+    }
+    ASSERT_NO_FATAL_FAILURE(check(format, marked, marks));
   }
   EXPECT_GT(with_calls, last / 15);
 }
