@@ -25,6 +25,10 @@ struct Delta {
   std::span<const TokenLogprob> logprobs;     // of these tokens, where the config asks for them
   int input = 0, cached = 0;                  // tokens of the prompt, and how many of them were not computed again
   std::optional<FinishReason> finish_reason;  // with the last delta of this answer, without tokens
+  // Of models that write channels between control tokens: where in `text` (or right behind it, for the next) the marks
+  // of thoughts and calls begin that such tokens made, and whether the tokens are a thought's.
+  std::span<const size_t> marks = {};
+  bool thought = false;
 };
 
 /// Hears of one request, on the serving's own threads, one call at a time: deltas, then exactly one of on_end and

@@ -26,7 +26,9 @@ class AnswerSink final : public engine::TokenSink {
                     .logprobs = {logprob, size_t(logprob != nullptr)},
                     .input = prompt_,
                     .cached = cached_,
-                    .finish_reason = {}});
+                    .finish_reason = {},
+                    .marks = text_.marks(),
+                    .thought = text_.in_thought()});
     if (text_.stopped()) return StopReason::stop;
     if (text_.full()) return StopReason::length;
     return request_->cancelled() ? StopReason::cancelled : StopReason::none;
@@ -39,7 +41,7 @@ class AnswerSink final : public engine::TokenSink {
   void ended(engine::GenerationResult generated) noexcept override {
     try {
       const std::string rest = text_.flush();
-      request_->end(index_, result_of(std::move(generated), rest), rest, cached_);
+      request_->end(index_, result_of(std::move(generated), rest), rest, text_.marks(), cached_);
     } catch (...) {
       request_->fail(std::current_exception());
     }

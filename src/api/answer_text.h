@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "bumblebee/generation_config.h"
 #include "text/channels.h"
@@ -27,6 +28,10 @@ class AnswerText {
   std::string push(int32_t token);
   /// What the last tokens leave behind, when no more come.
   std::string flush();
+  /// Where in the text that was given last the marks begin that control tokens made (text::Delta), and whether the
+  /// token was a thought's.
+  std::span<const size_t> marks() const { return marks_; }
+  bool in_thought() const { return in_thought_; }
 
   /// Whether a stop string ended the text, and which.
   bool stopped() const { return stops_.matched(); }
@@ -38,12 +43,16 @@ class AnswerText {
 
  private:
   /// From the decoder on: up to a stop string, without what is left out, within the limit.
-  std::string take(const std::string& decoded) { return said(channels_ ? channels_->text(decoded) : decoded); }
-  std::string said(const std::string& text) { return limit_.push(strip_.push(stops_.push(text))); }
+  std::string take(const std::string& decoded);
+  std::string take(const txt::Channels::Parts& parts, int32_t token);
+  std::string take_mark(int32_t token);
+  std::string given(const std::string& certain) { return limit_.push(strip_.push(certain)); }
+  std::string without_mark_bytes(std::string text);
 
   const txt::Tokenizer tokenizer_;
   txt::StreamDecoder decoder_;
-  std::optional<txt::Channels> channels_;  // of control tokens; they are read where those are no text
+  std::optional<txt::Channels> channels_;  // of control tokens
+  const bool reads_;                       // them, where they are no text
   txt::StopStrings stops_;
   std::map<int32_t, std::string> hidden_;  // control tokens that are no text, but that a stop string spells
   txt::Stripper strip_;
@@ -51,6 +60,8 @@ class AnswerText {
   const int64_t least_;
   const bool tags_are_hidden_;  // those of thoughts, where they are control tokens
   const int known_;
+  std::vector<size_t> marks_;
+  bool in_thought_ = false;
 };
 
 }  // namespace bumblebee::api

@@ -63,14 +63,16 @@ void RequestState::finish(const Tell& tell) noexcept {
   over_changed_.notify_all();
 }
 
-void RequestState::end(int index, Result result, std::string_view rest, int cached) noexcept {
+void RequestState::end(int index, Result result, std::string_view rest, std::span<const size_t> marks,
+                       int cached) noexcept {
   tell({.index = index,
         .text = rest,
         .tokens = {},
         .logprobs = {},
         .input = result.token_summary.input,
         .cached = cached,
-        .finish_reason = result.finish_reason});
+        .finish_reason = result.finish_reason,
+        .marks = marks});
   const std::lock_guard lock(mutex_);
   if (over_) return;
   answers_[size_t(index)] = std::move(result);

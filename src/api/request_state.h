@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -27,7 +28,7 @@ class RequestState {
   // The sinks, on the serving's threads.
   void tell(const Delta& delta) noexcept;
   /// With `rest`, the text of the last delta of this answer. The last one to end ends the request.
-  void end(int index, Result result, std::string_view rest, int cached) noexcept;
+  void end(int index, Result result, std::string_view rest, std::span<const size_t> marks, int cached) noexcept;
   /// Ends the request: its other answers are cancelled, and nobody hears of them.
   void fail(std::exception_ptr error) noexcept;
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }

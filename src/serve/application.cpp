@@ -83,6 +83,7 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
   rules.vocab_size = std::min(info.vocab, tokenizer.vocab_size());
   rules.developer_role = has_developer_role(tokenizer.chat_template());
   rules.null_content = takes_null_content(tokenizer);
+  rules.thought_beside_content = takes_thought_beside_content(tokenizer);
   rules.strict = options_.strict;
 
   Blake2b hash(8);

@@ -1,11 +1,18 @@
 // Answers of a chat: thoughts and calls of tools taken out of the text.
 #include <algorithm>
 
+#include "base/mark_byte.h"
 #include "serve/answer.h"
 
 namespace bumblebee::serve {
 
 namespace {
+
+std::string with_mark_bytes(const text::Delta& delta) {
+  std::string text(delta.text);
+  for (size_t i = delta.marks.size(); i-- > 0;) text.insert(delta.marks[i], 1, kMarkByte);
+  return text;
+}
 
 class ChatAnswer final : public Answer {
  public:
@@ -23,6 +30,7 @@ class ChatAnswer final : public Answer {
     format.tool_names = request.tool_names;
     format.text_parameters = request.text_parameters;
     format.parallel_tool_calls = request.parallel_tool_calls;
+    format.certain_marks = served_->formats.channels;
     for (size_t i = 0; i < n_; ++i) parsers_.push_back(make_answer_parser(format));
   }
 
@@ -33,9 +41,10 @@ class ChatAnswer final : public Answer {
 
   bool add(size_t index, const text::Delta& delta, const DeltaExtras& extras, std::string& out) override {
     AnswerParser& parser = *parsers_[index];
-    if (parser.in_thought()) choices_[index].reasoning += int(delta.tokens.size());
+    const bool channels = served_->formats.channels;
+    if (channels ? delta.thought : parser.in_thought()) choices_[index].reasoning += int(delta.tokens.size());
     std::vector<AnswerEvent> events;
-    parser.push(delta.text, events);
+    parser.push(channels ? with_mark_bytes(delta) : std::string(delta.text), events);
     const bool enough = parser.enough(), over = enough || delta.finish_reason;
     if (over) parser.finish(events);
     const std::string_view reason =

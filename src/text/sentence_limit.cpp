@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/mark_byte.h"
 #include "base/utf8.h"
 #include "text/characters.h"
 
@@ -27,6 +28,11 @@ std::string SentenceLimit::push(std::string_view piece) {
   if (full_) return {};
   for (size_t at = 0; at < piece.size();) {
     const size_t begin = at;
+    if (piece[at] == kMarkByte) {  // no character
+      held_ += piece[at++];
+      taken_.at = held_.size();
+      continue;
+    }
     const char32_t c = next_character(piece, at);
     if (most_ > 0) settle(c);
     if (most_ > 0 && taken_.characters == most_) {
@@ -102,7 +108,9 @@ std::string SentenceLimit::end_at_word(bool whole) {
   size_t end = whole ? std::string::npos : held_.find_last_of(" \t\n");
   if (end != std::string::npos && end > certain_) {
     while (end > 0 && is_gap(held_[end - 1])) --end;  // before it is counted: no blanks are left at the end
-    const int64_t characters = taken_.characters - count_characters(std::string_view(held_).substr(end));
+    const auto left_out = std::string_view(held_).substr(end);
+    const int64_t characters =
+        taken_.characters - count_characters(left_out) + std::count(left_out.begin(), left_out.end(), kMarkByte);
     if (characters >= std::max<int64_t>(least_, 1)) held_.resize(end);
   }
   while (!held_.empty() && is_gap(held_.back())) held_.pop_back();

@@ -47,19 +47,30 @@ StopStrings::StopStrings(const std::vector<std::string>& stops) : nodes_(1) {
 
 std::string StopStrings::release(size_t size) {
   std::string text;
-  for (size_t i = 0; i < size; ++i) {
-    if (shown_[i]) text += held_[i];
+  size_t passed = 0;
+  for (size_t i = 0; i <= size; ++i) {
+    for (; passed < passed_.size() && passed_[passed].first == i; ++passed) text += passed_[passed].second;
+    if (i < size && of_[i] == Of::text) text += held_[i];
   }
   held_.erase(0, size);
-  shown_.erase(shown_.begin(), shown_.begin() + ptrdiff_t(size));
+  of_.erase(of_.begin(), of_.begin() + ptrdiff_t(size));
+  passed_.erase(passed_.begin(), passed_.begin() + ptrdiff_t(passed));
+  for (auto& [before, piece] : passed_) before -= size;
   return text;
 }
 
-std::string StopStrings::push(std::string_view piece, bool shown) {
+std::string StopStrings::pass(std::string_view piece) {
   if (matched_) return {};
-  if (nodes_.size() == 1) return shown ? std::string(piece) : std::string();
+  if (held_.empty()) return std::string(piece);
+  passed_.emplace_back(held_.size(), piece);
+  return {};
+}
+
+std::string StopStrings::push(std::string_view piece, Of of) {
+  if (matched_) return {};
+  if (nodes_.size() == 1) return of == Of::text ? std::string(piece) : std::string();
   held_.append(piece);
-  shown_.resize(held_.size(), shown);
+  of_.resize(held_.size(), of);
   for (size_t i = held_.size() - piece.size(); i < held_.size(); ++i) {
     int to = child(state_, uint8_t(held_[i]));
     while (to < 0 && state_ != 0) {
@@ -67,11 +78,14 @@ std::string StopStrings::push(std::string_view piece, bool shown) {
       to = child(state_, uint8_t(held_[i]));
     }
     state_ = std::max(to, 0);
-    if (const int length = nodes_[size_t(state_)].match; length > 0) {
+    const int length = nodes_[size_t(state_)].match;
+    const auto end = of_.begin() + ptrdiff_t(i + 1);
+    if (length > 0 && !std::all_of(end - length, end, [](Of each) { return each == Of::header; })) {
       matched_ = true;
       found_ = held_.substr(i + 1 - size_t(length), size_t(length));
       std::string certain = release(i + 1 - size_t(length));
       held_.clear();
+      passed_.clear();
       return certain;
     }
   }

@@ -17,10 +17,16 @@ class StopStrings {
  public:
   explicit StopStrings(const std::vector<std::string>& stops);
 
-  /// Takes more text; returns what is certain to come before any stop string. After a match everything is dropped. What
-  /// is not `shown`, a control token's text, is only looked for.
-  std::string push(std::string_view piece, bool shown = true);
-  /// The end of the text: what was held back, unless a stop string was found.
+  /// What the bytes are: text; a control token's spelling, which is only looked at; what stands between such tokens,
+  /// which is no text either, and no stop string by itself.
+  enum class Of : uint8_t { text, control, header };
+
+  /// Takes more text; returns what is certain to come before any stop string. After a match everything is dropped.
+  std::string push(std::string_view piece, Of of = Of::text);
+  /// Text that nobody wrote and no stop string looks at: it only keeps its place.
+  std::string pass(std::string_view piece);
+  /// The end of the text, or of a part of it that no stop string reaches beyond: what was held back, unless a stop
+  /// string was found.
   std::string flush();
   bool matched() const { return matched_; }
   /// The stop string that was found; empty before.
@@ -41,8 +47,9 @@ class StopStrings {
   int state_ = 0;
   bool matched_ = false;
   std::string found_;
-  std::string held_;         // never longer than the longest stop string
-  std::vector<bool> shown_;  // of each byte of it
+  std::string held_;                                    // never longer than the longest stop string
+  std::vector<Of> of_;                                  // each byte of it
+  std::vector<std::pair<size_t, std::string>> passed_;  // before which byte of it
 };
 
 }  // namespace bumblebee::txt

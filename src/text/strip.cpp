@@ -5,6 +5,7 @@
 #include <array>
 #include <utility>
 
+#include "base/mark_byte.h"
 #include "text/characters.h"
 
 namespace bumblebee::txt {
@@ -75,7 +76,12 @@ bool is_word(char32_t c) {
 }
 
 /// How many bytes of `rest` one of the tags is; kMore where it may become one.
-size_t tag_at(std::string_view rest, const std::array<std::string_view, 3>& tags, bool end) {
+size_t tag_at(std::string_view rest, const std::array<std::string_view, 3>& tags, bool certain, bool end) {
+  if (certain) {
+    if (!rest.starts_with(kMarkByte)) return kStays;
+    const size_t size = tag_at(rest.substr(1), tags, false, end);
+    return size == kMore || size == kStays ? size : size + 1;
+  }
   for (const std::string_view tag : tags) {
     if (rest.starts_with(tag)) return tag.size();
   }
@@ -125,8 +131,8 @@ size_t Stripper::step(std::string_view rest, bool end, std::string& out) {
     return taken;
   }
   if (options_.think) {
-    const size_t opens = tag_at(rest, kOpen, end);
-    const size_t closes = opens == kStays ? tag_at(rest, kClose, end) : kStays;
+    const size_t opens = tag_at(rest, kOpen, options_.certain_marks, end);
+    const size_t closes = opens == kStays ? tag_at(rest, kClose, options_.certain_marks, end) : kStays;
     if (opens == kMore || closes == kMore) return kMore;
     if (opens != kStays || closes != kStays) {
       in_thought_ = opens != kStays;
@@ -151,15 +157,17 @@ size_t Stripper::step(std::string_view rest, bool end, std::string& out) {
 size_t Stripper::thought(std::string_view rest, bool end) {
   size_t first = std::string_view::npos, length = 0;
   for (const std::string_view tag : kClose) {
-    if (const size_t at = rest.find(tag); at < first) first = at, length = tag.size();
+    const std::string whole = (options_.certain_marks ? std::string(1, kMarkByte) : "") + std::string(tag);
+    if (const size_t at = rest.find(whole); at < first) first = at, length = whole.size();
   }
   if (first != std::string_view::npos) {
     in_thought_ = false;
     return first + length;
   }
   if (end) return rest.size();
-  size_t at = rest.size() > kClose[1].size() ? rest.size() - kClose[1].size() : 0;
-  while (at < rest.size() && tag_at(rest.substr(at), kClose, false) != kMore) ++at;
+  const size_t longest = kClose[1].size() + 1;
+  size_t at = rest.size() > longest ? rest.size() - longest : 0;
+  while (at < rest.size() && tag_at(rest.substr(at), kClose, options_.certain_marks, false) != kMore) ++at;
   return at;
 }
 

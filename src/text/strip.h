@@ -8,7 +8,8 @@ namespace bumblebee::txt {
 
 struct StripOptions {
   bool think = false, hashtags = false, emoji = false;
-  bool in_thought = false;  // the prompt opened a thought already
+  bool in_thought = false;     // the prompt opened a thought already
+  bool certain_marks = false;  // only what comes after kMarkByte is a tag
 };
 
 /// The tag that begins or ends a thought (<think>, </think> and their like); for tokenizers that make them control

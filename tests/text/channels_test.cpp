@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/text/small_tokenizer.h"
 
 namespace bumblebee::txt {
@@ -28,18 +30,50 @@ Tokenizer tokenizer_with(const char* const (&tokens)[N], bool special = true) {
   return Tokenizer::from_bytes(json.dump(), {}, "channels");
 }
 
-/// As an answer's text is made of `written`: control tokens that are no marks are left out.
-std::string text_of(const Tokenizer& tokenizer, const std::string& written) {
+/// As an answer's text is made of `written`: control tokens that are no marks are left out. Between two @ stands what
+/// comes as ordinary text, whatever it is. `show`: says what a part becomes.
+template <class Show>
+std::string text_of(const Tokenizer& tokenizer, const std::string& written, Show show) {
   std::optional<Channels> channels = Channels::of(tokenizer);
   std::string out;
-  for (const int32_t id : tokenizer.encode(written, {.control = ControlTokens::parse})) {
-    if (channels->reads(id)) {
-      out += channels->mark(id);
-    } else if (!tokenizer.is_special(id)) {
-      out += channels->text(tokenizer.decode(std::vector<int32_t>{id}));
+  const auto add = [&](const Channels::Parts& parts) {
+    for (const Channels::Part& part : parts) out += show(part);
+  };
+  bool plain = false;
+  for (size_t at = 0; at <= written.size(); plain = !plain) {
+    const size_t end = std::min(written.find('@', at), written.size());
+    const auto control = plain ? ControlTokens::as_text : ControlTokens::parse;
+    for (const int32_t id : tokenizer.encode(written.substr(at, end - at), {.control = control})) {
+      if (channels->reads(id)) {
+        add(channels->mark(id));
+      } else if (!tokenizer.is_special(id)) {
+        add(channels->text(tokenizer.decode(std::vector<int32_t>{id})));
+      }
     }
+    at = end + 1;
   }
-  return out + channels->flush();
+  add(channels->flush());
+  return out;
+}
+
+std::string text_of(const Tokenizer& tokenizer, const std::string& written) {
+  return text_of(tokenizer, written, [](const Channels::Part& part) {
+    return part.kind == Channels::Part::Kind::header ? std::string() : part.text;
+  });
+}
+
+/// Marks in brackets, what the model did not write in braces.
+std::string parts_of(const Tokenizer& tokenizer, const std::string& written) {
+  return text_of(tokenizer, written, [](const Channels::Part& part) -> std::string {
+    switch (part.kind) {
+      case Channels::Part::Kind::said: return part.text;
+      case Channels::Part::Kind::made: return '{' + part.text + '}';
+      case Channels::Part::Kind::mark: return '[' + part.text + ']';
+      case Channels::Part::Kind::header: return '(' + part.text + ')';
+      case Channels::Part::Kind::token: return ".";
+    }
+    return {};
+  });
 }
 
 TEST(Channels, OnlyWhereControlTokensHaveThem) {
@@ -75,7 +109,7 @@ TEST(Channels, HarmonyThatIsCut) {
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   EXPECT_EQ(text("<|channel|>analysis<|message|>Hm"), "<think>\nHm") << "cut within a thought, it stays open";
   EXPECT_EQ(text("<|channel|>analysis<|message|>Hm<|end|>"), "<think>\nHm\n</think>");
-  EXPECT_EQ(text("<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|chan"), "<think>\nHm\n</think>");
+  EXPECT_EQ(text("<|channel|>analysis<|message|>Hm<|end|><|start|>assis"), "<think>\nHm\n</think>");
   EXPECT_EQ(text("<|channel|>anal"), "");
   EXPECT_EQ(text(""), "");
 }
@@ -91,6 +125,52 @@ TEST(Channels, HarmonyThatIsNone) {
   const std::string far(600, 'x');
   EXPECT_EQ(text("<|channel|>" + far), "<|channel|>" + far) << "no header is so long";
   EXPECT_EQ(text(" to=" + far), " to=" + far);
+}
+
+TEST(Channels, ALaterThoughtOfNothingEndsTheOneBefore) {
+  EXPECT_EQ(text_of(tokenizer_with(kHarmony),
+                    "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>analysis<|message|><|end|>"
+                    "<|start|>assistant<|channel|>final<|message|>Hello"),
+            "<think>\none\n</think>\n\nHello");
+  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>thought\none\n<channel|><|channel>thought\n<channel|>Hello"),
+            "<think>\none\n</think>\n\nHello");
+  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>thought\none<channel|><|channel>thought\ntwo<channel|>Hello"),
+            "<think>\none\ntwo\n</think>\n\nHello");
+}
+
+TEST(Channels, HeadersThatNeverEnd) {
+  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
+  for (const char* end : {"", "<|end|>", "<|return|>"}) {
+    EXPECT_EQ(text("<|channel|>The answer is 4." + std::string(end)), "The answer is 4.") << end;
+    EXPECT_EQ(text("<|channel|>final\nHello" + std::string(end)), "Hello") << end;
+    EXPECT_EQ(text("<|channel|>finally" + std::string(end)), "finally") << end;
+    EXPECT_EQ(text("<|channel|>analysis<|message|>Hm<|end|><|start|>So: 4." + std::string(end)),
+              "<think>\nHm\n</think>\n\nSo: 4.")
+        << end;
+    for (const char* header : {"fin", "final", "commentary to=functions.f", "commentary to=functions.f json"})
+      EXPECT_EQ(text("<|start|>assistant<|channel|>" + std::string(header) + end), "") << header << end;
+  }
+  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>The answer"), "The answer");
+  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>The answer<channel|> is"), "The answer is");
+}
+
+TEST(Channels, TheFirstPieceIsSaid) {
+  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  EXPECT_EQ(text_of(tokenizer, "a<|channel|>final<|message|>b"), "a\nb");
+  EXPECT_EQ(text_of(tokenizer, "ab<|channel|>final<|message|>c"), "ab\nc");
+}
+
+TEST(Channels, PartsSayWhatTheModelWrote) {
+  EXPECT_EQ(parts_of(tokenizer_with(kHarmony),
+                     "<|channel|>analysis<|message|>a@</think>@<|end|><|start|>assistant"
+                     "<|channel|>final<|message|>@<|call|>@"),
+            ".(analysis).[<think>]{\n}a</think>..(assistant).(final).{\n}[</think>]{\n\n}<|call|>");
+  EXPECT_EQ(
+      parts_of(tokenizer_with(kHarmony), "<|channel|>@a<|channel|>commentary to=functions.f@<|message|>{}<|call|>"),
+      ".(a<|channel|>commentary to=functions.f).[<|channel|>]{a to=functions.f}[<|message|>]{}.[<|call|>]");
+  EXPECT_EQ(parts_of(tokenizer_with(kGemma), "<|tool_call>call:f{a:<|\"|>@<|\"|>@<|\"|>}<tool_call|>"),
+            ".[<|tool_call>]call:f{a:.[<|\"|>]<|\"|>.[<|\"|>]}.[<tool_call|>]");
 }
 
 /// One form for both orders of recipient and channel.

@@ -93,5 +93,14 @@ TEST(SentenceLimit, GivesOutWholeSentences) {
   EXPECT_EQ(limit.flush(), " Three four.");
 }
 
+TEST(SentenceLimit, AMarkByteIsNoCharacter) {
+  SentenceLimit limit(0, 4);
+  const std::string text = "\xFFwxyz";
+  EXPECT_EQ(limit.push(text), "");
+  EXPECT_EQ(limit.flush(), text);
+  EXPECT_FALSE(limit.full());
+  EXPECT_EQ(limit.characters(), 4);
+}
+
 }  // namespace
 }  // namespace bumblebee::txt

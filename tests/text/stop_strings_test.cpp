@@ -56,7 +56,8 @@ TEST(StopStrings, WhatIsNotShownIsFoundAndNeverGivenOut) {
                       const std::vector<std::pair<std::string, bool>>& pieces) -> Outcome {
     StopStrings matcher(stops);
     std::string out;
-    for (const auto& [text, shown] : pieces) out += matcher.push(text, shown);
+    for (const auto& [text, shown] : pieces)
+      out += matcher.push(text, shown ? StopStrings::Of::text : StopStrings::Of::control);
     const bool matched = matcher.matched();
     return {out + matcher.flush(), matched};
   };
@@ -134,6 +135,37 @@ TEST(StopStrings, SaysWhichWasFound) {
   StopStrings none({});
   none.push("x");
   EXPECT_TRUE(none.found().empty());
+}
+
+/// What is passed keeps its place among what is looked at, and ends no stop string.
+TEST(StopStrings, WhatIsPassed) {
+  StopStrings matcher({"\n\n", "abc"});
+  EXPECT_EQ(matcher.push("xa"), "x");
+  EXPECT_EQ(matcher.pass("\n\n"), "");
+  EXPECT_EQ(matcher.push("b"), "");
+  EXPECT_EQ(matcher.pass("!"), "");
+  EXPECT_EQ(matcher.push("x"), "a\n\nb!x");
+  EXPECT_EQ(matcher.pass("\n\n"), "\n\n");
+  EXPECT_EQ(matcher.push("a"), "");
+  EXPECT_EQ(matcher.flush(), "a") << "parted from what follows";
+  EXPECT_EQ(matcher.push("bc"), "bc");
+  EXPECT_EQ(matcher.push("ya"), "y");
+  EXPECT_EQ(matcher.pass("!"), "");
+  EXPECT_EQ(matcher.push("bc"), "");
+  EXPECT_EQ(matcher.pass("?"), "");
+  EXPECT_EQ(matcher.flush(), "");
+  EXPECT_TRUE(matcher.matched());
+}
+
+TEST(StopStrings, HeadersAloneAreNone) {
+  using Of = StopStrings::Of;
+  StopStrings matcher({"final", "<|channel|>final"});
+  EXPECT_EQ(matcher.push("final", Of::header), "");
+  EXPECT_FALSE(matcher.matched());
+  EXPECT_EQ(matcher.push("a"), "a");
+  EXPECT_EQ(matcher.push("<|channel|>", Of::control), "");
+  EXPECT_EQ(matcher.push("final", Of::header), "");
+  EXPECT_EQ(matcher.found(), "<|channel|>final");
 }
 
 }  // namespace

@@ -86,5 +86,16 @@ TEST(Strip, TogetherAndNothing) {
   EXPECT_EQ(strip({}, "<think>x</think> #a 🌞"), "<think>x</think> #a 🌞");
 }
 
+TEST(Strip, OnlyMarksWhereTheyAreCertain) {
+  const std::string text = "\xFF<think>\nThe tag </think> closes.\n\xFF</think>\n\nSo <think>: \xFF<|call|>.";
+  Stripper whole({.think = true, .certain_marks = true}), bytes({.think = true, .certain_marks = true});
+  std::string out;
+  for (const char c : text) out += bytes.push({&c, 1});
+  out += bytes.flush();
+  EXPECT_EQ(out, "So <think>: \xFF<|call|>.");
+  const std::string first = whole.push(text);
+  EXPECT_EQ(first + whole.flush(), out);
+}
+
 }  // namespace
 }  // namespace bumblebee::txt

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "base/mark_byte.h"
 #include "serve/chat/json_scanner.h"
 
 namespace bumblebee::serve {
@@ -37,10 +38,14 @@ void AnswerOutput::append(AnswerEvent::Kind kind, std::string_view text) {
   if (events_->empty() || events_->back().kind != kind) {
     events_->push_back({.kind = kind, .tool = kind == AnswerEvent::Kind::arguments ? begun_calls_ - 1 : 0});
   }
-  events_->back().text += text;
+  std::string& to = events_->back().text;
+  for (const char c : text) {
+    if (c != kMarkByte || !format_.certain_marks) to += c;
+  }
 }
 
 void AnswerOutput::content(char c) {
+  if (format_.certain_marks && c == kMarkByte) return;
   if (format_.tools != ToolFormat::none && is_json_blank(c) && blanks_.size() < kLongestBlank) {
     blanks_ += c;
     return;

@@ -39,6 +39,8 @@ class AnswerOutput {
   void withdraw_call();
 
   int calls() const { return calls_; }
+  /// How a mark, given with its kMarkByte, comes in the text.
+  std::string_view as_it_comes(std::string_view mark) const { return format_.certain_marks ? mark : mark.substr(1); }
   bool enough() const { return !format_.parallel_tool_calls && calls_ > 0; }
 
  private:

@@ -34,7 +34,7 @@ class Parser final : public AnswerParser {
   explicit Parser(const AnswerFormat& format)
       : format_(sensible(format)),
         out_(format_),
-        thoughts_(format_.reasoning, format_.in_thought),
+        thoughts_(format_.reasoning, format_.in_thought, format_.certain_marks),
         calls_(make_call_parser(format_.tools, out_)) {}
 
   void push(std::string_view text, std::vector<AnswerEvent>& events) override {

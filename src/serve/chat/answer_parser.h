@@ -44,6 +44,9 @@ struct AnswerFormat {
   std::vector<std::string> tool_names = {};  // those that the request gave; another name is no call
   TextParameters text_parameters = {};       // for forms that do not say it themselves
   bool parallel_tool_calls = true;
+  // The model's marks are control tokens: of thoughts, and of calls in harmony's and Gemma's form, only what comes
+  // after kMarkByte is one (base/mark_byte.h), which is no text.
+  bool certain_marks = false;
   std::optional<uint64_t> id_seed = {};  // the ids of calls follow from it; absent: random ones
 };
 

@@ -2,6 +2,7 @@
 // its own that is not read here means none: its calls stay text.
 #include "serve/chat/detect.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
@@ -13,16 +14,17 @@ struct Mark {
   ToolFormat format;
   std::string_view text;
 };
-constexpr std::array<Mark, 3> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]"},
+constexpr std::array<Mark, 4> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]"},
                                          {ToolFormat::hermes, "<tool_call>"},
+                                         {ToolFormat::qwen3_coder, "<tool_call>"},
                                          {ToolFormat::llama, "<|python_tag|>"}}};
 
 constexpr ToolFormat kForms[] = {ToolFormat::none,    ToolFormat::hermes, ToolFormat::llama,      ToolFormat::mistral,
                                  ToolFormat::harmony, ToolFormat::gemma4, ToolFormat::qwen3_coder};
 
 /// Control tokens of channels, which the text of an answer has as <think>: harmony's and Gemma 4's.
-constexpr std::array<std::array<std::string_view, 2>, 2> kChannels = {
-    {{"<|channel|>", "<|message|>"}, {"<|channel>", "<channel|>"}}};
+constexpr std::array<std::array<std::string_view, 3>, 2> kChannels = {
+    {{"<|channel|>", "<|start|>", "<|message|>"}, {"<|channel>", "<channel|>", "<channel|>"}}};
 
 bool has(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
 
@@ -68,9 +70,17 @@ ToolFormat of_model(const Tokenizer& tokenizer, std::string_view source, std::st
   return ToolFormat::none;
 }
 
+/// The first of a form's tokens; nothing where there are no channels.
+std::string_view channel_token(const Tokenizer& tokenizer) {
+  for (const auto& tokens : kChannels) {
+    const auto special = [&tokenizer](std::string_view token) { return is_special(tokenizer, token); };
+    if (std::all_of(tokens.begin(), tokens.end(), special)) return tokens[0];
+  }
+  return {};
+}
+
 bool detect_reasoning(const Tokenizer& tokenizer, std::string_view source, std::string& why) {
-  for (const auto& [open, other] : kChannels) {
-    if (!is_special(tokenizer, open) || !is_special(tokenizer, other)) continue;
+  if (const std::string_view open = channel_token(tokenizer); !open.empty()) {
     why = cat("the vocabulary has ", open);
     return true;
   }
@@ -126,6 +136,7 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
                   cat("expected auto, think or none, got ", reasoning_parser));
     }
   }
+  found.channels = !channel_token(tokenizer).empty();
   for (const Mark& mark : kMarks) {
     if (mark.format == found.tools) found.special_tool_marks = is_special(tokenizer, mark.text);
   }
@@ -135,16 +146,25 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
   return found;
 }
 
+namespace {
+
+/// What the template makes of a question and a call with this content, JSON as it is, and more members.
+std::string render_call(const Tokenizer& tokenizer, std::string_view content, std::string_view more = {}) {
+  Message question, call;
+  question.role = "user";
+  question.content = "?";
+  call.role = "assistant";
+  call.json = cat(R"({"role": "assistant", "content": )", content, more,
+                  R"(, "tool_calls": [{"id": "123456789", "type": "function",
+                      "function": {"name": "f", "arguments": {}}}]})");
+  return tokenizer.apply_chat_template(std::vector<Message>{question, call}, {}).text;
+}
+
+}  // namespace
+
 bool takes_null_content(const Tokenizer& tokenizer) {
   const auto nones = [&tokenizer](std::string_view content) {
-    Message question, call;
-    question.role = "user";
-    question.content = "?";
-    call.role = "assistant";
-    call.json = cat(R"({"role": "assistant", "content": )", content,
-                    R"(, "tool_calls": [{"id": "123456789", "type": "function",
-                        "function": {"name": "f", "arguments": {}}}]})");
-    const std::string text = tokenizer.apply_chat_template(std::vector<Message>{question, call}, {}).text;
+    const std::string text = render_call(tokenizer, content);
     int count = 0;
     for (size_t at = text.find("None"); at != text.npos; at = text.find("None", at + 4)) ++count;
     return count;
@@ -155,6 +175,18 @@ bool takes_null_content(const Tokenizer& tokenizer) {
   } catch (const Error&) {
     return false;
   }
+}
+
+bool takes_thought_beside_content(const Tokenizer& tokenizer) {
+  const auto takes = [&tokenizer](std::string_view content) {
+    try {
+      render_call(tokenizer, content, R"(, "reasoning_content": "!", "reasoning": "!")");
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  return takes(R"(".")") || !takes(R"("")");
 }
 
 }  // namespace bumblebee::serve

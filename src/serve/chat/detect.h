@@ -17,6 +17,8 @@ struct ModelFormats {
   /// Marks of calls, or of thoughts, are special tokens: without Input::skip_special_tokens = false they never reach
   /// the text.
   bool special_tool_marks = false, special_thought_marks = false;
+  /// Answers come in channels: text::Delta says where their marks are.
+  bool channels = false;
   std::string tools_why, reasoning_why;  // what decided, for the line that is printed at the start
 };
 
@@ -27,6 +29,8 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
 
 /// Whether the chat template renders an assistant's message with calls and null as its content, as clients send it.
 bool takes_null_content(const Tokenizer& tokenizer);
+/// Whether it renders one with calls, content and a thought, or only the thought without the content (gpt-oss).
+bool takes_thought_beside_content(const Tokenizer& tokenizer);
 
 /// "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder" or "none".
 std::string_view to_string(ToolFormat format);

@@ -11,11 +11,10 @@
 namespace bumblebee::serve {
 namespace {
 
-constexpr std::string_view kQuote = "<|\"|>";
-
 /// One object, from its opening brace on.
 class GemmaObject {
  public:
+  explicit GemmaObject(std::string_view quote) : quote_(quote) {}
   enum class Step : uint8_t { more, ends, malformed };
 
   Step push(char c, std::string& out) {
@@ -72,9 +71,10 @@ class GemmaObject {
       return word_.size() <= kLongestWritten ? Step::more : Step::malformed;
     }
     std::string_view name = word_;
-    if (name.size() >= 2 * kQuote.size() && name.starts_with(kQuote) && name.ends_with(kQuote)) {
-      name.remove_prefix(kQuote.size());
-      name.remove_suffix(kQuote.size());
+    const std::string_view quote = quote_.mark();
+    if (name.size() >= 2 * quote.size() && name.starts_with(quote) && name.ends_with(quote)) {
+      name.remove_prefix(quote.size());
+      name.remove_suffix(quote.size());
     }
     out += json_text(name) + ": ";
     word_.clear();
@@ -131,18 +131,22 @@ class GemmaObject {
   State state_ = State::open;
   std::vector<bool> objects_;  // of each level: an object, or an array
   std::string word_;           // a key, or a value without quotes
-  MarkMatcher quote_{kQuote};
+  MarkMatcher quote_;
 };
 
 class Gemma4Parser final : public CallParser {
  public:
-  explicit Gemma4Parser(AnswerOutput& out) : CallParser(out, "<|tool_call>") {}
+  explicit Gemma4Parser(AnswerOutput& out)
+      : CallParser(out, out.as_it_comes("\xFF<|tool_call>")),
+        object_(quote()),
+        close_(out.as_it_comes("\xFF<tool_call|>")) {}
 
  private:
+  std::string_view quote() const { return out_.as_it_comes("\xFF<|\"|>"); }
   void begin() override {
     state_ = State::name;
     name_.clear();
-    object_ = {};
+    object_ = GemmaObject(quote());
     close_.reset();
   }
 
@@ -183,7 +187,7 @@ class Gemma4Parser final : public CallParser {
   State state_ = State::name;
   std::string name_;
   GemmaObject object_;
-  MarkMatcher close_{"<tool_call|>"};
+  MarkMatcher close_;
 };
 
 }  // namespace

@@ -10,7 +10,8 @@ constexpr size_t kLongestHeader = 256;
 
 class HarmonyParser final : public CallParser {
  public:
-  explicit HarmonyParser(AnswerOutput& out) : CallParser(out, "<|channel|>") {}
+  explicit HarmonyParser(AnswerOutput& out)
+      : CallParser(out, out.as_it_comes("\xFF<|channel|>")), close_(out.as_it_comes("\xFF<|call|>")) {}
 
  private:
   void begin() override {
@@ -42,15 +43,16 @@ class HarmonyParser final : public CallParser {
   }
 
   Step header(char c) {
-    constexpr std::string_view kTo = " to=functions.", kMessage = "<|message|>";
+    constexpr std::string_view kTo = " to=functions.";
+    const std::string_view message = out_.as_it_comes("\xFF<|message|>");
     header_ += c;
     if (header_.size() > kLongestHeader) return Step::malformed;
-    if (!header_.ends_with(kMessage)) return Step::more;
-    const std::string_view whole = std::string_view(header_).substr(0, header_.size() - kMessage.size());
+    if (!header_.ends_with(message)) return Step::more;
+    const std::string_view whole = std::string_view(header_).substr(0, header_.size() - message.size());
     const size_t to = whole.find(kTo);
     if (to == std::string_view::npos) return Step::malformed;
     const std::string_view rest = whole.substr(to + kTo.size());
-    name_ = rest.substr(0, rest.find_first_of(" \n<"));
+    name_ = rest.substr(0, rest.find_first_of(" \n<\xFF"));
     if (!out_.knows(name_)) return Step::malformed;
     state_ = State::before;
     return Step::more;
@@ -74,7 +76,7 @@ class HarmonyParser final : public CallParser {
   std::string header_, name_;
   ArgumentsValue arguments_;
   bool begun_ = false;  // the call, in the output
-  MarkMatcher close_{"<|call|>"};
+  MarkMatcher close_;
 };
 
 }  // namespace

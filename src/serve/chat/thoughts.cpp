@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
+#include "base/mark_byte.h"
 #include "serve/chat/answer_output.h"
 #include "serve/chat/json_scanner.h"
 
@@ -15,10 +17,13 @@ using Tags = std::array<std::string_view, 3>;
 constexpr Tags kOpen = kOpeningTags;
 constexpr Tags kClose = {"</think>", "</thinking>", "[/THINK]"};
 
-bool is_one(const Tags& tags, std::string_view text) { return std::find(tags.begin(), tags.end(), text) != tags.end(); }
+bool is_one(const Tags& tags, std::string_view text, bool certain) {
+  return std::find(tags.begin(), tags.end(), text.substr(certain ? 1 : 0)) != tags.end();
+}
 
 /// `text` with `c` after it begins one of the tags.
-bool goes_on(const Tags& tags, std::string_view text, char c) {
+bool goes_on(const Tags& tags, std::string_view text, char c, bool certain) {
+  if (certain) return text.empty() ? c == kMarkByte : goes_on(tags, text.substr(1), c, false);
   return std::any_of(tags.begin(), tags.end(), [&](std::string_view tag) {
     return tag.size() > text.size() && tag.starts_with(text) && tag[text.size()] == c;
   });
@@ -33,8 +38,33 @@ void Thoughts::push(char c, std::string& reasoning, std::string& answer) {
     case State::closed:
       if (is_json_blank(c)) return;
       state_ = State::after;
+      if (parted_) answer += '\n';
+      parted_ = false;
       [[fallthrough]];
-    case State::after: answer += c;
+    case State::after: return after(c, answer);
+  }
+}
+
+/// A later thought, and the end of the line before it, which is given where the answer goes on after it.
+void Thoughts::after(char c, std::string& answer) {
+  if (!certain_) {
+    answer += c;
+    return;
+  }
+  const bool line = held_.starts_with('\n');
+  if (goes_on(kOpen, std::string_view(held_).substr(line), c, true)) {
+    held_ += c;
+    if (!is_one(kOpen, std::string_view(held_).substr(line), true)) return;
+    state_ = State::inside;
+    parted_ = line;
+    held_.clear();
+  } else if (!held_.empty()) {
+    answer += std::exchange(held_, {});
+    after(c, answer);
+  } else if (c == '\n') {
+    held_ = c;
+  } else {
+    answer += c;
   }
 }
 
@@ -42,9 +72,9 @@ void Thoughts::push(char c, std::string& reasoning, std::string& answer) {
 void Thoughts::before(char c, std::string& answer) {
   if (held_.empty() && is_json_blank(c) && blanks_.size() < kLongestBlank) {
     blanks_ += c;
-  } else if (goes_on(kOpen, held_, c)) {
+  } else if (goes_on(kOpen, held_, c, certain_)) {
     held_ += c;
-    if (!is_one(kOpen, held_)) return;
+    if (!is_one(kOpen, held_, certain_)) return;
     state_ = State::inside;
     held_.clear();
     blanks_.clear();
@@ -59,9 +89,9 @@ void Thoughts::before(char c, std::string& answer) {
 }
 
 void Thoughts::inside(char c, std::string& reasoning) {
-  if (goes_on(kClose, held_, c)) {
+  if (goes_on(kClose, held_, c, certain_)) {
     held_ += c;
-    if (!is_one(kClose, held_)) return;
+    if (!is_one(kClose, held_, certain_)) return;
     state_ = State::closed;
     held_.clear();
     blanks_.clear();

@@ -121,6 +121,9 @@ Message read_message(const JsonIn& in, Draft& draft) {
     whole["reasoning_content"] = given.string();
     whole["reasoning"] = given.string();
   }
+  // What was said before a call stays out where the template takes that or the thought, not both.
+  const bool thinks = whole.contains("reasoning") && !whole["reasoning"].get_ref<const std::string&>().empty();
+  if (thinks && !made_calls.empty() && !draft.rules.thought_beside_content) whole["content"] = "";
   if (!made_calls.empty()) whole["tool_calls"] = std::move(made_calls);
   if (whole.size() > 2 || whole["content"].is_null()) message.json = whole.dump();
 

@@ -19,9 +19,10 @@ struct RequestRules {
   GenerationConfig config;  // the model's; a request's settings are laid over it. Contrastive search becomes greedy
   int context = 0;          // tokens of prompt and output together
   int vocab_size = 0;
-  bool developer_role = false;  // the chat template has it; else such messages become the system's
-  bool null_content = true;     // the chat template takes a message that calls and says nothing; else it says ""
-  bool strict = false;          // unknown fields are refused, instead of ignored and named
+  bool developer_role = false;         // the chat template has it; else such messages become the system's
+  bool thought_beside_content = true;  // it takes one that calls, says something and has a thought
+  bool null_content = true;            // the chat template takes a message that calls and says nothing; else it says ""
+  bool strict = false;                 // unknown fields are refused, instead of ignored and named
 };
 
 /// Whether a chat template has messages of the role "developer".

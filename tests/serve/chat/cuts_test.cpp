@@ -114,12 +114,14 @@ void check(const AnswerFormat& format, const std::string& text, std::mt19937& ra
         << call.arguments;
   }
   if (whole.calls == 0 && !format.reasoning) {
-    ASSERT_EQ(all.content, text);
+    std::string shown = text;
+    if (format.certain_marks) std::erase(shown, kMarkByte);
+    ASSERT_EQ(all.content, shown);
   }
 }
 
 TEST(Cuts, DoNotMatter) {
-  std::mt19937 random(11);
+  std::mt19937 random(11), marks(12);
   int with_calls = 0;
   const char* const rounds = std::getenv("BB_CUTS");
   const int last = rounds ? std::atoi(rounds) : 5'000;
@@ -131,6 +133,13 @@ TEST(Cuts, DoNotMatter) {
     for (int i = int(random() % 12); i >= 0; --i) text += parts()[random() % parts().size()];
     ASSERT_NO_FATAL_FAILURE(check(format, text, random));
     with_calls += take_apart(format, text).calls > 0;
+    format.certain_marks = true;
+    std::string marked;
+    for (const char c : text) {
+      if (c == '<' && marks() % 8 != 0) marked += kMarkByte;
+      marked += c;
+    }
+    ASSERT_NO_FATAL_FAILURE(check(format, marked, marks));
   }
   EXPECT_GT(with_calls, last / 15);
 }
@@ -148,23 +157,32 @@ TEST(Cuts, OneByteChanged) {
            {ToolFormat::mistral, "Ok[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"f\"}]"},
            {ToolFormat::mistral, "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{\"a\": [true]}[TOOL_CALLS]f[ARGS]{}"},
            {ToolFormat::harmony, "Ok<|channel|>commentary to=functions.f<|message|>{\"a\": [\"<|call|>\"]}<|call|>"},
+           {ToolFormat::harmony,
+            "\xFF<think>\na</think>\n\xFF</think>\n\nOk\n\xFF<think>\nb\n\xFF</think>\n\n"
+            "\xFF<|channel|>commentary to=functions.f\xFF<|message|>{\"a\": [\"<|call|>\"]}\xFF<|call|>"},
+           {ToolFormat::gemma4, "Ok\xFF<|tool_call>call:f{a:\xFF<|\"|>x<|\"|>y\xFF<|\"|>,b:[1]}\xFF<tool_call|>"},
            {ToolFormat::gemma4,
             "Ok<|tool_call>call:f{a:<|\"|>x<\"|y<|\"|>,b:[1,{c:true}],d:{}}<tool_call|><|tool_call>call:f{}<tool_call|"
             ">"},
            {ToolFormat::qwen3_coder,
             "Ok\n<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>x</p</parameter>\n"
             "</function>\n</tool_call>\n<tool_call><function=f></function></tool_call>"}}) {
+    const auto format = [tools = tools, certain = text.find(kMarkByte) != std::string::npos](bool reasoning = false) {
+      AnswerFormat made = format_of(tools, reasoning);
+      made.certain_marks = certain;
+      return made;
+    };
     for (size_t at = 0; at < text.size(); ++at) {
       for (const char byte : std::string_view("{]<\",\\ x")) {
         std::string changed = text;
         changed[at] = byte;
-        ASSERT_NO_FATAL_FAILURE(check(format_of(tools, true), changed, random));
+        ASSERT_NO_FATAL_FAILURE(check(format(true), changed, random));
         changed = text;
         changed.insert(at, 1, byte);
-        ASSERT_NO_FATAL_FAILURE(check(format_of(tools), changed, random));
+        ASSERT_NO_FATAL_FAILURE(check(format(), changed, random));
       }
-      ASSERT_NO_FATAL_FAILURE(check(format_of(tools), text.substr(0, at), random));
-      ASSERT_NO_FATAL_FAILURE(check(format_of(tools, true), text.substr(at), random));
+      ASSERT_NO_FATAL_FAILURE(check(format(), text.substr(0, at), random));
+      ASSERT_NO_FATAL_FAILURE(check(format(true), text.substr(at), random));
     }
   }
 }

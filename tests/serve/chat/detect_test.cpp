@@ -71,13 +71,30 @@ TEST(Detect, TheVocabularyDecidesWhereTheTemplateIsSilent) {
 /// The text of an answer has them as <think> already: nothing of it is a control token any more.
 TEST(Detect, ThoughtsInChannels) {
   for (const auto& [open, other] : {std::pair("<|channel|>", "<|message|>"), std::pair("<|channel>", "<channel|>")}) {
-    const ModelFormats formats = detect_formats(tokenizer_with("", {{open, true}, {other, true}}));
+    const ModelFormats formats = detect_formats(tokenizer_with("", {{open, true}, {other, true}, {"<|start|>", true}}));
     EXPECT_TRUE(formats.reasoning) << open;
+    EXPECT_TRUE(formats.channels) << open;
     EXPECT_EQ(formats.reasoning_why, std::string("the vocabulary has ") + open);
     EXPECT_FALSE(formats.special_thought_marks);
     EXPECT_FALSE(detect_formats(tokenizer_with("", {{open, true}})).reasoning) << open;
     EXPECT_FALSE(detect_formats(tokenizer_with("", {{open, false}, {other, false}})).reasoning) << open;
   }
+}
+
+TEST(Detect, CallsOfQwenBetweenControlTokens) {
+  const char* const source = "{{ '<tool_call><function=f><parameter=a>' }}";
+  EXPECT_TRUE(detect_formats(tokenizer_with(source, {{"<tool_call>", true}})).special_tool_marks);
+  EXPECT_FALSE(detect_formats(tokenizer_with(source, {{"<tool_call>", false}})).special_tool_marks);
+}
+
+TEST(Detect, WhetherATemplateTakesAThoughtBesideContent) {
+  const std::string refuses =
+      "{% for m in messages %}{% if m.tool_calls and m.content and m.thinking %}{{ raise_exception('both') }}{% endif "
+      "%}"
+      "{{ m.content }}{% endfor %}";
+  EXPECT_FALSE(takes_thought_beside_content(tokenizer_with(refuses)));
+  EXPECT_TRUE(takes_thought_beside_content(tokenizer_with("{% for m in messages %}{{ m.content }}{% endfor %}")));
+  EXPECT_TRUE(takes_thought_beside_content(tokenizer_with("{{ raise_exception('never') }}")));
 }
 
 TEST(Detect, WhetherATemplateTakesNullForContent) {

@@ -4,11 +4,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/mark_byte.h"
 #include "serve/chat/answer_parser.h"
 
 namespace bumblebee::serve::testing {
@@ -102,6 +104,13 @@ inline std::string line(const AnswerFormat& format, std::string_view text) {
   const std::string whole = line(take_apart(format, text).events);
   const std::string bytes = line(take_apart(format, text, [] { return size_t{1}; }).events);
   return whole == bytes ? whole : "whole: " + whole + "\nbytes: " + bytes;
+}
+
+/// The same of a model whose marks are control tokens; ^ stands for kMarkByte.
+inline std::string certain_line(AnswerFormat format, std::string text) {
+  format.certain_marks = true;
+  std::replace(text.begin(), text.end(), '^', kMarkByte);
+  return line(format, text);
 }
 
 }  // namespace bumblebee::serve::testing

@@ -150,6 +150,25 @@ TEST(Messages, NullBesideCallsIsEmptyWhereTheTemplateCannotTakeIt) {
   EXPECT_EQ(content(), "");
 }
 
+TEST(Messages, ContentBesideCallsAndAThoughtGoesWhereTheTemplateRefusesBoth) {
+  const auto content = [](const char* members, bool both) {
+    RequestRules with = rules();
+    with.thought_beside_content = both;
+    const std::string body =
+        messages_body(std::string(R"([{"role": "user", "content": "?"}, {"role": "assistant", "content": "I look.")") +
+                      members + "}]");
+    return nlohmann::json::parse(read_chat_request(body, with).input.messages.at(1).json).at("content");
+  };
+  const char* const calls = R"(, "tool_calls": [{"id": "c", "type": "function",
+                                                 "function": {"name": "f", "arguments": "{}"}}])";
+  const std::string both = std::string(calls) + R"(, "reasoning_content": "Hm")";
+  EXPECT_EQ(content(both.c_str(), false), "");
+  EXPECT_EQ(content(both.c_str(), true), "I look.");
+  EXPECT_EQ(content(calls, false), "I look.");
+  EXPECT_EQ(content(R"(, "reasoning_content": "Hm")", false), "I look.");
+  EXPECT_EQ(content((std::string(calls) + R"(, "reasoning_content": "")").c_str(), false), "I look.");
+}
+
 TEST(Messages, DeveloperIsSystemWhereTheTemplateHasNone) {
   const std::string message = R"({"role": "developer", "content": "Be brief."})";
   EXPECT_EQ(only(message)["role"], "system");
