@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "models/lfm2.h"
+#include "models/numbers.h"
 
 namespace bumblebee::models {
 namespace {
