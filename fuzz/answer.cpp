@@ -114,7 +114,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
           (!ascii || half || may_overflow(json) || nlohmann::json::accept(json)));
   }
   std::string shown(text);
-  if (format.certain_marks) std::erase(shown, kMarkByte);
+  if (format.certain_marks) std::erase(shown, bumblebee::kMarkByte);
   if (calls == 0 && !format.reasoning) check(content == shown);
   return 0;
 }

@@ -60,9 +60,11 @@ Result by_definition(const std::vector<std::string>& stops, const std::vector<Pi
 }
 
 Result by_pieces(const std::vector<std::string>& stops, const std::vector<Piece>& pieces) {
-  bumblebee::txt::StopStrings automaton(stops);
+  using bumblebee::txt::StopStrings;
+  StopStrings automaton(stops);
   Result result;
-  for (const Piece& piece : pieces) result.text += automaton.push(piece.text, piece.shown);
+  for (const Piece& piece : pieces)
+    result.text += automaton.push(piece.text, piece.shown ? StopStrings::Of::text : StopStrings::Of::control);
   result.text += automaton.flush();
   result.found = automaton.found();
   check(automaton.matched() == !result.found.empty());
