@@ -113,8 +113,7 @@ void add_adapter(Parser& app, Session& session) {
       ->check(one_of({"mlx", "peft"}));
   verb->add_option("-o,--output-dir", flags->output, "The directory to make")->option_text("DIR");
   verb->add_option("--base", flags->base,
-                   "The base model, where a format depends on it: how many layers it has, whether its head is tied, "
-                   "how mlx-lm names its modules")
+                   "The base model, where a format depends on it: its number of layers, its head, its names in mlx-lm")
       ->option_text("MODEL");
   verb->add_flag("--untied-head", flags->untied_head,
                  "The base's head is not tied to its embedding (as --base finds out)");
