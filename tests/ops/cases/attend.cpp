@@ -320,7 +320,7 @@ void add_attend(Cases& cases) {
     add("latent_" + type,
         {.heads = 5, .head_dim = 50, .pieces = {{40, 8}, {0, 17}, {31, 1}}, .cached = cached, .value_dim = 41});
     add("latent_" + type + "_spans",
-        {.heads = 20, .head_dim = 80, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached, .value_dim = 64});
+        {.heads = 6, .head_dim = 40, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached, .value_dim = 33});
   }
   // Several rows of a sequence in a step of many, which tensor cores take: tiles that are full, one row over and one
   // below, beside rows that are alone; pages that are half full; windows that end within a tile.

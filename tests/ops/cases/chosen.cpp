@@ -60,7 +60,7 @@ const std::map<std::string, Names>& chosen() {
       {"norm_rope", latents},
       {"attend",
        {"first_token", "rows33", "past33_row5", "heads6_2", "dim80", "window17", "cached_f16", "cached_bf16_window",
-        "cached_i8", "wide_bf16", "spans_i8", "tiles_window5_bf16", "latent", "latent_i8_spans"}},
+        "cached_i8", "wide_bf16", "spans_i8", "tiles_window5_bf16", "latent", "latent_i8"}},
       {"attend_packed", packed},
       {"attend_packed_dqkv", packed},
       {"matmul_dx",
