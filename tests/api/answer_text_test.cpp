@@ -16,30 +16,17 @@ namespace {
 using serve::ToolFormat;
 using serve::testing::format_of;
 
-txt::Tokenizer tokenizer_with(std::initializer_list<const char*> tokens) {
-  Json json = testing::small_tokenizer_json();
-  int id = 300;
-  for (const char* token : tokens) {
-    json["added_tokens"].push_back({{"id", id++},
-                                    {"content", token},
-                                    {"single_word", false},
-                                    {"lstrip", false},
-                                    {"rstrip", false},
-                                    {"normalized", false},
-                                    {"special", true}});
-  }
-  return txt::Tokenizer::from_bytes(json.dump(), {}, "answer_text");
-}
+const char* const kHarmony[] = {"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>",
+                                "<|end|>",   "<|return|>",  "<|call|>"};
+const char* const kGemma[] = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|\"|>"};
 
 const txt::Tokenizer& harmony() {
-  static const txt::Tokenizer tokenizer =
-      tokenizer_with({"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>"});
+  static const txt::Tokenizer tokenizer = testing::small_tokenizer_with(kHarmony);
   return tokenizer;
 }
 
 const txt::Tokenizer& gemma() {
-  static const txt::Tokenizer tokenizer =
-      tokenizer_with({"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|\"|>"});
+  static const txt::Tokenizer tokenizer = testing::small_tokenizer_with(kGemma);
   return tokenizer;
 }
 

@@ -14,21 +14,7 @@ const char* const kHarmony[] = {"<|start|>", "<|channel|>", "<|message|>", "<|co
                                 "<|end|>",   "<|return|>",  "<|call|>",    "<|endoftext|>"};
 const char* const kGemma[] = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|\"|>", "<turn|>"};
 
-template <size_t N>
-Tokenizer tokenizer_with(const char* const (&tokens)[N], bool special = true) {
-  Json json = testing::small_tokenizer_json();
-  int id = 300;
-  for (const char* token : tokens) {
-    json["added_tokens"].push_back({{"id", id++},
-                                    {"content", token},
-                                    {"single_word", false},
-                                    {"lstrip", false},
-                                    {"rstrip", false},
-                                    {"normalized", false},
-                                    {"special", special}});
-  }
-  return Tokenizer::from_bytes(json.dump(), {}, "channels");
-}
+using testing::small_tokenizer_with;
 
 /// As an answer's text is made of `written`: control tokens that are no marks are left out. Between two @ stands what
 /// comes as ordinary text, whatever it is. `show`: says what a part becomes.
@@ -78,15 +64,15 @@ std::string parts_of(const Tokenizer& tokenizer, const std::string& written) {
 
 TEST(Channels, OnlyWhereControlTokensHaveThem) {
   EXPECT_FALSE(Channels::of(testing::small_tokenizer()));
-  EXPECT_FALSE(Channels::of(tokenizer_with(kHarmony, false)));
-  EXPECT_TRUE(Channels::of(tokenizer_with(kHarmony)));
-  EXPECT_TRUE(Channels::of(tokenizer_with(kGemma)));
+  EXPECT_FALSE(Channels::of(small_tokenizer_with(kHarmony, false)));
+  EXPECT_TRUE(Channels::of(small_tokenizer_with(kHarmony)));
+  EXPECT_TRUE(Channels::of(small_tokenizer_with(kGemma)));
   const char* const half[] = {"<|start|>", "<|channel|>"};
-  EXPECT_FALSE(Channels::of(tokenizer_with(half)));
+  EXPECT_FALSE(Channels::of(small_tokenizer_with(half)));
 }
 
 TEST(Channels, Harmony) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   EXPECT_EQ(text("<|channel|>analysis<|message|>Hm, hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello!"
                  "<|return|>"),
@@ -105,7 +91,7 @@ TEST(Channels, Harmony) {
 }
 
 TEST(Channels, HarmonyThatIsCut) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   EXPECT_EQ(text("<|channel|>analysis<|message|>Hm"), "<think>\nHm") << "cut within a thought, it stays open";
   EXPECT_EQ(text("<|channel|>analysis<|message|>Hm<|end|>"), "<think>\nHm\n</think>");
@@ -115,7 +101,7 @@ TEST(Channels, HarmonyThatIsCut) {
 }
 
 TEST(Channels, HarmonyThatIsNone) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   EXPECT_EQ(text("Once upon a time"), "Once upon a time");
   EXPECT_EQ(text(" to be"), " to be");
@@ -128,18 +114,20 @@ TEST(Channels, HarmonyThatIsNone) {
 }
 
 TEST(Channels, ALaterThoughtOfNothingEndsTheOneBefore) {
-  EXPECT_EQ(text_of(tokenizer_with(kHarmony),
+  EXPECT_EQ(text_of(small_tokenizer_with(kHarmony),
                     "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>analysis<|message|><|end|>"
                     "<|start|>assistant<|channel|>final<|message|>Hello"),
             "<think>\none\n</think>\n\nHello");
-  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>thought\none\n<channel|><|channel>thought\n<channel|>Hello"),
-            "<think>\none\n</think>\n\nHello");
-  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>thought\none<channel|><|channel>thought\ntwo<channel|>Hello"),
-            "<think>\none\ntwo\n</think>\n\nHello");
+  EXPECT_EQ(
+      text_of(small_tokenizer_with(kGemma), "<|channel>thought\none\n<channel|><|channel>thought\n<channel|>Hello"),
+      "<think>\none\n</think>\n\nHello");
+  EXPECT_EQ(
+      text_of(small_tokenizer_with(kGemma), "<|channel>thought\none<channel|><|channel>thought\ntwo<channel|>Hello"),
+      "<think>\none\ntwo\n</think>\n\nHello");
 }
 
 TEST(Channels, HeadersThatNeverEnd) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   for (const char* end : {"", "<|end|>", "<|return|>"}) {
     EXPECT_EQ(text("<|channel|>The answer is 4." + std::string(end)), "The answer is 4.") << end;
@@ -151,31 +139,31 @@ TEST(Channels, HeadersThatNeverEnd) {
     for (const char* header : {"fin", "final", "commentary to=functions.f", "commentary to=functions.f json"})
       EXPECT_EQ(text("<|start|>assistant<|channel|>" + std::string(header) + end), "") << header << end;
   }
-  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>The answer"), "The answer");
-  EXPECT_EQ(text_of(tokenizer_with(kGemma), "<|channel>The answer<channel|> is"), "The answer is");
+  EXPECT_EQ(text_of(small_tokenizer_with(kGemma), "<|channel>The answer"), "The answer");
+  EXPECT_EQ(text_of(small_tokenizer_with(kGemma), "<|channel>The answer<channel|> is"), "The answer is");
 }
 
 TEST(Channels, TheFirstPieceIsSaid) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   EXPECT_EQ(text_of(tokenizer, "a<|channel|>final<|message|>b"), "a\nb");
   EXPECT_EQ(text_of(tokenizer, "ab<|channel|>final<|message|>c"), "ab\nc");
 }
 
 TEST(Channels, PartsSayWhatTheModelWrote) {
-  EXPECT_EQ(parts_of(tokenizer_with(kHarmony),
+  EXPECT_EQ(parts_of(small_tokenizer_with(kHarmony),
                      "<|channel|>analysis<|message|>a@</think>@<|end|><|start|>assistant"
                      "<|channel|>final<|message|>@<|call|>@"),
             ".(analysis).[<think>]{\n}a</think>..(assistant).(final).{\n}[</think>]{\n\n}<|call|>");
-  EXPECT_EQ(
-      parts_of(tokenizer_with(kHarmony), "<|channel|>@a<|channel|>commentary to=functions.f@<|message|>{}<|call|>"),
-      ".(a<|channel|>commentary to=functions.f).[<|channel|>]{a to=functions.f}[<|message|>]{}.[<|call|>]");
-  EXPECT_EQ(parts_of(tokenizer_with(kGemma), "<|tool_call>call:f{a:<|\"|>@<|\"|>@<|\"|>}<tool_call|>"),
+  EXPECT_EQ(parts_of(small_tokenizer_with(kHarmony),
+                     "<|channel|>@a<|channel|>commentary to=functions.f@<|message|>{}<|call|>"),
+            ".(a<|channel|>commentary to=functions.f).[<|channel|>]{a to=functions.f}[<|message|>]{}.[<|call|>]");
+  EXPECT_EQ(parts_of(small_tokenizer_with(kGemma), "<|tool_call>call:f{a:<|\"|>@<|\"|>@<|\"|>}<tool_call|>"),
             ".[<|tool_call>]call:f{a:.[<|\"|>]<|\"|>.[<|\"|>]}.[<tool_call|>]");
 }
 
 /// One form for both orders of recipient and channel.
 TEST(Channels, CallsOfHarmonyStay) {
-  const Tokenizer tokenizer = tokenizer_with(kHarmony);
+  const Tokenizer tokenizer = small_tokenizer_with(kHarmony);
   const std::string call = "<|channel|>commentary to=functions.add<|message|>{\"a\": 1}<|call|>";
   for (const char* written : {" to=functions.add<|channel|>commentary json<|message|>{\"a\": 1}<|call|>",
                               "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{\"a\": 1}<|call|>",
@@ -189,7 +177,7 @@ TEST(Channels, CallsOfHarmonyStay) {
 }
 
 TEST(Channels, Gemma4) {
-  const Tokenizer tokenizer = tokenizer_with(kGemma);
+  const Tokenizer tokenizer = small_tokenizer_with(kGemma);
   const auto text = [&](const std::string& written) { return text_of(tokenizer, written); };
   EXPECT_EQ(text("<|channel>thought\nHm,\nhm.\n<channel|>Hello!<turn|>"), "<think>\nHm,\nhm.\n</think>\n\nHello!");
   EXPECT_EQ(text("<|channel>thought\nHm<channel|>Hello!"), "<think>\nHm\n</think>\n\nHello!");

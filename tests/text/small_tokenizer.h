@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <span>
 #include <string>
 
 #include "base/json.h"
@@ -69,6 +70,22 @@ inline Json small_tokenizer_json() {
 
 inline txt::Tokenizer small_tokenizer(txt::TokenizerConfig config = {}) {
   return txt::Tokenizer::from_bytes(small_tokenizer_json().dump(), std::move(config), "small tokenizer");
+}
+
+/// With more added tokens, from id 300 on.
+inline txt::Tokenizer small_tokenizer_with(std::span<const char* const> tokens, bool special = true) {
+  Json json = small_tokenizer_json();
+  int id = 300;
+  for (const char* token : tokens) {
+    json["added_tokens"].push_back({{"id", id++},
+                                    {"content", token},
+                                    {"single_word", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"normalized", false},
+                                    {"special", special}});
+  }
+  return txt::Tokenizer::from_bytes(json.dump(), {}, "small_tokenizer");
 }
 
 }  // namespace bumblebee::testing
