@@ -82,7 +82,8 @@ def markdown(result):
     machine = result["machine"]
     parts = [f"# bumblebee and its peers, {machine['date']}", "",
              f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['instruction_sets'])}), {machine['memory_gib']} GiB, "
-             f"{machine['system']}; load average at the start {machine['load_at_start']}.", "",
+             f"{machine['system']}; load average at the start {machine['load_at_start']}." +
+             (f" Card: {machine['card']}." if machine.get("card") else ""), "",
              "Tokens per second, medians over the rounds; a ratio above 1 means that bumblebee is faster, in brackets its range "
              "over the rounds. Of a peer with several settings the fastest stands here; all are further below.", ""]
     parts += [table(["shape", "threads", "kernels", "bumblebee", "tok/s", "peer", "its test", "tok/s", "ratio", "range"],

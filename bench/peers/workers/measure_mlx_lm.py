@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Measures mlx-lm on MLX's CPU backend. Runs in the environment of that peer; worker.py says what comes in and goes out.
+"""Measures mlx-lm on MLX's CPU backend, or on a CUDA card where the job's "device" is "gpu". Runs in the environment of that peer;
+worker.py says what comes in and goes out.
 
 MLX has no setting for the number of threads on a CPU: the caller confines the process to as many cores instead. Its quantized
 product walks the rows of the activations one after another, so that a prompt costs about as many steps as it has tokens. Half
 floats are several times slower there than f32 (a token of the 0.6B shape: 6 s in bf16, 0.8 s in f32 on an AVX2 machine), so
-the activations, scales and biases are made f32: the fastest that this peer offers, with the same codes.
+the activations, scales and biases are made f32 there: the fastest that this peer offers, with the same codes.
 """
 import time
 from importlib.metadata import version
@@ -20,9 +21,12 @@ CHUNK = 512
 
 class Mlx:
     def __init__(self, job):
-        mx.set_default_device(mx.cpu)
+        cpu = job.get("device", "cpu") == "cpu"
+        mx.set_default_device(mx.cpu if cpu else mx.gpu)
+        self.variant = "f32" if cpu else "bf16"
         self.model, _ = load_model(Path(job["model"]))
-        self.model.set_dtype(mx.float32)
+        if cpu:
+            self.model.set_dtype(mx.float32)
         mx.eval(self.model.parameters())
         self.facts = {"mlx-lm": version("mlx-lm"), "mlx": version("mlx"), "device": str(mx.default_device())}
 
@@ -59,7 +63,7 @@ class Mlx:
     def run(self, case):
         # One token through all layers touches every weight; more would cost minutes here.
         self.feed(make_prompt_cache(self.model), self.tokens({"rows": 1}, 1))
-        return [{"variant": "f32", "samples_ts": [self.sample(case)]}]
+        return [{"variant": self.variant, "samples_ts": [self.sample(case)]}]
 
 
 if __name__ == "__main__":
