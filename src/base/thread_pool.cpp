@@ -117,9 +117,26 @@ struct ThreadPool::State {
     }
   };
 
+  /// The pieces of a part that were begun, of the loop of pieces that `count` names: loop * kMostPieces + pieces.
+  /// Counts of past loops are smaller, so nobody sets them back.
+  struct alignas(kLine) Begun {
+    std::atomic<uint64_t> count{0};
+    /// The next piece of the loop that starts at `base`, or -1 where all were begun.
+    int next(uint64_t base, int pieces) {
+      uint64_t seen = count.load(std::memory_order_relaxed);
+      for (;;) {
+        const uint64_t now = std::max(seen, base);
+        if (now >= base + uint64_t(pieces)) return -1;
+        if (count.compare_exchange_weak(seen, now + 1, std::memory_order_relaxed)) return int(now - base);
+      }
+    }
+  };
+
   ThreadPlan plan;
   int refused_bindings = 0;
   std::vector<Part> parts;  // [0] is the caller's and unused
+  std::vector<Begun> begun{parts.size()};
+  uint64_t piece_loops = 0;  // of run_pieces(), so far; the caller's
   std::vector<std::thread> workers;
   std::vector<uint32_t> missed;  // per part, loops in a row that its worker came too late for
 
@@ -154,6 +171,18 @@ struct ThreadPool::State {
       part.done.store(seen);
       if (part.wanted.load()) part.done.notify_one();
     }
+  }
+
+  /// Parts in the order in which `thread` looks for pieces: its own, those of its node, the others'.
+  template <class Body>
+  void each_part_from(int thread, Body visit) const {
+    NodeThreads own{.first = 0, .last = plan.threads()};
+    for (const NodeThreads& node : plan.nodes) {
+      if (node.first <= thread && thread < node.last) own = node;
+    }
+    const int here = own.last - own.first, others = plan.threads() - here;
+    for (int i = 0; i < here; ++i) visit(own.first + (thread - own.first + i) % here);
+    for (int i = 0; i < others; ++i) visit((own.last + i) % plan.threads());
   }
 
   void publish() {
@@ -220,6 +249,21 @@ void ThreadPool::run(FunctionRef<void(int)> body) {
   }
   for (int i = 1; i < count; ++i) s.await(s.parts[size_t(i)], loop);
   s.running.store(false, std::memory_order_relaxed);
+}
+
+void ThreadPool::run_pieces(int pieces, FunctionRef<void(int, int, int)> body) {
+  BB_CHECK(pieces >= 1 && pieces <= kMostPieces, "pieces ", pieces);
+  State& s = *state_;
+  if (s.workers.empty()) {
+    for (int piece = 0; piece < pieces; ++piece) body(0, piece, 0);
+    return;
+  }
+  const uint64_t base = ++s.piece_loops * uint64_t(kMostPieces);
+  run([&](int thread) {
+    s.each_part_from(thread, [&](int part) {
+      for (int piece; (piece = s.begun[size_t(part)].next(base, pieces)) >= 0;) body(part, piece, thread);
+    });
+  });
 }
 
 void ThreadPool::for_ranges(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t, int)> body) {

@@ -1,6 +1,7 @@
-// A fixed pool that runs one parallel loop at a time with a static partition. Workers spin briefly and then sleep, so
-// that a host program is not starved between steps; a part whose worker has not come by the time the caller is done is
-// taken over by the caller, so that a worker that lost its processor holds nobody up.
+// A fixed pool that runs one parallel loop at a time. Workers spin briefly and then sleep, so that a host program is
+// not starved between steps; a part whose worker has not come by the time the caller is done is taken over by the
+// caller, and of a loop in pieces everybody takes what others have not begun, so that a worker that lost its processor
+// holds nobody up for longer than a piece.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,12 @@ class ThreadPool {
   /// those that no worker has begun by then: `thread` names a part and its memory, not a thread of the system. `body`
   /// must not throw. Not reentrant; one caller at a time.
   void run(FunctionRef<void(int thread)> body);
+
+  /// Calls body(part, piece, thread) once for each of `pieces` pieces (1 to kMostPieces) of each of the pool's threads'
+  /// parts. A thread takes its own part's pieces in order, then what has not been begun of others' parts, those of its
+  /// node first. `thread` names the memory to use, as in run(). Who takes a piece depends on time: results must not.
+  void run_pieces(int pieces, FunctionRef<void(int part, int piece, int thread)> body);
+  static constexpr int kMostPieces = 64;
 
   /// Splits [0, count) into one contiguous range per thread, each a multiple of `grain` long (but the last), and calls
   /// body(first, last, thread) for those that are not empty.

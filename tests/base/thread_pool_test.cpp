@@ -163,6 +163,44 @@ TEST(ThreadPool, RangesUseEveryThreadWhenThereIsEnough) {
   for (const int64_t part : share) EXPECT_NEAR(double(part), 250.0, 8.0);
 }
 
+TEST(ThreadPool, EveryPieceOfEveryPartIsTakenOnce) {
+  for (const int threads : kThreads) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 50; ++round) {
+      for (const int pieces : {1, 2, 5, ThreadPool::kMostPieces}) {
+        std::vector<std::atomic<int>> taken = std::vector<std::atomic<int>>(size_t(threads) * size_t(pieces));
+        std::vector<std::atomic<int>> inside = std::vector<std::atomic<int>>(size_t(threads));
+        pool.run_pieces(pieces, [&](int part, int piece, int thread) {
+          EXPECT_EQ(inside[size_t(thread)]++, 0) << "two pieces with the memory of one thread";
+          ++taken[size_t(part * pieces + piece)];
+          --inside[size_t(thread)];
+        });
+        for (const std::atomic<int>& one : taken)
+          ASSERT_EQ(one.load(), 1) << threads << " threads, " << pieces << " pieces";
+      }
+    }
+  }
+}
+
+TEST(ThreadPool, OthersTakeThePiecesOfAThreadThatIsHeldUp) {
+  constexpr int kPieces = 8;
+  ThreadPool pool(3);
+  for (int held = 0; held < 3; ++held) {
+    std::atomic<int> done{0};
+    std::atomic<int> mine{0};
+    // The first piece of one part ends after all other pieces of everybody: whoever has it takes no second one.
+    pool.run_pieces(kPieces, [&](int part, int piece, int) {
+      if (part == held && piece == 0) {
+        while (done < 3 * kPieces - 1) std::this_thread::yield();
+        mine = done.load();
+      }
+      ++done;
+    });
+    EXPECT_EQ(mine.load(), 3 * kPieces - 1);
+    EXPECT_EQ(done.load(), 3 * kPieces);
+  }
+}
+
 TEST(ThreadPool, EachHandsOutEveryIndexOnce) {
   for (const int threads : kThreads) {
     ThreadPool pool(threads);

@@ -207,6 +207,9 @@ class CpuOps final : public Ops {
   /// where they are such; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                    const float* q, float* scores, const SoftmaxState& state);
+  /// In how many pieces each thread's share of `rows` rows of weights is handed out: each has `grain` rows or more
+  /// where the share does.
+  int pieces_of(int64_t rows, int64_t grain) const;
   /// 64-byte aligned, uninitialised; valid until the thread asks again.
   std::span<float> scratch(int thread, size_t floats);
 

@@ -233,10 +233,13 @@ void CpuOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& rou
   }
   prepare_experts(x, rows, plan, stacks);
   const int each = int(stacks.size());
-  threads_.run([&](int thread) {
+  int64_t outs = 0;
+  for (int s = 0; s < each; ++s) outs += int64_t{stacks[size_t(s)]->out} * int64_t(plan.runs.size());
+  const int pieces = pieces_of(outs, kInt8Cols);
+  threads_.run_pieces(pieces, [&](int part, int piece, int thread) {
     partition_.each_by_cost(
         int(plan.runs.size()) * each, [&](int t) { return stacks[size_t(t % each)]->out; },
-        [&](int t) { return kReadCost + plan.runs[size_t(t / each)].count; }, thread,
+        [&](int t) { return kReadCost + plan.runs[size_t(t / each)].count; }, {part, piece, pieces},
         [&](int t, int first, int last) {
           const ExpertRun& run = plan.runs[size_t(t / each)];
           const Tensor& to = y[size_t(t % each)];

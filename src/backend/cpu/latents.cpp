@@ -79,9 +79,10 @@ Tensor CpuOps::matmul_heads(const Tensor& x, const Weight& heads, bool transpose
                      .depth = in});
     });
   } else {
-    threads_.run([&](int thread) {
+    const int pieces = pieces_of(int64_t{count} * out, kRowGrain);
+    threads_.run_pieces(pieces, [&](int part, int piece, int thread) {
       partition_.each(
-          count, [&](int) { return out; }, thread,
+          count, [&](int) { return out; }, {part, piece, pieces}, kRowGrain,
           [&](int head, int first, int last) {
             const WeightRows& w = rows_of(heads, head);
             const FloatRows rows{from(head), from_stride};

@@ -174,6 +174,11 @@ void CpuOps::quantize_input(const Tensor& x, std::span<const MatmulTerm> terms) 
   }
 }
 
+int CpuOps::pieces_of(int64_t rows, int64_t grain) const {
+  constexpr int64_t kMostOfALoop = 8;  // the last threads wait for an eighth of a share at most
+  return int(std::clamp<int64_t>(rows / (grain * threads_.threads()), 1, kMostOfALoop));
+}
+
 void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
   for (size_t t = 0; t < terms.size(); ++t) {
     BB_CHECK(terms[t].weight->in == x.cols(), "in ", terms[t].weight->in, " cols ", x.cols());
@@ -181,9 +186,14 @@ void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::spa
   }
   if (fast_) quantize_input(x, terms);
   const size_t cols = size_t(x.cols());
-  threads_.run([&](int thread) {
+  int64_t outs = 0;
+  for (const MatmulTerm& term : terms) outs += term.weight->out;
+  // A product of many rows unpacks kInt8Cols rows of a weight at a time: no piece ends within them.
+  const int64_t grain = x.rows() <= kMatvecRows ? kRowGrain : kInt8Cols;
+  const int pieces = pieces_of(outs, grain);
+  threads_.run_pieces(pieces, [&](int part, int piece, int thread) {
     partition_.each(
-        int(terms.size()), [&](int t) { return terms[size_t(t)].weight->out; }, thread,
+        int(terms.size()), [&](int t) { return terms[size_t(t)].weight->out; }, {part, piece, pieces}, grain,
         [&](int t, int first, int last) {
           const WeightRows& w = packed(*terms[size_t(t)].weight).rows;
           ProductRows rows{

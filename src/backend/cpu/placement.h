@@ -16,6 +16,11 @@ namespace bumblebee::cpu {
 /// Rows that a thread takes at least, so that kernels work on whole blocks.
 constexpr int64_t kRowGrain = 16;
 
+/// A piece of a thread's rows, so that others can take what it has not begun.
+struct PartPiece {
+  int thread = 0, piece = 0, pieces = 1;
+};
+
 class RowPartition {
  public:
   /// `nodes` cover the threads of a pool in order (ThreadPlan::nodes).
@@ -27,15 +32,18 @@ class RowPartition {
   /// Rows of a weight [rows, in] that the threads of nodes()[node] multiply by.
   Range rows_of_node(int64_t rows, size_t node) const;
 
-  /// Calls body(term, first, last) for the rows that `thread` takes of weights with outs(term) rows each, which are
-  /// multiplied together: its even share of its node's rows of all of them, laid end to end.
+  /// Calls body(term, first, last) for the rows that a thread takes of weights with outs(term) rows each, which are
+  /// multiplied together: of its even share of its node's rows of all of them, laid end to end, the piece that `p`
+  /// names. Pieces begin at multiples of `grain` rows of the share.
   template <class Outs, class Body>
-  void each(int terms, Outs outs, int thread, Body body) const {
-    const size_t node = node_of_thread(thread);
+  void each(int terms, Outs outs, PartPiece p, int64_t grain, Body body) const {
+    const size_t node = node_of_thread(p.thread);
     const NodeThreads& own = nodes_[node];
     int64_t total = 0;
     for (int t = 0; t < terms; ++t) total += rows_of_node(outs(t), node).size();
-    const Range part = share(total, kRowGrain, thread - own.first, thread - own.first + 1, own.last - own.first);
+    const Range all = share(total, kRowGrain, p.thread - own.first, p.thread - own.first + 1, own.last - own.first);
+    Range part = share(all.size(), grain, p.piece, p.piece + 1, p.pieces);
+    part = {all.first + part.first, all.first + part.last};
     int64_t base = 0;  // of this term among the node's rows of all terms
     for (int t = 0; t < terms; ++t) {
       const Range rows = rows_of_node(outs(t), node);
@@ -49,12 +57,13 @@ class RowPartition {
   /// The same where a row of term t costs costs(t): every thread's work costs about as much. Rows go to threads in
   /// blocks of kRowGrain.
   template <class Outs, class Costs, class Body>
-  void each_by_cost(int terms, Outs outs, Costs costs, int thread, Body body) const {
-    const size_t node = node_of_thread(thread);
+  void each_by_cost(int terms, Outs outs, Costs costs, PartPiece p, Body body) const {
+    const size_t node = node_of_thread(p.thread);
     const NodeThreads& own = nodes_[node];
     int64_t total = 0;
     for (int t = 0; t < terms; ++t) total += rows_of_node(outs(t), node).size() * costs(t);
-    const Range part = share(total, 1, thread - own.first, thread - own.first + 1, own.last - own.first);
+    const int64_t piece = int64_t{p.thread - own.first} * p.pieces + p.piece;
+    const Range part = share(total, 1, piece, piece + 1, int64_t{own.last - own.first} * p.pieces);
     int64_t base = 0;
     for (int t = 0; t < terms; ++t) {
       const Range rows = rows_of_node(outs(t), node);

@@ -30,7 +30,7 @@ std::vector<std::vector<int>> owners(const RowPartition& rows, const std::vector
   for (int out : outs) owner.emplace_back(size_t(out), -1);
   for (int thread = 0; thread < rows.threads(); ++thread) {
     rows.each(
-        int(outs.size()), [&](int t) { return outs[size_t(t)]; }, thread,
+        int(outs.size()), [&](int t) { return outs[size_t(t)]; }, {.thread = thread}, kRowGrain,
         [&](int t, int first, int last) {
           EXPECT_LT(first, last);
           for (int r = first; r < last; ++r) {
@@ -61,6 +61,65 @@ TEST(RowPartition, EveryRowHasOneThreadAndItsNodeHoldsIt) {
   }
 }
 
+/// The pieces of a thread's part are its rows, each once, and begin at multiples of the grain of its share.
+TEST(RowPartition, PiecesAreTheRowsOfTheirThread) {
+  for (const Nodes& machine : kMachines) {
+    const RowPartition rows(machine);
+    for (const std::vector<int>& outs : kProducts) {
+      const auto owner = owners(rows, outs);
+      for (const int64_t grain : {kRowGrain, int64_t{64}}) {
+        for (const int pieces : {1, 3, 8}) {
+          std::vector<std::vector<int>> taken;
+          for (const int out : outs) taken.emplace_back(size_t(out), 0);
+          for (int thread = 0; thread < rows.threads(); ++thread) {
+            int64_t before = 0;  // rows of the share
+            for (int piece = 0; piece < pieces; ++piece) {
+              bool begins = true;
+              rows.each(
+                  int(outs.size()), [&](int t) { return outs[size_t(t)]; }, {thread, piece, pieces}, grain,
+                  [&](int t, int first, int last) {
+                    ASSERT_LT(first, last);
+                    if (begins) {
+                      ASSERT_EQ(before % grain, 0);
+                    }
+                    begins = false;
+                    before += last - first;
+                    for (int r = first; r < last; ++r) {
+                      ++taken[size_t(t)][size_t(r)];
+                      ASSERT_EQ(owner[size_t(t)][size_t(r)], thread);
+                    }
+                  });
+            }
+          }
+          for (const auto& term : taken) ASSERT_EQ(std::count(term.begin(), term.end(), 1), int64_t(term.size()));
+        }
+      }
+    }
+  }
+}
+
+TEST(RowPartition, ByCostPiecesAreTheRowsOfTheirThread) {
+  const std::vector<std::pair<int, int>> terms = {{768, 300}, {768, 5}, {17, 9}, {2048, 44}};
+  for (const Nodes& machine : kMachines) {
+    const RowPartition rows(machine);
+    for (int thread = 0; thread < rows.threads(); ++thread) {
+      const auto taken = [&](int pieces) {
+        std::vector<std::pair<int, int>> all;
+        for (int piece = 0; piece < pieces; ++piece) {
+          rows.each_by_cost(
+              int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
+              [&](int t) { return terms[size_t(t)].second; }, {thread, piece, pieces},
+              [&](int t, int first, int last) {
+                for (int r = first; r < last; ++r) all.emplace_back(t, r);
+              });
+        }
+        return all;
+      };
+      EXPECT_EQ(taken(8), taken(1));
+    }
+  }
+}
+
 /// Terms whose rows cost more or less: still every row once, on its node, and threads have about as much to do.
 TEST(RowPartition, ByCostEveryRowHasOneThreadToo) {
   const std::vector<std::vector<std::pair<int, int>>> products = {
@@ -79,7 +138,7 @@ TEST(RowPartition, ByCostEveryRowHasOneThreadToo) {
       for (int thread = 0; thread < rows.threads(); ++thread) {
         rows.each_by_cost(
             int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
-            [&](int t) { return terms[size_t(t)].second; }, thread,
+            [&](int t) { return terms[size_t(t)].second; }, {.thread = thread},
             [&](int t, int first, int last) {
               ASSERT_LT(first, last);
               for (int r = first; r < last; ++r) {
