@@ -170,12 +170,7 @@ TEST_P(EveryOption, EqualsDenseWeights) {
 
   for (const Target& target : every_target()) {
     if (target.options.fast) continue;  // int8 activations would drown what is tested here
-    if (option.tiny.family == "glm4" && lacks(target.backend, Operation::rope_pairs)) continue;
-    if (option.tiny.is_lfm2() && lacks(target.backend, Operation::short_conv)) continue;
-    if (option.tiny.is_gemma() && lacks(target.backend, Operation::gelu)) continue;
-    if (option.tiny.has_experts() && lacks(target.backend, Operation::matmul_experts)) continue;
-    if (option.tiny.family == "gpt_oss" && lacks(target.backend, Operation::sinks)) continue;
-    if (option.tiny.has_latents() && lacks(target.backend, Operation::latent_keys)) continue;
+    if (!lacked(target.backend, option.tiny).empty()) continue;
     const bool experts = std::any_of(option.adapters.begin(), option.adapters.end(),
                                      [](const AdapterOptions& adapter) { return !adapter.experts.empty(); });
     if (experts && lacks(target.backend, Operation::lora_experts)) continue;

@@ -64,21 +64,8 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
  protected:
   BatchLaws() : target_(std::get<0>(GetParam())), tiny_(tiny_models()[size_t(std::get<1>(GetParam()))]) {}
   void SetUp() override {
-    if (tiny_.has_experts() && lacks(target_.backend, Operation::matmul_experts))
-      GTEST_SKIP() << "no experts on " << target_.backend;
-    if (tiny_.family == "gpt_oss" && lacks(target_.backend, Operation::sinks))
-      GTEST_SKIP() << "no sinks on " << target_.backend;
-    if (tiny_.has_latents() && lacks(target_.backend, Operation::latent_keys))
-      GTEST_SKIP() << "no latents on " << target_.backend;
-    if (tiny_.is_hybrid() && lacks(target_.backend, Operation::delta_rule))
-      GTEST_SKIP() << "no delta rule on " << target_.backend;
-    if (tiny_.is_lfm2() && lacks(target_.backend, Operation::short_conv))
-      GTEST_SKIP() << "no short convolutions on " << target_.backend;
-    if (tiny_.family == "glm4" && lacks(target_.backend, Operation::rope_pairs))
-      GTEST_SKIP() << "no pairs on " << target_.backend;
-    if (tiny_.family == "ministral3" && lacks(target_.backend, Operation::query_growth))
-      GTEST_SKIP() << "no growing queries on " << target_.backend;
-    if (tiny_.is_gemma() && lacks(target_.backend, Operation::gelu)) GTEST_SKIP() << "no gelu on " << target_.backend;
+    if (const std::string operation = lacked(target_.backend, tiny_); !operation.empty())
+      GTEST_SKIP() << "no " << operation << " on " << target_.backend;
   }
 
   Runner runner(uint64_t page_seed = 1) const { return Runner(target_.create(), tiny_, {.page_seed = page_seed}); }

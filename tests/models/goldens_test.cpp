@@ -73,33 +73,17 @@ INSTANTIATE_TEST_SUITE_P(All, Golden,
 
 TEST_P(Golden, EveryIntermediateMatches) {
   const auto& [target, name] = GetParam();
-  const bool experts = name.starts_with("experts/") || name == "floats/nvfp4_experts",
-             delta = name.starts_with("delta/"), latents = name.starts_with("mla/");
-  if (name.starts_with("gpt_oss/") && lacks(target.backend, Operation::sinks))
-    GTEST_SKIP() << "no sinks on " << target.backend;
-  if (experts && lacks(target.backend, Operation::matmul_experts)) GTEST_SKIP() << "no experts on " << target.backend;
-  if (name.find("/granite") != std::string::npos && lacks(target.backend, Operation::multiply))
-    GTEST_SKIP() << "no factors on " << target.backend;
-  if (name.starts_with("lfm2/") && lacks(target.backend, Operation::short_conv))
-    GTEST_SKIP() << "no short convolutions on " << target.backend;
-  if (name.ends_with("/glm4") && lacks(target.backend, Operation::rope_pairs))
-    GTEST_SKIP() << "no pairs on " << target.backend;
-  if (name.ends_with("/ministral3") && lacks(target.backend, Operation::query_growth))
-    GTEST_SKIP() << "no growing queries on " << target.backend;
-  if (name.find("/phi") != std::string::npos && lacks(target.backend, Operation::split))
-    GTEST_SKIP() << "no split on " << target.backend;
-  if (name.starts_with("gemma/") && lacks(target.backend, Operation::gelu))
-    GTEST_SKIP() << "no gelu on " << target.backend;
-  if (delta && lacks(target.backend, Operation::delta_rule)) GTEST_SKIP() << "no delta rule on " << target.backend;
   if (name.starts_with("floats/") && !has_formats(target.backend, {Format::mxfp4(), Format::nvfp4()}))
     GTEST_SKIP() << "no float codes on " << target.backend;
-  if (latents && lacks(target.backend, Operation::latent_keys)) GTEST_SKIP() << "no latents on " << target.backend;
+  const auto checkpoint = Checkpoint::open(golden_path(name));
+  const ModelSpec spec = read_spec(checkpoint->config().text(), name);
+  if (const std::string operation = lacked(target.backend, spec, *checkpoint); !operation.empty())
+    GTEST_SKIP() << "no " << operation << " on " << target.backend;
   // They keep a few tensors only.
   const bool partial = name.starts_with("widths/") || name.starts_with("dense/") || name.starts_with("floats/") ||
-                       name.starts_with("lfm2/") || name.ends_with("_long") || latents;
+                       name.starts_with("lfm2/") || name.ends_with("_long") || name.starts_with("mla/");
   const GoldenFile golden(name + "/golden.safetensors");
-  const auto checkpoint = Checkpoint::open(golden_path(name));
-  Runner runner(target.create(), read_spec(checkpoint->config().text(), name), *checkpoint, {});
+  Runner runner(target.create(), spec, *checkpoint, {});
   const nn::ModelDims& d = runner.model().dims();
   const int longest = std::max({d.d_model, d.d_ff, d.heads * d.head_dim});
 

@@ -23,6 +23,21 @@ std::vector<Target> exact_targets() {
   return list;
 }
 
+std::string lacked(const std::string& backend, const ModelSpec& spec, WeightSource& source) {
+  nn::Loader plan(source, nullptr);
+  make_model(spec, plan);
+  for (const Operation operation : plan.operations()) {
+    if (lacks(backend, operation)) return name_of(operation);
+  }
+  return "";
+}
+
+std::string lacked(const std::string& backend, const TinyModel& tiny) {
+  if (require_device(backend, {}).entry->lacking.empty()) return "";
+  MemoryWeights weights = tiny.weights();
+  return lacked(backend, read_spec(tiny.config(), "tiny"), weights);
+}
+
 std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab) {
   Random random(seed);
   std::vector<int32_t> tokens(static_cast<size_t>(count));

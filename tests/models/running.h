@@ -23,6 +23,10 @@ namespace bumblebee::models {
 std::vector<testing_support::Target> every_target();
 std::vector<testing_support::Target> exact_targets();
 
+/// The first operation that a model needs and a backend lacks, by its name; empty: there is none.
+std::string lacked(const std::string& backend, const ModelSpec& spec, WeightSource& source);
+std::string lacked(const std::string& backend, const testing_support::TinyModel& tiny);
+
 std::vector<int32_t> random_tokens(uint64_t seed, int count, int vocab);
 
 /// Some tokens of one sequence in a batch.
