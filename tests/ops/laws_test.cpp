@@ -266,6 +266,36 @@ TEST_P(Laws, ACopiedPageContinuesLikeTheOriginal) {
   }
 }
 
+/// Of layers that differ, too.
+TEST_P(Laws, ACopiedPageHasAllLayers) {
+  if (lacks(GetParam().backend, Operation::mixed_cache)) GTEST_SKIP() << "one kind of layers on " << GetParam().backend;
+  Random random(32);
+  KvShape shape = small_cache(16, 4, DType::i8);
+  shape.groups.push_back({.kind = KvGroup::Kind::attention, .layers = 2, .kv_heads = 2, .head_dim = 40});
+  shape.places = {{1, 0}, {0, 0}, {1, 1}};
+  const auto kv = backend_->make_kv(shape);
+  const auto attend = [&](int layer, int past, int32_t page, const HostMatrix& qkv) {
+    const KvGroup& group = shape.group_of(layer);
+    Batch batch;
+    batch.append(std::vector<int32_t>(size_t(qkv.rows), 0), past, std::vector<int32_t>{page}, Batch::Want::none);
+    backend_->stream().bind(batch, kv.get());
+    const Tensor t = backend_->upload(qkv.values, qkv.rows, qkv.cols);
+    const AttentionParams params = {
+        .heads = group.kv_heads, .kv_heads = group.kv_heads, .head_dim = group.head_dim, .scale = 0.3f};
+    return read_output(*backend_, "out", backend_->stream().ops().attend(*kv, layer, t, t, t, params)).values;
+  };
+  std::vector<HostMatrix> next;
+  for (const int layer : {0, 1, 2}) {
+    const int cols = shape.group_of(layer).kv_heads * shape.group_of(layer).head_dim;
+    attend(layer, 0, 2, random_rows(random, 5, cols));
+    next.push_back(random_rows(random, 1, cols));
+  }
+  const PageCopy copy{2, 0};
+  kv->copy_pages({&copy, 1});
+  for (const int layer : {0, 1, 2})
+    EXPECT_EQ(attend(layer, 5, 2, next[size_t(layer)]), attend(layer, 5, 0, next[size_t(layer)])) << "layer " << layer;
+}
+
 TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
   constexpr int kPast = 1100, kOthers = 300;  // more tasks than any machine's threads: then nobody's past is split
   Random random(26);
@@ -299,8 +329,15 @@ TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
 TEST_P(Laws, ChunksOfAPromptGiveTheResultOfTheWhole) {
   constexpr int kHeads = 4, kKvHeads = 2, kDim = 32, kRows = 330, kOther = 45, kPage = 16, kPages = 80;
   Random random(30);
+  struct Kind {
+    int window = 0;
+    float soft_cap = 0;
+    bool sinks = false;
+  };
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
-    for (const int window : {0, 50}) {
+    for (const auto& [window, soft_cap, sinks] : {Kind{}, {.window = 50}, {.soft_cap = 2}, {.sinks = true}}) {
+      if (soft_cap > 0 && lacks(GetParam().backend, Operation::soft_cap)) continue;
+      if (sinks && lacks(GetParam().backend, Operation::sinks)) continue;
       const HostMatrix q = random_rows(random, kRows + kOther, kHeads * kDim),
                        k = random_rows(random, kRows + kOther, kKvHeads * kDim),
                        v = random_rows(random, kRows + kOther, kKvHeads * kDim);
@@ -313,7 +350,13 @@ TEST_P(Laws, ChunksOfAPromptGiveTheResultOfTheWhole) {
                              .pages = kPages,
                              .dtype = dtype};
       const AttentionParams params = {
-          .heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim, .scale = 0.2f, .window = window};
+          .heads = kHeads,
+          .kv_heads = kKvHeads,
+          .head_dim = kDim,
+          .scale = 0.2f,
+          .window = window,
+          .sinks = sinks ? backend_->upload(random.normals(kHeads, 1), 1, kHeads) : Tensor(),
+          .soft_cap = soft_cap};
       // Rows `first` to `first` + `count` of the prompt, and where `company` all of another sequence before them.
       const auto step = [&](KvStore& kv, const std::vector<int32_t>& order, int first, int count, bool company) {
         Batch batch;

@@ -67,6 +67,7 @@ RegionLayout plan_region(const Batch& batch) {
   layout.slot = take(rows, sizeof(int32_t));
   layout.cached = take(rows, sizeof(int32_t));
   layout.first_page = take(rows, sizeof(int32_t));
+  layout.stretched = take(rows, sizeof(int32_t));
   layout.logit_rows = take(logit_rows, sizeof(int32_t));
   layout.pages = take(batch.pages.size(), sizeof(const uint8_t*));
   layout.changes = take(batch.changes.size(), sizeof(ChangeView));
@@ -89,10 +90,13 @@ void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const
   const auto first_page = array_at<int32_t>(out, layout.first_page, rows);
   std::ranges::fill(cached, -1);
   std::ranges::fill(first_page, 0);
+  const auto stretched = array_at<int32_t>(out, layout.stretched, rows);
+  std::ranges::fill(stretched, 0);
   for (const Segment& segment : batch.segments) {
     for (int i = 0; i < segment.rows; ++i) {
       cached[size_t(segment.first + i)] = segment.past + i;
       first_page[size_t(segment.first + i)] = segment.first_page;
+      stretched[size_t(segment.first + i)] = segment.stretched ? 1 : 0;
     }
   }
   std::ranges::copy(batch.logit_rows, array_at<int32_t>(out, layout.logit_rows, batch.logit_rows.size()).begin());
@@ -120,6 +124,7 @@ BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte*
           .slot = ints(layout.slot),
           .cached = ints(layout.cached),
           .first_page = ints(layout.first_page),
+          .stretched = ints(layout.stretched),
           .logit_rows = ints(layout.logit_rows),
           .sample = batch.sample.empty() ? nullptr : reinterpret_cast<const SampleView*>(base + layout.sample),
           .pages = reinterpret_cast<const uint8_t* const*>(base + layout.pages),

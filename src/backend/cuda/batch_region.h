@@ -18,8 +18,8 @@ int bucket_of(int rows);
 
 /// Byte offsets of BatchView's arrays; of small batches `changes` alone depends on the number of pages.
 struct RegionLayout {
-  size_t tokens = 0, positions = 0, slot = 0, cached = 0, first_page = 0, logit_rows = 0, sample = 0, pages = 0;
-  size_t changes = 0, segments = 0, lone_rows = 0, bytes = 0;
+  size_t tokens = 0, positions = 0, slot = 0, cached = 0, first_page = 0, stretched = 0, logit_rows = 0, sample = 0;
+  size_t pages = 0, changes = 0, segments = 0, lone_rows = 0, bytes = 0;
 };
 RegionLayout plan_region(const Batch& batch);
 

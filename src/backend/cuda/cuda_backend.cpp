@@ -17,11 +17,9 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {
-    Operation::gelu,         Operation::soft_cap,  Operation::norm_runs,   Operation::multiply,
-    Operation::mixed_cache,  Operation::sinks,     Operation::latent_keys, Operation::clamped_glu,
-    Operation::expert_bias,  Operation::split,     Operation::delta_rule,  Operation::short_conv,
-    Operation::query_growth, Operation::long_rope, Operation::rope_pairs,  Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::gelu,        Operation::multiply,    Operation::clamped_glu,
+                                  Operation::expert_bias, Operation::split,       Operation::delta_rule,
+                                  Operation::short_conv,  Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

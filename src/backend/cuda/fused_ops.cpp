@@ -22,7 +22,7 @@ NormArgs args_of(const Tensor& x, const Tensor& y, const NormParams& norm) {
           .y = data(y),
           .rows = x.rows(),
           .cols = x.cols(),
-          .width = x.cols(),
+          .width = norm.w.cols(),
           .eps = norm.eps};
 }
 
@@ -63,6 +63,10 @@ void CudaOps::settle_norm() {
 Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
   settle();
   Tensor y = pool_->make(x.rows(), x.cols());
+  if (norm.w.cols() != x.cols()) {  // runs of a row: products take norms of whole rows
+    cuda::rms_norm(args_of(x, y, norm), batch_, stream());
+    return y;
+  }
   norm_ = {.x = x, .y = y, .norm = norm};
   if (!waits_) settle();
   return y;
@@ -92,6 +96,7 @@ void CudaOps::add(Tensor& x, Tensor delta) {
 }
 
 Tensor CudaOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
+  BB_CHECK(norm.w.cols() == x.cols(), "norm of ", norm.w.cols(), " for rows of ", x.cols());
   if (add_product(x, delta)) return rms_norm(x, norm);
   if (Tensor normed; add_sum(x, delta, &norm, normed)) return normed;
   settle();
@@ -276,10 +281,12 @@ Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
 }
 
 HeadRows CudaOps::heads_of(const Tensor& t, int head_dim, const NormParams* norm) const {
+  if (!t) return {};
   return {.x = data(t),
           .heads = t.cols() / head_dim,
           .norm = norm != nullptr ? data(norm->w) : nullptr,
-          .eps = norm != nullptr ? norm->eps : 0};
+          .eps = norm != nullptr ? norm->eps : 0,
+          .normed = norm != nullptr ? norm->w.cols() : 0};
 }
 
 void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_norm, const NormParams* k_norm,
@@ -287,10 +294,10 @@ void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_
   settle();
   BB_CHECK(head_dim <= kMaxHeadDim, "heads of ", head_dim);
   q = make_writable(q);
-  k = make_writable(k);
+  if (k) k = make_writable(k);
   // A single head is a whole row, which lora_norm norms as one: in that order here too.
   const auto norm_alone = [&](Tensor& t, const NormParams*& norm) {
-    if (norm == nullptr || t.cols() != head_dim) return;
+    if (norm == nullptr || !t || t.cols() != head_dim || norm->w.cols() != head_dim) return;
     cuda::rms_norm(args_of(t, t, *norm), batch_, stream());
     norm = nullptr;
   };
@@ -302,7 +309,12 @@ void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_
                .k_heads = heads_of(k, head_dim, k_norm),
                .rope = {.inv_freq = frequencies(rope.inv_freq),
                         .half = int(rope.inv_freq.size()),
-                        .attention_factor = rope.attention_factor},
+                        .attention_factor = rope.attention_factor,
+                        .first = rope.first,
+                        .interleaved = rope.interleaved,
+                        .long_inv_freq = rope.long_inv_freq.empty() ? nullptr : frequencies(rope.long_inv_freq),
+                        .query_growth = rope.query_growth,
+                        .query_span = rope.query_span},
                .head_dim = head_dim};
   if (!waits_) settle();
 }
@@ -315,23 +327,22 @@ void CudaOps::settle_rotation() {
 
 Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                        const AttentionParams& a) {
-  const KvView& kv = static_cast<const CudaKv&>(store).view();
-  layer = store.shape().place(layer).index;
-  BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads, "heads of ", a.head_dim);
+  const KvView kv = static_cast<const CudaKv&>(store).view(layer);
+  BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads && kv.value_dim == a.value_dim && a.values() > 0,
+           "heads of ", a.head_dim);
   settle_product();
-  const bool apart = rotation_ && v.buffer() != rotation_->q.buffer() && v.buffer() != rotation_->k.buffer();
-  if (apart && same(rotation_->q, q) && same(rotation_->k, k) && rotation_->head_dim == a.head_dim) {
+  if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
     const WaitingRotation waiting = *std::exchange(rotation_, {});
     settle_norm();
-    norm_rope_append(waiting.q_heads, waiting.k_heads, data(v), waiting.rope, kv, layer, batch_, stream());
+    norm_rope_append(waiting.q_heads, waiting.k_heads, values, waiting.rope, kv, batch_, stream());
   } else {
     settle();
-    if (k) append_kv(kv, layer, data(k), data(v), batch_, stream());
+    if (k) append_kv(kv, data(k), values, batch_, stream());
   }
   apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
-  Tensor out = pool_->make(q.rows(), q.cols());
+  Tensor out = pool_->make(q.rows(), a.heads * a.values());
   AttendWorkspace workspace;
-  const size_t bytes = attend_partials(q.rows(), a.heads, a.head_dim);
+  const size_t bytes = attend_partials(q.rows(), a.heads, a.values());
   const std::shared_ptr<Buffer> partials = bytes > 0 ? pool_->take(bytes) : nullptr;
   if (bytes > 0) {
     workspace.partials = reinterpret_cast<float*>(address(*partials));
@@ -340,12 +351,19 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   cuda::attend({.kv = kv,
                 .q = data(q),
                 .out = data(out),
-                .layer = layer,
                 .heads = a.heads,
                 .window = a.window,
-                .scale = a.scale},
+                .scale = a.scale,
+                .soft_cap = a.soft_cap,
+                .sinks = a.sinks ? data(a.sinks) : nullptr},
                batch_, workspace, stream());
   return out;
+}
+
+bool CudaOps::fills_pages(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& a) const {
+  if (!rotation_ || !k || rotation_->head_dim != a.head_dim) return false;
+  if (!same(rotation_->q, q) || !same(rotation_->k, k)) return false;
+  return !v || (v.buffer() != rotation_->q.buffer() && v.buffer() != rotation_->k.buffer());
 }
 
 }  // namespace bumblebee::cuda

@@ -1,5 +1,6 @@
-// Pages of keys and values on the card. A page's memory is taken when a batch first names it, many pages at a time;
-// batches carry addresses, so that nothing on the device depends on where a page lies.
+// Pages of keys and values on the card, one layer after the other, each as its group has it. A page's memory is taken
+// when a batch first names it, many pages at a time; batches carry addresses, so that nothing on the device depends on
+// where a page lies.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,8 @@ class CudaKv final : public KvStore {
   /// Their memory serves other pages of this store.
   void release_pages(std::span<const int32_t> pages) override;
 
-  const KvView& view() const { return view_; }
+  /// Of a layer that keeps keys and values.
+  KvView view(int layer) const;
   /// Of all its pages, once each has been written.
   uint64_t most_bytes() const { return uint64_t(shape().pages) * page_bytes_; }
   /// Addresses on the device. Throws Error(out_of_memory).
@@ -28,8 +30,8 @@ class CudaKv final : public KvStore {
   std::byte* page(int32_t page);
 
   const std::shared_ptr<const Device> device_;
-  const uint64_t page_bytes_;
-  KvView view_;
+  std::vector<KvView> groups_;  // each as its first layer
+  uint64_t page_bytes_ = 0;
   std::vector<DeviceBytes> chunks_;
   std::vector<std::byte*> free_;   // pages of chunks that nobody has
   std::vector<std::byte*> pages_;  // by number; null: none yet

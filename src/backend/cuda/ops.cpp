@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/kernels/heads.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/rows.h"
@@ -31,6 +32,7 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
 
 void CudaOps::bind(const Batch& host, const BatchView& view) {
   batch_ = view;
+  kept_rows_.reset();
   if (!fast_) batch_.segment_count = 0;  // exact sums have one order in all batches
   tokens_ = host.tokens;
   first_slots_.clear();
@@ -124,6 +126,7 @@ void CudaOps::lora_embed(int site, Tensor& y) {
 Tensor CudaOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormParams& norm, int site) {
   settle();
   Tensor y = pool_->make(x.rows(), x.cols());
+  const int normed = norm.w.cols();
   cuda::rms_norm({.x = data(x),
                   .w = data(norm.w),
                   .y = data(y),
@@ -132,9 +135,56 @@ Tensor CudaOps::lora_norm(const Tensor& x, RowSet rows, int width, const NormPar
                   .width = width,
                   .eps = norm.eps,
                   .site = site,
-                  .logit_rows = rows == RowSet::logit_rows},
+                  .logit_rows = rows == RowSet::logit_rows,
+                  .normed = normed < width ? normed : 0},
                  batch_, stream());
   return y;
+}
+
+void CudaOps::soft_cap(Tensor& x, float cap) {
+  settle();
+  x = make_writable(x);
+  cuda::soft_cap(data(x), size_t(x.rows()) * size_t(x.cols()), cap, stream());
+}
+
+Tensor CudaOps::matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) {
+  settle();
+  const int in = transposed ? heads.out : heads.in, out = transposed ? heads.in : heads.out;
+  BB_CHECK(x.cols() == heads.experts * (in + rest), heads.experts, " heads of ", in, " and ", rest, " in ", x.cols());
+  Tensor y = pool_->make(x.rows(), heads.experts * (out + rest));
+  cuda::matmul_heads({.weight = view_of(heads),
+                      .x = data(x),
+                      .y = data(y),
+                      .rows = x.rows(),
+                      .heads = heads.experts,
+                      .stored_out = heads.out,
+                      .rest = rest,
+                      .transposed = transposed},
+                     stream());
+  return y;
+}
+
+void CudaOps::keep_logit_rows() {
+  settle();
+  const size_t count = size_t(batch_.logit_row_count), bytes = kRowArrays * count * sizeof(int32_t);
+  const std::shared_ptr<Buffer> made = pool_->take(bytes);
+  kept_rows_ = pool_->take(bytes);
+  cuda::keep_logit_rows(batch_, reinterpret_cast<int32_t*>(address(*made)), stream());
+  // Kernels read a batch before they wait for their inputs, so one that begins early must not follow the one that wrote
+  // it: nothing begins before a copy has ended.
+  check(cudaMemcpyAsync(address(*kept_rows_), address(*made), bytes, cudaMemcpyDeviceToDevice, stream()), "keep rows");
+  int32_t* const rows = reinterpret_cast<int32_t*>(address(*kept_rows_));
+  batch_.tokens = rows + kRowToken * count;
+  batch_.positions = rows + kRowPosition * count;
+  batch_.slot = rows + kRowSlot * count;
+  batch_.cached = rows + kRowCached * count;
+  batch_.first_page = rows + kRowFirstPage * count;
+  batch_.stretched = rows + kRowStretched * count;
+  batch_.logit_rows = rows + kRowLogit * count;
+  batch_.rows = batch_.logit_row_count;
+  batch_.segment_count = batch_.lone_row_count = 0;  // they are rows like those of small batches
+  tokens_.clear();                                   // checked when they were bound to the first layer
+  if (!first_slots_.empty()) first_slots_.front() = first_slots_.back();
 }
 
 const float* CudaOps::frequencies(const std::vector<float>& inv_freq) {

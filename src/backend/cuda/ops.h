@@ -56,17 +56,16 @@ class CudaOps final : public Ops {
   Tensor attend(KvStore& kv, int layer, const Tensor& q, const Tensor& k, const Tensor& v,
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
+  void soft_cap(Tensor& x, float cap) override;
   // BackendEntry::lacking lists them: nobody calls these.
   void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
-  void soft_cap(Tensor&, float) override { BB_UNREACHABLE(); }
   Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
   void split(const Tensor&, const SplitParams&, std::span<Tensor>) override { BB_UNREACHABLE(); }
   Tensor causal_conv(KvStore&, int, const Tensor&, const ConvParams&) override { BB_UNREACHABLE(); }
   Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
     BB_UNREACHABLE();
   }
-  // Operation::latent_keys is lacking: nobody calls this.
-  Tensor matmul_heads(const Tensor&, const Weight&, bool, int) override { BB_UNREACHABLE(); }
+  Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
   void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }
@@ -78,7 +77,7 @@ class CudaOps final : public Ops {
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;
-  void keep_logit_rows() override { BB_UNREACHABLE(); }
+  void keep_logit_rows() override;
   Sampled sample(const Tensor& logits) override;
   Tensor copy(const Tensor& x) override;
 
@@ -104,6 +103,8 @@ class CudaOps final : public Ops {
   bool product_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<const Tensor> y);
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
+  /// Whether the rotation that waits made q and k, and v can go to the pages with it.
+  bool fills_pages(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& a) const;
   HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
   /// What multiplies stacks: a stage, tensor cores with tiles of 64 rows, or what can do every format.
   enum class ExpertKernel : uint8_t { stage, wide, few };
@@ -125,6 +126,7 @@ class CudaOps final : public Ops {
   const bool fast_;
   CudaSlots slots_;
   BatchView batch_;
+  std::shared_ptr<Buffer> kept_rows_;          // where the batch's arrays are, once logit rows alone are left
   std::vector<int32_t> tokens_, first_slots_;  // of the bound batch: what is checked, or looked up, on the host
   std::vector<SampleRow> sample_;
   std::vector<LogitChange> changes_;

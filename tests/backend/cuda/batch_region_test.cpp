@@ -13,6 +13,7 @@ Batch some_batch() {
   Batch batch;
   batch.append(std::vector<int32_t>{5, 6, 7}, 15, std::vector<int32_t>{2, 0}, Batch::Want::last, 3);
   batch.append(std::vector<int32_t>{Batch::chosen(0)}, 4, std::vector<int32_t>{1}, Batch::Want::last);
+  batch.segments.back().stretched = true;
   batch.pad(8, 4);
   batch.sample.resize(4);
   batch.sample[1] = {.mode = SampleRow::Mode::draw, .top_k = 7, .temperature = 0.5, .seed = 9, .changes = 1};
@@ -46,6 +47,7 @@ TEST(BatchRegion, HoldsTheBatch) {
   const int cached[] = {15, 16, 17, 4, -1, -1, -1, -1}, first[] = {0, 0, 0, 2};
   for (int r = 0; r < 8; ++r) EXPECT_EQ(view.cached[r], cached[r]) << r;
   for (int r = 0; r < 4; ++r) EXPECT_EQ(view.first_page[r], first[r]) << r;
+  for (int r = 0; r < 8; ++r) EXPECT_EQ(view.stretched[r], r == 3 ? 1 : 0) << r;
   EXPECT_EQ(view.pages[0], filled.pages[0]);
   EXPECT_EQ(view.pages[2], filled.pages[2]);
   EXPECT_EQ(view.logit_rows[1], 3);
@@ -71,6 +73,7 @@ TEST(BatchRegion, SmallBatchesAreLaidOutAlike) {
     EXPECT_EQ(a.slot, other->slot);
     EXPECT_EQ(a.cached, other->cached);
     EXPECT_EQ(a.first_page, other->first_page);
+    EXPECT_EQ(a.stretched, other->stretched);
     EXPECT_EQ(a.logit_rows, other->logit_rows);
     EXPECT_EQ(a.sample, other->sample);
     EXPECT_EQ(a.pages, other->pages);

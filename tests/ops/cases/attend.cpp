@@ -271,7 +271,7 @@ void add_attend(Cases& cases) {
     add("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
         {.heads = heads, .kv_heads = kv_heads, .pieces = {{20, 3}, {0, 2}}});
   }
-  for (const int dim : {2, 8, 18, 32, 64, 80, 96, 128, 256})
+  for (const int dim : {2, 8, 18, 32, 64, 80, 96, 128, 256, 300, 512})
     add("dim" + std::to_string(dim), {.heads = 4, .kv_heads = 2, .head_dim = dim, .pieces = {{18, 4}}});
   for (const int window : {1, 2, 5, 15, 16, 17, 33, 1000}) {
     add("window" + std::to_string(window),
@@ -343,6 +343,27 @@ void add_attend(Cases& cases) {
     for (const auto& [heads, kv_heads] : {std::pair(1, 1), {9, 3}, {14, 2}, {40, 1}})
       tiles("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
             {.heads = heads, .kv_heads = kv_heads, .head_dim = 32, .pieces = {{20, 30}, {0, 9}}});
+    for (const int dim : {64, 256})
+      tiles("soft_cap_dim" + std::to_string(dim), {.heads = 4,
+                                                   .kv_heads = 2,
+                                                   .head_dim = dim,
+                                                   .window = 50,
+                                                   .pieces = {{0, 33}, {70, 20}, {31, 1}},
+                                                   .sharpness = 8,
+                                                   .soft_cap = 5});
+    for (const double sharpness : {1.0, 8.0})
+      tiles(cat("sinks", sharpness), {.heads = 8,
+                                      .kv_heads = 2,
+                                      .head_dim = 64,
+                                      .window = 40,
+                                      .pieces = {{0, 33}, {70, 20}, {31, 1}},
+                                      .sharpness = sharpness,
+                                      .sinks = true});
+    tiles("beside_others",
+          {.heads = 4, .kv_heads = 2, .head_dim = 64, .window = 20, .pieces = {{0, 40}, {31, 1}}, .mixed = true});
+    tiles("dim512", {.heads = 4, .kv_heads = 2, .head_dim = 512, .pieces = {{20, 40}, {31, 1}}});
+    add("latent_dim576_" + type,
+        {.heads = 20, .head_dim = 576, .pieces = {{40, 33}}, .cached = cached, .value_dim = 512});
   }
   for (const DType cached : {DType::f32, DType::bf16, DType::i8}) {
     add("mixed_" + std::string(to_string(cached)), {.heads = 4,
@@ -352,6 +373,12 @@ void add_attend(Cases& cases) {
                                                     .pieces = {{40, 8}, {0, 17}, {31, 1}},
                                                     .cached = cached,
                                                     .mixed = true});
+    add("mixed_wide_" + std::string(to_string(cached)), {.heads = 4,
+                                                         .kv_heads = 1,
+                                                         .head_dim = 256,
+                                                         .pieces = {{40, 8}, {0, 17}, {31, 1}},
+                                                         .cached = cached,
+                                                         .mixed = true});
   }
   for (const DType cached : {DType::f32, DType::bf16, DType::i8}) {
     add("soft_cap_" + std::string(to_string(cached)), {.heads = 4,

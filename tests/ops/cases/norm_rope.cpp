@@ -123,7 +123,7 @@ void add_norm_rope(Cases& cases) {
   };
   for (const bool norms : {false, true}) {
     const std::string suffix = norms ? "_norms" : "";
-    for (const int dim : {2, 4, 6, 16, 18, 32, 34, 64, 80, 128, 256}) {
+    for (const int dim : {2, 4, 6, 16, 18, 32, 34, 64, 80, 128, 256, 512}) {
       add("dim" + std::to_string(dim) + suffix,
           {.heads = 3, .kv_heads = 1, .head_dim = dim, .norms = norms, .positions = {0, 1, 7, 100}});
     }

@@ -1,398 +1,49 @@
-// A lane has eight elements of a head, so that 8, 16 or 32 lanes have one token; a warp takes up to two query heads
-// that share keys and values. A past is always summed in strands of chunks of 8 tokens (strand s: chunks s, s +
-// kStrands and so on), a warp to a strand, kWide strands joined within a block, and these in order again: whether one
-// block does all of it or several. So a row's bits are the same in any batch.
-#include "backend/cuda/kernels/attend.h"
-
-#include <cmath>
-#include <type_traits>
-
+// Which kernel attention takes: attend_few.cuh for what most models have, and for rows of the others attend_other.cu;
+// segments of several rows take attend_tiles.cuh where a cache has tiles.
+#include "backend/cuda/kernels/attend_few.cuh"
 #include "backend/cuda/kernels/attend_tiles.h"
-#include "backend/cuda/kernels/launch.h"
-#include "backend/cuda/kernels/ptx.cuh"
-#include "backend/cuda/kernels/rotate.cuh"
 
 namespace bumblebee::cuda {
+
+/// Scores that are capped, values within keys, and heads of more than kCommonHeadDim.
+void attend_other(const AttendArgs& args, const BatchView& batch, const AttendWorkspace& workspace, bool lone,
+                  cudaStream_t stream);
+
 namespace {
 
-constexpr int kWide = 8;     // warps of a block, each with a strand
-constexpr int kSplits = 16;  // blocks of a row
-/// A quarter of a multiprocessor has 16,384, of which three warps of a product take 9,216: a block finds room beside
-/// the product that made q, k and v, and is there when it ends.
-constexpr int kRegisters = 104;
-/// How many tokens a lane holds while it waits for more, and the registers of a kernel: what most models cache, bf16
-/// of heads up to 128, gains more by four tokens (3 to 4% of a token's time) than by the room.
-template <class T, int Lanes, int Heads>
-constexpr bool kHoldsFour = std::is_same_v<T, __nv_bfloat16> && Lanes == 16 && Heads == 2;
-template <class T, int Lanes, int Heads>
-constexpr int kHeld = kHoldsFour<T, Lanes, Heads> ? 4
-                      : sizeof(T) == 4            ? 1
-                                                  : 2;
-template <class T, int Lanes, int Heads>
-constexpr int kRegistersOf = kHoldsFour<T, Lanes, Heads> ? 128 : kRegisters;
-constexpr int kStrands = kWide * kSplits;
-constexpr int kSplitRows = 32;  // with more rows than that there is work enough without splitting
-constexpr int kChunk = 8;
-constexpr int kPart = 8;  // elements of a lane
-
-/// Eight elements of one token's key or value, as they lie in memory. Other blocks wrote some of them while this one
-/// was already running, so L1 may not answer.
-template <class T>
-struct HeadPart {
-  static constexpr int kWords = kPart * int(sizeof(T)) / 4;
-  uint32_t word[kWords] = {};
-
-  /// Whole: heads are whole octets, and so begin where wide loads may.
-  template <bool Whole>
-  __device__ void load(const T* at, int left) {
-    if constexpr (!Whole) return load_some(reinterpret_cast<const uint8_t*>(at), left);
-    if constexpr (kWords == 2) {
-      const uint2 v = __ldcg(reinterpret_cast<const uint2*>(at));
-      word[0] = v.x, word[1] = v.y;
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWords / 4; ++i) {
-        const uint4 v = __ldcg(reinterpret_cast<const uint4*>(at) + i);
-        word[4 * i] = v.x, word[4 * i + 1] = v.y, word[4 * i + 2] = v.z, word[4 * i + 3] = v.w;
-      }
-    }
-  }
-  __device__ void values(float (&v)[kPart]) const {
-#pragma unroll
-    for (int i = 0; i < kPart; ++i) {
-      if constexpr (sizeof(T) == 4)
-        v[i] = __uint_as_float(word[i]);
-      else if constexpr (sizeof(T) == 1)
-        v[i] = float(int8_t(word[i / 4] >> (i % 4 * 8)));
-      else if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        v[i] = __uint_as_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
-      else
-        v[i] = __half2float(__ushort_as_half(uint16_t(word[i / 2] >> (i % 2 * 16))));
-    }
-  }
-
- private:
-  __device__ void load_some(const uint8_t* at, int left) {
-#pragma unroll
-    for (int i = 0; i < kPart * int(sizeof(T)); ++i)
-      if (i < left * int(sizeof(T))) word[i / 4] |= uint32_t(__ldcg(at + i)) << (i % 4 * 8);
-  }
-};
-
-/// What a warp knows of its row before anything is computed.
-struct Past {
-  int begin, last;  // tokens that are seen
-  const uint8_t* const* pages;
-};
-__device__ inline Past past_of(const AttendArgs& a, const BatchView& batch, int row) {
-  const int last = batch.cached[row];
-  return {a.window > 0 ? max(0, last - a.window + 1) : 0, last, batch.pages + batch.first_page[row]};
-}
-/// How many blocks' worth of strands there is something in.
-__device__ inline int splits_of(const Past& past) {
-  const int chunks = max(past.last, 0) / kChunk + 1;
-  return min(kSplits, (chunks + kWide - 1) / kWide);
-}
-
-/// One head's keys and values of one token.
-template <class T>
-struct TokenPlace {
-  const T *key, *value;
-  const float *key_step, *value_step;  // of int8
-};
-template <class T>
-__device__ inline TokenPlace<T> place_of(const AttendArgs& a, const Past& past, int kv_head, int t) {
-  const uint8_t *page = past.pages[t / a.kv.page_size], *keys = head_at(a.kv, page, a.layer, 0, kv_head),
-                *values = head_at(a.kv, page, a.layer, 1, kv_head);
-  const int token = t % a.kv.page_size, at = token * a.kv.head_dim;
-  return {reinterpret_cast<const T*>(keys) + at, reinterpret_cast<const T*>(values) + at,
-          reinterpret_cast<const float*>(keys + a.kv.scales_at) + token,
-          reinterpret_cast<const float*>(values + a.kv.scales_at) + token};
-}
-
-/// Brings the strand's first chunk to L2; it may be done before the rows of this step are in the pages.
 template <class T, int Lanes>
-__device__ void prefetch(const AttendArgs& a, const Past& past, int kv_head, int strand) {
-  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart;
-#pragma unroll 1
-  for (int t = strand * kChunk + lane / Lanes; t < (strand + 1) * kChunk; t += kWarp / Lanes) {
-    if (t < past.begin || t > past.last || first >= a.kv.head_dim) continue;
-    const TokenPlace<T> at = place_of<T>(a, past, kv_head, t);
-    prefetch_l2(at.key + first);
-    prefetch_l2(at.value + first);
-  }
-}
-
-/// A softmax that is not finished, of one head: the largest score, Σ exp(score - largest), and Σ of that times v, of
-/// which each lane of a token has its elements.
-struct Partial {
-  float largest = -INFINITY, total = 0, out[kPart] = {};
-};
-
-/// One strand of `Heads` heads that share keys and values.
-template <class T, int Lanes, int Heads, bool Whole>
-__device__ void strand_of(const AttendArgs& a, const Past& past, int kv_head, int strand,
-                          const float (&q)[Heads][kPart], Partial (&mine)[Heads]) {
-  constexpr int kGroups = kWarp / Lanes, kAhead = kHeld<T, Lanes, Heads>;  // tokens side by side, and held at a time
-  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart;
-  const int left = a.kv.head_dim - first;
-  const bool there = left > 0;
-  for (int c = strand; c * kChunk <= past.last; c += kStrands) {
-    if ((c + 1) * kChunk <= past.begin) continue;
-#pragma unroll 1
-    for (int t0 = c * kChunk + lane / Lanes; t0 < (c + 1) * kChunk; t0 += kAhead * kGroups) {
-      HeadPart<T> k[kAhead], v[kAhead];
-      float key_step[kAhead], value_step[kAhead];
-      bool seen[kAhead], any = false;
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int t = t0 + i * kGroups;
-        seen[i] = t >= past.begin && t <= past.last;
-        any = any || seen[i];
-        key_step[i] = value_step[i] = 1;
-        if (!seen[i]) continue;
-        const TokenPlace<T> at = place_of<T>(a, past, kv_head, t);
-        if (there) k[i].template load<Whole>(at.key + first, left), v[i].template load<Whole>(at.value + first, left);
-        if constexpr (sizeof(T) == 1) key_step[i] = __ldcg(at.key_step), value_step[i] = __ldcg(at.value_step);
-      }
-      float score[Heads][kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        float x[kPart];
-        k[i].values(x);
-#pragma unroll
-        for (int h = 0; h < Heads; ++h) {
-          float dot = 0;
-#pragma unroll
-          for (int e = 0; e < kPart; ++e) dot = fmaf(q[h][e], x[e], dot);
-          score[h][i] = dot;
-        }
-      }
-#pragma unroll
-      for (int h = 0; h < Heads; ++h) {
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-#pragma unroll
-          for (int offset = Lanes / 2; offset > 0; offset /= 2)
-            score[h][i] += __shfl_xor_sync(0xffffffffu, score[h][i], offset);
-          score[h][i] *= a.scale * key_step[i];
-        }
-      }
-      if (!any) continue;  // all lanes of a token; no shuffle is among them
-#pragma unroll
-      for (int h = 0; h < Heads; ++h) {
-        float most = mine[h].largest;
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i)
-          if (seen[i]) most = fmaxf(most, score[h][i]);
-        const float shrink = expf(mine[h].largest - most);
-        mine[h].largest = most;
-        mine[h].total *= shrink;
-#pragma unroll
-        for (int e = 0; e < kPart; ++e) mine[h].out[e] *= shrink;
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-          const float weight = seen[i] ? expf(score[h][i] - most) : 0.0f;
-          mine[h].total += weight;
-          score[h][i] = weight * value_step[i];
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        float x[kPart];
-        v[i].values(x);
-#pragma unroll
-        for (int h = 0; h < Heads; ++h)
-#pragma unroll
-          for (int e = 0; e < kPart; ++e) mine[h].out[e] = fmaf(score[h][i], x[e], mine[h].out[e]);
-      }
-    }
-  }
-  __syncwarp();
-  // The tokens side by side as a tree, each lane with the other lanes that have its elements.
-#pragma unroll
-  for (int offset = Lanes; offset < kWarp; offset *= 2) {
-#pragma unroll
-    for (int h = 0; h < Heads; ++h) {
-      const float most = fmaxf(mine[h].largest, __shfl_xor_sync(0xffffffffu, mine[h].largest, offset));
-      const float weight = mine[h].total != 0 ? expf(mine[h].largest - most) : 0.0f;
-      mine[h].largest = most;
-      mine[h].total *= weight;
-      mine[h].total += __shfl_xor_sync(0xffffffffu, mine[h].total, offset);
-#pragma unroll
-      for (int e = 0; e < kPart; ++e) {
-        mine[h].out[e] *= weight;
-        mine[h].out[e] += __shfl_xor_sync(0xffffffffu, mine[h].out[e], offset);
-      }
-    }
-  }
-}
-
-/// One head as a warp joins it: lane l has elements l, l + 32, ...
-struct Joined {
-  static constexpr int kMost = kMaxHeadDim / kWarp;
-  float largest = -INFINITY, total = 0, out[kMost] = {};
-
-  /// One more, `out2(j)` being its element lane + 32·j; NaN goes on, and what saw nothing adds nothing.
-  template <class F>
-  __device__ void add(float largest2, float total2, int dim, int lane, const F& out2) {
-    if (total2 == 0) return;
-    const float most = fmaxf(largest, largest2), mine = expf(largest - most), other = expf(largest2 - most);
-    total = total * mine + total2 * other;
-#pragma unroll
-    for (int j = 0; j < kMost; ++j)
-      if (lane + j * kWarp < dim) out[j] = out[j] * mine + out2(j) * other;
-    largest = most;
-  }
-};
-
-/// Grid: rows (those of batch.lone_rows, where `lone`), kv heads, splits (1: a block does them all). Partials [rows,
-/// heads, splits, 2 + head_dim]; the block that finishes last joins them. Shared memory: [kWide][Heads][2 + head_dim].
-template <class T, int Lanes, int Heads, bool Whole>
-__global__ void __maxnreg__((kRegistersOf<T, Lanes, Heads>))
-    attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace, bool lone) {
-  extern __shared__ float shared[];
-  __shared__ bool is_last;
-  const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;  // of heads that warps share
-  const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets,
-            h0 = int(blockIdx.y) % sets * Heads, warp = int(threadIdx.x) / kWarp;
-  const int lane = int(threadIdx.x) % kWarp, first = lane % Lanes * kPart, dim = a.kv.head_dim, width = 2 + dim;
-  const Past past = past_of(a, batch, row);
-  const int splits = splits_of(past);
-  const bool alone = gridDim.z == 1 || splits == 1;
-  const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
-  if (int(blockIdx.z) >= splits) return;  // others wait for what came earlier
-  prefetch<T, Lanes>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
-  wait_for_inputs();
-  launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
-  const auto finish = [&](int h, const Joined& all) {
-#pragma unroll
-    for (int j = 0; j < Joined::kMost; ++j)
-      if (lane + j * kWarp < dim)
-        __stcg(a.out + index_of(h) * size_t(dim) + size_t(lane + j * kWarp),
-               all.total != 0 ? all.out[j] / all.total : 0.0f);
-  };
-  float q[Heads][kPart];
-#pragma unroll
-  for (int h = 0; h < Heads; ++h) {
-    HeadPart<float> part;
-    if (h0 + h < per_kv && first < dim)
-      part.template load<Whole>(a.q + index_of(h0 + h) * size_t(dim) + size_t(first), dim - first);
-    part.values(q[h]);
-  }
-  const bool joins = warp < Heads && h0 + warp < per_kv;  // head h0 + warp
-  Joined all;
-  for (int split = int(blockIdx.z); split < splits; split += int(gridDim.z)) {
-    Partial mine[Heads];
-    strand_of<T, Lanes, Heads, Whole>(a, past, kv_head, split * kWide + warp, q, mine);
-#pragma unroll
-    for (int h = 0; h < Heads; ++h) {
-      float* to = shared + (warp * Heads + h) * width;
-      if (lane == 0) to[0] = mine[h].largest, to[1] = mine[h].total;
-      if (lane < Lanes && first < dim)
-#pragma unroll
-        for (int e = 0; e < kPart; ++e)
-          if (Whole || first + e < dim) to[2 + first + e] = mine[h].out[e];
-    }
-    __syncthreads();
-    if (joins) {
-      Joined sum;
-#pragma unroll 1
-      for (int w = 0; w < kWide; ++w) {
-        const float* from = shared + (w * Heads + warp) * width;
-        sum.add(from[0], from[1], dim, lane, [&](int j) { return from[2 + lane + j * kWarp]; });
-      }
-      if (alone) {
-        all.add(sum.largest, sum.total, dim, lane, [&](int j) { return sum.out[j]; });
-      } else {
-        float* to = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
-        if (lane == 0) __stcg(to, sum.largest), __stcg(to + 1, sum.total);
-#pragma unroll
-        for (int j = 0; j < Joined::kMost; ++j)
-          if (lane + j * kWarp < dim) __stcg(to + 2 + lane + j * kWarp, sum.out[j]);
-      }
-    }
-    __syncthreads();
-  }
-  if (alone) {
-    if (joins) finish(h0 + warp, all);
-    return;
-  }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    uint32_t* arrived = workspace.arrived + row * int(gridDim.y) + int(blockIdx.y);
-    is_last = atomicAdd(arrived, 1u) + 1 == uint32_t(splits);
-    if (is_last) *arrived = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!is_last || !joins) return;
-  // Several are asked for before the first is added.
-  constexpr int kAhead = 4;
-  const float* partials = workspace.partials + index_of(h0 + warp) * kSplits * size_t(width);
-#pragma unroll 1
-  for (int first_split = 0; first_split < splits; first_split += kAhead) {
-    float largest[kAhead], total[kAhead], out[kAhead][Joined::kMost];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (first_split + i >= splits) continue;
-      const float* from = partials + size_t(first_split + i) * size_t(width);
-      largest[i] = __ldcg(from), total[i] = __ldcg(from + 1);
-#pragma unroll
-      for (int j = 0; j < Joined::kMost; ++j)
-        if (lane + j * kWarp < dim) out[i][j] = __ldcg(from + 2 + lane + j * kWarp);
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i)
-      if (first_split + i < splits) all.add(largest[i], total[i], dim, lane, [&](int j) { return out[i][j]; });
-  }
-  finish(h0 + warp, all);
-}
-
-/// Whether segments of several rows are left to attend_tiles.
-bool takes_tiles(const AttendArgs& a, const BatchView& batch) {
-  return batch.segment_count > 0 && has_attend_tiles(a.kv);
-}
-
-template <class T, int Lanes, int Heads, bool Whole>
-void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
-  const unsigned splits = workspace.partials != nullptr ? kSplits : 1;
-  const bool lone = takes_tiles(a, batch);
-  const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + Heads - 1) / Heads;
-  launch_overlapping("attend", attend_kernel<T, Lanes, Heads, Whole>,
-                     {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), splits},
-                     {kWide * kWarp}, size_t(kWide * Heads * (2 + a.kv.head_dim)) * sizeof(float), stream, a, batch,
-                     workspace, lone);
-}
-template <class T, int Lanes>
-void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
-  if (a.heads == a.kv.kv_heads) return run<T, Lanes, 1, true>(a, batch, workspace, stream);
-  run<T, Lanes, 2, true>(a, batch, workspace, stream);
+void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, bool lone,
+         cudaStream_t stream) {
+  if (a.heads == a.kv.kv_heads) return run_few<T, FewShape<Lanes, 1>>(a, batch, workspace, lone, stream);
+  run_few<T, FewShape<Lanes, 2>>(a, batch, workspace, lone, stream);
 }
 template <class T>
-void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
-  if (a.kv.head_dim % kPart != 0) return run<T, kWarp, 1, false>(a, batch, workspace, stream);
-  if (a.kv.head_dim <= 64) return run<T, 8>(a, batch, workspace, stream);
-  if (a.kv.head_dim <= 128) return run<T, 16>(a, batch, workspace, stream);
-  run<T, 32>(a, batch, workspace, stream);
+void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, bool lone,
+         cudaStream_t stream) {
+  if (a.kv.head_dim % kPart != 0) return run_few<T, FewShape<kWarp, 1, 1, false>>(a, batch, workspace, lone, stream);
+  if (a.kv.head_dim <= 64) return run<T, 8>(a, batch, workspace, lone, stream);
+  if (a.kv.head_dim <= 128) return run<T, 16>(a, batch, workspace, lone, stream);
+  run<T, kWarp>(a, batch, workspace, lone, stream);
 }
 
 }  // namespace
 
-size_t attend_partials(int rows, int heads, int head_dim) {
-  return rows > kSplitRows ? 0 : size_t(rows) * size_t(heads) * kSplits * size_t(2 + head_dim) * sizeof(float);
+size_t attend_partials(int rows, int heads, int values) {
+  return rows > kSplitRows ? 0 : size_t(rows) * size_t(heads) * kSplits * size_t(2 + values) * sizeof(float);
 }
 
 size_t attend_counters(int heads) { return size_t(kSplitRows) * size_t(heads) * sizeof(uint32_t); }
 
 void attend(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
-  if (takes_tiles(a, batch)) attend_tiles(a, batch, stream);
+  const bool lone = batch.segment_count > 0 && has_attend_tiles(a.kv, a.soft_cap > 0);  // the others are tiles'
+  if (lone) attend_tiles(a, batch, stream);
+  if (a.soft_cap > 0 || a.kv.value_dim > 0 || a.kv.head_dim > kCommonHeadDim)
+    return attend_other(a, batch, workspace, lone, stream);
   switch (a.kv.element) {
-    case Element::f32: return run<float>(a, batch, workspace, stream);
-    case Element::f16: return run<__half>(a, batch, workspace, stream);
-    case Element::bf16: return run<__nv_bfloat16>(a, batch, workspace, stream);
-    case Element::i8: return run<Int8>(a, batch, workspace, stream);
+    case Element::f32: return run<float>(a, batch, workspace, lone, stream);
+    case Element::f16: return run<__half>(a, batch, workspace, lone, stream);
+    case Element::bf16: return run<__nv_bfloat16>(a, batch, workspace, lone, stream);
+    case Element::i8: return run<Int8>(a, batch, workspace, lone, stream);
   }
 }
 

@@ -10,9 +10,11 @@ namespace bumblebee::cuda {
 struct AttendArgs {
   KvView kv;
   const float* q = nullptr;  // [rows, heads·head_dim]
-  float* out = nullptr;      // [rows, heads·head_dim]
-  int layer = 0, heads = 0, window = 0;
+  float* out = nullptr;      // [rows, heads·kv.values()]
+  int heads = 0, window = 0;
   float scale = 1;
+  float soft_cap = 0;            // 0: none
+  const float* sinks = nullptr;  // [heads], or null
 };
 
 /// A row's past may be split over blocks that join their results.
@@ -21,10 +23,10 @@ struct AttendWorkspace {
   uint32_t* arrived = nullptr;  // attend_counters() bytes, zero before the first use
 };
 /// 0 where a row's past is not split over several blocks.
-size_t attend_partials(int rows, int heads, int head_dim);
+size_t attend_partials(int rows, int heads, int values);
 size_t attend_counters(int heads);
 
-/// out = softmax(scale·q·k)·v; the batch's rows are in the pages.
+/// out = softmax(scale·q·k)·v, with what AttentionParams says; the batch's rows are in the pages.
 void attend(const AttendArgs& args, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream);
 
 }  // namespace bumblebee::cuda

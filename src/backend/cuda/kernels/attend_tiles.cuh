@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "backend/cuda/kernels/attend_tiles.h"
 #include "backend/cuda/kernels/launch.h"
@@ -63,7 +64,7 @@ struct TileCopy {
   static constexpr int kChunks = Dim * int(sizeof(T)) / 16, kMine = (kChunks + Tile::kLanes - 1) / Tile::kLanes;
   const KvView& kv;
   const uint8_t* const* pages;
-  int layer, head, begin, last;  // tokens that some row sees
+  int head, begin, last;  // tokens that some row sees
   uint32_t shared;
   uint4 raw[2][kWiden ? kMine : 1];
   float step[2];
@@ -88,9 +89,7 @@ struct TileCopy {
     in_page = t - number * kv.page_size;
     page = seen ? pages[number] : nullptr;
   }
-  __device__ __forceinline__ const uint8_t* head_start(int which) const {
-    return head_at(kv, page, layer, which, head);
-  }
+  __device__ __forceinline__ const uint8_t* head_start(int which) const { return head_at(kv, page, which, head); }
   /// 16-bit elements: asks for what was looked up.
   __device__ __forceinline__ void copy(int stage) const {
 #pragma unroll
@@ -163,7 +162,7 @@ struct TileRow {
   float most = -INFINITY, total = 0;
 };
 
-template <class T, int Dim>
+template <class T, int Dim, bool Capped>
 __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
     attend_tiles_kernel(AttendArgs a, BatchView batch, int set_heads) {
   using Tile = AttendTile<Dim>;
@@ -199,14 +198,15 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
             all_newest = warp_last < (warp * 16 + 15) / tile_heads ? -1 : oldest + warp_first;
   const int all_begin = a.window > 0 ? max(0, oldest + warp_last - a.window + 1) : 0;
 
-  TileCopy<T, Dim> copies{a.kv,   batch.pages + segment.first_page, a.layer, kv_head, begin,
+  TileCopy<T, Dim> copies{a.kv,   batch.pages + segment.first_page, kv_head, begin,
                           newest, shared_address(memory),           {},      {}};
   const int first_key = begin / kKeys * kKeys, tiles = (newest - first_key) / kKeys + 1;
 
   // Queries, times scale·log2 e: scores are then exponents of 2.
   uint32_t q_high[Tile::kQueriesInShared ? 1 : kSteps][4], q_low[Tile::kQueriesInShared ? 1 : kSteps][4];
   const uint32_t queries = shared_address(memory) + uint32_t(Tile::kShared - Tile::kQueryBytes);
-  const float unit = a.scale * 1.4426950408889634f;
+  constexpr float kLog2E = 1.4426950408889634f;
+  const float unit = a.scale * kLog2E;
 #pragma unroll
   for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
@@ -293,6 +293,14 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
         score[j][0] *= step.x, score[j][1] *= step.y, score[j][2] *= step.x, score[j][3] *= step.y;
       }
     }
+    if constexpr (Capped) {
+      const float cap = a.soft_cap * kLog2E;
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) score[j][e] = cap * tanhf(score[j][e] / cap);
+      }
+    }
     if (key0 + kKeys - 1 > all_newest || key0 < all_begin) {
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
@@ -354,7 +362,14 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
       total += __shfl_xor_sync(0xffffffffu, total, 2);
     }
     if (row[h].position < 0) continue;
-    const float inverse = total != 0 ? 1 / total : 0.0f;
+    float kept = 1;
+    if (a.sinks != nullptr) {
+      const int head = head0 + (warp * 16 + g + h * 8) % tile_heads;
+      const float sink = __ldg(a.sinks + kv_head * per_kv + head) * kLog2E, most = fmaxf(row[h].most, sink);
+      kept = exp2_fast(row[h].most - most);
+      total = total * kept + exp2_fast(sink - most);
+    }
+    const float inverse = total != 0 ? kept / total : 0.0f;
 #pragma unroll
     for (int n = 0; n < Dim / 8; ++n) {
       const int column = n * 8 + 2 * t;
@@ -365,23 +380,27 @@ __global__ void __launch_bounds__(AttendTile<Dim>::kThreads, 1)
   }
 }
 
-template <class T, int Dim>
+template <class T, int Dim, bool Capped>
 void run_tiles(const AttendArgs& a, const BatchView& batch, cudaStream_t stream) {
   using Tile = AttendTile<Dim>;
   const int per_kv = a.heads / a.kv.kv_heads, heads = heads_of_tile(per_kv), sets = (per_kv + heads - 1) / heads;
   const int rows = Tile::kPairs / heads, tiles = (batch.rows - batch.lone_row_count) / rows + batch.segment_count;
-  allow_shared(attend_tiles_kernel<T, Dim>, Tile::kShared);
-  launch("attend", attend_tiles_kernel<T, Dim>, {unsigned(a.kv.kv_heads * sets), unsigned(tiles)}, {Tile::kThreads},
-         Tile::kShared, stream, a, batch, heads);
+  allow_shared(attend_tiles_kernel<T, Dim, Capped>, Tile::kShared);
+  launch("attend", attend_tiles_kernel<T, Dim, Capped>, {unsigned(a.kv.kv_heads * sets), unsigned(tiles)},
+         {Tile::kThreads}, Tile::kShared, stream, a, batch, heads);
 }
 
-template <class T>
-void run_tiles(const AttendArgs& a, const BatchView& batch, cudaStream_t stream) {
-  if (a.kv.head_dim <= 32) return run_tiles<T, 32>(a, batch, stream);
-  if (a.kv.head_dim <= 64) return run_tiles<T, 64>(a, batch, stream);
-  if (a.kv.head_dim <= 96) return run_tiles<T, 96>(a, batch, stream);
-  if (a.kv.head_dim <= 128) return run_tiles<T, 128>(a, batch, stream);
-  run_tiles<T, 256>(a, batch, stream);
+/// f(Dim, Capped). Few models cap, and their heads are wide.
+template <class F>
+void with_tiles(int head_dim, bool capped, const F& f) {
+  using std::integral_constant;
+  if (capped && head_dim <= 128) return f(integral_constant<int, 128>(), std::true_type());
+  if (capped) return f(integral_constant<int, 256>(), std::true_type());
+  if (head_dim <= 32) return f(integral_constant<int, 32>(), std::false_type());
+  if (head_dim <= 64) return f(integral_constant<int, 64>(), std::false_type());
+  if (head_dim <= 96) return f(integral_constant<int, 96>(), std::false_type());
+  if (head_dim <= 128) return f(integral_constant<int, 128>(), std::false_type());
+  f(integral_constant<int, 256>(), std::false_type());
 }
 
 }  // namespace bumblebee::cuda

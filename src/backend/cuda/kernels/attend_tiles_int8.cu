@@ -4,7 +4,8 @@
 namespace bumblebee::cuda {
 
 void attend_tiles_int8(const AttendArgs& args, const BatchView& batch, cudaStream_t stream) {
-  run_tiles<Int8>(args, batch, stream);
+  with_tiles(args.kv.head_dim, args.soft_cap > 0,
+             [&](auto dim, auto capped) { run_tiles<Int8, dim, capped>(args, batch, stream); });
 }
 
 }  // namespace bumblebee::cuda

@@ -14,7 +14,8 @@ struct Warp {
   int lane, row, head;
   float* scratch;
 };
-__device__ inline Warp this_warp(float (&scratch)[kHeads][kMaxHeadDim], int heads) {
+template <int Most>
+__device__ inline Warp this_warp(float (&scratch)[kHeads][Most], int heads) {
   const int warp = int(threadIdx.x) / kWarp, index = int(blockIdx.x) * kHeads + warp;
   return {int(threadIdx.x) % kWarp, index / heads, index % heads, scratch[warp]};
 }
@@ -30,7 +31,7 @@ __device__ inline void rotate(const Warp& at, const HeadRows& q, const HeadRows&
 }
 
 __global__ void norm_rope_kernel(HeadRows q, HeadRows k, int dim, RopeArgs rope, BatchView batch) {
-  __shared__ float scratch[kHeads][kMaxHeadDim];
+  __shared__ float scratch[kHeads][kCommonHeadDim];
   launch_dependents();
   const Warp at = this_warp(scratch, q.heads + k.heads);
   const bool there = at.row < batch.rows;
@@ -41,20 +42,20 @@ __global__ void norm_rope_kernel(HeadRows q, HeadRows k, int dim, RopeArgs rope,
 }
 
 template <class T>
-__global__ void append_kernel(KvView kv, int layer, const float* k, const float* v, BatchView batch) {
+__global__ void append_kernel(KvView kv, const float* k, const float* v, BatchView batch) {
   const int row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp;
   const KvPlace place = place_of_row(kv, batch, row);
-  for (int h = int(threadIdx.x) / kWarp; h < 2 * kv.kv_heads; h += int(blockDim.x) / kWarp) {
+  for (int h = int(threadIdx.x) / kWarp; h < kv.kept() * kv.kv_heads; h += int(blockDim.x) / kWarp) {
     const int which = h / kv.kv_heads, head = h % kv.kv_heads;
     const float* from = (which == 0 ? k : v) + (size_t(row) * size_t(kv.kv_heads) + size_t(head)) * size_t(kv.head_dim);
-    append<T>(kv, layer, which, head, place, from, lane);
+    append<T>(kv, which, head, place, from, lane);
   }
 }
 
 template <class T>
-__global__ void norm_rope_append_kernel(HeadRows q, HeadRows k, const float* v, RopeArgs rope, KvView kv, int layer,
+__global__ void norm_rope_append_kernel(HeadRows q, HeadRows k, const float* v, RopeArgs rope, KvView kv,
                                         BatchView batch) {
-  __shared__ float scratch[kHeads][kMaxHeadDim];
+  __shared__ float scratch[kHeads][kCommonHeadDim];
   launch_dependents();
   const int dim = kv.head_dim, rotated = q.heads + k.heads;
   const Warp at = this_warp(scratch, rotated + kv.kv_heads);
@@ -70,12 +71,49 @@ __global__ void norm_rope_append_kernel(HeadRows q, HeadRows k, const float* v, 
   if (!there) return;
   if (at.head < rotated) {
     rotate(at, q, k, dim, rope.half, rotation);
-    if (at.head >= q.heads) append<T>(kv, layer, 0, at.head - q.heads, place, at.scratch, at.lane);
+    if (at.head >= q.heads) append<T, false>(kv, 0, at.head - q.heads, place, at.scratch, at.lane);
     return;
   }
   const int head = at.head - rotated;
-  take_head(v + (size_t(at.row) * size_t(kv.kv_heads) + size_t(head)) * size_t(dim), dim, at.lane, at.scratch);
-  append<T>(kv, layer, 1, head, place, at.scratch, at.lane);
+  take_head<kCommonHeadDim>(v + (size_t(at.row) * size_t(kv.kv_heads) + size_t(head)) * size_t(dim), dim, at.lane,
+                            at.scratch);
+  append<T, false>(kv, 1, head, place, at.scratch, at.lane);
+}
+
+/// Every norm and rotation there is; with `kv` keys and values go to their pages.
+template <class T, bool Append>
+__global__ void any_kernel(HeadRows q, HeadRows k, const float* v, int dim, RopeArgs rope, KvView kv, BatchView batch) {
+  __shared__ float scratch[kHeads][kMaxHeadDim];
+  launch_dependents();
+  const int rotated = q.heads + k.heads;
+  const Warp at = this_warp(scratch, rotated + (Append && v != nullptr ? kv.kv_heads : 0));
+  wait_for_inputs();
+  if (at.row >= batch.rows) return;
+  KvPlace place;
+  if (Append && at.head >= q.heads) place = place_of_row(kv, batch, at.row);
+  if (at.head < rotated) {
+    const bool query = at.head < q.heads;
+    const HeadRows& heads = query ? q : k;
+    const int number = query ? at.head : at.head - q.heads, position = batch.positions[at.row];
+    float* const x = heads.x + (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
+    const bool of_long = rope.long_inv_freq != nullptr && batch.stretched[at.row] != 0;
+    norm_rope_any(heads, x, dim, rope, of_long ? rope.long_inv_freq : rope.inv_freq, position,
+                  query && rope.query_growth != 0 ? query_factor(rope, position) : 1.0f, at.lane, at.scratch);
+    for (int i = at.lane; i < dim; i += kWarp) __stcg(x + i, at.scratch[i]);
+    if (Append && !query) append<T>(kv, 0, number, place, at.scratch, at.lane);
+    return;
+  }
+  const int head = at.head - rotated;
+  take_head<kMaxHeadDim>(v + (size_t(at.row) * size_t(kv.kv_heads) + size_t(head)) * size_t(dim), dim, at.lane,
+                         at.scratch);
+  append<T>(kv, 1, head, place, at.scratch, at.lane);
+}
+
+/// Whether registers hold it: what most models have.
+bool is_common(const HeadRows& q, const HeadRows& k, int dim, const RopeArgs& rope) {
+  const auto whole = [&](const HeadRows& heads) { return heads.norm == nullptr || heads.normed == dim; };
+  return dim <= kCommonHeadDim && whole(q) && whole(k) && rope.first == 0 && !rope.interleaved &&
+         rope.long_inv_freq == nullptr && rope.query_growth == 0;
 }
 
 /// f(T) for the cache's type.
@@ -95,24 +133,33 @@ dim3 blocks(int rows, int heads) { return {unsigned((rows * heads + kHeads - 1) 
 
 void norm_rope(const HeadRows& q, const HeadRows& k, int head_dim, const RopeArgs& rope, const BatchView& batch,
                cudaStream_t stream) {
-  launch_overlapping("norm_rope", norm_rope_kernel, blocks(batch.rows, q.heads + k.heads), {kHeads * kWarp}, 0, stream,
-                     q, k, head_dim, rope, batch);
+  const dim3 grid = blocks(batch.rows, q.heads + k.heads);
+  if (is_common(q, k, head_dim, rope)) {
+    launch_overlapping("norm_rope", norm_rope_kernel, grid, {kHeads * kWarp}, 0, stream, q, k, head_dim, rope, batch);
+    return;
+  }
+  launch_overlapping("norm_rope", any_kernel<float, false>, grid, {kHeads * kWarp}, 0, stream, q, k, nullptr, head_dim,
+                     rope, KvView(), batch);
 }
 
-void append_kv(const KvView& kv, int layer, const float* k, const float* v, const BatchView& batch,
-               cudaStream_t stream) {
+void append_kv(const KvView& kv, const float* k, const float* v, const BatchView& batch, cudaStream_t stream) {
   with_type(kv.element, [&](auto type) {
-    launch("append_kv", append_kernel<decltype(type)>, {unsigned(batch.rows)}, {128}, 0, stream, kv, layer, k, v,
-           batch);
+    launch("append_kv", append_kernel<decltype(type)>, {unsigned(batch.rows)}, {128}, 0, stream, kv, k, v, batch);
   });
 }
 
 void norm_rope_append(const HeadRows& q, const HeadRows& k, const float* v, const RopeArgs& rope, const KvView& kv,
-                      int layer, const BatchView& batch, cudaStream_t stream) {
+                      const BatchView& batch, cudaStream_t stream) {
+  const dim3 grid = blocks(batch.rows, q.heads + k.heads + (v != nullptr ? kv.kv_heads : 0));
+  const bool common = is_common(q, k, kv.head_dim, rope) && v != nullptr;
   with_type(kv.element, [&](auto type) {
-    launch_overlapping("norm_rope_append", norm_rope_append_kernel<decltype(type)>,
-                       blocks(batch.rows, q.heads + k.heads + kv.kv_heads), {kHeads * kWarp}, 0, stream, q, k, v, rope,
-                       kv, layer, batch);
+    if (common) {
+      launch_overlapping("norm_rope_append", norm_rope_append_kernel<decltype(type)>, grid, {kHeads * kWarp}, 0, stream,
+                         q, k, v, rope, kv, batch);
+      return;
+    }
+    launch_overlapping("norm_rope_append", any_kernel<decltype(type), true>, grid, {kHeads * kWarp}, 0, stream, q, k, v,
+                       kv.head_dim, rope, kv, batch);
   });
 }
 

@@ -1,5 +1,6 @@
-// A head's norm and rotation, and its place in the pages: one code for the kernels of rope.cu and for attention that
-// does it by itself, so that both give the same bits.
+// A head's norm and rotation, and its place in the pages: one code for the kernels of rope.cu, so that they give the
+// same bits. Of what most models have, whole norms and halves that turn from a head's first feature on, and of the
+// rest.
 #pragma once
 
 #include "backend/cuda/kernels/pages.cuh"
@@ -7,8 +8,10 @@
 
 namespace bumblebee::cuda {
 
+/// The widest head that lanes keep in registers.
+inline constexpr int kCommonHeadDim = 256;
 /// Of a lane at most: pairs that are rotated, and elements behind them.
-inline constexpr int kHeadPairs = kMaxHeadDim / 2 / kWarp, kHeadRest = kMaxHeadDim / kWarp;
+inline constexpr int kHeadPairs = kCommonHeadDim / 2 / kWarp, kHeadRest = kCommonHeadDim / kWarp;
 
 /// What a lane has of a head: elements lane + 32·j of either half that is rotated, and of the rest.
 struct HeadLane {
@@ -93,6 +96,39 @@ __device__ inline void norm_rope_head(const HeadRows& heads, const float* head, 
   __syncwarp();
 }
 
+/// RopeParams::query_factor.
+__device__ inline float query_factor(const RopeArgs& rope, int position) {
+  return float(1 + double(rope.query_growth) * log1p(double(position / rope.query_span)));
+}
+
+/// norm_rope_head for every norm and rotation there is, of heads as wide as shared memory has it. `factor`: what the
+/// result is multiplied by, where queries grow.
+__device__ inline void norm_rope_any(const HeadRows& heads, const float* head, int dim, const RopeArgs& rope,
+                                     const float* inv_freq, int position, float factor, int lane, float* to) {
+  for (int i = lane; i < dim; i += kWarp) to[i] = __ldcg(head + i);
+  if (heads.norm != nullptr) {  // in the order of rms_norm over one head (rows.cu)
+    float squares = 0;
+    for (int i = lane; i < heads.normed; i += kWarp) squares = fmaf(to[i], to[i], squares);
+    const float inverse = 1 / sqrtf(warp_sum(squares) / float(heads.normed) + heads.eps);
+    for (int i = lane; i < heads.normed; i += kWarp) to[i] = to[i] * inverse * __ldg(heads.norm + i);
+  }
+  __syncwarp();
+  for (int i = lane; i < rope.half; i += kWarp) {
+    float sine, cosine;
+    sincosf(__fmul_rn(float(position), __ldg(inv_freq + i)), &sine, &cosine);
+    sine *= rope.attention_factor;
+    cosine *= rope.attention_factor;
+    const int a = rope.first + (rope.interleaved ? 2 * i : i), b = rope.interleaved ? a + 1 : a + rope.half;
+    const float x = to[a], y = to[b];
+    to[a] = x * cosine - y * sine;
+    to[b] = y * cosine + x * sine;
+  }
+  __syncwarp();
+  if (factor != 1)
+    for (int i = lane; i < dim; i += kWarp) to[i] *= factor;
+  __syncwarp();
+}
+
 /// Where a row's keys and values go; page null: nowhere.
 struct KvPlace {
   const uint8_t* page = nullptr;
@@ -103,16 +139,17 @@ __device__ inline KvPlace place_of_row(const KvView& kv, const BatchView& batch,
   if (at < 0) return {};
   return {batch.pages[batch.first_page[row] + at / kv.page_size], at % kv.page_size};
 }
-template <class T>
-__device__ inline void append(const KvView& kv, int layer, int which, int head, const KvPlace& place, const float* from,
+template <class T, bool MayBeLatent = true>
+__device__ inline void append(const KvView& kv, int which, int head, const KvPlace& place, const float* from,
                               int lane) {
   if (place.page == nullptr) return;
-  store_head<T>(kv, from, const_cast<uint8_t*>(head_at(kv, place.page, layer, which, head)), place.token, lane);
+  store_head<T, MayBeLatent>(kv, from, const_cast<uint8_t*>(head_at(kv, place.page, which, head)), place.token, lane);
 }
-/// One head as it is, from L2 to `to` [dim].
+/// One head as it is, from L2 to `to` [dim], Most at most.
+template <int Most>
 __device__ inline void take_head(const float* head, int dim, int lane, float* to) {
 #pragma unroll
-  for (int j = 0; j < kHeadRest; ++j) {
+  for (int j = 0; j < Most / kWarp; ++j) {
     const int i = lane + j * kWarp;
     if (i < dim) to[i] = __ldcg(head + i);
   }

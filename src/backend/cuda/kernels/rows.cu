@@ -30,6 +30,7 @@ __global__ void resolve_kernel(BatchView batch, const int32_t* chosen, int chose
 
 __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
   __shared__ float scratch[32];
+  launch_dependents();
   const int run = int(blockIdx.x), runs = a.cols / a.width, row = run / runs;
   const float* w = a.w;
   if (a.site >= 0) {
@@ -38,10 +39,16 @@ __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
   }
   const float* x = a.x + size_t(run) * size_t(a.width);
   float* y = a.y + size_t(run) * size_t(a.width);
+  const int normed = a.normed > 0 ? a.normed : a.width;
+  wait_for_inputs();
   float squares = 0;
-  for (int i = int(threadIdx.x); i < a.width; i += int(blockDim.x)) squares = fmaf(x[i], x[i], squares);
-  const float inverse = 1 / sqrtf(block_sum(squares, scratch) / float(a.width) + a.eps);
-  for (int i = int(threadIdx.x); i < a.width; i += int(blockDim.x)) y[i] = x[i] * inverse * w[i];
+  for (int i = int(threadIdx.x); i < normed; i += int(blockDim.x)) {
+    const float v = __ldcg(x + i);
+    squares = fmaf(v, v, squares);
+  }
+  const float inverse = 1 / sqrtf(block_sum(squares, scratch) / float(normed) + a.eps);
+  for (int i = int(threadIdx.x); i < normed; i += int(blockDim.x)) __stcg(y + i, __ldcg(x + i) * inverse * w[i]);
+  for (int i = normed + int(threadIdx.x); i < a.width; i += int(blockDim.x)) __stcg(y + i, __ldcg(x + i));
 }
 
 /// Whether rows come in octets, which row_norm.cuh takes. Of the shape alone, so that a row has one order of sums.
@@ -167,6 +174,26 @@ __global__ void silu_mul_kernel(const float* gate, const float* up, float* y, si
   for (size_t j = i; j < min(i + 4, count); ++j) y[j] = silu_times(gate[j], up[j]);
 }
 
+__global__ void soft_cap_kernel(float* x, size_t count, float cap) {
+  launch_dependents();
+  const size_t i = size_t(blockIdx.x) * kThreads + threadIdx.x;
+  wait_for_inputs();
+  if (i < count) __stcg(x + i, cap * tanhf(__ldcg(x + i) / cap));
+}
+
+__global__ void keep_kernel(BatchView batch, int32_t* to) {
+  const int i = int(blockIdx.x) * kThreads + int(threadIdx.x), count = batch.logit_row_count;
+  if (i >= count) return;
+  const int row = batch.logit_rows[i];
+  to[kRowToken * count + i] = batch.tokens[row];
+  to[kRowPosition * count + i] = batch.positions[row];
+  to[kRowSlot * count + i] = batch.slot[row];
+  to[kRowCached * count + i] = batch.cached[row];
+  to[kRowFirstPage * count + i] = batch.first_page[row];
+  to[kRowStretched * count + i] = batch.stretched[row];
+  to[kRowLogit * count + i] = i;
+}
+
 __global__ void gather_kernel(const float* x, float* y, int cols, BatchView batch) {
   launch_dependents();
   const size_t from = size_t(batch.logit_rows[blockIdx.x]) * size_t(cols), to = size_t(blockIdx.x) * size_t(cols);
@@ -191,13 +218,13 @@ void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_ro
 }
 
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream) {
-  if (args.width == args.cols && in_octets(args.cols)) {
+  if (args.width == args.cols && args.normed == 0 && in_octets(args.cols)) {
     launch_overlapping("rms_norm", row_kernel<false>, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
                        const_cast<float*>(args.x), nullptr, ExpertSum(), args.y, args, batch);
     return;
   }
-  launch("rms_norm", rms_norm_kernel, {unsigned(args.rows * (args.cols / args.width))},
-         {unsigned(threads_for(args.width))}, 0, stream, args, batch);
+  launch_overlapping("rms_norm", rms_norm_kernel, {unsigned(args.rows * (args.cols / args.width))},
+                     {unsigned(threads_for(args.width))}, 0, stream, args, batch);
 }
 
 void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
@@ -227,6 +254,16 @@ void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaSt
       reinterpret_cast<uintptr_t>(gate) | reinterpret_cast<uintptr_t>(up) | reinterpret_cast<uintptr_t>(y);
   launch("silu_mul", silu_mul_kernel, {unsigned((fours + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, gate, up, y,
          count, at % 16 == 0);
+}
+
+void soft_cap(float* x, size_t count, float cap, cudaStream_t stream) {
+  launch_overlapping("soft_cap", soft_cap_kernel, {unsigned((count + kThreads - 1) / kThreads)}, {kThreads}, 0, stream,
+                     x, count, cap);
+}
+
+void keep_logit_rows(const BatchView& batch, int32_t* to, cudaStream_t stream) {
+  launch("keep_logit_rows", keep_kernel, {unsigned((batch.logit_row_count + kThreads - 1) / kThreads)}, {kThreads}, 0,
+         stream, batch, to);
 }
 
 void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream) {

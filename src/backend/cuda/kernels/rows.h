@@ -12,8 +12,9 @@ namespace bumblebee::cuda {
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream);
 /// tokens[r] < 0 becomes chosen[-1 - tokens[r]].
 void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream);
-/// y = rms_norm of each run of `width` features; w null: no weight. `site` >= 0: the weight of the row's slot where it
-/// has one, where `logit_rows` says that x holds only these.
+/// y = rms_norm of the first `normed` of each run of `width` features (0: of all), and the others as they are; w null:
+/// no weight. `site` >= 0: the weight of the row's slot where it has one, where `logit_rows` says that x holds only
+/// these.
 struct NormArgs {
   const float* x = nullptr;
   const float* w = nullptr;
@@ -22,6 +23,7 @@ struct NormArgs {
   float eps = 0;
   int site = -1;
   bool logit_rows = false;
+  int normed = 0;
 };
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream);
 /// x += delta [rows, cols], then norm.y = rms_norm(x); y null: the sum only. `norm.x` is x, and its width the whole
@@ -41,6 +43,14 @@ void sum_experts(const ExpertSum& sum, int rows, int cols, float* to, cudaStream
 void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
 /// y = silu(gate)·up, `count` elements.
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);
+/// x = cap·tanh(x/cap), `count` elements.
+void soft_cap(float* x, size_t count, float cap, cudaStream_t stream);
+/// What a batch says of its logit rows, `rows` of them, in the order of RowArray.
+enum RowArray : int32_t { kRowToken, kRowPosition, kRowSlot, kRowCached, kRowFirstPage, kRowStretched, kRowLogit };
+inline constexpr int kRowArrays = kRowLogit + 1;
+/// to [kRowArrays, logit rows]; every row of it is its own logit row. Who reads `to` before it waits for its inputs, as
+/// kernels read batches, must not follow at once.
+void keep_logit_rows(const BatchView& batch, int32_t* to, cudaStream_t stream);
 /// y[i] = x[logit_rows[i]].
 void gather_rows(const float* x, float* y, int cols, const BatchView& batch, cudaStream_t stream);
 

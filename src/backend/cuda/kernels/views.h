@@ -98,6 +98,7 @@ struct BatchView {
   const int32_t* slot = nullptr;          // [rows]
   const int32_t* cached = nullptr;        // [rows] place in the row's sequence; -1: padding
   const int32_t* first_page = nullptr;    // [rows] of the row's sequence, in `pages`
+  const int32_t* stretched = nullptr;     // [rows] Segment::stretched
   const int32_t* logit_rows = nullptr;    // [logit_rows]
   const SampleView* sample = nullptr;     // [logit_rows], or null: nobody asks
   const uint8_t* const* pages = nullptr;  // addresses
@@ -109,12 +110,21 @@ struct BatchView {
   int32_t segment_count = 0, lone_row_count = 0;
 };
 
-/// A cache's pages: [layer][K, V][kv_head]{ elements [page_size, head_dim], i8: f32 scales [page_size] }.
+/// The widest heads that kernels take.
+inline constexpr int kMaxHeadDim = 1280;
+
+/// One layer of a cache's pages: [K, V][kv_head]{ elements [page_size, head_dim], i8: f32 scales [page_size] }. Where
+/// values lie within keys there is K alone, and its scales are [2, page_size]: of values, and of the rest.
 struct KvView {
   Element element = Element::f32;
   int32_t page_size = 0, kv_heads = 0, head_dim = 0;
   size_t head_bytes = 0;  // of one head's keys or values in one page
   size_t scales_at = 0;   // from the head's start
+  size_t layer_at = 0;    // from the page's start
+  int32_t value_dim = 0;  // values are so many features of keys; 0: apart, and as wide
+
+  BB_BOTH int kept() const { return value_dim > 0 ? 1 : 2; }
+  BB_BOTH int values() const { return value_dim > 0 ? value_dim : head_dim; }
 };
 
 }  // namespace bumblebee::cuda
