@@ -74,7 +74,7 @@ class BatchLaws : public testing::TestWithParam<std::tuple<Target, int>> {
 
   /// Bit for bit, where all rows take one kind of kernel: sums have one order, whatever shares the batch.
   void expect_same(const std::vector<float>& got, const std::vector<float>& want, const std::string& what) const {
-    expect_same_rows(target_, tiny_.layers, got, want, what);
+    expect_same_rows(target_, tiny_.layers, got, want, what, tiny_.sharpness());
   }
 
   const Target target_;

@@ -80,8 +80,8 @@ class Runner {
 
 /// Bit for bit, or within what kinds of rows may differ by.
 inline void expect_same_rows(const testing_support::Target& target, int layers, const std::vector<float>& got,
-                             const std::vector<float>& want, const std::string& what) {
-  const double allowed = testing_support::between_kinds_of_rows(target, layers);
+                             const std::vector<float>& want, const std::string& what, double sharpness = 1) {
+  const double allowed = testing_support::between_kinds_of_rows(target, layers, sharpness);
   if (allowed == 0) {
     EXPECT_EQ(got, want) << what;
   } else {

@@ -7,6 +7,12 @@
 
 namespace bumblebee::testing_support {
 
+double TinyModel::sharpness() const {
+  if (family != "ministral3") return 1;
+  const double yarn = 0.1 * std::log(64.0) + 1;
+  return yarn * yarn * (1 + 0.5 * std::log1p(52 / 8));
+}
+
 Json TinyModel::config() const {
   if (is_gemma()) return gemma_config();
   Json c = {{"model_type", family},         {"hidden_size", d_model},      {"num_hidden_layers", layers},

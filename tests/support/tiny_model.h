@@ -47,6 +47,9 @@ struct TinyModel {
 
   static constexpr int kAside = 32;  // width of a gemma4 layer's own embedding
   bool is_gemma() const { return family.starts_with("gemma"); }
+  /// How much larger scores are than those of the others: what a rotation multiplies queries and keys by, and what
+  /// queries grow by in 53 tokens.
+  double sharpness() const;
   bool is_lfm2() const { return family == "lfm2"; }
   bool is_olmo() const { return family.starts_with("olmo"); }
 

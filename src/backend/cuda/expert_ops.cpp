@@ -59,6 +59,7 @@ Routing CudaOps::route(const Tensor& logits, const RouterParams& router) {
                .shape = shape,
                .groups = router.groups,
                .top_groups = router.top_groups,
+               .best_alone = router.best_alone,
                .softmax = router.score == RouterParams::Score::softmax,
                .normalise = router.normalise,
                .scale = router.scale,

@@ -68,6 +68,8 @@ class MatmulHeadsCase final : public OpCase {
     return {bound, std::vector<double>(x_.values.size(), 0)};
   }
 
+  std::vector<Format> formats() const override { return {spec_.format}; }
+
   Cost cost() const override {
     const double products = double(spec_.heads) * spec_.in() * spec_.out();
     return {double(stored_bytes(stack_)) + 4.0 * double(x_.values.size()), 2.0 * spec_.rows * products};

@@ -75,7 +75,7 @@ __device__ inline void leave_best_groups(const RouteArgs& a, const RowMemory& m,
       second = fmax(second, fmin(first, worth));
       first = fmax(first, worth);
     }
-    m.groups[g] = key_of(first + (size > 1 ? second : 0.0));
+    m.groups[g] = key_of(first + (size > 1 && !a.best_alone ? second : 0.0));
   }
   __syncwarp();
   for (int i = 0; i < a.top_groups; ++i) take_best(m.groups, a.groups, lane);

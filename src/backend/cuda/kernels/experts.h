@@ -18,6 +18,7 @@ struct RouteArgs {
   std::byte* order = nullptr;           // i32 [rows, top_k], and what expert_places() says
   ExpertShape shape;
   int groups = 1, top_groups = 1;
+  bool best_alone = false;
   bool softmax = true, normalise = true;
   float scale = 1;
   double beside_sum = 0;
