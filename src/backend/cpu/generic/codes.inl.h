@@ -20,8 +20,8 @@ struct E2m1Codes {
   static constexpr int kBits = kE2m1Bits;
   static constexpr int kChunkInputs = kNibbleChunk;
   static constexpr bool kFloats = true;
-  static I32x16 low(I32x16 line) { return lookup(kE2m1Bytes, low_nibbles(line)); }
-  static I32x16 high(I32x16 line) { return lookup(kE2m1Bytes, high_nibbles(line)); }
+  static I32x16 low(I32x16 line) { return lookup_low(kE2m1Bytes, line); }
+  static I32x16 high(I32x16 line) { return lookup_high(kE2m1Bytes, line); }
 };
 
 /// Bytes in the order of inputs. NARROW ones hold codes of kNarrowBits bits at most, others any.

@@ -7,25 +7,38 @@
 alignas(64) static constexpr int32_t kFirstLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                                         0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
 
-/// The scales (or biases) of the stripe of blocks that begins with group g of row n; groups past the row's end are
-/// zero.
-inline F32x16 stripe_scales(const uint8_t* p, Element element, const WeightRows& w, int n, int last, int g,
-                            bool two_blocks) {
-  const size_t size = element_size(element), groups = size_t(w.in / w.group);
-  const int left = w.in / w.group - g, wanted = two_blocks ? kLanes / 2 : kLanes;
-  p += (size_t(n) * groups + size_t(g)) * size;
-  // More than wanted may be read where other rows follow.
-  const bool others = size_t(n) * groups + size_t(g) + kLanes <= size_t(last) * groups;
-  F32x16 s;
-  if (left >= wanted && (!two_blocks || others)) {
-    s = load_elements(p, element);
-  } else if (others) {
-    s = as_float(bit_and(as_int(load_elements(p, element)), load_int(kFirstLanes + 16 - left)));
-  } else {
-    s = load_elements_n(p, element, left < wanted ? left : wanted);
+/// The scales (or biases) of row n, a stripe of blocks at a time.
+struct RowScales {
+  const uint8_t* p;  // of the row
+  Element element;
+  size_t size;      // of an element
+  int groups;       // of the row
+  size_t readable;  // elements from p on: other rows may follow
+  RowScales(const uint8_t* scales, Element of, const WeightRows& w, int n, int last)
+      : element(of), size(element_size(of)), groups(w.in / w.group) {
+    p = scales + size_t(n) * size_t(groups) * size;
+    readable = size_t(last - n) * size_t(groups);
   }
-  return two_blocks ? dup_lanes(s) : s;
-}
+  /// Those of the stripe that begins with group g; groups past the row's end are zero.
+  template <bool E8M0>
+  F32x16 stripe(int g, bool two_blocks) const {
+    const int left = groups - g, wanted = two_blocks ? kLanes / 2 : kLanes;
+    const uint8_t* at = p + size_t(g) * size;
+    if constexpr (E8M0) {
+      if (left >= kLanes) return load_e8m0(at);
+    }
+    const bool others = size_t(g) + kLanes <= readable;  // more than wanted may be read
+    F32x16 s;
+    if (left >= wanted && (!two_blocks || others)) {
+      s = load_elements(at, element);
+    } else if (others) {
+      s = as_float(bit_and(as_int(load_elements(at, element)), load_int(kFirstLanes + 16 - left)));
+    } else {
+      s = load_elements_n(at, element, left < wanted ? left : wanted);
+    }
+    return two_blocks ? dup_lanes(s) : s;
+  }
+};
 
 /// The codes of a stripe that cannot be used as they lie in `out`, with codes of zero past the row's end. (Where other
 /// rows follow, codes past the end may be theirs: scales of zero meet them.)
@@ -47,6 +60,8 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
   const uint8_t* p = w.codes + size_t(n) * w.row_bytes;
   unroll<ROWS>(BB_BODY(r) { acc[r] = zero(); });
   const int8_t* high_stripe = x.values + high;
+  const RowScales scales(w.scales, w.element, w, n, last);
+  const RowScales biases(w.biases, Codes::kFloats ? w.element : w.bias_element, w, n, last);
   for (int k = 0; k < w.in; k += kDepth, p += bytes, high_stripe += kHighStripe<BLOCK>) {
     const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
     const int inputs = w.in - k < kDepth ? w.in - k : kDepth;
@@ -65,12 +80,12 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
     I32x16 sum[ROWS];
     block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, sum);
     const int u = k / BLOCK, g = two_blocks ? u / 2 : u;
-    F32x16 s = stripe_scales(w.scales, w.element, w, n, last, g, two_blocks), b;
+    F32x16 s = scales.stripe<Codes::kFloats>(g, two_blocks), b;
     if constexpr (Codes::kFloats) {
       s = mul(s, set1(0.5f));
       b = mul(s, set1(-kE2m1Offset));
     } else {
-      b = stripe_scales(w.biases, w.bias_element, w, n, last, g, two_blocks);
+      b = biases.stripe<false>(g, two_blocks);
     }
     unroll<ROWS>(BB_BODY(r) {
       const size_t at = size_t(r) * x.block_stride + size_t(u);

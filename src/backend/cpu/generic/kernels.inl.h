@@ -1,11 +1,14 @@
 // All kernels of one instruction set, which names itself and its headers before it includes this: BB_ISA (the set's
 // name and namespace), BB_ISA_SIMD, BB_ISA_INT, BB_ISA_DOT and BB_ISA_ROW_DOT, and, where it has better than the
-// generic ones, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL, BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each
-// header must supply is in contract.inl.h.
+// generic ones, BB_ISA_LOOKUP, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL, BB_ISA_BF16_DOT and
+// BB_ISA_BF16_GEMM. What each header must supply is in contract.inl.h.
 #pragma once
 
 #include "backend/cpu/kernels.h"
 
+#ifndef BB_ISA_LOOKUP
+#define BB_ISA_LOOKUP "backend/cpu/generic/lookup.inl.h"
+#endif
 #ifndef BB_ISA_OUTLIERS
 #define BB_ISA_OUTLIERS "backend/cpu/generic/outliers_in_place.inl.h"
 #endif
@@ -39,6 +42,7 @@ namespace BB_ISA {
 #include BB_ISA_INT
 #include BB_ISA_DOT
 #include "backend/cpu/generic/wide_dot.inl.h"
+#include BB_ISA_LOOKUP
 #include "backend/cpu/generic/codes.inl.h"
 #include "backend/cpu/generic/quant_layout.inl.h"
 #include BB_ISA_OUTLIERS

@@ -6,6 +6,7 @@
 #define BB_ISA_INT "backend/cpu/isa/int_avx512.h"
 #define BB_ISA_DOT "backend/cpu/isa/dot_vnni.h"
 #define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_vbmi.h"
+#define BB_ISA_LOOKUP "backend/cpu/isa/lookup_vbmi.h"
 #define BB_ISA_OUTLIERS "backend/cpu/isa/outliers_vbmi.h"
 #define BB_ISA_BF16_DOT "backend/cpu/isa/bf16_dot_avx512.h"
 #define BB_ISA_BF16_GEMM "backend/cpu/isa/bf16_gemm_avx512.h"

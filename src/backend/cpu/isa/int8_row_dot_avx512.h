@@ -11,6 +11,18 @@ BB_INLINE __m512i sum_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
   const __m512i f = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
   return _mm512_add_epi32(_mm512_unpacklo_epi64(e, f), _mm512_unpackhi_epi64(e, f));
 }
+/// The same of sums that fit 16 bits, two lanes of which are added by a product: half of the shuffles where four lanes
+/// fit 16 bits too, as 16·15·127 does (SUMMED is then 4), else two thirds of them.
+template <int SUMMED>
+BB_INLINE __m512i sum_narrow_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ones = _mm512_set1_epi16(1);
+  const __m512i e = _mm512_madd_epi16(_mm512_packs_epi32(a, b), ones);
+  const __m512i f = _mm512_madd_epi16(_mm512_packs_epi32(c, d), ones);
+  if constexpr (SUMMED == 4) return _mm512_madd_epi16(_mm512_packs_epi32(e, f), ones);
+  const __m512 g = _mm512_castsi512_ps(e), h = _mm512_castsi512_ps(f);
+  return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(g, h, 0x88)),
+                          _mm512_castps_si512(_mm512_shuffle_ps(g, h, 0xdd)));
+}
 /// Quarters 0 and 1 of a and of b added, then 2 and 3 of both.
 BB_INLINE __m512i add_neighbours(__m512i a, __m512i b) {
   return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));

@@ -5,7 +5,7 @@
 #include "backend/cpu/isa/int8_row_dot_avx512.h"
 
 /// Four chunks of sums that share codes: quarter L of the result has those of quarter L of each.
-template <class D, int COUNT>
+template <class Codes, class D, int COUNT>
 BB_INLINE __m512i low_sums(const I32x16 (&codes)[4][COUNT], const int8_t* low) {
   __m512i chunk[4];
   unroll<4>(BB_BODY(i) {
@@ -13,6 +13,9 @@ BB_INLINE __m512i low_sums(const I32x16 (&codes)[4][COUNT], const int8_t* low) {
     unroll<COUNT>(BB_BODY(j) { s = D::step(s, codes[i][j], load_int(low + (i * COUNT + j) * 64)); });
     chunk[i] = D::total(s);
   });
+  // A lane has eight products, below 24·127 each, or 15·127.
+  if constexpr (Codes::kNibbles)
+    return sum_narrow_quarters < Codes::kFloats ? 2 : 4 > (chunk[0], chunk[1], chunk[2], chunk[3]);
   return sum_quarters(chunk[0], chunk[1], chunk[2], chunk[3]);
 }
 
@@ -48,7 +51,8 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROW
         }
       });
     });
-    unroll<ROWS>(BB_BODY(r) { quarters[r][q] = low_sums<D>(codes, x.low + size_t(r) * x.stride + q * 4 * kInputs); });
+    unroll<ROWS>(
+        BB_BODY(r) { quarters[r][q] = low_sums<Codes, D>(codes, x.low + size_t(r) * x.stride + q * 4 * kInputs); });
   });
   unroll<ROWS>(BB_BODY(r) {
     typename D::Sum h = D::zero();
