@@ -261,6 +261,7 @@ HostWeight Checkpoint::experts(const std::string& path, int experts, int out, in
   const std::string name = full(path);
   if (!find(name + ".weight")) {
     if (const auto stack = blocks(name, experts, out, in)) return *stack;
+    if (const auto stack = fused(name, experts, out, in)) return *stack;
   }
   HostWeight stack = stored(path, {uint64_t(experts), uint64_t(out)}, in);
   stack.experts = experts;

@@ -31,6 +31,15 @@ bool is_beside_text(std::string_view name);
 /// not.
 bool is_activation_scale(std::string_view name);
 
+/// Some rows of every matrix of a stack in Hugging Face's layout, [experts, rows, in], and what mlx-lm calls them.
+struct FusedExperts {
+  std::string tensor, module;  // full names
+  uint64_t part = 0, parts = 1;
+};
+/// What lies in the tensor of that name, in the order of its rows: gate before up, or down alone. Empty for other names
+/// and for families whose files have no such stacks, or have them otherwise.
+std::vector<FusedExperts> fused_experts(std::string_view tensor, const HfConfig& config);
+
 /// An open directory. Not safe for use by several threads at once (it counts claims); the weights it hands out are.
 class Checkpoint : public WeightSource {
  public:
@@ -74,6 +83,9 @@ class Checkpoint : public WeightSource {
   /// soon as their inputs are known; until then those of the top level. Throws like matrix() when they do not agree.
   /// Leading axes (experts) are allowed.
   std::optional<Format> quantized_format(const std::string& path) const;
+  /// What fused_experts() names, dense; nothing is copied. Throws Error(bad_file or unsupported) for other shapes and
+  /// types.
+  HostWeight fused_stack(const FusedExperts& fused) const;
   /// All of a quantized module (full name in the files), leading axes as experts. Throws like quantized_format().
   HostWeight quantized_module(const std::string& path) const;
 
@@ -106,6 +118,7 @@ class Checkpoint : public WeightSource {
   Found dense(const std::string& name) const;
   HostWeight stored(const std::string& path, const std::vector<uint64_t>& leading, int in);
   std::optional<HostWeight> blocks(const std::string& name, int experts, int out, int in);
+  std::optional<HostWeight> fused(const std::string& name, int experts, int out, int in);
   std::optional<HostWeight> block_biases(const std::string& name, int experts, int out);
   HostWeight floats(const std::string& short_name, const std::vector<uint64_t>& shape);
   void note_shapes() const;

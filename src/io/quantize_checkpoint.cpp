@@ -23,6 +23,7 @@ struct ModulePlan {
   StoredModule module;
   bool encode = false;  // through f32; else bytes are copied
   MatrixTarget target;
+  std::optional<FusedExperts> fused = std::nullopt;  // what `module` is cut from, which is called otherwise
 };
 
 class Rewriter {
@@ -35,8 +36,12 @@ class Rewriter {
   ConversionReport run(const ConversionProgress& progress) {
     check_options();
     const bool foreign = checkpoint_->config().quantization.names() != TensorNames::mlx;
-    for (const StoredModule& module : checkpoint_->modules())
-      if (!foreign || !is_activation_scale(module.name)) plans_.push_back(plan(module));
+    for (const StoredModule& module : checkpoint_->modules()) {
+      if (foreign && is_activation_scale(module.name)) continue;
+      const std::vector<FusedExperts> stacks = fused_experts(module.name, checkpoint_->config());
+      for (const FusedExperts& stack : stacks) plans_.push_back(plan(stack, module));
+      if (stacks.empty()) plans_.push_back(plan(module));
+    }
     prepare_output_directory(directory_);
     copy_other_files();
     write_config(directory_, new_config());
@@ -46,6 +51,7 @@ class Rewriter {
 
  private:
   std::vector<Checkpoint::Found> parts_of(const ModulePlan& plan) const {
+    if (plan.fused) return {};
     if (plan.module.format.kind == Format::Kind::dense) return {checkpoint_->find(plan.module.name)};
     std::vector<Checkpoint::Found> found;
     const Checkpoint::Parts parts = checkpoint_->parts(plan.module.name);
@@ -137,6 +143,19 @@ class Rewriter {
             cat(in_quotes(path), " left dense: ", module.shape.back(), " inputs are not a multiple of ", spec->group));
       }
     }
+    return result;
+  }
+
+  /// A stack of experts by the name that mlx-lm's files have: under Hugging Face's, only dense ones are known.
+  ModulePlan plan(const FusedExperts& fused, const StoredModule& tensor) {
+    StoredModule module = tensor;
+    module.name = fused.module + ".weight";
+    const HostWeight stack = checkpoint_->fused_stack(fused);
+    module.shape = {uint64_t(stack.experts), uint64_t(stack.out), uint64_t(stack.in)};
+    module.bytes /= fused.parts;
+    ModulePlan result = plan(module);
+    result.encode = true;
+    result.fused = fused;
     return result;
   }
 
@@ -265,7 +284,11 @@ class Rewriter {
     if (rows.in > uint64_t(INT32_MAX) || rows.out > uint64_t(INT32_MAX))
       refuse(cat("tensor ", in_quotes(module.name), " is too large: ", shape_text(module.shape)));
     HostWeight weight{module.format, int(rows.out), int(rows.in), {}, {}, {}, module.name, nullptr};
-    if (dense) weight.codes = checkpoint_->find(module.name).bytes();
+    if (plan.fused) {
+      weight = checkpoint_->fused_stack(*plan.fused);
+    } else if (dense) {
+      weight.codes = checkpoint_->find(module.name).bytes();
+    }
     if (!dense) weight = checkpoint_->quantized_module(module.name);
     const uint64_t each = uint64_t(weight.out);  // rows of a matrix
     const bool changed = options_.changes != nullptr && options_.changes->touches(module.name);

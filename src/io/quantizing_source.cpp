@@ -16,12 +16,14 @@ namespace {
 
 constexpr int kBlockRows = 64;
 
-/// Rows [first, first + rows) of `dense`, quantized into their place in `out`.
+/// Rows [first, first + rows) of all of `dense`, a stack or one matrix, quantized into their place in `out`.
 void quantize_rows(const HostWeight& dense, int first, int rows, const Format& format, QuantizedMatrix& out) {
   const int in = dense.in;
   std::vector<float> values(size_t(rows) * size_t(in));
-  for (int r = 0; r < rows; ++r)
-    decode_row<float>(dense, first + r, std::span(values).subspan(size_t(r) * size_t(in), size_t(in)));
+  for (int r = 0; r < rows; ++r) {
+    decode_row<float>(expert_of(dense, (first + r) / dense.out), (first + r) % dense.out,
+                      std::span(values).subspan(size_t(r) * size_t(in), size_t(in)));
+  }
   const QuantizedMatrix block =
       quantize_affine(values, rows, in, format.bits, format.group, format.scale, AffineVariant::cpu);
   const size_t parts = size_t(in / format.group) * size_t(size_of(format.scale));
@@ -44,26 +46,22 @@ HostWeight QuantizingSource::experts(const std::string& path, int experts, int o
     throw Error(ErrorCode::unsupported, path,
                 cat("rows of all experts: expected at most ", INT32_MAX, ", got ", int64_t{out} * experts));
   }
-  stack.out *= experts;
-  stack.experts = 1;
-  stack = quantized(path, std::move(stack));
-  stack.out = out;
-  stack.experts = experts;
-  return stack;
+  return quantized(path, std::move(stack));
 }
 
 HostWeight QuantizingSource::quantized(const std::string& path, HostWeight dense) const {
-  const int out = dense.out, in = dense.in;
+  const int out = dense.out * dense.experts, in = dense.in;
   const std::optional<QuantSpec> spec = config_.quantized_as(path, {bits_, group_});
   if (!spec || dense.format.kind != Format::Kind::dense || in % spec->group != 0) return dense;
   HostWeight weight{.format = Format::affine(spec->bits, spec->group, dense.format.scale, dense.format.scale),
-                    .out = out,
+                    .out = dense.out,
                     .in = in,
                     .codes = {},
                     .scales = {},
                     .biases = {},
                     .name = dense.name,
-                    .keep = nullptr};
+                    .keep = nullptr,
+                    .experts = dense.experts};
   if (pool_ == nullptr) return weight;
 
   auto matrix = std::make_shared<QuantizedMatrix>();

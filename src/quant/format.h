@@ -81,6 +81,7 @@ struct HostWeight {
   std::string name;                            // module path, for messages
   std::shared_ptr<const void> keep;            // owner of the bytes
   int experts = 1;                             // matrices of this size, one after the other
+  int stack_rows = 0;                          // rows from matrix to matrix of a stack, more than `out`; 0: `out`
   size_t codes_stride = 0, scales_stride = 0;  // bytes from row to row (biases as scales); 0: rows follow each other
   /// nvfp4: what all scales of each matrix are multiplied by; empty: 1. MLX's global scale is kGlobalUnit times that.
   std::vector<float> factors = {};
@@ -91,18 +92,27 @@ inline constexpr float kGlobalUnit = 448.0f * 6.0f;
 /// Of one matrix.
 inline float factor_of(const HostWeight& weight) { return weight.factors.empty() ? 1.0f : weight.factors[0]; }
 
+/// Bytes of codes in one row.
+inline size_t row_bytes(const Format& format, int in) {
+  return format.kind == Format::Kind::dense ? size_t(in) * size_t(size_of(format.scale)) : size_t(in) * format.bits / 8;
+}
+
 /// The matrix of one expert of a stack.
 inline HostWeight expert_of(const HostWeight& stack, int expert) {
   HostWeight one = stack;
-  const auto part = [&](std::span<const std::byte> all, size_t stride) {
+  const size_t rows = size_t(stack.stack_rows != 0 ? stack.stack_rows : stack.out);
+  const size_t groups = stack.format.group != 0 ? size_t(stack.in / stack.format.group) : 0;
+  const auto part = [&](std::span<const std::byte> all, size_t stride, size_t row) {
     if (all.empty()) return all;
-    const size_t size = stride != 0 ? stride * size_t(stack.out) : all.size() / size_t(stack.experts);
-    return all.subspan(size_t(expert) * size, std::min(size, all.size() - size_t(expert) * size));
+    if (stride == 0) stride = row;
+    const size_t first = size_t(expert) * rows * stride;
+    return all.subspan(first, std::min(size_t(stack.out) * stride, all.size() - first));
   };
   one.experts = 1;
-  one.codes = part(stack.codes, stack.codes_stride);
-  one.scales = part(stack.scales, stack.scales_stride);
-  one.biases = part(stack.biases, stack.scales_stride);
+  one.stack_rows = 0;
+  one.codes = part(stack.codes, stack.codes_stride, row_bytes(stack.format, stack.in));
+  one.scales = part(stack.scales, stack.scales_stride, groups * size_t(size_of(stack.format.scale)));
+  one.biases = part(stack.biases, stack.scales_stride, groups * size_t(size_of(stack.format.bias)));
   if (!stack.factors.empty()) one.factors = {stack.factors[size_t(expert)]};
   return one;
 }
@@ -134,10 +144,5 @@ void require_plain(std::string_view backend, const HostWeight& weight);
 void require_known(std::string_view backend, const HostWeight& weight);
 /// Whether it is dense, affine with unsigned codes and biases, or one of the three with float codes.
 bool known_format(const Format& format);
-
-/// Bytes of codes in one row.
-inline size_t row_bytes(const Format& format, int in) {
-  return format.kind == Format::Kind::dense ? size_t(in) * size_t(size_of(format.scale)) : size_t(in) * format.bits / 8;
-}
 
 }  // namespace bumblebee
