@@ -10,11 +10,13 @@ import argparse
 import array
 import functools
 import json
-import os
 import struct
 import sys
-import zlib
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from random_decoders import DECODERS  # noqa: E402
+from random_tensors import SCALE_BITS, matrix, mxfp4_matrix, repeated, values, vector, zeros  # noqa: E402
 
 # layers, hidden, heads, kv heads, head_dim, intermediate, tied (shapes of the published configs)
 SHAPES = {
@@ -39,6 +41,8 @@ SHAPES = {
 # token, their intermediate, shared ones, layers without, vocabulary
 LATENT_SHAPES = {
     "glm-4.7-flash": (47, 2048, 20, 192, 64, 256, 768, 512, 10240, 64, 4, 1536, 1, 1, 154880),
+    "deepseek-v2-lite": (27, 2048, 16, 128, 64, 128, 0, 512, 10944, 64, 6, 1408, 2, 1, 102400),
+    "deepseek-v3": (61, 7168, 128, 128, 64, 128, 1536, 512, 18432, 256, 8, 2048, 1, 3, 129280),
 }
 # experts, how many of them a token passes, intermediate
 EXPERTS = {"qwen3-30b-a3b": (128, 8, 768), "qwen3-next-80b-a3b": (512, 10, 512), "qwen3.5-35b-a3b": (256, 8, 512),
@@ -53,59 +57,6 @@ SMALL = ("lfm2", "ministral-3", "olmo-3", "phi-4")  # families
 ATTENDING = (2, 5, 8, 10, 12, 14)
 # Gemma 4 E4B: the last layers read the keys and values of earlier ones; every sixth has wider heads; widths of layers' own embeddings.
 SHARED, FULL_DIM, ASIDE = 18, 512, 256
-CODES = os.urandom(1 << 24)
-
-
-SCALE_BITS = array.array("H", (0x3B00 | byte for byte in os.urandom(1 << 20)))  # bf16 between 0.002 and 0.008
-SCALES = SCALE_BITS.tobytes()
-
-
-# Powers of two, 2^-8 to 2^-6; codes of e2m1 are centred by themselves.
-POWERS = bytes(119 + byte % 3 for byte in os.urandom(1 << 20))
-
-
-@functools.cache
-def biases(bits):
-    """Half the range of the codes below zero, so that weights are centred: routers would prefer the same experts for every token."""
-    return array.array("H", (0x8000 | (scale + ((bits - 1) << 7)) for scale in SCALE_BITS)).tobytes()
-
-
-
-
-def repeated(block, size, start=0):
-    if start:
-        yield block[start: start + size]
-        size -= len(block) - start
-    while size > 0:
-        yield block[: min(size, len(block))]
-        size -= len(block)
-
-
-def matrix(name, out, columns, bits, group, experts=()):
-    rows = out * (experts[0] if experts else 1)
-    start = zlib.crc32(name.encode()) % (len(SCALES) // 4) * 4  # layers that were alike would make all tokens alike
-    yield name + ".weight", "U32", [*experts, out, columns * bits // 32], CODES, rows * columns * bits // 8, start
-    yield name + ".scales", "BF16", [*experts, out, columns // group], SCALES, rows * columns // group * 2, start
-    yield name + ".biases", "BF16", [*experts, out, columns // group], biases(bits), rows * columns // group * 2, start
-
-
-def mxfp4_matrix(name, out, columns, experts=()):
-    rows = out * (experts[0] if experts else 1)
-    start = zlib.crc32(name.encode()) % (len(POWERS) // 4) * 4
-    yield name + ".weight", "U32", [*experts, out, columns // 8], CODES, rows * columns // 2, start
-    yield name + ".scales", "U8", [*experts, out, columns // 32], POWERS, rows * columns // 32, start
-
-
-def vector(name, size):
-    yield name + ".weight", "BF16", [size], b"\x80\x3f" * (1 << 16), 2 * size, 0  # ones
-
-
-def zeros(name, *dims):
-    size = 2
-    for dim in dims:
-        size *= dim
-    yield name, "BF16", list(dims), bytes(1 << 16), size, 0
-
 
 def gpt_oss_tensors(shape, moe):
     """As mlx-community/gpt-oss-20b-MXFP4-Q8 has them: experts in mxfp4, the rest at 8 bits; biases everywhere."""
@@ -128,15 +79,6 @@ def gpt_oss_tensors(shape, moe):
             yield from zeros(f"{at}mlp.experts.{name}.bias", experts, rows)
     yield from vector("model.norm", hidden)
     yield from matrix("lm_head", VOCAB["gpt-oss"], hidden, 8, 64)
-
-
-def values(name, dtype, shape, numbers):
-    """A few numbers, over and over."""
-    block = b"".join(struct.pack("<f", number)[0 if dtype == "F32" else 2:] for number in numbers) * 1024
-    count = 1
-    for size in shape:
-        count *= size
-    yield name, dtype, shape, block, count * (4 if dtype == "F32" else 2), 0
 
 
 def delta_net(at, fused, delta, hidden, bits, group):
@@ -306,9 +248,12 @@ def latent_tensors(shape, bits, group):
         at = f"model.layers.{i}."
         yield from vector(at + "input_layernorm", hidden)
         yield from vector(at + "post_attention_layernorm", hidden)
-        yield from matrix(at + "self_attn.q_a_proj", q_rank, hidden, bits, group)
-        yield from vector(at + "self_attn.q_a_layernorm", q_rank)
-        yield from matrix(at + "self_attn.q_b_proj", heads * (nope + rope), q_rank, bits, group)
+        if q_rank:
+            yield from matrix(at + "self_attn.q_a_proj", q_rank, hidden, bits, group)
+            yield from vector(at + "self_attn.q_a_layernorm", q_rank)
+            yield from matrix(at + "self_attn.q_b_proj", heads * (nope + rope), q_rank, bits, group)
+        else:
+            yield from matrix(at + "self_attn.q_proj", heads * (nope + rope), hidden, bits, group)
         yield from matrix(at + "self_attn.kv_a_proj_with_mqa", rank + rope, hidden, bits, group)
         yield from vector(at + "self_attn.kv_a_layernorm", rank)
         yield from matrix(at + "self_attn.embed_q", rank, nope, bits, group, (heads,))
@@ -319,7 +264,8 @@ def latent_tensors(shape, bits, group):
             continue
         gate = array.array("H", (SCALE_BITS[(i * 8191 + k) % len(SCALE_BITS)] + 0x200 | (k * 40503 >> 7 & 1) << 15 for k in range(experts * hidden)))
         yield at + "mlp.gate.weight", "BF16", [experts, hidden], gate.tobytes(), 2 * experts * hidden, 0
-        yield at + "mlp.gate.e_score_correction_bias", "F32", [experts], b"\0" * (4 * experts), 4 * experts, 0
+        if q_rank:  # the choice of DeepSeek-V3 and later
+            yield at + "mlp.gate.e_score_correction_bias", "F32", [experts], b"\0" * (4 * experts), 4 * experts, 0
         for name, rows, columns in (("gate_proj", width, hidden), ("up_proj", width, hidden), ("down_proj", hidden, width)):
             yield from matrix(f"{at}mlp.switch_mlp.{name}", rows, columns, bits, group, (experts,))
         yield from mlp(at + "mlp.shared_experts.", width * shared)
@@ -327,16 +273,27 @@ def latent_tensors(shape, bits, group):
     yield from matrix("lm_head", vocab, hidden, bits, group)
 
 
-def latent_config(shape, bits, group):
+def latent_config(name, shape, bits, group):
     layers, hidden, heads, nope, rope, value, q_rank, rank, inner, experts, of_token, width, shared, dense, vocab = shape
-    return {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "num_hidden_layers": layers,
-            "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": heads, "qk_nope_head_dim": nope,
-            "qk_rope_head_dim": rope, "v_head_dim": value, "q_lora_rank": q_rank, "kv_lora_rank": rank, "intermediate_size": inner,
-            "n_routed_experts": experts, "num_experts_per_tok": of_token, "moe_intermediate_size": width, "n_shared_experts": shared,
-            "first_k_dense_replace": dense, "n_group": 1, "topk_group": 1, "topk_method": "noaux_tc", "norm_topk_prob": True,
-            "routed_scaling_factor": 1.8, "num_nextn_predict_layers": 1, "vocab_size": vocab, "max_position_embeddings": 202752,
-            "rms_norm_eps": 1e-5, "rope_theta": 1000000, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-            "quantization": {"group_size": group, "bits": bits, "mode": "affine"}}
+    common = {"num_hidden_layers": layers,
+              "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": heads, "qk_nope_head_dim": nope,
+              "qk_rope_head_dim": rope, "v_head_dim": value, "q_lora_rank": q_rank or None, "kv_lora_rank": rank, "intermediate_size": inner,
+              "n_routed_experts": experts, "num_experts_per_tok": of_token, "moe_intermediate_size": width, "n_shared_experts": shared,
+              "first_k_dense_replace": dense, "vocab_size": vocab, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+              "quantization": {"group_size": group, "bits": bits, "mode": "affine"}}
+    if name.startswith("glm"):
+        return common | {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "n_group": 1, "topk_group": 1,
+                         "topk_method": "noaux_tc", "norm_topk_prob": True, "routed_scaling_factor": 1.8, "num_nextn_predict_layers": 1,
+                         "max_position_embeddings": 202752, "rms_norm_eps": 1e-5, "rope_theta": 1000000}
+    yarn = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 4096}
+    both = common | {"max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000}
+    if name == "deepseek-v3":
+        return both | {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "n_group": 8, "topk_group": 4,
+                       "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+                       "moe_layer_freq": 1, "num_nextn_predict_layers": 1, "rope_scaling": yarn | {"mscale": 1.0, "mscale_all_dim": 1.0}}
+    return both | {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "n_group": 1, "topk_group": 1,
+                   "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+                   "moe_layer_freq": 1, "rope_scaling": yarn | {"mscale": 0.707, "mscale_all_dim": 0.707}}
 
 
 def byte_letters():
@@ -438,28 +395,32 @@ def config(family, shape, bits, group, moe, delta, fused):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=[*SHAPES, *LATENT_SHAPES])
+    parser.add_argument("shape", choices=[*SHAPES, *DECODERS, *LATENT_SHAPES])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--bits", type=int, default=4, choices=(2, 3, 4, 5, 6, 8))
     parser.add_argument("--group-size", type=int, default=64, choices=(32, 64, 128))
     parser.add_argument("--layers", type=int, help="fewer than the model has, where memory is short")
     arguments = parser.parse_args()
-    latent, moe = arguments.shape in LATENT_SHAPES, EXPERTS.get(arguments.shape, ())
-    shape = (LATENT_SHAPES if latent else SHAPES)[arguments.shape]
-    delta = DELTA.get(arguments.shape, ())
-    family = next((name for name in VOCAB if arguments.shape.startswith(name)), None)
-    fused = arguments.shape.startswith("qwen3-next")
-    if arguments.layers:
-        shape = (arguments.layers, *shape[1:])
-    form = (family, shape, arguments.bits, arguments.group_size, moe, delta, fused)
-    arguments.directory.mkdir(parents=True)
     bits, group = arguments.bits, arguments.group_size
-    settings = latent_config(shape, bits, group) if latent else config(*form)
+    if arguments.shape in DECODERS:
+        decoder = DECODERS[arguments.shape].with_layers(arguments.layers)
+        settings, vocab = decoder.config(bits, group), decoder.vocab
+        all_tensors = functools.partial(decoder.tensors, bits, group)
+    elif arguments.shape in LATENT_SHAPES:
+        shape = LATENT_SHAPES[arguments.shape]
+        shape = (arguments.layers or shape[0], *shape[1:])
+        settings, vocab = latent_config(arguments.shape, shape, bits, group), shape[-1]
+        all_tensors = functools.partial(latent_tensors, shape, bits, group)
+    else:
+        shape = SHAPES[arguments.shape]
+        family = next(name for name in VOCAB if arguments.shape.startswith(name))
+        form = (family, (arguments.layers or shape[0], *shape[1:]), bits, group, EXPERTS.get(arguments.shape, ()),
+                DELTA.get(arguments.shape, ()), arguments.shape.startswith("qwen3-next"))
+        settings, vocab = config(*form), VOCAB[family]
+        all_tensors = functools.partial(tensors, *form)
+    arguments.directory.mkdir(parents=True)
     (arguments.directory / "config.json").write_text(json.dumps(settings, indent=4))
-    write_tokenizer(arguments.directory, shape[-1] if latent else VOCAB[family])
-
-    def all_tensors():
-        return latent_tensors(shape, bits, group) if latent else tensors(*form)
+    write_tokenizer(arguments.directory, vocab)
 
     header, offset = {"__metadata__": {"format": "mlx"}}, 0
     for name, dtype, dims, _, size, _ in all_tensors():
