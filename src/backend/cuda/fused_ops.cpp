@@ -88,7 +88,7 @@ bool CudaOps::add_product(Tensor& x, Tensor& delta) {
 
 void CudaOps::add(Tensor& x, Tensor delta) {
   Tensor none;
-  if (add_product(x, delta) || add_sum(x, delta, nullptr, none)) return;
+  if (add_product(x, delta) || add_sum(x, delta, nullptr, none) || add_norm(x, delta, nullptr, none)) return;
   settle();
   x = make_writable(x);
   cuda::add_rms_norm(data(x), data(delta), {.x = data(x), .rows = x.rows(), .cols = x.cols(), .width = x.cols()},
@@ -98,12 +98,27 @@ void CudaOps::add(Tensor& x, Tensor delta) {
 Tensor CudaOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   BB_CHECK(norm.w.cols() == x.cols(), "norm of ", norm.w.cols(), " for rows of ", x.cols());
   if (add_product(x, delta)) return rms_norm(x, norm);
-  if (Tensor normed; add_sum(x, delta, &norm, normed)) return normed;
+  if (Tensor normed; add_sum(x, delta, &norm, normed) || add_norm(x, delta, &norm, normed)) return normed;
   settle();
   x = make_writable(x);
   Tensor y = pool_->make(x.rows(), x.cols());
   cuda::add_rms_norm(data(x), data(delta), args_of(x, y, norm), batch_, stream());
   return y;
+}
+
+bool CudaOps::add_norm(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y) {
+  // One handle here, one of the caller; columns as add_rms_norm's first kernel wants them.
+  if (!norm_ || !same(norm_->y, delta) || delta.buffer().use_count() > 2 || x.cols() % 8 != 0) return false;
+  const WaitingNorm waiting = *std::exchange(norm_, {});
+  settle();
+  x = make_writable(x);
+  NormArgs sum = {.x = data(x), .rows = x.rows(), .cols = x.cols(), .width = x.cols()};
+  if (norm != nullptr) {
+    y = pool_->make(x.rows(), x.cols());
+    sum = args_of(x, y, *norm);
+  }
+  add_normed(data(x), args_of(waiting.x, waiting.y, waiting.norm), sum, batch_, stream());
+  return true;
 }
 
 StageInput CudaOps::input_of(const Tensor& x) {

@@ -95,6 +95,8 @@ class CudaOps final : public Ops {
   void settle_sum();
   /// x += delta and norm.y = rms_norm(x), or null: x += delta, where a sum of experts waits to be added.
   bool add_sum(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y);
+  /// The same where a norm waits to be added.
+  bool add_norm(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y);
   void settle_norm();
   void settle_rotation();
   /// The product that waits, if its outputs are these and nobody else holds them from then on.

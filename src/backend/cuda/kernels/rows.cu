@@ -68,11 +68,19 @@ __device__ inline Eight mixed_eight(const ExpertSum& e, size_t row, int cols, in
   return sum;
 }
 
-/// x += delta (null: nothing is added; Mixed: what experts made), then y = rms_norm(x) (null: no norm).
-template <bool Mixed>
+/// What is added to a row: delta (null: nothing), the same after a norm of its own, or what experts made.
+enum class Added { delta, normed, experts };
+struct AddedNorm {
+  const float* w = nullptr;
+  float eps = 0;
+};
+
+/// x += that, then y = rms_norm(x) (null: no norm).
+template <Added What>
 __global__ void __launch_bounds__(kRoundThreads)
-    row_kernel(float* x, const float* delta, ExpertSum experts, float* y, NormArgs a, BatchView batch) {
-  __shared__ float scratch[kRoundThreads / kWarp];
+    row_kernel(float* x, const float* delta, AddedNorm own, ExpertSum experts, float* y, NormArgs a, BatchView batch) {
+  constexpr bool kMixed = What == Added::experts, kNormed = What == Added::normed;
+  __shared__ float scratch[kRoundThreads / kWarp], own_scratch[kNormed ? kRoundThreads / kWarp : 1];
   constexpr int kKept = 2;
   launch_dependents();
   const int row = int(blockIdx.x), octets = a.cols / 8;
@@ -85,15 +93,25 @@ __global__ void __launch_bounds__(kRoundThreads)
   const size_t first = size_t(row) * size_t(a.cols);
   x += first;
   Eight kept[kKept] = {};
+  float own_inverse = 1;
+  if constexpr (kNormed) {
+    float own_squares = 0;
+    for (int octet = int(threadIdx.x); octet < octets; octet += kRoundThreads)
+      own_squares = sum_squares(load_eight(delta + first + octet * 8), own_squares);
+    store_sum(own_squares, own_scratch);
+    __syncthreads();
+    own_inverse = inverse_rms(own_scratch, a.cols, own.eps);
+  }
   float squares = 0;
   const auto take = [&](int octet) {
     Eight v = load_eight(x + octet * 8);
-    if (!Mixed && delta == nullptr) return v;
+    if (!kMixed && delta == nullptr) return v;
     Eight d;
-    if constexpr (Mixed)
+    if constexpr (kMixed)
       d = mixed_eight(experts, size_t(row), a.cols, octet * 8);
     else
       d = load_eight(delta + first + octet * 8);
+    if constexpr (kNormed) d = scaled(d, own.w, own_inverse, octet * 8);
 #pragma unroll
     for (int i = 0; i < 8; ++i) v.v[i] += d.v[i];
     store_eight(x + octet * 8, v);
@@ -219,8 +237,8 @@ void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_ro
 
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream) {
   if (args.width == args.cols && args.normed == 0 && in_octets(args.cols)) {
-    launch_overlapping("rms_norm", row_kernel<false>, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
-                       const_cast<float*>(args.x), nullptr, ExpertSum(), args.y, args, batch);
+    launch_overlapping("rms_norm", row_kernel<Added::delta>, {unsigned(args.rows)}, {kRoundThreads}, 0, stream,
+                       const_cast<float*>(args.x), nullptr, AddedNorm(), ExpertSum(), args.y, args, batch);
     return;
   }
   launch_overlapping("rms_norm", rms_norm_kernel, {unsigned(args.rows * (args.cols / args.width))},
@@ -230,8 +248,8 @@ void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream)
 void add_rms_norm(float* x, const float* delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
   const size_t count = size_t(norm.rows) * size_t(norm.cols);
   if (in_octets(norm.cols)) {
-    launch_overlapping("add_rms_norm", row_kernel<false>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, delta,
-                       ExpertSum(), norm.y, norm, batch);
+    launch_overlapping("add_rms_norm", row_kernel<Added::delta>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x,
+                       delta, AddedNorm(), ExpertSum(), norm.y, norm, batch);
     return;
   }
   launch("add", add_kernel, {unsigned((count + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, x, delta, count);
@@ -244,8 +262,13 @@ void sum_experts(const ExpertSum& sum, int rows, int cols, float* to, cudaStream
 }
 
 void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
-  launch_overlapping("add_experts", row_kernel<true>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x, nullptr,
-                     sum, norm.y, norm, batch);
+  launch_overlapping("add_experts", row_kernel<Added::experts>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x,
+                     nullptr, AddedNorm(), sum, norm.y, norm, batch);
+}
+
+void add_normed(float* x, const NormArgs& delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
+  launch_overlapping("add_normed", row_kernel<Added::normed>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x,
+                     delta.x, AddedNorm{delta.w, delta.eps}, ExpertSum(), norm.y, norm, batch);
 }
 
 void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream) {
