@@ -203,7 +203,7 @@ BackendEntry cuda_backend_entry() {
                 if (cuda::is_lost(device)) return std::string("the card was lost to an error; start the program again");
                 return cuda::absent_text(cuda::probe(device));
               },
-          .lacks = [](int, const Format& f) { return plain_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
+          .lacks = [](int, const Format& f) { return known_format(f) ? "" : cat("matmul(", to_string(f), ")"); },
           .describe = cuda::describe,
           .memory_bytes = cuda::memory_bytes,
           .free_bytes = cuda::free_bytes,

@@ -74,7 +74,7 @@ CudaOps::ExpertKernel CudaOps::kernel_of(const Routing& routing, const Weight& s
   if (!fast_) return ExpertKernel::few;
   // Of the batch's rows, as in a product of all of them: a row's bits do not depend on who chose the same expert.
   if (rows > kStageRows) return has_matmul_wide(w, stack.experts) ? ExpertKernel::wide : ExpertKernel::few;
-  return w.bits > 0 && w.scale == w.bias && fits_experts(stage_of(w)) ? ExpertKernel::stage : ExpertKernel::few;
+  return has_stage(w) && fits_experts(stage_of(w)) ? ExpertKernel::stage : ExpertKernel::few;
 }
 
 void CudaOps::experts_in_stage(const Tensor& x, ExpertRows rows, const Routing& routing,

@@ -28,14 +28,17 @@ inline ProductStage stage_of(const WeightView& w) {
           .input = {}};
 }
 
+/// Whether there are stages of its format.
+inline bool has_stage(const WeightView& w) { return w.code == Code::uint && w.bits > 0 && w.scale == w.bias; }
+
 /// Of the weight and the card alone, so that a row takes the same kernel in any company.
 inline bool fits_stage(const WeightView& w) {
-  return w.bits > 0 && w.scale == w.bias && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
+  return has_stage(w) && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
 }
 
 /// Whether two weights may be terms of one stage.
 inline bool same_format(const WeightView& a, const WeightView& b) {
-  return a.bits == b.bits && a.group == b.group && a.scale == b.scale && a.scale_row == b.scale_row;
+  return a.code == b.code && a.bits == b.bits && a.group == b.group && a.scale == b.scale && a.scale_row == b.scale_row;
 }
 
 }  // namespace bumblebee::cuda

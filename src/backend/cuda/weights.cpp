@@ -2,11 +2,13 @@
 #include "backend/cuda/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <utility>
 
 #include "base/float16.h"
+#include "quant/elements.h"
 
 namespace bumblebee::cuda {
 namespace {
@@ -14,9 +16,26 @@ namespace {
 constexpr size_t kAlignment = 256;
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+/// Scales of one byte, as bf16: powers of two and e4m3 have at most four bits of mantissa.
+std::vector<std::byte> widened(std::span<const std::byte> scales, DType dtype) {
+  std::array<uint16_t, 256> table;
+  for (size_t i = 0; i < table.size(); ++i) {
+    const std::byte byte{uint8_t(i)};
+    table[i] = f32_to_bf16(load_float({&byte, 1}, dtype, 0));
+  }
+  std::vector<std::byte> bytes(2 * scales.size());
+  for (size_t i = 0; i < scales.size(); ++i) std::memcpy(&bytes[2 * i], &table[size_t(scales[i])], 2);
+  return bytes;
+}
+
 Element element_of(DType dtype) {
+  if (dtype == DType::f8_e8m0 || dtype == DType::f8_e4m3) return Element::bf16;  // widened()
   BB_CHECK(is_float(dtype), to_string(dtype));
   return dtype == DType::f32 ? Element::f32 : dtype == DType::f16 ? Element::f16 : Element::bf16;
+}
+
+Code code_of(const Format& f) {
+  return f.codes == Format::Codes::uint ? Code::uint : f.codes == Format::Codes::e2m1 ? Code::e2m1 : Code::e4m3;
 }
 
 /// Bytes of values in the factors' type.
@@ -53,17 +72,24 @@ std::vector<float> transposed(std::span<const float> m, size_t rows, size_t cols
 
 }  // namespace
 
-Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& weight,
+Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& host,
                      const ByteCounter& counter) {
-  require_plain("cuda", weight);
+  require_known("cuda", host);
+  const HostWeight weight = contiguous(host);
   const Format& f = weight.format;
-  const size_t scales_at = aligned(weight.codes.size()), biases_at = scales_at + aligned(weight.scales.size());
+  std::vector<std::byte> wide;
+  if (code_of(f) != Code::uint) wide = widened(weight.scales, f.scale);
+  const std::span<const std::byte> scales = wide.empty() ? weight.scales : std::span<const std::byte>(wide),
+                                   factors = std::as_bytes(std::span(weight.factors));
+  const size_t scales_at = aligned(weight.codes.size()), biases_at = scales_at + aligned(scales.size()),
+               factors_at = biases_at + aligned(weight.biases.size());
   auto packed = std::make_shared<CudaWeight>();
-  packed->bytes = DeviceBytes(device, biases_at + aligned(weight.biases.size()), counter);
+  packed->bytes = DeviceBytes(device, factors_at + aligned(factors.size()), counter);
   std::byte* const at = packed->bytes.data();
   uploader.copy(weight.codes, at);
-  uploader.copy(weight.scales, at + scales_at);
+  uploader.copy(scales, at + scales_at);
   uploader.copy(weight.biases, at + biases_at);
+  uploader.copy(factors, at + factors_at);
   packed->view = {.codes = reinterpret_cast<const uint8_t*>(at),
                   .scales = at + scales_at,
                   .biases = at + biases_at,
@@ -74,7 +100,9 @@ Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uplo
                   .group = int32_t(f.group),
                   .scale_row = f.kind == Format::Kind::dense ? 0 : int32_t(weight.in / int(f.group)),
                   .scale = element_of(f.scale),
-                  .bias = element_of(f.bias)};
+                  .bias = element_of(f.bias),
+                  .code = code_of(f),
+                  .factors = factors.empty() ? nullptr : reinterpret_cast<const float*>(at + factors_at)};
   return {f, weight.out, weight.in, std::move(packed)};
 }
 
@@ -84,11 +112,16 @@ Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<cons
   const Format& f = experts.front().format;
   const size_t count = experts.size(), out = size_t(one.out), codes = out * one.row_bytes;
   // Tensor copies want rows at multiples of 16 bytes, and those of one length for scales and biases.
-  const size_t scale = size_t(size_of(f.scale)), bias = size_t(size_of(f.bias)), unit = 16 / std::min(scale, bias);
+  const bool floats = one.code != Code::uint;  // without biases
+  const size_t scale = floats ? 2 : size_t(size_of(f.scale)), bias = floats ? scale : size_t(size_of(f.bias));
+  const size_t unit = 16 / std::min(scale, bias);
   const size_t groups = one.bits == 0 ? 0 : size_t(one.in / one.group), pitch = (groups + unit - 1) / unit * unit;
   const size_t scales_at = aligned(count * codes), biases_at = scales_at + aligned(count * out * pitch * scale);
   auto packed = std::make_shared<CudaWeight>();
-  packed->bytes = DeviceBytes(device, biases_at + aligned(count * out * pitch * bias), counter);
+  const size_t factors_at = biases_at + (floats ? 0 : aligned(count * out * pitch * bias));
+  // As the first has it, or none has one.
+  packed->bytes =
+      DeviceBytes(device, factors_at + (one.factors != nullptr ? aligned(count * sizeof(float)) : 0), counter);
   std::byte* const at = packed->bytes.data();
   device->use();
   const cudaStream_t stream = device->upload();
@@ -104,7 +137,12 @@ Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<cons
     BB_CHECK(experts[e].format == f && expert.out == one.out && expert.in == one.in, "expert ", e);
     check(cudaMemcpyAsync(at + e * codes, expert.codes, codes, cudaMemcpyDeviceToDevice, stream), "stack experts");
     copy_rows(scales_at + e * out * pitch * scale, expert.scales, scale);
-    copy_rows(biases_at + e * out * pitch * bias, expert.biases, bias);
+    if (!floats) copy_rows(biases_at + e * out * pitch * bias, expert.biases, bias);
+    BB_CHECK((expert.factors != nullptr) == (one.factors != nullptr), "expert ", e);
+    if (one.factors == nullptr) continue;
+    check(cudaMemcpyAsync(at + factors_at + e * sizeof(float), expert.factors, sizeof(float), cudaMemcpyDeviceToDevice,
+                          stream),
+          "stack experts");
   }
   check(cudaStreamSynchronize(device->upload()), "stack experts");  // those who gave them may free them
   packed->view = one;
@@ -112,6 +150,7 @@ Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<cons
   packed->view.scales = at + scales_at;
   packed->view.biases = at + biases_at;
   packed->view.scale_row = int32_t(pitch);
+  if (one.factors != nullptr) packed->view.factors = reinterpret_cast<const float*>(at + factors_at);
   return {f, one.out, one.in, std::move(packed), int(count)};
 }
 

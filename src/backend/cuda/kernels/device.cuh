@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "backend/cuda/kernels/views.h"
+#include "backend/cuda/kernels/float_codes.cuh"
 
 namespace bumblebee::cuda {
 
@@ -35,11 +35,16 @@ __device__ inline uint32_t load_code(const uint8_t* row, int bits, int i) {
   return value & ((1u << bits) - 1u);
 }
 
-/// W[row][i]: scale·q + bias.
+/// W[row][i]: scale·q + bias, or a float code times the scale. Rows of a stack follow each other.
 __device__ inline float load_weight(const WeightView& w, int row, int i) {
   const uint8_t* codes = w.codes + size_t(row) * w.row_bytes;
   if (w.bits == 0) return load_element(codes, w.scale, size_t(i));
   const size_t group = size_t(row) * size_t(w.scale_row) + size_t(i / w.group);
+  if (w.code != Code::uint) {
+    float scale = load_element(w.scales, w.scale, group);
+    if (w.factors != nullptr) scale *= w.factors[row / w.out];
+    return float_code(w.code, load_code(codes, w.bits, i)) * scale;
+  }
   return fmaf(load_element(w.scales, w.scale, group), float(load_code(codes, w.bits, i)),
               load_element(w.biases, w.bias, group));
 }

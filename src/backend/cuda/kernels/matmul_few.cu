@@ -1,50 +1,11 @@
 // Products for few rows: limited by reading W once. A warp has NR rows of W; a lane takes every 32nd block of 32 codes,
 // in MLX's own layout, and meets it with x from shared memory. Sums are f32 and their order is fixed by `in` alone, so
 // a row of x has the same bits in any company.
-#include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
-#include "backend/cuda/kernels/matmul.h"
+#include "backend/cuda/kernels/matmul_few.cuh"
 
 namespace bumblebee::cuda {
 namespace {
-
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-constexpr int kBlock = 32;           // codes of a lane
-constexpr int kStride = kBlock + 4;  // floats of a block of x in shared memory: no two lanes of a phase share a bank
-constexpr int kTileCodes = kWarp * kBlock;
-
-struct Terms {
-  ProductTerm term[kMaxTerms];
-  int first_block[kMaxTerms + 1];  // of the grid
-  int count = 0;
-};
-
-__device__ inline int term_of(const Terms& terms, int block) {
-  int t = 0;
-  while (t + 1 < terms.count && block >= terms.first_block[t + 1]) ++t;
-  return t;
-}
-
-/// The block's words; a block starts at a multiple of 4·BITS bytes.
-template <int BITS>
-__device__ inline void load_words(const uint8_t* at, uint32_t* words) {
-  if constexpr (BITS % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < BITS; i += 4) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i / 4);
-      words[i] = v.x, words[i + 1] = v.y, words[i + 2] = v.z, words[i + 3] = v.w;
-    }
-  } else if constexpr (BITS % 2 == 0) {
-#pragma unroll
-    for (int i = 0; i < BITS; i += 2) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(at) + i / 2);
-      words[i] = v.x, words[i + 1] = v.y;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < BITS; ++i) words[i] = __ldg(reinterpret_cast<const uint32_t*>(at) + i);
-  }
-}
 
 /// Where code i of a block is taken from, so that it need not be shifted: in place, where it lies in the mantissa of a
 /// float, else from the word's upper half, else (across two words) from its own place. It is then 2^place too large.
@@ -75,30 +36,6 @@ __device__ inline float code_of(const uint32_t* words, int i) {
     value >>= 16;
   }
   return __uint_as_float(masked_or(value, ((1u << BITS) - 1u) << place, 0x4b000000u)) - 8388608.0f;
-}
-
-/// Columns of x that are in shared memory at once.
-template <int R>
-inline constexpr int kColumns = (R >= 8   ? 1
-                                 : R >= 4 ? 2
-                                 : R >= 2 ? 4
-                                          : 8) *
-                                kTileCodes;
-
-/// The rows of x that a block takes, and the expert that multiplies them.
-struct RowTile {
-  int first, rows, expert;
-  const int32_t* row_of;  // null: rows of x are as they are counted
-
-  __device__ size_t row(int r) const { return size_t(row_of != nullptr ? row_of[first + r] : first + r); }
-};
-/// No rows where there is nothing to do.
-__device__ inline RowTile tile_of(const ExpertTiles& tiles, int rows, int number, int tile_rows) {
-  const int first = number * tile_rows;
-  if (tiles.tile == nullptr) return {first, min(tile_rows, rows - first), 0, nullptr};
-  if (number >= *tiles.count) return {0, 0, 0, nullptr};
-  const ExpertTile& tile = tiles.tile[number];
-  return {tile.first, tile.rows, tile.expert, tiles.row_of};
 }
 
 /// Columns [k, k + count) of R rows of x into shared memory: each block of 32 at kStride floats, its sum in `sums`,
@@ -280,30 +217,12 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(const float* x, int row
   }
 }
 
-int place(Terms& terms, int rows_a_block) {
-  int blocks = 0;
-  for (int t = 0; t < terms.count; ++t) {
-    terms.first_block[t] = blocks;
-    blocks += (terms.term[t].weight.out + rows_a_block - 1) / rows_a_block;
-  }
-  return terms.first_block[terms.count] = blocks;
-}
-
-/// What a launch multiplies: all rows, or tiles of them.
-struct Work {
-  const float* x;
-  int rows, tile_rows;
-  ExpertTiles tiles;
-
-  unsigned blocks(int each) const { return unsigned(tiles.tile != nullptr ? tiles.most : (rows + each - 1) / each); }
-};
-
 template <int BITS, int R, int NR>
 void run_affine(const Work& work, Terms terms, cudaStream_t stream) {
   bool bf16 = true;
   for (int t = 0; t < terms.count; ++t)
     bf16 = bf16 && terms.term[t].weight.scale == Element::bf16 && terms.term[t].weight.bias == Element::bf16;
-  const unsigned blocks = unsigned(place(terms, kWarps * NR));
+  const unsigned blocks = unsigned(place_terms(terms, kWarps * NR));
   constexpr size_t kMost = sizeof(float) * R * (kColumns<R> / kBlock) * (kStride + 1);
   static_assert(kMost <= 48 * 1024);
   const auto start = [&](auto* kernel) {
@@ -330,7 +249,7 @@ void run_affine(const Work& work, const Terms& terms, cudaStream_t stream) {
 
 template <class T, int VEC>
 void run_dense(const Work& work, Terms terms, cudaStream_t stream) {
-  const unsigned blocks = unsigned(place(terms, kWarps));
+  const unsigned blocks = unsigned(place_terms(terms, kWarps));
   if (work.tile_rows == 1) {
     launch("matmul", dense_kernel<T, VEC, 1>, {blocks, work.blocks(1)}, {kThreads}, 0, stream, work.x, work.rows, terms,
            work.tiles);
@@ -348,6 +267,7 @@ void run_dense(const Work& work, const Terms& terms, cudaStream_t stream) {
 
 void run(const Work& work, const Terms& terms, cudaStream_t stream) {
   const WeightView& w = terms.term[0].weight;
+  if (w.code != Code::uint) return run_floats(work, terms, stream);
   switch (w.bits) {
     case 2: return run_affine<2>(work, terms, stream);
     case 3: return run_affine<3>(work, terms, stream);
@@ -365,7 +285,8 @@ void run(const Work& work, const Terms& terms, cudaStream_t stream) {
 /// Terms of one format are one launch.
 void run_alike(const Work& work, const ProductTerm* terms, int count, cudaStream_t stream) {
   const auto alike = [](const WeightView& a, const WeightView& b) {
-    return a.bits == b.bits && (a.bits > 0 || a.scale == b.scale);
+    if (a.code != b.code || a.bits != b.bits) return false;
+    return a.code != Code::uint ? a.group == b.group : a.bits > 0 || a.scale == b.scale;
   };
   for (int first = 0; first < count;) {
     Terms some;

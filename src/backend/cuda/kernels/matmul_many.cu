@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/cuda/kernels/device.cuh"
+#include "backend/cuda/kernels/float_codes.cuh"
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/matmul_wide.h"
@@ -75,21 +76,32 @@ __device__ inline void fetch_x(Shared& s, const Split& x, int row0, int k, int s
   asm volatile("cp.async.commit_group;");
 }
 
-/// A thread's part of W: one block of 32 columns of one row. BITS 0: dense bf16.
-template <int BITS>
+/// A thread's part of W: one block of 32 columns of one row. BITS 0: dense bf16. Float codes with two groups a block
+/// have these scales in their codes, `first` and `second`, which bf16 holds exactly: a code has two bits, a scale four.
+template <int BITS, Code CODE>
 struct Codes {
   uint32_t words[BITS == 0 ? 16 : BITS];
-  float scale = 1, bias = 0;
+  float scale = 1, bias = 0, first = 1, second = 1;
 };
 
-template <int BITS>
-__device__ inline void fetch_w(Codes<BITS>& codes, const WeightView& w, int n, int k) {
+template <int BITS, Code CODE>
+__device__ inline void fetch_w(Codes<BITS, CODE>& codes, const WeightView& w, int n, int k) {
   const bool there = n < w.out && k < w.in;
 #pragma unroll
   for (uint32_t& word : codes.words) word = 0;
-  codes.scale = 1, codes.bias = 0;
+  codes.scale = 1, codes.bias = 0, codes.first = codes.second = 1;
   if (!there) return;
-  if constexpr (BITS == 0) {
+  if constexpr (CODE != Code::uint) {
+    const uint32_t* at =
+        reinterpret_cast<const uint32_t*>(w.codes + size_t(n) * w.row_bytes) + size_t(k / kSpan) * BITS;
+#pragma unroll
+    for (int i = 0; i < BITS; ++i) codes.words[i] = __ldg(at + i);
+    const size_t group = size_t(n) * size_t(w.scale_row) + size_t(k / w.group);
+    codes.scale = load_element(w.scales, w.scale, group);
+    if (w.group == kSpan) return;
+    codes.first = codes.scale, codes.second = load_element(w.scales, w.scale, group + 1);
+    codes.scale = w.factors != nullptr ? __ldg(w.factors) : 1.0f;
+  } else if constexpr (BITS == 0) {
     const __nv_bfloat16* row = reinterpret_cast<const __nv_bfloat16*>(w.codes) + size_t(n) * size_t(w.in);
 #pragma unroll
     for (int i = 0; i < kSpan; i += 2) {
@@ -116,23 +128,33 @@ __device__ inline uint32_t code_at(const uint32_t* words, int i) {
   return value & ((1u << BITS) - 1u);
 }
 
-template <int BITS>
-__device__ inline void store_w(Shared& s, const Codes<BITS>& codes) {
+template <int BITS, Code CODE>
+__device__ inline void store_w(Shared& s, const Codes<BITS, CODE>& codes) {
   const int n = int(threadIdx.x) / kSpans, span = int(threadIdx.x) % kSpans;
   uint4* to = reinterpret_cast<uint4*>(&s.w[n][span * kSpan]);
 #pragma unroll
   for (int i = 0; i < kSpan / 8; ++i) {
     uint32_t pairs[4];
+    if constexpr (CODE != Code::uint) {
+      float values[8];
+      small_codes<CODE>(codes.words[i * BITS / 4], values);
+      if constexpr (BITS == 8) small_codes<CODE>(codes.words[2 * i + 1], values + 4);
+      const float factor = power_of(CODE) * (i < kSpan / 16 ? codes.first : codes.second);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if constexpr (BITS == 0) {
-        pairs[j] = codes.words[4 * i + j];
-      } else {
-        const float low = __uint_as_float(code_at<BITS>(codes.words, 8 * i + 2 * j) | 0x4b000000u) - 8388608.0f;
-        const float high = __uint_as_float(code_at<BITS>(codes.words, 8 * i + 2 * j + 1) | 0x4b000000u) - 8388608.0f;
-        pairs[j] = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);  // exact: upper halves
+      for (int j = 0; j < 4; ++j)
+        pairs[j] =
+            __byte_perm(__float_as_uint(values[2 * j] * factor), __float_as_uint(values[2 * j + 1] * factor), 0x7632);
+    } else
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (BITS == 0) {
+          pairs[j] = codes.words[4 * i + j];
+        } else {
+          const float low = __uint_as_float(code_at<BITS>(codes.words, 8 * i + 2 * j) | 0x4b000000u) - 8388608.0f;
+          const float high = __uint_as_float(code_at<BITS>(codes.words, 8 * i + 2 * j + 1) | 0x4b000000u) - 8388608.0f;
+          pairs[j] = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);  // exact: upper halves
+        }
       }
-    }
     to[i] = {pairs[0], pairs[1], pairs[2], pairs[3]};
   }
   s.scale[n][span] = codes.scale;
@@ -140,7 +162,7 @@ __device__ inline void store_w(Shared& s, const Codes<BITS>& codes) {
 }
 
 /// SPANS: 32-column spans between promotions, 1 or 2.
-template <int BITS, int SPANS>
+template <int BITS, int SPANS, Code CODE>
 __global__ void __launch_bounds__(kThreads) many_kernel(Split x, ProductTerm term) {
   extern __shared__ __align__(16) unsigned char memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
@@ -150,17 +172,17 @@ __global__ void __launch_bounds__(kThreads) many_kernel(Split x, ProductTerm ter
   const int wr = warp / 4 * 64, wn = warp % 4 * 32;  // the warp's 64 rows of x and 32 of W
   const int my_n = n0 + int(threadIdx.x) / kSpans, my_k = int(threadIdx.x) % kSpans * kSpan;
   float acc[4][4][4] = {};
-  Codes<BITS> codes;
+  Codes<BITS, CODE> codes;
   fetch_x(s, x, row0, 0, 0);
-  fetch_w<BITS>(codes, w, my_n, my_k);
+  fetch_w(codes, w, my_n, my_k);
   int stage = 0;
   for (int k = 0; k < x.padded; k += kDepth, stage ^= 1) {
-    store_w<BITS>(s, codes);
+    store_w(s, codes);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
     if (k + kDepth < x.padded) {
       fetch_x(s, x, row0, k + kDepth, stage ^ 1);
-      fetch_w<BITS>(codes, w, my_n, k + kDepth + my_k);
+      fetch_w(codes, w, my_n, k + kDepth + my_k);
     }
 #pragma unroll
     for (int span = 0; span < kSpans; span += SPANS) {
@@ -218,10 +240,10 @@ __global__ void __launch_bounds__(kThreads) many_kernel(Split x, ProductTerm ter
   }
 }
 
-template <int BITS, int SPANS>
+template <int BITS, int SPANS, Code CODE = Code::uint>
 void run(const Split& x, const ProductTerm& term, cudaStream_t stream) {
-  allow_shared(many_kernel<BITS, SPANS>, sizeof(Shared));
-  launch("matmul", many_kernel<BITS, SPANS>,
+  allow_shared(many_kernel<BITS, SPANS, CODE>, sizeof(Shared));
+  launch("matmul", many_kernel<BITS, SPANS, CODE>,
          {unsigned((x.rows + kTile - 1) / kTile), unsigned((term.weight.out + kTile - 1) / kTile)}, {kThreads},
          sizeof(Shared), stream, x, term);
 }
@@ -232,11 +254,20 @@ void run(const Split& x, const ProductTerm& term, cudaStream_t stream) {
   run<BITS, 2>(x, term, stream);
 }
 
+void run_floats(const Split& x, const ProductTerm& term, cudaStream_t stream) {
+  if (term.weight.code == Code::e4m3) return run<8, 1, Code::e4m3>(x, term, stream);
+  if (term.weight.group == kSpan) return run<4, 1, Code::e2m1>(x, term, stream);
+  run<4, 2, Code::e2m1>(x, term, stream);  // of groups of half a span, whose scales are in the codes
+}
+
 int padded(int in) { return (in + kDepth - 1) / kDepth * kDepth; }
 
 }  // namespace
 
-bool has_matmul_many(const WeightView& w) { return w.bits > 0 || w.scale == Element::bf16; }
+bool has_matmul_many(const WeightView& w) {
+  if (w.code != Code::uint) return w.in % kSpan == 0;
+  return w.bits > 0 || w.scale == Element::bf16;
+}
 
 size_t matmul_many_workspace(int rows, int in) {
   const size_t elements = size_t(rows) * size_t(padded(in));
@@ -257,6 +288,10 @@ void split_many(const float* x, int rows, const ProductTerm* terms, int count, v
   launch("matmul", split_kernel, {unsigned(rows)}, {kThreads}, 0, stream, x, in, split.padded,
          const_cast<__nv_bfloat16*>(split.parts), const_cast<float*>(split.sums), split.part);
   for (int t = 0; t < count; ++t) {
+    if (terms[t].weight.code != Code::uint) {
+      run_floats(split, terms[t], stream);
+      continue;
+    }
     switch (terms[t].weight.bits) {
       case 2: run<2>(split, terms[t], stream); break;
       case 3: run<3>(split, terms[t], stream); break;
@@ -271,7 +306,7 @@ void split_many(const float* x, int rows, const ProductTerm* terms, int count, v
 
 /// What terms of one launch have in common.
 bool same_format(const WeightView& a, const WeightView& b) {
-  return a.bits == b.bits && a.group == b.group && has_matmul_wide(a) == has_matmul_wide(b);
+  return a.code == b.code && a.bits == b.bits && a.group == b.group && has_matmul_wide(a) == has_matmul_wide(b);
 }
 
 }  // namespace

@@ -152,12 +152,14 @@ void round_wide(const float* x, const WideInput& to, cudaStream_t stream, const 
 }
 
 bool has_matmul_wide(const WeightView& w, int experts) {
+  const bool known = w.code == Code::uint || (w.code == Code::e2m1 && w.group == kSpan && w.factors == nullptr);
   // Places of codes are 32 bits.
-  return is_hopper() && w.bits > 0 && is_16_bits(w.scale) && is_16_bits(w.bias) &&
+  return is_hopper() && known && w.bits > 0 && is_16_bits(w.scale) && is_16_bits(w.bias) &&
          size_t(experts) * size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
 }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream) {
+  if (terms[0].weight.code == Code::e2m1) return run_wide<4, 2, 1, 2, false, Code::e2m1>(x, terms, count, stream);
   if (terms[0].weight.bits == 4) return run_four_bits(x, terms, count, stream);
   run_other_wide(x, terms, count, stream);
 }

@@ -31,6 +31,7 @@ struct WideArgs {
   const float* steps;
   WideTerm term[kMaxTerms];
   int terms, rows, k_tiles, sum_tiles, out_tiles, row_tiles;
+  int block_tiles;      // of a block of rows of x, those that are not read among them
   ExpertTiles experts;  // of kernels of stacks, whose tiles have one chunk
 };
 
@@ -47,7 +48,7 @@ struct WideShape {
 
 /// One lane's codes of 64 columns of a row: octet `t` of both spans of 32. Raw words, so that loads need not be waited
 /// for.
-template <int Bits>
+template <int Bits, Code Kind>
 struct WideCodes {
   static constexpr int kWords = Bits == 2 || Bits == 4 ? 1 : 2;
   uint32_t word[2][kWords];
@@ -70,7 +71,13 @@ struct WideCodes {
     const __half2 less = __float2half2_rn(-1024.0f);
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
-      if constexpr (Bits == 4) {
+      if constexpr (Kind == Code::e2m1) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          a[2 * b + m][half] = whole(halves_of<Kind>(word[b][0] >> (8 * m)));
+          a[2 * b + m][half + 2] = whole(halves_of<Kind>(word[b][0] >> (8 * m + 4)));
+        }
+      } else if constexpr (Bits == 4) {
         const __half2 sixteenth = __float2half2_rn(0.0625f), less64 = __float2half2_rn(-64.0f);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
@@ -107,6 +114,11 @@ struct WideCodes {
     uint32_t d;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "n"(Mask), "r"(b));
     return d;
+  }
+  /// Float codes at their size.
+  static __device__ __forceinline__ uint32_t whole(uint32_t a) {
+    const __half2 v = __hmul2(reinterpret_cast<const __half2&>(a), __float2half2_rn(power_of(Code::e2m1)));
+    return reinterpret_cast<const uint32_t&>(v);
   }
   static __device__ __forceinline__ uint32_t sum(uint32_t a, __half2 b) {
     const __half2 v = __hadd2(reinterpret_cast<const __half2&>(a), b);
@@ -232,7 +244,7 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
   constexpr uint32_t kLine = 128, kTileCodes = kTileColumns * Bits / 8;
   const uint32_t rank = rank_in_cluster();
   const int depth = args.k_tiles + args.sum_tiles;
-  const size_t block_bytes = size_t(depth) * kTileBytes;
+  const size_t block_bytes = size_t(args.block_tiles) * kTileBytes;
   uint32_t stage = 0, parity = 1;  // nothing was in a stage before the first time
   for (int tile = cluster; tile < tiles; tile += clusters) {
     const uint8_t* from = args.x + size_t(tile % row_tiles * Chunks) * block_bytes;
@@ -280,7 +292,7 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
 
 /// Grid: clusters of two blocks, as many as fit on the card; each takes tiles in turn. Experts: W is a stack, and a row
 /// tile one of its tiles.
-template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false>
+template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false, Code Kind = Code::uint>
 __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(const __grid_constant__ WideArgs args) {
 #if BB_HAS_WGMMA
   using Shape = WideShape<Blocks, Chunks>;
@@ -328,7 +340,7 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
     constexpr uint32_t kSpanBytes = 4 * Bits;
 
     float acc[Blocks][Chunks][32] = {};
-    WideCodes<Bits> next[Blocks][2];
+    WideCodes<Bits, Kind> next[Blocks][2];
     uint16_t next_scale[Blocks][Spans][2];
     uint32_t codes_at[Blocks][2], group_at[Blocks][2];
 #pragma unroll
@@ -336,7 +348,7 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const uint32_t row = rows.weights_from + uint32_t(min(n + b * 64 + h * 8, w.out - 1));  // beyond: not stored
-        codes_at[b][h] = row * uint32_t(w.row_bytes) + WideCodes<Bits>::first_byte(t);
+        codes_at[b][h] = row * uint32_t(w.row_bytes) + WideCodes<Bits, Kind>::first_byte(t);
         group_at[b][h] = row * uint32_t(w.scale_row);
       }
     }
@@ -432,7 +444,7 @@ int out_tiles_of(const ProductTerm* terms, int count) {
   return tiles;
 }
 
-template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false>
+template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false, Code Kind = Code::uint>
 void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream,
               const ExpertTiles& experts = {}) {
   using Shape = WideShape<Blocks, Chunks>;
@@ -442,16 +454,18 @@ void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStrea
                    .terms = count,
                    .rows = x.rows,
                    .k_tiles = tiles_of(x.in),
-                   .sum_tiles = sum_tiles_of(x.in, x.group),
+                   // Codes without biases need no sums.
+                   .sum_tiles = Kind == Code::uint ? sum_tiles_of(x.in, x.group) : 0,
                    .out_tiles = 0,
                    .row_tiles = Experts ? experts.most : tiles_for(x.rows, Shape::kRows),
+                   .block_tiles = tiles_of(x.in) + sum_tiles_of(x.in, x.group),
                    .experts = experts};
   for (int t = 0; t < count; ++t) {
     args.term[t] = {terms[t].weight, terms[t].bias, terms[t].y, args.out_tiles};
     args.out_tiles += tiles_for(terms[t].weight.out, Shape::kOut);
   }
   const int tiles = tiles_for(args.out_tiles, kWideCluster) * args.row_tiles;
-  const auto kernel = wide_kernel<Bits, Spans, Blocks, Chunks, Experts>;
+  const auto kernel = wide_kernel<Bits, Spans, Blocks, Chunks, Experts, Kind>;
   allow_shared(kernel, Shape::kShared);
   launch("matmul", kernel, {unsigned(std::min(wide_grid(), tiles * kWideCluster))}, {kWideThreads}, Shape::kShared,
          stream, args);

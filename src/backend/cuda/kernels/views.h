@@ -11,7 +11,11 @@ namespace bumblebee::cuda {
 
 enum class Element : int32_t { f32, f16, bf16, i8 };
 
-/// W [out, in] as MLX stores it. bits 0: dense, and `codes` are elements of type `scale`.
+/// Format::Codes.
+enum class Code : int32_t { uint, e2m1, e4m3 };
+
+/// W [out, in] as MLX stores it. bits 0: dense, and `codes` are elements of type `scale`. Groups of float codes have
+/// scales of bf16, which holds those of one byte exactly, and no biases.
 struct WeightView {
   const uint8_t* codes = nullptr;
   const void* scales = nullptr;
@@ -23,6 +27,8 @@ struct WeightView {
   /// of 16 bytes, with zeros at their ends.
   int32_t scale_row = 0;
   Element scale = Element::f32, bias = Element::f32;
+  Code code = Code::uint;
+  const float* factors = nullptr;  // of all scales of each expert's matrix; null: one
 };
 
 /// Ranks in steps of eight: what one load of 16-bit factors holds.
