@@ -17,9 +17,7 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::gelu,        Operation::multiply,    Operation::clamped_glu,
-                                  Operation::expert_bias, Operation::split,       Operation::delta_rule,
-                                  Operation::short_conv,  Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::delta_rule, Operation::short_conv, Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/attend.h"
+#include "backend/cuda/kernels/columns.h"
 #include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kv.h"
@@ -24,6 +25,17 @@ NormArgs args_of(const Tensor& x, const Tensor& y, const NormParams& norm) {
           .cols = x.cols(),
           .width = norm.w.cols(),
           .eps = norm.eps};
+}
+
+Gate gate_of(Activation activation) {
+  switch (activation) {
+    case Activation::silu: return Gate::silu;
+    case Activation::gelu: return Gate::gelu;
+    case Activation::sigmoid: return Gate::sigmoid;
+    case Activation::clamped_silu: return Gate::clamped_silu;
+    case Activation::identity: return Gate::identity;
+  }
+  BB_UNREACHABLE();
 }
 
 }  // namespace
@@ -282,16 +294,22 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
 }
 
 Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
-  BB_CHECK(activation == Activation::silu);
   Tensor* const outputs[] = {&gate, &up};
-  if (gate.cols() == up.cols() && take_product(outputs)) {
+  if (activation == Activation::silu && gate.cols() == up.cols() && take_product(outputs)) {
     product_->stage.epilogue = ProductStage::Epilogue::silu_mul;
     launch_product();
     return gate;
   }
   settle();
   Tensor y = pool_->make(gate.rows(), gate.cols());
-  silu_mul(data(gate), data(up), data(y), size_t(y.rows()) * size_t(y.cols()), stream());
+  gated_mul(gate_of(activation),
+            {.gate = data(gate),
+             .up = data(up),
+             .y = data(y),
+             .count = size_t(y.rows()) * size_t(y.cols()),
+             .limit = kClampLimit,
+             .slope = kClampSlope},
+            stream());
   return y;
 }
 

@@ -57,10 +57,10 @@ class CudaOps final : public Ops {
                 const AttentionParams& attention) override;
   Tensor glu(Activation activation, Tensor gate, Tensor up) override;
   void soft_cap(Tensor& x, float cap) override;
+  void multiply(Tensor& x, float factor) override;
+  Tensor columns(const Tensor& x, int first, int count) override;
+  void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
   // BackendEntry::lacking lists them: nobody calls these.
-  void multiply(Tensor&, float) override { BB_UNREACHABLE(); }
-  Tensor columns(const Tensor&, int, int) override { BB_UNREACHABLE(); }
-  void split(const Tensor&, const SplitParams&, std::span<Tensor>) override { BB_UNREACHABLE(); }
   Tensor causal_conv(KvStore&, int, const Tensor&, const ConvParams&) override { BB_UNREACHABLE(); }
   Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
     BB_UNREACHABLE();
@@ -72,8 +72,7 @@ class CudaOps final : public Ops {
   Routing route(const Tensor& logits, const RouterParams& router) override;
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
-  // Operation::expert_bias is lacking: nobody calls this.
-  void add_expert_bias(Tensor&, const Routing&, const Tensor&) override { BB_UNREACHABLE(); }
+  void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;
   Tensor gate_rows(Tensor y, const Tensor& gate) override;
   Tensor gather_rows(const Tensor& x) override;

@@ -178,20 +178,6 @@ __global__ void add_kernel(float* x, const float* delta, size_t count) {
   if (i < count) x[i] += delta[i];
 }
 
-__device__ inline float silu_times(float gate, float up) { return gate / (1 + expf(-gate)) * up; }
-
-/// Four elements a thread, at once where they lie at multiples of 16 bytes: prompts wait for memory here.
-__global__ void silu_mul_kernel(const float* gate, const float* up, float* y, size_t count, bool aligned) {
-  const size_t i = (size_t(blockIdx.x) * kThreads + threadIdx.x) * 4;
-  if (aligned && i + 4 <= count) {
-    const float4 g = *reinterpret_cast<const float4*>(gate + i), u = *reinterpret_cast<const float4*>(up + i);
-    *reinterpret_cast<float4*>(y + i) = {silu_times(g.x, u.x), silu_times(g.y, u.y), silu_times(g.z, u.z),
-                                         silu_times(g.w, u.w)};
-    return;
-  }
-  for (size_t j = i; j < min(i + 4, count); ++j) y[j] = silu_times(gate[j], up[j]);
-}
-
 __global__ void soft_cap_kernel(float* x, size_t count, float cap) {
   launch_dependents();
   const size_t i = size_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -269,14 +255,6 @@ void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const Bat
 void add_normed(float* x, const NormArgs& delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream) {
   launch_overlapping("add_normed", row_kernel<Added::normed>, {unsigned(norm.rows)}, {kRoundThreads}, 0, stream, x,
                      delta.x, AddedNorm{delta.w, delta.eps}, ExpertSum(), norm.y, norm, batch);
-}
-
-void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream) {
-  const size_t fours = (count + 3) / 4;
-  const uintptr_t at =
-      reinterpret_cast<uintptr_t>(gate) | reinterpret_cast<uintptr_t>(up) | reinterpret_cast<uintptr_t>(y);
-  launch("silu_mul", silu_mul_kernel, {unsigned((fours + kThreads - 1) / kThreads)}, {kThreads}, 0, stream, gate, up, y,
-         count, at % 16 == 0);
 }
 
 void soft_cap(float* x, size_t count, float cap, cudaStream_t stream) {

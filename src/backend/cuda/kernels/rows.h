@@ -44,8 +44,6 @@ void add_experts(float* x, const ExpertSum& sum, const NormArgs& norm, const Bat
 /// add_rms_norm with rms_norm(delta) in place of delta, which is never written, and the bits of both one after the
 /// other. Columns are whole octets.
 void add_normed(float* x, const NormArgs& delta, const NormArgs& norm, const BatchView& batch, cudaStream_t stream);
-/// y = silu(gate)·up, `count` elements.
-void silu_mul(const float* gate, const float* up, float* y, size_t count, cudaStream_t stream);
 /// x = cap·tanh(x/cap), `count` elements.
 void soft_cap(float* x, size_t count, float cap, cudaStream_t stream);
 /// What a batch says of its logit rows, `rows` of them, in the order of RowArray.
