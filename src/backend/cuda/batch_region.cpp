@@ -43,6 +43,12 @@ int lone_rows(const Batch& batch) {
   return int(std::ranges::count_if(batch.segments, [](const Segment& s) { return s.rows == 1; }));
 }
 
+int longest_segment(const Batch& batch) {
+  int longest = 0;
+  for (const Segment& s : batch.segments) longest = std::max(longest, s.rows);
+  return longest;
+}
+
 }  // namespace
 
 int bucket_of(int rows) {
@@ -69,6 +75,7 @@ RegionLayout plan_region(const Batch& batch) {
   layout.first_page = take(rows, sizeof(int32_t));
   layout.stretched = take(rows, sizeof(int32_t));
   layout.logit_rows = take(logit_rows, sizeof(int32_t));
+  layout.states = take(std::max(batch.segments.size(), size_t(kRecordedRows)), sizeof(StateView));
   layout.pages = take(batch.pages.size(), sizeof(const uint8_t*));
   layout.changes = take(batch.changes.size(), sizeof(ChangeView));
   if (has_segments(batch)) {
@@ -80,9 +87,13 @@ RegionLayout plan_region(const Batch& batch) {
 }
 
 void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const uint8_t* const> pages,
-                 std::span<std::byte> out) {
+                 std::span<const StateView> states, std::span<std::byte> out) {
   const size_t rows = size_t(batch.rows());
-  array_at<RegionHeader>(out, 0, 1)[0] = {.changes_at = int64_t(layout.changes)};
+  BB_CHECK(states.empty() || states.size() == batch.segments.size(), "states ", states.size());
+  array_at<RegionHeader>(out, 0, 1)[0] = {.changes_at = int64_t(layout.changes),
+                                          .state_count = int32_t(states.size()),
+                                          .covered_rows = batch.rows() - batch.padding};
+  std::ranges::copy(states, array_at<StateView>(out, layout.states, states.size()).begin());
   std::ranges::copy(batch.tokens, array_at<int32_t>(out, layout.tokens, rows).begin());
   std::ranges::copy(batch.positions, array_at<int32_t>(out, layout.positions, rows).begin());
   std::ranges::copy(batch.slot, array_at<int32_t>(out, layout.slot, rows).begin());
@@ -133,7 +144,10 @@ BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte*
           .segments = reinterpret_cast<const SegmentView*>(base + layout.segments),
           .lone_rows = ints(layout.lone_rows),
           .segment_count = has_segments(batch) ? segments_of_several_rows(batch) : 0,
-          .lone_row_count = has_segments(batch) ? lone_rows(batch) : 0};
+          .lone_row_count = has_segments(batch) ? lone_rows(batch) : 0,
+          .states = reinterpret_cast<const StateView*>(base + layout.states),
+          .state_slots = has_segments(batch) ? int32_t(batch.segments.size()) + batch.padding : batch.rows(),
+          .longest_segment = has_segments(batch) ? longest_segment(batch) : batch.rows()};
 }
 
 }  // namespace bumblebee::cuda

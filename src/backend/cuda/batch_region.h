@@ -19,13 +19,13 @@ int bucket_of(int rows);
 /// Byte offsets of BatchView's arrays; of small batches `changes` alone depends on the number of pages.
 struct RegionLayout {
   size_t tokens = 0, positions = 0, slot = 0, cached = 0, first_page = 0, stretched = 0, logit_rows = 0, sample = 0;
-  size_t pages = 0, changes = 0, segments = 0, lone_rows = 0, bytes = 0;
+  size_t states = 0, pages = 0, changes = 0, segments = 0, lone_rows = 0, bytes = 0;
 };
 RegionLayout plan_region(const Batch& batch);
 
-/// `pages`: addresses of batch.pages, on the device. `out` has layout.bytes.
+/// `pages`: addresses of batch.pages, on the device. `states`: those of the segments, or none. `out` has layout.bytes.
 void fill_region(const Batch& batch, const RegionLayout& layout, std::span<const uint8_t* const> pages,
-                 std::span<std::byte> out);
+                 std::span<const StateView> states, std::span<std::byte> out);
 
 /// The arrays of a region that lies at `base` on the device.
 BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte* base, const SlotTableView* slots);

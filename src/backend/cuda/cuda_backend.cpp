@@ -17,7 +17,7 @@ namespace cuda {
 namespace {
 
 /// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::delta_rule, Operation::short_conv, Operation::lora_experts};
+constexpr Operation kLacking[] = {Operation::lora_experts};
 
 class CudaBackend final : public Backend {
  public:

@@ -43,7 +43,11 @@ uint64_t layer_bytes(const KvView& view) { return uint64_t(view.kept()) * uint64
 }  // namespace
 
 CudaKv::CudaKv(std::shared_ptr<const Device> device, const KvShape& shape, ByteCounter counter)
-    : KvStore(shape), device_(std::move(device)), pages_(size_t(shape.pages)), resident_(std::move(counter), 0) {
+    : KvStore(shape),
+      device_(std::move(device)),
+      pages_(size_t(shape.pages)),
+      resident_(counter, 0),
+      states_(device_, shape, std::move(counter)) {
   BB_CHECK(shape.page_size > 0 && shape.page_size % 16 == 0, "page size ", shape.page_size);
   for (const KvGroup& group : shape.groups) {
     groups_.push_back(group.kind == KvGroup::Kind::attention ? view_of(shape, group, page_bytes_) : KvView());

@@ -7,6 +7,7 @@
 
 #include "backend/cuda/device.h"
 #include "backend/cuda/kernels/views.h"
+#include "backend/cuda/states.h"
 #include "backend/kv_store.h"
 
 namespace bumblebee::cuda {
@@ -21,8 +22,9 @@ class CudaKv final : public KvStore {
 
   /// Of a layer that keeps keys and values.
   KvView view(int layer) const;
-  /// Of all its pages, once each has been written.
-  uint64_t most_bytes() const { return uint64_t(shape().pages) * page_bytes_; }
+  CudaStates& states() { return states_; }
+  /// Of all its pages and states, once each has been written.
+  uint64_t most_bytes() const { return uint64_t(shape().pages) * page_bytes_ + states_.most_bytes(); }
   /// Addresses on the device. Throws Error(out_of_memory).
   void resolve(std::span<const int32_t> pages, std::vector<const uint8_t*>& addresses);
 
@@ -36,6 +38,7 @@ class CudaKv final : public KvStore {
   std::vector<std::byte*> free_;   // pages of chunks that nobody has
   std::vector<std::byte*> pages_;  // by number; null: none yet
   CountedBytes resident_;          // pages in use
+  CudaStates states_;
 };
 
 }  // namespace bumblebee::cuda

@@ -60,12 +60,11 @@ class CudaOps final : public Ops {
   void multiply(Tensor& x, float factor) override;
   Tensor columns(const Tensor& x, int first, int count) override;
   void split(const Tensor& x, const SplitParams& split, std::span<Tensor> y) override;
-  // BackendEntry::lacking lists them: nobody calls these.
-  Tensor causal_conv(KvStore&, int, const Tensor&, const ConvParams&) override { BB_UNREACHABLE(); }
-  Tensor delta_rule(KvStore&, int, const Tensor&, const Tensor&, const Tensor&, const DeltaParams&) override {
-    BB_UNREACHABLE();
-  }
+  Tensor causal_conv(KvStore& kv, int layer, const Tensor& x, const ConvParams& conv) override;
+  Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
+                    const DeltaParams& delta) override;
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
+  // Operation::lora_experts is lacking: nobody calls this.
   void lora_experts(const Tensor&, ExpertRows, const Routing&, std::span<const int>, std::span<Tensor>) override {
     BB_UNREACHABLE();
   }

@@ -76,17 +76,25 @@ CudaStream::~CudaStream() {
 
 void CudaStream::bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) {
   constexpr int kAny = 1 << 30;
-  check(batch, kv != nullptr ? kv->shape().page_size : kAny, kv != nullptr ? kv->shape().pages : kAny);
+  if (kv != nullptr)
+    check(batch, kv->shape().page_size, kv->shape().pages, kv->shape().states);
+  else
+    check(batch, kAny, kAny);
   device_->use();
   pages_.clear();
-  // Attention alone changes what is in a page.
-  if (kv != nullptr) const_cast<CudaKv*>(static_cast<const CudaKv*>(kv))->resolve(batch.pages, pages_);
+  states_.clear();
+  // Steps alone change what is in a page or a state.
+  if (kv != nullptr) {
+    auto& store = const_cast<CudaKv&>(static_cast<const CudaKv&>(*kv));
+    store.resolve(batch.pages, pages_);
+    store.states().resolve(batch, states_);
+  }
   const RegionLayout layout = plan_region(batch);
   if (stagings_.size() < kStagings) stagings_.emplace_back();
   Staging& staging = stagings_[next_staging_++ % kStagings];
   staging.done.wait();
   if (staging.bytes.size() < layout.bytes) staging.bytes = PinnedBytes(2 * layout.bytes);
-  fill_region(batch, layout, pages_, staging.bytes.span(layout.bytes));
+  fill_region(batch, layout, pages_, states_, staging.bytes.span(layout.bytes));
   if (region_.size() < layout.bytes) {
     constexpr size_t kLeast = size_t{1} << 20;  // so that it seldom grows: recorded steps know its address
     cuda::check(cudaStreamSynchronize(device_->compute()), "bind");

@@ -59,6 +59,7 @@ class CudaStream final : public Stream {
   size_t next_staging_ = 0;
   DeviceBytes region_;
   std::vector<const uint8_t*> pages_;
+  std::vector<StateView> states_;
   std::list<Recorded> programs_;  // the last used first
   int slots_version_ = 0;
   const bool records_;

@@ -22,14 +22,16 @@ Batch some_batch() {
 }
 
 struct Filled {
-  explicit Filled(const Batch& batch) : layout(plan_region(batch)), bytes(layout.bytes) {
+  explicit Filled(const Batch& batch, std::vector<StateView> kept = {})
+      : layout(plan_region(batch)), bytes(layout.bytes), states(std::move(kept)) {
     for (const int32_t page : batch.pages) pages.push_back(reinterpret_cast<const uint8_t*>(uintptr_t(1000 + page)));
-    fill_region(batch, layout, pages, bytes);
+    fill_region(batch, layout, pages, states, bytes);
     view = view_region(batch, layout, bytes.data(), nullptr);
   }
   RegionLayout layout;
   std::vector<std::byte> bytes;
   std::vector<const uint8_t*> pages;
+  std::vector<StateView> states;
   BatchView view;
 };
 
@@ -76,6 +78,7 @@ TEST(BatchRegion, SmallBatchesAreLaidOutAlike) {
     EXPECT_EQ(a.stretched, other->stretched);
     EXPECT_EQ(a.logit_rows, other->logit_rows);
     EXPECT_EQ(a.sample, other->sample);
+    EXPECT_EQ(a.states, other->states);
     EXPECT_EQ(a.pages, other->pages);
   }
 }
@@ -100,6 +103,32 @@ TEST(BatchRegion, LargeBatchesNameTheirSegments) {
   EXPECT_EQ(view.lone_rows[0], 0);
   EXPECT_EQ(view.lone_rows[1], 41);
   EXPECT_EQ(Filled(some_batch()).view.segment_count, 0) << "rows of small batches are all alike";
+}
+
+/// Replayed steps keep their grids: what differs from batch to batch is in the header.
+TEST(BatchRegion, NamesTheStatesOfSegments) {
+  float kept[2] = {};
+  const std::vector<StateView> states = {{.from = kept, .to = kept + 1, .first = 0, .rows = 3},
+                                         {.from = nullptr, .to = kept, .first = 3, .rows = 1}};
+  const Filled small(some_batch(), states);
+  EXPECT_EQ(small.view.header->state_count, 2);
+  EXPECT_EQ(small.view.header->covered_rows, 4);
+  EXPECT_EQ(small.view.state_slots, 8) << "as many as rows, whatever the batch";
+  EXPECT_EQ(small.view.longest_segment, 8);
+  EXPECT_EQ(small.view.states[0].from, kept);
+  EXPECT_EQ(small.view.states[0].to, kept + 1);
+  EXPECT_EQ(small.view.states[1].from, nullptr);
+  EXPECT_EQ(small.view.states[1].first, 3);
+  EXPECT_EQ(Filled(some_batch()).view.header->state_count, 0);
+
+  Batch large;
+  large.append(std::vector<int32_t>(40, 1), 0, std::vector<int32_t>{0, 1, 2}, Batch::Want::last);
+  large.append(std::vector<int32_t>{1}, 3, std::vector<int32_t>{3}, Batch::Want::last);
+  large.pad(48, 4);
+  const Filled filled(large, states);
+  EXPECT_EQ(filled.view.state_slots, 9);
+  EXPECT_EQ(filled.view.longest_segment, 40);
+  EXPECT_EQ(filled.view.header->covered_rows, 41);
 }
 
 TEST(BatchRegion, NobodyAsksWithoutChoices) {

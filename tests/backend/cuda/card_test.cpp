@@ -79,6 +79,48 @@ TEST_F(OnCard, CountsWeights) {
   EXPECT_EQ(backend_->memory().weights, before);
 }
 
+/// A model with one layer of attention and two recurrent ones.
+KvShape with_states(int key_dim) {
+  return {.groups = {{.layers = 1, .kv_heads = 1, .head_dim = 16},
+                     {.kind = KvGroup::Kind::state,
+                      .layers = 2,
+                      .state = {.conv_rows = 3, .conv_cols = 64, .heads = 2, .key_dim = key_dim, .value_dim = 24}}},
+          .places = {{1, 0}, {0, 0}, {1, 1}},
+          .page_size = 16,
+          .pages = 2,
+          .states = 4};
+}
+
+TEST_F(OnCard, CountsStatesWhenTheyAreNamed) {
+  if (backend_ == nullptr) return;
+  const KvShape shape = with_states(32);
+  const uint64_t before = backend_->memory().kv, page = page_bytes(shape), state = state_bytes(shape);
+  auto kv = backend_->make_kv(shape);
+  const auto bind = [&](StateSlots slots, int past) {
+    Batch batch;
+    batch.append(std::vector<int32_t>{1}, past, std::vector<int32_t>{0}, Batch::Want::none, -1, slots);
+    backend_->stream().bind(batch, kv.get());
+  };
+  bind({-1, 2}, 0);
+  bind({2, 2}, 1);
+  EXPECT_EQ(backend_->memory().kv, before + page + state);
+  bind({2, 0}, 1);
+  EXPECT_EQ(backend_->memory().kv, before + page + 2 * state);
+  kv.reset();
+  EXPECT_EQ(backend_->memory().kv, before);
+}
+
+TEST_F(OnCard, RefusesKeysOfStatesThatAreTooWide) {
+  if (backend_ == nullptr) return;
+  try {
+    (void)backend_->make_kv(with_states(257));
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::unsupported);
+    EXPECT_NE(std::string(e.what()).find("keys of at most 256"), std::string::npos) << e.what();
+  }
+}
+
 TEST_F(OnCard, RefusesMoreThanItHas) {
   if (backend_ == nullptr) return;
   const uint64_t bytes = card()->memory_bytes(0) * 2;

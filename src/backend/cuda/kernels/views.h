@@ -10,7 +10,6 @@
 namespace bumblebee::cuda {
 
 enum class Element : int32_t { f32, f16, bf16, i8 };
-
 /// Format::Codes.
 enum class Code : int32_t { uint, e2m1, e4m3 };
 
@@ -87,7 +86,16 @@ struct SlotTableView {
 
 /// What of a batch has no fixed place: at the start of its region.
 struct RegionHeader {
-  int64_t changes_at = 0;  // bytes from the region's start
+  int64_t changes_at = 0;                     // bytes from the region's start
+  int32_t state_count = 0, covered_rows = 0;  // of BatchView::states; rows that are not padding
+};
+
+/// Rows of one sequence that follow each other in the batch, and where recurrent layers find what they kept of it
+/// (null: nothing, it begins) and leave it.
+struct StateView {
+  const float* from = nullptr;
+  float* to = nullptr;
+  int32_t first = 0, rows = 0;
 };
 
 /// Rows of one sequence that follow each other in the batch.
@@ -114,6 +122,10 @@ struct BatchView {
   const SegmentView* segments = nullptr;
   const int32_t* lone_rows = nullptr;
   int32_t segment_count = 0, lone_row_count = 0;
+  // Of models with recurrent layers. The header says how many there are; `state_slots` are that many and the padding at
+  // least, and no segment has more rows than `longest_segment`: both are the same in all steps of a recorded one's key.
+  const StateView* states = nullptr;
+  int32_t state_slots = 0, longest_segment = 0;
 };
 
 /// The widest heads that kernels take.
