@@ -16,9 +16,6 @@ namespace bumblebee {
 namespace cuda {
 namespace {
 
-/// Of what only some models and adapters need.
-constexpr Operation kLacking[] = {Operation::lora_experts};
-
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
@@ -34,9 +31,6 @@ class CudaBackend final : public Backend {
   }
 
   std::string_view name() const override { return "cuda"; }
-  bool has(Operation operation) const override {
-    return std::find(std::begin(kLacking), std::end(kLacking), operation) == std::end(kLacking);
-  }
   Tensor make(int rows, int cols) override { return pool_->make(rows, cols); }
   void keep_memory(size_t bytes) override { pool_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
 
@@ -215,7 +209,6 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
-          .lacking = {std::begin(cuda::kLacking), std::end(cuda::kLacking)},
           .own_memory = true};
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/experts.h"
+#include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kernels/matmul.h"
 #include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/kernels/product.h"
@@ -158,6 +159,30 @@ void CudaOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& ro
       experts_at_once(x, rows, routing, some, to, kernel == ExpertKernel::wide);
     }
     first = end;
+  }
+}
+
+void CudaOps::lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
+                           std::span<Tensor> y) {
+  const int ranks = slots_.bounds().ranks;
+  settle();
+  if (ranks == 0) return;
+  for (size_t s = 0; s < sites.size(); ++s) {
+    y[s] = make_writable(y[s]);
+    const Tensor u = pool_->make(y[s].rows(), ranks);
+    cuda::lora_experts({.x = data(x),
+                        .y = data(y[s]),
+                        .u = data(u),
+                        .experts = elements<int32_t>(routing.experts),
+                        .order = elements<int32_t>(routing.order),
+                        .rows = routing.experts.rows(),
+                        .top_k = routing.experts.cols(),
+                        .in = x.cols(),
+                        .out = y[s].cols(),
+                        .site = sites[s],
+                        .ranks = ranks,
+                        .by_assignment = rows == ExpertRows::assignments},
+                       batch_, stream());
   }
 }
 

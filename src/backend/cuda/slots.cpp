@@ -34,35 +34,55 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
     views_.resize(index + 1);
     sites_.resize(index + 1);
   }
-  size_t terms = 0;
-  for (const LoraEntry* entry : by_site) terms += entry != nullptr ? entry->terms.size() : 0;
-  std::vector<std::byte> row(by_site.size() * sizeof(SiteView) + terms * sizeof(LowRankView));
+  size_t terms = 0, experts = 0;
+  for (const LoraEntry* entry : by_site) {
+    if (entry == nullptr) continue;
+    terms += entry->terms.size();
+    experts += entry->experts.size();
+    for (const std::vector<LoraEntry::Term>& expert : entry->experts) terms += expert.size();
+  }
+  std::vector<std::byte> row(by_site.size() * sizeof(SiteView) + terms * sizeof(LowRankView) +
+                             experts * sizeof(ExpertTermsView));
   std::shared_ptr<Buffer> buffer = row.empty() ? nullptr : pool_->take(row.size());
   auto* sites = reinterpret_cast<SiteView*>(row.data());
   auto* term = reinterpret_cast<LowRankView*>(sites + by_site.size());
+  auto* expert_at = reinterpret_cast<ExpertTermsView*>(term + terms);
+  const auto on_card = [&](const auto* at) {
+    return reinterpret_cast<decltype(at)>(address(*buffer) + (reinterpret_cast<const std::byte*>(at) - row.data()));
+  };
+  // Writes terms one after the other; how many ranks they have.
+  const auto put = [&](const std::vector<LoraEntry::Term>& list) {
+    int ranks = 0;
+    for (const LoraEntry::Term& t : list) {
+      *term = static_cast<const CudaLowRank&>(*t.factors.packed).view;
+      term->scale = t.scale;
+      ranks += padded_rank(term++->rank);
+    }
+    return ranks;
+  };
   Bounds bounds = bounds_;
   for (size_t s = 0; s < by_site.size(); ++s) {
     sites[s] = {};
     const LoraEntry* entry = by_site[s];
     if (entry == nullptr) continue;
-    const size_t offset = size_t(reinterpret_cast<std::byte*>(term) - row.data());
     sites[s] = {.present = 1,
                 .before_bias = entry->comes_before_bias() ? 1 : 0,
                 .terms = int32_t(entry->terms.size()),
                 .dora_by_token = entry->dora_scale_by_token ? 1 : 0,
-                .term = reinterpret_cast<const LowRankView*>(address(*buffer) + offset),
+                .term = on_card(term),
                 .dora_scale = data_or_null(entry->dora_scale),
                 .bias = data_or_null(entry->bias),
-                .norm = data_or_null(entry->norm)};
+                .norm = data_or_null(entry->norm),
+                .experts = on_card(expert_at),
+                .expert_count = int64_t(entry->experts.size())};
     if (entry->weight) sites[s].weight = view_of(entry->weight);
-    int ranks = 0;
-    for (const LoraEntry::Term& t : entry->terms) {
-      *term = static_cast<const CudaLowRank&>(*t.factors.packed).view;
-      term->scale = t.scale;
-      if (&t == &entry->terms.front()) sites[s].first = *term;
-      ranks += padded_rank(term++->rank);
+    const LowRankView* const first = term;
+    bounds.ranks = std::max(bounds.ranks, put(entry->terms));
+    if (!entry->terms.empty()) sites[s].first = *first;
+    for (const std::vector<LoraEntry::Term>& expert : entry->experts) {
+      *expert_at++ = {.term = on_card(term), .terms = int64_t(expert.size())};
+      bounds.ranks = std::max(bounds.ranks, put(expert));
     }
-    bounds.ranks = std::max(bounds.ranks, ranks);
     bounds.weights = bounds.weights || entry->weight;
     bounds.more = bounds.more || entry->comes_before_bias();
   }

@@ -6,13 +6,13 @@
 
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/launch.h"
-#include "backend/cuda/kernels/low_rank.cuh"
+#include "backend/cuda/kernels/lora_rows.cuh"
 #include "backend/cuda/kernels/ptx.cuh"
 
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp, kShrinkWarps = 4;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 
 __device__ inline int batch_row(const LoraArgs& a, const BatchView& batch, int row) {
   return a.logit_rows ? batch.logit_rows[row] : row;
@@ -28,44 +28,6 @@ __global__ void replace_kernel(LoraArgs a, BatchView batch) {
   for (int k = lane; k < a.in; k += kWarp) sum = fmaf(load_weight(site->weight, n, k), x[k], sum);
   sum = warp_sum(sum);
   if (lane == 0) a.y[size_t(row) * size_t(a.out) + size_t(n)] = sum;
-}
-
-/// Rows of A and of x by octets, also where they do not begin at multiples of one.
-template <class Factor>
-struct RowOfFactors {
-  const Factor* at;
-  int in;
-  bool aligned;
-  template <class Octet>
-  __device__ void operator()(int first, Octet& to) const {
-    if (aligned) return load_octet(at + first, to);
-    Factor v[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = first + i < in ? at[first + i] : Factor(0.0f);
-    memcpy(&to, v, sizeof(to));
-  }
-};
-__device__ inline Eight octet_of_row(const float* x, int first, int in, bool aligned) {
-  if (aligned) return load_eight(x + first);
-  Eight v;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) v.v[i] = first + i < in ? __ldcg(x + first + i) : 0.0f;
-  return v;
-}
-
-/// Pieces of a product with a row of A: every fourth piece from `warp` on goes to `pieces`.
-template <class Octet, class Factor>
-__device__ inline void dot_pieces(const Factor* a, const float* x, int in, int warp, int lane, float* pieces) {
-  const bool aligned = in % 8 == 0;
-  const RowOfFactors<Factor> factors = {a, in, aligned};
-#pragma unroll 1
-  for (int piece = warp; piece * kPieceInputs < in; piece += kShrinkWarps) {
-    const int first = piece * kPieceInputs, left = in - first < kPieceInputs ? in - first : kPieceInputs;
-    const float sum =
-        dot_piece<Octet>((left + 7) / 8, lane, [&](int octet, Octet& to) { factors(first + octet * 8, to); },
-                         [&](int octet) { return octet_of_row(x, first + octet * 8, in, aligned); });
-    if (lane == 0) pieces[piece] = sum;
-  }
 }
 
 /// u of a row: terms one after the other, each padded_rank(). A block for each rank, whose warps share the inputs.

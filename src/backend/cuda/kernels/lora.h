@@ -31,6 +31,19 @@ void lora_apply_many(const LoraArgs* modules, int count, const BatchView& batch,
 /// The same for rows of an embedding y [rows, out]; `u` and `x` are not used.
 void lora_embed(const LoraArgs& args, const BatchView& batch, cudaStream_t stream);
 
+/// Terms of experts, of one module: y [rows·top_k, out] += those of each assignment's expert.
+struct LoraExpertArgs {
+  const float* x = nullptr;          // [rows, in], or [rows·top_k, in] by assignments
+  float* y = nullptr;                // by assignments, in place
+  float* u = nullptr;                // workspace [rows·top_k, ranks]
+  const int32_t* experts = nullptr;  // [rows, top_k]
+  const int32_t* order = nullptr;    // the same
+  int rows = 0, top_k = 0, in = 0, out = 0, site = 0;
+  int ranks = 0;               // as in LoraArgs, of an expert's terms
+  bool by_assignment = false;  // x is
+};
+void lora_experts(const LoraExpertArgs& args, const BatchView& batch, cudaStream_t stream);
+
 /// squares[n] (or [k] by column) = Σ (W + scale·B A)² in f64. a [rank, in], b [out, rank] f32.
 void weight_squares(const WeightView& w, const float* a, const float* b, int rank, float scale, bool by_column,
                     double* squares, cudaStream_t stream);

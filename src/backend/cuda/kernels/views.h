@@ -48,6 +48,12 @@ struct LowRankView {
   Element element = Element::f32;
 };
 
+/// The terms of one expert of a stack.
+struct ExpertTermsView {
+  const LowRankView* term = nullptr;
+  int64_t terms = 0;
+};
+
 /// What a slot does to one module; `present` 0: nothing.
 struct SiteView {
   int32_t present = 0, before_bias = 0, terms = 0, dora_by_token = 0;
@@ -57,6 +63,8 @@ struct SiteView {
   const float* bias = nullptr;
   const float* norm = nullptr;
   WeightView weight = {};  // codes null: none
+  const ExpertTermsView* experts = nullptr;
+  int64_t expert_count = 0;  // 0: the module is no stack
 };
 
 struct SlotView {
