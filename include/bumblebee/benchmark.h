@@ -45,8 +45,8 @@ struct BenchmarkResult {
 struct BenchmarkOptions {
   std::vector<BenchmarkTest> tests;
   int repetitions = 5;
-  bool warmup = true;  // before each test: its whole prompt, or one step
-  int prefill_chunk = 512;
+  bool warmup = true;             // before each test: its whole prompt, or one step
+  int prefill_chunk = 0;          // as GenerationOptions has it
   std::vector<Adapter> adapters;  // packed before the first test
   uint64_t seed = 1;              // of the prompts' ids
   double read_bandwidth = 0;      // bytes per second; 0: measured before and after each test, which takes a second each

@@ -118,7 +118,9 @@ struct ServingLimits {
 
 struct GenerationOptions {
   ServingLimits limits;
-  int prefill_chunk = 512;  // prompt tokens computed in one step, so that others' tokens are not held up
+  /// Prompt tokens computed in one step, so that others' tokens are not held up; 0: 512, and what the device computes
+  /// best while nobody's answer grows.
+  int prefill_chunk = 0;
   std::vector<WeightedAdapter> adapters = {};  // of requests that name none; empty: the base
   /// Memory for keys and values at most; 0: half of what the device leaves beside the weights. It bounds how many
   /// tokens all running requests hold together; more requests wait.

@@ -223,8 +223,8 @@ void check(const ModelState& state, const BenchmarkOptions& options, int rows, i
   require(!options.tests.empty(), "tests", 0, "at least one");
   require(options.repetitions >= 1 && options.repetitions <= kMaxRepetitions, "repetitions", options.repetitions,
           cat("1 to ", kMaxRepetitions));
-  require(options.prefill_chunk >= 1 && options.prefill_chunk <= 65536, "prefill_chunk", options.prefill_chunk,
-          "1 to 65536");
+  require(options.prefill_chunk >= 0 && options.prefill_chunk <= 65536, "prefill_chunk", options.prefill_chunk,
+          "0 to 65536");
   const int64_t pages = int64_t(rows) * ((int64_t(length) + kPageSize - 1) / kPageSize);
   require(pages <= kMaxPages, "rows", rows, "fewer sequences of this length");
   const uint64_t memory = options.max_kv_bytes > 0 ? options.max_kv_bytes : state.device->backend().memory().free;
@@ -364,7 +364,8 @@ std::vector<BenchmarkResult> benchmark(const Model& model, const BenchmarkOption
     done += uint64_t(tokens);
     if (options.progress && !options.progress(done, total)) throw Error(ErrorCode::cancelled, "benchmark", "cancelled");
   };
-  Bench bench(state, rows, length, options.prefill_chunk, options.seed, options.adapters);
+  const int chunk = options.prefill_chunk > 0 ? options.prefill_chunk : state.device->backend().prompt_rows();
+  Bench bench(state, rows, length, chunk, options.seed, options.adapters);
   const Reads reads = bench.reads();
   Bandwidth bandwidth(options, state.options);
   std::vector<BenchmarkResult> results;

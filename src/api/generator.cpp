@@ -81,9 +81,11 @@ std::function<void()> guarded(std::function<void()> on_step) {
 std::shared_ptr<engine::Engine> make_engine(const api::ModelState& model, const GenerationOptions& options) {
   check_options(options);
   const ModelInfo& info = model.info;
+  const bool own_chunk = options.prefill_chunk != 0;
   engine::EngineOptions engine{.batch_size = options.limits.batch_size,
                                .sequence_length = options.limits.sequence_length,
-                               .prefill_chunk = options.prefill_chunk,
+                               .prefill_chunk = own_chunk ? options.prefill_chunk : kPromptRows,
+                               .prefill_alone = own_chunk ? 0 : model.device->backend().prompt_rows(),
                                .vocab = info.vocab,
                                .d_model = info.hidden,
                                .stretch_beyond = model.model().dims().stretch_beyond,

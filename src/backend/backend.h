@@ -42,6 +42,9 @@ struct StepLimits {
   int rows = 0, logit_rows = 0, sequences = 0, pages = 0;
 };
 
+/// Rows of prompts of one step, where the device has no wish of its own.
+inline constexpr int kPromptRows = 512;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -96,6 +99,8 @@ class Backend {
   /// How many bytes of freed activations may wait for the next step; 0: what suits inference. Training keeps more at
   /// once than a long prefill, and would ask the system for it anew in every step.
   virtual void keep_memory(size_t bytes) { (void)bytes; }
+  /// Rows of a prompt that one step computes best, where nothing else waits for it.
+  virtual int prompt_rows() const { return kPromptRows; }
   /// True after an error that leaves the device useless for this process: nothing will work again.
   virtual bool lost() const { return false; }
 

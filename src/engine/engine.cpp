@@ -63,7 +63,8 @@ Engine::Engine(std::unique_ptr<exec::Executor> executor, const EngineOptions& op
                   .prefix_cache = options.prefix_cache,
                   .stretch_beyond = options.stretch_beyond,
                   .states = executor_->states()}),
-      pace_(options.prefill_chunk, options.step_target_ms / 1e3),
+      pace_(options.prefill_chunk, options.prefill_alone > 0 ? options.prefill_alone : options.prefill_chunk,
+            options.step_target_ms / 1e3),
       opener_(*executor_, [this] {
         const std::lock_guard lock(mutex_);
         wake_.notify_one();

@@ -29,6 +29,7 @@ struct EngineOptions {
   int batch_size = 1;
   int sequence_length = 0;
   int prefill_chunk = 512;
+  int prefill_alone = 0;                   // the same while no answer grows; 0: prefill_chunk
   int vocab = 0, d_model = 0;              // of the model
   int stretch_beyond = 0;                  // the same (nn::ModelDims)
   int max_waiting = 1024;                  // requests beyond the batch; more are refused with Error(busy)

@@ -14,14 +14,17 @@ struct StepDemand {
 
 class Pace {
  public:
-  /// At most `most` rows; `target_s` is how long a step with decoding rows may take, 0: as long as it takes.
-  Pace(int most, double target_s) : most_(most), limit_(most), target_s_(target_s) {}
+  /// At most `most` rows beside sequences that generate, `alone` where none does; `target_s` is how long a step with
+  /// decoding rows may take, 0: as long as it takes.
+  Pace(int most, int alone, double target_s)
+      : most_(std::max(most, alone)), beside_(most), alone_(alone), limit_(most_), target_s_(target_s) {}
 
   /// Rows of prompts for the next step, beside those of sequences that generate.
   int rows(StepDemand demand) const {
-    if (target_s_ <= 0 || rows_per_s_ <= 0) return limit_;
+    const int limit = std::min(limit_, demand.decoding > 0 ? beside_ : alone_);
+    if (target_s_ <= 0 || rows_per_s_ <= 0) return limit;
     const double rows = target(demand) * rows_per_s_ - demand.decoding;
-    return int(std::clamp(rows, double(std::min(kLeast, limit_)), double(limit_)));
+    return int(std::clamp(rows, double(std::min(kLeast, limit)), double(limit)));
   }
   /// A step planned for `demand`, with so many rows of prompts and of answers, took so long. Steps of few rows read as
   /// much of the weights as those of many, so what a step reached is the least that larger ones reach: only one with
@@ -53,7 +56,7 @@ class Pace {
   static constexpr int kLeast = 16;
   static constexpr double kAlone = 1;  // seconds: with nobody to hold up, cancelling is all that waits
 
-  int most_, limit_;
+  int most_, beside_, alone_, limit_;
   double target_s_, rows_per_s_ = 0;
 };
 

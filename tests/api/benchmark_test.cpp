@@ -191,7 +191,7 @@ TEST(Benchmark, RefusesBeforeTheFirstTest) {
   options.repetitions = 0;
   EXPECT_NE(refusal(model, options).find("repetitions"), std::string::npos);
   options.repetitions = 1;
-  options.prefill_chunk = 0;
+  options.prefill_chunk = -1;
   EXPECT_NE(refusal(model, options).find("prefill_chunk"), std::string::npos);
   options.prefill_chunk = 1;
   options.tests = {generation(10, 90, 4)};

@@ -100,7 +100,7 @@ TEST(FairQueue, ThoseThatAwaitSomebodyHideNobody) {
 TEST(Pace, AStepTakesAsLongAsItMay) {
   // A machine whose steps take 50 ms and 2 ms a row.
   const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
-  Pace pace(512, 0.2);
+  Pace pace(512, 512, 0.2);
   EXPECT_EQ(pace.rows({0, 1}), 512) << "nothing is known, and nobody waits";
   int rows = 0;
   for (int step = 0; step < 30; ++step) {
@@ -111,9 +111,24 @@ TEST(Pace, AStepTakesAsLongAsItMay) {
   EXPECT_GT(pace.rows({0, 1}), 2 * pace.rows({8, 1})) << "with nobody to hold up";
 }
 
+TEST(Pace, APromptAloneMayHaveMoreRowsThanOneBesideAnswers) {
+  Pace pace(512, 2048, 0.2);
+  EXPECT_EQ(pace.rows({0, 1}), 2048);
+  EXPECT_EQ(pace.rows({0, 3}), 2048);
+  EXPECT_EQ(pace.rows({1, 1}), 512);
+  pace.measured({0, 1}, 2048, 0, 0.08);
+  EXPECT_EQ(pace.rows({0, 1}), 2048);
+  EXPECT_EQ(pace.rows({1, 1}), 512) << "however fast it is";
+  for (int step = 0; step < 30; ++step) pace.measured({0, 1}, 2048, 0, 4);
+  EXPECT_NEAR(pace.rows({0, 1}), 512, 16) << "a second at most";
+  Pace small(512, 256, 0);
+  EXPECT_EQ(small.rows({0, 1}), 256);
+  EXPECT_EQ(small.rows({1, 1}), 512);
+}
+
 TEST(Pace, APromptAfterManyStepsWithoutOneGetsItsRows) {
   const auto seconds = [](int rows) { return 0.05 + 0.0005 * rows; };
-  Pace pace(512, 0.2);
+  Pace pace(512, 512, 0.2);
   pace.measured({1, 0}, 0, 1, seconds(1));
   EXPECT_EQ(pace.rows({1, 1}), 512) << "who only generates says nothing about prompts";
   for (int step = 0; step < 10; ++step) {
@@ -130,7 +145,7 @@ TEST(Pace, APromptAfterManyStepsWithoutOneGetsItsRows) {
 
 TEST(Pace, ManyPromptsWaitForNoFewAnswers) {
   const auto seconds = [](int rows) { return 0.05 + 0.002 * rows; };
-  Pace pace(512, 0.2);
+  Pace pace(512, 512, 0.2);
   const auto step_of = [&](StepDemand demand) {
     int rows = 0;
     for (int step = 0; step < 30; ++step) {
@@ -149,13 +164,13 @@ TEST(Pace, ManyPromptsWaitForNoFewAnswers) {
 }
 
 TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
-  Pace slow(512, 0.2);
+  Pace slow(512, 512, 0.2);
   for (int step = 0; step < 30; ++step) {
     const int rows = slow.rows({1, 1}) + 1;
     EXPECT_GE(rows, 17);
     slow.measured({1, 1}, rows - 1, 1, 1 + rows * 0.1);
   }
-  Pace pace(512, 0);
+  Pace pace(512, 512, 0);
   pace.halve();
   EXPECT_EQ(pace.rows({0, 1}), 256);
   for (int step = 0; step < 100; ++step) pace.measured({0, 1}, 100, 0, 1);

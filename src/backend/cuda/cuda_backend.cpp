@@ -122,6 +122,7 @@ class CudaBackend final : public Backend {
             .kv = kv_bytes_->load(std::memory_order_relaxed),
             .steps = pool_->used_bytes() + pool_->cached_bytes() + stream_.recorded_bytes()};
   }
+  int prompt_rows() const override { return 2048; }  // products of 512 rows leave multiprocessors idle at their ends
   bool lost() const override { return is_lost(device_->index()); }
   Stream& stream() override { return stream_; }
 
