@@ -8,7 +8,9 @@
 namespace bumblebee::cuda {
 namespace {
 
-constexpr int kHeads = 4;  // of a block
+constexpr int kHeads = 4;      // of a block
+constexpr int kRowHeads = 8;   // at once, of a block that has a row
+constexpr int kManyRows = 32;  // more take such blocks
 
 struct Warp {
   int lane, row, head;
@@ -116,6 +118,71 @@ bool is_common(const HeadRows& q, const HeadRows& k, int dim, const RopeArgs& ro
          rope.long_inv_freq == nullptr && rope.query_growth == 0;
 }
 
+/// The same for many rows, of heads that are rotated whole: a block for each row, whose warps share its angles among
+/// their heads. Pairs: of a lane. In the order of norm_rope_head, with the bits of it.
+template <class T, int Pairs>
+__global__ void __launch_bounds__(kRowHeads* kWarp)
+    norm_rope_append_rows_kernel(HeadRows q, HeadRows k, const float* v, RopeArgs rope, KvView kv, BatchView batch) {
+  constexpr int kHalf = Pairs * kWarp, kDim = 2 * kHalf;
+  __shared__ float scratch[kRowHeads][kDim];
+  launch_dependents();
+  const int rotated = q.heads + k.heads, row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp;
+  const int first = int(threadIdx.x) / kWarp;
+  float* const own = scratch[first];
+  const Rotation rotation = rotation_of(rope, nullptr, kDim, batch.positions[row], lane);
+  const KvPlace place = place_of_row(kv, batch, row);
+  wait_for_inputs();
+  const auto rotate_heads = [&](const HeadRows& heads, int from, int to, auto done) {
+    float norm[2 * Pairs] = {};
+    if (heads.norm != nullptr) {
+#pragma unroll
+      for (int j = 0; j < 2 * Pairs; ++j) norm[j] = __ldg(heads.norm + j * kWarp + lane);
+    }
+    for (int head = from; head < to; head += kRowHeads) {
+      float* const at = heads.x + (size_t(row) * size_t(heads.heads) + size_t(head)) * kDim + lane;
+      float x[2 * Pairs];
+#pragma unroll
+      for (int j = 0; j < 2 * Pairs; ++j) x[j] = __ldcg(at + j * kWarp);
+      if (heads.norm != nullptr) {
+        float squares = 0;
+#pragma unroll
+        for (int j = 0; j < 2 * Pairs; ++j) squares = fmaf(x[j], x[j], squares);
+        const float inverse = 1 / sqrtf(warp_sum(squares) / float(kDim) + heads.eps);
+#pragma unroll
+        for (int j = 0; j < 2 * Pairs; ++j) x[j] = x[j] * inverse * norm[j];
+      }
+#pragma unroll
+      for (int j = 0; j < Pairs; ++j) {
+        const float a = x[j] * rotation.cosine[j] - x[j + Pairs] * rotation.sine[j],
+                    b = x[j + Pairs] * rotation.cosine[j] + x[j] * rotation.sine[j];
+        x[j] = a, x[j + Pairs] = b;
+        __stcg(at + j * kWarp, a);
+        __stcg(at + kHalf + j * kWarp, b);
+      }
+      done(head, x);
+    }
+  };
+  const auto append_head = [&](int which, int head, const float(&x)[2 * Pairs]) {
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < 2 * Pairs; ++j) own[j * kWarp + lane] = x[j];
+    __syncwarp();
+    append<T, false>(kv, which, head, place, own, lane);
+  };
+  // Warps go on with keys, then values, where those of the queries end.
+  const int keys = (first + kRowHeads - q.heads % kRowHeads) % kRowHeads,
+            values = (first + kRowHeads - rotated % kRowHeads) % kRowHeads;
+  rotate_heads(q, first, q.heads, [](int, const auto&) {});
+  rotate_heads(k, keys, k.heads, [&](int head, const auto& x) { append_head(0, head, x); });
+  for (int head = values; head < kv.kv_heads; head += kRowHeads) {
+    const float* const at = v + (size_t(row) * size_t(kv.kv_heads) + size_t(head)) * kDim + lane;
+    float x[2 * Pairs];
+#pragma unroll
+    for (int j = 0; j < 2 * Pairs; ++j) x[j] = __ldcg(at + j * kWarp);
+    append_head(1, head, x);
+  }
+}
+
 /// f(T) for the cache's type.
 template <class F>
 void with_type(Element element, const F& f) {
@@ -153,6 +220,16 @@ void norm_rope_append(const HeadRows& q, const HeadRows& k, const float* v, cons
   const dim3 grid = blocks(batch.rows, q.heads + k.heads + (v != nullptr ? kv.kv_heads : 0));
   const bool common = is_common(q, k, kv.head_dim, rope) && v != nullptr;
   with_type(kv.element, [&](auto type) {
+    using Type = decltype(type);
+    const auto rows_kernel = rope.half == 4 * kWarp   ? norm_rope_append_rows_kernel<Type, 4>
+                             : rope.half == 2 * kWarp ? norm_rope_append_rows_kernel<Type, 2>
+                             : rope.half == kWarp     ? norm_rope_append_rows_kernel<Type, 1>
+                                                      : nullptr;
+    if (common && batch.rows > kManyRows && 2 * rope.half == kv.head_dim && rows_kernel != nullptr) {
+      launch_overlapping("norm_rope_append", rows_kernel, {unsigned(batch.rows)}, {kRowHeads * kWarp}, 0, stream, q, k,
+                         v, rope, kv, batch);
+      return;
+    }
     if (common) {
       launch_overlapping("norm_rope_append", norm_rope_append_kernel<decltype(type)>, grid, {kHeads * kWarp}, 0, stream,
                          q, k, v, rope, kv, batch);
