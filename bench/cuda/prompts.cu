@@ -1,7 +1,7 @@
 // What prompts are made of, on a card with sm_90a: products of many rows (right against f64, within the bound of
 // docs/internals/numerics.md; the same bits whatever the tiles; how fast) and attention of many rows.
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o prompts bench/cuda/prompts.cu
-//   src/backend/cuda/kernels/matmul_wide*.cu src/backend/cuda/kernels/attend_tiles*.cu
+//   src/backend/cuda/kernels/{matmul,lora}_wide*.cu src/backend/cuda/kernels/attend_tiles*.cu
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -57,6 +57,7 @@ struct Weights {
   std::vector<uint16_t> scales, biases;
   uint32_t* d_codes;
   uint16_t *d_scales, *d_biases;
+  float* d_units = nullptr;
   WeightView view;
 
   Weights(int out, int in, int bits, int group) : out(out), in(in), bits(bits), group(group) {
@@ -79,8 +80,11 @@ struct Weights {
             in / group,
             Element::bf16,
             Element::bf16};
+    CHECK_CUDA(cudaMalloc(&d_units, size_t(out) * 4));
+    fill_units(view, out, d_units, nullptr);
+    view.units = d_units;
   }
-  void release() const { cudaFree(d_codes), cudaFree(d_scales), cudaFree(d_biases); }
+  void release() const { cudaFree(d_codes), cudaFree(d_scales), cudaFree(d_biases), cudaFree(d_units); }
   double value(int n, int k) const {
     const uint32_t* row = codes.data() + size_t(n) * in * bits / 32;
     const int at = k * bits, word = at / 32, shift = at % 32;
@@ -101,14 +105,14 @@ double worst(const std::vector<float>& x, const Weights& w, const std::vector<fl
     double want = 0, bound = 0, size = 0;
     for (int first = 0; first < w.in; first += 64) {
       std::vector<double> all(3, 0.0);
-      double moved = 0;
+      double moved = 0, of_group = 0;
       for (int k = first; k < std::min(w.in, first + 64); ++k) {
         const double v = x[size_t(r) * w.in + k], q = w.value(n, k);
         want += v * q, size += std::abs(v) * std::abs(q) * 3, moved += std::abs(q);
-        all.push_back(std::abs(v));
+        all.push_back(std::abs(v)), of_group += std::abs(v) * std::abs(q);
       }
       std::sort(all.rbegin(), all.rend());
-      bound += std::max(all[2] / 127, all[0] / 16256) / 2 * moved;
+      bound += std::max(std::max(all[2] / 127, all[0] / 16256) / 2 * moved, of_group / 1024);
     }
     bound += 6 * std::sqrt(w.in) * size / 16777216;
     const double error = std::abs(double(y[size_t(r) * w.out + n]) - want);
@@ -117,7 +121,12 @@ double worst(const std::vector<float>& x, const Weights& w, const std::vector<fl
   return most;
 }
 
-using Run = void (*)(const WideInput&, const ProductTerm*, int, cudaStream_t);
+using Run = void (*)(const WideInput&, const ProductTerm*, int);
+template <int Chunks>
+void run_tiles(const WideInput& x, const ProductTerm* terms, int count) {
+  run_wide<4, Chunks>(x, terms, count, nullptr);
+}
+void run_chosen(const WideInput& x, const ProductTerm* terms, int count) { matmul_wide(x, terms, count, nullptr); }
 
 template <class F>
 float time_us(const F& f, int repeats = 20) {
@@ -142,18 +151,18 @@ void check_one(int bits, int group, int rows, int in, int out) {
   std::vector<float> y(size_t(rows) * out), first;
   float* d_y = device(y);
   void* workspace;
-  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, in, group)));
-  const WideInput input = wide_input(workspace, rows, in, group);
-  round_wide(d_x, input, nullptr);
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, in)));
+  const WideInput input = wide_input(workspace, rows, in);
+  round_wide({.x = d_x}, input, nullptr);
   std::vector<Run> runs;
-  if (bits == 4 && group != 32)
-    runs = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>};
+  if (bits == 4)
+    runs = {run_tiles<1>, run_tiles<2>, run_tiles<4>};
   else
-    runs = {matmul_wide};
+    runs = {run_chosen};
   for (size_t i = 0; i < runs.size(); ++i) {
     CHECK_CUDA(cudaMemset(d_y, 0xff, y.size() * 4));
-    const ProductTerm term = {w.view, nullptr, d_y};
-    runs[i](input, &term, 1, nullptr);
+    const ProductTerm term = {w.view, nullptr, d_y, false};
+    runs[i](input, &term, 1);
     CHECK_CUDA(cudaDeviceSynchronize());
     CHECK_CUDA(cudaMemcpy(y.data(), d_y, y.size() * 4, cudaMemcpyDeviceToHost));
     if (i == 0) first = y;
@@ -162,6 +171,120 @@ void check_one(int bits, int group, int rows, int in, int out) {
                 std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS" : "same bits");
   }
   cudaFree(d_x), cudaFree(d_y), cudaFree(workspace), w.release();
+}
+
+/// Adapters as the card's table has them: slot s has terms of the ranks that are listed for it, on every module.
+struct Adapters {
+  struct Term {
+    int rank;
+    float scale;
+    std::vector<uint16_t> a, b;  // [rank, in], [out, padded]
+  };
+  std::vector<std::vector<std::vector<Term>>> terms;  // [slot][module]
+  BatchView batch;
+
+  Adapters(const std::vector<std::vector<int>>& ranks, int in, const std::vector<int>& outs,
+           const std::vector<int>& slot) {
+    std::vector<SlotView> slots;
+    for (const std::vector<int>& of_slot : ranks) {
+      std::vector<SiteView> sites;
+      terms.emplace_back();
+      for (const int out : outs) {
+        std::vector<LowRankView> views;
+        terms.back().emplace_back();
+        for (const int rank : of_slot) {
+          const size_t padded = size_t(padded_rank(rank));
+          Term term = {rank, 2.0f, std::vector<uint16_t>(size_t(rank) * in),
+                       std::vector<uint16_t>(size_t(out) * padded)};
+          for (uint16_t& v : term.a) v = to_bf16(normal() / std::sqrt(float(in)));
+          for (size_t i = 0; i < term.b.size(); ++i) term.b[i] = int(i % padded) < rank ? to_bf16(normal() * 0.1f) : 0;
+          views.push_back({device(term.a), device(term.b), nullptr, rank, term.scale, Element::bf16});
+          terms.back().back().push_back(term);
+        }
+        SiteView site;
+        site.present = 1, site.terms = int(views.size()), site.term = device(views), site.first = views.front();
+        sites.push_back(site);
+      }
+      slots.push_back({device(sites), int64_t(sites.size())});
+    }
+    batch.slots = device(std::vector<SlotTableView>{{device(slots), int64_t(slots.size())}});
+    batch.slot = device(slot);
+    batch.rows = int(slot.size());
+  }
+};
+
+void check_lora(int rows, int in, const std::vector<int>& outs) {
+  const std::vector<std::vector<int>> ranks = {{16}, {8, 20}, {5}};
+  std::vector<Weights> weights;
+  for (const int out : outs) weights.emplace_back(out, in, 4, 64);
+  std::vector<float> x(size_t(rows) * in);
+  for (float& v : x) v = normal();
+  float* const d_x = device(x);
+  void *workspace, *u;
+  const int modules = int(outs.size()), sites[] = {0, 1, 2, 3};
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, in)));
+  CHECK_CUDA(cudaMalloc(&u, wide_lora_bytes(rows, modules)));
+  const WideInput input = wide_input(workspace, rows, in);
+  round_wide({.x = d_x}, input, nullptr);
+  std::vector<std::vector<float>> first(outs.size());
+  for (int mode = 0; mode < 4; ++mode) {  // all of slot 0; of slot 1; none; mixed
+    std::vector<int> slot(size_t(rows), mode == 2 ? -1 : mode);
+    if (mode == 3)
+      for (int r = 0; r < rows; ++r) slot[size_t(r)] = r < rows / 3 ? 0 : int(random_bits() % 4) - 1;
+    Adapters adapters(ranks, in, outs, slot);
+    if (mode == 0) random_bits.seed(11);
+    std::vector<ProductTerm> terms;
+    for (const Weights& w : weights) {
+      float* d_y;
+      CHECK_CUDA(cudaMalloc(&d_y, size_t(rows) * w.out * 4));
+      CHECK_CUDA(cudaMemset(d_y, 0xff, size_t(rows) * w.out * 4));
+      terms.push_back({w.view, nullptr, d_y, false});
+    }
+    const WideLora lora = shrink_wide(input, sites, modules, 32, false, mode == 3, u, adapters.batch, nullptr);
+    double most = 0;
+    for (int tiles = 0; tiles < (mode == 3 ? 2 : 3); ++tiles) {
+      if (tiles == 0) run_wide<4, 1>(input, terms.data(), modules, nullptr, lora);
+      if (tiles == 1) run_wide<4, 2>(input, terms.data(), modules, nullptr, lora);
+      if (tiles == 2) run_wide<4, 4>(input, terms.data(), modules, nullptr, lora);
+      CHECK_CUDA(cudaDeviceSynchronize());
+      bool same = true;
+      for (int m = 0; m < modules; ++m) {
+        const Weights& w = weights[size_t(m)];
+        std::vector<float> y(size_t(rows) * w.out);
+        CHECK_CUDA(cudaMemcpy(y.data(), terms[size_t(m)].y, y.size() * 4, cudaMemcpyDeviceToHost));
+        if (tiles > 0) {
+          same = same && std::memcmp(y.data(), first[size_t(m)].data(), y.size() * 4) == 0;
+          continue;
+        }
+        first[size_t(m)] = y;
+        for (int i = 0; i < 200; ++i) {
+          const int r = int(random_bits() % rows), n = int(random_bits() % w.out), of = slot[size_t(r)];
+          double want = 0, size = 0;
+          for (int k = 0; k < in; ++k) {
+            want += double(x[size_t(r) * in + k]) * w.value(n, k);
+            size += std::abs(double(x[size_t(r) * in + k]) * w.value(n, k)) / 1024;
+          }
+          if (of >= 0) {
+            for (const Adapters::Term& term : adapters.terms[size_t(of)][size_t(m)])
+              for (int j = 0; j < term.rank; ++j) {
+                double sum = 0, sizes = 0;
+                for (int k = 0; k < in; ++k) {
+                  const double v = double(x[size_t(r) * in + k]) * from_bf16(term.a[size_t(j) * in + k]);
+                  sum += v, sizes += std::abs(v);
+                }
+                const double b = term.scale * from_bf16(term.b[size_t(n) * padded_rank(term.rank) + j]);
+                want += b * sum, size += std::abs(b) * sizes / 256;
+              }
+          }
+          const double error = std::abs(double(y[size_t(r) * w.out + n]) - want) / size;
+          most = std::isfinite(error) ? std::max(most, error) : INFINITY;
+        }
+      }
+      std::printf("lora rows %d in %d mode %d tiles %d: error %.3f of the bound, %s\n", rows, in, mode, tiles, most,
+                  same ? "same bits" : "OTHER BITS");
+    }
+    for (const ProductTerm& t : terms) cudaFree(t.y);
+  }
 }
 
 struct Shape {
@@ -185,17 +308,17 @@ float time_one(const Shape& shape, int rows, int repeats = 20) {
   CHECK_CUDA(cudaMalloc(&d_y, size_t(rows) * outs * 4));
   size_t at = 0;
   for (const Weights& w : weights) {
-    terms.push_back({w.view, nullptr, d_y + at});
+    terms.push_back({w.view, nullptr, d_y + at, false});
     at += size_t(rows) * size_t(w.out);
   }
   void* workspace;
-  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in, 64)));
-  const WideInput input = wide_input(workspace, rows, shape.in, 64);
-  const float round_us = time_us([&] { round_wide(d_x, input, nullptr); });
-  const Run runs[] = {run_wide<4, 1, 1, 1>, run_wide<4, 1, 1, 2>, run_wide<4, 1, 1, 4>, matmul_wide};
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in)));
+  const WideInput input = wide_input(workspace, rows, shape.in);
+  const float round_us = time_us([&] { round_wide({.x = d_x}, input, nullptr); });
+  const Run runs[] = {run_tiles<1>, run_tiles<2>, run_tiles<4>, run_chosen};
   float us[std::size(runs)];
   for (size_t i = 0; i < std::size(runs); ++i)
-    us[i] = time_us([&] { runs[i](input, terms.data(), int(terms.size()), nullptr); }, repeats);
+    us[i] = time_us([&] { runs[i](input, terms.data(), int(terms.size())); }, repeats);
   const double flop = 2.0 * rows * shape.in * double(outs);
   std::printf("%-8s rows %5d  round %6.1f us |", shape.name, rows, round_us);
   for (size_t i = 0; i < std::size(runs); ++i) std::printf(" %8.1f us %4.0f TF |", us[i], flop / us[i] / 1e6);
@@ -204,6 +327,38 @@ float time_one(const Shape& shape, int rows, int repeats = 20) {
   cudaFree(d_x), cudaFree(d_y), cudaFree(workspace);
   for (const Weights& w : weights) w.release();
   return us[std::size(runs) - 1] + round_us;
+}
+
+/// The chosen tiles without adapters and with one of rank 16, and its part before the product.
+void time_lora(const Shape& shape, int rows) {
+  std::vector<Weights> weights;
+  std::vector<ProductTerm> terms;
+  for (const int out : shape.outs) {
+    weights.emplace_back(out, shape.in, 4, 64);
+    float* d_y;
+    CHECK_CUDA(cudaMalloc(&d_y, size_t(rows) * out * 4));
+    terms.push_back({weights.back().view, nullptr, d_y, false});
+  }
+  std::vector<float> x(size_t(rows) * shape.in);
+  for (float& v : x) v = normal();
+  float* d_x = device(x);
+  const int modules = int(terms.size()), sites[] = {0, 1, 2, 3};
+  void *workspace, *u;
+  CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in)));
+  CHECK_CUDA(cudaMalloc(&u, wide_lora_bytes(rows, modules)));
+  const WideInput input = wide_input(workspace, rows, shape.in);
+  round_wide({.x = d_x}, input, nullptr);
+  const Adapters adapters({{16}}, shape.in, shape.outs, std::vector<int>(size_t(rows), 0));
+  const auto shrink = [&] { return shrink_wide(input, sites, modules, 16, false, false, u, adapters.batch, nullptr); };
+  const WideLora lora = shrink();
+  const float base = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr); }),
+              adapted = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr, lora); }),
+              before = time_us([&] { shrink(); });
+  std::printf("%-8s rows %5d base %7.1f us, with an adapter %7.1f us, before %6.1f us: %.1f%%\n", shape.name, rows,
+              base, adapted, before, 100 * ((adapted + before) / base - 1));
+  cudaFree(d_x), cudaFree(workspace), cudaFree(u);
+  for (const ProductTerm& t : terms) cudaFree(t.y);
+  for (const Weights& w : weights) w.release();
 }
 
 /// `rows` rows behind `past` tokens: 32 heads of 128 that share 8, as in Qwen3-8B.
@@ -258,6 +413,7 @@ int main(int count, char** words) {
   for (const int bits : {2, 3, 5, 6, 8})
     for (const int group : {32, 64, 128}) check_one(bits, group, 70, 1152, 150);
   check_one(4, 64, 70, 40960, 150);
+  check_lora(200, 1152, {152, 336});
   std::printf("tiles 128x64, 128x128, 128x256, chosen\n");
   const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
                           {"o", 4096, {4096}},
@@ -268,5 +424,7 @@ int main(int count, char** words) {
     for (const Shape& shape : shapes) sum += time_one(shape, rows);
     std::printf("layer rows %d: %.1f us\n", rows, sum);
   }
+  for (const int rows : {512, 2048})
+    for (const Shape& shape : shapes) time_lora(shape, rows);
   return 0;
 }

@@ -74,7 +74,7 @@ CudaOps::ExpertKernel CudaOps::kernel_of(const Routing& routing, const Weight& s
   const int rows = routing.order.rows();
   if (!fast_) return ExpertKernel::few;
   // Of the batch's rows, as in a product of all of them: a row's bits do not depend on who chose the same expert.
-  if (rows > kStageRows) return has_matmul_wide(w, stack.experts) ? ExpertKernel::wide : ExpertKernel::few;
+  if (rows > kStageRows) return has_matmul_wide(w) ? ExpertKernel::wide : ExpertKernel::few;
   return has_stage(w) && fits_experts(stage_of(w)) ? ExpertKernel::stage : ExpertKernel::few;
 }
 
@@ -119,7 +119,7 @@ void CudaOps::experts_in_stage(const Tensor& x, ExpertRows rows, const Routing& 
 
 void CudaOps::experts_at_once(const Tensor& x, ExpertRows rows, const Routing& routing,
                               std::span<const Weight* const> stacks, std::span<Tensor> y, bool wide) {
-  settle_for(x);
+  if (!wide) settle_for(x);
   std::array<ProductTerm, kMaxTerms> terms;
   for (size_t s = 0; s < stacks.size(); ++s) {
     y[s] = pool_->make(routing.order.rows() * routing.order.cols(), stacks[s]->out);
@@ -130,9 +130,9 @@ void CudaOps::experts_at_once(const Tensor& x, ExpertRows rows, const Routing& r
   if (!wide) return matmul_few_experts(data(x), tiles, terms.data(), count, stream());
   const WeightView& weight = terms.front().weight;
   const int kept = tiles.most * kWideTileRows;
-  const std::shared_ptr<Buffer> workspace = pool_->take(wide_bytes(kept, weight.in, weight.group));
-  const WideInput input = wide_input(address(*workspace), kept, weight.in, weight.group);
-  round_wide(data(x), input, stream(), tiles);
+  const std::shared_ptr<Buffer> workspace = pool_->take(wide_bytes(kept, weight.in));
+  const WideInput input = wide_input(address(*workspace), kept, weight.in);
+  round_wide(wide_rows_of(x), input, stream(), tiles);
   matmul_wide_experts(input, tiles, terms.data(), count, stream());
 }
 

@@ -43,6 +43,8 @@ Gate gate_of(Activation activation) {
 void CudaOps::drop_waiting() {
   norm_.reset();
   product_.reset();
+  wide_.reset();
+  glu_.reset();
   rotation_.reset();
   sum_.reset();
 }
@@ -56,12 +58,14 @@ void CudaOps::settle() {
   settle_product();
   settle_rotation();
   settle_norm();
+  settle_glu();
 }
 
 void CudaOps::settle_for(const Tensor& read) {
   settle_product();
   settle_rotation();
   if (norm_ && norm_->y.buffer() == read.buffer()) settle_norm();
+  if (glu_ && glu_->y.buffer() == read.buffer()) settle_glu();
 }
 
 void CudaOps::settle_norm() {
@@ -85,6 +89,7 @@ Tensor CudaOps::rms_norm(const Tensor& x, const NormParams& norm) {
 }
 
 bool CudaOps::add_product(Tensor& x, Tensor& delta) {
+  if (add_wide(x, delta)) return true;
   Tensor* const outputs[] = {&delta};
   if (product_ && product_->stage.experts.slots > 0) return false;  // its rows are assignments
   if (!take_product(outputs)) return false;
@@ -189,6 +194,7 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
 void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
   settle_product();
   settle_rotation();
+  if (matmul_wide(x, terms, y)) return;
   std::vector<MatmulTerm> staged;
   std::vector<Tensor*> staged_y;
   std::array<ProductTerm, kMaxTerms> few, many;
@@ -211,6 +217,7 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
       continue;
     }
     settle_norm();
+    settle_glu();
     y[t] = pool_->make(x.rows(), weight.out);
     const ProductTerm term = {
         .weight = view_of(weight), .bias = terms[t].bias != nullptr ? data(*terms[t].bias) : nullptr, .y = data(y[t])};
@@ -241,6 +248,7 @@ void CudaOps::launch_product() {
 
 void CudaOps::settle_product() {
   if (product_) launch_product();
+  settle_wide();
   settle_sum();
 }
 
@@ -302,6 +310,10 @@ Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
   }
   settle();
   Tensor y = pool_->make(gate.rows(), gate.cols());
+  if (activation == Activation::silu && waits_ && fast_ && y.rows() > kFewRows) {
+    glu_ = {.gate = std::move(gate), .up = std::move(up), .y = y};
+    return y;
+  }
   gated_mul(gate_of(activation),
             {.gate = data(gate),
              .up = data(up),

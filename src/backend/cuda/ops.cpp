@@ -37,6 +37,7 @@ void CudaOps::bind(const Batch& host, const BatchView& view) {
   tokens_ = host.tokens;
   first_slots_.clear();
   if (host.rows() > 0) first_slots_.push_back(host.slot.front());
+  mixed_slots_ = std::any_of(host.slot.begin(), host.slot.end(), [&](int32_t slot) { return slot != host.slot[0]; });
   if (!host.logit_rows.empty()) first_slots_.push_back(host.slot[size_t(host.logit_rows.front())]);
   sample_ = host.sample;
   changes_ = host.changes;

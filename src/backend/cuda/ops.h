@@ -16,6 +16,7 @@
 #include "backend/cuda/batch_region.h"
 #include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/exact_math.h"
+#include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/kernels/rows.h"
@@ -94,7 +95,17 @@ class CudaOps final : public Ops {
   /// The same where a norm waits to be added.
   bool add_norm(Tensor& x, const Tensor& delta, const NormParams* norm, Tensor& y);
   void settle_norm();
+  void settle_glu();
   void settle_rotation();
+  /// Products of many rows on Hopper's tensor cores (wide_ops.cpp). False: they are not of one such format.
+  bool matmul_wide(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y);
+  /// x as rows that are rounded; a norm or a silu(gate)·up that waits for it becomes part of that.
+  WideRows wide_rows_of(const Tensor& x);
+  void launch_wide();
+  void settle_wide();
+  /// Lets the wide product that came last apply adapters; false: they are no part of it.
+  bool wide_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<const Tensor> y);
+  bool add_wide(Tensor& x, const Tensor& delta);
   /// The product that waits, if its outputs are these and nobody else holds them from then on.
   bool take_product(std::span<Tensor* const> outputs);
   /// Lets the product that waits apply adapters, if what they change are its outputs and nobody else sees these before.
@@ -126,6 +137,7 @@ class CudaOps final : public Ops {
   BatchView batch_;
   std::shared_ptr<Buffer> kept_rows_;          // where the batch's arrays are, once logit rows alone are left
   std::vector<int32_t> tokens_, first_slots_;  // of the bound batch: what is checked, or looked up, on the host
+  bool mixed_slots_ = false;                   // its rows have several: what only steps that are not recorded ask
   std::vector<SampleRow> sample_;
   std::vector<LogitChange> changes_;
   std::map<std::vector<float>, std::shared_ptr<Buffer>> frequencies_;
@@ -141,6 +153,20 @@ class CudaOps final : public Ops {
     Tensor input, order;                // what the stage reads
     std::shared_ptr<Buffer> digits, steps, u;
   };
+  /// Where operations do not wait it was launched, and is kept for the adapters that may follow.
+  struct WaitingWide {
+    WideInput input;
+    WideLora lora;
+    Tensor x;
+    std::array<ProductTerm, kMaxTerms> term;
+    std::array<Tensor, kMaxTerms> y;
+    int count = 0;
+    bool launched = false;
+    std::shared_ptr<Buffer> rounded, u;
+  };
+  struct WaitingGlu {
+    Tensor gate, up, y;  // y is not written yet
+  };
   struct WaitingSum {
     Tensor y;
     Routing routing;
@@ -155,6 +181,8 @@ class CudaOps final : public Ops {
   bool waits_ = false, apart_ = false;
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
+  std::optional<WaitingWide> wide_;
+  std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;
   std::optional<WaitingSum> sum_;
   ZeroedMemory stage_workspace_, attend_counters_, lora_counter_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/weights.h"
 
 namespace bumblebee::cuda {
@@ -51,16 +52,17 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
     return reinterpret_cast<decltype(at)>(address(*buffer) + (reinterpret_cast<const std::byte*>(at) - row.data()));
   };
   // Writes terms one after the other; how many ranks they have.
+  Bounds bounds = bounds_;
   const auto put = [&](const std::vector<LoraEntry::Term>& list) {
     int ranks = 0;
     for (const LoraEntry::Term& t : list) {
       *term = static_cast<const CudaLowRank&>(*t.factors.packed).view;
       term->scale = t.scale;
+      bounds.rest = bounds.rest || term->bias != nullptr;
       ranks += padded_rank(term++->rank);
     }
     return ranks;
   };
-  Bounds bounds = bounds_;
   for (size_t s = 0; s < by_site.size(); ++s) {
     sites[s] = {};
     const LoraEntry* entry = by_site[s];
@@ -77,7 +79,8 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
                 .expert_count = int64_t(entry->experts.size())};
     if (entry->weight) sites[s].weight = view_of(entry->weight);
     const LowRankView* const first = term;
-    bounds.ranks = std::max(bounds.ranks, put(entry->terms));
+    const int ranks = put(entry->terms);
+    bounds.ranks = std::max(bounds.ranks, ranks);
     if (!entry->terms.empty()) sites[s].first = *first;
     for (const std::vector<LoraEntry::Term>& expert : entry->experts) {
       *expert_at++ = {.term = on_card(term), .terms = int64_t(expert.size())};
@@ -85,6 +88,7 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
     }
     bounds.weights = bounds.weights || entry->weight;
     bounds.more = bounds.more || entry->comes_before_bias();
+    bounds.rest = bounds.rest || entry->comes_before_bias() || ranks > kWideRanks;
   }
   if (buffer != nullptr) copy(row.data(), row.size(), *buffer);
   sites_[index] = buffer;

@@ -24,6 +24,7 @@ class CudaSlots {
     int ranks = 0;         // of all terms of one slot and module, or expert of it, each padded_rank()
     bool weights = false;  // some entry brings a weight of its own
     bool more = false;     // some entry does more than add terms: a factor, a bias, a weight
+    bool rest = false;     // some entry is not is_wide() (kernels/wide_site.cuh): products of many rows leave it
     int version = 0;
   };
   const Bounds& bounds() const { return bounds_; }

@@ -5,8 +5,10 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
+#include "backend/cuda/kernels/matmul_wide.h"
 #include "base/float16.h"
 #include "quant/elements.h"
 
@@ -70,6 +72,18 @@ std::vector<float> transposed(std::span<const float> m, size_t rows, size_t cols
   return result;
 }
 
+size_t unit_bytes(const Format& f, int out) { return f.kind == Format::Kind::dense ? 0 : size_t(out) * sizeof(float); }
+/// Of weights whose products have them, once the rest is there.
+void make_units(const Device& device, WeightView& view, int experts, std::byte* to) {
+  device.use();
+  view.units = nullptr;
+  if (!wants_units(view, experts)) return;
+  float* const units = reinterpret_cast<float*>(to);
+  const std::lock_guard lock(device.recording());
+  fill_units(view, experts * view.out, units, device.compute());
+  view.units = units;
+}
+
 }  // namespace
 
 Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uploader, const HostWeight& host,
@@ -84,7 +98,8 @@ Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uplo
   const size_t scales_at = aligned(weight.codes.size()), biases_at = scales_at + aligned(scales.size()),
                factors_at = biases_at + aligned(weight.biases.size());
   auto packed = std::make_shared<CudaWeight>();
-  packed->bytes = DeviceBytes(device, factors_at + aligned(factors.size()), counter);
+  const size_t units_at = factors_at + aligned(factors.size());
+  packed->bytes = DeviceBytes(device, units_at + aligned(unit_bytes(weight.format, weight.out)), counter);
   std::byte* const at = packed->bytes.data();
   uploader.copy(weight.codes, at);
   uploader.copy(scales, at + scales_at);
@@ -103,6 +118,7 @@ Weight upload_weight(const std::shared_ptr<const Device>& device, Uploader& uplo
                   .bias = element_of(f.bias),
                   .code = code_of(f),
                   .factors = factors.empty() ? nullptr : reinterpret_cast<const float*>(at + factors_at)};
+  make_units(*device, packed->view, 1, at + units_at);
   return {f, weight.out, weight.in, std::move(packed)};
 }
 
@@ -120,8 +136,8 @@ Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<cons
   auto packed = std::make_shared<CudaWeight>();
   const size_t factors_at = biases_at + (floats ? 0 : aligned(count * out * pitch * bias));
   // As the first has it, or none has one.
-  packed->bytes =
-      DeviceBytes(device, factors_at + (one.factors != nullptr ? aligned(count * sizeof(float)) : 0), counter);
+  const size_t units_at = factors_at + (one.factors != nullptr ? aligned(count * sizeof(float)) : 0);
+  packed->bytes = DeviceBytes(device, units_at + aligned(count * unit_bytes(f, one.out)), counter);
   std::byte* const at = packed->bytes.data();
   device->use();
   const cudaStream_t stream = device->upload();
@@ -151,6 +167,7 @@ Weight stack_weights(const std::shared_ptr<const Device>& device, std::span<cons
   packed->view.biases = at + biases_at;
   packed->view.scale_row = int32_t(pitch);
   if (one.factors != nullptr) packed->view.factors = reinterpret_cast<const float*>(at + factors_at);
+  make_units(*device, packed->view, int(count), at + units_at);
   return {f, one.out, one.in, std::move(packed), int(count)};
 }
 

@@ -9,7 +9,8 @@ namespace bumblebee::op_cases {
 /// Error of x·Wᵀ for one row of x. In f32 the sum has `in` products; decoding a weight costs two more roundings, a
 /// group's two sums two more and the bias one: 8 in all, rounded up. All scale with Σ|x|·(|scale|·code + |bias|). Fast,
 /// affine: in each group of 64, x is rounded to a multiple of the third largest magnitude / 127 or of the largest /
-/// 16256, whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|.
+/// 16256, whichever is larger, so that each entry moves by at most half of that and the product by that times Σ|w|; or
+/// x and w are both rounded to f16 of a power of two (cards, many rows), where that is more.
 /// Codes of mxfp4 are then whole numbers with a bias. Fast, dense bf16: x is rounded to bf16. Other dense types, mxfp8
 /// and nvfp4 are as in exact.
 double product_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
@@ -26,14 +27,15 @@ double product_bound(const float* x, const WideWeight& w, int n, const Format& f
     return format.scale == DType::bf16 ? bound + testing_support::kRoundBf16 * magnitude : bound;
   for (size_t first = 0; first < in; first += 64) {
     std::vector<double> magnitudes(3, 0.0);  // at least three, and then those of the group
-    double moved = 0;
+    double moved = 0, size = 0;
     for (size_t k = first; k < std::min(in, first + 64); ++k) {
       magnitudes.push_back(std::abs(double(x[k])));
       moved += std::abs(w.value[row + k]);
+      size += std::abs(double(x[k])) * std::abs(w.value[row + k]);
     }
     std::sort(magnitudes.rbegin(), magnitudes.rend());
     const double step = std::max(magnitudes[2] / 127, magnitudes[0] / 16256);
-    bound += (step / 2 + 4 * kRoundF32 * magnitudes[0]) * moved;
+    bound += std::max((step / 2 + 4 * kRoundF32 * magnitudes[0]) * moved, 2 * 0x1p-11 * size);
   }
   return bound;
 }

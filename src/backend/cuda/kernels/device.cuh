@@ -60,6 +60,8 @@ __device__ inline const SiteView* site_of(const BatchView& batch, int row, int s
   return site_of(*batch.slots, batch.slot[row], site);
 }
 
+__device__ inline float silu_times(float gate, float up) { return gate / (1 + expf(-gate)) * up; }
+
 __device__ inline float warp_sum(float x) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);

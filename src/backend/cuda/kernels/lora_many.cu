@@ -5,6 +5,7 @@
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kernels/low_rank.cuh"
 #include "backend/cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/wide_site.cuh"
 
 namespace bumblebee::cuda {
 namespace {
@@ -41,6 +42,7 @@ __device__ __forceinline__ uint32_t two_factors(const __nv_bfloat16* at) {
 __device__ __forceinline__ void find_sites(const LoraArgs& a, const BatchView& batch, const SiteView** sites) {
   const int i = int(threadIdx.x), row = int(blockIdx.x) * kRows + i;
   if (i < kRows) sites[i] = row < a.rows ? site_of(batch, a.logit_rows ? batch.logit_rows[row] : row, a.site) : nullptr;
+  if (a.rest && i < kRows && sites[i] != nullptr && is_wide(*sites[i])) sites[i] = nullptr;  // all is done
   __syncthreads();
 }
 /// Whether row `i` is the first of its slot.

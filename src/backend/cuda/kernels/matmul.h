@@ -13,6 +13,7 @@ struct ProductTerm {
   WeightView weight;
   const float* bias = nullptr;  // [out], or null
   float* y = nullptr;           // [rows, out]
+  bool add = false;             // to what is in y: matmul_wide alone
 };
 
 /// Up to so many rows take the few-row kernels.

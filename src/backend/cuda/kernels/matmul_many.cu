@@ -272,7 +272,7 @@ bool has_matmul_many(const WeightView& w) {
 size_t matmul_many_workspace(int rows, int in) {
   const size_t elements = size_t(rows) * size_t(padded(in));
   const size_t split = elements * kParts * sizeof(__nv_bfloat16) + elements / kSpan * sizeof(float);
-  return in % kSpan == 0 ? std::max(split, wide_bytes(rows, in, kSpan)) : split;
+  return in % kSpan == 0 ? std::max(split, wide_bytes(rows, in)) : split;
 }
 
 namespace {
@@ -312,19 +312,19 @@ bool same_format(const WeightView& a, const WeightView& b) {
 }  // namespace
 
 void matmul_many(const float* x, int rows, const ProductTerm* terms, int count, void* workspace, cudaStream_t stream) {
-  int rounded = 0;  // the group whose input is in the workspace
+  bool rounded = false;
   for (int first = 0; first < count;) {
     int end = first + 1;
     while (end < count && same_format(terms[first].weight, terms[end].weight)) ++end;
     const WeightView& weight = terms[first].weight;
     if (has_matmul_wide(weight)) {
-      const WideInput input = wide_input(workspace, rows, weight.in, weight.group);
-      if (rounded != weight.group) round_wide(x, input, stream);
-      rounded = weight.group;
+      const WideInput input = wide_input(workspace, rows, weight.in);
+      if (!rounded) round_wide({.x = x}, input, stream);
+      rounded = true;
       matmul_wide(input, terms + first, end - first, stream);
     } else {
       split_many(x, rows, terms + first, end - first, workspace, stream);
-      rounded = 0;
+      rounded = false;
     }
     first = end;
   }

@@ -1,287 +1,19 @@
 // y = x·Wᵀ for many rows on sm_90a. W is the left side of the tensor cores, from registers: MLX's bytes go from memory
-// to a lane, which makes exact f16 numbers of its codes in the order of the fragment. x is the right side, f16 in
-// swizzled tiles that the copy engine brings; blocks of a cluster have different rows of W and share x. The sums of a
-// group are promoted to f32 with its scale; biases meet the sums of x as one more product at the end. An element's sum
-// has one order, whatever the tiles.
+// to a lane, which makes f16 numbers s·q + b of them, in units of a power of two for each row of W and rounded once, in
+// the order of the fragment. x is the right side, f16 in swizzled tiles that the copy engine brings; blocks of a
+// cluster have different rows of W and share x. Sums stay in the tensor cores' registers for all of K: an element's has
+// one order, whatever the tiles. Adapters are one more tile: u = A x as two bf16 numbers, and B in place of W.
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
-#include "backend/cuda/kernels/device.cuh"
+#include "backend/cuda/kernels/card.h"
 #include "backend/cuda/kernels/launch.h"
-#include "backend/cuda/kernels/matmul_wide.h"
-#include "backend/cuda/kernels/unpack.h"
-#include "backend/cuda/kernels/wgmma.cuh"
+#include "backend/cuda/kernels/wide_codes.cuh"
+#include "backend/cuda/kernels/wide_ranks.cuh"
 
 namespace bumblebee::cuda {
-
-inline constexpr int kWarpgroups = 2, kGroupThreads = 128, kWideCluster = 2;
-/// Two warpgroups multiply; a third copies, and leaves them its registers.
-inline constexpr int kWideThreads = (kWarpgroups + 1) * kGroupThreads;
-inline constexpr float kSumParts = 128;  // sums are kept as so many times less, within f16
-
-struct WideTerm {
-  WeightView weight;
-  const float* bias;
-  float* y;
-  int first_tile;
-};
-struct WideArgs {
-  const uint8_t* x;
-  const float* steps;
-  WideTerm term[kMaxTerms];
-  int terms, rows, k_tiles, sum_tiles, out_tiles, row_tiles;
-  int block_tiles;      // of a block of rows of x, those that are not read among them
-  ExpertTiles experts;  // of kernels of stacks, whose tiles have one chunk
-};
-
-/// Blocks: groups of 64 rows of W of a warpgroup; Chunks: of 64 rows of x.
-template <int Blocks, int Chunks>
-struct WideShape {
-  static constexpr int kOut = kWarpgroups * Blocks * 64, kRows = Chunks * kBlockRows;
-  static constexpr int kStages = Chunks == 1 ? 12 : Chunks == 2 ? 8 : 6;  // what fits beside some of L1
-  static constexpr int kStageBytes = Chunks * kTileBytes;
-  static constexpr size_t kShared = size_t(kStages) * kStageBytes + 2 * kStages * 8 + 1024;
-};
-
-#if BB_HAS_WGMMA
-
-/// One lane's codes of 64 columns of a row: octet `t` of both spans of 32. Raw words, so that loads need not be waited
-/// for.
-template <int Bits, Code Kind>
-struct WideCodes {
-  static constexpr int kWords = Bits == 2 || Bits == 4 ? 1 : 2;
-  uint32_t word[2][kWords];
-
-  /// Bytes from a span's start to the lane's first word, and from there to its second.
-  static __device__ __forceinline__ uint32_t first_byte(int t) { return uint32_t(Bits * 8 * t / 32 * 4); }
-  static __device__ __forceinline__ uint32_t second_byte(int t) {
-    return uint32_t(min(Bits * 8 * t / 32 + 1, Bits - 1) * 4) - first_byte(t);
-  }
-  /// `at`: bytes from `codes` to the lane's first word; `next`: from a span to the one after it.
-  __device__ __forceinline__ void load(const uint8_t* codes, uint32_t at, uint32_t next, int t) {
-#pragma unroll
-    for (uint32_t b = 0; b < 2; ++b) {
-      word[b][0] = load_word(codes + (at + b * next));
-      if constexpr (kWords == 2) word[b][1] = load_word(codes + (at + b * next + second_byte(t)));
-    }
-  }
-  /// Fragments of four k16 steps: registers `half` (row g or g + 8) and `half` + 2 of each.
-  __device__ __forceinline__ void fragments(uint32_t (&a)[4][4], int half, int t) const {
-    const __half2 less = __float2half2_rn(-1024.0f);
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      if constexpr (Kind == Code::e2m1) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          a[2 * b + m][half] = whole(halves_of<Kind>(word[b][0] >> (8 * m)));
-          a[2 * b + m][half + 2] = whole(halves_of<Kind>(word[b][0] >> (8 * m + 4)));
-        }
-      } else if constexpr (Bits == 4) {
-        const __half2 sixteenth = __float2half2_rn(0.0625f), less64 = __float2half2_rn(-64.0f);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t w = word[b][0] >> (8 * m);
-          a[2 * b + m][half] = sum(pick_or<0x000f000fu>(w, 0x64006400u), less);
-          const uint32_t high = pick_or<0x00f000f0u>(w, 0x64006400u);  // 1024 + 16 codes
-          const __half2 v = __hfma2(reinterpret_cast<const __half2&>(high), sixteenth, less64);
-          a[2 * b + m][half + 2] = reinterpret_cast<const uint32_t&>(v);
-        }
-      } else {
-        const int shift = Bits * 8 * t % 32;
-        const uint32_t second = kWords == 2 ? word[b][kWords - 1] : 0;
-        const Octet octet = unpack_octet<Bits>(funnel(word[b][0], second, shift), Bits == 8 ? second : second >> shift);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t pick = m == 0 ? 0x4240u : 0x4341u;
-          a[2 * b + m][half] = sum(__byte_perm(octet.even, 0x64646464u, pick), less);
-          a[2 * b + m][half + 2] = sum(__byte_perm(octet.odd, 0x64646464u, pick), less);
-        }
-      }
-    }
-  }
-
- private:
-  /// Where it stands, and not where it is first needed: a tile ahead of that.
-  static __device__ __forceinline__ uint32_t load_word(const uint8_t* at) {
-    uint32_t word;
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(at));
-    return word;
-  }
-  /// (a & Mask) | b as one instruction.
-  template <uint32_t Mask>
-  static __device__ __forceinline__ uint32_t pick_or(uint32_t a, uint32_t b) {
-    uint32_t d;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "n"(Mask), "r"(b));
-    return d;
-  }
-  /// Float codes at their size.
-  static __device__ __forceinline__ uint32_t whole(uint32_t a) {
-    const __half2 v = __hmul2(reinterpret_cast<const __half2&>(a), __float2half2_rn(power_of(Code::e2m1)));
-    return reinterpret_cast<const uint32_t&>(v);
-  }
-  static __device__ __forceinline__ uint32_t sum(uint32_t a, __half2 b) {
-    const __half2 v = __hadd2(reinterpret_cast<const __half2&>(a), b);
-    return reinterpret_cast<const uint32_t&>(v);
-  }
-};
-
-__device__ __forceinline__ uint16_t load_raw(const void* p, uint32_t i) {
-  uint16_t v;
-  asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(v) : "l"(static_cast<const uint16_t*>(p) + i));
-  return v;
-}
-__device__ __forceinline__ float widen16(uint16_t raw, bool bf16) {
-  return bf16 ? __uint_as_float(uint32_t(raw) << 16) : __half2float(__ushort_as_half(raw));
-}
-
-/// Products of one fragment of W with all chunks of a stage, and their promotion.
-template <int Chunks, int Spans>
-__device__ __forceinline__ void multiply_promote(const uint32_t (&a)[4][4], uint32_t stage,
-                                                 const float (&scale)[Spans][2], float (&acc)[Chunks][32]) {
-  constexpr int kUnits = Chunks * Spans, kSteps = 4 / Spans;
-  float part[2][32];
-  const uint64_t tile = swizzled_tile(__shfl_sync(0xffffffffu, stage, 0));  // the same in all lanes
-  const auto issue = [&](int unit) {
-    const int span = unit / Chunks, chunk = unit % Chunks;
-    wgmma_fence();
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int step = span * kSteps + s;
-      wgmma(part[unit % 2], a[step], tile + uint64_t((chunk * kTileBytes + step * 32) >> 4), s > 0);
-    }
-    wgmma_commit();
-  };
-  issue(0);
-  if constexpr (kUnits > 1) issue(1);
-#pragma unroll
-  for (int unit = 0; unit < kUnits; ++unit) {
-    if (unit + 1 < kUnits)
-      wgmma_wait<1>(part[unit % 2]);
-    else
-      wgmma_wait<0>(part[unit % 2]);
-    const int span = unit / Chunks, chunk = unit % Chunks;
-#pragma unroll
-    for (int i = 0; i < 32; ++i) acc[chunk][i] = fmaf(scale[span][i / 2 % 2], part[unit % 2][i], acc[chunk][i]);
-    if (unit + 2 < kUnits) issue(unit + 2);
-  }
-}
-
-/// Biases of a tile of sums as a fragment: columns 2i and 2i + 1 are the two parts of the sum of group i. They are f16
-/// numbers of a power of two that is returned: the largest of the row's in this tile is between 1 and 2.
-__device__ __forceinline__ float bias_fragment(uint32_t (&a)[4][4], int half, const void* biases, uint32_t first,
-                                               int group, int groups, int t, bool bf16) {
-  float b[8], most = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int at = group + i * 4 + t;
-    b[i] = at < groups ? widen16(load_raw(biases, first + uint32_t(at)), bf16) : 0.0f;
-    most = fmaxf(most, fabsf(b[i]));
-  }
-  most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-  most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-  const uint32_t power = min(max(__float_as_uint(most) & 0x7f800000u, 0x00800000u), 0x78000000u);
-  const float inverse = __uint_as_float(0x7f000000u - power);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const __half2 pair = __half2half2(__float2half_rn(b[i] * inverse));
-    a[i / 2][half + i % 2 * 2] = reinterpret_cast<const uint32_t&>(pair);
-  }
-  return __uint_as_float(power);
-}
-
-/// Stages and their barriers, as addresses in shared memory.
-template <int Blocks, int Chunks>
-struct WideRing {
-  using Shape = WideShape<Blocks, Chunks>;
-  uint32_t tiles;
-
-  __device__ __forceinline__ uint32_t tile(uint32_t stage) const { return tiles + stage * Shape::kStageBytes; }
-  __device__ __forceinline__ uint32_t full(uint32_t stage) const { return tile(Shape::kStages) + stage * 8; }
-  __device__ __forceinline__ uint32_t empty(uint32_t stage) const { return full(Shape::kStages) + stage * 8; }
-  /// This warp has read a stage.
-  __device__ __forceinline__ void release(uint32_t stage, int lane) const {
-    if (lane < kWideCluster) arrive_at(empty(stage), uint32_t(lane));
-  }
-};
-
-/// The term that tile `out_tile` belongs to.
-__device__ __forceinline__ const WideTerm& term_of(const WideArgs& args, int out_tile) {
-  int which = 0;
-  while (which + 1 < args.terms && out_tile >= args.term[which + 1].first_tile) ++which;
-  return args.term[which];
-}
-
-/// The rows of x of a row tile, and the rows of W before those that multiply them.
-struct WideRows {
-  int first, end;         // of y
-  uint32_t weights_from;  // of W
-};
-template <bool Experts, int Rows>
-__device__ __forceinline__ WideRows rows_of(const WideArgs& args, const WeightView& w, int row_tile) {
-  if constexpr (Experts) {
-    const ExpertTile& tile = args.experts.tile[row_tile];
-    return {tile.first, tile.first + tile.rows, uint32_t(tile.expert) * uint32_t(w.out)};
-  } else {
-    return {row_tile * Rows, args.rows, 0};
-  }
-}
-template <bool Experts>
-__device__ __forceinline__ int row_tiles_of(const WideArgs& args) {
-  if constexpr (Experts)
-    return *args.experts.count;
-  else
-    return args.row_tiles;
-}
-
-/// What one warp does: asks for all stages of both blocks of the cluster, as they become free (each block asks for half
-/// of every one), and brings the rows of W that go with them to L2 before lanes ask for them.
-template <int Bits, bool Experts, int Blocks, int Chunks>
-__device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring, const WideArgs& args, int cluster,
-                                            int clusters, int tiles, int lane) {
-  using Shape = WideShape<Blocks, Chunks>;
-  const int row_tiles = row_tiles_of<Experts>(args);
-  constexpr uint32_t kLine = 128, kTileCodes = kTileColumns * Bits / 8;
-  const uint32_t rank = rank_in_cluster();
-  const int depth = args.k_tiles + args.sum_tiles;
-  const size_t block_bytes = size_t(args.block_tiles) * kTileBytes;
-  uint32_t stage = 0, parity = 1;  // nothing was in a stage before the first time
-  for (int tile = cluster; tile < tiles; tile += clusters) {
-    const uint8_t* from = args.x + size_t(tile % row_tiles * Chunks) * block_bytes;
-    const int out_tile = tile / row_tiles * kWideCluster + int(rank);
-    const WideTerm& term = term_of(args, out_tile);
-    const WeightView& w = term.weight;
-    const int before = int(rows_of<Experts, Shape::kRows>(args, w, tile % row_tiles).weights_from);
-    const int from_row = (out_tile - term.first_tile) * Shape::kOut, first = before + from_row,
-              end = before + min(from_row + Shape::kOut, w.out);
-    for (int k = 0; k < depth; ++k, from += kTileBytes) {
-      if (lane == 0) {
-        const uint32_t barrier = ring.full(stage), to = ring.tile(stage);
-        wait_parity(ring.empty(stage), parity);
-        expect_bytes(barrier, Shape::kStageBytes);
-        if constexpr (Chunks == 1) {
-          const uint32_t half = rank * (kTileBytes / 2);
-          copy_bulk_to(to + half, from + half, kTileBytes / 2, barrier, 3);
-        } else {
-#pragma unroll
-          for (uint32_t c = 0; c < Chunks; c += kWideCluster)
-            copy_bulk_to(to + (c + rank) * kTileBytes, from + (c + rank) * block_bytes, kTileBytes, barrier, 3);
-        }
-      }
-      __syncwarp();
-      const uint32_t at = uint32_t(k) * kTileCodes;
-      if (k < args.k_tiles && at % kLine < kTileCodes)
-        for (int row = first + lane; row < end; row += kWarp)
-          prefetch_l2(w.codes + (uint32_t(row) * uint32_t(w.row_bytes) + at));
-      if (k == 0)
-        for (int row = first + lane; row < end; row += kWarp)
-          prefetch_l2(static_cast<const uint16_t*>(w.scales) + uint32_t(row) * uint32_t(w.scale_row));
-      if (++stage == Shape::kStages) stage = 0, parity ^= 1;
-    }
-  }
-}
-
-#endif  // BB_HAS_WGMMA
 
 // Older cards, for which the kernel is empty, do not know the word.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -290,14 +22,21 @@ __device__ __forceinline__ void fill_stages(const WideRing<Blocks, Chunks>& ring
 #define BB_WIDE_CLUSTER __cluster_dims__(kWideCluster, 1, 1)
 #endif
 
+/// What rows of a launch may have. Where each slot's B is taken in turn, a copy of a block's sums is needed: beside
+/// those of 256 rows there are no registers for it.
+enum class WideRowsHave { no_adapters, one_slot, any_slots };
+constexpr bool has_mixed_tiles(int chunks) { return chunks < 4; }
+
 /// Grid: clusters of two blocks, as many as fit on the card; each takes tiles in turn. Experts: W is a stack, and a row
 /// tile one of its tiles.
-template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false, Code Kind = Code::uint>
-__global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(const __grid_constant__ WideArgs args) {
+template <int Bits, int Chunks, bool Experts, WideRowsHave Have, Code Kind>
+__global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1)
+    wide_kernel(const __grid_constant__ WideArgs args, const __grid_constant__ WideMaps maps) {
 #if BB_HAS_WGMMA
-  using Shape = WideShape<Blocks, Chunks>;
+  using Shape = WideShape<Chunks>;
+  constexpr bool kAdapts = Have != WideRowsHave::no_adapters;
   extern __shared__ unsigned char memory[];
-  const WideRing<Blocks, Chunks> ring = {(shared_address(memory) + 1023) / 1024 * 1024};
+  const WideRing<Chunks> ring = {(shared_address(memory) + 1023) / 1024 * 1024};
   const uint32_t rank = rank_in_cluster();
   if (threadIdx.x == 0) {
     for (int s = 0; s < Shape::kStages; ++s) {
@@ -306,6 +45,8 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
     }
     fence_barriers();
   }
+  launch_dependents();
+  wait_for_inputs();
   cluster_sync();
 
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
@@ -313,114 +54,152 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
   const int row_tiles = row_tiles_of<Experts>(args);
   const int tiles = (args.out_tiles + kWideCluster - 1) / kWideCluster * row_tiles;
   if (warp >= kWarpgroups * kGroupThreads / kWarp) {
-    give_registers<24>();
-    if (warp == kWarpgroups * kGroupThreads / kWarp)
-      fill_stages<Bits, Experts>(ring, args, cluster, clusters, tiles, lane);
+    give_registers<40>();
+    if (warp == kWarpgroups * kGroupThreads / kWarp && lane == 0)
+      fill_stages<Experts>(ring, args, cluster, clusters, tiles);
     __syncwarp();
     cluster_sync();
     return;
   }
-  take_registers<240>();
+  take_registers<232>();
+  const int box_pair = warp / 2, k_last = args.k_tiles - 1, blocks = args.k_tiles / 2;
+  const bool stores = warp % 2 == 0 && lane == 0;
   uint32_t stage = 0, parity = 0;
-  const auto begin_stage = [&] { wait_parity(ring.full(stage), parity); };
-  const auto end_stage = [&] {
-    ring.release(stage, lane);
+  const auto next_stage = [&] {
     if (++stage == Shape::kStages) stage = 0, parity ^= 1;
   };
-  for (int tile = cluster; tile < tiles; tile += clusters) {
+  const auto tile_at = [&] { return swizzled_tile(__shfl_sync(0xffffffffu, ring.tile(stage), 0)); };
+  WideSource<Bits, Kind> source;
+  int which = 0, n = 0;  // of the tile that is multiplied: the term, and the lane's first row of W
+  const auto begin = [&](int tile) {
     const int out_tile = tile / row_tiles * kWideCluster + int(rank);
-    const WideTerm& term = term_of(args, out_tile);
-    const WeightView& w = term.weight;
-    const WideRows rows = rows_of<Experts, Shape::kRows>(args, w, tile % row_tiles);
-    const int n = (out_tile - term.first_tile) * Shape::kOut + warp / 4 * (Blocks * 64) + warp % 4 * 16 + g;
-    const int groups = w.in / w.group, tile_shift = w.group == 128 ? 1 : 0;
-    const bool bf16_scale = w.scale == Element::bf16, bf16_bias = w.bias == Element::bf16;
-    // In the last tile the second span may be behind the row's end: then the first comes twice, and x is zero there.
-    const bool half_tile = w.in % kTileColumns != 0;
-    constexpr uint32_t kSpanBytes = 4 * Bits;
-
-    float acc[Blocks][Chunks][32] = {};
-    WideCodes<Bits, Kind> next[Blocks][2];
-    uint16_t next_scale[Blocks][Spans][2];
-    uint32_t codes_at[Blocks][2], group_at[Blocks][2];
+    which = term_of(args, out_tile);
+    const WeightView& w = args.term[which].weight;
+    n = (out_tile - args.term[which].first_tile) * kWideOut + warp / 4 * 64 + warp % 4 * 16 + g;
+    source.begin(w, rows_of<Experts, Shape::kRows>(args, w, tile % row_tiles).weights_from, n, t);
+  };
+  if (cluster < tiles) begin(cluster);
+  for (int tile = cluster; tile < tiles; tile += clusters) {
+    float acc[Chunks * 32];
+    uint32_t a[2][4][4];
+    source.fragments(a[0], 0, 0, blocks, t);
+    uint32_t before = 0;  // the stage of the tile before
+    const auto multiply = [&](auto current, int k) {
+      constexpr int kNow = decltype(current)::value, kNext = 1 - kNow;
+      wait_parity(ring.full(stage), parity);
+      const uint64_t x = tile_at();
+      wgmma_fence();
 #pragma unroll
-    for (int b = 0; b < Blocks; ++b) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint32_t row = rows.weights_from + uint32_t(min(n + b * 64 + h * 8, w.out - 1));  // beyond: not stored
-        codes_at[b][h] = row * uint32_t(w.row_bytes) + WideCodes<Bits, Kind>::first_byte(t);
-        group_at[b][h] = row * uint32_t(w.scale_row);
-      }
-    }
-    const auto load = [&](int b, int k) {
-      const uint32_t second = half_tile && k + 1 == args.k_tiles ? 0 : kSpanBytes;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        next[b][h].load(w.codes, codes_at[b][h] + uint32_t(k) * (2 * kSpanBytes), second, t);
-#pragma unroll
-        for (int s = 0; s < Spans; ++s) {
-          const int group = Spans == 1 ? k >> tile_shift : second == 0 ? 2 * k : 2 * k + s;
-          next_scale[b][s][h] = load_raw(w.scales, group_at[b][h] + uint32_t(group));
-        }
-      }
+      for (int s = 0; s < 4; ++s) wgmma<false>(acc, a[kNow][s], x + uint64_t(2 * s), k > 0 || s > 0);
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (k > 0) ring.release(before, lane);
+      before = stage;
+      source.next.keep_order();
+      if (kNext == 1 || k < k_last) source.fragments(a[kNext], kNext, (k + 1) / 2, blocks, t);
+      next_stage();
     };
-#pragma unroll
-    for (int b = 0; b < Blocks; ++b) load(b, 0);
-
-    for (int k = 0; k < args.k_tiles; ++k) {
-      begin_stage();
-#pragma unroll
-      for (int b = 0; b < Blocks; ++b) {
-        uint32_t a[4][4];
-        float scale[Spans][2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          next[b][h].fragments(a, h, t);
-#pragma unroll
-          for (int s = 0; s < Spans; ++s) scale[s][h] = widen16(next_scale[b][s][h], bf16_scale);
-        }
-        load(b, min(k + 1, args.k_tiles - 1));
-        multiply_promote<Chunks, Spans>(a, ring.tile(stage), scale, acc[b]);
-      }
-      end_stage();
+    for (int k = 0; k < k_last; k += 2) {
+      multiply(std::integral_constant<int, 0>(), k);
+      multiply(std::integral_constant<int, 1>(), k + 1);
     }
-    for (int k = 0; k < args.sum_tiles; ++k) {
-      begin_stage();
-#pragma unroll
-      for (int b = 0; b < Blocks; ++b) {
-        uint32_t a[4][4];
-        float scale[1][2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          scale[0][h] = kSumParts * bias_fragment(a, h, w.biases, group_at[b][h], k * 32, groups, t, bf16_bias);
-        }
-        multiply_promote<Chunks, 1>(a, ring.tile(stage), scale, acc[b]);
-      }
-      end_stage();
+    [[maybe_unused]] int slot = WideAdapters::kNone;
+    if constexpr (kAdapts) {
+      wait_parity(ring.full(stage), parity);
+      slot = int(load_shared(ring.info(stage)));
+      WideRanks ranks;
+      if (slot >= 0)
+        ranks.load_stage(ring.tile(stage), ring.info(stage), args.lora.steps, warp * 16 + g, source.inverse, t);
+      ring.release(stage, lane);
+      next_stage();
+      wait_parity(ring.full(stage), parity);
+      if (slot >= 0) ranks.multiply(acc, tile_at(), args.lora.steps);
     }
 
+    const WideTerm& term = args.term[which];
+    const int out = term.weight.out, first_out = n - g - warp % 2 * 16;
+    const TileRows rows = rows_of<Experts, Shape::kRows>(args, term.weight, tile % row_tiles);
     const float* const steps = args.steps + tile % row_tiles * Shape::kRows;
+    float2 step[4], next_step[4];
+    const auto load_steps = [&](int half) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        next_step[j] = __ldg(reinterpret_cast<const float2*>(steps + half * kBoxSide + 8 * j + 2 * t));
+    };
+    load_steps(0);
+    float unit[2], bias[2], inverse[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      inverse[h] = source.inverse[h];
+      unit[h] = __uint_as_float(0x7f000000u - __float_as_uint(inverse[h]));
+      bias[h] = term.bias != nullptr ? __ldg(term.bias + min(n + h * 8, out - 1)) : 0.0f;
+    }
+    const int own = n;
+    const char* const map = reinterpret_cast<const char*>(&maps.y[which]);
+    wgmma_wait<0>();
+    keep_order(acc);
+    ring.release(before, lane);
+    if constexpr (kAdapts) {
+      if (Have == WideRowsHave::any_slots && slot == WideAdapters::kMixed) {
+        const size_t block = size_t(tile % row_tiles * Chunks) * size_t(args.lora.modules) + size_t(which);
+        add_mixed<Chunks>(args.lora.adapters + block, args.lora, tile_at(), own, out, inverse, t, acc);
+      }
+      ring.release(stage, lane);
+      next_stage();
+    }
+    if (tile + clusters < tiles) begin(tile + clusters);
+
 #pragma unroll
     for (int c = 0; c < Chunks; ++c) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int of_tile = 2 * t + c * kBlockRows + j * 8, row = rows.first + of_tile;
-        const float2 step = __ldg(reinterpret_cast<const float2*>(steps + of_tile));
+      for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int b = 0; b < Blocks; ++b) {
+        for (int j = 0; j < 4; ++j) step[j] = next_step[j];
+        if (2 * c + half + 1 < 2 * Chunks) load_steps(2 * c + half + 1);
+        const int row0 = rows.first + c * kBlockRows + half * kBoxSide;
+        const auto value = [&](int j, int h, int e) {
+          const float sum = acc[c * 32 + half * 16 + 4 * j + 2 * h + e];
+          return fmaf(sum * unit[h], e == 0 ? step[j].x : step[j].y, bias[h]);
+        };
+        if (!Experts && term.boxes) {
+          const uint32_t box = ring.box(box_pair, half);
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int out = n + b * 64 + h * 8;
-            if (out >= w.out) continue;
-            const float bias = term.bias != nullptr ? __ldg(term.bias + out) : 0.0f;
-            float* const y = term.y + size_t(row) * size_t(w.out) + size_t(out);
-            if (row < rows.end) *y = fmaf(acc[b][c][4 * j + 2 * h], step.x, bias);
-            if (row + 1 < rows.end) y[w.out] = fmaf(acc[b][c][4 * j + 2 * h + 1], step.y, bias);
+          for (int h = 0; h < 2; ++h)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int row = 2 * t + e;
+              const uint32_t at = box + uint32_t(row * 128 + ((warp % 2 * 4 + 2 * h + g / 4) ^ row) * 16 + g % 4 * 4);
+#pragma unroll
+              for (int j = 0; j < 4; ++j) store_shared(at + uint32_t(j * 1024), value(j, h, e));
+            }
+          fence_for_copies();
+          if (stores) wait_boxes_read<0>();  // of the other box, which comes next
+          sync_threads_of(1 + box_pair, 2 * kWarp);
+          if (stores && row0 < rows.end && first_out < out) {
+            if (term.add)
+              add_box(map, box, first_out, row0);
+            else
+              store_box(map, box, first_out, row0);
+            commit_boxes();
           }
+          continue;
         }
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int row = row0 + 8 * j + 2 * t + e;
+              if (own + h * 8 >= out || row >= rows.end) continue;
+              float* const y = term.y + size_t(row) * size_t(out) + size_t(own + h * 8);
+              const float v = value(j, h, e);
+              *y = term.add ? *y + v : v;
+            }
       }
     }
   }
+  if (stores) wait_boxes_read<0>();
   cluster_sync();  // nobody leaves while the other may still copy to it or arrive at its barriers
 #else
   asm volatile("trap;");  // launched all the same, by a build for 9.0 without 9.0a: an error, and no numbers of nobody
@@ -428,47 +207,57 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1) wide_kernel(c
 }
 
 /// Blocks of a launch: all that the card holds at once, in pairs.
-inline int wide_grid() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "matmul");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "matmul");
-  return count / kWideCluster * kWideCluster;
-}
+inline int wide_grid() { return card_attribute<cudaDevAttrMultiProcessorCount>() / kWideCluster * kWideCluster; }
 
 inline int tiles_for(int count, int size) { return (count + size - 1) / size; }
 
-template <int Blocks>
-int out_tiles_of(const ProductTerm* terms, int count) {
+inline int out_tiles_of(const ProductTerm* terms, int count) {
   int tiles = 0;
-  for (int t = 0; t < count; ++t) tiles += tiles_for(terms[t].weight.out, kWarpgroups * Blocks * 64);
+  for (int t = 0; t < count; ++t) tiles += tiles_for(terms[t].weight.out, kWideOut);
   return tiles;
 }
 
-template <int Bits, int Spans, int Blocks, int Chunks, bool Experts = false, Code Kind = Code::uint>
-void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream,
+/// y as boxes, where it has the form that they want.
+inline bool make_box_map(TensorMap& map, float* y, int rows, int out) {
+  const PFN_cuTensorMapEncodeTiled_v12000 encode = tensor_map_encoder();
+  if (encode == nullptr || out % 4 != 0 || reinterpret_cast<uintptr_t>(y) % 16 != 0) return false;
+  const cuuint64_t size[2] = {cuuint64_t(out), cuuint64_t(rows)}, pitch[1] = {cuuint64_t(out) * sizeof(float)};
+  const cuuint32_t box[2] = {kBoxSide, kBoxSide}, steps[2] = {1, 1};
+  return encode(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, y, size, pitch, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <int Bits, int Chunks, bool Experts = false, Code Kind = Code::uint>
+void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream, const WideLora& lora = {},
               const ExpertTiles& experts = {}) {
-  using Shape = WideShape<Blocks, Chunks>;
+  using Shape = WideShape<Chunks>;
   WideArgs args = {.x = x.tiles,
                    .steps = x.steps,
                    .term = {},
                    .terms = count,
                    .rows = x.rows,
                    .k_tiles = tiles_of(x.in),
-                   // Codes without biases need no sums.
-                   .sum_tiles = Kind == Code::uint ? sum_tiles_of(x.in, x.group) : 0,
                    .out_tiles = 0,
                    .row_tiles = Experts ? experts.most : tiles_for(x.rows, Shape::kRows),
-                   .block_tiles = tiles_of(x.in) + sum_tiles_of(x.in, x.group),
+                   .lora = lora,
                    .experts = experts};
+  WideMaps maps = {};
   for (int t = 0; t < count; ++t) {
-    args.term[t] = {terms[t].weight, terms[t].bias, terms[t].y, args.out_tiles};
-    args.out_tiles += tiles_for(terms[t].weight.out, Shape::kOut);
+    const ProductTerm& term = terms[t];
+    const bool boxes = !Experts && make_box_map(maps.y[t], term.y, x.rows, term.weight.out);
+    args.term[t] = {term.weight, term.bias, term.y, args.out_tiles, boxes, term.add};
+    args.out_tiles += tiles_for(term.weight.out, kWideOut);
   }
   const int tiles = tiles_for(args.out_tiles, kWideCluster) * args.row_tiles;
-  const auto kernel = wide_kernel<Bits, Spans, Blocks, Chunks, Experts, Kind>;
+  auto kernel = wide_kernel<Bits, Chunks, Experts, WideRowsHave::no_adapters, Kind>;
+  if constexpr (!Experts) {
+    constexpr auto kSlots = has_mixed_tiles(Chunks) ? WideRowsHave::any_slots : WideRowsHave::one_slot;
+    if (lora.tiles != nullptr) kernel = wide_kernel<Bits, Chunks, Experts, kSlots, Kind>;
+  }
   allow_shared(kernel, Shape::kShared);
-  launch("matmul", kernel, {unsigned(std::min(wide_grid(), tiles * kWideCluster))}, {kWideThreads}, Shape::kShared,
-         stream, args);
+  launch_overlapping("matmul", kernel, {unsigned(std::min(wide_grid(), tiles * kWideCluster))}, {kWideThreads},
+                     Shape::kShared, stream, args, maps);
 }
 
 }  // namespace bumblebee::cuda

@@ -7,15 +7,14 @@ namespace {
 template <int Bits>
 void run(const WideInput& x, const ExpertTiles& tiles, const ProductTerm* terms, int count, cudaStream_t stream) {
   static_assert(kWideTileRows == kBlockRows);
-  if (x.group == 32) return run_wide<Bits, 2, 1, 1, true>(x, terms, count, stream, tiles);
-  run_wide<Bits, 1, 1, 1, true>(x, terms, count, stream, tiles);
+  run_wide<Bits, 1, true>(x, terms, count, stream, {}, tiles);
 }
 
 }  // namespace
 
 void matmul_wide_experts(const WideInput& x, const ExpertTiles& tiles, const ProductTerm* terms, int count,
                          cudaStream_t stream) {
-  if (terms[0].weight.code == Code::e2m1) return run_wide<4, 2, 1, 1, true, Code::e2m1>(x, terms, count, stream, tiles);
+  if (terms[0].weight.code == Code::e2m1) return run_wide<4, 1, true, Code::e2m1>(x, terms, count, stream, {}, tiles);
   switch (terms[0].weight.bits) {
     case 2: return run<2>(x, tiles, terms, count, stream);
     case 3: return run<3>(x, tiles, terms, count, stream);
