@@ -76,9 +76,12 @@ Tensor CudaOps::embed(const Weight& table) {
 }
 
 void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<Tensor> y) {
-  if (product_applies(x, rows, modules, y)) return;
-  settle();
   const CudaSlots::Bounds& bounds = slots_.bounds();
+  const bool wide = wide_applies(x, rows, modules, y);
+  if (wide && !bounds.rest && std::none_of(modules.begin(), modules.end(), [](const auto& m) { return m.bias; }))
+    return;
+  if (!wide && product_applies(x, rows, modules, y)) return;
+  settle();
   const bool logit_rows = rows == RowSet::logit_rows;
   std::array<LoraArgs, kLoraModules> few, many;
   std::vector<Tensor> u;  // until what reads them is enqueued
@@ -107,7 +110,8 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
                            .out = y[m].cols(),
                            .site = module.site,
                            .ranks = bounds.ranks,
-                           .logit_rows = logit_rows};
+                           .logit_rows = logit_rows,
+                           .rest = wide};
     if (bounds.weights) lora_replace(args, batch_, stream());
     if (fast_ && x.rows() > kFewRows && has_lora_many(args))
       many[size_t(many_count++)] = args;

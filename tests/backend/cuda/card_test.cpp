@@ -407,7 +407,13 @@ class AdaptedBlock {
     read_floats(*second, std::span(values).last(size));
     return values;
   }
-  int width() const { return width_; }
+  /// Both of one row, of what run() returned.
+  std::vector<float> row_of(const std::vector<float>& values, size_t row, size_t rows) const {
+    const auto begin = [&](size_t r) { return values.begin() + ptrdiff_t(r * size_t(width_)); };
+    std::vector<float> one(begin(row), begin(row + 1));
+    one.insert(one.end(), begin(rows + row), begin(rows + row + 1));
+    return one;
+  }
 
  private:
   Backend& backend_;
@@ -417,6 +423,51 @@ class AdaptedBlock {
   std::array<std::pair<int, int>, 3> sizes_;
   std::vector<std::vector<std::unique_ptr<LoraEntry>>> entries_;  // by slot, by module
 };
+
+/// Steps of more than 32 rows: the bits of each row among rows of its slot alone, of operations that are enqueued one
+/// by one, of the base where a row has no adapter, whatever the other rows have and whatever else is in the table.
+TEST_F(OnCard, AdaptersInProductsOfManyRowsAreTheRowsOwn) {
+  if (backend_ == nullptr) return;
+  for (const auto& [width, inner] : {std::pair(256, 768), std::pair(1280, 2304)}) {
+    const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
+    Random random(uint64_t(width) + 12);
+    AdaptedBlock block(*backend, width, inner, random);
+    block.add_slot(random, {{16}});
+    block.add_slot(random, {{5}}, 1);
+    block.add_slot(random, {{4}, {11, true}, {1}});  // a bias is not part of a product
+    block.add_slot(random, {{24}}, 2);
+    block.add_slot(random, {{20}, {12}});  // nor are more ranks than 32
+    block.add_slot(random, {{8}, {20}});
+    constexpr int kSlots = 6;
+    constexpr size_t kRows = 42;
+    const std::vector<float> inputs = random.normals(kRows * size_t(width), 1);
+    std::vector<std::vector<float>> alone;  // by slot, the base first
+    for (int slot = -1; slot < kSlots; ++slot) {
+      alone.push_back(block.run(inputs, std::vector<int32_t>(kRows, slot), true));
+      EXPECT_EQ(block.run(inputs, std::vector<int32_t>(kRows, slot), false), alone.back()) << width << " slot " << slot;
+    }
+    EXPECT_EQ(block.run(inputs, std::vector<int32_t>(kRows, -1), true, false), alone.front()) << width;
+    for (const bool more : {false, true}) {
+      if (more) block.add_slot(random, {{16}}, -1, true);
+      for (const size_t rows : {size_t(33), size_t(64), size_t(150), size_t(330)}) {
+        std::vector<float> x;
+        std::vector<int32_t> slots;
+        for (size_t row = 0; row < rows; ++row) {
+          const auto from = inputs.begin() + ptrdiff_t(row % kRows * size_t(width));
+          x.insert(x.end(), from, from + width);
+          slots.push_back(row < rows / 3 ? 0 : int32_t(row * 5 / 3 % (kSlots + 1)) - 1);
+        }
+        for (const bool waits : {true, false}) {
+          const std::vector<float> got = block.run(x, slots, waits);
+          for (size_t row = 0; row < rows; ++row)
+            ASSERT_EQ(block.row_of(got, row, rows), block.row_of(alone[size_t(slots[row] + 1)], row % kRows, kRows))
+                << width << " row " << row << " of " << rows << ", slot " << slots[row] << ", waits " << waits
+                << ", more " << more;
+        }
+      }
+    }
+  }
+}
 
 /// The bits of operations that are enqueued one by one, eagerly, recorded and replayed; of each row alone; of the base
 /// where a row has no adapter; and of the same while a slot that products cannot apply is in the table.
@@ -431,13 +482,6 @@ TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
     block.add_slot(random, {{5}}, 1);
     block.add_slot(random, {{4}, {11, true}, {1}});
     block.add_slot(random, {{24, true}}, 2);
-    const auto row_of = [&](const std::vector<float>& of, size_t row, size_t rows) {
-      const size_t size = size_t(width);
-      std::vector<float> one(of.begin() + ptrdiff_t(row * size), of.begin() + ptrdiff_t((row + 1) * size));
-      const auto second = of.begin() + ptrdiff_t((rows + row) * size);
-      one.insert(one.end(), second, second + ptrdiff_t(size));
-      return one;
-    };
     std::vector<std::vector<float>> inputs, alone;
     std::vector<int32_t> slots;
     for (int row = 0; row < 32; ++row) {
@@ -463,7 +507,7 @@ TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
         for (int round = 0; round < 4; ++round) {
           const std::vector<float> got = block.run(x, first_slots, round > 0);
           for (size_t row = 0; row < rows; ++row)
-            EXPECT_EQ(row_of(got, row, rows), alone[(row * 7 + 3) % 32])
+            EXPECT_EQ(block.row_of(got, row, rows), alone[(row * 7 + 3) % 32])
                 << width << " wide, " << rows << " rows, row " << row << ", round " << round << (more ? ", more" : "");
         }
       }
