@@ -325,7 +325,8 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
   wait_for_inputs();
   launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
   const auto finish = [&](int h, All& all) {
-    if (a.sinks != nullptr) all.add(__ldg(a.sinks + kv_head * per_kv + h), 1, out_dim, lane, [](int) { return 0.0f; });
+    const float sink = a.sinks == nullptr ? -INFINITY : __ldg(a.sinks + kv_head * per_kv + h);
+    if (sink != -INFINITY) all.add(sink, 1, out_dim, lane, [](int) { return 0.0f; });  // of a padded row all is -inf
 #pragma unroll
     for (int j = 0; j < All::kMost; ++j)
       if (lane + j * kWarp < out_dim)

@@ -208,7 +208,7 @@ __global__ void gather_kernel(const float* x, float* y, int cols, BatchView batc
 
 /// Whole warps, so that narrow rows do not wake many that have nothing to do; one for what may be a head, whose sum has
 /// the order of rope.cu.
-int threads_for(int cols) { return cols >= 4096 ? 1024 : cols >= 1024 ? 512 : cols > kMaxHeadDim ? 128 : kWarp; }
+int threads_for(int cols) { return cols <= kMaxHeadDim ? kWarp : cols >= 4096 ? 1024 : 512; }
 
 }  // namespace
 
