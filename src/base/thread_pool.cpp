@@ -121,7 +121,7 @@ struct ThreadPool::State {
   /// Counts of past loops are smaller, so nobody sets them back.
   struct alignas(kLine) Begun {
     std::atomic<uint64_t> count{0};
-    /// The next piece of the loop that starts at `base`, or -1 where all were begun.
+    /// The next piece of the loop whose counts start at `base`, or -1 where all were begun.
     int next(uint64_t base, int pieces) {
       uint64_t seen = count.load(std::memory_order_relaxed);
       for (;;) {
@@ -149,7 +149,8 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
 
   alignas(kLine) std::atomic<uint32_t> sleepers{0};
-  alignas(kLine) std::atomic<int64_t> next{0};  // for_each's counter
+  alignas(kLine) std::atomic<int64_t> next{0};     // for_each's counter
+  alignas(kLine) std::atomic<int> parts_begun{0};  // of run_pieces(): parts of which all pieces were begun
   alignas(kLine) std::atomic<bool> running{false};
 
   void work(int thread) {
@@ -173,16 +174,21 @@ struct ThreadPool::State {
     }
   }
 
-  /// Parts in the order in which `thread` looks for pieces: its own, those of its node, the others'.
-  template <class Body>
-  void each_part_from(int thread, Body visit) const {
+  /// Parts in the order in which `thread` looks for pieces: its own, those of its node, the others'. Ends where visit()
+  /// says so.
+  template <class Visit>
+  void each_part_from(int thread, Visit visit) const {
     NodeThreads own{.first = 0, .last = plan.threads()};
     for (const NodeThreads& node : plan.nodes) {
       if (node.first <= thread && thread < node.last) own = node;
     }
     const int here = own.last - own.first, others = plan.threads() - here;
-    for (int i = 0; i < here; ++i) visit(own.first + (thread - own.first + i) % here);
-    for (int i = 0; i < others; ++i) visit((own.last + i) % plan.threads());
+    for (int i = 0; i < here; ++i) {
+      if (!visit(own.first + (thread - own.first + i) % here)) return;
+    }
+    for (int i = 0; i < others; ++i) {
+      if (!visit((own.last + i) % plan.threads())) return;
+    }
   }
 
   void publish() {
@@ -258,10 +264,18 @@ void ThreadPool::run_pieces(int pieces, FunctionRef<void(int, int, int)> body) {
     for (int piece = 0; piece < pieces; ++piece) body(0, piece, 0);
     return;
   }
+  // Whole parts are what run() hands out, and the caller takes those that nobody began.
+  if (pieces == 1) return run([&](int thread) { body(thread, 0, thread); });
+  const int parts = threads();
   const uint64_t base = ++s.piece_loops * uint64_t(kMostPieces);
+  s.parts_begun.store(0, std::memory_order_relaxed);
   run([&](int thread) {
     s.each_part_from(thread, [&](int part) {
-      for (int piece; (piece = s.begun[size_t(part)].next(base, pieces)) >= 0;) body(part, piece, thread);
+      for (int piece; (piece = s.begun[size_t(part)].next(base, pieces)) >= 0;) {
+        if (piece == pieces - 1) s.parts_begun.fetch_add(1, std::memory_order_relaxed);
+        body(part, piece, thread);
+      }
+      return s.parts_begun.load(std::memory_order_relaxed) < parts;  // else nobody has anything left
     });
   });
 }

@@ -234,18 +234,18 @@ void CpuOps::matmul_experts(const Tensor& x, ExpertRows rows, const Routing& rou
   prepare_experts(x, rows, plan, stacks);
   const int each = int(stacks.size());
   int64_t outs = 0;
-  for (int s = 0; s < each; ++s) outs += int64_t{stacks[size_t(s)]->out} * int64_t(plan.runs.size());
+  for (const Weight* stack : stacks) outs += int64_t{stack->out} * int64_t(plan.runs.size());
+  const CostPartition partition(
+      partition_, int(plan.runs.size()) * each, [&](int t) { return stacks[size_t(t % each)]->out; },
+      [&](int t) { return kReadCost + plan.runs[size_t(t / each)].count; });
   const int pieces = pieces_of(outs, kInt8Cols);
   threads_.run_pieces(pieces, [&](int part, int piece, int thread) {
-    partition_.each_by_cost(
-        int(plan.runs.size()) * each, [&](int t) { return stacks[size_t(t % each)]->out; },
-        [&](int t) { return kReadCost + plan.runs[size_t(t / each)].count; }, {part, piece, pieces},
-        [&](int t, int first, int last) {
-          const ExpertRun& run = plan.runs[size_t(t / each)];
-          const Tensor& to = y[size_t(t % each)];
-          const WeightRows& w = rows_of(*stacks[size_t(t % each)], run.expert);
-          multiply(rows_of_run(run, w), w, row(to, run.first), size_t(to.cols()), first, last, thread);
-        });
+    partition.each({part, piece, pieces}, [&](int t, int first, int last) {
+      const ExpertRun& run = plan.runs[size_t(t / each)];
+      const Tensor& to = y[size_t(t % each)];
+      const WeightRows& w = rows_of(*stacks[size_t(t % each)], run.expert);
+      multiply(rows_of_run(run, w), w, row(to, run.first), size_t(to.cols()), first, last, thread);
+    });
   });
   expert_input_.floats = {};
 }

@@ -54,34 +54,60 @@ class RowPartition {
     }
   }
 
-  /// The same where a row of term t costs costs(t): every thread's work costs about as much. Rows go to threads in
-  /// blocks of kRowGrain.
-  template <class Outs, class Costs, class Body>
-  void each_by_cost(int terms, Outs outs, Costs costs, PartPiece p, Body body) const {
-    const size_t node = node_of_thread(p.thread);
-    const NodeThreads& own = nodes_[node];
-    int64_t total = 0;
-    for (int t = 0; t < terms; ++t) total += rows_of_node(outs(t), node).size() * costs(t);
+ private:
+  friend class CostPartition;
+  size_t node_of_thread(int thread) const;
+  std::vector<NodeThreads> nodes_;
+};
+
+/// The same where a row of term t costs costs(t): every thread's work costs about as much. Rows go to threads in blocks
+/// of kRowGrain. Made once for a product and then asked by all threads: terms may be hundreds.
+class CostPartition {
+ public:
+  template <class Outs, class Costs>
+  CostPartition(const RowPartition& rows, int terms, Outs outs, Costs costs) : rows_(rows), terms_(terms) {
+    for (size_t node = 0; node < rows.nodes().size(); ++node) {
+      int64_t total = 0;
+      for (int t = 0; t < terms; ++t) {
+        const Range own = rows.rows_of_node(outs(t), node);
+        spans_.push_back({.base = total, .rows = own, .cost = costs(t)});
+        total += own.size() * costs(t);
+      }
+      totals_.push_back(total);
+    }
+  }
+
+  /// Calls body(term, first, last) for the rows of the piece that `p` names.
+  template <class Body>
+  void each(PartPiece p, Body body) const {
+    const size_t node = rows_.node_of_thread(p.thread);
+    const NodeThreads& own = rows_.nodes()[node];
     const int64_t piece = int64_t{p.thread - own.first} * p.pieces + p.piece;
-    const Range part = share(total, 1, piece, piece + 1, int64_t{own.last - own.first} * p.pieces);
-    int64_t base = 0;
-    for (int t = 0; t < terms; ++t) {
-      const Range rows = rows_of_node(outs(t), node);
-      const int64_t cost = costs(t), size = rows.size();
-      // The same for the end of one thread's part and the beginning of the next one's.
-      const auto boundary = [&](int64_t at) {
-        if (at <= base) return int64_t{0};
-        return std::min(size, at >= base + size * cost ? size : (at - base) / cost / kRowGrain * kRowGrain);
-      };
-      const int64_t first = boundary(part.first), last = boundary(part.last);
-      if (first < last) body(t, int(rows.first + first), int(rows.first + last));
-      base += size * cost;
+    const Range part = share(totals_[node], 1, piece, piece + 1, int64_t{own.last - own.first} * p.pieces);
+    const Span* const spans = spans_.data() + node * size_t(terms_);
+    const auto after = std::upper_bound(spans, spans + terms_, part.first,
+                                        [](int64_t at, const Span& span) { return at < span.base; });
+    for (int t = std::max(0, int(after - spans) - 1); t < terms_ && spans[t].base < part.last; ++t) {
+      const int64_t first = spans[t].boundary(part.first), last = spans[t].boundary(part.last);
+      if (first < last) body(t, int(spans[t].rows.first + first), int(spans[t].rows.first + last));
     }
   }
 
  private:
-  size_t node_of_thread(int thread) const;
-  std::vector<NodeThreads> nodes_;
+  struct Span {
+    int64_t base = 0;  // cost of the terms before
+    Range rows;        // of the node
+    int64_t cost = 0;  // of a row
+    /// The row at which a piece that ends at cost `at` ends; the same for the end of one and the beginning of the next.
+    int64_t boundary(int64_t at) const {
+      if (at <= base) return 0;
+      return at >= base + rows.size() * cost ? rows.size() : (at - base) / cost / kRowGrain * kRowGrain;
+    }
+  };
+  const RowPartition& rows_;
+  int terms_ = 0;
+  std::vector<Span> spans_;  // [node, term]
+  std::vector<int64_t> totals_;
 };
 
 /// Bytes that belong on a node.

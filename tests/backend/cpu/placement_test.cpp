@@ -102,16 +102,16 @@ TEST(RowPartition, ByCostPiecesAreTheRowsOfTheirThread) {
   const std::vector<std::pair<int, int>> terms = {{768, 300}, {768, 5}, {17, 9}, {2048, 44}};
   for (const Nodes& machine : kMachines) {
     const RowPartition rows(machine);
+    const CostPartition costs(
+        rows, int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
+        [&](int t) { return terms[size_t(t)].second; });
     for (int thread = 0; thread < rows.threads(); ++thread) {
       const auto taken = [&](int pieces) {
         std::vector<std::pair<int, int>> all;
         for (int piece = 0; piece < pieces; ++piece) {
-          rows.each_by_cost(
-              int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
-              [&](int t) { return terms[size_t(t)].second; }, {thread, piece, pieces},
-              [&](int t, int first, int last) {
-                for (int r = first; r < last; ++r) all.emplace_back(t, r);
-              });
+          costs.each({thread, piece, pieces}, [&](int t, int first, int last) {
+            for (int r = first; r < last; ++r) all.emplace_back(t, r);
+          });
         }
         return all;
       };
@@ -135,18 +135,18 @@ TEST(RowPartition, ByCostEveryRowHasOneThreadToo) {
         total += int64_t{out} * cost;
         largest = std::max<int64_t>(largest, cost);
       }
+      const CostPartition costs(
+          rows, int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
+          [&](int t) { return terms[size_t(t)].second; });
       for (int thread = 0; thread < rows.threads(); ++thread) {
-        rows.each_by_cost(
-            int(terms.size()), [&](int t) { return terms[size_t(t)].first; },
-            [&](int t) { return terms[size_t(t)].second; }, {.thread = thread},
-            [&](int t, int first, int last) {
-              ASSERT_LT(first, last);
-              for (int r = first; r < last; ++r) {
-                ASSERT_EQ(owner[size_t(t)][size_t(r)], -1) << "row " << r << " twice";
-                owner[size_t(t)][size_t(r)] = thread;
-              }
-              load[size_t(thread)] += int64_t{last - first} * terms[size_t(t)].second;
-            });
+        costs.each({.thread = thread}, [&](int t, int first, int last) {
+          ASSERT_LT(first, last);
+          for (int r = first; r < last; ++r) {
+            ASSERT_EQ(owner[size_t(t)][size_t(r)], -1) << "row " << r << " twice";
+            owner[size_t(t)][size_t(r)] = thread;
+          }
+          load[size_t(thread)] += int64_t{last - first} * terms[size_t(t)].second;
+        });
       }
       for (size_t t = 0; t < terms.size(); ++t) {
         for (size_t node = 0; node < machine.size(); ++node) {
