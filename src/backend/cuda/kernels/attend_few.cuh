@@ -31,7 +31,8 @@ struct FewShape {
   static constexpr bool kLatent = Latent;  // values lie within keys
 };
 /// How many tokens a lane holds while it waits for more, and the registers of a kernel: what most models cache, bf16
-/// of heads up to 128, gains more by four tokens (3 to 4% of a token's time) than by the room.
+/// of heads up to 128, gains by four tokens (3 to 4% of a token's time), and has the same room with 112 registers: two
+/// warps take the 7,168 that three of a product leave.
 template <class T, class S>
 constexpr bool kHoldsFour = std::is_same_v<T, __nv_bfloat16> && S::kLanes == 16 && S::kHeads == 2 && !S::kCapped;
 template <class T, class S>
@@ -39,10 +40,11 @@ constexpr int kHeld = kHoldsFour<T, S>                   ? 4
                       : sizeof(T) == 4 || S::kOctets > 2 ? 1
                                                          : 2;
 template <class T, class S>
-constexpr int kRegistersOf = S::kOctets > 2                   ? 248
-                             : S::kOctets == 2                ? 168
-                             : kHoldsFour<T, S> || S::kCapped ? 128
-                                                              : kRegisters;
+constexpr int kRegistersOf = S::kOctets > 2     ? 248
+                             : S::kOctets == 2  ? 168
+                             : S::kCapped       ? 128
+                             : kHoldsFour<T, S> ? 112
+                                                : kRegisters;
 constexpr int kStrands = kWide * kSplits;
 constexpr int kSplitRows = 32;  // with more rows than that there is work enough without splitting
 constexpr int kChunk = 8;
@@ -283,21 +285,23 @@ __device__ void strand_of(const AttendArgs& a, const Past& past, int kv_head, in
   }
 }
 
-/// One head as a warp joins it: lane l has elements l, l + 32, ...
-template <int Octets>
+/// One head as the warps join it that share its elements: lane l of warp w has elements 32·w + l, 32·(w + warps) + l,
+/// ...
+template <int Each>
 struct Joined {
-  static constexpr int kMost = Octets * kPart;
-  float largest = -INFINITY, total = 0, out[kMost] = {};
+  float largest = -INFINITY, total = 0, out[Each] = {};
 
-  /// One more, `out2(j)` being its element lane + 32·j; NaN goes on, and what saw nothing adds nothing.
-  template <class F>
-  __device__ void add(float largest2, float total2, int dim, int lane, const F& out2) {
-    if (total2 == 0) return;
-    const float most = fmaxf(largest, largest2), mine = expf(largest - most), other = expf(largest2 - most);
-    total = total * mine + total2 * other;
+  /// One more; NaN goes on, and what saw nothing adds nothing.
+  __device__ __forceinline__ void add(const Joined& other) {
+    if (other.total == 0) return;
+    if (total == 0) {  // the same numbers as below
+      *this = other;
+      return;
+    }
+    const float most = fmaxf(largest, other.largest), mine = expf(largest - most), theirs = expf(other.largest - most);
+    total = total * mine + other.total * theirs;
 #pragma unroll
-    for (int j = 0; j < kMost; ++j)
-      if (lane + j * kWarp < dim) out[j] = out[j] * mine + out2(j) * other;
+    for (int j = 0; j < Each; ++j) out[j] = out[j] * mine + other.out[j] * theirs;
     largest = most;
   }
 };
@@ -309,7 +313,9 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
     attend_kernel(AttendArgs a, BatchView batch, AttendWorkspace workspace, bool lone) {
   extern __shared__ float shared[];
   __shared__ bool is_last;
-  using All = Joined<S::kOctets>;
+  constexpr int kSharers = kWide / S::kHeads;  // of a head's elements
+  constexpr int kEach = (S::kOctets * S::kLanes * kPart / kWarp + kSharers - 1) / kSharers;
+  using All = Joined<kEach>;
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + S::kHeads - 1) / S::kHeads;  // of heads that warps share
   const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets,
             h0 = int(blockIdx.y) % sets * S::kHeads, warp = int(threadIdx.x) / kWarp;
@@ -324,14 +330,24 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
   prefetch<T, S>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
   wait_for_inputs();
   launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
-  const auto finish = [&](int h, All& all) {
-    const float sink = a.sinks == nullptr ? -INFINITY : __ldg(a.sinks + kv_head * per_kv + h);
-    if (sink != -INFINITY) all.add(sink, 1, out_dim, lane, [](int) { return 0.0f; });  // of a padded row all is -inf
+  // Which head a warp joins, and which of its elements.
+  const int head = warp / kSharers, place = warp % kSharers * kWarp + lane;
+  const bool joins = h0 + head < per_kv;
+  const auto elements = [&](const auto& f) {
 #pragma unroll
-    for (int j = 0; j < All::kMost; ++j)
-      if (lane + j * kWarp < out_dim)
-        __stcg(a.out + index_of(h) * size_t(out_dim) + size_t(lane + j * kWarp),
-               all.total != 0 ? all.out[j] / all.total : 0.0f);
+    for (int j = 0; j < kEach; ++j)
+      if (place + j * kSharers * kWarp < out_dim) f(j, place + j * kSharers * kWarp);
+  };
+  const auto finish = [&](All& all) {
+    const float score = a.sinks == nullptr ? -INFINITY : __ldg(a.sinks + kv_head * per_kv + h0 + head);
+    if (score != -INFINITY) {  // of a padded row all is -inf
+      All sink;
+      sink.largest = score, sink.total = 1;
+      all.add(sink);
+    }
+    elements([&](int j, int i) {
+      __stcg(a.out + index_of(h0 + head) * size_t(out_dim) + size_t(i), all.total != 0 ? all.out[j] / all.total : 0.0f);
+    });
   };
   float q[S::kHeads][S::kOctets][kPart];
 #pragma unroll
@@ -344,7 +360,6 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
       part.values(q[h][o]);
     }
   }
-  const bool joins = warp < S::kHeads && h0 + warp < per_kv;  // head h0 + warp
   All all;
   for (int split = int(blockIdx.z); split < splits; split += int(gridDim.z)) {
     Partial<S::kOctets> mine[S::kHeads];
@@ -363,26 +378,35 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
     }
     __syncthreads();
     if (joins) {
+      // All strands at once: a chain of them, each with two exponentials, took longer than the strands themselves.
+      float largest[kWide], total[kWide];
       All sum;
-#pragma unroll 1
+#pragma unroll
       for (int w = 0; w < kWide; ++w) {
-        const float* from = shared + (w * S::kHeads + warp) * width;
-        sum.add(from[0], from[1], out_dim, lane, [&](int j) { return from[2 + lane + j * kWarp]; });
+        const float* from = shared + (w * S::kHeads + head) * width;
+        largest[w] = from[0], total[w] = from[1];
+      }
+#pragma unroll
+      for (int w = 0; w < kWide; ++w) sum.largest = total[w] != 0 ? fmaxf(sum.largest, largest[w]) : sum.largest;
+#pragma unroll
+      for (int w = 0; w < kWide; ++w) {
+        const float weight = total[w] != 0 ? expf(largest[w] - sum.largest) : 0.0f;
+        const float* from = shared + (w * S::kHeads + head) * width + 2;
+        sum.total = fmaf(total[w], weight, sum.total);
+        elements([&](int j, int i) { sum.out[j] = fmaf(from[i], weight, sum.out[j]); });
       }
       if (alone) {
-        all.add(sum.largest, sum.total, out_dim, lane, [&](int j) { return sum.out[j]; });
+        all.add(sum);
       } else {
-        float* to = workspace.partials + (index_of(h0 + warp) * kSplits + size_t(split)) * size_t(width);
-        if (lane == 0) __stcg(to, sum.largest), __stcg(to + 1, sum.total);
-#pragma unroll
-        for (int j = 0; j < All::kMost; ++j)
-          if (lane + j * kWarp < out_dim) __stcg(to + 2 + lane + j * kWarp, sum.out[j]);
+        float* to = workspace.partials + (index_of(h0 + head) * kSplits + size_t(split)) * size_t(width);
+        if (place == 0) __stcg(to, sum.largest), __stcg(to + 1, sum.total);
+        elements([&](int j, int i) { __stcg(to + 2 + i, sum.out[j]); });
       }
     }
     __syncthreads();
   }
   if (alone) {
-    if (joins) finish(h0 + warp, all);
+    if (joins) finish(all);
     return;
   }
   __threadfence();
@@ -396,25 +420,23 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
   __syncthreads();
   if (!is_last || !joins) return;
   // Several are asked for before the first is added.
-  constexpr int kAhead = S::kOctets > 2 ? 2 : 4;
-  const float* partials = workspace.partials + index_of(h0 + warp) * kSplits * size_t(width);
+  constexpr int kAhead = 4;
+  const float* partials = workspace.partials + index_of(h0 + head) * kSplits * size_t(width);
 #pragma unroll 1
   for (int first_split = 0; first_split < splits; first_split += kAhead) {
-    float largest[kAhead], total[kAhead], out[kAhead][All::kMost];
+    All some[kAhead];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (first_split + i >= splits) continue;
-      const float* from = partials + size_t(first_split + i) * size_t(width);
-      largest[i] = __ldcg(from), total[i] = __ldcg(from + 1);
-#pragma unroll
-      for (int j = 0; j < All::kMost; ++j)
-        if (lane + j * kWarp < out_dim) out[i][j] = __ldcg(from + 2 + lane + j * kWarp);
+    for (int n = 0; n < kAhead; ++n) {
+      if (first_split + n >= splits) continue;
+      const float* from = partials + size_t(first_split + n) * size_t(width);
+      some[n].largest = __ldcg(from), some[n].total = __ldcg(from + 1);
+      elements([&](int j, int i) { some[n].out[j] = __ldcg(from + 2 + i); });
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i)
-      if (first_split + i < splits) all.add(largest[i], total[i], out_dim, lane, [&](int j) { return out[i][j]; });
+    for (int n = 0; n < kAhead; ++n)
+      if (first_split + n < splits) all.add(some[n]);
   }
-  finish(h0 + warp, all);
+  finish(all);
 }
 
 /// `lone`: rows of batch.lone_rows alone.
