@@ -42,14 +42,14 @@ enum class LowRankUse : uint8_t { linear, embedding };
 ///  linear:    y = dora_scale ∘ (W x + Σ scale·(B(A x) + b)) + bias, with the slot's own W and bias where it has them
 ///  embedding: the same for a row of the table, without a bias
 ///  norm:      `norm` in place of the norm's weight
-///  experts:   y = W[e] x + Σ scale·(B(A x) + b) over the terms of expert e, and nothing else
+///  experts:   y = W[e] x + Σ scale·(B(A x) + b) over the terms of expert e, and nothing else; the same for heads
 struct LoraEntry {
   struct Term {
     LowRankWeights factors;
     float scale = 0;
   };
   std::vector<Term> terms;                 // added in this order
-  std::vector<std::vector<Term>> experts;  // of a stack: the terms of each expert
+  std::vector<std::vector<Term>> experts;  // of a stack: the terms of each expert, or head
   Tensor dora_scale;  // DoRA's m/|W + ΔW|: f32 [1, out]; embedding: by token when `dora_scale_by_token`
   bool dora_scale_by_token = false;
   Weight weight;  // in place of the module's; an embedding's is a table [vocab, dims]

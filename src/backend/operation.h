@@ -23,7 +23,8 @@ enum class Operation : uint8_t {
   query_growth,    // RopeParams::query_growth
   long_rope,       // RopeParams::long_inv_freq
   rope_pairs,      // RopeParams::interleaved
-  lora_experts     // of adapters, not of models: Backend::has() says it before one is packed
+  lora_experts,    // of adapters, not of models: Backend::has() says it before one is packed
+  lora_heads       // the same of kv_b_proj, with latent_keys
 };
 
 constexpr const char* name_of(Operation operation) {
@@ -45,6 +46,7 @@ constexpr const char* name_of(Operation operation) {
     case Operation::long_rope: return "norm_rope(stretched)";
     case Operation::rope_pairs: return "norm_rope(pairs)";
     case Operation::lora_experts: return "lora_experts";
+    case Operation::lora_heads: return "lora_heads";
   }
   return "";
 }
@@ -68,7 +70,8 @@ constexpr bool has_derivative(Operation operation) {
     case Operation::delta_rule:
     case Operation::short_conv: return true;
     case Operation::latent_keys:
-    case Operation::lora_experts: return false;
+    case Operation::lora_experts:
+    case Operation::lora_heads: return false;
   }
   return false;
 }

@@ -229,6 +229,11 @@ class Ops {
   /// are: -> [rows, heads·(out + rest)]. `heads` is a stack; `transposed`: W[h]ᵀ·x, so that in and out change places.
   virtual Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) = 0;
 
+  /// Applies adapters of heads to y, which holds what matmul_heads made of the same x with `heads` matrices and `rest`,
+  /// of module `site`: the terms of each head (LoraEntry::experts), as a row's slot and the backend's table say. What
+  /// follows the products, and rows without an entry, are untouched. `y` is replaced as in add_rms_norm.
+  virtual void lora_heads(const Tensor& x, int site, int heads, int rest, Tensor& y) = 0;
+
   /// y·sigmoid(gate) for each row, gate [rows, 1]. `y` may be given away.
   virtual Tensor gate_rows(Tensor y, const Tensor& gate) = 0;
 

@@ -72,6 +72,21 @@ std::string beside_factors(const ModuleDelta& change) {
   return change.low_rank->magnitude.empty() ? "" : "DoRA";
 }
 
+/// The two products that are computed in place of kv_b_proj.
+struct LatentHeads {
+  const nn::TargetModule *embed_q = nullptr, *unembed_out = nullptr;
+};
+
+/// The same as problem() for factors of kv_b_proj.
+std::string heads_problem(const LowRank& low, const LatentHeads& heads) {
+  const int rows = heads.embed_q->experts * (heads.embed_q->in + heads.unembed_out->out);
+  if (low.experts > 0) return cat("factors of one linear: expected, got those of ", low.experts, " experts");
+  if (low.a.cols != heads.unembed_out->in)
+    return cat("inputs of A: expected ", heads.unembed_out->in, ", got ", low.a.cols);
+  if (low.b.rows != rows) return cat("outputs of B: expected ", rows, ", got ", low.b.rows);
+  return "";
+}
+
 /// The same as problem() for the stack `module`, or for one of its experts.
 std::string expert_problem(const LowRank& low, const nn::TargetModule& module, bool stack, int parts) {
   if (low.experts != (stack ? module.experts : 0))
@@ -118,6 +133,19 @@ std::vector<std::string> stacks_of_parameter(const std::string& path, std::strin
   return {};
 }
 
+/// Of the path of kv_b_proj; empty where the base has no such products, or files where neither is a module of its own.
+LatentHeads latent_heads(const std::string& path, const TargetModules& modules) {
+  constexpr std::string_view kName = "kv_b_proj";
+  if (!path.ends_with(cat(".", kName))) return {};
+  const std::string at = path.substr(0, path.size() - kName.size());
+  const auto find = [&](std::string_view name) -> const nn::TargetModule* {
+    const auto it = modules.find(base_path(cat(at, name), modules));
+    return it != modules.end() && it->second->experts > 0 ? it->second : nullptr;
+  };
+  const LatentHeads heads{find("embed_q"), find("unembed_out")};
+  return heads.embed_q != nullptr && heads.unembed_out != nullptr ? heads : LatentHeads{};
+}
+
 /// What changes which module, by the base's names.
 using Changes = std::map<std::string, const ModuleDelta*>;
 using ExpertChanges = std::map<std::string, std::vector<FactorView>>;
@@ -144,6 +172,40 @@ bool is_of_another_layer(const std::string& path, const Base& base, const Target
       return true;
   }
   return false;
+}
+
+/// Factors of kv_b_proj [heads·(keys + values), rank] · [rank, latent] as those of each head: of embed_q, which takes a
+/// query q of a head to Wᵀ·q, they are Aᵀ and the transposed rows of B that make its keys; of unembed_out A and the
+/// rows that make its values.
+void bind_heads(const LowRank& low, const LatentHeads& heads, BoundAdapter& bound) {
+  bound.of_heads.insert({heads.embed_q->name, heads.unembed_out->name});
+  const size_t count = size_t(heads.embed_q->experts), rank = size_t(low.a.rows), keys = size_t(heads.embed_q->in),
+               values = size_t(heads.unembed_out->out);
+  const auto keep = [&](std::vector<float> own) -> std::span<const float> {
+    bound.transposed.push_back(std::make_unique<const std::vector<float>>(std::move(own)));
+    return *bound.transposed.back();
+  };
+  const std::span<const float> up = keep(transposed(low.a).values), b = low.b.values;
+  std::vector<float> down(count * rank * keys);
+  for (size_t h = 0; h < count; ++h) {
+    for (size_t i = 0; i < keys; ++i) {
+      for (size_t k = 0; k < rank; ++k) down[(h * rank + k) * keys + i] = b[(h * (keys + values) + i) * rank + k];
+    }
+  }
+  const std::span<const float> of_keys = keep(std::move(down));
+  std::vector<FactorView>&into = bound.experts[heads.embed_q->name], &from = bound.experts[heads.unembed_out->name];
+  for (size_t h = 0; h < count; ++h) {
+    into.push_back({.rank = int(rank),
+                    .a = of_keys.subspan(h * rank * keys, rank * keys),
+                    .b = up,
+                    .bias = {},
+                    .scale = low.scale});
+    from.push_back({.rank = int(rank),
+                    .a = low.a.values,
+                    .b = b.subspan((h * (keys + values) + keys) * rank, values * rank),
+                    .bias = {},
+                    .scale = low.scale});
+  }
 }
 
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
@@ -233,7 +295,8 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   const auto stacks = stacks_by_expert(base);
   const bool has_heads = std::any_of(base.target_modules.begin(), base.target_modules.end(),
                                      [](const auto& module) { return module.kind == ModuleKind::heads; });
-  std::vector<std::string> unknown, wrong, beside, more, of_heads;
+  std::vector<std::string> unknown, wrong, beside, more, of_heads, more_of_heads;
+  std::map<std::string, std::pair<const LowRank*, LatentHeads>> latents;  // by the name of embed_q
   // Of a stack all experts, or `only` one; `part` of `parts` that follow each other in B's rows.
   const auto add_experts = [&](const std::string& path, const ModuleDelta& change, const nn::TargetModule& stack,
                                int only, size_t part = 0, size_t parts = 1) {
@@ -261,7 +324,17 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
     const auto it = is_parameter(adapter, path) ? modules.end() : modules.find(base_path(path, modules));
     const bool heads = it == modules.end() ? has_heads && path.ends_with("kv_b_proj")  // in the file as two
                                            : it->second->kind == ModuleKind::heads;
-    if (heads) {
+    if (const LatentHeads of = latent_heads(path, modules); of.embed_q != nullptr) {
+      std::string text = beside_factors(change);
+      if (text.empty() && !change.low_rank->b_bias.empty()) text = "a bias";
+      if (!text.empty()) {
+        more_of_heads.push_back(cat(path, " (", text, ")"));
+      } else if (text = heads_problem(*change.low_rank, of); !text.empty()) {
+        wrong.push_back(cat(path, " (", text, ")"));
+      } else if (!latents.emplace(of.embed_q->name, std::pair(&*change.low_rank, of)).second) {
+        refuse(adapter, base, cat("expected one module for ", in_quotes(of.embed_q->name), ", got two"));
+      }
+    } else if (heads) {
       of_heads.push_back(path);
     } else if (it != modules.end() && it->second->kind == ModuleKind::experts) {
       add_experts(path, change, *it->second, -1);
@@ -298,11 +371,16 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   }
   if (!of_heads.empty()) {
     throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
-                cat("adapters of what makes keys and values of latents are not implemented: expected none of these "
-                    "modules, got ",
+                cat("what makes keys and values of latents is changed as kv_b_proj, and merged into a file that has "
+                    "kv_b_proj: expected none of these modules, got ",
                     of_heads.size(), " of ", adapter.modules.size(), ": ", list_names(of_heads)));
   }
-  if (changes.empty() && experts.empty() && wrong.empty())
+  if (!more_of_heads.empty()) {
+    throw Error(ErrorCode::unsupported, adapter.where.empty() ? adapter.name : adapter.where,
+                cat("adapters of kv_b_proj: expected factors alone, got more in ", more_of_heads.size(), " of ",
+                    adapter.modules.size(), ": ", list_names(more_of_heads)));
+  }
+  if (changes.empty() && experts.empty() && latents.empty() && wrong.empty())
     std::move(beside.begin(), beside.end(), std::back_inserter(unknown));
   if (unknown.size() == adapter.modules.size()) {
     refuse(adapter, base, cat("none of its ", unknown.size(), " modules is in the base: ", list_names(unknown)));
@@ -321,7 +399,13 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   if (!beside.empty()) {
     note(adapter.where, "left out ", beside.size(), " modules beside the text model: ", list_names(beside));
   }
-  BoundAdapter bound{.adapter = &adapter, .modules = std::move(changes), .experts = std::move(experts), .derived = {}};
+  BoundAdapter bound{.adapter = &adapter,
+                     .modules = std::move(changes),
+                     .experts = std::move(experts),
+                     .derived = {},
+                     .of_heads = {},
+                     .transposed = {}};
+  for (const auto& [name, of] : latents) bind_heads(*of.first, of.second, bound);
   if (base.tied_head) tie_head(bound, base);
   return bound;
 }

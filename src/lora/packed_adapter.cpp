@@ -137,10 +137,14 @@ class Packer {
 }  // namespace
 
 void require_operations(const BoundAdapter& bound, const Backend& backend) {
-  if (bound.experts.empty() || backend.has(Operation::lora_experts)) return;
-  throw Error(ErrorCode::device, bound.adapter->where.empty() ? bound.adapter->name : bound.adapter->where,
-              cat("adapter '", bound.adapter->name, "' changes experts: operation ", name_of(Operation::lora_experts),
-                  " is not available on device '", backend.name(), "'"));
+  const auto require = [&](bool needed, const char* what, Operation operation) {
+    if (!needed || backend.has(operation)) return;
+    throw Error(ErrorCode::device, bound.adapter->where.empty() ? bound.adapter->name : bound.adapter->where,
+                cat("adapter '", bound.adapter->name, "' changes ", what, ": operation ", name_of(operation),
+                    " is not available on device '", backend.name(), "'"));
+  };
+  require(bound.experts.size() > bound.of_heads.size(), "experts", Operation::lora_experts);
+  require(!bound.of_heads.empty(), "kv_b_proj", Operation::lora_heads);
 }
 
 std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter, Backend& backend, const nn::Model& model,

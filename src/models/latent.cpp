@@ -72,8 +72,8 @@ void Latent::load_attention(nn::Loader& load, const std::string& at, Block& b) c
   b.norms = {
       .present = true, .q = {}, .k = load.rms_norm(at + "kv_a_layernorm", s.kv_rank, kLatentEps), .only_k = true};
   if (load.has_module(at + "kv_b_proj")) {
-    std::tie(b.embed_q, b.unembed_out) =
-        load.split_heads(at + "kv_b_proj", heads, s.nope_dim, s.value_dim, s.kv_rank, {"embed_q", "unembed_out"});
+    std::tie(b.embed_q, b.unembed_out) = load.split_heads(at + "kv_b_proj", heads, s.nope_dim, s.value_dim, s.kv_rank,
+                                                          {at + "embed_q", at + "unembed_out"});
   } else {
     b.embed_q = load.heads(at + "embed_q", heads, s.kv_rank, s.nope_dim);
     b.unembed_out = load.heads(at + "unembed_out", heads, s.value_dim, s.kv_rank);

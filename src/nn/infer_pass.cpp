@@ -146,7 +146,9 @@ Tensor InferPass::experts(const Tensor& x, const Tensor& scores, const Experts& 
 }
 
 Tensor InferPass::matmul_heads(const Tensor& x, const HeadLinear& heads, int rest) {
-  return ops_.matmul_heads(x, heads.w, heads.transposed, rest);
+  Tensor y = ops_.matmul_heads(x, heads.w, heads.transposed, rest);
+  if (touched(heads.site)) ops_.lora_heads(x, heads.site, heads.w.experts, rest, y);
+  return y;
 }
 
 Tensor InferPass::gate_rows(Tensor y, const Tensor& gate) { return ops_.gate_rows(std::move(y), gate); }

@@ -28,11 +28,12 @@ struct HeadNorms {
   bool only_k = false;  // q has none
 };
 
-/// Matrices of one size, one for each head: y = W[h]·x, or W[h]ᵀ·x. Adapters cannot change it.
+/// Matrices of one size, one for each head: y = W[h]·x, or W[h]ᵀ·x. `site` and `name` as in Linear.
 struct HeadLinear {
   Weight w;
   bool transposed = false;
   std::string name;
+  int site = -1;
 };
 
 /// Matrices of one size, one for each expert: y = W[e]·x (+ b[e]). `site` and `name` as in Linear.

@@ -84,10 +84,18 @@ HeadLinear Loader::heads(const std::string& path, int heads, int out, int in) {
   const HostWeight all = source_.heads(path, heads, out, in);
   std::vector<HostWeight> each;
   for (int h = 0; h < heads; ++h) each.push_back(expert_of(all, h));
-  target_modules_.push_back({path, in, out, TargetModule::Kind::heads, false});
-  target_weights_.emplace_back();
   count(all);
-  return stacked(each, false, path);
+  HeadLinear linear = stacked(each, false, path);
+  add_heads(linear, heads, in, out);
+  return linear;
+}
+
+/// What adapters know it as.
+void Loader::add_heads(HeadLinear& linear, int heads, int in, int out) {
+  linear.site = int(target_modules_.size());
+  target_modules_.push_back(
+      {.name = linear.name, .in = in, .out = out, .kind = TargetModule::Kind::heads, .experts = heads});
+  target_weights_.emplace_back();
 }
 
 std::pair<HeadLinear, HeadLinear> Loader::split_heads(const std::string& path, int heads, int first, int second, int in,
@@ -101,7 +109,10 @@ std::pair<HeadLinear, HeadLinear> Loader::split_heads(const std::string& path, i
   target_modules_.push_back({path, in, all.out, TargetModule::Kind::heads, false});
   target_weights_.emplace_back();
   count(all);
-  return {stacked(before, true, names.first), stacked(after, false, names.second)};
+  HeadLinear into = stacked(before, true, names.first), from = stacked(after, false, names.second);
+  add_heads(into, heads, first, in);
+  add_heads(from, heads, in, second);
+  return {std::move(into), std::move(from)};
 }
 
 Linear Loader::router(const std::string& path, int experts, int in, bool with_bias) {

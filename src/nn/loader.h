@@ -36,7 +36,8 @@ class Loader {
   /// The stack `path` [heads, out, in].
   HeadLinear heads(const std::string& path, int heads, int out, int in);
   /// The matrix `path` [heads·(first + second), in] as two: of each head the `first` rows, transposed, and the `second`
-  /// rows after them. They keep the file's bytes; `names` are what they are shown as.
+  /// rows after them. They keep the file's bytes; `names` are what they are shown as and what adapters call them,
+  /// beside `path`.
   std::pair<HeadLinear, HeadLinear> split_heads(const std::string& path, int heads, int first, int second, int in,
                                                 std::pair<std::string, std::string> names);
   /// `offset` is added to the stored weight.
@@ -75,6 +76,7 @@ class Loader {
   Weight pack(const HostWeight& host);
   Tensor packed_vector(const HostWeight& host);
   HeadLinear stacked(std::span<const HostWeight> heads, bool transposed, const std::string& name);
+  void add_heads(HeadLinear& linear, int heads, int in, int out);
   Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 

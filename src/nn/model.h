@@ -50,7 +50,7 @@ struct TargetModule {
     embedding,  // W [in, out]: a row of `out` values for each of `in` tokens
     norm,       // a vector [out]; in = out
     experts,    // a stack of W [out, in], one for each of `experts`
-    heads       // the same for heads of attention; adapters of these are not implemented
+    heads       // the same for heads of attention, all of which are computed
   };
   std::string name;
   int in = 0, out = 0;
@@ -58,7 +58,7 @@ struct TargetModule {
   bool bias = false;      // the base has a `<name>.bias` [out]
   bool router = false;    // chooses experts: a linear here, which other programs do not always count among them
   float offset = 0;       // a norm multiplies by what is stored and this; adapters' norms are stored so too
-  int experts = 0;        // matrices of a stack
+  int experts = 0;        // matrices of a stack; of heads 0: what a file has, of which two such modules are made
   std::string each = {};  // the name of one of them, with '#' for its number, in files that have a module for each
 };
 

@@ -53,6 +53,8 @@ class AdapterAtRunTime : public testing::TestWithParam<std::tuple<std::string, s
     const std::string base = all_cases().at(name).get<std::string>();
     if (base.starts_with("gemma/") && testing_support::lacks(device, Operation::gelu))
       GTEST_SKIP() << "no Gemma on " << device;
+    if (base.starts_with("mla/") && testing_support::lacks(device, Operation::lora_heads))
+      GTEST_SKIP() << "no adapters of kv_b_proj on " << device;
     const bool experts = base.starts_with("experts/");
     if (experts && testing_support::lacks(device, Operation::lora_experts)) GTEST_SKIP() << "no experts on " << device;
   }

@@ -82,7 +82,7 @@ TEST(BindToBase, ListsModulesThatTheBaseLacks) {
 }
 
 /// Beside products of heads too, whichever way the base has them.
-TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
+TEST(BindToBase, RefusesAdaptersOfHeadsProductsInFiles) {
   Base latent = base();
   for (const char* name : {"self_attn.embed_q", "self_attn.unembed_out"})
     latent.target_modules.push_back({.name = layer(0, name), .in = 5, .out = 4, .kind = ModuleKind::heads});
@@ -97,8 +97,7 @@ TEST(BindToBase, RefusesAdaptersOfHeadsProducts) {
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::unsupported);
       const std::string text = e.what();
-      EXPECT_NE(text.find("adapters of what makes keys and values of latents are not implemented"), std::string::npos)
-          << text;
+      EXPECT_NE(text.find("what makes keys and values of latents is changed as kv_b_proj"), std::string::npos) << text;
       EXPECT_NE(text.find("got 1 of 5: '" + layer(0, path)), std::string::npos) << text;
     }
   }
@@ -130,6 +129,75 @@ Adapter with_low_rank(const std::string& path, const LowRank& low) {
   adapter.targets.reset();
   adapter.modules[path].low_rank = low;
   return adapter;
+}
+
+/// Three heads of two features of keys and three of values, from a latent of four.
+Base base_with_latents(bool whole) {
+  Base latent = base();
+  if (whole)
+    latent.target_modules.push_back(
+        {.name = layer(0, "self_attn.kv_b_proj"), .in = 4, .out = 15, .kind = ModuleKind::heads});
+  latent.target_modules.push_back(
+      {.name = layer(0, "self_attn.embed_q"), .in = 2, .out = 4, .kind = ModuleKind::heads, .experts = 3});
+  latent.target_modules.push_back(
+      {.name = layer(0, "self_attn.unembed_out"), .in = 4, .out = 3, .kind = ModuleKind::heads, .experts = 3});
+  return latent;
+}
+
+TEST(BindToBase, FactorsOfKvBBecomeThoseOfHeads) {
+  const Matrix a = counted(2, 4), b = counted(15, 2);
+  for (const bool whole : {false, true}) {
+    const Base latent = base_with_latents(whole);
+    for (const char* prefix : {"", "language_model."}) {
+      const Adapter adapter = with_low_rank(cat(prefix, layer(0, "self_attn.kv_b_proj")), {a, b, 1.5, {}, {}});
+      const BoundAdapter bound = bind_to_base(adapter, latent);
+      const auto &keys = bound.experts.at(layer(0, "self_attn.embed_q")),
+                 &values = bound.experts.at(layer(0, "self_attn.unembed_out"));
+      ASSERT_EQ(keys.size(), 3u);
+      ASSERT_EQ(values.size(), 3u);
+      for (size_t h = 0; h < 3; ++h) {
+        EXPECT_EQ(keys[h].rank, 2);
+        EXPECT_EQ(keys[h].scale, 1.5f);
+        EXPECT_EQ(values[h].scale, 1.5f);
+        for (size_t k = 0; k < 2; ++k) {
+          for (size_t i = 0; i < 2; ++i) EXPECT_EQ(keys[h].a[k * 2 + i], b.values[(5 * h + i) * 2 + k]);
+          for (size_t c = 0; c < 4; ++c) EXPECT_EQ(keys[h].b[c * 2 + k], a.values[k * 4 + c]);
+          for (size_t i = 0; i < 3; ++i) EXPECT_EQ(values[h].b[i * 2 + k], b.values[(5 * h + 2 + i) * 2 + k]);
+        }
+        EXPECT_TRUE(std::equal(values[h].a.begin(), values[h].a.end(), a.values.begin(), a.values.end()));
+      }
+    }
+  }
+}
+
+TEST(BindToBase, RefusesMoreThanFactorsOfKvB) {
+  const Base latent = base_with_latents(true);
+  const std::string path = layer(0, "self_attn.kv_b_proj");
+  expect_misfit(with_low_rank(path, {counted(2, 5), counted(15, 2), 1, {}, {}}), latent,
+                "inputs of A: expected 4, got 5");
+  expect_misfit(with_low_rank(path, {counted(2, 4), counted(14, 2), 1, {}, {}}), latent,
+                "outputs of B: expected 15, got 14");
+  const auto refused = [&](const Adapter& adapter, const std::string& part) {
+    try {
+      bind_to_base(adapter, latent);
+      ADD_FAILURE() << part;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::unsupported);
+      EXPECT_NE(std::string(e.what()).find("adapters of kv_b_proj: expected factors alone"), std::string::npos)
+          << e.what();
+      EXPECT_NE(std::string(e.what()).find(cat(path, " (", part, ")")), std::string::npos) << e.what();
+    }
+  };
+  const std::vector<float> ones(15, 1);
+  refused(with_low_rank(path, {counted(2, 4), counted(15, 2), 1, {}, ones}), "DoRA");
+  refused(with_low_rank(path, {counted(2, 4), counted(15, 2), 1, ones, {}}), "a bias");
+  Adapter whole = mlx_directory().read();
+  whole.targets.reset();
+  whole.modules[path].weight = counted(15, 4);
+  refused(whole, "a whole weight");
+  Adapter twice = with_low_rank(path, {counted(2, 4), counted(15, 2), 1, {}, {}});
+  twice.modules["language_model." + path] = twice.modules.at(path);
+  expect_misfit(twice, latent, "got two");
 }
 
 TEST(BindToBase, ModulesBesideExpertsAreAsWithoutThem) {

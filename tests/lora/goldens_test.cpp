@@ -109,10 +109,13 @@ class Fused {
 
   /// As they lie: one stack, or a module for each.
   void apply(const nn::TargetModule& stack, const std::vector<FactorView>& experts) {
+    const size_t dot = stack.name.rfind('.');
+    if (const std::string whole = stack.name.substr(0, dot) + ".kv_b_proj"; values_.contains(whole))
+      return apply_to_whole(whole, stack, experts);
     const bool whole = values_.contains(stack.name);
     for (size_t e = 0; e < experts.size(); ++e) {
       std::string each = stack.each;
-      each.replace(each.find('#'), 1, std::to_string(e));
+      if (!whole) each.replace(each.find('#'), 1, std::to_string(e));
       const std::string& name = whole ? stack.name : each;
       auto [rows, cols, values] = values_.at(name);
       const size_t in = size_t(stack.in), rank = size_t(experts[e].rank), first = whole ? e * size_t(stack.out) : 0;
@@ -125,6 +128,29 @@ class Fused {
       }
       put(name, rows, cols, values, false, whole ? stack.experts : 0);
     }
+  }
+
+  /// The rows of kv_b_proj that a head's keys or values are made by; factors of keys are those of the transpose.
+  void apply_to_whole(const std::string& name, const nn::TargetModule& heads, const std::vector<FactorView>& views) {
+    auto [rows, cols, values] = values_.at(name);
+    const bool keys = heads.name.ends_with(".embed_q");
+    const size_t own = size_t(keys ? heads.in : heads.out), each = size_t(rows) / views.size(), in = size_t(cols);
+    for (size_t h = 0; h < views.size(); ++h) {
+      const FactorView& v = views[h];
+      const size_t first = h * each + (keys ? 0 : each - own);
+      for (size_t i = 0; i < own; ++i) {
+        for (size_t c = 0; c < in; ++c) {
+          double sum = 0;
+          for (size_t k = 0; k < size_t(v.rank); ++k) {
+            const size_t rank = size_t(v.rank);
+            sum += keys ? double(v.b[c * rank + k]) * double(v.a[k * own + i])
+                        : double(v.b[i * rank + k]) * double(v.a[k * in + c]);
+          }
+          values[(first + i) * in + c] += double(v.scale) * sum;
+        }
+      }
+    }
+    put(name, rows, cols, values, false);
   }
 
   struct Stored {

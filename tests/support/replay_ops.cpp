@@ -321,6 +321,21 @@ Tensor ReplayOps::matmul_heads(const Tensor& x, const Weight& heads, bool transp
   return y;
 }
 
+void ReplayOps::lora_heads(const Tensor& x, int site, int heads, int rest, Tensor& y) {
+  if (tape_ == nullptr) {
+    inner_.lora_heads(x, site, heads, rest, y);
+    made(y);
+    return;
+  }
+  auto before = replaced(y);
+  y = fresh(y.rows(), y.cols());
+  tape_->operations.push_back([=, this, n = recorded(y)->number](Values& v) {
+    Tensor t = before(v);
+    inner_.lora_heads(resolve(v, x), site, heads, rest, t);
+    v[size_t(n)] = std::move(t);
+  });
+}
+
 Routing ReplayOps::resolve(const Values& values, const Routing& handles) {
   return {resolve(values, handles.experts), resolve(values, handles.weights), resolve(values, handles.order)};
 }

@@ -70,6 +70,7 @@ class ReplayOps final : public Ops {
   void matmul_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const Weight* const> stacks,
                       std::span<Tensor> y) override;
   void add_expert_bias(Tensor& y, const Routing& routing, const Tensor& bias) override;
+  void lora_heads(const Tensor& x, int site, int heads, int rest, Tensor& y) override;
   void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                     std::span<Tensor> y) override;
   Tensor sum_experts(const Tensor& y, const Routing& routing) override;

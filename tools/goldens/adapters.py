@@ -6,6 +6,7 @@ script computes from the files with a reader of its own. The same files are then
 (float32), and where either disagrees the script fails. cases.json names each case's base and its twin in the other format.
 """
 import argparse
+import contextlib
 import json
 import math
 import re
@@ -26,12 +27,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 import float64
 import gemma
 import gpt_oss
+import mla
 from common import GOLDENS, dequantize64, errors, read_safetensors, widen, write_json, write_safetensors
 
 TOKENS = 8
 QWEN3, QWEN2, QUANTIZED = "models/qwen3", "models/qwen2", "widths/b4_g64_tied_bf16"
 QWEN3_MOE, QWEN3_MOE_4BIT, MIXTRAL = "experts/qwen3_moe", "experts/qwen3_moe_4bit", "experts/mixtral"
 GEMMA4_MOE = "gemma/gemma4_moe_4bit"
+DEEPSEEK, DEEPSEEK_4BIT, GLM_8BIT = "mla/deepseek_v3", "mla/deepseek_v2_4bit", "mla/glm4_moe_lite_8bit"  # GLM's file has two stacks for kv_b_proj
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
 
@@ -65,6 +68,9 @@ PEFT_CASES = {  # name -> base, LoraConfig's arguments
                                               target_parameters=["experts.gate_up_proj"])),
     "peft_gemma4_parameters": (GEMMA4_MOE, dict(r=2, lora_alpha=4, target_modules=["q_proj"],
                                                 target_parameters=["experts.gate_up_proj", "experts.down_proj"])),
+    "peft_latents": (DEEPSEEK, dict(r=3, lora_alpha=6, target_modules=["kv_b_proj", "q_b_proj"])),
+    "peft_latents_stacked": (GLM_8BIT, dict(r=2, lora_alpha=3, use_rslora=True, target_modules=["kv_b_proj", "kv_a_proj_with_mqa"],
+                                            rank_pattern={"layers.1.self_attn.kv_b_proj": 4})),
 }
 # As peft saves models of transformers 4, whose experts are linears; peft itself makes of them what transformers 5 has.
 # name -> base, rank, alpha, the experts' block, their parts, keys of the other targets
@@ -87,6 +93,7 @@ MLX_CASES = {  # name -> base, kind, num_layers, rank, scale, keys
                                                          "block_sparse_moe.switch_mlp.down_proj"]),
     "mlx_shared_expert": ("experts/qwen2_moe_mixed_widths", "lora", 1, 2, 20.0,
                           ["mlp.switch_mlp.up_proj", "mlp.shared_expert.down_proj", "mlp.shared_expert_gate"]),
+    "mlx_latents": (DEEPSEEK_4BIT, "lora", -1, 3, 1.5, ["self_attn.kv_b_proj", "self_attn.q_proj", "self_attn.o_proj"]),
     "mlx_full": (QWEN2, "full", 1, None, None, None),
 }
 
@@ -107,6 +114,9 @@ def base_weights(name):
             own = own if isinstance(own, dict) else quantization
             value = dequantize64(value, stored[path + ".scales"], stored[path + ".biases"], own["bits"], own["group_size"])
         weights[key] = widen(value)
+    if "kv_lora_rank" in config:
+        beyond = f"model.layers.{config['num_hidden_layers']}."  # guesses tokens ahead
+        weights = {key: value for key, value in mla.whole(weights, config).items() if not key.startswith(beyond)}
     return {k: v for k, v in config.items() if not k.startswith("quantization")}, weights
 
 
@@ -118,6 +128,11 @@ def build(config, weights, scratch):
     if config["model_type"] == "gpt_oss":
         weights = gpt_oss.of_transformers(weights)
     return float64.build(scratch, weights)
+
+
+def logits_of(model, tokens):
+    with mla.wide_floats() if "kv_lora_rank" in model.config.to_dict() else contextlib.nullcontext():
+        return float64.logits(model, tokens)
 
 
 def randomised(random, shape, size):
@@ -240,7 +255,7 @@ def dense_logits(config, weights, tokens, scratch):
         for key, value in biases.items():
             module = model.get_submodule(key.removesuffix(".bias"))
             module.bias = torch.nn.Parameter(torch.tensor(value, dtype=torch.float64))
-    return float64.logits(model, tokens)
+    return logits_of(model, tokens)
 
 
 # ---- making the cases ----------------------------------------------------------------------------------------------
@@ -274,8 +289,8 @@ def make_peft(name, folder, scratch):
     write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     tokens = tokens_of(name, config)
     loaded = PeftModel.from_pretrained(build(config, weights, scratch), folder).to(torch.float64).eval()
-    theirs = float64.logits(loaded, tokens)
-    plain = float64.logits(build(config, weights, scratch), tokens)
+    theirs = logits_of(loaded, tokens)
+    plain = logits_of(build(config, weights, scratch), tokens)
     return finish(name, folder, tokens, dense_logits(config, dense_peft(folder, weights), tokens, scratch), plain,
                   peft=theirs)
 
@@ -302,8 +317,8 @@ def make_experts(name, folder, scratch):
     write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     tokens = tokens_of(name, config)
     loaded = PeftModel.from_pretrained(build(config, weights, scratch), folder).to(torch.float64).eval()
-    theirs = float64.logits(loaded, tokens)
-    plain = float64.logits(build(config, weights, scratch), tokens)
+    theirs = logits_of(loaded, tokens)
+    plain = logits_of(build(config, weights, scratch), tokens)
     return finish(name, folder, tokens, dense_logits(config, dense_peft(folder, weights), tokens, scratch), plain,
                   peft=theirs)
 
@@ -346,7 +361,7 @@ def make_mlx(name, folder, scratch):
     write_mlx(folder, kind, layers, rank, scale, keys, tensors)
     tokens = tokens_of(name, config)
     theirs = run_mlx(GOLDENS / base, folder, tokens)
-    plain = float64.logits(build(config, weights, scratch), tokens)
+    plain = logits_of(build(config, weights, scratch), tokens)
     return finish(name, folder, tokens, dense_logits(config, dense_mlx(folder, weights), tokens, scratch), plain, mlx=theirs)
 
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "backend/cuda/kernels/expert_plan.h"
@@ -15,6 +16,9 @@
 namespace bumblebee {
 namespace cuda {
 namespace {
+
+/// Of what only some models and adapters need.
+constexpr Operation kLacking[] = {Operation::lora_heads};
 
 class CudaBackend final : public Backend {
  public:
@@ -31,6 +35,9 @@ class CudaBackend final : public Backend {
   }
 
   std::string_view name() const override { return "cuda"; }
+  bool has(Operation operation) const override {
+    return std::find(std::begin(kLacking), std::end(kLacking), operation) == std::end(kLacking);
+  }
   Tensor make(int rows, int cols) override { return pool_->make(rows, cols); }
   void keep_memory(size_t bytes) override { pool_->limit(bytes == 0 ? Pool::kDefaultLimit : bytes); }
 
@@ -210,6 +217,7 @@ BackendEntry cuda_backend_entry() {
             }
             return std::make_unique<cuda::CudaBackend>(options);
           },
+          .lacking = {std::begin(cuda::kLacking), std::end(cuda::kLacking)},
           .own_memory = true};
 }
 

@@ -65,6 +65,8 @@ class CudaOps final : public Ops {
   Tensor delta_rule(KvStore& kv, int layer, const Tensor& qkv, const Tensor& a, const Tensor& b,
                     const DeltaParams& delta) override;
   Tensor matmul_heads(const Tensor& x, const Weight& heads, bool transposed, int rest) override;
+  // Operation::lora_heads is lacking: nobody calls this.
+  void lora_heads(const Tensor&, int, int, int, Tensor&) override { BB_UNREACHABLE(); }
   void lora_experts(const Tensor& x, ExpertRows rows, const Routing& routing, std::span<const int> sites,
                     std::span<Tensor> y) override;
   Routing route(const Tensor& logits, const RouterParams& router) override;

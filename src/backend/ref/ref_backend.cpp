@@ -277,6 +277,22 @@ class RefOps final : public Ops {
     }
   }
 
+  void lora_heads(const Tensor& x, int site, int heads, int rest, Tensor& y) override {
+    y = make_writable(y);
+    const size_t in = size_t(x.cols() / heads), out = size_t(y.cols() / heads), after = size_t(rest);
+    for (int r = 0; r < y.rows(); ++r) {
+      const LoraEntry* entry = slots.at(slot(RowSet::all, r), site);
+      if (entry == nullptr || entry->experts.empty()) continue;
+      for (size_t h = 0; h < size_t(heads); ++h) {
+        for (const LoraEntry::Term& term : entry->experts[h]) {
+          const auto& f = static_cast<const RefLowRank&>(*term.factors.packed);
+          add_term(term, ref::times<double>(f.a, row(x, r).subspan(h * in, in - after)),
+                   row(y, r).subspan(h * out, out - after));
+        }
+      }
+    }
+  }
+
   Tensor gather_rows(const Tensor& x) override {
     Tensor y = make_tensor(int(batch.logit_rows.size()), x.cols());
     for (int r = 0; r < y.rows(); ++r)

@@ -56,6 +56,7 @@ const std::map<std::string, Names>& chosen() {
        {"rest", "rows5_transposed", "out17", "in31_transposed", "b4_g64_bf16_row1", "b8_g64_bf16_rows18_transposed",
         "b3_g32_f16_row1_transposed", "f16_rows18"}},
       {"lora_experts", {"row1", "row1_down", "rows6", "rows70_down", "skewed", "odd_sizes"}},
+      {"lora_heads", {"row1", "row1_back", "rows33", "odd_sizes"}},
       {"lora", {"one_row", "odd_sizes", "many_rows", "everything_with_bias"}},
       {"norm_rope", latents},
       {"attend",

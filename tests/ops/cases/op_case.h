@@ -92,6 +92,7 @@ void add_route(Cases& cases);
 void add_matmul_experts(Cases& cases);
 void add_add_expert_bias(Cases& cases);
 void add_lora_experts(Cases& cases);
+void add_lora_heads(Cases& cases);
 void add_sum_experts(Cases& cases);
 void add_matmul_heads(Cases& cases);
 void add_gate_rows(Cases& cases);

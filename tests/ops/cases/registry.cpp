@@ -14,7 +14,7 @@ struct Named {
   void (*add)(Cases&);
 };
 
-constexpr std::array<Named, 63> kOperations = {{{"embed", add_embed},
+constexpr std::array<Named, 64> kOperations = {{{"embed", add_embed},
                                                 {"matmul", add_matmul},
                                                 {"lora", add_lora},
                                                 {"lora_embed", add_lora_embed},
@@ -34,6 +34,7 @@ constexpr std::array<Named, 63> kOperations = {{{"embed", add_embed},
                                                 {"route", add_route},
                                                 {"matmul_experts", add_matmul_experts},
                                                 {"lora_experts", add_lora_experts},
+                                                {"lora_heads", add_lora_heads},
                                                 {"add_expert_bias", add_add_expert_bias},
                                                 {"sum_experts", add_sum_experts},
                                                 {"matmul_heads", add_matmul_heads},
@@ -110,6 +111,7 @@ std::optional<Operation> needed_operation(const std::string& operation) {
     if (operation == derivative) return Operation::matmul_experts;
   }
   if (operation == "lora_experts") return Operation::lora_experts;
+  if (operation == "lora_heads") return Operation::lora_heads;
   return std::nullopt;
 }
 
