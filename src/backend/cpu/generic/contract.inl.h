@@ -106,6 +106,7 @@ template <class Codes, int BLOCK>
 concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, I32x16 (&one)[1], I32x16 (&two)[2]) {
                        { block_sums<Codes, BLOCK, 1>(codes, x, one) } -> Is<void>;
                        { block_sums<Codes, BLOCK, 2>(codes, x, two) } -> Is<void>;
+                       { prefetch_row(codes) } -> Is<void>;  // kRowAhead bytes ahead of the reads
                      };
 static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<E2m1Codes, 32> && SumsBlocks<ByteCodes<true>, 64> &&
                   kRowAhead >= 0,

@@ -1,6 +1,6 @@
 // A few rows of int8 activations against weight rows, each of which is read from end to end, as one stream that
-// hardware follows. A register holds a stripe: the sums of sixteen blocks, a lane each. block_sums() and kRowAhead come
-// from the instruction set. Included after int8.inl.h.
+// hardware follows. A register holds a stripe: the sums of sixteen blocks, a lane each. block_sums(), kRowAhead and
+// prefetch_row() come from the instruction set. Included after int8.inl.h.
 #pragma once
 
 /// Of sixteen lanes the first ones: kFirstLanes + 16 - count.
@@ -68,11 +68,11 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
     const bool inside = size_t(last - n) * w.row_bytes >= size_t(k) * size_t(bits) / 8 + bytes;
     if (kRowAhead > 0 && inside) {
       if constexpr (Codes::kNibbles) {
-        unroll<kDepth / 128>(BB_BODY(i) { prefetch(p + kRowAhead + 64 * i); });
+        unroll<kDepth / 128>(BB_BODY(i) { prefetch_row(p + kRowAhead + 64 * i); });
       } else {
         for (size_t i = 0; i < bytes; i += 128) {
-          prefetch(p + kRowAhead + i);
-          prefetch(p + kRowAhead + i + 64);
+          prefetch_row(p + kRowAhead + i);
+          prefetch_row(p + kRowAhead + i + 64);
         }
       }
     }

@@ -1,4 +1,4 @@
-// Codes of four bits through a table, as they lie two to a byte. Included after codes' int header.
+// Codes of four bits through a table, as they lie two to a byte. Included after the set's int header.
 #pragma once
 
 /// table[the low or the high four bits] of each byte.

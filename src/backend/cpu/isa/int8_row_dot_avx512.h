@@ -2,8 +2,10 @@
 // their lanes are summed. Included after int8.inl.h, before what sums a stripe.
 #pragma once
 
-/// Bytes ahead of a row's reads: hardware follows the stream, but not past a page, and loses rows of many inputs.
-inline constexpr size_t kRowAhead = 6144;
+/// Bytes ahead of a row's reads, into the second level: hardware follows the stream, but not past a page, and loses
+/// rows of many inputs. Into the first, lines that far ahead take the places of those that are being read.
+inline constexpr size_t kRowAhead = 16384;
+BB_INLINE void prefetch_row(const void* p) { prefetch_far(p); }
 
 /// Quarter L of the result: the sums of quarter L of a, b, c and d.
 BB_INLINE __m512i sum_quarters(__m512i a, __m512i b, __m512i c, __m512i d) {

@@ -3,6 +3,7 @@
 
 /// Bytes ahead of a row's reads: far enough that the next page's address is looked up in time.
 inline constexpr size_t kRowAhead = 8192;
+BB_INLINE void prefetch_row(const void* p) { prefetch(p); }
 
 /// 64 codes of a row as bytes: even ones and odd ones, or as they come.
 template <class Codes>

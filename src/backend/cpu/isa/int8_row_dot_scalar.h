@@ -2,6 +2,7 @@
 #pragma once
 
 inline constexpr size_t kRowAhead = 0;  // no prefetching
+BB_INLINE void prefetch_row(const void* p) { prefetch(p); }
 
 /// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
 template <class Codes, int BLOCK, int ROWS>

@@ -3,6 +3,7 @@
 
 /// Bytes ahead of a row's reads: far enough that the next page's address is looked up in time.
 inline constexpr size_t kRowAhead = 8192;
+BB_INLINE void prefetch_row(const void* p) { prefetch(p); }
 
 struct RowCodes {
   __m256i lo, hi;
