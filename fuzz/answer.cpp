@@ -70,7 +70,7 @@ std::vector<AnswerEvent> take_apart(const AnswerFormat& format, std::string_view
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   AnswerFormat format;
-  format.tools = ToolFormat(((data[0] & 3) + ((data[0] & 32) != 0 ? 4 : 0)) % 7);
+  format.tools = ToolFormat(((data[0] & 3) + ((data[0] & 32) != 0 ? 4 : 0) + (data[1] & 128) / 16) % 12);
   format.reasoning = (data[0] & 4) != 0;
   format.in_thought = (data[0] & 8) != 0;
   format.parallel_tool_calls = (data[0] & 16) == 0;

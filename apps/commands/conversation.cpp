@@ -63,16 +63,6 @@ bool keeps_thoughts(const Tokenizer& tokenizer, const ChatOptions& options) {
   }
 }
 
-/// What was said, without the thought before it.
-std::string without_thought(const std::string& text) {
-  constexpr std::string_view kOpen = "<think>", kClose = "</think>";
-  if (!text.starts_with(kOpen)) return text;
-  const size_t end = text.find(kClose);
-  if (end == std::string::npos) return "";  // it was cut
-  const size_t said = text.find_first_not_of(" \n", end + kClose.size());
-  return said == std::string::npos ? "" : text.substr(said);
-}
-
 }  // namespace
 
 Conversation::Conversation(const CommonFlags& common, const SamplingFlags& sampling, const ChatFlags& chat,
@@ -148,7 +138,7 @@ void Conversation::answer(std::vector<Message> messages) {
   const bool said = !cancelled() || (!last_.text.empty() && !anew);
   if (said) {  // else Ctrl-C came before the answer began, and there is no turn; or the answer of before stays
     messages_ = std::move(messages);
-    const std::string content = keeps_thoughts_ ? without_thought(last_.text) : last_.text;
+    const std::string content = keeps_thoughts_ ? last_.without_thoughts() : last_.text;
     messages_.push_back({"assistant", content, {}});
   }
   if (common_.json) print_json(to_json(last_, ready_));

@@ -416,11 +416,13 @@ void add_api_flags(Parser& verb, ServeFlags& flags) {
   verb.add_option("--alias", flags.alias, "The model's name in requests (default: its directory's)")
       ->option_text("NAME")
       ->group(group);
-  verb.add_option(
-          "--tool-parser", flags.tool_parser,
-          "How calls of tools look: hermes, llama, mistral, harmony, gemma4, qwen3_coder, none, or auto (default)")
+  verb.add_option("--tool-parser", flags.tool_parser,
+                  "How calls of tools look: hermes, llama, mistral, harmony, gemma4, qwen3_coder, seed_oss, glm, "
+                  "deepseek, granite, "
+                  "phi4, none, or auto (default)")
       ->option_text("NAME")
-      ->check(one_of({"auto", "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder", "none"}))
+      ->check(one_of({"auto", "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder", "seed_oss", "glm",
+                      "deepseek", "granite", "phi4", "none"}))
       ->group(group);
   verb.add_option("--reasoning-parser", flags.reasoning_parser,
                   "Whether thoughts are split off: think, none, or auto (default)")

@@ -104,6 +104,13 @@ struct Result {
   uint64_t seed = 0;                       // that draws came from
   std::optional<int32_t> stop_token;       // the token that ended it
   std::optional<std::string> stop_string;  // the text that ended it, of GenerationConfig::stop_strings
+  /// Of models that write channels between control tokens: where in `text` the marks of thoughts and calls begin that
+  /// such tokens made; the same characters elsewhere are none. Absent for other models.
+  std::optional<std::vector<size_t>> marks = {};
+
+  /// What was said: `text` without its thoughts and the blanks after them. Where there are no marks, that is what an
+  /// answer begins with from <think> to the first </think>. A thought that does not end is all that is left.
+  std::string without_thoughts() const;
 };
 
 /// Receives pieces of text as they become certain (whole UTF-8 characters, no part of a stop string), on the thread

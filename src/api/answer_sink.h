@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "api/answer_text.h"
 #include "api/request_state.h"
@@ -19,7 +20,7 @@ class AnswerSink final : public engine::TokenSink {
 
   StopReason take(int32_t token, const text::TokenLogprob* logprob) override {
     const std::string piece = text_.push(token);
-    whole_ += piece;
+    add(piece);
     request_->tell({.index = index_,
                     .text = piece,
                     .tokens = {&token, 1},
@@ -49,9 +50,16 @@ class AnswerSink final : public engine::TokenSink {
   void failed(std::exception_ptr error) noexcept override { request_->fail(std::move(error)); }
 
  private:
+  void add(const std::string& piece) {
+    for (const size_t mark : text_.marks()) marks_.push_back(whole_.size() + mark);
+    whole_ += piece;
+  }
+
   text::Result result_of(engine::GenerationResult generated, const std::string& rest) {
     text::Result result;
-    result.text = std::move(whole_) + rest;
+    add(rest);
+    result.text = std::move(whole_);
+    if (text_.has_marks()) result.marks = std::move(marks_);
     result.finish_reason = text_.stopped() ? text::FinishReason::stop
                            : text_.full()  ? text::FinishReason::length
                                            : generated.reason;
@@ -72,6 +80,7 @@ class AnswerSink final : public engine::TokenSink {
   AnswerText text_;
   int cached_ = 0;
   std::string whole_;
+  std::vector<size_t> marks_;  // in it
 };
 
 }  // namespace bumblebee::api

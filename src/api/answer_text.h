@@ -32,6 +32,8 @@ class AnswerText {
   /// token was a thought's.
   std::span<const size_t> marks() const { return marks_; }
   bool in_thought() const { return in_thought_; }
+  /// Whether the model's marks are control tokens at all.
+  bool has_marks() const { return channels_.has_value(); }
 
   /// Whether a stop string ended the text, and which.
   bool stopped() const { return stops_.matched(); }

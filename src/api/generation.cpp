@@ -1,6 +1,7 @@
 // The handles of a serving and of its requests, and the servings that a process knows by name.
 #include "bumblebee/generation.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -20,6 +21,27 @@ const char* to_string(FinishReason reason) {
     case FinishReason::cancelled: return "cancelled";
   }
   return "unknown";
+}
+
+std::string Result::without_thoughts() const {
+  constexpr std::string_view kOpen = "<think>", kClose = "</think>", kBlanks = " \n\r\t";
+  const auto is_mark = [&](size_t at) { return !marks || std::binary_search(marks->begin(), marks->end(), at); };
+  const auto find = [&](std::string_view tag, size_t from) {
+    size_t at = text.find(tag, from);
+    while (at != std::string::npos && !is_mark(at)) at = text.find(tag, at + 1);
+    return at;
+  };
+  if (!marks && !text.starts_with(kOpen)) return text;
+  std::string said;
+  for (size_t from = 0;;) {
+    const size_t open = find(kOpen, from);
+    said.append(text, from, open == std::string::npos ? open : open - from);
+    if (open == std::string::npos) return said;
+    const size_t close = find(kClose, open + kOpen.size());
+    from = close == std::string::npos ? close : text.find_first_not_of(kBlanks, close + kClose.size());
+    if (from == std::string::npos) return said;
+    if (!marks) return said + text.substr(from);
+  }
 }
 
 Result Generation::run(const Input& input) const { return stream(input, nullptr); }

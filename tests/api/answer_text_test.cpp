@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/mark_byte.h"
+#include "bumblebee/generation.h"
 #include "tests/serve/chat/taken_apart.h"
 #include "tests/text/small_tokenizer.h"
 
@@ -34,6 +35,13 @@ struct Answered {
   std::string text, marked;  // marked: with ^ before each mark
   int thought = 0;           // tokens
   std::string stop;
+  std::vector<size_t> marks = {};
+  std::string said() const {
+    bumblebee::text::Result result;
+    result.text = text;
+    result.marks = marks;
+    return result.without_thoughts();
+  }
 };
 
 /// What comes of `written`. What stands between two @ comes as ordinary text, whatever it is.
@@ -42,6 +50,7 @@ Answered answered(const txt::Tokenizer& tokenizer, const std::string& written, c
   AnswerText text(tokenizer, config, {}, skip_special);
   Answered out;
   const auto add = [&](const std::string& piece) {
+    for (const size_t mark : text.marks()) out.marks.push_back(out.text.size() + mark);
     out.text += piece;
     std::string marked = piece;
     for (size_t i = text.marks().size(); i-- > 0;) marked.insert(text.marks()[i], "^");
@@ -74,6 +83,38 @@ GenerationConfig stops_at(std::vector<std::string> stops) {
 }
 
 const std::string kThought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant";
+
+/// What a conversation goes on with: a thought may speak of the tag that ends it, and an answer of both.
+TEST(AnswerText, WhatWasSaid) {
+  const std::string said = "<|channel|>final<|message|>";
+  EXPECT_EQ(answered(harmony(), kThought + said + "So.").said(), "So.");
+  EXPECT_EQ(answered(harmony(), "<|channel|>analysis<|message|>The tag @</think>@ closes.<|end|><|start|>assistant" +
+                                    said + "It is @</think>@.")
+                .said(),
+            "It is </think>.");
+  EXPECT_EQ(answered(harmony(), said + "@<think>@ opens and @</think>@ closes.").said(),
+            "<think> opens and </think> closes.");
+  EXPECT_EQ(answered(harmony(), "<|channel|>analysis<|message|>Hm").said(), "");
+  EXPECT_EQ(answered(gemma(), "<|channel>thought\nHm @</think>@<channel|>So.").said(), "So.");
+  EXPECT_EQ(answered(harmony(), said + "Wait.<|end|><|start|>assistant" + kThought + said + "So.").said(),
+            "Wait.\nSo.");
+}
+
+/// Of models that write tags themselves the first is the thought's, at the beginning of the answer.
+TEST(AnswerText, WhatWasSaidWithoutMarks) {
+  const auto said = [](const std::string& text) {
+    bumblebee::text::Result result;
+    result.text = text;
+    return result.without_thoughts();
+  };
+  EXPECT_EQ(said("So."), "So.");
+  EXPECT_EQ(said("<think>\nHm\n</think>\n\nSo."), "So.");
+  EXPECT_EQ(said("<think>Hm</think>It is </think>."), "It is </think>.");
+  EXPECT_EQ(said("It is <think>x</think>."), "It is <think>x</think>.");
+  EXPECT_EQ(said("<think>Hm"), "");
+  EXPECT_EQ(said("<think>Hm</think>\n"), "");
+  EXPECT_EQ(said(""), "");
+}
 
 TEST(AnswerText, OnlyControlTokensMakeCallsAndEndThoughts) {
   const auto harmony_line = [](const std::string& written) { return parsed(harmony(), ToolFormat::harmony, written); };

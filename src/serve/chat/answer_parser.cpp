@@ -24,6 +24,11 @@ std::unique_ptr<CallParser> make_call_parser(ToolFormat format, AnswerOutput& ou
     case ToolFormat::harmony: return make_harmony_parser(out);
     case ToolFormat::gemma4: return make_gemma4_parser(out);
     case ToolFormat::qwen3_coder: return make_qwen3_coder_parser(out);
+    case ToolFormat::seed_oss: return make_seed_oss_parser(out);
+    case ToolFormat::glm: return make_glm_parser(out);
+    case ToolFormat::deepseek: return make_deepseek_parser(out);
+    case ToolFormat::granite: return make_granite_parser(out);
+    case ToolFormat::phi4: return make_phi4_parser(out);
     case ToolFormat::none: break;
   }
   return nullptr;

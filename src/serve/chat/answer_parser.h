@@ -32,7 +32,20 @@ struct AnswerEvent {
 };
 
 /// How a model writes calls of tools.
-enum class ToolFormat : uint8_t { none, hermes, llama, mistral, harmony, gemma4, qwen3_coder };
+enum class ToolFormat : uint8_t {
+  none,
+  hermes,
+  llama,
+  mistral,
+  harmony,
+  gemma4,
+  qwen3_coder,
+  seed_oss,
+  glm,
+  deepseek,
+  granite,
+  phi4,
+};
 
 /// Parameters of tools that are texts, and whether they may be null: tool, parameter, nullable.
 using TextParameters = std::map<std::string, std::map<std::string, bool, std::less<>>, std::less<>>;

@@ -77,5 +77,10 @@ std::unique_ptr<CallParser> make_mistral_parser(AnswerOutput& out);
 std::unique_ptr<CallParser> make_harmony_parser(AnswerOutput& out);
 std::unique_ptr<CallParser> make_gemma4_parser(AnswerOutput& out);
 std::unique_ptr<CallParser> make_qwen3_coder_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_seed_oss_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_glm_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_deepseek_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_granite_parser(AnswerOutput& out);
+std::unique_ptr<CallParser> make_phi4_parser(AnswerOutput& out);
 
 }  // namespace bumblebee::serve

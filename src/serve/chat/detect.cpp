@@ -10,17 +10,26 @@
 namespace bumblebee::serve {
 namespace {
 
+/// What a call begins with. The first of a text is whose form it means where the template says nothing.
 struct Mark {
   ToolFormat format;
   std::string_view text;
+  bool decides = false;
 };
-constexpr std::array<Mark, 4> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]"},
-                                         {ToolFormat::hermes, "<tool_call>"},
+constexpr std::array<Mark, 9> kMarks = {{{ToolFormat::mistral, "[TOOL_CALLS]", true},
+                                         {ToolFormat::hermes, "<tool_call>", true},
+                                         {ToolFormat::llama, "<|python_tag|>", true},
                                          {ToolFormat::qwen3_coder, "<tool_call>"},
-                                         {ToolFormat::llama, "<|python_tag|>"}}};
+                                         {ToolFormat::seed_oss, "<seed:tool_call>"},
+                                         {ToolFormat::glm, "<tool_call>"},
+                                         {ToolFormat::deepseek, "<｜tool▁calls▁begin｜>"},
+                                         {ToolFormat::granite, "<|tool_call|>"},
+                                         {ToolFormat::phi4, "<|tool_call|>"}}};
 
-constexpr ToolFormat kForms[] = {ToolFormat::none,    ToolFormat::hermes, ToolFormat::llama,      ToolFormat::mistral,
-                                 ToolFormat::harmony, ToolFormat::gemma4, ToolFormat::qwen3_coder};
+constexpr ToolFormat kForms[] = {ToolFormat::none,        ToolFormat::hermes,   ToolFormat::llama,
+                                 ToolFormat::mistral,     ToolFormat::harmony,  ToolFormat::gemma4,
+                                 ToolFormat::qwen3_coder, ToolFormat::seed_oss, ToolFormat::glm,
+                                 ToolFormat::deepseek,    ToolFormat::granite,  ToolFormat::phi4};
 
 /// Control tokens of channels, which the text of an answer has as <think>: harmony's and Gemma 4's.
 constexpr std::array<std::array<std::string_view, 3>, 2> kChannels = {
@@ -46,11 +55,18 @@ ToolFormat of_template(std::string_view source, std::string& why) {
     // Others write <tool_call> too, with XML in it instead of JSON.
     if (has(source, "<function=") && has(source, "<parameter="))
       return found(ToolFormat::qwen3_coder, "<tool_call> with <function=");
+    if (has(source, "<arg_key>") && has(source, "<arg_value>"))
+      return found(ToolFormat::glm, "<tool_call> with <arg_key>");
     for (const std::string_view foreign : {"<function=", "<arg_key>"}) {
       if (has(source, foreign)) return found(ToolFormat::none, cat("calls with ", foreign, ", which are not read"));
     }
     return found(ToolFormat::hermes, "<tool_call>");
   }
+  if (has(source, "<seed:tool_call>") && has(source, "<parameter="))
+    return found(ToolFormat::seed_oss, "<seed:tool_call> with <parameter=");
+  if (has(source, "<｜tool▁calls▁begin｜>")) return found(ToolFormat::deepseek, "<｜tool▁calls▁begin｜>");
+  if (has(source, "<|tool_call|>")) return found(ToolFormat::granite, "<|tool_call|>");
+  if (has(source, "<|tool|>") && has(source, "<|/tool|>")) return found(ToolFormat::phi4, "<|tool|>");
   if (has(source, "<|python_tag|>")) return found(ToolFormat::llama, "<|python_tag|>");
   if (has(source, "ipython") && has(source, "\"parameters\"")) return found(ToolFormat::llama, "\"parameters\"");
   if (has(source, "tool_calls")) return found(ToolFormat::none, "calls of a form that is not read");
@@ -61,7 +77,7 @@ ToolFormat of_model(const Tokenizer& tokenizer, std::string_view source, std::st
   const ToolFormat format = of_template(source, why);
   if (!why.empty()) return format;
   for (const Mark& mark : kMarks) {
-    if (tokenizer.id_of(mark.text)) {
+    if (mark.decides && tokenizer.id_of(mark.text)) {
       why = cat("the vocabulary has ", mark.text);
       return mark.format;
     }
@@ -104,6 +120,11 @@ std::string_view to_string(ToolFormat format) {
     case ToolFormat::harmony: return "harmony";
     case ToolFormat::gemma4: return "gemma4";
     case ToolFormat::qwen3_coder: return "qwen3_coder";
+    case ToolFormat::seed_oss: return "seed_oss";
+    case ToolFormat::glm: return "glm";
+    case ToolFormat::deepseek: return "deepseek";
+    case ToolFormat::granite: return "granite";
+    case ToolFormat::phi4: return "phi4";
     case ToolFormat::none: break;
   }
   return "none";
@@ -121,9 +142,11 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
       if (to_string(form) == tool_parser) found.tools = form;
     }
     if (to_string(found.tools) != tool_parser) {
-      throw Error(
-          ErrorCode::bad_request, "--tool-parser",
-          cat("expected auto, hermes, llama, mistral, harmony, gemma4, qwen3_coder or none, got ", tool_parser));
+      std::string names;
+      for (const ToolFormat form : kForms) {
+        if (form != ToolFormat::none) names += cat(to_string(form), ", ");
+      }
+      throw Error(ErrorCode::bad_request, "--tool-parser", cat("expected auto, ", names, "or none, got ", tool_parser));
     }
   }
   if (reasoning_parser == "auto") {

@@ -32,7 +32,7 @@ bool takes_null_content(const Tokenizer& tokenizer);
 /// Whether it renders one with calls, content and a thought, or only the thought without the content (gpt-oss).
 bool takes_thought_beside_content(const Tokenizer& tokenizer);
 
-/// "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder" or "none".
+/// Its name for operators; "none".
 std::string_view to_string(ToolFormat format);
 
 }  // namespace bumblebee::serve

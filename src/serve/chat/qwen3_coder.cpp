@@ -1,6 +1,6 @@
 // <tool_call><function=NAME><parameter=KEY>value</parameter>...</function></tool_call>, repeated, as Qwen3-Coder and
-// Qwen3.5 write calls. Values are bare: the tool's schema says which of them are texts. A call streams parameter by
-// parameter. The last closing tag may be missing at the end of the text.
+// Qwen3.5 write calls; Seed-OSS the same in <seed:tool_call>. Values are bare: the tool's schema says which of them are
+// texts. A call streams parameter by parameter. The last closing tag may be missing at the end of the text.
 #include "serve/chat/bare_value.h"
 #include "serve/chat/call_parser.h"
 #include "serve/chat/json_scanner.h"
@@ -13,7 +13,9 @@ constexpr std::string_view kFunction = "<function=", kParameter = "<parameter=",
 
 class Qwen3CoderParser final : public CallParser {
  public:
-  explicit Qwen3CoderParser(AnswerOutput& out) : CallParser(out, "<tool_call>") {}
+  /// `lines`: a line end on each side of a value is the form's.
+  Qwen3CoderParser(AnswerOutput& out, std::string_view open, std::string_view close, bool lines)
+      : CallParser(out, open), lines_(lines), close_(close) {}
 
  private:
   void begin() override {
@@ -87,8 +89,8 @@ class Qwen3CoderParser final : public CallParser {
         return Step::more;
     }
     std::string_view text = word_;
-    if (text.starts_with('\n')) text.remove_prefix(1);
-    if (text.ends_with('\n')) text.remove_suffix(1);
+    if (lines_ && text.starts_with('\n')) text.remove_prefix(1);
+    if (lines_ && text.ends_with('\n')) text.remove_suffix(1);
     out_.arguments(parameters_++ == 0 ? "{" : ", ");
     out_.arguments(json_text(key_) + ": ");
     out_.arguments(out_.is_text(name_, key_, text) ? json_text(text) : bare_value(text));
@@ -104,17 +106,21 @@ class Qwen3CoderParser final : public CallParser {
     return Step::more;
   }
 
+  const bool lines_;
   State state_ = State::before;
   std::string word_;  // of a tag, a name or a value: what is read
   std::string name_, key_;
   size_t parameters_ = 0;  // that were given
-  MarkMatcher value_end_{"</parameter>"}, close_{"</tool_call>"};
+  MarkMatcher value_end_{"</parameter>"}, close_;
 };
 
 }  // namespace
 
 std::unique_ptr<CallParser> make_qwen3_coder_parser(AnswerOutput& out) {
-  return std::make_unique<Qwen3CoderParser>(out);
+  return std::make_unique<Qwen3CoderParser>(out, "<tool_call>", "</tool_call>", true);
+}
+std::unique_ptr<CallParser> make_seed_oss_parser(AnswerOutput& out) {
+  return std::make_unique<Qwen3CoderParser>(out, "<seed:tool_call>", "</seed:tool_call>", false);
 }
 
 }  // namespace bumblebee::serve

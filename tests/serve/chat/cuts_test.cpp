@@ -30,6 +30,20 @@ const std::vector<std::string>& parts() {
       "<|\"|>",
       "<|",
       "a:",
+      "<seed:tool_call>",
+      "</seed:tool_call>",
+      "f<arg_key>a</arg_key>",
+      "<arg_value>1</arg_value>\n",
+      "</arg_v",
+      "<｜tool▁calls▁begin｜>",
+      "<｜tool▁call▁begin｜>f<｜tool▁sep｜>",
+      "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n",
+      "\n```<｜tool▁call▁end｜>",
+      "<｜tool▁call▁end｜>",
+      "<｜tool▁calls▁end｜>",
+      "<|tool_call|>",
+      "<|/tool_call|>",
+      "functools[",
       "<function=f>",
       "</function>",
       "<parameter=a>",
@@ -126,7 +140,7 @@ TEST(Cuts, DoNotMatter) {
   const char* const rounds = std::getenv("BB_CUTS");
   const int last = rounds ? std::atoi(rounds) : 5'000;
   for (int round = 0; round < last; ++round) {
-    AnswerFormat format = format_of(ToolFormat(random() % 7), random() % 2 == 0);
+    AnswerFormat format = format_of(ToolFormat(random() % 12), random() % 2 == 0);
     format.in_thought = random() % 4 == 0;
     format.parallel_tool_calls = random() % 4 != 0;
     std::string text;
@@ -141,7 +155,7 @@ TEST(Cuts, DoNotMatter) {
     }
     ASSERT_NO_FATAL_FAILURE(check(format, marked, marks));
   }
-  EXPECT_GT(with_calls, last / 15);
+  EXPECT_GT(with_calls, last / 40);
 }
 
 // A valid answer with one byte changed, left out or doubled, at each of its places.
@@ -213,7 +227,12 @@ TEST(Limits, AnEndlessCallIsGivenBack) {
            {ToolFormat::harmony, "<|channel|>commentary to=functions.f<|message|>{\"a\":\""},
            {ToolFormat::gemma4, "<|tool_call>call:f{a:<|\"|>"},
            {ToolFormat::gemma4, "<|tool_call>call:f{a:"},
-           {ToolFormat::qwen3_coder, "<tool_call><function=f><parameter=a>"}}) {
+           {ToolFormat::qwen3_coder, "<tool_call><function=f><parameter=a>"},
+           {ToolFormat::seed_oss, "<seed:tool_call><function=f><parameter=a>"},
+           {ToolFormat::glm, "<tool_call>f<arg_key>a</arg_key><arg_value>"},
+           {ToolFormat::deepseek, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\":\""},
+           {ToolFormat::granite, "<|tool_call|>[{\"name\":\"f\",\"arguments\":{\"a\":\""},
+           {ToolFormat::phi4, "functools[{\"name\":\"f\",\"arguments\":{\"a\":\""}}) {
     const auto parser = make_answer_parser(format_of(tools));
     std::vector<AnswerEvent> events;
     const std::string text = begin + std::string(kLongestCall - begin.size(), 'x');

@@ -24,11 +24,19 @@ TEST(Detect, TemplatesOfModelsDecide) {
   for (const char* name : {"google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved"})
     EXPECT_EQ(of_template(name), ToolFormat::gemma4) << name;
   EXPECT_EQ(of_template("openai-gpt-oss-120b"), ToolFormat::harmony);
+  for (const char* name : {"GLM-4.6", "GLM-4.7-Flash"}) EXPECT_EQ(of_template(name), ToolFormat::glm) << name;
+  for (const char* name : {"deepseek-ai-DeepSeek-V3.1", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"})
+    EXPECT_EQ(of_template(name), ToolFormat::deepseek) << name;
+  EXPECT_EQ(of_template("ByteDance-Seed-OSS"), ToolFormat::seed_oss);
+  EXPECT_EQ(of_template("ibm-granite-granite-3.3-2B-Instruct"), ToolFormat::granite);
+  for (const char* name : {"ibm-granite-granite-4.0", "ibm-granite-granite-4.1"})
+    EXPECT_EQ(of_template(name), ToolFormat::hermes) << name;
+  // As Phi-4-mini's has the tools of a message; it does not write calls.
+  EXPECT_EQ(detect_formats(tokenizer_with("{{ '<|tool|>' + messages[0].tools + '<|/tool|>' }}")).tools,
+            ToolFormat::phi4);
   // Forms of their own, which are not read: their calls stay text rather than half of them becoming calls.
   for (const char* name :
-       {"GLM-4.6", "MiniMax-M2", "ByteDance-Seed-OSS", "deepseek-ai-DeepSeek-V3.1",
-        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "Apertus-8B-Instruct", "ibm-granite-granite-3.3-2B-Instruct",
-        "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B"}) {
+       {"MiniMax-M2", "Apertus-8B-Instruct", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B"}) {
     EXPECT_EQ(of_template(name), ToolFormat::none) << name;
   }
   const std::string llama = "{% if tools %}Environment: ipython{% endif %}{{ '{\"name\": \"x\", \"parameters\": ' }}";

@@ -36,6 +36,16 @@ std::vector<Form> forms() {
           {template_of("Mistral-Small-3.2-24B-Instruct-2506"), "[/INST]", "</s>", true, false, false, {}},
           {template_of("Qwen3.5-4B"), im, im_end, true, true, true, {}},
           {template_of("google-gemma-4-31B-it"), "<|turn>model\n", "<|tool_response>", true, false, false, {}},
+          {template_of("GLM-4.6"), "<|assistant|>", "", true, true, true, {}},
+          {template_of("GLM-4.7-Flash"), "<|assistant|>", "", true, true, true, {}},
+          {template_of("deepseek-ai-DeepSeek-V3.1"), "<think></think>", "<｜end▁of▁sentence｜>", true, true, false, {}},
+          {template_of("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B"),
+           "Do it.<｜Assistant｜>",
+           "<｜end▁of▁sentence｜>",
+           true,
+           false,
+           false,
+           {}},
           {kLlama, "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", false, false, false, {}}};
 }
 
@@ -81,7 +91,7 @@ std::string assistant_part(const Form& form, const std::vector<Call>& calls, con
   const std::string text = tokenizer.apply_chat_template(messages, options).text;
   const size_t begin = text.rfind(form.begin);
   EXPECT_NE(begin, std::string::npos) << text;
-  const size_t from = begin + form.begin.size(), end = text.find(form.end, from);
+  const size_t from = begin + form.begin.size(), end = form.end.empty() ? text.size() : text.find(form.end, from);
   EXPECT_NE(end, std::string::npos) << text;
   return text.substr(from, end - from);
 }
