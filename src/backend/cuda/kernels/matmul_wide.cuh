@@ -248,6 +248,8 @@ void run_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStrea
     const bool boxes = !Experts && make_box_map(maps.y[t], term.y, x.rows, term.weight.out);
     args.term[t] = {term.weight, term.bias, term.y, args.out_tiles, boxes, term.add};
     args.out_tiles += tiles_for(term.weight.out, kWideOut);
+    // A tile of u is a module's, and blocks of a cluster share it: both have tiles of one term.
+    if (lora.tiles != nullptr) args.out_tiles = tiles_for(args.out_tiles, kWideCluster) * kWideCluster;
   }
   const int tiles = tiles_for(args.out_tiles, kWideCluster) * args.row_tiles;
   auto kernel = wide_kernel<Bits, Chunks, Experts, WideRowsHave::no_adapters, Kind>;
