@@ -39,8 +39,18 @@ class Pace {
     }
     limit_ = std::min(most_, limit_ + std::max(1, limit_ / 16));  // memory may be there again
   }
-  /// There was no memory for a step of the size that it was.
-  void halve() { limit_ = std::max(1, limit_ / 2); }
+  /// There was no memory for a step of `rows` rows. What steps may have where nobody waits beside them stays below it:
+  /// they would ask for as much again as soon as the limit has grown. Returns whether the step was larger than one
+  /// beside sequences that generate may be, so that a smaller one is all that is needed.
+  bool no_memory(int rows) {
+    const bool large = rows > beside_;
+    limit_ = std::max(1, std::min(limit_, rows) / 2);
+    if (large) {
+      alone_ = std::min(alone_, std::max(beside_, rows / 2));
+      most_ = std::max(beside_, alone_);
+    }
+    return large;
+  }
 
  private:
   /// Where several wait for a first token, steps are longer, by as many as wait for each that grows: a step costs its

@@ -234,11 +234,15 @@ void Engine::step_failed(const PlannedStep& planned, ErrorCode code, const std::
   while (!live_.empty()) fail(live_.begin()->first, error_of(ErrorCode::device, "the device is lost: " + what));
 }
 
-/// There was no memory for a step: the next step is smaller and by one request less, and the cache goes with what that
-/// request left in it. Where that was so already, one request fails, the youngest.
+/// There was no memory for a step: the next one is smaller. Unless this one was larger than prompts need to be, it is
+/// by one request less too, and the cache goes with what that request left in it. Where that was so already, one
+/// request fails, the youngest.
 void Engine::recover(const PlannedStep& planned, const std::string& what) {
   scheduler_.undo(planned);
-  pace_.halve();
+  if (const int rows = int(planned.step.batch.tokens.size()); pace_.no_memory(rows)) {
+    log(LogLevel::info, "no memory for a step: rows=", rows, " what='", what, "'; steps are smaller from now on");
+    return;
+  }
   const bool again = std::exchange(retried_, true);
   scheduler_.preempt();
   let_go_preempted();

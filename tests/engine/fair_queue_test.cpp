@@ -171,10 +171,30 @@ TEST(Pace, ASlowMachineGoesOnWithFewRowsAndShortMemoryHalves) {
     slow.measured({1, 1}, rows - 1, 1, 1 + rows * 0.1);
   }
   Pace pace(512, 512, 0);
-  pace.halve();
+  EXPECT_FALSE(pace.no_memory(512));
   EXPECT_EQ(pace.rows({0, 1}), 256);
   for (int step = 0; step < 100; ++step) pace.measured({0, 1}, 100, 0, 1);
   EXPECT_EQ(pace.rows({0, 1}), 512);
+}
+
+TEST(Pace, AStepThatFailedIsFollowedByASmallerOne) {
+  Pace beside(512, 2048, 0);
+  EXPECT_FALSE(beside.no_memory(512));
+  EXPECT_EQ(beside.rows({1, 1}), 256);
+  EXPECT_EQ(beside.rows({0, 1}), 256);
+  EXPECT_FALSE(beside.no_memory(100)) << "smaller than the limit";
+  EXPECT_EQ(beside.rows({0, 1}), 50);
+  for (int step = 0; step < 200; ++step) beside.measured({0, 1}, 100, 0, 1);
+  EXPECT_EQ(beside.rows({0, 1}), 2048);
+
+  Pace alone(512, 2048, 0);
+  EXPECT_TRUE(alone.no_memory(2048));
+  EXPECT_EQ(alone.rows({0, 1}), 1024);
+  EXPECT_TRUE(alone.no_memory(900));
+  EXPECT_EQ(alone.rows({0, 1}), 450);
+  for (int step = 0; step < 200; ++step) alone.measured({0, 1}, 100, 0, 1);
+  EXPECT_EQ(alone.rows({0, 1}), 512) << "larger ones do not come back";
+  EXPECT_EQ(alone.rows({1, 1}), 512);
 }
 
 }  // namespace

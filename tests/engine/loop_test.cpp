@@ -307,6 +307,31 @@ TEST(Loop, AStepWithoutMemoryIsTriedAgainSmaller) {
   }
 }
 
+TEST(Loop, APromptForWhoseLargeStepsThereIsNoMemoryIsAnsweredInSmallOnes) {
+  std::vector<int> rows;
+  EngineOptions alone = options(4);
+  alone.prefill_chunk = 64;
+  alone.prefill_alone = 256;
+  alone.step_target_ms = 0;
+  Engine engine(std::make_unique<HookedExecutor>(400,
+                                                 [&](int, const exec::Step& s) {
+                                                   rows.push_back(s.batch.rows());
+                                                   if (s.batch.rows() > 100)
+                                                     throw Error(ErrorCode::out_of_memory, "cpu", "no memory");
+                                                 }),
+                alone);
+  for (int round = 0; round < 3; ++round) {
+    Request request = work(900, 5, 50 * round);
+    const auto answer = std::make_shared<Answer>();
+    request.sink = answer;
+    engine.submit(request);
+    EXPECT_EQ(answer->wait().tokens, continuation(request)) << round;
+  }
+  EXPECT_EQ(std::count_if(rows.begin(), rows.end(), [](int one) { return one > 100; }), 2) << "256 and 128, once each";
+  EXPECT_EQ(engine.stats().failed, 0u);
+  EXPECT_EQ(engine.stats().preemptions, 0u);
+}
+
 TEST(Loop, SparePagesGoBackAndTheCachesStay) {
   class Releasing final : public ScriptedExecutor {
    public:

@@ -8,6 +8,7 @@
 
 #include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/lora.h"
+#include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/stream.h"
 #include "backend/cuda/weights.h"
@@ -129,7 +130,12 @@ class CudaBackend final : public Backend {
             .kv = kv_bytes_->load(std::memory_order_relaxed),
             .steps = pool_->used_bytes() + pool_->cached_bytes() + stream_.recorded_bytes()};
   }
-  int prompt_rows() const override { return 2048; }  // products of 512 rows leave multiprocessors idle at their ends
+  /// Products of 512 rows leave multiprocessors idle at their ends; those of other cards and of exact precision are
+  /// slow enough to fill them, and a step of theirs would be long.
+  int prompt_rows() const override {
+    device_->use();
+    return fast_ && is_hopper() ? 2048 : kPromptRows;
+  }
   bool lost() const override { return is_lost(device_->index()); }
   Stream& stream() override { return stream_; }
 

@@ -162,8 +162,6 @@ __global__ void units_kernel(WeightView w, int rows, float* units) {
   if (lane == 0) units[row] = most == 0 ? 1.0f : __uint_as_float((max(__float_as_uint(most) >> 23, 15u) - 14) << 23);
 }
 
-bool is_hopper() { return card_attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
-
 bool is_16_bits(Element e) { return e == Element::bf16 || e == Element::f16; }
 
 /// What a launch takes: waves of blocks, by what a tile of 128 by 64, 128 or 256 takes.
@@ -223,6 +221,10 @@ bool wants_units(const WeightView& w, int experts) {
          size_t(experts) * size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
 }
 bool has_matmul_wide(const WeightView& w) { return w.units != nullptr; }
+bool is_hopper() { return card_attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
+// With an odd number both blocks of a cluster got half of another module's u; what run_wide() does against it has not
+// run on a card.
+bool takes_wide_adapters(int out) { return tiles_for(out, kWideOut) % kWideCluster == 0; }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream, const WideLora& lora) {
   const WeightView& w = terms[0].weight;

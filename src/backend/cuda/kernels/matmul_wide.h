@@ -70,6 +70,10 @@ WideLora shrink_wide(const WideInput& x, const int* sites, int modules, int rank
 /// Whether this card and this format have the kernels below; those that have them are given units.
 bool wants_units(const WeightView& weight, int experts);
 bool has_matmul_wide(const WeightView& weight);
+/// Whether the calling thread's card has it.
+bool is_hopper();
+/// Whether products with so many outputs apply adapters: those of an even number of tiles.
+bool takes_wide_adapters(int out);
 /// All terms have one format. With adapters, term t is module t.
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream,
                  const WideLora& lora = {});

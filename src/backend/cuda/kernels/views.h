@@ -28,7 +28,7 @@ struct WeightView {
   Element scale = Element::f32, bias = Element::f32;
   Code code = Code::uint;
   const float* factors = nullptr;  // of all scales of each expert's matrix; null: one
-  const float* units = nullptr;  // of rows, for products of many (matmul_wide.h); null: it has none
+  const float* units = nullptr;    // of rows, for products of many (matmul_wide.h); null: it has none
 };
 
 /// Ranks in steps of eight: what one load of 16-bit factors holds.
