@@ -12,6 +12,7 @@
 #include "backend/ref/ref_experts.h"
 #include "backend/ref/ref_grad_ops.h"
 #include "backend/ref/ref_kv.h"
+#include "backend/ref/ref_pending.h"
 #include "backend/ref/ref_recurrent.h"
 #include "backend/ref/ref_tensor.h"
 #include "backend/sample.h"
@@ -370,24 +371,6 @@ class RefOps final : public Ops {
   }
 };
 
-/// Doubles, as they are.
-class RefPending final : public Pending {
- public:
-  explicit RefPending(Tensor tensor) : tensor_(std::move(tensor)) {}
-  void wait() override {}
-  std::span<const std::byte> bytes() const override {
-    const std::span<const std::byte> all =
-        tensor_.dtype() == DType::i32
-            ? std::as_bytes(std::span(static_cast<const ref::RefInts&>(*tensor_.buffer()).values))
-            : std::as_bytes(std::span(static_cast<const ref::RefBuffer&>(*tensor_.buffer()).values));
-    return all.subspan(tensor_.offset_bytes(), tensor_.size_bytes());
-  }
-  DType dtype() const override { return tensor_.dtype(); }
-
- private:
-  Tensor tensor_;
-};
-
 class RefStream final : public Stream {
  public:
   void bind(const Batch& batch, const KvStore* kv, const Tensor& chosen) override {
@@ -402,7 +385,7 @@ class RefStream final : public Stream {
   StepOutputs run(const StepKey&, FunctionRef<StepOutputs()> body) override { return body(); }
   RefOps& ops() override { return ops_; }
   GradOps* grad_ops() override { return &grad_ops_; }
-  std::unique_ptr<Pending> fetch(const Tensor& tensor) override { return std::make_unique<RefPending>(tensor); }
+  std::unique_ptr<Pending> fetch(const Tensor& tensor) override { return std::make_unique<ref::RefPending>(tensor); }
 
  private:
   RefOps ops_;
