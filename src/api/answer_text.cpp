@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/mark_byte.h"
+#include "base/thought_tags.h"
 
 namespace bumblebee::api {
 namespace {
@@ -17,7 +18,7 @@ bool ends_in_thought(const txt::Tokenizer& tokenizer, std::span<const int32_t> p
   }
   std::string text = tokenizer.decode(last);
   text.resize(text.find_last_not_of(" \n") + 1);
-  return text.ends_with("<think>") || text.ends_with("<thinking>") || text.ends_with("[THINK]");
+  return ends_with_thought_open(text);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "api/reaper.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thought_tags.h"
 
 namespace bumblebee::text {
 
@@ -24,21 +25,28 @@ const char* to_string(FinishReason reason) {
 }
 
 std::string Result::without_thoughts() const {
-  constexpr std::string_view kOpen = "<think>", kClose = "</think>", kBlanks = " \n\r\t";
+  constexpr std::string_view kBlanks = " \n\r\t";
   const auto is_mark = [&](size_t at) { return !marks || std::binary_search(marks->begin(), marks->end(), at); };
-  const auto find = [&](std::string_view tag, size_t from) {
-    size_t at = text.find(tag, from);
-    while (at != std::string::npos && !is_mark(at)) at = text.find(tag, at + 1);
-    return at;
+  struct Found {
+    size_t at = std::string::npos, size = 0;
   };
-  if (!marks && !text.starts_with(kOpen)) return text;
+  const auto first_of = [&](const ThoughtTags& tags, size_t from) {
+    Found first;
+    for (const std::string_view tag : tags) {
+      size_t at = text.find(tag, from);
+      while (at != std::string::npos && !is_mark(at)) at = text.find(tag, at + 1);
+      if (at < first.at) first = {at, tag.size()};
+    }
+    return first;
+  };
+  if (!marks && first_of(kThoughtOpens, 0).at != 0) return text;
   std::string said;
   for (size_t from = 0;;) {
-    const size_t open = find(kOpen, from);
-    said.append(text, from, open == std::string::npos ? open : open - from);
-    if (open == std::string::npos) return said;
-    const size_t close = find(kClose, open + kOpen.size());
-    from = close == std::string::npos ? close : text.find_first_not_of(kBlanks, close + kClose.size());
+    const Found open = first_of(kThoughtOpens, from);
+    said.append(text, from, open.at == std::string::npos ? open.at : open.at - from);
+    if (open.at == std::string::npos) return said;
+    const Found close = first_of(kThoughtCloses, open.at + open.size);
+    from = close.at == std::string::npos ? close.at : text.find_first_not_of(kBlanks, close.at + close.size);
     if (from == std::string::npos) return said;
     if (!marks) return said + text.substr(from);
   }

@@ -2,17 +2,14 @@
 #include "text/strip.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "base/mark_byte.h"
+#include "base/thought_tags.h"
 #include "text/characters.h"
 
 namespace bumblebee::txt {
 namespace {
-
-constexpr std::array<std::string_view, 3> kOpen = {"<think>", "<thinking>", "[THINK]"};
-constexpr std::array<std::string_view, 3> kClose = {"</think>", "</thinking>", "[/THINK]"};
 
 /// What the matchers below say beside how many bytes go.
 constexpr size_t kMore = 0, kStays = std::string_view::npos;
@@ -76,7 +73,7 @@ bool is_word(char32_t c) {
 }
 
 /// How many bytes of `rest` one of the tags is; kMore where it may become one.
-size_t tag_at(std::string_view rest, const std::array<std::string_view, 3>& tags, bool certain, bool end) {
+size_t tag_at(std::string_view rest, const ThoughtTags& tags, bool certain, bool end) {
   if (certain) {
     if (!rest.starts_with(kMarkByte)) return kStays;
     const size_t size = tag_at(rest.substr(1), tags, false, end);
@@ -94,8 +91,8 @@ size_t tag_at(std::string_view rest, const std::array<std::string_view, 3>& tags
 }  // namespace
 
 bool is_thought_tag(std::string_view text) {
-  return std::find(kOpen.begin(), kOpen.end(), text) != kOpen.end() ||
-         std::find(kClose.begin(), kClose.end(), text) != kClose.end();
+  return std::find(kThoughtOpens.begin(), kThoughtOpens.end(), text) != kThoughtOpens.end() ||
+         std::find(kThoughtCloses.begin(), kThoughtCloses.end(), text) != kThoughtCloses.end();
 }
 
 Stripper::Stripper(const StripOptions& options) : options_(options), in_thought_(options.in_thought && options.think) {}
@@ -131,8 +128,8 @@ size_t Stripper::step(std::string_view rest, bool end, std::string& out) {
     return taken;
   }
   if (options_.think) {
-    const size_t opens = tag_at(rest, kOpen, options_.certain_marks, end);
-    const size_t closes = opens == kStays ? tag_at(rest, kClose, options_.certain_marks, end) : kStays;
+    const size_t opens = tag_at(rest, kThoughtOpens, options_.certain_marks, end);
+    const size_t closes = opens == kStays ? tag_at(rest, kThoughtCloses, options_.certain_marks, end) : kStays;
     if (opens == kMore || closes == kMore) return kMore;
     if (opens != kStays || closes != kStays) {
       in_thought_ = opens != kStays;
@@ -156,7 +153,7 @@ size_t Stripper::step(std::string_view rest, bool end, std::string& out) {
 /// What goes of a thought: all of it to its end, or all that cannot be the beginning of the end.
 size_t Stripper::thought(std::string_view rest, bool end) {
   size_t first = std::string_view::npos, length = 0;
-  for (const std::string_view tag : kClose) {
+  for (const std::string_view tag : kThoughtCloses) {
     const std::string whole = (options_.certain_marks ? std::string(1, kMarkByte) : "") + std::string(tag);
     if (const size_t at = rest.find(whole); at < first) first = at, length = whole.size();
   }
@@ -165,9 +162,10 @@ size_t Stripper::thought(std::string_view rest, bool end) {
     return first + length;
   }
   if (end) return rest.size();
-  const size_t longest = kClose[1].size() + 1;
+  size_t longest = 0;
+  for (const std::string_view tag : kThoughtCloses) longest = std::max(longest, tag.size() + 1);
   size_t at = rest.size() > longest ? rest.size() - longest : 0;
-  while (at < rest.size() && tag_at(rest.substr(at), kClose, options_.certain_marks, false) != kMore) ++at;
+  while (at < rest.size() && tag_at(rest.substr(at), kThoughtCloses, options_.certain_marks, false) != kMore) ++at;
   return at;
 }
 

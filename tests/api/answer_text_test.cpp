@@ -112,6 +112,8 @@ TEST(AnswerText, WhatWasSaidWithoutMarks) {
   EXPECT_EQ(said("<think>Hm</think>It is </think>."), "It is </think>.");
   EXPECT_EQ(said("It is <think>x</think>."), "It is <think>x</think>.");
   EXPECT_EQ(said("<think>Hm"), "");
+  EXPECT_EQ(said("<seed:think>Hm</seed:think>So."), "So.");
+  EXPECT_EQ(said("<thinking>Hm</thinking>\nSo."), "So.");
   EXPECT_EQ(said("<think>Hm</think>\n"), "");
   EXPECT_EQ(said(""), "");
 }
@@ -177,6 +179,18 @@ TEST(AnswerText, LeavesThoughtsOut) {
                      config)
                 .text,
             "A <think>.");
+}
+
+TEST(AnswerText, LeavesOutAThoughtThatThePromptOpens) {
+  const txt::Tokenizer tokenizer = testing::small_tokenizer();
+  GenerationConfig config;
+  config.strip.think = true;
+  for (const char* open : {"<think>\n", "<thinking>", "[THINK]", "<seed:think>"}) {
+    AnswerText text(tokenizer, config, tokenizer.encode(std::string("Hi") + open), true);
+    std::string out;
+    for (const int32_t id : tokenizer.encode("Hm</seed:think>So.")) out += text.push(id);
+    EXPECT_EQ(out + text.flush(), "So.") << open;
+  }
 }
 
 TEST(AnswerText, CountsTheTokensOfThoughts) {

@@ -36,6 +36,8 @@ TEST(Strip, Thoughts) {
        std::vector<Case>{{"<think>\nHm, a post.\n</think>\n\nHello there.", "Hello there."},
                          {"<think></think>Hello", "Hello"},
                          {"[THINK]no[/THINK]yes", "yes"},
+                         {"<seed:think>no</seed:think>yes", "yes"},
+                         {"<|inner_prefix|>no<|inner_suffix|>yes", "yes"},
                          {"<thinking>a</think>b</thinking>c", "bc"},  // any end ends it, as people read it
                          {"Well <think>hm</think> yes.", "Well yes."},
                          {"Begun <think>and never ended", "Begun"},

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "base/thought_tags.h"
 
 namespace bumblebee::serve {
 namespace {
@@ -100,7 +101,7 @@ bool detect_reasoning(const Tokenizer& tokenizer, std::string_view source, std::
     why = cat("the vocabulary has ", open);
     return true;
   }
-  for (const std::string_view tag : kOpeningTags) {
+  for (const std::string_view tag : kThoughtOpens) {
     const bool in_vocabulary = tokenizer.id_of(tag).has_value();
     if (!in_vocabulary && !has(source, tag)) continue;
     why = cat(in_vocabulary ? "the vocabulary has " : "the template has ", tag);
@@ -163,7 +164,7 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
   for (const Mark& mark : kMarks) {
     if (mark.format == found.tools) found.special_tool_marks = is_special(tokenizer, mark.text);
   }
-  for (const std::string_view tag : kOpeningTags) {
+  for (const std::string_view tag : kThoughtOpens) {
     found.special_thought_marks |= found.reasoning && is_special(tokenizer, tag);
   }
   return found;

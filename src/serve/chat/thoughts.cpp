@@ -1,28 +1,23 @@
-// Tags as models write them. Each ends with the first > or ] in it and begins with the only < or [, so a mismatch never
-// has to look back.
+// Tags as models write them. Each begins with the only < or [ in it, so a mismatch never has to look back.
 #include "serve/chat/thoughts.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "base/mark_byte.h"
+#include "base/thought_tags.h"
 #include "serve/chat/answer_output.h"
 #include "serve/chat/json_scanner.h"
 
 namespace bumblebee::serve {
 namespace {
 
-using Tags = std::array<std::string_view, 3>;
-constexpr Tags kOpen = kOpeningTags;
-constexpr Tags kClose = {"</think>", "</thinking>", "[/THINK]"};
-
-bool is_one(const Tags& tags, std::string_view text, bool certain) {
+bool is_one(const ThoughtTags& tags, std::string_view text, bool certain) {
   return std::find(tags.begin(), tags.end(), text.substr(certain ? 1 : 0)) != tags.end();
 }
 
 /// `text` with `c` after it begins one of the tags.
-bool goes_on(const Tags& tags, std::string_view text, char c, bool certain) {
+bool goes_on(const ThoughtTags& tags, std::string_view text, char c, bool certain) {
   if (certain) return text.empty() ? c == kMarkByte : goes_on(tags, text.substr(1), c, false);
   return std::any_of(tags.begin(), tags.end(), [&](std::string_view tag) {
     return tag.size() > text.size() && tag.starts_with(text) && tag[text.size()] == c;
@@ -52,9 +47,9 @@ void Thoughts::after(char c, std::string& answer) {
     return;
   }
   const bool line = held_.starts_with('\n');
-  if (goes_on(kOpen, std::string_view(held_).substr(line), c, true)) {
+  if (goes_on(kThoughtOpens, std::string_view(held_).substr(line), c, true)) {
     held_ += c;
-    if (!is_one(kOpen, std::string_view(held_).substr(line), true)) return;
+    if (!is_one(kThoughtOpens, std::string_view(held_).substr(line), true)) return;
     state_ = State::inside;
     parted_ = line;
     held_.clear();
@@ -72,9 +67,9 @@ void Thoughts::after(char c, std::string& answer) {
 void Thoughts::before(char c, std::string& answer) {
   if (held_.empty() && is_json_blank(c) && blanks_.size() < kLongestBlank) {
     blanks_ += c;
-  } else if (goes_on(kOpen, held_, c, certain_)) {
+  } else if (goes_on(kThoughtOpens, held_, c, certain_)) {
     held_ += c;
-    if (!is_one(kOpen, held_, certain_)) return;
+    if (!is_one(kThoughtOpens, held_, certain_)) return;
     state_ = State::inside;
     held_.clear();
     blanks_.clear();
@@ -89,9 +84,9 @@ void Thoughts::before(char c, std::string& answer) {
 }
 
 void Thoughts::inside(char c, std::string& reasoning) {
-  if (goes_on(kClose, held_, c, certain_)) {
+  if (goes_on(kThoughtCloses, held_, c, certain_)) {
     held_ += c;
-    if (!is_one(kClose, held_, certain_)) return;
+    if (!is_one(kThoughtCloses, held_, certain_)) return;
     state_ = State::closed;
     held_.clear();
     blanks_.clear();
@@ -125,7 +120,7 @@ void Thoughts::finish(std::string& reasoning, std::string& answer) {
 
 bool opens_thought(std::string_view prompt) {
   while (!prompt.empty() && is_json_blank(prompt.back())) prompt.remove_suffix(1);
-  return std::any_of(kOpen.begin(), kOpen.end(), [prompt](std::string_view tag) { return prompt.ends_with(tag); });
+  return ends_with_thought_open(prompt);
 }
 
 }  // namespace bumblebee::serve

@@ -2,14 +2,11 @@
 // <think> is something that is said. Where marks are certain (AnswerFormat::certain_marks) every thought counts.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace bumblebee::serve {
-
-inline constexpr std::array<std::string_view, 3> kOpeningTags = {"<think>", "<thinking>", "[THINK]"};
 
 class Thoughts {
  public:

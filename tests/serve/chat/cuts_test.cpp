@@ -30,6 +30,8 @@ const std::vector<std::string>& parts() {
       "<|\"|>",
       "<|",
       "a:",
+      "<seed:think>",
+      "</seed:think>",
       "<seed:tool_call>",
       "</seed:tool_call>",
       "f<arg_key>a</arg_key>",

@@ -45,7 +45,7 @@ TEST(Detect, TemplatesOfModelsDecide) {
 
 TEST(Detect, ThoughtsOfModels) {
   for (const char* name : {"Qwen-Qwen3-0.6B", "Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "GLM-4.6",
-                           "HuggingFaceTB-SmolLM3-3B"}) {
+                           "HuggingFaceTB-SmolLM3-3B", "ByteDance-Seed-OSS", "Apertus-8B-Instruct"}) {
     EXPECT_TRUE(detect_formats(tokenizer_with(template_of(name))).reasoning) << name;
   }
   for (const char* name : {"Qwen-Qwen2.5-7B-Instruct", "microsoft-Phi-3.5-mini-instruct",

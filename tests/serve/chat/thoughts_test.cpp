@@ -15,6 +15,8 @@ TEST(Thoughts, AreSplitOffWithoutBlanksAround) {
   EXPECT_EQ(split("<think>\nLet me see.\n\nWell.\n</think>\n\nHello \n"), "{Let me see.\n\nWell.}[Hello \n]");
   EXPECT_EQ(split("<thinking>a</thinking>b"), "{a}[b]");
   EXPECT_EQ(split("[THINK]a[/THINK]b"), "{a}[b]");
+  EXPECT_EQ(split("<seed:think>a</seed:think>b"), "{a}[b]");
+  EXPECT_EQ(split("<|inner_prefix|>a<|inner_suffix|>b"), "{a}[b]");
   EXPECT_EQ(split("\n <think>a</think>"), "{a}");
 }
 
@@ -61,6 +63,13 @@ TEST(Thoughts, CallsWithinAreNone) {
       "{<tool_call>{\"name\":\"f\"}</tool_call>}[I ask.]<0 f: {}>");
 }
 
+TEST(Thoughts, CallsWithinSeedOssTagsAreNone) {
+  const std::string call =
+      "<seed:tool_call><function=get_weather><parameter=city>Paris</parameter></function></seed:tool_call>";
+  EXPECT_EQ(line(format_of(ToolFormat::seed_oss, true), "<seed:think>I could " + call + " no.</seed:think>No."),
+            "{I could " + call + " no.}[No.]");
+}
+
 TEST(Thoughts, TheParserSaysWhetherItIsInOne) {
   const auto parser = make_answer_parser({.reasoning = true});
   std::vector<AnswerEvent> events;
@@ -86,6 +95,7 @@ TEST(Thoughts, PromptsThatOpenOne) {
   EXPECT_TRUE(opens_thought("<|im_start|>assistant\n<think>\n"));
   EXPECT_TRUE(opens_thought("<|im_start|>assistant\n<think>"));
   EXPECT_TRUE(opens_thought("[/INST][THINK]"));
+  EXPECT_TRUE(opens_thought("<seed:bos>assistant\n<seed:think>"));
   EXPECT_FALSE(opens_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
   EXPECT_FALSE(opens_thought("<|im_start|>user\nwhat is <think>?<|im_end|>\n<|im_start|>assistant\n"));
   EXPECT_FALSE(opens_thought(""));
