@@ -1,6 +1,6 @@
 // <|tool_call|>[{"name": ..., "arguments": {...}}, ...] as Granite 3 writes calls, and Phi-4-mini with <|/tool_call|>
-// after it, or as functools[...] at the beginning of the answer. Each call is whole at its own brace; one may stand
-// without the list.
+// after it, or as functools[...] at the beginning of the answer. Each call is whole at its own brace; calls may stand
+// without the list's brackets.
 #include <utility>
 
 #include "serve/chat/call_object.h"
@@ -9,12 +9,11 @@
 namespace bumblebee::serve {
 namespace {
 
-constexpr std::string_view kFunctools = "functools", kCallListEnd = "<|/tool_call|>";
+constexpr std::string_view kFunctools = "functools", kCallList = "<|tool_call|>", kCallListEnd = "<|/tool_call|>";
 
 class CallListParser final : public CallParser {
  public:
-  CallListParser(AnswerOutput& out, bool by_word)
-      : CallParser(out, "<|tool_call|>"), by_word_(by_word), at_start_(by_word) {}
+  CallListParser(AnswerOutput& out, bool by_word) : CallParser(out, kCallList), by_word_(by_word), at_start_(by_word) {}
 
  private:
   void begin() override {
@@ -34,17 +33,15 @@ class CallListParser final : public CallParser {
   Step take(char c) override {
     if (state_ == State::object) return object(c);
     if (state_ == State::word) return word(c);
-    if (state_ == State::after_list && by_word_ && (!word_.empty() || c == kCallListEnd.front())) return close(c);
+    const bool may_end = state_ == State::after_list || (state_ == State::after_item && !brackets_);
+    if (by_word_ && may_end && (!word_.empty() || c == kCallListEnd.front())) return mark(c);
     if (is_json_blank(c)) return Step::more;
     switch (std::exchange(state_, State::item)) {
-      case State::before:
-        if (c == '[') return Step::more;
-        alone_ = true;
-        return begin_object(c);
-      case State::item: alone_ = false; return begin_object(c);
+      case State::before: brackets_ = c == '['; return brackets_ ? Step::more : begin_object(c);
+      case State::item: return begin_object(c);
       case State::after_item:
         if (c == ',') return Step::more;
-        if (c != ']') return Step::malformed;
+        if (c != ']' || !brackets_) return Step::malformed;
         break;
       default: return Step::malformed;
     }
@@ -58,16 +55,22 @@ class CallListParser final : public CallParser {
   Step word(char c) {
     if (word_ == kFunctools) {
       state_ = State::item;
+      brackets_ = true;
       return c == '[' ? Step::more : Step::malformed;
     }
     word_ += c;
     return kFunctools.starts_with(word_) ? Step::more : Step::malformed;
   }
 
-  Step close(char c) {
+  /// The mark that closes the list, or the one that opens another, where the model left the first out.
+  Step mark(char c) {
     word_ += c;
     if (word_ == kCallListEnd) return Step::over;
-    return kCallListEnd.starts_with(word_) ? Step::more : Step::malformed;
+    if (word_ == kCallList) {
+      begin();
+      return Step::more;
+    }
+    return kCallListEnd.starts_with(word_) || kCallList.starts_with(word_) ? Step::more : Step::malformed;
   }
 
   Step begin_object(char c) {
@@ -80,17 +83,17 @@ class CallListParser final : public CallParser {
     const CallObject::Step step = call_->push(c);
     if (step != CallObject::Step::whole) return step == CallObject::Step::more ? Step::more : Step::malformed;
     out_.end_call();
-    state_ = alone_ ? State::after_list : State::after_item;
+    state_ = State::after_item;
     word_.clear();
-    return alone_ && !by_word_ ? Step::over : Step::done;
+    return Step::done;
   }
 
   enum class State : uint8_t { word, before, item, object, after_item, after_list };
   State state_ = State::before;
   const bool by_word_;
-  bool at_start_;       // nothing but blanks came
-  bool alone_ = false;  // the call is not in a list
-  std::string word_;    // of what is spelled: `functools`, or the closing mark
+  bool at_start_;          // nothing but blanks came
+  bool brackets_ = false;  // the calls stand in [...]
+  std::string word_;       // of what is spelled: `functools`, or a mark after calls
   std::optional<CallObject> call_;
 };
 

@@ -60,19 +60,20 @@ class DeepseekParser final : public CallParser {
     word_ += c;
     if (word_.size() > kLongestWritten + kDeepseekSeparator.size()) return Step::malformed;
     if (!word_.ends_with(kDeepseekSeparator)) return Step::more;
-    name_ = word_.substr(0, word_.size() - kDeepseekSeparator.size());
+    name_ = trimmed(std::string_view(word_).substr(0, word_.size() - kDeepseekSeparator.size()));
     return next(State::after_first);
   }
 
   Step after_first(char c) {
-    blocks_ = c != '{' && !is_json_blank(c);
+    if (is_json_blank(c)) return Step::more;
+    blocks_ = c != '{';
     if (blocks_) return name_ == kDeepseekKind ? (next(State::name), name(c)) : Step::malformed;
     return begin_call() ? (next(State::before), take(c)) : Step::malformed;
   }
 
   Step name(char c) {
     if (c == '\n') {
-      name_ = word_;
+      name_ = trimmed(word_);
       return begin_call() ? next(State::block) : Step::malformed;
     }
     word_ += c;

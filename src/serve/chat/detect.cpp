@@ -66,8 +66,10 @@ ToolFormat of_template(std::string_view source, std::string& why) {
   if (has(source, "<seed:tool_call>") && has(source, "<parameter="))
     return found(ToolFormat::seed_oss, "<seed:tool_call> with <parameter=");
   if (has(source, "<｜tool▁calls▁begin｜>")) return found(ToolFormat::deepseek, "<｜tool▁calls▁begin｜>");
-  if (has(source, "<|tool_call|>")) return found(ToolFormat::granite, "<|tool_call|>");
+  // Phi-4-mini's may show its call too, with Granite's mark.
+  if (has(source, "functools[")) return found(ToolFormat::phi4, "functools[");
   if (has(source, "<|tool|>") && has(source, "<|/tool|>")) return found(ToolFormat::phi4, "<|tool|>");
+  if (has(source, "<|tool_call|>")) return found(ToolFormat::granite, "<|tool_call|>");
   if (has(source, "<|python_tag|>")) return found(ToolFormat::llama, "<|python_tag|>");
   if (has(source, "ipython") && has(source, "\"parameters\"")) return found(ToolFormat::llama, "\"parameters\"");
   if (has(source, "tool_calls")) return found(ToolFormat::none, "calls of a form that is not read");

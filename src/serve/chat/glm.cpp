@@ -1,6 +1,8 @@
 // <tool_call>NAME<arg_key>KEY</arg_key><arg_value>value</arg_value>...</tool_call>, repeated, with or without line ends
 // between the parts, as GLM-4.5 and later write calls. Values are bare: the tool's schema says which of them are texts.
 // A call streams parameter by parameter, and is none without its closing tag: only that says that nothing is missing.
+#include <set>
+
 #include "serve/chat/bare_value.h"
 #include "serve/chat/call_parser.h"
 #include "serve/chat/json_scanner.h"
@@ -20,7 +22,7 @@ class GlmParser final : public CallParser {
     next(State::name);
     end_of_key_.reset();
     end_of_value_.reset();
-    parameters_ = 0;
+    keys_.clear();
   }
 
   Step take(char c) override {
@@ -40,8 +42,7 @@ class GlmParser final : public CallParser {
       word_ += c;
       return word_.size() <= kLongestWritten ? Step::more : Step::malformed;
     }
-    name_ = word_;
-    while (!name_.empty() && is_json_blank(name_.back())) name_.pop_back();
+    name_ = trimmed(word_);
     if (!out_.knows(name_)) return Step::malformed;
     out_.begin_call(name_);
     next(State::before_key);
@@ -54,7 +55,7 @@ class GlmParser final : public CallParser {
     if (key && word_ == kGlmKey) return next(State::key);
     if (!key && word_ == kGlmValue) return next(State::value);
     if (key && word_ == kGlmEnd) {
-      out_.arguments(parameters_ == 0 ? "{}" : "}");
+      out_.arguments(keys_.empty() ? "{}" : "}");
       out_.end_call();
       return Step::over;
     }
@@ -76,10 +77,10 @@ class GlmParser final : public CallParser {
         return state_ == State::value || word_.size() <= kLongestWritten ? Step::more : Step::malformed;
     }
     if (state_ == State::key) {
-      key_ = word_;
-      return next(State::before_value);
+      key_ = trimmed(word_);
+      return keys_.insert(key_).second ? next(State::before_value) : Step::malformed;
     }
-    out_.arguments(parameters_++ == 0 ? "{" : ", ");
+    out_.arguments(keys_.size() == 1 ? "{" : ", ");
     out_.arguments(json_text(key_) + ": ");
     out_.arguments(out_.is_text(name_, key_, word_) ? json_text(word_) : bare_value(word_));
     return next(State::before_key);
@@ -95,7 +96,7 @@ class GlmParser final : public CallParser {
   State state_ = State::name;
   std::string word_;  // what is read: of a tag, a name, a key or a value
   std::string name_, key_;
-  size_t parameters_ = 0;  // that were given
+  std::set<std::string> keys_;  // that were given: one given twice does not say which value it means
   MarkMatcher end_of_key_{"</arg_key>"}, end_of_value_{"</arg_value>"};
 };
 

@@ -33,6 +33,25 @@ TEST(CallList, OfPhi4) {
     EXPECT_EQ(phi4(text), "[" + std::string(text) + "]");
 }
 
+TEST(CallList, AnotherListWithoutTheClosingMark) {
+  EXPECT_EQ(phi4(R"(<|tool_call|>[{"name":"f"}]<|tool_call|>[{"name":"get_weather"}]<|/tool_call|>)"),
+            "<0 f: {}><1 get_weather: {}>");
+  EXPECT_EQ(phi4(R"(<|tool_call|>{"name":"f"} <|tool_call|> {"name":"get_weather"})"), "<0 f: {}><1 get_weather: {}>");
+  EXPECT_EQ(phi4(R"(functools[{"name":"f"}]<|tool_call|>[{"name":"f"}])"), "<0 f: {}><1 f: {}>");
+  EXPECT_EQ(phi4(R"(<|tool_call|>[{"name":"f"}]<|tool_call|>x)"), "<0 f: {}>[<|tool_call|>x]");
+  EXPECT_EQ(granite(R"(<|tool_call|>[{"name":"f"}]<|tool_call|>{"name":"f"}<|tool_call|>[{"name":"f"}])"),
+            "<0 f: {}><1 f: {}><2 f: {}>");
+}
+
+TEST(CallList, CallsWithoutBrackets) {
+  for (const auto& read : {granite, phi4}) {
+    EXPECT_EQ(read(R"(<|tool_call|>{"name":"f"}, {"name":"get_weather"} So.)"), "<0 f: {}><1 get_weather: {}>[So.]");
+    EXPECT_EQ(read(R"(<|tool_call|>{"name":"f"}, and so on)"), "<0 f: {}>[, and so on]");
+    EXPECT_EQ(read(R"(<|tool_call|>{"name":"f"}])"), "<0 f: {}>[]]");
+  }
+  EXPECT_EQ(phi4(R"(<|tool_call|>{"name":"f"},{"name":"f"}<|/tool_call|>)"), "<0 f: {}><1 f: {}>");
+}
+
 TEST(CallList, WhatIsNoCallStays) {
   for (const char* text : {"<|tool_call|>", "<|tool_call|>[]", "<|tool_call|>x", R"(<|tool_call|>[{"name": "other"}])",
                            "<|tool_call|>[{}]", "<|tool_", R"(<|tool_call|>[1])"}) {

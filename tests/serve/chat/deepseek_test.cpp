@@ -26,6 +26,12 @@ TEST(Deepseek, CallsOfBothEditions) {
             "<0 f: {\"a\": \"```\"}><1 get_weather: {\n  \"b\": [1]\n}>");
 }
 
+TEST(Deepseek, BlanksAroundNames) {
+  EXPECT_EQ(deepseek(kBegin + call(" f\r\n", " {}") + kEnd), "<0 f: {}>");
+  EXPECT_EQ(deepseek(kBegin + kCall + "function" + kSeparator + " f \r\n```json\r\n{}\r\n```" + kCallEnd + kEnd),
+            "<0 f: {}>");
+}
+
 TEST(Deepseek, AToolMayBeCalledFunction) {
   AnswerFormat format = format_of(ToolFormat::deepseek);
   format.tool_names = {"function"};

@@ -34,6 +34,9 @@ TEST(Detect, TemplatesOfModelsDecide) {
   // As Phi-4-mini's has the tools of a message; it does not write calls.
   EXPECT_EQ(detect_formats(tokenizer_with("{{ '<|tool|>' + messages[0].tools + '<|/tool|>' }}")).tools,
             ToolFormat::phi4);
+  // One that shows the call as well, and one that asks for the other form.
+  for (const char* shown : {"<|tool|>[]<|/tool|><|tool_call|>[]<|/tool_call|>", "<|tool_call|> functools[{}]"})
+    EXPECT_EQ(detect_formats(tokenizer_with(shown)).tools, ToolFormat::phi4) << shown;
   // Forms of their own, which are not read: their calls stay text rather than half of them becoming calls.
   for (const char* name :
        {"MiniMax-M2", "Apertus-8B-Instruct", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B"}) {

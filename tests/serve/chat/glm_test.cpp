@@ -31,6 +31,13 @@ TEST(Glm, ValuesAreWhatTheirSchemaSays) {
             "<0 f: {\"a\": \"\\nx </tool_call>\\n\"}>");
 }
 
+TEST(Glm, BlanksAroundKeys) {
+  AnswerFormat format = format_of(ToolFormat::glm);
+  format.text_parameters = {{"f", {{"zip", false}}}};
+  EXPECT_EQ(line(format, "<tool_call>f<arg_key>\n zip </arg_key><arg_value>01</arg_value></tool_call>"),
+            R"(<0 f: {"zip": "01"}>)");
+}
+
 TEST(Glm, WhatIsNoCallStays) {
   for (const char* text : {
            "<tool_call>other\n</tool_call>",
@@ -43,6 +50,8 @@ TEST(Glm, WhatIsNoCallStays) {
   // Begun, and broken or cut: withdrawn.
   for (const char* text :
        {"<tool_call>f\n<arg_key>a</arg_key>1", "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>",
+        "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value><arg_key> "
+        "a</arg_key><arg_value>2</arg_value></tool_call>",
         "<tool_call>f\nx</tool_call>", "<tool_call>f<arg_value>1</arg_value></tool_call>"}) {
     const Collected all = collected(take_apart(format_of(ToolFormat::glm), text).events);
     EXPECT_TRUE(all.calls.empty()) << text;
