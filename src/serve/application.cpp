@@ -7,6 +7,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/hex.h"
+#include "base/log.h"
 #include "bumblebee/version.h"
 #include "serve/random_id.h"
 
@@ -84,6 +85,12 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
   rules.developer_role = has_developer_role(tokenizer.chat_template());
   rules.null_content = takes_null_content(tokenizer);
   rules.thought_beside_content = takes_thought_beside_content(tokenizer);
+  const ToolsPlace tools_place = place_of_tools(tokenizer);
+  rules.tools_in_message = tools_place == ToolsPlace::message;
+  if (tools_place == ToolsPlace::nowhere && formats.tools != ToolFormat::none) {
+    note("chat template", "tools: expected it to show them to the model, got the same prompt with and without: ",
+         "a template file that does, or the system message's text, must bring them");
+  }
   rules.strict = options_.strict;
 
   Blake2b hash(8);

@@ -215,4 +215,34 @@ bool takes_thought_beside_content(const Tokenizer& tokenizer) {
   return takes(R"(".")") || !takes(R"("")");
 }
 
+ToolsPlace place_of_tools(const Tokenizer& tokenizer) {
+  const auto render = [&tokenizer](bool system, std::string_view tools, std::string_view member = {}) {
+    std::vector<Message> messages(system ? 2 : 1);
+    messages.front().json = cat(R"({"role": "system", "content": "!")", member, "}");
+    messages.back() = {.role = "user", .content = "?", .json = {}};
+    ChatOptions options;
+    options.tools = tools;
+    return tokenizer.apply_chat_template(messages, options).text;
+  };
+  bool shown = false, known = false;
+  for (const bool system : {false, true}) {
+    try {
+      shown |=
+          render(system, "") != render(system, R"([{"type": "function", "function": {"name": "f", "description": "f",
+                                  "parameters": {"type": "object", "properties": {}}}}])");
+      known = true;
+    } catch (const Error&) {  // some take no system message
+    }
+  }
+  if (shown || !known) return ToolsPlace::variable;
+  // Only a template with a mark of its own before them: one may write out whole messages, and mean nothing by it.
+  if (has(tokenizer.chat_template(), "<|tool|>")) {
+    try {
+      if (render(true, "") != render(true, "", R"(, "tools": "[]")")) return ToolsPlace::message;
+    } catch (const Error&) {
+    }
+  }
+  return ToolsPlace::nowhere;
+}
+
 }  // namespace bumblebee::serve

@@ -2,6 +2,7 @@
 // operator.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -31,6 +32,14 @@ ModelFormats detect_formats(const Tokenizer& tokenizer, std::string_view tool_pa
 bool takes_null_content(const Tokenizer& tokenizer);
 /// Whether it renders one with calls, content and a thought, or only the thought without the content (gpt-oss).
 bool takes_thought_beside_content(const Tokenizer& tokenizer);
+
+/// Where the chat template reads the tools of a request from.
+enum class ToolsPlace : uint8_t {
+  variable,  // `tools`, as most do; also where that cannot be known
+  message,   // the system message's `tools`, a string (Phi-4-mini)
+  nowhere,   // it does not show them (DeepSeek)
+};
+ToolsPlace place_of_tools(const Tokenizer& tokenizer);
 
 /// Its name for operators; "none".
 std::string_view to_string(ToolFormat format);

@@ -81,6 +81,6 @@ std::string read_adapter_name(const JsonIn& value);
 /// Lays lengths and sampling over the config, and checks what concerns several fields.
 void finish_generation(Draft& draft);
 /// Tools and variables of the template.
-ChatOptions chat_options(const Draft& draft);
+ChatOptions chat_options(Draft& draft);
 
 }  // namespace bumblebee::serve

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "serve/openai/errors.h"
 #include "serve/openai/field_reader.h"
 
@@ -251,6 +252,32 @@ void read_tools(const JsonIn& value, Draft& draft) {
   if (!tools.empty()) draft.tools = tools.dump();
 }
 
+/// With blanks after commas and colons, as models have seen JSON that Python wrote.
+std::string spaced(const OrderedJson& json) {
+  std::string out;
+  bool quoted = false, escaped = false;
+  for (const char c : json.dump()) {
+    out += c;
+    if (!quoted && (c == ',' || c == ':')) out += ' ';
+    if (c == '"' && !escaped) quoted = !quoted;
+    escaped = c == '\\' && !escaped;
+  }
+  return out;
+}
+
+/// The functions as text in the system message's `tools`; there will be one.
+void put_tools_into_message(Draft& draft) {
+  OrderedJson functions = OrderedJson::array();
+  for (const OrderedJson& tool : parse_ordered_json(draft.tools, "tools")) functions.push_back(tool["function"]);
+  if (draft.messages.empty() || draft.messages.front().role != "system")
+    draft.messages.insert(draft.messages.begin(), Message{.role = "system", .content = "", .json = ""});
+  Message& system = draft.messages.front();
+  OrderedJson whole = system.json.empty() ? OrderedJson{{"role", system.role}, {"content", system.content}}
+                                          : parse_ordered_json(system.json, "messages");
+  whole["tools"] = spaced(functions);
+  system.json = whole.dump();
+}
+
 }  // namespace
 
 bool has_developer_role(std::string_view chat_template) {
@@ -284,7 +311,7 @@ std::vector<FieldReader> template_fields() {
   };
 }
 
-ChatOptions chat_options(const Draft& draft) {
+ChatOptions chat_options(Draft& draft) {
   ChatOptions options;
   OrderedJson kwargs = OrderedJson::object();
   if (draft.effort == "none") {
@@ -295,7 +322,13 @@ ChatOptions chat_options(const Draft& draft) {
   }
   kwargs.update(draft.kwargs);  // which say it more exactly
   if (!kwargs.empty()) options.template_kwargs = kwargs.dump();
-  if (draft.use_tools) options.tools = draft.tools;
+  if (draft.use_tools && !draft.tools.empty()) {
+    if (draft.rules.tools_in_message && !draft.messages.empty()) {
+      put_tools_into_message(draft);
+    } else {
+      options.tools = draft.tools;
+    }
+  }
   options.add_generation_prompt = draft.add_generation_prompt;
   return options;
 }

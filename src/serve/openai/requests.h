@@ -22,6 +22,7 @@ struct RequestRules {
   bool developer_role = false;         // the chat template has it; else such messages become the system's
   bool thought_beside_content = true;  // it takes one that calls, says something and has a thought
   bool null_content = true;            // the chat template takes a message that calls and says nothing; else it says ""
+  bool tools_in_message = false;       // the template reads tools from the system message, as text
   bool strict = false;                 // unknown fields are refused, instead of ignored and named
 };
 
