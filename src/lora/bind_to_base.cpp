@@ -18,6 +18,13 @@ namespace {
 using TargetModules = std::unordered_map<std::string, const nn::TargetModule*>;
 using ModuleKind = nn::TargetModule::Kind;
 
+constexpr std::string_view kKvB = "kv_b_proj", kEmbedQ = "embed_q";
+
+/// A path that ends in `leaf`, up to it.
+std::string without_leaf(const std::string& path, std::string_view leaf) {
+  return path.substr(0, path.size() - leaf.size());
+}
+
 std::string pair_text(int rows, int cols) { return cat("[", rows, ", ", cols, "]"); }
 
 std::string shape_of(const Matrix& matrix) { return pair_text(matrix.rows, matrix.cols); }
@@ -135,20 +142,20 @@ std::vector<std::string> stacks_of_parameter(const std::string& path, std::strin
 
 /// Of the path of kv_b_proj; empty where the base has no such products, or files where neither is a module of its own.
 LatentHeads latent_heads(const std::string& path, const TargetModules& modules) {
-  constexpr std::string_view kName = "kv_b_proj";
-  if (!path.ends_with(cat(".", kName))) return {};
-  const std::string at = path.substr(0, path.size() - kName.size());
+  if (!path.ends_with(cat(".", kKvB))) return {};
+  const std::string at = without_leaf(path, kKvB);
   const auto find = [&](std::string_view name) -> const nn::TargetModule* {
     const auto it = modules.find(base_path(cat(at, name), modules));
     return it != modules.end() && it->second->experts > 0 ? it->second : nullptr;
   };
-  const LatentHeads heads{find("embed_q"), find("unembed_out")};
+  const LatentHeads heads{find(kEmbedQ), find("unembed_out")};
   return heads.embed_q != nullptr && heads.unembed_out != nullptr ? heads : LatentHeads{};
 }
 
 /// What changes which module, by the base's names.
 using Changes = std::map<std::string, const ModuleDelta*>;
 using ExpertChanges = std::map<std::string, std::vector<FactorView>>;
+using LatentChanges = std::map<std::string, std::pair<const LowRank*, LatentHeads>>;  // by the name of embed_q
 
 /// Stacks by the names of their experts.
 std::unordered_map<std::string, const nn::TargetModule*> stacks_by_expert(const Base& base) {
@@ -211,11 +218,16 @@ void bind_heads(const LowRank& low, const LatentHeads& heads, BoundAdapter& boun
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
 /// layers decides: an adapter for the last 16 of 28 layers is another one for a base of 36.
 void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes,
-                   const ExpertChanges& experts) {
+                   const ExpertChanges& experts, const LatentChanges& latents) {
   if (!adapter.targets) return;
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
   for (const nn::TargetModule& module : base.target_modules) {
+    // Of the two products in place of kv_b_proj the first one answers for it, under the name that configs have.
+    if (module.kind == ModuleKind::heads && module.experts > 0 && module.name.ends_with(kEmbedQ)) {
+      const std::string whole = cat(without_leaf(module.name, kEmbedQ), kKvB);
+      if (!latents.contains(module.name) && adapter.targets->covers(whole, layers)) missing.push_back(whole);
+    }
     if (module.kind == ModuleKind::norm || module.kind == ModuleKind::heads || changes.contains(module.name) ||
         experts.contains(module.name))
       continue;
@@ -226,8 +238,10 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   }
   for (const auto& [path, change] : adapter.modules) {
     const auto module = modules.find(base_path(path, modules));
-    if (module == modules.end() || !change.low_rank) continue;
-    if (!adapter.targets->covers(path, layers, module->second->kind == ModuleKind::embedding)) outside.push_back(path);
+    const bool found = module != modules.end();
+    if (!change.low_rank || (!found && latent_heads(path, modules).embed_q == nullptr)) continue;
+    const bool embedding = found && module->second->kind == ModuleKind::embedding;
+    if (!adapter.targets->covers(path, layers, embedding)) outside.push_back(path);
   }
   if (!outside.empty()) {
     refuse(adapter, base,
@@ -296,7 +310,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   const bool has_heads = std::any_of(base.target_modules.begin(), base.target_modules.end(),
                                      [](const auto& module) { return module.kind == ModuleKind::heads; });
   std::vector<std::string> unknown, wrong, beside, more, of_heads, more_of_heads;
-  std::map<std::string, std::pair<const LowRank*, LatentHeads>> latents;  // by the name of embed_q
+  LatentChanges latents;
   // Of a stack all experts, or `only` one; `part` of `parts` that follow each other in B's rows.
   const auto add_experts = [&](const std::string& path, const ModuleDelta& change, const nn::TargetModule& stack,
                                int only, size_t part = 0, size_t parts = 1) {
@@ -322,7 +336,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
   for (const auto& [path, change] : adapter.modules) {
     // gpt-oss names a stack as PEFT does a parameter, whose factors are laid out otherwise.
     const auto it = is_parameter(adapter, path) ? modules.end() : modules.find(base_path(path, modules));
-    const bool heads = it == modules.end() ? has_heads && path.ends_with("kv_b_proj")  // in the file as two
+    const bool heads = it == modules.end() ? has_heads && path.ends_with(kKvB)  // in the file as two
                                            : it->second->kind == ModuleKind::heads;
     if (const LatentHeads of = latent_heads(path, modules); of.embed_q != nullptr) {
       std::string text = beside_factors(change);
@@ -395,7 +409,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         adapter, base,
         cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
   }
-  check_targets(adapter, base, modules, changes, experts);
+  check_targets(adapter, base, modules, changes, experts, latents);
   if (!beside.empty()) {
     note(adapter.where, "left out ", beside.size(), " modules beside the text model: ", list_names(beside));
   }

@@ -170,6 +170,53 @@ TEST(BindToBase, FactorsOfKvBBecomeThoseOfHeads) {
   }
 }
 
+/// What its config says of kv_b_proj is held against the products in its place, whichever way the file has it.
+TEST(BindToBase, KvBIsAskedForWhereTheConfigNamesIt) {
+  const LowRank low{counted(2, 4), counted(15, 2), 1, {}, {}};
+  for (const bool whole : {false, true}) {
+    Base latent = base(4);
+    for (int i = 0; i < 4; ++i) {
+      for (nn::TargetModule module : base_with_latents(whole).target_modules) {
+        if (module.kind != ModuleKind::heads) continue;
+        module.name = layer(i, std::string(inside_layer(module.name)));
+        latent.target_modules.push_back(module);
+      }
+    }
+    const auto adapter = [&](std::initializer_list<int> of_queries, std::initializer_list<int> of_latents) {
+      Adapter made;
+      for (const int i : of_queries)
+        made.modules[layer(i, "self_attn.q_proj")].low_rank = LowRank{counted(2, 4), counted(6, 2), 1, {}, {}};
+      for (const int i : of_latents) made.modules[layer(i, "self_attn.kv_b_proj")].low_rank = low;
+      return made;
+    };
+    const auto bound = [&](const Adapter& made) { return bind_to_base(made, latent).of_heads.size(); };
+
+    const std::vector<std::string> keys = {"self_attn.q_proj", "self_attn.kv_b_proj"};
+    Adapter half = adapter({0, 1, 2, 3}, {0, 2, 3});
+    half.targets = Targets::mlx(keys, 0);
+    expect_misfit(half, latent, cat("its tensors lack: expected none, got 1: '", layer(1, keys[1]), "'"));
+    half.targets = Targets::peft({.names = {"q_proj", "kv_b_proj"}});
+    expect_misfit(half, latent, cat("its tensors lack: expected none, got 1: '", layer(1, keys[1]), "'"));
+    half.targets = Targets::peft({.names = {"q_proj"}});
+    expect_misfit(half, latent, "expected none of 3");
+    Adapter all = adapter({0, 1, 2, 3}, {0, 1, 2, 3});
+    all.targets = Targets::mlx(keys, 0);
+    EXPECT_EQ(bound(all), 8u);
+    Adapter none = adapter({0, 1, 2, 3}, {});
+    none.targets = Targets::mlx({keys[0]}, 0);
+    EXPECT_EQ(bound(none), 0u);
+
+    // The last two of three layers are others in a base of four.
+    Adapter last = adapter({}, {1, 2});
+    last.targets = Targets::mlx({keys[1]}, 2);
+    expect_misfit(last, latent,
+                  cat("changes other layers of a base with 4: expected none of 1: '", layer(1, keys[1]), "'"));
+    last = adapter({}, {2, 3});
+    last.targets = Targets::mlx({keys[1]}, 2);
+    EXPECT_EQ(bound(last), 4u);
+  }
+}
+
 TEST(BindToBase, RefusesMoreThanFactorsOfKvB) {
   const Base latent = base_with_latents(true);
   const std::string path = layer(0, "self_attn.kv_b_proj");
