@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <set>
 
 #include "base/error.h"
 #include "base/output_paths.h"
@@ -61,7 +62,15 @@ class Fusion : public WeightChanges {
         parts_.emplace(stored + ".bias", std::move(part));
       }
     }
-    for (const auto& [path, experts] : bound.experts) add_experts(path, experts, checkpoint);
+    std::set<std::string> fused;
+    for (const std::string& tensor : checkpoint.names()) {
+      for (FusedExperts& stack : fused_experts(tensor, checkpoint.config())) fused.insert(std::move(stack.module));
+    }
+    for (const auto& [path, experts] : bound.experts) {
+      const std::string stored = checkpoint.full(path);
+      const bool stack = fused.contains(stored) || checkpoint.find(stored + ".weight");
+      stack ? add_stack(path, stored, experts) : add_each(path, experts, checkpoint, *bound.adapter);
+    }
   }
 
   bool touches(const std::string& name) const override { return parts_.contains(without(name, ".weight")); }
@@ -119,19 +128,24 @@ class Fusion : public WeightChanges {
     const std::vector<float>* added = nullptr;  // PEFT's bias of B
   };
 
-  /// As the checkpoint has them: one stack, or a module for each.
-  void add_experts(const std::string& path, const std::vector<FactorView>& experts, const Checkpoint& checkpoint) {
-    const std::string stored = checkpoint.full(path);
-    if (checkpoint.find(stored + ".weight")) {
-      Part part(path);
-      part.experts = experts;
-      parts_.emplace(stored, std::move(part));
-      return;
-    }
+  /// The rewriter writes a stack under mlx-lm's name, however the file has it.
+  void add_stack(const std::string& path, const std::string& stored, const std::vector<FactorView>& experts) {
+    Part part(path);
+    part.experts = experts;
+    parts_.emplace(stored, std::move(part));
+  }
+
+  /// A module for each of them.
+  void add_each(const std::string& path, const std::vector<FactorView>& experts, const Checkpoint& checkpoint,
+                const Adapter& adapter) {
+    const std::string each = each_name(path);
+    const size_t number = each.find('#');
+    if (number == std::string::npos)
+      cannot_write(adapter, path, "expected a stack, or a module for each expert, in the base's files, got neither");
     for (size_t e = 0; e < experts.size(); ++e) {
       if (experts[e].rank == 0) continue;
-      std::string one = each_name(path);
-      one.replace(one.find('#'), 1, std::to_string(e));
+      std::string one = each;
+      one.replace(number, 1, std::to_string(e));
       Part part(path);
       part.experts = {experts[e]};
       parts_.emplace(checkpoint.full(one), std::move(part));
@@ -207,6 +221,17 @@ Base base_of(const Checkpoint& checkpoint, const std::string& name) {
   std::map<std::string, size_t> stacks;  // of experts that lie apart, in target_modules
   for (const StoredModule& stored : checkpoint.modules()) {
     const bool dense = stored.format.kind == Format::Kind::dense;
+    for (const FusedExperts& fused : fused_experts(stored.name, config)) {
+      const std::string path = checkpoint.plain(fused.module);
+      if (path.empty() || layer_of(path) >= layers) continue;
+      const HostWeight stack = checkpoint.fused_stack(fused);
+      base.target_modules.push_back({.name = path,
+                                     .in = stack.in,
+                                     .out = stack.out,
+                                     .kind = ModuleKind::experts,
+                                     .experts = stack.experts,
+                                     .each = each_name(path)});
+    }
     if (dense && !stored.name.ends_with(".weight")) continue;  // biases and buffers
     const std::string in_file = dense ? without(stored.name, ".weight") : stored.name, path = checkpoint.plain(in_file);
     if (path.empty() || layer_of(path) >= layers) continue;  // layers after the last guess tokens ahead

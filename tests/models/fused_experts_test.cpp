@@ -4,14 +4,19 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_writer.h"
 #include "io/quantize_checkpoint.h"
 #include "io/quantizing_source.h"
+#include "lora/fuse.h"
+#include "quant/elements.h"
 #include "tests/io/files.h"
 #include "tests/models/running.h"
+#include "tests/support/random.h"
 
 namespace bumblebee::models {
 namespace {
@@ -98,6 +103,17 @@ TEST_P(FusedExpertsOf, GiveTheSameBits) {
   EXPECT_EQ(logits(reference, fused(), 4), logits(reference, apart(), 4));  // quantized on loading
 }
 
+void expect_same_files(const fs::path& left, const fs::path& right) {
+  const auto a = Checkpoint::open(left), b = Checkpoint::open(right);
+  EXPECT_EQ(a->names(), b->names());
+  EXPECT_EQ(*a->config().json, *b->config().json);
+  for (const std::string& name : a->names()) {
+    const auto one = a->find(name), other = b->find(name);
+    EXPECT_EQ(one.tensor->shape, other.tensor->shape) << name;
+    EXPECT_TRUE(std::ranges::equal(one.bytes(), other.bytes())) << name;
+  }
+}
+
 /// Rewritten, they are apart, as mlx-lm's tools have them.
 TEST_P(FusedExpertsOf, AreQuantizedApart) {
   for (const bool quantize : {true, false}) {
@@ -106,13 +122,72 @@ TEST_P(FusedExpertsOf, AreQuantizedApart) {
     if (!quantize) options.dtype = DType::f32;
     rewrite_checkpoint(apart(), at("apart_again"), options);
     rewrite_checkpoint(fused(), at("fused_again"), options);
-    const auto a = Checkpoint::open(at("apart_again")), b = Checkpoint::open(at("fused_again"));
-    EXPECT_EQ(a->names(), b->names());
-    EXPECT_EQ(*a->config().json, *b->config().json);
-    for (const std::string& name : a->names()) {
-      const auto left = a->find(name), right = b->find(name);
-      EXPECT_EQ(left.tensor->shape, right.tensor->shape) << name;
-      EXPECT_TRUE(std::ranges::equal(left.bytes(), right.bytes())) << name;
+    expect_same_files(at("apart_again"), at("fused_again"));
+    fs::remove_all(at("apart_again"));
+    fs::remove_all(at("fused_again"));
+  }
+}
+
+/// What adapters may change, by name.
+std::map<std::string, nn::TargetModule> targets_of(const fs::path& directory) {
+  std::map<std::string, nn::TargetModule> all;
+  for (nn::TargetModule& module : lora::base_of(*Checkpoint::open(directory), "base").target_modules)
+    all.emplace(module.name, std::move(module));
+  return all;
+}
+
+/// Adapters that run on them can be written into them: stack by stack, and by PEFT's names of the fused tensors.
+TEST_P(FusedExpertsOf, TakeAdapters) {
+  const auto modules = targets_of(fused()), others = targets_of(apart());
+  EXPECT_EQ(modules.size(), others.size());
+  lora::Adapter stacks, parameters;
+  parameters.dialect = lora::Dialect::peft;
+  Random random(7);
+  const auto matrix = [&](int rows, int cols) {
+    return lora::Matrix{rows, cols, random.normals(size_t(rows) * size_t(cols), 0.5)};
+  };
+  const std::string middle = cat(GetParam().stack, ".");
+  for (const auto& [name, module] : others) {
+    ASSERT_TRUE(modules.contains(name)) << name;
+    const nn::TargetModule& other = modules.at(name);
+    EXPECT_EQ(std::tie(module.in, module.out, module.kind, module.experts, module.each),
+              std::tie(other.in, other.out, other.kind, other.experts, other.each))
+        << name;
+    const size_t cut = name.find(middle);
+    if (cut == std::string::npos) continue;
+    const int n = module.experts;
+    stacks.modules[name].low_rank = lora::LowRank{matrix(n * 2, module.in), matrix(n * module.out, 2), 1.5f, {}, {}, n};
+    if (name.ends_with(".up_proj")) continue;
+    const bool gate = name.ends_with(".gate_proj");
+    parameters.modules[cat(name.substr(0, cut), ".experts.", gate ? "gate_up_proj" : "down_proj")].low_rank =
+        lora::LowRank{matrix(n * 2, module.in), matrix(n * (gate ? 2 : 1) * module.out, 2), 1.5f, {}, {}, n};
+  }
+  ASSERT_FALSE(stacks.modules.empty());
+  for (const lora::Adapter* adapter : {&stacks, &parameters}) {
+    const lora::FuseOptions options = {.dtype = DType::f32};
+    lora::fuse_checkpoint(apart(), at("apart_again"), *adapter, options);
+    const lora::FuseReport report = lora::fuse_checkpoint(fused(), at("fused_again"), *adapter, options);
+    EXPECT_EQ(report.losses.size(), stacks.modules.size());
+    expect_same_files(at("apart_again"), at("fused_again"));
+    if (adapter == &stacks) {
+      const auto before = Checkpoint::open(apart()), after = Checkpoint::open(at("fused_again"));
+      for (const auto& [name, change] : stacks.modules) {
+        const lora::LowRank& low = *change.low_rank;
+        const int n = low.experts, out = low.out(), in = low.a.cols;
+        const HostWeight old = before->experts(name, n, out, in), made = after->experts(name, n, out, in);
+        std::vector<float> was(size_t(in), 0.0f), is(size_t(in), 0.0f);
+        for (int row = 0; row < n * out; ++row) {
+          decode_row<float>(expert_of(old, row / out), row % out, was);
+          decode_row<float>(expert_of(made, row / out), row % out, is);
+          for (int c = 0; c < in; ++c) {
+            double sum = double(was[size_t(c)]);
+            for (int k = 0; k < 2; ++k)
+              sum += 1.5 * double(low.b.values[size_t(row * 2 + k)]) *
+                     double(low.a.values[size_t((row / out * 2 + k) * in + c)]);
+            ASSERT_EQ(is[size_t(c)], float(sum)) << name << ' ' << row << ' ' << c;
+          }
+        }
+      }
     }
     fs::remove_all(at("apart_again"));
     fs::remove_all(at("fused_again"));
