@@ -50,8 +50,10 @@ class Rewriter {
   }
 
  private:
+  /// What is done with once the plan is; plans of one fused tensor follow each other, and the last one has it.
   std::vector<Checkpoint::Found> parts_of(const ModulePlan& plan) const {
-    if (plan.fused) return {};
+    if (plan.fused && plan.fused->part + 1 < plan.fused->parts) return {};
+    if (plan.fused) return {checkpoint_->find(plan.fused->tensor)};
     if (plan.module.format.kind == Format::Kind::dense) return {checkpoint_->find(plan.module.name)};
     std::vector<Checkpoint::Found> found;
     const Checkpoint::Parts parts = checkpoint_->parts(plan.module.name);

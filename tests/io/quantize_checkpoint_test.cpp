@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <fstream>
+
 #include "base/float16.h"
 #include "base/rng.h"
 #include "io/checkpoint.h"
@@ -278,6 +280,46 @@ TEST(CheckpointWriter, SplitsIntoShardsAndWritesTheIndex) {
   EXPECT_EQ(index["metadata"]["total_size"], 220);
   EXPECT_EQ(Checkpoint::open(d.path())->names().size(), 4u);
 }
+
+#if defined(__linux__)
+/// Bytes of this process's memory that are pages of `file`.
+uint64_t resident_bytes(const std::filesystem::path& file) {
+  std::ifstream maps("/proc/self/smaps");
+  uint64_t bytes = 0;
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) ours = line.ends_with(file.string());
+    if (ours && line.starts_with("Rss:")) bytes += std::stoull(line.substr(4)) * 1024;
+  }
+  return bytes;
+}
+
+/// The largest tensors of a model leave memory once both of their halves are written, as all others do.
+TEST(QuantizeCheckpoint, LetsGoOfFusedExperts) {
+  const TemporaryDirectory d;
+  std::filesystem::create_directories(d.path() / "fused");
+  write_bytes(d.path() / "fused" / "config.json", R"({"model_type":"qwen3_5_moe_text"})");
+  const std::string both = random_bf16(4 * 1024 * 256, 1), down = random_bf16(4 * 256 * 512, 2),
+                    norm = random_bf16(256, 3);
+  const std::filesystem::path file = d.path() / "fused" / "model.safetensors";
+  write_safetensors(file, {{{"model.layers.0.mlp.experts.down_proj", DType::bf16, {4, 256, 512}}, as_bytes(down)},
+                           {{"model.layers.0.mlp.experts.gate_up_proj", DType::bf16, {4, 1024, 256}}, as_bytes(both)},
+                           {{"model.norm.weight", DType::bf16, {256}}, as_bytes(norm)}});
+  RewriteOptions options;
+  options.quantize = QuantSpec{4, 64};
+  options.threads = 1;
+  uint64_t most = 0, last = 0;
+  rewrite_checkpoint(d.path() / "fused", d.path() / "out", options, [&](std::string_view tensor, uint64_t, uint64_t) {
+    last = resident_bytes(file);
+    most = std::max(most, last);
+    EXPECT_FALSE(tensor.empty());
+  });
+  if (most == 0) GTEST_SKIP() << "no memory of mapped files is told here";
+  EXPECT_GE(most, both.size() / 2);
+  EXPECT_LE(most, both.size() + (256 << 10)) << "down is gone";
+  EXPECT_LE(last, 256u << 10) << "and so are gate and up";
+}
+#endif
 
 }  // namespace
 }  // namespace bumblebee
