@@ -61,7 +61,8 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
   unroll<ROWS>(BB_BODY(r) { acc[r] = zero(); });
   const int8_t* high_stripe = x.values + high;
   const RowScales scales(w.scales, w.element, w, n, last);
-  const RowScales biases(w.biases, Codes::kFloats ? w.element : w.bias_element, w, n, last);
+  // Codes that are floats have none: nothing is read, and no row of nothing is pointed at.
+  const RowScales biases = Codes::kFloats ? scales : RowScales(w.biases, w.bias_element, w, n, last);
   for (int k = 0; k < w.in; k += kDepth, p += bytes, high_stripe += kHighStripe<BLOCK>) {
     const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
     const int inputs = w.in - k < kDepth ? w.in - k : kDepth;
