@@ -1,6 +1,6 @@
 // <|tool_call|>[{"name": ..., "arguments": {...}}, ...] as Granite 3 writes calls, and Phi-4-mini with <|/tool_call|>
 // after it, or as functools[...] at the beginning of the answer. Each call is whole at its own brace; calls may stand
-// without the list's brackets.
+// without the list's brackets. Granite 3.1 writes <tool_call>, too, though its template says the other.
 #include <utility>
 
 #include "serve/chat/call_object.h"
@@ -9,11 +9,13 @@
 namespace bumblebee::serve {
 namespace {
 
-constexpr std::string_view kFunctools = "functools", kCallList = "<|tool_call|>", kCallListEnd = "<|/tool_call|>";
+constexpr std::string_view kFunctools = "functools", kGraniteTag = "<tool_call>", kCallList = "<|tool_call|>",
+                           kCallListEnd = "<|/tool_call|>";
 
 class CallListParser final : public CallParser {
  public:
-  CallListParser(AnswerOutput& out, bool by_word) : CallParser(out, kCallList), by_word_(by_word), at_start_(by_word) {}
+  CallListParser(AnswerOutput& out, bool by_word)
+      : CallParser(out, kCallList, by_word ? "" : kGraniteTag), by_word_(by_word), at_start_(by_word) {}
 
  private:
   void begin() override {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "serve/chat/answer_output.h"
 
@@ -21,27 +22,33 @@ std::string_view trimmed(std::string_view written);
 /// mismatch only the new byte can begin one.
 class MarkMatcher {
  public:
-  explicit MarkMatcher(std::string_view mark) : mark_(mark) {}
+  /// `other`: another mark that is one as well.
+  explicit MarkMatcher(std::string_view mark, std::string_view other = {}) : mark_(mark), other_(other) {}
   enum class Step : uint8_t { no, more, found };
   /// no: what was held() is no mark, nor does `c` go on with it; it was not taken.
   Step push(char c) {
-    if (mark_[length_] != c) return Step::no;
+    if (mark_[length_] != c) {
+      if (other_.size() <= length_ || other_[length_] != c || !other_.starts_with(held())) return Step::no;
+      std::swap(mark_, other_);
+    }
     if (++length_ < mark_.size()) return Step::more;
     length_ = 0;
     return Step::found;
   }
   std::string_view held() const { return mark_.substr(0, length_); }
+  /// The mark that was found.
   std::string_view mark() const { return mark_; }
   void reset() { length_ = 0; }
 
  private:
-  std::string_view mark_;
+  std::string_view mark_, other_;
   size_t length_ = 0;
 };
 
 class CallParser {
  public:
-  CallParser(AnswerOutput& out, std::string_view mark) : out_(out), mark_(mark) {}
+  CallParser(AnswerOutput& out, std::string_view mark, std::string_view other_mark = {})
+      : out_(out), mark_(mark, other_mark) {}
   virtual ~CallParser() = default;
   void push(char c);
   void finish();

@@ -18,6 +18,17 @@ TEST(CallList, OfGranite) {
   EXPECT_EQ(granite(R"(functools[{"name": "f", "arguments": {}}])"), R"([functools[{"name": "f", "arguments": {}}]])");
 }
 
+TEST(CallList, OfGraniteWithTheOtherMark) {
+  EXPECT_EQ(granite(R"(<tool_call>[{"name": "f"}, {"name": "get_weather", "arguments": {"a": 1}}])"),
+            R"(<0 f: {}><1 get_weather: {"a": 1}>)");
+  EXPECT_EQ(granite(R"(I look. <tool_call>[{"name": "f"}]<|tool_call|>[{"name": "f"}] <tool_call>[{"name": "f"}])"),
+            "[I look.]<0 f: {}><1 f: {}><2 f: {}>");
+  for (const char* text :
+       {"<tool_call>", "<tool_call|>", "<|tool_call>[", "<tool_", "<<|tool", R"(<tool_call>x<|tool_)"})
+    EXPECT_EQ(granite(text), "[" + std::string(text) + "]");
+  EXPECT_EQ(phi4(R"(<tool_call>[{"name": "f"}])"), R"([<tool_call>[{"name": "f"}]])");
+}
+
 TEST(CallList, OfPhi4) {
   EXPECT_EQ(phi4(R"(<|tool_call|>[{"name": "f", "arguments": {}}]<|/tool_call|>)"), "<0 f: {}>");
   EXPECT_EQ(phi4(R"(<|tool_call|>[{"name": "f", "parameters": {"a": 1}}])"), R"(<0 f: {"a": 1}>)");
