@@ -20,7 +20,10 @@ class DeepseekParser final : public CallParser {
  private:
   enum class State : uint8_t { between, first, after_first, name, block, before, arguments, block_end, end };
 
-  void begin() override { next(State::between); }
+  void begin() override {
+    next(State::between);
+    called_ = false;
+  }
 
   Step take(char c) override {
     switch (state_) {
@@ -42,6 +45,7 @@ class DeepseekParser final : public CallParser {
     if (!kDeepseekCallEnd.starts_with(word_)) return Step::malformed;
     if (word_ != kDeepseekCallEnd) return Step::more;
     out_.end_call();
+    called_ = true;
     next(State::between);
     return Step::done;
   }
@@ -50,7 +54,7 @@ class DeepseekParser final : public CallParser {
   Step between(char c) {
     if (word_.empty() && is_json_blank(c)) return Step::more;
     word_ += c;
-    if (word_ == kDeepseekCallsEnd) return Step::over;
+    if (word_ == kDeepseekCallsEnd) return called_ ? Step::over : Step::malformed;
     if (word_ == kDeepseekCall) return next(State::first);
     return kDeepseekCallsEnd.starts_with(word_) || kDeepseekCall.starts_with(word_) ? Step::more : Step::malformed;
   }
@@ -116,6 +120,7 @@ class DeepseekParser final : public CallParser {
   ArgumentsValue arguments_;
   bool blocks_ = false;  // the arguments are a block of Markdown
   bool begun_ = false;   // the call, in the output
+  bool called_ = false;  // a call was whole since the mark
 };
 
 }  // namespace

@@ -45,9 +45,10 @@ TEST(Deepseek, TheLastMarksMayBeMissing) {
 }
 
 TEST(Deepseek, WhatIsNoCallStays) {
-  for (const std::string& text : {kBegin, kBegin + "x", kCall + "f" + kSeparator + "{}", kBegin + kCall + "f{}",
-                                  kBegin + call("other", "{}") + kEnd, kBegin + block("other", "{}") + kEnd,
-                                  kBegin + call("function", "f"), kBegin + kCall + std::string(300, 'x')}) {
+  for (const std::string& text :
+       {kBegin, kBegin + kEnd, kBegin + "x", kCall + "f" + kSeparator + "{}", kBegin + kCall + "f{}",
+        kBegin + call("other", "{}") + kEnd, kBegin + block("other", "{}") + kEnd, kBegin + call("function", "f"),
+        kBegin + kCall + std::string(300, 'x')}) {
     EXPECT_EQ(deepseek(text), "[" + text + "]");
   }
   for (const std::string& text :
