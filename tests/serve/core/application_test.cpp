@@ -3,6 +3,7 @@
 // application_adapters_test.cpp.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <random>
 #include <thread>
@@ -202,6 +203,24 @@ TEST(Application, TextAndTokens) {
   const json prompt = server.post("/apply-template", {{"messages", chat_of("Hi")["messages"]}}).json();
   EXPECT_EQ(prompt.at("prompt"), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(server.post("/detokenize", {{"tokens", {100000}}}).status, 400);
+}
+
+/// As the tiny model's does: nothing would tell it what it may call.
+TEST(Application, WarnsOfATemplateThatShowsNoTools) {
+  const auto warned = [](const char* parser) {
+    std::vector<std::string> lines;
+    set_log_sink([&lines](LogLevel, std::string_view line) { lines.emplace_back(line); }, LogLevel::warning);
+    {
+      TinyServer::Setup setup;
+      setup.options.tool_parser = parser;
+      const TinyServer server(setup);
+    }
+    set_log_sink({});
+    return std::count_if(lines.begin(), lines.end(),
+                         [](const std::string& line) { return line.starts_with("[chat template] tools: "); });
+  };
+  EXPECT_EQ(warned("hermes"), 1);
+  EXPECT_EQ(warned("none"), 0);
 }
 
 TEST(Application, LogsEachRequestWithoutItsText) {
