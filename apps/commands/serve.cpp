@@ -417,9 +417,7 @@ void add_api_flags(Parser& verb, ServeFlags& flags) {
       ->option_text("NAME")
       ->group(group);
   verb.add_option("--tool-parser", flags.tool_parser,
-                  "How calls of tools look: hermes, llama, mistral, harmony, gemma4, qwen3_coder, seed_oss, glm, "
-                  "deepseek, granite, "
-                  "phi4, none, or auto (default)")
+                  "How calls look, a name of docs/serving.md such as hermes or glm, none, or auto (default)")
       ->option_text("NAME")
       ->check(one_of({"auto", "hermes", "llama", "mistral", "harmony", "gemma4", "qwen3_coder", "seed_oss", "glm",
                       "deepseek", "granite", "phi4", "none"}))

@@ -27,7 +27,7 @@ struct ServerOptions {
   std::vector<std::string> allowed_origins;        // of browsers; CORS is off without
 
   std::string model_name;                 // in answers and lists; empty: its architecture
-  std::string tool_parser = "auto";       // "hermes", "llama", "mistral", "none"
+  std::string tool_parser = "auto";       // a name of docs/serving.md ("hermes", "glm", ...), "none", "auto"
   std::string reasoning_parser = "auto";  // "think", "none"
   std::string reasoning_field = "reasoning_content";
   std::optional<std::filesystem::path> adapter_root;  // adapters may be loaded from below it
@@ -54,7 +54,7 @@ struct NamedAdapter {
 /// What a server found out about its model.
 struct ServingReport {
   std::string model;                                   // by what name requests know it
-  std::string tool_parser, tool_parser_why;            // "hermes", "llama", "mistral", "none", and what decided
+  std::string tool_parser, tool_parser_why;            // such a name, and what decided
   std::string reasoning_parser, reasoning_parser_why;  // "think", "none"
   text::GenerationLimits limits;
 };
