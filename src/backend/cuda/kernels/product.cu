@@ -1,10 +1,10 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
-#include <cudaTypedefs.h>
 
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
+#include "backend/cuda/kernels/tensor_map.h"
 
 namespace bumblebee::cuda {
 
@@ -18,18 +18,6 @@ ProductKernel product_kernel_8bit(int group, int tiles);
 
 namespace {
 
-/// The driver's cuTensorMapEncodeTiled, asked for by name: nothing here links the driver.
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(status == cudaSuccess ? function : nullptr);
-  }();
-  return found;
-}
-
 struct Card {
   ProductCard plan;
   bool early = false;  // sm_90: kernels overlap
@@ -41,7 +29,7 @@ Card read_card(int device) {
   cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   const bool early = can_launch_early();
-  return {ProductCard::of(processors, of_processor, reserved, alone, early && encoder() != nullptr), early};
+  return {ProductCard::of(processors, of_processor, reserved, alone, early && tensor_map_encoder() != nullptr), early};
 }
 /// The calling thread's card; what is asked for once costs a launch's time.
 const Card& card() {
@@ -106,11 +94,10 @@ bool is_valid(const ProductStage& s) {
 
 bool encode(TensorMap& map, const void* plane, uint32_t rank, const cuuint64_t* size, const cuuint64_t* pitch,
             const cuuint32_t* box, CUtensorMapSwizzle swizzle) {
-  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
   const cuuint32_t steps[3] = {1, 1, 1};
-  return encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(plane),
-                   size, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return tensor_map_encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank,
+                              const_cast<void*>(plane), size, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 /// Codes as [column][row]{128 bytes}, of which a copy takes eight rows of a slab's columns; scales and biases as they
 /// are. What is outside is filled with zeros. Tiles past the last one count for the last term, so one without rows has

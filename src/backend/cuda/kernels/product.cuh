@@ -7,6 +7,7 @@
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/product_plan.h"
 #include "backend/cuda/kernels/ptx.cuh"
+#include "backend/cuda/kernels/tensor_map.h"
 
 namespace bumblebee::cuda {
 
@@ -24,10 +25,6 @@ inline constexpr int kBlockThreads = kWorkingThreads + 32 * kCopiers;  // of the
 /// Barrier of those that work, besides the four of the partial sums and kRoundBarrier.
 inline constexpr int kWorkersBarrier = 6;
 
-/// What tensor copies want to know: 128 bytes of each plane, made by the driver.
-struct alignas(64) TensorMap {
-  uint64_t words[16];
-};
 struct ProductMaps {
   TensorMap codes[kStageTerms], scales[kStageTerms], biases[kStageTerms];
 };
