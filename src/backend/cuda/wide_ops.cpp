@@ -64,7 +64,6 @@ bool CudaOps::wide_applies(const Tensor& x, RowSet rows, std::span<const LoraMod
     // One handle of the product, one of the caller.
     if (modules[m].replaced || !same(wide_->y[m], y[m]) || y[m].buffer().use_count() > 2) return false;
     if (!has_lora_many({.in = x.cols(), .out = y[m].cols()})) return false;
-    if (!takes_wide_adapters(y[m].cols())) return false;
     sites[m] = modules[m].site;
   }
   const int ranks = std::min(slots_.bounds().ranks, kWideRanks), count = int(modules.size());

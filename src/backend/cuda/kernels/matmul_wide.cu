@@ -222,9 +222,6 @@ bool wants_units(const WeightView& w, int experts) {
 }
 bool has_matmul_wide(const WeightView& w) { return w.units != nullptr; }
 bool is_hopper() { return card_attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
-// With an odd number both blocks of a cluster got half of another module's u; what run_wide() does against it has not
-// run on a card.
-bool takes_wide_adapters(int out) { return tiles_for(out, kWideOut) % kWideCluster == 0; }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream, const WideLora& lora) {
   const WeightView& w = terms[0].weight;

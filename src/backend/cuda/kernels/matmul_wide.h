@@ -72,8 +72,6 @@ bool wants_units(const WeightView& weight, int experts);
 bool has_matmul_wide(const WeightView& weight);
 /// Whether the calling thread's card has it.
 bool is_hopper();
-/// Whether products with so many outputs apply adapters: those of an even number of tiles.
-bool takes_wide_adapters(int out);
 /// All terms have one format. With adapters, term t is module t.
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream,
                  const WideLora& lora = {});
