@@ -16,8 +16,9 @@
 
 namespace bumblebee {
 
-/// What a step leaves behind; valid until the second next run() of the stream, whoever runs it. What is to be read
-/// later is fetched at once.
+/// What a step leaves behind; valid until the second next run() of the stream, whoever runs it, but for the chosen ids,
+/// which a later step of their owner may name: they are valid as long as they are held. What is to be read later is
+/// fetched at once.
 struct StepOutputs {
   Tensor logits;    // [logit_rows, vocab]
   Tensor hidden;    // [rows, d_model] after the final norm; empty where not asked for
@@ -77,6 +78,9 @@ class Stream {
 
   /// Begins a copy to the host, in order after what computes the tensor and before the steps that follow.
   virtual std::unique_ptr<Pending> fetch(const Tensor& tensor) = 0;
+
+  /// Whether run() may return before the step is computed.
+  virtual bool asynchronous() const { return false; }
 
   /// How many rows a step of `rows` is padded to: devices that record steps have few sizes. At least `rows`.
   virtual int bucket(int rows) const { return rows; }

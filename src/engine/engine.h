@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/function_ref.h"
 #include "bumblebee/serving.h"
 #include "engine/contrastive.h"
 #include "engine/counters.h"
@@ -124,6 +125,19 @@ class Engine {
     std::exception_ptr error;
   };
 
+  /// A step that was launched.
+  struct Flight {
+    PlannedStep planned;
+    StepDemand demand;
+    exec::Ticket ticket = 0;
+    Clock::time_point launched{};
+  };
+  /// Why a step was not computed.
+  struct Failure {
+    ErrorCode code = ErrorCode::device;
+    std::string what;
+  };
+
   int max_new(const Request& request) const;
   void require_room_locked(int requests, int64_t tokens) const;
   int64_t most_requests() const { return int64_t(options_.batch_size) + options_.max_waiting; }
@@ -160,8 +174,12 @@ class Engine {
   void start(Live& live);
   void let_go_preempted() noexcept;
   bool step();
-  void describe_choices(PlannedStep& planned);
-  void step_failed(const PlannedStep& planned, ErrorCode code, const std::string& what);
+  static bool tried(Failure& failure, FunctionRef<void()> body) noexcept;
+  void launch(Flight& flight, int unknown);
+  void launch_ahead(const Flight& flight) noexcept;
+  void measure(const Flight& flight, const exec::StepResult& result, Clock::time_point since);
+  void describe_choices(PlannedStep& planned, int unknown);
+  void step_failed(const PlannedStep& planned, const Failure& failure);
   void recover(const PlannedStep& planned, const std::string& what);
   void collect(const PlannedStep& planned, const exec::StepResult& result);
   void take_token(Group& group, const exec::StepResult& result) const noexcept;
@@ -176,6 +194,8 @@ class Engine {
   Pace pace_;
   std::map<RequestId, Live> live_;
   std::vector<Group> groups_;
+  std::optional<Flight> ahead_;             // the step after the one that was collected last
+  Clock::time_point computed_{};            // when the device was done with that one
   bool busy_ = false;                       // the last round did something
   bool arrived_ = false, cancels_ = false;  // some of live_ are to be queued, or to end
   bool told_ = false;                       // somebody heard something since on_step

@@ -31,7 +31,7 @@ class TokenSink {
   virtual ~TokenSink() = default;
   /// `logprob` is null where the config asks for none. What it throws ends this request only.
   virtual StopReason take(int32_t token, const text::TokenLogprob* logprob) = 0;
-  /// Whether the next token may not be one that ends the answer.
+  /// Whether the next token may not be one that ends the answer. Where it may once, it may from then on.
   virtual bool must_go_on() { return false; }
   /// So many tokens of the prompt are computed, of which others had computed `cached`.
   virtual void prompt_computed(int computed, int cached) noexcept { (void)computed, (void)cached; }

@@ -81,9 +81,15 @@ bool Sampler::is_eos(int32_t token) const {
   return std::find(config_.eos_token_ids.begin(), config_.eos_token_ids.end(), token) != config_.eos_token_ids.end();
 }
 
-/// Tokens that may not come next but may come later, ascending: what would repeat an n-gram, and the end of an answer
-/// that is too short.
-std::vector<int32_t> Sampler::masked_now(std::span<const int32_t> tokens) const {
+bool Sampler::foresees() const {
+  return config_.presence_penalty == 0 && config_.frequency_penalty == 0 && config_.repetition_penalty == 1.0 &&
+         config_.no_repeat_ngram_length == 0 && !end_banned_ &&
+         !std::holds_alternative<ContrastiveSearch>(config_.strategy);
+}
+
+/// Tokens that may not come next, after `length` of which `tokens` are known, but may come later, ascending: what would
+/// repeat an n-gram, and the end of an answer that is too short.
+std::vector<int32_t> Sampler::masked_now(std::span<const int32_t> tokens, int length) const {
   std::vector<int32_t> masked;
   const size_t n = size_t(config_.no_repeat_ngram_length);
   if (n > 0 && tokens.size() + 1 >= n) {
@@ -93,8 +99,8 @@ std::vector<int32_t> Sampler::masked_now(std::span<const int32_t> tokens) const 
       if (std::equal(tail, tokens.end(), tokens.begin() + ptrdiff_t(i))) masked.push_back(tokens[i + context]);
     }
   }
-  if (end_banned_ || int(tokens.size()) - prompt_size_ < config_.min_new_tokens.value_or(0) ||
-      int(tokens.size()) < config_.min_length.value_or(0)) {
+  if (end_banned_ || length - prompt_size_ < config_.min_new_tokens.value_or(0) ||
+      length < config_.min_length.value_or(0)) {
     for (int32_t id : config_.eos_token_ids) {
       if (id < vocab_) masked.push_back(id);
     }
@@ -104,8 +110,9 @@ std::vector<int32_t> Sampler::masked_now(std::span<const int32_t> tokens) const 
   return masked;
 }
 
-SampleRow Sampler::describe(std::span<const int32_t> tokens, std::vector<LogitChange>& changes) const {
-  const int outputs = int(tokens.size()) - prompt_size_;
+SampleRow Sampler::describe(std::span<const int32_t> tokens, std::vector<LogitChange>& changes, int unknown) const {
+  BB_CHECK(unknown == 0 || foresees(), "unknown ", unknown);
+  const int length = int(tokens.size()) + unknown, outputs = length - prompt_size_;
   const bool greedy = is_greedy(config_);
   SampleRow row{.mode = greedy ? SampleRow::Mode::greedy : SampleRow::Mode::draw,
                 .logprob = config_.logprobs || config_.top_logprobs > 0,
@@ -125,7 +132,7 @@ SampleRow Sampler::describe(std::span<const int32_t> tokens, std::vector<LogitCh
     return row;
   }
   auto change = changes_.begin();
-  for (int32_t id : masked_now(tokens)) {
+  for (int32_t id : masked_now(tokens, length)) {
     while (change != changes_.end() && change->token < id) changes.push_back(*change++);
     if (change != changes_.end() && change->token == id) ++change;
     changes.push_back({.token = id, .add = kMasked});

@@ -24,9 +24,11 @@ class Sampler {
   /// `config` has passed validate(). Ids outside [0, vocab) in it throw Error(bad_request).
   Sampler(const GenerationConfig& config, std::span<const int32_t> prompt, int vocab, uint64_t seed);
 
-  /// How the token after `tokens` (prompt and output) is chosen: appends to `changes` what the row needs of it. The
-  /// mode is none for contrastive search, which the host decides.
-  SampleRow describe(std::span<const int32_t> tokens, std::vector<LogitChange>& changes) const;
+  /// How the token after `tokens` (prompt and output), and after `unknown` more that are still being chosen, is chosen:
+  /// appends to `changes` what the row needs of it. The mode is none for contrastive search, which the host decides.
+  SampleRow describe(std::span<const int32_t> tokens, std::vector<LogitChange>& changes, int unknown = 0) const;
+  /// Whether how a token is chosen does not depend on which one comes before it.
+  bool foresees() const;
 
   /// The `count` likeliest tokens after all processors with their probabilities, likeliest first: contrastive search's
   /// candidates. On the host. Throws as require_chosen() does.
@@ -46,7 +48,7 @@ class Sampler {
 
  private:
   LogitChange& change_of(int32_t token);
-  std::vector<int32_t> masked_now(std::span<const int32_t> tokens) const;
+  std::vector<int32_t> masked_now(std::span<const int32_t> tokens, int length) const;
 
   GenerationConfig config_;
   int prompt_size_ = 0;

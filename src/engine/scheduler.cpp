@@ -233,7 +233,7 @@ Sequence& Scheduler::at(RequestId id) {
 
 void Scheduler::append(RequestId id, int32_t token) {
   Sequence& sequence = active_.at(id);
-  BB_CHECK(sequence.computed == sequence.length() && sequence.proposed.empty(), "request ", id);
+  BB_CHECK(sequence.settled() == sequence.length() && sequence.proposed.empty(), "request ", id);
   sequence.tokens.push_back(token);
   queue_.charge(id, 2);  // a token that is generated costs about two of a prompt
 }
@@ -273,6 +273,7 @@ void Scheduler::truncate(RequestId id, int length) {
   Sequence& sequence = active_.at(id);
   BB_CHECK(length >= sequence.prompt && length <= sequence.length() && sequence.branches.empty(), "request ", id,
            " length ", length);
+  BB_CHECK(sequence.in_flight == 0, "request ", id);
   sequence.tokens.resize(size_t(length));
   sequence.proposed.clear();
   // The last token is computed anew where nothing would be left to predict from.
@@ -290,7 +291,7 @@ void Scheduler::forget_state(Sequence& sequence) noexcept {
 
 void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept {
   if (leaves == Leaves::pages && sequence.cache) {
-    tree_.insert(sequence.root, std::span<const int32_t>(sequence.tokens).first(size_t(sequence.computed)),
+    tree_.insert(sequence.root, std::span<const int32_t>(sequence.tokens).first(size_t(sequence.settled())),
                  sequence.pages, first_to_leave);
   }
   for (PageTable::Sequence branch : sequence.branches) {
@@ -301,7 +302,7 @@ void Scheduler::close(Sequence& sequence, Leaves leaves, bool first_to_leave) no
   sequence.branch_states.clear();
   states_.drop(std::exchange(sequence.state, -1));
   table_.close(std::exchange(sequence.pages, -1));
-  sequence.reserved = 0;
+  sequence.reserved = sequence.in_flight = 0;
   ++state_;
 }
 
@@ -316,8 +317,8 @@ void Scheduler::finish(RequestId id, Leaves leaves) noexcept {
 }
 
 /// Alternatives cannot begin anew: they have the rotation of the length that they may come to.
-bool Scheduler::is_stretched(const Sequence& sequence) const {
-  const int length = sequence.alternatives > 1 ? sequence.prompt + sequence.max_new : sequence.length();
+bool Scheduler::is_stretched(const Sequence& sequence, int more) const {
+  const int length = sequence.alternatives > 1 ? sequence.prompt + sequence.max_new : sequence.length() + more;
   return limits_.stretch_beyond > 0 && length > limits_.stretch_beyond;
 }
 

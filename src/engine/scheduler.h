@@ -82,6 +82,12 @@ class Scheduler {
   /// The next step of the active requests, with at most `prompt_rows` rows of prompts, or nothing when none can go on.
   /// After it comes done() or undo(). When it throws, nothing is planned.
   std::optional<PlannedStep> next(int prompt_rows);
+  /// The step after `planned`, which is on its way: a row for each of its sequences that no length ends, with the token
+  /// that it chooses (Batch::chosen). Nothing where more is to come than that: rows of prompts, alternatives, a
+  /// rotation that ends, pages of others; and nothing for recurrent layers, whose state could not go back. After it
+  /// come done() of `planned` with what belongs to it, then done() or undo() of this one; or undo() of this one first
+  /// of all.
+  std::optional<PlannedStep> next_ahead(const PlannedStep& planned);
   /// The step was computed: every request with a segment that wants logits needs append(), propose() or finish() now.
   void done(const PlannedStep& planned) noexcept;
   /// The step was not computed.
@@ -158,13 +164,15 @@ class Scheduler {
   void share_out(int prompt_rows);
   bool extend(Sequence& sequence, int rows, std::vector<PageCopy>& copies);
   void add_piece(Sequence& sequence, int rows, bool copied);
+  bool foresees(const PlannedStep& planned) const;
+  bool add_ahead(Sequence& sequence, int logit_row, PlannedStep& ahead);
   void keep(Sequence& sequence, const Segment& rows, bool keeps_from) noexcept;
   void grow(size_t share, std::vector<PageCopy>& copies);
   void plan_branches(Sequence& sequence, std::vector<PageCopy>& copies);
   bool preempt_behind(size_t share) noexcept;
   void preempt(Sequence& sequence) noexcept;
   void send_back(Sequence& sequence) noexcept;
-  bool is_stretched(const Sequence& sequence) const;
+  bool is_stretched(const Sequence& sequence, int more = 0) const;
   void take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from, bool begun) noexcept;
   void close(Sequence& sequence, Leaves leaves, bool first_to_leave) noexcept;
 

@@ -161,6 +161,7 @@ void Scheduler::add_piece(Sequence& sequence, int rows, bool copied) {
   }
   pieces_.push_back(piece);  // which has room
   sequence.computed += rows;
+  sequence.in_flight += rows;
 }
 
 void Scheduler::grow(size_t share, std::vector<PageCopy>& copies) {
@@ -234,6 +235,62 @@ std::optional<PlannedStep> Scheduler::next(int prompt_rows) {
   return planned;
 }
 
+/// Whether all that are active go on by one row after `planned`, or end with it.
+bool Scheduler::foresees(const PlannedStep& planned) const {
+  if (limits_.states > 0) return false;
+  size_t found = 0;
+  for (const StepSegment& segment : planned.segments) {
+    const auto at = active_.find(segment.id);
+    if (at == active_.end()) continue;  // it ended while the step was on its way
+    const Sequence& sequence = at->second;
+    if (!segment.wants_logits || sequence.alternatives > 1) return false;
+    if (is_stretched(sequence, 1) != sequence.stretched || table_.copies_before_write(sequence.pages)) return false;
+    ++found;
+  }
+  return found == active_.size();
+}
+
+/// False where there is no page for it.
+bool Scheduler::add_ahead(Sequence& sequence, int logit_row, PlannedStep& ahead) {
+  if (!extend(sequence, 1, ahead.step.copies)) return false;
+  try {
+    const int32_t token = Batch::chosen(logit_row);
+    ahead.step.batch.append({&token, 1}, sequence.length(), table_.pages(sequence.pages), Batch::Want::last,
+                            sequence.slot);
+  } catch (...) {
+    table_.truncate(sequence.pages, sequence.computed);
+    throw;
+  }
+  ahead.step.batch.segments.back().stretched = sequence.stretched;
+  ahead.segments.push_back({.id = sequence.id, .wants_logits = true});  // which has room
+  ++sequence.computed;
+  ++sequence.in_flight;
+  return true;
+}
+
+std::optional<PlannedStep> Scheduler::next_ahead(const PlannedStep& planned) {
+  if (!foresees(planned)) return std::nullopt;
+  PlannedStep ahead;
+  ahead.segments.reserve(planned.segments.size());
+  try {
+    for (size_t i = 0; i < planned.segments.size(); ++i) {
+      const auto at = active_.find(planned.segments[i].id);
+      if (at == active_.end()) continue;
+      Sequence& sequence = at->second;
+      if (sequence.length() + 1 - sequence.prompt >= sequence.max_new) continue;  // it ends with `planned`
+      if (add_ahead(sequence, int(i), ahead)) continue;
+      undo(ahead);
+      return std::nullopt;
+    }
+  } catch (...) {
+    undo(ahead);
+    throw;
+  }
+  ahead.decode_rows = int(ahead.segments.size());
+  if (ahead.segments.empty()) return std::nullopt;
+  return ahead;
+}
+
 /// `rows` were planned and not computed; `copies`: a page may have been meant to be a copy and hold nothing; `begun`:
 /// what was to be written may have been.
 void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots state, bool owns_from,
@@ -249,6 +306,7 @@ void Scheduler::take_back(Sequence& sequence, int rows, bool copies, StateSlots 
     return;
   }
   sequence.computed -= rows;
+  sequence.in_flight -= rows;
   if (copies) sequence.computed -= sequence.computed % limits_.page_size;
   if (owns_from) {
     states_.drop(std::exchange(sequence.state, state.from));  // which nobody wrote
@@ -275,8 +333,8 @@ void Scheduler::undo(const PlannedStep& planned) noexcept {
 /// What rows of a prompt leave to others.
 void Scheduler::keep(Sequence& sequence, const Segment& rows, bool keeps_from) noexcept {
   const std::span<const int32_t> tokens(sequence.tokens);
-  if (rows.past / limits_.page_size != sequence.computed / limits_.page_size) {
-    tree_.insert(sequence.root, tokens.first(size_t(sequence.computed)), sequence.pages);
+  if (rows.past / limits_.page_size != sequence.settled() / limits_.page_size) {
+    tree_.insert(sequence.root, tokens.first(size_t(sequence.settled())), sequence.pages);
     ++state_;
   }
   if (keeps_from) tree_.keep_state(sequence.root, tokens.first(size_t(rows.past)), rows.state.from);
@@ -286,9 +344,11 @@ void Scheduler::keep(Sequence& sequence, const Segment& rows, bool keeps_from) n
 void Scheduler::done(const PlannedStep& planned) noexcept {
   for (size_t i = 0; i < planned.segments.size(); ++i) {
     const Segment& rows = planned.step.batch.segments[i];
-    const auto found = active_.find(planned.segments[i].id);
-    if (found != active_.end() && found->second.cache && rows.past < found->second.prompt)
-      keep(found->second, rows, planned.segments[i].keeps_from);
+    if (const auto found = active_.find(planned.segments[i].id); found != active_.end()) {
+      Sequence& sequence = found->second;
+      if (sequence.proposed.empty()) sequence.in_flight -= rows.rows;
+      if (sequence.cache && rows.past < sequence.prompt) keep(sequence, rows, planned.segments[i].keeps_from);
+    }
     if (planned.segments[i].owns_from) states_.drop(rows.state.from);
   }
 }

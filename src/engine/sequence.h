@@ -32,6 +32,7 @@ struct Sequence {
 
   // The scheduler's own.
   int computed = 0;         // tokens whose keys and values are cached, or are being computed
+  int in_flight = 0;        // of these, by steps that are not done
   int cached = 0;           // of the prompt, what others had computed and was of use
   bool stretched = false;   // Segment::stretched, of what is cached; its root is another one then
   int32_t state = -1;       // after them, of recurrent layers; -1 before the first
@@ -51,8 +52,10 @@ struct Sequence {
 
   int length() const { return int(tokens.size()); }
   std::span<const int32_t> output() const { return std::span(tokens).subspan(size_t(prompt)); }
-  /// One token of the answer is all there is to compute.
-  bool decodes() const { return length() > prompt && length() - computed == 1; }
+  /// Tokens whose keys and values are cached.
+  int settled() const { return computed - in_flight; }
+  /// One token of the answer is all there is to compute, or is being computed.
+  bool decodes() const { return length() > prompt && length() - settled() == 1; }
 };
 
 }  // namespace bumblebee::engine

@@ -147,8 +147,9 @@ void Engine::let_go_preempted() noexcept {
   }
 }
 
-/// What each logit row is to be chosen by. Rows whose choice is the host's ask for logits instead.
-void Engine::describe_choices(PlannedStep& planned) {
+/// What each logit row is to be chosen by, after so many tokens that nobody knows yet. Rows whose choice is the host's
+/// ask for logits instead.
+void Engine::describe_choices(PlannedStep& planned, int unknown) {
   exec::Step& step = planned.step;
   for (const StepSegment& segment : planned.segments) {
     const Live& live = live_.at(segment.id);
@@ -158,69 +159,128 @@ void Engine::describe_choices(PlannedStep& planned) {
       step.wants.logits = true;
       step.batch.sample.emplace_back();
     } else {
-      step.batch.sample.push_back(live.sampler->describe(scheduler_.at(segment.id).tokens, step.batch.changes));
+      step.batch.sample.push_back(
+          live.sampler->describe(scheduler_.at(segment.id).tokens, step.batch.changes, unknown));
     }
+  }
+}
+
+/// Whether the body ran to its end. The step must be undone in any case: words that there is no memory for are left
+/// out.
+bool Engine::tried(Failure& failure, FunctionRef<void()> body) noexcept {
+  const auto failed = [&](ErrorCode why, const char* words) {
+    failure.code = why;
+    try {
+      failure.what = words;
+    } catch (const std::bad_alloc&) {
+    }
+    return false;
+  };
+  try {
+    body();
+    return true;
+  } catch (const Error& error) {
+    return failed(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return failed(ErrorCode::out_of_memory, "not enough memory for this step");
+  } catch (const std::exception& error) {
+    return failed(ErrorCode::device, error.what());
+  } catch (...) {
+    return failed(ErrorCode::device, "no std::exception");
+  }
+}
+
+void Engine::launch(Flight& flight, int unknown) {
+  describe_choices(flight.planned, unknown);
+  flight.launched = Clock::now();
+  for (const StepSegment& segment : flight.planned.segments) {
+    Live& live = live_.at(segment.id);
+    if (!live.first_step) live.first_step = flight.launched;
+  }
+  flight.ticket = executor_->launch(flight.planned.step);
+}
+
+/// While a device computes `flight`, it is given the step after it, where that does not depend on what comes out of
+/// this one: it need not wait for the host to read and plan. Whoever ends meanwhile has computed a row for nothing.
+/// What fails here is tried again when `flight` is collected.
+void Engine::launch_ahead(const Flight& flight) noexcept {
+  if (!executor_->asynchronous()) return;
+  for (const StepSegment& segment : flight.planned.segments) {
+    const auto found = live_.find(segment.id);
+    if (found != live_.end() && !found->second.sampler->foresees()) return;
+  }
+  Flight next;
+  Failure unheard;
+  const bool launched = tried(unheard, [&] {
+    std::optional<PlannedStep> planned = scheduler_.next_ahead(flight.planned);
+    if (!planned) return;
+    next.planned = std::move(*planned);
+    next.demand = {.decoding = next.planned.decode_rows, .prompts = 0};
+    launch(next, 1);
+  });
+  if (!launched) {
+    scheduler_.undo(next.planned);
+  } else if (next.ticket > 0) {
+    ahead_ = std::move(next);
   }
 }
 
 /// False when nothing could be computed.
 bool Engine::step() {
   const auto begin = Clock::now();
-  const int decoding = scheduler_.decoding();
-  const StepDemand demand{decoding, scheduler_.active() - decoding};
-  std::optional<PlannedStep> planned = scheduler_.next(pace_.rows(demand));
-  let_go_preempted();
-  publish();  // whoever was given up waits, and does not run any more
-  if (!planned) return false;
-  const int rows = planned->step.batch.rows();
-  const exec::StepResult* result = nullptr;
-  ErrorCode code = ErrorCode::device;
-  std::string what;
-  // The step must be undone in any case: words that there is no memory for are left out.
-  const auto failed = [&](ErrorCode why, const char* words) noexcept {
-    code = why;
-    try {
-      what = words;
-    } catch (const std::bad_alloc&) {
+  Flight flight;
+  Failure failure;
+  const bool flies = ahead_.has_value();
+  if (flies) {
+    flight = *std::exchange(ahead_, std::nullopt);
+  } else {
+    const int decoding = scheduler_.decoding();
+    flight.demand = {decoding, scheduler_.active() - decoding};
+    std::optional<PlannedStep> planned = scheduler_.next(pace_.rows(flight.demand));
+    let_go_preempted();
+    publish();  // whoever was given up waits, and does not run any more
+    if (!planned) return false;
+    flight.planned = std::move(*planned);
+    if (!tried(failure, [&] { launch(flight, 0); })) {
+      step_failed(flight.planned, failure);
+      return true;
     }
-  };
-  try {
-    describe_choices(*planned);
-    const auto launched = Clock::now();
-    for (const StepSegment& segment : planned->segments) {
-      Live& live = live_.at(segment.id);
-      if (!live.first_step) live.first_step = launched;
-    }
-    result = &executor_->wait(executor_->launch(planned->step));
-    const double computed = seconds(Clock::now() - launched);
-    Counters::add(counters_.plan, seconds(launched - begin));
-    Counters::add(counters_.compute, computed - result->sample_seconds);
-    Counters::add(counters_.sample, result->sample_seconds);
-    Counters::add(counters_.steps, 1);
-    Counters::add(counters_.rows, rows);
-    pace_.measured(demand, rows - planned->decode_rows, planned->decode_rows, computed);
-    retried_ = false;
-  } catch (const Error& error) {
-    failed(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    failed(ErrorCode::out_of_memory, "not enough memory for this step");
-  } catch (const std::exception& error) {
-    failed(ErrorCode::device, error.what());
-  } catch (...) {
-    failed(ErrorCode::device, "no std::exception");
+    Counters::add(counters_.plan, seconds(flight.launched - begin));
   }
-  if (result == nullptr) {
-    step_failed(*planned, code, what);
+  launch_ahead(flight);
+  const exec::StepResult* result = nullptr;
+  if (!tried(failure, [&] { result = &executor_->wait(flight.ticket); })) {
+    if (const auto after = std::exchange(ahead_, std::nullopt)) {
+      Failure unheard;
+      (void)tried(unheard, [&] { (void)executor_->wait(after->ticket); });
+      scheduler_.undo(after->planned);
+    }
+    step_failed(flight.planned, failure);
     return true;
   }
+  measure(flight, *result, flies ? begin : flight.launched);
   const auto delivering = Clock::now();
-  collect(*planned, *result);
+  collect(flight.planned, *result);
   Counters::add(counters_.text, seconds(Clock::now() - delivering));
   told_ = true;
   return true;
 }
 
-void Engine::step_failed(const PlannedStep& planned, ErrorCode code, const std::string& what) {
+/// `since`: when the engine began to wait for it.
+void Engine::measure(const Flight& flight, const exec::StepResult& result, Clock::time_point since) {
+  const auto now = Clock::now();
+  const int rows = flight.planned.step.batch.rows(), decode_rows = flight.planned.decode_rows;
+  Counters::add(counters_.compute, seconds(now - since) - result.sample_seconds);
+  Counters::add(counters_.sample, result.sample_seconds);
+  Counters::add(counters_.steps, 1);
+  Counters::add(counters_.rows, rows);
+  pace_.measured(flight.demand, rows - decode_rows, decode_rows, seconds(now - std::max(flight.launched, computed_)));
+  computed_ = now;
+  retried_ = false;
+}
+
+void Engine::step_failed(const PlannedStep& planned, const Failure& failure) {
+  const auto& [code, what] = failure;
   if (code == ErrorCode::out_of_memory && !executor_->lost()) return recover(planned, what);
   scheduler_.undo(planned);
   log(LogLevel::error, "step failed: code=", to_string(code), " segments=", planned.segments.size(),
@@ -262,8 +322,13 @@ void Engine::collect(const PlannedStep& planned, const exec::StepResult& result)
   size_t logit_rows = 0;
   for (size_t i = 0; i < planned.segments.size(); ++i) {
     const StepSegment& segment = planned.segments[i];
+    const auto live = live_.find(segment.id);
+    if (live == live_.end()) {  // it ended while the step was on its way
+      logit_rows += segment.wants_logits;
+      continue;
+    }
     if (groups_.empty() || groups_.back().live->id != segment.id) {
-      groups_.push_back({.live = &live_.at(segment.id),
+      groups_.push_back({.live = &live->second,
                          .sequence = &scheduler_.at(segment.id),
                          .first = i,
                          .count = 0,
@@ -299,7 +364,7 @@ void Engine::take_token(Group& group, const exec::StepResult& result) const noex
   try {
     TokenSink& sink = *live.request.sink;
     if (group.sequence->length() == group.sequence->prompt)
-      sink.prompt_computed(group.sequence->computed, group.sequence->cached);
+      sink.prompt_computed(group.sequence->settled(), group.sequence->cached);
     if (!group.wants_logits || live.contrastive) return;
     const int32_t token = result.ids[group.first_logit_row];
     require_chosen(token);

@@ -64,6 +64,9 @@ class Executor {
   /// Throws Error(out_of_memory or device) when it cannot be computed; nothing is changed but pages that the step
   /// writes.
   virtual Ticket launch(const Step& step) = 0;
+  /// Whether launch() returns before a step is computed, so that the next one is worth launching before this one is
+  /// waited for.
+  virtual bool asynchronous() const { return false; }
   /// Waits for one of the last two steps; what it returns is valid until the second next launch.
   virtual const StepResult& wait(Ticket ticket) = 0;
 

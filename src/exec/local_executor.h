@@ -37,6 +37,7 @@ class LocalExecutor final : public Executor {
   ~LocalExecutor() override;
 
   Ticket launch(const Step& step) override;
+  bool asynchronous() const override { return device_->backend().stream().asynchronous(); }
   const StepResult& wait(Ticket ticket) override;
   std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
     return device_->adapters().open(parts);

@@ -67,7 +67,8 @@ class PlayedStore {
 
 class ScriptedExecutor : public exec::Executor {
  public:
-  ScriptedExecutor(int pages, int vocab) : pages_(pages), vocab_(vocab), store_(pages, exec::kPageSize) {}
+  ScriptedExecutor(int pages, int vocab, bool asynchronous = false)
+      : pages_(pages), vocab_(vocab), asynchronous_(asynchronous), store_(pages, exec::kPageSize) {}
 
   /// What comes after these tokens.
   static int32_t next(const std::vector<int32_t>& tokens, int vocab) {
@@ -76,8 +77,10 @@ class ScriptedExecutor : public exec::Executor {
     return int32_t((hash >> 20) % uint64_t(vocab));
   }
 
-  exec::Ticket launch(const exec::Step& step) override {
-    check(step.batch, exec::kPageSize, pages_);
+  exec::Ticket launch(const exec::Step& launched) override {
+    check(launched.batch, exec::kPageSize, pages_);
+    exec::Step step = launched;
+    step.batch.resolve_chosen(results_[last_ % results_.size()].ids);
     store_.play(step);
     Result& result = results_[++last_ % results_.size()];
     result.ids.clear();
@@ -91,6 +94,7 @@ class ScriptedExecutor : public exec::Executor {
     result.view.ids = result.ids;
     return last_;
   }
+  bool asynchronous() const override { return asynchronous_; }
   const exec::StepResult& wait(exec::Ticket ticket) override { return results_[ticket % results_.size()].view; }
   std::shared_ptr<const lora::AdapterSet> open(std::span<const lora::AdapterCache::Part> parts) override {
     if (parts.empty()) return nullptr;
@@ -114,6 +118,7 @@ class ScriptedExecutor : public exec::Executor {
     exec::StepResult view;
   };
   int pages_, vocab_;
+  bool asynchronous_;
   PlayedStore store_;
   std::array<Result, 2> results_;
   exec::Ticket last_ = 0;
@@ -126,7 +131,8 @@ inline constexpr int kVocab = 1000;
 class HookedExecutor : public ScriptedExecutor {
  public:
   using Hook = std::function<void(int step, const exec::Step&)>;
-  HookedExecutor(int pages, Hook hook) : ScriptedExecutor(pages, kVocab), hook_(std::move(hook)) {}
+  HookedExecutor(int pages, Hook hook, bool asynchronous = false)
+      : ScriptedExecutor(pages, kVocab, asynchronous), hook_(std::move(hook)) {}
   exec::Ticket launch(const exec::Step& step) override {
     if (hook_) hook_(++steps_, step);
     return ScriptedExecutor::launch(step);

@@ -76,6 +76,7 @@ class ReplayStream final : public Stream {
     BB_CHECK(recorded(tensor) == nullptr, "a tensor of a recorded step is used after it");
     return std::make_unique<LatePending>(inner_, tensor);
   }
+  bool asynchronous() const override { return true; }
   /// Powers of two: few sizes, and padding in most steps.
   int bucket(int rows) const override { return int(std::bit_ceil(unsigned(rows))); }
 
@@ -105,10 +106,10 @@ class ReplayStream final : public Stream {
                         .top_ids = ReplayOps::resolve(values, o.sampled.top_ids)}};
   }
 
-  /// Those of the second last step: nobody may look at them any more.
+  /// Those of the second last step: nobody may look at them any more, but whoever holds the ids.
   void poison_outputs() {
     StepOutputs& o = last_[next_];
-    for (const Tensor* t : {&o.logits, &o.hidden, &o.sampled.ids, &o.sampled.logprobs, &o.sampled.top_ids}) {
+    for (const Tensor* t : {&o.logits, &o.hidden, &o.sampled.logprobs, &o.sampled.top_ids}) {
       if (*t) poison(*t);
     }
     o = {};

@@ -25,6 +25,7 @@ class CudaStream final : public Stream {
   void forget(const void* program) override;
   CudaOps& ops() override { return ops_; }
   std::unique_ptr<Pending> fetch(const Tensor& tensor) override;
+  bool asynchronous() const override { return true; }
   int bucket(int rows) const override { return bucket_of(rows); }
 
   /// Of recorded steps, and what operations keep.
