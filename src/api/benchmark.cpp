@@ -132,20 +132,30 @@ class Bench {
     return chosen;
   }
 
-  /// `steps` steps of `rows` sequences, from `depth` on.
+  /// `steps` steps of `rows` sequences, from `depth` on; as the engine runs them, two in flight where that is of use.
   template <class Step>
   void generate(int depth, int steps, int rows, const Step& step) {
+    const bool ahead = executor_->asynchronous() && executor_->states() == 0;
     std::vector<int32_t> next;
     for (int row = 0; row < rows; ++row) next.push_back(token_at(depth + row));
+    exec::Ticket before = 0;
     for (int i = 0; i < steps; ++i) {
       Batch batch;
       for (int row = 0; row < rows; ++row)
         batch.append(std::span(&next[size_t(row)], 1), depth + i, pages_of(row), Batch::Want::last, slot_of(row),
                      states_of(row, depth + i));
-      const std::span<const int32_t> ids = compute(std::move(batch));
-      next.assign(ids.begin(), ids.end());
+      const exec::Ticket launched = launch(std::move(batch));
+      if (ahead) {
+        for (int row = 0; row < rows; ++row) next[size_t(row)] = Batch::chosen(row);
+        if (i > 0) executor_->wait(before);
+        before = launched;
+      } else {
+        const std::span<const int32_t> ids = executor_->wait(launched).ids;
+        next.assign(ids.begin(), ids.end());
+      }
       step(rows);
     }
+    if (ahead && steps > 0) executor_->wait(before);
   }
 
   /// Gives the memory of all sequences but the first back.
@@ -174,12 +184,13 @@ class Bench {
     return pages;
   }
 
-  /// The likeliest tokens of the logit rows.
-  std::span<const int32_t> compute(Batch batch) {
+  /// Chooses the likeliest tokens of the logit rows.
+  exec::Ticket launch(Batch batch) {
     exec::Step step{.batch = std::move(batch), .copies = std::exchange(copies_, {}), .wants = {}};
     step.batch.sample.assign(step.batch.logit_rows.size(), {.mode = SampleRow::Mode::greedy});
-    return executor_->wait(executor_->launch(step)).ids;
+    return executor_->launch(step);
   }
+  std::span<const int32_t> compute(Batch batch) { return executor_->wait(launch(std::move(batch))).ids; }
 
   ModelState& state_;
   int pages_each_, rows_, chunk_;

@@ -15,11 +15,13 @@ class Device : public HookedExecutor {
     std::atomic<int> fail_launch{0}, fail_wait{0};  // the next so many of steps with unknown tokens, and of waits
     std::atomic<ErrorCode> code{ErrorCode::out_of_memory};
   };
-  explicit Device(Seen& seen, int pages = 400, Hook hook = {}) : HookedExecutor(pages, std::move(hook), true), seen_(seen) {}
+  explicit Device(Seen& seen, int pages = 400, Hook hook = {})
+      : HookedExecutor(pages, std::move(hook), true), seen_(seen) {}
 
   exec::Ticket launch(const exec::Step& step) override {
     EXPECT_LE(launched_ - waited_, 1u) << "a third step in flight";
-    const auto unknown = std::count_if(step.batch.tokens.begin(), step.batch.tokens.end(), [](int32_t t) { return t < 0; });
+    const auto unknown =
+        std::count_if(step.batch.tokens.begin(), step.batch.tokens.end(), [](int32_t t) { return t < 0; });
     if (unknown > 0 && seen_.fail_launch > 0) {
       --seen_.fail_launch;
       throw Error(ErrorCode::out_of_memory, "test", "no memory for this step");
