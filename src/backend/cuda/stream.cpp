@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "backend/cuda/kernels/rows.h"
+#include "backend/cuda/kernels/transfer.h"
 #include "backend/cuda/kv.h"
 
 namespace bumblebee::cuda {
@@ -21,11 +21,7 @@ class CudaPending final : public Pending {
         bytes_(pool_->take(tensor.size_bytes())),
         size_(tensor.size_bytes()),
         dtype_(tensor.dtype()) {
-    if (size_ > 0) {
-      check(cudaMemcpyAsync(bytes_.data(), elements<std::byte>(tensor), size_, cudaMemcpyDeviceToHost,
-                            device_->compute()),
-            "fetch");
-    }
+    if (size_ > 0) fetch_bytes(bytes_.data(), elements<std::byte>(tensor), size_, device_->compute());
     done_.record(device_->compute());
   }
   ~CudaPending() override {
@@ -101,13 +97,12 @@ void CudaStream::bind(const Batch& batch, const KvStore* kv, const Tensor& chose
     drop_all();
     region_ = DeviceBytes(device_, std::max(2 * layout.bytes, kLeast));
   }
-  cuda::check(
-      cudaMemcpyAsync(region_.data(), staging.bytes.data(), layout.bytes, cudaMemcpyHostToDevice, device_->compute()),
-      "bind");
+  const BatchView view = view_region(batch, layout, region_.data(), ops_.slots().view());
+  const bool names = chosen && std::any_of(batch.tokens.begin(), batch.tokens.end(), [](int32_t t) { return t < 0; });
+  bind_region(region_.data(), staging.bytes.data(), layout.bytes, view, names ? elements<int32_t>(chosen) : nullptr,
+              names ? chosen.rows() : 0, device_->compute());
   staging.done.record(device_->compute());
-  ops_.bind(batch, view_region(batch, layout, region_.data(), ops_.slots().view()));
-  if (chosen && std::any_of(batch.tokens.begin(), batch.tokens.end(), [](int32_t t) { return t < 0; }))
-    resolve_tokens(ops_.batch(), elements<int32_t>(chosen), chosen.rows(), device_->compute());
+  ops_.bind(batch, view);
 }
 
 cudaGraphExec_t CudaStream::record(FunctionRef<StepOutputs()> body, StepOutputs& outputs) {

@@ -21,13 +21,6 @@ __global__ void embed_kernel(WeightView table, BatchView batch, float* y) {
     y[size_t(row) * size_t(table.in) + size_t(i)] = known ? load_weight(table, token, i) : __int_as_float(0x7fc00000);
 }
 
-__global__ void resolve_kernel(BatchView batch, const int32_t* chosen, int chosen_rows) {
-  for (int row = int(threadIdx.x); row < batch.rows; row += kThreads) {
-    const int token = batch.tokens[row];
-    if (token < 0 && -1 - token < chosen_rows) batch.tokens[row] = chosen[-1 - token];
-  }
-}
-
 __global__ void rms_norm_kernel(NormArgs a, BatchView batch) {
   __shared__ float scratch[32];
   launch_dependents();
@@ -215,10 +208,6 @@ int threads_for(int cols) { return cols <= kMaxHeadDim ? kWarp : cols >= 4096 ? 
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream) {
   launch_overlapping("embed", embed_kernel, {unsigned(batch.rows), unsigned((table.in + kThreads - 1) / kThreads)},
                      {kThreads}, 0, stream, table, batch, y);
-}
-
-void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream) {
-  launch("resolve_tokens", resolve_kernel, {1}, {kThreads}, 0, stream, batch, chosen, chosen_rows);
 }
 
 void rms_norm(const NormArgs& args, const BatchView& batch, cudaStream_t stream) {

@@ -10,8 +10,6 @@ namespace bumblebee::cuda {
 
 /// Rows of the table for the batch's tokens -> y [rows, in]; a row of NaN for a token that is none.
 void embed(const WeightView& table, const BatchView& batch, float* y, cudaStream_t stream);
-/// tokens[r] < 0 becomes chosen[-1 - tokens[r]].
-void resolve_tokens(const BatchView& batch, const int32_t* chosen, int chosen_rows, cudaStream_t stream);
 /// y = rms_norm of the first `normed` of each run of `width` features (0: of all), and the others as they are; w null:
 /// no weight. `site` >= 0: the weight of the row's slot where it has one, where `logit_rows` says that x holds only
 /// these.
