@@ -195,7 +195,6 @@ class Engine {
   std::map<RequestId, Live> live_;
   std::vector<Group> groups_;
   std::optional<Flight> ahead_;             // the step after the one that was collected last
-  Clock::time_point computed_{};            // when the device was done with that one
   bool busy_ = false;                       // the last round did something
   bool arrived_ = false, cancels_ = false;  // some of live_ are to be queued, or to end
   bool told_ = false;                       // somebody heard something since on_step

@@ -270,12 +270,12 @@ bool Engine::step() {
 void Engine::measure(const Flight& flight, const exec::StepResult& result, Clock::time_point since) {
   const auto now = Clock::now();
   const int rows = flight.planned.step.batch.rows(), decode_rows = flight.planned.decode_rows;
-  Counters::add(counters_.compute, seconds(now - since) - result.sample_seconds);
+  Counters::add(counters_.compute, std::max(seconds(now - since) - result.sample_seconds, 0.0));
   Counters::add(counters_.sample, result.sample_seconds);
   Counters::add(counters_.steps, 1);
   Counters::add(counters_.rows, rows);
-  pace_.measured(flight.demand, rows - decode_rows, decode_rows, seconds(now - std::max(flight.launched, computed_)));
-  computed_ = now;
+  // Of a step that was launched early that is too long, which says nothing wrong of how many rows a step may have.
+  pace_.measured(flight.demand, rows - decode_rows, decode_rows, seconds(now - flight.launched));
   retried_ = false;
 }
 

@@ -12,8 +12,9 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void embed_kernel(WeightView table, BatchView batch, float* y) {
-  launch_dependents();
+  // In this order: kernels read the batch before they wait for their inputs, so none may begin before it is there.
   wait_for_inputs();
+  launch_dependents();
   const int row = int(blockIdx.x), token = batch.tokens[row];
   const bool known = token >= 0 && token < table.out;
   const int i = int(blockIdx.y) * kThreads + int(threadIdx.x);

@@ -49,7 +49,7 @@ void fetch_bytes(void* to, const void* from, size_t bytes, cudaStream_t stream) 
 void bind_region(void* to, const void* from, size_t bytes, const BatchView& batch, const int32_t* chosen,
                  int chosen_rows, cudaStream_t stream) {
   int words = int(bytes / sizeof(uint32_t));
-  if (!are_few(to, from, bytes)) {
+  if (chosen_rows == 0 || !are_few(to, from, bytes)) {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "bind");
     if (chosen_rows == 0) return;
     words = 0;
