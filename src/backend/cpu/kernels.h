@@ -25,7 +25,7 @@ inline constexpr int kLanes = 16;
 /// The int8 products take this many rows of x at once, and of weights.
 inline constexpr int kInt8Rows = 512;
 inline constexpr int kInt8Cols = 64;
-inline constexpr int kInt8Depth = 4096;  // inputs whose codes are kept at once, at most
+inline constexpr int kInt8Depth = 4096;  // inputs of kInt8Cols rows whose codes are kept at once; of fewer rows, more
 /// Lanes that a chunk's blocks belong to, at most: four blocks of 32.
 inline constexpr int kChunkLanes = 4;
 
@@ -115,7 +115,9 @@ struct QuantRows {
 /// Sums on their way out of a processor's tiles.
 inline constexpr size_t kTileScratch = size_t(8) * 8192;
 
-/// Bytes of scratch that matmul_int8 needs: sums, a panel of codes, its scales and biases, and what tiles need.
+/// Bytes of scratch that matmul_int8 needs: a panel of codes, of kInt8Depth inputs or of all inputs of sixteen rows,
+/// its scales and biases; and, where a processor has tiles of its own, sums and rows of x beside those. The last are 64
+/// bytes an input, more than a long row's panel has.
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
   const size_t blocks = size_t(padded_blocks(w.in, quant_layout(w)));

@@ -90,7 +90,11 @@ concept Unpacks = requires(uint8_t* out, const uint8_t* codes) {
                                                                    { store_codes32<BITS>(out, codes) } -> Is<void>;
                                                                  });
 static_assert(Unpacks<2> && Unpacks<3> && Unpacks<5> && Unpacks<6>, "BB_ISA_INT");
-static_assert(kDirectRows > 0 && kIntRows > 0 && kIntCols > 0, "BB_ISA_INT: tiles of int8 products");
+static_assert(
+    requires(const uint8_t* rows, size_t stride, void (*sink)(int, I32x16)) {
+      { load_square(rows, stride, sink) } -> Is<void>;  // what transpose() makes of sixteen loads, one after the other
+    }, "BB_ISA_INT");
+static_assert(kDirectRows > 0 && kIntRows >= 4, "BB_ISA_INT: tiles of int8 products");
 
 // BB_ISA_DOT: sums of four products of an unsigned and a signed byte per lane, for codes of up to kBits bits. A sum
 // takes kSteps steps before total() must be called; WideDot, made of it, takes all codes.

@@ -7,12 +7,13 @@ struct PanelPrefetch {
   const uint8_t* next;
   size_t left;  // bytes
   int lines;    // at a time
-  [[gnu::noinline]] void step() {
+  BB_INLINE void ask() {
     for (int i = 0; i < lines && left > 0; ++i, next += 64) {
       prefetch_far(next);
       left -= left < 64 ? left : 64;
     }
   }
+  [[gnu::noinline]] void step() { ask(); }
 };
 
 /// The scales and biases of all rows of a panel, [group][kInt8Cols].

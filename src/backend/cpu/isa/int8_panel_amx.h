@@ -6,8 +6,8 @@
 
 #include "backend/cpu/isa/int8_drain_amx.h"
 
-/// One panel in scratch: sums as in generic/int8_panel.inl.h; codes [lane of a chunk][chunk][tile][step][16 rows][4
-/// bytes], for folded codes each tile twice: as they are, and 16 times that.
+/// One panel in scratch: sums of the lanes that are done, and of each lane at work; codes [lane of a
+/// chunk][chunk][tile][step][16 rows][4 bytes], for folded codes each tile twice: as they are, and 16 times that.
 struct TilePanel {
   float *sums, *lane;
   uint8_t* codes;

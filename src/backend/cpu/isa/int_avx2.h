@@ -120,7 +120,33 @@ BB_INLINE void transpose(I32x16 (&t)[16]) {
   }
 }
 
-// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+/// 64 bytes of each of sixteen rows from p on, `stride` bytes apart: sink(i, the i-th four bytes of all rows). Quarters
+/// of rows meet in a register as they are loaded, so that nothing crosses quarters afterwards.
+template <class Sink>
+BB_INLINE void load_square(const uint8_t* p, size_t stride, const Sink& sink) {
+  const uint8_t* const rows[4] = {p, p + 4 * stride, p + 8 * stride, p + 12 * stride};
+  const auto quarter = [](const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); };
+  unroll<4>(BB_BODY(c) {
+    __m256i t[2][4];
+    unroll<2>(BB_BODY(half) {
+      __m256i a[4];
+      unroll<4>(BB_BODY(i) {
+        const size_t at = size_t(i) * stride + size_t(16 * c);
+        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(rows[2 * half] + at)),
+                                       quarter(rows[2 * half + 1] + at), 1);
+      });
+      const __m256i b0 = _mm256_unpacklo_epi32(a[0], a[1]), b1 = _mm256_unpackhi_epi32(a[0], a[1]),
+                    b2 = _mm256_unpacklo_epi32(a[2], a[3]), b3 = _mm256_unpackhi_epi32(a[2], a[3]);
+      t[half][0] = _mm256_unpacklo_epi64(b0, b2);
+      t[half][1] = _mm256_unpackhi_epi64(b0, b2);
+      t[half][2] = _mm256_unpacklo_epi64(b1, b3);
+      t[half][3] = _mm256_unpackhi_epi64(b1, b3);
+    });
+    unroll<4>(BB_BODY(j) { sink(Index<4 * c + j>(), I32x16{t[0][j], t[1][j]}); });
+  });
+}
+
+// int8 products: rows of x up to which weights are read as they lie, and of panels that meet a tile of them at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4;
 
 #include "backend/cpu/isa/unpack_avx2.h"

@@ -88,7 +88,32 @@ BB_INLINE void transpose(I32x16 (&t)[16]) {
   }
 }
 
-// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 6, kIntCols = 4;
+/// 64 bytes of each of sixteen rows from p on, `stride` bytes apart: sink(i, the i-th four bytes of all rows). Quarters
+/// of rows meet in a register as they are loaded, so that nothing crosses quarters afterwards.
+template <class Sink>
+BB_INLINE void load_square(const uint8_t* p, size_t stride, const Sink& sink) {
+  const uint8_t* const rows[4] = {p, p + 4 * stride, p + 8 * stride, p + 12 * stride};
+  const auto quarter = [](const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); };
+  unroll<4>(BB_BODY(c) {
+    __m512i a[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const size_t at = size_t(i) * stride + size_t(16 * c);
+      a[i] = _mm512_castsi128_si512(quarter(rows[0] + at));
+      a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x00f0, quarter(rows[1] + at));
+      a[i] = _mm512_mask_broadcast_i32x4(a[i], 0x0f00, quarter(rows[2] + at));
+      a[i] = _mm512_mask_broadcast_i32x4(a[i], 0xf000, quarter(rows[3] + at));
+    }
+    const __m512i b0 = _mm512_unpacklo_epi32(a[0], a[1]), b1 = _mm512_unpackhi_epi32(a[0], a[1]),
+                  b2 = _mm512_unpacklo_epi32(a[2], a[3]), b3 = _mm512_unpackhi_epi32(a[2], a[3]);
+    sink(Index<4 * c>(), _mm512_unpacklo_epi64(b0, b2));
+    sink(Index<4 * c + 1>(), _mm512_unpackhi_epi64(b0, b2));
+    sink(Index<4 * c + 2>(), _mm512_unpacklo_epi64(b1, b3));
+    sink(Index<4 * c + 3>(), _mm512_unpackhi_epi64(b1, b3));
+  });
+}
+
+// int8 products: rows of x up to which weights are read as they lie, and of panels that meet a tile of them at once.
+inline constexpr int kDirectRows = 4, kIntRows = 8;
 
 #include "backend/cpu/isa/unpack_avx2.h"

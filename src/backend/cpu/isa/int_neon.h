@@ -137,5 +137,14 @@ BB_INLINE void transpose(I32x16 (&t)[16]) {
   for (int i = 0; i < 16; ++i) t[i] = out[i];
 }
 
-// int8 products: rows of x up to which weights are read as they lie, and accumulators of the panels held at once.
-inline constexpr int kDirectRows = 4, kIntRows = 4, kIntCols = 1;
+/// 64 bytes of each of sixteen rows from p on, `stride` bytes apart: sink(i, the i-th four bytes of all rows).
+template <class Sink>
+inline void load_square(const uint8_t* p, size_t stride, const Sink& sink) {
+  I32x16 t[16];
+  for (int i = 0; i < 16; ++i) t[i] = load_int(p + size_t(i) * stride);
+  transpose(t);
+  for (int i = 0; i < 16; ++i) sink(i, t[i]);
+}
+
+// int8 products: rows of x up to which weights are read as they lie, and of panels that meet a tile of them at once.
+inline constexpr int kDirectRows = 4, kIntRows = 4;
