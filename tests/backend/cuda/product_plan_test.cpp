@@ -71,6 +71,7 @@ TEST(ProductPlan, PartsOfSharedMemoryFollowEachOtherAndFit) {
       EXPECT_LE(plan.total, card.alone) << name << ", rows " << rows;
       EXPECT_GE(a.depth, kLeastDepth) << name;
       EXPECT_LE(a.depth, kMostDepth) << name;
+      EXPECT_GE(a.asked_at_once, 1) << name << ": what is waited for has been asked for";
       EXPECT_TRUE(a.buffers == 1 || a.buffers == 2) << name;
     }
     EXPECT_TRUE(most > 0 || card.alone < 1 << 17 || stage.in > 12288) << name << " fits on no large card";
@@ -152,6 +153,7 @@ TEST(ProductPlan, OneRowOfQwen3LeavesRoomForTheNextKernel) {
     EXPECT_EQ(a.parts, 1);
     EXPECT_EQ(a.buffers, 2);
     EXPECT_EQ(a.depth, c.depth);
+    EXPECT_EQ(a.asked_at_once, kAskedAtOnce);
     EXPECT_EQ(product_blocks(a, kH100), c.blocks);
     EXPECT_LE(plan.total, kH100.beside);
   }

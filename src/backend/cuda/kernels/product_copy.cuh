@@ -85,11 +85,16 @@ __device__ __forceinline__ void copy_weights(const ProductArgs& a, const Product
   if (a.boxes) {
     if (lane != 0) return;
     const int slab_columns = a.half_bytes / kHalfColumn;
+    int asked = 0;  // of the first slabs, which have the first slots
     for (int unit = first_unit; unit < a.units; unit += stride) {
       TileHalf half[2] = {half_of_tile(a, unit * tiles, 0), half_of_tile(a, unit * tiles, 1)};
 #pragma unroll 1
       for (int slab = begin; slab < end; ++slab) {
         gate_wait(gates.empty + slot, parity);
+        if (asked < a.depth) {
+          if (asked >= a.asked_at_once) gate_wait(gates.full + asked - a.asked_at_once, 0);
+          ++asked;
+        }
         uint64_t* gate = gates.full + slot;
         gate_expect(gate, a.slab_bytes);
         const uint32_t codes = shared_address(ring) + uint32_t(slot * a.slot_bytes), scales = codes + a.scales_at;

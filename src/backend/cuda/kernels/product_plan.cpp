@@ -134,6 +134,7 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
     a.held = (a.items + product_blocks(a, card) - 1) / product_blocks(a, card);
     plan = choose_shared(a, card);
   }
+  a.asked_at_once = a.virtual_rows == 1 && a.experts.slots == 0 ? kAskedAtOnce : a.depth;
   return plan;
 }
 

@@ -28,6 +28,10 @@ struct ProductCard {
 /// slabs of four bits stream slower than six do alone.
 inline constexpr int kLeastDepth = 2, kEnoughDepth = 3, kMostDepth = 8, kEnoughBytes = 1 << 16;
 
+/// Slabs that a block of one row has asked for and not got yet while its ring fills for the first time: as many as keep
+/// memory busy. x and instructions, which it waits for meanwhile, come behind all that blocks have asked for.
+inline constexpr int kAskedAtOnce = 2;
+
 /// The most pieces of A that a block holds.
 inline constexpr int kMostHeld = 4;
 
@@ -49,6 +53,7 @@ struct ProductArgs {
   int32_t half_bytes;               // codes of half a tile in a slab
   int32_t scales_at, plane;         // in a slot: the first scale, and bytes from there to the first bias
   int32_t slab_bytes, slot_bytes, depth;
+  int32_t asked_at_once;              // slabs of the first `depth`; tensor copies only
   int32_t buffers;                    // of partial sums
   int32_t stages, width, width_bits;  // width: classes_of(in), the warps to a tile
   int32_t slabs, sections, parts;     // parts: blocks that share a tile
