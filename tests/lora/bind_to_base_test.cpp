@@ -1,41 +1,16 @@
-// Fitting to a base: what does not fit is listed; what a tied head means is spelled out.
+// Fitting to a base: what does not fit is listed.
 #include "lora/bind_to_base.h"
 
 #include <gtest/gtest.h>
 
 #include "base/log.h"
-#include "tests/lora/adapter_files.h"
+#include "tests/lora/bases.h"
 
 namespace bumblebee::lora {
 namespace {
 
 using namespace testing;
 using ModuleKind = nn::TargetModule::Kind;
-
-/// The base that the directories of adapter_files.h are for.
-Base base(int layers = 2, bool tied = false) {
-  Base base{{{"model.embed_tokens", 9, 4, ModuleKind::embedding, false}}, tied, "base"};
-  for (int i = 0; i < layers; ++i) {
-    base.target_modules.push_back({layer(i, "input_layernorm"), 4, 4, ModuleKind::norm, false});
-    base.target_modules.push_back({layer(i, "self_attn.q_proj"), 4, 6, ModuleKind::linear, true});
-    base.target_modules.push_back({layer(i, "mlp.down_proj"), 5, 4, ModuleKind::linear, false});
-  }
-  base.target_modules.push_back({"lm_head", 4, 9, ModuleKind::linear, false});
-  return base;
-}
-
-void expect_misfit(Adapter adapter, const Base& on, const std::string& part) {
-  adapter.name = "mine";
-  try {
-    bind_to_base(adapter, on);
-    ADD_FAILURE() << "it fits; expected an error with: " << part;
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ErrorCode::bad_request);
-    const std::string text = e.what();
-    EXPECT_NE(text.find(part), std::string::npos) << text << "\nexpected: " << part;
-    EXPECT_NE(text.find("adapter 'mine' does not fit the base 'base'"), std::string::npos) << text;
-  }
-}
 
 TEST(BindToBase, LeavesWhatFitsAsItIs) {
   for (Directory d : {mlx_directory(), peft_directory()}) {
@@ -459,52 +434,6 @@ TEST(BindToBase, FindsModulesUnderTheNamesOfAnotherPackaging) {
   peft.tensors.erase(peft.tensors.begin(), peft.tensors.end() - 2);
   const Adapter blind = peft.read();
   expect_misfit(blind, base(), "none of its 1 modules is in the base");
-}
-
-Adapter with_embedding(Directory d, bool mlx) {
-  if (mlx) {
-    d.config["lora_parameters"]["keys"].push_back("model.embed_tokens");
-    d.tensors.push_back({"model.embed_tokens.lora_a", {9, 2}, DType::f32, {}});
-    d.tensors.push_back({"model.embed_tokens.lora_b", {2, 4}, DType::f32, {}});
-  } else {
-    d.config["target_modules"].push_back("embed_tokens");
-    d.tensors.push_back({kPeft + "model.embed_tokens.lora_embedding_A", {2, 9}, DType::f32, {}});
-    d.tensors.push_back({kPeft + "model.embed_tokens.lora_embedding_B", {4, 2}, DType::f32, {}});
-  }
-  return d.read();
-}
-
-TEST(BindToBase, MlxAdaptsATiedHeadWithItsEmbedding) {
-  const Adapter adapter = with_embedding(mlx_directory(), true);
-  EXPECT_FALSE(bind_to_base(adapter, base()).modules.contains("lm_head"));
-  const BoundAdapter tied = bind_to_base(adapter, base(2, true));
-  ASSERT_TRUE(tied.modules.contains("lm_head"));
-  const LowRank &table = *tied.modules.at("model.embed_tokens")->low_rank,
-                &head = *tied.modules.at("lm_head")->low_rank;
-  ASSERT_EQ(head.a.cols, 4);
-  ASSERT_EQ(head.b.rows, 9);
-  EXPECT_EQ(head.scale, table.scale);
-  for (size_t k = 0; k < 2; ++k) {
-    for (size_t d = 0; d < 4; ++d) EXPECT_EQ(head.a.values[k * 4 + d], table.b.values[d * 2 + k]);
-    for (size_t t = 0; t < 9; ++t) EXPECT_EQ(head.b.values[t * 2 + k], table.a.values[k * 9 + t]);
-  }
-  Adapter both = adapter;
-  both.modules["lm_head"] = *tied.modules.at("lm_head");
-  both.targets.reset();
-  expect_misfit(both, base(2, true), "expected one of the two, got both");
-}
-
-TEST(BindToBase, PeftLeavesATiedHeadUnlessTheBasesOwnWeightWasSaved) {
-  Adapter adapter = with_embedding(peft_directory(), false);
-  EXPECT_FALSE(bind_to_base(adapter, base(2, true)).modules.contains("lm_head"));
-  ModuleDelta& table = adapter.modules.at("model.embed_tokens");
-  table.weight = Matrix{9, 4, std::vector<float>(36, 0.5f)};
-  EXPECT_FALSE(bind_to_base(adapter, base(2, true)).modules.contains("lm_head")) << "modules_to_save is a copy";
-  table.shared_weight = true;
-  const BoundAdapter tied = bind_to_base(adapter, base(2, true));
-  EXPECT_EQ(tied.modules.at("lm_head")->weight, table.weight);
-  EXPECT_FALSE(tied.modules.at("lm_head")->low_rank);
-  EXPECT_FALSE(bind_to_base(adapter, base()).modules.contains("lm_head"));
 }
 
 }  // namespace
