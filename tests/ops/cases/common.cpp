@@ -38,6 +38,43 @@ HostMatrix random_rows(Random& random, int rows, int cols) {
   return m;
 }
 
+LowRankTerm LowRankTerm::random(Random& random, int rank, int in, int out, bool bias) {
+  LowRankTerm term{rank,
+                   in,
+                   out,
+                   float(random.uniform(0.5, 20)),
+                   random.normals(size_t(rank) * size_t(in), 1 / std::sqrt(double(in))),
+                   random.normals(size_t(out) * size_t(rank), 0.1)};
+  if (bias) term.bias = random.normals(size_t(out), 0.1);
+  return term;
+}
+
+double LowRankTerm::error(const float* x, size_t n, const Precision& precision, double& size) const {
+  double magnitude = 0;
+  for (size_t i = 0; i < size_t(rank); ++i) {
+    double inner = 0;
+    for (size_t k = 0; k < size_t(in); ++k) inner += std::abs(double(x[k]) * double(a[i * size_t(in) + k]));
+    magnitude += inner * std::abs(double(b[n * size_t(rank) + i]));
+  }
+  const double inside = bias.empty() ? 0 : std::abs(double(bias[n]));
+  const double rounded = precision.fast ? 2 * testing_support::kRoundBf16 : 0;  // factors, to bf16
+  const double inner = sum_error(in), outer = sum_error(rank + 1, 4);
+  size += double(scale) * (magnitude + inside);
+  return double(scale) * ((inner + outer + rounded) * magnitude + outer * inside) + 2 * kRoundF32 * size;
+}
+
+LoraEntry upload(Backend& backend, const TermsOfEach& terms) {
+  LoraEntry entry;
+  for (const std::vector<LowRankTerm>& own : terms) {
+    entry.experts.emplace_back();
+    for (const LowRankTerm& t : own) {
+      const HostLowRank host{.rank = t.rank, .in = t.in, .out = t.out, .a = t.a, .b = t.b, .bias = t.bias};
+      entry.experts.back().push_back({backend.pack_factors(host, LowRankUse::linear), t.scale});
+    }
+  }
+  return entry;
+}
+
 WideWeight widen(const HostWeight& weight) {
   const size_t in = size_t(weight.in);
   WideWeight wide{weight.out, weight.in, std::vector<double>(size_t(weight.out) * in), {}};

@@ -53,6 +53,20 @@ constexpr double kBothBf16 = 2 * testing_support::kRoundBf16 * (1 + testing_supp
 double product_bound(const float* x, const WideWeight& w, int n, const Format& format, const Precision& precision,
                      double want, double bias);
 
+/// A low-rank term of an adapter in an entry that has its own for each expert, or head.
+struct LowRankTerm {
+  int rank = 0, in = 0, out = 0;
+  float scale = 0;
+  std::vector<float> a, b, bias = {};  // [rank, in] [out, rank] [out] or empty
+  static LowRankTerm random(Random& random, int rank, int in, int out, bool bias);
+  /// Adds what the term contributes to element n of its answer to x to `size`, the sum of magnitudes, and returns the
+  /// error of that sum.
+  double error(const float* x, size_t n, const Precision& precision, double& size) const;
+};
+/// [experts or heads] terms of each.
+using TermsOfEach = std::vector<std::vector<LowRankTerm>>;
+LoraEntry upload(Backend& backend, const TermsOfEach& terms);
+
 /// "b4_g64_bf16", "f16".
 std::string label(const Format& format);
 /// Every width and group with each type of scales, once with biases of another type, the float codes, and the dense

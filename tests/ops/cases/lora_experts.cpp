@@ -7,13 +7,6 @@
 namespace bumblebee::op_cases {
 namespace {
 
-struct ExpertTerm {
-  int rank = 0;
-  float scale = 0;
-  std::vector<float> a, b, bias;  // [rank, in] [out, rank] [out] or empty
-};
-using HostExperts = std::vector<std::vector<ExpertTerm>>;  // [experts] terms
-
 /// What a slot has: terms of these ranks, on every `every`-th expert.
 struct SlotTerms {
   std::vector<int> ranks = {};
@@ -41,7 +34,7 @@ class LoraExpertsCase final : public OpCase {
     const Chosen chosen(logits_, shape_.top_k);
     for (size_t t = 0; t < shape_.outs.size(); ++t) {
       y_.push_back(random_rows(random, rows * shape_.top_k, shape_.outs[t]));
-      std::vector<HostExperts>& table = tables_.emplace_back();
+      std::vector<TermsOfEach>& table = tables_.emplace_back();
       for (size_t s = 0; s < slots.size(); ++s) {
         table.emplace_back();
         if ((s + t) % 3 != 2) table.back() = random_experts(random, slots[s], shape_.outs[t], chosen);
@@ -57,7 +50,8 @@ class LoraExpertsCase final : public OpCase {
     for (size_t t = 0; t < y_.size(); ++t) {
       sites.push_back(int(t));
       y.push_back(backend.upload(y_[t].values, y_[t].rows, y_[t].cols));
-      entries.push_back(upload(backend, t));
+      std::vector<LoraEntry>& of_slots = entries.emplace_back();
+      for (const TermsOfEach& experts : tables_[t]) of_slots.push_back(upload(backend, experts));
     }
     held.push_back(y.front());
     const size_t slots = tables_.front().size();
@@ -97,7 +91,7 @@ class LoraExpertsCase final : public OpCase {
         const float* x = x_.row(shape_.kind == ExpertRows::batch ? chosen.row[a] : int(a));
         for (size_t n = 0; n < out; ++n) {
           double size = std::abs(double(y_[t].values[a * out + n])), error = 0;
-          for (const ExpertTerm& term : terms) error += term_error(term, x, n, precision, size);
+          for (const LowRankTerm& term : terms) error += term.error(x, n, precision, size);
           bound[a * out + n] =
               error + 2 * kRoundF32 * size + 2 * kRoundF32 * std::abs(double(reference[t].values[a * out + n]));
         }
@@ -108,19 +102,14 @@ class LoraExpertsCase final : public OpCase {
   }
 
  private:
-  HostExperts random_experts(Random& random, const SlotTerms& parts, int out, const Chosen& chosen) const {
-    HostExperts experts(size_t(shape_.experts));
+  TermsOfEach random_experts(Random& random, const SlotTerms& parts, int out, const Chosen& chosen) const {
+    TermsOfEach experts(size_t(shape_.experts));
     for (int e = 0; e < shape_.experts; ++e) {
       if (e % parts.every != 0) continue;
       const bool read = std::find(chosen.expert.begin(), chosen.expert.end(), e) != chosen.expert.end();
       for (const int rank : parts.ranks) {
         const int own = rank + (parts.every > 1 ? e % 3 : 0);
-        ExpertTerm term{own,
-                        float(random.uniform(0.5, 20)),
-                        random.normals(size_t(own) * size_t(shape_.in), 1 / std::sqrt(double(shape_.in))),
-                        random.normals(size_t(out) * size_t(own), 0.1),
-                        {}};
-        if (parts.bias) term.bias = random.normals(size_t(out), 0.1);
+        LowRankTerm term = LowRankTerm::random(random, own, shape_.in, out, parts.bias);
         if (!read) std::fill(term.a.begin(), term.a.end(), NAN);
         experts[size_t(e)].push_back(std::move(term));
       }
@@ -128,49 +117,10 @@ class LoraExpertsCase final : public OpCase {
     return experts;
   }
 
-  std::vector<LoraEntry> upload(Backend& backend, size_t t) const {
-    std::vector<LoraEntry> entries;
-    for (const HostExperts& experts : tables_[t]) {
-      LoraEntry& entry = entries.emplace_back();
-      for (const auto& terms : experts) {
-        entry.experts.emplace_back();
-        for (const ExpertTerm& term : terms) {
-          entry.experts.back().push_back({backend.pack_factors({.rank = term.rank,
-                                                                .in = shape_.in,
-                                                                .out = shape_.outs[t],
-                                                                .a = term.a,
-                                                                .b = term.b,
-                                                                .bias = term.bias},
-                                                               LowRankUse::linear),
-                                          term.scale});
-        }
-      }
-    }
-    return entries;
-  }
-
-  /// Adds what the term contributes to `size`, the sum of magnitudes, and returns the error of that sum.
-  double term_error(const ExpertTerm& term, const float* x, size_t n, const Precision& precision, double& size) const {
-    const size_t in = size_t(shape_.in);
-    double magnitude = 0;
-    for (size_t i = 0; i < size_t(term.rank); ++i) {
-      double inner = 0;
-      for (size_t k = 0; k < in; ++k) inner += std::abs(double(x[k]) * double(term.a[i * in + k]));
-      magnitude += inner * std::abs(double(term.b[n * size_t(term.rank) + i]));
-    }
-    const double bias = term.bias.empty() ? 0 : std::abs(double(term.bias[n]));
-    const double rounded = precision.fast ? 2 * testing_support::kRoundBf16 : 0;  // factors, to bf16
-    const double error =
-        double(term.scale) * ((sum_error(shape_.in) + sum_error(term.rank + 1, 4) + rounded) * magnitude +
-                              sum_error(term.rank + 1, 4) * bias);
-    size += double(term.scale) * (magnitude + bias);
-    return error + 2 * kRoundF32 * size;
-  }
-
   Assigned shape_;
   HostMatrix logits_, x_;
   std::vector<HostMatrix> y_;
-  std::vector<std::vector<HostExperts>> tables_;  // by module, by slot
+  std::vector<std::vector<TermsOfEach>> tables_;  // by module, by slot
 };
 
 /// Runs of one slot, of all, and of none.

@@ -7,13 +7,6 @@
 namespace bumblebee::op_cases {
 namespace {
 
-struct HeadTerm {
-  int rank = 0;
-  float scale = 0;
-  std::vector<float> a, b, bias;  // [rank, in] [out, rank] [out] or empty
-};
-using HeadTerms = std::vector<std::vector<HeadTerm>>;  // [heads] terms
-
 struct HeadsShape {
   int in = 0, out = 0, heads = 1, rest = 0;
   std::vector<int32_t> slot = {};  // of the rows
@@ -33,33 +26,19 @@ class LoraHeadsCase final : public OpCase {
     x_ = random_rows(random, rows, shape_.heads * (shape_.in + shape_.rest));
     y_ = random_rows(random, rows, shape_.heads * (shape_.out + shape_.rest));
     for (const HeadSlot& slot : slots) {
-      HeadTerms& table = tables_.emplace_back(size_t(shape_.heads));
+      TermsOfEach& table = tables_.emplace_back(size_t(shape_.heads));
       for (int h = 0; h < shape_.heads; h += slot.every) {
-        for (const int rank : slot.ranks) {
-          HeadTerm term{rank,
-                        float(random.uniform(0.5, 20)),
-                        random.normals(size_t(rank) * size_t(shape_.in), 1 / std::sqrt(double(shape_.in))),
-                        random.normals(size_t(shape_.out) * size_t(rank), 0.1),
-                        {}};
-          if (slot.bias) term.bias = random.normals(size_t(shape_.out), 0.1);
-          table[size_t(h)].push_back(std::move(term));
-        }
+        for (const int rank : slot.ranks)
+          table[size_t(h)].push_back(LowRankTerm::random(random, rank, shape_.in, shape_.out, slot.bias));
       }
     }
   }
 
   std::vector<Output> run(Backend& backend) const override {
     bind_plain(backend, {.rows = x_.rows, .slot = shape_.slot});
-    std::vector<LoraEntry> entries(tables_.size());
+    std::vector<LoraEntry> entries;
+    for (const TermsOfEach& table : tables_) entries.push_back(upload(backend, table));
     for (size_t s = 0; s < tables_.size(); ++s) {
-      for (const auto& terms : tables_[s]) {
-        entries[s].experts.emplace_back();
-        for (const HeadTerm& t : terms) {
-          const HostLowRank host{
-              .rank = t.rank, .in = shape_.in, .out = shape_.out, .a = t.a, .b = t.b, .bias = t.bias};
-          entries[s].experts.back().push_back({backend.pack_factors(host, LowRankUse::linear), t.scale});
-        }
-      }
       const std::vector<const LoraEntry*> by_site = {tables_[s].empty() ? nullptr : &entries[s]};
       backend.set_slot(int32_t(s), by_site);
     }
@@ -83,11 +62,11 @@ class LoraHeadsCase final : public OpCase {
       const int32_t slot = shape_.slot[r];
       if (slot < 0 || size_t(slot) >= tables_.size()) continue;
       for (size_t h = 0; h < size_t(shape_.heads); ++h) {
-        const std::vector<HeadTerm>& terms = tables_[size_t(slot)][h];
+        const std::vector<LowRankTerm>& terms = tables_[size_t(slot)][h];
         for (size_t n = 0; !terms.empty() && n < size_t(shape_.out); ++n) {
           const size_t at = r * size_t(y_.cols) + h * out + n;
           double size = std::abs(double(y_.values[at])), error = 0;
-          for (const HeadTerm& term : terms) error += term_error(term, x_.row(int(r)) + h * in, n, precision, size);
+          for (const LowRankTerm& term : terms) error += term.error(x_.row(int(r)) + h * in, n, precision, size);
           bound[at] = error + 2 * kRoundF32 * (size + std::abs(double(reference[0].values[at])));
         }
       }
@@ -96,25 +75,9 @@ class LoraHeadsCase final : public OpCase {
   }
 
  private:
-  /// Adds what the term contributes to `size`, the sum of magnitudes, and returns the error of that sum.
-  double term_error(const HeadTerm& term, const float* x, size_t n, const Precision& precision, double& size) const {
-    const size_t in = size_t(shape_.in);
-    double magnitude = 0;
-    for (size_t i = 0; i < size_t(term.rank); ++i) {
-      double inner = 0;
-      for (size_t k = 0; k < in; ++k) inner += std::abs(double(x[k]) * double(term.a[i * in + k]));
-      magnitude += inner * std::abs(double(term.b[n * size_t(term.rank) + i]));
-    }
-    const double bias = term.bias.empty() ? 0 : std::abs(double(term.bias[n]));
-    const double rounded = precision.fast ? 2 * testing_support::kRoundBf16 : 0;  // factors, to bf16
-    const double inner = sum_error(shape_.in), outer = sum_error(term.rank + 1, 4);
-    size += double(term.scale) * (magnitude + bias);
-    return double(term.scale) * ((inner + outer + rounded) * magnitude + outer * bias) + 2 * kRoundF32 * size;
-  }
-
   HeadsShape shape_;
   HostMatrix x_, y_;
-  std::vector<HeadTerms> tables_;  // by slot
+  std::vector<TermsOfEach> tables_;  // by slot
 };
 
 }  // namespace
