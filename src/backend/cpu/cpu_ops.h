@@ -142,6 +142,8 @@ class CpuOps final : public Ops {
 
   Tensor make_writable(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
+  /// The same for ranges of columns, of what has few rows or none that could go first.
+  void for_cols(int work_per_col, int cols, FunctionRef<void(int first, int last)> body);
   void quantize_input(const Tensor& x, std::span<const MatmulTerm> terms);
   void begin_quantizing(const Tensor& y);
   void quantize_row(const Tensor& y, int r);

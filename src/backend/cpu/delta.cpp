@@ -39,13 +39,14 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
   const int kernel = conv.w.rows(), past = kernel - 1, cols = x.cols();
   BB_CHECK(size_t(kernel) <= kMostKernel, "kernel ", kernel);
   Tensor y = memory_->make(x.rows(), cols);
-  const std::vector<float> nothing(size_t(cols), 0.0f);
+  std::vector<float> nothing;                                               // before a sequence's first row
   std::vector<const float*> before(batch_.segments.size() * size_t(past));  // [segments, past] rows
   std::vector<int> segment_of(size_t(x.rows()), -1);
   for (size_t s = 0; s < batch_.segments.size(); ++s) {
     const Segment& segment = batch_.segments[s];
     kv.touch_state(segment.state.to);
     const float* const kept = segment.state.from < 0 ? nullptr : kv.conv(segment.state.from, layer);
+    if (kept == nullptr) nothing.resize(size_t(cols), 0.0f);
     for (int j = 0; j < past; ++j)
       before[s * size_t(past) + size_t(j)] = kept != nullptr ? kept + size_t(j) * size_t(cols) : nothing.data();
     std::fill_n(segment_of.begin() + segment.first, segment.rows, int(s));
@@ -55,24 +56,28 @@ Tensor CpuOps::causal_conv(KvStore& store, int layer, const Tensor& x, const Con
     const Segment& segment = batch_.segments[s];
     return i >= back ? row(x, segment.first + i - back) : before[s * size_t(past) + size_t(past + i - back)];
   };
-  for_rows(x.rows(), cols * kernel, [&](int r) {
-    if (segment_of[size_t(r)] < 0) {  // padding
-      std::fill_n(row(y, r), cols, 0.0f);
-      return;
+  const auto convolve = conv.silu ? k_.convolve_silu : k_.convolve;
+  // A column depends on no other: whoever takes some goes through all rows with them and then keeps their last inputs.
+  for_cols(x.rows() * kernel, cols, [&](int first, int last) {
+    for (int r = 0; r < x.rows(); ++r) {
+      if (segment_of[size_t(r)] < 0) {  // padding
+        std::fill_n(row(y, r) + first, last - first, 0.0f);
+        continue;
+      }
+      const size_t s = size_t(segment_of[size_t(r)]);
+      std::array<const float*, kMostKernel> rows{};
+      for (int j = 0; j < kernel; ++j) rows[size_t(j)] = input(s, r - batch_.segments[s].first, past - j) + first;
+      convolve(rows.data(), data(conv.w) + first, size_t(cols), kernel, last - first, row(y, r) + first);
     }
-    const size_t s = size_t(segment_of[size_t(r)]);
-    std::array<const float*, kMostKernel> rows{};
-    for (int j = 0; j < kernel; ++j) rows[size_t(j)] = input(s, r - batch_.segments[s].first, past - j);
-    const auto convolve = conv.silu ? k_.convolve_silu : k_.convolve;
-    convolve(rows.data(), data(conv.w), size_t(cols), kernel, cols, row(y, r));
+    // The oldest first: a state that goes on in place moves towards its beginning.
+    for (size_t s = 0; s < batch_.segments.size(); ++s) {
+      const Segment& segment = batch_.segments[s];
+      float* const kept = kv.conv(segment.state.to, layer) + first;
+      for (int j = 0; j < past; ++j)
+        std::memmove(kept + size_t(j) * size_t(cols), input(s, segment.rows, past - j) + first,
+                     size_t(last - first) * sizeof(float));
+    }
   });
-  // The oldest first: a state that goes on in place moves towards its beginning.
-  for (size_t s = 0; s < batch_.segments.size(); ++s) {
-    const Segment& segment = batch_.segments[s];
-    float* const kept = kv.conv(segment.state.to, layer);
-    for (int j = 0; j < past; ++j)
-      std::memmove(kept + size_t(j) * size_t(cols), input(s, segment.rows, past - j), size_t(cols) * sizeof(float));
-  }
   return y;
 }
 

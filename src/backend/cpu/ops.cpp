@@ -52,6 +52,12 @@ void CpuOps::for_rows(int rows, int work_per_row, FunctionRef<void(int)> body) {
   });
 }
 
+void CpuOps::for_cols(int work_per_col, int cols, FunctionRef<void(int, int)> body) {
+  constexpr int kLine = 64;  // columns: no two threads write to one line of a cache, and few vectors are not whole
+  if (int64_t{cols} * work_per_col < kSerialWork) return body(0, cols);
+  threads_.for_ranges(cols, kLine, [&](int64_t first, int64_t last, int) { body(int(first), int(last)); });
+}
+
 Tensor CpuOps::embed(const Weight& table) {
   Tensor y = memory_->make(batch_.rows(), table.in);
   const WeightRows& w = packed(table).rows;
