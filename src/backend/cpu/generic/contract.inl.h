@@ -107,9 +107,9 @@ static_assert(
 
 // BB_ISA_ROW_DOT: the sums of a stripe of one weight row, block i in lane i.
 template <class Codes, int BLOCK>
-concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, I32x16 (&one)[1], I32x16 (&two)[2]) {
-                       { block_sums<Codes, BLOCK, 1>(codes, x, one) } -> Is<void>;
-                       { block_sums<Codes, BLOCK, 2>(codes, x, two) } -> Is<void>;
+concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, int inputs, I32x16 (&one)[1], I32x16 (&two)[2]) {
+                       { block_sums<Codes, BLOCK, 1>(codes, x, inputs, one) } -> Is<void>;
+                       { block_sums<Codes, BLOCK, 2>(codes, x, inputs, two) } -> Is<void>;
                        { prefetch_row(codes) } -> Is<void>;  // kRowAhead bytes ahead of the reads
                      };
 static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<E2m1Codes, 32> && SumsBlocks<ByteCodes<true>, 64> &&

@@ -14,10 +14,14 @@ struct RowScales {
   size_t size;      // of an element
   int groups;       // of the row
   size_t readable;  // elements from p on: other rows may follow
-  RowScales(const uint8_t* scales, Element of, const WeightRows& w, int n, int last)
-      : element(of), size(element_size(of)), groups(w.in / w.group) {
+  RowScales(const uint8_t* scales, Element of, int row_groups, int n, int last)
+      : element(of), size(element_size(of)), groups(row_groups) {
     p = scales + size_t(n) * size_t(groups) * size;
     readable = size_t(last - n) * size_t(groups);
+  }
+  void next_row() {
+    p += size_t(groups) * size;
+    readable -= size_t(groups);
   }
   /// Those of the stripe that begins with group g; groups past the row's end are zero.
   template <bool E8M0>
@@ -50,7 +54,8 @@ struct RowScales {
 
 /// One row of w times ROWS rows of x, by lanes; the first high bytes are `high` bytes after the first low ones.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& x, size_t high, F32x16 (&acc)[ROWS]) {
+BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const RowScales& scales, const RowScales& biases,
+                         const QuantRows& x, size_t high, F32x16 (&acc)[ROWS]) {
   constexpr int kDepth = kLanes * BLOCK;
   alignas(64) uint8_t staged[kDepth];
   const int bits = Codes::kNibbles ? 4 : w.bits;
@@ -60,9 +65,6 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
   const uint8_t* p = w.codes + size_t(n) * w.row_bytes;
   unroll<ROWS>(BB_BODY(r) { acc[r] = zero(); });
   const int8_t* high_stripe = x.values + high;
-  const RowScales scales(w.scales, w.element, w, n, last);
-  // Codes that are floats have none: nothing is read, and no row of nothing is pointed at.
-  const RowScales biases = Codes::kFloats ? scales : RowScales(w.biases, w.bias_element, w, n, last);
   for (int k = 0; k < w.in; k += kDepth, p += bytes, high_stripe += kHighStripe<BLOCK>) {
     const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
     const int inputs = w.in - k < kDepth ? w.in - k : kDepth;
@@ -79,7 +81,7 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
     }
     const uint8_t* codes = staging || !inside ? stage_stripe(p, bits, inputs, kDepth, staged) : p;
     I32x16 sum[ROWS];
-    block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, sum);
+    block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, inputs, sum);
     const int u = k / BLOCK, g = two_blocks ? u / 2 : u;
     F32x16 s = scales.stripe<Codes::kFloats>(g, two_blocks), b;
     if constexpr (Codes::kFloats) {
@@ -100,10 +102,15 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const QuantRows& 
 template <class Codes, int BLOCK, int ROWS>
 inline void direct_rows(const WeightRows& w, int n, int count, int last, const QuantRows& x, size_t high, float* y,
                         size_t y_stride) {
-  alignas(64) float lanes[ROWS][16][kLanes] = {};
-  for (int i = 0; i < count; ++i) {
+  alignas(64) float lanes[ROWS][16][kLanes];
+  if (count < 16) __builtin_memset(lanes, 0, sizeof lanes);
+  const int groups = w.in / w.group;
+  RowScales scales(w.scales, w.element, groups, n, last);
+  // Codes that are floats have none: nothing is read, and no row of nothing is pointed at.
+  RowScales biases = Codes::kFloats ? scales : RowScales(w.biases, w.bias_element, groups, n, last);
+  for (int i = 0; i < count; ++i, scales.next_row(), biases.next_row()) {
     F32x16 acc[ROWS];
-    row_lanes<Codes, BLOCK, ROWS>(w, n + i, last, x, high, acc);
+    row_lanes<Codes, BLOCK, ROWS>(w, n + i, last, scales, biases, x, high, acc);
     unroll<ROWS>(BB_BODY(r) { store(lanes[r][i], acc[r]); });
   }
   for (int r = 0; r < ROWS; ++r) {

@@ -8,7 +8,7 @@ struct Dot {
   static Sum zero() { return int_zero(); }
   static Sum from(I32x16 start) { return start; }
   static Sum step(Sum s, I32x16 codes, I32x16 x) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "v"(x));
+    asm("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(codes), "vm"(x));
     return s;
   }
   static I32x16 total(Sum s) { return s; }

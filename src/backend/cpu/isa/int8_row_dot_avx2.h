@@ -97,13 +97,18 @@ BB_INLINE void byte_sums(const uint8_t* p, const int8_t* const (&x)[PLANES], siz
   });
 }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. A second half past
+/// `inputs` is left out: its sums are zero.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   constexpr int kParts = kQuantGroup / BLOCK, kTimes = 2 / kParts;  // 512 inputs are eight blocks or sixteen
   __m256i out[ROWS][2];
 #pragma GCC unroll 1
   for (int half = 0; half < kTimes; ++half) {
+    if (half > 0 && inputs <= 512) {
+      unroll<ROWS>(BB_BODY(r) { out[r][1] = _mm256_setzero_si256(); });
+      break;
+    }
     __m256i total[2][kParts][ROWS];
     const int8_t* const bytes[2] = {x.low + half * 512, x.high + half * 512};
     byte_sums<Codes, BLOCK, ROWS, 2>(p + half * (Codes::kNibbles ? 256 : 512), bytes, x.stride, total);

@@ -21,32 +21,36 @@ BB_INLINE I32x16 both_bytes(const I32x16 (&codes)[COUNT], const int8_t* low, con
   }
 }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. Chunks past `inputs` may
+/// be left out, four at a time: their sums are zero.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   using D = DotOf<Codes::kNibbles ? 4 : Codes::kBits>;  // two steps of codes up to 24 fit sums of 16 bits too
   constexpr int kInputs = Codes::kChunkInputs, kChunks = kLanes * BLOCK / kInputs;
-  __m512i chunk[ROWS][kChunks];
-  unroll<kChunks>(BB_BODY(i) {
-    I32x16 codes[kInputs / 64];
-    if constexpr (Codes::kNibbles) {
-      I32x16 c = load_int(p + 64 * i);
-      asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-      codes[0] = Codes::low(c);
-      codes[1] = Codes::high(c);
-    } else {
-      codes[0] = load_int(p + 64 * i);
+  __m512i quarters[ROWS][kChunks / 4];
+  unroll<kChunks / 4>(BB_BODY(q) {
+    if (q > 0 && inputs <= q * 4 * kInputs) {
+      unroll<ROWS>(BB_BODY(r) { quarters[r][q] = int_zero(); });
+      return;
     }
-    unroll<ROWS>(BB_BODY(r) {
-      const size_t at = size_t(r) * x.stride + i * kInputs;
-      chunk[r][i] = both_bytes<D>(codes, x.low + at, x.high + at);
+    __m512i chunk[ROWS][4];
+    unroll<4>(BB_BODY(i) {
+      constexpr int kChunkAt = q * 4 + i;
+      I32x16 codes[kInputs / 64];
+      if constexpr (Codes::kNibbles) {
+        I32x16 c = load_int(p + 64 * kChunkAt);
+        asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
+        codes[0] = Codes::low(c);
+        codes[1] = Codes::high(c);
+      } else {
+        codes[0] = load_int(p + 64 * kChunkAt);
+      }
+      unroll<ROWS>(BB_BODY(r) {
+        const size_t at = size_t(r) * x.stride + kChunkAt * kInputs;
+        chunk[r][i] = both_bytes<D>(codes, x.low + at, x.high + at);
+      });
     });
+    unroll<ROWS>(BB_BODY(r) { quarters[r][q] = sum_quarters(chunk[r][0], chunk[r][1], chunk[r][2], chunk[r][3]); });
   });
-  unroll<ROWS>(BB_BODY(r) {
-    __m512i quarters[kChunks / 4];
-    unroll<kChunks / 4>(BB_BODY(q) {
-      quarters[q] = sum_quarters(chunk[r][4 * q], chunk[r][4 * q + 1], chunk[r][4 * q + 2], chunk[r][4 * q + 3]);
-    });
-    sum[r] = stripe_of(quarters);
-  });
+  unroll<ROWS>(BB_BODY(r) { sum[r] = stripe_of(quarters[r]); });
 }

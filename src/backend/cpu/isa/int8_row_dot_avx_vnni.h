@@ -59,13 +59,18 @@ BB_INLINE void eight_sums(const uint8_t* p, const int8_t* low, const int8_t* hig
   });
 }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. A second half past
+/// `inputs` is left out: its sums are zero.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   if constexpr (BLOCK == 64) {
     __m256i first[1][ROWS], second[1][ROWS];
     eight_sums<Codes, BLOCK, ROWS>(p, x.low, x.high, x.stride, first);
-    eight_sums<Codes, BLOCK, ROWS>(p + (Codes::kNibbles ? 256 : 512), x.low + 512, x.high + 512, x.stride, second);
+    if (inputs > 512) {
+      eight_sums<Codes, BLOCK, ROWS>(p + (Codes::kNibbles ? 256 : 512), x.low + 512, x.high + 512, x.stride, second);
+    } else {
+      unroll<ROWS>(BB_BODY(r) { second[0][r] = _mm256_setzero_si256(); });
+    }
     unroll<ROWS>(BB_BODY(r) { sum[r] = {first[0][r], second[0][r]}; });
   } else {
     __m256i total[2][ROWS];

@@ -28,12 +28,17 @@ BB_INLINE I32x16 row_values(const int8_t* x) {
   return {{quads(at), quads(at + 16), quads(at + kNibbleChunk / 2), quads(at + kNibbleChunk / 2 + 16)}};
 }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. Quarters past `inputs`
+/// are left out: their sums are zero.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   using D = DotOf<Codes::kBits>;
   constexpr int kParts = kQuantGroup / BLOCK;
   unroll<4 / kParts>(BB_BODY(quarter) {  // four groups of 64 inputs
+    if (quarter > 0 && inputs <= quarter * 4 * kQuantGroup) {
+      unroll<ROWS>(BB_BODY(r) { unroll<kParts>(BB_BODY(u) { sum[r].v[kParts * quarter + u] = vdupq_n_s32(0); }); });
+      return;
+    }
     int32x4_t part[4][kParts][ROWS];
     unroll<4>(BB_BODY(i) {
       constexpr int kAt = 4 * quarter + i;

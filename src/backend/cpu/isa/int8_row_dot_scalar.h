@@ -4,10 +4,14 @@
 inline constexpr size_t kRowAhead = 0;  // no prefetching
 BB_INLINE void prefetch_row(const void* p) { prefetch(p); }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i, zero past `inputs`.
 template <class Codes, int BLOCK, int ROWS>
-inline void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+inline void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   for (int u = 0; u < kLanes; ++u) {
+    if (u * BLOCK >= inputs) {
+      for (int r = 0; r < ROWS; ++r) sum[r].v[u] = 0;
+      continue;
+    }
     uint8_t codes[BLOCK];
     if constexpr (Codes::kNibbles) {
       for (int j = 0; j < BLOCK; j += 16) store_codes<4>(codes + j, p + (u * BLOCK + j) / 2);

@@ -1,5 +1,5 @@
-// Sums of a stripe where the codes that outliers meet are gathered (outliers_vbmi.h). Included after
-// int8_row_dot_avx512.h.
+// Sums of a stripe where the codes that outliers meet are gathered, of two chunks at a time (outliers_vbmi.h). Included
+// after int8_row_dot_avx512.h.
 #pragma once
 
 #include "backend/cpu/isa/int8_row_dot_avx512.h"
@@ -19,36 +19,40 @@ BB_INLINE __m512i low_sums(const I32x16 (&codes)[4][COUNT], const int8_t* low) {
   return sum_quarters(chunk[0], chunk[1], chunk[2], chunk[3]);
 }
 
-/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i.
+/// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. Chunks past `inputs` may
+/// be left out, four at a time: their sums are zero.
 template <class Codes, int BLOCK, int ROWS>
-BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, I32x16 (&sum)[ROWS]) {
+BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x16 (&sum)[ROWS]) {
   using D = DotOf<Codes::kBits>;
   constexpr int kInputs = Codes::kChunkInputs, kChunks = kLanes * BLOCK / kInputs, kCount = kInputs / 64;
   constexpr int kBlocks = kInputs / BLOCK;  // of a chunk
   const auto high = [&](int r) { return reinterpret_cast<const OutlierStripe*>(x.high + size_t(r) * x.stride); };
   __m512i quarters[ROWS][kChunks / 4], picked[ROWS];
   unroll<kChunks / 4>(BB_BODY(q) {
+    if (q > 0 && inputs <= q * 4 * kInputs) {
+      unroll<ROWS>(BB_BODY(r) { quarters[r][q] = int_zero(); });
+      return;
+    }
     I32x16 codes[4][kCount];
-    unroll<4>(BB_BODY(i) {
-      constexpr int kChunkAt = q * 4 + i;
-      I32x16 c;
-      if constexpr (Codes::kNibbles) {
-        c = load_int(p + 64 * kChunkAt);
-        asm("" : "+v"(c));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
-        codes[i][0] = Codes::low(c);
-        codes[i][1] = Codes::high(c);
-      } else {
-        c = codes[i][0] = load_int(p + 64 * kChunkAt);
-      }
-      constexpr int kBytes = 4 * kBlocks;
-      [[maybe_unused]] constexpr __mmask64 kOfChunk = ((uint64_t{1} << kBytes) - 1) << (kBytes * kChunkAt);
-      unroll<ROWS>(BB_BODY(r) {
-        const __m512i position = load_int(high(r)->position);
-        if constexpr (kChunkAt == 0) {
-          picked[r] = _mm512_permutexvar_epi8(position, c);
+    unroll<2>(BB_BODY(j) {
+      I32x16 c[2];
+      unroll<2>(BB_BODY(m) {
+        constexpr int kOfFour = j * 2 + m;
+        c[m] = load_int(p + 64 * (q * 4 + kOfFour));
+        if constexpr (Codes::kNibbles) {
+          asm(""
+              : "+v"(c[m]));  // loaded once: GCC would read it again for each half, and files' lines are seldom aligned
+          codes[kOfFour][0] = Codes::low(c[m]);
+          codes[kOfFour][1] = Codes::high(c[m]);
         } else {
-          picked[r] = _mm512_mask_permutexvar_epi8(picked[r], kOfChunk, position, c);
+          codes[kOfFour][0] = c[m];
         }
+      });
+      constexpr int kPair = q * 2 + j, kWords = 2 * kBlocks;  // of outliers' bytes
+      [[maybe_unused]] constexpr __mmask16 kOfPair = __mmask16(((1u << kWords) - 1) << (kWords * kPair));
+      unroll<ROWS>(BB_BODY(r) {
+        const __m512i found = _mm512_permutex2var_epi8(c[0], load_int(high(r)->position), c[1]);
+        picked[r] = kPair == 0 ? found : _mm512_mask_mov_epi32(picked[r], kOfPair, found);
       });
     });
     unroll<ROWS>(

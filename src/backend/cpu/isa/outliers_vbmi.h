@@ -1,11 +1,11 @@
-// High bytes of outliers for few rows, with VBMI: one instruction picks any bytes of a chunk of codes, so the codes
+// High bytes of outliers for few rows, with VBMI: one instruction picks any bytes of two chunks of codes, so the codes
 // that outliers meet are gathered, those of a stripe in one register, and cost two products a stripe. Included after
 // quant_layout.inl.h.
 #pragma once
 
 /// A stripe of kLanes blocks in high bytes: four bytes a block, of which kOutliers are used. `position` is the byte of
-/// the block's chunk whose codes the outlier meets; `low` its high byte where the code is the byte's low half, or all
-/// of it; `high` where it is the high half.
+/// the block's two chunks whose codes the outlier meets; `low` its high byte where the code is the byte's low half, or
+/// all of it; `high` where it is the high half.
 struct OutlierStripe {
   uint8_t position[4 * kLanes];
   int8_t low[4 * kLanes], high[4 * kLanes];
@@ -26,7 +26,7 @@ inline void store_high(const int8_t (&high)[kOutliers], const int (&positions)[k
     const int input = g * kQuantGroup + positions[i], block = input / layout.block;
     auto* stripe = reinterpret_cast<OutlierStripe*>(row) + block / kLanes;
     const int at = block % kLanes * 4 + i;
-    stripe->position[at] = uint8_t(layout.nibbles ? input % kNibbleChunk / 2 : input % 64);
+    stripe->position[at] = uint8_t(layout.nibbles ? input % (2 * kNibbleChunk) / 2 : input % 128);
     (layout.nibbles && input % 2 == 1 ? stripe->high : stripe->low)[at] = high[i];
   }
 }
