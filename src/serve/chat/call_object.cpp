@@ -102,6 +102,23 @@ bool ArgumentsValue::give(std::string_view text, std::string& out) {
   return true;
 }
 
+void NamedArguments::begin(std::string_view name, std::string_view id) {
+  name_ = name;
+  id_ = id;
+  value_ = {};
+  begun_ = false;
+}
+
+ArgumentsValue::Step NamedArguments::push(char c) {
+  std::string piece;
+  const ArgumentsValue::Step step = value_.push(c, piece);
+  if (step == ArgumentsValue::Step::malformed) return step;
+  if (!begun_) out_.begin_call(name_, id_);
+  begun_ = true;
+  out_.arguments(piece);
+  return step;
+}
+
 CallObject::Step CallObject::push(char c) {
   if (state_ == State::value) return value_byte(c);
   if (state_ == State::in_key) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "serve/chat/answer_output.h"
 #include "serve/chat/json_scanner.h"
@@ -31,6 +32,21 @@ class ArgumentsValue {
   int escape_ = 0;  // bytes of an escape that are to come
   bool hex_ = false;
   uint32_t code_ = 0, high_ = 0;  // of \u; high_: the first half of a pair, which waits for the second
+};
+
+/// The arguments of a call whose name is known: the call begins in the output with their first byte.
+class NamedArguments {
+ public:
+  explicit NamedArguments(AnswerOutput& out) : out_(out) {}
+  /// Those of another call come; `id` as AnswerOutput::begin_call() takes it.
+  void begin(std::string_view name, std::string_view id = {});
+  ArgumentsValue::Step push(char c);
+
+ private:
+  AnswerOutput& out_;
+  std::string name_, id_;
+  ArgumentsValue value_;
+  bool begun_ = false;  // the call, in the output
 };
 
 class CallObject {

@@ -85,8 +85,7 @@ class DeepseekParser final : public CallParser {
   }
 
   bool begin_call() {
-    arguments_ = {};
-    begun_ = false;
+    arguments_.begin(name_);
     return out_.knows(name_);
   }
 
@@ -98,12 +97,8 @@ class DeepseekParser final : public CallParser {
   }
 
   Step arguments(char c) {
-    std::string piece;
-    const ArgumentsValue::Step step = arguments_.push(c, piece);
+    const ArgumentsValue::Step step = arguments_.push(c);
     if (step == ArgumentsValue::Step::malformed) return Step::malformed;
-    if (!begun_) out_.begin_call(name_);
-    begun_ = true;
-    out_.arguments(piece);
     return step == ArgumentsValue::Step::ends ? next(blocks_ ? State::block_end : State::end) : Step::more;
   }
 
@@ -117,9 +112,8 @@ class DeepseekParser final : public CallParser {
 
   State state_ = State::between;
   std::string word_, name_;
-  ArgumentsValue arguments_;
+  NamedArguments arguments_{out_};
   bool blocks_ = false;  // the arguments are a block of Markdown
-  bool begun_ = false;   // the call, in the output
   bool called_ = false;  // a call was whole since the mark
 };
 

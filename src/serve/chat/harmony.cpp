@@ -17,9 +17,7 @@ class HarmonyParser final : public CallParser {
   void begin() override {
     state_ = State::header;
     header_.clear();
-    arguments_ = {};
     close_.reset();
-    begun_ = false;
   }
 
   Step take(char c) override {
@@ -52,19 +50,16 @@ class HarmonyParser final : public CallParser {
     const size_t to = whole.find(kTo);
     if (to == std::string_view::npos) return Step::malformed;
     const std::string_view rest = whole.substr(to + kTo.size());
-    name_ = rest.substr(0, rest.find_first_of(" \n<\xFF"));
-    if (!out_.knows(name_)) return Step::malformed;
+    const std::string_view name = rest.substr(0, rest.find_first_of(" \n<\xFF"));
+    if (!out_.knows(name)) return Step::malformed;
+    arguments_.begin(name);
     state_ = State::before;
     return Step::more;
   }
 
   Step arguments(char c) {
-    std::string piece;
-    const ArgumentsValue::Step step = arguments_.push(c, piece);
+    const ArgumentsValue::Step step = arguments_.push(c);
     if (step == ArgumentsValue::Step::malformed) return Step::malformed;
-    if (!begun_) out_.begin_call(name_);
-    begun_ = true;
-    out_.arguments(piece);
     if (step == ArgumentsValue::Step::ends) state_ = State::after;
     return Step::more;
   }
@@ -73,9 +68,8 @@ class HarmonyParser final : public CallParser {
 
   enum class State : uint8_t { header, before, arguments, after };
   State state_ = State::header;
-  std::string header_, name_;
-  ArgumentsValue arguments_;
-  bool begun_ = false;  // the call, in the output
+  std::string header_;
+  NamedArguments arguments_{out_};
   MarkMatcher close_;
 };
 

@@ -23,8 +23,6 @@ class MistralParser final : public CallParser {
     state_ = State::before;
     name_.clear();
     id_.clear();
-    begun_ = false;
-    arguments_ = {};
   }
 
   Step take(char c) override {
@@ -47,7 +45,10 @@ class MistralParser final : public CallParser {
       case State::after_item:
         state_ = State::item;
         return c == ',' ? Step::more : c == ']' ? Step::over : Step::malformed;
-      default: state_ = State::arguments; return arguments(c);
+      default:
+        state_ = State::arguments;
+        arguments_.begin(name_, id_);
+        return arguments(c);
     }
   }
 
@@ -89,12 +90,8 @@ class MistralParser final : public CallParser {
   }
 
   Step arguments(char c) {
-    std::string piece;
-    const ArgumentsValue::Step step = arguments_.push(c, piece);
+    const ArgumentsValue::Step step = arguments_.push(c);
     if (step == ArgumentsValue::Step::malformed) return Step::malformed;
-    if (!begun_) out_.begin_call(name_, id_);
-    begun_ = true;
-    out_.arguments(piece);
     if (step != ArgumentsValue::Step::ends) return Step::more;
     out_.end_call();
     return Step::over;
@@ -115,8 +112,7 @@ class MistralParser final : public CallParser {
   State state_ = State::before;
   std::optional<CallObject> call_;
   std::string name_, id_, mark_;
-  bool begun_ = false;  // the call, in the output
-  ArgumentsValue arguments_;
+  NamedArguments arguments_{out_};
 };
 
 }  // namespace
