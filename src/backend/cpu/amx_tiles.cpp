@@ -15,8 +15,8 @@ namespace bumblebee::cpu {
 #if defined(__x86_64__) && defined(__linux__)
 namespace {
 
-constexpr int kAskForState = 0x1023;  // ARCH_REQ_XCOMP_PERM; older headers lack it
-constexpr int kTileData = 18;         // XFEATURE_XTILEDATA
+constexpr int kStatesToHave = 0x1021, kAskForState = 0x1023;  // ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM
+constexpr int kTileData = 18;                                 // XFEATURE_XTILEDATA
 
 bool has_int8_tiles() {
   uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -38,12 +38,21 @@ bool system_keeps_tiles() {
 
 }  // namespace
 
+bool has_tiles() {
+  static const bool has = [] {
+    uint64_t states = 0;
+    return has_int8_tiles() && system_keeps_tiles() && syscall(SYS_arch_prctl, kStatesToHave, &states) == 0 &&
+           (states >> kTileData & 1) != 0;
+  }();
+  return has;
+}
+
 bool may_use_tiles() {
-  static const bool may =
-      has_int8_tiles() && system_keeps_tiles() && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+  static const bool may = has_tiles() && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
   return may;
 }
 #else
+bool has_tiles() { return false; }
 bool may_use_tiles() { return false; }
 #endif
 

@@ -18,10 +18,13 @@ namespace bumblebee::cpu {
 
 namespace {
 
+bool always() { return true; }
+
 struct CompiledSet {
   const char* name;
   const Kernels& (*kernels)();
-  bool (*runs)();  // on this processor; the set of tiles asks the system for them
+  bool (*runs)();              // on this processor
+  bool (*granted)() = always;  // what the system must allow first; it is asked
 };
 
 #if defined(__x86_64__)
@@ -51,7 +54,6 @@ struct CompiledSet {
 [[maybe_unused]] bool has_dot_product() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 [[maybe_unused]] bool has_i8mm() { return has_dot_product() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
-bool always() { return true; }
 
 /// The sets of this build (CMakeLists.txt beside this file names them), best first.
 std::vector<CompiledSet> compiled() {
@@ -60,7 +62,7 @@ std::vector<CompiledSet> compiled() {
   __builtin_cpu_init();
 #endif
 #ifdef BB_WITH_AVX512_AMX
-  sets.push_back({"avx512_amx", avx512_amx_kernels, [] { return has_avx512_bf16() && may_use_tiles(); }});
+  sets.push_back({"avx512_amx", avx512_amx_kernels, [] { return has_avx512_bf16() && has_tiles(); }, may_use_tiles});
 #endif
 #ifdef BB_WITH_AVX512_BF16
   sets.push_back({"avx512_bf16", avx512_bf16_kernels, has_avx512_bf16});
@@ -109,9 +111,9 @@ std::vector<std::string> compiled_sets() {
 const Kernels& choose_kernels(std::string_view wanted) {
   const char* variable = std::getenv("BB_CPU");
   const std::string_view name = !wanted.empty() ? wanted : variable != nullptr ? variable : "";
-  // The best first, and only what is looked at is asked whether it runs: a set that was named needs no tiles of others.
+  // The best first, and only what is looked at is asked for: a set that was named needs no tiles of others.
   for (const CompiledSet& set : compiled()) {
-    if ((name.empty() || name == set.name) && set.runs()) return set.kernels();
+    if ((name.empty() || name == set.name) && set.runs() && set.granted()) return set.kernels();
   }
   std::string names;
   for (const Kernels* set : available_kernels()) names += (names.empty() ? "" : ", ") + std::string(set->name);
