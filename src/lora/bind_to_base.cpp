@@ -166,6 +166,16 @@ std::unordered_map<std::string, const nn::TargetModule*> stacks_by_expert(const 
   return stacks;
 }
 
+/// The stack that a module of one expert is a part of; null where it is none.
+const nn::TargetModule* stack_of_expert(const std::string& path,
+                                        const std::unordered_map<std::string, const nn::TargetModule*>& stacks) {
+  const ExpertPath expert = expert_path(path);
+  auto stack = stacks.find(expert.each);
+  if (stack == stacks.end()) stack = stacks.find(plain_path(expert.each));
+  const bool found = stack != stacks.end() && expert.expert >= 0 && expert.expert < stack->second->experts;
+  return found ? stack->second : nullptr;
+}
+
 /// Whether the base lacks this module in one of its layers and has it in another: mlx-lm makes every layer alike.
 bool is_of_another_layer(const std::string& path, const Base& base, const TargetModules& modules,
                          const std::unordered_map<std::string, const nn::TargetModule*>& stacks) {
@@ -218,7 +228,8 @@ void bind_heads(const LowRank& low, const LatentHeads& heads, BoundAdapter& boun
 /// Modules that the config says were trained, and that the file lacks; and the other way round where the number of
 /// layers decides: an adapter for the last 16 of 28 layers is another one for a base of 36.
 void check_targets(const Adapter& adapter, const Base& base, const TargetModules& modules, const Changes& changes,
-                   const ExpertChanges& experts, const LatentChanges& latents) {
+                   const std::unordered_map<std::string, const nn::TargetModule*>& stacks, const ExpertChanges& experts,
+                   const LatentChanges& latents) {
   if (!adapter.targets) return;
   const int layers = layers_of(base);
   std::vector<std::string> missing, outside;
@@ -239,7 +250,9 @@ void check_targets(const Adapter& adapter, const Base& base, const TargetModules
   for (const auto& [path, change] : adapter.modules) {
     const auto module = modules.find(base_path(path, modules));
     const bool found = module != modules.end();
-    if (!change.low_rank || (!found && latent_heads(path, modules).embed_q == nullptr)) continue;
+    const nn::TargetModule* const stack = found ? nullptr : stack_of_expert(path, stacks);
+    if (!change.low_rank || (!found && stack == nullptr && latent_heads(path, modules).embed_q == nullptr)) continue;
+    if (stack != nullptr && adapter.targets->covers(stack->name, layers, false)) continue;
     const bool embedding = found && module->second->kind == ModuleKind::embedding;
     if (!adapter.targets->covers(path, layers, embedding)) outside.push_back(path);
   }
@@ -359,9 +372,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         refuse(adapter, base, cat("expected one module for ", in_quotes(it->first), ", got two"));
       }
     } else {
-      const ExpertPath as_expert = expert_path(path);
-      auto stack = stacks.find(as_expert.each);
-      if (stack == stacks.end()) stack = stacks.find(plain_path(as_expert.each));
+      const nn::TargetModule* const stack = stack_of_expert(path, stacks);
       std::vector<const nn::TargetModule*> fused;
       for (const std::string_view below : {".switch_mlp.", ".experts.switch_glu."}) {
         for (const std::string& name : stacks_of_parameter(path, below)) {
@@ -371,8 +382,8 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
       }
       if (!fused.empty()) {
         for (size_t i = 0; i < fused.size(); ++i) add_experts(path, change, *fused[i], -1, i, fused.size());
-      } else if (stack != stacks.end() && as_expert.expert >= 0 && as_expert.expert < stack->second->experts) {
-        add_experts(path, change, *stack->second, as_expert.expert);
+      } else if (stack != nullptr) {
+        add_experts(path, change, *stack, expert_path(path).expert);
       } else if (!adds_nothing(change) || !is_of_another_layer(path, base, modules, stacks)) {
         (is_beside_text(path) ? beside : unknown).push_back(path);
       }
@@ -409,7 +420,7 @@ BoundAdapter bind_to_base(const Adapter& adapter, const Base& base) {
         adapter, base,
         cat("other sizes: expected none, got ", wrong.size(), " of ", adapter.modules.size(), ": ", list_names(wrong)));
   }
-  check_targets(adapter, base, modules, changes, experts, latents);
+  check_targets(adapter, base, modules, changes, stacks, experts, latents);
   if (!beside.empty()) {
     note(adapter.where, "left out ", beside.size(), " modules beside the text model: ", list_names(beside));
   }

@@ -268,6 +268,21 @@ TEST(BindToBase, ExpertsMayComeOneByOne) {
   expect_misfit(adapter, base_with_experts(), "expected one module for expert 0 of");
 }
 
+/// As of other modules: an adapter for the last of two layers is another one for a base that has more.
+TEST(BindToBase, ExpertsOneByOneMayBeOfOtherLayers) {
+  const std::string key = "mlp.experts.2.down_proj";
+  const auto of_layer = [&](int i) {
+    Adapter adapter = with_low_rank(layer(i, key), {counted(2, 5), counted(4, 2), 3, {}, {}});
+    std::erase_if(adapter.modules, [&](const auto& module) { return module.first != layer(i, key); });
+    adapter.targets = Targets::mlx({key}, 1);
+    return adapter;
+  };
+  const Adapter first = of_layer(0), last = of_layer(1);
+  expect_misfit(first, base_with_experts(),
+                cat("changes other layers of a base with 2: expected none of 1: '", layer(0, key), "'"));
+  EXPECT_EQ(bind_to_base(last, base_with_experts()).experts.at(layer(1, "mlp.switch_mlp.down_proj"))[2].rank, 2);
+}
+
 /// gpt-oss calls a stack what PEFT calls a parameter, whose matrices lie turned over: sizes may fit all the same.
 TEST(BindToBase, AStackIsNoParameterOfPeft) {
   const std::string path = layer(0, "mlp.experts.down_proj");
