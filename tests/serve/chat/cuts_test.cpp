@@ -269,8 +269,14 @@ TEST(Limits, BlanksAreHeldToALimit) {
             kLongestBlank + 5 + 4);
 }
 
-// What would take forever if anything were read twice: megabytes of beginnings.
+// What would take forever if anything were read twice: megabytes of beginnings. Where every access is checked, an
+// eighth of them, which is within the limit of a call.
 TEST(Limits, HostileTextTakesLinearTime) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr size_t kSize = kLongestCall / 8;
+#else
+  constexpr size_t kSize = kLongestCall + kLongestCall / 8;
+#endif
   for (const char* part : {"<tool_call>",
                            "<tool_call>{\"name\":",
                            "<tool_call>{\"a\":[",
@@ -294,7 +300,7 @@ TEST(Limits, HostileTextTakesLinearTime) {
                            "<",
                            "</tool_call"}) {
     std::string text;
-    while (text.size() < kLongestCall + kLongestCall / 8) text += part;
+    while (text.size() < kSize) text += part;
     for (const ToolFormat tools : {ToolFormat::hermes, ToolFormat::llama, ToolFormat::mistral, ToolFormat::harmony,
                                    ToolFormat::gemma4, ToolFormat::qwen3_coder}) {
       const TakenApart apart = take_apart(format_of(tools), text, [] { return size_t{7}; });
@@ -305,8 +311,9 @@ TEST(Limits, HostileTextTakesLinearTime) {
     EXPECT_LE(collected(thought.events).reasoning.size(), text.size());
   }
   std::string calls;
-  while (calls.size() < kLongestCall) calls += "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{}";
-  EXPECT_GT(take_apart(format_of(ToolFormat::mistral), calls).calls, 20'000);
+  int count = 0;
+  for (; calls.size() < kSize; ++count) calls += "[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{}";
+  EXPECT_EQ(take_apart(format_of(ToolFormat::mistral), calls).calls, count);
 }
 
 TEST(Ids, FollowFromTheSeed) {
