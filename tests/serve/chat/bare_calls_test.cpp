@@ -133,6 +133,14 @@ TEST(Qwen3Coder, Calls) {
             "<0 f: {\"a\": true, \"b\": [1, 2]}>");
 }
 
+// Arguments are given as they come. Of equal keys the last counts where the JSON is read.
+TEST(BareCalls, KeysGivenTwiceArePassedOn) {
+  EXPECT_EQ(qwen("<tool_call><function=f><parameter=a>1</parameter><parameter=a>2</parameter></function></tool_call>"),
+            "<0 f: {\"a\": 1, \"a\": 2}>");
+  EXPECT_EQ(gemma("<|tool_call>call:f{a:1,a:2}<tool_call|>"), "<0 f: {\"a\": 1,\"a\": 2}>");
+  EXPECT_EQ(nlohmann::json::parse(R"({"a": 1, "a": 2})").at("a"), 2);
+}
+
 TEST(Qwen3Coder, WhatIsNone) {
   for (const char* text : {"<tool_call>{\"name\": \"f\"}</tool_call>", "<tool_call><function=unknown></function>",
                            "<tool_call>", "<tool_call><function=f", "<function=f></function>"})
