@@ -41,9 +41,10 @@ struct SoftmaxState {
 
 namespace {
 
-constexpr int kTaskVectors = 48;    // query vectors (rows times heads of a group) of one task
-constexpr int kSpan = 512;          // tokens, a multiple of every page size
-constexpr int kTasksPerThread = 4;  // below this, spans are shared out too
+constexpr int kTaskVectors = 48;        // query vectors (rows times heads of a group) of one task
+constexpr int kSpan = 512;              // tokens, a multiple of every page size
+constexpr int64_t kSerialAppend = 512;  // features of keys below which waking other threads does not pay
+constexpr int kTasksPerThread = 4;      // below this, spans are shared out too
 
 template <class T>
 void scatter_column(const void* values, int dim, int page_size, int token, std::byte* keys) {
@@ -90,7 +91,8 @@ void CpuOps::append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, c
   const auto append = [&](int head) {
     a.value_dim > 0 ? append_latents(kv, layer, head, k, a) : append_head(kv, layer, head, k, v, a);
   };
-  if (k.rows() < 16) {
+  // A key is a column of its page: a line of memory for every feature, of which one thread would wait for each.
+  if (int64_t{k.rows()} * k.cols() < kSerialAppend) {
     for (int head = 0; head < a.kv_heads; ++head) append(head);
   } else {
     threads_.for_each(a.kv_heads, [&](int64_t head, int) { append(int(head)); });

@@ -76,16 +76,21 @@ bool RowSampler::weighs(const SampleRow& row, int vocab) {
          (row.top_p < 1 || row.min_p <= 0);
 }
 
-bool RowSampler::survey() {
-  const int count = (vocab_ + kBlock - 1) / kBlock;
-  raw_.at.resize(size_t(count));
-  raw_.tops.resize(size_t(count));
+void RowSampler::look(int first, int last) {
+  for (int b = first; b < last; ++b) {
+    raw_.at[size_t(b)] = logits_.data() + size_t(b) * kBlock;
+    float& top = raw_.tops[size_t(b)];
+    if (!block_top(raw_.at[size_t(b)], size(b), top)) top = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
+/// Returns false where a logit is NaN or +infinity.
+bool RowSampler::find_highest() {
   raw_.highest = -kInfinity;
   bool finite = true;
-  for (int b = 0; b < count; ++b) {
-    raw_.at[size_t(b)] = logits_.data() + size_t(b) * kBlock;
-    finite &= block_top(raw_.at[size_t(b)], size(b), raw_.tops[size_t(b)]);
-    raw_.highest = std::max(raw_.highest, raw_.tops[size_t(b)]);
+  for (const float top : raw_.tops) {
+    finite = finite && top < kInfinity;
+    raw_.highest = std::max(raw_.highest, top);
   }
   return finite;
 }
@@ -109,7 +114,7 @@ void RowSampler::apply_changes() {
   changed_.highest = *std::max_element(changed_.tops.begin(), changed_.tops.end());
 }
 
-void RowSampler::begin(std::span<const float> logits, const SampleRow& row, std::span<const LogitChange> changes) {
+void RowSampler::read(std::span<const float> logits, const SampleRow& row, std::span<const LogitChange> changes) {
   logits_ = logits;
   row_ = row;
   changes_ = row.forced >= 0 ? std::span<const LogitChange>() : changes;
@@ -118,7 +123,13 @@ void RowSampler::begin(std::span<const float> logits, const SampleRow& row, std:
   token_ = kNotAsked;
   dense_ = false;
   total_ = raw_total_ = 0;
-  if (!survey()) {
+  const size_t count = size_t((vocab_ + kBlock - 1) / kBlock);
+  raw_.at.resize(count);
+  raw_.tops.resize(count);
+}
+
+void RowSampler::begin() {
+  if (!find_highest()) {
     token_ = kNotFinite;
     return;
   }
@@ -127,20 +138,20 @@ void RowSampler::begin(std::span<const float> logits, const SampleRow& row, std:
   same_ = changes_.empty() && temperature_ == 1;
   const float highest = scores().highest / temperature_;
   max_ = double(highest);
-  if (row.forced >= 0) {
-    token_ = row.forced;
+  if (row_.forced >= 0) {
+    token_ = row_.forced;
   } else if (highest == -kInfinity) {
     token_ = kAllMasked;
-  } else if (row.mode == SampleRow::Mode::greedy || highest == kInfinity) {
+  } else if (row_.mode == SampleRow::Mode::greedy || highest == kInfinity) {
     token_ = first_of_highest();
   } else {
-    SampleRow draw = row;
+    SampleRow draw = row_;
     draw.logprob = false;
     dense_ = weighs(draw, vocab_);
   }
   totals_.resize(raw_.tops.size());
   if (dense_) weights_.resize(size_t(vocab_));
-  if (row.logprob) raw_weights_.resize(size_t(vocab_));
+  if (row_.logprob) raw_weights_.resize(size_t(vocab_));
 }
 
 void RowSampler::weigh(int first, int last) {

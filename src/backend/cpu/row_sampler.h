@@ -11,8 +11,8 @@
 
 namespace bumblebee::cpu {
 
-/// Keeps its memory from row to row. begin(), then weigh() over all blocks and add() in order, or neither where
-/// weighs() says so; then finish().
+/// Keeps its memory from row to row. read(), look() at all blocks and begin(); then weigh() over all blocks and add()
+/// in order, or neither where weighs() says so; then finish().
 class RowSampler {
  public:
   /// Room for any row, so that nothing below allocates.
@@ -21,8 +21,12 @@ class RowSampler {
   /// Whether a row needs exponentials of the whole vocabulary: nearly all of its work.
   static bool weighs(const SampleRow& row, int vocab);
 
-  /// Reads the row. `changes` are its own.
-  void begin(std::span<const float> logits, const SampleRow& row, std::span<const LogitChange> changes);
+  /// The row. `changes` are its own.
+  void read(std::span<const float> logits, const SampleRow& row, std::span<const LogitChange> changes);
+  /// Finds the largest logits of blocks [first, last); several threads may each take some.
+  void look(int first, int last);
+  /// After all blocks.
+  void begin();
   int blocks() const { return int(raw_.tops.size()); }
   /// Exponentials of blocks [first, last); several threads may each take some.
   void weigh(int first, int last);
@@ -36,7 +40,7 @@ class RowSampler {
   /// A row in blocks.
   struct Blocks {
     std::vector<const float*> at;
-    std::vector<float> tops;  // the largest of each
+    std::vector<float> tops;  // the largest of each; NaN where a logit is NaN or +infinity
     float highest = 0;
   };
   struct Candidate {
@@ -47,7 +51,7 @@ class RowSampler {
 
   int size(int block) const { return std::min(kBlock, vocab_ - block * kBlock); }
   const Blocks& scores() const { return changes_.empty() ? raw_ : changed_; }
-  bool survey();
+  bool find_highest();
   void apply_changes();
   int32_t first_of_highest() const;
   void collect(const Blocks& blocks, float temperature, float bound);

@@ -6,6 +6,11 @@
 #include "backend/sample.h"
 
 namespace bumblebee::cpu {
+namespace {
+
+constexpr int64_t kBlockGrain = 64;  // blocks of a vocabulary that a thread looks at, at least: two microseconds
+
+}  // namespace
 
 Sampled CpuOps::sample(const Tensor& logits) {
   const int rows = logits.rows(), vocab = logits.cols();
@@ -36,11 +41,11 @@ Sampled CpuOps::sample(const Tensor& logits) {
   }
 
   const int64_t count = int64_t(sampled_rows_.size());
-  const auto begin = [&](RowSampler& sampler, int64_t i) {
+  const auto read = [&](RowSampler& sampler, int64_t i) {
     const int r = sampled_rows_[size_t(i)];
     const SampleRow& row = batch_.sample[size_t(r)];
-    sampler.begin({cpu::row(logits, r), size_t(vocab)}, row,
-                  std::span(batch_.changes).subspan(size_t(row.first_change), size_t(row.changes)));
+    sampler.read({cpu::row(logits, r), size_t(vocab)}, row,
+                 std::span(batch_.changes).subspan(size_t(row.first_change), size_t(row.changes)));
   };
   const auto finish = [&](RowSampler& sampler, int64_t i) {
     const size_t r = size_t(sampled_rows_[size_t(i)]);
@@ -52,10 +57,12 @@ Sampled CpuOps::sample(const Tensor& logits) {
   samplers_.resize(size_t(threads_.threads()));
   for (size_t i = 0; i < std::min(samplers_.size(), size_t(count)); ++i) samplers_[i].reserve(vocab);
   const int64_t parts = threads_.threads();
-  if (!weighs || count >= parts) {
+  if (count >= parts) {
     threads_.for_each(count, [&](int64_t i, int thread) {
-      RowSampler& sampler = samplers_[size_t(count <= parts ? i : thread)];
-      begin(sampler, i);
+      RowSampler& sampler = samplers_[size_t(count == parts ? i : thread)];
+      read(sampler, i);
+      sampler.look(0, sampler.blocks());
+      sampler.begin();
       if (RowSampler::weighs(batch_.sample[size_t(sampled_rows_[size_t(i)])], vocab)) {
         for (int b = 0; b < sampler.blocks(); ++b) {
           sampler.weigh(b, b + 1);
@@ -66,7 +73,20 @@ Sampled CpuOps::sample(const Tensor& logits) {
     });
     return out;
   }
-  threads_.for_each(count, [&](int64_t i, int) { begin(samplers_[size_t(i)], i); });
+  // Few rows: by one thread each, the others would wait, and fall asleep over a large vocabulary.
+  for (int64_t i = 0; i < count; ++i) read(samplers_[size_t(i)], i);
+  const int all = samplers_[0].blocks();
+  threads_.for_ranges(all, kBlockGrain, [&](int64_t first, int64_t last, int) {
+    for (int64_t i = 0; i < count; ++i) samplers_[size_t(i)].look(int(first), int(last));
+  });
+  if (!weighs) {
+    threads_.for_each(count, [&](int64_t i, int) {
+      samplers_[size_t(i)].begin();
+      finish(samplers_[size_t(i)], i);
+    });
+    return out;
+  }
+  threads_.for_each(count, [&](int64_t i, int) { samplers_[size_t(i)].begin(); });
   threads_.for_each(count * parts, [&](int64_t task, int) {
     RowSampler& sampler = samplers_[size_t(task / parts)];
     const Range blocks = share(sampler.blocks(), 1, task % parts, task % parts + 1, parts);
