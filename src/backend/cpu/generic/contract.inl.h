@@ -116,6 +116,9 @@ static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<E2m1Codes, 32> && SumsBl
                   kRowAhead >= 0,
               "BB_ISA_ROW_DOT");
 
+// BB_ISA_ROW_STREAMS: how many weight rows one row of x reads in turns, and how far ahead of each it asks.
+static_assert(kRowStreams > 0 && 16 % kRowStreams == 0 && kStreamAhead % 64 == 0, "BB_ISA_ROW_STREAMS");
+
 // BB_ISA_OUTLIERS: where few rows keep the high bytes of outliers, as BB_ISA_ROW_DOT reads them.
 static_assert(
     requires(int8_t * row, const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], QuantLayout layout) {

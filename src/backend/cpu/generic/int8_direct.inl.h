@@ -52,6 +52,25 @@ struct RowScales {
   return out;
 }
 
+/// What a stripe of block sums adds to the lanes of ROWS rows of x. u is its first block.
+template <class Codes, int ROWS>
+BB_INLINE void add_stripe(const I32x16 (&sum)[ROWS], const RowScales& scales, const RowScales& biases, int u,
+                          bool two_blocks, const QuantRows& x, F32x16 (&acc)[ROWS]) {
+  const int g = two_blocks ? u / 2 : u;
+  F32x16 s = scales.stripe<Codes::kFloats>(g, two_blocks), b;
+  if constexpr (Codes::kFloats) {
+    s = mul(s, set1(0.5f));
+    b = mul(s, set1(-kE2m1Offset));
+  } else {
+    b = biases.stripe<false>(g, two_blocks);
+  }
+  unroll<ROWS>(BB_BODY(r) {
+    const size_t at = size_t(r) * x.block_stride + size_t(u);
+    acc[r] = fma(mul(to_float(sum[r]), s), load(x.scales + at), acc[r]);
+    acc[r] = fma(b, load(x.sums + at), acc[r]);
+  });
+}
+
 /// One row of w times ROWS rows of x, by lanes; the first high bytes are `high` bytes after the first low ones.
 template <class Codes, int BLOCK, int ROWS>
 BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const RowScales& scales, const RowScales& biases,
@@ -82,20 +101,47 @@ BB_INLINE void row_lanes(const WeightRows& w, int n, int last, const RowScales& 
     const uint8_t* codes = staging || !inside ? stage_stripe(p, bits, inputs, kDepth, staged) : p;
     I32x16 sum[ROWS];
     block_sums<Codes, BLOCK, ROWS>(codes, row_bytes, inputs, sum);
-    const int u = k / BLOCK, g = two_blocks ? u / 2 : u;
-    F32x16 s = scales.stripe<Codes::kFloats>(g, two_blocks), b;
-    if constexpr (Codes::kFloats) {
-      s = mul(s, set1(0.5f));
-      b = mul(s, set1(-kE2m1Offset));
-    } else {
-      b = biases.stripe<false>(g, two_blocks);
-    }
-    unroll<ROWS>(BB_BODY(r) {
-      const size_t at = size_t(r) * x.block_stride + size_t(u);
-      acc[r] = fma(mul(to_float(sum[r]), s), load(x.scales + at), acc[r]);
-      acc[r] = fma(b, load(x.sums + at), acc[r]);
+    add_stripe<Codes, ROWS>(sum, scales, biases, k / BLOCK, two_blocks, x, acc);
+  }
+}
+
+/// kRowStreams weight rows, from n on and `apart` rows from each other, in turns: a processor that follows one stream
+/// waits for it, and has room for more. Rows are whole stripes of codes that are used as they lie.
+template <class Codes, int BLOCK>
+BB_INLINE void stream_lanes(const WeightRows& w, int n, int apart, int last, const QuantRows& x, size_t high,
+                            F32x16 (&acc)[kRowStreams][1]) {
+  constexpr int kDepth = kLanes * BLOCK, kBytes = kDepth * (Codes::kNibbles ? 4 : 8) / 8;
+  const bool two_blocks = w.group > BLOCK;
+  const int groups = w.in / w.group;
+  const size_t step = size_t(apart) * w.row_bytes;
+  const uint8_t* p = w.codes + size_t(n) * w.row_bytes;
+  unroll<kRowStreams>(BB_BODY(i) { acc[i][0] = zero(); });
+  const int8_t* high_stripe = x.values + high;
+  for (int k = 0; k < w.in; k += kDepth, p += kBytes, high_stripe += kHighStripe<BLOCK>) {
+    const RowBytes row_bytes = {x.values + k, high_stripe, x.stride};
+    unroll<kRowStreams>(BB_BODY(i) {
+      const uint8_t* const codes = p + size_t(i) * step;
+      const RowScales scales(w.scales, w.element, groups, n + i * apart, last);
+      const RowScales biases =
+          Codes::kFloats ? scales : RowScales(w.biases, w.bias_element, groups, n + i * apart, last);
+      if constexpr (kStreamAhead > 0) {
+        unroll<kBytes / 64>(BB_BODY(j) { prefetch_row(codes + kStreamAhead + 64 * j); });
+      }
+      I32x16 sum[1];
+      block_sums<Codes, BLOCK, 1>(codes, row_bytes, kDepth, sum);
+      add_stripe<Codes, 1>(sum, scales, biases, k / BLOCK, two_blocks, x, acc[i]);
     });
   }
+}
+
+/// Sums of sixteen rows' lanes, in order.
+BB_INLINE F32x16 sum_lanes(const float (&lanes)[16][kLanes]) {
+  I32x16 t[16];
+  for (int i = 0; i < 16; ++i) t[i] = load_int(lanes[i]);
+  transpose(t);
+  F32x16 sum = zero();
+  for (int i = 0; i < kLanes; ++i) sum = add(sum, as_float(t[i]));
+  return sum;
 }
 
 /// `count` weight rows from n on, at most 16, times ROWS rows of x.
@@ -114,11 +160,7 @@ inline void direct_rows(const WeightRows& w, int n, int count, int last, const Q
     unroll<ROWS>(BB_BODY(r) { store(lanes[r][i], acc[r]); });
   }
   for (int r = 0; r < ROWS; ++r) {
-    I32x16 t[16];
-    for (int i = 0; i < 16; ++i) t[i] = load_int(lanes[r][i]);
-    transpose(t);
-    F32x16 sum = zero();
-    for (int i = 0; i < kLanes; ++i) sum = add(sum, as_float(t[i]));
+    const F32x16 sum = sum_lanes(lanes[r]);
     float* out = y + size_t(r) * y_stride + size_t(n);
     if (count == 16) {
       store(out, sum);
@@ -128,11 +170,35 @@ inline void direct_rows(const WeightRows& w, int n, int count, int last, const Q
   }
 }
 
+/// Weight rows from `first` on times one row of x, as kRowStreams ranges that follow each other. Returns the first row
+/// that is left.
+template <class Codes, int BLOCK>
+inline int stream_rows(const WeightRows& w, int first, int last, const QuantRows& x, size_t high, float* y) {
+  constexpr int kRows = 16 / kRowStreams;  // of each stream in sixteen
+  const bool whole = w.in % (kLanes * BLOCK) == 0 && (Codes::kNibbles || w.bits == 8);
+  const int apart = (last - first) / 16 * kRows;
+  if (!whole) return first;
+  for (int n = first; n < first + apart; n += kRows) {
+    alignas(64) float lanes[16][kLanes], sums[16];
+    for (int i = 0; i < kRows; ++i) {
+      F32x16 acc[kRowStreams][1];
+      stream_lanes<Codes, BLOCK>(w, n + i, apart, last, x, high, acc);
+      unroll<kRowStreams>(BB_BODY(s) { store(lanes[s * kRows + i], acc[s][0]); });
+    }
+    store(sums, sum_lanes(lanes));
+    for (int s = 0; s < kRowStreams; ++s) __builtin_memcpy(y + n + s * apart, sums + s * kRows, kRows * sizeof(float));
+  }
+  return first + kRowStreams * apart;
+}
+
 /// Weight rows [first, last) times a few rows of x, two at a time, for which sixteen weight rows stay in the cache.
 template <class Codes, int BLOCK>
 inline void int8_direct_rows(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                              size_t y_stride) {
   const size_t high = size_t(rows) * x.stride;
+  if constexpr (kRowStreams > 1) {
+    if (rows == 1) first = stream_rows<Codes, BLOCK>(w, first, last, x, high, y);
+  }
   for (int n = first; n < last; n += 16) {
     const int count = last - n < 16 ? last - n : 16;
     int r = 0;

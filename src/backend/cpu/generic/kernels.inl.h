@@ -1,7 +1,7 @@
 // All kernels of one instruction set, which names itself and its headers before it includes this: BB_ISA (the set's
 // name and namespace), BB_ISA_SIMD, BB_ISA_INT, BB_ISA_DOT and BB_ISA_ROW_DOT, and, where it has better than the
-// generic ones, BB_ISA_LOOKUP, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL, BB_ISA_BF16_DOT and
-// BB_ISA_BF16_GEMM. What each header must supply is in contract.inl.h.
+// generic ones, BB_ISA_LOOKUP, BB_ISA_ROW_STREAMS, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL,
+// BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each header must supply is in contract.inl.h.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -11,6 +11,9 @@
 #endif
 #ifndef BB_ISA_OUTLIERS
 #define BB_ISA_OUTLIERS "backend/cpu/generic/outliers_in_place.inl.h"
+#endif
+#ifndef BB_ISA_ROW_STREAMS
+#define BB_ISA_ROW_STREAMS "backend/cpu/generic/one_row_stream.inl.h"
 #endif
 #ifndef BB_ISA_PANEL_OUTLIERS
 #define BB_ISA_PANEL_OUTLIERS "backend/cpu/generic/panel_outliers.inl.h"
@@ -50,6 +53,7 @@ namespace BB_ISA {
 #include "backend/cpu/generic/quantize.inl.h"
 #include "backend/cpu/generic/int8.inl.h"
 #include BB_ISA_ROW_DOT
+#include BB_ISA_ROW_STREAMS
 #include "backend/cpu/generic/contract.inl.h"
 #include "backend/cpu/generic/int8_direct.inl.h"
 #include "backend/cpu/generic/panel_parts.inl.h"

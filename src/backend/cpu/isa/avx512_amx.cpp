@@ -6,6 +6,7 @@
 #define BB_ISA_INT "backend/cpu/isa/int_avx512.h"
 #define BB_ISA_DOT "backend/cpu/isa/dot_vnni.h"
 #define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_vbmi.h"
+#define BB_ISA_ROW_STREAMS "backend/cpu/isa/row_streams_amx.h"
 #define BB_ISA_LOOKUP "backend/cpu/isa/lookup_vbmi.h"
 #define BB_ISA_OUTLIERS "backend/cpu/isa/outliers_vbmi.h"
 #define BB_ISA_PANEL_OUTLIERS "backend/cpu/isa/panel_outliers_amx.h"
