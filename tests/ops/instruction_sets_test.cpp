@@ -70,13 +70,14 @@ TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
   for (const Format& format : every_format()) {
     if (format.kind != Format::Kind::affine) continue;
     // Rows of one block, of a lane that is one block, of lanes that differ, and too long for codes to be decoded at
-    // once.
-    for (const int groups : {1, 5, 9, 21, 40, 131}) {
+    // once; odd numbers of groups, and even ones, whose rows are whole lines of codes of four bits, up to whole
+    // stripes.
+    for (const int groups : {1, 2, 5, 9, 16, 18, 21, 32, 40, 131}) {
       const int in = groups * format.group;
       if (groups > 9 && format.scale == DType::f32) continue;
       const HostWeight weight = random_weight(random, groups > 21 ? 19 : 77, in, format, 0.03, odd_bytes());
-      for (const int rows : {3, 5, 8, 9, 16, 17, 33, 70}) {
-        if (rows > 17 && groups > 21) continue;
+      for (const int rows : {1, 3, 5, 8, 9, 16, 17, 25, 32, 33, 70}) {
+        if (rows > 17 && groups > 32) continue;
         const HostMatrix x = rows_with_outliers(random, rows, in);
         std::vector<float> first;
         for (size_t s = 0; s < backends.size(); ++s) {

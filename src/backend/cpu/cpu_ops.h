@@ -103,6 +103,8 @@ class CpuOps final : public Ops {
     std::vector<float> scales, sums;
     std::vector<Outlier> outliers;
     std::vector<uint8_t> high_shifts;
+    AlignedBytes tiles;
+    size_t tile_bytes = 0;
     QuantRows rows;
   };
   /// What is quantized now. Operations whose result a product reads next quantize it row by row while it is in the
@@ -145,6 +147,9 @@ class CpuOps final : public Ops {
   /// The same for ranges of columns, of what has few rows or none that could go first.
   void for_cols(int work_per_col, int cols, FunctionRef<void(int first, int last)> body);
   void quantize_input(const Tensor& x, std::span<const MatmulTerm> terms);
+  /// Lays quantized x out as tiles too where a weight is multiplied so. Returns the weight rows that a piece of the
+  /// product should have at least.
+  int64_t tile_input(const Tensor& x, std::span<const MatmulTerm> terms);
   void begin_quantizing(const Tensor& y);
   void quantize_row(const Tensor& y, int r);
   /// y [x.count, ...] = x·Wᵀ for the weight rows [first, last).

@@ -100,9 +100,11 @@ struct QuantRows {
   const Outlier* outliers = nullptr;
   const uint8_t* high_shifts = nullptr;
   size_t stride = 0, block_stride = 0;  // of values; of scales, sums, shifts and pairs of outliers
+  const uint8_t* tiles = nullptr;       // the same rows as Kernels::tile_rows() lays them out, or null
   /// From row r on.
   QuantRows from(int r) const {
     QuantRows out = *this;
+    out.tiles = nullptr;
     out.values += size_t(r) * stride;
     out.scales += size_t(r) * block_stride;
     out.sums += size_t(r) * block_stride;
@@ -111,6 +113,12 @@ struct QuantRows {
     return out;
   }
 };
+
+/// Weight rows that meet rows of x in tiles at once, where x lies as such (QuantRows::tiles).
+inline constexpr int kTiledCols = 32;
+
+/// Panels that a product with tiles takes together, so that the part of x that one lane meets is read once for all.
+inline constexpr int kTilePanels = 3;
 
 /// Sums on their way out of a processor's tiles.
 inline constexpr size_t kTileScratch = size_t(8) * 8192;
@@ -121,8 +129,8 @@ inline constexpr size_t kTileScratch = size_t(8) * 8192;
 inline size_t int8_scratch(const WeightRows& w) {
   const size_t groups = (size_t(w.in / w.group) + kLanes - 1) / kLanes * kLanes;
   const size_t blocks = size_t(padded_blocks(w.in, quant_layout(w)));
-  return size_t(1 + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth +
-         2 * groups * kInt8Cols * 4 + kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
+  return size_t(kTilePanels + kChunkLanes) * kInt8Rows * kInt8Cols * 4 + size_t(kInt8Cols) * kInt8Depth +
+         kTilePanels * 2 * groups * kInt8Cols * 4 + kTileScratch + blocks * kInt8Rows * 8 + blocks * kInt8Rows / 32;
 }
 
 /// Rows of f32.
@@ -264,6 +272,14 @@ struct Kernels {
   int direct_rows;
   /// Whether more rows want high bytes too, in the places of low ones, in place of outliers.
   bool dense_high;
+  /// Rows of x up to which, beyond direct_rows, x may be laid out as tiles as well: once, for all threads. 0 where a
+  /// set has no use for it; the next three are null then.
+  int tiled_rows;
+  /// Whether matmul_int8 reads QuantRows::tiles for this weight.
+  bool (*takes_tiles)(const WeightRows& w);
+  size_t (*tile_bytes)(int rows, int in);
+  /// Blocks [first, last) of x, which lies lane by lane.
+  void (*tile_rows)(const QuantRows& x, int rows, int in, int first, int last, uint8_t* out);
   /// As matvec with quantized x, for any number of rows. `scratch` is int8_scratch(w) bytes, 64-byte aligned.
   void (*matmul_int8)(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y, size_t y_stride,
                       void* scratch);

@@ -10,6 +10,7 @@ namespace bumblebee::cpu {
 namespace {
 
 constexpr int64_t kSerialWork = 1 << 15;  // elements below which waking other threads does not pay
+constexpr int64_t kTileGrain = 16;        // blocks of x that a thread lays out at least: about a microsecond
 constexpr int kPanelRows = 32;            // weight rows decoded at once: with a block of k, 128 KiB
 
 const CpuWeight& packed(const Weight& w) { return static_cast<const CpuWeight&>(*w.packed); }
@@ -180,6 +181,31 @@ void CpuOps::quantize_input(const Tensor& x, std::span<const MatmulTerm> terms) 
   }
 }
 
+int64_t CpuOps::tile_input(const Tensor& x, std::span<const MatmulTerm> terms) {
+  if (x.rows() <= kMatvecRows) return kRowGrain;
+  if (!fast_ || x.rows() > k_.tiled_rows) return kInt8Cols;
+  bool tiled = false, other = false;
+  for (const MatmulTerm& term : terms) {
+    const WeightRows& w = packed(*term.weight).rows;
+    const bool takes = uses_int8(w) && k_.takes_tiles(w);
+    (takes ? tiled : other) = true;
+    if (!takes) continue;
+    QuantizedInt8& q = quantized_.of(quant_layout(w));
+    if (q.rows.tiles != nullptr) continue;
+    if (const size_t bytes = k_.tile_bytes(x.rows(), x.cols()); q.tile_bytes < bytes) {
+      q.tiles = aligned_bytes(bytes);
+      q.tile_bytes = bytes;
+    }
+    auto* const out = reinterpret_cast<uint8_t*>(q.tiles.get());
+    const int block = q.layout.block;
+    threads_.for_ranges(x.cols() / block, kTileGrain, [&](int64_t first, int64_t last, int) {
+      k_.tile_rows(q.rows, x.rows(), x.cols(), int(first), int(last), out);
+    });
+    q.rows.tiles = out;
+  }
+  return tiled && !other ? kTiledCols : kInt8Cols;
+}
+
 int CpuOps::pieces_of(int64_t rows, int64_t grain) const {
   constexpr int64_t kMostOfALoop = 8;  // the last threads wait for an eighth of a share at most
   return int(std::clamp<int64_t>(rows / (grain * threads_.threads()), 1, kMostOfALoop));
@@ -194,8 +220,8 @@ void CpuOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::spa
   const size_t cols = size_t(x.cols());
   int64_t outs = 0;
   for (const MatmulTerm& term : terms) outs += term.weight->out;
-  // A product of many rows unpacks kInt8Cols rows of a weight at a time: no piece ends within them.
-  const int64_t grain = x.rows() <= kMatvecRows ? kRowGrain : kInt8Cols;
+  // A product of many rows unpacks some rows of a weight at a time: no piece ends within them.
+  const int64_t grain = tile_input(x, terms);
   const int pieces = pieces_of(outs, grain);
   threads_.run_pieces(pieces, [&](int part, int piece, int thread) {
     partition_.each(

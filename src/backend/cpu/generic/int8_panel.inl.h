@@ -4,6 +4,8 @@
 // docs/internals/kernels.md. Included after panel_parts.inl.h.
 #pragma once
 
+#include "backend/cpu/generic/no_tiled_rows.inl.h"
+
 /// One panel in scratch: codes [tile][lane][block of the lane][step][16 rows][4 bytes], scales and biases
 /// [group][tile][16 rows].
 struct Panel {

@@ -5,28 +5,42 @@
 #pragma once
 
 #include "backend/cpu/isa/int8_drain_amx.h"
+#include "backend/cpu/isa/int8_stream_amx.h"
 
-/// One panel in scratch: sums of the lanes that are done, and of each lane at work; codes [lane of a
-/// chunk][chunk][tile][step][16 rows][4 bytes], for folded codes each tile twice: as they are, and 16 times that.
+/// Panels in scratch: sums of the lanes that are done, of each of kTilePanels, and of each lane at work; codes [lane of
+/// a chunk][chunk][tile][step][16 rows][4 bytes], for folded codes each tile twice: as they are, and 16 times that.
 struct TilePanel {
-  float *sums, *lane;
+  float *sums, *lane;  // of the first panel
   uint8_t* codes;
   BlockSums* blocks;
   float *scale, *bias;
   float* factors;   // [units][blocks][rows of a unit][2]: of x, as sums leaving tiles meet them
   uint8_t* shifts;  // [units][blocks]: the largest of each
+  size_t scales;    // floats of a panel's scales
   static constexpr size_t kLaneSums = size_t(kInt8Rows) * kInt8Cols;
   TilePanel(const WeightRows& w, void* scratch) {
+    scales = size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
     sums = static_cast<float*>(scratch);
-    lane = sums + kLaneSums;
+    lane = sums + kTilePanels * kLaneSums;
     codes = reinterpret_cast<uint8_t*>(lane + kChunkLanes * kLaneSums);
     blocks = reinterpret_cast<BlockSums*>(codes + size_t(kInt8Cols) * kInt8Depth);
     scale = reinterpret_cast<float*>(blocks + kBlockSums);
-    bias = scale + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
-    factors = bias + size_t((w.in / w.group + 15) / 16 * 16) * kInt8Cols;
+    bias = scale + kTilePanels * scales;
+    factors = bias + kTilePanels * scales;
     shifts = reinterpret_cast<uint8_t*>(factors + size_t(2) * kInt8Rows * size_t(padded_blocks(w.in, quant_layout(w))));
   }
+  /// Its sums and scales are those of panel i.
+  TilePanel of(int i) const {
+    TilePanel p = *this;
+    p.sums += size_t(i) * kLaneSums;
+    p.scale += size_t(i) * scales;
+    p.bias += size_t(i) * scales;
+    return p;
+  }
 };
+
+/// Inputs of a row above which fewer rows of x are taken together.
+inline constexpr int kLongRow = 6144;
 
 /// So few rows of x fit a tile together with their high bytes, which follow them in memory.
 inline constexpr int kPackedRows = 8;
@@ -332,71 +346,91 @@ struct TileProduct {
   const TilePanel& panel;
 };
 
-/// y = x·Wᵀ for weight rows [n, last), at most kInt8Cols; `more` when another panel follows.
+/// y = x·Wᵀ for weight rows [n, last), at most kTilePanels panels of kInt8Cols. Lanes in turn: what a lane of x has
+/// stays in the second level while all panels meet it. All panels but the last are whole.
 template <int ROW_TILES, int COLS, bool PACKED>
-[[gnu::noinline]] inline void tile_panel(const TileProduct& of, int n, int last, bool more) {
+[[gnu::noinline]] inline void tile_panels(const TileProduct& of, int n, int last, int end) {
   const WeightRows& w = of.w;
-  const TilePanel& panel = of.panel;
   const RowUnits& units = of.units;
-  const int cols = last - n, tiles = cols > 32 ? 4 : 2;
+  const int panels = (last - n + kInt8Cols - 1) / kInt8Cols, tiles = last - n > 32 ? 4 : 2;
   const TileCodes codes(w, tiles, units.rows);
   const int inputs = chunk_inputs(w.bits), chunk_blocks = inputs / codes.block;
   const int apart = kLanes / chunk_blocks, chunks = (w.in + inputs - 1) / inputs, all = w.in / codes.block;
   const int most = int(size_t(kInt8Cols) * kInt8Depth / (codes.slot * size_t(chunk_blocks)));  // chunks of a lane
-  const size_t sums = size_t(units.count * units.rows) * kInt8Cols;
-  load_panel_scales(w, n, last, tiles, panel.scale, panel.bias);
-  const size_t bytes = more ? size_t(kInt8Cols) * w.row_bytes : 0;
+  const int passes = apart < chunks ? apart : chunks;
+  const size_t sums = size_t(units.count * units.rows) * kInt8Cols, panel_bytes = size_t(kInt8Cols) * w.row_bytes;
+  for (int i = 0; i < panels; ++i) {
+    const TilePanel panel = of.panel.of(i);
+    const int begin = n + i * kInt8Cols, stop = last - begin < kInt8Cols ? last : begin + kInt8Cols;
+    load_panel_scales(w, begin, stop, tiles, panel.scale, panel.bias);
+    __builtin_memset(panel.sums, 0, sums * sizeof(float));
+  }
   using Pipeline = TilePipeline<ROW_TILES, COLS, PACKED>;
-  const int asks = chunks * (tiles + units.count) + all * Pipeline::kAsks * (tiles / COLS);
-  PanelPrefetch prefetch = {w.codes + size_t(last) * w.row_bytes, bytes, int(bytes / 64) / asks + 1};
-  __builtin_memset(panel.sums, 0, sums * sizeof(float));
-  const auto tile_rows = [&](int t) { return TileRows(w, n + 16 * t < last ? n + 16 * t : last - 1, last); };
-  const TileRows rows[] = {tile_rows(0), tile_rows(1), tile_rows(2), tile_rows(3)};
-  Pipeline pipeline(panel.blocks, prefetch, units.rows);
-  for (int p = 0; p < apart && p < chunks; ++p) {
+  const int asks = (chunks * (tiles + units.count) + all * Pipeline::kAsks * (tiles / COLS)) / passes + 1;
+  PanelPrefetch prefetch = {nullptr, 0, int(panel_bytes / 64) / asks + 1};
+  Pipeline pipeline(of.panel.blocks, prefetch, units.rows);
+  for (int p = 0; p < passes; ++p) {
     const int of_lane = (chunks - p + apart - 1) / apart;
     const int lanes = all - p * chunk_blocks < chunk_blocks ? all - p * chunk_blocks : chunk_blocks;
-    for (int first = 0; first < of_lane; first += most) {
-      const int count = of_lane - first < most ? of_lane - first : most;
-      for (int i = 0; i < count; ++i) {
-        for (int t = 0; t < tiles; ++t) {
-          const int k = (p + (first + i) * apart) * inputs;
-          prefetch.step();
-          decode_tiles(rows[t], w, codes, k, panel.codes + size_t(i) * codes.slot + size_t(t) * codes.tile,
-                       size_t(count) * codes.slot);
+    for (int i = 0; i < panels; ++i) {
+      const TilePanel panel = of.panel.of(i);
+      const int begin = n + i * kInt8Cols, stop = last - begin < kInt8Cols ? last : begin + kInt8Cols;
+      const auto tile_rows = [&](int t) {
+        return TileRows(w, begin + 16 * t < stop ? begin + 16 * t : stop - 1, stop);
+      };
+      const TileRows rows[] = {tile_rows(0), tile_rows(1), tile_rows(2), tile_rows(3)};
+      // The first pass asks for the panel that follows, the last one for the first of those that come next.
+      const bool next = p == 0 ? i + 1 < panels : p == passes - 1 && i == panels - 1 && last < end;
+      if (p == 0 || p == passes - 1) {
+        prefetch.next = w.codes + size_t(stop) * w.row_bytes;
+        prefetch.left = next ? size_t(end - stop < kInt8Cols ? end - stop : kInt8Cols) * w.row_bytes : 0;
+      }
+      for (int first = 0; first < of_lane; first += most) {
+        const int count = of_lane - first < most ? of_lane - first : most;
+        for (int c = 0; c < count; ++c) {
+          for (int t = 0; t < tiles; ++t) {
+            const int k = (p + (first + c) * apart) * inputs;
+            prefetch.step();
+            decode_tiles(rows[t], w, codes, k, panel.codes + size_t(c) * codes.slot + size_t(t) * codes.tile,
+                         size_t(count) * codes.slot);
+          }
+        }
+        const TileWork work = {.w = w,
+                               .x = of.x,
+                               .high = of.high,
+                               .panel = panel,
+                               .codes = codes,
+                               .tiles = tiles,
+                               .stripes = padded_blocks(w.in, quant_layout(w)) / kLanes,
+                               .all = all,
+                               .first_lane = p * chunk_blocks,
+                               .lanes = lanes,
+                               .first_chunk = first,
+                               .count = count,
+                               .whole = count == of_lane};
+        // The codes of a lane stay in the first level while all rows pass.
+        for (int q = 0; q < lanes; q += work.stripes == 1 ? 2 : 1) {
+          for (int unit = 0; unit < units.count; ++unit) {
+            prefetch.step();
+            for (int c = 0; c < tiles; c += COLS) multiply_lane(work, unit, units.first(unit), c, q, pipeline);
+          }
         }
       }
-      const TileWork work = {.w = w,
-                             .x = of.x,
-                             .high = of.high,
-                             .panel = panel,
-                             .codes = codes,
-                             .tiles = tiles,
-                             .stripes = padded_blocks(w.in, quant_layout(w)) / kLanes,
-                             .all = all,
-                             .first_lane = p * chunk_blocks,
-                             .lanes = lanes,
-                             .first_chunk = first,
-                             .count = count,
-                             .whole = count == of_lane};
-      // The codes of a lane stay in the first level while all rows pass.
-      for (int q = 0; q < lanes; q += work.stripes == 1 ? 2 : 1) {
-        for (int unit = 0; unit < units.count; ++unit) {
-          prefetch.step();
-          for (int c = 0; c < tiles; c += COLS) multiply_lane(work, unit, units.first(unit), c, q, pipeline);
-        }
-      }
+      if (of_lane <= most) continue;
+      pipeline.finish();
+      for (int q = 0; q < lanes; ++q)  // that were at work together
+        add_lane(panel.lane + size_t(q) * TilePanel::kLaneSums, sums, panel.sums);
     }
-    if (of_lane <= most) continue;
-    pipeline.finish();
-    for (int q = 0; q < lanes; ++q)  // that were at work together
-      add_lane(panel.lane + size_t(q) * TilePanel::kLaneSums, sums, panel.sums);
   }
   pipeline.finish();
-  for (int unit = 0; unit < units.count; ++unit) {
-    for (int r = 0; r < units.rows; ++r) {
-      __builtin_memcpy(of.y + size_t(units.first(unit) + r) * of.y_stride + size_t(n),
-                       panel.sums + size_t(unit * units.rows + r) * kInt8Cols, size_t(cols) * 4);
+  for (int i = 0; i < panels; ++i) {
+    const int begin = n + i * kInt8Cols, cols = last - begin < kInt8Cols ? last - begin : kInt8Cols;
+    const float* const from = of.panel.of(i).sums;
+    for (int unit = 0; unit < units.count; ++unit) {
+      for (int r = 0; r < units.rows; ++r) {
+        __builtin_memcpy(of.y + size_t(units.first(unit) + r) * of.y_stride + size_t(begin),
+                         from + size_t(unit * units.rows + r) * kInt8Cols, size_t(cols) * 4);
+      }
     }
   }
 }
@@ -430,25 +464,30 @@ inline void largest_shifts(const QuantRows& x, const RowUnits& units, uint8_t* o
 inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                         size_t y_stride, void* scratch) {
   if (rows <= kDirectRows) return int8_direct(w, first, last, x, rows, y, y_stride);
+  if (x.tiles != nullptr && takes_tiles(w)) return int8_stream(w, first, last, x.tiles, rows, y, y_stride, scratch);
   const TilePanel panel(w, scratch);
-  for (int next = 0; next < rows; next += kInt8Rows) {
+  // So many rows that what a pass over a lane reads of them stays in the second level.
+  const int most = w.in > kLongRow ? kInt8Rows / 2 : kInt8Rows;
+  for (int next = 0; next < rows; next += most) {
     // High bytes follow low ones only where all of x is so few rows; a few that are left over go with rows of before.
     const int r = next > 0 && rows - next <= kPackedRows ? rows - kPackedRows - 1 : next;
     const QuantRows some = x.from(r);
-    const RowUnits units(rows - r < kInt8Rows ? rows - r : kInt8Rows);
+    const RowUnits units(rows - r < most ? rows - r : most);
     gather_factors(some, units, panel.factors);
     largest_shifts(some, units, panel.shifts);
     tile_shapes(units.shapes(quant_layout(w).block));
     const TileProduct of = {w, some, size_t(rows) * x.stride, units, y + size_t(r) * y_stride, y_stride, panel};
-    for (int n = first; n < last; n += kInt8Cols) {
-      const int end = last - n < kInt8Cols ? last : n + kInt8Cols;
-      const bool more = end < last;
+    for (int n = first, end; n < last; n = end) {
+      // A panel of few rows has tiles of its own.
+      end = last - n < kInt8Cols
+                ? last
+                : n + (last - n < kTilePanels * kInt8Cols ? (last - n) / kInt8Cols : kTilePanels) * kInt8Cols;
       if (units.rows > 16) {
-        tile_panel<2, 2, false>(of, n, end, more);
+        tile_panels<2, 2, false>(of, n, end, last);
       } else if (units.rows > kPackedRows) {
-        end - n > 32 ? tile_panel<1, 4, false>(of, n, end, more) : tile_panel<1, 2, false>(of, n, end, more);
+        end - n > 32 ? tile_panels<1, 4, false>(of, n, end, last) : tile_panels<1, 2, false>(of, n, end, last);
       } else {
-        end - n > 32 ? tile_panel<1, 4, true>(of, n, end, more) : tile_panel<1, 2, true>(of, n, end, more);
+        end - n > 32 ? tile_panels<1, 4, true>(of, n, end, last) : tile_panels<1, 2, true>(of, n, end, last);
       }
     }
   }

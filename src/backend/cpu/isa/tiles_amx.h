@@ -31,6 +31,11 @@ template <int TILE>
 BB_INLINE void tile_store(void* p, size_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(TILE) : "memory");
 }
+/// SUM [16, rows of x] += CODES [16, steps of 4 unsigned bytes] · X [steps][rows of x][4 signed bytes]
+template <int SUM, int CODES, int X>
+BB_INLINE void tile_dot_codes() {
+  asm volatile("tdpbusd %%tmm%c0, %%tmm%c1, %%tmm%c2" : : "i"(X), "i"(CODES), "i"(SUM));
+}
 /// SUM [rows, 16] += X [rows, steps of 4 signed bytes] · CODES [steps][16][4 unsigned bytes]
 template <int SUM, int X, int CODES>
 BB_INLINE void tile_dot() {
