@@ -159,12 +159,6 @@ class CpuBackend final : public Backend {
   CpuStream stream_;
 };
 
-std::vector<std::string> set_names() {
-  std::vector<std::string> names;
-  for (const Kernels* set : available_kernels()) names.emplace_back(set->name);
-  return names;
-}
-
 }  // namespace
 }  // namespace cpu
 
@@ -179,7 +173,7 @@ BackendEntry cpu_backend_entry() {
       .memory_bytes = [](int) { return host_memory().total; },
       .free_bytes = [](int) { return host_memory().free; },
       .bandwidth = [](int, int threads) { return read_bandwidth(threads); },
-      .instruction_sets = [](int) { return cpu::set_names(); },
+      .instruction_sets = [](int) { return cpu::present_sets(); },
       .create = [](const BackendOptions& options) -> std::unique_ptr<Backend> {
         return std::make_unique<cpu::CpuBackend>(options);
       }};

@@ -97,7 +97,7 @@ std::vector<CompiledSet> compiled() {
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> sets;
   for (const CompiledSet& set : compiled()) {
-    if (set.runs()) sets.push_back(&set.kernels());
+    if (set.runs() && set.granted()) sets.push_back(&set.kernels());
   }
   return sets;
 }
@@ -105,6 +105,14 @@ std::vector<const Kernels*> available_kernels() {
 std::vector<std::string> compiled_sets() {
   std::vector<std::string> names;
   for (const CompiledSet& set : compiled()) names.emplace_back(set.name);
+  return names;
+}
+
+std::vector<std::string> present_sets() {
+  std::vector<std::string> names;
+  for (const CompiledSet& set : compiled()) {
+    if (set.runs()) names.emplace_back(set.name);
+  }
   return names;
 }
 
