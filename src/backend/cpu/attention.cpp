@@ -56,10 +56,9 @@ void scatter_column(const void* values, int dim, int page_size, int token, std::
 }  // namespace
 
 void CpuOps::append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v,
-                         const AttentionParams& a) {
+                         const AttentionParams& a, std::byte* key) {
   const int page_size = kv.shape().page_size, dim = a.head_dim;
   const size_t bytes = kv.element_bytes();
-  std::vector<std::byte> key(size_t(dim) * bytes);
   for (const Segment& s : batch_.segments) {
     for (int i = 0; i < s.rows; ++i) {
       const int page = batch_.pages[size_t(s.first_page + (s.past + i) / page_size)], token = (s.past + i) % page_size;
@@ -67,16 +66,16 @@ void CpuOps::append_head(const CpuKv& kv, int layer, int head, const Tensor& k, 
       std::byte *keys = kv.keys(page, layer, head),
                 *value = kv.values(page, layer, head) + size_t(token) * size_t(dim) * bytes;
       if (kv.element() == Element::i8) {
-        kv.key_scales(page, layer, head)[token] = k_.store_i8(k_row, dim, reinterpret_cast<int8_t*>(key.data()));
+        kv.key_scales(page, layer, head)[token] = k_.store_i8(k_row, dim, reinterpret_cast<int8_t*>(key));
         kv.value_scales(page, layer, head)[token] = k_.store_i8(v_row, dim, reinterpret_cast<int8_t*>(value));
       } else {
-        k_.store(k_row, dim, kv.element(), key.data());
+        k_.store(k_row, dim, kv.element(), key);
         k_.store(v_row, dim, kv.element(), value);
       }
       switch (bytes) {
-        case 4: scatter_column<float>(key.data(), dim, page_size, token, keys); break;
-        case 2: scatter_column<uint16_t>(key.data(), dim, page_size, token, keys); break;
-        default: scatter_column<int8_t>(key.data(), dim, page_size, token, keys);
+        case 4: scatter_column<float>(key, dim, page_size, token, keys); break;
+        case 2: scatter_column<uint16_t>(key, dim, page_size, token, keys); break;
+        default: scatter_column<int8_t>(key, dim, page_size, token, keys);
       }
     }
   }
@@ -88,8 +87,12 @@ void CpuOps::append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, c
     for (int token = s.past; token < s.past + s.rows; token += page_size - token % page_size)
       kv.touch(batch_.pages[size_t(s.first_page + token / page_size)]);
   }
+  // A key of each head: nothing may ask for memory within a loop of threads.
+  const size_t key_bytes = size_t(a.head_dim) * kv.element_bytes();
+  std::vector<std::byte> keys(a.value_dim > 0 ? 0 : size_t(a.kv_heads) * key_bytes);
   const auto append = [&](int head) {
-    a.value_dim > 0 ? append_latents(kv, layer, head, k, a) : append_head(kv, layer, head, k, v, a);
+    a.value_dim > 0 ? append_latents(kv, layer, head, k, a)
+                    : append_head(kv, layer, head, k, v, a, keys.data() + size_t(head) * key_bytes);
   };
   // A key is a column of its page: a line of memory for every feature, of which one thread would wait for each.
   if (int64_t{k.rows()} * k.cols() < kSerialAppend) {

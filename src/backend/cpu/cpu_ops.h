@@ -189,7 +189,8 @@ class CpuOps final : public Ops {
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a);
+  void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a,
+                   std::byte* key);
   /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
   /// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would
   /// fall on the same few lines of the caches, each in a page of its own.
