@@ -29,6 +29,12 @@ __device__ __forceinline__ void store_digits(const RoundTarget& to, int row, int
   *reinterpret_cast<uint2*>(high) = {high_digits(v[0], v[2], v[4], v[6]), high_digits(v[1], v[3], v[5], v[7])};
   *reinterpret_cast<uint2*>(high + 64) = {low_digits(v[0], v[2], v[4], v[6]), low_digits(v[1], v[3], v[5], v[7])};
 }
+/// What the 64 inputs that begin with `octet` share: sums of steps of either half of them.
+__device__ __forceinline__ void store_group(const RoundTarget& to, int row, int octet, float step, int first,
+                                            int second) {
+  to.steps[(octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {step, step * float(first + second),
+                                                                         step * float(first), step * float(second)};
+}
 /// f(i) for i below N, unrolled.
 template <int N, class F>
 __device__ __forceinline__ void for_all(F f) {
@@ -43,8 +49,8 @@ struct OctetPlace {
 };
 /// Digits, and what 64 inputs share: eight lanes that follow each other hold them. What one octet waits for, the others
 /// fill: no branch is between them.
-template <int N>
-__device__ __forceinline__ void store_steps(const RoundTarget& to, int row, const OctetPlace (&at)[N],
+template <int N, class Target>
+__device__ __forceinline__ void store_steps(const Target& to, int row, const OctetPlace (&at)[N],
                                             const uint32_t (&v)[N][8], const float (&step)[N]) {
   int sum[N], other[N];
   for_all<N>([&](int i) {
@@ -59,16 +65,14 @@ __device__ __forceinline__ void store_steps(const RoundTarget& to, int row, cons
     if (at[i].wanted) store_digits(to, row, at[i].octet, v[i]);
   });
   for_all<N>([&](int i) {
-    if (at[i].wanted && at[i].octet % 8 == 0)
-      to.steps[(at[i].octet / 8 - to.first_block / 2) * (to.columns / 2) + row] = {
-          step[i], step[i] * float(sum[i] + other[i]), step[i] * float(sum[i]), step[i] * float(other[i])};
+    if (at[i].wanted && at[i].octet % 8 == 0) store_group(to, row, at[i].octet, step[i], sum[i], other[i]);
   });
 }
 
 /// Digits and sums of octets of one row. Eight lanes that follow each other hold the 64 inputs of a step; all lanes of
 /// the warp take part, also where nothing is wanted.
-template <int N>
-__device__ __forceinline__ void round_octets(const Eight (&x)[N], int row, bool exact, const RoundTarget& to,
+template <int N, class Target>
+__device__ __forceinline__ void round_octets(const Eight (&x)[N], int row, bool exact, const Target& to,
                                              const OctetPlace (&at)[N]) {
   // The bits of a magnitude order as the magnitudes do, and a NaN is the largest of all, so it reaches the step.
   uint32_t largest[N];
@@ -128,9 +132,8 @@ __device__ __forceinline__ Eight norm_octet(const float* norm, int octet, bool t
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
 /// Waits for x itself, and asks for the norm's weights before. There is no barrier at the end.
 /// `visit` is shown every octet that is rounded.
-template <int Threads, int Octets, bool Norm, class Visit>
-__device__ __forceinline__ void round_kept(const RoundWork& w, const RoundTarget& to, float* scratch,
-                                           const Visit& visit) {
+template <int Threads, int Octets, bool Norm, class Target, class Visit>
+__device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to, float* scratch, const Visit& visit) {
   constexpr int kAtOnce = Octets % 3 == 0 ? 3 : Octets;
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool works = tid < kRoundThreads;
@@ -188,8 +191,8 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const RoundTarget
 struct VisitsNone {
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
 };
-template <int Threads, class Visit = VisitsNone>
-__device__ __forceinline__ void round_one(const RoundWork& w, const RoundTarget& to, float* scratch,
+template <int Threads, class Target, class Visit = VisitsNone>
+__device__ __forceinline__ void round_one(const RoundWork& w, const Target& to, float* scratch,
                                           const Visit& visit = {}) {
   const bool norm = w.input.kind == StageInput::Kind::rms_norm;
   if (w.in > kKeptOctets * kRoundThreads * 8) {
