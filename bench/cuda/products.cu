@@ -2,7 +2,8 @@
 // same run. One table: shape, rows, us, GB/s, share of the copy rate.
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
 //   src/backend/cuda/kernels/product*.cu src/backend/cuda/kernels/product_plan.cpp
-//   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact]
+//   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact] [--digits]
+// --digits: as cards without sm_90a take rows, also where there are tiles of them (product_rows.h).
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/kernels/ptx.cuh"
 #include "check_cuda.h"
 
@@ -64,7 +66,7 @@ struct Options {
   std::string model = "8b", only;
   std::vector<int> rows = {1, 16};
   int bits = 4, group = 64;
-  bool exact = false;
+  bool exact = false, tiles = true;
 };
 struct Model {
   int layers, hidden, inner, q, kv, vocabulary;
@@ -129,15 +131,15 @@ class Bench {
     m_ = options.model == "0.6b"   ? Model{28, 1024, 3072, 2048, 1024, 151936}
          : options.model == "1.7b" ? Model{28, 2048, 6144, 2048, 1024, 151936}
                                    : Model{36, 4096, 12288, 4096, 1024, 151936};
-    const size_t rows = kStageRows, widest = size_t(std::max(m_.inner, m_.q + 2 * m_.kv));
+    const size_t rows = 64, widest = size_t(std::max(m_.inner, m_.q + 2 * m_.kv));
     hidden_ = device<float>(rows * size_t(m_.hidden));
     norm_ = device<float>(widest);
     qkv_ = device<float>(rows * widest);
     mixed_ = device<float>(rows * widest);
     inner_ = device<float>(rows * widest);
     logits_ = device<float>(rows * size_t(m_.vocabulary));
-    digits_ = {device<uint8_t>(digit_bytes(32, int(widest), true, 32)),
-               device<uint8_t>(step_bytes(32, int(widest), true, 32))};
+    digits_ = {device<uint8_t>(digit_bytes(64, int(widest), true, 32)),
+               device<uint8_t>(step_bytes(64, int(widest), true, 32))};
     workspace_ = device<uint8_t>(size_t(256) << 20);
     fill_floats<<<64, 256, 0, stream>>>(hidden_, rows * size_t(m_.hidden));
     fill_floats<<<64, 256, 0, stream>>>(norm_, widest);
@@ -239,7 +241,12 @@ class Bench {
     return s;
   }
   void enqueue(ProductStage s, int rows) const {
-    if (!rounds_in_stage(rows, s.exact)) {
+    if (o_.tiles && takes_row_tiles(s, rows)) {
+      if (!rounds_row_tiles(s, rows)) {
+        CHECK_CUDA(round_row_tiles(s.input, rows, s.in, stream));
+        s.input.kind = StageInput::Kind::tiles;
+      }
+    } else if (!rounds_in_stage(rows, s.exact)) {
       CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, rows_at_once(s), stream));
       s.input.kind = StageInput::Kind::digits;
     }
@@ -270,8 +277,8 @@ int main(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--exact") {
-      o.exact = true;
+    if (flag == "--exact" || flag == "--digits") {
+      (flag == "--exact" ? o.exact : o.tiles) = flag == "--exact";
       continue;
     }
     if (i + 1 == argc) return std::fprintf(stderr, "%s wants a value\n", flag.c_str()), 2;

@@ -85,6 +85,29 @@ TEST_P(Laws, ARowsProductDoesNotDependOnItsBatch) {
   }
 }
 
+/// Long rows, of which some cards take several in another kernel.
+TEST_P(Laws, ALongRowsProductDoesNotDependOnItsBatch) {
+  constexpr int kRows = 64, kFew = 32, kOut = 77;
+  Random random(31);
+  for (const DType scales : {DType::bf16, DType::f16}) {
+    const Weight weight =
+        backend_->pack(random_weight(random, kOut, 2560, Format::affine(4, 64, scales, scales), 0.03, odd_bytes()));
+    const HostMatrix all = random_rows(random, kRows, 2560);
+    const std::vector<float> many = matmul(all, weight);
+    std::vector<float> few = matmul({kFew, all.cols, {all.row(0), all.row(kFew)}}, weight);
+    const std::vector<float> rest = matmul({kFew, all.cols, {all.row(kFew), all.row(kRows)}}, weight);
+    few.insert(few.end(), rest.begin(), rest.end());
+    for (const int count : {1, 4, 5, 8, 16, 23, 31, 33, 48, 63}) {
+      for (const int first : {0, kRows - count}) {
+        const std::vector<float> alone = matmul({count, all.cols, {all.row(first), all.row(first + count)}}, weight);
+        const std::vector<float>& want = count <= kFew ? few : many;
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), want.begin() + int64_t(first) * kOut))
+            << to_string(scales) << " rows " << first << "+" << count;
+      }
+    }
+  }
+}
+
 /// The same for prompts, whatever tiles a number of rows takes.
 TEST_P(Laws, ARowsProductDoesNotDependOnTheTilesOfItsBatch) {
   Random random(29);

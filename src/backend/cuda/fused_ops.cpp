@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels/attend.h"
 #include "backend/cuda/kernels/columns.h"
 #include "backend/cuda/kernels/matmul.h"
+#include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/kv.h"
 #include "backend/cuda/ops.h"
@@ -152,13 +153,25 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
   for (const MatmulTerm& term : terms) at_once = std::min(at_once, rows_at_once(stage_of(view_of(*term.weight))));
   product.stage = {.in = in, .rows = rows, .at_once = at_once, .input = input_of(x)};
   product.input = product.stage.input.kind == StageInput::Kind::rms_norm ? norm_->x : x;
-  if (!rounds_in_stage(rows, false)) {
-    product.digits = pool_->take(digit_bytes(rows, in, false, at_once));
-    product.steps = pool_->take(step_bytes(rows, in, false, at_once));
+  const bool tiles = rows > 1 && std::all_of(terms.begin(), terms.end(), [&](const MatmulTerm& term) {
+                       return fits_row_tiles(view_of(*term.weight), rows);
+                     });
+  const auto round = [&](size_t digits, size_t steps, StageInput::Kind kind) {
+    product.digits = pool_->take(digits);
+    product.steps = pool_->take(steps);
     StageInput& input = product.stage.input;
     input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
-    check(quantize_rows(input, rows, in, false, at_once, stream()), "quantize_rows");
-    input.kind = StageInput::Kind::digits;
+    if (kind == StageInput::Kind::tiles)
+      check(round_row_tiles(input, rows, in, stream()), "round_row_tiles");
+    else
+      check(quantize_rows(input, rows, in, false, at_once, stream()), "quantize_rows");
+    input.kind = kind;
+  };
+  if (tiles) {
+    if (!rounds_row_tiles(stage_of(view_of(*terms[0].weight)), rows))
+      round(row_tile_bytes(rows, in), row_step_bytes(rows, in), StageInput::Kind::tiles);
+  } else if (!rounds_in_stage(rows, false)) {
+    round(digit_bytes(rows, in, false, at_once), step_bytes(rows, in, false, at_once), StageInput::Kind::digits);
   }
   const WeightView* last = nullptr;
   int outputs = 0;
@@ -194,7 +207,12 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
 void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
   settle_product();
   settle_rotation();
-  if (matmul_wide(x, terms, y)) return;
+  // Of weights and rows alone, as all that follows.
+  const auto staged_here = [&](const MatmulTerm& term) {
+    const WeightView& w = view_of(*term.weight);
+    return fast_ && has_stage(w) && (x.rows() <= kStageRows ? fits_stage(w) : fits_row_tiles(w, x.rows()));
+  };
+  if (!std::all_of(terms.begin(), terms.end(), staged_here) && matmul_wide(x, terms, y)) return;
   std::vector<MatmulTerm> staged;
   std::vector<Tensor*> staged_y;
   std::array<ProductTerm, kMaxTerms> few, many;
@@ -207,11 +225,10 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
     const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
     matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
   };
-  const bool stages = fast_ && x.rows() > 0 && x.rows() <= kStageRows;
   for (size_t t = 0; t < terms.size(); ++t) {
     const Weight& weight = *terms[t].weight;
     BB_CHECK(weight.in == x.cols(), "in ", weight.in, " cols ", x.cols());
-    if (stages && fits_stage(view_of(weight))) {
+    if (x.rows() > 0 && staged_here(terms[t])) {
       staged.push_back(terms[t]);
       staged_y.push_back(&y[t]);
       continue;
@@ -232,7 +249,9 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
   if (x.rows() == 0) return;
   run_few();
   run_many();
-  if (!staged.empty()) matmul_in_stages(x, staged, staged_y);
+  if (staged.empty()) return;
+  if (glu_ && same(glu_->y, x)) settle_glu();  // of other weights, whose rows take other kernels
+  matmul_in_stages(x, staged, staged_y);
 }
 
 void CudaOps::launch_product() {
@@ -242,7 +261,8 @@ void CudaOps::launch_product() {
   // which end a launch late, lose by it (docs/internals/cuda.md).
   stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) &&
                          ((stage.rows <= 4 && stage.lora.ranks == 0) || !apart_);
-  stage.workspace = stage_workspace_.at_least(stage_workspace(stage));
+  stage.workspace =
+      stage_workspace_.at_least(has_row_tiles(stage) ? row_tile_workspace(stage) : stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
 }
 

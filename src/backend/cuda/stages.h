@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/weights.h"
 #include "tensor/tensor.h"
 
@@ -34,6 +35,11 @@ inline bool has_stage(const WeightView& w) { return w.code == Code::uint && w.bi
 /// Of the weight and the card alone, so that a row takes the same kernel in any company.
 inline bool fits_stage(const WeightView& w) {
   return has_stage(w) && w.out > 0 && w.out <= kMostOutputs && rows_at_once(stage_of(w)) > 0;
+}
+
+/// The same for several rows at a time.
+inline bool fits_row_tiles(const WeightView& w, int rows) {
+  return has_stage(w) && w.out > 0 && w.out <= kMostOutputs && takes_row_tiles(stage_of(w), rows);
 }
 
 /// Whether two weights may be terms of one stage.

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/product_rows.h"
 #include "base/float16.h"
 #include "quant/affine.h"
 
@@ -85,6 +86,15 @@ class ProductRun {
     for (int out : c.outs) host_.push_back(make(out));
   }
 
+  /// With the weights of another, and its rows from `first` on.
+  ProductRun(const ProductCase& c, const ProductRun& other, int first) : c_(c), norm_(other.norm_), host_(other.host_) {
+    const auto rows = [&](const std::vector<float>& from) {
+      const auto cols = std::ptrdiff_t(from.size()) / other.c_.rows;
+      return std::vector<float>(from.begin() + first * cols, from.begin() + (first + c.rows) * cols);
+    };
+    x_ = rows(other.x_), residual_ = rows(other.residual_);
+  }
+
   const std::vector<float>& x() const { return x_; }
   void set_x(std::vector<float> x) { x_ = std::move(x); }
   void share_weights(const ProductRun& other) { host_ = other.host_, norm_ = other.norm_; }
@@ -123,16 +133,23 @@ class ProductRun {
     stage.scale = c.scale, stage.exact = c.exact, stage.epilogue = c.epilogue;
     stage.residual = residual.get();
     const int at_once = rows_at_once(stage);
-    OnDevice<uint8_t> digits(digit_bytes(c.rows, c.in, c.exact, at_once)),
-        steps(step_bytes(c.rows, c.in, c.exact, at_once));
+    const bool tiles = takes_row_tiles(stage, c.rows);
+    OnDevice<uint8_t> digits(tiles ? row_tile_bytes(c.rows, c.in) : digit_bytes(c.rows, c.in, c.exact, at_once)),
+        steps(tiles ? row_step_bytes(c.rows, c.in) : step_bytes(c.rows, c.in, c.exact, at_once));
     stage.input = {
         .kind = c.kind, .x = x.get(), .norm = norm.get(), .eps = 1e-6f, .rounded = {digits.get(), steps.get()}};
-    if (c.kind == StageInput::Kind::digits || !rounds_in_stage(c.rows, c.exact)) {
+    if (tiles) {
+      if (c.kind == StageInput::Kind::digits) stage.input.kind = StageInput::Kind::plain;
+      if (!rounds_row_tiles(stage, c.rows)) {
+        require(round_row_tiles(stage.input, c.rows, c.in, nullptr));
+        stage.input.kind = StageInput::Kind::tiles;
+      }
+    } else if (c.kind == StageInput::Kind::digits || !rounds_in_stage(c.rows, c.exact)) {
       if (c.kind == StageInput::Kind::digits) stage.input.kind = StageInput::Kind::plain;
       require(quantize_rows(stage.input, c.rows, c.in, c.exact, at_once, nullptr));
       stage.input.kind = StageInput::Kind::digits;
     }
-    OnDevice<uint8_t> workspace(stage_workspace(stage));
+    OnDevice<uint8_t> workspace(tiles ? row_tile_workspace(stage) : stage_workspace(stage));
     stage.workspace = workspace.get();
     require(launch_stage(stage, nullptr));
     require(cudaDeviceSynchronize());
@@ -263,7 +280,7 @@ class ProductRun {
 
   ProductCase c_;
   std::mt19937 random_;
-  std::vector<float> x_, norm_, residual_;
+  std::vector<float> norm_, x_, residual_;
   std::vector<HostMatrix> host_;
 };
 

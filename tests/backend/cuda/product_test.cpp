@@ -59,7 +59,7 @@ TEST_F(Product, ShapesOfQwen3AtAllRows) {
       {{1024}, 3072, Kind::plain, Epilogue::add},
   };
   for (const Shape& s : shapes)
-    for (int rows : {1, 2, 4, 8, 16, 32})
+    for (int rows : {1, 2, 4, 8, 16, 24, 32})
       expect_close(
           {.outs = s.outs, .in = s.in, .rows = rows, .kind = s.kind, .epilogue = s.epilogue, .most_outputs = 64});
 }
@@ -128,6 +128,42 @@ TEST_F(Product, ARowHasTheSameBitsInAnyCompany) {
               << name(c);
         }
       }
+}
+
+/// Up to 64 rows have the arithmetic of one, by whatever kernel.
+void expect_bits_of_one_row(ProductCase c, std::initializer_list<int> all_rows) {
+  c.rows = 64;
+  const ProductRun all(c);
+  size_t columns = 0;
+  for (const int out : c.outs) columns = c.epilogue == Epilogue::silu_mul ? size_t(out) : columns + size_t(out);
+  for (const int rows : all_rows) {
+    c.rows = rows;
+    const std::vector<float> together = ProductRun(c, all, 0).run();
+    for (const int row : {0, rows / 2, rows - 1}) {
+      c.rows = 1;
+      const std::vector<float> alone = ProductRun(c, all, row).run();
+      EXPECT_EQ(0, std::memcmp(alone.data(), together.data() + size_t(row) * columns, columns * sizeof(float)))
+          << name(c) << " among " << rows << ", row " << row;
+    }
+  }
+}
+
+TEST_F(Product, TilesOfRowsHaveTheBitsOfOneRow) {
+  for (const int in : {2048, 2560, 4096, 5120, 12288})  // some that fill no slab, and outputs that fill no tile
+    for (const Kind kind : {Kind::plain, Kind::rms_norm}) {
+      const ProductCase c = {.outs = {72, 64, 40}, .in = in, .bias = true, .kind = kind};
+      expect_bits_of_one_row(c, {5, 8, 9, 16, 23, 24, 31, 32, 33, 48, 50, 64});
+    }
+  for (const int in : {4096, 12288})
+    for (const ScaleType scale : {ScaleType::f16, ScaleType::bf16}) {
+      expect_bits_of_one_row({.outs = {296}, .in = in, .scale = scale, .epilogue = Epilogue::add}, {8, 16, 32, 64});
+      expect_bits_of_one_row(
+          {.outs = {104, 104}, .in = in, .scale = scale, .bias = true, .epilogue = Epilogue::silu_mul},
+          {8, 16, 32, 64});
+    }
+  // More tiles than blocks.
+  expect_bits_of_one_row({.outs = {9000}, .in = 4096, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
+  expect_bits_of_one_row({.outs = {4600}, .in = 12288, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
 }
 
 TEST_F(Product, WhatIsNotFiniteReachesTheOutput) {

@@ -202,6 +202,9 @@ void add_matmul(Cases& cases) {
   for (const int rows : {1, 20})
     add("nvfp4_global_rows" + std::to_string(rows), rows, 144, {{Format::nvfp4(), 19, true, 0.37f}});
   add("many_in12288", 33, 12288, {{kQ4, 5, false}});
+  // Long rows of several at a time: other kernels on cards.
+  for (const int rows : {5, 16, 24, 33, 64})
+    add("in2560_rows" + std::to_string(rows), rows, 2560, {{kQ4, 70, true}, {kQ4, 33, false}});
   add("many_terms", 70, 128,
       {{kQ4, 300, true},
        {kQ4, 17, false},

@@ -4,6 +4,7 @@
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
+#include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/kernels/tensor_map.h"
 
 namespace bumblebee::cuda {
@@ -177,6 +178,7 @@ cudaError_t quantize_experts(const StageInput& input, const StageExperts& expert
 }
 
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {
+  if (has_row_tiles(stage)) return launch_row_tiles(stage, stream);
   const int most = stage.at_once > 0 ? stage.at_once : rows_at_once(stage);
   if (most <= 0) return cudaErrorInvalidValue;
   ProductStage part = stage;

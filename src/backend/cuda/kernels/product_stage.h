@@ -35,6 +35,7 @@ struct DigitRows {
 struct StageInput {
   enum class Kind : int32_t {
     digits,    // `rounded` holds x
+    tiles,     // `rounded` holds x as product_rows.h wants it
     plain,     // x [1, in] f32 is rounded by each block
     rms_norm,  // and x / rms(x) · norm before that
   };

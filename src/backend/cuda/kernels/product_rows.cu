@@ -1,0 +1,175 @@
+// How products of product_rows.h are cut and launched, and the kernel that rounds their rows.
+#include "backend/cuda/kernels/product_rows_kernel.cuh"
+
+#include "backend/cuda/kernels/early_launch.h"
+#include "backend/cuda/kernels/product_plan.h"
+
+namespace bumblebee::cuda {
+
+namespace {
+
+using RowsKernel = void (*)(RowsArgs, RowsMaps);
+
+__global__ void __launch_bounds__(kRoundThreads) round_rows_kernel(StageInput input, int in, int rows, int of_group) {
+  __shared__ float scratch[kRoundThreads / 32];
+  launch_dependents();
+  StageInput row = input;
+  row.x += int64_t(blockIdx.x) * in;
+  const RowTarget<false> to = {input.rounded.digits, static_cast<float2*>(input.rounded.steps), rows, of_group};
+  round_one<kRoundThreads>({row, in, int(blockIdx.x), false, stages_of(in) * (kStageInputs / 32)}, to, scratch);
+}
+
+template <bool Bf16>
+RowsKernel kernel_of(const RowShape& shape) {
+  if (shape.groups == 2) return shape.of_group == 24 ? rows_kernel<24, 2, Bf16> : rows_kernel<32, 2, Bf16>;
+  switch (shape.of_group) {
+    case 8: return rows_kernel<8, 1, Bf16>;
+    case 16: return rows_kernel<16, 1, Bf16>;
+    case 24: return rows_kernel<24, 1, Bf16>;
+    default: return rows_kernel<32, 1, Bf16>;
+  }
+}
+
+struct Card {
+  int alone = 0, clusters = 0;
+  bool has = false;
+};
+Card read_card(int device) {
+  int major = 0, alone = 0, clusters = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (major != 9 || tensor_map_encoder() == nullptr) return {};
+  const RowsKernel kernel = rows_kernel<16, 1, true>;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(kRowsCluster * 256);
+  config.blockDim = dim3(kRowsThreads);
+  config.dynamicSmemBytes = size_t(alone);
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, alone) != cudaSuccess) return {};
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) return {};
+  return {alone, clusters, clusters > 0};
+}
+const Card& card() {
+  thread_local Card known;
+  thread_local int known_device = -1;
+  int device = 0;
+  cudaGetDevice(&device);
+  if (device != known_device) known = read_card(device), known_device = device;
+  return known;
+}
+
+bool encode(TensorMap& map, const void* plane, uint32_t rank, const cuuint64_t* size, const cuuint64_t* pitch,
+            const cuuint32_t* box, CUtensorMapSwizzle swizzle) {
+  const cuuint32_t steps[3] = {1, 1, 1};
+  return tensor_map_encoder()(reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, rank,
+                              const_cast<void*>(plane), size, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+int scale_bytes_of_row(const ProductStage& stage) {
+  return (stage.scale_row > 0 ? stage.scale_row : stage.in / stage.group) * 2;
+}
+bool make_maps(const ProductStage& stage, RowsMaps& maps) {
+  int some = 0;
+  while (stage.term[some].out == 0) ++some;
+  for (int t = 0; t < stage.terms; ++t) {
+    const StageWeight& w = stage.term[stage.term[t].out == 0 ? some : t];
+    const cuuint64_t row_bytes = cuuint64_t(stage.in) / 2, rows = cuuint64_t(w.out);
+    const cuuint64_t scale_row = cuuint64_t(scale_bytes_of_row(stage));
+    const cuuint64_t code_size[3] = {kColumnBytes, rows, row_bytes / kColumnBytes};
+    const cuuint64_t code_pitch[2] = {row_bytes, kColumnBytes};
+    const cuuint32_t code_box[3] = {kColumnBytes, kRowsHalf, kRowsClasses};
+    const cuuint64_t scale_size[2] = {scale_row, rows}, scale_pitch[1] = {scale_row};
+    const cuuint32_t scale_box[2] = {kRowsScaleRow, kRowsHalf};
+    if (!encode(maps.codes[t], w.codes, 3, code_size, code_pitch, code_box, CU_TENSOR_MAP_SWIZZLE_128B) ||
+        !encode(maps.scales[t], w.scales, 2, scale_size, scale_pitch, scale_box, CU_TENSOR_MAP_SWIZZLE_NONE) ||
+        !encode(maps.biases[t], w.biases, 2, scale_size, scale_pitch, scale_box, CU_TENSOR_MAP_SWIZZLE_NONE))
+      return false;
+  }
+  return true;
+}
+
+/// Blocks that round x themselves keep all sections of it; else two where there are several and a ring of six slots
+/// fits beside them.
+RowsPlan choose_plan(int rows, int sections, int alone, RowsArgs& a) {
+  const auto fits = [&](int depth, int inputs, int buffers) {
+    a.depth = depth, a.inputs = inputs, a.buffers = buffers;
+    return rows_plan(rows, depth, inputs, buffers).total <= alone;
+  };
+  if (a.input.kind != StageInput::Kind::tiles) {
+    if (!fits(4, sections, 2)) return {.total = alone + 1};
+  } else if (!fits(6, sections < 2 ? 1 : 2, 2) && !fits(4, 1, 2)) {
+    fits(4, 1, 1);
+  }
+  int depth = kRowsMostDepth;
+  while (depth > 2 && !fits(depth, a.inputs, a.buffers)) --depth;
+  return rows_plan(rows, a.depth, a.inputs, a.buffers);
+}
+
+}  // namespace
+
+bool takes_row_tiles(const ProductStage& stage, int rows) {
+  return rows >= kLeastTileRows && rows <= kMostTileRows && !stage.exact && stage.bits == 4 && stage.group == 64 &&
+         stage.scale != ScaleType::f32 && classes_of(stage.in) == kMaxClasses && stage.in % kStageInputs == 0 &&
+         scale_bytes_of_row(stage) % 16 == 0 && card().has;
+}
+
+bool rounds_row_tiles(const ProductStage& stage, int rows) {
+  RowsArgs a = {};
+  a.input.kind = StageInput::Kind::plain;
+  const int kept = row_shape(rows).rows();
+  return kept <= kMostOwnRows && choose_plan(kept, sections_of(stage.in), card().alone, a).total <= card().alone;
+}
+
+bool has_row_tiles(const ProductStage& stage) {
+  return stage.input.kind == StageInput::Kind::tiles ||
+         (stage.rows > 1 && stage.experts.slots == 0 && stage.input.kind != StageInput::Kind::digits);
+}
+
+size_t row_tile_bytes(int rows, int in) { return size_t(stages_of(in)) * 2 * size_t(row_tile(row_shape(rows).rows())); }
+size_t row_step_bytes(int rows, int in) { return size_t(stages_of(in)) * size_t(stage_steps(row_shape(rows).rows())); }
+
+cudaError_t round_row_tiles(const StageInput& input, int rows, int in, cudaStream_t stream) {
+  const RowShape shape = row_shape(rows);
+  return launch_early(round_rows_kernel, unsigned(rows), kRoundThreads, 0, stream, input, in, shape.rows(),
+                      shape.of_group);
+}
+
+size_t row_tile_workspace(const ProductStage& stage) {
+  if (sections_of(stage.in) < 2) return 0;
+  size_t tiles = 0;
+  for (int t = 0; t < stage.terms; ++t) tiles += size_t((stage.term[t].out + kRowsOut - 1) / kRowsOut);
+  return kCounterBytes + tiles * kRowsOut * size_t(row_shape(stage.rows).rows()) * sizeof(float);
+}
+
+cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream) {
+  if (!takes_row_tiles(stage, stage.rows) || stage.input.kind == StageInput::Kind::digits) return cudaErrorInvalidValue;
+  if (stage.lora.ranks > 0 || stage.experts.slots > 0) return cudaErrorInvalidValue;
+  const bool pairs = stage.epilogue == ProductStage::Epilogue::silu_mul;
+  const RowShape shape = row_shape(stage.rows);
+  RowsArgs a = {};
+  for (int t = 0; t < kStageTerms; ++t) a.term[t] = stage.term[t];
+  for (int t = 0; t <= kStageTerms; ++t) {
+    a.first_tile[t] = t < stage.terms || t == 0 ? a.tiles : INT32_MAX;
+    if (t < stage.terms) a.tiles += (stage.term[t].out + kRowsOut - 1) / kRowsOut;
+  }
+  if (pairs) a.tiles = (stage.term[0].out + kRowsHalf - 1) / kRowsHalf;
+  if (a.tiles == 0) return cudaSuccess;
+  a.in = stage.in, a.rows = stage.rows;
+  a.input = stage.input;
+  a.stages = stages_of(stage.in), a.slabs = slabs_of(stage.in), a.sections = sections_of(stage.in);
+  a.epilogue = stage.epilogue;
+  a.residual = stage.residual;
+  a.digits = stage.input.rounded.digits, a.steps = static_cast<const uint8_t*>(stage.input.rounded.steps);
+  if (a.sections > 1 && stage.workspace == nullptr) return cudaErrorInvalidValue;
+  a.sums = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
+  const RowsPlan plan = choose_plan(shape.rows(), a.sections, card().alone, a);
+  if (plan.total > card().alone) return cudaErrorInvalidValue;
+  RowsMaps maps = {};
+  if (!make_maps(stage, maps)) return cudaErrorInvalidValue;
+  const RowsKernel kernel = stage.scale == ScaleType::bf16 ? kernel_of<true>(shape) : kernel_of<false>(shape);
+  const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().alone);
+  if (allowed != cudaSuccess) return allowed;
+  const int clusters = a.tiles < card().clusters ? a.tiles : card().clusters;
+  return launch_early(kernel, unsigned(clusters * kRowsCluster), kRowsThreads, size_t(plan.total), stream, a, maps);
+}
+
+}  // namespace bumblebee::cuda
