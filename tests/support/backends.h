@@ -63,7 +63,7 @@ inline std::vector<std::string> with_cards(std::vector<std::string> names) {
 inline bool is_reference(const Target& target) { return target.backend == "ref" || target.backend == "replay"; }
 
 /// Of results of whole models whose rows took different kernels, relative to their root mean square; 0: none do. On
-/// cards in fast precision, steps of more than 32 rows (or 64) multiply with x as f16, smaller ones with x as 15 bits
+/// cards in fast precision, steps of more than 32 rows multiply with x as f16, smaller ones with x as 15 bits
 /// of the largest of 64, which is about 3 of their root mean square. The first is off by a step of 2^-11 to 2^-10 of
 /// each x and as much of each weight, whose roundings have a deviation of 1/sqrt(12) of it, 2^-12.3 relative, 2^-11.8
 /// together; the second by a step of 2·3·2^-15, 2^-14.2. Their attention has probabilities of bf16: 2^-9.3 of each,

@@ -207,12 +207,7 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
 void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor> y) {
   settle_product();
   settle_rotation();
-  // Of weights and rows alone, as all that follows.
-  const auto staged_here = [&](const MatmulTerm& term) {
-    const WeightView& w = view_of(*term.weight);
-    return fast_ && has_stage(w) && (x.rows() <= kStageRows ? fits_stage(w) : fits_row_tiles(w, x.rows()));
-  };
-  if (!std::all_of(terms.begin(), terms.end(), staged_here) && matmul_wide(x, terms, y)) return;
+  if (matmul_wide(x, terms, y)) return;
   std::vector<MatmulTerm> staged;
   std::vector<Tensor*> staged_y;
   std::array<ProductTerm, kMaxTerms> few, many;
@@ -225,10 +220,12 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
     const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
     matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
   };
+  // Tiles of rows would take twice as many, but adapters of such steps are part of matmul_wide alone.
+  const bool stages = fast_ && x.rows() > 0 && x.rows() <= kStageRows;
   for (size_t t = 0; t < terms.size(); ++t) {
     const Weight& weight = *terms[t].weight;
     BB_CHECK(weight.in == x.cols(), "in ", weight.in, " cols ", x.cols());
-    if (x.rows() > 0 && staged_here(terms[t])) {
+    if (stages && fits_stage(view_of(weight))) {
       staged.push_back(terms[t]);
       staged_y.push_back(&y[t]);
       continue;
