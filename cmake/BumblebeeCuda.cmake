@@ -4,6 +4,8 @@ set(BB_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (where nvcc is found), ON 
 set_property(CACHE BB_CUDA PROPERTY STRINGS AUTO ON OFF)
 # Cards of one major version share code: 80 also serves 8.6 and 8.9. Newer ones translate the last entry themselves.
 set(BB_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING "What the kernels are compiled for")
+# Most people's cards are older than those that kernels are tested on.
+option(BB_CUDA_AS_SM80 "The code of compute capability 8.0, for cards of 9.0: to test it without a card of 8.x" OFF)
 set(BB_WITH_CUDA OFF)
 
 if(BB_CUDA AND NOT CMAKE_CROSSCOMPILING AND NOT BB_SANITIZE)
@@ -26,6 +28,11 @@ if(BB_CUDA AND NOT CMAKE_CROSSCOMPILING AND NOT BB_SANITIZE)
       set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
     endif()
     set(CMAKE_CUDA_ARCHITECTURES ${BB_CUDA_ARCHITECTURES})
+    if(BB_CUDA_AS_SM80)
+      set(CMAKE_CUDA_ARCHITECTURES OFF)
+      string(APPEND CMAKE_CUDA_FLAGS " -gencode arch=compute_80,code=sm_90")
+      add_compile_definitions(BB_CUDA_AS_SM80)
+    endif()
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 20)

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 
+#include "backend/cuda/kernels/card.h"
 #include "backend/cuda/kernels/expert_plan.h"
 #include "backend/cuda/kernels/lora.h"
 #include "backend/cuda/kernels/matmul_wide.h"
@@ -194,7 +195,7 @@ double bandwidth(int device, int) {
 
 /// What the kernels that run on a card were compiled for.
 std::string target_of(const Probe& p) {
-  if (p.major == 8) return "sm_80";
+  if (code_major(p.major) == 8) return "sm_80";
   return p.major == 9 ? "sm_90a" : "compute_90";
 }
 

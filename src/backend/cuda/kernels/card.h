@@ -15,4 +15,17 @@ int card_attribute() {
   return value;
 }
 
+/// Major compute capability of the code that runs on a card of `major`. A build with BB_CUDA_AS_SM80 has that of 8.0 on
+/// every card.
+constexpr int code_major(int major) {
+#if defined(BB_CUDA_AS_SM80)
+  (void)major;
+  return 8;
+#else
+  return major;
+#endif
+}
+/// The same of the calling thread's card.
+inline int code_major() { return code_major(card_attribute<cudaDevAttrComputeCapabilityMajor>()); }
+
 }  // namespace bumblebee::cuda

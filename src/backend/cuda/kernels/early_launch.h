@@ -5,16 +5,11 @@
 // For nvcc only.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "backend/cuda/kernels/card.h"
 
 namespace bumblebee::cuda {
 
-inline bool can_launch_early() {
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  return major >= 9;
-}
+inline bool can_launch_early() { return code_major() >= 9; }
 
 /// Nothing happens for an empty grid.
 template <class... Params, class... Args>

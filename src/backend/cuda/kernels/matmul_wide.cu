@@ -221,7 +221,7 @@ bool wants_units(const WeightView& w, int experts) {
          size_t(experts) * size_t(w.out) * w.row_bytes <= std::numeric_limits<uint32_t>::max();
 }
 bool has_matmul_wide(const WeightView& w) { return w.units != nullptr; }
-bool is_hopper() { return card_attribute<cudaDevAttrComputeCapabilityMajor>() == 9; }
+bool is_hopper() { return code_major() == 9; }
 
 void matmul_wide(const WideInput& x, const ProductTerm* terms, int count, cudaStream_t stream, const WideLora& lora) {
   const WeightView& w = terms[0].weight;

@@ -35,10 +35,9 @@ struct Card {
   bool has = false;
 };
 Card read_card(int device) {
-  int major = 0, alone = 0, clusters = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  int alone = 0, clusters = 0;
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (major != 9 || tensor_map_encoder() == nullptr) return {};
+  if (code_major() != 9 || tensor_map_encoder() == nullptr) return {};
   const RowsKernel kernel = rows_kernel<16, 1, true>;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(kRowsCluster * 256);
