@@ -246,9 +246,7 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
   if (x.rows() == 0) return;
   run_few();
   run_many();
-  if (staged.empty()) return;
-  if (glu_ && same(glu_->y, x)) settle_glu();  // of other weights, whose rows take other kernels
-  matmul_in_stages(x, staged, staged_y);
+  if (!staged.empty()) matmul_in_stages(x, staged, staged_y);
 }
 
 void CudaOps::launch_product() {
