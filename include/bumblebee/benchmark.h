@@ -45,7 +45,7 @@ struct BenchmarkResult {
 struct BenchmarkOptions {
   std::vector<BenchmarkTest> tests;
   int repetitions = 5;
-  bool warmup = true;             // before each test: its whole prompt, or one step
+  bool warmup = true;             // before each test: its whole prompt, or up to four steps
   int prefill_chunk = 0;          // as GenerationOptions has it
   std::vector<Adapter> adapters;  // packed before the first test
   uint64_t seed = 1;              // of the prompts' ids

@@ -6,8 +6,6 @@
 
 #include "quant/elements.h"
 
-#include "quant/elements.h"
-
 namespace bumblebee::nn {
 
 Loader::Loader(WeightSource& source, Backend* backend, Progress progress)
