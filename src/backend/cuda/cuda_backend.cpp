@@ -81,7 +81,7 @@ class CudaBackend final : public Backend {
     decode_row<float>(vector, 0, values);
     return upload(values, 1, vector.in);
   }
-  void finish_packing() override { uploader_.wait(); }
+  void finish_packing() override { uploader_.finish(); }
   LowRankWeights pack_factors(const HostLowRank& factors, LowRankUse use) override {
     return upload_factors(device_, uploader_, factors, use, fast_, adapter_bytes_);
   }

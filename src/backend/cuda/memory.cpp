@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 namespace bumblebee::cuda {
@@ -147,25 +148,50 @@ void PinnedPool::give_back(PinnedBytes bytes) {
   free_.emplace(size, std::move(bytes));
 }
 
-void Uploader::copy(std::span<const std::byte> from, std::byte* to) {
-  const std::lock_guard lock(mutex_);
+void Uploader::copy_piece(Lane& lane, std::span<const std::byte> from, std::byte* to) {
+  constexpr size_t kPieces = 2;
   device_->use();
-  for (size_t at = 0; at < from.size(); at += kPiece) {
-    if (pieces_.size() < kPieces) pieces_.push_back({PinnedBytes(kPiece), Event()});
-    Piece& piece = pieces_[next_++ % kPieces];
-    piece.done.wait();
-    const std::span<const std::byte> part = from.subspan(at, std::min(kPiece, from.size() - at));
-    std::memcpy(piece.bytes.data(), part.data(), part.size());
-    check(cudaMemcpyAsync(to + at, piece.bytes.data(), part.size(), cudaMemcpyHostToDevice, device_->upload()),
-          "upload");
-    piece.done.record(device_->upload());
-  }
-  if (from.empty()) return;
-  const std::lock_guard recording(device_->recording());
-  pieces_[(next_ - 1) % kPieces].done.hold(device_->compute());
+  if (lane.pieces.size() < kPieces) lane.pieces.push_back({PinnedBytes(kPiece), Event()});
+  Piece& piece = lane.pieces[lane.next++ % kPieces];
+  piece.done.wait();
+  std::memcpy(piece.bytes.data(), from.data(), from.size());
+  check(cudaMemcpyAsync(to, piece.bytes.data(), from.size(), cudaMemcpyHostToDevice, device_->upload()), "upload");
+  piece.done.record(device_->upload());
 }
 
-void Uploader::wait() const {
+void Uploader::copy(std::span<const std::byte> from, std::byte* to) {
+  if (from.empty()) return;
+  const std::lock_guard lock(mutex_);
+  device_->use();
+  const size_t pieces = (from.size() + kPiece - 1) / kPiece;
+  if (pieces == 1) {
+    copy_piece(lanes_.front(), from, to);
+  } else {
+    if (!pool_) {
+      pool_.emplace(std::min(available_cores(), kMostThreads));
+      lanes_.resize(std::max(lanes_.size(), size_t(pool_->threads())));
+    }
+    std::mutex failing;
+    std::exception_ptr failed;
+    pool_->for_each(int64_t(pieces), [&](int64_t i, int thread) {
+      const size_t at = size_t(i) * kPiece;
+      try {
+        copy_piece(lanes_[size_t(thread)], from.subspan(at, std::min(kPiece, from.size() - at)), to + at);
+      } catch (...) {
+        const std::lock_guard first(failing);
+        if (!failed) failed = std::current_exception();
+      }
+    });
+    if (failed) std::rethrow_exception(failed);
+  }
+  copied_.record(device_->upload());
+  const std::lock_guard recording(device_->recording());
+  copied_.hold(device_->compute());
+}
+
+void Uploader::finish() {
+  const std::lock_guard lock(mutex_);
+  pool_.reset();
   device_->use();
   check(cudaStreamSynchronize(device_->upload()), "upload");
 }

@@ -4,9 +4,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "backend/cuda/device.h"
+#include "base/thread_pool.h"
 #include "tensor/tensor.h"
 
 namespace bumblebee::cuda {
@@ -79,24 +81,35 @@ class PinnedPool : public std::enable_shared_from_this<PinnedPool> {
   std::multimap<size_t, PinnedBytes> free_;
 };
 
-/// Bytes of the host on their way to the device, through a ring of page-locked buffers. From any thread.
+/// Bytes of the host on their way to the device: several threads read them into page-locked buffers, two each, while
+/// what was read before is copied. From any thread.
 class Uploader {
  public:
   explicit Uploader(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
   /// Returns once `from` was read. What is enqueued on the compute stream afterwards sees the bytes.
   void copy(std::span<const std::byte> from, std::byte* to);
-  void wait() const;
+  /// All copies are there. The threads end; a later copy starts them again where it has more than a piece.
+  void finish();
 
  private:
-  static constexpr size_t kPiece = size_t{8} << 20, kPieces = 4;
+  static constexpr size_t kPiece = size_t{2} << 20;
+  static constexpr int kMostThreads = 8;
   struct Piece {
     PinnedBytes bytes;
     Event done;
   };
+  /// Of one thread: while one piece is copied it reads into the other.
+  struct Lane {
+    std::vector<Piece> pieces;
+    size_t next = 0;
+  };
+  void copy_piece(Lane& lane, std::span<const std::byte> from, std::byte* to);
+
   const std::shared_ptr<const Device> device_;
   std::mutex mutex_;
-  std::vector<Piece> pieces_;
-  size_t next_ = 0;
+  std::optional<ThreadPool> pool_;
+  std::vector<Lane> lanes_{1};
+  Event copied_;
 };
 
 }  // namespace bumblebee::cuda

@@ -1,9 +1,7 @@
 // Products of few rows on a card: against their definition within derived bounds, and equal bits in any company.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <string_view>
-
+#include "tests/backend/cuda/needs_card.h"
 #include "tests/backend/cuda/product_case.h"
 
 namespace bumblebee::cuda {
@@ -21,17 +19,7 @@ std::string name(const ProductCase& c) {
          (c.exact ? ", exact" : "");
 }
 
-class Product : public testing::Test {
- protected:
-  void SetUp() override {
-    int count = 0;
-    const cudaError_t status = cudaGetDeviceCount(&count);
-    if (status == cudaSuccess && count > 0) return;
-    const char* required = std::getenv("BB_REQUIRE_GPU");
-    if (required != nullptr && std::string_view(required) == "1") FAIL() << cudaGetErrorString(status);
-    GTEST_SKIP() << cudaGetErrorString(status);
-  }
-};
+using Product = NeedsCard;
 
 void expect_close(const ProductCase& c) {
   const ProductRun run(c);
