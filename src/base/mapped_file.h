@@ -10,8 +10,9 @@
 
 namespace bumblebee {
 
-/// A memory-mapped file, immutable and shared. A file that another process truncates while mapped raises SIGBUS on
-/// access: checkpoints are expected to stay as they are while a model uses them.
+/// A memory-mapped file, immutable and shared, in huge pages where the system has the file so. A file that another
+/// process truncates while mapped raises SIGBUS on access: checkpoints are expected to stay as they are while a model
+/// uses them.
 class MappedFile {
  public:
   /// Maps `path`; throws Error(bad_file) when it cannot be opened, is a directory or cannot be mapped. An empty file
@@ -35,6 +36,9 @@ class MappedFile {
 /// Tells the system that these bytes of a mapped file are needed no longer: whole pages leave this process, and come
 /// back from the page cache or disk when they are touched. A hint: nothing fails.
 void pages_done(std::span<const std::byte> bytes);
+/// Tells the system that of these bytes of a mapped file a few are read here and there: in small pages, so that no 2 MB
+/// come from the disk for one row. A hint as well.
+void pages_here_and_there(std::span<const std::byte> bytes);
 
 /// The whole file as text, for configs. Throws Error(bad_file) when it is absent or larger than `limit_bytes`.
 std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/mapped_file.h"
 #include "quant/elements.h"
 
 namespace bumblebee::nn {
@@ -22,7 +23,10 @@ void Loader::need(Operation operation) {
 }
 
 Weight Loader::matrix(const std::string& path, int out, int in) {
-  const HostWeight host = source_.matrix(path, out, in);
+  return matrix(path, source_.matrix(path, out, in), out, in);
+}
+
+Weight Loader::matrix(const std::string& path, const HostWeight& host, int out, int in) {
   BB_CHECK(host.out == out && host.in == in, path);
   Weight weight = pack(host);
   count(host);
@@ -198,7 +202,8 @@ float Loader::scalar(const std::string& name) {
 
 Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {
   target_modules_.push_back({path, vocab, d_model, TargetModule::Kind::embedding, false});
-  target_weights_.push_back(matrix(path, vocab, d_model));
+  const HostWeight& host = tables_.emplace_back(Table{path, source_.matrix(path, vocab, d_model)}).host;
+  target_weights_.push_back(matrix(path, host, vocab, d_model));
   return {target_weights_.back(), path, int(target_modules_.size()) - 1};
 }
 
@@ -207,12 +212,19 @@ Linear Loader::head(const std::string& path, const Embedding& embedding, int voc
   for (const char* leaf : {".weight", ".scales", ".biases"}) source_.ignore(path + leaf);
   target_modules_.push_back({path, d_model, vocab, TargetModule::Kind::linear, false});
   target_weights_.push_back(embedding.table);
+  std::erase_if(tables_, [&](const Table& table) { return table.path == embedding.name; });
   return {embedding.table, {}, int(target_modules_.size()) - 1, path};
 }
 
 void Loader::finish() const {
   const std::vector<std::string> left = source_.unclaimed();
-  if (left.empty()) return;
+  if (left.empty()) {
+    for (const Table& table : tables_) {
+      for (const std::span<const std::byte> part : {table.host.codes, table.host.scales, table.host.biases})
+        pages_here_and_there(part);
+    }
+    return;
+  }
   std::string names;
   for (size_t i = 0; i < std::min<size_t>(left.size(), 8); ++i) names += (i == 0 ? "" : ", ") + left[i];
   if (left.size() > 8) names += ", ...";

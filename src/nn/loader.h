@@ -73,12 +73,19 @@ class Loader {
 
  private:
   Weight matrix(const std::string& path, int out, int in);
+  Weight matrix(const std::string& path, const HostWeight& host, int out, int in);
   Weight pack(const HostWeight& host);
   Tensor packed_vector(const HostWeight& host);
   HeadLinear stacked(std::span<const HostWeight> heads, bool transposed, const std::string& name);
   void add_heads(HeadLinear& linear, int heads, int in, int out);
   Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
+
+  /// An embedding's table, as the file has it.
+  struct Table {
+    std::string path;
+    HostWeight host;
+  };
 
   WeightSource& source_;
   Backend* backend_;
@@ -88,6 +95,7 @@ class Loader {
   std::vector<Weight> target_weights_;
   std::vector<Format> formats_;
   std::vector<Operation> operations_;
+  std::vector<Table> tables_;  // of which single rows are read: no head is tied to them
 };
 
 }  // namespace bumblebee::nn

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "tests/support/page_flags.h"
 
 namespace bumblebee {
 namespace {
@@ -52,6 +53,21 @@ TEST_F(MappedFileTest, ShowsTheBytes) {
   ASSERT_EQ(file->bytes().size(), text.size());
   EXPECT_EQ(std::memcmp(file->bytes().data(), text.data(), text.size()), 0);
   EXPECT_EQ(file->path(), folder_ / "a");
+}
+
+TEST_F(MappedFileTest, LargeFilesAreWishedIntoHugePagesButForWhatIsReadHereAndThere) {
+  using testing_support::page_flags;
+  const auto small = MappedFile::open(write("a", "abc"));
+  if (page_flags(small->bytes().data()).empty()) GTEST_SKIP() << "the system has no huge pages";
+  EXPECT_EQ(page_flags(small->bytes().data()).find(" hg "), std::string::npos);
+  const auto file = MappedFile::open(write("b", std::string(size_t{4} << 20, 'x')));
+  const std::byte* const middle = file->bytes().data() + (size_t{2} << 20);
+  EXPECT_NE(page_flags(middle).find(" hg "), std::string::npos) << page_flags(middle);
+  pages_here_and_there(file->bytes().subspan(size_t{2} << 20, 10000));
+  EXPECT_NE(page_flags(middle).find(" nh "), std::string::npos) << page_flags(middle);
+  EXPECT_NE(page_flags(file->bytes().data()).find(" hg "), std::string::npos);
+  EXPECT_NE(page_flags(middle + 8192).find(" hg "), std::string::npos) << "the last page is not whole";
+  EXPECT_EQ(middle[9999], std::byte('x'));
 }
 
 TEST_F(MappedFileTest, OutlivesTheName) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "tests/support/backends.h"
 #include "tests/support/memory_weights.h"
+#include "tests/support/page_flags.h"
 
 namespace bumblebee::nn {
 namespace {
@@ -51,6 +52,26 @@ TEST(Loader, CollectsSitesFormatsAndBytes) {
     EXPECT_EQ(load.target_modules()[1].out, 64);
     EXPECT_EQ(load.formats(), (std::vector<Format>{kQ4, Format::dense(DType::bf16)}));
     EXPECT_EQ(seen, (std::vector<uint64_t>{6 * 40, 6 * 40 + 12, 6 * 40 + 12 + 768, 6 * 40 + 12 + 768 + 12}));
+  }
+}
+
+TEST(Loader, TablesWithoutAHeadAreReadHereAndThere) {
+  for (const bool tied : {false, true}) {
+    Random random(1);
+    MemoryWeights weights;
+    weights.add_matrix("e", random_dense(random, 8192, 64, DType::bf16, 1));
+    weights.add_matrix("lm_head", random_dense(random, 8192, 64, DType::bf16, 1));
+    const HostWeight table = weights.matrix("e", 8192, 64), head = weights.matrix("lm_head", 8192, 64);
+    weights.rewind();
+    const auto backend = create_reference();
+    Loader load(weights, backend.get());
+    const Embedding e = load.embedding("e", 8192, 64);
+    load.head("lm_head", e, 8192, 64, tied);
+    load.finish();
+    const std::string flags = page_flags(table.codes.data() + table.codes.size() / 2);
+    if (flags.empty()) GTEST_SKIP() << "the system has no huge pages";
+    EXPECT_EQ(flags.find(" nh ") != std::string::npos, !tied) << flags;
+    EXPECT_EQ(page_flags(head.codes.data() + head.codes.size() / 2).find(" nh "), std::string::npos);
   }
 }
 
