@@ -388,6 +388,7 @@ TEST(Trainer, ALossThatIsNoNumberNamesIterationAndRows) {
   const std::string high = caught([&] { world.train(options); }).what();
   EXPECT_NE(high.find("iteration 1"), std::string::npos) << high;
   EXPECT_NE(high.find("at most 0.01"), std::string::npos) << high;
+  EXPECT_NE(high.find("nothing was learned yet"), std::string::npos) << high;
 }
 
 TEST(Trainer, ABaseThatChangesMeanwhileIsAnError) {
