@@ -53,6 +53,7 @@ void CudaOps::drop_waiting() {
 void CudaOps::wait_for_next(bool waits) {
   settle();
   waits_ = waits;
+  resolved_.reset();
 }
 
 void CudaOps::settle() {
@@ -252,10 +253,13 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
 void CudaOps::launch_product() {
   const WaitingProduct waiting = *std::exchange(product_, {});
   ProductStage stage = waiting.stage;
-  // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one; adapters,
-  // which end a launch late, lose by it (docs/internals/cuda.md).
-  stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) &&
-                         ((stage.rows <= 4 && stage.lora.ranks == 0) || !apart_);
+  // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one.
+  stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) && (stage.rows <= 4 || !apart_);
+  if (stage.lora.ranks > 0) {
+    stage.lora.parts = lora_parts_ + (lora_second_ ? kLoraParts : 0);
+    stage.lora.stale = lora_parts_ + (lora_second_ ? 0 : kLoraParts);
+    lora_second_ = !lora_second_;
+  }
   stage.workspace =
       stage_workspace_.at_least(has_row_tiles(stage) ? row_tile_workspace(stage) : stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
@@ -299,9 +303,6 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
     stage.lora.site[m] = modules[m].site;
   }
   if (bounds.ranks == 0) return true;
-  stage.lora.slots = batch_.slots;
-  stage.lora.slot = batch_.slot;
-  stage.lora.logit_rows = rows == RowSet::logit_rows ? batch_.logit_rows : nullptr;
   stage.lora.ranks = bounds.ranks;
   if (!fits_lora(stage)) return false;
   if (stage.terms == 2 && stage.term[0].out == stage.term[1].out) {  // as glu() would have it: other tiles
@@ -309,11 +310,22 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
     pair.epilogue = ProductStage::Epilogue::silu_mul;
     if (!fits_lora(pair)) return false;
   }
-  product_->u = pool_->take(stage_lora_bytes(stage));
-  stage.lora.u = reinterpret_cast<float*>(address(*product_->u));
-  stage.lora.arrived = reinterpret_cast<uint32_t*>(lora_counter_.at_least(sizeof(uint32_t)));
+  stage.lora.terms = resolved(rows == RowSet::logit_rows && batch_.rows > 1 ? batch_.logit_rows : nullptr);
   product_->stage = stage;
   return true;
+}
+
+const LoraTerm* CudaOps::resolved(const int32_t* row) {
+  const int sites = slots_.bounds().sites;
+  constexpr size_t kParts = 2 * kLoraParts * sizeof(float);
+  std::byte* const memory = lora_memory_.at_least(kParts + size_t(sites) * sizeof(LoraTerm));
+  auto* const terms = reinterpret_cast<LoraTerm*>(memory + kParts);
+  if (const ResolvedRow of = {batch_.slot, row}; !resolved_ || *resolved_ != of) {
+    resolved_ = of;
+    lora_parts_ = reinterpret_cast<float*>(memory);
+    check(resolve_lora(batch_.slots, batch_.slot, row, sites, terms, lora_parts_, stream()), "resolve_lora");
+  }
+  return terms;
 }
 
 Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {

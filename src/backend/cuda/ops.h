@@ -33,7 +33,7 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
-  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes() + lora_counter_.bytes(); }
+  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes(); }
   /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
   /// needs.
   void wait_for_next(bool waits);
@@ -112,6 +112,9 @@ class CudaOps final : public Ops {
   bool take_product(std::span<Tensor* const> outputs);
   /// Lets the product that waits apply adapters, if what they change are its outputs and nobody else sees these before.
   bool product_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<const Tensor> y);
+  /// What the slot of the row (null: the first one) does to all modules, as stages want it; it is looked up once a
+  /// step.
+  const LoraTerm* resolved(const int32_t* row);
   /// x += delta where a product waits to be added.
   bool add_product(Tensor& x, Tensor& delta);
   /// Whether the rotation that waits made q and k, and v can go to the pages with it.
@@ -153,7 +156,7 @@ class CudaOps final : public Ops {
     ProductStage stage;
     std::array<Tensor, kStageTerms> y;  // not written yet
     Tensor input, order;                // what the stage reads
-    std::shared_ptr<Buffer> digits, steps, u;
+    std::shared_ptr<Buffer> digits, steps;
   };
   /// Where operations do not wait it was launched, and is kept for the adapters that may follow.
   struct WaitingWide {
@@ -180,14 +183,21 @@ class CudaOps final : public Ops {
     RopeArgs rope;
     int head_dim = 0;
   };
+  struct ResolvedRow {
+    const int32_t *slot, *row;
+    bool operator==(const ResolvedRow&) const = default;
+  };
   bool waits_ = false, apart_ = false;
+  std::optional<ResolvedRow> resolved_;
+  float* lora_parts_ = nullptr;  // StageLora's two
+  bool lora_second_ = false;
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   std::optional<WaitingWide> wide_;
   std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;
   std::optional<WaitingSum> sum_;
-  ZeroedMemory stage_workspace_, attend_counters_, lora_counter_;
+  ZeroedMemory stage_workspace_, attend_counters_, lora_memory_;
 };
 
 }  // namespace bumblebee::cuda

@@ -53,6 +53,7 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
   };
   // Writes terms one after the other; how many ranks they have.
   Bounds bounds = bounds_;
+  bounds.sites = std::max(bounds.sites, int(by_site.size()));
   const auto put = [&](const std::vector<LoraEntry::Term>& list) {
     int ranks = 0;
     for (const LoraEntry::Term& t : list) {
@@ -103,7 +104,8 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
   const SlotTableView table = {.slots = reinterpret_cast<const SlotView*>(address(*slots_)),
                                .count = int64_t(views_.size())};
   copy(&table, sizeof(table), *table_);
-  if (bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights || bounds.more != bounds_.more)
+  if (bounds.sites != bounds_.sites || bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights ||
+      bounds.more != bounds_.more)
     ++bounds.version;
   bounds_ = bounds;
 }

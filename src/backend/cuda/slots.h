@@ -21,6 +21,7 @@ class CudaSlots {
   /// What launches depend on beside the batch; it only grows, and `version` changes with it: steps that were recorded
   /// before are no longer right.
   struct Bounds {
+    int sites = 0;         // modules of a slot
     int ranks = 0;         // of all terms of one slot and module, or expert of it, each padded_rank()
     bool weights = false;  // some entry brings a weight of its own
     bool more = false;     // some entry does more than add terms: a factor, a bias, a weight

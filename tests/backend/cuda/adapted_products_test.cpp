@@ -216,6 +216,21 @@ TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
   }
 }
 
+/// Blocks know by a word that is not zero that a sum of A x is there; a sum that is zero arrives all the same.
+TEST_F(OnCard, AdaptersOfARowOfZerosFinish) {
+  if (backend_ == nullptr) return;
+  constexpr int kWidth = 1280, kInner = 12288;
+  const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
+  Random random(13);
+  AdaptedBlock block(*backend, kWidth, kInner, random);
+  block.add_slot(random, {{16}});
+  block.add_slot(random, {{3}, {8}}, 2);
+  const std::vector<float> zeros(size_t(kWidth), 0.0f);
+  for (int round = 0; round < 4; ++round)
+    for (const int32_t slot : {0, 1, -1})
+      EXPECT_EQ(block.run(zeros, {slot}, true), std::vector<float>(2 * size_t(kWidth), 0.0f)) << "slot " << slot;
+}
+
 /// Their products' blocks wait for each other, and each fills the card: side by side they would wait for ever.
 TEST_F(OnCard, BackendsThatComputeAtOnceFinish) {
   if (backend_ == nullptr) return;

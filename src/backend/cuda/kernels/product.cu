@@ -19,6 +19,8 @@ ProductKernel product_kernel_8bit(int group, int tiles);
 
 namespace {
 
+constexpr int kResolveThreads = 128;
+
 struct Card {
   ProductCard plan;
   bool early = false;  // sm_90: kernels overlap
@@ -80,6 +82,22 @@ __global__ void __launch_bounds__(kRoundThreads)
                           static_cast<StepGroup*>(input.rounded.steps) + int64_t(number) * (blocks / 2) * (columns / 2),
                           columns, 0};
   round_one<kRoundThreads>({input, in, row, false, blocks}, to, scratch);
+}
+
+/// A thread for each module, whose chain of addresses the stages then need not follow.
+__global__ void resolve_kernel(const SlotTableView* slots, const int32_t* slot, const int32_t* row, int sites,
+                               LoraTerm* terms, float* parts) {
+  const int first = int(blockIdx.x) * kResolveThreads + int(threadIdx.x), all = int(gridDim.x) * kResolveThreads;
+  for (int i = first; i < 2 * kLoraParts; i += all) parts[i] = 0.0f;
+  for (int i = first; i < sites; i += all) {
+    const SiteView* site = site_of(*slots, slot[row != nullptr ? row[0] : 0], i);
+    LoraTerm found;
+    if (site != nullptr && site->terms > 0) {
+      const LowRankView of = site->first;
+      found = {of.a, of.b, site, of.rank, padded_rank(of.rank), of.bias, of.scale, site->terms};
+    }
+    terms[i] = found;
+  }
 }
 
 bool is_valid(const ProductStage& s) {
@@ -145,7 +163,8 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
   if (a.boxes && !make_maps(a, stage, maps)) return cudaErrorInvalidValue;
   const int shared = stage.apart && plan.total < card().plan.apart ? card().plan.apart : plan.total;
   return launch_early(kernel, unsigned(product_blocks(a, card().plan)),
-                      unsigned(kWorkingThreads + 32 * copiers_of(card().early)), size_t(shared), stream, a, maps, plan);
+                      unsigned(kWorkingThreads + 32 * copiers_of(card().early) + (variant == -1 ? 32 : 0)),
+                      size_t(shared), stream, a, maps, plan);
 }
 
 }  // namespace
@@ -175,6 +194,15 @@ cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact,
 cudaError_t quantize_experts(const StageInput& input, const StageExperts& experts, int in, cudaStream_t stream) {
   return launch_early(round_experts_kernel, unsigned(experts.slots * kFewTileRows), kRoundThreads, 0, stream, input,
                       experts, in, 2 * padded_rows(kFewTileRows));
+}
+
+cudaError_t resolve_lora(const SlotTableView* slots, const int32_t* slot, const int32_t* row, int sites,
+                         LoraTerm* terms, float* parts, cudaStream_t stream) {
+  constexpr int kMost = 16;
+  const int wanted = (sites + kResolveThreads - 1) / kResolveThreads, blocks = wanted < 1 ? 1 : wanted;
+  resolve_kernel<<<unsigned(blocks < kMost ? blocks : kMost), kResolveThreads, 0, stream>>>(slots, slot, row, sites,
+                                                                                            terms, parts);
+  return cudaGetLastError();
 }
 
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {

@@ -25,7 +25,8 @@ __device__ __forceinline__ void take_input(const ProductArgs& a, const ExpertInp
     float* scratch = reinterpret_cast<float*>(shared + plan.partials);
     if constexpr (Lora) {
       LoraShared* lora = reinterpret_cast<LoraShared*>(shared + plan.lora);
-      round_one<kWorkingThreads>(work, to, scratch, HeldPieces{lora, a.held, lora->pieces});
+      round_one<kWorkingThreads>(work, to, scratch, HeldPieces{lora, lora->pieces, a.in / 8});
+      if (threadIdx.x >= kRoundThreads) return barrier_arrive<kWorkersBarrier>(kWorkingThreads);  // it needs no x
     } else {
       round_one<kWorkingThreads>(work, to, scratch);
     }
@@ -94,42 +95,33 @@ __device__ __forceinline__ void say_empty(int buffer) {
 }
 
 /// The finishing warp's work where adapters change the only row; all inputs are in the block.
-__device__ __forceinline__ void finish_lora(const ProductArgs& a, int first_unit, int stride, const float* partials,
-                                            LoraShared& lora, uint32_t lane) {
-  const int tiles = kConsumers >> a.width_bits;
-  const int items = (a.units - first_unit + stride - 1) / stride * a.sections;
-  TileTarget target = target_of(a, first_unit * tiles);
-  LaneChange asked = ask_change(a, lora, target.half, lane);  // a tile ahead
-  publish_pieces(a, lora, lane);
-  const uint32_t left = take_u(a, lora, lane);
-  const float* u = lora_u(a, lora);
+__device__ __forceinline__ void finish_lora(const ProductArgs& a, const TileWalk& walk, int count,
+                                            const float* partials, LoraShared& lora, uint32_t lane) {
+  const int items = (count >> walk.bits) * a.sections, tiles = 1 << walk.bits;
+  bool some = true;
   int n = 0;
-  for (int unit = first_unit; unit < a.units; unit += stride) {
 #pragma unroll 1
-    for (int k = 0; k < tiles; ++k) {
-      const Sums<1> residual = load_residual<1>(a, target, lane);
-      const float2 change = form_change(asked, u, lane);
-      const TileTarget own = target;
-      target = target_of(a, k + 1 < tiles ? unit * tiles + k + 1 : (unit + stride) * tiles);
-      asked = ask_change(a, lora, target.half, lane);
-      Sums<1> sum = {};
+  for (int i = 0; i < count; ++i) {
+    const TileTarget target = target_of(a, walk(i));
+    const Sums<1> residual = load_residual<1>(a, target, lane);
+    const int k = i & (tiles - 1);
+    Sums<1> sum = {};
 #pragma unroll 1
-      for (int section = 0; section < a.sections; ++section) {  // one where there are several tiles
-        const int at = n & (a.buffers - 1);
-        const float* buffer = partials + at * kConsumers * kSumFloats<1>;
-        if (k == 0) wait_full(at);
-        const Sums<1> s = tree_sum<1>(buffer + k * a.width * kSumFloats<1>, kSumFloats<1>, a.width, lane);
-        if (k + 1 == tiles) {
-          __syncwarp();
-          if (n + a.buffers < items) say_empty(at);
-          ++n;
-        }
-        sum = section > 0 ? sum + s : s;
+    for (int section = 0; section < a.sections; ++section) {  // one where there are several tiles
+      const int at = n & (a.buffers - 1);
+      const float* buffer = partials + at * kConsumers * kSumFloats<1>;
+      if (k == 0) wait_full(at);
+      const Sums<1> s = tree_sum<1>(buffer + k * a.width * kSumFloats<1>, kSumFloats<1>, a.width, lane);
+      if (k + 1 == tiles) {
+        __syncwarp();
+        if (n + a.buffers < items) say_empty(at);
+        ++n;
       }
-      write_outputs<1, true>(a, whole_stage(a), own, lane, sum, residual, change);
+      sum = section > 0 ? sum + s : s;
     }
+    const float2 change = take_change(lora, i, count, some, lane);
+    write_outputs<1, true>(a, whole_stage(a), target, lane, sum, residual, change);
   }
-  close_lora(a, left);
 }
 
 /// All of the finishing warp's work after x is there.
@@ -178,11 +170,12 @@ __device__ __forceinline__ void finish(const ProductArgs& a, const ProductSlot& 
 /// Two blocks of few rows share a multiprocessor where kernels overlap.
 constexpr int blocks_of(int tiles) { return tiles > 1 || kCopiers > 1 ? 1 : 2; }
 
+/// Threads of a block; adapters have a warp of their own, the last.
+constexpr int block_threads(bool lora) { return kBlockThreads + (lora ? 32 : 0); }
+
 /// One: a single row of x. Lora: with adapters. Experts: of stacks. Tiles: of four rows of digits.
-template <int Bits, int Group, int Tiles, bool One = false, bool Lora = false, bool Experts = false>
-__global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
-    product_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ ProductMaps maps,
-                   const SharedPlan plan) {
+template <int Bits, int Group, int Tiles, bool One, bool Lora, bool Experts>
+__device__ __forceinline__ void run_product(const ProductArgs& a, const ProductMaps& maps, const SharedPlan& plan) {
   extern __shared__ __align__(1024) uint8_t shared[];
   launch_dependents();
   const int warp = int(threadIdx.x / 32);
@@ -198,6 +191,9 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
     gate_init(&gates.input, 1);
     gates_ready();
   }
+  constexpr int kLoraWarp = kConsumers + 1 + kCopiers;
+  if constexpr (Lora)
+    if (warp == kLoraWarp && lane == 0) deal_pieces(a, *reinterpret_cast<LoraShared*>(shared + plan.lora));
   ProductSlot of = whole_stage(a);
   ExpertInput own = {};
   if constexpr (Experts) {
@@ -209,16 +205,16 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
     own.row = a.experts.row_of != nullptr ? __ldcg(a.experts.row_of + of.first) : of.first;
   }
   __syncthreads();
+  const TileWalk walk = {first_unit, stride, kConsumerBits - a.width_bits};
+  const int tiles = (a.units - first_unit + stride - 1) / stride << walk.bits;
+  if constexpr (Lora)
+    if (warp == kLoraWarp) return adapt(a, *reinterpret_cast<LoraShared*>(shared + plan.lora), walk, tiles, lane);
   if (warp > kConsumers)
     return copy_weights(a, maps, of, part, first_unit, stride, shared, gates, warp - kConsumers - 1, lane);
-  if constexpr (Lora) {
-    if (warp == kConsumers) open_lora(a, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
-    barrier_sync<kWorkersBarrier>(kWorkingThreads);
-  }
   take_input<One, Lora, Experts>(a, own, part, plan, shared, gates);
   if (warp == kConsumers) {
     if constexpr (Lora) {
-      return finish_lora(a, first_unit, stride, partials, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
+      return finish_lora(a, walk, tiles, partials, *reinterpret_cast<LoraShared*>(shared + plan.lora), lane);
     } else {
       finish<Tiles>(a, of, part, first_unit, stride, partials, lane);
       if (a.parts > 1) collect_units<Tiles>(a, part, first_unit, stride, warp, lane);
@@ -316,15 +312,29 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_of(Tiles))
   if (a.parts > 1) collect_units<Tiles>(a, part, first_unit, stride, warp, lane);
 }
 
+template <int Bits, int Group, int Tiles, bool One = false, bool Experts = false>
+__global__ void __launch_bounds__(block_threads(false), blocks_of(Tiles))
+    product_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ ProductMaps maps,
+                   const SharedPlan plan) {
+  run_product<Bits, Group, Tiles, One, false, Experts>(a, maps, plan);
+}
+/// One row with adapters. Such blocks are apart, but leave registers to one of another kernel.
+template <int Bits, int Group>
+__global__ void __maxnreg__(104)
+    adapted_product_kernel(const __grid_constant__ ProductArgs a, const __grid_constant__ ProductMaps maps,
+                           const SharedPlan plan) {
+  run_product<Bits, Group, 1, true, true, false>(a, maps, plan);
+}
+
 using ProductKernel = void (*)(ProductArgs, ProductMaps, SharedPlan);
 
 /// tiles 0: one row, -1: one row with adapters, -2: one row of an expert, -3: some rows of one.
 template <int Bits, int Group>
 ProductKernel product_kernel_of(int tiles) {
   switch (tiles) {
-    case -3: return product_kernel<Bits, Group, 1, false, false, true>;
-    case -2: return product_kernel<Bits, Group, 1, true, false, true>;
-    case -1: return product_kernel<Bits, Group, 1, true, true>;
+    case -3: return product_kernel<Bits, Group, 1, false, true>;
+    case -2: return product_kernel<Bits, Group, 1, true, true>;
+    case -1: return adapted_product_kernel<Bits, Group>;
     case 0: return product_kernel<Bits, Group, 1, true>;
     case 1: return product_kernel<Bits, Group, 1>;
     case 2: return product_kernel<Bits, Group, 2>;

@@ -40,11 +40,14 @@ SharedPlan choose_shared(ProductArgs& a, const ProductCard& card) {
     a.depth = depth, a.buffers = buffers;
     return plan_shared(a).total <= limit;
   };
+  // What adapters want is beside all that: such stages are apart, and nothing else has as much.
+  const int adapted = a.lora.ranks > 0 ? lora_shared_bytes(a.held, a.terms * a.lora.ranks) : 0;
+  const int beside = card.beside + adapted < card.alone ? card.beside + adapted : card.alone;
   int limit = card.alone, buffers = 1;
   for (a.parts = 1;; ++a.parts) {
     const int enough = (kEnoughBytes + a.slot_bytes - 1) / a.slot_bytes;
-    if (fits(card.beside, enough < kEnoughDepth ? kEnoughDepth : enough, 2)) {
-      limit = card.beside, buffers = 2;
+    if (fits(beside, enough < kEnoughDepth ? kEnoughDepth : enough, 2)) {
+      limit = beside, buffers = 2;
       break;
     }
     if (fits(card.alone, kEnoughDepth, 2)) {
@@ -153,7 +156,7 @@ bool fits_lora(const ProductStage& stage, const ProductCard& card) {
   ProductArgs a = {};
   const SharedPlan plan = plan_product(stage, 1, card, a);
   return a.parts == 1 && a.held <= kMostHeld && a.held * product_blocks(a, card) >= a.items &&
-         plan.total <= card.beside;
+         a.terms * a.lora.ranks * part_stride(a.pieces) <= kLoraParts && plan.total <= card.alone;
 }
 
 bool fits_experts(const ProductStage& stage, const ProductCard& card) {
@@ -188,10 +191,6 @@ size_t expert_digit_bytes(const StageExperts& experts, int in) {
 }
 size_t expert_step_bytes(const StageExperts& experts, int in) {
   return size_t(experts.slots) * step_bytes(kFewTileRows, in, false, kFewTileRows);
-}
-
-size_t stage_lora_bytes(const ProductStage& stage) {
-  return size_t(stage.terms) * size_t(stage.lora.ranks) * size_t(pieces_of(stage.in)) * sizeof(float);
 }
 
 }  // namespace bumblebee::cuda

@@ -69,26 +69,31 @@ struct ProductArgs {
   uint32_t* arrived;
 };
 
-/// What the row's slot does to a term of the stage.
-struct LoraTerm {
-  const void *a, *b;  // bf16, of the slot's first factors, like all that follows
-  const float* bias;
-  const SiteView* site;  // null: nothing
-  float scale;
-  int32_t rank, padded, terms;
-};
+inline constexpr int kConsumerBits = 3;
+static_assert(1 << kConsumerBits == kConsumers);
+/// Tiles whose rows of B are asked for before they are wanted, since memory has the weights in a ring to bring first;
+/// and those for which is known what adapters add before it is wanted.
+inline constexpr int kTilesAhead = 8, kChangesAhead = 4;
 
 /// Of adapters, in shared memory.
-struct LoraShared {
+struct alignas(16) LoraShared {
   LoraTerm term[kStageTerms];
-  float sums[kMostHeld][kPieceInputs / 256];  // of the pieces that are held
-  int32_t piece[kMostHeld];                   // of x, that each is to be multiplied with
-  uint32_t pieces;                            // bit p: one of them is piece p
+  int32_t place[kMostHeld], piece[kMostHeld];  // rank of all terms, and piece of x, of what the block has; -1: nothing
+  int32_t slot[kMostHeld];                     // which of the pieces of x that the block keeps
+  int8_t slot_of[32];                          // the same by piece
+  uint32_t pieces;                             // bit p: piece p of x is kept
+  int32_t some;                                // the slot adds anything
+  uint64_t kept[kMostHeld];                    // gates: a piece of x is there
+  uint64_t formed[kChangesAhead], added[kChangesAhead];
+  float change[kChangesAhead][kTileRows];
 };
-/// After it: A [held, kPieceInputs] bf16, then u [terms, ranks] f32.
+/// After it: x [held, kPieceInputs] f32 and A [held, kPieceInputs] bf16, of B an octet a lane for each tile ahead, then
+/// u [terms, ranks] f32.
 BB_BOTH int lora_shared_bytes(int held, int places) {
-  return int(sizeof(LoraShared) + 15) / 16 * 16 + held * kPieceInputs * 2 + places * 4;
+  return int(sizeof(LoraShared)) + held * kPieceInputs * 6 + kTilesAhead * 512 + places * 4;
 }
+/// In StageLora::parts, floats from a rank to the next.
+BB_BOTH int part_stride(int pieces) { return (pieces + 3) / 4 * 4; }
 
 /// Offsets in dynamic shared memory.
 struct SharedPlan {

@@ -46,17 +46,28 @@ struct StageInput {
   DigitRows rounded = {};
 };
 
+/// What the row's slot does to a module: what a stage wants to know of it, in one place.
+struct alignas(16) LoraTerm {
+  const void *a = nullptr, *b = nullptr;  // bf16, of the slot's first factors, like all that follows
+  const SiteView* site = nullptr;         // null: nothing
+  int32_t rank = 0, padded = 0;
+  const float* bias = nullptr;
+  float scale = 0;
+  int32_t terms = 0;
+};
+
 /// Adapters of the only row of x: its slot adds Σ scale·(B(A x) + b) to the terms. A slot that does more than that may
 /// not be in the table. Factors are bf16.
 struct StageLora {
-  const SlotTableView* slots = nullptr;
-  const int32_t* slot = nullptr;        // of the batch's rows
-  const int32_t* logit_rows = nullptr;  // those of the batch that x holds, or null: all
-  int32_t site[kStageTerms] = {};       // of each term
-  int32_t ranks = 0;                    // the most that a slot has for one term, padded_rank() each; 0: no adapters
-  float* u = nullptr;                   // A x, stage_lora_bytes()
-  uint32_t* arrived = nullptr;          // a counter, zero between stages; those of one stream may share it
+  const LoraTerm* terms = nullptr;  // of all modules: what resolve_lora() found
+  int32_t site[kStageTerms] = {};   // of each term
+  int32_t ranks = 0;                // the most that a slot has for one term, padded_rank() each; 0: no adapters
+  /// A x by pieces, as blocks have them: kLoraParts floats each, which are zero before a stage begins. Stages that
+  /// follow each other take two in turn, and each makes the other's zero.
+  float *parts = nullptr, *stale = nullptr;
 };
+/// Floats of StageLora::parts.
+inline constexpr int kLoraParts = 4096;
 
 /// Weights are stacks of experts, and rows of x go to experts in tiles: some blocks take one tile each.
 struct StageExperts {
@@ -104,7 +115,4 @@ size_t step_bytes(int rows, int in, bool exact, int at_once);
 /// Of the blocks that quantize_experts writes.
 size_t expert_digit_bytes(const StageExperts& experts, int in);
 size_t expert_step_bytes(const StageExperts& experts, int in);
-/// Of StageLora::u.
-size_t stage_lora_bytes(const ProductStage& stage);
-
 }  // namespace bumblebee::cuda
