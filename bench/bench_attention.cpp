@@ -31,7 +31,7 @@ struct Case {
 
 class Cache {
  public:
-  explicit Cache(const Case& c) : case_(c), backend_(make_backend(false)) {
+  explicit Cache(const Case& c) : case_(c), backend_(make_backend(c.cached == DType::bf16 || c.cached == DType::i8)) {
     pages_each_ = (c.past + c.rows + kPageSize - 1) / kPageSize;
     const double layer = c.token_bytes() * pages_each_ * kPageSize * c.sequences;
     layers_ = int(std::clamp(double(c.shape.working_set) / layer, 1.0, 256.0));
@@ -112,7 +112,9 @@ void append(benchmark::State& state, const Case& c) {
   report(state, {.bytes = c.rows * (4 * values + c.token_bytes())});  // read as f32, written
 }
 
-const char* name_of(DType type) { return type == DType::f32 ? "f32" : type == DType::f16 ? "f16" : "bf16"; }
+const char* name_of(DType type) {
+  return type == DType::f32 ? "f32" : type == DType::f16 ? "f16" : type == DType::i8 ? "i8" : "bf16";
+}
 
 }  // namespace
 
@@ -120,7 +122,7 @@ void register_attention(Size size) {
   const Shape shape = shape_of(size);
   // Small runs stay at depths that fill a few pages.
   const auto depth = [size](int tokens) { return size == Size::full ? tokens : tokens / 64; };
-  for (DType cached : {DType::f32, DType::f16, DType::bf16}) {
+  for (DType cached : {DType::f32, DType::f16, DType::bf16, DType::i8}) {
     const std::string type = std::string("/") + name_of(cached);
     for (int past : {512, 8192}) {
       const std::string at = "/d" + std::to_string(past) + type;

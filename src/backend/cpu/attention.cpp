@@ -39,9 +39,28 @@ struct SoftmaxState {
   }
 };
 
+/// Queries and weights of values as words of 16 bits, for products with int8 pages.
+struct CpuOps::SpanWords {
+  int16_t *queries, *weights;  // [vectors, dim] [vectors, page_size]
+  float *query_scales, *weight_scales, *keep;
+  static size_t floats(size_t vectors, size_t dim, size_t page) { return vectors * (dim + page) / 2 + 3 * vectors; }
+  SpanWords(float* base, size_t vectors, size_t dim) {
+    query_scales = base;
+    weight_scales = base + vectors;
+    keep = base + 2 * vectors;
+    queries = reinterpret_cast<int16_t*>(base + 3 * vectors);
+    weights = queries + vectors * dim;
+  }
+};
+
+bool CpuOps::in_words(const CpuKv& kv, const AttentionParams& a) const {
+  return fast_ && kv.element() == Element::i8 && a.value_dim == 0 && a.head_dim <= 2 * kWordPairs;
+}
+
 namespace {
 
 constexpr int kTaskVectors = 48;        // query vectors (rows times heads of a group) of one task
+constexpr size_t kAskBetween = 2048;    // bytes of memory asked for while a query's weights are computed
 constexpr int kSpan = 512;              // tokens, a multiple of every page size
 constexpr int64_t kSerialAppend = 512;  // features of keys below which waking other threads does not pay
 constexpr int kTasksPerThread = 4;      // below this, spans are shared out too
@@ -51,6 +70,32 @@ void scatter_column(const void* values, int dim, int page_size, int token, std::
   const T* from = static_cast<const T*>(values);
   T* column = reinterpret_cast<T*>(keys) + token;
   for (int d = 0; d < dim; ++d) column[size_t(d) * size_t(page_size)] = from[d];
+}
+
+void prefetch_floats(const float* p, int count) {
+  for (int i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
+
+/// A key as a column of pairs, and a value as one half of a row of them.
+void scatter_key_pairs(const int8_t* key, int dim, int page_size, int token, int8_t* keys) {
+  for (int d = 0; d < dim; ++d) keys[(size_t(d / 2) * size_t(page_size) + size_t(token)) * 2 + size_t(d % 2)] = key[d];
+}
+void scatter_value_pairs(const int8_t* value, int dim, int token, int8_t* values) {
+  int8_t* to = values + size_t(token / 2) * size_t(dim) * 2 + size_t(token % 2);
+  for (int d = 0; d < dim; ++d) to[2 * size_t(d)] = value[d];
+}
+
+/// `rows` rows of `cols` pairs as two rows of f32 each.
+const float* part_pairs(const std::byte* pairs, int rows, int cols, float* out) {
+  const auto* from = reinterpret_cast<const int8_t*>(pairs);
+  for (int r = 0; r < rows; ++r, from += 2 * cols) {
+    float *first = out + size_t(2 * r) * size_t(cols), *second = first + cols;
+    for (int i = 0; i < cols; ++i) {
+      first[i] = from[2 * i];
+      second[i] = from[2 * i + 1];
+    }
+  }
+  return out;
 }
 
 }  // namespace
@@ -63,19 +108,21 @@ void CpuOps::append_head(const CpuKv& kv, int layer, int head, const Tensor& k, 
     for (int i = 0; i < s.rows; ++i) {
       const int page = batch_.pages[size_t(s.first_page + (s.past + i) / page_size)], token = (s.past + i) % page_size;
       const float *k_row = row(k, s.first + i) + head * dim, *v_row = row(v, s.first + i) + head * dim;
-      std::byte *keys = kv.keys(page, layer, head),
-                *value = kv.values(page, layer, head) + size_t(token) * size_t(dim) * bytes;
+      std::byte *keys = kv.keys(page, layer, head), *values = kv.values(page, layer, head);
       if (kv.element() == Element::i8) {
-        kv.key_scales(page, layer, head)[token] = k_.store_i8(k_row, dim, reinterpret_cast<int8_t*>(key));
-        kv.value_scales(page, layer, head)[token] = k_.store_i8(v_row, dim, reinterpret_cast<int8_t*>(value));
-      } else {
-        k_.store(k_row, dim, kv.element(), key);
-        k_.store(v_row, dim, kv.element(), value);
+        auto* codes = reinterpret_cast<int8_t*>(key);
+        kv.key_scales(page, layer, head)[token] = k_.store_i8(k_row, dim, codes);
+        scatter_key_pairs(codes, dim, page_size, token, reinterpret_cast<int8_t*>(keys));
+        kv.value_scales(page, layer, head)[token] = k_.store_i8(v_row, dim, codes);
+        scatter_value_pairs(codes, dim, token, reinterpret_cast<int8_t*>(values));
+        continue;
       }
-      switch (bytes) {
-        case 4: scatter_column<float>(key, dim, page_size, token, keys); break;
-        case 2: scatter_column<uint16_t>(key, dim, page_size, token, keys); break;
-        default: scatter_column<int8_t>(key, dim, page_size, token, keys);
+      k_.store(k_row, dim, kv.element(), key);
+      k_.store(v_row, dim, kv.element(), values + size_t(token) * size_t(dim) * bytes);
+      if (bytes == 4) {
+        scatter_column<float>(key, dim, page_size, token, keys);
+      } else {
+        scatter_column<uint16_t>(key, dim, page_size, token, keys);
       }
     }
   }
@@ -128,7 +175,12 @@ std::vector<CpuOps::AttentionTask> CpuOps::attention_tasks(const AttentionParams
 void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                          const float* q, float* scores, const SoftmaxState& state) {
   const int group = a.heads / a.kv_heads, dim = a.head_dim, page_size = kv.shape().page_size;
-  const bool latents = a.value_dim > 0, scaled = kv.element() == Element::i8 && !latents;
+  const bool latents = a.value_dim > 0, scaled = kv.element() == Element::i8 && !latents, words = in_words(kv, a);
+  const size_t vectors = size_t(state.vectors);
+  float* const room = scores + vectors * size_t(page_size);
+  SpanWords w(room, vectors, size_t(dim));
+  for (int i = 0; words && i < state.vectors; ++i)
+    w.query_scales[i] = k_.store_words(q + size_t(i) * size_t(dim), dim, w.queries + size_t(i) * size_t(dim));
   const int begin = std::max(span * kSpan, a.first_visible(task.first_position)),
             end = std::min((span + 1) * kSpan, task.last_position + 1);
   const Segment& s = batch_.segments[size_t(task.segment)];
@@ -141,27 +193,75 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
     if (page < last_page) next_keys = kv.keys(batch_.pages[size_t(s.first_page + page + 1)], layer, task.head);
     const int depth = std::min(page_size, end - start);  // tokens that some row of the task sees
     const float* latent = nullptr;
+    const int padded = (depth + 15) / 16 * 16;
+    if (words) {  // scales lie behind what products ask for
+      prefetch_floats(kv.value_scales(id, layer, task.head), page_size);
+      if (page < last_page)
+        prefetch_floats(kv.key_scales(batch_.pages[size_t(s.first_page + page + 1)], layer, task.head), page_size);
+    }
     if (latents) {
-      float* const wide = scores + size_t(state.vectors) * size_t(page_size);
-      latent = latent_scores(kv, layer, task.head, id, depth, q, state.vectors, a, wide, scores);
+      latent = latent_scores(kv, layer, task.head, id, depth, q, state.vectors, a, room, scores);
+    } else if (words) {
+      k_.word_gemm({.a = w.queries,
+                    .a_stride = size_t(dim),
+                    .scale = w.query_scales,
+                    .b = reinterpret_cast<const int8_t*>(kv.keys(id, layer, task.head)),
+                    .b_stride = size_t(page_size),
+                    .c = scores,
+                    .c_stride = size_t(page_size),
+                    .rows = state.vectors,
+                    .cols = padded,
+                    .pairs = dim / 2,
+                    .next = kv.values(id, layer, task.head)});
     } else {
+      const std::byte* keys = kv.keys(id, layer, task.head);
       k_.small_gemm({.a = q,
                      .a_stride = size_t(dim),
-                     .b = kv.keys(id, layer, task.head),
+                     .b = scaled ? part_pairs(keys, dim / 2, page_size, room) : static_cast<const void*>(keys),
                      .b_stride = size_t(page_size),
-                     .element = kv.element(),
+                     .element = scaled ? Element::f32 : kv.element(),
                      .c = scores,
                      .c_stride = size_t(page_size),
                      .rows = state.vectors,
-                     .cols = (depth + 15) / 16 * 16,
+                     .cols = padded,
                      .depth = dim,
-                     .next = kv.values(id, layer, task.head)});
+                     .next = scaled ? nullptr : kv.values(id, layer, task.head)});
     }
+    // Memory must not rest meanwhile: a part of the next keys, which the product with values asks for the rest of.
+    const std::byte* ask = latents ? nullptr : next_keys;
+    const size_t ask_each = std::min(kAskBetween, size_t(dim) * size_t(page_size) * kv.element_bytes() / 2 / vectors);
     for (int i = 0; i < state.vectors; ++i) {
       const int position = task.first_position + i / group;
       const int low = std::clamp(a.first_visible(position) - start, 0, depth),
                 high = std::clamp(position + 1 - start, low, depth);
       float* p = scores + size_t(i) * size_t(page_size);
+      if (ask) {
+        for (size_t at = size_t(i) * ask_each; at < size_t(i + 1) * ask_each; at += 64)
+          __builtin_prefetch(ask + at, 0, 2);
+      }
+      if (words) {
+        int16_t* const weights = w.weights + size_t(i) * size_t(page_size);
+        w.weight_scales[i] = 0;
+        w.keep[i] = 1;
+        if (low == high) {
+          std::fill_n(weights, padded, int16_t{0});
+          continue;
+        }
+        const WordWeights made = k_.word_softmax({.scores = p,
+                                                  .count = padded,
+                                                  .low = low,
+                                                  .high = high,
+                                                  .key_scales = kv.key_scales(id, layer, task.head),
+                                                  .value_scales = kv.value_scales(id, layer, task.head),
+                                                  .scale = a.scale,
+                                                  .soft_cap = a.soft_cap,
+                                                  .highest = state.highest + i,
+                                                  .total = state.total + i,
+                                                  .weights = weights});
+        w.weight_scales[i] = made.step;
+        w.keep[i] = made.keep;
+        continue;
+      }
       std::fill(p, p + low, 0.0f);
       std::fill(p + high, p + depth, 0.0f);
       if (low == high) continue;
@@ -178,18 +278,37 @@ void CpuOps::attend_span(const CpuKv& kv, int layer, const AttentionParams& a, c
       if (shrink != 1) k_.scale(state.row(i), shrink, state.dim);
       if (scaled) k_.multiply(p + low, kv.value_scales(id, layer, task.head) + low, high - low);
     }
+    const std::byte* values = latents ? nullptr : kv.values(id, layer, task.head);
+    if (words) {
+      k_.word_gemm({.a = w.weights,
+                    .a_stride = size_t(page_size),
+                    .scale = w.weight_scales,
+                    .b = reinterpret_cast<const int8_t*>(values),
+                    .b_stride = size_t(dim),
+                    .c = state.sum,
+                    .c_stride = size_t(dim),
+                    .rows = state.vectors,
+                    .cols = dim,
+                    .pairs = (depth + 1) / 2,
+                    .keep = w.keep,
+                    .next = next_keys});
+      continue;
+    }
+    const bool wide = latents || scaled;
     k_.small_gemm({.a = scores,
                    .a_stride = size_t(page_size),
-                   .b = latents ? static_cast<const void*>(latent) : kv.values(id, layer, task.head),
+                   .b = latents  ? static_cast<const void*>(latent)
+                        : scaled ? part_pairs(values, page_size / 2, dim, room)
+                                 : static_cast<const void*>(values),
                    .b_stride = size_t(dim),
-                   .element = latents ? Element::f32 : kv.element(),
+                   .element = wide ? Element::f32 : kv.element(),
                    .c = state.sum,
                    .c_stride = size_t(state.dim),
                    .rows = state.vectors,
                    .cols = state.dim,
                    .depth = depth,
                    .accumulate = true,
-                   .next = latents ? nullptr : next_keys});
+                   .next = wide ? nullptr : next_keys});
   }
 }
 
@@ -227,9 +346,10 @@ Tensor CpuOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor& 
   };
   /// A thread's memory: queries, scores, and the states of a span and of all.
   const auto split = [&](int thread, int vectors, auto&& body) {
-    const size_t page = size_t(kv.shape().page_size), latents = a.value_dim > 0 ? page * size_t(dim) : 0;
-    const size_t queries = size_t(vectors) * size_t(dim), scores = size_t(vectors) * page + latents,
-                 state = SoftmaxState::floats(vectors, value_dim);
+    const size_t page = size_t(kv.shape().page_size), n = size_t(vectors);
+    const bool plain = a.value_dim == 0 && kv.element() != Element::i8;
+    const size_t room = plain ? 0 : in_words(kv, a) ? SpanWords::floats(n, size_t(dim), page) : page * size_t(dim);
+    const size_t queries = n * size_t(dim), scores = n * page + room, state = SoftmaxState::floats(vectors, value_dim);
     float* base = scratch(thread, queries + scores + 2 * state).data();
     body(base, base + queries, SoftmaxState(base + queries + scores, vectors, value_dim),
          SoftmaxState(base + queries + scores + state, vectors, value_dim));

@@ -212,8 +212,11 @@ class CpuOps final : public Ops {
   /// [tokens, head_dim]: as they lie, or in `wide`.
   const float* latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q, int vectors,
                              const AttentionParams& a, float* wide, float* scores);
-  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size], followed by room for a page of latents
-  /// where they are such; state is overwritten.
+  struct SpanWords;
+  /// Whether keys and values of this layer meet words of 16 bits: int8, in fast precision.
+  bool in_words(const CpuKv& kv, const AttentionParams& a) const;
+  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size], followed by room for a page in f32 where
+  /// they are latents or, in exact precision, int8, or for SpanWords; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                    const float* q, float* scores, const SoftmaxState& state);
   /// In how many pieces each thread's share of `rows` rows of weights is handed out: each has `grain` rows or more

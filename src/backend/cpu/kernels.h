@@ -154,6 +154,39 @@ struct SmallGemm {
   const void* next = nullptr;  // as many bytes as b has, which will be read soon: prefetched meanwhile
 };
 
+/// C [rows, cols] = scale[r]·(A·B), added to keep[r]·C where `keep` is given. A has words of 16 bits, [rows, 2·pairs],
+/// with magnitudes of 32,767 at most, B bytes in pairs that follow each other in depth, [pairs][b_stride][2]. Sums are
+/// whole numbers of 32 bits: pairs <= kWordPairs.
+inline constexpr int kWordPairs = 256;
+struct WordGemm {
+  const int16_t* a = nullptr;
+  size_t a_stride = 0;  // words, even
+  const float* scale = nullptr;
+  const int8_t* b = nullptr;
+  size_t b_stride = 0;  // pairs
+  float* c = nullptr;
+  size_t c_stride = 0;
+  int rows = 0, cols = 0, pairs = 0;
+  const float* keep = nullptr;
+  const void* next = nullptr;  // as in SmallGemm
+};
+
+/// Scores of one query with the tokens of an int8 page on their way to weights of its values, in words. `scores`
+/// [count], a multiple of 16, are overwritten; tokens outside of [low, high) get no weight. `highest` and `total` are
+/// those of a running softmax.
+struct WordSoftmax {
+  float* scores = nullptr;
+  int count = 0, low = 0, high = 0;
+  const float *key_scales = nullptr, *value_scales = nullptr;
+  float scale = 0, soft_cap = 0;  // 0: none
+  float *highest = nullptr, *total = nullptr;
+  int16_t* weights = nullptr;
+};
+/// What one step of a weight is, and what earlier sums shrink by.
+struct WordWeights {
+  float step = 0, keep = 1;
+};
+
 /// u[r, i] = Σ_k x[r, k]·a[i, k] for `ranks` rows of a; the sum has the order of matvec. a is f32 or bf16.
 struct LoraShrink {
   const uint8_t* a = nullptr;
@@ -289,6 +322,8 @@ struct Kernels {
                       size_t y_stride);
 
   void (*small_gemm)(const SmallGemm& g);
+  void (*word_gemm)(const WordGemm& g);
+  WordWeights (*word_softmax)(const WordSoftmax& s);
   void (*rms_norm)(const float* x, const float* w, float eps, int count, float* y);
   void (*add)(float* x, const float* delta, int count);
   /// x[i] *= factors[i]
@@ -319,6 +354,8 @@ struct Kernels {
   void (*store)(const float* x, int count, Element element, void* out);
   /// Rounds x to int8; returns the scale, max |x| / 127.
   float (*store_i8)(const float* x, int count, int8_t* out);
+  /// The same to words: max |x| / 32767.
+  float (*store_words)(const float* x, int count, int16_t* out);
 
   void (*lora_shrink)(const LoraShrink& s);
   void (*lora_expand)(const LoraExpand& e);

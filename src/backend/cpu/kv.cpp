@@ -41,6 +41,11 @@ CpuKv::CpuKv(const KvShape& s, std::span<const NodeThreads> nodes, ByteCounter c
   for (int i = 0; i < layers; ++i) {
     const KvPlace place = s.place(i);
     const KvGroup& group = s.group_of(i);
+    if (element_ == Element::i8 && group.kind == KvGroup::Kind::attention && group.value_dim == 0 &&
+        group.head_dim % 2) {
+      throw Error(ErrorCode::unsupported, "cpu",
+                  cat("int8 keys of layer ", i, ": expected an even number of features, got ", group.head_dim));
+    }
     const size_t elements = size_t(group.head_dim) * size_t(s.page_size) * size_t(size_of(s.dtype));
     const size_t scales = element_ == Element::i8 ? size_t(s.page_size) * size_t(3 - group.kept()) * sizeof(float) : 0;
     layers_.push_back({.offset = begins[size_t(place.group)] + size_t(place.index) * layer_page_bytes(s, group),

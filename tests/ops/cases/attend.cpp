@@ -13,6 +13,8 @@ struct Piece {
   int past = 0, rows = 1;
 };
 
+constexpr double kHalfWord = 0.5 / 32767 * 1.001;  // of the largest of what is rounded to words, with its own roundings
+
 struct AttendSpec {
   int heads = 2, kv_heads = 1, head_dim = 16, window = 0, page_size = 16, layers = 1, layer = 0;
   std::vector<Piece> pieces = {{0, 1}};
@@ -79,7 +81,8 @@ class AttendCase final : public OpCase {
   /// and an exponential good to 4 roundings, twice (weight and total). An error e in every score moves the result by at
   /// most 2e·Σ p|v|. Then a sum over the visible keys. A cached type narrower than f32 moves each key and each value by
   /// its rounding, int8 by half a step of its token's scale. In fast precision tensor cores may take queries as the sum
-  /// of two bf16 numbers, and probabilities as one, where the cache is bf16 or int8.
+  /// of two bf16 numbers, and probabilities as one, where the cache is bf16 or int8; or, with int8, queries are rounded
+  /// to 32,767 steps of their largest feature, and the weights of a page's values to those of their largest.
   std::vector<std::vector<double>> bounds(const Precision& precision,
                                           const std::vector<Output>& reference) const override {
     const bool on_tensor_cores = precision.fast && (spec_.cached == DType::bf16 || spec_.cached == DType::i8);
@@ -140,17 +143,22 @@ class AttendCase final : public OpCase {
     std::vector<double> score(size_t(count), 0.0);
     double highest = -INFINITY, score_error = 0;
     for (int j = 0; j < count; ++j) {
-      double size = 0, queries = 0;
+      double size = 0, queries = 0, most = 0, keys = 0;
       for (size_t d = 0; d < dim; ++d) {
         queries += std::abs(double(q_[s].row(position)[size_t(h) * dim + d]));
         const double product = double(q_[s].row(position)[size_t(h) * dim + d]) *
                                double(k_[s].row(first + j)[group + d]) * double(params().scale);
         score[size_t(j)] += product;
         size += std::abs(product);
+        most = std::max(most, std::abs(double(q_[s].row(position)[size_t(h) * dim + d])));
+        keys += std::abs(double(k_[s].row(first + j)[group + d]));
       }
       const double stepped = stepped_key(k_[s].row(first + j) + group, q_[s].row(position) + size_t(h) * dim, queries) *
                              double(params().scale);
-      score_error = std::max(score_error, (sum_error(spec_.head_dim, 6) + cached + queries_rounded) * size + stepped);
+      const double in_words =
+          on_tensor_cores && spec_.cached == DType::i8 ? kHalfWord * most * keys * double(params().scale) : 0;
+      score_error =
+          std::max(score_error, (sum_error(spec_.head_dim, 6) + cached + queries_rounded) * size + stepped + in_words);
       if (spec_.soft_cap > 0) {  // slopes of at most 1, and nine roundings
         score[size_t(j)] = double(spec_.soft_cap) * std::tanh(score[size_t(j)] / double(spec_.soft_cap));
         score_error += 9 * kRoundF32 * std::abs(score[size_t(j)]);
@@ -165,8 +173,21 @@ class AttendCase final : public OpCase {
     for (double& w : score) total += (w = std::exp(w - highest));
     const double error = 2 * score_error + 2 * 4 * kRoundF32 + 2 * sum_error(count + 1, 4) + cached + rounded;
     const size_t values = size_t(spec_.values()), of_group = size_t(h * spec_.kv_heads / spec_.heads) * values;
+    // A weight is a probability times the scale of its value's codes, of which there are 127.
+    double in_words = 0;
+    if (on_tensor_cores && spec_.cached == DType::i8 && spec_.value_dim == 0) {
+      for (int j = 0; j < count;) {
+        double most = 0;
+        const int page = (first + j) / spec_.page_size;
+        int tokens = 0;
+        for (; j < count && (first + j) / spec_.page_size == page; ++j, ++tokens)
+          most = std::max(most,
+                          score[size_t(j)] / total * 254 * half_step(v_[s].row(first + j) + of_group, spec_.values()));
+        in_words += kHalfWord * most * tokens;
+      }
+    }
     for (size_t d = 0; d < values; ++d) {
-      double size = 0, stepped = 0;
+      double size = 0, stepped = in_words;
       for (int j = 0; j < count; ++j) {
         size += score[size_t(j)] / total * std::abs(double(v_[s].row(first + j)[of_group + d]));
         stepped += score[size_t(j)] / total * half_step(v_[s].row(first + j) + of_group, spec_.values());

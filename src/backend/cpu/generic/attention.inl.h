@@ -55,7 +55,7 @@ template <Element ELEMENT, int ROWS, int COLS, bool AHEAD>
   for (const float* end = a + g.depth; a < end; ++a, b += b_step) {
     if constexpr (AHEAD) {
 #pragma GCC unroll 8
-      for (int i = 0; i < 16 * COLS * int(kCachedBytes<ELEMENT>); i += 64) prefetch(next + i);
+      for (int i = 0; i < 16 * COLS * int(kCachedBytes<ELEMENT>); i += 64) prefetch_far(next + i);
       next += b_step;
     }
     F32x16 value[COLS];

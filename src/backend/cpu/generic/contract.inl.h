@@ -76,6 +76,8 @@ static_assert(
       { lookup(kE2m1Bytes, a) } -> Is<I32x16>;  // of bytes below 16
       { broadcast4(bytes) } -> Is<I32x16>;      // four bytes to each lane
       { store_int8(to_bytes, f) } -> Is<void>;  // sixteen, nearest even, saturated
+      { widen_words(bytes) } -> Is<I32x16>;     // thirty-two bytes
+      { dot_words(a, a, a) } -> Is<I32x16>;     // with BB_ISA_DOT: the first and products of pairs of words
       { prefetch(from) } -> Is<void>;
       { prefetch_far(from) } -> Is<void>;  // into the second level
       { transpose(square) } -> Is<void>;
@@ -94,7 +96,7 @@ static_assert(
     requires(const uint8_t* rows, size_t stride, void (*sink)(int, I32x16)) {
       { load_square(rows, stride, sink) } -> Is<void>;  // what transpose() makes of sixteen loads, one after the other
     }, "BB_ISA_INT");
-static_assert(kDirectRows > 0 && kIntRows >= 4, "BB_ISA_INT: tiles of int8 products");
+static_assert(kDirectRows > 0 && kIntRows >= 4 && kIntRows <= 8, "BB_ISA_INT: tiles of int8 products");
 
 // BB_ISA_DOT: sums of four products of an unsigned and a signed byte per lane, for codes of up to kBits bits. A sum
 // takes kSteps steps before total() must be called; WideDot, made of it, takes all codes.

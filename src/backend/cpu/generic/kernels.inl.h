@@ -59,6 +59,7 @@ namespace BB_ISA {
 #include "backend/cpu/generic/panel_parts.inl.h"
 #include BB_ISA_PANEL
 #include "backend/cpu/generic/attention.inl.h"
+#include "backend/cpu/generic/attention_words.inl.h"
 #include "backend/cpu/generic/delta.inl.h"
 #include BB_ISA_BF16_DOT
 #include "backend/cpu/generic/lora.inl.h"

@@ -24,4 +24,7 @@ struct Dot {
     return {_mm256_madd_epi16(s.lo, ones), _mm256_madd_epi16(s.hi, ones)};
   }
 };
+inline I32x16 dot_words(I32x16 sum, I32x16 a, I32x16 b) {
+  return add(sum, {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)});
+}
 inline constexpr int kNarrowBits = 6;  // of bytes that rows of codes are multiplied as; others are split

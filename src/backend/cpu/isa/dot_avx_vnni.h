@@ -13,4 +13,7 @@ struct Dot {
   }
   static I32x16 total(Sum s) { return s; }
 };
+inline I32x16 dot_words(I32x16 sum, I32x16 a, I32x16 b) {
+  return {_mm256_dpwssd_avx_epi32(sum.lo, a.lo, b.lo), _mm256_dpwssd_avx_epi32(sum.hi, a.hi, b.hi)};
+}
 inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

@@ -17,4 +17,11 @@ struct Dot {
   }
   static I32x16 total(const Sum& s) { return s; }
 };
+inline I32x16 dot_words(I32x16 sum, const I32x16& a, const I32x16& b) {
+  int16_t x[32], y[32];
+  __builtin_memcpy(x, &a, 64);
+  __builtin_memcpy(y, &b, 64);
+  for (int i = 0; i < 32; ++i) sum.v[i / 2] += int32_t(x[i]) * int32_t(y[i]);
+  return sum;
+}
 inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

@@ -13,4 +13,5 @@ struct Dot {
   }
   static I32x16 total(Sum s) { return s; }
 };
+inline I32x16 dot_words(I32x16 sum, I32x16 a, I32x16 b) { return _mm512_dpwssd_epi32(sum, a, b); }
 inline constexpr int kNarrowBits = Dot::kBits;  // of bytes that rows of codes are multiplied as; others are split

@@ -60,6 +60,11 @@ inline I32x16 broadcast4(const int8_t* p) {
   __builtin_memcpy(&quad, p, 4);
   return {_mm256_set1_epi32(quad), _mm256_set1_epi32(quad)};
 }
+/// Thirty-two bytes as words.
+inline I32x16 widen_words(const int8_t* p) {
+  const auto* at = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(at)), _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1))};
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));

@@ -93,6 +93,21 @@ inline I32x16 broadcast4(const int8_t* p) {
   const int32x4_t a = vdupq_n_s32(quad);
   return {{a, a, a, a}};
 }
+/// Thirty-two bytes as words.
+inline I32x16 widen_words(const int8_t* p) {
+  I32x16 a;
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p + 8 * i)));
+  return a;
+}
+/// sum + the products of two words of each lane.
+inline I32x16 dot_words(I32x16 sum, const I32x16& a, const I32x16& b) {
+  for (int i = 0; i < 4; ++i) {
+    const int16x8_t x = vreinterpretq_s16_s32(a.v[i]), y = vreinterpretq_s16_s32(b.v[i]);
+    const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
+    sum.v[i] = vaddq_s32(sum.v[i], vpaddq_s32(low, high));
+  }
+  return sum;
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   const int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[0])), vqmovn_s32(vcvtnq_s32_f32(a.v[1])));

@@ -87,6 +87,12 @@ inline I32x16 broadcast4(const int8_t* p) {
   for (int i = 0; i < 16; ++i) __builtin_memcpy(&a.v[i], p, 4);
   return a;
 }
+/// Thirty-two bytes as words.
+inline I32x16 widen_words(const int8_t* p) {
+  int16_t words[32];
+  for (int i = 0; i < 32; ++i) words[i] = p[i];
+  return load_int(words);
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) {
