@@ -205,6 +205,9 @@ void add_matmul(Cases& cases) {
   // Long rows of several at a time: other kernels on cards.
   for (const int rows : {5, 16, 24, 33, 64})
     add("in2560_rows" + std::to_string(rows), rows, 2560, {{kQ4, 70, true}, {kQ4, 33, false}});
+  // Rows that a panel decodes in parts, of more outputs than a tile has.
+  for (const int rows : {5, 9, 40})
+    add("in4160_rows" + std::to_string(rows), rows, 4160, {{kQ4, 70, false}, {kQ4, 33, true}});
   add("many_terms", 70, 128,
       {{kQ4, 300, true},
        {kQ4, 17, false},
