@@ -103,7 +103,8 @@ void SafetensorsFile::check_layout(uint64_t data_begin) {
     if (tensor.end < tensor.begin)
       fail(cat("data_offsets: expected begin <= end, got [", tensor.begin, ", ", tensor.end, "]"));
     if (tensor.end > data_bytes) {
-      fail(cat("data ends outside the file: expected at most ", data_bytes, ", got ", tensor.end));
+      fail(cat("data ends outside the file: expected at most ", data_bytes, ", got ", tensor.end,
+               "; the file may be an incomplete download"));
     }
     if (tensor.begin != expected) {
       fail(cat("data ", tensor.begin < expected ? "overlaps another tensor" : "leaves a hole", ": expected offset ",

@@ -99,7 +99,7 @@ std::vector<Case> safetensors_cases() {
       {"offsets negative", one("\"F32\"", "[2]", "[-8,0]"), "got -8"},
       {"offsets backwards", one("\"F32\"", "[2]", "[8,0]"), "begin <= end"},
       {"offsets huge", one("\"F32\"", "[2]", "[0,18446744073709551615]"), "outside"},
-      {"offsets past the end", one("\"F32\"", "[3]", "[0,12]"), "outside"},
+      {"offsets past the end", one("\"F32\"", "[3]", "[0,12]"), "incomplete download"},
       {"offsets wrap", one("\"F32\"", "[2]", "[18446744073709551608,18446744073709551615]"), "outside"},
       {"offsets string", one("\"F32\"", "[2]", "[\"0\",8]"), "data_offsets"},
       {"offsets object", one("\"F32\"", "[2]", "{\"begin\":0}"), "data_offsets"},
