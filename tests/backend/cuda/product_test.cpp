@@ -140,7 +140,7 @@ TEST_F(Product, TilesOfRowsHaveTheBitsOfOneRow) {
   for (const int in : {2048, 2560, 4096, 5120, 12288})  // some that fill no slab, and outputs that fill no tile
     for (const Kind kind : {Kind::plain, Kind::rms_norm}) {
       const ProductCase c = {.outs = {72, 64, 40}, .in = in, .bias = true, .kind = kind};
-      expect_bits_of_one_row(c, {5, 8, 9, 16, 23, 24, 31, 32, 33, 48, 50, 64});
+      expect_bits_of_one_row(c, {2, 3, 5, 8, 9, 16, 23, 24, 31, 32, 33, 48, 50, 64});
     }
   for (const int in : {4096, 12288})
     for (const ScaleType scale : {ScaleType::f16, ScaleType::bf16}) {
@@ -152,6 +152,24 @@ TEST_F(Product, TilesOfRowsHaveTheBitsOfOneRow) {
   // More tiles than blocks.
   expect_bits_of_one_row({.outs = {9000}, .in = 4096, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
   expect_bits_of_one_row({.outs = {4600}, .in = 12288, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
+}
+
+/// Blocks round few rows by themselves; more come rounded, or not at all.
+TEST_F(Product, TilesOfManyRowsWantRoundedInputs) {
+  OnDevice<float> x(64 * 4096), y(64 * 64);
+  OnDevice<uint8_t> codes(64 * 2048), scales(64 * 64 * 2);
+  ProductStage stage;
+  stage.term[0] = {
+      .codes = codes.get(), .scales = scales.get(), .biases = scales.get(), .y = y.get(), .stride = 64, .out = 64};
+  stage.terms = 1, stage.in = 4096;
+  stage.input = {.kind = Kind::plain, .x = x.get()};
+  if (!takes_row_tiles(stage, 8)) return;
+  for (const int rows : {8, 9, 16, 64}) {
+    stage.rows = rows;
+    EXPECT_EQ(rounds_row_tiles(stage, rows), rows <= 8) << rows;
+    EXPECT_EQ(launch_stage(stage, nullptr), rows <= 8 ? cudaSuccess : cudaErrorInvalidValue) << rows;
+  }
+  require(cudaDeviceSynchronize());
 }
 
 TEST_F(Product, WhatIsNotFiniteReachesTheOutput) {

@@ -10,13 +10,21 @@ namespace {
 
 using RowsKernel = void (*)(RowsArgs, RowsMaps);
 
+/// Blocks of 32 inputs that a block rounds where it need not have all of a row: an octet a thread.
+constexpr int kRoundBlocks = kRoundThreads / 4;
+
 __global__ void __launch_bounds__(kRoundThreads) round_rows_kernel(StageInput input, int in, int rows, int of_group) {
   __shared__ float scratch[kRoundThreads / 32];
   launch_dependents();
   StageInput row = input;
   row.x += int64_t(blockIdx.x) * in;
-  const RowTarget<false> to = {input.rounded.digits, static_cast<float2*>(input.rounded.steps), rows, of_group};
-  round_one<kRoundThreads>({row, in, int(blockIdx.x), false, stages_of(in) * (kStageInputs / 32)}, to, scratch);
+  const int blocks = stages_of(in) * (kStageInputs / 32), first = int(blockIdx.y) * kRoundBlocks;
+  const RowTarget<false> to = {input.rounded.digits, static_cast<float2*>(input.rounded.steps), rows, of_group, first};
+  if (input.kind == StageInput::Kind::rms_norm)
+    round_one<kRoundThreads>({row, in, int(blockIdx.x), false, blocks}, to, scratch);
+  else
+    round_kept<kRoundThreads, 1, false>({row, in, int(blockIdx.x), false, min(kRoundBlocks, blocks - first)}, to,
+                                        scratch, VisitsNone{});
 }
 
 template <bool Bf16>
@@ -128,8 +136,10 @@ size_t row_step_bytes(int rows, int in) { return size_t(stages_of(in)) * size_t(
 
 cudaError_t round_row_tiles(const StageInput& input, int rows, int in, cudaStream_t stream) {
   const RowShape shape = row_shape(rows);
-  return launch_early(round_rows_kernel, unsigned(rows), kRoundThreads, 0, stream, input, in, shape.rows(),
-                      shape.of_group);
+  const int blocks = stages_of(in) * (kStageInputs / 32);
+  const int parts = input.kind == StageInput::Kind::rms_norm ? 1 : (blocks + kRoundBlocks - 1) / kRoundBlocks;
+  return launch_early(round_rows_kernel, dim3(unsigned(rows), unsigned(parts)), kRoundThreads, 0, stream, input, in,
+                      shape.rows(), shape.of_group);
 }
 
 size_t row_tile_workspace(const ProductStage& stage) {
@@ -142,6 +152,7 @@ size_t row_tile_workspace(const ProductStage& stage) {
 cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream) {
   if (!takes_row_tiles(stage, stage.rows) || stage.input.kind == StageInput::Kind::digits) return cudaErrorInvalidValue;
   if (stage.lora.ranks > 0 || stage.experts.slots > 0) return cudaErrorInvalidValue;
+  if (stage.input.kind != StageInput::Kind::tiles && !rounds_row_tiles(stage, stage.rows)) return cudaErrorInvalidValue;
   const bool pairs = stage.epilogue == ProductStage::Epilogue::silu_mul;
   const RowShape shape = row_shape(stage.rows);
   RowsArgs a = {};

@@ -57,8 +57,7 @@ template <bool OfBlock>
 struct RowTarget {
   uint8_t* digits;
   float2* steps;
-  int rows, of_group;
-  static constexpr int first_block = 0;
+  int rows, of_group, first_block;
   /// The number of the stage that an octet is in, of those that are kept.
   __device__ __forceinline__ int stage(int octet) const {
     constexpr int kStageOctets = kStageInputs / 8;

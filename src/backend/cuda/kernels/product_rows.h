@@ -1,4 +1,4 @@
-// Products of five to 64 rows with affine weights of 4 bits on Hopper's tensor cores: the arithmetic of product.h, and
+// Products of two to 64 rows with affine weights of 4 bits on Hopper's tensor cores: the arithmetic of product.h, and
 // its bits, with W as the left side of wgmma. Four blocks of a cluster share tiles of outputs, each with a quarter of
 // the inputs, so that a block's share of x is small; sums meet through the cluster's shared memory.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace bumblebee::cuda {
 
-inline constexpr int kLeastTileRows = 5, kMostTileRows = 64;
+inline constexpr int kLeastTileRows = 2, kMostTileRows = 64;
 
 /// Whether a stage of so many rows takes this kernel on this card, in fast precision: by its format and length alone.
 bool takes_row_tiles(const ProductStage& stage, int rows);

@@ -294,7 +294,7 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
   if constexpr (kRows <= kMostOwnRows) {
     if (a.input.kind != StageInput::Kind::tiles) {
       unsigned char* const own = memory + (ring - shared_address(memory));
-      const RowTarget<true> to = {own + plan.digits, reinterpret_cast<float2*>(own + plan.steps), kRows, R};
+      const RowTarget<true> to = {own + plan.digits, reinterpret_cast<float2*>(own + plan.steps), kRows, R, 0};
       float* const squares = reinterpret_cast<float*>(own + plan.squares);
       if (a.input.kind == StageInput::Kind::rms_norm)
         round_own<kRows, true>(a, at, to, squares, gates, warp, lane);
