@@ -278,7 +278,8 @@ __global__ void BB_SHRINK_CLUSTER __launch_bounds__(kThreads)
       *at(column) = high;
       *at(column + 16) = low;
     }
-    cluster_sync();  // the sums are read, and nobody leaves before
+    fence_for_copies();  // x of the next octets is copied to where the sums were written
+    cluster_sync();      // they are read, and nobody leaves before
   }
   if (total == 0 && begin < end) wait_parity(barrier, 0);  // nobody leaves before what was asked for has come
 #else
