@@ -3,7 +3,9 @@
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
 //   src/backend/cuda/kernels/product*.cu src/backend/cuda/kernels/product_plan.cpp
 //   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact] [--digits]
+//     [--apart]
 // --digits: as cards without sm_90a take rows, also where there are tiles of them (product_rows.h).
+// --apart: products of one row each a kernel, also where they are chains (product_chain.h).
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -14,6 +16,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/product_chain.h"
 #include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/kernels/ptx.cuh"
 #include "check_cuda.h"
@@ -66,7 +69,7 @@ struct Options {
   std::string model = "8b", only;
   std::vector<int> rows = {1, 16};
   int bits = 4, group = 64;
-  bool exact = false, tiles = true;
+  bool exact = false, tiles = true, chains = true;
 };
 struct Model {
   int layers, hidden, inner, q, kv, vocabulary;
@@ -141,6 +144,7 @@ class Bench {
     digits_ = {device<uint8_t>(digit_bytes(64, int(widest), true, 32)),
                device<uint8_t>(step_bytes(64, int(widest), true, 32))};
     workspace_ = device<uint8_t>(size_t(256) << 20);
+    counters_ = device<uint8_t>(chain_counters());
     fill_floats<<<64, 256, 0, stream>>>(hidden_, rows * size_t(m_.hidden));
     fill_floats<<<64, 256, 0, stream>>>(norm_, widest);
     fill_floats<<<64, 256, 0, stream>>>(mixed_, rows * widest);
@@ -157,7 +161,7 @@ class Bench {
       const auto each = [&](const char* what, int out, int in, const auto& stage) {
         const std::string name = std::string(what) + " " + std::to_string(out) + " x " + std::to_string(in);
         rival.compare(name.c_str(), rows, bytes(out, in), m_.layers, [&] {
-          for (const Layer& layer : layers_) enqueue(stage(layer, rows), rows);
+          for (const Layer& layer : layers_) enqueue(stage(layer, rows), rows), flush();
         });
       };
       each("qkv", m_.q + 2 * m_.kv, m_.hidden, [&](const Layer& l, int r) { return qkv(l, r); });
@@ -165,7 +169,8 @@ class Bench {
       each("gate+up", 2 * m_.inner, m_.hidden, [&](const Layer& l, int r) { return gate_up(l, r); });
       each("down", m_.hidden, m_.inner, [&](const Layer& l, int r) { return down(l, r); });
       const std::string name = "head " + std::to_string(m_.vocabulary) + " x " + std::to_string(m_.hidden);
-      rival.compare(name.c_str(), rows, bytes(m_.vocabulary, m_.hidden), 1, [&] { enqueue(head(rows), rows); });
+      rival.compare(name.c_str(), rows, bytes(m_.vocabulary, m_.hidden), 1,
+                    [&] { enqueue(head(rows), rows), flush(); });
     }
   }
 
@@ -185,17 +190,20 @@ class Bench {
           early.val.programmaticStreamSerializationAllowed = 1;
           config.attrs = &early;
           config.numAttrs = 1;
+          flush();
           CHECK_CUDA(cudaLaunchKernelEx(&config, instead_of_attention, static_cast<const float*>(qkv_), mixed_, m_.q,
                                         m_.kv, m_.q + 2 * m_.kv));
           enqueue(o(l, rows), rows);
           enqueue(gate_up(l, rows), rows);
           enqueue(down(l, rows), rows);
         }
+        flush();
       };
       rival.compare("layers of a token", rows, layer * m_.layers, 1, layers);
       rival.compare("token", rows, layer * m_.layers + bytes(m_.vocabulary, m_.hidden), 1, [&] {
         layers();
         enqueue(head(rows), rows);
+        flush();
       });
     }
   }
@@ -240,7 +248,17 @@ class Bench {
     s.epilogue = ProductStage::Epilogue::add, s.residual = hidden_;
     return s;
   }
+  void flush() const {
+    if (!linked_.empty()) CHECK_CUDA(launch_chain(linked_.data(), int(linked_.size()), counters_, stream));
+    linked_.clear();
+  }
+  /// One row: what comes before flush() is a chain, as the backend has it.
   void enqueue(ProductStage s, int rows) const {
+    if (o_.chains && rows == 1 && fits_chain(s)) {
+      if (linked_.size() == kMostLinks) flush();
+      linked_.push_back(s);
+      return;
+    }
     if (o_.tiles && takes_row_tiles(s, rows)) {
       if (!rounds_row_tiles(s, rows)) {
         CHECK_CUDA(round_row_tiles(s.input, rows, s.in, stream));
@@ -260,9 +278,10 @@ class Bench {
   StageWeight head_;
   float *hidden_, *norm_, *qkv_, *mixed_, *inner_, *logits_;
   DigitRows digits_;
-  void* workspace_;
+  void *workspace_, *counters_;
   uint32_t seed_ = 0;
   mutable bool apart_ = false;
+  mutable std::vector<ProductStage> linked_;
 };
 
 std::vector<int> numbers(const char* text) {
@@ -277,8 +296,8 @@ int main(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--exact" || flag == "--digits") {
-      (flag == "--exact" ? o.exact : o.tiles) = flag == "--exact";
+    if (flag == "--exact" || flag == "--digits" || flag == "--apart") {
+      (flag == "--exact" ? o.exact : flag == "--digits" ? o.tiles : o.chains) = flag == "--exact";
       continue;
     }
     if (i + 1 == argc) return std::fprintf(stderr, "%s wants a value\n", flag.c_str()), 2;
@@ -299,6 +318,8 @@ int main(int argc, char** argv) {
   cudaDeviceProp card;
   CHECK_CUDA(cudaGetDeviceProperties(&card, 0));
   CHECK_CUDA(cudaStreamCreate(&stream));
+  CHECK_CUDA(cudaFuncSetAttribute(instead_of_attention, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
   CHECK_CUDA(cudaEventCreate(&begin));
   CHECK_CUDA(cudaEventCreate(&end));
   std::printf("%s, Qwen3-%s, %d bits, groups of %d%s\n%-34s %4s %10s %8s %8s %8s\n", card.name, o.model.c_str(), o.bits,

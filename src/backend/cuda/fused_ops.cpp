@@ -48,10 +48,12 @@ void CudaOps::drop_waiting() {
   glu_.reset();
   rotation_.reset();
   sum_.reset();
+  links_.clear();
 }
 
 void CudaOps::wait_for_next(bool waits) {
   settle();
+  if (!links_.empty()) launch_links();
   waits_ = waits;
   resolved_.reset();
 }
@@ -253,6 +255,14 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
 void CudaOps::launch_product() {
   const WaitingProduct waiting = *std::exchange(product_, {});
   ProductStage stage = waiting.stage;
+  if (waits_ && fits_chain(stage)) {
+    chain_counters_.at_least(chain_counters());  // not while a step is recorded
+    if (pool_->keeps_all()) {                    // of such a step: no memory is given back meanwhile
+      if (links_.size() == size_t(kMostLinks)) launch_links();
+      links_.push_back(stage);
+      return;
+    }
+  }
   // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one.
   stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) && (stage.rows <= 4 || !apart_);
   if (stage.lora.ranks > 0) {
@@ -263,6 +273,13 @@ void CudaOps::launch_product() {
   stage.workspace =
       stage_workspace_.at_least(has_row_tiles(stage) ? row_tile_workspace(stage) : stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");
+}
+
+void CudaOps::launch_links() {
+  const std::vector<ProductStage> links = std::exchange(links_, {});
+  apart_ = true;
+  check(launch_chain(links.data(), int(links.size()), chain_counters_.at_least(chain_counters()), device_->compute()),
+        "products");
 }
 
 void CudaOps::settle_product() {

@@ -21,6 +21,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
   explicit Pool(std::shared_ptr<const Device> device, bool keeps_all = false)
       : device_(std::move(device)), keeps_all_(keeps_all) {}
   ~Pool();
+  bool keeps_all() const { return keeps_all_; }
 
   /// An uninitialised matrix. Throws Error(out_of_memory) with the bytes needed and free.
   Tensor make(int rows, int cols, DType dtype = DType::f32);

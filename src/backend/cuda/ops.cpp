@@ -24,7 +24,8 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
       slots_(device_, pool),
       stage_workspace_(device_),
       attend_counters_(device_),
-      lora_memory_(device_) {
+      lora_memory_(device_),
+      chain_counters_(device_) {
   auto table = std::make_unique<ExpTable>();
   fill(*table);
   exp_table_ = constant(std::as_bytes(std::span(table.get(), 1)));

@@ -18,6 +18,7 @@
 #include "backend/cuda/kernels/exact_math.h"
 #include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/kernels/product.h"
+#include "backend/cuda/kernels/product_chain.h"
 #include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/memory.h"
@@ -33,7 +34,9 @@ class CudaOps final : public Ops {
   void bind(const Batch& host, const BatchView& view);
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
-  size_t workspace_bytes() const { return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes(); }
+  size_t workspace_bytes() const {
+    return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes() + chain_counters_.bytes();
+  }
   /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
   /// needs.
   void wait_for_next(bool waits);
@@ -87,8 +90,10 @@ class CudaOps final : public Ops {
   /// x [rows, in] f32, as a stage or quantize_rows reads it; a norm that waits for it becomes part of it.
   StageInput input_of(const Tensor& x);
   void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
-  /// Enqueues the product that waits, as it is set up by now.
+  /// Enqueues the product that waits, as it is set up by now, or makes it a link of the chain.
   void launch_product();
+  /// Enqueues the chain.
+  void launch_links();
   /// The product or the sum of experts that waits; never both.
   void settle_product();
   void settle_sum();
@@ -132,7 +137,11 @@ class CudaOps final : public Ops {
   const float* frequencies(const std::vector<float>& inv_freq);
   /// Enqueues a copy of host memory that need not live on.
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);
-  cudaStream_t stream() const { return device_->compute(); }
+  /// Where operations are enqueued, behind the products of the chain: these are the last that was called.
+  cudaStream_t stream() {
+    if (!links_.empty()) launch_links();
+    return device_->compute();
+  }
 
   const std::shared_ptr<const Device> device_;
   const std::shared_ptr<Pool> constants_;
@@ -193,11 +202,14 @@ class CudaOps final : public Ops {
   bool lora_second_ = false;
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
+  /// Products that are set up and follow each other (product_chain.h). They hold no tensors: whoever takes memory that
+  /// is free by now is enqueued after them.
+  std::vector<ProductStage> links_;
   std::optional<WaitingWide> wide_;
   std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;
   std::optional<WaitingSum> sum_;
-  ZeroedMemory stage_workspace_, attend_counters_, lora_memory_;
+  ZeroedMemory stage_workspace_, attend_counters_, lora_memory_, chain_counters_;
 };
 
 }  // namespace bumblebee::cuda

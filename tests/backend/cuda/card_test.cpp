@@ -228,6 +228,57 @@ TEST_F(OnCard, FusedOperationsHaveTheBitsOfSingleOnes) {
   }
 }
 
+/// Products of one row that follow each other are chains in recorded steps (kernels/product_chain.h): the bits of
+/// operations that are enqueued one by one, eagerly, recorded and replayed, also where an operation stands between
+/// them.
+TEST_F(OnCard, ChainsOfProductsHaveTheBitsOfSingleOperations) {
+  if (backend_ == nullptr) return;
+  constexpr int kWidth = 2048, kInner = 2560, kLayers = 3;
+  Random random(17);
+  const auto weight = [&](int out, int in) {
+    return backend_->pack(random_weight(random, out, in, Format::affine(4, 64, DType::bf16, DType::bf16), 0.1));
+  };
+  std::vector<Weight> weights;
+  for (int layer = 0; layer < kLayers; ++layer)
+    for (int i = 0; i < 3; ++i) weights.push_back(i == 2 ? weight(kWidth, kInner) : weight(kInner, kWidth));
+  const NormParams norm{backend_->upload(random.normals(kWidth, 1), 1, kWidth), 1e-5f};
+  Stream& stream = backend_->stream();
+  Ops& ops = stream.ops();
+  const int programs[2] = {};
+  const auto run = [&](const int* program, bool between, const std::vector<float>& x0) {
+    const Tensor input = backend_->upload(x0, 1, kWidth);
+    Batch batch;
+    batch.append(std::vector<int32_t>{1}, 0, std::vector<int32_t>{0}, Batch::Want::all);
+    stream.bind(batch, nullptr);
+    const StepOutputs out = stream.run({.program = program, .rows = 1, .logit_rows = 1}, [&] {
+      Tensor x = ops.copy(input);
+      for (size_t layer = 0; layer < kLayers; ++layer) {
+        std::array<Tensor, 2> pair;
+        const std::array<MatmulTerm, 2> terms = {{{&weights[3 * layer], nullptr}, {&weights[3 * layer + 1], nullptr}}};
+        ops.matmul(ops.rms_norm(x, norm), terms, pair);
+        const Tensor mixed = ops.glu(Activation::silu, std::move(pair[0]), std::move(pair[1]));
+        const MatmulTerm last{&weights[3 * layer + 2], nullptr};
+        Tensor delta;
+        ops.matmul(mixed, {&last, 1}, {&delta, 1});
+        ops.add(x, std::move(delta));
+        if (between && layer == 1) ops.soft_cap(x, 3);
+      }
+      return StepOutputs{.logits = ops.rms_norm(x, norm), .hidden = x, .sampled = {}};
+    });
+    std::vector<float> values(size_t(kWidth) * 2);
+    const auto normed = stream.fetch(out.logits), hidden = stream.fetch(out.hidden);
+    read_floats(*normed, std::span(values).first(values.size() / 2));
+    read_floats(*hidden, std::span(values).last(values.size() / 2));
+    return values;
+  };
+  for (int round = 0; round < 4; ++round) {  // other rows in the same recorded step
+    const std::vector<float> x = random.normals(kWidth, 1);
+    for (const bool between : {false, true})
+      EXPECT_EQ(run(&programs[between], between, x), run(nullptr, between, x)) << "round " << round << ", " << between;
+  }
+  for (const int& program : programs) stream.forget(&program);
+}
+
 /// A layer's experts in one step: whoever is routed where, a recorded step is right for it, and a row has the bits that
 /// it has alone.
 TEST_F(OnCard, ExpertsHaveTheSameBitsReplayedAndInCompany) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -212,6 +213,75 @@ TEST(ProductPlan, DigitsOfRowsAreThoseOfTheirLaunches) {
   EXPECT_EQ(digit_bytes(2, 4096, true, 8), size_t{4 * 4096 * 2}) << "four digits";
   EXPECT_EQ(digit_bytes(1, 100, false, 16), size_t{256 * 2}) << "whole stages";
   EXPECT_EQ(step_bytes(3, 4096, false, 16), 3 * 4096 / 64 * sizeof(StepGroup));
+}
+
+/// Products of Qwen3-8B's layer, in the order in which a chain has them.
+std::vector<ProductStage> links_of_a_layer() {
+  return {stage_of({4096}, 4096), pair_of(12288, 4096), stage_of({4096}, 12288), stage_of({4096, 1024, 1024}, 4096)};
+}
+
+TEST(ProductPlan, LinksOfAChainShareABlock) {
+  std::vector<ProductArgs> args(4);
+  std::vector<const ProductArgs*> links;
+  const std::vector<ProductStage> stages = links_of_a_layer();
+  for (size_t i = 0; i < stages.size(); ++i) {
+    ASSERT_TRUE(plan_link(stages[i], kH100, args[i])) << i;
+    EXPECT_EQ(args[i].slot_bytes, args[0].slot_bytes);
+    links.push_back(&args[i]);
+  }
+  const ChainShared s = plan_chain(links, kH100);
+  EXPECT_EQ(s.depth, kChainDepth);
+  EXPECT_EQ(s.digits, s.depth * args[0].slot_bytes);
+  EXPECT_EQ(s.steps - s.digits, 12288 * 2);
+  EXPECT_EQ(s.partials - s.steps, 12288 / 64 * 16);
+  EXPECT_GE(s.total, s.gates + int(sizeof(ChainGates)));
+  constexpr int kOfAttention = 8320 + 1024,
+                kOfProcessor = 233472;  // heads of 128, and what each block takes beside its own
+  EXPECT_LE(s.total + 1024 + kOfAttention, kOfProcessor);
+}
+
+TEST(ProductPlan, WhatIsNoLink) {
+  const auto is_link = [](const ProductStage& stage, const ProductCard& card = kH100) {
+    ProductArgs a = {};
+    return plan_link(stage, card, a);
+  };
+  const auto changed = [](const auto& change) {
+    ProductStage s = stage_of({4096}, 4096);
+    change(s);
+    return s;
+  };
+  EXPECT_TRUE(is_link(stage_of({4096}, 4096)));
+  EXPECT_TRUE(is_link(stage_of({4096}, 4096, 4, 64, ScaleType::f16)));
+  EXPECT_TRUE(is_link(stage_of({5120}, 25600)));
+  EXPECT_FALSE(is_link(stage_of({4096}, 4096), kA100));  // no tensor copies
+  EXPECT_FALSE(is_link(stage_of({4096}, 1024)));         // four classes
+  EXPECT_FALSE(is_link(stage_of({4096}, 4096, 8)));
+  EXPECT_FALSE(is_link(stage_of({4096}, 4096, 4, 32)));
+  EXPECT_FALSE(is_link(stage_of({4096}, 4096, 4, 64, ScaleType::f32)));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.rows = 2; })));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.exact = true; })));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.lora.ranks = 8; })));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.experts.slots = 8; })));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.input.kind = StageInput::Kind::digits; })));
+}
+
+/// Every unit of every link is some block's, and no block has two more than another over all of them.
+TEST(ProductPlan, LinksDealTheirUnitsInTurn) {
+  constexpr int kBlocks = 132;
+  LinkShifts shifts(kBlocks);
+  std::vector<int> sum(kBlocks);
+  for (const int units : {256, 1536, 256, 384, 9496, 1, 132}) {
+    const int shift = shifts.next(units);
+    std::set<int> seen;
+    for (int block = 0; block < kBlocks; ++block)
+      for (int unit = (block + shift) % kBlocks; unit < units; unit += kBlocks) {
+        EXPECT_TRUE(seen.insert(unit).second);
+        ++sum[size_t(block)];
+      }
+    EXPECT_EQ(seen.size(), size_t(units));
+    const auto [least, most] = std::minmax_element(sum.begin(), sum.end());
+    EXPECT_LE(*most - *least, 1);
+  }
 }
 
 }  // namespace

@@ -328,6 +328,9 @@ __global__ void __maxnreg__((kRegistersOf<T, S>))
   const auto index_of = [&](int h) { return size_t(row) * size_t(a.heads) + size_t(kv_head * per_kv + h); };
   if (int(blockIdx.z) >= splits) return;  // others wait for what came earlier
   prefetch<T, S>(a, past, kv_head, int(blockIdx.z) * kWide + warp);
+  // A chain of products that follows takes a multiprocessor as soon as the one before has left it. Where a past is
+  // long, blocks of attention are many, and it would be in their way.
+  if (splits < kSplits) launch_dependents();
   wait_for_inputs();
   launch_dependents();  // not before: the product that made q, k and v has left by now, and the next one finds room
   // Which head a warp joins, and which of its elements.

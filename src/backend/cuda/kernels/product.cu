@@ -1,7 +1,10 @@
 // How products are cut and launched, and the kernel that rounds rows by itself.
 
+#include <algorithm>
+
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
+#include "backend/cuda/kernels/product_chain.cuh"
 #include "backend/cuda/kernels/product_lora.cuh"
 #include "backend/cuda/kernels/product_round.cuh"
 #include "backend/cuda/kernels/product_rows.h"
@@ -23,16 +26,19 @@ constexpr int kResolveThreads = 128;
 
 struct Card {
   ProductCard plan;
-  bool early = false;  // sm_90: kernels overlap
+  bool early = false;   // sm_90: kernels overlap
+  bool chains = false;  // all of its multiprocessors are this process's while it has a turn
 };
 Card read_card(int device) {
-  int processors = 0, alone = 0, of_processor = 0, reserved = 0;
+  int processors = 0, alone = 0, of_processor = 0, reserved = 0, shared = 0;
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
+  if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) != cudaSuccess) (void)cudaGetLastError();
   const bool early = can_launch_early();
-  return {ProductCard::of(processors, of_processor, reserved, alone, early && tensor_map_encoder() != nullptr), early};
+  return {ProductCard::of(processors, of_processor, reserved, alone, early && tensor_map_encoder() != nullptr), early,
+          shared == 0};
 }
 /// The calling thread's card; what is asked for once costs a launch's time.
 const Card& card() {
@@ -168,6 +174,38 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
 }
 
 }  // namespace
+
+bool fits_chain(const ProductStage& stage) {
+  ProductArgs a = {};
+  return card().chains && is_valid(stage) && plan_link(stage, card().plan, a);
+}
+size_t chain_counters() { return size_t(kMostLinks) * kCounterApart * sizeof(uint32_t); }
+
+cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, cudaStream_t stream) {
+  if (!card().chains || count < 1 || count > kMostLinks || counters == nullptr) return cudaErrorInvalidValue;
+  ChainArgs c = {};
+  c.links = count;
+  c.arrived = static_cast<uint32_t*>(counters);
+  const ProductArgs* planned[kMostLinks] = {};
+  int blocks = 0;
+  for (int i = 0; i < count; ++i) {
+    ChainLink& link = c.link[i];
+    if (!is_valid(stages[i]) || !plan_link(stages[i], card().plan, link.args) ||
+        !make_maps(link.args, stages[i], link.maps))
+      return cudaErrorInvalidValue;
+    planned[i] = &link.args;
+    blocks = std::max(blocks, product_blocks(link.args, card().plan));
+  }
+  LinkShifts shifts(blocks);
+  for (int i = 0; i < count; ++i) c.link[i].shift = shifts.next(c.link[i].args.units);
+  c.shared = plan_chain({planned, size_t(count)}, card().plan);
+  const ChainKernel kernel = chain_kernel_4bit();
+  const cudaError_t allowed =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().plan.alone);
+  if (allowed != cudaSuccess) return allowed;
+  const int shared = std::max(c.shared.total, card().plan.apart);  // no two of them on a multiprocessor
+  return launch_early(kernel, unsigned(blocks), kChainThreads, size_t(shared), stream, c);
+}
 
 bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 1; }
 

@@ -205,7 +205,7 @@ __device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& arg
   }
   if constexpr (Bits == 4 && Group == 64) {
     // Odd codes stay where they are and count sixteen times: even ones meet them in the end, and nothing is shifted.
-    int even[4] = {}, odd[4] = {};
+    int even[2][4] = {}, odd[2][4] = {};  // of either half, so that no chain of products is long
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t u[4], l[4];
@@ -216,13 +216,13 @@ __device__ __forceinline__ StageParts<Group> parts_of_one(const ProductArgs& arg
         const uint32_t low[4] = {u[at] & kLowCodes, l[at] & kLowCodes, u[at + 1] & kLowCodes, l[at + 1] & kLowCodes};
         const uint32_t high[4] = {u[at] & ~kLowCodes, l[at] & ~kLowCodes, u[at + 1] & ~kLowCodes,
                                   l[at + 1] & ~kLowCodes};
-        multiply(even, low, {mine ? digits.x : 0u, mine ? digits.z : 0u}, even);
-        multiply(odd, high, {mine ? digits.y : 0u, mine ? digits.w : 0u}, odd);
+        multiply(even[half], low, {mine ? digits.x : 0u, mine ? digits.z : 0u}, even[half]);
+        multiply(odd[half], high, {mine ? digits.y : 0u, mine ? digits.w : 0u}, odd[half]);
       }
     }
     int both[4];  // at most 16·15·64·127·128 and a little, and whole sixteens: a float holds it
 #pragma unroll
-    for (int i = 0; i < 4; ++i) both[i] = even[i] * 16 + odd[i];
+    for (int i = 0; i < 4; ++i) both[i] = (even[0][i] + even[1][i]) * 16 + (odd[0][i] + odd[1][i]);
     p.v[0] = in_steps(both, shared.x * 0.0625f), p.sum[0] = shared.y;
     return p;
   }

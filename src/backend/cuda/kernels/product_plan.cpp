@@ -1,6 +1,8 @@
 // All that product_plan.h says is worked out here, from lengths, formats and the shared memory of a card.
 #include "backend/cuda/kernels/product_plan.h"
 
+#include <algorithm>
+
 namespace bumblebee::cuda {
 namespace {
 
@@ -139,6 +141,32 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
   }
   a.asked_at_once = a.virtual_rows == 1 && a.experts.slots == 0 ? kAskedAtOnce : a.depth;
   return plan;
+}
+
+bool plan_link(const ProductStage& stage, const ProductCard& card, ProductArgs& a) {
+  const bool rounds = stage.input.kind == StageInput::Kind::plain || stage.input.kind == StageInput::Kind::rms_norm;
+  if (!card.boxes || !rounds || stage.rows != 1 || stage.exact || stage.lora.ranks > 0 || stage.experts.slots > 0 ||
+      stage.bits != 4 || stage.group != 64 || stage.scale == ScaleType::f32)
+    return false;
+  plan_product(stage, 1, card, a);
+  a.buffers = kChainBuffers;
+  const ProductArgs* const alone = &a;
+  return a.boxes && a.width == kMaxClasses && a.parts == 1 && a.units > 0 &&
+         plan_chain({&alone, 1}, card).total <= card.alone;
+}
+
+ChainShared plan_chain(std::span<const ProductArgs* const> links, const ProductCard& card) {
+  int inputs = 0;
+  for (const ProductArgs* a : links) inputs = std::max(inputs, a->slabs * a->width * kStageInputs);
+  ChainShared s = {};
+  for (s.depth = kChainDepth;; --s.depth) {
+    s.digits = s.depth * links[0]->slot_bytes;
+    s.steps = s.digits + inputs * 2;
+    s.partials = s.steps + inputs / kStepGroup * int(sizeof(StepGroup));
+    s.gates = s.partials + kChainBuffers * kConsumers * 64 * int(sizeof(float));
+    s.total = s.gates + int(sizeof(ChainGates));
+    if (s.total <= card.alone || s.depth == kEnoughDepth) return s;
+  }
 }
 
 int rows_at_once(const ProductStage& stage, const ProductCard& card) {

@@ -2,6 +2,8 @@
 // Plain functions of a stage and a card, tested without one.
 #pragma once
 
+#include <span>
+
 #include "backend/cuda/kernels/digits.h"
 #include "backend/cuda/kernels/maps.h"
 #include "backend/cuda/kernels/product_stage.h"
@@ -130,6 +132,38 @@ int rows_at_once(const ProductStage& stage, const ProductCard& card);
 bool fits_lora(const ProductStage& stage, const ProductCard& card);
 bool fits_experts(const ProductStage& stage, const ProductCard& card);
 size_t stage_workspace(const ProductStage& stage, const ProductCard& card);
+
+/// The most slabs of a chain's ring (product_chain.h): with them a block of attention finds room beside it.
+inline constexpr int kChainDepth = 10;
+/// Of partial sums.
+inline constexpr int kChainBuffers = 2;
+struct ChainGates {
+  uint64_t full[kChainDepth], empty[kChainDepth];
+  int32_t waits;  // for x of a link
+};
+/// Offsets in dynamic shared memory; the ring comes first.
+struct ChainShared {
+  int32_t depth, digits, steps, partials, gates, total;
+};
+/// Whether a stage may be a link of a chain, which are all cut alike; fills `a` as plan_product() does.
+bool plan_link(const ProductStage& stage, const ProductCard& card, ProductArgs& a);
+/// Of links that were planned.
+ChainShared plan_chain(std::span<const ProductArgs* const> links, const ProductCard& card);
+/// Where the blocks of a grid begin with the units of one link after the other: block b with unit (b + shift) % blocks,
+/// so that units that are left over go to those that have had none of them.
+class LinkShifts {
+ public:
+  explicit LinkShifts(int blocks) : blocks_(blocks) {}
+  int next(int units) {
+    const int shift = (blocks_ - left_) % blocks_;
+    left_ = (left_ + units) % blocks_;
+    return shift;
+  }
+
+ private:
+  const int blocks_;
+  int left_ = 0;
+};
 
 /// Counters come first in a workspace: their place must not depend on the stage, since they are zero between stages.
 inline constexpr size_t kCounterBytes = size_t(1) << 16;

@@ -129,11 +129,17 @@ __device__ __forceinline__ Eight norm_octet(const float* norm, int octet, bool t
   return w;
 }
 
+/// For the kernels before.
+struct WaitsForInputs {
+  __device__ __forceinline__ void operator()() const { wait_for_inputs(); }
+};
+
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
-/// Waits for x itself, and asks for the norm's weights before. There is no barrier at the end.
+/// Waits for x itself, by `wait`, and asks for the norm's weights before. There is no barrier at the end.
 /// `visit` is shown every octet that is rounded.
-template <int Threads, int Octets, bool Norm, class Target, class Visit>
-__device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to, float* scratch, const Visit& visit) {
+template <int Threads, int Octets, bool Norm, class Target, class Visit, class Wait = WaitsForInputs>
+__device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to, float* scratch, const Visit& visit,
+                                           const Wait& wait = {}) {
   constexpr int kAtOnce = Octets % 3 == 0 ? 3 : Octets;
   const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool works = tid < kRoundThreads;
@@ -143,7 +149,7 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to,
   constexpr bool kEarly = Norm && Octets <= kKeptOctets;
   Eight kept[Octets], norm[kEarly ? Octets : 1];
   if constexpr (kEarly) for_all<Octets>([&](int i) { norm[i] = norm_octet(w.input.norm, octet_of(i), there(i)); });
-  wait_for_inputs();
+  wait();
   for_all<Octets>([&](int i) { kept[i] = there(i) ? load_eight(w.input.x + octet_of(i) * 8) : Eight{}; });
   float inverse = 1.0f;
   if constexpr (Norm) {
@@ -191,19 +197,19 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to,
 struct VisitsNone {
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
 };
-template <int Threads, class Target, class Visit = VisitsNone>
-__device__ __forceinline__ void round_one(const RoundWork& w, const Target& to, float* scratch,
-                                          const Visit& visit = {}) {
+template <int Threads, class Target, class Visit = VisitsNone, class Wait = WaitsForInputs>
+__device__ __forceinline__ void round_one(const RoundWork& w, const Target& to, float* scratch, const Visit& visit = {},
+                                          const Wait& wait = {}) {
   const bool norm = w.input.kind == StageInput::Kind::rms_norm;
   if (w.in > kKeptOctets * kRoundThreads * 8) {
     if (norm)
-      round_kept<Threads, kManyOctets, true>(w, to, scratch, visit);
+      round_kept<Threads, kManyOctets, true>(w, to, scratch, visit, wait);
     else
-      round_kept<Threads, kManyOctets, false>(w, to, scratch, visit);
+      round_kept<Threads, kManyOctets, false>(w, to, scratch, visit, wait);
   } else if (norm) {
-    round_kept<Threads, kKeptOctets, true>(w, to, scratch, visit);
+    round_kept<Threads, kKeptOctets, true>(w, to, scratch, visit, wait);
   } else {
-    round_kept<Threads, kKeptOctets, false>(w, to, scratch, visit);
+    round_kept<Threads, kKeptOctets, false>(w, to, scratch, visit, wait);
   }
 }
 

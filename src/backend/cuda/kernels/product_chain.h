@@ -1,0 +1,26 @@
+// Products of one row that follow each other, as one kernel: its ring goes on filling while x of the next one comes.
+// Bits are those of launch_stage() one by one.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "backend/cuda/kernels/product_stage.h"
+
+namespace bumblebee::cuda {
+
+/// The most stages of a chain.
+inline constexpr int kMostLinks = 4;
+
+/// Whether a stage may be part of a chain.
+bool fits_chain(const ProductStage& stage);
+/// What launch_chain's blocks wait for each other by: zero before the first use, and between chains.
+size_t chain_counters();
+/// 1 to kMostLinks stages that fit, in order: each may read what those before it write. Launched as launch_stage() is.
+/// Its blocks wait for each other, so two chains may not run side by side on two streams, nor a chain and a stage whose
+/// blocks do so. All find room: they are no more than multiprocessors, one fits on an empty one, what was launched
+/// before ends by itself, and what comes after begins when all of them have begun.
+cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, cudaStream_t stream);
+
+}  // namespace bumblebee::cuda

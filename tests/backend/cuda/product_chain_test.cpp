@@ -1,0 +1,183 @@
+// Products that follow each other, as one kernel: the bits that they have one by one.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "backend/cuda/kernels/product_chain.h"
+#include "tests/backend/cuda/product_case.h"
+
+namespace bumblebee::cuda {
+namespace {
+
+using Epilogue = ProductStage::Epilogue;
+
+struct Lengths {
+  int hidden, inner, q, kv, vocabulary;
+};
+
+/// What follows attention in a layer: o, gate and up, down, and the next layer's q, k and v, or the head.
+class Links {
+ public:
+  Links(const Lengths& m, ScaleType scale, bool head) : scale_(scale) {
+    const int last = head ? m.vocabulary : m.q + 2 * m.kv;
+    mixed_ = floats(m.q, 1.0f), norm_ = floats(std::max(m.hidden, m.inner), 1.0f), first_ = values(m.hidden, 1.0f);
+    hidden_ = floats(m.hidden, 0.0f), inner_ = floats(m.inner, 0.0f), out_ = floats(last, 0.0f);
+    hidden_count_ = size_t(m.hidden), out_count_ = size_t(last);
+    ProductStage o = stage(m.q, mixed_, false, {{m.hidden, hidden_}});
+    ProductStage pair = stage(m.hidden, hidden_, true, {{m.inner, inner_}, {m.inner, inner_}});
+    ProductStage down = stage(m.inner, inner_, false, {{m.hidden, hidden_}});
+    o.epilogue = down.epilogue = Epilogue::add;
+    o.residual = down.residual = hidden_;
+    pair.epilogue = Epilogue::silu_mul;
+    stages_ = {o, pair, down,
+               head ? stage(m.hidden, hidden_, true, {{m.vocabulary, out_}})
+                    : stage(m.hidden, hidden_, true, {{m.q, out_}, {m.kv, out_ + m.q}, {m.kv, out_ + m.q + m.kv}})};
+  }
+  const std::vector<ProductStage>& stages() const { return stages_; }
+
+  /// The residual and the last outputs after all of them, launched by `launch`.
+  template <class F>
+  std::vector<float> run(const F& launch) {
+    require(cudaMemcpy(hidden_, first_.data(), hidden_count_ * sizeof(float), cudaMemcpyHostToDevice));
+    require(cudaMemset(out_, 0xff, out_count_ * sizeof(float)));
+    launch(stages_);
+    require(cudaDeviceSynchronize());
+    std::vector<float> result(hidden_count_ + out_count_);
+    require(cudaMemcpy(result.data(), hidden_, hidden_count_ * sizeof(float), cudaMemcpyDeviceToHost));
+    require(cudaMemcpy(result.data() + hidden_count_, out_, out_count_ * sizeof(float), cudaMemcpyDeviceToHost));
+    return result;
+  }
+
+ private:
+  struct Term {
+    int out;
+    float* y;
+  };
+  std::vector<float> values(int count, float spread) {
+    std::normal_distribution<float> normal(0, 1);
+    std::vector<float> v(static_cast<size_t>(count));
+    for (float& x : v) x = spread * normal(random_);
+    return v;
+  }
+  float* floats(int count, float spread) {
+    floats_.emplace_back(std::span<const float>{values(count, spread)});
+    return floats_.back().get();
+  }
+  const void* bytes(const std::vector<std::byte>& v) {
+    planes_.emplace_back(std::span<const std::byte>{v});
+    return planes_.back().get();
+  }
+  const void* scales(size_t count, float spread) {
+    std::vector<std::byte> plane(count * 2);
+    const std::vector<float> v = values(int(count), spread);
+    for (size_t i = 0; i < count; ++i) {
+      const uint16_t bits = scale_ == ScaleType::bf16 ? f32_to_bf16(v[i]) : f32_to_f16(v[i]);
+      std::memcpy(plane.data() + 2 * i, &bits, 2);
+    }
+    return bytes(plane);
+  }
+  ProductStage stage(int in, const float* x, bool normed, std::initializer_list<Term> terms) {
+    ProductStage s;
+    s.in = in, s.rows = 1, s.scale = scale_, s.apart = true;
+    s.input = {.kind = normed ? StageInput::Kind::rms_norm : StageInput::Kind::plain,
+               .x = x,
+               .norm = norm_,
+               .eps = 1e-6f,
+               .rounded = {}};
+    for (const Term& term : terms) {
+      std::vector<std::byte> codes(size_t(term.out) * size_t(in) / 2);
+      for (std::byte& code : codes) code = std::byte(random_() & 0xff);
+      const size_t groups = size_t(term.out) * size_t(in) / 64;
+      s.term[s.terms++] = {.codes = bytes(codes),
+                           .scales = scales(groups, 0.01f),
+                           .biases = scales(groups, 0.05f),
+                           .bias = floats(term.out, 0.1f),
+                           .y = term.y,
+                           .stride = term.out,
+                           .out = term.out};
+    }
+    return s;
+  }
+
+  const ScaleType scale_;
+  std::mt19937 random_{7};
+  std::vector<OnDevice<float>> floats_;
+  std::vector<OnDevice<std::byte>> planes_;
+  std::vector<float> first_;
+  float *mixed_ = nullptr, *norm_ = nullptr, *hidden_ = nullptr, *inner_ = nullptr, *out_ = nullptr;
+  size_t hidden_count_ = 0, out_count_ = 0;
+  std::vector<ProductStage> stages_;
+};
+
+class ProductChain : public testing::Test {
+ protected:
+  void SetUp() override {
+    int count = 0, major = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess || count == 0) {
+      const char* required = std::getenv("BB_REQUIRE_GPU");
+      if (required != nullptr && std::string_view(required) == "1") FAIL() << cudaGetErrorString(status);
+      GTEST_SKIP() << cudaGetErrorString(status);
+    }
+    require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    const Links any({2048, 2048, 2048, 256, 512}, ScaleType::bf16, false);
+    if (!fits_chain(any.stages()[0])) GTEST_SKIP() << "no chains on a card of " << major << ".x";
+  }
+};
+
+TEST_F(ProductChain, HasTheBitsOfItsLinks) {
+  const Lengths lengths[] = {
+      {4096, 12288, 4096, 1024, 3000},
+      {2560, 9728, 4096, 1024, 700},  // slabs that are not full
+      {2048, 6144, 2048, 1024, 40},   // fewer tiles than blocks
+  };
+  OnDevice<std::byte> counters(chain_counters());
+  for (const Lengths& m : lengths)
+    for (const ScaleType scale : {ScaleType::bf16, ScaleType::f16})
+      for (const bool head : {false, true}) {
+        Links links(m, scale, head);
+        for (const ProductStage& stage : links.stages()) ASSERT_TRUE(fits_chain(stage));
+        const std::vector<float> apart = links.run([](const std::vector<ProductStage>& all) {
+          for (const ProductStage& stage : all) require(launch_stage(stage, nullptr));
+        });
+        for (const float y : apart) ASSERT_TRUE(std::isfinite(y));
+        for (int round = 0; round < 12; ++round) {  // chains of one to four, again and again
+          const int first = round % kMostLinks;
+          const std::vector<float> chained = links.run([&](const std::vector<ProductStage>& all) {
+            if (first > 0) require(launch_chain(all.data(), first, counters.get(), nullptr));
+            require(launch_chain(all.data() + first, kMostLinks - first, counters.get(), nullptr));
+          });
+          ASSERT_EQ(0, std::memcmp(apart.data(), chained.data(), apart.size() * sizeof(float)))
+              << m.hidden << " hidden, scales " << int(scale) << (head ? ", head" : "") << ", first of " << first;
+        }
+      }
+}
+
+TEST_F(ProductChain, RefusesWhatIsNoLink) {
+  const Links links({2048, 2048, 2048, 256, 512}, ScaleType::bf16, false);
+  OnDevice<std::byte> counters(chain_counters());
+  const ProductStage good = links.stages()[0];
+  const auto refused = [&](const auto& change) {
+    ProductStage s = good;
+    change(s);
+    return !fits_chain(s) && launch_chain(&s, 1, counters.get(), nullptr) == cudaErrorInvalidValue;
+  };
+  EXPECT_TRUE(refused([](ProductStage& s) { s.rows = 2; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.exact = true; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.bits = 8; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.group = 32; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.scale = ScaleType::f32; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.in = 1024; }));  // four classes
+  EXPECT_TRUE(refused([](ProductStage& s) { s.lora.ranks = 8; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.experts.slots = 1; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.input.kind = StageInput::Kind::digits; }));
+  const std::vector<ProductStage> many(kMostLinks + 1, good);
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), kMostLinks + 1, counters.get(), nullptr));
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 0, counters.get(), nullptr));
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 1, nullptr, nullptr));
+}
+
+}  // namespace
+}  // namespace bumblebee::cuda
