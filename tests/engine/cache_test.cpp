@@ -10,8 +10,10 @@
 namespace bumblebee::engine {
 namespace {
 
-/// Cards compute a generated token's keys and values in another way than a prompt's (docs/internals/numerics.md).
-double tolerance(const std::string& device) { return device == "cuda" ? 10 * 0x1p-12 : 0; }
+/// Cards compute a generated token's keys and values in another way than a prompt's, and attention of more than 32 rows
+/// rounds probabilities to bf16 (docs/internals/numerics.md), in whichever steps a prompt happens to be cut: two such
+/// roundings. The largest difference seen on an H100 is 0.0027.
+double tolerance(const std::string& device) { return device == "cuda" ? 2 * 0x1p-9 : 0; }
 
 void expect_equal(const GenerationResult& got, const GenerationResult& want, double tolerance) {
   EXPECT_EQ(got.tokens, want.tokens);
