@@ -3,7 +3,8 @@
 
 namespace bumblebee {
 
-/// Bytes per second that `threads` threads (0: as many as a pool takes) read from memory; takes about a second.
+/// Bytes per second that `threads` threads (0: as many as a pool takes) read from memory, which lies in huge pages
+/// where the system has them; takes about a second.
 double read_bandwidth(int threads);
 
 }  // namespace bumblebee
