@@ -34,11 +34,12 @@ size_t open_regular(const std::filesystem::path& path, Descriptor& file) {
 
 /// Weights are read from end to end, and looking up the address of every 4 KB takes up to a third of that. Where the
 /// file system has folios so large (XFS; ext4 from Linux 6.16 on), what is not in the page cache yet is then read into
-/// huge pages and mapped as such. A wish: its failure changes nothing.
+/// huge pages and mapped as such. Elsewhere the system may only read further ahead. Not where pages are larger: huge
+/// ones are 32 MB and more there. A wish: nothing fails.
 void wish_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] size_t size) {
 #ifdef MADV_HUGEPAGE
   constexpr size_t kHugePage = size_t{2} << 20;
-  if (size >= kHugePage) ::madvise(p, size, MADV_HUGEPAGE);
+  if (size >= kHugePage && ::sysconf(_SC_PAGESIZE) == 4096) ::madvise(p, size, MADV_HUGEPAGE);
 #endif
 }
 

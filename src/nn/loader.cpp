@@ -202,7 +202,8 @@ float Loader::scalar(const std::string& name) {
 
 Embedding Loader::embedding(const std::string& path, int vocab, int d_model) {
   target_modules_.push_back({path, vocab, d_model, TargetModule::Kind::embedding, false});
-  const HostWeight& host = tables_.emplace_back(Table{path, source_.matrix(path, vocab, d_model)}).host;
+  const HostWeight host = source_.matrix(path, vocab, d_model);
+  tables_.push_back({path, {host.codes, host.scales, host.biases}, host.keep});
   target_weights_.push_back(matrix(path, host, vocab, d_model));
   return {target_weights_.back(), path, int(target_modules_.size()) - 1};
 }
@@ -220,8 +221,9 @@ void Loader::finish() const {
   const std::vector<std::string> left = source_.unclaimed();
   if (left.empty()) {
     for (const Table& table : tables_) {
-      for (const std::span<const std::byte> part : {table.host.codes, table.host.scales, table.host.biases})
-        pages_here_and_there(part);
+      const auto owner = table.owner.lock();
+      for (const std::span<const std::byte> part : table.parts)
+        if (owner != nullptr) pages_here_and_there(part);
     }
     return;
   }

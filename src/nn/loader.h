@@ -2,7 +2,9 @@
 // finish() throws on anything that nobody claimed, so that a model never runs with half of its weights.
 #pragma once
 
+#include <array>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -81,10 +83,11 @@ class Loader {
   Tensor pack_floats(const std::string& name, std::span<const float> values);
   void count(const HostWeight& weight);
 
-  /// An embedding's table, as the file has it.
+  /// Where an embedding's table lies, if it does not only lie there to be packed.
   struct Table {
     std::string path;
-    HostWeight host;
+    std::array<std::span<const std::byte>, 3> parts;
+    std::weak_ptr<const void> owner;
   };
 
   WeightSource& source_;

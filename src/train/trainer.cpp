@@ -254,8 +254,9 @@ void Trainer::check_loss(const TrainBatch& batch, double mean) const {
   const double most =
       options_.max_loss > 0 ? double(options_.max_loss) : 20 + 2 * std::log(double(in_.device.model.dims().vocab));
   if (mean <= most) return;
-  const char* const help = state_.iteration == 0 ? "nothing was learned yet: does the tokenizer belong to the model?"
-                                                 : "a lower learning_rate or a max_grad_norm may help";
+  const char* const help = state_.iteration > 0    ? "a lower learning_rate or a max_grad_norm may help"
+                           : options_.max_loss > 0 ? "nothing was learned yet: max_loss is below where training begins"
+                                                   : "nothing was learned yet: does the tokenizer belong to the model?";
   throw Error(ErrorCode::bad_config, "train",
               cat("iteration ", state_.iteration + 1, ", batch of ", name_rows(batch), ": loss: expected at most ",
                   most, " (max_loss), got ", mean, "; ", help));

@@ -465,18 +465,22 @@ TEST_P(Laws, ExpertsThatNobodyChoseAreNotRead) {
 }
 
 TEST_P(Laws, AReusedPageForgetsItsPast) {
-  Random random(25);
-  const auto kv = backend_->make_kv(small_cache(16, 2, DType::f32));
-  const HostMatrix mine = random_rows(random, 3, 16);
-  const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
-  HostMatrix poison = random_rows(random, 16, 16);
-  std::fill(poison.values.begin(), poison.values.end(), NAN);
-  attend_one(*backend_, *kv, 0, {0}, poison);
-  EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "without giving the page back";
-  attend_one(*backend_, *kv, 0, {0}, poison);
-  const int32_t page = 0;
-  kv->release_pages({&page, 1});
-  EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "after giving the page back";
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8})
+    for (const float bad : {float(NAN), float(INFINITY)}) {
+      SCOPED_TRACE(cat(to_string(dtype), ", ", bad));
+      Random random(25);
+      const auto kv = backend_->make_kv(small_cache(16, 2, dtype));
+      const HostMatrix mine = random_rows(random, 3, 16);
+      const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
+      HostMatrix poison = random_rows(random, 16, 16);
+      std::fill(poison.values.begin(), poison.values.end(), bad);
+      attend_one(*backend_, *kv, 0, {0}, poison);
+      EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "without giving the page back";
+      attend_one(*backend_, *kv, 0, {0}, poison);
+      const int32_t page = 0;
+      kv->release_pages({&page, 1});
+      EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "after giving the page back";
+    }
 }
 
 }  // namespace

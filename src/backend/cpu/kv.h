@@ -21,7 +21,7 @@ namespace bumblebee::cpu {
 
 class CpuKv final : public KvStore {
  public:
-  /// Throws Error(bad_config) for an element type or a page size (a multiple of 16) that the kernels cannot do.
+  /// Throws Error(unsupported) for an element type or a page size (a multiple of 16) that the kernels cannot do.
   /// Pages take turns on `nodes` of memory: heads are handed out to whichever thread is free, so that no page has a
   /// reader of its own, but all nodes' bandwidth should serve.
   explicit CpuKv(const KvShape& shape, std::span<const NodeThreads> nodes = {}, ByteCounter counter = nullptr);

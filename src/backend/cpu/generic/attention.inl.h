@@ -176,12 +176,25 @@ inline void widen(const void* x, int count, Element element, float* out) {
   }
 }
 
+/// The largest magnitude of what becomes whole numbers, and whether all of it was finite: a maximum forgets what is not
+/// a number, and its code would be any number.
+struct Largest {
+  F32x16 magnitude = zero(), lost = zero();
+  BB_INLINE void see(F32x16 x) {
+    magnitude = max(magnitude, abs(x));
+    lost = fma(x, zero(), lost);
+  }
+  float largest() const { return reduce_max(magnitude); }
+  /// Of codes up to `most`; not a number where something was not finite.
+  float step(float most) const { return largest() / most + reduce_add(lost); }
+};
+
 inline float store_i8(const float* x, int count, int8_t* out) {
-  F32x16 maximum = zero();
+  Largest found;
   int i = 0;
-  for (; i + 16 <= count; i += 16) maximum = max(maximum, abs(load(x + i)));
-  if (i < count) maximum = max(maximum, abs(load_n(x + i, count - i)));
-  const float largest = reduce_max(maximum);
+  for (; i + 16 <= count; i += 16) found.see(load(x + i));
+  if (i < count) found.see(load_n(x + i, count - i));
+  const float largest = found.largest();
   const F32x16 inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
   for (i = 0; i + 16 <= count; i += 16) store_int8(out + i, mul(load(x + i), inverse));
   if (i < count) {
@@ -189,5 +202,5 @@ inline float store_i8(const float* x, int count, int8_t* out) {
     store_int8(t, mul(load_n(x + i, count - i), inverse));
     __builtin_memcpy(out + i, t, size_t(count - i));
   }
-  return largest / 127.0f;
+  return found.step(127.0f);
 }

@@ -102,18 +102,18 @@ BB_INLINE void put_words(F32x16 x, F32x16 inverse, int count, int16_t* out) {
 inline float inverse_step(float largest) { return largest > 0 ? 32767.0f / largest : 0.0f; }
 
 inline float store_words(const float* x, int count, int16_t* out) {
-  F32x16 maximum = zero();
+  Largest found;
   int i = 0;
-  for (; i + 16 <= count; i += 16) maximum = max(maximum, abs(load(x + i)));
-  if (i < count) maximum = max(maximum, abs(load_n(x + i, count - i)));
-  const float largest = reduce_max(maximum);
-  const F32x16 inverse = set1(inverse_step(largest));
+  for (; i + 16 <= count; i += 16) found.see(load(x + i));
+  if (i < count) found.see(load_n(x + i, count - i));
+  const F32x16 inverse = set1(inverse_step(found.largest()));
   for (i = 0; i + 16 <= count; i += 16) put_words(load(x + i), inverse, 16, out + i);
   if (i < count) put_words(load_n(x + i, count - i), inverse, count - i, out + i);
-  return largest / 32767.0f;
+  return found.step(32767.0f);
 }
 
-/// Scores outside of what is visible are minus infinity for this, and weigh nothing.
+/// Scores outside of what is visible are minus infinity for this, and their weights zero, whatever scales a page has
+/// there from those who had it before.
 inline WordWeights word_softmax(const WordSoftmax& s) {
   float* const p = s.scores;
   const F32x16 scale = set1(s.soft_cap > 0 ? s.scale / s.soft_cap : s.scale), cap = set1(s.soft_cap);
@@ -128,21 +128,22 @@ inline WordWeights word_softmax(const WordSoftmax& s) {
   for (int i = 0; i < s.count; i += 16) best = max(best, load(p + i));
   const float before = *s.highest, found = reduce_max(best), highest = found > before ? found : before;
   const F32x16 top = set1(-highest);
-  F32x16 sum = zero(), most = zero();
+  F32x16 sum = zero();
   for (int i = 0; i < s.count; i += 16) {
     const F32x16 e = exp16(add(load(p + i), top));
-    const F32x16 weight = mul(e, load(s.value_scales + i));
     sum = add(sum, e);
-    most = max(most, weight);
-    store(p + i, weight);
+    store(p + i, mul(e, load(s.value_scales + i)));
   }
-  const float largest = reduce_max(most);
-  const F32x16 inverse = set1(inverse_step(largest));
+  for (int i = 0; i < s.low; ++i) p[i] = 0;
+  for (int i = s.high; i < s.count; ++i) p[i] = 0;
+  Largest most;
+  for (int i = 0; i < s.count; i += 16) most.see(load(p + i));
+  const F32x16 inverse = set1(inverse_step(most.largest()));
   for (int i = 0; i < s.count; i += 16) put_words(load(p + i), inverse, 16, s.weights + i);
   float first[16];
   store(first, exp16(set1(before - highest)));
   const float keep = before == highest ? 1.0f : first[0];
   *s.total = *s.total * keep + reduce_add(sum);
   *s.highest = highest;
-  return {largest / 32767.0f, keep};
+  return {most.step(32767.0f), keep};
 }

@@ -14,7 +14,8 @@ constexpr int kShares = 8;  // of the inputs: blocks of a cluster
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kRound = 4;   // tiles of x that are in shared memory
 constexpr int kOctets = 6;  // of ranks, that one pass over x multiplies
-constexpr int kRowWarps = kBlockRows / 16, kTileWarps = kWarps / kRowWarps;
+constexpr int kRowWarps = kBlockRows / 16;
+[[maybe_unused]] constexpr int kTileWarps = kWarps / kRowWarps;  // not before sm_90
 constexpr int kRoundColumns = kRound * kTileColumns, kFactorPitch = kRoundColumns + 8;
 constexpr int kModules = kMaxTerms;
 
