@@ -259,6 +259,7 @@ class Bench {
       linked_.push_back(s);
       return;
     }
+    flush();
     if (o_.tiles && takes_row_tiles(s, rows)) {
       if (!rounds_row_tiles(s, rows)) {
         CHECK_CUDA(round_row_tiles(s.input, rows, s.in, stream));
@@ -268,7 +269,7 @@ class Bench {
       CHECK_CUDA(quantize_rows(s.input, rows, s.in, s.exact, rows_at_once(s), stream));
       s.input.kind = StageInput::Kind::digits;
     }
-    s.apart = apart_ = !apart_;  // as the backend deals them
+    s.apart = apart_ = rows <= 4 || !apart_;  // as the backend deals them
     CHECK_CUDA(launch_stage(s, stream));
   }
 

@@ -196,6 +196,12 @@ struct ThreadPool::State {
     if (sleepers.load() != 0) generation.notify_all();
   }
 
+  void end() {
+    stop.store(true, std::memory_order_relaxed);
+    publish();
+    for (std::thread& worker : workers) worker.join();
+  }
+
   void await(Part& part, uint32_t loop) {
     caller.wait(
         !plan.crowded, [&] { return part.done.load(std::memory_order_acquire) == loop; },
@@ -213,17 +219,18 @@ int available_cores() { return default_threads(this_machine()); }
 ThreadPool::ThreadPool(int threads, Pin pin) : ThreadPool(plan_threads(this_machine(), threads, pin)) {}
 
 ThreadPool::ThreadPool(ThreadPlan plan) : state_(std::make_unique<State>(std::move(plan))) {
-  for (int i = 1; i < threads(); ++i) {
-    std::thread& worker = state_->workers.emplace_back([s = state_.get(), i] { s->work(i); });
-    if (!bind_to(worker, state_->plan.bound[size_t(i)])) ++state_->refused_bindings;
+  try {
+    for (int i = 1; i < threads(); ++i) {
+      std::thread& worker = state_->workers.emplace_back([s = state_.get(), i] { s->work(i); });
+      if (!bind_to(worker, state_->plan.bound[size_t(i)])) ++state_->refused_bindings;
+    }
+  } catch (...) {  // the system has no thread left: those that began end
+    state_->end();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stop.store(true, std::memory_order_relaxed);
-  state_->publish();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() { state_->end(); }
 
 int ThreadPool::threads() const { return state_->plan.threads(); }
 const ThreadPlan& ThreadPool::plan() const { return state_->plan; }

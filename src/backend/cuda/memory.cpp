@@ -168,8 +168,8 @@ void Uploader::copy(std::span<const std::byte> from, std::byte* to) {
     copy_piece(lanes_.front(), from, to);
   } else {
     if (!pool_) {
+      lanes_.resize(size_t(kMostThreads));
       pool_.emplace(std::min(available_cores(), kMostThreads));
-      lanes_.resize(std::max(lanes_.size(), size_t(pool_->threads())));
     }
     std::mutex failing;
     std::exception_ptr failed;

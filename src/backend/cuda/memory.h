@@ -89,7 +89,8 @@ class Uploader {
   explicit Uploader(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
   /// Returns once `from` was read. What is enqueued on the compute stream afterwards sees the bytes.
   void copy(std::span<const std::byte> from, std::byte* to);
-  /// All copies are there. The threads end; a later copy starts them again where it has more than a piece.
+  /// All copies are there. The threads end; a later copy of more than a piece starts them again, until the next
+  /// finish().
   void finish();
 
  private:

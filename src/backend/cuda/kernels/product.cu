@@ -26,8 +26,8 @@ constexpr int kResolveThreads = 128;
 
 struct Card {
   ProductCard plan;
-  bool early = false;   // sm_90: kernels overlap
-  bool chains = false;  // all of its multiprocessors are this process's while it has a turn
+  bool early = false;  // sm_90: kernels overlap
+  bool whole = false;  // all of its multiprocessors are this process's while it has a turn: not under MPS
 };
 Card read_card(int device) {
   int processors = 0, alone = 0, of_processor = 0, reserved = 0, shared = 0;
@@ -92,9 +92,8 @@ __global__ void __launch_bounds__(kRoundThreads)
 
 /// A thread for each module, whose chain of addresses the stages then need not follow.
 __global__ void resolve_kernel(const SlotTableView* slots, const int32_t* slot, const int32_t* row, int sites,
-                               LoraTerm* terms, float* parts) {
+                               LoraTerm* terms) {
   const int first = int(blockIdx.x) * kResolveThreads + int(threadIdx.x), all = int(gridDim.x) * kResolveThreads;
-  for (int i = first; i < 2 * kLoraParts; i += all) parts[i] = 0.0f;
   for (int i = first; i < sites; i += all) {
     const SiteView* site = site_of(*slots, slot[row != nullptr ? row[0] : 0], i);
     LoraTerm found;
@@ -177,12 +176,12 @@ cudaError_t launch_rows(const ProductStage& stage, int rows, cudaStream_t stream
 
 bool fits_chain(const ProductStage& stage) {
   ProductArgs a = {};
-  return card().chains && is_valid(stage) && plan_link(stage, card().plan, a);
+  return card().whole && is_valid(stage) && plan_link(stage, card().plan, a);
 }
 size_t chain_counters() { return size_t(kMostLinks) * kCounterApart * sizeof(uint32_t); }
 
 cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, cudaStream_t stream) {
-  if (!card().chains || count < 1 || count > kMostLinks || counters == nullptr) return cudaErrorInvalidValue;
+  if (!card().whole || count < 1 || count > kMostLinks || counters == nullptr) return cudaErrorInvalidValue;
   ChainArgs c = {};
   c.links = count;
   c.arrived = static_cast<uint32_t*>(counters);
@@ -210,7 +209,7 @@ cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, 
 bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 1; }
 
 int rows_at_once(const ProductStage& stage) { return rows_at_once(stage, card().plan); }
-bool fits_lora(const ProductStage& stage) { return fits_lora(stage, card().plan); }
+bool fits_lora(const ProductStage& stage) { return card().whole && fits_lora(stage, card().plan); }
 bool fits_experts(const ProductStage& stage) { return fits_experts(stage, card().plan); }
 size_t stage_workspace(const ProductStage& stage) { return stage_workspace(stage, card().plan); }
 
@@ -239,8 +238,10 @@ cudaError_t resolve_lora(const SlotTableView* slots, const int32_t* slot, const 
   constexpr int kMost = 16;
   const int wanted = (sites + kResolveThreads - 1) / kResolveThreads, blocks = wanted < 1 ? 1 : wanted;
   resolve_kernel<<<unsigned(blocks < kMost ? blocks : kMost), kResolveThreads, 0, stream>>>(slots, slot, row, sites,
-                                                                                            terms, parts);
-  return cudaGetLastError();
+                                                                                            terms);
+  const cudaError_t status = cudaGetLastError();
+  // Stages read what was found before they wait for what came earlier: nothing may begin early behind this.
+  return status != cudaSuccess ? status : cudaMemsetAsync(parts, 0, 2 * kLoraParts * sizeof(float), stream);
 }
 
 cudaError_t launch_stage(const ProductStage& stage, cudaStream_t stream) {

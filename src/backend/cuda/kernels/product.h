@@ -20,11 +20,12 @@ size_t stage_workspace(const ProductStage& stage);
 cudaError_t quantize_rows(const StageInput& input, int rows, int in, bool exact, int at_once, cudaStream_t stream);
 /// The same for tiles of several rows: x as `experts` names its rows, a block of digits for each tile.
 cudaError_t quantize_experts(const StageInput& input, const StageExperts& experts, int in, cudaStream_t stream);
-/// Whether a stage may have the adapters of its `lora`: one row, and not too many ranks.
+/// Whether a stage may have the adapters of its `lora`: one row, and not too many ranks. Its blocks wait for each
+/// other, so not where another process may hold multiprocessors (MPS).
 bool fits_lora(const ProductStage& stage);
 /// What the slot of a row of the batch does to modules 0 .. sites - 1, for the stages of a step: `slot` as BatchView
-/// has it, `row` null: the first one, else the row it names. Also makes `parts` zero, StageLora's two. No kernel begins
-/// before it has ended.
+/// has it, `row` null: the first one, else the row it names. Then makes `parts` zero, StageLora's two, by a copy
+/// engine's operation, so that no kernel behind it begins early.
 cudaError_t resolve_lora(const SlotTableView* slots, const int32_t* slot, const int32_t* row, int sites,
                          LoraTerm* terms, float* parts, cudaStream_t stream);
 /// Whether blocks of its stage share multiprocessors, and so may not be kept apart.
