@@ -1,11 +1,10 @@
 // Products that follow each other, as one kernel: the bits that they have one by one.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <string_view>
 
 #include "backend/cuda/kernels/product_chain.h"
+#include "tests/backend/cuda/needs_card.h"
 #include "tests/backend/cuda/product_case.h"
 
 namespace bumblebee::cuda {
@@ -111,16 +110,12 @@ class Links {
   std::vector<ProductStage> stages_;
 };
 
-class ProductChain : public testing::Test {
+class ProductChain : public NeedsCard {
  protected:
   void SetUp() override {
-    int count = 0, major = 0;
-    const cudaError_t status = cudaGetDeviceCount(&count);
-    if (status != cudaSuccess || count == 0) {
-      const char* required = std::getenv("BB_REQUIRE_GPU");
-      if (required != nullptr && std::string_view(required) == "1") FAIL() << cudaGetErrorString(status);
-      GTEST_SKIP() << cudaGetErrorString(status);
-    }
+    NeedsCard::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    int major = 0;
     require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
     const Links any({2048, 2048, 2048, 256, 512}, ScaleType::bf16, false);
     if (!fits_chain(any.stages()[0])) GTEST_SKIP() << "no chains on a card of " << major << ".x";

@@ -163,7 +163,7 @@ TEST_F(Product, TilesOfManyRowsWantRoundedInputs) {
       .codes = codes.get(), .scales = scales.get(), .biases = scales.get(), .y = y.get(), .stride = 64, .out = 64};
   stage.terms = 1, stage.in = 4096;
   stage.input = {.kind = Kind::plain, .x = x.get()};
-  if (!takes_row_tiles(stage, 8)) return;
+  if (!takes_row_tiles(stage, 8)) GTEST_SKIP() << "no tiles of few rows on this card";
   for (const int rows : {8, 9, 16, 64}) {
     stage.rows = rows;
     EXPECT_EQ(rounds_row_tiles(stage, rows), rows <= 8) << rows;
