@@ -1,8 +1,6 @@
 // Sums an array that no cache holds, for about a second, and keeps the best pass.
 #include "base/bandwidth.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,6 +9,7 @@
 #include <memory>
 #include <new>
 
+#include "base/huge_pages.h"
 #include "base/thread_pool.h"
 
 namespace bumblebee {
@@ -23,13 +22,10 @@ struct Free {
 /// In huge pages where the system has them: what memory gives, and not what looking up an address for every 4 KB leaves
 /// of it.
 std::unique_ptr<uint64_t[], Free> allocate(size_t words) {
-  constexpr size_t kHugePage = size_t{2} << 20;
   const size_t bytes = words * sizeof(uint64_t);
   std::unique_ptr<uint64_t[], Free> memory(static_cast<uint64_t*>(std::aligned_alloc(kHugePage, bytes)));
   if (memory == nullptr) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  ::madvise(memory.get(), bytes, MADV_HUGEPAGE);
-#endif
+  wish_huge_pages(memory.get(), bytes);
   return memory;
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 
 namespace bumblebee {
 namespace {
@@ -30,17 +31,6 @@ size_t open_regular(const std::filesystem::path& path, Descriptor& file) {
     throw Error(ErrorCode::bad_file, path.string(), cat("cannot stat: ", std::strerror(errno)));
   if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::bad_file, path.string(), "cannot read: expected a regular file");
   return size_t(info.st_size);
-}
-
-/// Weights are read from end to end, and looking up the address of every 4 KB takes up to a third of that. Where the
-/// file system has folios so large (XFS; ext4 from Linux 6.16 on), what is not in the page cache yet is then read into
-/// huge pages and mapped as such. Elsewhere the system may only read further ahead. Not where pages are larger: huge
-/// ones are 32 MB and more there. A wish: nothing fails.
-void wish_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] size_t size) {
-#ifdef MADV_HUGEPAGE
-  constexpr size_t kHugePage = size_t{2} << 20;
-  if (size >= kHugePage && ::sysconf(_SC_PAGESIZE) == 4096) ::madvise(p, size, MADV_HUGEPAGE);
-#endif
 }
 
 /// A hint about the pages that lie in `bytes` as a whole.
@@ -65,6 +55,9 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
       throw Error(errno == ENOMEM ? ErrorCode::out_of_memory : ErrorCode::bad_file, path.string(),
                   cat("cannot map: ", std::strerror(errno)));
     data = static_cast<const std::byte*>(mapped);
+    // Weights are read from end to end, and looking up the address of every 4 KB takes up to a third of that. Where the
+    // file system has folios so large (XFS; ext4 from Linux 6.16 on), what is not in the page cache yet is then read
+    // into huge pages and mapped as such. Elsewhere the system may only read further ahead.
     wish_huge_pages(mapped, size);
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));

@@ -1,8 +1,6 @@
 // A best-fit free list. Sizes are rounded up, so that the few shapes of a model meet again and again.
 #include "backend/cpu/memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -10,14 +8,12 @@
 #include <new>
 
 #include "base/guarded_memory.h"
+#include "base/huge_pages.h"
 
 namespace bumblebee::cpu {
 namespace {
 
 constexpr size_t kPage = 4096;
-// What is larger is asked for in huge pages: keys and values are read in runs of some KiB, and looking up the address
-// of each run costs a good part of reading it.
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kAlignment = 64;
 
 class CpuBuffer : public Buffer {
@@ -33,10 +29,9 @@ class CpuBuffer : public Buffer {
 AlignedBytes from_malloc(size_t size, size_t alignment) {
   void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
   if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat(size, " bytes could not be allocated"));
-#ifdef MADV_HUGEPAGE
-  // A wish: its failure changes nothing.
-  if (size >= kHugePage) ::madvise(p, size / kPage * kPage, MADV_HUGEPAGE);
-#endif
+  // Keys and values are read in runs of some KiB, and looking up the address of each run costs a good part of reading
+  // it.
+  if (size >= kHugePage) wish_huge_pages(p, size / kPage * kPage);
   return AlignedBytes(static_cast<std::byte*>(p), {size});
 }
 
