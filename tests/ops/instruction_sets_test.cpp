@@ -91,5 +91,49 @@ TEST(InstructionSets, FastProductsHaveTheSameBitsOnEverySetThatFuses) {
   }
 }
 
+/// Of few rows, each is rounded in parts by several threads: as it comes, behind a norm, and where it is made.
+std::vector<float> products_of_what_is_made(Backend& backend, const HostWeight& weight, const HostMatrix& x) {
+  bind_plain(backend, {.rows = x.rows});
+  const Weight packed = backend.pack(weight);
+  const MatmulTerm term{&packed, nullptr};
+  Ops& ops = backend.stream().ops();
+  const NormParams norm{backend.upload(std::vector<float>(size_t(x.cols), 1.5f), 1, x.cols), 1e-6f};
+  std::vector<float> all;
+  const auto multiply = [&](const Tensor& input) {
+    Tensor y;
+    ops.matmul(input, std::span(&term, 1), std::span(&y, 1));
+    const std::vector<float> values = read_output(backend, "y", y).values;
+    all.insert(all.end(), values.begin(), values.end());
+  };
+  const auto uploaded = [&] { return backend.upload(x.values, x.rows, x.cols); };
+  multiply(uploaded());  // from now on it is known how rows of this length are wanted
+  multiply(ops.rms_norm(uploaded(), norm));
+  Tensor sum = uploaded();
+  multiply(ops.add_rms_norm(sum, uploaded(), norm));
+  multiply(ops.glu(Activation::silu, uploaded(), uploaded()));
+  return all;
+}
+
+TEST(InstructionSets, ThreadsThatRoundPartsOfARowChangeNoBits) {
+  Random random(41);
+  for (const Format& format :
+       {Format::affine(4, 64, DType::bf16, DType::bf16), Format::affine(4, 32, DType::bf16, DType::bf16),
+        Format::affine(8, 128, DType::f16, DType::f16)}) {
+    const int in = 3 * 1024 + 384;
+    const HostWeight weight = random_weight(random, 21, in, format, 0.03, odd_bytes());
+    for (const int rows : {1, 3, 6, 12}) {
+      const HostMatrix x = rows_with_outliers(random, rows, in);
+      for (Target target : sets_that_fuse()) {
+        const std::vector<float> alone = products_of_what_is_made(*target.create(), weight, x);
+        for (const int threads : {2, 7, 24}) {
+          target.options.threads = threads;
+          EXPECT_EQ(products_of_what_is_made(*target.create(), weight, x), alone)
+              << to_string(format) << " rows " << rows << ": " << target.name();
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace bumblebee

@@ -144,6 +144,8 @@ class CpuOps final : public Ops {
 
   Tensor make_writable(Tensor& t);
   void for_rows(int rows, int work_per_row, FunctionRef<void(int row)> body);
+  /// Parts of rows that can be rounded to int8 by themselves, as many as keep the threads busy.
+  void for_parts(int rows, int cols, FunctionRef<void(int row, int first, int last)> body);
   /// The same for ranges of columns, of what has few rows or none that could go first.
   void for_cols(int work_per_col, int cols, FunctionRef<void(int first, int last)> body);
   void quantize_input(const Tensor& x, std::span<const MatmulTerm> terms);
@@ -151,7 +153,11 @@ class CpuOps final : public Ops {
   /// product should have at least.
   int64_t tile_input(const Tensor& x, std::span<const MatmulTerm> terms);
   void begin_quantizing(const Tensor& y);
-  void quantize_row(const Tensor& y, int r);
+  /// Inputs [first, last) of a row, as begin_quantizing() found that they are wanted.
+  void quantize_part(const Tensor& y, int r, int first, int last);
+  void quantize_rows(const Tensor& y);
+  /// The rows of y, which body() makes, and what begin_quantizing() wants of them.
+  void make_rows(const Tensor& y, FunctionRef<void(int row)> body);
   /// y [x.count, ...] = x·Wᵀ for the weight rows [first, last).
   void multiply(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last, int thread);
   void multiply_panels(const ProductRows& x, const WeightRows& w, float* y, size_t stride, int first, int last,

@@ -148,13 +148,13 @@ void CpuOps::quantize_experts(const Tensor& x, ExpertRows rows, const ExpertPlan
   QuantizedInt8 &few = expert_input_.few.of(layout), &many = expert_input_.many.of(layout);
   few.make_room(expert_input_.one ? 1 : plan.few, cols, false, k_);
   many.make_room(plan.many, cols, true, k_);
-  if (expert_input_.one) return k_.quantize(row(x, 0), cols, layout, few.row_of_run(0, 1, 0));
+  if (expert_input_.one) return k_.quantize(row(x, 0), 0, cols, cols, layout, few.row_of_run(0, 1, 0));
   const auto place = [&](int assignment) {
     const ExpertRun& run = plan.runs[size_t(plan.run_of[size_t(assignment)])];
     return (run.many ? many : few).row_of_run(run.place, run.count, assignment - run.first);
   };
   if (rows == ExpertRows::assignments)
-    return for_rows(x.rows(), cols, [&](int a) { k_.quantize(row(x, a), cols, layout, place(a)); });
+    return for_rows(x.rows(), cols, [&](int a) { k_.quantize(row(x, a), 0, cols, cols, layout, place(a)); });
   // A row of the batch is rounded once for either kind of run, and copied for the others.
   for_rows(x.rows(), cols * 2, [&](int r) {
     QuantRow done[2];
@@ -164,7 +164,7 @@ void CpuOps::quantize_experts(const Tensor& x, ExpertRows rows, const ExpertPlan
       if (first.values != nullptr) {
         (to.by_lane ? many : few).copy(first, to);
       } else {
-        k_.quantize(row(x, r), cols, layout, to);
+        k_.quantize(row(x, r), 0, cols, cols, layout, to);
         first = to;
       }
     }

@@ -67,6 +67,9 @@ struct Outlier {
   uint32_t quad = 0, step = 0;
 };
 
+/// Inputs of a row that can be quantized apart from the others: whole stripes in every layout.
+inline constexpr int kQuantPart = 64 * kLanes;
+
 /// Blocks of a row, rounded up to whole stripes of lanes.
 inline int padded_blocks(int in, QuantLayout layout) {
   return (in + kLanes * layout.block - 1) / (kLanes * layout.block) * kLanes;
@@ -299,8 +302,9 @@ struct Kernels {
   /// y[r, n] += Σ_k x[r, k]·w[n, k] over `depth` <= kDepthBlock elements; the sum has the order of matvec.
   void (*dot_block)(const FloatRows& x, int rows, const FloatRows& w, int cols, int depth, float* y, size_t y_stride);
 
-  /// Fast mode: x to int8. Magnitudes below 2^-100 may count as zero.
-  void (*quantize)(const float* x, int count, QuantLayout layout, const QuantRow& out);
+  /// Fast mode: inputs [first, last) of the `count` of x to int8; first is a multiple of kQuantPart, and so is last
+  /// where it is not count. Magnitudes below 2^-100 may count as zero.
+  void (*quantize)(const float* x, int first, int last, int count, QuantLayout layout, const QuantRow& out);
   /// Rows of x up to which matmul_int8 wants them in order and with high bytes.
   int direct_rows;
   /// Whether more rows want high bytes too, in the places of low ones, in place of outliers.

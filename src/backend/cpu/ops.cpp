@@ -9,9 +9,10 @@
 namespace bumblebee::cpu {
 namespace {
 
-constexpr int64_t kSerialWork = 1 << 15;  // elements below which waking other threads does not pay
-constexpr int64_t kTileGrain = 16;        // blocks of x that a thread lays out at least: about a microsecond
-constexpr int kPanelRows = 32;            // weight rows decoded at once: with a block of k, 128 KiB
+constexpr int64_t kSerialWork = 1 << 13;   // elements below which sharing a loop does not pay
+constexpr int64_t kSerialParts = 1 << 11;  // the same where each is rounded: a microsecond or two
+constexpr int64_t kTileGrain = 2;          // blocks of x that a thread lays out at least: about a microsecond
+constexpr int kPanelRows = 32;             // weight rows decoded at once: with a block of k, 128 KiB
 
 const CpuWeight& packed(const Weight& w) { return static_cast<const CpuWeight&>(*w.packed); }
 
@@ -50,6 +51,21 @@ void CpuOps::for_rows(int rows, int work_per_row, FunctionRef<void(int)> body) {
   }
   threads_.for_ranges(rows, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t r = first; r < last; ++r) body(int(r));
+  });
+}
+
+void CpuOps::for_parts(int rows, int cols, FunctionRef<void(int, int, int)> body) {
+  if (int64_t{rows} * cols < kSerialParts) {
+    for (int r = 0; r < rows; ++r) body(r, 0, cols);
+    return;
+  }
+  const int64_t parts = (cols + kQuantPart - 1) / kQuantPart;
+  threads_.for_ranges(rows * parts, 1, [&](int64_t first, int64_t last, int) {
+    while (first < last) {
+      const int64_t r = first / parts, end = std::min(last, (r + 1) * parts);
+      body(int(r), int(first - r * parts) * kQuantPart, std::min(cols, int(end - r * parts) * kQuantPart));
+      first = end;
+    }
   });
 }
 
@@ -145,10 +161,25 @@ void CpuOps::begin_quantizing(const Tensor& y) {
   quantized_.done = known->second;
 }
 
-void CpuOps::quantize_row(const Tensor& y, int r) {
+void CpuOps::quantize_part(const Tensor& y, int r, int first, int last) {
   if (!quantized_.source) return;
   for (const QuantLayout& layout : quantized_.done)
-    k_.quantize(row(y, r), y.cols(), layout, quantized_.of(layout).row(r));
+    k_.quantize(row(y, r), first, last, y.cols(), layout, quantized_.of(layout).row(r));
+}
+
+void CpuOps::quantize_rows(const Tensor& y) {
+  if (!quantized_.source) return;
+  for_parts(y.rows(), y.cols(), [&](int r, int first, int last) { quantize_part(y, r, first, last); });
+}
+
+void CpuOps::make_rows(const Tensor& y, FunctionRef<void(int)> body) {
+  // Where rows do not keep all threads busy, they are rounded in parts.
+  const bool apart = 2 * y.rows() <= threads_.threads();
+  for_rows(y.rows(), y.cols(), [&](int r) {
+    body(r);
+    if (!apart) quantize_part(y, r, 0, y.cols());
+  });
+  if (apart) quantize_rows(y);
 }
 
 void CpuOps::forget_quantized(const Tensor& t) {
@@ -171,7 +202,7 @@ void CpuOps::quantize_input(const Tensor& x, std::span<const MatmulTerm> terms) 
   if (!needed.empty() && !(same && needed == quantized_.done)) {
     quantized_.layouts[x.cols()] = needed;
     begin_quantizing(x);
-    for_rows(x.rows(), x.cols(), [&](int r) { quantize_row(x, r); });
+    quantize_rows(x);
   }
   const size_t rows = size_t(x.rows()), cols = size_t(x.cols());
   if (bf16) {
@@ -273,9 +304,8 @@ Tensor CpuOps::rms_norm(const Tensor& x, const NormParams& norm) {
   Tensor y = memory_->make(x.rows(), x.cols());
   const int width = norm.w.cols();
   begin_quantizing(y);
-  for_rows(x.rows(), x.cols(), [&](int r) {
+  make_rows(y, [&](int r) {
     for (int c = 0; c < x.cols(); c += width) k_.rms_norm(row(x, r) + c, data(norm.w), norm.eps, width, row(y, r) + c);
-    quantize_row(y, r);
   });
   return y;
 }
@@ -284,10 +314,9 @@ Tensor CpuOps::add_rms_norm(Tensor& x, Tensor delta, const NormParams& norm) {
   x = make_writable(x);
   Tensor y = memory_->make(x.rows(), x.cols());
   begin_quantizing(y);
-  for_rows(x.rows(), x.cols(), [&](int r) {
+  make_rows(y, [&](int r) {
     k_.add(row(x, r), row(delta, r), x.cols());
     k_.rms_norm(row(x, r), data(norm.w), norm.eps, x.cols(), row(y, r));
-    quantize_row(y, r);
   });
   return y;
 }
@@ -370,16 +399,19 @@ Tensor CpuOps::glu(Activation activation, Tensor gate, Tensor up) {
                                                          : k_.silu_mul;
   Tensor y = memory_->make(gate.rows(), gate.cols());
   begin_quantizing(y);
-  for_rows(y.rows(), y.cols(), [&](int r) {
+  for_parts(y.rows(), y.cols(), [&](int r, int first, int last) {
+    const float *g = row(gate, r) + first, *u = row(up, r) + first;
+    float* out = row(y, r) + first;
+    const int count = last - first;
     if (activation == Activation::identity) {
-      std::copy_n(row(gate, r), y.cols(), row(y, r));
-      k_.multiply(row(y, r), row(up, r), y.cols());
+      std::copy_n(g, count, out);
+      k_.multiply(out, u, count);
     } else if (activation == Activation::clamped_silu) {
-      k_.clamped_silu_mul(row(gate, r), row(up, r), kClampLimit, kClampSlope, y.cols(), row(y, r));
+      k_.clamped_silu_mul(g, u, kClampLimit, kClampSlope, count, out);
     } else {
-      gated(row(gate, r), row(up, r), y.cols(), row(y, r));
+      gated(g, u, count, out);
     }
-    quantize_row(y, r);
+    quantize_part(y, r, first, last);
   });
   return y;
 }

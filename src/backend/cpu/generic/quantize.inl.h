@@ -157,21 +157,24 @@ inline void store_quantized(const int8_t (&values)[kQuantGroup], const GroupScal
   }
 }
 
-inline void quantize_row(const float* x, int count, QuantLayout layout, const QuantRow& out) {
+inline void quantize_row(const float* x, int first, int last, int count, QuantLayout layout, const QuantRow& out) {
   const int blocks = kQuantGroup / layout.block, padded = padded_blocks(count, layout);
   const BlockOrder order = {out.by_lane ? padded / kLanes : 0};
-  if (!out.by_lane) clear_high(padded / kLanes, out.high);
+  if (!out.by_lane) {
+    const int stripe = first / (kLanes * layout.block), end = padded_blocks(last, layout) / kLanes;
+    clear_high(end - stripe, out.high + size_t(stripe) * (layout.block == 32 ? kHighStripe<32> : kHighStripe<64>));
+  }
   GroupScales scales;
-  int g = 0;
-  for (; (g + 16) * kQuantGroup <= count; g += 16) {
+  int g = first / kQuantGroup;
+  for (; (g + 16) * kQuantGroup <= last; g += 16) {
     alignas(64) int8_t values[16][kQuantGroup];  // read again only when all are there: bytes that were just written
     scale_groups(x + g * kQuantGroup, scales);   // are not, together with their neighbours, for some cycles
     for (int i = 0; i < 16; ++i) round_group(x + (g + i) * kQuantGroup, scales, i, values[i]);
     for (int i = 0; i < 16; ++i) store_quantized(values[i], scales, i, g + i, layout, order, out);
   }
-  for (; g * kQuantGroup < count; ++g) {
+  for (; g * kQuantGroup < last; ++g) {
     const float* p = x + g * kQuantGroup;
-    const int n = count - g * kQuantGroup;
+    const int n = last - g * kQuantGroup;
     alignas(64) float tail[kQuantGroup];
     if (n < kQuantGroup) {
       __builtin_memset(tail, 0, sizeof tail);
@@ -183,7 +186,7 @@ inline void quantize_row(const float* x, int count, QuantLayout layout, const Qu
     round_group(p, scales, 0, values);
     store_quantized(values, scales, 0, g, layout, order, out);
   }
-  for (int u = g * blocks; u < padded; ++u) {
+  for (int u = g * blocks; last == count && u < padded; ++u) {
     out.scales[order.at(u)] = 0;
     out.sums[order.at(u)] = 0;
   }
