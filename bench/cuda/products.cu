@@ -3,9 +3,10 @@
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o products bench/cuda/products.cu
 //   src/backend/cuda/kernels/product*.cu src/backend/cuda/kernels/product_plan.cpp
 //   products [--model 8b|1.7b|0.6b] [--rows 1,16] [--bits 4] [--group 64] [--only products|chain] [--exact] [--digits]
-//     [--apart]
+//     [--apart] [--adapter-rank 16]
 // --digits: as cards without sm_90a take rows, also where there are tiles of them (product_rows.h).
 // --apart: products of one row each a kernel, also where they are chains (product_chain.h).
+// --adapter-rank: of the chain of one row, adapters of every product but the head.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/kernels/product.h"
@@ -57,6 +59,14 @@ __global__ void instead_of_attention(const float* qkv, float* y, int q, int kv, 
     __stcg(y + size_t(blockIdx.y) * q + i, __ldcg(row + i) + __ldcg(row + q + i % kv) + __ldcg(row + q + kv + i % kv));
 }
 
+/// bf16 numbers of either sign, up to `size`.
+__global__ void fill_factors(uint16_t* factors, size_t count, float size) {
+  for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+    const uint32_t r = scramble(uint32_t(i) + 77);
+    factors[i] = uint16_t(__float_as_uint(size * (float(r & 0xffff) / 32768.0f - 1.0f)) >> 16);
+  }
+}
+
 template <class T>
 T* device(size_t count) {
   void* p = nullptr;
@@ -68,7 +78,7 @@ T* device(size_t count) {
 struct Options {
   std::string model = "8b", only;
   std::vector<int> rows = {1, 16};
-  int bits = 4, group = 64;
+  int bits = 4, group = 64, rank = 0;
   bool exact = false, tiles = true, chains = true;
 };
 struct Model {
@@ -153,6 +163,7 @@ class Bench {
       layers_.push_back({weight(m_.q + 2 * m_.kv, m_.hidden), weight(m_.hidden, m_.q), weight(m_.inner, m_.hidden),
                          weight(m_.inner, m_.hidden), weight(m_.hidden, m_.inner)});
     head_ = weight(m_.vocabulary, m_.hidden);
+    if (options.rank > 0) adapt(options.rank);
     CHECK_CUDA(cudaStreamSynchronize(stream));
   }
 
@@ -179,8 +190,11 @@ class Bench {
                          bytes(m_.hidden, m_.inner);
     for (int rows : o_.rows) {
       const auto layers = [&] {
+        // As a step begins: no sums are told yet, and nothing overlaps that.
+        if (o_.rank > 0 && rows == 1)
+          CHECK_CUDA(cudaMemsetAsync(parts_, 0, 2 * size_t(kLoraParts) * sizeof(float), stream));
         for (const Layer& l : layers_) {
-          enqueue(qkv(l, rows), rows);
+          enqueue(adapted(qkv(l, rows), l.adapters, {0, 1, 2}), rows);
           cudaLaunchConfig_t config = {};
           config.gridDim = dim3(unsigned(m_.q + 127) / 128, unsigned(rows));
           config.blockDim = dim3(128);
@@ -193,9 +207,9 @@ class Bench {
           flush();
           CHECK_CUDA(cudaLaunchKernelEx(&config, instead_of_attention, static_cast<const float*>(qkv_), mixed_, m_.q,
                                         m_.kv, m_.q + 2 * m_.kv));
-          enqueue(o(l, rows), rows);
-          enqueue(gate_up(l, rows), rows);
-          enqueue(down(l, rows), rows);
+          enqueue(adapted(o(l, rows), l.adapters, {3}), rows);
+          enqueue(adapted(gate_up(l, rows), l.adapters, {4, 5}), rows);
+          enqueue(adapted(down(l, rows), l.adapters, {6}), rows);
         }
         flush();
       };
@@ -211,6 +225,7 @@ class Bench {
  private:
   struct Layer {
     StageWeight qkv, o, gate, up, down;
+    const LoraTerm* adapters = nullptr;  // of q, k, v, o, gate, up and down
   };
 
   double bytes(int out, int in) const { return double(out) * in * (o_.bits / 8.0 + 4.0 / o_.group); }
@@ -248,6 +263,51 @@ class Bench {
     s.epilogue = ProductStage::Epilogue::add, s.residual = hidden_;
     return s;
   }
+  void adapt(int rank) {
+    const SiteView* const site = device<SiteView>(1);  // of one term: nothing reads it
+    const int padded = padded_rank(rank);
+    const auto factors = [&](size_t count, float size) {
+      uint16_t* const p = device<uint16_t>(count);
+      fill_factors<<<64, 256, 0, stream>>>(p, count, size);
+      return p;
+    };
+    parts_ = device<float>(2 * size_t(kLoraParts));
+    for (Layer& layer : layers_) {
+      std::vector<LoraTerm> terms;
+      for (const auto& [in, out] :
+           {std::pair(m_.hidden, m_.q), std::pair(m_.hidden, m_.kv), std::pair(m_.hidden, m_.kv),
+            std::pair(m_.q, m_.hidden), std::pair(m_.hidden, m_.inner), std::pair(m_.hidden, m_.inner),
+            std::pair(m_.inner, m_.hidden)})
+        terms.push_back({factors(size_t(rank) * size_t(in), 0.02f), factors(size_t(padded) * size_t(out), 0.02f), site,
+                         rank, padded, nullptr, 1.0f, 1});
+      LoraTerm* const table = device<LoraTerm>(terms.size());
+      CHECK_CUDA(cudaMemcpy(table, terms.data(), terms.size() * sizeof(LoraTerm), cudaMemcpyHostToDevice));
+      layer.adapters = table;
+    }
+  }
+  /// Three terms in place of q, k and v, which have one weight here.
+  ProductStage adapted(ProductStage s, const LoraTerm* adapters, const std::vector<int>& sites) const {
+    if (o_.rank == 0 || s.rows != 1) return s;
+    if (sites.size() == 3) {
+      const StageWeight all = s.term[0];
+      int row = 0;
+      for (const int out : {m_.q, m_.kv, m_.kv}) {
+        StageWeight& w = s.term[s.terms == 1 && row == 0 ? 0 : s.terms++];
+        const size_t before = size_t(row) * size_t(s.in);
+        w = all;
+        w.codes = static_cast<const char*>(all.codes) + before / 8 * size_t(o_.bits);
+        w.scales = static_cast<const char*>(all.scales) + before / size_t(o_.group) * 2;
+        w.biases = static_cast<const char*>(all.biases) + before / size_t(o_.group) * 2;
+        w.y = all.y + row, w.out = out, w.stride = all.stride;
+        row += out;
+      }
+    }
+    s.lora.terms = adapters, s.lora.ranks = padded_rank(o_.rank);
+    for (size_t t = 0; t < sites.size(); ++t) s.lora.site[t] = sites[t];
+    s.lora.parts = parts_ + (second_ ? kLoraParts : 0), s.lora.stale = parts_ + (second_ ? 0 : kLoraParts);
+    second_ = !second_;
+    return s;
+  }
   void flush() const {
     if (!linked_.empty()) CHECK_CUDA(launch_chain(linked_.data(), int(linked_.size()), counters_, stream));
     linked_.clear();
@@ -277,11 +337,11 @@ class Bench {
   Model m_;
   std::vector<Layer> layers_;
   StageWeight head_;
-  float *hidden_, *norm_, *qkv_, *mixed_, *inner_, *logits_;
+  float *hidden_, *norm_, *qkv_, *mixed_, *inner_, *logits_, *parts_ = nullptr;
   DigitRows digits_;
   void *workspace_, *counters_;
   uint32_t seed_ = 0;
-  mutable bool apart_ = false;
+  mutable bool apart_ = false, second_ = false;
   mutable std::vector<ProductStage> linked_;
 };
 
@@ -311,6 +371,8 @@ int main(int argc, char** argv) {
       o.bits = std::atoi(value);
     else if (flag == "--group")
       o.group = std::atoi(value);
+    else if (flag == "--adapter-rank")
+      o.rank = std::atoi(value);
     else if (flag == "--only")
       o.only = value;
     else

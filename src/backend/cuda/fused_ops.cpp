@@ -255,6 +255,11 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
 void CudaOps::launch_product() {
   const WaitingProduct waiting = *std::exchange(product_, {});
   ProductStage stage = waiting.stage;
+  if (stage.lora.ranks > 0) {
+    stage.lora.parts = lora_parts_ + (lora_second_ ? kLoraParts : 0);
+    stage.lora.stale = lora_parts_ + (lora_second_ ? 0 : kLoraParts);
+    lora_second_ = !lora_second_;
+  }
   if (waits_ && fits_chain(stage)) {
     chain_counters_.at_least(chain_counters());  // not while a step is recorded
     if (pool_->keeps_all()) {                    // of such a step: no memory is given back meanwhile
@@ -265,11 +270,6 @@ void CudaOps::launch_product() {
   }
   // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one.
   stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) && (stage.rows <= 4 || !apart_);
-  if (stage.lora.ranks > 0) {
-    stage.lora.parts = lora_parts_ + (lora_second_ ? kLoraParts : 0);
-    stage.lora.stale = lora_parts_ + (lora_second_ ? 0 : kLoraParts);
-    lora_second_ = !lora_second_;
-  }
   stage.workspace =
       stage_workspace_.at_least(has_row_tiles(stage) ? row_tile_workspace(stage) : stage_workspace(stage));
   check(launch_stage(stage, stream()), "product");

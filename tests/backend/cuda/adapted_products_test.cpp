@@ -175,7 +175,8 @@ TEST_F(OnCard, AdaptersInProductsOfManyRowsAreTheRowsOwn) {
 TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
   if (backend_ == nullptr) return;
   for (const auto& [width, inner] :
-       {std::pair(256, 12288), std::pair(256, 13824), std::pair(1280, 2304), std::pair(4096, 512)}) {
+       {std::pair(256, 12288), std::pair(256, 13824), std::pair(1280, 2304), std::pair(4096, 512),
+        std::pair(2048, 6144)}) {  // the last is a chain (kernels/product_chain.h)
     const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
     Random random(uint64_t(width) + 11);
     AdaptedBlock block(*backend, width, inner, random);

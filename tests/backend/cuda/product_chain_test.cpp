@@ -36,6 +36,39 @@ class Links {
   }
   const std::vector<ProductStage>& stages() const { return stages_; }
 
+  struct LowRank {
+    int rank;
+    bool bias = false;
+  };
+  /// Lets stages apply adapters with these terms on every module but `without`; none: a slot that does nothing.
+  /// `ranks`: what the table has room for. Those with too few blocks go without.
+  void adapt(const std::vector<LowRank>& terms, int ranks, int without) {
+    std::vector<LoraTerm> found;
+    for (ProductStage& s : stages_) {
+      s.lora = {};
+      s.lora.ranks = ranks;
+      if (!fits_lora(s)) {
+        s.lora = {};
+        continue;
+      }
+      for (int t = 0; t < s.terms; ++t) {
+        s.lora.site[t] = int(found.size());
+        found.push_back(int(found.size()) == without ? LoraTerm() : adapter(terms, s.in, s.term[t].out));
+      }
+    }
+    const auto* const table =
+        reinterpret_cast<const LoraTerm*>(bytes_of(found.data(), found.size() * sizeof(LoraTerm)));
+    for (ProductStage& s : stages_) s.lora.terms = table;
+  }
+  /// With the two sets of words in turn, as stages that follow each other take them.
+  ProductStage next(ProductStage s) {
+    if (s.lora.ranks == 0) return s;
+    s.lora.parts = parts_.get() + (second_ ? kLoraParts : 0);
+    s.lora.stale = parts_.get() + (second_ ? 0 : kLoraParts);
+    second_ = !second_;
+    return s;
+  }
+
   /// The residual and the last outputs after all of them, launched by `launch`.
   template <class F>
   std::vector<float> run(const F& launch) {
@@ -67,6 +100,37 @@ class Links {
   const void* bytes(const std::vector<std::byte>& v) {
     planes_.emplace_back(std::span<const std::byte>{v});
     return planes_.back().get();
+  }
+  const void* bytes_of(const void* data, size_t size) {
+    const auto* const from = static_cast<const std::byte*>(data);
+    return bytes(std::vector<std::byte>(from, from + size));
+  }
+  const void* bf16s(size_t count, float spread) {
+    std::vector<uint16_t> v;
+    for (const float x : values(int(count), spread)) v.push_back(f32_to_bf16(x));
+    return bytes_of(v.data(), v.size() * sizeof(uint16_t));
+  }
+  LoraTerm adapter(const std::vector<LowRank>& terms, int in, int out) {
+    if (terms.empty()) return {};
+    std::vector<LowRankView> views;
+    for (const LowRank& term : terms) {
+      LowRankView v;
+      v.a = bf16s(size_t(term.rank) * size_t(in), 0.02f);
+      std::vector<uint16_t> b;
+      for (int n = 0; n < out; ++n)
+        for (int i = 0; i < padded_rank(term.rank); ++i)
+          b.push_back(i < term.rank ? f32_to_bf16(0.1f * normal_(random_)) : uint16_t(0));
+      v.b = bytes_of(b.data(), b.size() * sizeof(uint16_t));
+      v.bias = term.bias ? floats(out, 0.1f) : nullptr;
+      v.rank = term.rank, v.scale = 0.5f, v.element = Element::bf16;
+      views.push_back(v);
+    }
+    SiteView site;
+    site.present = 1, site.terms = int(views.size()), site.first = views[0];
+    site.term = static_cast<const LowRankView*>(bytes_of(views.data(), views.size() * sizeof(LowRankView)));
+    const auto* const on_card = static_cast<const SiteView*>(bytes_of(&site, sizeof(site)));
+    const LowRankView& first = views[0];
+    return {first.a, first.b, on_card, first.rank, padded_rank(first.rank), first.bias, first.scale, site.terms};
   }
   const void* scales(size_t count, float spread) {
     std::vector<std::byte> plane(count * 2);
@@ -102,6 +166,9 @@ class Links {
 
   const ScaleType scale_;
   std::mt19937 random_{7};
+  std::normal_distribution<float> normal_{0, 1};
+  OnDevice<float> parts_{2 * size_t(kLoraParts)};
+  bool second_ = false;
   std::vector<OnDevice<float>> floats_;
   std::vector<OnDevice<std::byte>> planes_;
   std::vector<float> first_;
@@ -150,6 +217,48 @@ TEST_F(ProductChain, HasTheBitsOfItsLinks) {
       }
 }
 
+/// With adapters: single products and chains in turn, which share the words by which blocks tell sums of A x.
+TEST_F(ProductChain, AppliesAdaptersAsItsLinksDo) {
+  struct Case {
+    std::vector<Links::LowRank> terms;
+    int ranks, without = -1;
+  };
+  const Case cases[] = {{{{16}}, 16}, {{{5}}, 16, 1}, {{{4}, {11, true}, {1}}, 32}, {{{24, true}}, 24, 4}, {{{40}}, 40},
+                        {{{16}}, 16}, {{}, 16}};
+  const Lengths lengths[] = {
+      {4096, 12288, 4096, 1024, 3000}, {2560, 9728, 4096, 1024, 700}, {2048, 6144, 2048, 1024, 40}};
+  OnDevice<std::byte> counters(chain_counters());
+  for (const Lengths& m : lengths)
+    for (const bool head : {false, true}) {
+      Links links(m, ScaleType::bf16, head);
+      const auto one_by_one = [&](const std::vector<ProductStage>& all) {
+        for (const ProductStage& stage : all) require(launch_stage(links.next(stage), nullptr));
+      };
+      const std::vector<float> base = links.run(one_by_one);
+      for (const Case& c : cases) {
+        links.adapt(c.terms, c.ranks, c.without);
+        EXPECT_GT(links.stages()[0].lora.ranks, 0);
+        for (const ProductStage& stage : links.stages()) ASSERT_TRUE(fits_chain(stage)) << c.ranks;
+        const std::vector<float> apart = links.run(one_by_one);
+        for (const float y : apart) ASSERT_TRUE(std::isfinite(y));
+        EXPECT_EQ(apart == base, c.terms.empty());
+        for (int round = 0; round < 8; ++round) {
+          const size_t first = size_t(round) % kMostLinks;
+          const std::vector<float> chained = links.run([&](const std::vector<ProductStage>& all) {
+            std::vector<ProductStage> set;
+            for (const ProductStage& stage : all) set.push_back(links.next(stage));
+            if (round == 7) require(launch_stage(set[0], nullptr));
+            if (round < 7 && first > 0) require(launch_chain(set.data(), int(first), counters.get(), nullptr));
+            const size_t done = round == 7 ? 1 : first;
+            require(launch_chain(set.data() + done, int(kMostLinks - done), counters.get(), nullptr));
+          });
+          ASSERT_EQ(0, std::memcmp(apart.data(), chained.data(), apart.size() * sizeof(float)))
+              << m.hidden << " hidden, " << c.ranks << " ranks" << (head ? ", head" : "") << ", round " << round;
+        }
+      }
+    }
+}
+
 TEST_F(ProductChain, RefusesWhatIsNoLink) {
   const Links links({2048, 2048, 2048, 256, 512}, ScaleType::bf16, false);
   OnDevice<std::byte> counters(chain_counters());
@@ -164,8 +273,8 @@ TEST_F(ProductChain, RefusesWhatIsNoLink) {
   EXPECT_TRUE(refused([](ProductStage& s) { s.bits = 8; }));
   EXPECT_TRUE(refused([](ProductStage& s) { s.group = 32; }));
   EXPECT_TRUE(refused([](ProductStage& s) { s.scale = ScaleType::f32; }));
-  EXPECT_TRUE(refused([](ProductStage& s) { s.in = 1024; }));  // four classes
-  EXPECT_TRUE(refused([](ProductStage& s) { s.lora.ranks = 8; }));
+  EXPECT_TRUE(refused([](ProductStage& s) { s.in = 1024; }));        // four classes
+  EXPECT_TRUE(refused([](ProductStage& s) { s.lora.ranks = 12; }));  // no octets
   EXPECT_TRUE(refused([](ProductStage& s) { s.experts.slots = 1; }));
   EXPECT_TRUE(refused([](ProductStage& s) { s.input.kind = StageInput::Kind::digits; }));
   const std::vector<ProductStage> many(kMostLinks + 1, good);

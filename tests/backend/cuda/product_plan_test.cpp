@@ -174,11 +174,12 @@ TEST(ProductPlan, RowsAtOnceOfQwen3) {
   EXPECT_EQ(stage_workspace(stage_of({4096}, 12288), kH100), 0u);
 }
 
+ProductStage with_ranks(ProductStage stage, int ranks) {
+  stage.lora.ranks = ranks;
+  return stage;
+}
+
 TEST(ProductPlan, AdaptersOfOneRowShareTheBlock) {
-  const auto with_ranks = [](ProductStage stage, int ranks) {
-    stage.lora.ranks = ranks;
-    return stage;
-  };
   const ProductStage stages[] = {stage_of({4096, 1024, 1024}, 4096), stage_of({4096}, 4096), pair_of(12288, 4096),
                                  stage_of({4096}, 12288)};
   for (const ProductStage& stage : stages) {
@@ -240,6 +241,28 @@ TEST(ProductPlan, LinksOfAChainShareABlock) {
   EXPECT_LE(s.total + 1024 + kOfAttention, kOfProcessor);
 }
 
+/// Attention finds room beside a chain that applies adapters of rank 16 too.
+TEST(ProductPlan, LinksWithAdaptersShareABlock) {
+  std::vector<ProductArgs> args(4);
+  std::vector<const ProductArgs*> links;
+  for (size_t i = 0; i < args.size(); ++i) {
+    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 16), kH100, args[i])) << i;
+    EXPECT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 40), kH100, args[i])) << i;
+    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 16), kH100, args[i])) << i;
+    links.push_back(&args[i]);
+  }
+  const ChainShared s = plan_chain(links, kH100);
+  EXPECT_EQ(s.depth, kChainDepth);
+  EXPECT_EQ(s.lora % 16, 0);
+  EXPECT_EQ(s.gates - s.lora, chain_lora_bytes(48));
+  EXPECT_GE(s.total, s.gates + int(sizeof(ChainGates)));
+  EXPECT_LE(s.total + 1024 + 8320 + 1024, 233472);
+  // Runs of A: more than the warps of all blocks have.
+  ProductArgs a = {};
+  EXPECT_FALSE(plan_link(with_ranks(stage_of({4096, 1024, 1024}, 4096), 48), kH100, a));
+  EXPECT_FALSE(plan_link(with_ranks(stage_of({256}, 4096), 24), kH100, a)) << "16 blocks";
+}
+
 TEST(ProductPlan, WhatIsNoLink) {
   const auto is_link = [](const ProductStage& stage, const ProductCard& card = kH100) {
     ProductArgs a = {};
@@ -260,7 +283,7 @@ TEST(ProductPlan, WhatIsNoLink) {
   EXPECT_FALSE(is_link(stage_of({4096}, 4096, 4, 64, ScaleType::f32)));
   EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.rows = 2; })));
   EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.exact = true; })));
-  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.lora.ranks = 8; })));
+  EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.lora.ranks = 12; })));  // no octets
   EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.experts.slots = 8; })));
   EXPECT_FALSE(is_link(changed([](ProductStage& s) { s.input.kind = StageInput::Kind::digits; })));
 }

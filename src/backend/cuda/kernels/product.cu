@@ -186,7 +186,7 @@ cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, 
   c.links = count;
   c.arrived = static_cast<uint32_t*>(counters);
   const ProductArgs* planned[kMostLinks] = {};
-  int blocks = 0;
+  int blocks = 0, runs = 0;
   for (int i = 0; i < count; ++i) {
     ChainLink& link = c.link[i];
     if (!is_valid(stages[i]) || !plan_link(stages[i], card().plan, link.args) ||
@@ -195,15 +195,16 @@ cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, 
     planned[i] = &link.args;
     blocks = std::max(blocks, product_blocks(link.args, card().plan));
   }
+  for (const ProductArgs* a : std::span(planned, size_t(count))) runs = std::max(runs, held_runs(*a, blocks));
   LinkShifts shifts(blocks);
   for (int i = 0; i < count; ++i) c.link[i].shift = shifts.next(c.link[i].args.units);
   c.shared = plan_chain({planned, size_t(count)}, card().plan);
-  const ChainKernel kernel = chain_kernel_4bit();
+  const ChainKernel kernel = chain_kernel_4bit(runs);
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().plan.alone);
   if (allowed != cudaSuccess) return allowed;
   const int shared = std::max(c.shared.total, card().plan.apart);  // no two of them on a multiprocessor
-  return launch_early(kernel, unsigned(blocks), kChainThreads, size_t(shared), stream, c);
+  return launch_early(kernel, unsigned(blocks), unsigned(chain_threads(runs > 0)), size_t(shared), stream, c);
 }
 
 bool rounds_in_stage(int rows, bool exact) { return (exact ? 2 * rows : rows) <= 1; }

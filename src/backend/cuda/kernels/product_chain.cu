@@ -3,6 +3,9 @@
 
 namespace bumblebee::cuda {
 
-ChainKernel chain_kernel_4bit() { return chain_kernel<4, 64>; }
+ChainKernel chain_kernel_4bit(int runs) {
+  static_assert(kMostRuns == 2);
+  return runs == 0 ? chain_kernel<4, 64> : runs == 1 ? adapted_chain_kernel<4, 64, 1> : adapted_chain_kernel<4, 64, 2>;
+}
 
 }  // namespace bumblebee::cuda

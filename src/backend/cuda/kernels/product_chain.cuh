@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backend/cuda/kernels/product_chain.h"
+#include "backend/cuda/kernels/product_chain_lora.cuh"
 #include "backend/cuda/kernels/product_kernel.cuh"
 
 namespace bumblebee::cuda {
@@ -35,14 +36,16 @@ struct ChainArgs {
   ChainShared shared;
 };
 using ChainKernel = void (*)(ChainArgs);
-ChainKernel chain_kernel_4bit();
+/// `runs`: of adapters, the most of a warp and link (kMostRuns); 0: there are none.
+ChainKernel chain_kernel_4bit(int runs);
 
 /// Slabs that a block has asked for and not got yet (kAskedAtOnce), while it waits for x.
 inline constexpr int kAskedForX = 1;
 /// Units that a block brings to L2 while its ring is full before it has x, and how long half a slab's bytes take it, in
 /// cycles, when all blocks do so.
 inline constexpr int kUnitsAhead = 2, kPrefetchCycles = 700;
-inline constexpr int kChainThreads = kWorkingThreads + 32;
+/// Adapters have a warp of their own, the last.
+constexpr int chain_threads(bool lora) { return kWorkingThreads + 32 + (lora ? 32 : 0); }
 
 /// The first of this block's units.
 __device__ __forceinline__ int first_unit_of(int shift) { return int((blockIdx.x + unsigned(shift)) % gridDim.x); }
@@ -237,7 +240,11 @@ __device__ __forceinline__ void multiply_link(const ChainArgs& c, const ChainLin
 }
 
 /// The finishing warp's share of a link, as finish() has it. What depends on the unit alone is there before its sums.
-__device__ __forceinline__ void finish_link(const ChainLink& link, const float* partials, uint32_t lane) {
+/// Adapters, where `lora` is not null: `formed` counts the tiles for which they add something; the first of a link may
+/// have to wait for that, and does so when its sums are out of the way.
+template <bool Lora>
+__device__ __forceinline__ void finish_link(const ChainLink& link, const float* partials, ChainLora* lora, int& formed,
+                                            uint32_t lane) {
   const ProductArgs& a = link.args;
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul, adds = a.epilogue == ProductStage::Epilogue::add;
   const int first = first_unit_of(link.shift), stride = int(gridDim.x), units = a.units, sections = a.sections;
@@ -256,6 +263,8 @@ __device__ __forceinline__ void finish_link(const ChainLink& link, const float* 
       residual[h] = there && adds ? __ldcg(a.residual + half.row + row) : 0.0f;
       to[h] = there && lane % 4 == 0 && !(pairs && h == 1) ? term.y + half.row + row : nullptr;
     }
+    float2 change = {};
+    if (Lora && lora != nullptr && unit != first) change = take_change(*lora, formed++, lane);
     Sums<1> sum = {};
 #pragma unroll 1
     for (int section = 0; section < sections; ++section, ++n) {
@@ -267,6 +276,10 @@ __device__ __forceinline__ void finish_link(const ChainLink& link, const float* 
       sum = section > 0 ? sum + s : s;
     }
     float v[2] = {sum.v[0][0] + bias[0], sum.v[0][1] + bias[1]};
+    if (Lora && lora != nullptr) {
+      if (unit == first) change = take_change(*lora, formed++, lane);
+      v[0] += change.x, v[1] += change.y;
+    }
     if (pairs)
       v[0] = v[0] / (1.0f + expf(-v[0])) * v[1];
     else
@@ -277,9 +290,25 @@ __device__ __forceinline__ void finish_link(const ChainLink& link, const float* 
   }
 }
 
-/// So few registers that a block of attention finds room beside.
-template <int Bits, int Group>
-__global__ void __launch_bounds__(kChainThreads, 2) chain_kernel(const __grid_constant__ ChainArgs c) {
+/// All of the work of the warp that adapters have. It looks for a link while the others work on the one before.
+__device__ __forceinline__ void adapt_chain(const ChainArgs& c, ChainLora& lora, uint32_t lane) {
+  int formed = 0;
+#pragma unroll 1
+  for (int l = -1; l < c.links; ++l) {
+    LinkTiles tiles = {};
+    if (l >= 0) {
+      const int first = first_unit_of(c.link[l].shift), left = c.link[l].args.units - first, stride = int(gridDim.x);
+      tiles = {{first, stride, 0}, left > 0 ? (left + stride - 1) / stride : 0};
+      ask_changes(c.link[l].args, lora, l, tiles, lane);
+    }
+    if (l + 1 < c.links) find_link(c.link[l + 1].args, lora, l + 1, lane);
+    if (l >= 0) form_changes(c.link[l].args, lora, l, tiles, formed, lane);
+  }
+}
+
+/// Runs: of A, the most of a warp and link; 0: no adapters.
+template <int Bits, int Group, int Runs>
+__device__ __forceinline__ void run_chain(const ChainArgs& c) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(1024) uint8_t shared[];
   using Shape = LinkShape<Bits, Group>;
@@ -287,12 +316,16 @@ __global__ void __launch_bounds__(kChainThreads, 2) chain_kernel(const __grid_co
   const int warp = int(threadIdx.x / 32);
   const uint32_t lane = threadIdx.x % 32;
   ChainGates& gates = *reinterpret_cast<ChainGates*>(shared + c.shared.gates);
+  ChainLora& lora = *reinterpret_cast<ChainLora*>(shared + c.shared.lora);
   if (threadIdx.x == 0) {
     for (int i = 0; i < c.shared.depth; ++i) gate_init(gates.full + i, 1), gate_init(gates.empty + i, kConsumers);
+    if constexpr (Runs > 0) init_gates(lora);
     gates.waits = 0;
     gates_ready();
   }
   __syncthreads();
+  if constexpr (Runs > 0)
+    if (warp > kConsumers + 1) return adapt_chain(c, lora, lane);
   if (warp > kConsumers) {
     if (lane == 0) copy_chain<Shape>(c, shared, gates);
     return;
@@ -300,6 +333,7 @@ __global__ void __launch_bounds__(kChainThreads, 2) chain_kernel(const __grid_co
   float* partials = reinterpret_cast<float*>(shared + c.shared.partials);
   volatile int32_t* waits = &gates.waits;
   RingPlace ring;
+  int formed = 0;
 #pragma unroll 1
   for (int l = 0; l < c.links; ++l) {
     const ChainLink& link = c.link[l];
@@ -307,14 +341,19 @@ __global__ void __launch_bounds__(kChainThreads, 2) chain_kernel(const __grid_co
     const RoundTarget to = {shared + c.shared.digits, reinterpret_cast<StepGroup*>(shared + c.shared.steps), 2, 0};
     const RoundWork work = {a.input, a.in, 0, false, a.slabs * Shape::kWidth * (kStageInputs / 32)};
     const WaitsForLink wait = {l > 0 ? c.arrived + (l - 1) * kCounterApart : nullptr, waits, warp, lane};
-    round_one<kWorkingThreads>(work, to, partials, VisitsNone{}, wait);
+    if constexpr (Runs > 0)
+      round_one<kWorkingThreads>(work, to, partials, take_runs<Runs>(a, lora, l, warp, lane), wait);
+    else
+      round_one<kWorkingThreads>(work, to, partials, VisitsNone{}, wait);
     barrier_sync<kWorkersBarrier>(kWorkingThreads);
     if (warp < kConsumers) {
       multiply_link<Bits, Group>(c, link, shared, gates, ring, warp, lane);
       continue;
     }
     if (lane == 0) *waits = 0;
-    finish_link(link, partials, lane);
+    ChainLora* some = nullptr;
+    if constexpr (Runs > 0) some = begin_changes(a, lora, l, lane) ? &lora : nullptr;
+    finish_link<(Runs > 0)>(link, partials, some, formed, lane);
     __syncwarp();
     if (l + 1 < c.links && lane == 0) raise_counter(c.arrived + l * kCounterApart);
   }
@@ -324,6 +363,17 @@ __global__ void __launch_bounds__(kChainThreads, 2) chain_kernel(const __grid_co
       for (int i = 0; i < kMostLinks; ++i) c.arrived[i * kCounterApart] = 0;
   }
 #endif
+}
+
+/// So few registers that a block of attention finds room beside.
+template <int Bits, int Group>
+__global__ void __launch_bounds__(chain_threads(false), 2) chain_kernel(const __grid_constant__ ChainArgs c) {
+  run_chain<Bits, Group, 0>(c);
+}
+/// With adapters: eleven warps and the eight of attention find registers, a quarter of them, in three and two warps.
+template <int Bits, int Group, int Runs>
+__global__ void __maxnreg__(96) adapted_chain_kernel(const __grid_constant__ ChainArgs c) {
+  run_chain<Bits, Group, Runs>(c);
 }
 
 }  // namespace bumblebee::cuda

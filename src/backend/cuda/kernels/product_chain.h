@@ -10,9 +10,6 @@
 
 namespace bumblebee::cuda {
 
-/// The most stages of a chain.
-inline constexpr int kMostLinks = 4;
-
 /// Whether a stage may be part of a chain.
 bool fits_chain(const ProductStage& stage);
 /// What launch_chain's blocks wait for each other by: zero before the first use, and between chains.

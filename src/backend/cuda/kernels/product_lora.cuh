@@ -78,6 +78,7 @@ struct HeldPieces {
     __syncwarp();
     if (threadIdx.x % kWarp == 0) gate_arrive(s->kept + slot);
   }
+  __device__ __forceinline__ void seen() const {}
 };
 
 /// A's row of a rank, or null.
@@ -180,9 +181,10 @@ struct LaneChange {
   const LoraTerm* term;  // null: nothing
   int n, place;          // row of B, and first rank among those of all terms
 };
-__device__ __forceinline__ LaneChange lane_change(const ProductArgs& a, const LoraShared& s, int tile, uint32_t lane) {
+__device__ __forceinline__ LaneChange lane_change(const ProductArgs& a, const LoraTerm* terms, int tile,
+                                                  uint32_t lane) {
   const TileHalf half = half_of_tile(a, tile, int(lane % 2));
-  const LoraTerm* term = s.term + half.term;
+  const LoraTerm* term = terms + half.term;
   const bool there = int(lane / 4) < half.left && term->site != nullptr;
   return {there ? term : nullptr, half.row + int(lane / 4), half.term * a.lora.ranks + int(lane / 2 % 2) * kRankOctet};
 }
@@ -193,14 +195,19 @@ struct TileWalk {
     return ((first_unit + (i >> bits) * stride) << bits) + (i & ((1 << bits) - 1));
   }
 };
+/// What changes of tiles are formed of, in shared memory.
+struct ChangeFrom {
+  const LoraTerm* terms;
+  uint4* b;  // of each tile ahead, an octet a lane
+  const float* u;
+};
 /// Asks for the lane's octet of B of the block's tile i.
-__device__ __forceinline__ void ask_change(const ProductArgs& a, LoraShared& s, const TileWalk& walk, int i,
+__device__ __forceinline__ void ask_change(const ProductArgs& a, const ChangeFrom& from, const TileWalk& walk, int i,
                                            uint32_t lane) {
-  const LaneChange c = lane_change(a, s, walk(i), lane);
+  const LaneChange c = lane_change(a, from.terms, walk(i), lane);
   const int octet = int(lane / 2 % 2) * kRankOctet;
   if (c.term != nullptr && octet < c.term->padded)
-    copy_async_small<16>(shared_address(held_b(a, s) + i % kTilesAhead * kWarp + lane), row_of_b(*c.term, c.n) + octet,
-                         16);
+    copy_async_small<16>(shared_address(from.b + i % kTilesAhead * kWarp + lane), row_of_b(*c.term, c.n) + octet, 16);
   copy_async_commit();
 }
 /// Ranks from the third octet on, and further terms: what few adapters have.
@@ -216,30 +223,41 @@ __device__ __noinline__ inline float sum_later_octets(LaneChange c, const float*
 __device__ __noinline__ inline float add_later_terms(LaneChange c, const float* u, float change) {
   return add_terms(*c.term->site, 1, c.n, u + c.term->padded, change);
 }
-/// What adapters add to a row of the block's tile i, in lanes 4g of half 0 and 4g + 1 of half 1; asks for a later
-/// tile's B.
-__device__ __forceinline__ float form_change(const ProductArgs& a, LoraShared& s, const TileWalk& walk, int i,
-                                             uint32_t lane) {
-  const LaneChange c = lane_change(a, s, walk(i), lane);
-  const float* u = lora_u(a, s);
-  const int octet = int(lane / 2 % 2) * kRankOctet;
-  const bool there = c.term != nullptr;
+/// What a lane has for the change of a tile, u aside.
+struct LaneFactors {
+  LaneChange at;
+  Bf16Octet b;
+  float bias;
+  bool octet;  // it has one
+};
+/// Of the block's tile i, whose B was asked for.
+__device__ __forceinline__ LaneFactors take_factors(const ProductArgs& a, const ChangeFrom& from, const TileWalk& walk,
+                                                    int i, uint32_t lane) {
+  LaneFactors f = {lane_change(a, from.terms, walk(i), lane), {}, 0.0f, false};
+  if (f.at.term == nullptr) return f;
+  f.octet = int(lane / 2 % 2) * kRankOctet < f.at.term->padded;
+  if (f.at.term->bias != nullptr) f.bias = __ldg(f.at.term->bias + f.at.n);
   copy_async_wait<kTilesAhead - 1>();  // the lane's own
+  f.b.v = from.b[i % kTilesAhead * kWarp + lane];
+  return f;
+}
+/// What adapters add to a row of a tile, in lanes 4g of half 0 and 4g + 1 of half 1.
+__device__ __forceinline__ float form_change(const ChangeFrom& from, const LaneFactors& f, uint32_t lane) {
+  const LaneChange& c = f.at;
+  const float* u = from.u;
+  const int octet = int(lane / 2 % 2) * kRankOctet;
   float sum = 0;
-  if (there && octet < c.term->padded) {
-    Bf16Octet b;
-    b.v = held_b(a, s)[i % kTilesAhead * kWarp + lane];
-    sum = dot_octet(widened(b), octet_of_u(u + c.place), 0.0f);
+  if (f.octet) {
+    sum = dot_octet(widened(f.b), octet_of_u(u + c.place), 0.0f);
     if (c.term->padded > 2 * kRankOctet) sum = sum_later_octets(c, u, octet, sum);
   }
   sum += __shfl_xor_sync(0xffffffffu, sum, 2);
   float change = 0;
-  if (there) {
-    if (c.term->bias != nullptr) sum += __ldg(c.term->bias + c.n);
+  if (c.term != nullptr) {
+    if (c.term->bias != nullptr) sum += f.bias;
     change = fmaf(c.term->scale, sum, 0.0f);
     if (c.term->terms > 1) change = add_later_terms(c, u + c.place - octet, change);
   }
-  ask_change(a, s, walk, i + kTilesAhead, lane);
   return change;
 }
 
@@ -254,12 +272,13 @@ __device__ __forceinline__ void adapt(const ProductArgs& a, LoraShared& s, const
   }
   some = __any_sync(0xffffffffu, some);
   __syncwarp();
+  const ChangeFrom from = {s.term, held_b(a, s), lora_u(a, s)};
   if (some) {
     ask_factors(a, s, lane);
 #pragma unroll 1
     for (int i = 0; i < kTilesAhead; ++i)
       if (i < tiles)
-        ask_change(a, s, walk, i, lane);
+        ask_change(a, from, walk, i, lane);
       else
         copy_async_commit();
   }
@@ -278,7 +297,8 @@ __device__ __forceinline__ void adapt(const ProductArgs& a, LoraShared& s, const
   for (int i = 0; i < tiles; ++i) {
     const int slot = i % kChangesAhead;
     if (i >= kChangesAhead) gate_wait(s.added + slot, uint32_t(i / kChangesAhead - 1) & 1u);
-    const float change = form_change(a, s, walk, i, lane);
+    const float change = form_change(from, take_factors(a, from, walk, i, lane), lane);
+    ask_change(a, from, walk, i + kTilesAhead, lane);
     if (lane % 4 < 2) s.change[slot][lane % 4 * 8 + lane / 4] = change;
     __syncwarp();
     if (lane == 0) gate_arrive(s.formed + slot);

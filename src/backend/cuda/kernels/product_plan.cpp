@@ -145,25 +145,30 @@ SharedPlan plan_product(const ProductStage& stage, int rows, const ProductCard& 
 
 bool plan_link(const ProductStage& stage, const ProductCard& card, ProductArgs& a) {
   const bool rounds = stage.input.kind == StageInput::Kind::plain || stage.input.kind == StageInput::Kind::rms_norm;
-  if (!card.boxes || !rounds || stage.rows != 1 || stage.exact || stage.lora.ranks > 0 || stage.experts.slots > 0 ||
-      stage.bits != 4 || stage.group != 64 || stage.scale == ScaleType::f32)
+  if (!card.boxes || !rounds || stage.rows != 1 || stage.exact || stage.experts.slots > 0 || stage.bits != 4 ||
+      stage.group != 64 || stage.scale == ScaleType::f32 || (stage.lora.ranks > 0 && !fits_lora(stage, card)))
     return false;
   plan_product(stage, 1, card, a);
   a.buffers = kChainBuffers;
+  if (held_runs(a, std::max(1, product_blocks(a, card))) > kMostRuns) return false;
   const ProductArgs* const alone = &a;
   return a.boxes && a.width == kMaxClasses && a.parts == 1 && a.units > 0 &&
          plan_chain({&alone, 1}, card).total <= card.alone;
 }
 
 ChainShared plan_chain(std::span<const ProductArgs* const> links, const ProductCard& card) {
-  int inputs = 0;
-  for (const ProductArgs* a : links) inputs = std::max(inputs, a->slabs * a->width * kStageInputs);
+  int inputs = 0, lora = 0;
+  for (const ProductArgs* a : links) {
+    inputs = std::max(inputs, a->slabs * a->width * kStageInputs);
+    if (a->lora.ranks > 0) lora = std::max(lora, chain_lora_bytes(a->terms * a->lora.ranks));
+  }
   ChainShared s = {};
   for (s.depth = kChainDepth;; --s.depth) {
     s.digits = s.depth * links[0]->slot_bytes;
     s.steps = s.digits + inputs * 2;
     s.partials = s.steps + inputs / kStepGroup * int(sizeof(StepGroup));
-    s.gates = s.partials + kChainBuffers * kConsumers * 64 * int(sizeof(float));
+    s.lora = s.partials + kChainBuffers * kConsumers * 64 * int(sizeof(float));
+    s.gates = s.lora + lora;
     s.total = s.gates + int(sizeof(ChainGates));
     if (s.total <= card.alone || s.depth == kEnoughDepth) return s;
   }

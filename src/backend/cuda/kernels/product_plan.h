@@ -141,9 +141,39 @@ struct ChainGates {
   uint64_t full[kChainDepth], empty[kChainDepth];
   int32_t waits;  // for x of a link
 };
+/// Of A, 32 octets of a rank: what a warp that rounds has of x at a time (row_norm.cuh), and sums by itself
+/// (low_rank.cuh).
+inline constexpr int kRunInputs = 256, kPieceRuns = kPieceInputs / kRunInputs;
+BB_BOTH int runs_of(int in) { return (in + kRunInputs - 1) / kRunInputs; }
+/// Those of a rank that are multiplied by x of one warp, of which each has every eighth.
+BB_BOTH int warp_runs_of(int in) { return (runs_of(in) + kConsumers - 1) / kConsumers; }
+/// The most that a warp of a chain multiplies of a link.
+inline constexpr int kMostRuns = 2;
+/// Those of a link that a warp of one of `blocks` blocks has.
+BB_BOTH int held_runs(const ProductArgs& a, int blocks) {
+  return (a.terms * a.lora.ranks * warp_runs_of(a.in) + blocks - 1) / blocks;
+}
+struct RunOfA {
+  const void* a;  // bf16, or null: the sum is zero
+  int32_t octet;  // the first one, of x; -1: nothing
+};
+/// Adapters of a chain, in shared memory. What is there twice is of links in turn.
+struct alignas(16) ChainLora {
+  LoraTerm term[2][kStageTerms];
+  float sum[2][kMostRuns][kConsumers];   // of runs, which are those of two pieces
+  RunOfA run[2][kMostRuns][kConsumers];  // by warps
+  int32_t word[2][kMostRuns][2];         // of StageLora::parts, for each piece; -1: nothing
+  int32_t some[kMostLinks];              // the slot adds anything
+  uint64_t found[kMostLinks];            // gates: all that is above is there
+  uint64_t summed[kMostLinks];           // sums are
+  uint64_t formed[kChangesAhead], added[kChangesAhead];
+  float change[kChangesAhead][kTileRows];
+};
+/// After it: of B an octet a lane for each tile ahead, then u [places] f32.
+BB_BOTH int chain_lora_bytes(int places) { return int(sizeof(ChainLora)) + kTilesAhead * 512 + places * 4; }
 /// Offsets in dynamic shared memory; the ring comes first.
 struct ChainShared {
-  int32_t depth, digits, steps, partials, gates, total;
+  int32_t depth, digits, steps, partials, gates, total, lora;
 };
 /// Whether a stage may be a link of a chain, which are all cut alike; fills `a` as plan_product() does.
 bool plan_link(const ProductStage& stage, const ProductCard& card, ProductArgs& a);

@@ -136,7 +136,7 @@ struct WaitsForInputs {
 
 /// One row. Up to 256·Octets octets of it stay in registers from the first load to the rounding; `in` may be longer.
 /// Waits for x itself, by `wait`, and asks for the norm's weights before. There is no barrier at the end.
-/// `visit` is shown every octet that is rounded.
+/// `visit` is shown every octet that is rounded, some at a time.
 template <int Threads, int Octets, bool Norm, class Target, class Visit, class Wait = WaitsForInputs>
 __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to, float* scratch, const Visit& visit,
                                            const Wait& wait = {}) {
@@ -182,6 +182,7 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to,
         }
         visit(at[i].octet, x[i]);
       });
+      visit.seen();
       round_octets(x, w.out_row, w.exact, to, at);
     }
     done = Octets * kRoundThreads;
@@ -191,11 +192,13 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to,
     Eight v[1] = {octet < octets ? load_eight(w.input.x + octet * 8) : Eight{}};
     if (Norm && octet < octets) v[0] = scaled(v[0], w.input.norm, inverse, octet * 8);
     visit(octet, v[0]);
+    visit.seen();
     round_octets(v, w.out_row, w.exact, to, {{octet, true}});
   }
 }
 struct VisitsNone {
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
+  __device__ __forceinline__ void seen() const {}
 };
 template <int Threads, class Target, class Visit = VisitsNone, class Wait = WaitsForInputs>
 __device__ __forceinline__ void round_one(const RoundWork& w, const Target& to, float* scratch, const Visit& visit = {},

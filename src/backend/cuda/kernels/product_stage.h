@@ -109,6 +109,9 @@ struct ProductStage {
   void* workspace = nullptr;
 };
 
+/// The most stages of a chain (product_chain.h).
+inline constexpr int kMostLinks = 4;
+
 /// Bytes of DigitRows. `at_once`: rows of x are rounded in blocks of so many, as the stages that read them take them.
 size_t digit_bytes(int rows, int in, bool exact, int at_once);
 size_t step_bytes(int rows, int in, bool exact, int at_once);
