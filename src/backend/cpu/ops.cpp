@@ -78,9 +78,12 @@ void CpuOps::for_cols(int work_per_col, int cols, FunctionRef<void(int, int)> bo
 Tensor CpuOps::embed(const Weight& table) {
   Tensor y = memory_->make(batch_.rows(), table.in);
   const WeightRows& w = packed(table).rows;
-  for_rows(y.rows(), y.cols(), [&](int r) {
+  for (int r = 0; r < y.rows(); ++r) {  // no loop of threads may throw
     const int token = batch_.tokens[size_t(r)];
     BB_CHECK(token >= 0 && token < table.out, "token ", token, " of ", table.out);
+  }
+  for_rows(y.rows(), y.cols(), [&](int r) {
+    const int token = batch_.tokens[size_t(r)];
     k_.decode(w, token, token + 1, 0, table.in, row(y, r), size_t(table.in));
   });
   return y;

@@ -6,7 +6,7 @@
 template <int BLOCK>
 inline constexpr size_t kHighStripe = size_t(kLanes) * BLOCK;
 
-/// Before the first group of a row.
+/// Before the first group of a part of a row.
 inline void clear_high(int /*stripes*/, int8_t* /*row*/) {}
 
 /// The high bytes of the values at `positions` of group g.

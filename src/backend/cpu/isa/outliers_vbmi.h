@@ -16,7 +16,7 @@ static_assert(kOutliers <= 4);
 template <int BLOCK>
 inline constexpr size_t kHighStripe = sizeof(OutlierStripe);
 
-/// Before the first group of a row: blocks without an outlier, and those past the end, meet zeros.
+/// Before the first group of a part of a row: blocks without an outlier, and those past the end, meet zeros.
 inline void clear_high(int stripes, int8_t* row) { __builtin_memset(row, 0, size_t(stripes) * sizeof(OutlierStripe)); }
 
 /// The high bytes of the values at `positions` of group g.
