@@ -1,4 +1,5 @@
-"""Calls the program under test: `logits` writes safetensors, `generate` and `perplexity` print one JSON object."""
+"""Calls the program under test, in exact precision, since it is held to others: `logits` writes safetensors, `generate` and `perplexity`
+print one JSON object."""
 import json
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ BINARY = REPOSITORY / "build" / "release" / "bumblebee"
 
 
 def call(binary, *arguments):
-    command = [str(binary), *map(str, arguments)]
+    command = [str(binary), *map(str, arguments), "--precision", "exact"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)[:300]}\nexited {done.returncode}: {done.stderr.strip()[-800:]}")
