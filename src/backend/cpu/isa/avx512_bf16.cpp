@@ -1,4 +1,4 @@
-// Kernels for x86-64 with AVX-512 with VNNI, BF16 and VBMI (Sapphire Rapids, Zen 4 and later).
+// Kernels for x86-64 with AVX-512 with VNNI, BF16, VBMI and GFNI (Sapphire Rapids, Zen 4 and later).
 #include <immintrin.h>
 
 #define BB_ISA avx512_bf16

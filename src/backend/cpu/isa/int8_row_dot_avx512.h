@@ -5,7 +5,7 @@
 /// Bytes ahead of a row's reads, into the second level: hardware follows the stream, but not past a page, and loses
 /// rows of many inputs. Into the first, lines that far ahead take the places of those that are being read. What
 /// is asked for behind a matrix of an expert is read in vain.
-inline constexpr size_t kRowAhead = 12288;
+inline constexpr size_t kRowAhead = 16384;
 BB_INLINE void prefetch_row(const void* p) { prefetch_far(p); }
 
 /// Quarter L of the result: the sums of quarter L of a, b, c and d.

@@ -48,11 +48,13 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x1
           codes[kOfFour][0] = c[m];
         }
       });
-      constexpr int kPair = q * 2 + j, kWords = 2 * kBlocks;  // of outliers' bytes
-      [[maybe_unused]] constexpr __mmask16 kOfPair = __mmask16(((1u << kWords) - 1) << (kWords * kPair));
+      // Positions become the bytes that lie there, a pair's after the other's. (Positions whose chunks are left out
+      // stay, and meet zeros.)
+      constexpr int kPair = q * 2 + j, kBytes = 2 * kBlocks * 4;  // of a pair's outliers
+      constexpr __mmask64 kOfPair = ((uint64_t{1} << kBytes) - 1) << (kBytes * kPair);
       unroll<ROWS>(BB_BODY(r) {
-        const __m512i found = _mm512_permutex2var_epi8(c[0], load_int(high(r)->position), c[1]);
-        picked[r] = kPair == 0 ? found : _mm512_mask_mov_epi32(picked[r], kOfPair, found);
+        if constexpr (kPair == 0) picked[r] = load_int(high(r)->position);
+        picked[r] = _mm512_mask2_permutex2var_epi8(c[0], picked[r], kOfPair, c[1]);
       });
     });
     unroll<ROWS>(
