@@ -124,7 +124,7 @@ static_assert(kRowStreams > 0 && 16 % kRowStreams == 0 && kStreamAhead % 64 == 0
 // BB_ISA_OUTLIERS: where few rows keep the high bytes of outliers, as BB_ISA_ROW_DOT reads them.
 static_assert(
     requires(int8_t * row, const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], QuantLayout layout) {
-      { clear_high(1, row) } -> Is<void>;  // before the first group of a part of a row
+      { clear_high(1, layout, row) } -> Is<void>;  // before the first group of a part of a row
       { store_high(high, positions, 0, layout, row) } -> Is<void>;
     } && kHighStripe<32> <= size_t(32) * kLanes && kHighStripe<64> <= size_t(64) * kLanes, "BB_ISA_OUTLIERS");
 #pragma GCC diagnostic pop

@@ -7,7 +7,7 @@ template <int BLOCK>
 inline constexpr size_t kHighStripe = size_t(kLanes) * BLOCK;
 
 /// Before the first group of a part of a row.
-inline void clear_high(int /*stripes*/, int8_t* /*row*/) {}
+inline void clear_high(int /*stripes*/, QuantLayout /*layout*/, int8_t* /*row*/) {}
 
 /// The high bytes of the values at `positions` of group g.
 inline void store_high(const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], int g, QuantLayout layout,

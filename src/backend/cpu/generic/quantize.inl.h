@@ -162,7 +162,8 @@ inline void quantize_row(const float* x, int first, int last, int count, QuantLa
   const BlockOrder order = {out.by_lane ? padded / kLanes : 0};
   if (!out.by_lane) {
     const int stripe = first / (kLanes * layout.block), end = padded_blocks(last, layout) / kLanes;
-    clear_high(end - stripe, out.high + size_t(stripe) * (layout.block == 32 ? kHighStripe<32> : kHighStripe<64>));
+    clear_high(end - stripe, layout,
+               out.high + size_t(stripe) * (layout.block == 32 ? kHighStripe<32> : kHighStripe<64>));
   }
   GroupScales scales;
   int g = first / kQuantGroup;

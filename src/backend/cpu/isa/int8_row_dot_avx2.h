@@ -38,15 +38,17 @@ BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
 
 /// Sums of 512 inputs of one weight row at p and both bytes of rows of x, eight blocks at a time: with blocks of 64,
 /// total[d][0]; with blocks of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
-template <class Codes, int BLOCK, int ROWS, int PLANES>
+template <class Codes, int BLOCK, int ROWS, int PLANES, class Seen>
 BB_INLINE void byte_sums(const uint8_t* p, const int8_t* const (&x)[PLANES], size_t stride,
-                         __m256i (&total)[PLANES][kQuantGroup / BLOCK][ROWS]) {
+                         __m256i (&total)[PLANES][kQuantGroup / BLOCK][ROWS], const Seen& seen) {
   // Where the two halves of 64 codes lie apart in different blocks, a register's own halves are blocks instead.
   constexpr bool kHalves = BLOCK == 32 && Codes::kNibbles;
   constexpr int kParts = BLOCK == 32 && !kHalves ? 2 : 1;
   using Parts = __m256i[PLANES][kParts][ROWS];
   const auto parts = [&](auto at, Parts& part) __attribute__((always_inline)) {
-    const RowCodes c = row_codes<Codes>(p + at * (Codes::kNibbles ? 32 : 64));
+    const uint8_t* const codes = p + at * (Codes::kNibbles ? 32 : 64);
+    const RowCodes c = row_codes<Codes>(codes);
+    seen(at, codes);
     constexpr int kFirst = Codes::kNibbles ? at / 2 * kNibbleChunk + at % 2 * 32 : at * kQuantGroup,
                   kSecond = Codes::kNibbles ? kFirst + kNibbleChunk / 2 : kFirst + 32;
     unroll<PLANES>(BB_BODY(d) {
@@ -97,6 +99,60 @@ BB_INLINE void byte_sums(const uint8_t* p, const int8_t* const (&x)[PLANES], siz
   });
 }
 
+/// What high bytes add to the sums of eight groups of codes of four bits, from the bytes of codes that were picked:
+/// high[0] of eight blocks, or, with blocks of 32, of the even ones, and high[1] of the odd ones.
+template <class Codes, int BLOCK>
+BB_INLINE void high_sums(__m256i picked, const OutlierGroups& groups, __m256i (&high)[kQuantGroup / BLOCK]) {
+  const RowCodes c = halves_of<Codes>(picked);
+  // A word has a group's products, in the half of the register that its codes came from.
+  const auto load = [](const int8_t* v) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v)); };
+  const __m256i words =
+      _mm256_add_epi16(_mm256_maddubs_epi16(c.lo, load(groups.low)), _mm256_maddubs_epi16(c.hi, load(groups.high)));
+  const __m128i first = _mm256_castsi256_si128(words), second = _mm256_extracti128_si256(words, 1);
+  if constexpr (BLOCK == 64) {
+    high[0] = _mm256_slli_epi32(_mm256_cvtepi16_epi32(_mm_add_epi16(first, second)), 7);
+  } else {
+    high[0] = _mm256_slli_epi32(_mm256_cvtepi16_epi32(first), 7);
+    high[1] = _mm256_slli_epi32(_mm256_cvtepi16_epi32(second), 7);
+  }
+}
+
+/// Sums of 512 inputs of one weight row at p times ROWS rows of x, both bytes, as byte_sums() has them. `half` is which
+/// 512 inputs of a stripe.
+template <class Codes, int BLOCK, int ROWS>
+BB_INLINE void both_sums(const uint8_t* p, const RowBytes& x, int half, __m256i (&whole)[kQuantGroup / BLOCK][ROWS]) {
+  constexpr int kParts = kQuantGroup / BLOCK;
+  if constexpr (Codes::kNibbles) {
+    const auto groups = [&](int r) -> const OutlierGroups& {
+      return reinterpret_cast<const OutlierGroups*>(x.high + size_t(r) * x.stride)[half];
+    };
+    __m256i total[1][kParts][ROWS], picked[ROWS];
+    const int8_t* const bytes[1] = {x.low + half * 512};
+    byte_sums<Codes, BLOCK, ROWS, 1>(
+        p, bytes, x.stride, total, BB_BODY(at, const uint8_t* codes) {
+          const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+          unroll<ROWS>(BB_BODY(r) {
+            const __m256i found =
+                _mm256_shuffle_epi8(c, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(groups(r).pick[at])));
+            picked[r] = at == 0 ? found : _mm256_or_si256(picked[r], found);
+          });
+        });
+    unroll<ROWS>(BB_BODY(r) {
+      __m256i high[kParts];
+      high_sums<Codes, BLOCK>(picked[r], groups(r), high);
+      unroll<kParts>(BB_BODY(u) { whole[u][r] = _mm256_add_epi32(total[0][u][r], high[u]); });
+    });
+  } else {
+    __m256i total[2][kParts][ROWS];
+    const int8_t* const bytes[2] = {x.low + half * 512, x.high + half * 512};
+    byte_sums<Codes, BLOCK, ROWS, 2>(p, bytes, x.stride, total, [](auto, const uint8_t*) {});
+    unroll<ROWS>(BB_BODY(r) {
+      unroll<kParts>(
+          BB_BODY(u) { whole[u][r] = _mm256_add_epi32(total[0][u][r], _mm256_slli_epi32(total[1][u][r], 7)); });
+    });
+  }
+}
+
 /// A stripe of one weight row at p times ROWS rows of x, both bytes: sum[r] lane i is block i. A second half past
 /// `inputs` is left out: its sums are zero.
 template <class Codes, int BLOCK, int ROWS>
@@ -109,16 +165,14 @@ BB_INLINE void block_sums(const uint8_t* p, const RowBytes& x, int inputs, I32x1
       unroll<ROWS>(BB_BODY(r) { out[r][1] = _mm256_setzero_si256(); });
       break;
     }
-    __m256i total[2][kParts][ROWS];
-    const int8_t* const bytes[2] = {x.low + half * 512, x.high + half * 512};
-    byte_sums<Codes, BLOCK, ROWS, 2>(p + half * (Codes::kNibbles ? 256 : 512), bytes, x.stride, total);
+    __m256i whole[kParts][ROWS];
+    both_sums<Codes, BLOCK, ROWS>(p + half * (Codes::kNibbles ? 256 : 512), x, half, whole);
     unroll<ROWS>(BB_BODY(r) {
-      __m256i whole[kParts];
-      unroll<kParts>(BB_BODY(u) { whole[u] = _mm256_add_epi32(total[0][u][r], _mm256_slli_epi32(total[1][u][r], 7)); });
       if constexpr (kParts == 1) {
-        out[r][half] = whole[0];
+        out[r][half] = whole[0][r];
       } else {
-        const __m256i low = _mm256_unpacklo_epi32(whole[0], whole[1]), high = _mm256_unpackhi_epi32(whole[0], whole[1]);
+        const __m256i low = _mm256_unpacklo_epi32(whole[0][r], whole[1][r]),
+                      high = _mm256_unpackhi_epi32(whole[0][r], whole[1][r]);
         out[r][0] = _mm256_permute2x128_si256(low, high, 0x20);
         out[r][1] = _mm256_permute2x128_si256(low, high, 0x31);
       }

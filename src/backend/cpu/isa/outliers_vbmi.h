@@ -17,7 +17,9 @@ template <int BLOCK>
 inline constexpr size_t kHighStripe = sizeof(OutlierStripe);
 
 /// Before the first group of a part of a row: blocks without an outlier, and those past the end, meet zeros.
-inline void clear_high(int stripes, int8_t* row) { __builtin_memset(row, 0, size_t(stripes) * sizeof(OutlierStripe)); }
+inline void clear_high(int stripes, QuantLayout /*layout*/, int8_t* row) {
+  __builtin_memset(row, 0, size_t(stripes) * sizeof(OutlierStripe));
+}
 
 /// The high bytes of the values at `positions` of group g.
 inline void store_high(const int8_t (&high)[kOutliers], const int (&positions)[kOutliers], int g, QuantLayout layout,
