@@ -2,6 +2,7 @@
 // docs/internals/numerics.md; the same bits whatever the tiles; how fast) and attention of many rows.
 // Without CMake: nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -Isrc -o prompts bench/cuda/prompts.cu
 //   src/backend/cuda/kernels/{matmul,lora}_wide*.cu src/backend/cuda/kernels/attend_tiles*.cu
+//   src/backend/cuda/kernels/matmul_batch.cu
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels/attend_tiles.h"
+#include "backend/cuda/kernels/matmul_batch.h"
 #include "backend/cuda/kernels/matmul_wide.cuh"
 #include "check_cuda.h"
 
@@ -128,6 +130,16 @@ void run_tiles(const WideInput& x, const ProductTerm* terms, int count) {
 }
 void run_chosen(const WideInput& x, const ProductTerm* terms, int count) { matmul_wide(x, terms, count, nullptr); }
 
+/// As steps of 33 to 64 rows have it (matmul_batch.h).
+void run_batch(const WideInput& x, const ProductTerm* terms, int count) {
+  static const std::vector<uint8_t> zeros(size_t{48} << 20);
+  static uint8_t *const partials = device(zeros), *const counters = device(std::vector<uint8_t>(size_t{1} << 16));
+  const BatchPlan plan = plan_batch(terms, count);
+  if (plan.partials > zeros.size() || plan.counters > size_t{1} << 16)
+    std::fprintf(stderr, "too little workspace\n"), std::exit(1);
+  matmul_batch(plan, x, terms, count, partials, counters, nullptr);
+}
+
 template <class F>
 float time_us(const F& f, int repeats = 20) {
   cudaEvent_t a, b;
@@ -159,6 +171,8 @@ void check_one(int bits, int group, int rows, int in, int out) {
     runs = {run_tiles<1>, run_tiles<2>, run_tiles<4>};
   else
     runs = {run_chosen};
+  const size_t alike = runs.size();  // sums of batches have another order
+  if (rows <= kBatchRows && has_matmul_batch(w.view)) runs.push_back(run_batch);
   for (size_t i = 0; i < runs.size(); ++i) {
     CHECK_CUDA(cudaMemset(d_y, 0xff, y.size() * 4));
     const ProductTerm term = {w.view, nullptr, d_y, false};
@@ -168,7 +182,9 @@ void check_one(int bits, int group, int rows, int in, int out) {
     if (i == 0) first = y;
     std::printf("b%d g%-3d rows %4d in %5d out %5d tiles %zu: error %.3f of the bound, %s\n", bits, group, rows, in,
                 out, i, worst(x, w, y, rows),
-                std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS" : "same bits");
+                i == alike                                          ? "a batch"
+                : std::memcmp(y.data(), first.data(), y.size() * 4) ? "OTHER BITS"
+                                                                    : "same bits");
   }
   cudaFree(d_x), cudaFree(d_y), cudaFree(workspace), w.release();
 }
@@ -315,7 +331,7 @@ float time_one(const Shape& shape, int rows, int repeats = 20) {
   CHECK_CUDA(cudaMalloc(&workspace, wide_bytes(rows, shape.in)));
   const WideInput input = wide_input(workspace, rows, shape.in);
   const float round_us = time_us([&] { round_wide({.x = d_x}, input, nullptr); });
-  const Run runs[] = {run_tiles<1>, run_tiles<2>, run_tiles<4>, run_chosen};
+  const Run runs[] = {run_tiles<1>, run_tiles<2>, run_tiles<4>, rows <= kBatchRows ? run_batch : run_chosen};
   float us[std::size(runs)];
   for (size_t i = 0; i < std::size(runs); ++i)
     us[i] = time_us([&] { runs[i](input, terms.data(), int(terms.size())); }, repeats);
@@ -407,6 +423,7 @@ int main(int count, char** words) {
     time_attention(8192, 0, element);
   }
   check_one(4, 64, 33, 4096, 640);
+  check_one(4, 64, 64, 12288, 328);
   check_one(4, 64, 300, 1088, 333);
   check_one(4, 128, 130, 1152, 300);
   check_one(4, 32, 129, 1056, 300);
@@ -414,7 +431,7 @@ int main(int count, char** words) {
     for (const int group : {32, 64, 128}) check_one(bits, group, 70, 1152, 150);
   check_one(4, 64, 70, 40960, 150);
   check_lora(200, 1152, {152, 336});
-  std::printf("tiles 128x64, 128x128, 128x256, chosen\n");
+  std::printf("tiles 128x64, 128x128, 128x256, chosen (of up to 64 rows a batch's)\n");
   const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
                           {"o", 4096, {4096}},
                           {"gate up", 4096, {12288, 12288}},

@@ -63,13 +63,13 @@ inline std::vector<std::string> with_cards(std::vector<std::string> names) {
 inline bool is_reference(const Target& target) { return target.backend == "ref" || target.backend == "replay"; }
 
 /// Of results of whole models whose rows took different kernels, relative to their root mean square; 0: none do. On
-/// cards in fast precision, steps of more than 32 rows multiply with x as f16, smaller ones with x as 15 bits
-/// of the largest of 64, which is about 3 of their root mean square. The first is off by a step of 2^-11 to 2^-10 of
-/// each x and as much of each weight, whose roundings have a deviation of 1/sqrt(12) of it, 2^-12.3 relative, 2^-11.8
-/// together; the second by a step of 2·3·2^-15, 2^-14.2. Their attention has probabilities of bf16: 2^-9.3 of each,
-/// which average over the tokens that are seen; a few share a row's, so that half of it is left. As with narrow caches,
-/// scores move most, by that of q and of k times the largest, which is about 30 in tiny models, times their
-/// `sharpness`.
+/// cards in fast precision, steps of more than 32 rows multiply with x as f16 (those of up to 64 with sums in another
+/// order, which is far less), smaller ones with x as 15 bits of the largest of 64, which is about 3 of their root mean
+/// square. The first is off by a step of 2^-11 to 2^-10 of each x and as much of each weight, whose roundings have a
+/// deviation of 1/sqrt(12) of it, 2^-12.3 relative, 2^-11.8 together; the second by a step of 2·3·2^-15, 2^-14.2. Their
+/// attention has probabilities of bf16: 2^-9.3 of each, which average over the tokens that are seen; a few share a
+/// row's, so that half of it is left. As with narrow caches, scores move most, by that of q and of k times the largest,
+/// which is about 30 in tiny models, times their `sharpness`.
 inline double between_kinds_of_rows(const Target& target, int layers, double sharpness = 1) {
   return target.backend == "cuda" && target.options.fast ? layers * (2 * 30 * sharpness * 0x1.2p-12 + 0x1p-10) : 0;
 }

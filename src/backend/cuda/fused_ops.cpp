@@ -352,6 +352,7 @@ Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
     launch_product();
     return gate;
   }
+  if (activation == Activation::silu && pair_wide(gate, up)) return gate;
   settle();
   Tensor y = pool_->make(gate.rows(), gate.cols());
   if (activation == Activation::silu && waits_ && fast_ && y.rows() > kFewRows) {

@@ -25,7 +25,8 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
       stage_workspace_(device_),
       attend_counters_(device_),
       lora_memory_(device_),
-      chain_counters_(device_) {
+      chain_counters_(device_),
+      batch_counters_(device_) {
   auto table = std::make_unique<ExpTable>();
   fill(*table);
   exp_table_ = constant(std::as_bytes(std::span(table.get(), 1)));
@@ -39,6 +40,10 @@ void CudaOps::bind(const Batch& host, const BatchView& view) {
   first_slots_.clear();
   if (host.rows() > 0) first_slots_.push_back(host.slot.front());
   mixed_slots_ = std::any_of(host.slot.begin(), host.slot.end(), [&](int32_t slot) { return slot != host.slot[0]; });
+  std::vector<int32_t> slots(host.slot.begin(), host.slot.end());
+  std::sort(slots.begin(), slots.end());
+  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+  distinct_slots_ = int(std::count_if(slots.begin(), slots.end(), [](int32_t slot) { return slot >= 0; }));
   if (!host.logit_rows.empty()) first_slots_.push_back(host.slot[size_t(host.logit_rows.front())]);
   sample_ = host.sample;
   changes_ = host.changes;

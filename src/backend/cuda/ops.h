@@ -35,7 +35,8 @@ class CudaOps final : public Ops {
   const BatchView& batch() const { return batch_; }
   CudaSlots& slots() { return slots_; }
   size_t workspace_bytes() const {
-    return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes() + chain_counters_.bytes();
+    return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes() + chain_counters_.bytes() +
+           batch_counters_.bytes();
   }
   /// Whether operations wait from now on; else each is enqueued when it is called, as who reads results in between
   /// needs.
@@ -113,6 +114,8 @@ class CudaOps final : public Ops {
   /// Lets the wide product that came last apply adapters; false: they are no part of it.
   bool wide_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules, std::span<const Tensor> y);
   bool add_wide(Tensor& x, const Tensor& delta);
+  /// gate = silu(gate)·up where the wide product that waits has these outputs and can end so.
+  bool pair_wide(const Tensor& gate, const Tensor& up);
   /// The product that waits, if its outputs are these and nobody else holds them from then on.
   bool take_product(std::span<Tensor* const> outputs);
   /// Lets the product that waits apply adapters, if what they change are its outputs and nobody else sees these before.
@@ -151,7 +154,8 @@ class CudaOps final : public Ops {
   BatchView batch_;
   std::shared_ptr<Buffer> kept_rows_;          // where the batch's arrays are, once logit rows alone are left
   std::vector<int32_t> tokens_, first_slots_;  // of the bound batch: what is checked, or looked up, on the host
-  bool mixed_slots_ = false;                   // its rows have several: what only steps that are not recorded ask
+  bool mixed_slots_ = false;                   // its rows have several: what only steps that are not recorded ask,
+  int distinct_slots_ = 0;                     // and how many adapters they have
   std::vector<SampleRow> sample_;
   std::vector<LogitChange> changes_;
   std::map<std::vector<float>, std::shared_ptr<Buffer>> frequencies_;
@@ -175,7 +179,7 @@ class CudaOps final : public Ops {
     std::array<ProductTerm, kMaxTerms> term;
     std::array<Tensor, kMaxTerms> y;
     int count = 0;
-    bool launched = false;
+    bool batch = false, paired = false, launched = false;  // batch: matmul_batch.h
     std::shared_ptr<Buffer> rounded, u;
   };
   struct WaitingGlu {
@@ -209,7 +213,7 @@ class CudaOps final : public Ops {
   std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;
   std::optional<WaitingSum> sum_;
-  ZeroedMemory stage_workspace_, attend_counters_, lora_memory_, chain_counters_;
+  ZeroedMemory stage_workspace_, attend_counters_, lora_memory_, chain_counters_, batch_counters_;
 };
 
 }  // namespace bumblebee::cuda

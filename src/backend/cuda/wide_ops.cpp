@@ -6,6 +6,7 @@
 
 #include "backend/cuda/kernels/columns.h"
 #include "backend/cuda/kernels/lora.h"
+#include "backend/cuda/kernels/matmul_batch.h"
 #include "backend/cuda/ops.h"
 #include "backend/cuda/stages.h"
 #include "backend/cuda/weights.h"
@@ -30,9 +31,13 @@ bool CudaOps::matmul_wide(const Tensor& x, std::span<const MatmulTerm> terms, st
     BB_CHECK(w.in == x.cols(), "in ", w.in, " cols ", x.cols());
   }
   WaitingWide wide;
+  wide.batch = x.rows() <= kBatchRows && std::all_of(terms.begin(), terms.end(), [&](const MatmulTerm& term) {
+                 const WeightView& w = view_of(*term.weight);
+                 return has_matmul_batch(w) && w.scale == one.scale;
+               });
   wide.rounded = pool_->take(wide_bytes(x.rows(), one.in));
   wide.input = wide_input(address(*wide.rounded), x.rows(), one.in);
-  round_wide(wide_rows_of(x), wide.input, stream());
+  round_wide(wide_rows_of(x), wide.input, stream(), {}, wide.batch ? 1 : 0);
   wide.x = x;
   for (const MatmulTerm& term : terms) {
     const size_t t = size_t(wide.count++);
@@ -46,8 +51,22 @@ bool CudaOps::matmul_wide(const Tensor& x, std::span<const MatmulTerm> terms, st
 }
 
 void CudaOps::launch_wide() {
-  cuda::matmul_wide(wide_->input, wide_->term.data(), wide_->count, stream(), wide_->lora);
   wide_->launched = true;
+  if (!wide_->batch) return cuda::matmul_wide(wide_->input, wide_->term.data(), wide_->count, stream(), wide_->lora);
+  const BatchPlan plan = plan_batch(wide_->term.data(), wide_->count);
+  const std::shared_ptr<Buffer> partials = plan.partials > 0 ? pool_->take(plan.partials) : nullptr;
+  matmul_batch(plan, wide_->input, wide_->term.data(), wide_->count, partials ? address(*partials) : nullptr,
+               batch_counters_.at_least(plan.counters), stream(), wide_->lora, wide_->paired);
+}
+
+bool CudaOps::pair_wide(const Tensor& gate, const Tensor& up) {
+  if (!wide_ || wide_->launched || !wide_->batch || wide_->count != 2 || gate.cols() != up.cols()) return false;
+  const std::array<const Tensor*, 2> of = {&gate, &up};
+  for (size_t t = 0; t < of.size(); ++t)  // one handle of the product, one of the caller
+    if (!same(wide_->y[t], *of[t]) || of[t]->buffer().use_count() > 2) return false;
+  wide_->paired = true;
+  settle_wide();
+  return true;
 }
 
 void CudaOps::settle_wide() {
@@ -68,9 +87,18 @@ bool CudaOps::wide_applies(const Tensor& x, RowSet rows, std::span<const LoraMod
   }
   const int ranks = std::min(slots_.bounds().ranks, kWideRanks), count = int(modules.size());
   if (ranks == 0) return true;
-  wide_->u = pool_->take(wide_lora_bytes(x.rows(), count));
-  wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, rows == RowSet::logit_rows, mixed_slots_,
-                            address(*wide_->u), batch_, stream());
+  const bool logit_rows = rows == RowSet::logit_rows;
+  const bool records = pool_->keeps_all();  // what is recorded is right for every batch of its key
+  if (wide_->batch) {
+    wide_->u = pool_->take(batch_lora_bytes(x.rows(), count));
+    const int slots = records ? x.rows() : std::max(distinct_slots_, 1);
+    wide_->lora =
+        shrink_batch(wide_->input, sites.data(), count, ranks, slots, logit_rows, address(*wide_->u), batch_, stream());
+  } else {
+    wide_->u = pool_->take(wide_lora_bytes(x.rows(), count));
+    wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, logit_rows, mixed_slots_ || records,
+                              address(*wide_->u), batch_, stream());
+  }
   if (wide_->launched) launch_wide();  // anew: sums with adapters are other sums
   return true;
 }

@@ -74,7 +74,10 @@ class AdaptedBlock {
     const int rows = int(slots.size());
     const Tensor input = backend_.upload(x, rows, width_);
     Batch batch;
-    batch.append(std::vector<int32_t>(size_t(rows), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
+    // Of more than 32 rows those are recorded that are each of a sequence of its own.
+    const int rows_of_segment = rows > 32 && rows <= 64 ? 1 : rows;
+    for (int first = 0; first < rows; first += rows_of_segment)
+      batch.append(std::vector<int32_t>(size_t(rows_of_segment), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
     batch.slot = slots;
     stream.bind(batch, nullptr);
     const StepKey key{
@@ -125,11 +128,12 @@ class AdaptedBlock {
   std::vector<std::vector<std::unique_ptr<LoraEntry>>> entries_;  // by slot, by module
 };
 
-/// Steps of more than 32 rows: the bits of each row among rows of its slot alone, of operations that are enqueued one
-/// by one, of the base where a row has no adapter, whatever the other rows have and whatever else is in the table.
+/// Steps of 33 to 64 rows, and larger ones: the bits of each row among rows of its slot alone, of operations that are
+/// enqueued one by one, recorded and replayed, of the base where a row has no adapter, whatever the other rows have and
+/// whatever else is in the table.
 TEST_F(OnCard, AdaptersInProductsOfManyRowsAreTheRowsOwn) {
   if (backend_ == nullptr) return;
-  for (const auto& [width, inner] : {std::pair(256, 640), std::pair(1280, 2304)}) {
+  for (const auto& [width, inner] : {std::pair(256, 640), std::pair(1280, 2304), std::pair(1536, 5120)}) {
     const std::unique_ptr<Backend> backend = card()->create({.fast = true, .instruction_set = {}});
     Random random(uint64_t(width) + 12);
     AdaptedBlock block(*backend, width, inner, random);
@@ -142,12 +146,19 @@ TEST_F(OnCard, AdaptersInProductsOfManyRowsAreTheRowsOwn) {
     constexpr int kSlots = 6;
     constexpr size_t kRows = 42;
     const std::vector<float> inputs = random.normals(kRows * size_t(width), 1);
-    std::vector<std::vector<float>> alone;  // by slot, the base first
-    for (int slot = -1; slot < kSlots; ++slot) {
-      alone.push_back(block.run(inputs, std::vector<int32_t>(kRows, slot), true));
-      EXPECT_EQ(block.run(inputs, std::vector<int32_t>(kRows, slot), false), alone.back()) << width << " slot " << slot;
+    std::vector<float> twice = inputs;
+    twice.insert(twice.end(), inputs.begin(), inputs.end());
+    std::vector<std::vector<float>> alone_of_batch, alone_of_many;  // by slot, the base first
+    for (const auto& [x, alone] :
+         {std::pair(&inputs, &alone_of_batch), std::pair(&std::as_const(twice), &alone_of_many)}) {
+      const size_t rows = x->size() / size_t(width);
+      for (int slot = -1; slot < kSlots; ++slot) {
+        const std::vector<int32_t> slots(rows, slot);
+        alone->push_back(block.run(*x, slots, true));
+        EXPECT_EQ(block.run(*x, slots, false), alone->back()) << width << " slot " << slot << ", " << rows << " rows";
+      }
+      EXPECT_EQ(block.run(*x, std::vector<int32_t>(rows, -1), true, false), alone->front()) << width;
     }
-    EXPECT_EQ(block.run(inputs, std::vector<int32_t>(kRows, -1), true, false), alone.front()) << width;
     for (const bool more : {false, true}) {
       if (more) block.add_slot(random, {{16}}, -1, true);
       for (const size_t rows : {size_t(33), size_t(64), size_t(150), size_t(330)}) {
@@ -158,10 +169,13 @@ TEST_F(OnCard, AdaptersInProductsOfManyRowsAreTheRowsOwn) {
           x.insert(x.end(), from, from + width);
           slots.push_back(row < rows / 3 ? 0 : int32_t(row * 5 / 3 % (kSlots + 1)) - 1);
         }
-        for (const bool waits : {true, false}) {
+        const bool batch = rows <= 64;
+        const std::vector<std::vector<float>>& alone = batch ? alone_of_batch : alone_of_many;
+        for (const bool waits : {true, true, true, false}) {
           const std::vector<float> got = block.run(x, slots, waits);
           for (size_t row = 0; row < rows; ++row)
-            ASSERT_EQ(block.row_of(got, row, rows), block.row_of(alone[size_t(slots[row] + 1)], row % kRows, kRows))
+            ASSERT_EQ(block.row_of(got, row, rows),
+                      block.row_of(alone[size_t(slots[row] + 1)], row % kRows, batch ? kRows : 2 * kRows))
                 << width << " row " << row << " of " << rows << ", slot " << slots[row] << ", waits " << waits
                 << ", more " << more;
         }

@@ -205,6 +205,10 @@ void add_matmul(Cases& cases) {
   // Long rows of several at a time: other kernels on cards.
   for (const int rows : {5, 16, 24, 33, 64})
     add("in2560_rows" + std::to_string(rows), rows, 2560, {{kQ4, 70, true}, {kQ4, 33, false}});
+  for (const int rows : {40, 64})
+    add("in5120_f16_rows" + std::to_string(rows), rows, 5120,
+        {{Format::affine(4, 64, DType::f16, DType::f16), 333, true},
+         {Format::affine(4, 64, DType::f16, DType::f16), 64, false}});
   // Rows that a panel decodes in parts, of more outputs than a tile has.
   for (const int rows : {5, 9, 40})
     add("in4160_rows" + std::to_string(rows), rows, 4160, {{kQ4, 70, false}, {kQ4, 33, true}});

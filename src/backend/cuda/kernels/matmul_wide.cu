@@ -181,8 +181,9 @@ void run_four_bits(const WideInput& x, const ProductTerm* terms, int count, cuda
 }
 
 template <RowKind Kind>
-void round_rows(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts) {
-  const int blocks = experts.tile != nullptr ? experts.most : wide_blocks(to.rows);
+void round_rows(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts,
+                int blocks) {
+  if (blocks == 0) blocks = experts.tile != nullptr ? experts.most : wide_blocks(to.rows);
   launch_overlapping("round", round_kernel<Kind>, {unsigned(blocks * kBlockRows)}, {kRoundThreads}, 0, stream, from, to,
                      experts);
 }
@@ -201,10 +202,11 @@ WideInput wide_input(void* workspace, int rows, int in) {
   return {.tiles = at, .steps = reinterpret_cast<float*>(at + tiles), .rows = rows, .in = in};
 }
 
-void round_wide(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts) {
-  if (from.up != nullptr) return round_rows<RowKind::glu>(from, to, stream, experts);
-  if (from.norm != nullptr) return round_rows<RowKind::norm>(from, to, stream, experts);
-  round_rows<RowKind::plain>(from, to, stream, experts);
+void round_wide(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts,
+                int blocks) {
+  if (from.up != nullptr) return round_rows<RowKind::glu>(from, to, stream, experts, blocks);
+  if (from.norm != nullptr) return round_rows<RowKind::norm>(from, to, stream, experts, blocks);
+  round_rows<RowKind::plain>(from, to, stream, experts, blocks);
 }
 
 void fill_units(const WeightView& weight, int rows, float* units, cudaStream_t stream) {

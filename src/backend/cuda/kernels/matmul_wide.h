@@ -35,8 +35,10 @@ struct WideRows {
   float eps = 0;
   const float* up = nullptr;  // silu(x)·up, or null
 };
-/// Of experts the input has a block of 64 rows for each tile.
-void round_wide(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts = {});
+/// Of experts the input has a block of 64 rows for each tile. `blocks`: so many alone, for products that read no more;
+/// 0: all that the input has.
+void round_wide(const WideRows& from, const WideInput& to, cudaStream_t stream, const ExpertTiles& experts = {},
+                int blocks = 0);
 
 /// units[n] of all rows of W (of all experts): what 1 of its numbers is worth as the kernels form them, a power of two.
 void fill_units(const WeightView& weight, int rows, float* units, cudaStream_t stream);
@@ -60,6 +62,7 @@ struct WideLora {
   const WideAdapters* adapters = nullptr;  // [blocks of rows][modules]
   int modules = 0, steps = 0;              // steps of 16 columns of a tile that are used
   bool mixed = false;                      // rows of one tile may have several slots
+  int stages = 0;                          // of slots, for products of batches (matmul_batch.h)
 };
 size_t wide_lora_bytes(int rows, int modules);
 /// u = A x for the modules at these sites, in `workspace`, which has wide_lora_bytes(): of the slots that is_wide()
