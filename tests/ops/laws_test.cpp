@@ -256,8 +256,8 @@ TEST_P(Laws, SlicesOfRowsAreInputs) {
 }
 
 /// Attends one row at `past` over `pages` and returns the result.
-KvShape small_cache(int page_size, int pages, DType dtype) {
-  return {.groups = {{.kind = KvGroup::Kind::attention, .layers = 1, .kv_heads = 1, .head_dim = 16, .window = 0}},
+KvShape small_cache(int page_size, int pages, DType dtype, int head_dim = 16) {
+  return {.groups = {{.kind = KvGroup::Kind::attention, .layers = 1, .kv_heads = 1, .head_dim = head_dim, .window = 0}},
           .page_size = page_size,
           .pages = pages,
           .dtype = dtype};
@@ -322,28 +322,32 @@ TEST_P(Laws, ACopiedPageHasAllLayers) {
 TEST_P(Laws, ALongPastIsTheSameAloneAndInCompany) {
   constexpr int kPast = 1100, kOthers = 300;  // more tasks than any machine's threads: then nobody's past is split
   Random random(26);
-  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
-    const auto kv = backend_->make_kv(small_cache(64, 18 + kOthers, dtype));
-    std::vector<int32_t> pages(18);
-    for (int i = 0; i < 18; ++i) pages[size_t(i)] = 17 - i;
-    attend_one(*backend_, *kv, 0, pages, random_rows(random, kPast, 16));
-    const HostMatrix next = random_rows(random, 1, 16);
-    const std::vector<float> alone = attend_one(*backend_, *kv, kPast, pages, next);
-
-    Batch batch;
-    batch.append(std::vector<int32_t>{0}, kPast, pages, Batch::Want::none);
-    for (int i = 0; i < kOthers; ++i)
-      batch.append(std::vector<int32_t>{0}, 0, std::vector<int32_t>{18 + i}, Batch::Want::none);
-    backend_->stream().bind(batch, kv.get());
-    HostMatrix all = random_rows(random, 1 + kOthers, 16);
-    std::copy_n(next.values.begin(), 16, all.values.begin());
-    const Tensor x = backend_->upload(all.values, all.rows, 16);
-    const std::vector<float> together =
-        read_output(*backend_, "out",
-                    backend_->stream().ops().attend(*kv, 0, x, x, x,
-                                                    {.heads = 1, .kv_heads = 1, .head_dim = 16, .scale = 0.3f}))
-            .values;
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin())) << to_string(dtype);
+  for (const int dim : {16, 64, 128}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+      const auto kv = backend_->make_kv(small_cache(64, 18 + kOthers, dtype, dim));
+      std::vector<int32_t> pages(18);
+      for (int i = 0; i < 18; ++i) pages[size_t(i)] = 17 - i;
+      attend_one(*backend_, *kv, 0, pages, random_rows(random, kPast, dim));
+      const HostMatrix next = random_rows(random, 1, dim);
+      const std::vector<float> alone = attend_one(*backend_, *kv, kPast, pages, next);
+      for (const int others : {11, kOthers}) {
+        Batch batch;
+        batch.append(std::vector<int32_t>{0}, kPast, pages, Batch::Want::none);
+        for (int i = 0; i < others; ++i)
+          batch.append(std::vector<int32_t>{0}, 0, std::vector<int32_t>{18 + i}, Batch::Want::none);
+        backend_->stream().bind(batch, kv.get());
+        HostMatrix all = random_rows(random, 1 + others, dim);
+        std::copy_n(next.values.begin(), dim, all.values.begin());
+        const Tensor x = backend_->upload(all.values, all.rows, dim);
+        const std::vector<float> together =
+            read_output(*backend_, "out",
+                        backend_->stream().ops().attend(*kv, 0, x, x, x,
+                                                        {.heads = 1, .kv_heads = 1, .head_dim = dim, .scale = 0.3f}))
+                .values;
+        EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin()))
+            << to_string(dtype) << ", heads of " << dim << ", " << others << " others";
+      }
+    }
   }
 }
 
@@ -465,22 +469,23 @@ TEST_P(Laws, ExpertsThatNobodyChoseAreNotRead) {
 }
 
 TEST_P(Laws, AReusedPageForgetsItsPast) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::i8})
-    for (const float bad : {float(NAN), float(INFINITY)}) {
-      SCOPED_TRACE(cat(to_string(dtype), ", ", bad));
-      Random random(25);
-      const auto kv = backend_->make_kv(small_cache(16, 2, dtype));
-      const HostMatrix mine = random_rows(random, 3, 16);
-      const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
-      HostMatrix poison = random_rows(random, 16, 16);
-      std::fill(poison.values.begin(), poison.values.end(), bad);
-      attend_one(*backend_, *kv, 0, {0}, poison);
-      EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "without giving the page back";
-      attend_one(*backend_, *kv, 0, {0}, poison);
-      const int32_t page = 0;
-      kv->release_pages({&page, 1});
-      EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "after giving the page back";
-    }
+  for (const int dim : {16, 64})
+    for (const DType dtype : {DType::f32, DType::bf16, DType::i8})
+      for (const float bad : {float(NAN), float(INFINITY)}) {
+        SCOPED_TRACE(cat(to_string(dtype), ", heads of ", dim, ", ", bad));
+        Random random(25);
+        const auto kv = backend_->make_kv(small_cache(16, 2, dtype, dim));
+        const HostMatrix mine = random_rows(random, 3, dim);
+        const std::vector<float> want = attend_one(*backend_, *kv, 0, {0}, mine);
+        HostMatrix poison = random_rows(random, 16, dim);
+        std::fill(poison.values.begin(), poison.values.end(), bad);
+        attend_one(*backend_, *kv, 0, {0}, poison);
+        EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "without giving the page back";
+        attend_one(*backend_, *kv, 0, {0}, poison);
+        const int32_t page = 0;
+        kv->release_pages({&page, 1});
+        EXPECT_EQ(attend_one(*backend_, *kv, 0, {0}, mine), want) << "after giving the page back";
+      }
 }
 
 }  // namespace

@@ -370,9 +370,10 @@ Tensor CudaOps::glu(Activation activation, Tensor gate, Tensor up) {
   return y;
 }
 
-HeadRows CudaOps::heads_of(const Tensor& t, int head_dim, const NormParams* norm) const {
+HeadRows CudaOps::heads_of(const Tensor& t, const Tensor& from, int head_dim, const NormParams* norm) const {
   if (!t) return {};
-  return {.x = data(t),
+  return {.x = data(from),
+          .y = data(t),
           .heads = t.cols() / head_dim,
           .norm = norm != nullptr ? data(norm->w) : nullptr,
           .eps = norm != nullptr ? norm->eps : 0,
@@ -383,20 +384,31 @@ void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_
                         const RopeParams& rope) {
   settle();
   BB_CHECK(head_dim <= kMaxHeadDim, "heads of ", head_dim);
-  q = make_writable(q);
-  if (k) k = make_writable(k);
   // A single head is a whole row, which lora_norm norms as one: in that order here too.
+  const auto alone = [&](const Tensor& t, const NormParams* norm) {
+    return norm != nullptr && t && t.cols() == head_dim && norm->w.cols() == head_dim;
+  };
+  // Heads of a step's only row go elsewhere, so that every block of attention may turn those that it reads.
+  const bool elsewhere = waits_ && fast_ && q.rows() == 1 && k && !alone(q, q_norm) && !alone(k, k_norm);
+  if (!elsewhere) {
+    q = make_writable(q);
+    if (k) k = make_writable(k);
+  }
   const auto norm_alone = [&](Tensor& t, const NormParams*& norm) {
-    if (norm == nullptr || !t || t.cols() != head_dim || norm->w.cols() != head_dim) return;
+    if (!alone(t, norm)) return;
     cuda::rms_norm(args_of(t, t, *norm), batch_, stream());
     norm = nullptr;
   };
   norm_alone(q, q_norm);
   norm_alone(k, k_norm);
+  const Tensor from_q = q, from_k = k;
+  if (elsewhere) q = pool_->make(1, q.cols()), k = pool_->make(1, k.cols());
   rotation_ = {.q = q,
                .k = k,
-               .q_heads = heads_of(q, head_dim, q_norm),
-               .k_heads = heads_of(k, head_dim, k_norm),
+               .from_q = from_q,
+               .from_k = from_k,
+               .q_heads = heads_of(q, from_q, head_dim, q_norm),
+               .k_heads = heads_of(k, from_k, head_dim, k_norm),
                .rope = {.inv_freq = frequencies(rope.inv_freq),
                         .half = int(rope.inv_freq.size()),
                         .attention_factor = rope.attention_factor,
@@ -421,14 +433,6 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads && kv.value_dim == a.value_dim && a.values() > 0,
            "heads of ", a.head_dim);
   settle_product();
-  if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
-    const WaitingRotation waiting = *std::exchange(rotation_, {});
-    settle_norm();
-    norm_rope_append(waiting.q_heads, waiting.k_heads, values, waiting.rope, kv, batch_, stream());
-  } else {
-    settle();
-    if (k) append_kv(kv, data(k), values, batch_, stream());
-  }
   apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), a.heads * a.values());
   AttendWorkspace workspace;
@@ -438,15 +442,30 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
     workspace.partials = reinterpret_cast<float*>(address(*partials));
     workspace.arrived = reinterpret_cast<uint32_t*>(attend_counters_.at_least(attend_counters(a.heads)));
   }
-  cuda::attend({.kv = kv,
-                .q = data(q),
-                .out = data(out),
-                .heads = a.heads,
-                .window = a.window,
-                .scale = a.scale,
-                .soft_cap = a.soft_cap,
-                .sinks = a.sinks ? data(a.sinks) : nullptr},
-               batch_, workspace, stream());
+  const AttendArgs args = {.kv = kv,
+                           .q = data(q),
+                           .out = data(out),
+                           .heads = a.heads,
+                           .window = a.window,
+                           .scale = a.scale,
+                           .soft_cap = a.soft_cap,
+                           .sinks = a.sinks ? data(a.sinks) : nullptr,
+                           .exact = !fast_};
+  if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
+    const WaitingRotation waiting = *std::exchange(rotation_, {});
+    settle_norm();
+    if (waiting.from_q.buffer() != waiting.q.buffer() && values != nullptr && batch_.rows == 1 &&
+        has_attend_mma(args) && is_common(waiting.q_heads, waiting.k_heads, a.head_dim, waiting.rope)) {
+      rotate_and_attend(args, {.q = waiting.q_heads, .k = waiting.k_heads, .v = values, .rope = waiting.rope}, batch_,
+                        workspace, stream());
+      return out;
+    }
+    norm_rope_append(waiting.q_heads, waiting.k_heads, values, waiting.rope, kv, batch_, stream());
+  } else {
+    settle();
+    if (k) append_kv(kv, data(k), values, batch_, stream());
+  }
+  cuda::attend(args, batch_, workspace, stream());
   return out;
 }
 

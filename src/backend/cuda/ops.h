@@ -127,7 +127,7 @@ class CudaOps final : public Ops {
   bool add_product(Tensor& x, Tensor& delta);
   /// Whether the rotation that waits made q and k, and v can go to the pages with it.
   bool fills_pages(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& a) const;
-  HeadRows heads_of(const Tensor& t, int head_dim, const NormParams* norm) const;
+  HeadRows heads_of(const Tensor& t, const Tensor& from, int head_dim, const NormParams* norm) const;
   /// What multiplies stacks: a stage, tensor cores with tiles of 64 rows, or what can do every format.
   enum class ExpertKernel : uint8_t { stage, wide, few };
   ExpertKernel kernel_of(const Routing& routing, const Weight& stack) const;
@@ -191,7 +191,8 @@ class CudaOps final : public Ops {
     Tensor out;  // not written yet
   };
   struct WaitingRotation {
-    Tensor q, k;  // not rotated yet
+    Tensor q, k;            // not rotated yet
+    Tensor from_q, from_k;  // what they will be made of
     HeadRows q_heads, k_heads;
     RopeArgs rope;
     int head_dim = 0;

@@ -320,6 +320,27 @@ void add_attend(Cases& cases) {
     add("spans_" + type,
         {.heads = 4, .kv_heads = 2, .head_dim = 32, .page_size = 64, .pieces = {{1500, 1}}, .cached = cached});
   }
+  // Few rows, which tensor cores take too: tiles of 16 tokens, up to four heads that share keys, and pasts of more
+  // tiles than there are strands.
+  for (const DType cached : {DType::bf16, DType::i8}) {
+    const std::string type(to_string(cached));
+    const auto few = [&](const std::string& what, AttendSpec spec) {
+      spec.cached = cached;
+      add("few_" + what + "_" + type, spec);
+    };
+    for (const int dim : {64, 128}) {
+      const std::vector<Piece> pieces = {{1100, 1}, {0, 1}, {15, 1}, {16, 1}, {200, 2}};
+      few("dim" + std::to_string(dim), {.heads = 4, .head_dim = dim, .page_size = 64, .pieces = pieces});
+    }
+    for (const auto& [heads, kv_heads] : {std::pair(1, 1), {5, 1}, {6, 3}, {14, 2}})
+      few("heads" + std::to_string(heads) + "_" + std::to_string(kv_heads),
+          {.heads = heads, .kv_heads = kv_heads, .head_dim = 64, .page_size = 32, .pieces = {{70, 1}, {33, 2}}});
+    for (const int window : {1, 16, 100})
+      few("window" + std::to_string(window),
+          {.heads = 4, .kv_heads = 1, .head_dim = 64, .window = window, .pieces = {{1200, 1}, {31, 1}}});
+    few("sharp", {.heads = 2, .head_dim = 128, .pieces = {{300, 1}, {7, 3}}, .sharpness = 12});
+    few("sinks", {.heads = 6, .head_dim = 64, .pieces = {{500, 1}, {31, 1}}, .sinks = true});
+  }
   // Latents: values are a part of keys.
   add("latent", {.heads = 6, .head_dim = 24, .pieces = {{20, 3}, {0, 2}}, .value_dim = 16});
   add("latent_first_token", {.heads = 2, .head_dim = 6, .value_dim = 4});

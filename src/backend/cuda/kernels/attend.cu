@@ -2,12 +2,16 @@
 // segments of several rows take attend_tiles.cuh where a cache has tiles.
 #include "backend/cuda/kernels/attend_few.cuh"
 #include "backend/cuda/kernels/attend_tiles.h"
+#include "backend/cuda/kernels/past_tile.cuh"
 
 namespace bumblebee::cuda {
 
 /// Scores that are capped, values within keys, and heads of more than kCommonHeadDim.
 void attend_other(const AttendArgs& args, const BatchView& batch, const AttendWorkspace& workspace, bool lone,
                   cudaStream_t stream);
+/// Where has_attend_mma() says so.
+void attend_mma(const AttendArgs& args, const BatchView& batch, const AttendWorkspace& workspace, bool lone,
+                cudaStream_t stream);
 
 namespace {
 
@@ -28,6 +32,7 @@ void run(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& wor
 
 }  // namespace
 
+static_assert(kPastSplits <= kSplits);
 size_t attend_partials(int rows, int heads, int values) {
   return rows > kSplitRows ? 0 : size_t(rows) * size_t(heads) * kSplits * size_t(2 + values) * sizeof(float);
 }
@@ -37,6 +42,7 @@ size_t attend_counters(int heads) { return size_t(kSplitRows) * size_t(heads) * 
 void attend(const AttendArgs& a, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream) {
   const bool lone = batch.segment_count > 0 && has_attend_tiles(a.kv, a.soft_cap > 0);  // the others are tiles'
   if (lone) attend_tiles(a, batch, stream);
+  if (has_attend_mma(a)) return attend_mma(a, batch, workspace, lone, stream);
   if (a.soft_cap > 0 || a.kv.value_dim > 0 || a.kv.head_dim > kCommonHeadDim)
     return attend_other(a, batch, workspace, lone, stream);
   switch (a.kv.element) {

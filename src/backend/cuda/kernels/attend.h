@@ -3,9 +3,17 @@
 
 #include <cuda_runtime_api.h>
 
-#include "backend/cuda/kernels/views.h"
+#include "backend/cuda/kernels/rope.h"
 
 namespace bumblebee::cuda {
+
+/// What comes before attention of one row, where it is part of it: norms and rotations of q and k, and their and v's
+/// way to the pages.
+struct AttendRotation {
+  HeadRows q, k;
+  const float* v = nullptr;
+  RopeArgs rope;
+};
 
 struct AttendArgs {
   KvView kv;
@@ -15,6 +23,7 @@ struct AttendArgs {
   float scale = 1;
   float soft_cap = 0;            // 0: none
   const float* sinks = nullptr;  // [heads], or null
+  bool exact = false;            // no tensor cores
 };
 
 /// A row's past may be split over blocks that join their results.
@@ -26,6 +35,12 @@ struct AttendWorkspace {
 size_t attend_partials(int rows, int heads, int values);
 size_t attend_counters(int heads);
 
+/// Whether rows of few take attend_mma.cuh.
+bool has_attend_mma(const AttendArgs& args);
+/// The same of a batch of one row whose q, and what is in the pages, `rotation` (is_common()) makes; where
+/// has_attend_mma() says so.
+void rotate_and_attend(const AttendArgs& args, const AttendRotation& rotation, const BatchView& batch,
+                       const AttendWorkspace& workspace, cudaStream_t stream);
 /// out = softmax(scale·q·k)·v, with what AttentionParams says; the batch's rows are in the pages.
 void attend(const AttendArgs& args, const BatchView& batch, const AttendWorkspace& workspace, cudaStream_t stream);
 

@@ -60,10 +60,6 @@ __device__ __forceinline__ bool gate_is_through(uint64_t* gate, uint32_t parity)
                : "memory");
   return done != 0;
 }
-/// Multiples of 16 bytes, at such addresses.
-__device__ __forceinline__ void prefetch_bulk(const void* from, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 /// Brings units to L2 from a block's `unit` on, eight rows at a time, which lie one after the other; as fast as memory
 /// has them, so that x waits for few. Until `stop` says so. Returns how many units are left.
 template <class Stop>

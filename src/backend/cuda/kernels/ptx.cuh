@@ -109,6 +109,10 @@ __device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, int byt
                "l"(from), "r"(bytes), "r"(shared_address(gate))
                : "memory");
 }
+/// Asks L2 for multiples of 16 bytes, at such addresses.
+__device__ __forceinline__ void prefetch_bulk(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 /// A box of a tensor (CUtensorMap).
 __device__ __forceinline__ void copy_box(uint32_t to, const void* map, int x, int y, int z, uint64_t* gate,
                                          uint64_t policy) {
@@ -150,6 +154,14 @@ __device__ __forceinline__ void wait_counter(const uint32_t* counter, uint32_t l
   do {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
   } while (v < least);
+}
+
+/// Raises a counter by one and returns what it was: this thread's writes before are seen by who finds it raised, and it
+/// sees theirs.
+__device__ __forceinline__ uint32_t add_to_counter(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
 }
 
 /// Raises a counter by one; who sees it with wait_counter() sees what this thread wrote before.

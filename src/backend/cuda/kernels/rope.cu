@@ -27,9 +27,9 @@ __device__ inline void rotate(const Warp& at, const HeadRows& q, const HeadRows&
                               const Rotation& rotation) {
   const HeadRows& heads = at.head < q.heads ? q : k;
   const int number = at.head < q.heads ? at.head : at.head - q.heads;
-  float* x = heads.x + (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
-  norm_rope_head(heads, x, dim, half, rotation, at.lane, at.scratch);
-  for (int i = at.lane; i < dim; i += kWarp) __stcg(x + i, at.scratch[i]);
+  const size_t first = (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
+  norm_rope_head(heads, heads.x + first, dim, half, rotation, at.lane, at.scratch);
+  for (int i = at.lane; i < dim; i += kWarp) __stcg(heads.y + first + i, at.scratch[i]);
 }
 
 __global__ void norm_rope_kernel(HeadRows q, HeadRows k, int dim, RopeArgs rope, BatchView batch) {
@@ -97,11 +97,11 @@ __global__ void any_kernel(HeadRows q, HeadRows k, const float* v, int dim, Rope
     const bool query = at.head < q.heads;
     const HeadRows& heads = query ? q : k;
     const int number = query ? at.head : at.head - q.heads, position = batch.positions[at.row];
-    float* const x = heads.x + (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
+    const size_t first = (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
     const bool of_long = rope.long_inv_freq != nullptr && batch.stretched[at.row] != 0;
-    norm_rope_any(heads, x, dim, rope, of_long ? rope.long_inv_freq : rope.inv_freq, position,
+    norm_rope_any(heads, heads.x + first, dim, rope, of_long ? rope.long_inv_freq : rope.inv_freq, position,
                   query && rope.query_growth != 0 ? query_factor(rope, position) : 1.0f, at.lane, at.scratch);
-    for (int i = at.lane; i < dim; i += kWarp) __stcg(x + i, at.scratch[i]);
+    for (int i = at.lane; i < dim; i += kWarp) __stcg(heads.y + first + i, at.scratch[i]);
     if (Append && !query) append<T>(kv, 0, number, place, at.scratch, at.lane);
     return;
   }
@@ -109,13 +109,6 @@ __global__ void any_kernel(HeadRows q, HeadRows k, const float* v, int dim, Rope
   take_head<kMaxHeadDim>(v + (size_t(at.row) * size_t(kv.kv_heads) + size_t(head)) * size_t(dim), dim, at.lane,
                          at.scratch);
   append<T>(kv, 1, head, place, at.scratch, at.lane);
-}
-
-/// Whether registers hold it: what most models have.
-bool is_common(const HeadRows& q, const HeadRows& k, int dim, const RopeArgs& rope) {
-  const auto whole = [&](const HeadRows& heads) { return heads.norm == nullptr || heads.normed == dim; };
-  return dim <= kCommonHeadDim && whole(q) && whole(k) && rope.first == 0 && !rope.interleaved &&
-         rope.long_inv_freq == nullptr && rope.query_growth == 0;
 }
 
 /// The same for many rows, of heads that are rotated whole: a block for each row, whose warps share its angles among
@@ -139,10 +132,10 @@ __global__ void __launch_bounds__(kRowHeads* kWarp)
       for (int j = 0; j < 2 * Pairs; ++j) norm[j] = __ldg(heads.norm + j * kWarp + lane);
     }
     for (int head = from; head < to; head += kRowHeads) {
-      float* const at = heads.x + (size_t(row) * size_t(heads.heads) + size_t(head)) * kDim + lane;
+      const size_t at = (size_t(row) * size_t(heads.heads) + size_t(head)) * kDim + size_t(lane);
       float x[2 * Pairs];
 #pragma unroll
-      for (int j = 0; j < 2 * Pairs; ++j) x[j] = __ldcg(at + j * kWarp);
+      for (int j = 0; j < 2 * Pairs; ++j) x[j] = __ldcg(heads.x + at + j * kWarp);
       if (heads.norm != nullptr) {
         float squares = 0;
 #pragma unroll
@@ -156,8 +149,8 @@ __global__ void __launch_bounds__(kRowHeads* kWarp)
         const float a = x[j] * rotation.cosine[j] - x[j + Pairs] * rotation.sine[j],
                     b = x[j + Pairs] * rotation.cosine[j] + x[j] * rotation.sine[j];
         x[j] = a, x[j + Pairs] = b;
-        __stcg(at + j * kWarp, a);
-        __stcg(at + kHalf + j * kWarp, b);
+        __stcg(heads.y + at + j * kWarp, a);
+        __stcg(heads.y + at + kHalf + j * kWarp, b);
       }
       done(head, x);
     }
@@ -197,6 +190,12 @@ void with_type(Element element, const F& f) {
 dim3 blocks(int rows, int heads) { return {unsigned((rows * heads + kHeads - 1) / kHeads)}; }
 
 }  // namespace
+
+bool is_common(const HeadRows& q, const HeadRows& k, int dim, const RopeArgs& rope) {
+  const auto whole = [&](const HeadRows& heads) { return heads.norm == nullptr || heads.normed == dim; };
+  return dim <= kCommonHeadDim && whole(q) && whole(k) && rope.first == 0 && !rope.interleaved &&
+         rope.long_inv_freq == nullptr && rope.query_growth == 0;
+}
 
 void norm_rope(const HeadRows& q, const HeadRows& k, int head_dim, const RopeArgs& rope, const BatchView& batch,
                cudaStream_t stream) {

@@ -19,15 +19,18 @@ struct RopeArgs {
   int query_span = 1;
 };
 
-/// Heads of one kind: x [rows, heads·head_dim], in place. None: x is null.
+/// Heads of one kind: x [rows, heads·head_dim], and where they go, which may be x. None: x is null.
 struct HeadRows {
-  float* x = nullptr;
+  const float* x = nullptr;
+  float* y = nullptr;
   int heads = 0;
   const float* norm = nullptr;  // [normed], or null
   float eps = 0;
   int normed = 0;  // of a head's first features
 };
 
+/// Whether registers hold it: what most models have.
+bool is_common(const HeadRows& q, const HeadRows& k, int head_dim, const RopeArgs& rope);
 /// Per head: norm, then rotation at the batch's positions.
 void norm_rope(const HeadRows& q, const HeadRows& k, int head_dim, const RopeArgs& rope, const BatchView& batch,
                cudaStream_t stream);

@@ -53,11 +53,10 @@ __device__ inline Rotation rotation_of(const RopeArgs& rope, const float* norm, 
   return r;
 }
 
-/// One head, normed and rotated, from memory to `to` [dim]. What other kernels wrote is read from L2: this one may have
-/// begun before them.
-__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half, const Rotation& r,
-                                      int lane, float* to) {
-  HeadLane x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
+/// One head, normed and rotated, from memory, of which x is what a lane has, to `to` [dim]. What other kernels wrote is
+/// read from L2: this one may have begun before them.
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, HeadLane x, int dim, int half,
+                                      const Rotation& r, int lane, float* to) {
   if (heads.norm != nullptr) {
     // In the order of rms_norm over one head (rows.cu): a lane's elements upwards.
     float squares = 0;
@@ -94,6 +93,12 @@ __device__ inline void norm_rope_head(const HeadRows& heads, const float* head, 
     if (i < dim) to[i] = x.rest[j];
   }
   __syncwarp();
+}
+
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half, const Rotation& r,
+                                      int lane, float* to) {
+  const HeadLane x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
+  norm_rope_head(heads, head, x, dim, half, r, lane, to);
 }
 
 /// RopeParams::query_factor.
