@@ -309,7 +309,7 @@ class Bench {
     return s;
   }
   void flush() const {
-    if (!linked_.empty()) CHECK_CUDA(launch_chain(linked_.data(), int(linked_.size()), counters_, stream));
+    if (!linked_.empty()) CHECK_CUDA(launch_chain(linked_.data(), int(linked_.size()), {}, counters_, stream));
     linked_.clear();
   }
   /// One row: what comes before flush() is a chain, as the backend has it.

@@ -278,7 +278,8 @@ void CudaOps::launch_product() {
 void CudaOps::launch_links() {
   const std::vector<ProductStage> links = std::exchange(links_, {});
   apart_ = true;
-  check(launch_chain(links.data(), int(links.size()), chain_counters_.at_least(chain_counters()), device_->compute()),
+  check(launch_chain(links.data(), int(links.size()), std::exchange(ahead_, {}),
+                     chain_counters_.at_least(chain_counters()), device_->compute()),
         "products");
 }
 
@@ -433,6 +434,16 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   BB_CHECK(kv.head_dim == a.head_dim && kv.kv_heads == a.kv_heads && kv.value_dim == a.value_dim && a.values() > 0,
            "heads of ", a.head_dim);
   settle_product();
+  if (!links_.empty()) {
+    ahead_ = {.pages = batch_.pages,
+              .cached = batch_.cached,
+              .first_page = batch_.first_page,
+              .at = int64_t(kv.layer_at),
+              .page_size = kv.page_size,
+              .window = a.window,
+              .pieces = kv.kept() * kv.kv_heads,
+              .piece = int32_t(kv.head_bytes)};
+  }
   apart_ = false;  // the next product is: its blocks come while those before attention leave, and must spread evenly
   Tensor out = pool_->make(q.rows(), a.heads * a.values());
   AttendWorkspace workspace;

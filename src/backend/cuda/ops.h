@@ -210,6 +210,7 @@ class CudaOps final : public Ops {
   /// Products that are set up and follow each other (product_chain.h). They hold no tensors: whoever takes memory that
   /// is free by now is enqueued after them.
   std::vector<ProductStage> links_;
+  PastAhead ahead_;  // what the chain is followed by
   std::optional<WaitingWide> wide_;
   std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;

@@ -1,6 +1,7 @@
 // Products that follow each other, as one kernel: the bits that they have one by one.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 
 #include "backend/cuda/kernels/product_chain.h"
@@ -208,8 +209,8 @@ TEST_F(ProductChain, HasTheBitsOfItsLinks) {
         for (int round = 0; round < 12; ++round) {  // chains of one to four, again and again
           const int first = round % kMostLinks;
           const std::vector<float> chained = links.run([&](const std::vector<ProductStage>& all) {
-            if (first > 0) require(launch_chain(all.data(), first, counters.get(), nullptr));
-            require(launch_chain(all.data() + first, kMostLinks - first, counters.get(), nullptr));
+            if (first > 0) require(launch_chain(all.data(), first, {}, counters.get(), nullptr));
+            require(launch_chain(all.data() + first, kMostLinks - first, {}, counters.get(), nullptr));
           });
           ASSERT_EQ(0, std::memcmp(apart.data(), chained.data(), apart.size() * sizeof(float)))
               << m.hidden << " hidden, scales " << int(scale) << (head ? ", head" : "") << ", first of " << first;
@@ -248,14 +249,45 @@ TEST_F(ProductChain, AppliesAdaptersAsItsLinksDo) {
             std::vector<ProductStage> set;
             for (const ProductStage& stage : all) set.push_back(links.next(stage));
             if (round == 7) require(launch_stage(set[0], nullptr));
-            if (round < 7 && first > 0) require(launch_chain(set.data(), int(first), counters.get(), nullptr));
+            if (round < 7 && first > 0) require(launch_chain(set.data(), int(first), {}, counters.get(), nullptr));
             const size_t done = round == 7 ? 1 : first;
-            require(launch_chain(set.data() + done, int(kMostLinks - done), counters.get(), nullptr));
+            require(launch_chain(set.data() + done, int(kMostLinks - done), {}, counters.get(), nullptr));
           });
           ASSERT_EQ(0, std::memcmp(apart.data(), chained.data(), apart.size() * sizeof(float)))
               << m.hidden << " hidden, " << c.ranks << " ranks" << (head ? ", head" : "") << ", round " << round;
         }
       }
+    }
+}
+
+/// Pages are read for L2 alone, each where the batch says it is.
+TEST_F(ProductChain, BringsAPastAlong) {
+  constexpr int kPages = 40, kPageSize = 16, kPiece = 4096, kPieces = 4, kAt = 256;
+  Links links({2048, 6144, 2048, 1024, 40}, ScaleType::bf16, false);
+  OnDevice<std::byte> counters(chain_counters()), memory(size_t(kPages) * (kAt + kPieces * kPiece));
+  std::vector<const uint8_t*> pages;
+  for (int i = kPages; i > 0; --i)
+    pages.push_back(reinterpret_cast<const uint8_t*>(memory.get()) + size_t(i - 1) * (kAt + kPieces * kPiece));
+  const OnDevice<const uint8_t*> table(std::span<const uint8_t* const>{pages});
+  const std::vector<float> without = links.run([&](const std::vector<ProductStage>& all) {
+    require(launch_chain(all.data(), kMostLinks, {}, counters.get(), nullptr));
+  });
+  for (const int32_t last : {-1, 0, kPageSize - 1, kPageSize, (kPages - 3) * kPageSize - 1})
+    for (const int32_t window : {0, 20}) {
+      const std::array<int32_t, 2> row = {last, 3};  // its pages begin with the fourth
+      const OnDevice<int32_t> of_row(std::span<const int32_t>{row});
+      const PastAhead ahead = {.pages = table.get(),
+                               .cached = of_row.get(),
+                               .first_page = of_row.get() + 1,
+                               .at = kAt,
+                               .page_size = kPageSize,
+                               .window = window,
+                               .pieces = kPieces,
+                               .piece = kPiece};
+      const std::vector<float> with = links.run([&](const std::vector<ProductStage>& all) {
+        require(launch_chain(all.data(), kMostLinks, ahead, counters.get(), nullptr));
+      });
+      EXPECT_EQ(0, std::memcmp(without.data(), with.data(), with.size() * sizeof(float))) << last << ", " << window;
     }
 }
 
@@ -266,7 +298,7 @@ TEST_F(ProductChain, RefusesWhatIsNoLink) {
   const auto refused = [&](const auto& change) {
     ProductStage s = good;
     change(s);
-    return !fits_chain(s) && launch_chain(&s, 1, counters.get(), nullptr) == cudaErrorInvalidValue;
+    return !fits_chain(s) && launch_chain(&s, 1, {}, counters.get(), nullptr) == cudaErrorInvalidValue;
   };
   EXPECT_TRUE(refused([](ProductStage& s) { s.rows = 2; }));
   EXPECT_TRUE(refused([](ProductStage& s) { s.exact = true; }));
@@ -278,9 +310,9 @@ TEST_F(ProductChain, RefusesWhatIsNoLink) {
   EXPECT_TRUE(refused([](ProductStage& s) { s.experts.slots = 1; }));
   EXPECT_TRUE(refused([](ProductStage& s) { s.input.kind = StageInput::Kind::digits; }));
   const std::vector<ProductStage> many(kMostLinks + 1, good);
-  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), kMostLinks + 1, counters.get(), nullptr));
-  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 0, counters.get(), nullptr));
-  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 1, nullptr, nullptr));
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), kMostLinks + 1, {}, counters.get(), nullptr));
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 0, {}, counters.get(), nullptr));
+  EXPECT_EQ(cudaErrorInvalidValue, launch_chain(many.data(), 1, {}, nullptr, nullptr));
 }
 
 }  // namespace

@@ -180,11 +180,13 @@ bool fits_chain(const ProductStage& stage) {
 }
 size_t chain_counters() { return size_t(kMostLinks) * kCounterApart * sizeof(uint32_t); }
 
-cudaError_t launch_chain(const ProductStage* stages, int count, void* counters, cudaStream_t stream) {
+cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead& ahead, void* counters,
+                         cudaStream_t stream) {
   if (!card().whole || count < 1 || count > kMostLinks || counters == nullptr) return cudaErrorInvalidValue;
   ChainArgs c = {};
   c.links = count;
   c.arrived = static_cast<uint32_t*>(counters);
+  c.ahead = ahead;
   const ProductArgs* planned[kMostLinks] = {};
   int blocks = 0, runs = 0;
   for (int i = 0; i < count; ++i) {

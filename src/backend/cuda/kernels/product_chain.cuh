@@ -34,6 +34,7 @@ struct ChainArgs {
   int32_t links;
   uint32_t* arrived;
   ChainShared shared;
+  PastAhead ahead;
 };
 using ChainKernel = void (*)(ChainArgs);
 /// `runs`: of adapters, the most of a warp and link (kMostRuns); 0: there are none.
@@ -44,6 +45,8 @@ inline constexpr int kAskedForX = 1;
 /// Units that a block brings to L2 while its ring is full before it has x, and how long half a slab's bytes take it, in
 /// cycles, when all blocks do so.
 inline constexpr int kUnitsAhead = 2, kPrefetchCycles = 700;
+/// What of a past L2 has room for beside what else passes it, and how fast a block asks for it.
+inline constexpr int kMostPastAhead = 24 << 20, kPastBytesOfCycle = 16;
 /// Adapters have a warp of their own, the last.
 constexpr int chain_threads(bool lora) { return kWorkingThreads + 32 + (lora ? 32 : 0); }
 
@@ -83,6 +86,21 @@ __device__ __forceinline__ int prefetch_units(const ProductArgs& a, int unit, in
     }
   }
   return units;
+}
+/// Brings the newest tokens to L2, about as fast as memory has them. Until `stop` says so.
+template <class Stop>
+__device__ __forceinline__ void prefetch_past(const PastAhead& past, const Stop& stop) {
+  const int last = past.cached[0], begin = past.window > 0 ? max(0, last - past.window + 1) : 0;
+  if (last < 0) return;
+  const uint8_t* const* const pages = past.pages + past.first_page[0];
+  const int newest = last / past.page_size, units = (newest + 1 - begin / past.page_size) * past.pieces;
+#pragma unroll 1
+  for (int unit = int(blockIdx.x); unit < min(units, kMostPastAhead / past.piece); unit += int(gridDim.x)) {
+    prefetch_bulk(pages[newest - unit / past.pieces] + past.at + int64_t(unit % past.pieces) * past.piece, past.piece);
+    const int64_t start = clock64();
+    while (clock64() - start < past.piece / kPastBytesOfCycle)
+      if (stop()) return;
+  }
 }
 #endif
 
@@ -137,6 +155,7 @@ __device__ __forceinline__ void copy_chain(const ChainArgs& c, uint8_t* ring, Ch
       }
     }
   }
+  if (c.ahead.pieces > 0) prefetch_past(c.ahead, [&] { return *waits < 0; });
 #endif
 }
 
@@ -354,6 +373,7 @@ __device__ __forceinline__ void run_chain(const ChainArgs& c) {
     if (l + 1 < c.links && lane == 0) raise_counter(c.arrived + l * kCounterApart);
   }
   if (warp == kConsumers && lane == 0) {  // this block has seen all there was to wait for
+    *waits = -1;
     uint32_t* left = c.arrived + (kMostLinks - 1) * kCounterApart;
     if (atomicAdd(left, 1u) + 1 == gridDim.x)
       for (int i = 0; i < kMostLinks; ++i) c.arrived[i * kCounterApart] = 0;

@@ -139,7 +139,7 @@ inline constexpr int kChainDepth = 10;
 inline constexpr int kChainBuffers = 2;
 struct ChainGates {
   uint64_t full[kChainDepth], empty[kChainDepth];
-  int32_t waits;  // for x of a link
+  int32_t waits;  // for x of a link: 1; -1: all is done
 };
 /// Of A, 32 octets of a rank: what a warp that rounds has of x at a time (row_norm.cuh), and sums by itself
 /// (low_rank.cuh).
