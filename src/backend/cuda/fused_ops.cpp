@@ -263,8 +263,12 @@ void CudaOps::launch_product() {
   if (waits_ && fits_chain(stage)) {
     chain_counters_.at_least(chain_counters());  // not while a step is recorded
     if (pool_->keeps_all()) {                    // of such a step: no memory is given back meanwhile
-      if (links_.size() == size_t(kMostLinks)) launch_links();
       links_.push_back(stage);
+      if (!fit_chain(links_.data(), int(links_.size()))) {  // it begins the next one
+        links_.pop_back();
+        launch_links();
+        links_.push_back(stage);
+      }
       return;
     }
   }

@@ -224,10 +224,14 @@ TEST_F(ProductChain, AppliesAdaptersAsItsLinksDo) {
     std::vector<Links::LowRank> terms;
     int ranks, without = -1;
   };
-  const Case cases[] = {{{{16}}, 16}, {{{5}}, 16, 1}, {{{4}, {11, true}, {1}}, 32}, {{{24, true}}, 24, 4}, {{{40}}, 40},
-                        {{{16}}, 16}, {{}, 16}};
-  const Lengths lengths[] = {
-      {4096, 12288, 4096, 1024, 3000}, {2560, 9728, 4096, 1024, 700}, {2048, 6144, 2048, 1024, 40}};
+  const Case cases[] = {
+      {{{16}}, 16}, {{{5}}, 16, 1}, {{{4}, {11, true}, {1}}, 32}, {{{24, true}}, 24, 4},
+      {{{40}}, 40}, {{{16}}, 32},  // blocks that have ranks which no term has, and sums of nothing to tell
+      {{{16}}, 16}, {{}, 16}};
+  const Lengths lengths[] = {{4096, 12288, 4096, 1024, 3000},
+                             {2560, 9728, 4096, 1024, 700},
+                             {2048, 6144, 2048, 1024, 40},
+                             {2048, 8192, 2048, 512, 700}};
   OnDevice<std::byte> counters(chain_counters());
   for (const Lengths& m : lengths)
     for (const bool head : {false, true}) {

@@ -263,6 +263,21 @@ TEST(ProductPlan, LinksWithAdaptersShareABlock) {
   EXPECT_FALSE(plan_link(with_ranks(stage_of({256}, 4096), 24), kH100, a)) << "16 blocks";
 }
 
+/// Qwen3-14B's with adapters of rank 16 on a card with 99 KB for a block: one link has the longest x, another the most
+/// ranks.
+TEST(ProductPlan, LinksThatFitMayNotFitTogether) {
+  const ProductCard small = ProductCard::of(170, 102400, 1024, 101376, true);
+  const ProductStage stages[] = {with_ranks(stage_of({5120}, 5120), 16), with_ranks(pair_of(17408, 5120), 16),
+                                 with_ranks(stage_of({5120}, 17408), 16)};
+  std::vector<ProductArgs> args(3);
+  std::vector<const ProductArgs*> links;
+  for (size_t i = 0; i < args.size(); ++i) {
+    ASSERT_TRUE(plan_link(stages[i], small, args[i])) << i;
+    links.push_back(&args[i]);
+    EXPECT_EQ(plan_chain(links, small).total <= small.alone, i < 2) << i;
+  }
+}
+
 TEST(ProductPlan, WhatIsNoLink) {
   const auto is_link = [](const ProductStage& stage, const ProductCard& card = kH100) {
     ProductArgs a = {};

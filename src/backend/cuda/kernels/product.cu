@@ -178,6 +178,16 @@ bool fits_chain(const ProductStage& stage) {
   ProductArgs a = {};
   return card().whole && is_valid(stage) && plan_link(stage, card().plan, a);
 }
+bool fit_chain(const ProductStage* stages, int count) {
+  ProductArgs a[kMostLinks];
+  const ProductArgs* planned[kMostLinks] = {};
+  if (!card().whole || count < 1 || count > kMostLinks) return false;
+  for (int i = 0; i < count; ++i) {
+    planned[i] = a + i;
+    if (!is_valid(stages[i]) || !plan_link(stages[i], card().plan, a[i])) return false;
+  }
+  return plan_chain({planned, size_t(count)}, card().plan).total <= card().plan.alone;
+}
 size_t chain_counters() { return size_t(kMostLinks) * kCounterApart * sizeof(uint32_t); }
 
 cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead& ahead, void* counters,
@@ -201,6 +211,7 @@ cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead&
   LinkShifts shifts(blocks);
   for (int i = 0; i < count; ++i) c.link[i].shift = shifts.next(c.link[i].args.units);
   c.shared = plan_chain({planned, size_t(count)}, card().plan);
+  if (c.shared.total > card().plan.alone) return cudaErrorInvalidValue;
   const ChainKernel kernel = chain_kernel_4bit(runs);
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().plan.alone);

@@ -305,20 +305,29 @@ __device__ __forceinline__ void finish_link(const ChainLink& link, const float* 
   }
 }
 
-/// All of the work of the warp that adapters have. It looks for a link while the others work on the one before.
+/// All of the work of the warp that adapters have. It looks for a link while the others work on the one before; where
+/// that one's sums are there already, they come first.
 __device__ __forceinline__ void adapt_chain(const ChainArgs& c, ChainLora& lora, uint32_t lane) {
+#if __CUDA_ARCH__ >= 900
   int formed = 0;
 #pragma unroll 1
   for (int l = -1; l < c.links; ++l) {
     LinkTiles tiles = {};
+    bool late = false;
     if (l >= 0) {
       const int first = first_unit_of(c.link[l].shift), left = c.link[l].args.units - first, stride = int(gridDim.x);
       tiles = {{first, stride, 0}, left > 0 ? (left + stride - 1) / stride : 0};
       ask_changes(c.link[l].args, lora, l, tiles, lane);
+      late = __all_sync(0xffffffffu, gate_is_through(lora.summed + l, 0));
     }
-    if (l + 1 < c.links) find_link(c.link[l + 1].args, lora, l + 1, lane);
+#pragma unroll 1
+    for (int step = 0; step < 2; ++step) {
+      if ((step == 0) == late && l >= 0 && c.link[l].args.lora.ranks > 0) tell_pieces(c.link[l].args, lora, l, lane);
+      if ((step == 0) != late && l + 1 < c.links) find_link(c.link[l + 1].args, lora, l + 1, lane);
+    }
     if (l >= 0) form_changes(c.link[l].args, lora, l, tiles, formed, lane);
   }
+#endif
 }
 
 /// Runs: of A, the most of a warp and link; 0: no adapters.
@@ -356,10 +365,15 @@ __device__ __forceinline__ void run_chain(const ChainArgs& c) {
     const RoundTarget to = {shared + c.shared.digits, reinterpret_cast<StepGroup*>(shared + c.shared.steps), 2, 0};
     const RoundWork work = {a.input, a.in, 0, false, a.slabs * Shape::kWidth * (kStageInputs / 32)};
     const WaitsForLink wait = {l > 0 ? c.arrived + (l - 1) * kCounterApart : nullptr, waits, warp, lane};
-    if constexpr (Runs > 0)
-      round_one<kWorkingThreads>(work, to, partials, take_runs<Runs>(a, lora, l, warp, lane), wait);
-    else
+    if constexpr (Runs > 0) {
+      const RunsOfWarp<Runs> own = take_runs<Runs>(a, lora, l, warp, lane);
+      round_one<kWorkingThreads>(work, to, partials, own, [&] {
+        wait();
+        own.begin();
+      });
+    } else {
       round_one<kWorkingThreads>(work, to, partials, VisitsNone{}, wait);
+    }
     barrier_sync<kWorkersBarrier>(kWorkingThreads);
     if (warp < kConsumers) {
       multiply_link<Bits, Group>(c, link, shared, gates, ring, warp, lane);

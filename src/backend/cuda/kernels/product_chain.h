@@ -21,12 +21,14 @@ struct PastAhead {
 
 /// Whether a stage may be part of a chain.
 bool fits_chain(const ProductStage& stage);
+/// Whether stages that may, up to kMostLinks of them, are one together.
+bool fit_chain(const ProductStage* stages, int count);
 /// What launch_chain's blocks wait for each other by: zero before the first use, and between chains.
 size_t chain_counters();
-/// 1 to kMostLinks stages that fit, in order: each may read what those before it write. Launched as launch_stage() is.
-/// Its blocks wait for each other, so two chains may not run side by side on two streams, nor a chain and a stage whose
-/// blocks do so. All find room: they are no more than multiprocessors, one fits on an empty one, what was launched
-/// before ends by itself, and what comes after begins when all of them have begun.
+/// 1 to kMostLinks stages that fit together, in order: each may read what those before it write. Launched as
+/// launch_stage() is. Its blocks wait for each other, so two chains may not run side by side on two streams, nor a
+/// chain and a stage whose blocks do so. All find room: they are no more than multiprocessors, one fits on an empty
+/// one, what was launched before ends by itself, and what comes after begins when all of them have begun.
 cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead& ahead, void* counters,
                          cudaStream_t stream);
 

@@ -69,10 +69,24 @@ template <int Runs>
 struct RunsOfWarp {
   static constexpr int kNone = -1, kReady = -2;
   ChainLora* s;
-  int link;
+  int link;                 // -1: nobody waits for this warp's sums
   mutable uint4 a[Runs];    // and then the lane's part of the sum
   mutable int first[Runs];  // octet of x, or one of these
 
+  /// Unknown to the compiler, which would keep what follows from it from one link to the next, outside of registers.
+  __device__ __forceinline__ int thread() const {
+    int thread = int(threadIdx.x);
+    asm volatile("" : "+r"(thread));
+    return thread;
+  }
+
+  /// Called when x is there: only then may sums be told, since the words that they are told in are zero by now.
+  __device__ __forceinline__ void begin() const {
+    bool none = true;
+#pragma unroll
+    for (int n = 0; n < Runs; ++n) none = none && first[n] == kNone;
+    if (none && link >= 0 && threadIdx.x % kWarp == 0) gate_arrive(s->summed + link);
+  }
   __device__ __forceinline__ void operator()(int octet, const Eight& x) const {
 #pragma unroll
     for (int n = 0; n < Runs; ++n) {
@@ -101,21 +115,19 @@ struct RunsOfWarp {
 template <int Runs>
 __device__ __forceinline__ RunsOfWarp<Runs> take_runs(const ProductArgs& a, ChainLora& s, int l, int warp,
                                                       uint32_t lane) {
-  RunsOfWarp<Runs> r = {&s, l, {}, {}};
-  bool none = true;
+  RunsOfWarp<Runs> r = {&s, -1, {}, {}};
 #pragma unroll
   for (int n = 0; n < Runs; ++n) r.first[n] = RunsOfWarp<Runs>::kNone;
   if (a.lora.ranks == 0 || warp >= kConsumers) return r;
+  r.link = l;
   gate_wait(s.found + l, 0);
 #pragma unroll
   for (int n = 0; n < Runs; ++n) {
     const RunOfA of = s.run[l & 1][n][warp];
     if (of.a == nullptr) continue;  // the sum is zero by now
     r.first[n] = of.octet;
-    none = false;
     if (of.octet + int(lane) < a.in / 8) r.a[n] = __ldg(static_cast<const uint4*>(of.a) + lane);
   }
-  if (none && lane == 0) gate_arrive(s.summed + l);
   return r;
 }
 
@@ -192,12 +204,16 @@ __device__ __forceinline__ void ask_changes(const ProductArgs& a, ChainLora& s, 
   if (s.some[l] == 0) return;
   const ChangeFrom from = {s.term[l & 1], held_b(s), held_u(s)};
 #pragma unroll 1
-  for (int i = 0; i < kTilesAhead; ++i) ask_change(a, from, tiles.walk, i, lane);
+  for (int i = 0; i < kTilesAhead; ++i)
+    if (i < tiles.count)
+      ask_change(a, from, tiles.walk, i, lane);
+    else
+      copy_async_commit();
 }
-/// The rest of what is to be done for link l. `formed` counts the changes that the block has formed.
+/// The rest of what is to be done for link l, once its sums are told. `formed` counts the changes that the block has
+/// formed.
 __device__ __forceinline__ void form_changes(const ProductArgs& a, ChainLora& s, int l, const LinkTiles& tiles,
                                              int& formed, uint32_t lane) {
-  if (a.lora.ranks > 0) tell_pieces(a, s, l, lane);  // from then on nobody needs the runs of this link
   if (s.some[l] == 0 || tiles.count == 0) return;
   const ChangeFrom from = {s.term[l & 1], held_b(s), held_u(s)};
 #pragma unroll 1

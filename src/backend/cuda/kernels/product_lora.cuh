@@ -68,6 +68,7 @@ struct HeldPieces {
   uint32_t pieces;
   int octets;
 
+  __device__ __forceinline__ int thread() const { return int(threadIdx.x); }
   __device__ __forceinline__ void operator()(int octet, const Eight& x) const {
     const int piece = octet / kPieceOctets;
     if ((pieces >> (piece & 31) & 1u) == 0 || octet - int(threadIdx.x % kWarp) >= octets) return;

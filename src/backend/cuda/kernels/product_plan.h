@@ -177,7 +177,8 @@ struct ChainShared {
 };
 /// Whether a stage may be a link of a chain, which are all cut alike; fills `a` as plan_product() does.
 bool plan_link(const ProductStage& stage, const ProductCard& card, ProductArgs& a);
-/// Of links that were planned.
+/// Of links that were planned. Those that fit one by one need not fit together, where one has the longest x and another
+/// the most ranks: the total says so.
 ChainShared plan_chain(std::span<const ProductArgs* const> links, const ProductCard& card);
 /// Where the blocks of a grid begin with the units of one link after the other: block b with unit (b + shift) % blocks,
 /// so that units that are left over go to those that have had none of them.

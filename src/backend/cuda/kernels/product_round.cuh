@@ -141,7 +141,7 @@ template <int Threads, int Octets, bool Norm, class Target, class Visit, class W
 __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to, float* scratch, const Visit& visit,
                                            const Wait& wait = {}) {
   constexpr int kAtOnce = Octets % 3 == 0 ? 3 : Octets;
-  const int tid = int(threadIdx.x), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
+  const int tid = visit.thread(), octets = w.in / 8, first = to.first_block * 4, end = first + w.blocks * 4;
   const bool works = tid < kRoundThreads;
   const int from = Norm ? 0 : first;
   const auto octet_of = [&](int i) { return from + tid + i * kRoundThreads; };
@@ -197,6 +197,7 @@ __device__ __forceinline__ void round_kept(const RoundWork& w, const Target& to,
   }
 }
 struct VisitsNone {
+  __device__ __forceinline__ int thread() const { return int(threadIdx.x); }
   __device__ __forceinline__ void operator()(int, const Eight&) const {}
   __device__ __forceinline__ void seen() const {}
 };
