@@ -40,6 +40,8 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
           {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
           {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
           {"avx512_vnni", __builtin_cpu_supports("avx512vnni") != 0},
+          {"avx512_vbmi", __builtin_cpu_supports("avx512vbmi") != 0},
+          {"gfni", __builtin_cpu_supports("gfni") != 0},
           {"avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0},
           {"amx_int8", has_amx_int8()}};
 #elif defined(__aarch64__)

@@ -82,10 +82,10 @@ inline int padded_blocks(int in, QuantLayout layout) {
 /// past the end have a scale and a sum of zero.
 struct QuantRow {
   bool by_lane = false;
-  int8_t* values = nullptr;        // low bytes, 64-byte aligned
-  int8_t* high = nullptr;          // high bytes in the same positions, zero but for outliers
-  float* scales = nullptr;         // [blocks]; blocks of a group have the same
-  float* sums = nullptr;           // [blocks], scale·Σ of both bytes
+  int8_t* values = nullptr;  // low bytes, 64-byte aligned
+  int8_t* high = nullptr;    // high bytes: in order, as a set wants them (BB_ISA_OUTLIERS); by lane, where low ones are
+  float* scales = nullptr;   // [blocks]; blocks of a group have the same
+  float* sums = nullptr;     // [blocks], scale·Σ of both bytes
   Outlier* outliers = nullptr;     // [blocks, kOutliers]; those that are not used have a quad of zero
   uint8_t* high_shifts = nullptr;  // [blocks]: sums of `high` count 2^that; kFoldedShift where it holds 8 times itself
 };

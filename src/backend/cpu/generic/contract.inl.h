@@ -112,7 +112,7 @@ template <class Codes, int BLOCK>
 concept SumsBlocks = requires(const uint8_t* codes, const RowBytes& x, int inputs, I32x16 (&one)[1], I32x16 (&two)[2]) {
                        { block_sums<Codes, BLOCK, 1>(codes, x, inputs, one) } -> Is<void>;
                        { block_sums<Codes, BLOCK, 2>(codes, x, inputs, two) } -> Is<void>;
-                       { prefetch_row(codes) } -> Is<void>;  // kRowAhead bytes ahead of the reads
+                       { prefetch_row(codes) } -> Is<void>;  // what is read later, of codes kRowAhead bytes ahead
                      };
 static_assert(SumsBlocks<NibbleCodes, 32> && SumsBlocks<E2m1Codes, 32> && SumsBlocks<ByteCodes<true>, 64> &&
                   kRowAhead >= 0,

@@ -36,8 +36,10 @@ BB_INLINE __m256i second_pair(__m256i a, __m256i b) {
   return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-/// Sums of 512 inputs of one weight row at p and both bytes of rows of x, eight blocks at a time: with blocks of 64,
-/// total[d][0]; with blocks of 32, total[d][0] those of the even and total[d][1] those of the odd ones.
+/// Sums of 512 inputs of one weight row at p and PLANES bytes of rows of x, low ones and, where outliers have no places
+/// of their own (outliers_avx2.h), high ones; seen(i, codes) is told where part i of the codes lies. Eight blocks at a
+/// time: with blocks of 64, total[d][0]; with blocks of 32, total[d][0] those of the even and total[d][1] those of the
+/// odd ones.
 template <class Codes, int BLOCK, int ROWS, int PLANES, class Seen>
 BB_INLINE void byte_sums(const uint8_t* p, const int8_t* const (&x)[PLANES], size_t stride,
                          __m256i (&total)[PLANES][kQuantGroup / BLOCK][ROWS], const Seen& seen) {
