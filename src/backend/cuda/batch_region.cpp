@@ -11,7 +11,7 @@
 namespace bumblebee::cuda {
 namespace {
 
-constexpr std::array kBuckets = {1, 2, 4, 8, 16, 24, kAlikeRows};
+constexpr std::array kBuckets = {1, 2, 4, 8, 16, 24, kRecordedRows};
 
 template <class T>
 std::span<T> array_at(std::span<std::byte> out, size_t at, size_t count) {
@@ -35,7 +35,7 @@ SampleView view_of(const SampleRow& row) {
 }
 
 /// Whether attention looks at segments; a segment of one row is a row like those of small batches.
-bool has_segments(const Batch& batch) { return batch.rows() > kAlikeRows; }
+bool has_segments(const Batch& batch) { return batch.rows() > kRecordedRows; }
 int segments_of_several_rows(const Batch& batch) {
   return int(std::ranges::count_if(batch.segments, [](const Segment& s) { return s.rows > 1; }));
 }

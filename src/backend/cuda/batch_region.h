@@ -10,10 +10,8 @@
 
 namespace bumblebee::cuda {
 
-/// Rows of batches of at most so many are all alike: no segment is named, and steps are padded to a bucket.
-inline constexpr int kAlikeRows = 32;
-/// Steps of at most so many rows are recorded; of more than kAlikeRows, those whose segments have one row each.
-inline constexpr int kRecordedRows = 64;
+/// Steps of at most so many rows are recorded, and padded to a bucket.
+inline constexpr int kRecordedRows = 32;
 
 /// How many rows a step of `rows` is padded to.
 int bucket_of(int rows);

@@ -105,7 +105,7 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
                                .count = int64_t(views_.size())};
   copy(&table, sizeof(table), *table_);
   if (bounds.sites != bounds_.sites || bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights ||
-      bounds.more != bounds_.more)
+      bounds.more != bounds_.more || bounds.rest != bounds_.rest)
     ++bounds.version;
   bounds_ = bounds;
 }

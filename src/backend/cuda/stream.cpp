@@ -144,9 +144,8 @@ StepOutputs CudaStream::computed(FunctionRef<StepOutputs()> body) {
 StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body) {
   device_->use();
   const Turns::Turn turn(turns_);
-  if (key.program == nullptr) return body();                                      // it may read what it computes
-  const bool varies = key.rows > kAlikeRows && ops_.batch().longest_segment > 1;  // what its key does not say
-  if (!records_ || varies || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return computed(body);
+  if (key.program == nullptr) return body();  // it may read what it computes
+  if (!records_ || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return computed(body);
   if (slots_version_ != ops_.slots().bounds().version) {
     cuda::check(cudaStreamSynchronize(device_->compute()), "change adapters");
     drop_all();

@@ -12,6 +12,18 @@
 #include "backend/cuda/weights.h"
 
 namespace bumblebee::cuda {
+namespace {
+
+/// A batch's adapters from module `first` on.
+WideLora modules_from(WideLora lora, int first) {
+  if (lora.tiles == nullptr) return lora;
+  lora.tiles += size_t(first) * size_t(lora.stages) * kPairBytes;
+  lora.adapters += first;
+  lora.modules -= first;
+  return lora;
+}
+
+}  // namespace
 
 WideRows CudaOps::wide_rows_of(const Tensor& x) {
   settle_product();
@@ -53,10 +65,15 @@ bool CudaOps::matmul_wide(const Tensor& x, std::span<const MatmulTerm> terms, st
 void CudaOps::launch_wide() {
   wide_->launched = true;
   if (!wide_->batch) return cuda::matmul_wide(wide_->input, wide_->term.data(), wide_->count, stream(), wide_->lora);
-  const BatchPlan plan = plan_batch(wide_->term.data(), wide_->count);
-  const std::shared_ptr<Buffer> partials = plan.partials > 0 ? pool_->take(plan.partials) : nullptr;
-  matmul_batch(plan, wide_->input, wide_->term.data(), wide_->count, partials ? address(*partials) : nullptr,
-               batch_counters_.at_least(plan.counters), stream(), wide_->lora, wide_->paired);
+  for (int first = 0, end = 0; first < wide_->count; first = end) {
+    const ProductTerm* const terms = wide_->term.data() + first;
+    const int splits = batch_splits(terms->weight);
+    for (end = first + 1; end < wide_->count && batch_splits(wide_->term[size_t(end)].weight) == splits;) ++end;
+    const BatchPlan plan = plan_batch(terms, end - first);
+    const std::shared_ptr<Buffer> partials = plan.partials > 0 ? pool_->take(plan.partials) : nullptr;
+    matmul_batch(plan, wide_->input, terms, end - first, partials ? address(*partials) : nullptr,
+                 batch_counters_.at_least(plan.counters), stream(), modules_from(wide_->lora, first), wide_->paired);
+  }
 }
 
 bool CudaOps::pair_wide(const Tensor& gate, const Tensor& up) {
@@ -88,16 +105,15 @@ bool CudaOps::wide_applies(const Tensor& x, RowSet rows, std::span<const LoraMod
   const int ranks = std::min(slots_.bounds().ranks, kWideRanks), count = int(modules.size());
   if (ranks == 0) return true;
   const bool logit_rows = rows == RowSet::logit_rows;
-  const bool records = pool_->keeps_all();  // what is recorded is right for every batch of its key
   if (wide_->batch) {
     wide_->u = pool_->take(batch_lora_bytes(x.rows(), count));
-    const int slots = records ? x.rows() : std::max(distinct_slots_, 1);
+    const int slots = std::max(distinct_slots_, 1);
     wide_->lora =
         shrink_batch(wide_->input, sites.data(), count, ranks, slots, logit_rows, address(*wide_->u), batch_, stream());
   } else {
     wide_->u = pool_->take(wide_lora_bytes(x.rows(), count));
-    wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, logit_rows, mixed_slots_ || records,
-                              address(*wide_->u), batch_, stream());
+    wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, logit_rows, mixed_slots_, address(*wide_->u),
+                              batch_, stream());
   }
   if (wide_->launched) launch_wide();  // anew: sums with adapters are other sums
   return true;

@@ -67,7 +67,7 @@ TEST(BatchRegion, SmallBatchesAreLaidOutAlike) {
   one.append(std::vector<int32_t>{1}, 0, std::vector<int32_t>{0}, Batch::Want::last);
   Batch many;
   std::vector<int32_t> pages(40);
-  many.append(std::vector<int32_t>(kAlikeRows, 1), 2000, pages, Batch::Want::all);
+  many.append(std::vector<int32_t>(kRecordedRows, 1), 2000, pages, Batch::Want::all);
   const RegionLayout a = plan_region(one), b = plan_region(many), c = plan_region(some_batch());
   for (const RegionLayout* other : {&b, &c}) {
     EXPECT_EQ(a.tokens, other->tokens);
@@ -141,7 +141,7 @@ TEST(Buckets, AreAtLeastTheRowsAndFew) {
   for (int rows = 1; rows <= 100; ++rows) {
     EXPECT_GE(bucket_of(rows), rows);
     EXPECT_EQ(bucket_of(bucket_of(rows)), bucket_of(rows));
-    EXPECT_TRUE(rows <= kAlikeRows || bucket_of(rows) == rows) << rows;
+    EXPECT_TRUE(rows <= kRecordedRows || bucket_of(rows) == rows) << rows;
   }
   EXPECT_EQ(bucket_of(1), 1);
   EXPECT_EQ(bucket_of(3), 4);

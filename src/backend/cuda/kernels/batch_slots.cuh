@@ -57,6 +57,7 @@ __device__ __forceinline__ void fill_slots(const BatchRing<Groups>& ring, uint32
   }
   if (lane < kBatchOctets) store_shared(ring.info(slab) + uint32_t(lane) * 4, b != nullptr ? place | pitch << 16 : 0u);
   const uint32_t bytes = __reduce_add_sync(0xffffffffu, leads ? uint32_t(all) * pitch : 0u);
+  __syncwarp();  // what lanes have said of octets is part of what lane 0 tells
   if (lane == 0) expect_bytes(ring.slab_full(slab), bytes);
   __syncwarp();
 #pragma unroll

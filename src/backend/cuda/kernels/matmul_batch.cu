@@ -1,4 +1,4 @@
-// Which tiles and splits a product of a batch takes: by shapes alone, as the order of its sums depends on them.
+// Which tiles and splits a product of a batch takes. The order of its sums depends on splits: a weight's own.
 #include "backend/cuda/kernels/matmul_batch.cuh"
 
 #include <limits>
@@ -51,27 +51,32 @@ bool has_matmul_batch(const WeightView& w) {
          fits_copies(w.biases, size_t(w.scale_row) * 2) && tensor_map_encoder() != nullptr;
 }
 
+int batch_splits(const WeightView& w) {
+  // As many tiles as multiprocessors fill the card by themselves.
+  constexpr int kMostSplits = 4;
+  if (!may_wait() || parts_of(w.out, kBatchUnit) >= processors()) return 1;
+  return std::min(parts_of(w.in, kSpanColumns), kMostSplits);
+}
+
 BatchPlan plan_batch(const ProductTerm* terms, int count) {
   // Tenths of a microsecond on an H100: a span of a tile of two or three units, what else a tile takes, an exchange.
   constexpr int kSpanTime[] = {46, 73}, kTileTime = 10, kExchangeTime = 45;
   int units = 0;
   for (int t = 0; t < count; ++t) units += parts_of(terms[t].weight.out, kBatchUnit);
-  const int spans = parts_of(terms[0].weight.in, kSpanColumns);
+  const int splits = batch_splits(terms[0].weight),
+            spans = parts_of(parts_of(terms[0].weight.in, kSpanColumns), splits);
   BatchPlan best;
   int least = std::numeric_limits<int>::max();
   for (const int groups : {2, 3}) {
     const int tiles = parts_of(units, groups);
-    for (int splits = 1; splits <= std::min(spans, kRowOctets); ++splits) {
-      if (splits > 1 && (!may_wait() || tiles * splits > processors())) break;
-      const int tile = parts_of(spans, splits) * kSpanTime[groups - 2] + kTileTime + (splits > 1 ? kExchangeTime : 0);
-      const int time = parts_of(tiles * splits, processors()) * tile;
-      if (time >= least) continue;
-      least = time;
-      best = {.groups = groups,
-              .splits = splits,
-              .partials = splits == 1 ? 0 : size_t(tiles * splits * groups) * kBatchUnit * kBatchRows * sizeof(float),
-              .counters = splits == 1 ? 0 : size_t(tiles * groups) * sizeof(uint32_t)};
-    }
+    const int tile = spans * kSpanTime[groups - 2] + kTileTime + (splits > 1 ? kExchangeTime : 0);
+    const int time = parts_of(tiles * splits, processors()) * tile;
+    if (time >= least) continue;
+    least = time;
+    best = {.groups = groups,
+            .splits = splits,
+            .partials = splits == 1 ? 0 : size_t(tiles * splits * groups) * kBatchUnit * kBatchRows * sizeof(float),
+            .counters = splits == 1 ? 0 : size_t(tiles * groups) * sizeof(uint32_t)};
   }
   return best;
 }

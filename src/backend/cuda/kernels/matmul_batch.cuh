@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(BatchShape<Groups>::kThreads, 1)
   Turn<kSpanSlots> span(0);
   Turn<kPairSlots> pair(0);
   const auto release = [&](uint32_t barrier) {
+    __syncwarp();  // all lanes have read
     if (lane == 0) arrive(barrier);
   };
   float inverse[2];

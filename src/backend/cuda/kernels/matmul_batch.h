@@ -13,7 +13,10 @@ inline constexpr int kBatchRows = kBlockRows;
 
 /// Whether this card has the kernel for a weight: 4 bits in groups of 64, by tensor copies.
 bool has_matmul_batch(const WeightView& weight);
-/// How a launch is cut. Of its shapes and the card alone, so that the order of a row's sums is too.
+/// Into how many parts its inputs are cut: of the weight and the card alone, so that the order of a row's sums is too,
+/// whatever else a call multiplies. Terms of a launch have the same.
+int batch_splits(const WeightView& weight);
+/// How a launch is cut.
 struct BatchPlan {
   int groups = 0;                     // warpgroups of a block, each 64 outputs
   int splits = 0;                     // of the inputs
