@@ -49,6 +49,7 @@ void CudaOps::drop_waiting() {
   rotation_.reset();
   sum_.reset();
   links_.clear();
+  ahead_ = {};  // of a step that failed between: the next chain is another's
 }
 
 void CudaOps::wait_for_next(bool waits) {
