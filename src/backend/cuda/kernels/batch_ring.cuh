@@ -4,6 +4,7 @@
 
 #include "backend/cuda/kernels/device.cuh"
 #include "backend/cuda/kernels/matmul_batch.h"
+#include "backend/cuda/kernels/tensor_copy.cuh"
 #include "backend/cuda/kernels/tensor_map.h"
 #include "backend/cuda/kernels/wide_stages.cuh"
 
@@ -59,14 +60,6 @@ struct BatchMaps {
 
 #if BB_HAS_WGMMA
 
-__device__ __forceinline__ void copy_tile(uint32_t to, const void* map, int x, int y, uint32_t barrier,
-                                          uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
-      : "memory");
-}
 __device__ __forceinline__ void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
@@ -167,8 +160,8 @@ __device__ __forceinline__ void copy_units(const BatchArgs& args, const TensorMa
   for (int g = 0; g < Groups; ++g)
 #pragma unroll
     for (int h = 0; h < 2; ++h)
-      copy_tile(to + uint32_t(g) * unit_bytes + uint32_t(h) * half_bytes, &maps[args.paired ? h : units.term[g]],
-                column, units.row[g] + (args.paired ? 0 : h * kHalfUnit), barrier, policy);
+      copy_box_2d(to + uint32_t(g) * unit_bytes + uint32_t(h) * half_bytes, &maps[args.paired ? h : units.term[g]],
+                  column, units.row[g] + (args.paired ? 0 : h * kHalfUnit), barrier, policy);
 }
 
 #endif  // BB_HAS_WGMMA

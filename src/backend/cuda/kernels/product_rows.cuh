@@ -9,6 +9,7 @@
 #include "backend/cuda/kernels/maps.h"
 #include "backend/cuda/kernels/product_round.cuh"
 #include "backend/cuda/kernels/product_rows.h"
+#include "backend/cuda/kernels/tensor_copy.cuh"
 #include "backend/cuda/kernels/tensor_map.h"
 #include "backend/cuda/kernels/wgmma.cuh"
 
@@ -172,14 +173,6 @@ __device__ __forceinline__ uint2 load_two(uint32_t at) {
   uint2 v;
   asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
   return v;
-}
-__device__ __forceinline__ void copy_box_2d(uint32_t to, const void* map, int x, int y, uint32_t gate,
-                                            uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(x), "r"(y), "r"(gate), "l"(policy)
-      : "memory");
 }
 __device__ __forceinline__ void copy_box_3d(uint32_t to, const void* map, int y, int z, uint32_t gate,
                                             uint64_t policy) {
