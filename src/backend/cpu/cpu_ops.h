@@ -218,13 +218,26 @@ class CpuOps final : public Ops {
   /// [tokens, head_dim]: as they lie, or in `wide`.
   const float* latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q, int vectors,
                              const AttentionParams& a, float* wide, float* scores);
-  struct SpanWords;
-  /// Whether keys and values of this layer meet words of 16 bits: int8, in fast precision.
-  bool in_words(const CpuKv& kv, const AttentionParams& a) const;
-  /// One span of a task: q [vectors, head_dim], scores [vectors, page_size], followed by room for a page in f32 where
-  /// they are latents or, in exact precision, int8, or for SpanWords; state is overwritten.
+  /// How keys and values of a layer meet queries and weights.
+  enum class Meeting : uint8_t {
+    floats,   // f32, f16, and bf16 where no instruction multiplies it: widened in registers
+    pairs,    // bf16 in pairs, in fast precision: queries are two bf16 numbers, weights one
+    words,    // int8 in pairs, in fast precision: both are words of 16 bits
+    parted,   // int8 in pairs, in exact precision: a page is widened to f32
+    latents,  // values are a part of keys
+  };
+  Meeting meeting(const CpuKv& kv, const AttentionParams& a) const;
+  struct SpanRoom;
+  struct PageOfHead;
+  void prepare_queries(Meeting meeting, int vectors, int dim, const SpanRoom& room);
+  /// One span of a task, for the queries of `room`; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
-                   const float* q, float* scores, const SoftmaxState& state);
+                   const SpanRoom& room, const SoftmaxState& state);
+  /// Adds a page to a span. `state` has the vectors of its head.
+  void attend_page(const CpuKv& kv, const AttentionParams& a, const PageOfHead& page, const SpanRoom& room,
+                   const SoftmaxState& state);
+  void weigh(const CpuKv& kv, const AttentionParams& a, const PageOfHead& page, int i, Meeting meeting,
+             const SpanRoom& room, const SoftmaxState& state);
   /// In how many pieces each thread's share of `rows` rows of weights is handed out: each has `grain` rows or more
   /// where the share does.
   int pieces_of(int64_t rows, int64_t grain) const;

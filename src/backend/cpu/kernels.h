@@ -190,6 +190,30 @@ struct WordWeights {
   float step = 0, keep = 1;
 };
 
+/// The same where values meet weights as they are: scores [count] become e^(score·scale - highest) in [low, high), and
+/// zero elsewhere.
+struct PageSoftmax {
+  float* scores = nullptr;
+  int count = 0, low = 0, high = 0;
+  float scale = 0;
+  float *highest = nullptr, *total = nullptr;
+};
+
+/// C [rows, cols] = (A + rest of A)·B, added to C when `accumulate`. A has bf16 [rows, depth], and so has what its
+/// rounding left, where it is given. B has pairs that follow each other in depth, [depth/2][b_stride][2]; of an odd
+/// depth's last pair only the first counts, and what the second holds may be no number. cols is a multiple of 16.
+struct PairGemm {
+  const uint16_t *a = nullptr, *rest = nullptr;
+  size_t a_stride = 0;  // elements, even
+  const uint32_t* b = nullptr;
+  size_t b_stride = 0;  // pairs
+  float* c = nullptr;
+  size_t c_stride = 0;
+  int rows = 0, cols = 0, depth = 0;
+  bool accumulate = false;
+  const void* next = nullptr;  // as in SmallGemm
+};
+
 /// u[r, i] = Σ_k x[r, k]·a[i, k] for `ranks` rows of a; the sum has the order of matvec. a is f32 or bf16.
 struct LoraShrink {
   const uint8_t* a = nullptr;
@@ -328,6 +352,12 @@ struct Kernels {
   void (*small_gemm)(const SmallGemm& g);
   void (*word_gemm)(const WordGemm& g);
   WordWeights (*word_softmax)(const WordSoftmax& s);
+  /// Returns what earlier sums shrink by.
+  float (*page_softmax)(const PageSoftmax& s);
+  /// Fast mode for bf16 pages; null where no instruction multiplies bf16, as is the next one.
+  void (*pair_gemm)(const PairGemm& g);
+  /// x [count] as the sum of two bf16 numbers, within 2^-16 of its size.
+  void (*split_bf16)(const float* x, int count, uint16_t* out, uint16_t* rest);
   void (*rms_norm)(const float* x, const float* w, float eps, int count, float* y);
   void (*add)(float* x, const float* delta, int count);
   /// x[i] *= factors[i]

@@ -1,8 +1,8 @@
 // Cached keys and values. A page of one layer holds keys transposed, [kv_head][head_dim][page_size], so that scores of
 // many tokens are one vector operation each, and values as they come, [kv_head][page_size][head_dim]. Rounded to int8,
-// both lie in pairs that follow each other in depth, [kv_head][head_dim/2][page_size][2] and
-// [kv_head][page_size/2][head_dim][2], and every head's block is followed by the scales of its tokens, f32
-// [page_size]. Keys that have values within are kept
+// or where products take pairs of bf16 (CpuOps::Meeting), both lie in pairs that follow each other in depth,
+// [kv_head][head_dim/2][page_size][2] and [kv_head][page_size/2][head_dim][2]; with int8 every head's block is followed
+// by the scales of its tokens, f32 [page_size]. Keys that have values within are kept
 // once, as they come, [kv_head][page_size][head_dim], in int8 followed by two scales of each token, [page_size][2]. A
 // state of one recurrent layer holds the convolution's rows, then each head's matrix in stripes of kDeltaCols columns,
 // [key_dim, kDeltaCols] each.
@@ -30,8 +30,8 @@ class CpuKv final : public KvStore {
 
   Element element() const { return element_; }
   size_t element_bytes() const { return size_t(size_of(shape().dtype)); }
-  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head (int8: in pairs), or keys with values
-  /// within [page_size, head_dim]; touch() made the page.
+  /// The keys [head_dim, page_size] or values [page_size, head_dim] of one head (int8, and some bf16: in pairs), or
+  /// keys with values within [page_size, head_dim]; touch() made the page.
   std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
   std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
   /// The scales [page_size] of int8 keys or values; of keys with values within [page_size, 2].

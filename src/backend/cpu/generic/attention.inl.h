@@ -12,6 +12,14 @@ inline float max_scaled(const float* p, int count, float scale) {
   return maximum;
 }
 
+/// e^(before - highest), where most pages leave what was highest before.
+BB_INLINE float shrink_to(float before, float highest) {
+  if (before == highest) return 1;
+  float lanes[16];
+  store(lanes, exp16(set1(before - highest)));
+  return lanes[0];
+}
+
 inline float softmax_part(float* p, int count, float scale, float maximum) {
   const F32x16 f = set1(scale), h = set1(-maximum);
   F32x16 sum = zero();
@@ -26,6 +34,45 @@ inline float softmax_part(float* p, int count, float scale, float maximum) {
     sum = add(sum, load_n(p + i, count - i));
   }
   return reduce_add(sum);
+}
+
+/// A whole page stays in registers from its scores to its weights.
+template <int COUNT>
+BB_INLINE float page_softmax_whole(const PageSoftmax& s) {
+  const F32x16 scale = set1(s.scale);
+  F32x16 x[COUNT], best = set1(-__builtin_inff());
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; ++i) {
+    x[i] = load(s.scores + 16 * i);
+    best = max(best, mul(x[i], scale));
+  }
+  const float before = *s.highest, found = reduce_max(best), highest = found > before ? found : before;
+  const F32x16 top = set1(-highest);
+  F32x16 sum = zero();
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; ++i) {
+    const F32x16 e = exp16(fma(x[i], scale, top));
+    sum = add(sum, e);
+    store(s.scores + 16 * i, e);
+  }
+  const float keep = shrink_to(before, highest);
+  *s.total = *s.total * keep + reduce_add(sum);
+  *s.highest = highest;
+  return keep;
+}
+
+inline float page_softmax(const PageSoftmax& s) {
+  if (s.low == 0 && s.high == 64 && s.count == 64) return page_softmax_whole<4>(s);
+  float* const p = s.scores;
+  for (int i = 0; i < s.low; ++i) p[i] = 0;
+  for (int i = s.high; i < s.count; ++i) p[i] = 0;
+  const int seen = s.high - s.low;
+  if (seen == 0) return 1;
+  const float before = *s.highest, found = max_scaled(p + s.low, seen, s.scale),
+              highest = found > before ? found : before, keep = shrink_to(before, highest);
+  *s.total = *s.total * keep + softmax_part(p + s.low, seen, s.scale, highest);
+  *s.highest = highest;
+  return keep;
 }
 
 /// Sixteen elements of a cached row; i8 without its scale.

@@ -92,11 +92,9 @@ inline void word_gemm(const WordGemm& g) {
 /// What is added to a number below 2^22 leaves it as a whole number, to nearest even, in the sum's low bits.
 inline constexpr float kToWords = 12582912.0f;
 
-/// `count` words, x·inverse to nearest even.
-BB_INLINE void put_words(F32x16 x, F32x16 inverse, int count, int16_t* out) {
-  int32_t bits[16];
-  store_int(bits, as_int(add(mul(x, inverse), set1(kToWords))));
-  for (int j = 0; j < count; ++j) out[j] = int16_t(bits[j]);
+/// Sixteen words, x·inverse to nearest even.
+BB_INLINE void put_words(F32x16 x, F32x16 inverse, int16_t* out) {
+  store_low_words(out, as_int(add(mul(x, inverse), set1(kToWords))));
 }
 
 inline float inverse_step(float largest) { return largest > 0 ? 32767.0f / largest : 0.0f; }
@@ -107,14 +105,49 @@ inline float store_words(const float* x, int count, int16_t* out) {
   for (; i + 16 <= count; i += 16) found.see(load(x + i));
   if (i < count) found.see(load_n(x + i, count - i));
   const F32x16 inverse = set1(inverse_step(found.largest()));
-  for (i = 0; i + 16 <= count; i += 16) put_words(load(x + i), inverse, 16, out + i);
-  if (i < count) put_words(load_n(x + i, count - i), inverse, count - i, out + i);
+  for (i = 0; i + 16 <= count; i += 16) put_words(load(x + i), inverse, out + i);
+  if (i < count) {
+    int16_t t[16];
+    put_words(load_n(x + i, count - i), inverse, t);
+    __builtin_memcpy(out + i, t, 2 * size_t(count - i));
+  }
   return found.step(32767.0f);
+}
+
+/// A whole page stays in registers from its scores to its weights.
+template <int COUNT>
+BB_INLINE WordWeights word_softmax_whole(const WordSoftmax& s) {
+  const F32x16 scale = set1(s.scale);
+  F32x16 x[COUNT], best = set1(-__builtin_inff());
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; ++i) {
+    x[i] = mul(mul(load(s.scores + 16 * i), load(s.key_scales + 16 * i)), scale);
+    best = max(best, x[i]);
+  }
+  const float before = *s.highest, found = reduce_max(best), highest = found > before ? found : before;
+  const F32x16 top = set1(-highest);
+  F32x16 sum = zero();
+  Largest most;
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; ++i) {
+    const F32x16 e = exp16(add(x[i], top));
+    sum = add(sum, e);
+    x[i] = mul(e, load(s.value_scales + 16 * i));
+    most.see(x[i]);
+  }
+  const F32x16 inverse = set1(inverse_step(most.largest()));
+#pragma GCC unroll 8
+  for (int i = 0; i < COUNT; ++i) put_words(x[i], inverse, s.weights + 16 * i);
+  const float keep = shrink_to(before, highest);
+  *s.total = *s.total * keep + reduce_add(sum);
+  *s.highest = highest;
+  return {most.step(32767.0f), keep};
 }
 
 /// Scores outside of what is visible are minus infinity for this, and their weights zero, whatever scales a page has
 /// there from those who had it before.
 inline WordWeights word_softmax(const WordSoftmax& s) {
+  if (s.low == 0 && s.high == 64 && s.count == 64 && s.soft_cap == 0) return word_softmax_whole<4>(s);
   float* const p = s.scores;
   const F32x16 scale = set1(s.soft_cap > 0 ? s.scale / s.soft_cap : s.scale), cap = set1(s.soft_cap);
   F32x16 best = set1(-__builtin_inff());
@@ -139,10 +172,8 @@ inline WordWeights word_softmax(const WordSoftmax& s) {
   Largest most;
   for (int i = 0; i < s.count; i += 16) most.see(load(p + i));
   const F32x16 inverse = set1(inverse_step(most.largest()));
-  for (int i = 0; i < s.count; i += 16) put_words(load(p + i), inverse, 16, s.weights + i);
-  float first[16];
-  store(first, exp16(set1(before - highest)));
-  const float keep = before == highest ? 1.0f : first[0];
+  for (int i = 0; i < s.count; i += 16) put_words(load(p + i), inverse, s.weights + i);
+  const float keep = shrink_to(before, highest);
   *s.total = *s.total * keep + reduce_add(sum);
   *s.highest = highest;
   return {most.step(32767.0f), keep};

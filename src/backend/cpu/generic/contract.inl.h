@@ -55,7 +55,7 @@ static_assert(kTileM > 0 && kTileN > 0 && kGemmRows > 0 && kGemmSums >= kGemmRow
 // BB_ISA_INT: sixteen int32, or 64 bytes.
 static_assert(
     requires(I32x16 a, I32x16 (&square)[16], F32x16 f, const void* from, void* to, int n, const int8_t* bytes,
-             int8_t* to_bytes) {
+             int8_t* to_bytes, int16_t* to_words) {
       { int_zero() } -> Is<I32x16>;
       { int_set1(n) } -> Is<I32x16>;
       { load_int(from) } -> Is<I32x16>;
@@ -76,8 +76,9 @@ static_assert(
       { lookup(kE2m1Bytes, a) } -> Is<I32x16>;  // of bytes below 16
       { broadcast4(bytes) } -> Is<I32x16>;      // four bytes to each lane
       { store_int8(to_bytes, f) } -> Is<void>;  // sixteen, nearest even, saturated
-      { widen_words(bytes) } -> Is<I32x16>;     // thirty-two bytes
-      { dot_words(a, a, a) } -> Is<I32x16>;     // with BB_ISA_DOT: the first and products of pairs of words
+      { store_low_words(to_words, a) } -> Is<void>;
+      { widen_words(bytes) } -> Is<I32x16>;  // thirty-two bytes
+      { dot_words(a, a, a) } -> Is<I32x16>;  // with BB_ISA_DOT: the first and products of pairs of words
       { prefetch(from) } -> Is<void>;
       { prefetch_far(from) } -> Is<void>;  // into the second level
       { transpose(square) } -> Is<void>;

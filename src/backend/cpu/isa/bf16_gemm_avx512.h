@@ -1,5 +1,5 @@
-// Products of gradients with weights: pairs of bf16, which one instruction multiplies and adds up. Included inside an
-// instruction set's own namespace after matmul.inl.h.
+// Products of gradients with weights, and of queries and probabilities with bf16 pages: pairs of bf16, which one
+// instruction multiplies and adds up. Included inside an instruction set's own namespace after matmul.inl.h.
 #pragma once
 
 /// Element i of each as the halves of word i.
@@ -169,6 +169,103 @@ inline void gemm_bf16(const Bf16Gemm& g) {
   }
 }
 
+/// ROWS rows of A times 16·COLS columns of B. As word_tile().
+template <int ROWS, int COLS, bool REST, bool AHEAD>
+[[gnu::noinline]] void pair_tile(const PairGemm& g, int row, const uint32_t* b, float* c, const uint8_t* next) {
+  __m512 sum[ROWS][COLS];
+  const size_t a_stride = g.a_stride, b_stride = g.b_stride, c_stride = g.c_stride;
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i)
+      sum[r][i] = g.accumulate ? _mm512_loadu_ps(c + size_t(r) * c_stride + 16 * i) : _mm512_setzero_ps();
+  }
+  const uint16_t* a = g.a + size_t(row) * a_stride;
+  const ptrdiff_t to_rest = REST ? g.rest - g.a : 0;
+  const auto step = [&](__m512i keep) __attribute__((always_inline)) {
+    __m512bh value[COLS];
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i) value[i] = __m512bh(_mm512_and_si512(_mm512_loadu_si512(b + 16 * i), keep));
+    const auto multiply = [&](const uint16_t* from) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+        int pair;
+        __builtin_memcpy(&pair, from + size_t(r) * a_stride, 4);
+        const __m512bh factor = __m512bh(_mm512_set1_epi32(pair));
+#pragma GCC unroll 8
+        for (int i = 0; i < COLS; ++i) sum[r][i] = _mm512_dpbf16_ps(sum[r][i], factor, value[i]);
+      }
+    };
+    multiply(a);
+    if constexpr (REST) multiply(a + to_rest);
+  };
+  const __m512i all = _mm512_set1_epi32(-1);
+  for (const uint16_t* end = a + g.depth / 2 * 2; a < end; a += 2, b += b_stride) {
+    if constexpr (AHEAD) {
+#pragma GCC unroll 8
+      for (int i = 0; i < COLS; ++i) prefetch_far(next + 64 * i);
+      next += 4 * b_stride;
+    }
+    step(all);
+  }
+  if (g.depth % 2) step(_mm512_set1_epi32(0xffff));
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int i = 0; i < COLS; ++i) _mm512_storeu_ps(c + size_t(r) * c_stride + 16 * i, sum[r][i]);
+  }
+}
+
+template <int ROWS, bool REST>
+inline void pair_rows(const PairGemm& g, int row, const uint8_t* next) {
+  constexpr int kRoom = kGemmSums / ROWS, kCols = kRoom >= 8 ? 8 : kRoom >= 4 ? 4 : 2;
+  float* const c = g.c + size_t(row) * g.c_stride;
+  int col = 0;
+  const auto columns = [&](auto count) {
+    constexpr int kCount = decltype(count)();
+    for (; col + 16 * kCount <= g.cols; col += 16 * kCount) {
+      const uint32_t* const b = g.b + col;
+      if (next != nullptr) {
+        pair_tile<ROWS, kCount, REST, true>(g, row, b, c + col, next + 4 * size_t(col));
+      } else {
+        pair_tile<ROWS, kCount, REST, false>(g, row, b, c + col, nullptr);
+      }
+    }
+  };
+  columns(Index<kCols>());
+  if constexpr (kCols > 4) columns(Index<4>());
+  columns(Index<1>());
+}
+
+template <bool REST>
+inline void pair_gemm_of(const PairGemm& g) {
+  int row = 0;
+  const auto rows = [&](auto count) {
+    constexpr int kCount = decltype(count)();
+    for (; row + kCount <= g.rows; row += kCount)
+      pair_rows<kCount, REST>(g, row, static_cast<const uint8_t*>(row == 0 ? g.next : nullptr));
+  };
+  rows(Index<6>());
+  rows(Index<4>());
+  rows(Index<2>());
+  rows(Index<1>());
+}
+
+inline void pair_gemm(const PairGemm& g) { g.rest != nullptr ? pair_gemm_of<true>(g) : pair_gemm_of<false>(g); }
+
+inline void split_bf16(const float* x, int count, uint16_t* out, uint16_t* rest) {
+  for (int i = 0; i < count; i += 16) {
+    const __mmask16 mask = count - i >= 16 ? __mmask16(0xffff) : first_lanes(count - i);
+    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+    const __m256i high = __m256i(_mm512_cvtneps_pbh(value));
+    const __m512 back = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    _mm256_mask_storeu_epi16(out + i, mask, high);
+    _mm256_mask_storeu_epi16(rest + i, mask, __m256i(_mm512_cvtneps_pbh(_mm512_sub_ps(value, back))));
+  }
+}
+
+inline constexpr decltype(Kernels::pair_gemm) kPairGemm = pair_gemm;
+inline constexpr decltype(Kernels::split_bf16) kSplitBf16 = split_bf16;
 inline constexpr decltype(Kernels::decode_pairs) kDecodePairs = decode_pairs;
 inline constexpr decltype(Kernels::transpose_pairs) kTransposePairs = transpose_pairs;
 inline constexpr decltype(Kernels::gemm_bf16) kGemmBf16 = gemm_bf16;

@@ -65,6 +65,13 @@ inline I32x16 widen_words(const int8_t* p) {
   const auto* at = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128(at)), _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1))};
 }
+/// The low halves of sixteen lanes.
+inline void store_low_words(int16_t* p, I32x16 a) {
+  const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12,
+                                         13, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i both = _mm256_unpacklo_epi64(_mm256_shuffle_epi8(a.lo, order), _mm256_shuffle_epi8(a.hi, order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(both, 0xd8));
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));

@@ -52,6 +52,10 @@ inline I32x16 broadcast4(const int8_t* p) {
 inline I32x16 widen_words(const int8_t* p) {
   return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+/// The low halves of sixteen lanes.
+inline void store_low_words(int16_t* p, I32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));

@@ -108,6 +108,10 @@ inline I32x16 dot_words(I32x16 sum, const I32x16& a, const I32x16& b) {
   }
   return sum;
 }
+/// The low halves of sixteen lanes.
+inline void store_low_words(int16_t* p, I32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1_s16(p + 4 * i, vmovn_s32(a.v[i]));
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   const int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.v[0])), vqmovn_s32(vcvtnq_s32_f32(a.v[1])));

@@ -93,6 +93,10 @@ inline I32x16 widen_words(const int8_t* p) {
   for (int i = 0; i < 32; ++i) words[i] = p[i];
   return load_int(words);
 }
+/// The low halves of sixteen lanes.
+inline void store_low_words(int16_t* p, I32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = int16_t(a.v[i]);
+}
 /// Sixteen floats, rounded to nearest even, as bytes.
 inline void store_int8(int8_t* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) {
