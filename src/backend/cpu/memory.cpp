@@ -27,11 +27,13 @@ class CpuBuffer : public Buffer {
 };
 
 AlignedBytes from_malloc(size_t size, size_t alignment) {
-  void* p = std::aligned_alloc(alignment, (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment);
+  const size_t reserved = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
+  void* p = std::aligned_alloc(alignment, reserved);
   if (p == nullptr) throw Error(ErrorCode::out_of_memory, "cpu", cat(size, " bytes could not be allocated"));
   // Keys and values are read in runs of some KiB, and looking up the address of each run costs a good part of reading
-  // it.
-  if (size >= kHugePage) wish_huge_pages(p, size / kPage * kPage);
+  // it. What was reserved behind the end becomes memory too where it is the smaller part of a huge page.
+  const bool whole = reserved - size <= kHugePage / 2;
+  if (size >= kHugePage) wish_huge_pages(p, whole ? reserved : size / kPage * kPage);
   return AlignedBytes(static_cast<std::byte*>(p), {size});
 }
 
