@@ -53,7 +53,7 @@ class Limits:
 
 
 # By shape, for the engines that are made for CPUs.
-SHAPE_LIMITS = {"0.6b": Limits(8192, 128, 8192), "1.7b": Limits(8192, 64, 8192), "4b": Limits(4096, 48, 4096), "8b": Limits(2048, 32, 2048),
+SHAPE_LIMITS = {"0.6b": Limits(32768, 128, 32768), "1.7b": Limits(16384, 64, 16384), "4b": Limits(4096, 48, 4096), "8b": Limits(2048, 32, 2048),
                 "30b-a3b": Limits(512, 32, 2048)}
 
 
