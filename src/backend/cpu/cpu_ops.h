@@ -195,8 +195,12 @@ class CpuOps final : public Ops {
   /// To be called before t is changed in place: what was quantized from it is no longer so.
   void forget_quantized(const Tensor& t);
   void append_kv(CpuKv& kv, int layer, const Tensor& k, const Tensor& v, const AttentionParams& a);
-  void append_head(const CpuKv& kv, int layer, int head, const Tensor& k, const Tensor& v, const AttentionParams& a,
-                   std::byte* key);
+  struct PageRows;
+  /// One head's keys and values of these rows; `key` is room for one.
+  void append_head(const CpuKv& kv, int layer, int head, const PageRows& to, const Tensor& k, const Tensor& v,
+                   const AttentionParams& a, std::byte* key);
+  void append_latents(const CpuKv& kv, int layer, int head, const PageRows& to, const Tensor& k,
+                      const AttentionParams& a);
   /// Keys and queries of length one (queries divided by the root of key_dim as well), their products, decay and beta of
   /// each row, head by head: a stripe reads what its head has of all rows, and rows of the model's width apart would
   /// fall on the same few lines of the caches, each in a page of its own.
@@ -213,7 +217,6 @@ class CpuOps final : public Ops {
   static DeltaRule delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& delta,
                                 const Segment& segment, int head, int first);
   std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
-  void append_latents(const CpuKv& kv, int layer, int head, const Tensor& k, const AttentionParams& a);
   /// Scores [vectors, page_size] of q with the first `tokens` keys of a page of latents, which it returns as f32
   /// [tokens, head_dim]: as they lie, or in `wide`.
   const float* latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q, int vectors,

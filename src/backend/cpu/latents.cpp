@@ -11,25 +11,6 @@ constexpr int kColumns = 128;  // of a transposed weight that are decoded at onc
 
 }  // namespace
 
-void CpuOps::append_latents(const CpuKv& kv, int layer, int head, const Tensor& k, const AttentionParams& a) {
-  const int page_size = kv.shape().page_size, dim = a.head_dim;
-  for (const Segment& s : batch_.segments) {
-    for (int i = 0; i < s.rows; ++i) {
-      const int page = batch_.pages[size_t(s.first_page + (s.past + i) / page_size)], token = (s.past + i) % page_size;
-      const float* from = row(k, s.first + i) + head * dim;
-      std::byte* to = kv.keys(page, layer, head) + size_t(token) * size_t(dim) * kv.element_bytes();
-      if (kv.element() != Element::i8) {
-        k_.store(from, dim, kv.element(), to);
-        continue;
-      }
-      float* scales = kv.key_scales(page, layer, head) + 2 * token;
-      auto* codes = reinterpret_cast<int8_t*>(to);
-      scales[0] = k_.store_i8(from, a.value_dim, codes);
-      scales[1] = k_.store_i8(from + a.value_dim, dim - a.value_dim, codes + a.value_dim);
-    }
-  }
-}
-
 const float* CpuOps::latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q,
                                    int vectors, const AttentionParams& a, float* wide, float* scores) {
   const int page_size = kv.shape().page_size, dim = a.head_dim;
