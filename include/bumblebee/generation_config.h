@@ -97,8 +97,8 @@ struct SamplingOverrides {
   std::optional<double> repetition_penalty = {}, presence_penalty = {}, frequency_penalty = {};
   std::optional<uint64_t> seed = {};
 };
-/// Lays them over `config`: asking for a temperature or a filter means asking for a draw; filters that are not named
-/// stay. Nothing is checked: validate() does.
+/// Lays them over `config`: asking for a temperature or a filter means asking for a draw, a filter that is off does
+/// not; filters that are not named stay. Nothing is checked: validate() does.
 void apply(const SamplingOverrides& overrides, GenerationConfig& config);
 
 /// Throws Error(bad_request) naming the field when a value is out of range or two settings exclude each other.

@@ -9,6 +9,12 @@ namespace {
 
 bool greedy(const SamplingOverrides& overrides) { return overrides.temperature == 0.0 || overrides.top_p == 0.0; }
 
+/// Clients send every setting that they have: a filter that is off asks for nothing.
+bool asks_for_a_draw(const SamplingOverrides& overrides) {
+  return overrides.temperature || overrides.top_k.value_or(0) > 0 || overrides.top_p.value_or(1) != 1 ||
+         overrides.min_p.value_or(0) != 0;
+}
+
 }  // namespace
 
 void apply(const SamplingOverrides& overrides, GenerationConfig& config) {
@@ -22,8 +28,8 @@ void apply(const SamplingOverrides& overrides, GenerationConfig& config) {
     return;
   }
   if (overrides.temperature) config.temperature = *overrides.temperature;
-  if (!overrides.temperature && !overrides.top_k && !overrides.top_p && !overrides.min_p) return;
   const auto* own = std::get_if<MultinomialSampling>(&config.strategy);
+  if (own == nullptr && !asks_for_a_draw(overrides)) return;
   MultinomialSampling sampling = own != nullptr ? *own : MultinomialSampling{};
   if (overrides.top_k) sampling.top_k = std::max(0, *overrides.top_k);
   if (overrides.top_p) sampling.top_p = *overrides.top_p;

@@ -39,6 +39,26 @@ TEST(SamplingOverrides, ATemperatureOrAFilterAsksForADraw) {
   EXPECT_TRUE(std::holds_alternative<MultinomialSampling>(with({.top_p = 0.9}, contrastive).strategy));
 }
 
+TEST(SamplingOverrides, AFilterThatIsOffAsksForNothing) {
+  GenerationConfig contrastive;
+  contrastive.strategy = ContrastiveSearch{};
+  for (const SamplingOverrides& off : {SamplingOverrides{.top_k = 0},
+                                       {.top_k = -1},
+                                       {.top_p = 1.0},
+                                       {.min_p = 0.0},
+                                       {.top_k = 0, .top_p = 1.0, .min_p = 0.0}}) {
+    EXPECT_TRUE(std::holds_alternative<GreedySearch>(with(off, {}).strategy));
+    EXPECT_TRUE(std::holds_alternative<ContrastiveSearch>(with(off, contrastive).strategy));
+  }
+  const auto sampling =
+      std::get<MultinomialSampling>(with({.top_k = 0, .top_p = 1.0, .min_p = 0.0}, authors()).strategy);
+  EXPECT_EQ(sampling.top_k, 0);
+  EXPECT_EQ(sampling.top_p, 1.0);
+  EXPECT_EQ(sampling.min_p, 0.0);
+  // A temperature is a draw, whatever else is off.
+  EXPECT_TRUE(std::holds_alternative<MultinomialSampling>(with({.temperature = 1.0, .top_p = 1.0}, {}).strategy));
+}
+
 TEST(SamplingOverrides, FiltersThatAreNotNamedStay) {
   const auto sampling = std::get<MultinomialSampling>(with({.temperature = 1.5, .top_p = 0.5}, authors()).strategy);
   EXPECT_EQ(sampling.top_k, 20);
