@@ -18,7 +18,7 @@ bool Adapters::good_name(std::string_view name) {
 void Adapters::check_locked(const std::string& name, const Expected& expected) const {
   const auto found = adapters_.find(name);
   if (found == adapters_.end()) {
-    if (name == base_) throw ApiError(Refusal::adapter_exists, cat("'", name, "' is the name of the base model"));
+    if (is_base(name)) throw ApiError(Refusal::adapter_exists, cat("'", name, "' is the name of the base model"));
     if (expected.generation)
       throw ApiError(Refusal::generation_differs, cat("expected generation ", *expected.generation, " of '", name,
                                                       "', found no adapter of this name"));
@@ -83,8 +83,7 @@ Adapters::Choice Adapters::choose(std::string_view model, std::string_view adapt
   std::vector<LoraPart> wanted(parts.begin(), parts.end());
   if (!adapter.empty()) wanted.push_back({std::string(adapter), 1});
   const char* field = adapter.empty() ? "lora" : "adapter";
-  const bool any = model.empty() || model == base_ || (model == "default" && !find(model));
-  if (!any) {
+  if (!model.empty() && !is_base(model)) {
     const std::string name(model.starts_with(prefix) ? model.substr(prefix.size()) : model);
     if (!find(name))
       throw ApiError(Refusal::model_not_found,

@@ -49,6 +49,9 @@ class Adapters {
   std::shared_ptr<const ServedAdapter> find(std::string_view name) const;
   std::vector<std::shared_ptr<const ServedAdapter>> list() const;  // by name
   const std::string& base() const { return base_; }
+  /// The base's own name, or "default", which is always its own too: else a load would give others' requests another
+  /// model.
+  bool is_base(std::string_view name) const { return name == base_ || name == "default"; }
 
   /// What a request asks for.
   struct Choice {

@@ -28,6 +28,18 @@ OrderedJson described(const ServedAdapter& one) {
           {"loaded", std::chrono::duration_cast<std::chrono::seconds>(one.loaded.time_since_epoch()).count()}};
 }
 
+/// `path` from `root` on, where it begins with the root: as that was given, or in full, which is what vLLM's clients
+/// send. A comparison of names only: what it leads to is for ConfinedDirectory.
+std::string below(const std::filesystem::path& root, const std::string& path) {
+  for (const std::filesystem::path& spelling : {root, std::filesystem::absolute(root).lexically_normal()}) {
+    std::string start = spelling.string();
+    while (start.ends_with('/')) start.pop_back();
+    start += '/';
+    if (path.starts_with(start)) return path.substr(start.size());
+  }
+  return path;
+}
+
 /// Gives back what packing took, where no name stands for the same weights.
 void give_back(const Served& served, const Adapters& adapters, const Adapter& gone) {
   const auto all = adapters.list();
@@ -89,10 +101,7 @@ Adapter Application::read_adapter(const LoadAdapterRequest& request,
   if (!options_.adapter_root)
     throw ApiError(Refusal::invalid_value,
                    "this server loads no adapters: it was started without --adapter-root and --allow-hub", "lora_path");
-  std::string root = options_.adapter_root->string();
-  while (root.ends_with('/')) root.pop_back();
-  root += '/';
-  const ConfinedDirectory place(*options_.adapter_root, path.starts_with(root) ? path.substr(root.size()) : path);
+  const ConfinedDirectory place(*options_.adapter_root, below(*options_.adapter_root, path));
   try {
     return read(local(place.path()));
   } catch (const Error& error) {  // it says "[where] what", and where is what a client cannot know

@@ -251,7 +251,7 @@ std::optional<HttpResponse> Application::answer_at_once(const Match& found, Live
     return model;
   };
   if (id == RouteId::model) {
-    if (found.argument == served.name) return json(200, model_answer(entry(served.name, nullptr)));
+    if (now->adapters.is_base(found.argument)) return json(200, model_answer(entry(served.name, nullptr)));
     (void)now->adapters.choose(found.argument, "", {});  // throws for one that there is not
     const std::string prefix = served.name + ":";
     const std::string& name = found.argument;

@@ -105,6 +105,34 @@ TEST_F(WithAdapters, AreLoadedReplacedAndUnloaded) {
   EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
 }
 
+TEST_F(WithAdapters, NothingButTheBaseIsCalledDefault) {
+  TinyServer server(setup_);
+  json body = chat_of("Who are you?", 16);
+  const std::string base = said(server.post("/v1/chat/completions", body));
+  const Reply refused =
+      server.post("/v1/load_lora_adapter", {{"lora_name", "default"}, {"lora_path", "a"}, {"load_inplace", true}});
+  EXPECT_EQ(refused.status, 409) << refused.body;
+  EXPECT_EQ(refused.json().at("error").at("code"), "adapter_exists");
+  body["model"] = "default";
+  EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
+  EXPECT_EQ(server.get("/v1/models/default").json().at("id"), "tiny");
+  setup_.adapters.push_back({"default", load_adapter(local(folder_ / "a"), {.scale = {}, .name = "default"})});
+  EXPECT_THROW(TinyServer{setup_}, Error);
+}
+
+TEST_F(WithAdapters, ARootMayBeRelativeAndAPathBelowItWhole) {
+  setup_.options.adapter_root = std::filesystem::relative(folder_.path());
+  TinyServer server(setup_);
+  const std::string whole = std::filesystem::canonical(folder_ / "c").string();
+  for (const std::string& path : {whole, (*setup_.options.adapter_root / "c").string(), std::string("c")}) {
+    const Reply loaded =
+        server.post("/v1/load_lora_adapter", {{"lora_name", "x"}, {"lora_path", path}, {"load_inplace", true}});
+    EXPECT_EQ(loaded.status, 200) << path << ": " << loaded.body;
+  }
+  for (const std::string& path : {whole + "/../../..", std::string("/etc")})
+    EXPECT_EQ(server.post("/v1/load_lora_adapter", {{"lora_name", "y"}, {"lora_path", path}}).status, 400) << path;
+}
+
 TEST_F(WithAdapters, ARootMayEndWithASlash) {
   setup_.options.adapter_root = folder_.path().string() + "//";
   TinyServer server(setup_);
