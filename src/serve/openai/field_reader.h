@@ -56,6 +56,8 @@ using ReadField = void (*)(const JsonIn& value, Draft& draft);
 
 /// Null, false and "": what clients send for a field that they do not use.
 bool is_off(const OrderedJson& value);
+/// These, [] and {}.
+bool is_empty(const OrderedJson& value);
 
 struct FieldReader {
   Field field;

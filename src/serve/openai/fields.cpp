@@ -50,6 +50,8 @@ bool is_off(const OrderedJson& value) {
          (value.is_string() && value.get_ref<const std::string&>().empty());
 }
 
+bool is_empty(const OrderedJson& value) { return is_off(value) || (value.is_structured() && value.empty()); }
+
 void Draft::ignore(const std::string& path) {
   std::string name = path.substr(0, kIgnoredBytes);
   if (rules.strict) throw ApiError(Refusal::unknown_field, cat(name, ": not known here"), name);

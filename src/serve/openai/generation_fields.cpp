@@ -105,6 +105,12 @@ void read_top_k(const JsonIn& value, Draft& draft) {
   draft.sampling.top_k = std::max(0, int(value.integer(-1, kTopK)));  // -1: vLLM's word for off
 }
 
+/// -1 is vLLM's and llama.cpp's word for none: who sends it wants another answer each time.
+void read_seed(const JsonIn& value, Draft& draft) {
+  const int64_t seed = value.integer(INT64_MIN, INT64_MAX);
+  if (seed != -1) draft.sampling.seed = uint64_t(seed);
+}
+
 void read_repetition_penalty(const JsonIn& value, Draft& draft) {
   const double penalty = value.number(0, 100);
   if (penalty <= 0) value.out_of_range("a number above 0, to 100");
@@ -112,12 +118,18 @@ void read_repetition_penalty(const JsonIn& value, Draft& draft) {
 }
 
 // Values that change nothing: some clients send every setting that they have.
-bool is_empty(const OrderedJson& value) { return is_off(value) || (value.is_array() && value.empty()); }
 bool is_zero(const OrderedJson& value) { return is_off(value) || (value.is_number() && value == 0); }
 bool is_one(const OrderedJson& value) { return value.is_number() && value == 1; }
 bool is_negative(const OrderedJson& value) { return is_off(value) || (value.is_number() && value < 0); }
+bool is_not_positive(const OrderedJson& value) { return is_off(value) || (value.is_number() && value <= 0); }
 
-int64_t read_length(const JsonIn& value, const Draft& draft) { return value.integer(1, draft.rules.context); }
+/// More than the context is cut, as what does not fit beside the prompt is; -1 is llama.cpp's and LM Studio's word for
+/// no limit.
+void read_length(const JsonIn& value, const Draft& draft, std::optional<int64_t>& length) {
+  const int64_t tokens = value.integer(-1, INT64_MAX);
+  if (tokens == 0) value.out_of_range("a whole number from 1, or -1 for no limit");
+  if (tokens > 0) length = std::min<int64_t>(tokens, draft.rules.context);
+}
 
 }  // namespace
 
@@ -138,17 +150,16 @@ std::vector<FieldReader> generation_fields() {
   return {
       {{"model", accepted, "The model, an adapter's name, or `model:adapter`. Absent: the model"}, read_model},
       {{"max_tokens", accepted,
-        "1 to the context; what does not fit beside the prompt is cut, as `length`. Absent, as `max_completion_tokens` "
-        "is: the "
-        "rest of the context"},
-       [](const JsonIn& v, Draft& d) { d.max_tokens = read_length(v, d); }},
+        "1 or more; what does not fit beside the prompt is cut, as `length`. -1 or absent, as `max_completion_tokens` "
+        "is: the rest of the context"},
+       [](const JsonIn& v, Draft& d) { read_length(v, d, d.max_tokens); }},
       {{"max_completion_tokens", accepted, "The same; of both, the smaller one counts"},
-       [](const JsonIn& v, Draft& d) { d.max_completion_tokens = read_length(v, d); }},
+       [](const JsonIn& v, Draft& d) { read_length(v, d, d.max_completion_tokens); }},
       {{"min_tokens", accepted, "0 to `max_tokens` and what fits beside the prompt: no token ends the answer before"},
        [](const JsonIn& v, Draft& d) { d.min_tokens = v.integer(0, d.rules.context); }},
       {{"temperature", accepted, "0 to 2; 0: always the most likely token. Absent: the model's"},
        [](const JsonIn& v, Draft& d) { d.sampling.temperature = v.number(0, 2); }},
-      {{"top_p", accepted, "0 to 1; 0: always the most likely token"},
+      {{"top_p", accepted, "0 to 1; 0: always the most likely token; 1: off"},
        [](const JsonIn& v, Draft& d) { d.sampling.top_p = v.number(0, 1); }},
       {{"top_k", accepted, "0 or -1: off"}, read_top_k},
       {{"min_p", accepted, "0 to 1; 0: off"}, [](const JsonIn& v, Draft& d) { d.sampling.min_p = v.number(0, 1); }},
@@ -159,8 +170,8 @@ std::vector<FieldReader> generation_fields() {
       {{"repetition_penalty", accepted, "Above 0, to 100; 1: off"}, read_repetition_penalty},
       {{"logit_bias", accepted, "At most 300 token ids, each with -100 to 100"}, read_logit_bias},
       {{"seed", accepted,
-        "A whole number of 64 bits with sign. Absent: a random one. The header `x-bumblebee-seed` says which"},
-       [](const JsonIn& v, Draft& d) { d.sampling.seed = uint64_t(v.integer(INT64_MIN, INT64_MAX)); }},
+        "A whole number of 64 bits with sign. Absent or -1: a random one. The header `x-bumblebee-seed` says which"},
+       read_seed},
       {{"stop", accepted, "A string, or at most 16, of 1 to 1,024 bytes each"}, read_stop},
       {{"stop_token_ids", accepted, "At most 64 token ids that end the answer too"}, read_stop_token_ids},
       {{"ignore_eos", accepted, "Goes on after tokens that end the answer"},
@@ -211,7 +222,9 @@ std::vector<FieldReader> generation_fields() {
 
       {{"moderation", refused, ""}},
       {{"use_beam_search", refused, ""}},
-      {{"penalty_alpha", refused, "Contrastive search is for the library: one such request stops everybody's"}},
+      {{"penalty_alpha", refused, "Contrastive search is for the library: one such request stops everybody's"},
+       nullptr,
+       is_zero},
       {{"prompt_logprobs", refused, ""}},
       {{"repeat_penalty", refused, "Use `repetition_penalty`"}, nullptr, is_one},
       {{"n_predict", refused, "Use `max_tokens`"}, nullptr, is_negative},
@@ -227,11 +240,28 @@ std::vector<FieldReader> generation_fields() {
       {{"dry_multiplier", refused, "0: off"}, nullptr, is_zero},
       {{"mirostat", refused, "0: off"}, nullptr, is_zero},
       {{"dynatemp_range", refused, "0: off"}, nullptr, is_zero},
-      {{"top_n_sigma", refused, "Below 0: off"}, nullptr, is_negative},
+      {{"top_n_sigma", refused, "0 or below: off"}, nullptr, is_not_positive},
+      {{"tfs_z", refused, "1: off"}, nullptr, is_one},
+      {{"top_a", refused, "0: off"}, nullptr, is_zero},
+      {{"epsilon_cutoff", refused, "0: off"}, nullptr, is_zero},
+      {{"eta_cutoff", refused, "0: off"}, nullptr, is_zero},
+      {{"no_repeat_ngram_size", refused, "0: off"}, nullptr, is_zero},
+      {{"guidance_scale", refused, "1: off"}, nullptr, is_one},
+      {{"num_beams", refused, "1: off"}, nullptr, is_one},
+      {{"stop_regex", refused, ""}, nullptr, is_empty},
+      {{"no_stop_trim", refused, ""}},
+      // What mlx-lm, LoRAX and SGLang call an adapter: passed over, it would be the base's answer.
+      {{"adapters", refused, "Use `model`, `adapter` or `lora`"}, nullptr, is_empty},
+      {{"adapter_path", refused, "Use `model`, `adapter` or `lora`"}, nullptr, is_empty},
+      {{"adapter_id", refused, "Use `model`, `adapter` or `lora`"}, nullptr, is_empty},
+      {{"lora_path", refused, "Use `model`, `adapter` or `lora`"}, nullptr, is_empty},
 
       {{"grammar", later, ""}},
       {{"json_schema", later, ""}},
-      {{"structured_outputs", later, ""}},
+      {{"structured_outputs", later, ""}, nullptr, is_empty},
+      {{"structural_tag", later, ""}},
+      {{"regex", later, ""}},
+      {{"ebnf", later, ""}},
       {{"guided_json", later, ""}},
       {{"guided_regex", later, ""}},
       {{"guided_choice", later, ""}},

@@ -307,7 +307,7 @@ std::vector<FieldReader> template_fields() {
        [](const JsonIn& v, Draft& d) { d.add_generation_prompt = v.boolean(); }},
       {{"continue_final_message", later, ""}},
       {{"chat_template", refused, "The template is the model's"}},
-      {{"documents", refused, ""}},
+      {{"documents", refused, ""}, nullptr, is_empty},
   };
 }
 

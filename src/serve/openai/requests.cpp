@@ -80,8 +80,10 @@ std::vector<FieldReader> chat_only() {
       {{"add_special_tokens", refused, "The template writes them"}},
       {{"echo", refused, ""}},
       {{"audio", refused, ""}},
-      {{"functions", refused, "Use `tools`"}},
-      {{"function_call", refused, "Use `tool_choice`"}},
+      {{"functions", refused, "Use `tools`"}, nullptr, is_empty},
+      {{"function_call", refused, "Use `tool_choice`. Without `functions`, `none` and `auto` are nothing"},
+       nullptr,
+       [](const OrderedJson& v) { return is_off(v) || v == "none" || v == "auto"; }},
       {{"web_search_options", refused, ""}},
       {{"input", refused, "Of `/v1/responses`"}},
       {{"prompt", refused, "Of `/v1/completions`"}},
@@ -147,9 +149,10 @@ std::vector<FieldReader> detokenize_fields() {
 std::vector<FieldReader> load_fields() {
   using enum FieldUse;
   return {
-      {{"lora_name", accepted, "1 to 64 of `A-Z a-z 0-9 . _ -`"},
+      {{"lora_name", accepted, "1 to 64 of `A-Z a-z 0-9 . _ -`; not `default`, which is the base"},
        [](const JsonIn& v, Draft& d) { d.request.adapter = read_adapter_name(v); }},
-      {{"lora_path", accepted, "Below `--adapter-root`; with `--allow-hub` also `hf://org/name`"},
+      {{"lora_path", accepted,
+        "Below `--adapter-root`, from there or in full; with `--allow-hub` also `hf://org/name`"},
        [](const JsonIn& v, Draft& d) { d.adapter_path = v.string(kPathBytes); }},
       {{"load_inplace", accepted, "Replaces the adapter of this name; requests that run keep theirs"},
        [](const JsonIn& v, Draft& d) { d.in_place = v.boolean(); }},

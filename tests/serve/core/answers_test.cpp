@@ -116,10 +116,18 @@ TEST(Answers, SayASeedThatCanBeSentAgain) {
   TinyServer server;
   json body = chat_of("Draw", 12);
   body["temperature"] = 1;
-  body["seed"] = -1;
+  body["seed"] = -2;
   const Reply first = server.post("/v1/chat/completions", body);
   ASSERT_EQ(first.status, 200) << first.body;
-  EXPECT_EQ(first.headers.at("x-bumblebee-seed"), "-1");
+  EXPECT_EQ(first.headers.at("x-bumblebee-seed"), "-2");
+  // Another one each time, which can be sent again.
+  body["seed"] = -1;
+  const Reply drawn = server.post("/v1/chat/completions", body), other = server.post("/v1/chat/completions", body);
+  const std::string seed = drawn.headers.at("x-bumblebee-seed");
+  EXPECT_NE(seed, "-1");
+  EXPECT_NE(seed, other.headers.at("x-bumblebee-seed"));
+  body["seed"] = json::parse(seed);
+  EXPECT_EQ(said(server.post("/v1/chat/completions", body)), said(drawn));
 }
 
 TEST(Answers, RepeatTheIdsThatTheModelSaw) {

@@ -48,7 +48,7 @@ TEST(ChatRequest, WithoutSettingsIsTheModels) {
 
 TEST(ChatRequest, SettingsReachTheLibrary) {
   const ChatRequest request = chat(R"("temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "presence_penalty": 1,
-      "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": -1, "stop": ["a", "b"], "logit_bias": {"5": -100}, "n": 3,
+      "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": -2, "stop": ["a", "b"], "logit_bias": {"5": -100}, "n": 3,
       "min_tokens": 4, "max_tokens": 9, "ignore_eos": true, "stop_token_ids": [3, 4], "skip_special_tokens": false,
       "priority": -2, "cache_salt": "A_b-9", "cache_prompt": false, "adapter": "poet", "stream": true,
       "stream_options": {"include_usage": true, "continuous_usage_stats": true, "include_obfuscation": false},
@@ -68,7 +68,7 @@ TEST(ChatRequest, SettingsReachTheLibrary) {
   EXPECT_EQ(config.max_new_tokens, 9);
   EXPECT_TRUE(config.logprobs);
   EXPECT_EQ(config.top_logprobs, 4);
-  EXPECT_EQ(request.input.seed, uint64_t(-1));
+  EXPECT_EQ(request.input.seed, uint64_t(-2));
   EXPECT_EQ(request.input.n, 3);
   EXPECT_TRUE(request.input.ignore_eos);
   EXPECT_EQ(request.input.stop_token_ids, (std::vector<int32_t>{3, 4}));
@@ -110,6 +110,28 @@ TEST(ChatRequest, ComposesAdapters) {
   EXPECT_EQ(request.lora[1].scale, 1.0f);
 }
 
+// What a client is set to for larger models is cut, as what does not fit beside the prompt is.
+TEST(ChatRequest, ALengthBeyondTheContextIsTheRestOfIt) {
+  EXPECT_EQ(chat(R"("max_tokens": 4097)").input.config->max_new_tokens, rules().context);
+  EXPECT_EQ(chat(R"("max_tokens": 9223372036854775807)").input.config->max_new_tokens, rules().context);
+  EXPECT_EQ(chat(R"("max_tokens": -1)").input.config->max_new_tokens, kNoLimit);
+  EXPECT_EQ(chat(R"("max_tokens": -1, "max_completion_tokens": 7)").input.config->max_new_tokens, 7);
+}
+
+TEST(ChatRequest, ASeedOfMinusOneIsNone) {
+  EXPECT_EQ(chat(R"("temperature": 1, "seed": -1)").input.seed, std::nullopt);
+}
+
+TEST(ChatRequest, FiltersThatAreOffLeaveAGreedyModelGreedy) {
+  const auto greedy = [](const char* fields) {
+    return std::holds_alternative<GreedySearch>(chat(fields).input.config->strategy);
+  };
+  EXPECT_TRUE(greedy(R"("top_p": 1)"));
+  EXPECT_TRUE(greedy(R"("top_k": -1, "top_p": 1.0, "min_p": 0)"));
+  EXPECT_FALSE(greedy(R"("top_p": 0.9)"));
+  EXPECT_FALSE(greedy(R"("temperature": 1, "top_p": 1)"));
+}
+
 TEST(ChatRequest, UnknownFieldsAreNamedOrRefused) {
   const std::string fields = R"("frobnicate": 1, "x\r\ny: z, \"": 2, "min_p_": null, "frobnicat\u00e9": {})";
   EXPECT_EQ(chat(fields).ignored, (std::vector<std::string>{"frobnicate", "x??y:?z??\?", "min_p_", "frobnicat??"}));
@@ -131,8 +153,11 @@ TEST(ChatRequest, SettingsThatAreOffArePassedOver) {
   const std::string off =
       R"("repeat_penalty": 1.0, "n_predict": -1, "bad_words": [], "allowed_token_ids": null, "typical_p": 1,
          "include_stop_str_in_output": false, "xtc_probability": 0.0, "xtc_threshold": 0.1, "dry_multiplier": 0,
-         "dry_base": 1.75, "mirostat": 0, "mirostat_tau": 5, "dynatemp_range": 0, "top_n_sigma": -1,
-         "add_special_tokens": false, "echo": false, "enable_thinking": null)";
+         "dry_base": 1.75, "mirostat": 0, "mirostat_tau": 5, "dynatemp_range": 0, "top_n_sigma": 0,
+         "add_special_tokens": false, "echo": false, "enable_thinking": null, "functions": [], "function_call": "auto",
+         "documents": [], "structured_outputs": {}, "penalty_alpha": 0, "tfs_z": 1.0, "top_a": 0,
+         "no_repeat_ngram_size": 0, "num_beams": 1, "guidance_scale": 1, "adapters": null, "lora_path": [],
+         "regex": null, "no_stop_trim": false)";
   EXPECT_EQ(chat_refusal(chat_body(off)), "");
   EXPECT_TRUE(chat(off).ignored.empty());
 }
