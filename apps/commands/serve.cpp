@@ -1,19 +1,23 @@
 // `serve`: a model and its adapters behind OpenAI's API, until a signal ends it.
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "bumblebee/server.h"
 #include "commands/commands.h"
@@ -129,25 +133,46 @@ void raise_descriptor_limit() {
 /// Lines of JSON, in a file that is appended to, or on standard output.
 class LogFile {
  public:
-  explicit LogFile(const std::string& path) {
-    if (path.empty()) return;
-    file_.reset(path == "-" ? ::fdopen(::dup(STDOUT_FILENO), "a") : std::fopen(path.c_str(), "ae"));
-    if (!file_) throw Error(ErrorCode::bad_file, path, "expected a file for the log, got one that cannot be written");
+  explicit LogFile(std::string path) : path_(std::move(path)) {
+    if (path_.empty()) return;
+    file_ =
+        path_ == "-" ? ::dup(STDOUT_FILENO) : ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (file_ < 0)
+      throw Error(ErrorCode::bad_file, path_, "expected a file for the log, got one that cannot be written");
   }
+  LogFile(const LogFile&) = delete;
+  LogFile& operator=(const LogFile&) = delete;
+  ~LogFile() {
+    if (file_ >= 0) ::close(file_);
+  }
+  /// Throws what a full disk says, so that the line is counted as lost.
   std::function<void(std::string_view)> sink() {
-    if (!file_) return {};
-    return [this](std::string_view line) {
-      std::fwrite(line.data(), 1, line.size(), file_.get());
-      std::fputc('\n', file_.get());
-      std::fflush(file_.get());
-    };
+    if (file_ < 0) return {};
+    return [this](std::string_view line) { write(line); };
   }
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::unique_ptr<std::FILE, Close> file_;
+  void write(std::string_view line) {
+    // After a line that was cut off the next one begins anew.
+    const std::string whole = (torn_ ? "\n" : "") + std::string(line) + "\n";
+    for (std::string_view rest = whole; !rest.empty();) {
+      const ssize_t written = ::write(file_, rest.data(), rest.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) {
+        const std::string why = std::strerror(errno);
+        if (rest.size() < whole.size()) torn_ = true;
+        if (!std::exchange(failing_, true))
+          note("[" + path_ + "] cannot write: " + why + "; lines of the log are lost, and counted");
+        throw Error(ErrorCode::bad_file, path_, "cannot write: " + why);
+      }
+      rest.remove_prefix(size_t(written));
+    }
+    torn_ = failing_ = false;
+  }
+
+  const std::string path_;
+  int file_ = -1;
+  bool torn_ = false, failing_ = false;  // of the thread that writes
 };
 
 std::chrono::milliseconds milliseconds(double seconds) { return std::chrono::milliseconds(int64_t(seconds * 1000)); }

@@ -165,7 +165,7 @@ std::string Metrics::print(const Now& now) const {
   one(out, "clients_left_total", "counter", "Requests whose client left before the answer was complete.", left_.load());
   one(out, "ignored_fields_total", "counter", "Fields of requests that this server does not know.",
       ignored_fields_.load());
-  one(out, "log_lines_dropped_total", "counter", "Lines of the log that could not be written in time.",
+  one(out, "log_lines_dropped_total", "counter", "Lines of the log that could not be written, or not in time.",
       now.log_lines_dropped);
 
   one(out, "lora_adapters", "gauge", "Adapters that requests can name.", uint64_t(std::max(0, now.adapter_count)));

@@ -255,6 +255,12 @@ class Ending(unittest.TestCase):
             self.assertEqual(server.stop(), 0)
             self.assertLess(time.monotonic() - start, 0.2 + 1)
 
+    def test_lines_that_a_full_disk_does_not_take_are_counted(self):
+        with Server(PROGRAM, "--log-jsonl", "/dev/full") as server:
+            for _ in range(3):
+                self.assertEqual(server.post("/v1/chat/completions", chat())[0], 200)
+            self.assertTrue(wait_until(lambda: re.search(r"^bumblebee_log_lines_dropped_total [3-9]", server.get("/metrics")[2], re.M)))
+
     def test_a_killed_server_leaves_nothing_in_the_way(self):
         for _ in range(3):
             with Server(PROGRAM) as server:
