@@ -142,8 +142,8 @@ int run(const GenerateFlags& given) {
   }
   if (templated) check_effects(ready.tokenizer, input.messages, input.chat);
   if (flags.common.verbose) {
-    std::fprintf(stderr, "[loaded in %.2f s, device %s, seed %llu]\n", ready.load_s, flags.model.device.c_str(),
-                 static_cast<unsigned long long>(*ready.config.seed));
+    std::fprintf(stderr, "[loaded in %.2f s, device %s, seed %llu]\n", ready.load_s,
+                 ready.model.options().device.c_str(), static_cast<unsigned long long>(*ready.config.seed));
   }
 
   std::vector<text::Input> inputs(size_t(flags.count), input);  // which share the handle that cancels

@@ -83,7 +83,14 @@ int run(const PerplexityFlags& flags) {
         [&](int row, std::span<const float> logits) {
           if (interrupt::requested()) throw Error(ErrorCode::cancelled, "perplexity", "cancelled");
           auto next = size_t(row) + 1;
-          if (next < window.size()) score.add(negative_log_likelihood(logits, window[next]));
+          if (next < window.size()) {
+            const double nll = negative_log_likelihood(logits, window[next]);
+            if (std::isnan(nll))
+              throw Error(
+                  ErrorCode::device, "perplexity",
+                  "expected finite logits, got one that is not a number at token " + std::to_string(first + next));
+            score.add(nll);
+          }
           bar.update(first + next, tokens.size());
         },
         adapters);

@@ -181,7 +181,7 @@ Option* Parser::add_option(const std::string& names, std::vector<std::string>& t
 Option* Parser::add_option(const std::string& names, std::optional<int>& to, const std::string& description) {
   return add(names, to, description);
 }
-Option* Parser::add_option(const std::string& names, std::optional<uint64_t>& to, const std::string& description) {
+Option* Parser::add_option(const std::string& names, std::optional<int64_t>& to, const std::string& description) {
   return add(names, to, description);
 }
 Option* Parser::add_option(const std::string& names, std::optional<double>& to, const std::string& description) {

@@ -114,7 +114,7 @@ class Parser {
   Option* add_option(const std::string& names, double& to, const std::string& description);
   Option* add_option(const std::string& names, std::vector<std::string>& to, const std::string& description);
   Option* add_option(const std::string& names, std::optional<int>& to, const std::string& description);
-  Option* add_option(const std::string& names, std::optional<uint64_t>& to, const std::string& description);
+  Option* add_option(const std::string& names, std::optional<int64_t>& to, const std::string& description);
   Option* add_option(const std::string& names, std::optional<double>& to, const std::string& description);
   Option* add_option_function(const std::string& names, std::function<void(const std::string&)> set,
                               const std::string& description);

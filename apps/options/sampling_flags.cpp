@@ -32,9 +32,9 @@ void add_choice_flags(Parser& verb, SamplingFlags& flags) {
   Option* top_p =
       number("--top-p", flags.top_p, 0, 1, "Draw from the likeliest tokens that together have probability X (1: off)");
   Option* min_p = number("--min-p", flags.min_p, 0, 1, "Drop tokens less likely than X times the likeliest (0: off)");
-  verb.add_option("--seed", flags.seed, "Seed; the same seed gives the same text (default: a fresh one)")
+  verb.add_option("--seed", flags.seed, "Seed; the same seed gives the same text (default, and -1: a fresh one)")
       ->option_text("N")
-      ->check(integer_between(0, std::numeric_limits<int64_t>::max()))
+      ->check(integer_between(-1, std::numeric_limits<int64_t>::max()))
       ->group("Sampling");
   Option* contrastive = number("--contrastive-alpha", flags.contrastive_alpha, 0, 1,
                                "Contrastive search with this alpha over --top-k candidates");
@@ -195,8 +195,8 @@ void apply(const SamplingFlags& flags, GenerationConfig& config, Uncapped uncapp
     config.logprobs = true;
     config.top_logprobs = *flags.logprobs;
   }
-  if (flags.seed) {
-    config.seed = *flags.seed;
+  if (flags.seed.value_or(-1) >= 0) {
+    config.seed = uint64_t(*flags.seed);
   } else {
     std::random_device fresh;
     config.seed = fresh();

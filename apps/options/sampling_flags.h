@@ -21,7 +21,7 @@ struct SamplingFlags {
   std::optional<double> top_p, min_p;
   std::optional<double> contrastive_alpha;
   bool greedy = false;
-  std::optional<uint64_t> seed;
+  std::optional<int64_t> seed;  // -1: none
   std::optional<double> repeat_penalty, presence_penalty, frequency_penalty;
   std::optional<int> no_repeat_ngram;
   std::vector<std::string> logit_bias;

@@ -103,6 +103,25 @@ TEST(Generate, ASeedRepeatsAndSeedsDiffer) {
   };
   EXPECT_EQ(text("1"), text("1"));
   EXPECT_NE(text("1"), text("2"));
+  const auto fresh = [] {  // llama.cpp's word for a fresh one
+    return run({"generate", "-m", tiny_model(), "-p", "x", "-n", "1", "--temp", "1", "--seed", "-1", "--json"})
+        .json()
+        .at("seed");
+  };
+  EXPECT_NE(fresh(), fresh());
+}
+
+TEST(Generate, AFilterThatIsOffDrawsNothing) {
+  const auto text = [](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"generate", "-m", tiny_model(), "-p", "x", "-n", "24"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(arguments).out;
+  };
+  const std::string likeliest = text({"--greedy"});
+  EXPECT_EQ(text({}), likeliest) << "the model's own setting";
+  for (const std::vector<std::string>& off :
+       {std::vector<std::string>{"--top-k", "0"}, {"--top-p", "1"}, {"--min-p", "0"}})
+    EXPECT_EQ(text(off), likeliest) << off[0];
 }
 
 TEST(Generate, SamplingFlagsDoWhatTheySay) {
@@ -185,6 +204,8 @@ TEST(Generate, CtrlCStopsWith130AndShowsWhatThereWas) {
 TEST(Generate, VerboseShowsTheSpeed) {
   Outcome got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "4", "--greedy", "-v"});
   EXPECT_NE(got.err.find("tokens at"), std::string::npos) << got.err;
+  got = run({"generate", "-m", tiny_model(), "-p", "x", "-n", "1", "-v", "--device", "auto"});
+  EXPECT_NE(got.err.find(", device c"), std::string::npos) << "the one that it came to, cpu or cuda: " << got.err;
 }
 
 TEST(Generate, SeveralAnswersToOnePrompt) {

@@ -201,6 +201,24 @@ TEST(Perplexity, AWindowOfOneTokenLeftOverIsNotScored) {
   EXPECT_EQ(json.at("tokens_scored"), 14);
 }
 
+TEST(Perplexity, OfALogitThatIsNotANumberIsRefused) {
+  Scratch scratch;
+  copy_tiny_model(scratch / "broken");
+  std::string file = read_file(scratch / "broken/model.safetensors");
+  const size_t entry = file.find("\"model.norm.weight\""), offsets = file.find('[', file.find("data_offsets", entry));
+  ASSERT_NE(entry, file.npos);
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof header);
+  const size_t at = 8 + header + std::stoull(file.substr(offsets + 1));
+  std::memset(file.data() + at, 0xFF, 2);  // an f16 that is a NaN
+  write_file(scratch / "broken/model.safetensors", file);
+  write_file(scratch / "text", "The quick brown fox");
+  const Outcome got =
+      run({"perplexity", "-m", (scratch / "broken").string(), "-f", (scratch / "text").string(), "-c", "16"});
+  EXPECT_EQ(got.status, 7) << got.out;
+  EXPECT_NE(got.err.find("[perplexity] expected finite logits"), std::string::npos) << got.err;
+}
+
 TEST(Doctor, TellsWhatThereIs) {
   Outcome got = run({"doctor", "--json", "--no-bandwidth"});
   ASSERT_EQ(got.status, 0) << got.err;
