@@ -322,7 +322,7 @@ class Bench {
     flush();
     if (o_.tiles && takes_row_tiles(s, rows)) {
       if (!rounds_row_tiles(s, rows)) {
-        CHECK_CUDA(round_row_tiles(s.input, rows, s.in, stream));
+        CHECK_CUDA(round_row_tiles(s, stream));
         s.input.kind = StageInput::Kind::tiles;
       }
     } else if (!rounds_in_stage(rows, s.exact)) {

@@ -157,32 +157,17 @@ void CudaOps::matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> term
   for (const MatmulTerm& term : terms) at_once = std::min(at_once, rows_at_once(stage_of(view_of(*term.weight))));
   product.stage = {.in = in, .rows = rows, .at_once = at_once, .input = input_of(x)};
   product.input = product.stage.input.kind == StageInput::Kind::rms_norm ? norm_->x : x;
-  const bool tiles = rows > 1 && std::all_of(terms.begin(), terms.end(), [&](const MatmulTerm& term) {
-                       return fits_row_tiles(view_of(*term.weight), rows);
-                     });
-  const auto round = [&](size_t digits, size_t steps, StageInput::Kind kind) {
-    product.digits = pool_->take(digits);
-    product.steps = pool_->take(steps);
-    StageInput& input = product.stage.input;
-    input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
-    if (kind == StageInput::Kind::tiles)
-      check(round_row_tiles(input, rows, in, stream()), "round_row_tiles");
-    else
-      check(quantize_rows(input, rows, in, false, at_once, stream()), "quantize_rows");
-    input.kind = kind;
-  };
-  if (tiles) {
-    if (!rounds_row_tiles(stage_of(view_of(*terms[0].weight)), rows))
-      round(row_tile_bytes(rows, in), row_step_bytes(rows, in), StageInput::Kind::tiles);
-  } else if (!rounds_in_stage(rows, false)) {
-    round(digit_bytes(rows, in, false, at_once), step_bytes(rows, in, false, at_once), StageInput::Kind::digits);
-  }
+  product.unrounded = rows > 1;
+  product.tiles = rows > 1 && std::all_of(terms.begin(), terms.end(), [&](const MatmulTerm& term) {
+                    return fits_row_tiles(view_of(*term.weight), rows);
+                  });
   const WeightView* last = nullptr;
   int outputs = 0;
   for (size_t t = 0; t < terms.size(); ++t) {
     const WeightView& weight = view_of(*terms[t].weight);
     if (last != nullptr &&
         (!same_format(*last, weight) || product.stage.terms == kStageTerms || outputs > kMostOutputs - weight.out)) {
+      round_input(product);  // for all of them
       product_ = product;
       launch_product();
       product.stage.terms = 0;
@@ -224,7 +209,7 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
     const std::shared_ptr<Buffer> workspace = pool_->take(matmul_many_workspace(x.rows(), x.cols()));
     matmul_many(data(x), x.rows(), many.data(), std::exchange(many_count, 0), address(*workspace), stream());
   };
-  // Tiles of rows would take twice as many, but adapters of such steps are part of matmul_wide alone.
+  // Tiles of rows would take twice as many, but at 64 rows with adapters are no faster than matmul_wide.
   const bool stages = fast_ && x.rows() > 0 && x.rows() <= kStageRows;
   for (size_t t = 0; t < terms.size(); ++t) {
     const Weight& weight = *terms[t].weight;
@@ -253,8 +238,26 @@ void CudaOps::matmul(const Tensor& x, std::span<const MatmulTerm> terms, std::sp
   if (!staged.empty()) matmul_in_stages(x, staged, staged_y);
 }
 
+void CudaOps::round_input(WaitingProduct& product) {
+  if (!std::exchange(product.unrounded, false)) return;
+  ProductStage& stage = product.stage;
+  StageInput& input = stage.input;
+  const int rows = stage.rows, in = stage.in;
+  const bool tiles = product.tiles;
+  if (tiles && product.lora.ranks == 0 && rounds_row_tiles(stage, rows)) return;
+  product.digits = pool_->take(tiles ? row_tile_bytes(rows, in) : digit_bytes(rows, in, false, stage.at_once));
+  product.steps = pool_->take(tiles ? row_step_bytes(rows, in) : step_bytes(rows, in, false, stage.at_once));
+  input.rounded = {reinterpret_cast<uint8_t*>(address(*product.digits)), address(*product.steps)};
+  if (tiles)
+    check(round_row_tiles(stage, stream(), product.lora), "round_row_tiles");
+  else
+    check(quantize_rows(input, rows, in, false, stage.at_once, stream()), "quantize_rows");
+  input.kind = tiles ? StageInput::Kind::tiles : StageInput::Kind::digits;
+}
+
 void CudaOps::launch_product() {
-  const WaitingProduct waiting = *std::exchange(product_, {});
+  WaitingProduct waiting = *std::exchange(product_, {});
+  round_input(waiting);
   ProductStage stage = waiting.stage;
   if (stage.lora.ranks > 0) {
     stage.lora.parts = lora_parts_ + (lora_second_ ? kLoraParts : 0);
@@ -275,9 +278,20 @@ void CudaOps::launch_product() {
   }
   // Of few rows all are (one row 4% more tokens a second, two and four rows 15%), of more every other one.
   stage.apart = apart_ = !shares_processors(stage.experts, stage.rows, stage.in) && (stage.rows <= 4 || !apart_);
-  stage.workspace =
-      stage_workspace_.at_least(has_row_tiles(stage) ? row_tile_workspace(stage) : stage_workspace(stage));
-  check(launch_stage(stage, stream()), "product");
+  const bool tiles = has_row_tiles(stage);
+  stage.workspace = stage_workspace_.at_least(tiles ? row_tile_workspace(stage) : stage_workspace(stage));
+  check(
+      tiles ? launch_row_tiles(stage, stream(), waiting.lora, adapters_after(waiting)) : launch_stage(stage, stream()),
+      "product");
+}
+
+NextAdapters CudaOps::adapters_after(const WaitingProduct& product) {
+  if (product.lora.ranks == 0) return {};
+  NextAdapters own = {.terms = product.stage.terms, .in = product.stage.in};
+  std::copy_n(product.lora.site, kStageTerms, own.site);
+  if (adapted_at_ == adapted_.size()) adapted_.emplace_back();
+  adapted_[adapted_at_++] = own;
+  return adapted_[adapted_at_ % adapted_.size()];
 }
 
 void CudaOps::launch_links() {
@@ -310,10 +324,12 @@ bool CudaOps::take_product(std::span<Tensor* const> outputs) {
 bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const LoraModule> modules,
                               std::span<const Tensor> y) {
   const CudaSlots::Bounds& bounds = slots_.bounds();
-  // Anything but terms is for the operation by itself. Of the table alone: what is recorded is right for every batch.
-  if (!product_ || bounds.more || size_t(product_->stage.terms) != modules.size()) return false;
+  // Of the table alone: what is recorded is right for every batch. One row leaves anything but terms to the operation
+  // by itself, tiles leave the rows that have it.
+  if (!product_ || (bounds.more && product_->stage.rows == 1) || size_t(product_->stage.terms) != modules.size())
+    return false;
   // It has those of one operation, or rows of its own.
-  if (product_->stage.lora.ranks > 0 || product_->stage.experts.slots > 0) return false;
+  if (product_->stage.lora.ranks > 0 || product_->lora.ranks > 0 || product_->stage.experts.slots > 0) return false;
   ProductStage stage = product_->stage;
   const bool normed = stage.input.kind == StageInput::Kind::rms_norm;
   if (normed ? !norm_ || !same(norm_->y, x) || !same(norm_->x, product_->input) : !same(product_->input, x))
@@ -326,6 +342,20 @@ bool CudaOps::product_applies(const Tensor& x, RowSet rows, std::span<const Lora
     stage.lora.site[m] = modules[m].site;
   }
   if (bounds.ranks == 0) return true;
+  if (stage.rows > 1) {
+    TileLora lora = {.slots = batch_.slots,
+                     .slot = batch_.slot,
+                     .logit_rows = rows == RowSet::logit_rows ? batch_.logit_rows : nullptr,
+                     .ranks = bounds.ranks};
+    std::copy_n(stage.lora.site, kStageTerms, lora.site);
+    if (!product_->unrounded || !product_->tiles || !fits_row_lora(stage, lora)) return false;
+    // Rows that have a B each wait for it where they are finished: with 32 adapters, 32 rows are faster apart.
+    if (stage.rows > 16 && bounds.many) return false;
+    product_->u = pool_->take(tile_lora_bytes(stage, lora));
+    lora.u = reinterpret_cast<float*>(address(*product_->u));
+    product_->lora = lora;
+    return true;
+  }
   stage.lora.ranks = bounds.ranks;
   if (!fits_lora(stage)) return false;
   if (stage.terms == 2 && stage.term[0].out == stage.term[1].out) {  // as glu() would have it: other tiles

@@ -34,6 +34,7 @@ CudaOps::CudaOps(std::shared_ptr<const Device> device, std::shared_ptr<Pool> poo
 
 void CudaOps::bind(const Batch& host, const BatchView& view) {
   batch_ = view;
+  adapted_at_ = 0;
   kept_rows_.reset();
   if (!fast_) batch_.segment_count = 0;  // exact sums have one order in all batches
   tokens_ = host.tokens;
@@ -86,7 +87,8 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
   const bool wide = wide_applies(x, rows, modules, y);
   if (wide && !bounds.rest && std::none_of(modules.begin(), modules.end(), [](const auto& m) { return m.bias; }))
     return;
-  if (!wide && product_applies(x, rows, modules, y)) return;
+  const bool within = !wide && product_applies(x, rows, modules, y);
+  if (within && !bounds.more) return;
   settle();
   const bool logit_rows = rows == RowSet::logit_rows;
   std::array<LoraArgs, kLoraModules> few, many;
@@ -117,7 +119,7 @@ void CudaOps::lora(const Tensor& x, RowSet rows, std::span<const LoraModule> mod
                            .site = module.site,
                            .ranks = bounds.ranks,
                            .logit_rows = logit_rows,
-                           .rest = wide};
+                           .rest = wide || within};
     if (bounds.weights) lora_replace(args, batch_, stream());
     if (fast_ && x.rows() > kFewRows && has_lora_many(args))
       many[size_t(many_count++)] = args;

@@ -19,6 +19,7 @@
 #include "backend/cuda/kernels/matmul_wide.h"
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/product_chain.h"
+#include "backend/cuda/kernels/product_rows.h"
 #include "backend/cuda/kernels/rope.h"
 #include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/memory.h"
@@ -85,12 +86,19 @@ class CudaOps final : public Ops {
   Tensor copy(const Tensor& x) override;
 
  private:
+  struct WaitingProduct;
+
   /// The same when nobody else holds it, else a copy. Nothing that waits is settled.
   Tensor make_writable(Tensor& t);
   Tensor copied(const Tensor& x);
   /// x [rows, in] f32, as a stage or quantize_rows reads it; a norm that waits for it becomes part of it.
   StageInput input_of(const Tensor& x);
   void matmul_in_stages(const Tensor& x, std::span<const MatmulTerm> terms, std::span<Tensor* const> y);
+  /// Rounds x of several rows by a kernel of its own, where the stage does not do so itself. Not before it is launched:
+  /// with adapters that is another kernel.
+  void round_input(WaitingProduct& product);
+  /// Which stage with adapters came after this one in the step before, or in this one's beginning.
+  NextAdapters adapters_after(const WaitingProduct& product);
   /// Enqueues the product that waits, as it is set up by now, or makes it a link of the chain.
   void launch_product();
   /// Enqueues the chain.
@@ -169,7 +177,10 @@ class CudaOps final : public Ops {
     ProductStage stage;
     std::array<Tensor, kStageTerms> y;  // not written yet
     Tensor input, order;                // what the stage reads
-    std::shared_ptr<Buffer> digits, steps;
+    bool unrounded = false;             // several rows, which round_input() has not seen yet
+    bool tiles = false;                 // of such, those of product_rows.h
+    TileLora lora;                      // and what adapters they have
+    std::shared_ptr<Buffer> digits, steps, u;
   };
   /// Where operations do not wait it was launched, and is kept for the adapters that may follow.
   struct WaitingWide {
@@ -205,6 +216,8 @@ class CudaOps final : public Ops {
   std::optional<ResolvedRow> resolved_;
   float* lora_parts_ = nullptr;  // StageLora's two
   bool lora_second_ = false;
+  std::vector<NextAdapters> adapted_;  // stages with adapters of a step, in their order
+  size_t adapted_at_ = 0;
   std::optional<WaitingNorm> norm_;
   std::optional<WaitingProduct> product_;
   /// Products that are set up and follow each other (product_chain.h). They hold no tensors: whoever takes memory that

@@ -54,6 +54,7 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
   // Writes terms one after the other; how many ranks they have.
   Bounds bounds = bounds_;
   bounds.sites = std::max(bounds.sites, int(by_site.size()));
+  bounds.many = views_.size() > size_t(kFewSlots);
   const auto put = [&](const std::vector<LoraEntry::Term>& list) {
     int ranks = 0;
     for (const LoraEntry::Term& t : list) {
@@ -105,7 +106,7 @@ void CudaSlots::set(int32_t slot, std::span<const LoraEntry* const> by_site) {
                                .count = int64_t(views_.size())};
   copy(&table, sizeof(table), *table_);
   if (bounds.sites != bounds_.sites || bounds.ranks != bounds_.ranks || bounds.weights != bounds_.weights ||
-      bounds.more != bounds_.more || bounds.rest != bounds_.rest)
+      bounds.more != bounds_.more || bounds.rest != bounds_.rest || bounds.many != bounds_.many)
     ++bounds.version;
   bounds_ = bounds;
 }

@@ -11,6 +11,9 @@
 
 namespace bumblebee::cuda {
 
+/// Up to so many slots rows of a step are taken to share them.
+inline constexpr int kFewSlots = 8;
+
 class CudaSlots {
  public:
   CudaSlots(std::shared_ptr<const Device> device, std::shared_ptr<Pool> pool);
@@ -23,6 +26,7 @@ class CudaSlots {
   struct Bounds {
     int sites = 0;         // modules of a slot
     int ranks = 0;         // of all terms of one slot and module, or expert of it, each padded_rank()
+    bool many = false;     // slots: more than kFewSlots
     bool weights = false;  // some entry brings a weight of its own
     bool more = false;     // some entry does more than add terms: a factor, a bias, a weight
     bool rest = false;     // some entry is not is_wide() (kernels/wide_site.cuh): products of many rows leave it

@@ -219,7 +219,8 @@ TEST_F(OnCard, ProductsDoNotDependOnTheTermsBesideThem) {
 }
 
 /// The bits of operations that are enqueued one by one, eagerly, recorded and replayed; of each row alone; of the base
-/// where a row has no adapter; and of the same while a slot that products cannot apply is in the table.
+/// where a row has no adapter; and of the same while a slot that products cannot apply is in the table, and among its
+/// rows, and more slots than products of many rows apply.
 TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
   if (backend_ == nullptr) return;
   for (const auto& [width, inner] :
@@ -245,7 +246,14 @@ TEST_F(OnCard, AdaptersInProductsHaveTheBitsOfSingleOperations) {
       }
     }
     for (const bool more : {false, true}) {
-      if (more) block.add_slot(random, {{16}}, -1, true);
+      if (more) {
+        block.add_slot(random, {{16}}, -1, true);
+        for (int other = 0; other < 4; ++other) block.add_slot(random, {{8}});
+        for (size_t row = 1; row < inputs.size(); row += 6) {
+          slots[row] = 4;
+          alone[row] = block.run(inputs[row], {4}, false);
+        }
+      }
       for (const size_t rows : {2u, 3u, 4u, 5u, 7u, 8u, 16u, 17u, 32u}) {
         std::vector<float> x;
         std::vector<int32_t> first_slots;

@@ -141,7 +141,7 @@ class ProductRun {
     if (tiles) {
       if (c.kind == StageInput::Kind::digits) stage.input.kind = StageInput::Kind::plain;
       if (!rounds_row_tiles(stage, c.rows)) {
-        require(round_row_tiles(stage.input, c.rows, c.in, nullptr));
+        require(round_row_tiles(stage, nullptr));
         stage.input.kind = StageInput::Kind::tiles;
       }
     } else if (c.kind == StageInput::Kind::digits || !rounds_in_stage(c.rows, c.exact)) {

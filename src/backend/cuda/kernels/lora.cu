@@ -18,6 +18,12 @@ __device__ inline int batch_row(const LoraArgs& a, const BatchView& batch, int r
   return a.logit_rows ? batch.logit_rows[row] : row;
 }
 
+/// What is left to do for a row; null: nothing.
+__device__ inline const SiteView* site_left(const LoraArgs& a, const BatchView& batch, int row) {
+  const SiteView* const site = site_of(batch, batch_row(a, batch, row), a.site);
+  return a.rest && site != nullptr && site->before_bias == 0 ? nullptr : site;
+}
+
 __global__ void replace_kernel(LoraArgs a, BatchView batch) {
   const int row = int(blockIdx.y), lane = int(threadIdx.x) % kWarp;
   const int n = int(blockIdx.x) * kWarps + int(threadIdx.x) / kWarp;
@@ -38,7 +44,7 @@ __global__ void __launch_bounds__(kShrinkWarps* kWarp)
   const LoraArgs& a = modules.of[blockIdx.z];
   const int wanted = int(blockIdx.x), row = int(blockIdx.y);
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
-  const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
+  const SiteView* site = site_left(a, batch, row);
   const RankPlace place = site != nullptr ? place_of_rank(*site, wanted) : RankPlace();
   const bool exists = place.exists();
   const LowRankView term = exists ? *place.term : LowRankView();
@@ -65,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
   launch_dependents();
   const LoraArgs& a = modules.of[blockIdx.z];
   const int row = int(blockIdx.y), n = int(blockIdx.x) * kThreads + int(threadIdx.x);
-  const SiteView* site = site_of(batch, batch_row(a, batch, row), a.site);
+  const SiteView* site = site_left(a, batch, row);
   wait_for_inputs();
   float* at = a.y + size_t(row) * size_t(a.out) + size_t(n);
   if (site == nullptr) {

@@ -15,7 +15,8 @@ struct LoraArgs {
   int rows = 0, in = 0, out = 0, site = 0;
   int ranks = 0;            // the most that a slot's terms have together, padded_rank() each
   bool logit_rows = false;  // x and y hold these only
-  bool rest = false;        // lora_apply_many: y has the terms of rows whose slot is_wide() (wide_site.cuh)
+  /// y has the terms of rows whose slot adds nothing else; lora_apply_many: whose slot is_wide() (wide_site.cuh).
+  bool rest = false;
 };
 
 /// y[r] = W x for rows whose slot brings its own weight.

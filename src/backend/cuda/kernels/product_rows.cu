@@ -1,5 +1,6 @@
-// How products of product_rows.h are cut and launched, and the kernel that rounds their rows.
+// How products of product_rows.h are cut and launched.
 #include "backend/cuda/kernels/product_rows_kernel.cuh"
+#include "backend/cuda/kernels/product_rows_shrink.cuh"
 
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product_plan.h"
@@ -7,36 +8,6 @@
 namespace bumblebee::cuda {
 
 namespace {
-
-using RowsKernel = void (*)(RowsArgs, RowsMaps);
-
-/// Blocks of 32 inputs that a block rounds where it need not have all of a row: an octet a thread.
-constexpr int kRoundBlocks = kRoundThreads / 4;
-
-__global__ void __launch_bounds__(kRoundThreads) round_rows_kernel(StageInput input, int in, int rows, int of_group) {
-  __shared__ float scratch[kRoundThreads / 32];
-  launch_dependents();
-  StageInput row = input;
-  row.x += int64_t(blockIdx.x) * in;
-  const int blocks = stages_of(in) * (kStageInputs / 32), first = int(blockIdx.y) * kRoundBlocks;
-  const RowTarget<false> to = {input.rounded.digits, static_cast<float2*>(input.rounded.steps), rows, of_group, first};
-  if (input.kind == StageInput::Kind::rms_norm)
-    round_one<kRoundThreads>({row, in, int(blockIdx.x), false, blocks}, to, scratch);
-  else
-    round_kept<kRoundThreads, 1, false>({row, in, int(blockIdx.x), false, min(kRoundBlocks, blocks - first)}, to,
-                                        scratch, VisitsNone{});
-}
-
-template <bool Bf16>
-RowsKernel kernel_of(const RowShape& shape) {
-  if (shape.groups == 2) return shape.of_group == 24 ? rows_kernel<24, 2, Bf16> : rows_kernel<32, 2, Bf16>;
-  switch (shape.of_group) {
-    case 8: return rows_kernel<8, 1, Bf16>;
-    case 16: return rows_kernel<16, 1, Bf16>;
-    case 24: return rows_kernel<24, 1, Bf16>;
-    default: return rows_kernel<32, 1, Bf16>;
-  }
-}
 
 struct Card {
   int alone = 0, clusters = 0;
@@ -46,7 +17,7 @@ Card read_card(int device) {
   int alone = 0, clusters = 0;
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (code_major() != 9 || tensor_map_encoder() == nullptr) return {};
-  const RowsKernel kernel = rows_kernel<16, 1, true>;
+  const RowsKernel kernel = rows_kernel<16, 1, true, false>;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(kRowsCluster * 256);
   config.blockDim = dim3(kRowsThreads);
@@ -99,7 +70,7 @@ bool make_maps(const ProductStage& stage, RowsMaps& maps) {
 RowsPlan choose_plan(int rows, int sections, int alone, RowsArgs& a) {
   const auto fits = [&](int depth, int inputs, int buffers) {
     a.depth = depth, a.inputs = inputs, a.buffers = buffers;
-    return rows_plan(rows, depth, inputs, buffers).total <= alone;
+    return rows_plan(rows, depth, inputs, buffers, a.lora.ranks > 0 ? a.terms : 0, a.u_pitch).total <= alone;
   };
   if (a.input.kind != StageInput::Kind::tiles) {
     if (!fits(4, sections, 2)) return {.total = alone + 1};
@@ -108,7 +79,14 @@ RowsPlan choose_plan(int rows, int sections, int alone, RowsArgs& a) {
   }
   int depth = kRowsMostDepth;
   while (depth > 2 && !fits(depth, a.inputs, a.buffers)) --depth;
-  return rows_plan(rows, a.depth, a.inputs, a.buffers);
+  return rows_plan(rows, a.depth, a.inputs, a.buffers, a.lora.ranks > 0 ? a.terms : 0, a.u_pitch);
+}
+void set_adapters(const ProductStage& stage, const TileLora& lora, RowsArgs& a) {
+  a.terms = stage.terms;
+  a.lora = lora;
+  if (lora.ranks == 0) return;
+  a.u_ranks = lora.ranks < 2 * kRankOctet ? 2 * kRankOctet : lora.ranks;
+  a.u_pitch = stage.terms * a.u_ranks + 4;  // lanes that read the same place of four rows want as many banks
 }
 
 }  // namespace
@@ -117,6 +95,19 @@ bool takes_row_tiles(const ProductStage& stage, int rows) {
   return rows >= kLeastTileRows && rows <= kMostTileRows && !stage.exact && stage.bits == 4 && stage.group == 64 &&
          stage.scale != ScaleType::f32 && classes_of(stage.in) == kMaxClasses && stage.in % kStageInputs == 0 &&
          scale_bytes_of_row(stage) % 16 == 0 && card().has;
+}
+
+bool fits_row_lora(const ProductStage& stage, const TileLora& lora) {
+  if (!takes_row_tiles(stage, stage.rows) || stage.experts.slots > 0) return false;
+  if (lora.ranks % kRankOctet != 0 || stage.in > kMostShrinkGroups * kRoundThreads) return false;
+  RowsArgs a = {};
+  a.input.kind = StageInput::Kind::tiles;
+  set_adapters(stage, lora, a);
+  return choose_plan(row_shape(stage.rows).rows(), sections_of(stage.in), card().alone, a).total <= card().alone;
+}
+
+size_t tile_lora_bytes(const ProductStage& stage, const TileLora& lora) {
+  return size_t(stage.rows) * size_t(stage.terms) * size_t(lora.ranks) * sizeof(float);
 }
 
 bool rounds_row_tiles(const ProductStage& stage, int rows) {
@@ -134,14 +125,6 @@ bool has_row_tiles(const ProductStage& stage) {
 size_t row_tile_bytes(int rows, int in) { return size_t(stages_of(in)) * 2 * size_t(row_tile(row_shape(rows).rows())); }
 size_t row_step_bytes(int rows, int in) { return size_t(stages_of(in)) * size_t(stage_steps(row_shape(rows).rows())); }
 
-cudaError_t round_row_tiles(const StageInput& input, int rows, int in, cudaStream_t stream) {
-  const RowShape shape = row_shape(rows);
-  const int blocks = stages_of(in) * (kStageInputs / 32);
-  const int parts = input.kind == StageInput::Kind::rms_norm ? 1 : (blocks + kRoundBlocks - 1) / kRoundBlocks;
-  return launch_early(round_rows_kernel, dim3(unsigned(rows), unsigned(parts)), kRoundThreads, 0, stream, input, in,
-                      shape.rows(), shape.of_group);
-}
-
 size_t row_tile_workspace(const ProductStage& stage) {
   if (sections_of(stage.in) < 2) return 0;
   size_t tiles = 0;
@@ -149,10 +132,13 @@ size_t row_tile_workspace(const ProductStage& stage) {
   return kCounterBytes + tiles * kRowsOut * size_t(row_shape(stage.rows).rows()) * sizeof(float);
 }
 
-cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream) {
-  if (!takes_row_tiles(stage, stage.rows) || stage.input.kind == StageInput::Kind::digits) return cudaErrorInvalidValue;
-  if (stage.lora.ranks > 0 || stage.experts.slots > 0) return cudaErrorInvalidValue;
-  if (stage.input.kind != StageInput::Kind::tiles && !rounds_row_tiles(stage, stage.rows)) return cudaErrorInvalidValue;
+cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream, const TileLora& lora,
+                             const NextAdapters& next) {
+  const bool adapts = lora.ranks > 0, tiles = stage.input.kind == StageInput::Kind::tiles;
+  if (!takes_row_tiles(stage, stage.rows) || (adapts && !fits_row_lora(stage, lora))) return cudaErrorInvalidValue;
+  if (stage.input.kind == StageInput::Kind::digits || stage.experts.slots > 0) return cudaErrorInvalidValue;
+  if (stage.lora.ranks > 0 || (!tiles && (adapts || !rounds_row_tiles(stage, stage.rows))))
+    return cudaErrorInvalidValue;
   const bool pairs = stage.epilogue == ProductStage::Epilogue::silu_mul;
   const RowShape shape = row_shape(stage.rows);
   RowsArgs a = {};
@@ -164,6 +150,8 @@ cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream) {
   if (pairs) a.tiles = (stage.term[0].out + kRowsHalf - 1) / kRowsHalf;
   if (a.tiles == 0) return cudaSuccess;
   a.in = stage.in, a.rows = stage.rows;
+  set_adapters(stage, lora, a);
+  a.next = next;
   a.input = stage.input;
   a.stages = stages_of(stage.in), a.slabs = slabs_of(stage.in), a.sections = sections_of(stage.in);
   a.epilogue = stage.epilogue;
@@ -175,7 +163,10 @@ cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream) {
   if (plan.total > card().alone) return cudaErrorInvalidValue;
   RowsMaps maps = {};
   if (!make_maps(stage, maps)) return cudaErrorInvalidValue;
-  const RowsKernel kernel = stage.scale == ScaleType::bf16 ? kernel_of<true>(shape) : kernel_of<false>(shape);
+  const bool bf16 = stage.scale == ScaleType::bf16;
+  const RowsKernel kernel = adapts ? rows_kernel_with_adapters(shape, bf16)
+                            : bf16 ? find_rows_kernel<true, false>(shape)
+                                   : find_rows_kernel<false, false>(shape);
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().alone);
   if (allowed != cudaSuccess) return allowed;
   const int clusters = a.tiles < card().clusters ? a.tiles : card().clusters;

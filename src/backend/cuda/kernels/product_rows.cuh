@@ -5,6 +5,8 @@
 // each of them all tiles: a block's x of a section is small enough to stay.
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include "backend/cuda/kernels/digits.h"
 #include "backend/cuda/kernels/maps.h"
 #include "backend/cuda/kernels/product_round.cuh"
@@ -85,10 +87,19 @@ __device__ __forceinline__ void store_group(const RowTarget<OfBlock>& to, int ro
       step, step * float(first + second)};
 }
 
+/// What a row's slot does to one term.
+struct RowTerm {
+  const __nv_bfloat16* b;  // of its first term, or null: it has none, and adds `scale`
+  const float* bias;
+  const SiteView* more;  // where it has further terms
+  float scale;
+  int32_t padded;  // ranks of the first term; -1: the slot has nothing here
+};
+
 struct RowsArgs {
   StageWeight term[kStageTerms];
   int32_t first_tile[kStageTerms + 1];
-  int32_t in, rows, stages, slabs, sections, tiles;
+  int32_t in, rows, terms, stages, slabs, sections, tiles;
   StageInput input;       // plain or rms_norm: blocks round x themselves
   int32_t depth, inputs;  // slots of the ring; sections of x that are kept
   int32_t buffers;        // of sums
@@ -96,23 +107,33 @@ struct RowsArgs {
   const float* residual;
   const uint8_t *digits, *steps;
   float* sums;  // of sections before the last
+  TileLora lora;
+  int32_t u_ranks, u_pitch;  // of a term and of a row of u in shared memory
+  NextAdapters next;
 };
 struct RowsMaps {
   TensorMap codes[kStageTerms], scales[kStageTerms], biases[kStageTerms];
 };
 
+using RowsKernel = void (*)(RowsArgs, RowsMaps);
+/// Those of product_rows_lora.cu.
+RowsKernel rows_kernel_with_adapters(const RowShape& shape, bool bf16);
+
 /// Offsets in shared memory, from a multiple of 1,024.
 struct RowsPlan {
-  int digits, steps, sums, squares, gates, total;
+  int digits, steps, sums, squares, lora, gates, total;
 };
 BB_BOTH constexpr int rows_sum_bytes(int rows) { return 8 * 16 * (rows <= 32 ? rows : rows / 2) * 4; }
-BB_BOTH RowsPlan rows_plan(int rows, int depth, int inputs, int buffers) {
+/// `terms`, `u_pitch`: of adapters, or 0.
+BB_BOTH RowsPlan rows_plan(int rows, int depth, int inputs, int buffers, int terms, int u_pitch) {
   RowsPlan p = {};
+  const int stages = inputs * kSectionSlabs * kRowsClasses;
   p.digits = depth * kRowsSlot;
-  p.steps = p.digits + inputs * kSectionSlabs * kRowsClasses * 2 * row_tile(rows);
-  p.sums = p.steps + inputs * kSectionSlabs * kRowsClasses * stage_steps(rows);
+  p.steps = p.digits + stages * 2 * row_tile(rows);
+  p.sums = p.steps + stages * stage_steps(rows);
   p.squares = p.sums + buffers * rows_sum_bytes(rows);
-  p.gates = p.squares + kMostOwnRows * (kRoundThreads / 32) * int(sizeof(float));
+  p.lora = p.squares + kMostOwnRows * (kRoundThreads / 32) * int(sizeof(float));
+  p.gates = p.lora + rows * (terms * int(sizeof(RowTerm)) + u_pitch * int(sizeof(float)));
   p.total = p.gates + (2 * kRowsMostDepth + 2 * 2 + 2 + 2 * kRowsCluster + 1) * 8 + 1024;
   return p;
 }

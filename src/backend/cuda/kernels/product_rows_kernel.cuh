@@ -1,6 +1,7 @@
 // The kernel of product_rows.h: eight warps multiply, one asks for weights, one for x, two finish.
 #pragma once
 
+#include "backend/cuda/kernels/product_rows_lora.cuh"
 #include "backend/cuda/kernels/product_rows_multiply.cuh"
 
 namespace bumblebee::cuda {
@@ -42,13 +43,13 @@ __device__ __forceinline__ void fill_ring(const RowsArgs& a, const RowsMaps& map
   }
 }
 
-/// The warp that asks for x, section by section.
+/// The warp that asks for x, section by section, of those from `begin` on and before `end`.
 template <int Rows>
 __device__ __forceinline__ void fill_inputs(const RowsArgs& a, const RowsPlace& at, uint32_t digits, uint32_t steps,
-                                            const RowsGates& gates) {
+                                            const RowsGates& gates, int begin, int end) {
   constexpr int kStageDigits = 2 * row_tile(Rows), kStageSteps = stage_steps(Rows);
   wait_for_inputs();
-  for (int section = 0; section < a.sections; ++section) {
+  for (int section = begin; section < end; ++section) {
     const int which = section % a.inputs, turn = section / a.inputs;
     wait_parity(gates.input_empty(which), uint32_t(turn & 1) ^ 1u);
     int bytes = 0;
@@ -134,16 +135,25 @@ __device__ __forceinline__ void round_own(const RowsArgs& a, const RowsPlace& at
 }
 
 /// What a finishing warp does with its tiles: every one where there is one buffer of sums, else every other one.
-template <int R, int Groups>
+template <int R, int Groups, bool Lora>
 __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& at, int own, uint32_t buffer,
-                                            const RowsGates& gates, int lane) {
+                                            unsigned char* adapters, const RowsGates& gates, int lane) {
   constexpr int kSenders = 8 / Groups;
   const int g = lane / 4, t = lane % 4;
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul, adds = a.epilogue == ProductStage::Epilogue::add;
   uint32_t parity = 0;
   int left = 0;  // tiles of all sections
   for (int tile = at.cluster + own * at.clusters; tile < a.tiles; tile += a.buffers * at.clusters) left += a.sections;
+  RowsAdapters l = {};
+  const auto ask_for = [&](int tile) {
+    if (tile < a.tiles) ask_for_b(a, l, {rows_half(a, tile, 0), rows_half(a, tile, 1)}, at.rank, lane);
+  };
+  if constexpr (Lora) {
+    l = open_adapters<R * Groups>(a, adapters, own, lane);
+    ask_for(at.cluster + own * at.clusters);
+  }
   wait_for_inputs();
+  if constexpr (Lora) copy_u<R * Groups>(a, l, own, lane);
   for (int section = 0; section < a.sections; ++section) {
     const bool last = section + 1 == a.sections;
     int which = 0;
@@ -163,9 +173,11 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
         const float* of_term = a.term[half[h].term].bias;
         if (last && of_term != nullptr && there[h]) bias[h] = __ldg(of_term + out[h]);
       }
+      if (Lora && last) ask_for(tile + a.buffers * at.clusters);
 #pragma unroll 1
       for (int group = 0; group < Groups; ++group) {
-        RowSums<R> more = {}, sum;
+        RowSums<R> more = {}, sum, change;
+        if (Lora && last) change = form_changes<R>(a, l, half, out, there, group * R, t);
 #pragma unroll
         for (int j = 0; j < R / 4; ++j) {
           const int row = group * R + 4 * j + t;
@@ -209,8 +221,8 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             if (!there[h] || (pairs && h == 1)) continue;
-            float v = sum.v[j][h] + bias[h];
-            const float other = sum.v[j][1] + bias[1];
+            float v = sum.v[j][h] + bias[h], other = sum.v[j][1] + bias[1];
+            if (Lora) v += change.v[j][h], other += change.v[j][1];
             if (pairs)
               v = v / (1.0f + expf(-v)) * other;
             else
@@ -233,14 +245,15 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
 #define BB_ROWS_CLUSTER __cluster_dims__(kRowsCluster, 1, 1)
 #endif
 
-/// R: rows of a warpgroup. Groups 1: each has a class of the block, 2: each has rows of its own.
-template <int R, int Groups, bool Bf16>
+/// R: rows of a warpgroup. Groups 1: each has a class of the block, 2: each has rows of its own. Lora: with adapters,
+/// so that steps of the base run code that knows of none.
+template <int R, int Groups, bool Bf16, bool Lora>
 __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
     rows_kernel(const __grid_constant__ RowsArgs a, const __grid_constant__ RowsMaps maps) {
 #if BB_HAS_WGMMA
   constexpr int kRows = R * Groups, kStageDigits = 2 * row_tile(kRows), kStageSteps = stage_steps(kRows);
   extern __shared__ unsigned char memory[];
-  const RowsPlan plan = rows_plan(kRows, a.depth, a.inputs, a.buffers);
+  const RowsPlan plan = rows_plan(kRows, a.depth, a.inputs, a.buffers, Lora ? a.terms : 0, Lora ? a.u_pitch : 0);
   const uint32_t ring = (shared_address(memory) + 1023) / 1024 * 1024;
   const RowsGates gates = {ring + uint32_t(plan.gates)};
   const RowsPlace at = {int(rank_in_cluster()), int(blockIdx.x) / kRowsCluster, int(gridDim.x) / kRowsCluster};
@@ -265,13 +278,23 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
     give_registers<104>();
     const int what = warp - kRowsGroups * 4;
     if (what == 0 && lane == 0) fill_ring(a, maps, at, ring, gates);
-    if (what == 1 && lane == 0 && a.input.kind == StageInput::Kind::tiles)
-      fill_inputs<kRows>(a, at, ring + uint32_t(plan.digits), ring + uint32_t(plan.steps), gates);
+    if (what == 1) {
+      const auto fill = [&](int begin, int end) {
+        if (lane == 0 && a.input.kind == StageInput::Kind::tiles)
+          fill_inputs<kRows>(a, at, ring + uint32_t(plan.digits), ring + uint32_t(plan.steps), gates, begin, end);
+      };
+      if constexpr (Lora) {
+        fill(0, 1);
+        __syncwarp();
+        ask_for_next_a(a, lane);
+      }
+      fill(Lora ? 1 : 0, a.sections);
+    }
     __syncwarp();
     cluster_is_there();
     if (what >= 2 && what - 2 < a.buffers)
-      finish_rows<R, Groups>(a, at, what - 2, ring + uint32_t(plan.sums + (what - 2) * rows_sum_bytes(kRows)), gates,
-                             lane);
+      finish_rows<R, Groups, Lora>(a, at, what - 2, ring + uint32_t(plan.sums + (what - 2) * rows_sum_bytes(kRows)),
+                                   memory + (ring - shared_address(memory)) + plan.lora, gates, lane);
     return;
   }
   take_registers<200>();
@@ -291,7 +314,8 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
     sums_of[i] = address_in(own + uint32_t(lane * 16), uint32_t(w));
     gate_of[i] = address_in(gates.sums(i), uint32_t(w));
   }
-  if constexpr (kRows <= kMostOwnRows) {
+  constexpr bool kOwn = kRows <= kMostOwnRows && !Lora;
+  if constexpr (kOwn) {
     if (a.input.kind != StageInput::Kind::tiles) {
       unsigned char* const own = memory + (ring - shared_address(memory));
       const RowTarget<true> to = {own + plan.digits, reinterpret_cast<float2*>(own + plan.steps), kRows, R, 0};
@@ -304,7 +328,7 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
       sync_threads_of(1, kRowsGroups * 128);
     }
   }
-  const bool rounded = kRows > kMostOwnRows || a.input.kind == StageInput::Kind::tiles;
+  const bool rounded = !kOwn || a.input.kind == StageInput::Kind::tiles;
   int slot = 0;
   uint32_t parity = 0, sums_parity = 3;  // a bit for each buffer: both are empty
   for (int section = 0; section < a.sections; ++section) {
@@ -361,6 +385,17 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
 #else
   asm volatile("trap;");
 #endif
+}
+
+template <bool Bf16, bool Lora>
+RowsKernel find_rows_kernel(const RowShape& shape) {
+  if (shape.groups == 2) return shape.of_group == 24 ? rows_kernel<24, 2, Bf16, Lora> : rows_kernel<32, 2, Bf16, Lora>;
+  switch (shape.of_group) {
+    case 8: return rows_kernel<8, 1, Bf16, Lora>;
+    case 16: return rows_kernel<16, 1, Bf16, Lora>;
+    case 24: return rows_kernel<24, 1, Bf16, Lora>;
+    default: return rows_kernel<32, 1, Bf16, Lora>;
+  }
 }
 
 }  // namespace bumblebee::cuda
