@@ -63,9 +63,9 @@ __device__ __forceinline__ float load_of_block(const float* at, uint32_t block) 
 }
 
 /// Which slots the block's rows have at a module, of those whose factors are all that they add. Two warps.
-template <int Octets>
-__device__ __forceinline__ void find_slots(const ShrinkArgs& args, const BatchView& batch, ShrinkShared<Octets>& s,
-                                           int module, int first_row) {
+template <class Shared>
+__device__ __forceinline__ void find_slots(const ShrinkArgs& args, const BatchView& batch, Shared& s, int module,
+                                           int first_row) {
   const int i = int(threadIdx.x) % kBlockRows, row = first_row + i;
   int slot = row < args.x.rows ? WideAdapters::kNone : WideAdapters::kNoRows;
   if (row < args.x.rows) {
@@ -77,8 +77,8 @@ __device__ __forceinline__ void find_slots(const ShrinkArgs& args, const BatchVi
 }
 
 /// Numbers the slots by their first rows. A warp for a module, a lane for a row of each half.
-template <int Octets>
-__device__ __forceinline__ void number_slots(ShrinkShared<Octets>& s, int module, int lane) {
+template <class Shared>
+__device__ __forceinline__ void number_slots(Shared& s, int module, int lane) {
   const int low = s.row_slot[module][lane], high = s.row_slot[module][lane + kWarp];
   const uint32_t same_low = __match_any_sync(0xffffffffu, low), same_high = __match_any_sync(0xffffffffu, high);
   const uint32_t below = (1u << lane) - 1;
@@ -151,8 +151,8 @@ __device__ __forceinline__ void copy_factors(ShrinkShared<Octets>& s, const void
 
 /// Tile `number` of those in shared memory times the octets of a pass, for sixteen rows: columns of x have the order of
 /// matmul_wide's fragments.
-template <int Octets>
-__device__ __forceinline__ void multiply_tile(const ShrinkShared<Octets>& s, int number, int row_warp, int lane,
+template <class Shared, int Octets>
+__device__ __forceinline__ void multiply_tile(const Shared& s, int number, int row_warp, int lane,
                                               float (&c)[Octets][4]) {
   const int g = lane / 4, t = lane % 4, row = row_warp * 16 + lane % 16;
 #pragma unroll
