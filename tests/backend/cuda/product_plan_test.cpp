@@ -221,6 +221,12 @@ std::vector<ProductStage> links_of_a_layer() {
   return {stage_of({4096}, 4096), pair_of(12288, 4096), stage_of({4096}, 12288), stage_of({4096, 1024, 1024}, 4096)};
 }
 
+/// For a block of attention, on a card with 228 KB for a multiprocessor.
+bool leaves_room(const ChainShared& s) {
+  const auto taken = [](int bytes) { return (bytes + 1024 + 127) / 128 * 128; };  // by a block
+  return taken(s.total) + taken(kBesideChain) <= 233472;
+}
+
 TEST(ProductPlan, LinksOfAChainShareABlock) {
   std::vector<ProductArgs> args(4);
   std::vector<const ProductArgs*> links;
@@ -236,27 +242,26 @@ TEST(ProductPlan, LinksOfAChainShareABlock) {
   EXPECT_EQ(s.steps - s.digits, 12288 * 2);
   EXPECT_EQ(s.partials - s.steps, 12288 / 64 * 16);
   EXPECT_GE(s.total, s.gates + int(sizeof(ChainGates)));
-  constexpr int kOfAttention = 8320 + 1024,
-                kOfProcessor = 233472;  // heads of 128, and what each block takes beside its own
-  EXPECT_LE(s.total + 1024 + kOfAttention, kOfProcessor);
+  EXPECT_TRUE(leaves_room(s));
 }
 
-/// Attention finds room beside a chain that applies adapters of rank 16 too.
+/// Attention finds room beside a chain that applies adapters too, of whatever rank a chain may have.
 TEST(ProductPlan, LinksWithAdaptersShareABlock) {
   std::vector<ProductArgs> args(4);
   std::vector<const ProductArgs*> links;
   for (size_t i = 0; i < args.size(); ++i) {
-    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 16), kH100, args[i])) << i;
-    EXPECT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 40), kH100, args[i])) << i;
-    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 16), kH100, args[i])) << i;
+    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 40), kH100, args[i])) << i;
     links.push_back(&args[i]);
   }
+  EXPECT_TRUE(leaves_room(plan_chain(links, kH100)));
+  for (size_t i = 0; i < args.size(); ++i)
+    ASSERT_TRUE(plan_link(with_ranks(links_of_a_layer()[i], 16), kH100, args[i])) << i;
   const ChainShared s = plan_chain(links, kH100);
   EXPECT_EQ(s.depth, kChainDepth);
   EXPECT_EQ(s.lora % 16, 0);
   EXPECT_EQ(s.gates - s.lora, chain_lora_bytes(48));
   EXPECT_GE(s.total, s.gates + int(sizeof(ChainGates)));
-  EXPECT_LE(s.total + 1024 + 8320 + 1024, 233472);
+  EXPECT_TRUE(leaves_room(s));
   // Runs of A: more than the warps of all blocks have.
   ProductArgs a = {};
   EXPECT_FALSE(plan_link(with_ranks(stage_of({4096, 1024, 1024}, 4096), 48), kH100, a));

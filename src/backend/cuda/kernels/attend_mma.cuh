@@ -11,6 +11,7 @@
 
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/past_tile.cuh"
+#include "backend/cuda/kernels/product_plan.h"
 #include "backend/cuda/kernels/rotate.cuh"
 
 namespace bumblebee::cuda {
@@ -32,15 +33,18 @@ __device__ __forceinline__ uint32_t transpose(uint32_t x) {
   return y;
 }
 
-template <class T, int Dim, bool Rotates>
+/// So little that a block of a chain of products with adapters finds room beside (product_plan.h).
+template <int Dim>
 struct MmaShared {
   float4 parts[kPastWarps][kMmaHeads][Dim / 4];  // of strands
   float2 heads[kPastWarps][kMmaHeads];           // their base and total
   uint4 queries[Dim / 32][kWarp];                // as scores take them
-  // Where rotation is part of it: queries, and the new token as pages have it, its step behind it.
-  float4 turned[Rotates ? kMmaHeads : 1][Dim / 4];
-  uint4 fresh[2][Rotates ? Dim * int(sizeof(T)) / 16 + 1 : 1];
   bool is_last;
+
+  // What rotation leaves, in what strands take later: queries, and the new token as pages have it (key, value), its
+  // step behind it. Before them lie its tables, beside them what the warps that make the token work on.
+  __device__ __forceinline__ float4* turned(int head) { return parts[1][head]; }
+  __device__ __forceinline__ uint8_t* fresh(int which) { return reinterpret_cast<uint8_t*>(parts[2 + which][1]); }
 };
 
 /// Softmaxes that are not finished, of the head that a lane's columns are: the number that scores are relative to, in
@@ -258,11 +262,11 @@ __device__ inline void rotate_row(const AttendArgs& a, const AttendRotation& rot
     }
     KvView alone = a.kv;
     alone.head_dim = Dim, alone.scales_at = Dim * sizeof(T);
-    store_head<T, false>(alone, scratch, reinterpret_cast<uint8_t*>(s.fresh[warp - 2]), 0, lane);
+    store_head<T, false>(alone, scratch, s.fresh(warp - 2), 0, lane);
     append<T, false>(a.kv, warp - 2, kv_head, place_of_row(a.kv, batch, row), scratch, lane);
   }
   if (mine)
-    turn_head<Dim>(rotation, tables, 0, head, query, lane, reinterpret_cast<float*>(s.turned[warp]), blockIdx.z == 0);
+    turn_head<Dim>(rotation, tables, 0, head, query, lane, reinterpret_cast<float*>(s.turned(warp)), blockIdx.z == 0);
 }
 
 /// 32 features of four heads as scores take them: column g of a product is head g / 2, its high part or its low one.
@@ -288,7 +292,9 @@ template <class T, int Dim, bool Rotates>
 __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, AttendRotation rotation, BatchView batch,
                                                              AttendWorkspace workspace, bool lone, int fresh) {
   constexpr int kEach = kMmaHeads * Dim / kMmaThreads;  // elements that a thread joins, of one head
-  __shared__ MmaShared<T, Dim, Rotates> s;
+  __shared__ MmaShared<Dim> s;
+  static_assert(Dim * sizeof(T) + sizeof(uint4) <= (kMmaHeads - 1) * sizeof(s.parts[0][0]));  // fresh()
+  static_assert(sizeof(s) <= kBesideChain);
   const int per_kv = a.heads / a.kv.kv_heads, sets = (per_kv + kMmaHeads - 1) / kMmaHeads;
   const int row = lone ? batch.lone_rows[blockIdx.x] : int(blockIdx.x), kv_head = int(blockIdx.y) / sets,
             set = int(blockIdx.y) % sets, warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
@@ -330,9 +336,7 @@ __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, Atten
     rotate_row<T, Dim>(a, rotation, batch, row, first_head + warp, warp < heads, kv_head,
                        newest % stride == int(blockIdx.z), s, warp, lane);
     __syncthreads();
-    if (first == past.tiles - 1)
-      tile.replace(past.last - first * kPastTokens, reinterpret_cast<const uint8_t*>(s.fresh[0]),
-                   reinterpret_cast<const uint8_t*>(s.fresh[1]), lane);
+    if (first == past.tiles - 1) tile.replace(past.last - first * kPastTokens, s.fresh(0), s.fresh(1), lane);
   }
   if (!early) ask_keys(place), ask_values(place, first);
 
@@ -340,7 +344,7 @@ __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, Atten
   for (int j = warp; j < Dim / 32; j += kPastWarps) {
     const int head = lane / 8, at = lane % 4 * 2 + 8 * j;
     const float4* from =
-        Rotates ? s.turned[head] + at : reinterpret_cast<const float4*>(a.q + index_of(head) * Dim) + at;
+        Rotates ? s.turned(head) + at : reinterpret_cast<const float4*>(a.q + index_of(head) * Dim) + at;
     if (head >= heads) from = nullptr;
     s.queries[j][lane] = query_octets(from, lane, [](const float4* x) { return Rotates ? *x : __ldcg(x); });
   }

@@ -312,6 +312,7 @@ __device__ __forceinline__ void adapt_chain(const ChainArgs& c, ChainLora& lora,
   int formed = 0;
 #pragma unroll 1
   for (int l = -1; l < c.links; ++l) {
+    const LoraTerm next = l + 1 < c.links ? load_term(c.link[l + 1].args, lane) : LoraTerm();
     LinkTiles tiles = {};
     bool late = false;
     if (l >= 0) {
@@ -323,12 +324,22 @@ __device__ __forceinline__ void adapt_chain(const ChainArgs& c, ChainLora& lora,
 #pragma unroll 1
     for (int step = 0; step < 2; ++step) {
       if ((step == 0) == late && l >= 0 && c.link[l].args.lora.ranks > 0) tell_pieces(c.link[l].args, lora, l, lane);
-      if ((step == 0) != late && l + 1 < c.links) find_link(c.link[l + 1].args, lora, l + 1, lane);
+      if ((step == 0) != late && l + 1 < c.links) find_link(c.link[l + 1].args, lora, l + 1, next, lane);
     }
     if (l >= 0) form_changes(c.link[l].args, lora, l, tiles, formed, lane);
   }
 #endif
 }
+
+/// A thread's number is unknown to the compiler, which would keep what follows from it from one link to the next,
+/// outside of registers.
+struct VisitsNothing : VisitsNone {
+  __device__ __forceinline__ int thread() const {
+    int thread = int(threadIdx.x);
+    asm volatile("" : "+r"(thread));
+    return thread;
+  }
+};
 
 /// Runs: of A, the most of a warp and link; 0: no adapters.
 template <int Bits, int Group, int Runs>
@@ -372,7 +383,7 @@ __device__ __forceinline__ void run_chain(const ChainArgs& c) {
         own.begin();
       });
     } else {
-      round_one<kWorkingThreads>(work, to, partials, VisitsNone{}, wait);
+      round_one<kWorkingThreads>(work, to, partials, VisitsNothing{}, wait);
     }
     barrier_sync<kWorkersBarrier>(kWorkingThreads);
     if (warp < kConsumers) {

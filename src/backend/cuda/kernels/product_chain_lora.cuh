@@ -14,7 +14,7 @@ static_assert(kConsumers == 2 * kPieceRuns, "a block's warps have the runs of tw
 
 __device__ __forceinline__ uint4* held_b(ChainLora& s) { return reinterpret_cast<uint4*>(&s + 1); }
 __device__ __forceinline__ float* held_u(ChainLora& s) {
-  return reinterpret_cast<float*>(held_b(s) + kTilesAhead * kWarp);
+  return reinterpret_cast<float*>(held_b(s) + kChainTilesAhead * kWarp);
 }
 
 /// By one thread; others see it after a barrier.
@@ -23,16 +23,16 @@ __device__ __forceinline__ void init_gates(ChainLora& s) {
   for (int i = 0; i < kChangesAhead; ++i) gate_init(s.formed + i, 1), gate_init(s.added + i, 1);
 }
 
-/// What the slot does to link l and which runs the block has of it; L2 is asked for them.
-__device__ __forceinline__ void find_link(const ProductArgs& a, ChainLora& s, int l, uint32_t lane) {
+/// What the slot does to the modules of a link, by lanes.
+__device__ __forceinline__ LoraTerm load_term(const ProductArgs& a, uint32_t lane) {
+  return a.lora.ranks > 0 && int(lane) < a.terms ? a.lora.terms[a.lora.site[lane]] : LoraTerm();
+}
+/// What that is to link l and which runs the block has of it; L2 is asked for them.
+__device__ __forceinline__ void find_link(const ProductArgs& a, ChainLora& s, int l, const LoraTerm& found,
+                                          uint32_t lane) {
   const int at = l & 1, ranks = a.lora.ranks, octets = a.in / 8;
-  bool some = false;
-  if (ranks > 0 && int(lane) < a.terms) {
-    const LoraTerm found = a.lora.terms[a.lora.site[lane]];
-    s.term[at][lane] = found;
-    some = found.site != nullptr;
-  }
-  some = __any_sync(0xffffffffu, some);
+  if (ranks > 0 && int(lane) < a.terms) s.term[at][lane] = found;
+  const bool some = __any_sync(0xffffffffu, found.site != nullptr);
   __syncwarp();
   if (lane < kMostRuns * kConsumers) {
     const int n = int(lane) / kConsumers, warp = int(lane) % kConsumers;
@@ -204,9 +204,9 @@ __device__ __forceinline__ void ask_changes(const ProductArgs& a, ChainLora& s, 
   if (s.some[l] == 0) return;
   const ChangeFrom from = {s.term[l & 1], held_b(s), held_u(s)};
 #pragma unroll 1
-  for (int i = 0; i < kTilesAhead; ++i)
+  for (int i = 0; i < kChainTilesAhead; ++i)
     if (i < tiles.count)
-      ask_change(a, from, tiles.walk, i, lane);
+      ask_change<kChainTilesAhead>(a, from, tiles.walk, i, lane);
     else
       copy_async_commit();
 }
@@ -218,7 +218,7 @@ __device__ __forceinline__ void form_changes(const ProductArgs& a, ChainLora& s,
   const ChangeFrom from = {s.term[l & 1], held_b(s), held_u(s)};
 #pragma unroll 1
   for (int i = -1;;) {
-    const LaneFactors factors = take_factors(a, from, tiles.walk, i + 1, lane);
+    const LaneFactors factors = take_factors<kChainTilesAhead>(a, from, tiles.walk, i + 1, lane);
     if (i < 0) take_u(a, s, lane);
     if (++i == tiles.count) return;
     const int slot = formed % kChangesAhead;
@@ -228,7 +228,7 @@ __device__ __forceinline__ void form_changes(const ProductArgs& a, ChainLora& s,
     __syncwarp();
     if (lane == 0) gate_arrive(s.formed + slot);
     ++formed;
-    ask_change(a, from, tiles.walk, i + kTilesAhead, lane);
+    ask_change<kChainTilesAhead>(a, from, tiles.walk, i + kChainTilesAhead, lane);
   }
 }
 

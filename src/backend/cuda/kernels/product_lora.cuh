@@ -202,13 +202,14 @@ struct ChangeFrom {
   uint4* b;  // of each tile ahead, an octet a lane
   const float* u;
 };
-/// Asks for the lane's octet of B of the block's tile i.
+/// Asks for the lane's octet of B of the block's tile i, of which so many are held.
+template <int Ahead>
 __device__ __forceinline__ void ask_change(const ProductArgs& a, const ChangeFrom& from, const TileWalk& walk, int i,
                                            uint32_t lane) {
   const LaneChange c = lane_change(a, from.terms, walk(i), lane);
   const int octet = int(lane / 2 % 2) * kRankOctet;
   if (c.term != nullptr && octet < c.term->padded)
-    copy_async_small<16>(shared_address(from.b + i % kTilesAhead * kWarp + lane), row_of_b(*c.term, c.n) + octet, 16);
+    copy_async_small<16>(shared_address(from.b + i % Ahead * kWarp + lane), row_of_b(*c.term, c.n) + octet, 16);
   copy_async_commit();
 }
 /// Ranks from the third octet on, and further terms: what few adapters have.
@@ -232,14 +233,15 @@ struct LaneFactors {
   bool octet;  // it has one
 };
 /// Of the block's tile i, whose B was asked for.
+template <int Ahead>
 __device__ __forceinline__ LaneFactors take_factors(const ProductArgs& a, const ChangeFrom& from, const TileWalk& walk,
                                                     int i, uint32_t lane) {
   LaneFactors f = {lane_change(a, from.terms, walk(i), lane), {}, 0.0f, false};
   if (f.at.term == nullptr) return f;
   f.octet = int(lane / 2 % 2) * kRankOctet < f.at.term->padded;
   if (f.at.term->bias != nullptr) f.bias = __ldg(f.at.term->bias + f.at.n);
-  copy_async_wait<kTilesAhead - 1>();  // the lane's own
-  f.b.v = from.b[i % kTilesAhead * kWarp + lane];
+  copy_async_wait<Ahead - 1>();  // the lane's own
+  f.b.v = from.b[i % Ahead * kWarp + lane];
   return f;
 }
 /// What adapters add to a row of a tile, in lanes 4g of half 0 and 4g + 1 of half 1.
@@ -279,7 +281,7 @@ __device__ __forceinline__ void adapt(const ProductArgs& a, LoraShared& s, const
 #pragma unroll 1
     for (int i = 0; i < kTilesAhead; ++i)
       if (i < tiles)
-        ask_change(a, from, walk, i, lane);
+        ask_change<kTilesAhead>(a, from, walk, i, lane);
       else
         copy_async_commit();
   }
@@ -298,8 +300,8 @@ __device__ __forceinline__ void adapt(const ProductArgs& a, LoraShared& s, const
   for (int i = 0; i < tiles; ++i) {
     const int slot = i % kChangesAhead;
     if (i >= kChangesAhead) gate_wait(s.added + slot, uint32_t(i / kChangesAhead - 1) & 1u);
-    const float change = form_change(from, take_factors(a, from, walk, i, lane), lane);
-    ask_change(a, from, walk, i + kTilesAhead, lane);
+    const float change = form_change(from, take_factors<kTilesAhead>(a, from, walk, i, lane), lane);
+    ask_change<kTilesAhead>(a, from, walk, i + kTilesAhead, lane);
     if (lane % 4 < 2) s.change[slot][lane % 4 * 8 + lane / 4] = change;
     __syncwarp();
     if (lane == 0) gate_arrive(s.formed + slot);

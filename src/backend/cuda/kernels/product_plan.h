@@ -135,6 +135,10 @@ size_t stage_workspace(const ProductStage& stage, const ProductCard& card);
 
 /// The most slabs of a chain's ring (product_chain.h): with them a block of attention finds room beside it.
 inline constexpr int kChainDepth = 10;
+/// Shared memory of that block at most.
+inline constexpr int kBesideChain = 10400;
+/// Tiles whose B a chain has asked for (kTilesAhead of products by themselves).
+inline constexpr int kChainTilesAhead = 5;
 /// Of partial sums.
 inline constexpr int kChainBuffers = 2;
 struct ChainGates {
@@ -170,7 +174,7 @@ struct alignas(16) ChainLora {
   float change[kChangesAhead][kTileRows];
 };
 /// After it: of B an octet a lane for each tile ahead, then u [places] f32.
-BB_BOTH int chain_lora_bytes(int places) { return int(sizeof(ChainLora)) + kTilesAhead * 512 + places * 4; }
+BB_BOTH int chain_lora_bytes(int places) { return int(sizeof(ChainLora)) + kChainTilesAhead * 512 + places * 4; }
 /// Offsets in dynamic shared memory; the ring comes first.
 struct ChainShared {
   int32_t depth, digits, steps, partials, gates, total, lora;
