@@ -256,7 +256,8 @@ void check_lora(int rows, int in, const std::vector<int>& outs) {
       CHECK_CUDA(cudaMemset(d_y, 0xff, size_t(rows) * w.out * 4));
       terms.push_back({w.view, nullptr, d_y, false});
     }
-    const WideLora lora = shrink_wide(input, sites, modules, 32, false, mode == 3, u, adapters.batch, nullptr);
+    WideLora lora = shrink_wide(input, sites, modules, 32, false, mode == 3, u, adapters.batch, nullptr);
+    lora.follows = mode != 1;
     double most = 0;
     for (int tiles = 0; tiles < (mode == 3 ? 2 : 3); ++tiles) {
       if (tiles == 0) run_wide<4, 1>(input, terms.data(), modules, nullptr, lora);
@@ -369,9 +370,13 @@ void time_lora(const Shape& shape, int rows) {
   const WideLora lora = shrink();
   const float base = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr); }),
               adapted = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr, lora); }),
-              before = time_us([&] { shrink(); });
-  std::printf("%-8s rows %5d base %7.1f us, with an adapter %7.1f us, before %6.1f us: %.1f%%\n", shape.name, rows,
-              base, adapted, before, 100 * ((adapted + before) / base - 1));
+              before = time_us([&] { shrink(); }), both = time_us([&] {
+                                                     WideLora follows = shrink();
+                                                     follows.follows = true;
+                                                     matmul_wide(input, terms.data(), modules, nullptr, follows);
+                                                   });
+  std::printf("%-8s rows %5d base %7.1f us, with an adapter %7.1f us, before %6.1f us, both %7.1f us: %.1f%%\n",
+              shape.name, rows, base, adapted, before, both, 100 * (both / base - 1));
   cudaFree(d_x), cudaFree(workspace), cudaFree(u);
   for (const ProductTerm& t : terms) cudaFree(t.y);
   for (const Weights& w : weights) w.release();
@@ -416,6 +421,19 @@ int main(int count, char** words) {
     time_one({"gate up", 4096, {12288, 12288}}, 2048, 1);
     return 0;
   }
+  const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
+                          {"o", 4096, {4096}},
+                          {"gate up", 4096, {12288, 12288}},
+                          {"down", 12288, {4096}}};
+  const auto with_adapters = [&] {
+    check_lora(200, 1152, {152, 336});
+    for (const int rows : {512, 2048})
+      for (const Shape& shape : shapes) time_lora(shape, rows);
+  };
+  if (count > 1 && std::strcmp(words[1], "adapters") == 0) {
+    with_adapters();
+    return 0;
+  }
   for (const Element element : {Element::bf16, Element::i8}) {
     time_attention(512, 0, element);
     time_attention(2048, 0, element);
@@ -430,18 +448,12 @@ int main(int count, char** words) {
   for (const int bits : {2, 3, 5, 6, 8})
     for (const int group : {32, 64, 128}) check_one(bits, group, 70, 1152, 150);
   check_one(4, 64, 70, 40960, 150);
-  check_lora(200, 1152, {152, 336});
   std::printf("tiles 128x64, 128x128, 128x256, chosen (of up to 64 rows a batch's)\n");
-  const Shape shapes[] = {{"qkv", 4096, {4096, 1024, 1024}},
-                          {"o", 4096, {4096}},
-                          {"gate up", 4096, {12288, 12288}},
-                          {"down", 12288, {4096}}};
   for (const int rows : {64, 128, 512, 2048}) {
     float sum = 0;
     for (const Shape& shape : shapes) sum += time_one(shape, rows);
     std::printf("layer rows %d: %.1f us\n", rows, sum);
   }
-  for (const int rows : {512, 2048})
-    for (const Shape& shape : shapes) time_lora(shape, rows);
+  with_adapters();
   return 0;
 }

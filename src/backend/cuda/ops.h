@@ -150,6 +150,7 @@ class CudaOps final : public Ops {
   std::shared_ptr<Buffer> constant(std::span<const std::byte> bytes);
   /// Where operations are enqueued, behind the products of the chain: these are the last that was called.
   cudaStream_t stream() {
+    ++enqueued_;
     if (!links_.empty()) launch_links();
     return device_->compute();
   }
@@ -191,6 +192,7 @@ class CudaOps final : public Ops {
     std::array<Tensor, kMaxTerms> y;
     int count = 0;
     bool batch = false, paired = false, launched = false;  // batch: matmul_batch.h
+    uint64_t shrunk = 0;                                   // what enqueued_ was when u was formed
     std::shared_ptr<Buffer> rounded, u;
   };
   struct WaitingGlu {
@@ -213,6 +215,7 @@ class CudaOps final : public Ops {
     bool operator==(const ResolvedRow&) const = default;
   };
   bool waits_ = false, apart_ = false;
+  uint64_t enqueued_ = 0;  // how often stream() was asked: what comes right behind what is a matter of that
   std::optional<ResolvedRow> resolved_;
   float* lora_parts_ = nullptr;  // StageLora's two
   bool lora_second_ = false;

@@ -64,7 +64,11 @@ bool CudaOps::matmul_wide(const Tensor& x, std::span<const MatmulTerm> terms, st
 
 void CudaOps::launch_wide() {
   wide_->launched = true;
-  if (!wide_->batch) return cuda::matmul_wide(wide_->input, wide_->term.data(), wide_->count, stream(), wide_->lora);
+  if (!wide_->batch) {
+    WideLora lora = wide_->lora;
+    lora.follows = lora.tiles != nullptr && wide_->shrunk == enqueued_;
+    return cuda::matmul_wide(wide_->input, wide_->term.data(), wide_->count, stream(), lora);
+  }
   for (int first = 0, end = 0; first < wide_->count; first = end) {
     const ProductTerm* const terms = wide_->term.data() + first;
     const int splits = batch_splits(terms->weight);
@@ -114,6 +118,7 @@ bool CudaOps::wide_applies(const Tensor& x, RowSet rows, std::span<const LoraMod
     wide_->u = pool_->take(wide_lora_bytes(x.rows(), count));
     wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, logit_rows, mixed_slots_, address(*wide_->u),
                               batch_, stream());
+    wide_->shrunk = enqueued_;
   }
   if (wide_->launched) launch_wide();  // anew: sums with adapters are other sums
   return true;

@@ -93,7 +93,6 @@ __global__ void BB_SHRINK_CLUSTER __launch_bounds__(kThreads, 2)
     for (int i = 0; i < kStages; ++i) init_barrier(shared_address(&s.full[i]), 1);
     fence_barriers();
   }
-  launch_dependents();
   for (int m = thread / kBlockRows; m < args.modules; m += kThreads / kBlockRows)
     find_slots(args, batch, s, m, block * kBlockRows);
   __syncthreads();
@@ -101,8 +100,7 @@ __global__ void BB_SHRINK_CLUSTER __launch_bounds__(kThreads, 2)
   __syncthreads();
   int first_of[kModules + 1] = {};
 #pragma unroll
-  for (int m = 0; m < kModules; ++m)
-    first_of[m + 1] = first_of[m] + (m < args.modules ? s.count[m] * args.octets : 0);
+  for (int m = 0; m < kModules; ++m) first_of[m + 1] = first_of[m] + (m < args.modules ? s.count[m] * args.octets : 0);
   const int total = first_of[kModules];
   if (thread < Octets) find_octet(args, batch, s, first_of, 0);
   __syncthreads();
@@ -121,18 +119,22 @@ __global__ void BB_SHRINK_CLUSTER __launch_bounds__(kThreads, 2)
     copy_bulk(shared_address(s.stage[turn % kStages].tile[0]), x + size_t(pair) * 2 * kTileBytes, 2 * kTileBytes,
               barrier);
   };
+  const auto wait_for_x = [] {
+    wait_for_inputs();
+    launch_dependents();  // so the product may read x from its first instruction on
+  };
   const auto begin_pass = [&](int turn, bool waits) {
     for (int i = 0; i < kStages - 1; ++i) {
       if (i < count) ask_for_factors(turn + i, i);
       copy_async_commit();
     }
-    if (waits) wait_for_inputs();
+    if (waits) wait_for_x();
     for (int i = 0; i < min(kStages - 1, count); ++i) ask_for_x(turn + i, i);
   };
   if (total > 0)
     begin_pass(0, true);
   else
-    wait_for_inputs();
+    wait_for_x();
   if (rank == 0) {
     for (int i = thread; i < args.modules * kBlockRows; i += kThreads) {
       const int m = i / kBlockRows, row = i % kBlockRows;
@@ -215,8 +217,8 @@ template <int Octets>
 void run_shrink(const ShrinkArgs& args, int blocks, const BatchView& batch, cudaStream_t stream) {
   constexpr size_t kBytes = sizeof(WideShared<Octets>);
   allow_shared(wide_shrink_kernel<Octets>, kBytes);
-  launch_overlapping("lora_shrink", wide_shrink_kernel<Octets>, {unsigned(blocks * kShares)}, {kThreads}, kBytes, stream,
-                     args, batch);
+  launch_overlapping("lora_shrink", wide_shrink_kernel<Octets>, {unsigned(blocks * kShares)}, {kThreads}, kBytes,
+                     stream, args, batch);
 }
 
 }  // namespace

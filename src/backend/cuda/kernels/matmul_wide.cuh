@@ -46,7 +46,7 @@ __global__ void BB_WIDE_CLUSTER __launch_bounds__(kWideThreads, 1)
     fence_barriers();
   }
   launch_dependents();
-  wait_for_inputs();
+  if (!kAdapts || !args.lora.follows) wait_for_inputs();  // else x is there, and those who ask for u wait
   cluster_sync();
 
   const int warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;

@@ -63,6 +63,8 @@ struct WideLora {
   int modules = 0, steps = 0;              // steps of 16 columns of a tile that are used
   bool mixed = false;                      // rows of one tile may have several slots
   int stages = 0;                          // of slots, for products of batches (matmul_batch.h)
+  /// The product comes right behind shrink_wide() in its stream, and may begin while u is formed.
+  bool follows = false;
 };
 size_t wide_lora_bytes(int rows, int modules);
 /// u = A x for the modules at these sites, in `workspace`, which has wide_lora_bytes(): of the slots that is_wide()

@@ -104,7 +104,7 @@ __device__ __forceinline__ int slot_of_tile(const WideAdapters* adapters, int mo
   int all = WideAdapters::kNoRows;
 #pragma unroll
   for (int c = 0; c < Chunks; ++c) {
-    const int slot = __ldg(&adapters[c * modules].slot);
+    const int slot = __ldcg(&adapters[c * modules].slot);
     all = all == WideAdapters::kNoRows                   ? slot
           : slot == WideAdapters::kNoRows || slot == all ? all
                                                          : WideAdapters::kMixed;
@@ -118,35 +118,57 @@ struct WideStageInfo {
   uint32_t slot, octet[kWideOctets], spare[3];
 };
 
+/// B of a tile whose rows of x have one slot.
+struct RanksOfTile {
+  int slot;
+  const __nv_bfloat16* b[kWideOctets];  // WideFactor's
+  uint32_t pitch[kWideOctets];          // bytes
+};
+/// Loads that wait for nothing are issued together.
+template <int Chunks>
+__device__ __forceinline__ RanksOfTile find_ranks(const WideAdapters* adapters, const WideLora& lora, int rows) {
+  RanksOfTile r;
+#pragma unroll
+  for (int o = 0; o < kWideOctets; ++o) {
+    const WideFactor& factor = adapters->factor[0];
+    const bool there = o < lora.steps;
+    r.b[o] = nullptr, r.pitch[o] = 0;
+    if (!there) continue;
+    r.b[o] = reinterpret_cast<const __nv_bfloat16*>(__ldcg(reinterpret_cast<const unsigned long long*>(&factor.b[o])));
+    r.pitch[o] = uint32_t(__ldcg(&factor.pitch[o])) * 2;
+  }
+  r.slot = slot_of_tile<Chunks>(adapters, lora.modules);
+  if (rows <= 0) r.slot = int(WideAdapters::kNone);
+  return r;
+}
 /// Asks for `rows` rows of B, those of the tile's rows of W from `first` on, if all rows of x have one slot.
 template <int Chunks>
-__device__ __forceinline__ void fill_ranks(const WideRing<Chunks>& ring, uint32_t stage, const WideAdapters* adapters,
-                                           const WideLora& lora, int first, int rows) {
-  const int slot = rows > 0 ? slot_of_tile<Chunks>(adapters, lora.modules) : int(WideAdapters::kNone);
+__device__ __forceinline__ void fill_ranks(const WideRing<Chunks>& ring, uint32_t stage, const RanksOfTile& ranks,
+                                           int steps, int first, int rows) {
   const uint32_t info = ring.info(stage), to = ring.tile(stage);
-  const WideFactor& factor = adapters->factor[0];
-  store_shared(info, uint32_t(slot));
+  store_shared(info, uint32_t(ranks.slot));
+  const auto follows = [&](int o) {
+    return o > 0 && ranks.b[o] != nullptr && ranks.b[o] == ranks.b[o - 1] + kRankOctet;
+  };
   uint32_t bytes = 0, place = 0;
-#pragma unroll 1
-  for (int o = 0; slot >= 0 && o < lora.steps; ++o) {
-    const auto* b = static_cast<const __nv_bfloat16*>(factor.b[o]);
-    const uint32_t pitch = uint32_t(factor.pitch[o]) * 2;
-    const bool follows = o > 0 && b != nullptr && b == static_cast<const __nv_bfloat16*>(factor.b[o - 1]) + kRankOctet;
-    if (follows)
+  const bool some = ranks.slot >= 0;
+#pragma unroll
+  for (int o = 0; o < kWideOctets; ++o) {
+    if (!some || o >= steps) continue;
+    if (follows(o))
       place += kRankOctet * 2;
     else
-      place = bytes, bytes += b != nullptr ? uint32_t(rows) * pitch : 0;
-    store_shared(info + 4 + uint32_t(o) * 4, b != nullptr ? place | pitch << 16 : 0u);
+      place = bytes, bytes += ranks.b[o] != nullptr ? uint32_t(rows) * ranks.pitch[o] : 0;
+    store_shared(info + 4 + uint32_t(o) * 4, ranks.b[o] != nullptr ? place | ranks.pitch[o] << 16 : 0u);
   }
   expect_bytes(ring.full(stage), bytes);
   bytes = 0;
-#pragma unroll 1
-  for (int o = 0; slot >= 0 && o < lora.steps; ++o) {
-    const auto* b = static_cast<const __nv_bfloat16*>(factor.b[o]);
-    const uint32_t pitch = uint32_t(factor.pitch[o]) * 2;
-    if (b == nullptr || (o > 0 && b == static_cast<const __nv_bfloat16*>(factor.b[o - 1]) + kRankOctet)) continue;
-    copy_bulk(to + bytes, b + size_t(first) * size_t(factor.pitch[o]), uint32_t(rows) * pitch, ring.full(stage));
-    bytes += uint32_t(rows) * pitch;
+#pragma unroll
+  for (int o = 0; o < kWideOctets; ++o) {
+    if (!some || o >= steps || ranks.b[o] == nullptr || follows(o)) continue;
+    copy_bulk(to + bytes, reinterpret_cast<const char*>(ranks.b[o]) + size_t(first) * size_t(ranks.pitch[o]),
+              uint32_t(rows) * ranks.pitch[o], ring.full(stage));
+    bytes += uint32_t(rows) * ranks.pitch[o];
   }
 }
 
@@ -176,17 +198,32 @@ __device__ __forceinline__ void fill_stages(const WideRing<Chunks>& ring, const 
     }
     next();
   };
+  bool waited = !args.lora.follows;
   for (int tile = cluster; tile < tiles; tile += clusters) {
     const int first_block = tile % row_tiles * Chunks;
     const size_t block_bytes = size_t(args.k_tiles) * kTileBytes;
     const uint8_t* const from = args.x + size_t(first_block) * block_bytes;
-    for (int k = 0; k < args.k_tiles; ++k) fill(from + size_t(k) * kTileBytes, block_bytes);
-    if (Experts || args.lora.tiles == nullptr) continue;
-    const int out_tile = tile / row_tiles * kWideCluster + int(rank), which = term_of(args, out_tile);
-    const int first = (out_tile - args.term[which].first_tile) * kWideOut;
+    const bool adapts = !Experts && args.lora.tiles != nullptr;
+    const int out_tile = tile / row_tiles * kWideCluster + int(rank), which = adapts ? term_of(args, out_tile) : 0;
+    const int first = (out_tile - args.term[which].first_tile) * kWideOut,
+              rows = min(kWideOut, args.term[which].weight.out - first);
+    RanksOfTile ranks;  // looked up long before there is room for them
+    const auto look_up = [&] {
+      ranks = find_ranks<Chunks>(args.lora.adapters + size_t(first_block) * size_t(args.lora.modules) + size_t(which),
+                                 args.lora, rows);
+    };
+    if (adapts && waited) look_up();
+    for (int k = 0; k < args.k_tiles; ++k) {
+      if (adapts && !waited && k == args.k_tiles / 2) {
+        wait_for_inputs();
+        waited = true;
+        look_up();
+      }
+      fill(from + size_t(k) * kTileBytes, block_bytes);
+    }
+    if (!adapts) continue;
     wait_parity(ring.empty(stage), parity);
-    fill_ranks(ring, stage, args.lora.adapters + size_t(first_block) * size_t(args.lora.modules) + size_t(which),
-               args.lora, first, min(kWideOut, args.term[which].weight.out - first));
+    fill_ranks<Chunks>(ring, stage, ranks, args.lora.steps, first, rows);
     next();
     const size_t u_bytes = size_t(args.lora.modules) * kTileBytes;
     fill(args.lora.tiles + size_t(first_block) * u_bytes + size_t(which) * kTileBytes, u_bytes);
