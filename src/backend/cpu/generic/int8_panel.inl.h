@@ -4,7 +4,7 @@
 // docs/internals/kernels.md. Included after panel_parts.inl.h.
 #pragma once
 
-#include "backend/cpu/generic/no_tiled_rows.inl.h"
+#include BB_ISA_TILED_ROWS
 
 /// One panel in scratch: codes [tile][lane][block of the lane][step][16 rows][4 bytes], scales and biases
 /// [group][tile][16 rows].
@@ -24,25 +24,6 @@ struct Panel {
     codes = reinterpret_cast<uint8_t*>(bias + factors);
   }
   size_t tile_codes() const { return kLanes * lane_codes; }
-};
-
-/// What `rows` weight rows from row n on have, asked for `times` times.
-struct RowsAhead {
-  PanelPrefetch codes, scales, biases;
-  RowsAhead(const WeightRows& w, int n, int rows, int times) {
-    const size_t factors = size_t(rows) * size_t(w.in / w.group), before = size_t(n) * size_t(w.in / w.group),
-                 size = element_size(w.element), bias_size = w.floats ? 0 : element_size(w.bias_element);
-    const size_t bytes = size_t(rows) * w.row_bytes + factors * (size + bias_size);
-    const int lines = int(bytes / 64) / times + 1;
-    codes = {w.codes + size_t(n) * w.row_bytes, size_t(rows) * w.row_bytes, lines};
-    scales = {w.scales + before * size, factors * size, lines};
-    biases = {w.biases + before * bias_size, factors * bias_size, lines};
-  }
-  BB_INLINE void ask() {
-    if (codes.left > 0) return codes.ask();
-    if (scales.left > 0) return scales.ask();
-    biases.ask();
-  }
 };
 
 /// The i-th four bytes of the chunks of sixteen rows, to the blocks of a panel.
@@ -265,6 +246,7 @@ inline void int8_panel(const WeightRows& w, int n, int last, const QuantRows& x,
 inline void int8_matmul(const WeightRows& w, int first, int last, const QuantRows& x, int rows, float* y,
                         size_t y_stride, void* scratch) {
   if (rows <= kDirectRows) return int8_direct(w, first, last, x, rows, y, y_stride);
+  if (tiled_matmul(w, first, last, x, rows, y, y_stride, scratch)) return;
   const Panel panel(w, scratch);
   for (int r = 0; r < rows; r += kInt8Rows) {
     const int count = rows - r < kInt8Rows ? rows - r : kInt8Rows;

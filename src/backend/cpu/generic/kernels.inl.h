@@ -1,7 +1,7 @@
 // All kernels of one instruction set, which names itself and its headers before it includes this: BB_ISA (the set's
 // name and namespace), BB_ISA_SIMD, BB_ISA_INT, BB_ISA_DOT and BB_ISA_ROW_DOT, and, where it has better than the
 // generic ones, BB_ISA_LOOKUP, BB_ISA_ROW_STREAMS, BB_ISA_OUTLIERS, BB_ISA_PANEL_OUTLIERS, BB_ISA_PANEL,
-// BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each header must supply is in contract.inl.h.
+// BB_ISA_TILED_ROWS, BB_ISA_BF16_DOT and BB_ISA_BF16_GEMM. What each header must supply is in contract.inl.h.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -17,6 +17,9 @@
 #endif
 #ifndef BB_ISA_PANEL_OUTLIERS
 #define BB_ISA_PANEL_OUTLIERS "backend/cpu/generic/panel_outliers.inl.h"
+#endif
+#ifndef BB_ISA_TILED_ROWS
+#define BB_ISA_TILED_ROWS "backend/cpu/generic/no_tiled_rows.inl.h"
 #endif
 #ifndef BB_ISA_PANEL
 #define BB_ISA_PANEL "backend/cpu/generic/int8_panel.inl.h"

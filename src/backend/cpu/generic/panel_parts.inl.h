@@ -16,6 +16,25 @@ struct PanelPrefetch {
   [[gnu::noinline]] void step() { ask(); }
 };
 
+/// What `rows` weight rows from row n on have, asked for `times` times.
+struct RowsAhead {
+  PanelPrefetch codes, scales, biases;
+  RowsAhead(const WeightRows& w, int n, int rows, int times) {
+    const size_t factors = size_t(rows) * size_t(w.in / w.group), before = size_t(n) * size_t(w.in / w.group),
+                 size = element_size(w.element), bias_size = w.floats ? 0 : element_size(w.bias_element);
+    const size_t bytes = size_t(rows) * w.row_bytes + factors * (size + bias_size);
+    const int lines = int(bytes / 64) / times + 1;
+    codes = {w.codes + size_t(n) * w.row_bytes, size_t(rows) * w.row_bytes, lines};
+    scales = {w.scales + before * size, factors * size, lines};
+    biases = {w.biases + before * bias_size, factors * bias_size, lines};
+  }
+  BB_INLINE void ask() {
+    if (codes.left > 0) return codes.ask();
+    if (scales.left > 0) return scales.ask();
+    biases.ask();
+  }
+};
+
 /// The scales and biases of all rows of a panel, [group][kInt8Cols].
 inline void load_panel_scales(const WeightRows& w, int n, int last, int tiles, float* scale, float* bias) {
   const int groups = w.in / w.group;

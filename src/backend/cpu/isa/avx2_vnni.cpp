@@ -6,4 +6,5 @@
 #define BB_ISA_INT "backend/cpu/isa/int_avx2.h"
 #define BB_ISA_DOT "backend/cpu/isa/dot_avx_vnni.h"
 #define BB_ISA_ROW_DOT "backend/cpu/isa/int8_row_dot_avx_vnni.h"
+#define BB_ISA_TILED_ROWS "backend/cpu/isa/int8_stream_avx2.h"
 #include "backend/cpu/generic/kernels.inl.h"

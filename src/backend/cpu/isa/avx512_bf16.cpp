@@ -10,4 +10,5 @@
 #define BB_ISA_OUTLIERS "backend/cpu/isa/outliers_vbmi.h"
 #define BB_ISA_BF16_DOT "backend/cpu/isa/bf16_dot_avx512.h"
 #define BB_ISA_BF16_GEMM "backend/cpu/isa/bf16_gemm_avx512.h"
+#define BB_ISA_TILED_ROWS "backend/cpu/isa/int8_stream_vnni.h"
 #include "backend/cpu/generic/kernels.inl.h"
