@@ -15,7 +15,7 @@
 
 namespace bumblebee::cpu {
 
-struct SoftmaxState;  // attention.cpp
+struct SoftmaxState;  // attention_span.h
 
 /// A weight used straight from its stored bytes (decision 4): `host` keeps the mapping alive.
 struct CpuWeight final : PackedWeight {
@@ -216,7 +216,6 @@ class CpuOps final : public Ops {
   /// The rule for a segment's rows and the columns of a head from `first` on, but for its states.
   static DeltaRule delta_stripe(const DeltaRows& rows, const Tensor& qkv, const Tensor& y, const DeltaParams& delta,
                                 const Segment& segment, int head, int first);
-  std::vector<AttentionTask> attention_tasks(const AttentionParams& a) const;
   /// Scores [vectors, page_size] of q with the first `tokens` keys of a page of latents, which it returns as f32
   /// [tokens, head_dim]: as they lie, or in `wide`.
   const float* latent_scores(const CpuKv& kv, int layer, int head, int page, int tokens, const float* q, int vectors,
@@ -231,16 +230,16 @@ class CpuOps final : public Ops {
   };
   Meeting meeting(const CpuKv& kv, const AttentionParams& a) const;
   struct SpanRoom;
-  struct PageOfHead;
+  struct SpanWork;  // attention_span.cpp, as are the five after attention_tasks()
+  std::vector<AttentionTask> attention_tasks(Meeting meeting, const AttentionParams& a) const;
   void prepare_queries(Meeting meeting, int vectors, int dim, const SpanRoom& room);
   /// One span of a task, for the queries of `room`; state is overwritten.
   void attend_span(const CpuKv& kv, int layer, const AttentionParams& a, const AttentionTask& task, int span,
                    const SpanRoom& room, const SoftmaxState& state);
-  /// Adds a page to a span. `state` has the vectors of its head.
-  void attend_page(const CpuKv& kv, const AttentionParams& a, const PageOfHead& page, const SpanRoom& room,
-                   const SoftmaxState& state);
-  void weigh(const CpuKv& kv, const AttentionParams& a, const PageOfHead& page, int i, Meeting meeting,
-             const SpanRoom& room, const SoftmaxState& state);
+  void stream_parts(const SpanWork& work, int parts);
+  void meet_keys(const SpanWork& work, int i, int slot, const std::byte* next);
+  void weigh(const SpanWork& work, int i, int slot, int v);
+  void meet_values(const SpanWork& work, int i, int slot, const std::byte* next);
   /// In how many pieces each thread's share of `rows` rows of weights is handed out: each has `grain` rows or more
   /// where the share does.
   int pieces_of(int64_t rows, int64_t grain) const;

@@ -34,6 +34,9 @@ class CpuKv final : public KvStore {
   /// keys with values within [page_size, head_dim]; touch() made the page.
   std::byte* keys(int page, int layer, int head) const { return at(page, layer, 0, head); }
   std::byte* values(int page, int layer, int head) const { return at(page, layer, 1, head); }
+  /// From one head's keys, or values, to the next one's: all keys of a layer's page lie behind each other, then all
+  /// values.
+  size_t head_bytes(int layer) const { return layers_[size_t(layer)].head_bytes; }
   /// The scales [page_size] of int8 keys or values; of keys with values within [page_size, 2].
   float* key_scales(int page, int layer, int head) const { return scales(layer, keys(page, layer, head)); }
   float* value_scales(int page, int layer, int head) const { return scales(layer, values(page, layer, head)); }
