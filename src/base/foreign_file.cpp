@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/format.h"
 
@@ -32,9 +33,8 @@ std::string foreign_content(std::string_view text) {
     return cat("a Git LFS pointer, not the file itself", pointed_size(head),
                ": `git lfs pull` in its repository fetches it, `bumblebee pull org/name` the repository");
   }
-  std::string lower(head.substr(0, 16));
-  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
-  if (lower.starts_with("<!doctype html") || lower.starts_with("<html")) {
+  const std::string begin = lower(head.substr(0, 16));
+  if (begin.starts_with("<!doctype html") || begin.starts_with("<html")) {
     return "an HTML page, not the file itself: the address of a file of the Hub has /resolve/ in it, and "
            "`bumblebee pull org/name` fetches the repository";
   }

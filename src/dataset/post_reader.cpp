@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/foreign_file.h"
 #include "base/json.h"
@@ -17,13 +18,6 @@ namespace bumblebee::dataset {
 namespace {
 
 constexpr JsonLimits kLimits = {.bytes = size_t{1} << 30, .depth = 64};
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view space = " \t\r\n\f\v";
-  const size_t begin = text.find_first_not_of(space);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(space) - begin + 1);
-}
 
 std::string_view without_byte_order_mark(std::string_view bytes) {
   if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
@@ -155,8 +149,7 @@ void read_csv(std::string_view bytes, std::string_view where, const std::string&
 PostFormat format_of(const std::filesystem::path& path, std::string_view bytes, const PrepareOptions& options) {
   if (options.format != PostFormat::automatic) return options.format;
   bytes = without_byte_order_mark(bytes);
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+  const std::string ending = lower(path.extension().string());
   if (ending == ".car") return PostFormat::bluesky;
   if (is_twitter(bytes)) return PostFormat::twitter;
   if (ending == ".js") {

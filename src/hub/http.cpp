@@ -12,6 +12,7 @@
 #include <new>
 #include <thread>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -34,19 +35,6 @@ std::string without_secrets(const std::string& url) {
 constexpr size_t kHeaders = 256;
 constexpr int kPoll_ms = 50;
 constexpr long kReceiveBytes = 512 * 1024;  // libcurl's largest buffer: fewer, larger writes
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return char(std::tolower(c)); });
-  return out;
-}
-
-std::string_view trimmed(std::string_view text) {
-  const auto space = [](char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; };
-  while (!text.empty() && space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && space(text.back())) text.remove_suffix(1);
-  return text;
-}
 
 void start_libcurl() {
   static std::once_flag once;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "hub/http.h"
@@ -72,16 +73,9 @@ fs::path hugging_face_home() {
   return home() / ".cache" / "huggingface";
 }
 
-std::string trimmed(std::string text) {
-  const auto space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-  while (!text.empty() && space(text.back())) text.pop_back();
-  text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), space));
-  return text;
-}
-
 std::string find_token() {
   if (is_true(environment("HF_HUB_DISABLE_IMPLICIT_TOKEN"))) return "";
-  std::string token = trimmed(first_of({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}));
+  std::string token(trimmed(first_of({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})));
   std::string where = "HF_TOKEN";
   if (token.empty()) {
     const std::string chosen = environment("HF_TOKEN_PATH");
@@ -98,7 +92,7 @@ std::string find_token() {
 }
 
 Milliseconds seconds(const char* name, Milliseconds otherwise) {
-  const std::string text = trimmed(environment(name));
+  const std::string text(trimmed(environment(name)));
   if (text.empty()) return otherwise;
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -114,7 +108,7 @@ Milliseconds timeout(const char* name, Milliseconds otherwise) {
 }
 
 std::string find_endpoint(const std::string& otherwise) {
-  std::string endpoint = trimmed(environment("HF_ENDPOINT"));
+  std::string endpoint(trimmed(environment("HF_ENDPOINT")));
   if (endpoint.empty()) return otherwise;
   while (endpoint.ends_with('/')) endpoint.pop_back();
   if (origin_of(endpoint).empty())

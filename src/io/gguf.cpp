@@ -233,7 +233,7 @@ void GgufFile::check_layout() {
                   cat(what, ": offset: expected a multiple of ", alignment, ", got ", tensor.begin));
     if (tensor.end > room)
       throw Error(ErrorCode::bad_file, where_,
-                  cat(what, ": data end outside the file: expected at most ", room, ", got ", tensor.end));
+                  cat(what, ": data ends outside the file: expected at most ", room, ", got ", tensor.end));
     tensor.begin += data;
     tensor.end += data;
     order.push_back(&tensor);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/ascii.h"
 #include "base/blake2b.h"
 #include "base/deadline.h"
 #include "base/error.h"
@@ -32,9 +33,7 @@ bool good_request_id(std::string_view id) {
 bool is_json(const HttpHead& head) {
   const std::optional<std::string_view> type = head.header("content-type");
   if (!type) return false;
-  std::string name(type->substr(0, type->find(';')));
-  while (!name.empty() && name.back() == ' ') name.pop_back();
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+  const std::string name = lower(trimmed(type->substr(0, type->find(';'))));
   return name == "application/json" || (name.starts_with("application/") && name.ends_with("+json"));
 }
 

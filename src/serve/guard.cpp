@@ -8,6 +8,7 @@
 #include <fstream>
 #include <span>
 
+#include "base/ascii.h"
 #include "base/blake2b.h"
 #include "base/error.h"
 #include "base/hex.h"
@@ -19,18 +20,6 @@ namespace {
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
-}
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = char(std::tolower(static_cast<unsigned char>(c)));
-  return out;
-}
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) text.remove_prefix(1);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.remove_suffix(1);
-  return text;
 }
 
 /// Without the port; an IPv6 address without its brackets.

@@ -1,6 +1,7 @@
 // Reads what a model wrote without quotes: JSON, Python's words for it, or text.
 #include "serve/chat/bare_value.h"
 
+#include "base/ascii.h"
 #include "serve/chat/json_scanner.h"
 #include "serve/chat/json_text.h"
 
@@ -20,13 +21,11 @@ bool is_value(std::string_view text) {
 }  // namespace
 
 std::string bare_value(std::string_view text) {
-  std::string_view trimmed = text;
-  while (!trimmed.empty() && is_json_blank(trimmed.front())) trimmed.remove_prefix(1);
-  while (!trimmed.empty() && is_json_blank(trimmed.back())) trimmed.remove_suffix(1);
-  if (trimmed == "True") return "true";
-  if (trimmed == "False") return "false";
-  if (trimmed == "None") return "null";
-  return is_value(trimmed) ? std::string(trimmed) : json_text(text);
+  const std::string_view value = trimmed(text, kJsonBlanks);
+  if (value == "True") return "true";
+  if (value == "False") return "false";
+  if (value == "None") return "null";
+  return is_value(value) ? std::string(value) : json_text(text);
 }
 
 }  // namespace bumblebee::serve

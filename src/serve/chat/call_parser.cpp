@@ -1,15 +1,7 @@
 // The kept bytes are given back once and not read again, whatever they hold: linear time.
 #include "serve/chat/call_parser.h"
 
-#include "serve/chat/json_scanner.h"
-
 namespace bumblebee::serve {
-
-std::string_view trimmed(std::string_view written) {
-  while (!written.empty() && is_json_blank(written.front())) written.remove_prefix(1);
-  while (!written.empty() && is_json_blank(written.back())) written.remove_suffix(1);
-  return written;
-}
 
 void CallParser::push(char c) {
   if (!inside_) return text(c);

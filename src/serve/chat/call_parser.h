@@ -15,9 +15,6 @@ namespace bumblebee::serve {
 /// A tool's name or a key that a model writes without quotes is not longer.
 inline constexpr size_t kLongestWritten = 128;
 
-/// Without the blanks around it: of what a model writes without quotes.
-std::string_view trimmed(std::string_view written);
-
 /// Looks for a mark in text that comes byte by byte. No mark holds its own first byte a second time, so that after a
 /// mismatch only the new byte can begin one.
 class MarkMatcher {

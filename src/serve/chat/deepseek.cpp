@@ -2,8 +2,10 @@
 // <｜tool▁call▁begin｜> and <｜tool▁call▁end｜> and is NAME<｜tool▁sep｜>{...} (V3.1) or function<｜tool▁sep｜>NAME, a
 // line end, and the arguments as a block of Markdown (V3, R1). Each call is whole at its own end; the marks after the
 // last may be missing at the end of the text.
+#include "base/ascii.h"
 #include "serve/chat/call_object.h"
 #include "serve/chat/call_parser.h"
+#include "serve/chat/json_scanner.h"
 
 namespace bumblebee::serve {
 namespace {
@@ -64,7 +66,7 @@ class DeepseekParser final : public CallParser {
     word_ += c;
     if (word_.size() > kLongestWritten + kDeepseekSeparator.size()) return Step::malformed;
     if (!word_.ends_with(kDeepseekSeparator)) return Step::more;
-    name_ = trimmed(std::string_view(word_).substr(0, word_.size() - kDeepseekSeparator.size()));
+    name_ = trimmed(std::string_view(word_).substr(0, word_.size() - kDeepseekSeparator.size()), kJsonBlanks);
     return next(State::after_first);
   }
 
@@ -77,7 +79,7 @@ class DeepseekParser final : public CallParser {
 
   Step name(char c) {
     if (c == '\n') {
-      name_ = trimmed(word_);
+      name_ = trimmed(word_, kJsonBlanks);
       return begin_call() ? next(State::block) : Step::malformed;
     }
     word_ += c;

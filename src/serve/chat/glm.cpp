@@ -3,6 +3,7 @@
 // A call streams parameter by parameter, and is none without its closing tag: only that says that nothing is missing.
 #include <set>
 
+#include "base/ascii.h"
 #include "serve/chat/bare_value.h"
 #include "serve/chat/call_parser.h"
 #include "serve/chat/json_scanner.h"
@@ -42,7 +43,7 @@ class GlmParser final : public CallParser {
       word_ += c;
       return word_.size() <= kLongestWritten ? Step::more : Step::malformed;
     }
-    name_ = trimmed(word_);
+    name_ = trimmed(word_, kJsonBlanks);
     if (!out_.knows(name_)) return Step::malformed;
     out_.begin_call(name_);
     next(State::before_key);
@@ -77,7 +78,7 @@ class GlmParser final : public CallParser {
         return state_ == State::value || word_.size() <= kLongestWritten ? Step::more : Step::malformed;
     }
     if (state_ == State::key) {
-      key_ = trimmed(word_);
+      key_ = trimmed(word_, kJsonBlanks);
       return keys_.insert(key_).second ? next(State::before_value) : Step::malformed;
     }
     out_.arguments(keys_.size() == 1 ? "{" : ", ");

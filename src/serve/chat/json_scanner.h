@@ -10,6 +10,7 @@
 
 namespace bumblebee::serve {
 
+inline constexpr std::string_view kJsonBlanks = " \n\r\t";
 inline bool is_json_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
 class JsonScanner {
