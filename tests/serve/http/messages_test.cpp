@@ -69,7 +69,7 @@ std::vector<Case> broken() {
       {"two hosts", headers("Host: other\r\n"), 400},
       {"two equal hosts", headers("Host: test\r\n"), 400},
       {"no host", "GET /echo HTTP/1.1\r\n\r\n", 400},
-      {"no host in 1.0", "GET /echo HTTP/1.0\r\n\r\n", 400},
+      {"two hosts in 1.0", "GET /echo HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400},
       {"another host in the target", get("http://other/echo"), 400},
       {"header of 16 KB + 1", headers("X: " + fill((16 << 10) + 1 - headers("X: \r\n").size()) + "\r\n"), 431},
       {"101 fields", headers(many), 431},
@@ -145,6 +145,7 @@ TEST(Messages, OddOnesAreTakenForWhatTheyAre) {
       {"X-ODD!~ /echo HTTP/1.1\r\nhOST:test\r\n\r\n", "X-ODD!~ /echo "},
       {post("/echo", std::string(1 << 20, 'b')), cat("POST /echo ", std::string(1 << 20, 'b'))},
       {"GET /echo HTTP/1.0\r\nHost: test\r\nConnection: keep-alive\r\n\r\n", "GET /echo "},
+      {"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /echo "},  // which needs no host
   };
   Client client(server.port);  // all on one connection
   for (const auto& [bytes, body] : cases) {

@@ -66,7 +66,8 @@ pub fn head(input: &[u8], seen: &mut usize, limits: &Limits) -> Result<Option<He
     if fields > limits.max_headers {
         return Err(refusal(431, "the request has too many headers"));
     }
-    if hosts != 1 {
+    // HTTP/1.0 needs none, and balancers that look whether a server lives send none.
+    if hosts > 1 || (hosts == 0 && !old) {
         return Err(NO_HOST);
     }
     if chunked && length.is_some() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderValue, CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
-use hyper::http::uri::Authority;
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use tokio::time::{sleep, timeout};
 
@@ -77,7 +77,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> i
     let mut call = Call { old: parts.version < Version::HTTP_2, headless: parts.method == Method::HEAD, connection };
     let checked = match call.connection.wire.as_ref().and_then(|wire| wire.refusal()) {
         Some(refusal) => Err(refusal),
-        None => host(&parts.method, parts.uri.authority(), &parts.headers),
+        None => host(&parts),
     };
     let host = match checked {
         Ok(host) => host,
@@ -89,7 +89,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> i
     let mut reply = Reply::default();
     let accepted = {
         let mut fields: Vec<Field> = Vec::with_capacity(parts.headers.len() + 1);
-        fields.push(Field { name: View::of(b"host"), value: View::of(host.as_bytes()) });
+        fields.extend(host.iter().map(|host| Field { name: View::of(b"host"), value: View::of(host.as_bytes()) }));
         let others = parts.headers.iter().filter(|(name, _)| *name != HOST);
         fields.extend(
             others.map(|(name, value)| Field { name: View::of(name.as_str().as_bytes()), value: View::of(value.as_bytes()) }),
@@ -210,17 +210,20 @@ async fn cut_if_stalled(exchange: Arc<Exchange>, connection: Arc<Connection>) {
     }
 }
 
-/// The one host that the request names, in its target or its headers; in both only if they agree.
-fn host(method: &Method, target: Option<&Authority>, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
-    if *method == Method::CONNECT {
+/// The one host that the request names, in its target or its headers; in both only if they agree. HTTP/1.0 may name none.
+fn host(request: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+    if request.method == Method::CONNECT {
         return Err(rules::CONNECT);
     }
-    let mut named = headers.get_all(HOST).iter();
-    match (target, named.next(), named.next()) {
+    let mut named = request.headers.get_all(HOST).iter();
+    match (request.uri.authority(), named.next(), named.next()) {
+        (None, None, _) if request.version == Version::HTTP_10 => Ok(None),
         (_, Some(_), Some(_)) | (None, None, _) => Err(rules::NO_HOST),
-        (None, Some(named), _) => Ok(named.clone()),
-        (Some(target), None, _) => HeaderValue::from_str(target.as_str()).map_err(|_| rules::NO_HOST),
-        (Some(target), Some(named), _) if target.as_str().as_bytes().eq_ignore_ascii_case(named.as_bytes()) => Ok(named.clone()),
+        (None, Some(named), _) => Ok(Some(named.clone())),
+        (Some(target), None, _) => HeaderValue::from_str(target.as_str()).map(Some).map_err(|_| rules::NO_HOST),
+        (Some(target), Some(named), _) if target.as_str().as_bytes().eq_ignore_ascii_case(named.as_bytes()) => {
+            Ok(Some(named.clone()))
+        }
         _ => Err(rules::NO_HOST),
     }
 }
