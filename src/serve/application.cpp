@@ -86,6 +86,8 @@ ServingReport Application::serve(const Model& model, const Tokenizer& tokenizer,
   rules.thought_beside_content = takes_thought_beside_content(tokenizer);
   const ToolsPlace tools_place = place_of_tools(tokenizer);
   rules.tools_in_message = tools_place == ToolsPlace::message;
+  rules.shows_tools = tools_place != ToolsPlace::nowhere || formats.tools != ToolFormat::none;
+  rules.chat_template = tokenizer.chat_template();
   if (tools_place == ToolsPlace::nowhere && formats.tools != ToolFormat::none) {
     note("chat template", "tools: expected it to show them to the model, got the same prompt with and without: ",
          "a template file that does, or the system message's text, must bring them");

@@ -26,6 +26,7 @@ struct Draft {
   GenerationConfig config;
   std::optional<int64_t> max_tokens, max_completion_tokens, min_tokens;
   std::optional<int64_t> best_of, top_logprobs;
+  std::vector<std::string> windows;  // fields that let penalties see the last tokens only
 
   // chat
   std::vector<Message> messages;

@@ -117,6 +117,28 @@ void read_repetition_penalty(const JsonIn& value, Draft& draft) {
   draft.sampling.repetition_penalty = penalty;
 }
 
+/// Penalties see the whole sequence: what asks for less is remembered, and matters beside a penalty. -1 is llama.cpp's
+/// word for all of it.
+void read_window(const JsonIn& value, Draft& draft) {
+  const int64_t tokens = value.integer(-1, INT64_MAX);
+  if (tokens >= 0 && tokens < draft.rules.context) draft.windows.push_back(value.path());
+}
+
+void refuse_windows(const Draft& draft) {
+  const GenerationConfig& config = draft.config;
+  const bool repetition = config.repetition_penalty != 1;
+  const bool presence = config.presence_penalty != 0, frequency = config.frequency_penalty != 0;
+  for (const std::string& field : draft.windows) {
+    const bool matters = field == "repetition_context_size"  ? repetition
+                         : field == "presence_context_size"  ? presence
+                         : field == "frequency_context_size" ? frequency
+                                                             : repetition || presence || frequency;
+    if (!matters) continue;
+    throw ApiError(Refusal::unsupported_parameter,
+                   cat(field, ": penalties count the whole sequence here; leave it out, or the penalty"), field);
+  }
+}
+
 // Values that change nothing: some clients send every setting that they have.
 bool is_zero(const OrderedJson& value) { return is_off(value) || (value.is_number() && value == 0); }
 bool is_one(const OrderedJson& value) { return value.is_number() && value == 1; }
@@ -168,6 +190,13 @@ std::vector<FieldReader> generation_fields() {
       {{"frequency_penalty", accepted, "-2 to 2"},
        [](const JsonIn& v, Draft& d) { d.sampling.frequency_penalty = v.number(-2, 2); }},
       {{"repetition_penalty", accepted, "Above 0, to 100; 1: off"}, read_repetition_penalty},
+      {{"repetition_context_size", accepted,
+        "Penalties count the whole sequence: beside one, -1 or the context's size only"},
+       read_window},
+      {{"presence_context_size", accepted, "The same"}, read_window},
+      {{"frequency_context_size", accepted, "The same"}, read_window},
+      {{"repeat_last_n", accepted, "The same"}, read_window},
+      {{"penalty_last_n", accepted, "The same"}, read_window},
       {{"logit_bias", accepted, "At most 300 token ids, each with -100 to 100"}, read_logit_bias},
       {{"seed", accepted,
         "A whole number of 64 bits with sign. Absent or -1: a random one. The header `x-bumblebee-seed` says which"},
@@ -293,6 +322,7 @@ void finish_generation(Draft& draft) {
   }
   if (std::holds_alternative<ContrastiveSearch>(config.strategy)) config.strategy = GreedySearch{};
   apply(draft.sampling, config);
+  refuse_windows(draft);
   draft.input.seed = draft.sampling.seed;
 }
 

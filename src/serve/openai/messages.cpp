@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cctype>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -214,18 +215,23 @@ void read_tool_choice(const JsonIn& value, Draft& draft) {
                  "tool_choice");
 }
 
+/// Those that clients send to every model are taken by every template; others where it reads them.
 void read_kwargs(const JsonIn& value, Draft& draft) {
+  constexpr std::string_view kOurs[] = {"messages", "tools", "documents", "add_generation_prompt", "strftime_now"};
   for (const auto& [key, json] : value.object()->items()) {
     const JsonIn in = value.member(key, json);
     if (key == "enable_thinking" || key == "thinking" || key == "preserve_thinking") {
       if (!in.is_null()) draft.kwargs[key] = in.boolean();
     } else if (key == "reasoning_effort") {
       if (!in.is_null()) draft.kwargs[key] = in.string(32);
-    } else {
-      throw ApiError(
-          Refusal::invalid_value,
-          cat(in.path(), ": expected one of enable_thinking, thinking, preserve_thinking and reasoning_effort"),
-          in.path());
+    } else if (std::find(std::begin(kOurs), std::end(kOurs), key) != std::end(kOurs) || key.ends_with("_token")) {
+      throw ApiError(Refusal::invalid_value, cat(in.path(), ": expected no variable that the server itself sets"),
+                     in.path());
+    } else if (!reads_variable(draft.rules.chat_template, key)) {
+      throw ApiError(Refusal::invalid_value,
+                     cat(in.path(), ": expected a variable that the model's chat template reads"), in.path());
+    } else if (!in.is_null()) {
+      draft.kwargs[key] = json;
     }
   }
 }
@@ -285,6 +291,38 @@ bool has_developer_role(std::string_view chat_template) {
          chat_template.find("\"developer\"") != chat_template.npos;
 }
 
+bool reads_variable(std::string_view chat_template, std::string_view name) {
+  const auto in_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+  bool in_tag = false;
+  char last = ' ';  // that is no blank
+  for (size_t at = 0; at < chat_template.size();) {
+    const std::string_view rest = chat_template.substr(at);
+    if (!in_tag) {
+      in_tag = rest.starts_with("{{") || rest.starts_with("{%");
+      const size_t end = rest.starts_with("{#") ? rest.find("#}") : 0;
+      at = end == rest.npos ? chat_template.size() : at + std::max(end, size_t(in_tag ? 2 : 1));
+      last = ' ';
+    } else if (rest.starts_with("}}") || rest.starts_with("%}")) {
+      in_tag = false;
+      at += 2;
+    } else if (rest.front() == '\'' || rest.front() == '"') {
+      size_t end = 1;
+      while (end < rest.size() && rest[end] != rest.front()) end += rest[end] == '\\' ? 2 : 1;
+      at += end + 1;
+      last = '\'';
+    } else if (in_word(rest.front())) {
+      const size_t end = size_t(std::find_if_not(rest.begin(), rest.end(), in_word) - rest.begin());
+      if (last != '.' && rest.substr(0, end) == name) return true;
+      at += end;
+      last = 'a';
+    } else {
+      if (!std::isspace(static_cast<unsigned char>(rest.front()))) last = rest.front();
+      ++at;
+    }
+  }
+  return false;
+}
+
 std::vector<FieldReader> template_fields() {
   using enum FieldUse;
   return {
@@ -293,12 +331,14 @@ std::vector<FieldReader> template_fields() {
         "template has none; `reasoning_content` and `reasoning` are the same"},
        read_messages},
       {{"tools", accepted,
-        "At most 128 functions with names of 1 to 64 bytes; other types are skipped; `strict` true: not yet"},
+        "At most 128 functions with names of 1 to 64 bytes; other types are skipped; `strict` true: not yet. Refused "
+        "where the template shows none"},
        read_tools},
       {{"tool_choice", accepted, "`none` leaves the tools out; `auto`; `required` and a name: not yet"},
        read_tool_choice},
       {{"chat_template_kwargs", accepted,
-        "`enable_thinking`, `thinking`, `preserve_thinking`, `reasoning_effort`; no others"},
+        "`enable_thinking`, `thinking`, `preserve_thinking`, `reasoning_effort`, and what else the template reads; no "
+        "others"},
        read_kwargs},
       {{"reasoning_effort", accepted,
         "`none`: no thinking, where the template can do without; others go to the template"},
@@ -323,6 +363,10 @@ ChatOptions chat_options(Draft& draft) {
   kwargs.update(draft.kwargs);  // which say it more exactly
   if (!kwargs.empty()) options.template_kwargs = kwargs.dump();
   if (draft.use_tools && !draft.tools.empty()) {
+    if (!draft.rules.shows_tools) {
+      throw ApiError(Refusal::unsupported_parameter,
+                     "tools: the model's chat template has no place for them, so it would not see them", "tools");
+    }
     if (draft.rules.tools_in_message && !draft.messages.empty()) {
       put_tools_into_message(draft);
     } else {

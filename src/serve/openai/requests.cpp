@@ -149,7 +149,7 @@ std::vector<FieldReader> detokenize_fields() {
 std::vector<FieldReader> load_fields() {
   using enum FieldUse;
   return {
-      {{"lora_name", accepted, "1 to 64 of `A-Z a-z 0-9 . _ -`; not `default`, which is the base"},
+      {{"lora_name", accepted, "1 to 64 of `A-Z a-z 0-9 . _ -`; not `default` or `default_model`, which are the base"},
        [](const JsonIn& v, Draft& d) { d.request.adapter = read_adapter_name(v); }},
       {{"lora_path", accepted,
         "Below `--adapter-root`, from there or in full; with `--allow-hub` also `hf://org/name`"},

@@ -23,11 +23,15 @@ struct RequestRules {
   bool thought_beside_content = true;  // it takes one that calls, says something and has a thought
   bool null_content = true;            // the chat template takes a message that calls and says nothing; else it says ""
   bool tools_in_message = false;       // the template reads tools from the system message, as text
+  bool shows_tools = true;             // else the model would not see them, and no call of it would be read
+  std::string chat_template;           // whose variables a request may set
   bool strict = false;                 // unknown fields are refused, instead of ignored and named
 };
 
 /// Whether a chat template has messages of the role "developer".
 bool has_developer_role(std::string_view chat_template);
+/// Whether one asks for a variable of this name: as a word of its tags, outside texts and no member of another.
+bool reads_variable(std::string_view chat_template, std::string_view name);
 
 struct LoraPart {
   std::string name;

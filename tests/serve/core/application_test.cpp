@@ -223,6 +223,30 @@ TEST(Application, WarnsOfATemplateThatShowsNoTools) {
   EXPECT_EQ(warned("none"), 0);
 }
 
+/// As `generate --tools` does. Where the calls are read, the system message may have brought them.
+TEST(Application, RefusesToolsThatNeitherTheTemplateNorAParserKnows) {
+  nlohmann::json body = chat_of("x");
+  body["tools"] = {{{"type", "function"}, {"function", {{"name", "f"}}}}};
+  for (const char* parser : {"auto", "none", "hermes"}) {
+    TinyServer::Setup setup;
+    setup.options.tool_parser = parser;
+    TinyServer server(setup);
+    const bool read = parser == std::string("hermes");
+    for (const char* path : {"/v1/chat/completions", "/apply-template"}) {
+      nlohmann::json sent = body;
+      if (path == std::string("/apply-template")) sent.erase("max_tokens"), sent.erase("temperature");
+      const Reply reply = server.post(path, sent);
+      EXPECT_EQ(reply.status, read ? 200 : 400) << parser << path << reply.body;
+      EXPECT_EQ(reply.body.find("\"param\":\"tools\"") != std::string::npos, !read) << reply.body;
+      sent["tool_choice"] = "none";
+      EXPECT_EQ(server.post(path, sent).status, 200) << parser << path;
+    }
+    nlohmann::json kwargs = chat_of("x");
+    kwargs["chat_template_kwargs"] = {{"unread", 1}};
+    EXPECT_EQ(server.post("/v1/chat/completions", kwargs).status, 400) << "the rules have the template";
+  }
+}
+
 TEST(Application, LogsEachRequestWithoutItsText) {
   TinyServer server;
   (void)server.post("/v1/chat/completions", chat_of("a secret"), {{"x-request-id", "mine"}});

@@ -160,8 +160,14 @@ const Bad kChat[] = {
     {R"("top_logprobs": 5)", "400 invalid_value top_logprobs: top_logprobs: expected logprobs to be true with it"},
     {R"("logprobs": 5)", "400 invalid_type logprobs: logprobs: expected true or false, got 5"},
     {R"("chat_template_kwargs": {"messages": []})",
-     "400 invalid_value chat_template_kwargs.messages: chat_template_kwargs.messages: expected one of enable_thinking, "
-     "thinking, preserve_thinking and reasoning_effort"},
+     "400 invalid_value chat_template_kwargs.messages: chat_template_kwargs.messages: expected no variable that the "
+     "server itself sets"},
+    {R"("chat_template_kwargs": {"bos_token": "x"})",
+     "400 invalid_value chat_template_kwargs.bos_token: chat_template_kwargs.bos_token: expected no variable that the "
+     "server itself sets"},
+    {R"("chat_template_kwargs": {"date_string": "1"})",
+     "400 invalid_value chat_template_kwargs.date_string: chat_template_kwargs.date_string: expected a variable that "
+     "the model's chat template reads"},
     {R"("chat_template_kwargs": {"enable_thinking": "no"})",
      "400 invalid_type chat_template_kwargs.enable_thinking: chat_template_kwargs.enable_thinking: expected true or "
      "false, got \"no\""},

@@ -308,7 +308,58 @@ TEST(Tools, ChoiceNoneLeavesThemOut) {
   EXPECT_EQ(chat(R"("tools": [])").input.chat.tools, "");
 }
 
-TEST(Template, VariablesAreThoseOnTheList) {
+TEST(Tools, AreRefusedWhereTheTemplateShowsNone) {
+  RequestRules with = rules();
+  with.shows_tools = false;
+  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f"}}])";
+  EXPECT_EQ(chat_refusal(chat_body(tools), with),
+            "400 unsupported_parameter tools: tools: the model's chat template has no place for them, so it would not "
+            "see them");
+  EXPECT_EQ(chat_refusal(chat_body(tools + R"(, "tool_choice": "none")"), with), "");
+  EXPECT_EQ(chat_refusal(chat_body(R"("tools": [])"), with), "");
+}
+
+TEST(Penalties, RefuseWindows) {
+  const std::string window = R"("repetition_context_size": 20, "presence_context_size": 20)";
+  EXPECT_EQ(chat_refusal(chat_body(window)), "") << "nothing counts by it";
+  EXPECT_TRUE(chat(window).ignored.empty());
+  EXPECT_EQ(chat_refusal(chat_body(window + R"(, "frequency_penalty": 0.5)")), "") << "nor by these";
+  EXPECT_EQ(chat_refusal(chat_body(window + R"(, "repetition_penalty": 1.1)")),
+            "400 unsupported_parameter repetition_context_size: repetition_context_size: penalties count the whole "
+            "sequence here; leave it out, or the penalty");
+  EXPECT_TRUE(chat_refusal(chat_body(window + R"(, "presence_penalty": 1)"))
+                  .starts_with("400 unsupported_parameter presence_context_size: "));
+  for (const std::string field : {"repeat_last_n", "penalty_last_n"}) {
+    for (const char* penalty : {"\"repetition_penalty\": 1.1", "\"presence_penalty\": 1", "\"frequency_penalty\": 1"}) {
+      const auto said = [&](int tokens) {
+        return chat_refusal(chat_body(cat("\"", field, "\": ", tokens, ", ", penalty)));
+      };
+      EXPECT_TRUE(said(64).starts_with("400 unsupported_parameter " + field)) << said(64);
+      EXPECT_TRUE(said(0).starts_with("400 unsupported_parameter " + field)) << "llama.cpp's word for none";
+      EXPECT_EQ(said(-1), "");
+      EXPECT_EQ(said(4096), "");
+    }
+  }
+  RequestRules with = rules();
+  with.config.repetition_penalty = 1.05;  // the model's own
+  EXPECT_TRUE(chat_refusal(chat_body(window), with).starts_with("400 unsupported_parameter repetition_context_size"));
+}
+
+TEST(Template, VariablesAreWhatItReads) {
+  const char* const reads =
+      "{# about #}{% if date_string is defined %}{{ date_string }}{% endif %}said {{ 'quoted \\' unread' ~ a.member }}";
+  for (const char* name : {"date_string", "a"}) EXPECT_TRUE(reads_variable(reads, name)) << name;
+  for (const char* name : {"about", "said", "quoted", "unread", "member", "date", ""})
+    EXPECT_FALSE(reads_variable(reads, name)) << name;
+  for (const char* cut : {"{{", "{{ 'a", "{# a", "{{ a", "{"}) EXPECT_FALSE(reads_variable(cut, "b")) << cut;
+  RequestRules with = rules();
+  with.chat_template = reads;
+  EXPECT_EQ(read_chat_request(chat_body(R"("chat_template_kwargs": {"date_string": ["x", 1], "a": null})"), with)
+                .input.chat.template_kwargs,
+            R"({"date_string":["x",1]})");
+}
+
+TEST(Template, VariablesThatEveryTemplateTakes) {
   const auto kwargs = [](const std::string& fields) { return chat(fields).input.chat.template_kwargs; };
   EXPECT_EQ(kwargs(R"("chat_template_kwargs": {"enable_thinking": false, "preserve_thinking": true})"),
             R"({"enable_thinking":false,"preserve_thinking":true})");
