@@ -55,7 +55,8 @@ uint64_t Adapters::put(const std::string& name, Adapter adapter, std::string sou
 std::shared_ptr<const ServedAdapter> Adapters::remove(const std::string& name, std::optional<uint64_t> generation) {
   const std::lock_guard lock(mutex_);
   const auto found = adapters_.find(name);
-  if (found == adapters_.end()) throw ApiError(Refusal::adapter_not_found, cat("there is no adapter '", name, "'"));
+  if (found == adapters_.end())
+    throw ApiError(Refusal::adapter_not_found, cat("there is no adapter '", name, "'"), "lora_name");
   if (generation && *generation != found->second->generation)
     throw ApiError(Refusal::generation_differs,
                    cat("expected generation ", *generation, " of '", name, "', found ", found->second->generation));
@@ -99,13 +100,19 @@ Adapters::Choice Adapters::choose(std::string_view model, std::string_view adapt
   for (const LoraPart& part : wanted) {
     const std::shared_ptr<const ServedAdapter> one = find(part.name);
     if (!one)
-      throw ApiError(Refusal::model_not_found, cat("there is no adapter '", part.name, "'; there are ", names()),
+      throw ApiError(Refusal::adapter_not_found, cat("there is no adapter '", part.name, "'; ", adapter_names()),
                      field);
     choice.adapters.emplace_back(one->adapter, part.scale);
     choice.label += (choice.label.empty() ? "" : "+") + one->name;
   }
   if (choice.label.empty()) choice.label = "base";
   return choice;
+}
+
+std::string Adapters::adapter_names() const {
+  std::string text;
+  for (const std::shared_ptr<const ServedAdapter>& one : list()) text += (text.empty() ? "'" : ", '") + one->name + "'";
+  return text.empty() ? "none is loaded" : "there are " + text;
 }
 
 std::string Adapters::names() const {

@@ -49,22 +49,23 @@ class Adapters {
   std::shared_ptr<const ServedAdapter> find(std::string_view name) const;
   std::vector<std::shared_ptr<const ServedAdapter>> list() const;  // by name
   const std::string& base() const { return base_; }
-  /// The base's own name, or "default", which is always its own too: else a load would give others' requests another
-  /// model.
-  bool is_base(std::string_view name) const { return name == base_ || name == "default"; }
+  /// The base's own name, or "default" or mlx-lm's word for it, which are always its own too: else a load would give
+  /// others' requests another model.
+  bool is_base(std::string_view name) const { return name == base_ || name == "default" || name == "default_model"; }
 
   /// What a request asks for.
   struct Choice {
     std::string label;  // "base", or the names: for logs
     std::vector<WeightedAdapter> adapters;
   };
-  /// `model` is the base (also as "default", or not said), an adapter, or base:adapter; `adapter` and `parts` name
-  /// adapters too, beside the base only. Throws ApiError.
+  /// `model` is the base (also as "default" or "default_model", or not said), an adapter, or base:adapter; `adapter`
+  /// and `parts` name adapters too, beside the base only. Throws ApiError.
   Choice choose(std::string_view model, std::string_view adapter, std::span<const LoraPart> parts) const;
   /// The names that `model` may be, for the message that one is unknown.
   std::string names() const;
 
  private:
+  std::string adapter_names() const;  // a sentence
   void check_locked(const std::string& name, const Expected& expected) const;
 
   const std::string base_;

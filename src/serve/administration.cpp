@@ -151,10 +151,17 @@ std::string Application::load_adapter(const std::string& body, Live& now) {
                      cat("adapters take ", host, " bytes of memory, at most ", most, " are allowed; unload one first"));
   };
   check_memory();
-  Adapter adapter = read_adapter(request, [&](const Adapter& fresh) {
-    check_memory();  // with it
-    now.served.model.prepare_adapters({fresh});
-  });
+  const auto read = [&] {
+    try {
+      return read_adapter(request, [&](const Adapter& fresh) {
+        check_memory();  // with it
+        now.served.model.prepare_adapters({fresh});
+      });
+    } catch (const Error& error) {
+      throw ApiError(error, "lora_path");
+    }
+  };
+  Adapter adapter = read();
   std::shared_ptr<const ServedAdapter> replaced;
   now.adapters.put(request.name, std::move(adapter), request.path, expected, &replaced);
   if (replaced) unload(now, replaced->adapter);

@@ -20,9 +20,9 @@ namespace bumblebee::serve {
 
 namespace {
 
-[[noreturn]] void refuse(std::string_view relative, std::string_view why) {
+[[noreturn]] void refuse(std::string_view relative, std::string_view why, ErrorCode code = ErrorCode::bad_request) {
   throw Error(
-      ErrorCode::bad_request, "lora_path",
+      code, "lora_path",
       cat("expected a directory below the server's --adapter-root, got '", relative.substr(0, 200), "': ", why));
 }
 
@@ -67,6 +67,7 @@ int open_directory(const std::filesystem::path& root, const std::string& path) {
   if (base.get() < 0) refuse(path, "the root itself cannot be read");
   Descriptor place(open_beneath(base.get(), path.c_str()));
   if (place.get() < 0) {
+    if (errno == ENOENT) refuse(path, "nothing is there", ErrorCode::not_found);
     const bool outside = errno == EXDEV;
     refuse(path, outside ? "it leads out" : errno == ENOSYS ? "this kernel has no openat2" : std::strerror(errno));
   }

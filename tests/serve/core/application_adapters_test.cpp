@@ -42,6 +42,7 @@ TEST_F(WithAdapters, AreNamedInThreeWays) {
   EXPECT_NE(a, base);
   EXPECT_EQ(said(ask({{"model", "tiny"}})), base);
   EXPECT_EQ(said(ask({{"model", "default"}})), base);
+  EXPECT_EQ(said(ask({{"model", "default_model"}})), base) << "mlx-lm's word";
   EXPECT_EQ(said(ask({{"model", "tiny:a"}})), a);
   EXPECT_EQ(said(ask({{"lora", {{{"name", "a"}}}}})), a);
   EXPECT_EQ(said(ask({{"model", "tiny"}, {"lora", {{{"name", "a"}, {"scale", 1.0}}}}})), a);
@@ -49,7 +50,14 @@ TEST_F(WithAdapters, AreNamedInThreeWays) {
   EXPECT_NE(said(ask({{"model", "b"}})), a);
   EXPECT_EQ(ask({{"model", "z"}}).status, 404);
   EXPECT_EQ(ask({{"model", "tiny:z"}}).status, 404);
-  EXPECT_EQ(ask({{"lora", {{{"name", "z"}}}}}).status, 404);
+  for (const char* field : {"lora", "adapter"}) {
+    const Reply none = ask({{field, field == std::string("lora") ? json{{{"name", "z"}}} : json("z")}});
+    EXPECT_EQ(none.status, 404);
+    const json error = none.json().at("error");
+    EXPECT_EQ(error.at("code"), "adapter_not_found");
+    EXPECT_EQ(error.at("param"), field);
+    EXPECT_EQ(error.at("message"), "there is no adapter 'z'; there are 'a', 'b'");
+  }
   EXPECT_EQ(ask({{"model", "a"}, {"lora", {{{"name", "b"}}}}}).status, 400);
   EXPECT_EQ(ask({{"lora", {{{"name", "a"}}, {{"name", "a"}}}}}).status, 400);
   const json models = server.get("/v1/models").json().at("data");
@@ -90,8 +98,14 @@ TEST_F(WithAdapters, AreLoadedReplacedAndUnloaded) {
   EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 200);
   EXPECT_EQ(server.post("/v1/unload_lora_adapter", {{"lora_name", "x"}}).status, 404);
   EXPECT_EQ(server.post("/v1/chat/completions", body).status, 404);
-  for (const char* path : {"../a", "/etc", "absent", "a/adapters.safetensors", "hf://org/name"})
-    EXPECT_EQ(load(path).status, 400) << path;
+  for (const char* path : {"../a", "/etc", "absent", "a/adapters.safetensors", "hf://org/name"}) {
+    const Reply refused = load(path);
+    EXPECT_EQ(refused.status, path == std::string("absent") ? 404 : 400) << path;
+    EXPECT_EQ(refused.json().at("error").at("code"), path == std::string("absent")          ? "adapter_not_found"
+                                                     : path == std::string("hf://org/name") ? "invalid_value"
+                                                                                            : "bad_request");
+    EXPECT_EQ(refused.json().at("error").at("param"), "lora_path") << path;
+  }
   EXPECT_EQ(load((folder_ / "a").string()).status, 200) << "absolute, and below the root";
   std::filesystem::create_directories(folder_ / "empty");
   const Reply empty = load("empty", {{"load_inplace", true}});
@@ -109,13 +123,15 @@ TEST_F(WithAdapters, NothingButTheBaseIsCalledDefault) {
   TinyServer server(setup_);
   json body = chat_of("Who are you?", 16);
   const std::string base = said(server.post("/v1/chat/completions", body));
-  const Reply refused =
-      server.post("/v1/load_lora_adapter", {{"lora_name", "default"}, {"lora_path", "a"}, {"load_inplace", true}});
-  EXPECT_EQ(refused.status, 409) << refused.body;
-  EXPECT_EQ(refused.json().at("error").at("code"), "adapter_exists");
-  body["model"] = "default";
-  EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
-  EXPECT_EQ(server.get("/v1/models/default").json().at("id"), "tiny");
+  for (const std::string name : {"default", "default_model"}) {
+    const Reply refused =
+        server.post("/v1/load_lora_adapter", {{"lora_name", name}, {"lora_path", "a"}, {"load_inplace", true}});
+    EXPECT_EQ(refused.status, 409) << refused.body;
+    EXPECT_EQ(refused.json().at("error").at("code"), "adapter_exists");
+    body["model"] = name;
+    EXPECT_EQ(said(server.post("/v1/chat/completions", body)), base);
+    EXPECT_EQ(server.get("/v1/models/" + name).json().at("id"), "tiny");
+  }
   setup_.adapters.push_back({"default", load_adapter(local(folder_ / "a"), {.scale = {}, .name = "default"})});
   EXPECT_THROW(TinyServer{setup_}, Error);
 }

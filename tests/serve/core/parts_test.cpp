@@ -274,7 +274,8 @@ class ConfinedPath : public testing::Test {
     try {
       return "went to " + fs::canonical(ConfinedDirectory(root_, path).path()).string();
     } catch (const Error& error) {
-      return error.code() == ErrorCode::bad_request ? error.what() : "another code";
+      const bool absent = path == "absent";
+      return error.code() == (absent ? ErrorCode::not_found : ErrorCode::bad_request) ? error.what() : "another code";
     }
   }
   const fs::path folder_, root_;
