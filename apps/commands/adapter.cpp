@@ -89,6 +89,8 @@ int merge(const AdapterVerbFlags& flags) {
     parts.push_back(read(AdapterSource::parse(path), flags.common));
   }
   const lora::Merged merged = lora::merge(parts);
+  for (const std::string& other : merged.other_bases)
+    note("the bases differ, and the result names none: '" + parts.front().adapter.base + "' and '" + other + "'");
   return write(flags, merged.adapter, flags.to.empty() ? merged.adapter.dialect : dialect(flags.to), merged.notes);
 }
 

@@ -1,9 +1,11 @@
 // [A₁; A₂] and [B₁·p₁/s, B₂·p₂/s] with pᵢ = wᵢ·sᵢ and s the largest of them.
 #include "lora/merge.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
+#include <string_view>
 
 #include "base/error.h"
 #include "lora/bind_to_base.h"
@@ -113,6 +115,31 @@ std::map<std::string, const LowRank*> by_plain_path(const Adapter& adapter) {
   return changes;
 }
 
+/// The last name of a path or of a repository's id: one base has many addresses.
+std::string_view last_name(std::string_view base) {
+  while (base.ends_with('/')) base.remove_suffix(1);
+  return base.substr(base.rfind('/') + 1);
+}
+
+/// What was learned on another base may still fit, where the modules are the same; where none are, nothing says so.
+void check_bases(const std::vector<Weighted>& parts, const std::vector<std::map<std::string, const LowRank*>>& changes,
+                 std::vector<std::string>& others) {
+  const Adapter& first = parts.front().adapter;
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const Adapter& other = parts[i].adapter;
+    if (first.base.empty() || other.base.empty() || last_name(first.base) == last_name(other.base)) continue;
+    const auto shared = [&](const auto& change) { return changes.front().contains(change.first); };
+    if (std::none_of(changes[i].begin(), changes[i].end(), shared)) {
+      throw Error(ErrorCode::bad_request, other.where,
+                  cat("expected an adapter of '", first.base,
+                      "' as the first one, or modules that it changes too, got "
+                      "one of '",
+                      other.base, "' that shares none"));
+    }
+    others.push_back(other.base);
+  }
+}
+
 }  // namespace
 
 Merged merge(const std::vector<Weighted>& parts) {
@@ -130,6 +157,7 @@ Merged merge(const std::vector<Weighted>& parts) {
     }
   }
   Merged merged;
+  check_bases(parts, changes, merged.other_bases);
   Adapter& adapter = merged.adapter;
   adapter.dialect = parts.front().adapter.dialect;
   adapter.base = parts.front().adapter.base;

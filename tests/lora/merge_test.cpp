@@ -122,6 +122,30 @@ TEST(Merge, RefusesWhatDoesNotCombine) {
   refused({{golden_adapter("mlx_head"), 1}, {peft, 1}}, "different things by an adapted embedding");
 }
 
+TEST(Merge, OfOtherBasesNeedsAModuleThatBothChange) {
+  Adapter a = golden_adapter("mlx_lora"), b = a;
+  a.base = "org/one";
+  for (const char* same : {"", "org/one", "/models/one/"}) {
+    b.base = same;
+    EXPECT_TRUE(merge({{a, 1}, {b, 1}}).other_bases.empty()) << same;
+  }
+  b.base = "org/two";
+  const Merged merged = merge({{a, 1}, {b, 1}});
+  EXPECT_EQ(merged.other_bases, std::vector<std::string>{"org/two"});
+  EXPECT_EQ(merged.adapter.base, "");
+  EXPECT_TRUE(merged.notes.empty()) << "nothing was rounded";
+  const auto take = [](Adapter& from, const char* kept) {
+    std::erase_if(from.modules, [&](const auto& module) { return module.first.find(kept) == std::string::npos; });
+    EXPECT_FALSE(from.modules.empty()) << kept;
+  };
+  take(a, "q_proj");
+  take(b, "v_proj");
+  test::expect_error([&] { merge({{a, 1}, {b, 1}}); }, "one of 'org/two' that shares none", "no module in common");
+  b.base = "mirror/one";
+  EXPECT_EQ(merge({{a, 1}, {b, 1}}).adapter.modules.size(), a.modules.size() + b.modules.size())
+      << "parts of one base may lie apart";
+}
+
 TEST(Merge, AddsTheBiasesOfB) {
   const Adapter a = golden_adapter("peft_lora_bias");
   const Merged merged = merge({{a, 1}, {a, 1}});
