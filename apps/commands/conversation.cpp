@@ -73,6 +73,7 @@ Conversation::Conversation(const CommonFlags& common, const SamplingFlags& sampl
       chat_(chat.options()),
       system_(chat.system_prompt),
       keeps_thoughts_(keeps_thoughts(ready_.tokenizer, chat_)) {
+  check_template(ready_.tokenizer, chat, chat_);
   reset();
 }
 

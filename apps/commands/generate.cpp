@@ -140,6 +140,7 @@ int run(const GenerateFlags& given) {
         ErrorCode::unsupported, flags.model.model,
         "expected a chat template, found none: use --raw to continue the text as it is, or --chat-template-file FILE");
   }
+  if (templated) check_template(ready.tokenizer, flags.chat, input.chat);
   if (templated) check_effects(ready.tokenizer, input.messages, input.chat);
   if (flags.common.verbose) {
     std::fprintf(stderr, "[loaded in %.2f s, device %s, seed %llu]\n", ready.load_s,

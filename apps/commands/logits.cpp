@@ -1,6 +1,8 @@
 // `logits`: the predictions for every position of a list of ids, into a safetensors file. Needs no tokenizer.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 
 #include "commands/commands.h"
 #include "commands/output_directory.h"
@@ -11,6 +13,7 @@
 #include "ui/exit_codes.h"
 #include "ui/interrupt.h"
 #include "ui/json_out.h"
+#include "ui/terminal.h"
 
 namespace bumblebee::cli {
 
@@ -57,9 +60,15 @@ int run(const LogitsFlags& flags) {
   // Row by row: the matrix of a long text would not fit in memory. The file appears when it is complete.
   SafetensorsWriter file(flags.output, {{"logits", DType::f32, {tokens.size(), uint64_t(info.vocab)}}});
   ProgressBar bar("logits", ProgressBar::Unit::items, flags.common.progress());
+  size_t broken = 0;
+  int first_broken = 0;
   loaded.model.logits(
       tokens,
       [&](int row, std::span<const float> logits) {
+        // As generate, which refuses them: -infinity is a token that may not come.
+        const bool whole = std::all_of(logits.begin(), logits.end(),
+                                       [](float x) { return x < std::numeric_limits<float>::infinity(); });
+        if (!whole && broken++ == 0) first_broken = row;
         if (interrupt::requested()) throw Error(ErrorCode::cancelled, "logits", "cancelled");
         file.append(std::as_bytes(logits));
         bar.update(uint64_t(row) + 1, tokens.size());
@@ -67,8 +76,12 @@ int run(const LogitsFlags& flags) {
       adapters);
   file.finish();
   bar.clear();
+  if (broken > 0)
+    note("the model produced logits that are not finite numbers: in " + std::to_string(broken) + " of " +
+         std::to_string(tokens.size()) + " rows, row " + std::to_string(first_broken) + " is the first");
   if (flags.common.json) {
-    print_json({{"output", flags.output}, {"tokens", tokens.size()}, {"vocab", info.vocab}});
+    print_json(
+        {{"output", flags.output}, {"tokens", tokens.size()}, {"vocab", info.vocab}, {"rows_not_finite", broken}});
   } else if (flags.common.remarks()) {
     std::fprintf(stderr, "[%s: logits, f32 [%zu, %d]]\n", flags.output.c_str(), tokens.size(), info.vocab);
   }

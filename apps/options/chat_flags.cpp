@@ -95,6 +95,19 @@ ChatOptions ChatFlags::options() const {
   return out;
 }
 
+void check_template(const Tokenizer& tokenizer, const ChatFlags& flags, const ChatOptions& options) {
+  if (options.chat_template.empty()) return;
+  try {
+    tokenizer.apply_chat_template(std::vector<Message>{{"user", "?", {}}}, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::bad_file) return;  // what it refuses is said when it is asked
+    const std::string said = error.what();            // "[where] what"
+    const std::string what = said.substr(said.starts_with('[') ? said.find("] ") + 2 : 0);
+    if (flags.chat_template_file.empty()) throw UsageError("--chat-template: " + what);
+    throw Error(ErrorCode::bad_file, flags.chat_template_file, what);
+  }
+}
+
 void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messages, const ChatOptions& options) {
   if (options.tools.empty() && options.template_kwargs.empty()) return;
   const auto rendered = tokenizer.apply_chat_template(messages, options).tokens;

@@ -20,6 +20,10 @@ struct ChatFlags {
   ChatOptions options() const;
 };
 
+/// Throws UsageError where --chat-template is no template, and Error(bad_file) where the file of --chat-template-file
+/// holds none. `options` are what the flags gave.
+void check_template(const Tokenizer& tokenizer, const ChatFlags& flags, const ChatOptions& options);
+
 /// Renders `messages` with and without what the flags gave: throws Error(unsupported) where the model's template has no
 /// place for --tools, so that the model would not see them, and notes variables of the template that it does not use.
 void check_effects(const Tokenizer& tokenizer, const std::vector<Message>& messages, const ChatOptions& options);

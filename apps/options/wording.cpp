@@ -64,11 +64,21 @@ const Option* flag_of(const std::string& field, const Parser& verb) {
   return flag_named(name, verb);
 }
 
+/// A prompt comes by one of several ways; null: by none that has a flag.
+const Option* prompt_flag(const Parser& verb) {
+  for (const char* name : {"prompt", "file", "tokens", "tokens-file"}) {
+    const Option* option = flag_named(name, verb);
+    if (option != nullptr && option->count() > 0) return option;
+  }
+  return nullptr;
+}
+
 std::string with_phrases(std::string text, const Parser& verb) {
   for (const Phrase& phrase : kPhrases) {
-    const size_t at = text.find(phrase.theirs);
+    size_t at = text.find(phrase.theirs);
     if (at == std::string::npos || flag_named(phrase.flag, verb) == nullptr) continue;
-    text.replace(at, phrase.theirs.size(), phrase.ours);
+    for (; at != std::string::npos; at = text.find(phrase.theirs, at + phrase.ours.size()))
+      text.replace(at, phrase.theirs.size(), phrase.ours);
     break;
   }
   return text;
@@ -103,7 +113,7 @@ std::string in_flags(const std::string& message, const Parser& verb) {
     const std::string word = text.substr(at, end - at);
     // A word without '_' is a field only where a message begins with it: "iters: expected ...".
     const bool field = !quoted && (word.find('_') != std::string::npos || (at == start + 1 && text[end] == ':'));
-    const Option* option = field ? flag_of(word, verb) : nullptr;
+    const Option* option = !field ? nullptr : word == "prompt" ? prompt_flag(verb) : flag_of(word, verb);
     const bool of_a_file = text.starts_with("[generation config]") || text.starts_with("[train]");
     const bool given = option != nullptr && (option->count() > 0 || !of_a_file);
     if (option != nullptr && !given && text.starts_with("[generation config]"))

@@ -43,7 +43,7 @@ std::string_view exit_code_help() {
          "  8    bad_request, too_long: the prompt or the settings do not fit this model\n"
          "  9    not_found: no such repository, revision or file on the Hub, or in its cache\n"
          "  10   forbidden: the Hub wants a token, another one, or its terms accepted\n"
-         "  11   network: the Hub cannot be reached, or answers with failures\n"
+         "  11   network: the Hub cannot be reached, or answers with failures; serve cannot listen on its address\n"
          "  12   unavailable: a queue is full, a time ran out, or the program is shutting down\n"
          "  130  cancelled with Ctrl-C";
 }

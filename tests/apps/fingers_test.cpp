@@ -119,8 +119,20 @@ TEST(Fingers, ErrorsSpeakOfFlags) {
   refused(generate({"-p", "x", "--top-p", "7"}), "--top-p: expected a number from 0 to 1, got '7'");
   EXPECT_EQ(run(generate({"-p", "x", "--top-p", "0"})).out, "AA\n") << "0 is greedy";
   refused(generate({"-p", "a prompt that is long", "-c", "8"}), "--ctx-size", 8);
+  refused(generate({"-p", "a prompt that is long", "-c", "8"}), "shorten it or raise --ctx-size", 8);
   refused(generate({"-p", "x", "-c", "1000000"}), "error: --ctx-size: expected 2 to", 8);
+  refused({"generate", "-m", tiny_model(), "-p", "x", "--chat-template", "{{ x }"},
+          "error: --chat-template: syntax error");
+  refused({"chat", "-m", tiny_model(), "--chat-template", "{{ x }"}, "error: --chat-template: syntax error");
   Scratch scratch;
+  const std::string file = (scratch / "prompt").string();
+  write_file(file, std::string(200, 'a'));
+  refused(generate({"-f", file, "-c", "10"}), "error: --file: expected fewer tokens", 8);
+  refused(generate({"--tokens", "1,100000"}), "error: --tokens: expected ids below the vocabulary", 8);
+  refused(generate({std::string(200, 'a'), "-c", "10"}), "error: [generation] prompt: expected fewer tokens", 8);
+  write_file(file, "{{ x }");
+  refused({"generate", "-m", tiny_model(), "-p", "x", "--chat-template-file", file},
+          "error: [" + file + "] syntax error", 3);
   copy_tiny_model(scratch / "model");
   write_file(scratch / "model" / "generation_config.json", R"({"do_sample": true, "top_p": 7})");
   const Outcome got = run({"generate", "-m", (scratch / "model").string(), "-p", "x"});

@@ -201,17 +201,36 @@ TEST(Perplexity, AWindowOfOneTokenLeftOverIsNotScored) {
   EXPECT_EQ(json.at("tokens_scored"), 14);
 }
 
-TEST(Perplexity, OfALogitThatIsNotANumberIsRefused) {
-  Scratch scratch;
-  copy_tiny_model(scratch / "broken");
-  std::string file = read_file(scratch / "broken/model.safetensors");
+/// The tiny model with a NaN in its last norm, so that every logit is one.
+void write_broken_model(const std::filesystem::path& to) {
+  copy_tiny_model(to);
+  std::string file = read_file(to / "model.safetensors");
   const size_t entry = file.find("\"model.norm.weight\""), offsets = file.find('[', file.find("data_offsets", entry));
   ASSERT_NE(entry, file.npos);
   uint64_t header = 0;
   std::memcpy(&header, file.data(), sizeof header);
   const size_t at = 8 + header + std::stoull(file.substr(offsets + 1));
   std::memset(file.data() + at, 0xFF, 2);  // an f16 that is a NaN
-  write_file(scratch / "broken/model.safetensors", file);
+  write_file(to / "model.safetensors", file);
+}
+
+TEST(Logits, ThatAreNoNumbersAreWrittenAndSaid) {
+  Scratch scratch;
+  write_broken_model(scratch / "broken");
+  const auto logits = [&](const std::string& model) {
+    const Outcome got = run({"logits", "-m", model, "--tokens", "1,2,3", "-o", (scratch / "out").string(), "--json"});
+    EXPECT_EQ(got.status, 0) << got.err;
+    return got;
+  };
+  const Outcome got = logits((scratch / "broken").string());
+  EXPECT_EQ(got.json().at("rows_not_finite"), 3);
+  EXPECT_NE(got.err.find("not finite numbers: in 3 of 3 rows, row 0 is the first"), std::string::npos) << got.err;
+  EXPECT_EQ(logits(tiny_model()).json().at("rows_not_finite"), 0);
+}
+
+TEST(Perplexity, OfALogitThatIsNotANumberIsRefused) {
+  Scratch scratch;
+  write_broken_model(scratch / "broken");
   write_file(scratch / "text", "The quick brown fox");
   const Outcome got =
       run({"perplexity", "-m", (scratch / "broken").string(), "-f", (scratch / "text").string(), "-c", "16"});
