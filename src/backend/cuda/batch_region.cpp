@@ -145,6 +145,7 @@ BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte*
           .lone_rows = ints(layout.lone_rows),
           .segment_count = has_segments(batch) ? segments_of_several_rows(batch) : 0,
           .lone_row_count = has_segments(batch) ? lone_rows(batch) : 0,
+          .alone = segments_of_several_rows(batch) == 0,
           .states = reinterpret_cast<const StateView*>(base + layout.states),
           .state_slots = has_segments(batch) ? int32_t(batch.segments.size()) + batch.padding : batch.rows(),
           .longest_segment = has_segments(batch) ? longest_segment(batch) : batch.rows()};

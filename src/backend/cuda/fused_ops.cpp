@@ -424,8 +424,8 @@ void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_
   const auto alone = [&](const Tensor& t, const NormParams* norm) {
     return norm != nullptr && t && t.cols() == head_dim && norm->w.cols() == head_dim;
   };
-  // Heads of a step's only row go elsewhere, so that every block of attention may turn those that it reads.
-  const bool elsewhere = waits_ && fast_ && q.rows() == 1 && k && !alone(q, q_norm) && !alone(k, k_norm);
+  // Heads of rows that are alone go elsewhere, so that every block of attention may turn those that it reads.
+  const bool elsewhere = waits_ && fast_ && batch_.alone && k && !alone(q, q_norm) && !alone(k, k_norm);
   if (!elsewhere) {
     q = make_writable(q);
     if (k) k = make_writable(k);
@@ -438,7 +438,7 @@ void CudaOps::norm_rope(Tensor& q, Tensor& k, int head_dim, const NormParams* q_
   norm_alone(q, q_norm);
   norm_alone(k, k_norm);
   const Tensor from_q = q, from_k = k;
-  if (elsewhere) q = pool_->make(1, q.cols()), k = pool_->make(1, k.cols());
+  if (elsewhere) q = pool_->make(q.rows(), q.cols()), k = pool_->make(k.rows(), k.cols());
   rotation_ = {.q = q,
                .k = k,
                .from_q = from_q,
@@ -500,7 +500,7 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
     const WaitingRotation waiting = *std::exchange(rotation_, {});
     settle_norm();
-    if (waiting.from_q.buffer() != waiting.q.buffer() && values != nullptr && batch_.rows == 1 &&
+    if (waiting.from_q.buffer() != waiting.q.buffer() && values != nullptr && batch_.alone &&
         has_attend_mma(args) && is_common(waiting.q_heads, waiting.k_heads, a.head_dim, waiting.rope)) {
       rotate_and_attend(args, {.q = waiting.q_heads, .k = waiting.k_heads, .v = values, .rope = waiting.rope}, batch_,
                         workspace, stream());

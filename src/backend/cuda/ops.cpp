@@ -196,6 +196,7 @@ void CudaOps::keep_logit_rows() {
   batch_.logit_rows = rows + kRowLogit * count;
   batch_.rows = batch_.logit_row_count;
   batch_.segment_count = batch_.lone_row_count = 0;  // they are rows like those of small batches
+  batch_.alone = false;                              // the last one may be there again and again
   tokens_.clear();                                   // checked when they were bound to the first layer
   if (!first_slots_.empty()) first_slots_.front() = first_slots_.back();
 }

@@ -151,7 +151,9 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
     drop_all();
     slots_version_ = ops_.slots().bounds().version;
   }
-  const auto known = std::find_if(programs_.begin(), programs_.end(), [&](const Recorded& r) { return r.key == key; });
+  const bool alone = ops_.batch().alone;
+  const auto known = std::find_if(programs_.begin(), programs_.end(),
+                                  [&](const Recorded& r) { return r.key == key && r.alone == alone; });
   if (known == programs_.end()) {
     // Not recorded at once: most keys of a prompt come once, and what is made lazily must not be made in a recording.
     StepOutputs outputs = computed(body);
@@ -159,7 +161,7 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
       cuda::check(cudaStreamSynchronize(device_->compute()), "forget a step");
       drop(std::prev(programs_.end()));
     }
-    programs_.push_front({.key = key, .graph = nullptr, .outputs = {}, .eager = false});
+    programs_.push_front({.key = key, .alone = alone, .graph = nullptr, .outputs = {}, .eager = false});
     return outputs;
   }
   programs_.splice(programs_.begin(), programs_, known);

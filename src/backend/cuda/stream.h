@@ -35,6 +35,7 @@ class CudaStream final : public Stream {
   /// All graphs share one pool, since one runs at a time; what they leave is copied out of it at once.
   struct Recorded {
     StepKey key;
+    bool alone = false;  // BatchView::alone: other kernels
     cudaGraphExec_t graph = nullptr;
     StepOutputs outputs;
     bool eager = false;  // there was no memory to record it

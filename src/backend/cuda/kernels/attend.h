@@ -7,8 +7,8 @@
 
 namespace bumblebee::cuda {
 
-/// What comes before attention of one row, where it is part of it: norms and rotations of q and k, and their and v's
-/// way to the pages.
+/// What comes before attention of rows, each of a sequence of its own, where it is part of it: norms and rotations of q
+/// and k, and their and v's way to the pages.
 struct AttendRotation {
   HeadRows q, k;
   const float* v = nullptr;
@@ -37,8 +37,8 @@ size_t attend_counters(int heads);
 
 /// Whether rows of few take attend_mma.cuh.
 bool has_attend_mma(const AttendArgs& args);
-/// The same of a batch of one row whose q, and what is in the pages, `rotation` (is_common()) makes; where
-/// has_attend_mma() says so.
+/// The same of a batch that is alone (BatchView) whose q, and what is in the pages, `rotation` (is_common()) makes, in
+/// other memory than it reads; where has_attend_mma() says so.
 void rotate_and_attend(const AttendArgs& args, const AttendRotation& rotation, const BatchView& batch,
                        const AttendWorkspace& workspace, cudaStream_t stream);
 /// out = softmax(scale·q·k)·v, with what AttentionParams says; the batch's rows are in the pages.

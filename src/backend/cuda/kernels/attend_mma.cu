@@ -8,12 +8,18 @@ template <class T, int Dim, bool Rotates>
 void run(const AttendArgs& a, const AttendRotation& rotation, const BatchView& batch, const AttendWorkspace& workspace,
          bool lone, cudaStream_t stream) {
   const int sets = (a.heads / a.kv.kv_heads + kMmaHeads - 1) / kMmaHeads;
-  // Many rows are work enough for all, and a block with several splits begins once.
-  const int splits = workspace.partials == nullptr ? 1 : batch.rows > 8 ? kPastSplits / 2 : kPastSplits;
-  launch_overlapping(
-      "attend", attend_mma_kernel<T, Dim, Rotates>,
-      {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), unsigned(splits)},
-      {kMmaThreads}, 0, stream, a, rotation, batch, workspace, lone, lone ? 1 : batch.rows);
+  // As many as are there at once: a block with several splits begins once.
+  const int blocks = batch.rows * a.kv.kv_heads * sets, most = card_attribute<cudaDevAttrMultiProcessorCount>() * 2;
+  int splits = workspace.partials == nullptr ? 1 : kPastSplits;
+  while (splits > 1 && blocks * splits > most) splits /= 2;
+  const auto launch = [&](auto kernel) {
+    launch_overlapping("attend", kernel,
+                       {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), unsigned(splits)},
+                       {kMmaThreads}, 0, stream, a, rotation, batch, workspace, lone, lone ? 1 : batch.rows);
+  };
+  if constexpr (Rotates)  // a second round would take as long as the first
+    if (splits == 1 && 2 * blocks > 3 * most) return launch(attend_mma_kernel<T, Dim, Rotates, kMmaRegistersOfMany>);
+  launch(attend_mma_kernel<T, Dim, Rotates>);
 }
 template <bool Rotates>
 void run(const AttendArgs& a, const AttendRotation& rotation, const BatchView& batch, const AttendWorkspace& workspace,

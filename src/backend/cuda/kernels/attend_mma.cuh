@@ -20,6 +20,8 @@ inline constexpr int kMmaHeads = 4;  // of a block
 inline constexpr int kMmaThreads = kPastWarps * kWarp;
 /// Three blocks find room on a multiprocessor, and one beside a block of a chain of products.
 inline constexpr int kMmaRegisters = 168;
+/// Of many rows, which are more blocks than that: four find room.
+inline constexpr int kMmaRegistersOfMany = 128;
 /// Up to so many tiles a row lets the kernel behind begin before it waits.
 inline constexpr int kShortPast = 200;
 inline constexpr float kLog2E = 1.4426950408889634f;
@@ -214,7 +216,7 @@ __device__ inline void prepare_rotation(const AttendRotation& a, const BatchView
                                         RotationTables<Dim>& tables, int warp, int lane) {
   if (warp > 1) return;
   const HeadRows& heads = warp == 0 ? a.q : a.k;
-  const Rotation r = rotation_of(a.rope, heads.norm, Dim, batch.positions[row], lane);
+  const auto r = rotation_of<Dim>(a.rope, heads.norm, Dim, batch.positions[row], lane);
 #pragma unroll
   for (int j = 0; warp == 0 && j < Dim / 2 / kWarp; ++j)
     tables.cosine[lane + j * kWarp] = r.cosine[j], tables.sine[lane + j * kWarp] = r.sine[j];
@@ -222,21 +224,23 @@ __device__ inline void prepare_rotation(const AttendRotation& a, const BatchView
   for (int j = 0; heads.norm != nullptr && j < Dim / kWarp; ++j)
     tables.norm[warp][lane + j * kWarp] = __ldg(heads.norm + lane + j * kWarp);
 }
-/// A warp norms and rotates a head of queries (which 0) or keys, of which it has x, to `to`; `writes`: and to memory.
+/// A warp norms and rotates head `head` of all queries (which 0) or keys of the batch, of which it has x, to `to`;
+/// `writes`: and to memory.
 template <int Dim>
 __device__ inline void turn_head(const AttendRotation& a, const RotationTables<Dim>& tables, int which, int head,
-                                 const HeadLane& x, int lane, float* to, bool writes) {
+                                 const HeadLane<Dim>& x, int lane, float* to, bool writes) {
   const HeadRows& heads = which == 0 ? a.q : a.k;
-  Rotation r = {};
-  r.norm = head_lane(Dim, a.rope.half, lane, [&](int i) { return tables.norm[which][i]; });
+  const size_t at = size_t(head) * Dim;
+  Rotation<Dim> r = {};
+  r.norm = head_lane<Dim>(Dim, a.rope.half, lane, [&](int i) { return tables.norm[which][i]; });
 #pragma unroll
   for (int j = 0; j < Dim / 2 / kWarp; ++j)
     r.cosine[j] = tables.cosine[lane + j * kWarp], r.sine[j] = tables.sine[lane + j * kWarp];
-  norm_rope_head(heads, heads.x + head * Dim, x, Dim, a.rope.half, r, lane, to);
+  norm_rope_head(heads, heads.x + at, x, Dim, a.rope.half, r, lane, to);
 #pragma unroll
-  for (int j = 0; writes && j < Dim / kWarp; ++j) __stcg(heads.y + head * Dim + lane + j * kWarp, to[lane + j * kWarp]);
+  for (int j = 0; writes && j < Dim / kWarp; ++j) __stcg(heads.y + at + lane + j * kWarp, to[lane + j * kWarp]);
 }
-/// All that comes before attention of the batch's only row: each block turns its own queries, and one of a head of keys
+/// All that comes before attention of a row that is its sequence's only one: each block turns its own queries, and one of a head of keys
 /// (`newest`) the new token, which it leaves for itself too: memory would take its time. Warp w has query head `head` +
 /// w where `mine`.
 template <class T, int Dim, class Shared>
@@ -244,17 +248,19 @@ __device__ inline void rotate_row(const AttendArgs& a, const AttendRotation& rot
                                   int head, bool mine, int kv_head, bool newest, Shared& s, int warp, int lane) {
   const RotationTables<Dim>& tables = reinterpret_cast<const RotationTables<Dim>&>(s.parts[0]);
   const auto load = [&](const float* x, int half) {
-    return head_lane(Dim, half, lane, [&](int i) { return __ldcg(x + i); });
+    return head_lane<Dim>(Dim, half, lane, [&](int i) { return __ldcg(x + i); });
   };
   const bool of_token = newest && warp >= 2;  // keys, values
-  HeadLane token = {}, query = {};
+  const int query_head = row * rotation.q.heads + head, token_head = row * rotation.k.heads + kv_head;
+  HeadLane<Dim> token = {}, query = {};
   if (of_token)
-    token = warp == 2 ? load(rotation.k.x + kv_head * Dim, rotation.rope.half) : load(rotation.v + kv_head * Dim, 0);
-  if (mine) query = load(rotation.q.x + head * Dim, rotation.rope.half);
+    token = warp == 2 ? load(rotation.k.x + size_t(token_head) * Dim, rotation.rope.half)
+                      : load(rotation.v + size_t(token_head) * Dim, 0);
+  if (mine) query = load(rotation.q.x + size_t(query_head) * Dim, rotation.rope.half);
   if (of_token) {
     float* const scratch = reinterpret_cast<float*>(s.parts[warp][0]);
     if (warp == 2) {
-      turn_head<Dim>(rotation, tables, 1, kv_head, token, lane, scratch, true);
+      turn_head<Dim>(rotation, tables, 1, token_head, token, lane, scratch, true);
     } else {
 #pragma unroll
       for (int j = 0; j < Dim / kWarp; ++j) scratch[lane + j * kWarp] = token.rest[j];
@@ -266,7 +272,8 @@ __device__ inline void rotate_row(const AttendArgs& a, const AttendRotation& rot
     append<T, false>(a.kv, warp - 2, kv_head, place_of_row(a.kv, batch, row), scratch, lane);
   }
   if (mine)
-    turn_head<Dim>(rotation, tables, 0, head, query, lane, reinterpret_cast<float*>(s.turned(warp)), blockIdx.z == 0);
+    turn_head<Dim>(rotation, tables, 0, query_head, query, lane, reinterpret_cast<float*>(s.turned(warp)),
+                   blockIdx.z == 0);
 }
 
 /// 32 features of four heads as scores take them: column g of a product is head g / 2, its high part or its low one.
@@ -288,9 +295,9 @@ __device__ __forceinline__ uint4 query_octets(const float4* from, int lane, cons
 /// Grid: rows (those of batch.lone_rows, where `lone`), kv heads times sets of query heads, blocks of a row that take
 /// its splits in turn. Partials [rows, heads, splits]{base, total}, then [rows, heads, splits, Dim]; the block that
 /// finishes last joins them. `fresh`: so many of a row's last tokens may have been written in this step.
-template <class T, int Dim, bool Rotates>
-__global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, AttendRotation rotation, BatchView batch,
-                                                             AttendWorkspace workspace, bool lone, int fresh) {
+template <class T, int Dim, bool Rotates, int Registers = kMmaRegisters>
+__global__ void __maxnreg__(Registers) attend_mma_kernel(AttendArgs a, AttendRotation rotation, BatchView batch,
+                                                         AttendWorkspace workspace, bool lone, int fresh) {
   constexpr int kEach = kMmaHeads * Dim / kMmaThreads;  // elements that a thread joins, of one head
   __shared__ MmaShared<Dim> s;
   static_assert(Dim * sizeof(T) + sizeof(uint4) <= (kMmaHeads - 1) * sizeof(s.parts[0][0]));  // fresh()
@@ -302,7 +309,7 @@ __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, Atten
   const int stride = int(gridDim.z);
   const PastView past = past_view(a, batch, row);
   const int splits = past.splits();
-  const bool alone = stride == 1 || splits == 1;
+  const bool alone = kMany || stride == 1 || splits == 1;
   int split = int(blockIdx.z);
   if (split >= splits) return;  // others wait for what came earlier
 
@@ -317,9 +324,10 @@ __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, Atten
     if (at.keys != nullptr) tile.ask_values(at, values_at, past.first_token(of), past.end_token(of), lane);
   };
   // The first tile is asked for before the wait where nothing of it is new, or that is replaced.
-  const bool early = Rotates || past.end_token(first) - fresh >= kPastTokens;
+  const bool early = !kMany && (Rotates || past.end_token(first) - fresh >= kPastTokens);
   const TileAddress place = places.of_lane(0);
   if (early) ask_keys(place), ask_values(place, first);
+  if (kMany) prefetch_tile<T, Dim>(place, values_at, lane);
   RotationTables<Dim>& tables = reinterpret_cast<RotationTables<Dim>&>(s.parts[0]);
   static_assert(sizeof(tables) <= sizeof(s.parts[0]));
   if constexpr (Rotates) {
@@ -336,7 +344,7 @@ __global__ void __maxnreg__(kMmaRegisters) attend_mma_kernel(AttendArgs a, Atten
     rotate_row<T, Dim>(a, rotation, batch, row, first_head + warp, warp < heads, kv_head,
                        newest % stride == int(blockIdx.z), s, warp, lane);
     __syncthreads();
-    if (first == past.tiles - 1) tile.replace(past.last - first * kPastTokens, s.fresh(0), s.fresh(1), lane);
+    if (early && first == past.tiles - 1) tile.replace(past.last - first * kPastTokens, s.fresh(0), s.fresh(1), lane);
   }
   if (!early) ask_keys(place), ask_values(place, first);
 

@@ -24,7 +24,7 @@ __device__ inline Warp this_warp(float (&scratch)[kHeads][Most], int heads) {
 
 /// Heads of q, then of k.
 __device__ inline void rotate(const Warp& at, const HeadRows& q, const HeadRows& k, int dim, int half,
-                              const Rotation& rotation) {
+                              const Rotation<>& rotation) {
   const HeadRows& heads = at.head < q.heads ? q : k;
   const int number = at.head < q.heads ? at.head : at.head - q.heads;
   const size_t first = (size_t(at.row) * size_t(heads.heads) + size_t(number)) * size_t(dim);
@@ -37,7 +37,7 @@ __global__ void norm_rope_kernel(HeadRows q, HeadRows k, int dim, RopeArgs rope,
   launch_dependents();
   const Warp at = this_warp(scratch, q.heads + k.heads);
   const bool there = at.row < batch.rows;
-  const Rotation rotation =
+  const Rotation<> rotation =
       rotation_of(rope, at.head < q.heads ? q.norm : k.norm, dim, there ? batch.positions[at.row] : 0, at.lane);
   wait_for_inputs();
   if (there) rotate(at, q, k, dim, rope.half, rotation);
@@ -62,7 +62,7 @@ __global__ void norm_rope_append_kernel(HeadRows q, HeadRows k, const float* v, 
   const int dim = kv.head_dim, rotated = q.heads + k.heads;
   const Warp at = this_warp(scratch, rotated + kv.kv_heads);
   const bool there = at.row < batch.rows;
-  Rotation rotation;
+  Rotation<> rotation;
   KvPlace place;
   if (there) {
     if (at.head < rotated)
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kRowHeads* kWarp)
   const int rotated = q.heads + k.heads, row = int(blockIdx.x), lane = int(threadIdx.x) % kWarp;
   const int first = int(threadIdx.x) / kWarp;
   float* const own = scratch[first];
-  const Rotation rotation = rotation_of(rope, nullptr, kDim, batch.positions[row], lane);
+  const Rotation<> rotation = rotation_of(rope, nullptr, kDim, batch.positions[row], lane);
   const KvPlace place = place_of_row(kv, batch, row);
   wait_for_inputs();
   const auto rotate_heads = [&](const HeadRows& heads, int from, int to, auto done) {

@@ -10,24 +10,25 @@ namespace bumblebee::cuda {
 
 /// The widest head that lanes keep in registers.
 inline constexpr int kCommonHeadDim = 256;
-/// Of a lane at most: pairs that are rotated, and elements behind them.
-inline constexpr int kHeadPairs = kCommonHeadDim / 2 / kWarp, kHeadRest = kCommonHeadDim / kWarp;
 
-/// What a lane has of a head: elements lane + 32·j of either half that is rotated, and of the rest.
+/// What a lane has of a head of up to Most features: elements lane + 32·j of either half that is rotated, and of the
+/// rest.
+template <int Most = kCommonHeadDim>
 struct HeadLane {
-  float a[kHeadPairs], b[kHeadPairs], rest[kHeadRest];
+  static constexpr int kPairs = Most / 2 / kWarp, kRest = Most / kWarp;
+  float a[kPairs], b[kPairs], rest[kRest];
 };
 /// f(at, which element) for all that exist.
-template <class F>
-__device__ __forceinline__ HeadLane head_lane(int dim, int half, int lane, F f) {
-  HeadLane v = {};
+template <int Most = kCommonHeadDim, class F>
+__device__ __forceinline__ HeadLane<Most> head_lane(int dim, int half, int lane, F f) {
+  HeadLane<Most> v = {};
 #pragma unroll
-  for (int j = 0; j < kHeadPairs; ++j) {
+  for (int j = 0; j < v.kPairs; ++j) {
     const int i = lane + j * kWarp;
     if (i < half) v.a[j] = f(i), v.b[j] = f(i + half);
   }
 #pragma unroll
-  for (int j = 0; j < kHeadRest; ++j) {
+  for (int j = 0; j < v.kRest; ++j) {
     const int i = 2 * half + lane + j * kWarp;
     if (i < dim) v.rest[j] = f(i);
   }
@@ -35,15 +36,17 @@ __device__ __forceinline__ HeadLane head_lane(int dim, int half, int lane, F f) 
 }
 
 /// What does not depend on a head's values, and may be asked for before they are there.
+template <int Most = kCommonHeadDim>
 struct Rotation {
-  float cosine[kHeadPairs], sine[kHeadPairs];
-  HeadLane norm;  // where there is one
+  float cosine[HeadLane<Most>::kPairs], sine[HeadLane<Most>::kPairs];
+  HeadLane<Most> norm;  // where there is one
 };
-__device__ inline Rotation rotation_of(const RopeArgs& rope, const float* norm, int dim, int position, int lane) {
-  Rotation r = {};
-  if (norm != nullptr) r.norm = head_lane(dim, rope.half, lane, [&](int i) { return __ldg(norm + i); });
+template <int Most = kCommonHeadDim>
+__device__ inline Rotation<Most> rotation_of(const RopeArgs& rope, const float* norm, int dim, int position, int lane) {
+  Rotation<Most> r = {};
+  if (norm != nullptr) r.norm = head_lane<Most>(dim, rope.half, lane, [&](int i) { return __ldg(norm + i); });
 #pragma unroll
-  for (int j = 0; j < kHeadPairs; ++j) {
+  for (int j = 0; j < HeadLane<Most>::kPairs; ++j) {
     const int i = lane + j * kWarp;
     if (i >= rope.half) continue;
     sincosf(__fmul_rn(float(position), rope.inv_freq[i]), &r.sine[j], &r.cosine[j]);
@@ -55,18 +58,20 @@ __device__ inline Rotation rotation_of(const RopeArgs& rope, const float* norm, 
 
 /// One head, normed and rotated, from memory, of which x is what a lane has, to `to` [dim]. What other kernels wrote is
 /// read from L2: this one may have begun before them.
-__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, HeadLane x, int dim, int half,
-                                      const Rotation& r, int lane, float* to) {
+template <int Most>
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, HeadLane<Most> x, int dim, int half,
+                                      const Rotation<Most>& r, int lane, float* to) {
+  constexpr int kPairs = HeadLane<Most>::kPairs, kRest = HeadLane<Most>::kRest;
   if (heads.norm != nullptr) {
     // In the order of rms_norm over one head (rows.cu): a lane's elements upwards.
     float squares = 0;
     if (half % kWarp == 0) {
 #pragma unroll
-      for (int j = 0; j < kHeadPairs; ++j) squares = fmaf(x.a[j], x.a[j], squares);
+      for (int j = 0; j < kPairs; ++j) squares = fmaf(x.a[j], x.a[j], squares);
 #pragma unroll
-      for (int j = 0; j < kHeadPairs; ++j) squares = fmaf(x.b[j], x.b[j], squares);
+      for (int j = 0; j < kPairs; ++j) squares = fmaf(x.b[j], x.b[j], squares);
 #pragma unroll
-      for (int j = 0; j < kHeadRest; ++j) squares = fmaf(x.rest[j], x.rest[j], squares);
+      for (int j = 0; j < kRest; ++j) squares = fmaf(x.rest[j], x.rest[j], squares);
     } else {
       for (int i = lane; i < dim; i += kWarp) {
         const float v = __ldcg(head + i);
@@ -75,29 +80,29 @@ __device__ inline void norm_rope_head(const HeadRows& heads, const float* head, 
     }
     const float inverse = 1 / sqrtf(warp_sum(squares) / float(dim) + heads.eps);
 #pragma unroll
-    for (int j = 0; j < kHeadPairs; ++j)
+    for (int j = 0; j < kPairs; ++j)
       x.a[j] = x.a[j] * inverse * r.norm.a[j], x.b[j] = x.b[j] * inverse * r.norm.b[j];
 #pragma unroll
-    for (int j = 0; j < kHeadRest; ++j) x.rest[j] = x.rest[j] * inverse * r.norm.rest[j];
+    for (int j = 0; j < kRest; ++j) x.rest[j] = x.rest[j] * inverse * r.norm.rest[j];
   }
 #pragma unroll
-  for (int j = 0; j < kHeadPairs; ++j) {
+  for (int j = 0; j < kPairs; ++j) {
     const int i = lane + j * kWarp;
     if (i >= half) continue;
     to[i] = x.a[j] * r.cosine[j] - x.b[j] * r.sine[j];
     to[i + half] = x.b[j] * r.cosine[j] + x.a[j] * r.sine[j];
   }
 #pragma unroll
-  for (int j = 0; j < kHeadRest; ++j) {
+  for (int j = 0; j < kRest; ++j) {
     const int i = 2 * half + lane + j * kWarp;
     if (i < dim) to[i] = x.rest[j];
   }
   __syncwarp();
 }
 
-__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half, const Rotation& r,
-                                      int lane, float* to) {
-  const HeadLane x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half,
+                                      const Rotation<>& r, int lane, float* to) {
+  const HeadLane<> x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
   norm_rope_head(heads, head, x, dim, half, r, lane, to);
 }
 

@@ -131,6 +131,9 @@ struct BatchView {
   const SegmentView* segments = nullptr;
   const int32_t* lone_rows = nullptr;
   int32_t segment_count = 0, lone_row_count = 0;
+  /// No two rows are of one sequence: none reads what another one of this step writes. The same in all steps of a
+  /// recorded one.
+  bool alone = false;
   // Of models with recurrent layers. The header says how many there are; `state_slots` are that many and the padding at
   // least, and no segment has more rows than `longest_segment`: both are the same in all steps of a recorded one's key.
   const StateView* states = nullptr;
