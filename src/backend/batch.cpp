@@ -35,6 +35,10 @@ void Batch::append(std::span<const int32_t> tokens_in, int past, std::span<const
   }
 }
 
+bool Batch::rows_are_alone() const {
+  return std::all_of(segments.begin(), segments.end(), [](const Segment& s) { return s.rows == 1; });
+}
+
 void Batch::pad(int rows_in, int logit_rows_in) {
   BB_CHECK(rows_in >= rows() && size_t(logit_rows_in) >= logit_rows.size() && padding == 0, "rows ", rows_in, " of ",
            rows());

@@ -67,6 +67,8 @@ struct Batch {
   int most_logprobs() const;
   int rows() const { return int(tokens.size()); }
   bool has_adapters() const;
+  /// No two rows are of one sequence, as where all sequences grow by a token.
+  bool rows_are_alone() const;
   /// [rows] Whether the row's segment is stretched.
   std::vector<bool> stretched_rows() const;
   /// Padded to `rows` rows and `logit_rows` of those whose logits are needed (the last one again and again).

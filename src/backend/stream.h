@@ -82,8 +82,12 @@ class Stream {
   /// Whether run() may return before the step is computed.
   virtual bool asynchronous() const { return false; }
 
-  /// How many rows a step of `rows` is padded to: devices that record steps have few sizes. At least `rows`.
-  virtual int bucket(int rows) const { return rows; }
+  /// How many rows a step of `rows` is padded to: devices that record steps have few sizes. At least `rows`. `alone`:
+  /// Batch::rows_are_alone().
+  virtual int bucket(int rows, bool alone) const {
+    (void)alone;
+    return rows;
+  }
 };
 
 }  // namespace bumblebee

@@ -104,8 +104,9 @@ Ticket LocalExecutor::launch(const Step& step) {
   flight.tops = std::max(step.batch.most_logprobs(), 0);
   kv_->copy_pages(step.copies);
 
-  const int rows = stream.bucket(step.batch.rows());
-  const int logit_rows = step.batch.logit_rows.empty() ? 0 : stream.bucket(int(step.batch.logit_rows.size()));
+  const bool alone = step.batch.rows_are_alone();
+  const int rows = stream.bucket(step.batch.rows(), alone);
+  const int logit_rows = step.batch.logit_rows.empty() ? 0 : stream.bucket(int(step.batch.logit_rows.size()), alone);
   Batch padded;
   const Batch* batch = &step.batch;
   if (rows != step.batch.rows() || size_t(logit_rows) != step.batch.logit_rows.size()) {

@@ -91,7 +91,8 @@ std::vector<std::vector<float>> Runner::step(const std::vector<Chunk>& chunks) {
   const int rows = batch.rows();
   Stream& stream = backend_->stream();
   const int wanted = int(batch.logit_rows.size());
-  batch.pad(stream.bucket(rows), wanted > 0 ? stream.bucket(wanted) : 0);
+  const bool alone = batch.rows_are_alone();
+  batch.pad(stream.bucket(rows, alone), wanted > 0 ? stream.bucket(wanted, alone) : 0);
   const LoraShape& lora = slots_->shape(batch.slot);
   stream.bind(batch, kv_.get());
   const StepKey key{

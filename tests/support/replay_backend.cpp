@@ -78,7 +78,7 @@ class ReplayStream final : public Stream {
   }
   bool asynchronous() const override { return true; }
   /// Powers of two: few sizes, and padding in most steps.
-  int bucket(int rows) const override { return int(std::bit_ceil(unsigned(rows))); }
+  int bucket(int rows, bool) const override { return int(std::bit_ceil(unsigned(rows))); }
 
   bool may_read() const { return !running_ || eager_; }
 

@@ -51,9 +51,9 @@ int longest_segment(const Batch& batch) {
 
 }  // namespace
 
-int bucket_of(int rows) {
-  const auto* const at = std::lower_bound(kBuckets.begin(), kBuckets.end(), rows);
-  return at == kBuckets.end() ? rows : *at;
+int bucket_of(int rows, bool alone) {
+  if (rows > kRecordedRows) return alone && rows <= kRecordedAlone ? kRecordedAlone : rows;
+  return *std::lower_bound(kBuckets.begin(), kBuckets.end(), rows);
 }
 
 RegionLayout plan_region(const Batch& batch) {
@@ -75,7 +75,8 @@ RegionLayout plan_region(const Batch& batch) {
   layout.first_page = take(rows, sizeof(int32_t));
   layout.stretched = take(rows, sizeof(int32_t));
   layout.logit_rows = take(logit_rows, sizeof(int32_t));
-  layout.states = take(std::max(batch.segments.size(), size_t(kRecordedRows)), sizeof(StateView));
+  layout.states =
+      take(std::max(batch.segments.size() + size_t(batch.padding), size_t(kRecordedRows)), sizeof(StateView));
   layout.pages = take(batch.pages.size(), sizeof(const uint8_t*));
   layout.changes = take(batch.changes.size(), sizeof(ChangeView));
   if (has_segments(batch)) {
@@ -145,7 +146,7 @@ BatchView view_region(const Batch& batch, const RegionLayout& layout, std::byte*
           .lone_rows = ints(layout.lone_rows),
           .segment_count = has_segments(batch) ? segments_of_several_rows(batch) : 0,
           .lone_row_count = has_segments(batch) ? lone_rows(batch) : 0,
-          .alone = segments_of_several_rows(batch) == 0,
+          .alone = batch.rows_are_alone(),
           .states = reinterpret_cast<const StateView*>(base + layout.states),
           .state_slots = has_segments(batch) ? int32_t(batch.segments.size()) + batch.padding : batch.rows(),
           .longest_segment = has_segments(batch) ? longest_segment(batch) : batch.rows()};

@@ -12,9 +12,12 @@ namespace bumblebee::cuda {
 
 /// Steps of at most so many rows are recorded, and padded to a bucket.
 inline constexpr int kRecordedRows = 32;
+/// So are those of up to so many whose rows are alone: more than kRecordedRows, which take kernels whose tiles have as
+/// many rows as this, are padded to it.
+inline constexpr int kRecordedAlone = 64;
 
-/// How many rows a step of `rows` is padded to.
-int bucket_of(int rows);
+/// How many rows a step of `rows` is padded to. `alone`: such steps of more than kRecordedRows too.
+int bucket_of(int rows, bool alone);
 
 /// Byte offsets of BatchView's arrays; of small batches `changes` alone depends on the number of pages.
 struct RegionLayout {

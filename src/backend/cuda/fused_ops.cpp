@@ -500,8 +500,8 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
   if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
     const WaitingRotation waiting = *std::exchange(rotation_, {});
     settle_norm();
-    if (waiting.from_q.buffer() != waiting.q.buffer() && values != nullptr && batch_.alone &&
-        has_attend_mma(args) && is_common(waiting.q_heads, waiting.k_heads, a.head_dim, waiting.rope)) {
+    if (waiting.from_q.buffer() != waiting.q.buffer() && values != nullptr && batch_.alone && has_attend_mma(args) &&
+        is_common(waiting.q_heads, waiting.k_heads, a.head_dim, waiting.rope)) {
       rotate_and_attend(args, {.q = waiting.q_heads, .k = waiting.k_heads, .v = values, .rope = waiting.rope}, batch_,
                         workspace, stream());
       return out;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <utility>
 #include <vector>
 
@@ -44,10 +45,17 @@ void CudaOps::bind(const Batch& host, const BatchView& view) {
   std::vector<int32_t> slots(host.slot.begin(), host.slot.end());
   std::sort(slots.begin(), slots.end());
   slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-  distinct_slots_ = int(std::count_if(slots.begin(), slots.end(), [](int32_t slot) { return slot >= 0; }));
+  const auto distinct = std::count_if(slots.begin(), slots.end(), [](int32_t slot) { return slot >= 0; });
+  slots_room_ = int(std::bit_ceil(std::max(size_t(distinct), size_t{1})));
   if (!host.logit_rows.empty()) first_slots_.push_back(host.slot[size_t(host.logit_rows.front())]);
   sample_ = host.sample;
   changes_ = host.changes;
+}
+
+CudaOps::BatchKind CudaOps::kind() const {
+  BatchKind kind = {.alone = batch_.alone};
+  if (batch_.rows > kFewRows && slots_.bounds().ranks > 0) kind.mixed_slots = mixed_slots_, kind.slots = slots_room_;
+  return kind;
 }
 
 std::shared_ptr<Buffer> CudaOps::constant(std::span<const std::byte> bytes) {

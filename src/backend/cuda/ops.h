@@ -33,7 +33,14 @@ class CudaOps final : public Ops {
 
   /// What operations read from now on; `host` says what was bound.
   void bind(const Batch& host, const BatchView& view);
-  const BatchView& batch() const { return batch_; }
+  /// What of a batch decides which kernels there are, beside what StepKey says.
+  struct BatchKind {
+    bool alone = false;        // BatchView::alone
+    bool mixed_slots = false;  // of more than kFewRows, where there are adapters: whether they have several,
+    int slots = 0;             // and for how many adapters there is room
+    friend bool operator==(const BatchKind&, const BatchKind&) = default;
+  };
+  BatchKind kind() const;
   CudaSlots& slots() { return slots_; }
   size_t workspace_bytes() const {
     return stage_workspace_.bytes() + attend_counters_.bytes() + lora_memory_.bytes() + chain_counters_.bytes() +
@@ -163,8 +170,8 @@ class CudaOps final : public Ops {
   BatchView batch_;
   std::shared_ptr<Buffer> kept_rows_;          // where the batch's arrays are, once logit rows alone are left
   std::vector<int32_t> tokens_, first_slots_;  // of the bound batch: what is checked, or looked up, on the host
-  bool mixed_slots_ = false;                   // its rows have several: what only steps that are not recorded ask,
-  int distinct_slots_ = 0;                     // and how many adapters they have
+  bool mixed_slots_ = false;                   // its rows have several
+  int slots_room_ = 1;                         // at least as many as they have adapters, a power of two
   std::vector<SampleRow> sample_;
   std::vector<LogitChange> changes_;
   std::map<std::vector<float>, std::shared_ptr<Buffer>> frequencies_;

@@ -62,6 +62,7 @@ CudaStream::CudaStream(std::shared_ptr<const Device> device, std::shared_ptr<Poo
       pinned_(std::make_shared<PinnedPool>(device_)),
       ops_(device_, pool_, fast),
       turns_(device_),
+      fast_(fast),
       records_(wants_graphs()) {}
 
 CudaStream::~CudaStream() {
@@ -145,15 +146,16 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
   device_->use();
   const Turns::Turn turn(turns_);
   if (key.program == nullptr) return body();  // it may read what it computes
-  if (!records_ || key.rows > kRecordedRows || key.logit_rows > kRecordedRows) return computed(body);
+  const CudaOps::BatchKind kind = ops_.kind();
+  const int most = kind.alone && fast_ ? kRecordedAlone : kRecordedRows;
+  if (!records_ || key.rows > most || key.logit_rows > most) return computed(body);
   if (slots_version_ != ops_.slots().bounds().version) {
     cuda::check(cudaStreamSynchronize(device_->compute()), "change adapters");
     drop_all();
     slots_version_ = ops_.slots().bounds().version;
   }
-  const bool alone = ops_.batch().alone;
   const auto known = std::find_if(programs_.begin(), programs_.end(),
-                                  [&](const Recorded& r) { return r.key == key && r.alone == alone; });
+                                  [&](const Recorded& r) { return r.key == key && r.kind == kind; });
   if (known == programs_.end()) {
     // Not recorded at once: most keys of a prompt come once, and what is made lazily must not be made in a recording.
     StepOutputs outputs = computed(body);
@@ -161,7 +163,7 @@ StepOutputs CudaStream::run(const StepKey& key, FunctionRef<StepOutputs()> body)
       cuda::check(cudaStreamSynchronize(device_->compute()), "forget a step");
       drop(std::prev(programs_.end()));
     }
-    programs_.push_front({.key = key, .alone = alone, .graph = nullptr, .outputs = {}, .eager = false});
+    programs_.push_front({.key = key, .kind = kind, .graph = nullptr, .outputs = {}, .eager = false});
     return outputs;
   }
   programs_.splice(programs_.begin(), programs_, known);

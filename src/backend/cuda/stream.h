@@ -26,7 +26,7 @@ class CudaStream final : public Stream {
   CudaOps& ops() override { return ops_; }
   std::unique_ptr<Pending> fetch(const Tensor& tensor) override;
   bool asynchronous() const override { return true; }
-  int bucket(int rows) const override { return bucket_of(rows); }
+  int bucket(int rows, bool alone) const override { return bucket_of(rows, alone && fast_); }
 
   /// Of recorded steps, and what operations keep.
   size_t recorded_bytes() const { return recorded_->used_bytes() + recorded_->cached_bytes() + ops_.workspace_bytes(); }
@@ -35,7 +35,7 @@ class CudaStream final : public Stream {
   /// All graphs share one pool, since one runs at a time; what they leave is copied out of it at once.
   struct Recorded {
     StepKey key;
-    bool alone = false;  // BatchView::alone: other kernels
+    CudaOps::BatchKind kind;
     cudaGraphExec_t graph = nullptr;
     StepOutputs outputs;
     bool eager = false;  // there was no memory to record it
@@ -64,7 +64,7 @@ class CudaStream final : public Stream {
   std::vector<StateView> states_;
   std::list<Recorded> programs_;  // the last used first
   int slots_version_ = 0;
-  const bool records_;
+  const bool fast_, records_;
 };
 
 }  // namespace bumblebee::cuda

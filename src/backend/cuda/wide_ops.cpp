@@ -111,9 +111,8 @@ bool CudaOps::wide_applies(const Tensor& x, RowSet rows, std::span<const LoraMod
   const bool logit_rows = rows == RowSet::logit_rows;
   if (wide_->batch) {
     wide_->u = pool_->take(batch_lora_bytes(x.rows(), count));
-    const int slots = std::max(distinct_slots_, 1);
-    wide_->lora =
-        shrink_batch(wide_->input, sites.data(), count, ranks, slots, logit_rows, address(*wide_->u), batch_, stream());
+    wide_->lora = shrink_batch(wide_->input, sites.data(), count, ranks, slots_room_, logit_rows, address(*wide_->u),
+                               batch_, stream());
   } else {
     wide_->u = pool_->take(wide_lora_bytes(x.rows(), count));
     wide_->lora = shrink_wide(wide_->input, sites.data(), count, ranks, logit_rows, mixed_slots_, address(*wide_->u),

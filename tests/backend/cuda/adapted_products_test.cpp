@@ -74,7 +74,8 @@ class AdaptedBlock {
     const int rows = int(slots.size());
     const Tensor input = backend_.upload(x, rows, width_);
     Batch batch;
-    batch.append(std::vector<int32_t>(size_t(rows), 1), 0, std::vector<int32_t>{0}, Batch::Want::all);
+    for (int r = 0; r < rows; ++r)  // each of a sequence of its own, as steps of more than 32 rows are recorded
+      batch.append(std::vector<int32_t>{1}, 0, std::vector<int32_t>{0}, Batch::Want::all);
     batch.slot = slots;
     stream.bind(batch, nullptr);
     const StepKey key{

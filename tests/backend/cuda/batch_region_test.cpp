@@ -139,13 +139,17 @@ TEST(BatchRegion, NobodyAsksWithoutChoices) {
 
 TEST(Buckets, AreAtLeastTheRowsAndFew) {
   for (int rows = 1; rows <= 100; ++rows) {
-    EXPECT_GE(bucket_of(rows), rows);
-    EXPECT_EQ(bucket_of(bucket_of(rows)), bucket_of(rows));
-    EXPECT_TRUE(rows <= kRecordedRows || bucket_of(rows) == rows) << rows;
+    for (const bool alone : {false, true}) {
+      EXPECT_GE(bucket_of(rows, alone), rows);
+      EXPECT_EQ(bucket_of(bucket_of(rows, alone), alone), bucket_of(rows, alone));
+    }
+    EXPECT_TRUE(rows <= kRecordedRows || bucket_of(rows, false) == rows) << rows;
+    EXPECT_TRUE(rows <= kRecordedAlone || bucket_of(rows, true) == rows) << rows;
   }
-  EXPECT_EQ(bucket_of(1), 1);
-  EXPECT_EQ(bucket_of(3), 4);
-  EXPECT_EQ(bucket_of(17), 24);
+  EXPECT_EQ(bucket_of(1, false), 1);
+  EXPECT_EQ(bucket_of(3, true), 4);
+  EXPECT_EQ(bucket_of(17, false), 24);
+  EXPECT_EQ(bucket_of(33, true), 64);
 }
 
 }  // namespace

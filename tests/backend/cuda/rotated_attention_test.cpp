@@ -23,8 +23,8 @@ struct Heads {
   int window = 0;
 };
 
-/// Sequences that grow by one row at a time, whose rows are alike from step to step but for their places. Sequence s has
-/// s · kApart tokens more than the first. Where they are several, a step has a row of padding.
+/// Sequences that grow by one row at a time, whose rows are alike from step to step but for their places. Sequence s
+/// has s · kApart tokens more than the first. Where they are several, a step has a row of padding.
 class Growing {
  public:
   Growing(Backend& backend, const Heads& heads, int tokens, int sequences)
@@ -130,13 +130,12 @@ TEST_F(OnCard, AttentionThatRotatesHasTheBitsOfSingleOperations) {
        {Heads{8, 2, 128, 64, 64, true, DType::bf16}, Heads{32, 8, 128, 64, 64, true, DType::i8},
         Heads{5, 1, 64, 32, 16, true, DType::i8, 40}, Heads{14, 2, 64, 16, 32, true, DType::bf16},
         Heads{6, 3, 64, 32, 64, false, DType::bf16, 100}, Heads{4, 4, 128, 64, 64, false, DType::i8}})
-    for (const auto& [past, sequences] :
-         {std::pair(0, 1), std::pair(10, 1), std::pair(60, 1), std::pair(1020, 1), std::pair(0, 3), std::pair(1010, 5),
-          std::pair(3, 52)}) {
+    for (const auto& [past, sequences] : {std::pair(0, 1), std::pair(10, 1), std::pair(60, 1), std::pair(1020, 1),
+                                          std::pair(0, 3), std::pair(1010, 3), std::pair(3, 52)}) {
       Growing apart(*backend, heads, past + kSteps, sequences), together(*backend, heads, past + kSteps, sequences);
       apart.begin_with(past);
       together.begin_with(past);
-      for (int i = 0; i < (sequences > 1 ? 6 : kSteps); ++i) {
+      for (int i = 0; i < (sequences > 1 ? 4 : kSteps); ++i) {
         const std::vector<float> want = apart.next(past + i, i % 2 != 0, false);
         for (const float x : want) ASSERT_TRUE(std::isfinite(x));
         ASSERT_EQ(want, together.next(past + i, i % 2 != 0, true))

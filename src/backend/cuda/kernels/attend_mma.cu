@@ -13,9 +13,10 @@ void run(const AttendArgs& a, const AttendRotation& rotation, const BatchView& b
   int splits = workspace.partials == nullptr ? 1 : kPastSplits;
   while (splits > 1 && blocks * splits > most) splits /= 2;
   const auto launch = [&](auto kernel) {
-    launch_overlapping("attend", kernel,
-                       {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), unsigned(splits)},
-                       {kMmaThreads}, 0, stream, a, rotation, batch, workspace, lone, lone ? 1 : batch.rows);
+    launch_overlapping(
+        "attend", kernel,
+        {unsigned(lone ? batch.lone_row_count : batch.rows), unsigned(a.kv.kv_heads * sets), unsigned(splits)},
+        {kMmaThreads}, 0, stream, a, rotation, batch, workspace, lone, lone ? 1 : batch.rows);
   };
   if constexpr (Rotates)  // a second round would take as long as the first
     if (splits == 1 && 2 * blocks > 3 * most) return launch(attend_mma_kernel<T, Dim, Rotates, kMmaRegistersOfMany>);

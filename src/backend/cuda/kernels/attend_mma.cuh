@@ -240,7 +240,8 @@ __device__ inline void turn_head(const AttendRotation& a, const RotationTables<D
 #pragma unroll
   for (int j = 0; writes && j < Dim / kWarp; ++j) __stcg(heads.y + at + lane + j * kWarp, to[lane + j * kWarp]);
 }
-/// All that comes before attention of a row that is its sequence's only one: each block turns its own queries, and one of a head of keys
+/// All that comes before attention of a row that is its sequence's only one: each block turns its own queries, and one
+/// of a head of keys
 /// (`newest`) the new token, which it leaves for itself too: memory would take its time. Warp w has query head `head` +
 /// w where `mine`.
 template <class T, int Dim, class Shared>
@@ -299,6 +300,8 @@ template <class T, int Dim, bool Rotates, int Registers = kMmaRegisters>
 __global__ void __maxnreg__(Registers) attend_mma_kernel(AttendArgs a, AttendRotation rotation, BatchView batch,
                                                          AttendWorkspace workspace, bool lone, int fresh) {
   constexpr int kEach = kMmaHeads * Dim / kMmaThreads;  // elements that a thread joins, of one head
+  // Of many rows a block has all splits of a row, and registers for a tile when queries are there.
+  constexpr bool kMany = Registers == kMmaRegistersOfMany;
   __shared__ MmaShared<Dim> s;
   static_assert(Dim * sizeof(T) + sizeof(uint4) <= (kMmaHeads - 1) * sizeof(s.parts[0][0]));  // fresh()
   static_assert(sizeof(s) <= kBesideChain);

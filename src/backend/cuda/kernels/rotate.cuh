@@ -80,8 +80,7 @@ __device__ inline void norm_rope_head(const HeadRows& heads, const float* head, 
     }
     const float inverse = 1 / sqrtf(warp_sum(squares) / float(dim) + heads.eps);
 #pragma unroll
-    for (int j = 0; j < kPairs; ++j)
-      x.a[j] = x.a[j] * inverse * r.norm.a[j], x.b[j] = x.b[j] * inverse * r.norm.b[j];
+    for (int j = 0; j < kPairs; ++j) x.a[j] = x.a[j] * inverse * r.norm.a[j], x.b[j] = x.b[j] * inverse * r.norm.b[j];
 #pragma unroll
     for (int j = 0; j < kRest; ++j) x.rest[j] = x.rest[j] * inverse * r.norm.rest[j];
   }
@@ -100,8 +99,8 @@ __device__ inline void norm_rope_head(const HeadRows& heads, const float* head, 
   __syncwarp();
 }
 
-__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half,
-                                      const Rotation<>& r, int lane, float* to) {
+__device__ inline void norm_rope_head(const HeadRows& heads, const float* head, int dim, int half, const Rotation<>& r,
+                                      int lane, float* to) {
   const HeadLane<> x = head_lane(dim, half, lane, [&](int i) { return __ldcg(head + i); });
   norm_rope_head(heads, head, x, dim, half, r, lane, to);
 }
