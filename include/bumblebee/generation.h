@@ -53,8 +53,8 @@ struct Input {
   CancelHandle cancel;                     // of run() and stream()
 
   /// Answers to this input, 1 to 64: of submit() only, run() and stream() want 1. They are requests of their own whose
-  /// prompt is computed once. The first has the seed, answer i the first 64 bits of philox(seed, i), without the
-  /// top 11.
+  /// prompt is computed once, as far as it fills pages of 64 tokens. The first has the seed, answer i the first 64 bits
+  /// of philox(seed, i), without the top 11.
   int n = 1;
   bool ignore_eos = false;              // goes on after the config's eos_token_ids
   std::vector<int32_t> stop_token_ids;  // end the answer, whatever else does; not part of the text
