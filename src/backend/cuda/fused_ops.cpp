@@ -298,7 +298,7 @@ void CudaOps::launch_links() {
   const std::vector<ProductStage> links = std::exchange(links_, {});
   apart_ = true;
   check(launch_chain(links.data(), int(links.size()), std::exchange(ahead_, {}),
-                     chain_counters_.at_least(chain_counters()), device_->compute()),
+                     chain_counters_.at_least(chain_counters()), device_->compute(), beside_),
         "products");
 }
 
@@ -497,6 +497,7 @@ Tensor CudaOps::attend(KvStore& store, int layer, const Tensor& q, const Tensor&
                            .soft_cap = a.soft_cap,
                            .sinks = a.sinks ? data(a.sinks) : nullptr,
                            .exact = !fast_};
+  beside_ = has_attend_mma(args) ? Beside::attend_mma : Beside::any;
   if (const float* const values = v ? data(v) : nullptr; fills_pages(q, k, v, a)) {
     const WaitingRotation waiting = *std::exchange(rotation_, {});
     settle_norm();

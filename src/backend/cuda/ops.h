@@ -234,6 +234,7 @@ class CudaOps final : public Ops {
   /// is free by now is enqueued after them.
   std::vector<ProductStage> links_;
   PastAhead ahead_;  // what the chain is followed by
+  Beside beside_ = Beside::any;
   std::optional<WaitingWide> wide_;
   std::optional<WaitingGlu> glu_;
   std::optional<WaitingRotation> rotation_;

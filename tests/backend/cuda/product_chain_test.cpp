@@ -249,13 +249,15 @@ TEST_F(ProductChain, AppliesAdaptersAsItsLinksDo) {
         EXPECT_EQ(apart == base, c.terms.empty());
         for (int round = 0; round < 8; ++round) {
           const size_t first = size_t(round) % kMostLinks;
+          const Beside beside = round % 2 == 0 ? Beside::any : Beside::attend_mma;
           const std::vector<float> chained = links.run([&](const std::vector<ProductStage>& all) {
             std::vector<ProductStage> set;
             for (const ProductStage& stage : all) set.push_back(links.next(stage));
             if (round == 7) require(launch_stage(set[0], nullptr));
-            if (round < 7 && first > 0) require(launch_chain(set.data(), int(first), {}, counters.get(), nullptr));
+            if (round < 7 && first > 0)
+              require(launch_chain(set.data(), int(first), {}, counters.get(), nullptr, beside));
             const size_t done = round == 7 ? 1 : first;
-            require(launch_chain(set.data() + done, int(kMostLinks - done), {}, counters.get(), nullptr));
+            require(launch_chain(set.data() + done, int(kMostLinks - done), {}, counters.get(), nullptr, beside));
           });
           ASSERT_EQ(0, std::memcmp(apart.data(), chained.data(), apart.size() * sizeof(float)))
               << m.hidden << " hidden, " << c.ranks << " ranks" << (head ? ", head" : "") << ", round " << round;

@@ -191,7 +191,7 @@ bool fit_chain(const ProductStage* stages, int count) {
 size_t chain_counters() { return size_t(kMostLinks) * kCounterApart * sizeof(uint32_t); }
 
 cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead& ahead, void* counters,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, Beside beside) {
   if (!card().whole || count < 1 || count > kMostLinks || counters == nullptr) return cudaErrorInvalidValue;
   ChainArgs c = {};
   c.links = count;
@@ -212,7 +212,7 @@ cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead&
   for (int i = 0; i < count; ++i) c.link[i].shift = shifts.next(c.link[i].args.units);
   c.shared = plan_chain({planned, size_t(count)}, card().plan);
   if (c.shared.total > card().plan.alone) return cudaErrorInvalidValue;
-  const ChainKernel kernel = chain_kernel_4bit(runs);
+  const ChainKernel kernel = chain_kernel_4bit(runs, beside);
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().plan.alone);
   if (allowed != cudaSuccess) return allowed;

@@ -38,7 +38,7 @@ struct ChainArgs {
 };
 using ChainKernel = void (*)(ChainArgs);
 /// `runs`: of adapters, the most of a warp and link (kMostRuns); 0: there are none.
-ChainKernel chain_kernel_4bit(int runs);
+ChainKernel chain_kernel_4bit(int runs, Beside beside);
 
 /// Slabs that a block has asked for and not got yet (kAskedAtOnce), while it waits for x.
 inline constexpr int kAskedForX = 1;
@@ -406,14 +406,10 @@ __device__ __forceinline__ void run_chain(const ChainArgs& c) {
 #endif
 }
 
-/// So few registers that a block of attention finds room beside.
-template <int Bits, int Group>
-__global__ void __launch_bounds__(chain_threads(false), 2) chain_kernel(const __grid_constant__ ChainArgs c) {
-  run_chain<Bits, Group, 0>(c);
-}
-/// With adapters: eleven warps and the eight of attention find registers, a quarter of them, in three and two warps.
-template <int Bits, int Group, int Runs>
-__global__ void __maxnreg__(96) adapted_chain_kernel(const __grid_constant__ ChainArgs c) {
+/// So few registers that a block of attention finds room beside: of ten or eleven warps and those of attention a
+/// quarter of a multiprocessor has three, and one of attend_mma.cuh or two of the others.
+template <int Bits, int Group, int Runs, int Registers>
+__global__ void __maxnreg__(Registers) chain_kernel(const __grid_constant__ ChainArgs c) {
   run_chain<Bits, Group, Runs>(c);
 }
 

@@ -19,6 +19,10 @@ struct PastAhead {
   int32_t page_size = 0, window = 0, pieces = 0, piece = 0;
 };
 
+/// Attention that runs beside a chain, while its blocks begin and end: that of attend_mma.cuh leaves them more
+/// registers.
+enum class Beside { any, attend_mma };
+
 /// Whether a stage may be part of a chain.
 bool fits_chain(const ProductStage& stage);
 /// Whether stages that may, up to kMostLinks of them, are one together.
@@ -30,6 +34,6 @@ size_t chain_counters();
 /// chain and a stage whose blocks do so. All find room: they are no more than multiprocessors, one fits on an empty
 /// one, what was launched before ends by itself, and what comes after begins when all of them have begun.
 cudaError_t launch_chain(const ProductStage* stages, int count, const PastAhead& ahead, void* counters,
-                         cudaStream_t stream);
+                         cudaStream_t stream, Beside beside = Beside::any);
 
 }  // namespace bumblebee::cuda
