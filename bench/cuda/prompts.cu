@@ -368,16 +368,23 @@ void time_lora(const Shape& shape, int rows) {
   const Adapters adapters({{16}}, shape.in, shape.outs, std::vector<int>(size_t(rows), 0));
   const auto shrink = [&] { return shrink_wide(input, sites, modules, 16, false, false, u, adapters.batch, nullptr); };
   const WideLora lora = shrink();
+  const Adapters unused({{16}}, shape.in, shape.outs, std::vector<int>(size_t(rows), -1));
+  void* nothing;
+  CHECK_CUDA(cudaMalloc(&nothing, wide_lora_bytes(rows, modules)));
+  const WideLora none = shrink_wide(input, sites, modules, 16, false, false, nothing, unused.batch, nullptr);
   const float base = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr); }),
+              idle = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr, none); }),
               adapted = time_us([&] { matmul_wide(input, terms.data(), modules, nullptr, lora); }),
               before = time_us([&] { shrink(); }), both = time_us([&] {
                                                      WideLora follows = shrink();
                                                      follows.follows = true;
                                                      matmul_wide(input, terms.data(), modules, nullptr, follows);
                                                    });
-  std::printf("%-8s rows %5d base %7.1f us, with an adapter %7.1f us, before %6.1f us, both %7.1f us: %.1f%%\n",
-              shape.name, rows, base, adapted, before, both, 100 * (both / base - 1));
-  cudaFree(d_x), cudaFree(workspace), cudaFree(u);
+  std::printf(
+      "%-8s rows %5d base %7.1f us, beside an adapter %7.1f us, with one %7.1f us, before %6.1f us, both %7.1f us: "
+      "%.1f%%\n",
+      shape.name, rows, base, idle, adapted, before, both, 100 * (both / base - 1));
+  cudaFree(d_x), cudaFree(workspace), cudaFree(u), cudaFree(nothing);
   for (const ProductTerm& t : terms) cudaFree(t.y);
   for (const Weights& w : weights) w.release();
 }
