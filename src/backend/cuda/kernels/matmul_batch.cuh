@@ -1,11 +1,12 @@
-// y = x·Wᵀ for steps of 33 to 64 rows on sm_90a: numbers and left side as in matmul_wide.cuh, but bound by the bytes of
-// W. Codes and scales come by tensor copies through a ring of shared memory that is deep, x through another; a tile is
-// 64 outputs for each warpgroup. Inputs are cut into splits by shape alone; blocks of a tile exchange their sums
-// through L2, each finishes some rows of x, and adds splits in ascending order.
+// y = x·Wᵀ for steps of 33 to 64 rows on sm_90a: x and left side as in matmul_wide.cuh, numbers of W nearly so
+// (batch_codes.cuh), but bound by the bytes of W. Codes and scales come by tensor copies through a ring of shared
+// memory that is deep, x through another; a tile is 64 outputs for each warpgroup. Inputs are cut into splits by shape
+// alone; blocks of a tile exchange their sums through L2, each finishes some rows of x, and adds splits in ascending
+// order.
 #pragma once
 
+#include "backend/cuda/kernels/batch_codes.cuh"
 #include "backend/cuda/kernels/batch_slots.cuh"
-#include "backend/cuda/kernels/wide_codes.cuh"
 
 namespace bumblebee::cuda {
 
@@ -158,9 +159,9 @@ __global__ void __launch_bounds__(BatchShape<Groups>::kThreads, 1)
     const BatchPart part = part_of(args, split);
     float acc[kRowOctets * 4] = {};
     uint32_t a[2][4][4];
-    WideCodes<4, Code::uint> codes[2];
+    uint32_t codes[2][2][4];  // [tiles of a pair][half][octet]
     uint2 scale_words[2], bias_words[2];
-    __half2 s[2], b[2];
+    BatchScale scale[2];
     const auto load = [&](int i) {  // a slab
       if (i % kSpanSlabs == 0) wait_parity(ring.span_full(span.at), span.parity);
       wait_parity(ring.slab_full(slab.at), slab.parity);
@@ -171,23 +172,22 @@ __global__ void __launch_bounds__(BatchShape<Groups>::kThreads, 1)
         const uint32_t rows = uint32_t(h * further);
         scale_words[h] = load_shared_8(scales + rows * 32);
         bias_words[h] = load_shared_8(scales + kSpanBytes + rows * 32);
-        load_shared_16(codes[0].words[h], from + rows * 128);
-        load_shared_16(codes[1].words[h], (from ^ 64) + rows * 128);
+        load_shared_16(codes[0][h], from + rows * 128);
+        load_shared_16(codes[1][h], (from ^ 64) + rows * 128);
       }
     };
-    const auto pair_of = [&](uint32_t word, float by) {
+    const auto number_of = [&](uint32_t word) {
       const uint32_t at = __byte_perm(word, 0, pick);
-      const float v = Bf16 ? __uint_as_float(at) : __half2float(__ushort_as_half(uint16_t(at >> 16)));
-      return __float2half2_rn(v * by);
+      return Bf16 ? __uint_as_float(at) : __half2float(__ushort_as_half(uint16_t(at >> 16)));
     };
     const auto fragments = [&](int tile) {  // of the slab's four
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        if (tile % 2 == 0) {
-          s[h] = pair_of(tile == 0 ? scale_words[h].x : scale_words[h].y, inverse[h]);
-          b[h] = pair_of(tile == 0 ? bias_words[h].x : bias_words[h].y, inverse[h]);
-        }
-        codes[tile / 2].fragments(a[tile % 2], tile % 2, h, s[h], b[h]);
+        if (tile % 2 == 0)
+          scale[h].set(number_of(tile == 0 ? scale_words[h].x : scale_words[h].y) * inverse[h],
+                       number_of(tile == 0 ? bias_words[h].x : bias_words[h].y) * inverse[h]);
+        const uint32_t* const words = codes[tile / 2][h] + tile % 2 * 2;
+        batch_fragments(a[tile % 2], words[0], words[1], h, scale[h]);
       }
     };
     /// Behind a slab's first fragments: all of it was read.
@@ -247,13 +247,14 @@ __global__ void __launch_bounds__(BatchShape<Groups>::kThreads, 1)
     release(ring.pair_empty(before));
     if constexpr (Adapts) {
       if (split == 0) {
+        const float smaller[2] = {own_inverse[0] * kBatchSmaller, own_inverse[1] * kBatchSmaller};
         for_stages<Groups>(args, first_unit, [&](int module, int stage) {
           wait_parity(ring.slab_full(slab.at), slab.parity);
           wait_parity(ring.pair_full(pair.at), pair.parity);
           const int rows[2] = {paired && module != 0 ? -1 : own, !paired ? own + 8 : module != 1 ? -1 : own};
           if (paired || module == own_term)
             add_slots(acc, ring.pair(pair.at), ring.slab(slab.at) + uint32_t(group) * kSlabBytes, ring.info(slab.at),
-                      args.lora, module, stage, rows, own_inverse, t);
+                      args.lora, module, stage, rows, smaller, t);
           release(ring.slab_empty(slab.at));
           release(ring.pair_empty(pair.at));
           slab.next();
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(BatchShape<Groups>::kThreads, 1)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float unit = __uint_as_float(0x7f000000u - __float_as_uint(own_inverse[i / 2]));
-        v[i] = fmaf(v[i] * unit, __uint_as_float(i % 2 == 0 ? raw.x : raw.y), bias[i / 2]);
+        v[i] = fmaf(v[i] * kBatchUnits * unit, __uint_as_float(i % 2 == 0 ? raw.x : raw.y), bias[i / 2]);
       }
       if (paired) v[0] = silu_times(v[0], v[2]), v[1] = silu_times(v[1], v[3]);
     };
