@@ -152,6 +152,9 @@ TEST_F(Product, TilesOfRowsHaveTheBitsOfOneRow) {
   // More tiles than blocks.
   expect_bits_of_one_row({.outs = {9000}, .in = 4096, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
   expect_bits_of_one_row({.outs = {4600}, .in = 12288, .epilogue = Epilogue::add}, {7, 16, 20, 32, 40, 64});
+  // And so few beyond a turn of all blocks that these take sections of them.
+  expect_bits_of_one_row({.outs = {4100}, .in = 12288, .epilogue = Epilogue::add}, {8, 9, 16, 24, 32, 40});
+  expect_bits_of_one_row({.outs = {2000, 2100}, .in = 14336, .bias = true}, {16, 32});
 }
 
 /// Blocks round few rows by themselves; more come rounded, or not at all.

@@ -11,11 +11,12 @@ namespace {
 
 struct Card {
   int alone = 0, clusters = 0;
-  bool has = false;
+  bool has = false, whole = false;  // whole: all multiprocessors are this process's while it has a turn, not under MPS
 };
 Card read_card(int device) {
-  int alone = 0, clusters = 0;
+  int alone = 0, clusters = 0, shared = 0;
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) != cudaSuccess) (void)cudaGetLastError();
   if (code_major() != 9 || tensor_map_encoder() == nullptr) return {};
   const RowsKernel kernel = rows_kernel<16, 1, true, false>;
   cudaLaunchConfig_t config = {};
@@ -24,7 +25,7 @@ Card read_card(int device) {
   config.dynamicSmemBytes = size_t(alone);
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, alone) != cudaSuccess) return {};
   if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) return {};
-  return {alone, clusters, clusters > 0};
+  return {alone, clusters, clusters > 0, shared == 0};
 }
 const Card& card() {
   thread_local Card known;
@@ -81,6 +82,16 @@ RowsPlan choose_plan(int rows, int sections, int alone, RowsArgs& a) {
   while (depth > 2 && !fits(depth, a.inputs, a.buffers)) --depth;
   return rows_plan(rows, a.depth, a.inputs, a.buffers, a.lora.ranks > 0 ? a.terms : 0, a.u_pitch);
 }
+/// The last tiles of several sections, too few for all clusters, are cut where they have fewer sections than there are
+/// clusters: each gets one at most. Clusters wait for each other then: not where another process may hold their
+/// multiprocessors. Up to eight rows, where memory is the bound, that gains nothing.
+void deal_tiles(const RowShape& shape, int clusters, RowsArgs& a) {
+  const int left = a.tiles % clusters, items = left * a.sections;
+  const bool deals = a.sections > 1 && shape.groups == 1 && a.lora.ranks == 0 && card().whole &&
+                     a.input.kind == StageInput::Kind::tiles && items < clusters && items <= kMostItems;
+  a.items = deals ? items : 0;
+  a.whole = deals ? a.tiles - left : a.tiles;
+}
 void set_adapters(const ProductStage& stage, const TileLora& lora, RowsArgs& a) {
   a.terms = stage.terms;
   a.lora = lora;
@@ -129,7 +140,7 @@ size_t row_tile_workspace(const ProductStage& stage) {
   if (sections_of(stage.in) < 2) return 0;
   size_t tiles = 0;
   for (int t = 0; t < stage.terms; ++t) tiles += size_t((stage.term[t].out + kRowsOut - 1) / kRowsOut);
-  return kCounterBytes + tiles * kRowsOut * size_t(row_shape(stage.rows).rows()) * sizeof(float);
+  return kCounterBytes + (tiles + kMostItems) * kRowsOut * size_t(row_shape(stage.rows).rows()) * sizeof(float);
 }
 
 cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream, const TileLora& lora,
@@ -158,7 +169,10 @@ cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream, con
   a.residual = stage.residual;
   a.digits = stage.input.rounded.digits, a.steps = static_cast<const uint8_t*>(stage.input.rounded.steps);
   if (a.sections > 1 && stage.workspace == nullptr) return cudaErrorInvalidValue;
+  a.arrived = static_cast<uint32_t*>(stage.workspace);
   a.sums = reinterpret_cast<float*>(static_cast<char*>(stage.workspace) + kCounterBytes);
+  const int clusters = a.tiles < card().clusters ? a.tiles : card().clusters;
+  deal_tiles(shape, clusters, a);
   const RowsPlan plan = choose_plan(shape.rows(), a.sections, card().alone, a);
   if (plan.total > card().alone) return cudaErrorInvalidValue;
   RowsMaps maps = {};
@@ -169,7 +183,6 @@ cudaError_t launch_row_tiles(const ProductStage& stage, cudaStream_t stream, con
                                    : find_rows_kernel<false, false>(shape);
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, card().alone);
   if (allowed != cudaSuccess) return allowed;
-  const int clusters = a.tiles < card().clusters ? a.tiles : card().clusters;
   return launch_early(kernel, unsigned(clusters * kRowsCluster), kRowsThreads, size_t(plan.total), stream, a, maps);
 }
 

@@ -107,6 +107,9 @@ struct RowsArgs {
   const float* residual;
   const uint8_t *digits, *steps;
   float* sums;  // of sections before the last
+  /// Tiles that clusters take whole; those behind them are dealt section by section, `items` sections in all.
+  int32_t whole, items;
+  uint32_t* arrived;  // of such a tile and block: sections that are there
   TileLora lora;
   int32_t u_ranks, u_pitch;  // of a term and of a row of u in shared memory
   NextAdapters next;
@@ -149,6 +152,25 @@ __device__ __forceinline__ RowsHalf rows_half(const RowsArgs& a, int tile, int h
   for (int i = 1; i < kStageTerms; ++i)
     if (tile >= a.first_tile[i]) term = i;
   return {term, (tile - a.first_tile[term]) * kRowsOut + half * kRowsHalf};
+}
+
+/// Sections that are dealt at most, to as many clusters.
+inline constexpr int kMostItems = 64;
+
+/// Of a block: where it stands in the grid.
+struct RowsPlace {
+  int rank, cluster, clusters;
+};
+/// How many tiles a cluster takes whole, how many it has in a section with the one that is dealt to it, and which.
+__device__ __forceinline__ int whole_turns(const RowsArgs& a, const RowsPlace& at) {
+  return (a.whole - at.cluster + at.clusters - 1) / at.clusters;
+}
+__device__ __forceinline__ int turns_of(const RowsArgs& a, const RowsPlace& at, int section) {
+  return whole_turns(a, at) + (at.cluster < a.items && at.cluster % a.sections == section ? 1 : 0);
+}
+__device__ __forceinline__ int tile_of_turn(const RowsArgs& a, const RowsPlace& at, int turn) {
+  const int tile = at.cluster + turn * at.clusters;
+  return tile < a.whole ? tile : a.whole + at.cluster / a.sections;
 }
 
 #if BB_HAS_WGMMA

@@ -8,11 +8,6 @@ namespace bumblebee::cuda {
 
 #if BB_HAS_WGMMA
 
-/// Of a block: where it stands in the grid.
-struct RowsPlace {
-  int rank, cluster, clusters;
-};
-
 /// The warp that asks for weights: it waits for nothing but empty slots.
 __device__ __forceinline__ void fill_ring(const RowsArgs& a, const RowsMaps& maps, const RowsPlace& at, uint32_t ring,
                                           const RowsGates& gates) {
@@ -22,7 +17,9 @@ __device__ __forceinline__ void fill_ring(const RowsArgs& a, const RowsMaps& map
   uint32_t parity = 1;
   for (int section = 0; section < a.sections; ++section) {
     const int first = section * kSectionSlabs, end = min(first + kSectionSlabs, a.slabs);
-    for (int tile = at.cluster; tile < a.tiles; tile += at.clusters) {
+    const int turns = turns_of(a, at, section);
+    for (int turn = 0; turn < turns; ++turn) {
+      const int tile = tile_of_turn(a, at, turn);
       const RowsHalf half[2] = {rows_half(a, tile, 0), rows_half(a, tile, 1)};
       for (int slab = first; slab < end; ++slab) {
         wait_parity(gates.empty(slot), parity);
@@ -143,7 +140,8 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
   const bool pairs = a.epilogue == ProductStage::Epilogue::silu_mul, adds = a.epilogue == ProductStage::Epilogue::add;
   uint32_t parity = 0;
   int left = 0;  // tiles of all sections
-  for (int tile = at.cluster + own * at.clusters; tile < a.tiles; tile += a.buffers * at.clusters) left += a.sections;
+  for (int section = 0; section < a.sections; ++section)
+    for (int turn = own; turn < turns_of(a, at, section); turn += a.buffers) ++left;
   RowsAdapters l = {};
   const auto ask_for = [&](int tile) {
     if (tile < a.tiles) ask_for_b(a, l, {rows_half(a, tile, 0), rows_half(a, tile, 1)}, at.rank, lane);
@@ -156,9 +154,10 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
   if constexpr (Lora) copy_u<R * Groups>(a, l, own, lane);
   for (int section = 0; section < a.sections; ++section) {
     const bool last = section + 1 == a.sections;
-    int which = 0;
-    for (int tile = at.cluster; tile < a.tiles; tile += at.clusters, which = which + 1 == a.buffers ? 0 : which + 1) {
-      if (which != own) continue;
+    const int turns = turns_of(a, at, section);
+    for (int turn = own; turn < turns; turn += a.buffers) {
+      const int tile = tile_of_turn(a, at, turn);
+      const bool dealt = turn >= whole_turns(a, at);  // its other sections are other clusters'
       const RowsHalf half[2] = {rows_half(a, tile, 0), rows_half(a, tile, 1)};
       int out[2];
       bool there[2];
@@ -199,20 +198,39 @@ __device__ __forceinline__ void finish_rows(const RowsArgs& a, const RowsPlace& 
           if (lane < kRowsCluster) arrive_at(gates.sums_empty(at.rank, own), uint32_t(lane));
         }
         if (a.sections > 1) {
-          float4* const kept = reinterpret_cast<float4*>(a.sums) +
-                               (size_t(tile) * kRowsCluster + size_t(at.rank)) * (Groups * R * 4) +
-                               size_t(group * R * 4 + lane);
+          const auto kept_at = [&](int place) {
+            return reinterpret_cast<float4*>(a.sums) +
+                   (size_t(place) * kRowsCluster + size_t(at.rank)) * (Groups * R * 4) + size_t(group * R * 4 + lane);
+          };
+          const int item = at.cluster - section;  // of the tile's first section
+          uint32_t* const arrived = a.arrived + (tile - a.whole) * kRowsCluster + at.rank;
+          float4* const kept = kept_at(dealt ? a.tiles + item + section : tile);
+          if (dealt && last) {
+            if (lane == 0) {
+              wait_counter(arrived, uint32_t(section));
+              *arrived = 0;
+            }
+            __syncwarp();
+          }
 #pragma unroll
           for (int i = 0; i < R / 8; ++i) {
             float(&v)[R / 4][2] = sum.v;
-            if (section > 0) {
-              const float4 before = __ldcg(kept + i * 32);
+            if (section > 0 && (last || !dealt)) {
+              float4 before = __ldcg((dealt ? kept_at(a.tiles + item) : kept) + i * 32);
+              for (int s = 1; dealt && s < section; ++s) {
+                const float4 next = __ldcg(kept_at(a.tiles + item + s) + i * 32);
+                before = {before.x + next.x, before.y + next.y, before.z + next.z, before.w + next.w};
+              }
               v[2 * i][0] = before.x + v[2 * i][0], v[2 * i][1] = before.y + v[2 * i][1];
               v[2 * i + 1][0] = before.z + v[2 * i + 1][0], v[2 * i + 1][1] = before.w + v[2 * i + 1][1];
             }
             if (!last) __stcg(kept + i * 32, float4{v[2 * i][0], v[2 * i][1], v[2 * i + 1][0], v[2 * i + 1][1]});
           }
-          if (!last) continue;
+          if (!last) {
+            __syncwarp();
+            if (dealt && lane == 0) raise_counter(arrived);
+            continue;
+          }
         }
 #pragma unroll
         for (int j = 0; j < R / 4; ++j) {
@@ -336,7 +354,8 @@ __global__ void BB_ROWS_CLUSTER __launch_bounds__(kRowsThreads, 1)
     const int which_input = section % a.inputs;
     if (rounded) wait_parity(gates.input(which_input), uint32_t(section / a.inputs & 1));
     int which = 0;
-    for (int tile = at.cluster; tile < a.tiles; tile += at.clusters) {
+    const int turns = turns_of(a, at, section);
+    for (int turn = 0; turn < turns; ++turn) {
       int of_slab[kSectionSlabs] = {slot, slot};
 #pragma unroll
       for (int s = 0; s < kSectionSlabs; ++s) {
