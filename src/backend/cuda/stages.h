@@ -1,8 +1,10 @@
-// What fused_ops.cpp and expert_ops.cpp ask of tensors and weights before they make stages of products.
+// What fused_ops.cpp, attention_ops.cpp and expert_ops.cpp ask of tensors and weights before they make stages of
+// products, or norms of their own.
 #pragma once
 
 #include "backend/cuda/kernels/product.h"
 #include "backend/cuda/kernels/product_rows.h"
+#include "backend/cuda/kernels/rows.h"
 #include "backend/cuda/weights.h"
 #include "tensor/tensor.h"
 
@@ -11,6 +13,16 @@ namespace bumblebee::cuda {
 inline bool same(const Tensor& a, const Tensor& b) {
   return a.buffer() == b.buffer() && a.offset_bytes() == b.offset_bytes() && a.rows() == b.rows() &&
          a.cols() == b.cols();
+}
+
+inline NormArgs norm_args(const Tensor& x, const Tensor& y, const NormParams& norm) {
+  return {.x = data(x),
+          .w = data(norm.w),
+          .y = data(y),
+          .rows = x.rows(),
+          .cols = x.cols(),
+          .width = norm.w.cols(),
+          .eps = norm.eps};
 }
 
 inline ScaleType scale_type(Element element) {
