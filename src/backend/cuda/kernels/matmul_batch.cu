@@ -11,8 +11,6 @@ namespace {
 
 constexpr int parts_of(int count, int size) { return (count + size - 1) / size; }
 
-/// Blocks of a launch wait for each other: under MPS another process could hold the multiprocessors of some.
-bool may_wait() { return card_attribute<cudaDevAttrMpsEnabled>() == 0; }
 int processors() { return card_attribute<cudaDevAttrMultiProcessorCount>(); }
 
 /// Whether rows of this many bytes, from there on, may be copied by tensor copies.
@@ -52,9 +50,9 @@ bool has_matmul_batch(const WeightView& w) {
 }
 
 int batch_splits(const WeightView& w) {
-  // As many tiles as multiprocessors fill the card by themselves.
+  // As many tiles as multiprocessors fill the card by themselves; blocks of splits wait for each other.
   constexpr int kMostSplits = 4;
-  if (!may_wait() || parts_of(w.out, kBatchUnit) >= processors()) return 1;
+  if (!blocks_may_wait() || parts_of(w.out, kBatchUnit) >= processors()) return 1;
   return std::min(parts_of(w.in, kSpanColumns), kMostSplits);
 }
 

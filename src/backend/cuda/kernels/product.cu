@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/kernels/card.h"
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product.cuh"
 #include "backend/cuda/kernels/product_chain.cuh"
@@ -27,18 +28,17 @@ constexpr int kResolveThreads = 128;
 struct Card {
   ProductCard plan;
   bool early = false;  // sm_90: kernels overlap
-  bool whole = false;  // all of its multiprocessors are this process's while it has a turn: not under MPS
+  bool whole = false;  // blocks_may_wait()
 };
 Card read_card(int device) {
-  int processors = 0, alone = 0, of_processor = 0, reserved = 0, shared = 0;
+  int processors = 0, alone = 0, of_processor = 0, reserved = 0;
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   cudaDeviceGetAttribute(&of_processor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
-  if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) != cudaSuccess) (void)cudaGetLastError();
   const bool early = can_launch_early();
   return {ProductCard::of(processors, of_processor, reserved, alone, early && tensor_map_encoder() != nullptr), early,
-          shared == 0};
+          blocks_may_wait()};
 }
 /// The calling thread's card; what is asked for once costs a launch's time.
 const Card& card() {

@@ -2,6 +2,7 @@
 #include "backend/cuda/kernels/product_rows_kernel.cuh"
 #include "backend/cuda/kernels/product_rows_shrink.cuh"
 
+#include "backend/cuda/kernels/card.h"
 #include "backend/cuda/kernels/early_launch.h"
 #include "backend/cuda/kernels/product_plan.h"
 
@@ -11,12 +12,11 @@ namespace {
 
 struct Card {
   int alone = 0, clusters = 0;
-  bool has = false, whole = false;  // whole: all multiprocessors are this process's while it has a turn, not under MPS
+  bool has = false;
 };
 Card read_card(int device) {
-  int alone = 0, clusters = 0, shared = 0;
+  int alone = 0, clusters = 0;
   cudaDeviceGetAttribute(&alone, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) != cudaSuccess) (void)cudaGetLastError();
   if (code_major() != 9 || tensor_map_encoder() == nullptr) return {};
   const RowsKernel kernel = rows_kernel<16, 1, true, false>;
   cudaLaunchConfig_t config = {};
@@ -25,7 +25,7 @@ Card read_card(int device) {
   config.dynamicSmemBytes = size_t(alone);
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, alone) != cudaSuccess) return {};
   if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) return {};
-  return {alone, clusters, clusters > 0, shared == 0};
+  return {alone, clusters, clusters > 0};
 }
 const Card& card() {
   thread_local Card known;
@@ -83,11 +83,11 @@ RowsPlan choose_plan(int rows, int sections, int alone, RowsArgs& a) {
   return rows_plan(rows, a.depth, a.inputs, a.buffers, a.lora.ranks > 0 ? a.terms : 0, a.u_pitch);
 }
 /// The last tiles of several sections, too few for all clusters, are cut where they have fewer sections than there are
-/// clusters: each gets one at most. Clusters wait for each other then: not where another process may hold their
-/// multiprocessors. Up to eight rows, where memory is the bound, that gains nothing.
+/// clusters: each gets one at most. Clusters wait for each other then. Up to eight rows, where memory is the bound,
+/// that gains nothing.
 void deal_tiles(const RowShape& shape, int clusters, RowsArgs& a) {
   const int left = a.tiles % clusters, items = left * a.sections;
-  const bool deals = a.sections > 1 && shape.groups == 1 && a.lora.ranks == 0 && card().whole &&
+  const bool deals = a.sections > 1 && shape.groups == 1 && a.lora.ranks == 0 && blocks_may_wait() &&
                      a.input.kind == StageInput::Kind::tiles && items < clusters && items <= kMostItems;
   a.items = deals ? items : 0;
   a.whole = deals ? a.tiles - left : a.tiles;
